@@ -1,0 +1,43 @@
+# make demo | make test: each does its own set-up, from nothing but Python 3.11+ and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Two marker files, so that the demo never waits for the developers' tools.
+CORE   := $(VENV)/.core
+DEV    := $(VENV)/.dev
+
+.PHONY: demo test check lint format types contracts bench canisters conformance clean
+
+$(CORE): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(DEV): $(CORE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(CORE)
+	$(BIN)/perdure demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest -n auto
+
+check: lint types contracts
+
+lint: $(DEV)
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+
+format: $(DEV)
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+types: $(DEV)
+	$(BIN)/mypy
+
+contracts: $(DEV)
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist

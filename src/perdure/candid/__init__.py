@@ -1,0 +1,1 @@
+"""Candid: values, types, `.did` files, text form, subtyping."""

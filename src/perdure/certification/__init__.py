@@ -1,0 +1,1 @@
+"""Hash trees, certificates and the local BLS key."""

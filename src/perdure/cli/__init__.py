@@ -1,0 +1,5 @@
+"""The `perdure` command."""
+
+
+def main() -> None:
+    """Entry point of the `perdure` command."""

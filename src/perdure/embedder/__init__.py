@@ -1,0 +1,1 @@
+"""Wasmtime, fenced: compile, cache, instantiate, run; memories as private file mappings."""

@@ -1,0 +1,81 @@
+"""The exception tree, on one screen.
+
+A message says what was wrong, where, what was found and what was expected: ``bad magic b'BTX' at address 0x0,
+expected b'BTR'``. Bad arguments by the programmer are ``ValueError`` or ``TypeError``, not in this tree.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+__all__ = [
+    "InternalError",
+    "MalformedError",
+    "PerdureError",
+    "RejectError",
+    "StorageError",
+    "UnsupportedError",
+]
+
+
+class PerdureError(Exception):
+    """Every error that perdure raises on purpose."""
+
+
+class MalformedError(PerdureError):
+    """Bytes that are not what their format says.
+
+    Args:
+        message: what was found and what was expected, lower case, without the place.
+        offset: where, in bytes from the start of the input; ``None`` where no single place is to blame.
+    """
+
+    def __init__(self, message: str, offset: int | None = None) -> None:
+        super().__init__(message if offset is None else f"{message} (at offset {offset:#x})")
+        self.message = message
+        self.offset = offset
+
+
+class UnsupportedError(PerdureError):
+    """Valid input that perdure does not take."""
+
+
+@final
+class RejectError(PerdureError):
+    """The Internet Computer's answer to a caller whose call failed.
+
+    Args:
+        code: the reject code, 1 to 6 (``perdure.ic.RejectCode``).
+        error_code: the replica's ``IC0xxx`` code.
+        message: today's wording of the replica.
+        backtrace: the canister's own frames, innermost first, as ``name`` or ``wasm-function[index]``.
+    """
+
+    def __init__(self, code: int, error_code: str, message: str, backtrace: tuple[str, ...] = ()) -> None:
+        text = message if message.startswith(error_code) or not error_code else f"{error_code}: {message}"
+        if backtrace:
+            text += "\nCanister Backtrace:\n" + "\n".join(backtrace)
+        super().__init__(text)
+        self.code = code
+        self.error_code = error_code
+        self.message = message
+        self.backtrace = backtrace
+
+
+class StorageError(PerdureError):
+    """A state directory, snapshot or image that cannot be read, written or trusted.
+
+    Args:
+        message: what happened, lower case, without the path.
+        path: the file or directory concerned.
+    """
+
+    def __init__(self, message: str, path: object) -> None:
+        super().__init__(f"{path}: {message}")
+        self.message = message
+        self.path = str(path)
+
+
+@final
+class InternalError(PerdureError):
+    """A bug in perdure. Please report it with the input that led here."""

@@ -1,0 +1,1 @@
+"""The rules of the Internet Computer, one message at a time."""

@@ -1,0 +1,1 @@
+"""Names of the Internet Computer: principals, reject codes, the table of `ic0` functions."""

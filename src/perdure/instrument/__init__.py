@@ -1,0 +1,1 @@
+"""Module to Module: validate, meter, link the native System API."""

@@ -1,0 +1,1 @@
+"""What canister developers touch: pytest plugin, Python canisters, pocket-ic drop-in, upgrade checks."""

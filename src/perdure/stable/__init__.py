@@ -1,0 +1,1 @@
+"""The structures of `ic-stable-structures`, byte for byte, over any `Memory`."""

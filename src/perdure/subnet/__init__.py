@@ -1,0 +1,1 @@
+"""Wires rules, engine and files together; the one mutable reference."""

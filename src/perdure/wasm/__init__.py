@@ -1,0 +1,1 @@
+"""The Wasm binary format: bytes to `Module` and back."""
