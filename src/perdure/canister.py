@@ -1,0 +1,462 @@
+"""The hinge: what the rules and the engine say to each other.
+
+The rules (`execution`) run a canister through `CanisterModule` and `CanisterInstance` and get back `Return` or `Trap`;
+they know no engine. The engine (`embedder`) and canisters written in Python implement these protocols; they know no
+rules. `Image` is what a memory is made of; files implement it (`storage`), mappings are made from it (`embedder`).
+
+Spec: "Abstract canisters" in the interface specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, unique
+from typing import NamedTuple, Protocol, final
+
+from perdure.memory import Memory
+
+__all__ = [
+    "UNLIMITED",
+    "Callback",
+    "CanisterFacts",
+    "CanisterInstance",
+    "CanisterModule",
+    "CanisterStatus",
+    "Context",
+    "Env",
+    "Extent",
+    "GlobalValue",
+    "Image",
+    "Limits",
+    "Method",
+    "MethodCall",
+    "PageDelta",
+    "Reject",
+    "Reply",
+    "Return",
+    "StateDelta",
+    "Trap",
+    "TrapCode",
+    "WasmState",
+]
+
+UNLIMITED = (1 << 63) - 1
+"""A limit that is never reached."""
+
+
+@unique
+class Context(Enum):
+    """In which role a canister is entered; the letters are the interface specification's."""
+
+    START = "s"
+    INIT = "I"
+    PRE_UPGRADE = "G"
+    UPDATE = "U"
+    REPLICATED_QUERY = "RQ"
+    NON_REPLICATED_QUERY = "NRQ"
+    TRANSFORM = "TQ"
+    COMPOSITE_QUERY = "CQ"
+    REPLY = "Ry"
+    REJECT = "Rt"
+    COMPOSITE_REPLY = "CRy"
+    COMPOSITE_REJECT = "CRt"
+    CLEANUP = "C"
+    COMPOSITE_CLEANUP = "CC"
+    INSPECT_MESSAGE = "F"
+    SYSTEM_TASK = "T"
+
+    # One bit each, so that a set of contexts is an integer (the kernel checks contexts with one `and`).
+    @property
+    def bit(self) -> int:
+        """This context's bit in a set of contexts."""
+        return _CONTEXT_BIT[self]
+
+
+_CONTEXT_BIT = {context: 1 << index for index, context in enumerate(Context)}
+
+
+@unique
+class CanisterStatus(IntEnum):
+    """Numbers as `ic0.canister_status` returns them."""
+
+    RUNNING = 1
+    STOPPING = 2
+    STOPPED = 3
+
+
+class Method(NamedTuple):
+    """An entry point by export name, such as ``canister_update transfer`` or ``canister_init``."""
+
+    export_name: str
+
+
+class Callback(NamedTuple):
+    """An entry point by table index, with the environment value that the canister gave."""
+
+    table_index: int
+    environment: int
+
+
+EntryPoint = Method | Callback
+
+
+@final
+@dataclass(slots=True)
+class CanisterFacts:
+    """What a canister can ask about itself; changes rarely, so messages share one."""
+
+    canister_id: bytes = b""
+    subnet_id: bytes = b""
+    root_key: bytes = b""
+    controllers: frozenset[bytes] = frozenset()
+    status: CanisterStatus = CanisterStatus.RUNNING
+    version: int = 0
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@final
+@dataclass(slots=True)
+class Limits:
+    """Bounds of one message, all inclusive, and what its pages cost.
+
+    A stable grow past `stable_wasm_pages` returns -1; past `stable_trap_wasm_pages` (a freezing or reservation limit)
+    it traps. A heap grow past `heap_wasm_pages` traps.
+    """
+
+    instructions: int = UNLIMITED
+    stable_accessed_pages: int = UNLIMITED
+    stable_dirty_pages: int = UNLIMITED
+    stable_wasm_pages: int = 8_192_000
+    stable_trap_wasm_pages: int = UNLIMITED
+    stable_trap_code: int = 0
+    heap_wasm_pages: int = UNLIMITED
+    heap_trap_code: int = 0
+    reply_bytes: int = 2 << 20
+    dirty_page_instructions: int = 1_000
+
+
+@final
+@dataclass(slots=True)
+class Env:
+    """Everything that one entry into a canister may read. Times in ns, cycles and instructions in units."""
+
+    context: Context
+    facts: CanisterFacts
+    limits: Limits
+    time_ns: int = 0
+    caller: bytes = b"\x04"
+    arg: bytes = b""
+    method_name: str = ""
+    caller_info_data: bytes = b""
+    caller_info_signer: bytes = b""
+    reject_code: int = 0
+    reject_message: str = ""
+    deadline_ns: int = 0
+    needs_to_respond: bool = True
+    cycle_balance: int = 0
+    liquid_cycle_balance: int = 0
+    cycles_available: int = 0
+    cycles_refunded: int = 0
+    global_timer_ns: int = 0
+    certificate: bytes | None = None
+    call_context_instructions: int = 0
+    """Instructions that this call context has used before this execution, for ``performance_counter(1)``."""
+    costs: CostTable | None = None
+    """What ``cost_*`` answers; `None` makes them trap."""
+    queue_room: Mapping[bytes, int] | None = None
+    """Free places to callees whose queue is nearly full, for ``call_perform``; `None`: there is always room."""
+
+
+class CostTable(Protocol):
+    """Prices that a canister can ask for, in cycles.
+
+    Raises:
+        KeyError: an unknown key name.
+        ValueError: an unknown curve or algorithm.
+    """
+
+    def call(self, method_name_bytes: int, payload_bytes: int) -> int:
+        """Cycles of an inter-canister call, the largest response included."""
+        ...
+
+    def create_canister(self) -> int:
+        """Cycles of creating a canister."""
+        ...
+
+    def http_request(self, request_bytes: int, max_response_bytes: int) -> int:
+        """Cycles of an HTTP outcall."""
+        ...
+
+    def sign(self, scheme: str, key_name: str, algorithm: int) -> int:
+        """Cycles of one ``sign_with_ecdsa``, ``sign_with_schnorr`` or ``vetkd_derive_key``, as `scheme` says."""
+        ...
+
+
+class Reply(NamedTuple):
+    """The canister replied with these bytes."""
+
+    data: bytes
+
+
+class Reject(NamedTuple):
+    """The canister (code 4) or the system rejected the call."""
+
+    code: int
+    message: str
+    error_code: str = ""
+
+
+@final
+@dataclass(slots=True)
+class MethodCall:
+    """A call that a canister has performed, not yet sent."""
+
+    callee: bytes
+    method_name: str
+    arg: bytes
+    cycles: int
+    on_reply: Callback
+    on_reject: Callback
+    on_cleanup: Callback | None = None
+    timeout_seconds: int | None = None
+
+
+@final
+@dataclass(slots=True)
+class Return:
+    """The entry returned. Nothing is part of the state until the rules commit it."""
+
+    response: Reply | Reject | None = None
+    calls: list[MethodCall] = field(default_factory=list)
+    cycles_accepted: int = 0
+    cycles_burned: int = 0
+    certified_data: bytes | None = None
+    global_timer_ns: int | None = None
+    message_accepted: bool = False
+    instructions: int = 0
+    logs: list[bytes] = field(default_factory=list)
+    heap_wasm_pages: int = 0
+    stable_wasm_pages: int = 0
+    stable_accessed_pages: int = 0
+    stable_dirty_pages: int = 0
+
+
+@unique
+class TrapCode(IntEnum):
+    """Why an entry did not return. 1 to 6 are the replica's `InternalErrorCode`; the kernel writes them as numbers."""
+
+    UNKNOWN = 0
+    HEAP_OUT_OF_BOUNDS = 1
+    STABLE_MEMORY_OUT_OF_BOUNDS = 2
+    STABLE_MEMORY_TOO_BIG_FOR_32_BIT = 3
+    MEMORY_WRITE_LIMIT_EXCEEDED = 4
+    MEMORY_ACCESS_LIMIT_EXCEEDED = 5
+    STABLE_GROW_FAILED = 6
+    INSTRUCTION_LIMIT_EXCEEDED = 7
+    WASM_MEMORY_LIMIT_EXCEEDED = 8
+    OUT_OF_MEMORY = 9
+    INSUFFICIENT_CYCLES_IN_MEMORY_GROW = 10
+    RESERVED_CYCLES_LIMIT_EXCEEDED_IN_MEMORY_GROW = 11
+    REPLY_TOO_LARGE = 12
+    ALREADY_RESPONDED = 13
+    ARGUMENT_OUT_OF_BOUNDS = 14
+    UNREACHABLE = 32
+    STACK_OVERFLOW = 33
+    TABLE_OUT_OF_BOUNDS = 34
+    INDIRECT_CALL_TO_NULL = 35
+    BAD_SIGNATURE = 36
+    INTEGER_OVERFLOW = 37
+    INTEGER_DIVISION_BY_ZERO = 38
+    BAD_CONVERSION_TO_INTEGER = 39
+    INTERRUPTED = 40
+    CALLED_TRAP = 64
+    CONTRACT_VIOLATION = 65
+    """The message says which rule of which `ic0` function was broken."""
+    METHOD_NOT_FOUND = 66
+    WASM_MODULE_NOT_FOUND = 67
+
+
+@final
+@dataclass(slots=True)
+class Trap:
+    """The entry trapped; whatever it did to the state is to be rolled back.
+
+    `message` is the canister's own text (``ic0.trap``) or what the broken rule says, without the replica's wrapping.
+    `backtrace` has the innermost frame first, named from the name section where there is one.
+    """
+
+    code: TrapCode
+    message: str = ""
+    backtrace: tuple[str, ...] = ()
+    instructions: int = 0
+    logs: list[bytes] = field(default_factory=list)
+
+
+class GlobalValue(NamedTuple):
+    """A global that is mutable or exported: its type (``i32 i64 f32 f64 v128``) and its bits, little-endian."""
+
+    value_type: str
+    bits: bytes
+
+
+class Extent(NamedTuple):
+    """A run of a memory backed by a file. All four are multiples of 4,096 but the last extent's size may be any."""
+
+    address: int
+    size_bytes: int
+    file_descriptor: int
+    file_offset: int
+
+
+class Image(Protocol):
+    """The committed bytes of one memory.
+
+    A mapping is made of `extents()` (everything between them is zero) with `overlay()` written over it. Zero pages past
+    the last extent cost nothing. Implementations write files; nobody else does.
+    """
+
+    @property
+    def wasm_pages(self) -> int:
+        """Committed size in Wasm pages."""
+        ...
+
+    def extents(self) -> Sequence[Extent]:
+        """File-backed runs, ascending, not overlapping. Valid until the next `commit`."""
+        ...
+
+    def overlay(self) -> Iterable[tuple[int, bytes | memoryview]]:
+        """Committed runs `(address, bytes)` that the files do not hold yet, or hold elsewhere; whole pages."""
+        ...
+
+    def commit(self, delta: PageDelta) -> bool:
+        """Make `delta` the committed content.
+
+        Returns:
+            True when the files that `extents()` named before now show the new content in place, so that a mapping
+            may drop its private pages; False when they do not (the private pages must stay, and a rollback must
+            reapply `overlay()`).
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the files. The image must not be mapped any more."""
+        ...
+
+
+class PageDelta(NamedTuple):
+    """What one message changed in one memory: its new size and the changed runs, ascending, whole pages."""
+
+    wasm_pages: int
+    runs: Sequence[tuple[int, bytes | memoryview]]
+
+
+class StateDelta(NamedTuple):
+    """What one message changed in a canister's state; `None`: nothing."""
+
+    heap: PageDelta | None
+    stable: PageDelta | None
+    global_values: tuple[GlobalValue, ...] | None
+
+
+@final
+@dataclass(slots=True)
+class WasmState:
+    """The state of a canister, and nothing else: heap, stable memory, globals that are mutable or exported."""
+
+    heap: Image
+    stable: Image
+    global_values: tuple[GlobalValue, ...] | None = None
+    """`None`: a module that has never run; its own initial values, its data segments not yet applied."""
+
+
+class CanisterModule(Protocol):
+    """A canister's code: validated, ready to be instantiated any number of times."""
+
+    @property
+    def module_hash(self) -> bytes:
+        """SHA-256 of the module as uploaded (compressed, if it was)."""
+        ...
+
+    @property
+    def wasm(self) -> bytes:
+        """The module as uploaded."""
+        ...
+
+    @property
+    def exported_methods(self) -> frozenset[str]:
+        """Names of exported entry points: ``canister_init``, ``canister_query get``, ``canister_start``..."""
+        ...
+
+    @property
+    def custom_sections(self) -> Mapping[str, bytes]:
+        """Custom sections by full name, ``icp:public candid:service``."""
+        ...
+
+    def instantiate(self, state: WasmState) -> CanisterInstance:
+        """An instance over `state`. Start code does not run; a fresh state gets its data segments applied."""
+        ...
+
+
+class CanisterInstance(Protocol):
+    """A canister's code and state, kept between messages.
+
+    After `run` the state is uncommitted until `commit` or `roll_back`. One thread at a time.
+    """
+
+    @property
+    def module(self) -> CanisterModule:
+        """The code."""
+        ...
+
+    @property
+    def stable(self) -> Memory:
+        """Stable memory as it stands, uncommitted changes included."""
+        ...
+
+    @property
+    def heap(self) -> Memory:
+        """The heap as it stands, uncommitted changes included."""
+        ...
+
+    @property
+    def global_values(self) -> tuple[GlobalValue, ...]:
+        """Globals that are mutable or exported, in the replica's order, as committed."""
+        ...
+
+    def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
+        """Enter the canister. A missing `Method` is `Trap(METHOD_NOT_FOUND)`, a bad `Callback` traps as Wasm says."""
+        ...
+
+    def changes(self) -> StateDelta:
+        """What is uncommitted. The runs are views, valid until the next `run`, `commit` or `roll_back`."""
+        ...
+
+    def commit(self) -> StateDelta:
+        """Make the uncommitted state the committed one: hand its pages to the images. Returns what changed."""
+        ...
+
+    def roll_back(self) -> None:
+        """Drop everything uncommitted, globals included."""
+        ...
+
+    def save(self) -> StateDelta:
+        """Copy what is uncommitted, for `restore`; composite queries need several uncommitted states at once."""
+        ...
+
+    def restore(self, saved: StateDelta) -> None:
+        """Roll back, then apply `saved`, uncommitted."""
+        ...
+
+    def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
+        """An instance of `module` that takes over the memories, uncommitted changes included (upgrade, reinstall).
+
+        What is not kept starts empty; globals start at the module's initial values. The predecessor must not run
+        meanwhile. `commit` on the successor makes the change final; `roll_back` on the successor discards it, and
+        the predecessor is again what was last committed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of memories and engine; the images stay."""
+        ...
