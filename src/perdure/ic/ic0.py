@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 __all__ = ["ALL_CONTEXTS", "FUNCTIONS", "NON_SPECIFIED", "START_CONTEXTS", "SystemFunction"]
 
-ALL_CONTEXTS = frozenset("I G U RQ NRQ TQ CQ Ry Rt CRy CRt C CC F T".split())
+ALL_CONTEXTS = frozenset(["I", "G", "U", "RQ", "NRQ", "TQ", "CQ", "Ry", "Rt", "CRy", "CRt", "C", "CC", "F", "T"])
 START_CONTEXTS = ALL_CONTEXTS | {"s"}
 
 
