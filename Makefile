@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test check lint format types contracts bench canisters conformance clean
+.PHONY: demo test check lint format types contracts bench canisters canisters-ci conformance clean
 
 $(CORE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +38,14 @@ types: $(DEV)
 
 contracts: $(DEV)
 	$(BIN)/lint-imports
+
+# Rebuilds the test canisters from their sources and compares them with the committed modules; C and Motoko need
+# nothing but PyPI and npm, and build in seconds.
+canisters: $(DEV)
+	$(BIN)/python tests/canisters/build.py
+
+canisters-ci: $(DEV)
+	$(BIN)/python tests/canisters/build.py c motoko
 
 clean:
 	rm -rf $(VENV) build dist

@@ -114,7 +114,15 @@ def rust_module(recipe: Recipe) -> bytes:
     workspace, target = HERE / "rust", "wasm32-unknown-unknown"
     run("cargo", "fetch", "--locked", "--target", target, cwd=workspace)
     arguments = ("--locked", "--release", "--target", target, "--target-dir", WORK / "target")
-    run("cargo", "build", *arguments, "--package", recipe.name, cwd=workspace, env={"CARGO_ENCODED_RUSTFLAGS": rust_flags()})
+    run(
+        "cargo",
+        "build",
+        *arguments,
+        "--package",
+        recipe.name,
+        cwd=workspace,
+        env={"CARGO_ENCODED_RUSTFLAGS": rust_flags()},
+    )
     return (WORK / "target" / target / "release" / f"{recipe.name}.wasm").read_bytes()
 
 
@@ -169,6 +177,10 @@ def check(name: str, module: bytes) -> None:
 # --- the modules -----------------------------------------------------------------------------------------------------
 
 RECIPES: tuple[Recipe, ...] = (
+    Recipe("kv32", "c", "c/kv.c", c_module("wasm32")),
+    Recipe("kv64", "c", "c/kv.c", c_module("wasm64")),
+    Recipe("stable_access", "c", "c/stable_access.c", c_module("wasm32")),
+    Recipe("save_restore", "c", "c/save_restore.c", c_module("wasm32")),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
 )
 
