@@ -95,6 +95,29 @@ def c_module(target: str, *flags: str) -> Callable[[Recipe], bytes]:
     return build
 
 
+# --- Motoko and TypeScript --------------------------------------------------------------------------------------------
+
+
+def npm_directory(package: str) -> Path:
+    """A directory under ``build`` with one pinned npm package, installed on first use and without its scripts."""
+    directory = WORK / ("npm-" + package.replace("@", "-"))
+    if not (directory / "node_modules" / package.split("@")[0]).exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        run("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-save", package, cwd=directory)
+    return directory
+
+
+def motoko_module(package: str, library: str) -> Callable[[Recipe], bytes]:
+    """A Motoko actor, compiled by the JavaScript build of the compiler, with the library it brings along."""
+
+    def build(recipe: Recipe) -> bytes:
+        out = WORK / f"{recipe.name}.wasm"
+        run("node", HERE / "motoko/compile.cjs", HERE / recipe.source, out, library, cwd=npm_directory(package))
+        return out.read_bytes()
+
+    return build
+
+
 # --- Rust ------------------------------------------------------------------------------------------------------------
 
 
@@ -176,11 +199,18 @@ def check(name: str, module: bytes) -> None:
 
 # --- the modules -----------------------------------------------------------------------------------------------------
 
+MOTOKO_CLASSICAL = motoko_module("motoko@3.13.0", "base")
+MOTOKO_EOP = motoko_module("motoko@4.10.0", "core")
+
 RECIPES: tuple[Recipe, ...] = (
     Recipe("kv32", "c", "c/kv.c", c_module("wasm32")),
     Recipe("kv64", "c", "c/kv.c", c_module("wasm64")),
     Recipe("stable_access", "c", "c/stable_access.c", c_module("wasm32")),
     Recipe("save_restore", "c", "c/save_restore.c", c_module("wasm32")),
+    Recipe("motoko_classical_v1", "motoko", "motoko/classical_v1.mo", MOTOKO_CLASSICAL),
+    Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
+    Recipe("motoko_eop_v1", "motoko", "motoko/eop_v1.mo", MOTOKO_EOP),
+    Recipe("motoko_eop_v2", "motoko", "motoko/eop_v2.mo", MOTOKO_EOP),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
 )
 
