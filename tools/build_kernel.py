@@ -1,0 +1,55 @@
+"""Build `kernel.wasm` and `kernel64.wasm` from `kernel.wat`: python tools/build_kernel.py [--check]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import wasmtime
+
+INSTRUMENT = Path(__file__).parent.parent / "src" / "perdure" / "instrument"
+
+# What each place marked (;I;) becomes where heap addresses are 64-bit; a conversion becomes a block that does nothing.
+TO_64_BIT = {
+    "(memory $heap 0)) (;I;)": "(memory $heap i64 0))",
+    "i32.wrap_i64 (;I;)": "block (result i64)",
+    "i64.extend_i32_u (;I;)": "block (result i64)",
+    "i64.extend_i32_s (;I;)": "block (result i64)",
+    "i32 (;I;)": "i64",
+    "0xffffffff (;max;)": "-1",
+}
+
+
+def widen(text: str) -> str:
+    """The text for 64-bit heaps."""
+    for marked, wide in TO_64_BIT.items():
+        text = text.replace(marked, wide)
+    for number, line in enumerate(text.splitlines(), 1):
+        if "(;I;)" in line.partition(";; ")[0]:
+            raise ValueError(f"kernel.wat line {number}: a place marked (;I;) is of no known form: {line.strip()}")
+    return text
+
+
+def build(text: str) -> dict[str, bytes]:
+    """File names and contents of the built kernels."""
+    return {
+        "kernel.wasm": bytes(wasmtime.wat2wasm(text)),
+        "kernel64.wasm": bytes(wasmtime.wat2wasm(widen(text))),
+    }
+
+
+def main() -> int:
+    """Write the files, or with --check compare them."""
+    built = build((INSTRUMENT / "kernel.wat").read_text(encoding="utf-8"))
+    stale = [name for name, wasm in built.items() if (INSTRUMENT / name).read_bytes() != wasm] if "--check" in sys.argv else []
+    for name in stale:
+        print(f"{name} is not what kernel.wat says: run python tools/build_kernel.py")
+    if "--check" not in sys.argv:
+        for name, wasm in built.items():
+            (INSTRUMENT / name).write_bytes(wasm)
+            print(f"{name}: {len(wasm)} bytes")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
