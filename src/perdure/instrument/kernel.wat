@@ -170,10 +170,29 @@
     (if (i64.eq (local.get $size) (i64.const -1)) (then (call $trap (i32.const 6))))
     (local.get $size))
 
-  ;; The hot path: 1 to 4,096 bytes within one page that is marked already. A marked page lies in stable memory, so no
-  ;; bounds are left to check there. 0xffffff8000000fff takes away the page number: what remains is the offset in the
-  ;; page, or far too much where the address is beyond the 2^39 bytes that the accounting covers.
+  ;; The hot paths: within one page that is marked already. A marked page lies in stable memory, so no bounds are left to
+  ;; check there. 0xffffff8000000fff takes away the page number: what remains is the offset in the page, or far too much
+  ;; where the address is beyond the 2^39 bytes that the accounting covers. 8 bytes come first (2.0 ns, of which the call
+  ;; is 1.6), other sizes after (2.9 ns), the rest in the cold bodies.
   (func $stable64_write (export "stable64_write") (param $address i64) (param $source i64) (param $size i64)
+    (if (i64.eq (local.get $size) (i64.const 8))
+      (then
+        (if (i64.le_u (i64.and (local.get $address) (i64.const 0xffffff8000000fff)) (i64.const 4088))
+          (then
+            (if (i32.eq
+                  (i32.load8_u $accounting (i32.wrap_i64 (i64.shr_u (local.get $address) (i64.const 12))))
+                  (i32.const 3))
+              (then
+                (if (i64.le_u (local.get $source) (i64.const 0xffffffff (;max;)))
+                  (then
+                    (global.set $counter (i64.sub (global.get $counter) (i64.const 28)))
+                    (if (i64.lt_s (global.get $counter) (i64.const 0)) (then (call $out_of_instructions)))
+                    (i64.store $stable (local.get $address)
+                      (i64.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
+                    (return)))))))))
+    (call $stable64_write_warm (local.get $address) (local.get $source) (local.get $size)))
+
+  (func $stable64_write_warm (param $address i64) (param $source i64) (param $size i64)
     (if (i64.lt_u (i64.sub (local.get $size) (i64.const 1)) (i64.const 4096))
       (then
         (if (i64.le_u
@@ -184,20 +203,8 @@
                   (i32.load8_u $accounting (i32.wrap_i64 (i64.shr_u (local.get $address) (i64.const 12))))
                   (i32.const 3))
               (then
-                (global.set $counter
-                  (i64.sub (global.get $counter) (i64.add (local.get $size) (i64.const 20))))
-                (if (i64.lt_s (global.get $counter) (i64.const 0)) (then (call $out_of_instructions)))
+                (call $charge (i64.add (local.get $size) (i64.const 20)))
                 (if (i64.gt_u (local.get $source) (i64.const 0xffffffff (;max;))) (then (call $trap (i32.const 1))))
-                (if (i64.eq (local.get $size) (i64.const 8))
-                  (then
-                    (i64.store $stable (local.get $address)
-                      (i64.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
-                    (return)))
-                (if (i64.eq (local.get $size) (i64.const 4))
-                  (then
-                    (i32.store $stable (local.get $address)
-                      (i32.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
-                    (return)))
                 (call $copy_to_stable (local.get $address) (local.get $source) (local.get $size))
                 (return)))))))
     (call $stable64_write_cold (local.get $address) (local.get $source) (local.get $size)))
@@ -212,6 +219,22 @@
     (call $copy_to_stable (local.get $address) (local.get $source) (local.get $size)))
 
   (func $stable64_read (export "stable64_read") (param $target i64) (param $address i64) (param $size i64)
+    (if (i64.eq (local.get $size) (i64.const 8))
+      (then
+        (if (i64.le_u (i64.and (local.get $address) (i64.const 0xffffff8000000fff)) (i64.const 4088))
+          (then
+            (if (i32.load8_u $accounting (i32.wrap_i64 (i64.shr_u (local.get $address) (i64.const 12))))
+              (then
+                (if (i64.le_u (local.get $target) (i64.const 0xffffffff (;max;)))
+                  (then
+                    (global.set $counter (i64.sub (global.get $counter) (i64.const 28)))
+                    (if (i64.lt_s (global.get $counter) (i64.const 0)) (then (call $out_of_instructions)))
+                    (i64.store $heap (i32.wrap_i64 (;I;) (local.get $target))
+                      (i64.load $stable (local.get $address)))
+                    (return)))))))))
+    (call $stable64_read_warm (local.get $target) (local.get $address) (local.get $size)))
+
+  (func $stable64_read_warm (param $target i64) (param $address i64) (param $size i64)
     (if (i64.lt_u (i64.sub (local.get $size) (i64.const 1)) (i64.const 4096))
       (then
         (if (i64.le_u
@@ -220,20 +243,8 @@
           (then
             (if (i32.load8_u $accounting (i32.wrap_i64 (i64.shr_u (local.get $address) (i64.const 12))))
               (then
-                (global.set $counter
-                  (i64.sub (global.get $counter) (i64.add (local.get $size) (i64.const 20))))
-                (if (i64.lt_s (global.get $counter) (i64.const 0)) (then (call $out_of_instructions)))
+                (call $charge (i64.add (local.get $size) (i64.const 20)))
                 (if (i64.gt_u (local.get $target) (i64.const 0xffffffff (;max;))) (then (call $trap (i32.const 1))))
-                (if (i64.eq (local.get $size) (i64.const 8))
-                  (then
-                    (i64.store $heap (i32.wrap_i64 (;I;) (local.get $target))
-                      (i64.load $stable (local.get $address)))
-                    (return)))
-                (if (i64.eq (local.get $size) (i64.const 4))
-                  (then
-                    (i32.store $heap (i32.wrap_i64 (;I;) (local.get $target))
-                      (i32.load $stable (local.get $address)))
-                    (return)))
                 (call $copy_from_stable (local.get $target) (local.get $address) (local.get $size))
                 (return)))))))
     (call $stable64_read_cold (local.get $target) (local.get $address) (local.get $size)))
@@ -251,6 +262,10 @@
   (func $copy_to_stable (param $address i64) (param $source i64) (param $size i64)
     (if (i64.le_u (local.get $size) (i64.const 16))
       (then
+        (if (i64.eq (local.get $size) (i64.const 4))
+          (then
+            (i32.store $stable (local.get $address) (i32.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
+            (return)))
         (if (i64.eq (local.get $size) (i64.const 16))
           (then
             (v128.store $stable (local.get $address) (v128.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
@@ -271,6 +286,10 @@
   (func $copy_from_stable (param $target i64) (param $address i64) (param $size i64)
     (if (i64.le_u (local.get $size) (i64.const 16))
       (then
+        (if (i64.eq (local.get $size) (i64.const 4))
+          (then
+            (i32.store $heap (i32.wrap_i64 (;I;) (local.get $target)) (i32.load $stable (local.get $address)))
+            (return)))
         (if (i64.eq (local.get $size) (i64.const 16))
           (then
             (v128.store $heap (i32.wrap_i64 (;I;) (local.get $target)) (v128.load $stable (local.get $address)))
@@ -297,10 +316,6 @@
       (then
         (i64.store $stable (local.get $address) (i64.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
         (return)))
-    (if (i64.eq (local.get $size) (i64.const 4))
-      (then
-        (i32.store $stable (local.get $address) (i32.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
-        (return)))
     (call $copy_to_stable (local.get $address) (local.get $source) (local.get $size)))
 
   (func $stable64_read_unaccounted (export "stable64_read unaccounted")
@@ -310,10 +325,6 @@
     (if (i64.eq (local.get $size) (i64.const 8))
       (then
         (i64.store $heap (i32.wrap_i64 (;I;) (local.get $target)) (i64.load $stable (local.get $address)))
-        (return)))
-    (if (i64.eq (local.get $size) (i64.const 4))
-      (then
-        (i32.store $heap (i32.wrap_i64 (;I;) (local.get $target)) (i32.load $stable (local.get $address)))
         (return)))
     (call $copy_from_stable (local.get $target) (local.get $address) (local.get $size)))
 
