@@ -211,6 +211,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_eop_v1", "motoko", "motoko/eop_v1.mo", MOTOKO_EOP),
     Recipe("motoko_eop_v2", "motoko", "motoko/eop_v2.mo", MOTOKO_EOP),
+    Recipe("structures", "rust", "rust/structures", rust_module),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
 )
 
