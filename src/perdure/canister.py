@@ -9,7 +9,7 @@ Spec: "Abstract canisters" in the interface specification.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
 from typing import NamedTuple, Protocol, final
@@ -312,8 +312,9 @@ class Extent(NamedTuple):
 class Image(Protocol):
     """The committed bytes of one memory.
 
-    A mapping is made of `extents()` (everything between them is zero) with `overlay()` written over it. Zero pages past
-    the last extent cost nothing. Implementations write files; nobody else does.
+    A private mapping is made of `extents()`; everything between and past them is zero. A transaction is then the
+    kernel's work: private pages are what is uncommitted, dropping them is rolling back. Implementations write files;
+    nobody else does.
     """
 
     @property
@@ -322,20 +323,18 @@ class Image(Protocol):
         ...
 
     def extents(self) -> Sequence[Extent]:
-        """File-backed runs, ascending, not overlapping. Valid until the next `commit`."""
+        """File-backed runs, ascending, not overlapping. Valid until the next `commit`.
+
+        They may reach past `wasm_pages`: zero pages, so that growing needs no new mapping.
+        """
         ...
 
-    def overlay(self) -> Iterable[tuple[int, bytes | memoryview]]:
-        """Committed runs `(address, bytes)` that the files do not hold yet, or hold elsewhere; whole pages."""
-        ...
-
-    def commit(self, delta: PageDelta) -> bool:
+    def commit(self, delta: PageDelta) -> Sequence[Extent]:
         """Make `delta` the committed content.
 
         Returns:
-            True when the files that `extents()` named before now show the new content in place, so that a mapping
-            may drop its private pages; False when they do not (the private pages must stay, and a rollback must
-            reapply `overlay()`).
+            Extents to map over a mapping made before, after which it may drop its private pages. Empty, the usual
+            case: the files already mapped have the new content in place.
         """
         ...
 
@@ -345,10 +344,14 @@ class Image(Protocol):
 
 
 class PageDelta(NamedTuple):
-    """What one message changed in one memory: its new size and the changed runs, ascending, whole pages."""
+    """What one message changed in one memory: its new size and the changed runs, ascending, whole pages.
+
+    `fresh`: the memory starts from nothing, pages outside `runs` are zero (reinstall, upgrade without keeping).
+    """
 
     wasm_pages: int
     runs: Sequence[tuple[int, bytes | memoryview]]
+    fresh: bool = False
 
 
 class StateDelta(NamedTuple):
