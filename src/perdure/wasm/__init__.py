@@ -1,1 +1,73 @@
 """The Wasm binary format: bytes to `Module` and back."""
+
+from perdure.wasm.decoder import MAX_MODULE_BYTES, decode, inflate
+from perdure.wasm.encoder import encode
+from perdure.wasm.instructions import (
+    ImmediateValue,
+    Instruction,
+    MemArg,
+    encode_instruction,
+    instructions,
+    locals_end,
+    map_indices,
+)
+from perdure.wasm.leb import encode_signed, encode_unsigned
+from perdure.wasm.module import (
+    Code,
+    ConstExpr,
+    CustomSection,
+    DataSegment,
+    Element,
+    ElementMode,
+    Export,
+    ExternKind,
+    FuncType,
+    Global,
+    GlobalType,
+    Import,
+    Limits,
+    MemoryType,
+    Module,
+    SectionId,
+    TableType,
+    ValType,
+)
+from perdure.wasm.opcodes import OPCODE_BY_NAME, OPCODES, Immediate, Opcode
+
+__all__ = [
+    "MAX_MODULE_BYTES",
+    "OPCODES",
+    "OPCODE_BY_NAME",
+    "Code",
+    "ConstExpr",
+    "CustomSection",
+    "DataSegment",
+    "Element",
+    "ElementMode",
+    "Export",
+    "ExternKind",
+    "FuncType",
+    "Global",
+    "GlobalType",
+    "Immediate",
+    "ImmediateValue",
+    "Import",
+    "Instruction",
+    "Limits",
+    "MemArg",
+    "MemoryType",
+    "Module",
+    "Opcode",
+    "SectionId",
+    "TableType",
+    "ValType",
+    "decode",
+    "encode",
+    "encode_instruction",
+    "encode_signed",
+    "encode_unsigned",
+    "inflate",
+    "instructions",
+    "locals_end",
+    "map_indices",
+]
