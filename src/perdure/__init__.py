@@ -2,6 +2,7 @@
 
 from perdure.errors import (
     InternalError,
+    InvalidModuleError,
     MalformedError,
     PerdureError,
     RejectError,
@@ -14,6 +15,7 @@ from perdure.memory import Memory
 __all__ = [
     "ANONYMOUS",
     "InternalError",
+    "InvalidModuleError",
     "MalformedError",
     "Memory",
     "PerdureError",

@@ -10,6 +10,7 @@ from typing import final
 
 __all__ = [
     "InternalError",
+    "InvalidModuleError",
     "MalformedError",
     "PerdureError",
     "RejectError",
@@ -38,6 +39,11 @@ class MalformedError(PerdureError):
 
 class UnsupportedError(PerdureError):
     """Valid input that perdure does not take."""
+
+
+@final
+class InvalidModuleError(UnsupportedError):
+    """A well-formed module that breaks a rule of the Internet Computer, in the replica's words."""
 
 
 @final

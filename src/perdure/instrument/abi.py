@@ -1,5 +1,7 @@
-"""The seam between an instrumented module and its host: export names, the header of the message memory, the lists of
-the accounting memory. `kernel.wat` is written against this page; the embedder reads and writes by it.
+"""The seam between an instrumented module and its host.
+
+Export names, the header of the message memory, the lists of the accounting memory. `kernel.wat` is written against this
+page; the embedder reads and writes by it.
 
 An instrumented module has four memories, in this order::
 
@@ -28,6 +30,9 @@ the accounting of the message before and the out-fields), then the canister, the
 and saves the globals to GLOBALS_CURRENT. After a trap the host calls `FINISH` itself; ``trap_code`` was written by the
 kernel right before its ``unreachable``, and stays 0 when Wasm trapped by itself. `LOAD_GLOBALS` sets all mutable
 globals from GLOBALS_COMMITTED.
+
+Host functions charge nothing and account for nothing: `link` wraps every import in a function that charges its cost
+before the call and, for stable memory behind host calls, marks the pages after it.
 """
 
 from __future__ import annotations

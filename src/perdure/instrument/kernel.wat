@@ -144,6 +144,21 @@
     (if (i64.gt_u (local.get $accessed) (global.get $accessed_pages_left)) (then (call $trap (i32.const 5))))
     (global.set $accessed_pages_left (i64.sub (global.get $accessed_pages_left) (local.get $accessed))))
 
+  ;; For accesses that a host function has carried out: `link` calls these after it.
+  (func $account_write (export "account_write") (param $address i64) (param $size i64)
+    (if (i64.ne (local.get $size) (i64.const 0))
+      (then
+        (call $mark_written
+          (i64.shr_u (local.get $address) (i64.const 12))
+          (i64.shr_u (i64.sub (i64.add (local.get $address) (local.get $size)) (i64.const 1)) (i64.const 12))))))
+
+  (func $account_read (export "account_read") (param $address i64) (param $size i64)
+    (if (i64.ne (local.get $size) (i64.const 0))
+      (then
+        (call $mark_accessed
+          (i64.shr_u (local.get $address) (i64.const 12))
+          (i64.shr_u (i64.sub (i64.add (local.get $address) (local.get $size)) (i64.const 1)) (i64.const 12))))))
+
   ;; ---------------------------------------------------------------------------------------------------- stable memory
 
   ;; Traps unless [address, address + size) lies in stable memory and size and heap address fit the heap; size > 0.

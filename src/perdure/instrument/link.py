@@ -1,0 +1,439 @@
+"""Link the native System API to a canister's module.
+
+    Module + kernel ─link▶ Module with four memories, entries, counters    (see `abi`)
+
+Linking only appends: types, functions, memories and globals go to the end of their index spaces, no import is added,
+no index of the canister moves. What changes in place: calls of replaced imports (the code is rewritten by `metering`),
+the export section (rebuilt), active data segments (emptied and kept beside the module), the start function (kept
+aside as an entry).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple, final
+
+from perdure.canister import TrapCode
+from perdure.errors import InvalidModuleError
+from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, SystemFunction
+from perdure.instrument import abi
+from perdure.instrument.costs import SCHEDULES
+from perdure.instrument.metering import Rewrite, rewrite_codes
+from perdure.memory import WASM_PAGE_BYTES
+from perdure.wasm import (
+    OPCODE_BY_NAME,
+    Code,
+    ConstExpr,
+    DataSegment,
+    Element,
+    Export,
+    ExternKind,
+    FuncType,
+    Global,
+    ImmediateValue,
+    Immediate,
+    Limits,
+    MemArg,
+    MemoryType,
+    Module,
+    ValType,
+    decode,
+    encode_instruction,
+    instructions,
+    locals_end,
+    map_indices,
+)
+
+__all__ = ["Instrumented", "Options", "SavedGlobal", "instrument", "kernel_for", "link"]
+
+MAX_HEAP_WASM_PAGES_32 = 65_536
+MAX_HEAP_WASM_PAGES_64 = (6 << 30) // WASM_PAGE_BYTES
+MAX_STABLE_WASM_PAGES = (500 << 30) // WASM_PAGE_BYTES
+
+STABLE_MEMORY, ACCOUNTING_MEMORY, MESSAGE_MEMORY = 1, 2, 3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Which passes run. The default is what the Internet Computer does; the others are for comparison.
+
+    Args:
+        schedule: name of a cost schedule, or `None` for code that counts nothing.
+        native_stable: False sends stable memory through host functions.
+        native_messages: False sends arguments, replies, caller and time through host functions.
+        accounting: False leaves stable pages unmarked, uncharged and unlimited.
+        max_stable_wasm_pages: the declared maximum of stable memory.
+    """
+
+    schedule: str | None = "2025"
+    native_stable: bool = True
+    native_messages: bool = True
+    accounting: bool = True
+    max_stable_wasm_pages: int = MAX_STABLE_WASM_PAGES
+
+
+class SavedGlobal(NamedTuple):
+    """A global that is part of the canister's state: mutable, or exported."""
+
+    index: int
+    val_type: ValType
+    mutable: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Instrumented:
+    """A linked module and what stands beside it.
+
+    `saved_globals` are in the replica's order: the exported ones in the order of their exports, then the mutable ones
+    that are not exported, by index. `data_segments` are (address in the heap, bytes), in order, to be applied once.
+    """
+
+    module: Module
+    options: Options
+    is_64: bool
+    methods: frozenset[str]
+    saved_globals: tuple[SavedGlobal, ...]
+    data_segments: tuple[tuple[int, bytes], ...]
+    own_function_count: int
+    """Functions with a lower index are the canister's; the others were appended."""
+    redirected_imports: tuple[str, ...]
+    instruction_count: int
+
+
+def instrument(module: Module, options: Options | None = None) -> Instrumented:
+    """Meter a validated module and link the shipped kernel to it."""
+    return link(module, kernel_for(module.is_64), options or Options())
+
+
+@cache
+def kernel_for(is_64: bool) -> Module:
+    """The shipped kernel for heaps of this width."""
+    name = "kernel64.wasm" if is_64 else "kernel.wasm"
+    return decode(files(__package__).joinpath(name).read_bytes())
+
+
+def link(module: Module, kernel: Module, options: Options) -> Instrumented:
+    """Append `kernel` to a validated module and make its calls of `ic0` go there.
+
+    Raises:
+        InvalidModuleError: an active data segment does not fit the initial heap.
+    """
+    methods = [item for item in module.exports if item.kind is ExternKind.FUNCTION and _is_entry(item.name)]
+    saved = _saved_globals(module)
+    linked, segments = _keep_data_aside(_own_memories(module))
+    first_global = len(module.all_global_types)
+    appendix = _Appendix(module)
+    functions = _append_kernel(appendix, kernel, first_global, saved)
+    redirects = _append_imports(appendix, module, functions, options)
+    exports = _append_entries(appendix, module, methods, functions)
+    codes, instruction_count = rewrite_codes(
+        module,
+        Rewrite(
+            schedule=SCHEDULES[options.schedule] if options.schedule else None,
+            counter_global=first_global + _exported(kernel, "counter"),
+            out_of_instructions=functions["out_of_instructions"],
+            charge_size32=functions["charge_size32"],
+            charge_size64=functions["charge_size64"],
+            redirects=redirects,
+            memory_grow=functions["memory_grow"],
+            drop_flag_global=first_global + _exported(kernel, "dropped"),
+            is_64=module.is_64,
+        ),
+    )
+    linked = replace(
+        linked,
+        types=tuple(appendix.types),
+        function_type_indices=module.function_type_indices + tuple(appendix.type_indices),
+        codes=codes + tuple(appendix.codes),
+        memories=linked.memories + _kernel_memories(kernel, options),
+        globals=module.globals + kernel.globals,
+        elements=_redirect_elements(module.elements, redirects),
+        exports=exports,
+        start=None,
+    )
+    return Instrumented(
+        module=linked,
+        options=options,
+        is_64=module.is_64,
+        methods=frozenset(item.name for item in exports if _is_entry(item.name)),
+        saved_globals=saved,
+        data_segments=segments,
+        own_function_count=module.function_count,
+        redirected_imports=tuple(module.imports[index].name for index in redirects),
+        instruction_count=instruction_count,
+    )
+
+
+def _is_entry(name: str) -> bool:
+    return name.startswith("canister_")
+
+
+# ------------------------------------------------------------------------------------------------------------- memories
+
+
+def _own_memories(module: Module) -> Module:
+    """Imported memories and tables become the module's own, at the same index; a module without a heap gets one."""
+    tables = module.all_tables
+    heap = module.all_memories[0] if module.all_memories else MemoryType(Limits(0, 0))
+    imports = tuple(item for item in module.imports if item.kind not in {ExternKind.MEMORY, ExternKind.TABLE})
+    return replace(
+        module,
+        imports=module.imports if len(imports) == len(module.imports) else imports,
+        tables=module.tables if len(tables) == len(module.tables) else tables,
+        memories=(MemoryType(_capped(heap.limits)),),
+    )
+
+
+def _capped(limits: Limits) -> Limits:
+    most = MAX_HEAP_WASM_PAGES_64 if limits.is_64 else MAX_HEAP_WASM_PAGES_32
+    return limits._replace(maximum=most if limits.maximum is None else min(limits.maximum, most))
+
+
+def _kernel_memories(kernel: Module, options: Options) -> tuple[MemoryType, ...]:
+    stable, *others = kernel.memories
+    return (MemoryType(stable.limits._replace(maximum=options.max_stable_wasm_pages)), *others)
+
+
+def _keep_data_aside(module: Module) -> tuple[Module, tuple[tuple[int, bytes], ...]]:
+    """Active data segments become empty passive ones, so that indices and the data count stay."""
+    heap_bytes = module.memories[0].limits.minimum * WASM_PAGE_BYTES
+    active = tuple(
+        (_address(segment, number, heap_bytes), segment.init)
+        for number, segment in enumerate(module.data)
+        if segment.offset is not None
+    )
+    if not active:
+        return module, ()
+    data = tuple(segment if segment.offset is None else DataSegment(b"") for segment in module.data)
+    return replace(module, data=data), active
+
+
+def _address(segment: DataSegment, number: int, heap_bytes: int) -> int:
+    constant = segment.offset.integer if segment.offset else None
+    if constant is None:
+        raise InvalidModuleError(f"data segment {number} has no constant offset")
+    val_type, value = constant
+    address = value % (1 << (32 if val_type is ValType.I32 else 64))
+    if address + len(segment.init) > heap_bytes:
+        raise InvalidModuleError(
+            f"data segment {number} of {len(segment.init)} bytes at address {address:#x} "
+            f"does not fit the initial heap of {heap_bytes:#x} bytes"
+        )
+    return address
+
+
+# -------------------------------------------------------------------------------------------------------------- globals
+
+
+def _saved_globals(module: Module) -> tuple[SavedGlobal, ...]:
+    exported = [item.index for item in module.exports if item.kind is ExternKind.GLOBAL]
+    types = module.all_global_types
+    hidden = [index for index, kind in enumerate(types) if kind.mutable and index not in set(exported)]
+    return tuple(SavedGlobal(index, *types[index]) for index in (*exported, *hidden))
+
+
+_STORE = {value: f"{value.text}.store" for value in (ValType.I32, ValType.I64, ValType.F32, ValType.F64, ValType.V128)}
+_LOAD = {value: f"{value.text}.load" for value in _STORE}
+
+
+def _save_globals(saved: Sequence[SavedGlobal]) -> bytes:
+    return b"".join(
+        _op("i64.const", 0)
+        + _op("global.get", item.index)
+        + _op(_STORE[item.val_type], MemArg(0, abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
+        for slot, item in enumerate(saved)
+    )
+
+
+def _load_globals(saved: Sequence[SavedGlobal]) -> bytes:
+    return b"".join(
+        _op("i64.const", 0)
+        + _op(_LOAD[item.val_type], MemArg(0, abi.GLOBALS_COMMITTED + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
+        + _op("global.set", item.index)
+        for slot, item in enumerate(saved)
+        if item.mutable
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what gets appended
+
+
+@final
+class _Appendix:
+    """Types and functions to append to a module."""
+
+    def __init__(self, module: Module) -> None:
+        self.types = list(module.types)
+        self.first_function = module.function_count
+        self.type_indices: list[int] = []
+        self.codes: list[Code] = []
+
+    def type_index(self, func_type: FuncType) -> int:
+        if func_type not in self.types:
+            self.types.append(func_type)
+        return self.types.index(func_type)
+
+    def append(self, func_type: FuncType, body: bytes) -> int:
+        """A function of these instructions, without locals; its index."""
+        return self.append_code(func_type, b"\0" + body + _op("end"))
+
+    def append_code(self, func_type: FuncType, code: bytes) -> int:
+        self.type_indices.append(self.type_index(func_type))
+        self.codes.append(Code(code))
+        return self.first_function + len(self.codes) - 1
+
+
+def _op(name: str, *immediates: ImmediateValue) -> bytes:
+    return encode_instruction(OPCODE_BY_NAME[name], immediates)
+
+
+def _append_kernel(
+    appendix: _Appendix, kernel: Module, first_global: int, saved: Sequence[SavedGlobal]
+) -> dict[str, int]:
+    """Append the kernel's functions; indices of its exports by name."""
+    first = appendix.first_function
+    maps: Mapping[Immediate, Callable[[int], int]] = {
+        Immediate.FUNCTION: lambda index: first + index,
+        Immediate.GLOBAL: lambda index: first_global + index,
+        Immediate.TYPE: lambda index: appendix.type_index(kernel.types[index]),
+    }
+    generated = {
+        _exported(kernel, "save_globals"): _save_globals(saved),
+        _exported(kernel, "load_globals"): _load_globals(saved),
+    }
+    for index, code in enumerate(kernel.codes):
+        if index in generated:
+            appendix.append(kernel.function_type(index), generated[index])
+        else:
+            appendix.append_code(kernel.function_type(index), map_indices(code.body, maps, locals_end(code.body)))
+    return {item.name: first + item.index for item in kernel.exports if item.kind is ExternKind.FUNCTION}
+
+
+def _exported(kernel: Module, name: str) -> int:
+    return next(item.index for item in kernel.exports if item.name == name)
+
+
+def _append_imports(
+    appendix: _Appendix, module: Module, functions: Mapping[str, int], options: Options
+) -> dict[int, int]:
+    """Wrap the imports that need it; for each import that is replaced, the function that stands for it."""
+    redirects = {}
+    for index, item in enumerate(module.imported(ExternKind.FUNCTION)):
+        row = FUNCTIONS.get(item.name) or NON_SPECIFIED[item.name]
+        target, body = _replacement(index, row, module, functions, options)
+        if body:
+            target = appendix.append(module.function_type(index), body)
+        if target != index:
+            redirects[index] = target
+    return redirects
+
+
+def _replacement(
+    index: int, row: SystemFunction, module: Module, functions: Mapping[str, int], options: Options
+) -> tuple[int, bytes]:
+    """The function that a call should reach, and the body of a wrapper around it (empty: none is needed)."""
+    stable = row.name in abi.NATIVE_STABLE_FUNCTIONS
+    parameters = row.params(module.is_64)
+    arguments = b"".join(_op("local.get", number) for number in range(len(parameters)))
+    charge = _charge(row, parameters, functions) if options.schedule else b""
+    if stable and options.native_stable:
+        if options.accounting or f"{row.name} unaccounted" not in functions:
+            return functions[row.name], b""
+        target = functions[f"{row.name} unaccounted"]
+        return target, charge and charge + arguments + _op("call", target)
+    if row.name in abi.NATIVE_MESSAGE_FUNCTIONS and options.native_messages:
+        target = functions[row.name]
+        return target, charge and charge + arguments + _op("call", target)
+    account = _account(row.name, parameters, functions) if stable and options.accounting else b""
+    body = charge + arguments + _op("call", index) + account
+    return index, body if charge or account else b""
+
+
+def _charge(row: SystemFunction, parameters: Sequence[str], functions: Mapping[str, int]) -> bytes:
+    """Charge the overhead and, where the table says so, one instruction a byte."""
+    size = b""
+    if row.size_parameter is not None:
+        size = _widened(row.size_parameter, parameters) + _op("i64.add")
+    return _op("i64.const", row.instructions) + size + _op("call", functions["charge"])
+
+
+def _account(name: str, parameters: Sequence[str], functions: Mapping[str, int]) -> bytes:
+    """Mark the pages of a stable access that a host function carried out."""
+    address = {"write": 0, "read": 1}.get(name.rpartition("_")[2])
+    if address is None:
+        return b""
+    function = functions["account_write" if address == 0 else "account_read"]
+    return _widened(address, parameters) + _widened(2, parameters) + _op("call", function)
+
+
+def _widened(parameter: int, parameters: Sequence[str]) -> bytes:
+    widen = _op("i64.extend_i32_u") if parameters[parameter] == "i32" else b""
+    return _op("local.get", parameter) + widen
+
+
+_ENTRY = FuncType()
+
+
+def _append_entries(
+    appendix: _Appendix, module: Module, methods: Sequence[Export], functions: Mapping[str, int]
+) -> tuple[Export, ...]:
+    """Append the entries; the whole export section: the canister's methods first, then what the host needs."""
+
+    def entry(body: bytes) -> int:
+        return appendix.append(_ENTRY, _op("call", functions["begin"]) + body + _op("call", functions["finish"]))
+
+    exports = [Export(item.name, ExternKind.FUNCTION, entry(_op("call", item.index))) for item in methods]
+    if module.start is not None:
+        exports.append(Export("canister_start", ExternKind.FUNCTION, entry(_op("call", module.start))))
+    exports.append(Export(abi.CALLBACK, ExternKind.FUNCTION, entry(_callback(appendix, module, functions))))
+    exports.append(Export(abi.FINISH, ExternKind.FUNCTION, functions["finish"]))
+    exports.append(Export(abi.LOAD_GLOBALS, ExternKind.FUNCTION, functions["load_globals"]))
+    exports.extend(Export(name, ExternKind.MEMORY, index) for index, name in enumerate(abi.MEMORY_NAMES))
+    return tuple(exports)
+
+
+def _callback(appendix: _Appendix, module: Module, functions: Mapping[str, int]) -> bytes:
+    """Call the function that the table has at the header's index, with the header's environment."""
+    if not module.all_tables:
+        trap_code = MemArg(0, abi.HEADER["trap_code"].offset, MESSAGE_MEMORY)
+        return (
+            _op("i64.const", 0)
+            + _op("i32.const", TrapCode.TABLE_OUT_OF_BOUNDS)
+            + _op("i32.store", trap_code)
+            + _op("unreachable")
+        )
+    pointer = ValType.I64 if module.is_64 else ValType.I32
+    index = functions["callback_index64" if module.all_tables[0].is_64 else "callback_index"]
+    return (
+        _op("call", functions["callback_environment"])
+        + _op("call", index)
+        + _op("call_indirect", appendix.type_index(FuncType((pointer,))), 0)
+    )
+
+
+def _redirect_elements(elements: tuple[Element, ...], redirects: Mapping[int, int]) -> tuple[Element, ...]:
+    """Tables hold what stands for a replaced import, so that indirect calls are charged and accounted as well."""
+
+    def redirected(item: int | ConstExpr) -> int | ConstExpr:
+        if isinstance(item, int):
+            return redirects.get(item, item)
+        move: Mapping[Immediate, Callable[[int], int]] = {Immediate.FUNCTION: lambda index: redirects.get(index, index)}
+        return ConstExpr(map_indices(item.code, move))
+
+    if not any(_mentions(item, redirects) for element in elements for item in element.items):
+        return elements
+    return tuple(
+        element._replace(items=tuple(redirected(item) for item in element.items))  # type: ignore[arg-type]
+        for element in elements
+    )
+
+
+def _mentions(item: int | ConstExpr, functions: Mapping[int, int]) -> bool:
+    if isinstance(item, int):
+        return item in functions
+    return any(step.opcode == 0xD2 and step.immediates[0] in functions for step in instructions(item.code))
