@@ -1,0 +1,702 @@
+"""The B-tree below BTreeMap and BTreeSet, over encoded keys and values.
+
+```
+address  size
+      0     3  magic "BTR"
+      3     1  version: 1 or 2
+      4     4  version 1: maximum key size K        version 2: page size P
+      8     4  version 1: maximum value size V      version 2: FFFFFFFF
+     12     8  root node, 0 for an empty map
+     20     8  number of entries
+     28    24  reserved, never written
+     52    48  allocator header (`chunks`)
+    100        chunks with nodes (`nodes`)
+```
+
+Integers are little-endian. P is three quarters of the largest version 1 node, 191 + 11 * (K + V), where both types are
+bounded, else 1024. A map born with version 1 keeps saying so for ever: crate 0.6.0 and later write new nodes as version
+2 with P = 191 + 11 * (K + V) and leave old nodes as they are, so that a migrated map is mixed.
+
+The tree is that of CLRS with minimum degree 6: at most 11 entries in a node, at least 5 outside the root, entries in
+internal nodes too. Which node is split, merged or rotated when, and in which order nodes are saved and freed, follows
+the crate to the letter, because it shows in the bytes.
+
+Spec: ``src/btreemap.rs`` of ic-stable-structures 0.7.2.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Final, final
+
+from perdure.errors import MalformedError, UnsupportedError
+from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.stable.access import UndoLog, read_exact, require_blank, write_growing
+from perdure.stable.chunks import ALLOCATOR_ADDRESS, FIRST_CHUNK_ADDRESS, AllocatorHeader, ChunkAllocator
+from perdure.stable.nodes import CAPACITY, MIN_ENTRIES, Node, NodeStore, V1Slots
+from perdure.stable.types import StorableType
+
+__all__ = ["BTree", "MapHeader", "NodeFacts", "max_node_bytes"]
+
+MAGIC: Final = b"BTR"
+PAGE_SIZE_MARKER: Final = 0xFFFF_FFFF
+MIN_PAGE_BYTES: Final = 128
+DEFAULT_PAGE_BYTES: Final = 1024
+MAX_DEPTH: Final = 32
+"""Deeper than any tree of 2**64 entries with at least 6 children a node."""
+
+_HEADER: Final = struct.Struct("<3sBIIQQ")
+_HALF: Final = CAPACITY // 2
+_U32_MASK: Final = 0xFFFF_FFFF
+
+
+def max_node_bytes(key_bytes: int, value_bytes: int) -> int:
+    """Bytes of the largest version 1 node: header, 11 slots, 12 children. Wraps as the crate's u32 does."""
+    return (191 + CAPACITY * (key_bytes + value_bytes)) & _U32_MASK
+
+
+@final
+@dataclass(frozen=True)
+class MapHeader:
+    """What the header of a map or set says.
+
+    Attributes:
+        version: as stored, 1 also for a migrated map.
+        slots: maximum key and value sizes where they are stored, else ``None``.
+        page_bytes: bytes of a node page.
+        root: address of the root node, 0 for an empty map.
+        length: number of entries.
+        allocator: the allocator's header.
+    """
+
+    version: int
+    slots: V1Slots | None
+    page_bytes: int
+    root: int
+    length: int
+    allocator: AllocatorHeader
+
+    @classmethod
+    def read(cls, memory: Memory) -> MapHeader:
+        """The header at address 0, checked against nothing but itself.
+
+        Raises:
+            MalformedError: no map there.
+            UnsupportedError: a version that no released crate reads, or the big-endian one of MotokoStableBTree.
+        """
+        return cls.decode(read_exact(memory, 0, FIRST_CHUNK_ADDRESS, "map header"), memory.size() * WASM_PAGE_BYTES)
+
+    @classmethod
+    def decode(cls, data: bytes, memory_bytes: int) -> MapHeader:
+        """The header in the first 100 bytes of a memory of `memory_bytes`; raises as `read`."""
+        magic, version, first, second, root, length = _HEADER.unpack_from(data)
+        if magic != MAGIC:
+            raise MalformedError(f"bad magic {magic!r}, expected {MAGIC!r}", 0)
+        if version not in (1, 2):
+            raise UnsupportedError(f"map version {version}, expected 1 or 2")
+        if _is_motoko(data, memory_bytes):
+            raise UnsupportedError("a map of MotokoStableBTree: the crate's magic, but all integers big-endian")
+        allocator = AllocatorHeader.decode(data[ALLOCATOR_ADDRESS:FIRST_CHUNK_ADDRESS])
+        if version == 2 and second == PAGE_SIZE_MARKER:
+            return cls(version, None, first, root, length, allocator)
+        if version == 2 and second == 0:
+            raise UnsupportedError("a map of crate 0.6.0-beta.0 or beta.1, which no release reads")
+        return cls(version, V1Slots(first, second), max_node_bytes(first, second), root, length, allocator)
+
+    def encode(self) -> bytes:
+        """The first 28 bytes."""
+        first, second = self.page_bytes, PAGE_SIZE_MARKER
+        if self.slots is not None:
+            first, second = self.slots.key_bytes, self.slots.value_bytes
+        return _HEADER.pack(MAGIC, self.version, first, second, self.root, self.length)
+
+    def check(self, memory: Memory) -> None:
+        """Raise `MalformedError` where the header contradicts itself or the size of the memory."""
+        if self.page_bytes < MIN_PAGE_BYTES:
+            raise MalformedError(f"page size {self.page_bytes}, expected at least {MIN_PAGE_BYTES}", 4)
+        if self.allocator.chunk_bytes != self.page_bytes:
+            raise MalformedError(
+                f"chunks of {self.allocator.chunk_bytes} bytes, expected the page size {self.page_bytes}",
+                ALLOCATOR_ADDRESS + 8,
+            )
+        capacity = memory.size() * WASM_PAGE_BYTES // self.allocator.stride
+        if self.allocator.allocated_chunks > capacity:
+            raise MalformedError(
+                f"{self.allocator.allocated_chunks} chunks allocated, the memory has room for {capacity}",
+                ALLOCATOR_ADDRESS + 16,
+            )
+        if self.length > CAPACITY * self.allocator.allocated_chunks:
+            raise MalformedError(f"{self.length} entries in {self.allocator.allocated_chunks} chunks", 20)
+        if (self.root == 0) != (self.length == 0):
+            raise MalformedError(f"{self.length} entries with the root at address {self.root:#x}", 12)
+
+
+def _is_motoko(data: bytes, memory_bytes: int) -> bool:
+    """Whether the header makes sense with big-endian integers only (MotokoStableBTree 1.0.0)."""
+    page_bytes = int.from_bytes(data[60:68], "little")
+    swapped = int.from_bytes(data[60:68], "big")
+    first, second = (int.from_bytes(data[start : start + 4], "big") for start in (4, 8))
+    return page_bytes > memory_bytes >= swapped == max_node_bytes(first, second) != page_bytes
+
+
+@final
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node as a walk finds it.
+
+    Attributes:
+        address: of its chunk's body.
+        depth: 0 for the root.
+        version: 1 or 2.
+        is_leaf: whether it has no children.
+        keys: encoded keys.
+        value_sizes: bytes of each value.
+        children: addresses of the children.
+        overflow: addresses of the overflow pages, in order.
+        used_bytes: bytes of its pages that are in use, its headers included, slack of slots and page tails not.
+    """
+
+    address: int
+    depth: int
+    version: int
+    is_leaf: bool
+    keys: tuple[bytes, ...]
+    value_sizes: tuple[int, ...]
+    children: tuple[int, ...]
+    overflow: tuple[int, ...]
+    used_bytes: int
+
+
+@final
+class BTree:
+    """Encoded keys to encoded values. The typed faces are `StableBTreeMap` and `StableBTreeSet`.
+
+    Each operation reads the header anew, so that a canister that runs over the same memory is followed. A changing
+    operation either happens whole or, on any error, leaves the bytes as they were.
+    """
+
+    def __init__(
+        self, memory: Memory, header: MapHeader, key: StorableType[Any], value: StorableType[Any], node_version: int
+    ) -> None:
+        """Use `load` or `create`."""
+        self.memory = memory
+        self.header = header
+        self.changes = 0
+        self._header_bytes = b""
+        self._order = key.order
+        self._undo = UndoLog(memory)
+        self._allocator = ChunkAllocator(self._undo, header.allocator)
+        key_bytes = key.max_size if key.is_fixed else None
+        self.nodes = NodeStore(memory, self._allocator, key_bytes, header.slots, node_version)
+
+    @classmethod
+    def load(cls, memory: Memory, key: StorableType[Any], value: StorableType[Any], *, node_version: int = 2) -> BTree:
+        """The tree that is there; see `StableBTreeMap.load`."""
+        header = MapHeader.read(memory)
+        header.check(memory)
+        if header.slots is not None:
+            _check_slots(key, header.slots.key_bytes, "keys")
+            _check_slots(value, header.slots.value_bytes, "values")
+        elif node_version == 1:
+            raise ValueError("only a map born with version 1 can have version 1 nodes")
+        return cls(memory, header, key, value, node_version)
+
+    @classmethod
+    def create(
+        cls,
+        memory: Memory,
+        key: StorableType[Any],
+        value: StorableType[Any],
+        *,
+        version: int = 2,
+        overwrite: bool = False,
+    ) -> BTree:
+        """A new tree; see `StableBTreeMap.create`."""
+        if not overwrite:
+            require_blank(memory, "map")
+        header = _new_header(key, value, version)
+        with UndoLog(memory) as undo:
+            allocator = ChunkAllocator.create(undo, header.page_bytes)
+            header = replace(header, allocator=allocator.header)
+            write_growing(undo, 0, header.encode())
+        return cls(memory, header, key, value, version)
+
+    def refresh(self) -> None:
+        """Read the header anew."""
+        data = read_exact(self.memory, 0, FIRST_CHUNK_ADDRESS, "map header")
+        if data == self._header_bytes:
+            return
+        header = MapHeader.decode(data, self.memory.size() * WASM_PAGE_BYTES)
+        header.check(self.memory)
+        if header.page_bytes != self.header.page_bytes or header.slots != self.header.slots:
+            raise MalformedError("another map was created here since this one was loaded", 0)
+        self.header, self._allocator.header, self._header_bytes = header, header.allocator, data
+
+    # Reading
+
+    def find(self, key: bytes) -> bytes | None:
+        """The value of `key`."""
+        self.refresh()
+        address, depth = self.header.root, 0
+        while address:
+            node = self.nodes.load(address)
+            index, found = node.search(key, self._order)
+            if found:
+                return node.value(index)
+            if node.is_leaf:
+                return None
+            address, depth = node.children[index], depth + 1
+            _check_depth(depth, address)
+        return None
+
+    def walk(
+        self, low: bytes | None = None, high: bytes | None = None, *, reverse: bool = False, include_high: bool = False
+    ) -> Iterator[tuple[Node, int]]:
+        """The entries from `low` up to `high`, as node and index, ascending or descending.
+
+        Raises:
+            RuntimeError: the tree was changed through this object meanwhile.
+            MalformedError: a circle, a node reached twice, or entries that the header does not count.
+        """
+        self.refresh()
+        start, after = (high, low) if reverse else (low, high)
+        remaining, changes = self.header.length, self.changes
+        bounds = self._bounds(after, reverse, include_high)
+        for node, index in self._steps(start, reverse, include_high):
+            if bounds is not None and bounds(node.keys[index]):
+                return
+            if remaining == 0:
+                raise MalformedError(f"more entries than the {self.header.length} that the header counts", 20)
+            remaining -= 1
+            yield node, index
+            if self.changes != changes:
+                raise RuntimeError("the structure was changed while it was being iterated over")
+        if low is None and high is None and remaining:
+            raise MalformedError(
+                f"{self.header.length - remaining} entries, the header counts {self.header.length}", 20
+            )
+
+    def _bounds(self, after: bytes | None, reverse: bool, include_high: bool) -> Any:
+        """Whether a key lies past the end of a walk, as a function; ``None`` where there is no end."""
+        if after is None:
+            return None
+        order = self._order or bytes
+        limit = order(after)
+        if reverse:
+            return lambda key: order(key) < limit
+        if include_high:
+            return lambda key: limit < order(key)
+        return lambda key: not order(key) < limit
+
+    def _steps(self, start: bytes | None, reverse: bool, include_high: bool) -> Iterator[tuple[Node, int]]:
+        """All entries from `start` on. Bounded by the room in memory: an honest walk sees each page at most once."""
+        budget = self._allocator.capacity()
+        stack: list[tuple[Node, int]] = []
+        address = self.header.root
+        while address or stack:
+            if address:
+                _check_depth(len(stack), address)
+                node = self.nodes.load(address)
+                budget -= 1 + len(node.overflow)
+                if budget < 0:
+                    raise MalformedError("a node is reached twice", address)
+                index, is_here = self._entry_point(node, start, reverse, include_high)
+                address = 0 if node.is_leaf or is_here else node.children[index]
+                stack.append((node, index - 1 if reverse else index))
+                continue
+            node, index = stack.pop()
+            if not 0 <= index < len(node.keys):
+                continue
+            yield node, index
+            start = None
+            stack.append((node, index - 1 if reverse else index + 1))
+            if node.children:
+                address = node.children[index if reverse else index + 1]
+
+    def _entry_point(self, node: Node, start: bytes | None, reverse: bool, include_high: bool) -> tuple[int, bool]:
+        """The child of `node` where a walk from `start` begins, and whether it begins with an entry of `node` instead.
+
+        Ascending, that entry has the child's index; descending, the index before.
+        """
+        if start is None:
+            return (len(node.keys) if reverse else 0), False
+        index, found = node.search(start, self._order)
+        if reverse and found and include_high:
+            return index + 1, True
+        return index, found and not reverse
+
+    def outermost(self, *, last: bool) -> tuple[bytes, bytes] | None:
+        """The entry with the least or greatest key."""
+        self.refresh()
+        if self.header.root == 0:
+            return None
+        node = self._outermost_leaf(self.nodes.load(self.header.root), last)
+        index = -1 if last else 0
+        return node.keys[index], node.value(index % len(node.keys))
+
+    def _outermost_leaf(self, node: Node, last: bool) -> Node:
+        depth = 0
+        while node.children:
+            depth += 1
+            address = node.children[-1 if last else 0]
+            _check_depth(depth, address)
+            node = self.nodes.load(address)
+        return node
+
+    def facts(self) -> Iterator[NodeFacts]:
+        """Every node, parents first, with its depth and pages.
+
+        Raises:
+            MalformedError: a node is reached twice, leaves differ in depth, or a node is damaged.
+        """
+        self.refresh()
+        seen: set[int] = set()
+        stack = [(self.header.root, 0)] if self.header.root else []
+        while stack:
+            address, depth = stack.pop()
+            _check_depth(depth, address)
+            node = self.nodes.load(address)
+            for page in (address, *node.overflow):
+                if page in seen:
+                    raise MalformedError("a node or page is reached twice", page)
+                seen.add(page)
+            stack += [(child, depth + 1) for child in reversed(node.children)]
+            yield _facts(node, depth)
+
+    def free_chunks(self) -> Iterator[int]:
+        """Addresses of the free chunks; see `ChunkAllocator.free_list`."""
+        self.refresh()
+        return self._allocator.free_list()
+
+    def chunks(self) -> Iterator[tuple[int, bool]]:
+        """Every chunk ever used; see `ChunkAllocator.chunks`."""
+        self.refresh()
+        return self._allocator.chunks()
+
+    # Writing
+
+    def insert(self, key: bytes, value: bytes) -> bytes | None:
+        """Set `key` to `value`; the old value."""
+        self.refresh()
+        self._check_entry(key, value)
+        with self._change():
+            return self._insert(key, value)
+
+    def remove(self, key: bytes) -> bytes | None:
+        """Remove `key`; its value, ``None`` if absent (which can still merge nodes on the way, as in the crate)."""
+        self.refresh()
+        if self.header.root == 0:
+            return None
+        with self._change():
+            return self._remove(self.nodes.load(self.header.root), key)
+
+    def pop(self, *, last: bool) -> tuple[bytes, bytes] | None:
+        """Remove the entry with the least or greatest key."""
+        self.refresh()
+        if self.header.root == 0:
+            return None
+        with self._change():
+            return self._take_outermost(self.nodes.load(self.header.root), last)
+
+    def clear(self) -> None:
+        """Forget every entry; their bytes stay (the crate's ``clear_new``)."""
+        self.refresh()
+        with self._change():
+            self._allocator.clear()
+            self._save_header(root=0, length=0)
+
+    def bulk_load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Fill an empty tree; see `StableBTreeMap.bulk_load`."""
+        self.refresh()
+        if self.header.root:
+            raise ValueError(f"bulk loading needs an empty map, this one has {self.header.length} entries")
+        order = self._order or bytes
+        unique = dict(entries)
+        for key, value in unique.items():
+            self._check_entry(key, value)
+        ordered = sorted(unique.items(), key=lambda entry: order(entry[0]))
+        if not ordered:
+            return
+        height = 1
+        while (CAPACITY + 1) ** height - 1 < len(ordered):
+            height += 1
+        with self._change():
+            root = self._build(ordered, 0, len(ordered), height, is_root=True)
+            self._save_header(root=root, length=len(ordered))
+
+    def _build(self, entries: list[tuple[bytes, bytes]], start: int, end: int, height: int, *, is_root: bool) -> int:
+        """Save ``entries[start:end]`` as a subtree of `height` levels, shared out equally; its top node's address."""
+        node = self.nodes.allocate([])
+        if height == 1:
+            chosen = range(start, end)
+        else:
+            places = end - start + 1
+            shares = max(2 if is_root else MIN_ENTRIES, -(-places // (CAPACITY + 1) ** (height - 1)))
+            cuts = [start + places * share // shares for share in range(shares + 1)]
+            chosen = range(0)
+            node.children = [
+                self._build(entries, low, high - 1, height - 1, is_root=False) for low, high in pairwise(cuts)
+            ]
+            node.keys = [entries[cut - 1][0] for cut in cuts[1:-1]]
+            node.values.extend(entries[cut - 1][1] for cut in cuts[1:-1])
+        node.keys.extend(entries[index][0] for index in chosen)
+        node.values.extend(entries[index][1] for index in chosen)
+        self.nodes.save(node)
+        return node.address
+
+    def _change(self) -> _Change:
+        return _Change(self, self._undo)
+
+    def _check_entry(self, key: bytes, value: bytes) -> None:
+        slots = self.header.slots
+        if slots is not None and (len(key) > slots.key_bytes or len(value) > slots.value_bytes):
+            raise ValueError(
+                f"an entry of {len(key)} and {len(value)} bytes exceeds the slots ({slots.key_bytes}, "
+                f"{slots.value_bytes}) of a map born with version 1: the crate would overwrite other entries"
+            )
+
+    def _save_header(self, *, root: int | None = None, length: int | None = None) -> None:
+        header = self.header
+        self.header = replace(
+            header,
+            root=header.root if root is None else root,
+            length=header.length if length is None else length,
+            allocator=self._allocator.header,
+        )
+        write_growing(self._undo, 0, self.header.encode())
+
+    def _insert(self, key: bytes, value: bytes) -> bytes | None:
+        if self.header.root == 0:
+            node = self.nodes.allocate([])
+            self._save_header(root=node.address)
+        else:
+            node = self.nodes.load(self.header.root)
+            index, found = node.search(key, self._order)
+            if found:
+                return self._overwrite(node, index, value)
+            if node.is_full:
+                parent = self.nodes.allocate([node.address])
+                self._save_header(root=parent.address)
+                self._split(parent, 0, node)
+                node = parent
+        return self._insert_below(node, key, value)
+
+    def _insert_below(self, node: Node, key: bytes, value: bytes) -> bytes | None:
+        """Insert below `node`, which is not full."""
+        for _ in range(MAX_DEPTH):
+            index, found = node.search(key, self._order)
+            if found:
+                return self._overwrite(node, index, value)
+            if node.is_leaf:
+                node.insert(index, key, value)
+                self.nodes.save(node)
+                self._save_header(length=self.header.length + 1)
+                return None
+            child = self.nodes.load(node.children[index])
+            if child.is_full:
+                child_index, found = child.search(key, self._order)
+                if found:
+                    return self._overwrite(child, child_index, value)
+                self._split(node, index, child)
+                index, _ = node.search(key, self._order)
+                child = self.nodes.load(node.children[index])
+            node = child
+        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", node.address)
+
+    def _overwrite(self, node: Node, index: int, value: bytes) -> bytes:
+        old = node.values[index]
+        node.values[index] = value
+        self.nodes.save(node)
+        return old
+
+    def _split(self, parent: Node, index: int, child: Node) -> None:
+        """Split the full `child`, number `index` of `parent`: entries 6 to 10 move to a new sibling, 5 to the parent."""
+        middle = _HALF
+        sibling = self.nodes.allocate([])
+        values = child.values
+        sibling.keys, child.keys[:] = child.keys[middle + 1 :], child.keys[: middle + 1]
+        sibling.values[:], values[:] = values[middle + 1 :], values[: middle + 1]
+        sibling.children, child.children = child.children[middle + 1 :], child.children[: middle + 1]
+        parent.insert(index, *child.pop(middle))
+        parent.children.insert(index + 1, sibling.address)
+        for node in (sibling, child, parent):
+            self.nodes.save(node)
+
+    def _remove(self, node: Node, key: bytes) -> bytes | None:
+        """Remove `key` at or below `node`, which has an entry to spare unless it is the root."""
+        for _ in range(MAX_DEPTH):
+            index, found = node.search(key, self._order)
+            if node.is_leaf:
+                return self._remove_from_leaf(node, index)[1] if found else None
+            if found:
+                taken = self._take_neighbour(node, index)
+                if taken is not None:
+                    _, old = node.swap(index, taken)
+                    self.nodes.save(node)
+                    return old
+                node = self._merge_around(node, index)
+            else:
+                node = self._descend(node, index)
+        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", node.address)
+
+    def _remove_from_leaf(self, node: Node, index: int) -> tuple[bytes, bytes]:
+        entry = node.pop(index)
+        root = None
+        if node.keys:
+            self.nodes.save(node)
+        elif node.address == self.header.root:
+            self.nodes.free(node)
+            root = 0
+        else:
+            raise MalformedError("a leaf below the root has fewer than 5 entries", node.address)
+        self._save_header(root=root, length=self._one_less())
+        return entry
+
+    def _one_less(self) -> int:
+        if self.header.length == 0:
+            raise MalformedError("more entries than the 0 that the header counts", 20)
+        return self.header.length - 1
+
+    def _take_outermost(self, node: Node, last: bool) -> tuple[bytes, bytes]:
+        """Remove the least or greatest entry below `node`, rebalancing on the way down."""
+        for _ in range(MAX_DEPTH):
+            if node.is_leaf:
+                return self._remove_from_leaf(node, len(node.keys) - 1 if last else 0)
+            node = self._descend(node, len(node.children) - 1 if last else 0)
+        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", node.address)
+
+    def _take_neighbour(self, node: Node, index: int) -> tuple[bytes, bytes] | None:
+        """The predecessor or else the successor of entry `index`, removed, if the child it is in can lose one."""
+        for child_index, last in ((index, True), (index + 1, False)):
+            child = self.nodes.load(node.children[child_index])
+            if child.can_lose_one:
+                return self._take_outermost(child, last)
+        return None
+
+    def _merge_around(self, node: Node, index: int) -> Node:
+        """Merge the children left and right of entry `index` with it, into the left one, which is returned."""
+        left, right = (self.nodes.load(node.children[child]) for child in (index, index + 1))
+        median = node.pop(index)
+        del node.children[index + 1]
+        self._merge(left, median, right, into=left)
+        self._save_or_replace(node, left)
+        self.nodes.save(left)
+        return left
+
+    def _descend(self, node: Node, index: int) -> Node:
+        """The child `index` with at least one entry to spare: rotated from or merged with a sibling if need be."""
+        child = self.nodes.load(node.children[index])
+        if child.can_lose_one:
+            return child
+        left = self.nodes.load(node.children[index - 1]) if index > 0 else None
+        if left is not None and left.can_lose_one:
+            child.insert(0, *node.swap(index - 1, left.pop(len(left.keys) - 1)))
+            if left.children:
+                child.children.insert(0, left.children.pop())
+            return self._save_rotated(left, child, node)
+        right = self.nodes.load(node.children[index + 1]) if index + 1 < len(node.children) else None
+        if right is not None and right.can_lose_one:
+            child.insert(len(child.keys), *node.swap(index, right.pop(0)))
+            if right.children:
+                child.children.append(right.children.pop(0))
+            return self._save_rotated(right, child, node)
+        if left is not None:
+            median = node.pop(index - 1)
+            self._merge(left, median, child, into=left)
+            merged = left
+        else:
+            assert right is not None  # an internal node has at least two children
+            median = node.pop(index)
+            self._merge(child, median, right, into=right)
+            merged = right
+        del node.children[index]
+        self._save_or_replace(node, merged)
+        return merged
+
+    def _save_rotated(self, sibling: Node, child: Node, parent: Node) -> Node:
+        for node in (sibling, child, parent):
+            self.nodes.save(node)
+        return child
+
+    def _merge(self, left: Node, median: tuple[bytes, bytes], right: Node, *, into: Node) -> None:
+        """Make `into`, one of the two, their union; save it and free the other, in this order."""
+        if len(left.keys) + 1 + len(right.keys) > CAPACITY:
+            raise MalformedError("two nodes to be merged have too many entries", right.address)
+        if bool(left.children) != bool(right.children):
+            raise MalformedError("a leaf and an internal node are siblings", right.address)
+        keys = [*left.keys, median[0], *right.keys]
+        values = [*left.values, median[1], *right.values]
+        children = left.children + right.children
+        source = right if into is left else left
+        into.keys[:], into.values[:], into.children = keys, values, children
+        self.nodes.save(into)
+        self.nodes.free(source)
+
+    def _save_or_replace(self, node: Node, only_child: Node) -> None:
+        """Save `node`, or free it and make its only child the root where a merge took its last entry."""
+        if node.keys:
+            self.nodes.save(node)
+        elif node.address == self.header.root:
+            self.nodes.free(node)
+            self._save_header(root=only_child.address)
+        else:
+            raise MalformedError("a node below the root has fewer than 5 entries", node.address)
+
+
+@final
+class _Change:
+    """One changing operation: counted, and undone whole on any error."""
+
+    def __init__(self, tree: BTree, undo: UndoLog) -> None:
+        self._tree = tree
+        self._undo = undo
+
+    def __enter__(self) -> None:
+        self._undo.__enter__()
+        self._tree.changes += 1
+        self._tree._header_bytes = b""
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._undo.__exit__(kind, error, trace)
+
+
+def _new_header(key: StorableType[Any], value: StorableType[Any], version: int) -> MapHeader:
+    key_bytes, value_bytes = key.max_size, value.max_size
+    empty = AllocatorHeader(0, 0, 0)
+    if version == 2:
+        page_bytes = DEFAULT_PAGE_BYTES
+        if key_bytes is not None and value_bytes is not None:
+            page_bytes = max_node_bytes(key_bytes, value_bytes) * 3 // 4
+        return MapHeader(2, None, page_bytes, 0, 0, empty)
+    if version != 1:
+        raise ValueError(f"a map has version 1 or 2, found {version}")
+    if key_bytes is None or value_bytes is None:
+        raise ValueError("a version 1 map takes bounded keys and values only")
+    return MapHeader(1, V1Slots(key_bytes, value_bytes), max_node_bytes(key_bytes, value_bytes), 0, 0, empty)
+
+
+def _check_slots(storable: StorableType[Any], slot_bytes: int, what: str) -> None:
+    if storable.is_fixed and storable.max_size != slot_bytes:
+        raise ValueError(f"the map has {what} of at most {slot_bytes} bytes, a {storable.name} has {storable.max_size}")
+
+
+def _check_depth(depth: int, address: int) -> None:
+    if depth >= MAX_DEPTH:
+        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", address)
+
+
+def _facts(node: Node, depth: int) -> NodeFacts:
+    return NodeFacts(
+        address=node.address,
+        depth=depth,
+        version=node.version,
+        is_leaf=node.is_leaf,
+        keys=tuple(node.keys),
+        value_sizes=tuple(size for _, size in node.value_spans()),
+        children=tuple(node.children),
+        overflow=tuple(node.overflow),
+        used_bytes=node.stored_bytes(),
+    )

@@ -1,0 +1,412 @@
+"""Nodes of a BTreeMap: fixed slots (version 1) and packed entries over a chain of pages (version 2).
+
+```
+version 1, at most 7 + 11 * (8 + K + V) + 96 bytes      version 2, as one run of bytes over its pages
+offset  size                                            offset  size
+     0     3  magic "BTN"                                    0     3  magic "BTN"
+     3     1  version = 1                                    3     1  version = 2
+     4     1  0 leaf, 1 internal                             4     1  0 leaf, 1 internal
+     5     2  entries n, u16                                 5     2  entries n, u16
+     7        n times:                                       7     8  first overflow page, 0 for none
+           4    key length                                  15        internal only: n + 1 children, u64 each
+           K    key slot                                              n keys: [u32 length unless fixed] key
+           4    value length                                          n values: u32 length, value
+           V    value slot
+              internal only: n + 1 children, u64 each   overflow page, P bytes
+                                                             0     3  magic "NOF"
+                                                             3     8  next overflow page, 0 for none
+                                                            11 P - 11 the next bytes of the node
+```
+
+Integers are little-endian, addresses are those of chunk bodies. K and V are the maximum sizes in the header of a map
+born with version 1. The first P bytes of a version 2 node are in its own chunk. Bytes that are not in use keep what was
+there before. Whether keys have a length is known to the program alone: it is the type that is fixed or not.
+
+Spec: ``src/btreemap/node/{v1,v2,io}.rs`` of ic-stable-structures 0.7.2.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from perdure.errors import MalformedError
+from perdure.memory import Memory
+from perdure.stable.access import read_exact, write_growing
+from perdure.stable.chunks import ChunkAllocator
+
+__all__ = ["CAPACITY", "MIN_ENTRIES", "Node", "NodeStore", "V1Slots"]
+
+CAPACITY: Final = 11
+"""Entries of a full node; the crate's minimum degree is 6."""
+
+MIN_ENTRIES: Final = 6
+"""Entries from which one can be taken away without rebalancing."""
+
+NODE_HEADER: Final = struct.Struct("<3sBBH")
+V2_HEADER_BYTES: Final = 15
+OVERFLOW_HEADER: Final = struct.Struct("<3sQ")
+_OVERFLOW_FIELD: Final = 7
+_NODE_MAGIC: Final = b"BTN"
+_OVERFLOW_MAGIC: Final = b"NOF"
+_U32: Final = struct.Struct("<I")
+_CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
+_WHOLE_PAGE_BYTES: Final = 4096
+"""Pages up to this size are read whole, larger ones piece by piece."""
+
+Fetch = Callable[[int, int], bytes]
+
+
+@final
+@dataclass(frozen=True)
+class V1Slots:
+    """The slot sizes of version 1 nodes: `key_bytes` is K, `value_bytes` is V."""
+
+    key_bytes: int
+    value_bytes: int
+
+
+@final
+class Node:
+    """A node in hand. Keys are read at once, values when asked for; `NodeStore.save` writes it back.
+
+    Attributes:
+        address: of the chunk's body.
+        version: 1 or 2; a node keeps it for life.
+        keys: encoded keys, ascending.
+        children: addresses, one more than keys; empty in a leaf.
+        overflow: addresses of the overflow pages, in order.
+    """
+
+    __slots__ = ("_fetch", "_spans", "_values", "_values_offset", "address", "children", "keys", "overflow", "version")
+
+    def __init__(self, address: int, version: int, keys: list[bytes], children: list[int], overflow: list[int]) -> None:
+        self.address = address
+        self.version = version
+        self.keys = keys
+        self.children = children
+        self.overflow = overflow
+        self._values: list[bytes] | None = None
+        self._fetch: Fetch = _no_bytes
+        self._values_offset = 0
+        self._spans: list[tuple[int, int]] | None = None
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it has no children."""
+        return not self.children
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has 11 entries."""
+        return len(self.keys) >= CAPACITY
+
+    @property
+    def can_lose_one(self) -> bool:
+        """Whether it has more than the minimum of entries."""
+        return len(self.keys) >= MIN_ENTRIES
+
+    @property
+    def values(self) -> list[bytes]:
+        """The encoded values, all of them, to be changed in place."""
+        if self._values is None:
+            self._values = [self._fetch(offset, size) for offset, size in self.value_spans()]
+        return self._values
+
+    def value(self, index: int) -> bytes:
+        """The encoded value of entry `index`, without reading the others."""
+        if self._values is not None:
+            return self._values[index]
+        return self._fetch(*self.value_spans()[index])
+
+    def value_spans(self) -> list[tuple[int, int]]:
+        """Where the values are, as stored: (offset in the node's own run of bytes, size). Nothing is copied."""
+        if self._spans is None:
+            self._spans, offset = [], self._values_offset
+            for _ in self.keys:
+                (size,) = _U32.unpack(self._fetch(offset, 4))
+                self._spans.append((offset + 4, size))
+                offset += 4 + size
+            self._fetch(offset, 0)
+        return self._spans
+
+    def stored_bytes(self) -> int:
+        """Bytes in use as stored: headers, lengths, children, keys and values, without the slack of slots."""
+        sizes = [size for _, size in self.value_spans()]
+        head = NODE_HEADER.size + 4 * len(self.keys)
+        if self.version == 2:
+            last_offset, last_size = self.value_spans()[-1]
+            return last_offset + last_size + OVERFLOW_HEADER.size * len(self.overflow)
+        return head + 8 * len(self.children) + sum(map(len, self.keys)) + 4 * len(sizes) + sum(sizes)
+
+    def search(self, key: bytes, order: Callable[[bytes], Any] | None) -> tuple[int, bool]:
+        """The first index whose key is not less, and whether it is equal."""
+        if order is None:
+            index = bisect_left(self.keys, key)
+            return index, index < len(self.keys) and self.keys[index] == key
+        wanted = order(key)
+        index = bisect_left(self.keys, wanted, key=order)
+        return index, index < len(self.keys) and bool(order(self.keys[index]) == wanted)
+
+    def insert(self, index: int, key: bytes, value: bytes) -> None:
+        """Put an entry at `index`."""
+        self.values.insert(index, value)
+        self.keys.insert(index, key)
+
+    def pop(self, index: int) -> tuple[bytes, bytes]:
+        """Take the entry at `index` out."""
+        value = self.values.pop(index)
+        return self.keys.pop(index), value
+
+    def swap(self, index: int, entry: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+        """Put `entry` in place of the one at `index`, which is returned."""
+        old = self.keys[index], self.values[index]
+        self.keys[index], self.values[index] = entry
+        return old
+
+    def take_all(self, other: Node) -> None:
+        """Append the entries and children of `other`."""
+        self.values.extend(other.values)
+        self.keys.extend(other.keys)
+        self.children.extend(other.children)
+
+
+def _no_bytes(offset: int, size: int) -> bytes:
+    raise AssertionError(f"a new node has no stored bytes, asked for {size} at {offset}")
+
+
+@final
+class NodeStore:
+    """Loads, saves, allocates and frees nodes.
+
+    Args:
+        memory: where they are read from.
+        allocator: the chunks; what it writes and what is written here go to its memory.
+        key_bytes: width of a key where the type is fixed, ``None`` where keys carry their length.
+        slots: slot sizes where the map was born with version 1.
+        new_version: version of new nodes.
+    """
+
+    def __init__(
+        self, memory: Memory, allocator: ChunkAllocator, key_bytes: int | None, slots: V1Slots | None, new_version: int
+    ) -> None:
+        self.memory = memory
+        self.allocator = allocator
+        self.page_bytes = allocator.header.chunk_bytes
+        self.key_bytes = key_bytes
+        self.slots = slots
+        self.new_version = new_version
+
+    def allocate(self, children: list[int]) -> Node:
+        """A new node without entries, a leaf if `children` is empty; not saved yet."""
+        node = Node(self.allocator.allocate(), self.new_version, [], children, [])
+        node._values = []
+        return node
+
+    def free(self, node: Node) -> None:
+        """Give back its overflow pages, first to last, then its chunk."""
+        for page in node.overflow:
+            self.allocator.free(page)
+        self.allocator.free(node.address)
+
+    def load(self, address: int) -> Node:
+        """The node at `address`.
+
+        Raises:
+            MalformedError: whatever is there is no node, or reaches out of the memory or of its own pages.
+        """
+        page_bytes = self.page_bytes
+        if not self.allocator.is_body(address):
+            raise MalformedError("a node address points between chunks", address)
+        head_bytes = page_bytes if page_bytes <= _WHOLE_PAGE_BYTES else V2_HEADER_BYTES
+        head = read_exact(self.memory, address, head_bytes, "node")
+        magic, version, kind, count = NODE_HEADER.unpack_from(head)
+        if magic != _NODE_MAGIC:
+            raise MalformedError(f"bad magic {magic!r}, expected {_NODE_MAGIC!r}", address)
+        if kind > 1:
+            raise MalformedError(f"node type {kind}, expected 0 or 1", address + 4)
+        if not 0 < count <= CAPACITY:
+            raise MalformedError(f"a node of {count} entries, expected 1 to {CAPACITY}", address + 5)
+        whole = head if head_bytes == page_bytes else None
+        if version == 1 and self.slots is not None:
+            return self._load_v1(address, whole, count, bool(kind))
+        if version != 2:
+            raise MalformedError(f"node version {version}, expected {'1 or ' if self.slots else ''}2", address + 3)
+        return self._load_v2(address, whole, count, bool(kind))
+
+    def _load_v1(self, address: int, whole: bytes | None, count: int, is_internal: bool) -> Node:
+        slots = self.slots
+        assert slots is not None
+        fetch = self._fetcher(address, whole, [])
+        keys, spans, offset = [], [], NODE_HEADER.size
+        for _ in range(count):
+            key_size = _slot_length(fetch, offset, slots.key_bytes, address, "key")
+            keys.append(fetch(offset + 4, key_size))
+            offset += 4 + slots.key_bytes
+            value_size = _slot_length(fetch, offset, slots.value_bytes, address, "value")
+            spans.append((offset + 4, value_size))
+            offset += 4 + slots.value_bytes
+        children = list(_CHILDREN[count + 1].unpack(fetch(offset, 8 * count + 8))) if is_internal else []
+        node = Node(address, 1, keys, children, [])
+        node._fetch, node._spans = fetch, spans
+        return node
+
+    def _load_v2(self, address: int, whole: bytes | None, count: int, is_internal: bool) -> Node:
+        head = whole or self.memory.read(address, V2_HEADER_BYTES)
+        first_overflow = int.from_bytes(head[_OVERFLOW_FIELD:V2_HEADER_BYTES], "little")
+        overflow = self._overflow_chain(address, first_overflow) if first_overflow else []
+        fetch = self._fetcher(address, whole, overflow)
+        offset = V2_HEADER_BYTES
+        children: list[int] = []
+        if is_internal:
+            children = list(_CHILDREN[count + 1].unpack(fetch(offset, 8 * count + 8)))
+            offset += 8 * count + 8
+        width = self.key_bytes
+        keys = []
+        if width is not None:
+            run = fetch(offset, count * width)
+            keys = [run[start : start + width] for start in range(0, len(run), width)] if width else [b""] * count
+            offset += count * width
+        else:
+            for _ in range(count):
+                (size,) = _U32.unpack(fetch(offset, 4))
+                keys.append(fetch(offset + 4, size))
+                offset += 4 + size
+        node = Node(address, 2, keys, children, overflow)
+        node._fetch, node._values_offset = fetch, offset
+        return node
+
+    def _overflow_chain(self, address: int, first: int) -> list[int]:
+        """The overflow pages of the node at `address`; bounded by what the memory can hold."""
+        chain: list[int] = []
+        page, limit = first, self.allocator.capacity()
+        while page:
+            if len(chain) >= limit:
+                raise MalformedError("the overflow pages of a node run in a circle", address)
+            if not self.allocator.is_body(page):
+                raise MalformedError("an overflow address points between chunks", page)
+            magic, next_page = OVERFLOW_HEADER.unpack(read_exact(self.memory, page, OVERFLOW_HEADER.size, "page"))
+            if magic != _OVERFLOW_MAGIC:
+                raise MalformedError(f"bad magic {magic!r}, expected {_OVERFLOW_MAGIC!r}", page)
+            chain.append(page)
+            page = next_page
+        return chain
+
+    def _fetcher(self, address: int, whole: bytes | None, overflow: list[int]) -> Fetch:
+        """Reads a node's own run of bytes by offset and size, from its pages; `MalformedError` past their end."""
+        page_bytes = self.page_bytes
+        limit = page_bytes + len(overflow) * (page_bytes - OVERFLOW_HEADER.size)
+
+        def fetch(offset: int, size: int) -> bytes:
+            end = offset + size
+            if end > limit:
+                raise MalformedError(f"a node says it has {end} bytes, its pages hold {limit}", address)
+            if end > page_bytes:
+                return b"".join(self.memory.read(*piece) for piece in self._pieces(address, overflow, offset, size))
+            return self.memory.read(address + offset, size) if whole is None else whole[offset:end]
+
+        return fetch
+
+    def _pieces(self, address: int, overflow: list[int], offset: int, size: int) -> list[tuple[int, int]]:
+        """Where the bytes ``[offset, offset + size)`` of a node's run lie: (address, size) each."""
+        page_bytes, capacity = self.page_bytes, self.page_bytes - OVERFLOW_HEADER.size
+        pieces = []
+        if offset < page_bytes:
+            taken = min(size, page_bytes - offset)
+            pieces.append((address + offset, taken))
+            offset, size = offset + taken, size - taken
+        index, within = divmod(offset - page_bytes, capacity)
+        while size > 0:
+            taken = min(size, capacity - within)
+            pieces.append((overflow[index] + OVERFLOW_HEADER.size + within, taken))
+            size -= taken
+            index, within = index + 1, 0
+        return pieces
+
+    def save(self, node: Node) -> None:
+        """Write the node in its own version.
+
+        Raises:
+            ValueError: an entry is longer than the slots of a version 1 node. The crate writes it over its neighbours.
+        """
+        if node.version == 1:
+            self._save_v1(node)
+        else:
+            self._save_v2(node)
+
+    def _save_v1(self, node: Node) -> None:
+        slots = self.slots
+        assert slots is not None
+        keys, values, address = node.keys, node.values, node.address
+        for key, value in zip(keys, values, strict=True):
+            if len(key) > slots.key_bytes or len(value) > slots.value_bytes:
+                raise ValueError(
+                    f"an entry of {len(key)} and {len(value)} bytes exceeds the slots ({slots.key_bytes}, "
+                    f"{slots.value_bytes}) of a version 1 node at address {address:#x}"
+                )
+        kind = 0 if node.is_leaf else 1
+        write_growing(self._target, address, NODE_HEADER.pack(_NODE_MAGIC, 1, kind, len(keys)))
+        offset = NODE_HEADER.size
+        for key, value in zip(keys, values, strict=True):
+            write_growing(self._target, address + offset, _U32.pack(len(key)) + key)
+            offset += 4 + slots.key_bytes
+            write_growing(self._target, address + offset, _U32.pack(len(value)) + value)
+            offset += 4 + slots.value_bytes
+        if node.children:
+            write_growing(self._target, address + offset, _CHILDREN[len(node.children)].pack(*node.children))
+
+    def _save_v2(self, node: Node) -> None:
+        """Write the run of bytes; pages that lack are allocated first, those left over are freed after, last first."""
+        values = node.values
+        parts = [_CHILDREN[len(node.children)].pack(*node.children)] if node.children else []
+        if self.key_bytes is None:
+            for key in node.keys:
+                parts += (_U32.pack(len(key)), key)
+        else:
+            parts += node.keys
+        for value in values:
+            parts += (_U32.pack(len(value)), value)
+        size = V2_HEADER_BYTES + sum(map(len, parts))
+        overflow = node.overflow
+        needed = max(0, -(-(size - self.page_bytes) // (self.page_bytes - OVERFLOW_HEADER.size)))
+        while len(overflow) < needed:
+            self._append_page(node)
+        kind = 0 if node.is_leaf else 1
+        header = NODE_HEADER.pack(_NODE_MAGIC, 2, kind, len(node.keys))
+        link = (overflow[0] if overflow else 0).to_bytes(8, "little")
+        run = b"".join((header, link, *parts))
+        if not overflow:
+            write_growing(self._target, node.address, run)
+            return
+        done = 0
+        for address, taken in self._pieces(node.address, overflow, 0, size):
+            write_growing(self._target, address, run[done : done + taken])
+            done += taken
+        while len(overflow) > needed:
+            self.allocator.free(overflow.pop())
+        self._write_link(node, 0)
+
+    def _append_page(self, node: Node) -> None:
+        page = self.allocator.allocate()
+        write_growing(self._target, page, OVERFLOW_HEADER.pack(_OVERFLOW_MAGIC, 0))
+        self._write_link(node, page)
+        node.overflow.append(page)
+
+    def _write_link(self, node: Node, page: int) -> None:
+        """Make `page` what follows the last page of a node."""
+        field = node.overflow[-1] + 3 if node.overflow else node.address + _OVERFLOW_FIELD
+        write_growing(self._target, field, page.to_bytes(8, "little"))
+
+    @property
+    def _target(self) -> Memory:
+        return self.allocator.memory
+
+
+def _slot_length(fetch: Fetch, offset: int, slot_bytes: int, address: int, what: str) -> int:
+    (size,) = _U32.unpack(fetch(offset, 4))
+    if size > slot_bytes:
+        raise MalformedError(f"a {what} of {size} bytes in a slot of {slot_bytes}", address + offset)
+    return int(size)
