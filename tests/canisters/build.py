@@ -118,6 +118,16 @@ def motoko_module(package: str, library: str) -> Callable[[Recipe], bytes]:
     return build
 
 
+def azle_module(recipe: Recipe) -> bytes:
+    """A TypeScript canister: the bundled program, put into the canister template that azle ships."""
+    project, source = WORK / "azle", HERE / recipe.source
+    shutil.copytree(source, project, dirs_exist_ok=True)
+    run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=project)
+    env = {"CANISTER_CANDID_PATH": str(project / "azle.did")}
+    run("node_modules/.bin/tsx", "node_modules/azle/src/build.ts", "build", recipe.name, cwd=project, env=env)
+    return (project / ".azle" / recipe.name / f"{recipe.name}.wasm").read_bytes()
+
+
 # --- Rust ------------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +221,9 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_eop_v1", "motoko", "motoko/eop_v1.mo", MOTOKO_EOP),
     Recipe("motoko_eop_v2", "motoko", "motoko/eop_v2.mo", MOTOKO_EOP),
+    Recipe("azle", "typescript", "typescript", azle_module),
+    Recipe("ledger", "rust", "rust/ledger", rust_module),
+    Recipe("messenger", "rust", "rust/messenger", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
 )
