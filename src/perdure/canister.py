@@ -156,6 +156,7 @@ class Env:
     needs_to_respond: bool = True
     cycle_balance: int = 0
     liquid_cycle_balance: int = 0
+    """Balance above the freezing limit; negative below it, so that cycles accepted later first fill the gap."""
     cycles_available: int = 0
     cycles_refunded: int = 0
     global_timer_ns: int = 0
@@ -270,6 +271,7 @@ class TrapCode(IntEnum):
     INTEGER_DIVISION_BY_ZERO = 38
     BAD_CONVERSION_TO_INTEGER = 39
     INTERRUPTED = 40
+    CYCLES_AMOUNT_TOO_BIG_FOR_64_BIT = 41
     CALLED_TRAP = 64
     CONTRACT_VIOLATION = 65
     """The message says which rule of which `ic0` function was broken."""
