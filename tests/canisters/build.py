@@ -217,6 +217,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("kv64", "c", "c/kv.c", c_module("wasm64")),
     Recipe("stable_access", "c", "c/stable_access.c", c_module("wasm32")),
     Recipe("save_restore", "c", "c/save_restore.c", c_module("wasm32")),
+    Recipe("universal32", "c", "universal/universal.c", c_module("wasm32")),
+    Recipe("universal64", "c", "universal/universal.c", c_module("wasm64")),
     Recipe("motoko_classical_v1", "motoko", "motoko/classical_v1.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_eop_v1", "motoko", "motoko/eop_v1.mo", MOTOKO_EOP),
