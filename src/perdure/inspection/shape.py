@@ -1,0 +1,348 @@
+"""How wide the keys and values of a map are, from its bytes alone.
+
+The crate stores neither types nor, in version 2, widths. What can be known:
+
+- The page size P of a version 2 map of bounded types is ``floor(3/4 * (191 + 11 * (K + V)))``, which gives K + V
+  exactly; 1024 is no such number, so it says that a type is unbounded.
+- Whether keys carry a length, and how wide they are where they do not, follows from reading nodes both ways: the wrong
+  reading soon runs out of its pages, or needs another number of overflow pages than there are.
+
+What stays open is said to be open.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, final
+
+from perdure.errors import MalformedError
+from perdure.memory import Memory
+from perdure.stable.access import read_exact
+from perdure.stable.btree import DEFAULT_PAGE_BYTES, MapHeader
+from perdure.stable.nodes import CAPACITY, NODE_HEADER, OVERFLOW_HEADER, V2_HEADER_BYTES
+
+__all__ = ["MapShape", "RawNode", "Width", "bounds_sum", "map_shape", "sample_nodes"]
+
+SAMPLE_NODES: Final = 64
+MAX_FIXED_KEY_BYTES: Final = 1 << 16
+MAX_RUN_BYTES: Final = 1 << 22
+"""A node longer than this is left out of the sample."""
+
+_U32: Final = struct.Struct("<I")
+
+
+@final
+@dataclass(frozen=True)
+class Width:
+    """How many bytes a key, value or element takes.
+
+    Attributes:
+        max_bytes: the bound, ``None`` where there is none or it cannot be known.
+        is_fixed: whether each takes exactly `max_bytes`; ``None`` where the bytes do not tell.
+        is_unbounded: whether it is certain that there is no bound.
+        seen: least and greatest size in the sample, ``None`` where nothing was seen.
+    """
+
+    max_bytes: int | None
+    is_fixed: bool | None
+    is_unbounded: bool = False
+    seen: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        if self.max_bytes is not None:
+            return str(self.max_bytes) if self.is_fixed else f"≤{self.max_bytes}"
+        if self.is_unbounded:
+            return "any"
+        return "?" if self.seen is None else f"? (seen {_span(self.seen)})"
+
+
+def _span(seen: tuple[int, int]) -> str:
+    return str(seen[0]) if seen[0] == seen[1] else f"{seen[0]}–{seen[1]}"
+
+
+@final
+@dataclass(frozen=True)
+class RawNode:
+    """A node before its keys and values are told apart.
+
+    Attributes:
+        address: of the chunk's body.
+        version: 1 or 2.
+        count: entries.
+        children: addresses.
+        body: the bytes after the children (version 2) or after the header (version 1).
+        tail_bytes: bytes of `body` in the last page; the entries end within them, or exactly before them.
+    """
+
+    address: int
+    version: int
+    count: int
+    children: tuple[int, ...]
+    body: bytes
+    tail_bytes: int
+
+
+@final
+@dataclass(frozen=True)
+class MapShape:
+    """What is known of the entries of a map.
+
+    Attributes:
+        key: width of the keys.
+        value: width of the values.
+        bounds_sum: K + V, ``None`` where it cannot be known.
+        keys_have_length: whether keys carry a length; ``None`` where the bytes do not tell.
+        node_versions: versions of the nodes in the sample.
+        entries: raw keys and values of the sample, by node.
+    """
+
+    key: Width
+    value: Width
+    bounds_sum: int | None
+    keys_have_length: bool | None
+    node_versions: frozenset[int]
+    entries: tuple[tuple[tuple[bytes, bytes], ...], ...] = field(repr=False)
+
+    @property
+    def key_bytes(self) -> int | None:
+        """Width of a key that carries no length, ``None`` where keys carry one."""
+        return None if self.keys_have_length is not False else self.key.max_bytes
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether nodes can be read without being told the key's type."""
+        return self.keys_have_length is not None
+
+
+def bounds_sum(page_bytes: int) -> int | None:
+    """K + V of a version 2 map with this page size; ``None`` where no bounded types give it."""
+    if page_bytes == DEFAULT_PAGE_BYTES:
+        return None
+    for node_bytes in range(-(-4 * page_bytes // 3), -(-4 * (page_bytes + 1) // 3)):
+        total, rest = divmod(node_bytes - 191, CAPACITY)
+        if rest == 0 and total >= 0:
+            return total
+    return None
+
+
+def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -> list[RawNode]:
+    """Up to `limit` nodes from the root on, breadth first. Damaged ones are left out: here nothing is judged."""
+    queue, seen, found = [header.root] if header.root else [], {header.root}, []
+    for address in queue:
+        try:
+            node = _read_raw(memory, header, address)
+        except MalformedError:
+            continue
+        found.append(node)
+        if len(found) == limit:
+            break
+        for child in node.children:
+            if child not in seen and len(queue) < 4 * limit:
+                seen.add(child)
+                queue.append(child)
+    return found
+
+
+def _read_raw(memory: Memory, header: MapHeader, address: int) -> RawNode:
+    page_bytes = header.page_bytes
+    page = read_exact(memory, address, page_bytes, "node")
+    magic, version, kind, count = NODE_HEADER.unpack_from(page)
+    if magic != b"BTN" or version not in (1, 2) or kind > 1 or not 0 < count <= CAPACITY:
+        raise MalformedError("no node", address)
+    children_bytes = 8 * (count + 1) if kind else 0
+    if version == 1:
+        slots = header.slots
+        if slots is None:
+            raise MalformedError("a version 1 node in a version 2 map", address)
+        end = NODE_HEADER.size + count * (8 + slots.key_bytes + slots.value_bytes)
+        children = struct.unpack_from(f"<{children_bytes // 8}Q", page, end)
+        return RawNode(address, 1, count, children, page[NODE_HEADER.size : end], 0)
+    parts, tail_bytes = _overflow_parts(memory, header, int.from_bytes(page[7:15], "little"))
+    start = V2_HEADER_BYTES + children_bytes
+    if start > page_bytes and parts:
+        raise MalformedError("children reach into overflow pages", address)
+    children = struct.unpack_from(f"<{children_bytes // 8}Q", page, V2_HEADER_BYTES)
+    body = b"".join((page[start:], *parts))
+    return RawNode(address, 2, count, children, body, tail_bytes or len(body))
+
+
+def _overflow_parts(memory: Memory, header: MapHeader, page: int) -> tuple[list[bytes], int]:
+    parts: list[bytes] = []
+    capacity = header.page_bytes - OVERFLOW_HEADER.size
+    while page:
+        if len(parts) * capacity > MAX_RUN_BYTES:
+            raise MalformedError("too long for a sample", page)
+        data = read_exact(memory, page, header.page_bytes, "overflow page")
+        magic, page = OVERFLOW_HEADER.unpack_from(data)
+        if magic != b"NOF":
+            raise MalformedError(f"bad magic {magic!r}, expected b'NOF'", page)
+        parts.append(data[OVERFLOW_HEADER.size :])
+    return parts, capacity if parts else 0
+
+
+def split_v1(node: RawNode, header: MapHeader) -> list[tuple[bytes, bytes]] | None:
+    """The entries of a version 1 node; ``None`` where a length exceeds its slot."""
+    slots = header.slots
+    assert slots is not None
+    entries, offset = [], 0
+    for _ in range(node.count):
+        (key_bytes,) = _U32.unpack_from(node.body, offset)
+        key_at, offset = offset + 4, offset + 4 + slots.key_bytes
+        (value_bytes,) = _U32.unpack_from(node.body, offset)
+        value_at, offset = offset + 4, offset + 4 + slots.value_bytes
+        if key_bytes > slots.key_bytes or value_bytes > slots.value_bytes:
+            return None
+        entries.append((node.body[key_at : key_at + key_bytes], node.body[value_at : value_at + value_bytes]))
+    return entries
+
+
+def split_v2(node: RawNode, key_bytes: int | None, most: int | None) -> list[tuple[bytes, bytes]] | None:
+    """The entries of a version 2 node if its keys are `key_bytes` wide (``None``: carry a length).
+
+    Args:
+        node: the node.
+        key_bytes: how to read it.
+        most: bytes that a key and a value may take together.
+
+    Returns:
+        ``None`` where that reading does not fit the pages that the node has.
+    """
+    body, offset, keys = node.body, 0, []
+    for _ in range(node.count):
+        size = key_bytes
+        if size is None:
+            if offset + 4 > len(body):
+                return None
+            (size,) = _U32.unpack_from(body, offset)
+            offset += 4
+        if offset + size > len(body) or (most is not None and size > most):
+            return None
+        keys.append(body[offset : offset + size])
+        offset += size
+    entries = []
+    for key in keys:
+        if offset + 4 > len(body):
+            return None
+        (size,) = _U32.unpack_from(body, offset)
+        offset += 4
+        if offset + size > len(body) or (most is not None and size + len(key) > most):
+            return None
+        entries.append((key, body[offset : offset + size]))
+        offset += size
+    fits = offset > len(body) - node.tail_bytes or node.tail_bytes == len(body)
+    return entries if fits and len(set(keys)) == len(keys) else None
+
+
+def map_shape(memory: Memory, header: MapHeader, nodes: list[RawNode] | None = None) -> MapShape:
+    """The shape of the map whose header this is, from a sample of its nodes."""
+    nodes = sample_nodes(memory, header) if nodes is None else nodes
+    versions = frozenset(node.version for node in nodes)
+    total = header.slots.key_bytes + header.slots.value_bytes if header.slots else bounds_sum(header.page_bytes)
+    readings = _readings(header, nodes, total)
+    if not nodes or len(readings) != 1:
+        key_max = header.slots.key_bytes if header.slots else None
+        value_max = header.slots.value_bytes if header.slots else None
+        return MapShape(Width(key_max, None), Width(value_max, None), total, None, versions, ())
+    key_bytes, entries = readings[0]
+    return _conclude(header, total, key_bytes, entries, versions)
+
+
+Entries = tuple[tuple[tuple[bytes, bytes], ...], ...]
+
+
+def _readings(header: MapHeader, nodes: list[RawNode], total: int | None) -> list[tuple[int | None, Entries]]:
+    """The readings of all sampled nodes that hold: key width (``None``: keys carry a length) and entries."""
+    held: list[tuple[int | None, Entries]] = []
+    for key_bytes in (None, *_fixed_candidates(header, nodes, total)):
+        entries = []
+        for node in nodes:
+            split = split_v1(node, header) if node.version == 1 else split_v2(node, key_bytes, total)
+            if split is None:
+                break
+            entries.append(tuple(split))
+        else:
+            held.append((key_bytes, tuple(entries)))
+    return _likeliest(held, nodes, total)
+
+
+def _likeliest(
+    held: list[tuple[int | None, Entries]], nodes: list[RawNode], total: int | None
+) -> list[tuple[int | None, Entries]]:
+    """What is left of several readings after asking, in this order, for what a wrong one meets only by accident.
+
+    A map of a few entries can admit several. Keys ascend as bytes; values fill the bound; keys carry a length (four
+    bytes that happen to be one are rare); nothing but zeros is left over, and some value is not empty.
+    """
+
+    def fills(reading: tuple[int | None, Entries]) -> bool:
+        width = reading[0]
+        if total is None or width is None:
+            return False
+        return all(len(value) == total - width > 0 for node in reading[1] for _, value in node)
+
+    def leaves_zeros(reading: tuple[int | None, Entries]) -> bool:
+        sizes = [
+            sum(len(key) + len(value) + (8 if reading[0] is None else 4) for key, value in entries)
+            for entries in reading[1]
+        ]
+        has_value = any(value for node in reading[1] for _, value in node)
+        return has_value and not any(any(node.body[size:]) for node, size in zip(nodes, sizes, strict=True))
+
+    for test in (
+        lambda reading: _ascends(reading[1]),
+        fills,
+        lambda reading: reading[0] is None and any(key for node in reading[1] for key, _ in node),
+        leaves_zeros,
+    ):
+        if len(held) > 1:
+            held = list(filter(test, held)) or held
+    return held
+
+
+def _fixed_candidates(header: MapHeader, nodes: list[RawNode], total: int | None) -> Iterator[int]:
+    """Widths worth trying: K where it is stored, else all that the first packed node admits."""
+    packed = [node for node in nodes if node.version == 2]
+    if not packed:
+        return
+    if header.slots is not None:
+        yield header.slots.key_bytes
+        return
+    first = min(packed, key=lambda node: len(node.body))
+    most = len(first.body) // first.count
+    for width in range(min(most if total is None else min(total, most), MAX_FIXED_KEY_BYTES) + 1):
+        if width == 0 and first.count > 1:
+            continue
+        yield width
+
+
+def _ascends(entries: Entries) -> bool:
+    return all(left[0] < right[0] for node in entries for left, right in pairwise(node))
+
+
+def _conclude(
+    header: MapHeader, total: int | None, key_bytes: int | None, entries: Entries, versions: frozenset[int]
+) -> MapShape:
+    key_sizes = [len(key) for node in entries for key, _ in node]
+    value_sizes = [len(value) for node in entries for _, value in node]
+    key_seen, value_seen = (min(key_sizes), max(key_sizes)), (min(value_sizes), max(value_sizes))
+    unbounded = header.slots is None and header.page_bytes == DEFAULT_PAGE_BYTES
+    if header.slots is not None:
+        key_max, value_max = header.slots.key_bytes, header.slots.value_bytes
+        has_length: bool | None = None if 2 not in versions and key_seen == (key_max, key_max) else key_bytes is None
+        fixed = has_length is False if has_length is not None else None
+        key = Width(key_max, fixed, seen=key_seen)
+        value = Width(value_max, _not_fixed(value_seen, value_max), seen=value_seen)
+        return MapShape(key, value, total, key_bytes is None, versions, entries)
+    value_bound = None if total is None or key_bytes is None else total - key_bytes
+    key = Width(key_bytes, key_bytes is not None, key_bytes is None and unbounded, key_seen)
+    # With 1024-byte pages and fixed keys it is the value that has no bound; with neither fixed it may be either.
+    value = Width(value_bound, _not_fixed(value_seen, value_bound), unbounded, value_seen)
+    return MapShape(key, value, total, key_bytes is None, versions, entries)
+
+
+def _not_fixed(seen: tuple[int, int], bound: int | None) -> bool | None:
+    """``False`` where something shorter than the bound was seen, else open."""
+    return False if bound is None or seen != (bound, bound) else None

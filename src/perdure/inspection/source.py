@@ -1,0 +1,219 @@
+"""Where the bytes come from: a state directory, a snapshot, a raw dump or standard input, opened for reading.
+
+| SOURCE | what is opened |
+|---|---|
+| ``STATE_DIR:CANISTER`` | the stable memory of a canister in a state directory, as of its last commit |
+| ``SNAPSHOT_DIR`` | ``stable_memory.bin`` of a downloaded snapshot |
+| ``FILE`` | a raw dump of stable memory, gzip or not |
+| ``-`` | the same from standard input |
+
+Files are mapped, never read whole: what is not looked at costs nothing, and holes of a sparse file are known to be
+zeros without touching them. A compressed input goes through an unlinked temporary file, itself sparse.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Final, final
+
+from perdure.errors import MalformedError, StorageError
+from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
+
+__all__ = ["Extent", "Source", "open_source"]
+
+MAX_STABLE_BYTES: Final = 500 << 30
+"""The largest stable memory the Internet Computer has; more than this is not read from a stream."""
+
+STABLE_MEMORY_FILE: Final = "stable_memory.bin"
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_CHUNK_BYTES: Final = 1 << 20
+
+Extent = tuple[int, int]
+"""First address and end of bytes that are perhaps not zero."""
+
+
+@final
+class Source(AbstractContextManager["Source"]):
+    """An opened stable memory.
+
+    Args:
+        label: what a person called it.
+        memory: the bytes.
+        extents: where bytes are that may differ from zero; ascending, not overlapping.
+        identity: equal for two sources that show the same unchanging file.
+        on_close: releases what was opened.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        memory: Memory,
+        extents: list[Extent] | None = None,
+        identity: object = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self.label = label
+        self.memory = memory
+        self.extents = extents if extents is not None else [(0, memory.size() * WASM_PAGE_BYTES)]
+        self.identity = identity
+        self._on_close = on_close
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def data_bytes(self) -> int:
+        """Bytes that are not in a hole."""
+        return sum(end - start for start, end in self.extents)
+
+
+def open_source(text: str, stdin: BinaryIO | None = None) -> Source:
+    """Open what SOURCE names.
+
+    Raises:
+        StorageError: there is no such thing, or it cannot be read.
+        MalformedError: a broken gzip stream, or one past the size of any stable memory.
+    """
+    try:
+        return _open(text, stdin)
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), text) from error
+
+
+def _open(text: str, stdin: BinaryIO | None) -> Source:
+    if text == "-":
+        return _open_stream(stdin if stdin is not None else sys.stdin.buffer, "standard input")
+    path = Path(text)
+    if path.is_dir():
+        return _open_directory(path)
+    if path.exists():
+        return _open_file(path)
+    directory, colon, canister = text.rpartition(":")
+    if colon and Path(directory).is_dir():
+        return _open_state(Path(directory), canister)
+    raise StorageError("no such file, snapshot or state directory", text)
+
+
+def _open_directory(path: Path) -> Source:
+    stable = path / STABLE_MEMORY_FILE
+    if stable.is_file():
+        return _open_file(stable, label=str(path))
+    if (path / "metadata.json").is_file():
+        return Source(str(path), BytesMemory())
+    raise StorageError(f"no {STABLE_MEMORY_FILE} in it: name a canister of a state directory as {path}:CANISTER", path)
+
+
+def _open_state(path: Path, canister: str) -> Source:
+    """A canister of a state directory, by id or name.
+
+    The storage package knows that layout and is asked for it; nothing here does.
+    """
+    from perdure.inspection import state  # most sources need no storage
+
+    return state.open_canister(path, canister)
+
+
+def _open_file(path: Path, label: str | None = None) -> Source:
+    with path.open("rb") as file:
+        if file.read(2) == _GZIP_MAGIC:
+            file.seek(0)
+            return _open_stream(file, label or str(path))
+        return _map(file, label or str(path))
+
+
+def _map(file: BinaryIO, label: str) -> Source:
+    """The file as a memory. A file that is truncated while it is mapped kills the reader: dumps are not written to."""
+    status = os.fstat(file.fileno())
+    if status.st_size == 0:
+        return Source(label, BytesMemory())
+    extents = list(_data_extents(file.fileno(), status.st_size))
+    mapping = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
+    identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    return Source(label, ReadOnlyMemory(memoryview(mapping)), extents, identity)
+
+
+def _data_extents(descriptor: int, size_bytes: int) -> Iterator[Extent]:
+    """The parts of a file that are not holes; all of it where the file system cannot tell."""
+    position = 0
+    while position < size_bytes:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                yield position, size_bytes
+            return
+        position = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, position
+
+
+def _open_stream(stream: BinaryIO, label: str) -> Source:
+    """A stream, unpacked where it is gzip, through a sparse temporary file that has no name."""
+    with tempfile.TemporaryFile() as file:
+        first = stream.read(2)
+        chunks = _chunks(stream, first)
+        for offset, chunk in _at_offsets(_unpacked(chunks) if first == _GZIP_MAGIC else chunks):
+            if offset + len(chunk) > MAX_STABLE_BYTES:
+                raise MalformedError("more than the 500 GiB of the largest stable memory", offset)
+            _write_sparsely(file, offset, chunk)
+        file.flush()
+        source = _map(file, label)
+    source.identity = None
+    return source
+
+
+def _chunks(stream: BinaryIO, first: bytes) -> Iterator[bytes]:
+    if first:
+        yield first
+    while chunk := stream.read(_CHUNK_BYTES):
+        yield chunk
+
+
+def _at_offsets(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    for chunk in chunks:
+        yield offset, chunk
+        offset += len(chunk)
+
+
+def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The members of a gzip stream, in pieces of bounded size."""
+    decoder, rest = zlib.decompressobj(31), b""
+    read_bytes = 0
+    for chunk in chunks:
+        read_bytes += len(chunk)
+        rest += chunk
+        while rest:
+            if decoder.eof:
+                decoder = zlib.decompressobj(31)
+            try:
+                piece = decoder.decompress(rest, _CHUNK_BYTES)
+            except zlib.error as error:
+                raise MalformedError(f"broken gzip stream: {error}", max(0, read_bytes - len(rest))) from error
+            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            if piece:
+                yield piece
+    if not decoder.eof:
+        raise MalformedError("the gzip stream ends early", read_bytes)
+
+
+def _write_sparsely(file: BinaryIO, offset: int, chunk: bytes) -> None:
+    """Write what is not zero; a block of zeros stays a hole."""
+    file.truncate(offset + len(chunk))
+    for start in range(0, len(chunk), WASM_PAGE_BYTES):
+        block = chunk[start : start + WASM_PAGE_BYTES]
+        if block.count(0) != len(block):
+            file.seek(offset + start)
+            file.write(block)
