@@ -1,0 +1,248 @@
+"""Plumbing: the disk, as few calls as the rest of storage needs, so that a test can put a simulated one in its place.
+
+A `Disk` promises what POSIX promises and no more: a write is on the platter only after `DiskFile.sync`, a created,
+renamed or removed name only after `Disk.sync_directory`; before that, writes may be lost, torn and reordered.
+
+Errors are `OSError`, as the system gives them; the layer that knows which file of which state is concerned turns them
+into `StorageError`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, final
+
+__all__ = ["Disk", "DiskFile", "RealDisk", "RealFile", "read_whole"]
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_MAX_BUFFERS = 1024  # IOV_MAX on Linux
+
+Buffer = bytes | bytearray | memoryview
+
+
+class DiskFile(Protocol):
+    """An open file. Offsets and sizes in bytes."""
+
+    @property
+    def descriptor(self) -> int:
+        """What a mapping is made from."""
+        ...
+
+    def size(self) -> int:
+        """Size of the file."""
+        ...
+
+    def pread(self, size_bytes: int, offset: int) -> bytes:
+        """Up to `size_bytes` bytes; fewer at the end of the file only."""
+        ...
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Write all of `data`, or raise."""
+        ...
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all of `buffers`, one after the other, or raise."""
+        ...
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut or extend with a hole."""
+        ...
+
+    def punch(self, offset: int, size_bytes: int) -> None:
+        """Turn a range into a hole. Raises `OSError` where the file system cannot."""
+        ...
+
+    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Ranges `(start, end)` that may hold anything but zeros, ascending."""
+        ...
+
+    def sync(self) -> None:
+        """Return when everything written is on the platter."""
+        ...
+
+    def lock(self, *, exclusive: bool) -> bool:
+        """Take or change the advisory lock without waiting; False when another opener holds it."""
+        ...
+
+    def close(self) -> None:
+        """Let go; locks are released."""
+        ...
+
+
+class Disk(Protocol):
+    """Names of files. Paths are text."""
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> DiskFile:
+        """Open a file. `create` makes it where it is missing."""
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or directory."""
+        ...
+
+    def list_directory(self, path: str) -> list[str]:
+        """Names within, sorted."""
+        ...
+
+    def make_directory(self, path: str) -> None:
+        """Make one directory; one that is there is fine."""
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Replace `target` by `source`, atomically."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is gone is fine."""
+        ...
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the names in the directory are on the platter."""
+        ...
+
+
+def read_whole(disk: Disk, path: str) -> bytes:
+    """All bytes of a file."""
+    file = disk.open(path)
+    try:
+        return file.pread(file.size(), 0)
+    finally:
+        file.close()
+
+
+@final
+class RealFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_name", "descriptor")
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.descriptor = descriptor
+        self._name = name
+
+    def size(self) -> int:
+        """Size of the file."""
+        return os.fstat(self.descriptor).st_size
+
+    def pread(self, size_bytes: int, offset: int) -> bytes:
+        """Up to `size_bytes` bytes; fewer at the end of the file only."""
+        data = os.pread(self.descriptor, size_bytes, offset)
+        if len(data) == size_bytes or not data:
+            return data
+        parts = [data]  # one call gives at most 2 GiB
+        got = len(data)
+        while got < size_bytes and (data := os.pread(self.descriptor, size_bytes - got, offset + got)):
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Write all of `data`, or raise."""
+        written = os.pwrite(self.descriptor, data, offset)
+        if written != len(data):
+            self._write_rest(memoryview(data).cast("B"), offset, written)
+
+    def _write_rest(self, data: memoryview, offset: int, written: int) -> None:
+        while written < len(data):
+            step = os.pwrite(self.descriptor, data[written:], offset + written)
+            if step <= 0:
+                raise OSError(errno.EIO, f"wrote {written} of {len(data)} bytes", self._name)
+            written += step
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all of `buffers`, one after the other, or raise."""
+        for start in range(0, len(buffers), _MAX_BUFFERS):
+            batch = buffers[start : start + _MAX_BUFFERS]
+            size_bytes = sum(map(len, batch))
+            written = os.pwritev(self.descriptor, batch, offset)
+            if written != size_bytes:
+                self._write_rest(memoryview(b"".join(batch)), offset, written)
+            offset += size_bytes
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut or extend with a hole."""
+        os.ftruncate(self.descriptor, size_bytes)
+
+    def punch(self, offset: int, size_bytes: int) -> None:
+        """Turn a range into a hole. Raises `OSError` where the file system cannot."""
+        flags = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.fallocate(self.descriptor, flags, ctypes.c_int64(offset), ctypes.c_int64(size_bytes)):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), self._name)
+
+    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Ranges `(start, end)` that may hold anything but zeros, ascending."""
+        while start < end:
+            try:
+                data = os.lseek(self.descriptor, start, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            if data >= end:
+                return
+            start = min(os.lseek(self.descriptor, data, os.SEEK_HOLE), end)
+            yield data, start
+
+    def sync(self) -> None:
+        """Return when everything written is on the platter."""
+        os.fdatasync(self.descriptor)
+
+    def lock(self, *, exclusive: bool) -> bool:
+        """Take or change the advisory lock without waiting; False when another opener holds it."""
+        try:
+            fcntl.flock(self.descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go; locks are released. Again is fine."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@final
+class RealDisk:
+    """The operating system's files."""
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
+        """Open a file. `create` makes it where it is missing."""
+        flags = os.O_CLOEXEC | (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
+        return RealFile(os.open(path, flags, 0o644), path)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or directory."""
+        return Path(path).exists()
+
+    def list_directory(self, path: str) -> list[str]:
+        """Names within, sorted."""
+        return sorted(entry.name for entry in Path(path).iterdir())
+
+    def make_directory(self, path: str) -> None:
+        """Make one directory; one that is there is fine."""
+        Path(path).mkdir(exist_ok=True)
+
+    def rename(self, source: str, target: str) -> None:
+        """Replace `target` by `source`, atomically."""
+        Path(source).replace(target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is gone is fine."""
+        Path(path).unlink(missing_ok=True)
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the names in the directory are on the platter."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

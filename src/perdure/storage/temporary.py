@@ -1,0 +1,143 @@
+"""Plumbing: one unlinked sparse file in which all temporary pages of a process live.
+
+A file per memory would cost a descriptor each; ten thousand canisters have twenty thousand memories. So a store opens
+one file, hands out ranges of its (sparse, practically endless) offset space and takes them back by punching a hole.
+Not a memfd: that allocates memory for holes that are merely read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import final
+
+from perdure.errors import StorageError
+from perdure.storage.disk import DiskFile, RealFile
+
+__all__ = ["MAPPING_BUDGET", "Region", "TemporaryStore"]
+
+MAPPING_BUDGET = 16_384
+"""Kernel mappings that the images of one store may need; the kernel allows 65,530 a process, for everything."""
+
+_FILE_BYTES = 8 << 40  # ext4 ends at 16 TiB; a second file is opened past this
+_STEP_BYTES = 16 << 30  # the file is extended (a hole, no disk) in such steps, because each is a journal entry
+
+
+@final
+class Region:
+    """A range of a file that one or more images are made of.
+
+    Args:
+        file: the file.
+        offset: where in the file the range starts, a multiple of 4,096.
+        size_bytes: its size.
+        references: images that use it. With exactly one, that image writes in place; a sealed region starts with
+            one reference more than it has users and is never written.
+    """
+
+    __slots__ = ("file", "offset", "references", "size_bytes", "store")
+
+    def __init__(
+        self, file: DiskFile, offset: int, size_bytes: int, *, references: int = 0, store: TemporaryStore | None = None
+    ) -> None:
+        self.file = file
+        self.offset = offset
+        self.size_bytes = size_bytes
+        self.references = references
+        self.store = store
+
+
+@final
+class TemporaryStore:
+    """Temporary pages for any number of images, gone with the process.
+
+    Args:
+        directory: where the unlinked file lives; by default `TMPDIR`, else ``/var/tmp`` (on a disk, by convention,
+            where ``/tmp`` may be memory).
+        mapping_budget: how many kernel mappings the images together may need before they copy more in order to be
+            mapped in fewer pieces.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str] | None = None, *, mapping_budget: int = MAPPING_BUDGET
+    ) -> None:
+        self.directory = str(directory) if directory is not None else _default_directory()
+        self.mapping_budget = mapping_budget
+        self.mappings = 0
+        self._files: list[RealFile] = []
+        self._end = _FILE_BYTES
+        self._truncated = 0
+        self._free: dict[int, list[tuple[RealFile, int]]] = {}
+        self._lock = threading.Lock()
+
+    def allocate(self, size_bytes: int) -> Region:
+        """A region of zeros, with one reference. Costs address space only, until it is written."""
+        with self._lock:
+            if free := self._free.get(size_bytes):
+                file, offset = free.pop()
+                return Region(file, offset, size_bytes, references=1, store=self)
+            try:
+                return self._extend(size_bytes)
+            except OSError as error:
+                raise StorageError(f"no temporary file: {error.strerror}", self.directory) from error
+
+    def _extend(self, size_bytes: int) -> Region:
+        if self._end + size_bytes > _FILE_BYTES:
+            file = tempfile.TemporaryFile(dir=self.directory, prefix="perdure-", buffering=0)  # noqa: SIM115
+            self._files.append(RealFile(os.dup(file.fileno()), self.directory))
+            file.close()
+            os.set_inheritable(self._files[-1].descriptor, False)
+            self._end = self._truncated = 0
+        file_end = self._end + size_bytes
+        # A page past the end of the file is SIGBUS: the file reaches to the end of the region before anyone maps it.
+        if file_end > self._truncated:
+            self._truncated = -(-file_end // _STEP_BYTES) * _STEP_BYTES
+            self._files[-1].truncate(self._truncated)
+        offset, self._end = self._end, file_end
+        return Region(self._files[-1], offset, size_bytes, references=1, store=self)
+
+    def retain(self, region: Region) -> None:
+        """Count one more user."""
+        with self._lock:
+            region.references += 1
+
+    def release(self, region: Region) -> None:
+        """Count one user less; after the last one the space goes back to the disk."""
+        with self._lock:
+            region.references -= 1
+            if region.references or region.store is not self:
+                return
+            file = region.file
+            if not isinstance(file, RealFile) or file.descriptor < 0:
+                return
+            try:
+                file.punch(region.offset, region.size_bytes)
+            except OSError:
+                return  # a file system without holes: the space is lost until the file is closed
+            self._free.setdefault(region.size_bytes, []).append((file, region.offset))
+
+    def count(self, mappings: int) -> None:
+        """Add to (or take from) the mappings in use."""
+        with self._lock:
+            self.mappings += mappings
+
+    def close(self) -> None:
+        """Close the files. Every image of the store is gone."""
+        with self._lock:
+            for file in self._files:
+                file.close()
+            self._files.clear()
+            self._free.clear()
+            self._end = _FILE_BYTES
+
+    def __del__(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def _default_directory() -> str:
+    if "TMPDIR" not in os.environ and Path("/var/tmp").is_dir() and os.access("/var/tmp", os.W_OK):
+        return "/var/tmp"
+    return tempfile.gettempdir()

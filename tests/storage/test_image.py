@@ -1,0 +1,378 @@
+"""Temporary images: the contract of every image, forks, sealed bases, the budget of mappings, failing disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
+
+from perdure.canister import Extent, Image, PageDelta
+from perdure.errors import StorageError
+from perdure.storage import TemporaryImage, TemporaryStore, open_sealed
+from perdure.storage.disk import RealDisk
+
+PAGE = 4096
+WASM_PAGE = 65536
+
+
+class Mapping:
+    """What an embedder makes of an image: it shows what it was told to map, and nothing else."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.shown: list[Extent] = []
+        self.show(image.extents())
+
+    def show(self, extents: Sequence[Extent]) -> None:
+        for extent in extents:
+            assert not extent.address % PAGE
+            assert not extent.file_offset % PAGE
+            self.shown.append(extent)  # a later one covers earlier ones
+
+    def commit(self, *runs: tuple[int, bytes], wasm_pages: int | None = None, fresh: bool = False) -> Sequence[Extent]:
+        pages = self.image.wasm_pages if wasm_pages is None else wasm_pages
+        extents = self.image.commit(PageDelta(pages, runs, fresh))
+        self.show(extents)
+        return extents
+
+    def content(self) -> bytes:
+        return shown_bytes(self.shown, self.image.wasm_pages * WASM_PAGE)
+
+
+def shown_bytes(extents: Sequence[Extent], size_bytes: int) -> bytes:
+    data = bytearray(size_bytes)
+    for address, extent_bytes, descriptor, offset in extents:
+        wanted = max(min(-(-extent_bytes // PAGE) * PAGE, size_bytes - address), 0)
+        data[address : address + wanted] = os.pread(descriptor, wanted, offset).ljust(wanted, b"\0")
+    return bytes(data)
+
+
+def page(text: str) -> bytes:
+    return text.encode().ljust(PAGE, b".")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[TemporaryStore]:
+    store = TemporaryStore(tmp_path)
+    yield store
+    store.close()
+
+
+def sealed_image(store: TemporaryStore, path: Path, data: bytes) -> TemporaryImage:
+    path.write_bytes(data)
+    return open_sealed(store, RealDisk().open(str(path)))
+
+
+def empty(store: TemporaryStore, _path: Path) -> TemporaryImage:
+    return TemporaryImage(store)
+
+
+def forked(store: TemporaryStore, _path: Path) -> TemporaryImage:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(1, [(PAGE, page("parent"))]))
+    child = parent.fork()
+    child.commit(PageDelta(0, [], fresh=True))
+    return child
+
+
+def over_a_file(store: TemporaryStore, path: Path) -> TemporaryImage:
+    image = sealed_image(store, path / "sealed", b"")
+    assert image.wasm_pages == 0
+    return image
+
+
+@pytest.mark.parametrize("create", [empty, forked, over_a_file])
+class TestContract:
+    """What every image promises."""
+
+    @pytest.fixture
+    def mapping(
+        self, create: Callable[[TemporaryStore, Path], TemporaryImage], store: TemporaryStore, tmp_path: Path
+    ) -> Mapping:
+        return Mapping(create(store, tmp_path))
+
+    def test_starts_empty(self, mapping: Mapping) -> None:
+        assert mapping.image.wasm_pages == 0
+        assert mapping.content() == b""
+
+    def test_shows_what_was_committed(self, mapping: Mapping) -> None:
+        mapping.commit((0, page("a")), (3 * PAGE, page("b") + page("c")), wasm_pages=1)
+        expected = page("a") + bytes(2 * PAGE) + page("b") + page("c") + bytes(11 * PAGE)
+        assert mapping.content() == expected
+        assert shown_bytes(mapping.image.extents(), WASM_PAGE) == expected
+        mapping.commit((PAGE, page("d")))
+        assert mapping.content() == page("a") + page("d") + expected[2 * PAGE :]
+
+    def test_adjacent_runs(self, mapping: Mapping) -> None:
+        mapping.commit((PAGE, page("a")), (2 * PAGE, page("b")), (4 * PAGE, page("c")), wasm_pages=1)
+        assert mapping.content()[PAGE : 5 * PAGE] == page("a") + page("b") + bytes(PAGE) + page("c")
+
+    def test_grows_with_zeros(self, mapping: Mapping) -> None:
+        mapping.commit((0, page("a")), wasm_pages=1)
+        mapping.commit(wasm_pages=3)
+        assert mapping.image.wasm_pages == 3
+        assert mapping.content() == page("a") + bytes(3 * WASM_PAGE - PAGE)
+
+    def test_fresh_forgets(self, mapping: Mapping) -> None:
+        mapping.commit((0, page("a")), (PAGE, page("b")), wasm_pages=2)
+        mapping.commit((PAGE, page("c")), wasm_pages=1, fresh=True)
+        assert mapping.content() == bytes(PAGE) + page("c") + bytes(14 * PAGE)
+        mapping.commit(wasm_pages=2)
+        assert mapping.content() == bytes(PAGE) + page("c") + bytes(30 * PAGE)
+
+    @pytest.mark.parametrize(
+        ("runs", "wasm_pages"),
+        [
+            ([(1, bytes(PAGE))], 1),
+            ([(0, bytes(100))], 1),
+            ([(WASM_PAGE, bytes(PAGE))], 1),
+            ([(0, bytes(PAGE)), (WASM_PAGE, bytes(PAGE))], 1),
+            ([(PAGE, bytes(PAGE)), (0, bytes(PAGE))], 1),
+            ([(0, bytes(2 * PAGE)), (PAGE, bytes(PAGE))], 1),
+            ([], 0),
+        ],
+    )
+    def test_refuses_nonsense(self, mapping: Mapping, runs: list[tuple[int, bytes]], wasm_pages: int) -> None:
+        mapping.commit(wasm_pages=1)
+        with pytest.raises(ValueError):
+            mapping.commit(*runs, wasm_pages=wasm_pages)
+        assert mapping.content() == bytes(WASM_PAGE)
+
+
+def test_a_large_memory_costs_nothing(store: TemporaryStore) -> None:
+    image = TemporaryImage(store)
+    wasm_pages = 8_192_000  # 500 GiB
+    last = wasm_pages * WASM_PAGE - PAGE
+    image.commit(PageDelta(wasm_pages, [(0, page("first")), (last, page("last"))]))
+    assert image.read(last, PAGE) == page("last")
+    assert image.read(last - PAGE, PAGE) == bytes(PAGE)
+    assert image.mappings <= 12
+    assert [end - start for start, end in image.data_ranges()] == [PAGE, PAGE]
+
+
+def test_hot_commit_is_in_place(store: TemporaryStore) -> None:
+    mapping = Mapping(TemporaryImage(store))
+    assert mapping.commit((0, page("a")), wasm_pages=1)
+    assert mapping.commit((0, page("b"))) == ()
+    assert mapping.commit((0, page("c")), wasm_pages=4000) == ()
+
+
+def test_forks_do_not_see_each_other(store: TemporaryStore) -> None:
+    parent = Mapping(TemporaryImage(store))
+    parent.commit((0, page("a")), (5 * PAGE, page("b")), wasm_pages=1)
+    child = Mapping(parent.image.fork())  # type: ignore[attr-defined]
+    grandchild = Mapping(child.image.fork())  # type: ignore[attr-defined]
+    child.commit((0, page("child")))
+    parent.commit((PAGE, page("parent")))
+    grandchild.commit((5 * PAGE, page("grandchild")), wasm_pages=2)
+    assert parent.content() == page("a") + page("parent") + bytes(3 * PAGE) + page("b") + bytes(10 * PAGE)
+    assert child.content() == page("child") + bytes(4 * PAGE) + page("b") + bytes(10 * PAGE)
+    assert grandchild.content() == page("a") + bytes(4 * PAGE) + page("grandchild") + bytes(26 * PAGE)
+
+
+def test_writes_in_place_again_when_the_fork_is_gone(store: TemporaryStore) -> None:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(1, [(0, page("a"))]))
+    child = parent.fork()
+    child.close()
+    child.close()
+    assert parent.commit(PageDelta(1, [(0, page("b"))])) == ()
+
+
+def test_a_sealed_file_is_never_written(store: TemporaryStore, tmp_path: Path) -> None:
+    path = tmp_path / "stable_memory.bin"
+    data = random.Random(1).randbytes(WASM_PAGE + 5000)  # a partial page at the end
+    image = sealed_image(store, path, data)
+    path.chmod(0o400)
+    assert image.wasm_pages == 2
+    assert image.read(0, 2 * WASM_PAGE) == data.ljust(2 * WASM_PAGE, b"\0")
+    mapping = Mapping(image)
+    second = Mapping(image.fork())
+    for address in (0, WASM_PAGE + PAGE, 2 * WASM_PAGE - PAGE):
+        mapping.commit((address, page(f"at {address}")))
+    expected = bytearray(data.ljust(2 * WASM_PAGE, b"\0"))
+    for address in (0, WASM_PAGE + PAGE, 2 * WASM_PAGE - PAGE):
+        expected[address : address + PAGE] = page(f"at {address}")
+    assert mapping.content() == image.read(0, 2 * WASM_PAGE) == bytes(expected)
+    assert second.content() == data.ljust(2 * WASM_PAGE, b"\0")
+    assert path.read_bytes() == data
+
+
+def test_a_fragmented_block_is_copied_up_whole(store: TemporaryStore) -> None:
+    mapping = Mapping(TemporaryImage(store))
+    block = random.Random(2).randbytes(2 << 20)
+    mapping.commit((0, block), wasm_pages=32)
+    fork = mapping.image.fork()  # type: ignore[attr-defined]
+    expected = bytearray(block)
+    for index in range(0, 200, 2):
+        mapping.commit((index * PAGE, page(f"p{index}")))
+        expected[index * PAGE : (index + 1) * PAGE] = page(f"p{index}")
+    assert mapping.content() == bytes(expected)
+    assert len(mapping.image.extents()) <= 2
+    assert fork.read(0, len(block)) == block
+
+
+def test_the_budget_of_mappings_is_kept(tmp_path: Path) -> None:
+    store = TemporaryStore(tmp_path, mapping_budget=40)
+    size = 64 << 20
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(size // WASM_PAGE, [(0, random.Random(3).randbytes(1 << 20))]))
+    mapping = Mapping(parent.fork())
+    rng = random.Random(4)
+    expected = bytearray(parent.read(0, size))
+    for number in range(600):
+        address = rng.randrange(size // PAGE) * PAGE
+        mapping.commit((address, page(f"n{number}")))
+        expected[address : address + PAGE] = page(f"n{number}")
+        assert store.mappings <= 42
+    assert mapping.content() == bytes(expected)
+    store.close()
+
+
+def test_crosses_the_kernels_limit_of_mappings(store: TemporaryStore) -> None:
+    """40,000 scattered pages over a shared base would be 80,000 mappings; the kernel allows 65,530."""
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(8_192, []))
+    child = parent.fork()
+    for start in range(0, 40_000, 8_000):
+        child.commit(PageDelta(8_192, [((start + n) * 3 * PAGE, bytes(PAGE)) for n in range(8_000)]))
+    assert child.mappings + parent.mappings <= 16_384
+    child.merge()
+    assert child.mappings == 1
+
+
+def test_merge_keeps_the_content(store: TemporaryStore) -> None:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(64, [(n * 7 * PAGE, page(f"a{n}")) for n in range(100)]))
+    child = parent.fork()
+    child.commit(PageDelta(64, [(n * 11 * PAGE, page(f"b{n}")) for n in range(90)]))
+    before = child.read(0, 64 * WASM_PAGE)
+    child.merge()
+    assert child.mappings == 1
+    assert child.read(0, 64 * WASM_PAGE) == before
+    assert child.commit(PageDelta(64, [(0, page("c"))])) == ()
+
+
+def test_space_is_reused(store: TemporaryStore) -> None:
+    for _ in range(3):
+        image = TemporaryImage(store)
+        assert image.read(0, 0) == b""
+        image.commit(PageDelta(1, []))
+        assert image.read(0, WASM_PAGE) == bytes(WASM_PAGE)
+        image.commit(PageDelta(1, [(0, page("old"))]))
+        offset = image.extents()[0].file_offset
+        image.close()
+        assert offset == 0
+
+
+def test_a_failed_write_makes_the_image_refuse(store: TemporaryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = TemporaryImage(store)
+    image.commit(PageDelta(1, []))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StorageError, match="No space left"):
+            image.commit(PageDelta(1, [(0, page("a"))]))
+    with pytest.raises(StorageError, match="unusable"):
+        image.commit(PageDelta(1, [(0, page("a"))]))
+    with pytest.raises(StorageError, match="unusable"):
+        image.extents()
+
+
+def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RealDisk().open(str(tmp_path / "f"), write=True, create=True)
+    pwrite, pwritev = os.pwrite, os.pwritev
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, memoryview(data)[:7], offset))
+    monkeypatch.setattr(os, "pwritev", lambda fd, data, offset: pwritev(fd, [memoryview(data[0])[:5]], offset))
+    file.pwrite(b"abcdefghijklmnop", 0)
+    file.pwritev([b"qrstuv", b"wxyz"], 16)
+    assert file.pread(100, 0) == b"abcdefghijklmnopqrstuvwxyz"
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    with pytest.raises(OSError, match="wrote 0 of 3"):
+        file.pwrite(b"abc", 0)
+    file.close()
+
+
+def test_data_ranges_of_a_closed_image(store: TemporaryStore) -> None:
+    image = TemporaryImage(store)
+    image.close()
+    with pytest.raises(ValueError, match="closed"):
+        image.extents()
+    with pytest.raises(ValueError, match="closed"):
+        image.commit(PageDelta(0, []))
+
+
+class ImageMachine(RuleBasedStateMachine):
+    """Commits, forks, merges, rebases and closes against bytearrays; a mapping follows what commits return."""
+
+    images = Bundle("images")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = TemporaryStore(mapping_budget=24)
+        self.counter = 0
+
+    @rule(target=images)
+    def create(self) -> list[object]:
+        return [Mapping(TemporaryImage(self.store)), bytearray()]
+
+    @rule(
+        entry=images,
+        grow=st.sampled_from([0, 0, 0, 1, 40]),
+        pages=st.lists(st.integers(0, 1023), unique=True, max_size=6),
+        fresh=st.sampled_from([False] * 9 + [True]),
+    )
+    def commit(self, entry: list[object], grow: int, pages: list[int], fresh: bool) -> None:
+        mapping, model = entry
+        assert isinstance(mapping, Mapping)
+        assert isinstance(model, bytearray)
+        if fresh:
+            model[:] = bytes(len(model))
+        model.extend(bytes(grow * WASM_PAGE))
+        runs = []
+        for index in sorted(pages):
+            if (index + 1) * PAGE <= len(model):
+                self.counter += 1
+                runs.append((index * PAGE, page(str(self.counter))))
+                model[index * PAGE : (index + 1) * PAGE] = runs[-1][1]
+        mapping.commit(*runs, wasm_pages=len(model) // WASM_PAGE, fresh=fresh)
+        assert mapping.content() == bytes(model)
+
+    @rule(target=images, entry=images)
+    def fork(self, entry: list[object]) -> list[object]:
+        mapping, model = entry
+        assert isinstance(mapping, Mapping)
+        assert isinstance(model, bytearray)
+        return [Mapping(mapping.image.fork()), bytearray(model)]  # type: ignore[attr-defined]
+
+    @rule(entry=images)
+    def merge(self, entry: list[object]) -> None:
+        mapping, _ = entry
+        assert isinstance(mapping, Mapping)
+        mapping.image.merge()  # type: ignore[attr-defined]
+        entry[0] = Mapping(mapping.image)
+
+    @rule(entry=images)
+    def check(self, entry: list[object]) -> None:
+        mapping, model = entry
+        assert isinstance(mapping, Mapping)
+        assert isinstance(model, bytearray)
+        assert mapping.content() == bytes(model)
+        assert mapping.image.read(0, len(model)) == bytes(model)  # type: ignore[attr-defined]
+
+    def teardown(self) -> None:
+        self.store.close()
+
+
+TestImageMachine = ImageMachine.TestCase
+TestImageMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
