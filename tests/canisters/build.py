@@ -123,7 +123,8 @@ def azle_module(recipe: Recipe) -> bytes:
     project, source = WORK / "azle", HERE / recipe.source
     shutil.copytree(source, project, dirs_exist_ok=True)
     run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=project)
-    env = {"CANISTER_CANDID_PATH": str(project / "azle.did")}
+    # The path of the program ends up in the module, so it must not be this machine's.
+    env = {"CANISTER_CANDID_PATH": "azle.did", "AZLE_DFX_ROOT": f"../{project.name}"}
     run("node_modules/.bin/tsx", "node_modules/azle/src/build.ts", "build", recipe.name, cwd=project, env=env)
     return (project / ".azle" / recipe.name / f"{recipe.name}.wasm").read_bytes()
 
