@@ -1,0 +1,414 @@
+"""Metering and redirecting: function bodies in, function bodies out, in one pass.
+
+A body is cut into blocks. A block ends behind ``loop``, ``if``, ``else``, a branch, ``return``, ``unreachable``, a tail
+call or ``end``; its cost is the sum of its instructions. At the start of each block its cost is subtracted from a
+counter; where code can be entered again (a function, a loop) the counter is then compared with zero. A bulk operation
+also pays for each byte, by a call on its length. These are the replica's rules, so counts are equal to the replica's::
+
+    function start, behind loop   global.get c; i64.const cost; i64.sub; global.set c
+                                  global.get c; i64.const 0; i64.lt_s; if; call out_of_instructions; end
+    any other block               global.get c; i64.const cost; i64.sub; global.set c      (nothing where cost is 0)
+    before a bulk operation       call charge_dynamic                                      (length to length)
+
+Code behind an unconditional branch never runs, so consecutive ones count as one block end, which leaves every count as
+it is; so does a row of ``end`` and ``else``, which cost nothing.
+
+Source: ``inject_metering`` in the replica's ``instrumentation.rs``, 2025, second half.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from operator import itemgetter
+from typing import NamedTuple, NoReturn, final
+
+from perdure.errors import InternalError, MalformedError
+from perdure.instrument.costs import CostSchedule
+from perdure.wasm import OPCODES, Code, encode_signed, encode_unsigned, instructions, locals_end
+from perdure.wasm.tokens import (
+    BLOCK_TYPE,
+    BR_TABLE,
+    BULK,
+    INDEX,
+    charset,
+    leb_forms,
+    opcode_stream,
+    skip_labels,
+    token_pattern,
+)
+
+__all__ = ["Rewrite", "count_instructions", "opcode_histogram", "rewrite_codes"]
+
+_UNCONDITIONAL = (0x00, 0x0F, 0x0C, 0x12, 0x13)  # unreachable, return, br, return_call, return_call_indirect
+_CONDITIONAL = (0x04, 0x0D)  # if, br_if
+_ENDS = (0x05, 0x0B)  # else, end
+_LOOP = 0x03
+_CALL, _RETURN_CALL, _MEMORY_GROW = 0x10, 0x12, 0x40
+_MEMO_BYTES = 64
+
+# The groups of a scan: what ended a run of instructions.
+_LOOP_START, _EDIT, _TAIL_CALL_EDIT, _BULK, _LABELS, _STOP = range(1, 7)
+
+
+@final
+@dataclass(frozen=True)
+class Rewrite:
+    """What to do to function bodies. Indices are those of the linked module.
+
+    Args:
+        schedule: what instructions cost; `None`: no metering, and the next four are not used.
+        counter_global: an i64 global counting down.
+        out_of_instructions: a function without parameters and results that does not return.
+        charge_dynamic32: an (i32) -> i32 that charges its argument and returns it.
+        charge_dynamic64: the same for i64.
+        redirects: imported functions, and the function to call instead of each.
+        memory_grow: a function to call instead of ``memory.grow`` of memory 0; `None` leaves it.
+        drop_flag_global: an i32 global set to 1 before each ``data.drop`` and ``elem.drop``; `None` leaves them.
+        is_64: whether memory 0 has 64-bit addresses.
+        is_table_64: whether tables have 64-bit indices.
+    """
+
+    schedule: CostSchedule | None = None
+    counter_global: int = 0
+    out_of_instructions: int = 0
+    charge_dynamic32: int = 0
+    charge_dynamic64: int = 0
+    redirects: Mapping[int, int] = field(default_factory=dict)
+    memory_grow: int | None = None
+    drop_flag_global: int | None = None
+    is_64: bool = False
+    is_table_64: bool = False
+
+
+def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite) -> tuple[Code, ...]:
+    """The bodies with `rewrite` done to them; those it does not touch are the same objects.
+
+    Takes time linear in the size of the code. The module must be valid: types are not looked at.
+
+    Raises:
+        MalformedError: something that is no instruction.
+    """
+    rewriter = _Rewriter(rewrite)
+    return tuple([rewriter.code(code) for code in codes])
+
+
+def count_instructions(codes: Sequence[Code]) -> int:
+    """How many instructions the bodies have.
+
+    Raises:
+        MalformedError: something that is no instruction.
+    """
+    return sum(sum(opcode_histogram(code).values()) for code in codes)
+
+
+def opcode_histogram(code: Code) -> dict[int, int]:
+    """How often each instruction occurs in a body, by its number in `OPCODES`.
+
+    Raises:
+        MalformedError: something that is no instruction.
+    """
+    stream = _scan(code, _scanner(frozenset())).numbers
+    counts: dict[int, int] = {}
+    prefixed = _PREFIXED.findall(stream)
+    for number in set(prefixed):
+        key = _prefixed_number(number)
+        counts[key] = counts.get(key, 0) + prefixed.count(number)
+    stream = _PREFIXED.sub(b"", stream)
+    return counts | {number: stream.count(number) for number in set(stream)}
+
+
+_PREFIXED = re.compile(rb"[\xfc\xfd]" + INDEX, re.DOTALL)
+
+
+def _prefixed_number(encoded: bytes) -> int:
+    value = 0
+    for place, byte in enumerate(encoded[1:]):
+        value |= (byte & 0x7F) << (7 * place)
+    return encoded[0] << 8 | value
+
+
+@cache
+def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
+    """An expression that matches a run of instructions and what ends it: a block's end, or something to change."""
+    ended = {_CALL, _MEMORY_GROW, BR_TABLE, _LOOP, *BULK, *_UNCONDITIONAL, *_CONDITIONAL, *_ENDS}
+    run = token_pattern(number for number in OPCODES if number not in ended)
+    targets = leb_forms(redirected) if redirected else b"(?!)"
+    memory_0 = leb_forms([0])
+    run += rb"|\x10(?!" + targets + b")" + INDEX + rb"|\x40(?!" + memory_0 + b")" + INDEX
+    ends = charset(_ENDS)
+    unconditional = rb"(?:[\x00\x0f]|[\x0c\x12]" + INDEX + rb"|\x13" + INDEX + INDEX + b")"
+    dead = unconditional + b"*+" + ends + b"*+"
+    ending = (
+        ends + b"++",
+        rb"\x0d" + INDEX + ends + rb"*+|\x04" + BLOCK_TYPE + ends + b"*+",
+        rb"(\x03" + BLOCK_TYPE + b")",
+        rb"(\x10" + targets + rb"|\x40" + memory_0 + b")",
+        rb"(\x12" + targets + b")" + dead,
+        unconditional + dead,
+        b"(" + token_pattern(BULK) + b")",
+        rb"(\x0e)",
+        rb"([\x00-\xff]|\Z)",  # no instruction, or the end: so that the search never moves on by itself
+    )
+    return re.compile(b"(?:" + run + b")*+(?:" + b"|".join(ending) + b")", re.DOTALL)
+
+
+_BLOCK_ENDS = re.compile(
+    charset(_UNCONDITIONAL) + b"++" + charset(_ENDS) + b"*+|"
+    + charset(_CONDITIONAL) + charset(_ENDS) + b"*+|"
+    + charset(_ENDS) + b"++|"
+    + charset((_LOOP, BR_TABLE)),
+    re.DOTALL,
+)  # fmt: skip
+"""The block ends of a stream of instruction numbers, exactly as a scan finds them in the code."""
+
+
+class _Scan(NamedTuple):
+    """A body, taken apart."""
+
+    start: int
+    """Where instructions start."""
+    numbers: bytes
+    """The stream of instruction numbers, prefixed ones as encoded; empty where not asked for."""
+    cuts: list[int]
+    """Where each block ends; inverted (``~``) where the next one is a loop."""
+    edits: list[tuple[int, int]]
+    """Where the instructions that are to be changed start and end."""
+
+
+def _scan(code: Code, scanner: re.Pattern[bytes], *, numbered: bool = True) -> _Scan:
+    body = code.body
+    position = start = 1 if body[0] == 0 else locals_end(body)
+    numbers: list[bytes] = []
+    cuts: list[int] = []
+    edits: list[tuple[int, int]] = []
+    while True:
+        group, end = _scan_stretch(scanner, body, position, cuts, edits)
+        if numbered:
+            numbers.append(opcode_stream(body, position, end.start))
+        if group == _STOP:
+            break
+        position = end.stop
+        if group == _BULK:
+            numbers.append(bytes((0xFC, body[end.start + 1] & 0x7F)))
+            edits.append((end.start, end.stop))
+        else:
+            numbers.append(bytes((BR_TABLE,)))
+            position = skip_labels(body, position)
+            if position < 0:
+                _fail(code, end.start)
+            cuts.append(position)
+    if end.start != len(body):
+        _fail(code, end.start)
+    return _Scan(start, b"".join(numbers), cuts, edits)
+
+
+def _scan_stretch(
+    scanner: re.Pattern[bytes], body: bytes, position: int, cuts: list[int], edits: list[tuple[int, int]]
+) -> tuple[int, slice]:
+    """Add a stretch's block ends and edits. Returns what ended it, as a group, and where that stands."""
+    for match in scanner.finditer(body, position):
+        group = match.lastindex
+        if group is None:
+            cuts.append(match.end())
+        elif group == _LOOP_START:
+            cuts.append(~match.end())
+        elif group == _EDIT:
+            edits.append(match.span(_EDIT))
+        elif group == _TAIL_CALL_EDIT:
+            edits.append(match.span(_TAIL_CALL_EDIT))
+            cuts.append(match.end())
+        else:
+            return group, slice(*match.span(group))
+    raise InternalError("a scan of code matched nothing")  # its last alternative matches anything
+
+
+def _fail(code: Code, position: int) -> NoReturn:
+    """Say what is wrong at `position`, in the words of the exact reader."""
+    base = max(code.offset, 0)
+    for _ in instructions(code.body, position, base=base):
+        pass
+    raise MalformedError("found code that does not decode, expected instructions", base + position)
+
+
+@final
+class _Rewriter:
+    """One `Rewrite`, made ready for many bodies."""
+
+    def __init__(self, rewrite: Rewrite) -> None:
+        self.rewrite = rewrite
+        self.scanner = _scanner(frozenset(rewrite.redirects))
+        self.candidates = _candidates(rewrite)
+        self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
+        self.memo: dict[bytes, bytes] = {}
+
+    def code(self, code: Code) -> Code:
+        """One body, rewritten."""
+        if self.meter is None and not self.candidates.search(code.body):
+            return code
+        if len(code.body) > _MEMO_BYTES:
+            body = self._rewritten(code)
+        else:  # modules are full of equal little functions
+            known = self.memo.get(code.body)
+            body = self.memo[code.body] = self._rewritten(code) if known is None else known
+        return code if body is code.body else Code(body, code.offset)
+
+    def _rewritten(self, code: Code) -> bytes:
+        scan = _scan(code, self.scanner, numbered=self.meter is not None)
+        changes = self.meter.charges(scan) if self.meter else []
+        body = code.body
+        if scan.edits:
+            for start, end in scan.edits:
+                self._edit(body, start, end, changes)
+            changes.sort(key=itemgetter(0))  # stable: a block is charged before its first instruction is changed
+        if not changes:
+            return body
+        pieces: list[bytes] = []
+        copied = 0
+        for start, end, text in changes:
+            pieces += (body[copied:start], text)
+            copied = end
+        pieces.append(body[copied:])
+        return b"".join(pieces)
+
+    def _edit(self, body: bytes, start: int, end: int, changes: list[tuple[int, int, bytes]]) -> None:
+        rewrite = self.rewrite
+        number = body[start]
+        if number == _MEMORY_GROW:
+            if rewrite.memory_grow is not None:
+                changes.append((start, end, _call(rewrite.memory_grow)))
+        elif number in {_CALL, _RETURN_CALL}:
+            target = rewrite.redirects[_unsigned(body, start + 1)]
+            changes.append((start + 1, end, encode_unsigned(target)))
+        elif before := self._before_bulk(body[start + 1] & 0x7F):
+            changes.append((start, start, before))
+
+    def _before_bulk(self, number: int) -> bytes:
+        rewrite = self.rewrite
+        if number in _DROPS:
+            flag = rewrite.drop_flag_global
+            return b"" if flag is None else b"\x41\x01\x24" + encode_unsigned(flag)
+        if self.meter is None or number not in _LENGTHS:
+            return b""
+        width = _LENGTHS[number]
+        is_64 = (rewrite.is_64 and width == "memory") or (rewrite.is_table_64 and width == "table")
+        return _call(rewrite.charge_dynamic64 if is_64 else rewrite.charge_dynamic32)
+
+
+# What has the width of an address decides the width of a bulk operation's length: memory.init, table.init: nothing.
+_LENGTHS = {0x08: "", 0x0A: "memory", 0x0B: "memory", 0x0C: "", 0x0E: "table", 0x11: "table"}
+_DROPS = frozenset({0x09, 0x0D})
+
+
+def _candidates(rewrite: Rewrite) -> re.Pattern[bytes]:
+    """Found in every body that has anything to change when nothing is metered, and in few others."""
+    alternatives = []
+    if rewrite.redirects:
+        alternatives.append(rb"[\x10\x12]" + leb_forms(rewrite.redirects.keys()))
+    if rewrite.memory_grow is not None:
+        alternatives.append(rb"\x40" + leb_forms([0]))
+    if rewrite.drop_flag_global is not None:
+        alternatives.append(rb"\xfc" + leb_forms(_DROPS))
+    return re.compile(b"|".join(alternatives) or b"(?!)", re.DOTALL)
+
+
+def _call(function_index: int) -> bytes:
+    return bytes((_CALL,)) + encode_unsigned(function_index)
+
+
+def _unsigned(code: bytes, position: int) -> int:
+    value = shift = 0
+    while True:
+        byte = code[position]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value
+        position += 1
+        shift += 7
+
+
+@final
+class _Meter:
+    """Costs of blocks, and the code that charges them."""
+
+    def __init__(self, rewrite: Rewrite, schedule: CostSchedule) -> None:
+        counter = encode_unsigned(rewrite.counter_global)
+        self.load = b"\x23" + counter
+        self.store = b"\x7d\x24" + counter  # i64.sub, global.set
+        # i64.const 0; i64.lt_s; if; call out_of_instructions; end
+        self.check = self.load + b"\x42\x00\x53\x04\x40" + _call(rewrite.out_of_instructions) + b"\x0b"
+        self.prologue = schedule.prologue
+        self.costs, self.units = _cost_table(schedule, is_64=rewrite.is_64)
+        self.wide = [(bytes((number,)), units) for number, units in self.units.items() if number < 0x100]
+        self.prefixed: dict[bytes, bytes] = {}
+        self.static: dict[int, bytes] = {0: b""}
+
+    def charges(self, scan: _Scan) -> list[tuple[int, int, bytes]]:
+        """What to insert into a body: (where, where, code), ascending."""
+        costs = self._block_costs(scan.numbers)
+        if len(costs) != len(scan.cuts):
+            raise InternalError(f"a body has {len(scan.cuts)} blocks in its code but {len(costs)} in its instructions")
+        costs[0] += self.prologue
+        place, enters = scan.start, True
+        static = self.static
+        charges = []
+        for cut, cost in zip(scan.cuts, costs, strict=True):
+            charge = static.get(cost)
+            if charge is None:
+                charge = static[cost] = self.load + b"\x42" + encode_signed(cost) + self.store
+            if enters:
+                charge += self.check
+            if charge:
+                charges.append((place, place, charge))
+            place, enters = (~cut, True) if cut < 0 else (cut, False)
+        return charges
+
+    def _block_costs(self, numbers: bytes) -> list[int]:
+        if b"\xfc" in numbers or b"\xfd" in numbers:
+            numbers = _PREFIXED.sub(self._units_of, numbers)
+        for number, units in self.wide:
+            numbers = numbers.replace(number, units)
+        each = numbers.translate(self.costs)
+        costs = []
+        start = 0
+        for match in _BLOCK_ENDS.finditer(numbers):
+            first, end = match.span()
+            costs.append(sum(each[start : first + 1]))
+            start = end
+        return costs
+
+    def _units_of(self, match: re.Match[bytes]) -> bytes:
+        encoded = match[0]
+        units = self.prefixed.get(encoded)
+        if units is None:
+            units = self.prefixed[encoded] = self.units[_prefixed_number(encoded)]
+        return units
+
+
+def _cost_table(schedule: CostSchedule, *, is_64: bool) -> tuple[bytes, dict[int, bytes]]:
+    """Costs of single bytes, and what stands for instructions that are not one byte with a cost below 256.
+
+    Those are written as one or more bytes that are no instruction's number and share the cost between them.
+    """
+    table = bytearray(256)
+    free = [number for number in range(256) if number not in OPCODES and number not in {0xFC, 0xFD}]
+    unit_of: dict[int, int] = {}
+
+    def units(cost: int) -> bytes:
+        shares = [255] * (cost // 255) + [cost % 255]
+        for share in shares:
+            if share not in unit_of:
+                unit_of[share] = free.pop()
+                table[unit_of[share]] = share
+        return bytes(unit_of[share] for share in shares)
+
+    stands_for: dict[int, bytes] = {}
+    for number, opcode in OPCODES.items():
+        cost = schedule.cost(opcode.name, is_64=is_64)
+        if number < 0x100 and cost < 256:
+            table[number] = cost
+        else:
+            stands_for[number] = units(cost)
+    return bytes(table), stands_for

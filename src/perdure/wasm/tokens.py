@@ -1,0 +1,157 @@
+"""Plumbing: regular expressions that tokenise Wasm code, made from the opcode table.
+
+Code is read by the `re` engine, not by Python: one match takes a whole run of instructions, and no object is made per
+instruction. Two things are not regular, or not worth it, and end a *stretch* of code: ``br_table`` with its counted
+labels, and the bulk operations (0xFC 8 to 17). Within a stretch, `opcode_stream` gives one byte per instruction (two
+to six for prefixed ones).
+
+Every expression is possessive and each instruction is decided by its first bytes, so matching is linear in the input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from functools import cache
+
+from perdure.wasm.opcodes import OPCODES, PATTERNS, Immediate, Opcode
+
+__all__ = [
+    "BLOCK_TYPE",
+    "BR_TABLE",
+    "BULK",
+    "INDEX",
+    "charset",
+    "leb_forms",
+    "opcode_stream",
+    "skip_labels",
+    "token_pattern",
+]
+
+INDEX = PATTERNS[Immediate.FUNCTION]
+BLOCK_TYPE = PATTERNS[Immediate.BLOCK_TYPE]
+BR_TABLE = 0x0E
+BULK = tuple(range(0xFC08, 0xFC12))
+"""Instructions that end a stretch, besides ``br_table``."""
+
+_LEB32_BYTES = 5
+
+
+def charset(values: Iterable[int]) -> bytes:
+    """A regular expression for any one of these bytes."""
+    return b"[" + b"".join(b"\\x%02x" % value for value in sorted(values)) + b"]"
+
+
+def leb_forms(values: Collection[int], room: int = _LEB32_BYTES) -> bytes:
+    """A regular expression for every LEB128 form, padded ones included, of any of `values` in at most `room` bytes."""
+    alternatives = []
+    if last := [value for value in values if value < 0x80]:
+        alternatives.append(charset(last))
+        if room > 1:
+            alternatives.append(charset(value | 0x80 for value in last) + rb"\x80{0,%d}+\x00" % (room - 2))
+    rests: defaultdict[int, set[int]] = defaultdict(set)
+    for value in values:
+        if value >= 0x80:
+            rests[value & 0x7F | 0x80].add(value >> 7)
+    firsts: defaultdict[frozenset[int], list[int]] = defaultdict(list)
+    for first, rest in rests.items():
+        firsts[frozenset(rest)].append(first)
+    alternatives += [charset(group) + leb_forms(rest, room - 1) for rest, group in firsts.items()]
+    return b"(?:" + b"|".join(alternatives) + b")"
+
+
+def token_pattern(numbers: Iterable[int]) -> bytes:
+    """Alternatives that match one instruction, immediates included, of those with these numbers.
+
+    The most frequent kinds of immediates come first.
+    """
+    plain, prefixed = _by_immediates(OPCODES[number] for number in numbers)
+    alternatives = [charset(group) + pattern for pattern, group in plain]
+    alternatives += [b"\\x%02x" % prefix + leb_forms(group) + pattern for prefix, pattern, group in prefixed]
+    return b"|".join(alternatives)
+
+
+def _by_immediates(
+    opcodes: Iterable[Opcode],
+) -> tuple[list[tuple[bytes, list[int]]], list[tuple[int, bytes, list[int]]]]:
+    plain: defaultdict[bytes, list[int]] = defaultdict(list)
+    prefixed: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for opcode in opcodes:
+        pattern = b"".join(PATTERNS[kind] for kind in opcode.immediates)
+        if opcode.number < 0x100:
+            plain[pattern].append(opcode.number)
+        else:
+            prefixed[opcode.number >> 8, pattern].append(opcode.number & 0xFF)
+    # One index or integer is by far the most frequent, then nothing, then memory arguments.
+    frequent = (INDEX, b"", PATTERNS[Immediate.MEMARG])
+    order = [pattern for pattern in frequent if pattern in plain]
+    order += [pattern for pattern in plain if pattern not in frequent]
+    return (
+        [(pattern, plain[pattern]) for pattern in order],
+        [(prefix, pattern, group) for (prefix, pattern), group in prefixed.items()],
+    )
+
+
+_STRETCH = tuple(number for number in OPCODES if number != BR_TABLE and number not in BULK)
+_VECTOR_PREFIX = b"\xfd"
+
+
+@cache
+def _general() -> re.Pattern[bytes]:
+    """Matches one instruction of a stretch; the group is its number as encoded."""
+    tokens = token_pattern(_STRETCH)
+    return re.compile(rb"(?=([^\xfc\xfd]|[\xfc\xfd]" + INDEX + rb"))(?:" + tokens + b")", re.DOTALL)
+
+
+@cache
+def _phased() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """What comes first in a stretch without vectors, and what comes again and again.
+
+    The second matches from behind one instruction number to behind the next one that has immediates: the immediates
+    of the former, found by looking back at it, then (the group) every instruction without immediates that follows,
+    and the next number. That makes a third fewer matches than one for each instruction.
+    """
+    plain, _ = _by_immediates(OPCODES[number] for number in _STRETCH if number < 0x100)
+    bare = charset(next(group for pattern, group in plain if not pattern))
+    with_immediates = charset(number for pattern, group in plain if pattern for number in group)
+    saturating = rb"\xfc" + leb_forms(range(8))
+    numbers = bare + b"*+(?:" + saturating + bare + b"*+)*+" + with_immediates + b"?+"
+    behind = b"|".join(b"(?<=" + charset(group) + b")" + pattern for pattern, group in plain if pattern)
+    return re.compile(numbers, re.DOTALL), re.compile(b"(?:" + behind + b")(" + numbers + b")", re.DOTALL)
+
+
+def opcode_stream(code: bytes, start: int, end: int) -> bytes:
+    """The instruction numbers of a stretch, as encoded, without immediates.
+
+    The stretch must have been matched by `token_pattern` expressions before: nothing is checked here.
+    """
+    if code.find(_VECTOR_PREFIX, start, end) >= 0:
+        return b"".join(_general().findall(code, start, end))
+    first, following = _phased()
+    head = first.match(code, start, end)
+    assert head is not None
+    return head[0] + b"".join(following.findall(code, head.end(), end))
+
+
+def skip_labels(code: bytes, position: int) -> int:
+    """Where a ``br_table`` whose count is at `position` ends, or -1 when `code` ends too early."""
+    count = shift = 0
+    while True:
+        if position >= len(code) or shift >= 7 * _LEB32_BYTES:
+            return -1
+        byte = code[position]
+        position += 1
+        count |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    count += 1  # the default
+    if count > len(code) - position:
+        return -1
+    if code[position : position + count].isascii():  # one byte each, as nearly always
+        return position + count
+    while count and position < len(code):
+        count -= code[position] < 0x80
+        position += 1
+    return -1 if count else position
