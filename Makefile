@@ -45,7 +45,7 @@ canisters: $(DEV)
 	$(BIN)/python tests/canisters/build.py
 
 canisters-ci: $(DEV)
-	$(BIN)/python tests/canisters/build.py c motoko
+	$(BIN)/python tests/canisters/build.py c wat motoko
 
 clean:
 	rm -rf $(VENV) build dist

@@ -67,7 +67,7 @@ def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | Non
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
 
-# --- C ---------------------------------------------------------------------------------------------------------------
+# --- C and text ------------------------------------------------------------------------------------------------------
 
 
 def zig_python() -> Path:
@@ -81,18 +81,25 @@ def zig_python() -> Path:
     return python
 
 
-def c_module(target: str, *flags: str) -> Callable[[Recipe], bytes]:
+def c_module(target: str) -> Callable[[Recipe], bytes]:
     """A freestanding C module: no libc, every export by attribute."""
 
     def build(recipe: Recipe) -> bytes:
         out = WORK / f"{recipe.name}.wasm"
-        common = ("-std=c17", "-Wall", "-Wextra", "-Werror", "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-debug")
-        arguments = (f"--target={target}-freestanding", "-O2", *common, *flags, "-I", HERE / "c", "-o", out)
+        flags = ("-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-debug")
+        files = ("-I", str(HERE / "c"), "-o", str(out), str(HERE / recipe.source))
         env = {"ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"), "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig-cache")}
-        run(zig_python(), "-m", "ziglang", "cc", *arguments, HERE / recipe.source, env=env)
+        run(zig_python(), "-m", "ziglang", "cc", f"--target={target}-freestanding", *flags, *files, env=env)
         return out.read_bytes()
 
     return build
+
+
+def wat_module(recipe: Recipe) -> bytes:
+    """A module in the text format, assembled by the engine's package."""
+    import wasmtime
+
+    return bytes(wasmtime.wat2wasm((HERE / recipe.source).read_text()))
 
 
 # --- Motoko and TypeScript --------------------------------------------------------------------------------------------
@@ -135,7 +142,7 @@ def azle_module(recipe: Recipe) -> bytes:
 def rust_flags() -> str:
     """Compiler flags that keep this machine's paths out of the panic messages.
 
-    rustup and cargo read ``rust-toolchain.toml`` and ``Cargo.lock`` beside the sources, so versions need no flag.
+    Only what ``cargo fetch`` has unpacked can be named, so that comes first.
     """
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     registries = sorted((cargo_home / "registry" / "src").glob("*"))
@@ -144,8 +151,9 @@ def rust_flags() -> str:
 
 
 def rust_module(recipe: Recipe) -> bytes:
-    """A Rust canister of the workspace ``rust``."""
+    """A Rust canister of the workspace ``rust``, with the toolchain that its ``rust-toolchain.toml`` names."""
     workspace, target = HERE / "rust", "wasm32-unknown-unknown"
+    run("rustup", "toolchain", "install", cwd=workspace)
     run("cargo", "fetch", "--locked", "--target", target, cwd=workspace)
     arguments = ("--locked", "--release", "--target", target, "--target-dir", WORK / "target")
     run(
@@ -220,6 +228,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("save_restore", "c", "c/save_restore.c", c_module("wasm32")),
     Recipe("universal32", "c", "universal/universal.c", c_module("wasm32")),
     Recipe("universal64", "c", "universal/universal.c", c_module("wasm64")),
+    Recipe("globals", "wat", "wat/globals.wat", wat_module),
     Recipe("motoko_classical_v1", "motoko", "motoko/classical_v1.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_eop_v1", "motoko", "motoko/eop_v1.mo", MOTOKO_EOP),

@@ -50,6 +50,7 @@ enum instruction {
     CALLBACK,    /* span: table index, environment                   */
     RUN,         /* span:  runs it as a program                      */
     INVOKE,      /* table index, environment:  calls through the table */
+    MISTYPED,    /* table index of a function that is no callback    */
     IF,          /* u32 size, u32 size, program, program; condition: */
     REPEAT,      /* u32 size, program; times:                        */
     UNREACHABLE,
@@ -226,6 +227,9 @@ static void callback(word environment) {
     run(program->start, program->size);
 }
 
+/* In the table, but not of a callback's type: using it as one must trap. */
+static u64 mistyped(void) { return depth; }
+
 static void call_function(u32 function) {
     u64 a[MOST_OPERANDS] = {0};
     if (function >= FUNCTIONS) fail(TEXT("universal: no such function"));
@@ -386,6 +390,7 @@ static void step(struct program *program) {
         second = pop();
         ((void (*)(word))(word)pop())((word)second);
         return;
+    case MISTYPED: push((word)&mistyped); return;
     case IF: choose(program); return;
     case REPEAT: repeat(program); return;
     case UNREACHABLE: __builtin_trap();
