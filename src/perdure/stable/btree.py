@@ -428,7 +428,7 @@ class BTree:
             self._save_header(root=root, length=len(ordered))
 
     def _build(self, entries: list[tuple[bytes, bytes]], start: int, end: int, height: int, *, is_root: bool) -> int:
-        """Save ``entries[start:end]`` as a subtree of `height` levels, shared out equally; its top node's address."""
+        """Save ``entries[start:end]`` as a subtree of `height` levels, in equal shares; its top node's address."""
         node = self.nodes.allocate([])
         if height == 1:
             chosen = range(start, end)
@@ -513,7 +513,7 @@ class BTree:
         return old
 
     def _split(self, parent: Node, index: int, child: Node) -> None:
-        """Split the full `child`, number `index` of `parent`: entries 6 to 10 move to a new sibling, 5 to the parent."""
+        """Split the full `child`, number `index` of `parent`: entries 6 to 10 go to a new sibling, 5 to the parent."""
         middle = _HALF
         sibling = self.nodes.allocate([])
         values = child.values

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
-from typing import Any, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from perdure.memory import Memory
 from perdure.stable.access import is_blank
 from perdure.stable.btree import BTree, MapHeader, NodeFacts
 from perdure.stable.types import StorableType, encode_checked
+
+if TYPE_CHECKING:
+    from perdure.stable.columns import Columns
 
 __all__ = ["StableBTreeMap"]
 
@@ -224,7 +227,10 @@ class StableBTreeMap(MutableMapping[K, V]):
     def range(
         self, low: K | None = None, high: K | None = None, *, reverse: bool = False, include_high: bool = False
     ) -> Iterator[tuple[K, V]]:
-        """The entries with ``low <= key < high``; ``None`` leaves an end open; ``low > high`` yields nothing."""
+        """The entries with ``low <= key < high``; ``None`` leaves an end open, also where keys are options.
+
+        ``low > high`` yields nothing.
+        """
         decode_key, decode_value = self.key_type.decode, self.value_type.decode
         for node, index in self._walk(low, high, reverse, include_high):
             yield decode_key(node.keys[index]), decode_value(node.value(index))
@@ -252,8 +258,12 @@ class StableBTreeMap(MutableMapping[K, V]):
 
     def iter_from_prev_key(self, key: K) -> Iterator[tuple[K, V]]:
         """The entries from the greatest key below `key` on; nothing where there is no such key."""
-        before = next(self.keys_range(high=key, reverse=True), None)
-        return iter(()) if before is None else self.range(before)
+        before = next(self._tree.walk(high=self.key_type.encode(key), reverse=True), None)
+        if before is None:
+            return
+        decode_key, decode_value = self.key_type.decode, self.value_type.decode
+        for node, index in self._tree.walk(before[0].keys[before[1]]):
+            yield decode_key(node.keys[index]), decode_value(node.value(index))
 
     # What the bytes look like
 
@@ -279,6 +289,12 @@ class StableBTreeMap(MutableMapping[K, V]):
     def chunks(self) -> Iterator[tuple[int, bool]]:
         """Every chunk ever used: address of its body, whether it is marked allocated."""
         return self._tree.chunks()
+
+    def columns(self) -> Columns:
+        """All entries as NumPy columns, without a Python object per entry; needs the extra ``columns``."""
+        from perdure.stable.columns import read_columns  # NumPy only when it is asked for
+
+        return read_columns(self._tree, self.key_type, self.value_type)
 
     def bulk_load(self, entries: Iterable[tuple[K, V]]) -> None:
         """Fill an empty map at once; of entries with equal keys the last counts.

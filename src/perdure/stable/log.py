@@ -20,12 +20,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar, final, overload
+from typing import TYPE_CHECKING, Final, TypeVar, final, overload
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import GrowFailedError, UndoLog, is_blank, read_exact, require_blank, write_growing
 from perdure.stable.types import StorableType
+
+if TYPE_CHECKING:
+    from perdure.stable.columns import Column
 
 __all__ = ["LogHeader", "StableLog"]
 
@@ -207,6 +210,12 @@ class StableLog(Sequence[T]):
     def log_size_bytes(self) -> int:
         """Bytes of all entries."""
         return self.header.data_bytes
+
+    def column(self) -> Column:
+        """All entries as one NumPy column; needs the extra ``columns``."""
+        from perdure.stable.columns import read_log  # NumPy only when it is asked for
+
+        return read_log(self.index_memory, self.data_memory, self.element_type)
 
     @property
     def header(self) -> LogHeader:

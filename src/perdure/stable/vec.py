@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final, overload
 
 from perdure.memory import Memory
 from perdure.stable.access import is_blank
 from perdure.stable.slots import ArrayHeader, SlotArray
 from perdure.stable.types import StorableType, encode_checked
+
+if TYPE_CHECKING:
+    from perdure.stable.columns import Column
 
 __all__ = ["StableVec"]
 
@@ -119,6 +122,12 @@ class StableVec(Sequence[T]):
     def is_empty(self) -> bool:
         """Whether there is no element."""
         return len(self) == 0
+
+    def column(self) -> Column:
+        """All elements as one NumPy column; needs the extra ``columns``."""
+        from perdure.stable.columns import read_slots  # NumPy only when it is asked for
+
+        return read_slots(self._slots, self.element_type)
 
     @property
     def header(self) -> ArrayHeader:
