@@ -1,1 +1,16 @@
 """Module to Module: validate, meter, link the native System API."""
+
+from perdure.instrument.costs import SCHEDULES
+from perdure.instrument.link import Instrumented, Options, SavedGlobal, instrument, kernel_for, link
+from perdure.instrument.metering import count_instructions
+
+__all__ = [
+    "SCHEDULES",
+    "Instrumented",
+    "Options",
+    "SavedGlobal",
+    "count_instructions",
+    "instrument",
+    "kernel_for",
+    "link",
+]

@@ -78,7 +78,7 @@ class Options:
 class SavedGlobal(NamedTuple):
     """A global that is part of the canister's state: mutable, or exported."""
 
-    index: int
+    global_index: int
     val_type: ValType
     mutable: bool
 
@@ -101,7 +101,6 @@ class Instrumented:
     own_function_count: int
     """Functions with a lower index are the canister's; the others were appended."""
     redirected_imports: tuple[str, ...]
-    instruction_count: int
 
 
 def instrument(module: Module, options: Options | None = None) -> Instrumented:
@@ -130,18 +129,19 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     functions = _append_kernel(appendix, kernel, first_global, saved)
     redirects = _append_imports(appendix, module, functions, options)
     exports = _append_entries(appendix, module, methods, functions)
-    codes, instruction_count = rewrite_codes(
-        module,
+    codes = rewrite_codes(
+        module.codes,
         Rewrite(
             schedule=SCHEDULES[options.schedule] if options.schedule else None,
             counter_global=first_global + _exported(kernel, "counter"),
             out_of_instructions=functions["out_of_instructions"],
-            charge_size32=functions["charge_size32"],
-            charge_size64=functions["charge_size64"],
+            charge_dynamic32=functions["charge_size32"],
+            charge_dynamic64=functions["charge_size64"],
             redirects=redirects,
             memory_grow=functions["memory_grow"],
             drop_flag_global=first_global + _exported(kernel, "dropped"),
             is_64=module.is_64,
+            is_table_64=bool(module.all_tables) and module.all_tables[0].is_64,
         ),
     )
     linked = replace(
@@ -164,7 +164,6 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         data_segments=segments,
         own_function_count=module.function_count,
         redirected_imports=tuple(module.imports[index].name for index in redirects),
-        instruction_count=instruction_count,
     )
 
 
@@ -243,7 +242,7 @@ _LOAD = {value: f"{value.text}.load" for value in _STORE}
 def _save_globals(saved: Sequence[SavedGlobal]) -> bytes:
     return b"".join(
         _op("i64.const", 0)
-        + _op("global.get", item.index)
+        + _op("global.get", item.global_index)
         + _op(_STORE[item.val_type], MemArg(0, abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
         for slot, item in enumerate(saved)
     )
@@ -253,7 +252,7 @@ def _load_globals(saved: Sequence[SavedGlobal]) -> bytes:
     return b"".join(
         _op("i64.const", 0)
         + _op(_LOAD[item.val_type], MemArg(0, abi.GLOBALS_COMMITTED + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
-        + _op("global.set", item.index)
+        + _op("global.set", item.global_index)
         for slot, item in enumerate(saved)
         if item.mutable
     )
