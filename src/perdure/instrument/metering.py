@@ -19,7 +19,7 @@ Source: ``inject_metering`` in the replica's ``instrumentation.rs``, 2025, secon
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import itemgetter
@@ -47,7 +47,6 @@ _CONDITIONAL = (0x04, 0x0D)  # if, br_if
 _ENDS = (0x05, 0x0B)  # else, end
 _LOOP = 0x03
 _CALL, _RETURN_CALL, _MEMORY_GROW = 0x10, 0x12, 0x40
-_MEMO_BYTES = 64
 
 # The groups of a scan: what ended a run of instructions.
 _LOOP_START, _EDIT, _TAIL_CALL_EDIT, _BULK, _LABELS, _STOP = range(1, 7)
@@ -91,8 +90,7 @@ def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite) -> tuple[Code, ...]:
     Raises:
         MalformedError: something that is no instruction.
     """
-    rewriter = _Rewriter(rewrite)
-    return tuple([rewriter.code(code) for code in codes])
+    return _Rewriter(rewrite).codes(codes)
 
 
 def count_instructions(codes: Sequence[Code]) -> int:
@@ -155,14 +153,8 @@ def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
     return re.compile(b"(?:" + run + b")*+(?:" + b"|".join(ending) + b")", re.DOTALL)
 
 
-_BLOCK_ENDS = re.compile(
-    charset(_UNCONDITIONAL) + b"++" + charset(_ENDS) + b"*+|"
-    + charset(_CONDITIONAL) + charset(_ENDS) + b"*+|"
-    + charset(_ENDS) + b"++|"
-    + charset((_LOOP, BR_TABLE)),
-    re.DOTALL,
-)  # fmt: skip
-"""The block ends of a stream of instruction numbers, exactly as a scan finds them in the code."""
+_Change = tuple[int, int, bytes]
+"""What stands from a start to an end becomes these bytes."""
 
 
 class _Scan(NamedTuple):
@@ -240,27 +232,33 @@ class _Rewriter:
     def __init__(self, rewrite: Rewrite) -> None:
         self.rewrite = rewrite
         self.scanner = _scanner(frozenset(rewrite.redirects))
-        self.candidates = _candidates(rewrite)
         self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
-        self.memo: dict[bytes, bytes] = {}
 
-    def code(self, code: Code) -> Code:
-        """One body, rewritten."""
-        if self.meter is None and not self.candidates.search(code.body):
-            return code
-        if len(code.body) > _MEMO_BYTES:
-            body = self._rewritten(code)
-        else:  # modules are full of equal little functions
-            known = self.memo.get(code.body)
-            body = self.memo[code.body] = self._rewritten(code) if known is None else known
+    def codes(self, codes: Sequence[Code]) -> tuple[Code, ...]:
+        """Bodies, rewritten."""
+        if self.meter is None:
+            candidates = _candidates(self.rewrite)
+            return tuple([self._redirected(code) if candidates.search(code.body) else code for code in codes])
+        # Modules are full of equal little functions.
+        scans = {code.body: _scan(code, self.scanner) for code in _distinct(codes)}
+        bodies = dict(zip(scans, self._metered(scans, self.meter), strict=True))
+        return tuple([Code(bodies[code.body], code.offset) for code in codes])
+
+    def _redirected(self, code: Code) -> Code:
+        scan = _scan(code, self.scanner, numbered=False)
+        body = self._changed(code.body, scan.edits, [])
         return code if body is code.body else Code(body, code.offset)
 
-    def _rewritten(self, code: Code) -> bytes:
-        scan = _scan(code, self.scanner, numbered=self.meter is not None)
-        changes = self.meter.charges(scan) if self.meter else []
-        body = code.body
-        if scan.edits:
-            for start, end in scan.edits:
+    def _metered(self, scans: Mapping[bytes, _Scan], meter: _Meter) -> Iterator[bytes]:
+        costs = iter(meter.block_costs([scan.numbers for scan in scans.values()]))
+        for body, scan in scans.items():
+            yield self._changed(body, scan.edits, meter.charges(scan, costs))
+        if next(costs, None) is not None:
+            raise InternalError("the instructions of the code end more blocks than the code does")
+
+    def _changed(self, body: bytes, edits: Sequence[tuple[int, int]], changes: list[_Change]) -> bytes:
+        if edits:
+            for start, end in edits:
                 self._edit(body, start, end, changes)
             changes.sort(key=itemgetter(0))  # stable: a block is charged before its first instruction is changed
         if not changes:
@@ -273,7 +271,7 @@ class _Rewriter:
         pieces.append(body[copied:])
         return b"".join(pieces)
 
-    def _edit(self, body: bytes, start: int, end: int, changes: list[tuple[int, int, bytes]]) -> None:
+    def _edit(self, body: bytes, start: int, end: int, changes: list[_Change]) -> None:
         rewrite = self.rewrite
         number = body[start]
         if number == _MEMORY_GROW:
@@ -295,6 +293,10 @@ class _Rewriter:
         width = _LENGTHS[number]
         is_64 = (rewrite.is_64 and width == "memory") or (rewrite.is_table_64 and width == "table")
         return _call(rewrite.charge_dynamic64 if is_64 else rewrite.charge_dynamic32)
+
+
+def _distinct(codes: Iterable[Code]) -> Iterable[Code]:
+    return {code.body: code for code in codes}.values()
 
 
 # What has the width of an address decides the width of a bulk operation's length: memory.init, table.init: nothing.
@@ -339,22 +341,21 @@ class _Meter:
         self.store = b"\x7d\x24" + counter  # i64.sub, global.set
         # i64.const 0; i64.lt_s; if; call out_of_instructions; end
         self.check = self.load + b"\x42\x00\x53\x04\x40" + _call(rewrite.out_of_instructions) + b"\x0b"
-        self.prologue = schedule.prologue
-        self.costs, self.units = _cost_table(schedule, is_64=rewrite.is_64)
-        self.wide = [(bytes((number,)), units) for number, units in self.units.items() if number < 0x100]
-        self.prefixed: dict[bytes, bytes] = {}
         self.static: dict[int, bytes] = {0: b""}
+        self.prologue = bytes((_PROLOGUE,)) * schedule.prologue
+        self.lengths = {
+            number: schedule.cost(opcode.name, is_64=rewrite.is_64)
+            for number, opcode in OPCODES.items()
+            if number >= 0x100 or number in _BLOCK_ENDING or schedule.cost(opcode.name, is_64=rewrite.is_64) != 1
+        }
+        self.prefixed: dict[bytes, bytes] = {}
 
-    def charges(self, scan: _Scan) -> list[tuple[int, int, bytes]]:
-        """What to insert into a body: (where, where, code), ascending."""
-        costs = self._block_costs(scan.numbers)
-        if len(costs) != len(scan.cuts):
-            raise InternalError(f"a body has {len(scan.cuts)} blocks in its code but {len(costs)} in its instructions")
-        costs[0] += self.prologue
+    def charges(self, scan: _Scan, costs: Iterator[int]) -> list[_Change]:
+        """What to insert into a body, ascending; `costs` gives the cost of each of its blocks."""
         place, enters = scan.start, True
         static = self.static
         charges = []
-        for cut, cost in zip(scan.cuts, costs, strict=True):
+        for cut, cost in zip(scan.cuts, costs, strict=False):
             charge = static.get(cost)
             if charge is None:
                 charge = static[cost] = self.load + b"\x42" + encode_signed(cost) + self.store
@@ -365,50 +366,38 @@ class _Meter:
             place, enters = (~cut, True) if cut < 0 else (cut, False)
         return charges
 
-    def _block_costs(self, numbers: bytes) -> list[int]:
-        if b"\xfc" in numbers or b"\xfd" in numbers:
-            numbers = _PREFIXED.sub(self._units_of, numbers)
-        for number, units in self.wide:
-            numbers = numbers.replace(number, units)
-        each = numbers.translate(self.costs)
-        costs = []
-        start = 0
-        for match in _BLOCK_ENDS.finditer(numbers):
-            first, end = match.span()
-            costs.append(sum(each[start : first + 1]))
-            start = end
+    def block_costs(self, streams: Sequence[bytes]) -> list[int]:
+        """The cost of each block of all bodies, one after the other.
+
+        Every instruction is written as a number of bytes that is its cost, and what ends a block as a mark behind
+        them: so the lengths of what lies between the marks are the costs, and no byte is added up in Python.
+        """
+        stream = self.prologue + self.prologue.join(streams)
+        if b"\xfc" in stream or b"\xfd" in stream:
+            stream = _PREFIXED.sub(self._units, stream)
+        for number, cost in self.lengths.items():
+            if number < 0x100:
+                mark, unit = (b"", number) if number not in _BLOCK_ENDING else (bytes((number,)), _FILLER)
+                stream = stream.replace(bytes((number,)), bytes((unit,)) * cost + mark)
+        *costs, rest = map(len, _BLOCK_ENDS.split(stream))
+        if rest:
+            raise InternalError("the instructions of a body do not end with the end of a block")
         return costs
 
-    def _units_of(self, match: re.Match[bytes]) -> bytes:
+    def _units(self, match: re.Match[bytes]) -> bytes:
         encoded = match[0]
         units = self.prefixed.get(encoded)
         if units is None:
-            units = self.prefixed[encoded] = self.units[_prefixed_number(encoded)]
+            units = self.prefixed[encoded] = bytes((_UNIT,)) * self.lengths[_prefixed_number(encoded)]
         return units
 
 
-def _cost_table(schedule: CostSchedule, *, is_64: bool) -> tuple[bytes, dict[int, bytes]]:
-    """Costs of single bytes, and what stands for instructions that are not one byte with a cost below 256.
-
-    Those are written as one or more bytes that are no instruction's number and share the cost between them.
-    """
-    table = bytearray(256)
-    free = [number for number in range(256) if number not in OPCODES and number not in {0xFC, 0xFD}]
-    unit_of: dict[int, int] = {}
-
-    def units(cost: int) -> bytes:
-        shares = [255] * (cost // 255) + [cost % 255]
-        for share in shares:
-            if share not in unit_of:
-                unit_of[share] = free.pop()
-                table[unit_of[share]] = share
-        return bytes(unit_of[share] for share in shares)
-
-    stands_for: dict[int, bytes] = {}
-    for number, opcode in OPCODES.items():
-        cost = schedule.cost(opcode.name, is_64=is_64)
-        if number < 0x100 and cost < 256:
-            table[number] = cost
-        else:
-            stands_for[number] = units(cost)
-    return bytes(table), stands_for
+# Bytes that are no instruction's number, for the streams that costs are measured in.
+_PROLOGUE, _UNIT, _FILLER = 0xFE, 0xFB, 0xFA
+_BLOCK_ENDING = frozenset({*_UNCONDITIONAL, *_CONDITIONAL, *_ENDS, _LOOP, BR_TABLE})
+_BLOCK_ENDS = re.compile(
+    charset(_BLOCK_ENDING)  # first, alone: the search skips to it
+    + b"(?:(?<=" + charset(_UNCONDITIONAL) + rb")(?:\xfa*+" + charset(_UNCONDITIONAL) + b")*+)?+"
+    + b"(?:(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + b"++)?+"
+)  # fmt: skip
+"""The block ends of such a stream, exactly as a scan finds them in the code."""
