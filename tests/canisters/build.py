@@ -30,7 +30,7 @@ WORK = ROOT / "build" / "canisters"
 HASHES = HERE / "hashes.json"
 
 ZIGLANG = "ziglang==0.17.0"
-PLAIN_LIMIT_BYTES = 16 * 1024
+PLAIN_LIMIT_BYTES = 64 * 1024
 """Modules up to this size are committed as they are, larger ones compressed."""
 
 
@@ -86,7 +86,7 @@ def c_module(target: str) -> Callable[[Recipe], bytes]:
 
     def build(recipe: Recipe) -> bytes:
         out = WORK / f"{recipe.name}.wasm"
-        flags = ("-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-debug")
+        flags = ("-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-nostdlib", "-Wl,--no-entry", "-g0")
         files = ("-I", str(HERE / "c"), "-o", str(out), str(HERE / recipe.source))
         env = {"ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"), "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig-cache")}
         run(zig_python(), "-m", "ziglang", "cc", f"--target={target}-freestanding", *flags, *files, env=env)

@@ -86,3 +86,18 @@ def test_each_function_has_a_method_that_ends_in_its_opcode() -> None:
     for position, name in enumerate(universal.FUNCTIONS):
         operands = [0] * (getattr(universal.Program, name).__code__.co_argcount - 1)
         assert bytes(getattr(universal.Program(), name)(*operands))[-1] == universal.FIRST_FUNCTION + position
+
+
+def test_driver_and_structures_canister_number_the_same_operations() -> None:
+    driver = load(HERE / "rust" / "structures" / "structures.py")
+    source = (HERE / "rust" / "structures" / "src" / "structure.rs").read_text()
+    constants = re.findall(r"^(?:pub )?const (\w+): u8 = (\w+);", source, re.MULTILINE)
+    assert {name: int(value, 0) for name, value in constants} == dict(driver.Opcode.__members__)
+
+
+def test_driver_splits_what_it_puts_together() -> None:
+    driver = load(HERE / "rust" / "structures" / "structures.py")
+    sized = driver.operation(7, driver.Opcode.INSERT, b"key", b"value")[2:]
+    assert driver.pairs(sized) == [(b"key", b"value")]
+    assert driver.optional_pair(b"\1" + sized) == (b"key", b"value")
+    assert driver.optional_pair(b"\0") is None
