@@ -1,1 +1,21 @@
 """Wasmtime, fenced: compile, cache, instantiate, run; memories as private file mappings."""
+
+from __future__ import annotations
+
+from perdure.embedder.cache import CompileCache, cache_directory
+from perdure.embedder.engine import Engine, shared_engine, validate_original
+from perdure.embedder.instance import WasmInstance
+from perdure.embedder.module import CompiledModule, Compiler, compile_module, shared_compiler
+
+__all__ = [
+    "CompileCache",
+    "CompiledModule",
+    "Compiler",
+    "Engine",
+    "WasmInstance",
+    "cache_directory",
+    "compile_module",
+    "shared_compiler",
+    "shared_engine",
+    "validate_original",
+]

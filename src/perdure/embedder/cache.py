@@ -1,0 +1,113 @@
+"""The compile cache: native code and what stands beside it, one file an entry, in the user's cache directory.
+
+Deserialising runs native code later on, so an entry is only read when it belongs to this user, nobody else can write
+it, and its checksum holds; anything else counts as absent and is written anew. Entries appear by rename, so that
+processes never see half of one. Where the directory cannot be written, nothing is cached.
+
+Layout, little-endian::
+
+    ┌──────────────────────────────┬───────────┐
+    │ magic "PERDUREC"             │  8 bytes  │
+    │ format version               │  u32      │
+    │ length of the facts          │  u32      │
+    │ key                          │ 32 bytes  │
+    │ SHA-256 of all that follows  │ 32 bytes  │
+    │ facts                        │           │  <- `ModuleFacts`, see `module.py`
+    │ native code                  │           │
+    └──────────────────────────────┴───────────┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, final
+
+__all__ = ["CacheEntry", "CompileCache", "cache_directory"]
+
+_MAGIC = b"PERDUREC"
+_VERSION = 1
+_HEADER = struct.Struct("<8sII32s32s")
+
+
+class CacheEntry(NamedTuple):
+    """What is kept for one module."""
+
+    facts: bytes
+    code: bytes
+
+
+def cache_directory(environment: Mapping[str, str]) -> Path:
+    """``PERDURE_CACHE_DIR``, or ``perdure`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    if chosen := environment.get("PERDURE_CACHE_DIR"):
+        return Path(chosen)
+    home = environment.get("XDG_CACHE_HOME") or str(Path(environment.get("HOME") or "/nonexistent") / ".cache")
+    return Path(home) / "perdure"
+
+
+@final
+class CompileCache:
+    """Entries by key, in a directory that is made when first written to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "modules"
+
+    def load(self, key: bytes) -> CacheEntry | None:
+        """The entry of `key` (32 bytes), or `None` where there is none that can be trusted."""
+        try:
+            data = self._read(self._path(key))
+        except OSError:
+            return None
+        return None if data is None else _decode(key, data)
+
+    def store(self, key: bytes, entry: CacheEntry) -> None:
+        """Keep `entry`; silently not, where the directory cannot be written."""
+        body = entry.facts + entry.code
+        checksum = hashlib.sha256(body).digest()
+        header = _HEADER.pack(_MAGIC, _VERSION, len(entry.facts), key, checksum)
+        with contextlib.suppress(OSError):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix="new-")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(header)
+                    file.write(body)
+                os.replace(temporary, self._path(key))  # noqa: PTH105 -- the temporary name is a string
+            except BaseException:
+                os.unlink(temporary)  # noqa: PTH108
+                raise
+
+    def _path(self, key: bytes) -> Path:
+        return self.directory / key.hex()
+
+    def _read(self, path: Path) -> bytes | None:
+        directory = self.directory.stat()
+        if not _is_ours(directory):
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            return file.read() if stat.S_ISREG(status.st_mode) and _is_ours(status) else None
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether this user owns it and nobody else may write it."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _decode(key: bytes, data: bytes) -> CacheEntry | None:
+    if len(data) < _HEADER.size:
+        return None
+    magic, version, facts_bytes, found_key, checksum = _HEADER.unpack_from(data)
+    if (magic, version, found_key) != (_MAGIC, _VERSION, key):
+        return None
+    body = memoryview(data)[_HEADER.size :]
+    if facts_bytes > len(body) or hashlib.sha256(body).digest() != checksum:
+        return None
+    return CacheEntry(bytes(body[:facts_bytes]), bytes(body[facts_bytes:]))

@@ -1,0 +1,205 @@
+"""The one engine: its settings, its epoch clock, and validation as the replica does it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import threading
+import time
+from ctypes import POINTER, byref, c_bool, c_char_p, c_size_t, c_uint64, c_void_p
+from importlib.metadata import version
+from typing import Any, final
+
+from perdure.embedder.bindings import EPOCH_CALLBACK, MemoryCreatorCallbacks, engine_error, error_message, function
+from perdure.embedder.creator import MemoryCreator
+from perdure.embedder.guard import Threads
+from perdure.embedder.host import HostCallbacks
+from perdure.embedder.pagemap import private_pages
+from perdure.errors import InternalError, MalformedError
+
+__all__ = ["MAX_WASM_STACK_BYTES", "TICK_SECONDS", "Engine", "shared_engine", "validate_original"]
+
+MAX_WASM_STACK_BYTES = 5 << 20
+"""The replica's limit: deeper recursion traps."""
+
+TICK_SECONDS = 0.1
+"""How often a running message looks up: for Ctrl-C, and for its deadline."""
+
+_MEMORY_RESERVATION = 4 << 30  # 32-bit heaps need no bounds checks in it; a 64-bit memory starts with it and doubles
+_MEMORY_GUARD = 32 << 20
+
+_FEATURES = {
+    "wasm_bulk_memory": True,
+    "wasm_reference_types": True,
+    "wasm_simd": True,
+    "wasm_multi_value": True,
+    "wasm_tail_call": True,
+    "wasm_memory64": True,
+    "wasm_relaxed_simd": False,
+    "wasm_threads": False,
+    "wasm_gc": False,
+    "wasm_function_references": False,
+    "wasm_exceptions": False,
+    "wasm_wide_arithmetic": False,
+    "wasm_custom_page_sizes": False,
+    "wasm_stack_switching": False,
+    "wasm_component_model": False,
+}
+
+_RUNNING = {
+    "wasm_multi_memory": True,  # stable memory, accounting, messages
+    "cranelift_nan_canonicalization": True,  # the same bits on every machine
+    "memory_init_cow": False,  # the memory creator is not asked otherwise
+    "memory_may_move": True,
+    "epoch_interruption": True,
+    "native_unwind_info": False,
+    "parallel_compilation": True,
+}
+
+_config_new = function("wasm_config_new", c_void_p)
+_config_delete = function("wasm_config_delete", None, c_void_p)
+_engine_new = function("wasm_engine_new_with_config", c_void_p, c_void_p)
+_engine_delete = function("wasm_engine_delete", None, c_void_p)
+_increment_epoch = function("wasmtime_engine_increment_epoch", None, c_void_p)
+_validate = function("wasmtime_module_validate", c_void_p, c_void_p, c_char_p, c_size_t)
+
+
+_OFFSET = re.compile(r"\s*\(at offset (0x[0-9a-f]+)\)")
+
+
+def _set_flags(config: int, flags: dict[str, bool]) -> None:
+    for name, value in flags.items():
+        function(f"wasmtime_config_{name}_set", None, c_void_p, c_bool)(config, value)
+
+
+def _set_size(config: int, name: str, size_bytes: int) -> None:
+    function(f"wasmtime_config_{name}_set", None, c_void_p, c_uint64)(config, size_bytes)
+
+
+@final
+class Engine:
+    """The engine that compiles and runs instrumented modules; one for a process is best (`shared_engine`).
+
+    Args:
+        portable: force the portable way to find changed pages, see `perdure.embedder.pagemap`; by default the
+            environment variable ``PERDURE_PORTABLE`` says.
+    """
+
+    def __init__(self, *, portable: str | None = None) -> None:
+        self.memory_creator = MemoryCreator()
+        config = _config_new()
+        _set_flags(config, _FEATURES | _RUNNING)
+        _set_size(config, "memory_reservation", _MEMORY_RESERVATION)
+        _set_size(config, "memory_guard_size", _MEMORY_GUARD)
+        _set_size(config, "memory_reservation_for_growth", 0)
+        # The engine refuses a Wasm stack larger than its async stack, even where nothing is async.
+        _set_size(config, "async_stack_size", MAX_WASM_STACK_BYTES + (4 << 20))
+        _set_size(config, "max_wasm_stack", MAX_WASM_STACK_BYTES)
+        callbacks = self.memory_creator.callbacks
+        function("wasmtime_config_host_memory_creator_set", None, c_void_p, POINTER(MemoryCreatorCallbacks))(
+            config, byref(callbacks)
+        )
+        self.pointer: int = _engine_new(config)
+        if not self.pointer:
+            raise InternalError("the engine refused its settings")
+        self.threads = Threads()
+        self.clock = EpochClock(self.pointer)
+        self.host = HostCallbacks(self.pointer, self.threads)
+        self.epoch_callback = EPOCH_CALLBACK(self._tick)
+        os.register_at_fork(after_in_child=self._after_fork)
+        environment = os.environ if portable is None else {"PERDURE_PORTABLE": portable}
+        self.private_pages = private_pages(environment)
+
+    def _tick(self, context: int, data: int, delta_out: Any, kind_out: Any) -> int:
+        """Asked by a running message at each tick: 0 to go on for another one, or an error to stop."""
+        try:
+            self.clock.start()
+            delta_out[0] = 1
+            kind_out[0] = 0
+            state = self.threads.here()
+            return engine_error("stopped") if state.instance is not None and state.instance.must_stop() else 0
+        except BaseException as error:
+            return engine_error(repr(error))
+
+    def _after_fork(self) -> None:
+        self.threads.after_fork()
+        self.clock.after_fork()
+
+    @property
+    def settings(self) -> str:
+        """Everything that compiled code depends on besides the module: the compile cache's key."""
+        sizes = f"{_MEMORY_RESERVATION} {_MEMORY_GUARD} {MAX_WASM_STACK_BYTES}"
+        return f"wasmtime {version('wasmtime')} {sorted((_FEATURES | _RUNNING).items())} {sizes}"
+
+
+@final
+class EpochClock:
+    """Ticks while messages run, so that the engine asks each of them whether it may go on.
+
+    The thread sleeps when nothing has run for a while; it is started by the first message, and again after a fork.
+    """
+
+    def __init__(self, engine: int) -> None:
+        self._engine = engine
+        self._wake = threading.Event()
+        self._started = False
+        self.busy = 0
+
+    def after_fork(self) -> None:
+        """In the child the thread is gone."""
+        self._started = False
+        self._wake = threading.Event()
+
+    def start(self) -> None:
+        """See to it that the clock ticks. Cheap when it does."""
+        self.busy = 20
+        if not self._wake.is_set():
+            self._start()
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._run, args=(self._wake,), name="perdure-epochs", daemon=True).start()
+        self._wake.set()
+
+    def _run(self, wake: threading.Event) -> None:
+        while wake.wait():
+            time.sleep(TICK_SECONDS)
+            _increment_epoch(self._engine)
+            self.busy -= 1
+            if self.busy < 0:
+                wake.clear()
+                if self.busy >= 0:  # a message began in between
+                    wake.set()
+
+
+@functools.cache
+def shared_engine() -> Engine:
+    """The engine of this process, made when first asked for."""
+    return Engine()
+
+
+@functools.cache
+def _original_engine() -> int:
+    """An engine that only validates, with what the replica lets a canister use."""
+    config = _config_new()
+    _set_flags(config, _FEATURES | {"wasm_multi_memory": False})
+    pointer: int = _engine_new(config)
+    return pointer
+
+
+def validate_original(wasm: bytes) -> None:
+    """Check a canister's own module, before anything is appended, with several memories switched off.
+
+    Appending can make an invalid index valid: a module that names memory 1 would reach ours.
+
+    Raises:
+        MalformedError: the engine's own message, with the offset that it names.
+    """
+    error = _validate(_original_engine(), wasm, len(wasm))
+    if error:
+        message = error_message(error)
+        place = _OFFSET.search(message)
+        text = _OFFSET.sub("", message.partition("\n\nCaused by:\n    ")[2] or message).strip()
+        raise MalformedError(text, int(place[1], 16) if place else None)

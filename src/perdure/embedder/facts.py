@@ -1,0 +1,84 @@
+"""What is known of a compiled module besides its code, as a value and as bytes for the compile cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from perdure.instrument import Instrumented
+from perdure.wasm import Module
+
+__all__ = ["ModuleFacts", "decode_facts", "encode_facts", "facts_of"]
+
+
+class ModuleFacts(NamedTuple):
+    """What an instance needs to know. The order of `global_types` is that of their places in message memory."""
+
+    is_64: bool
+    methods: frozenset[str]
+    global_types: tuple[str, ...]
+    own_function_count: int
+    redirected_imports: tuple[str, ...]
+    accounting: bool
+    metered: bool
+    data_segments: tuple[tuple[int, bytes], ...]
+    custom_sections: Mapping[str, bytes]
+
+
+def facts_of(module: Module, linked: Instrumented) -> ModuleFacts:
+    """The facts of a module that has been linked."""
+    return ModuleFacts(
+        is_64=linked.is_64,
+        methods=linked.methods,
+        global_types=tuple(item.val_type.text for item in linked.saved_globals),
+        own_function_count=linked.own_function_count,
+        redirected_imports=linked.redirected_imports,
+        accounting=linked.options.accounting,
+        metered=linked.options.schedule is not None,
+        data_segments=linked.data_segments,
+        custom_sections={section.name: section.data for section in reversed(module.custom_sections)},
+    )
+
+
+def encode_facts(facts: ModuleFacts) -> bytes:
+    """JSON, its length first (u32, little-endian), then the bytes of data segments and custom sections in order."""
+    plain = {
+        **facts._asdict(),
+        "methods": sorted(facts.methods),
+        "data_segments": [(address, len(data)) for address, data in facts.data_segments],
+        "custom_sections": [(name, len(data)) for name, data in facts.custom_sections.items()],
+    }
+    text = json.dumps(plain).encode()
+    blobs = [data for _, data in facts.data_segments] + list(facts.custom_sections.values())
+    return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
+
+
+def decode_facts(data: bytes) -> ModuleFacts:
+    """The inverse of `encode_facts`; the bytes have been checked."""
+    at = 4 + int.from_bytes(data[:4], "little")
+    plain = json.loads(data[4:at])
+
+    def blobs(table: list[tuple[int | str, int]]) -> list[bytes]:
+        nonlocal at
+        found = []
+        for _, length in table:
+            found.append(data[at : at + length])
+            at += length
+        return found
+
+    segments = blobs(plain["data_segments"])
+    sections = blobs(plain["custom_sections"])
+    return ModuleFacts(
+        is_64=plain["is_64"],
+        methods=frozenset(plain["methods"]),
+        global_types=tuple(plain["global_types"]),
+        own_function_count=plain["own_function_count"],
+        redirected_imports=tuple(plain["redirected_imports"]),
+        accounting=plain["accounting"],
+        metered=plain["metered"],
+        data_segments=tuple(
+            (address, blob) for (address, _), blob in zip(plain["data_segments"], segments, strict=True)
+        ),
+        custom_sections={name: blob for (name, _), blob in zip(plain["custom_sections"], sections, strict=True)},
+    )

@@ -1,0 +1,105 @@
+"""Plumbing: `ic0` functions that run in Python, bound as the engine's callbacks.
+
+One callback a function and a process, whatever the number of canisters: the thread knows which instance runs. A
+callback catches everything and returns 0 or an owned trap; anything else would kill the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from ctypes import POINTER, byref, c_char_p, c_size_t, c_uint8, c_void_p
+from typing import Any, final
+
+from perdure.embedder.bindings import HOST_FUNCTION, check, function
+from perdure.embedder.guard import Threads
+from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
+from perdure.system_api import HOST_FUNCTIONS, HostFunction
+
+__all__ = ["HostCallbacks"]
+
+_UNREACHABLE = 9  # wasmtime_trap_code_enum
+_VALUE_KIND = {"i32": 0, "i64": 1}
+
+_trap_new_code = function("wasmtime_trap_new_code", c_size_t, c_uint8)
+_valtype_new = function("wasm_valtype_new", c_void_p, c_uint8)
+_functype_new = function("wasm_functype_new", c_void_p, c_void_p, c_void_p)
+_functype_delete = function("wasm_functype_delete", None, c_void_p)
+_linker_new = function("wasmtime_linker_new", c_void_p, c_void_p)
+_define = function(
+    "wasmtime_linker_define_func_unchecked",
+    c_void_p, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_void_p, HOST_FUNCTION, c_void_p, c_void_p,
+)  # fmt: skip
+
+
+class _ValueTypes(ctypes.Structure):
+    """``wasm_valtype_vec_t``."""
+
+    _fields_ = (("size", c_size_t), ("data", c_void_p))  # type: ignore[mutable-override]
+
+
+_valtype_vec_new = function("wasm_valtype_vec_new", None, POINTER(_ValueTypes), c_size_t, c_void_p)
+
+
+def _value_types(names: tuple[str, ...]) -> _ValueTypes:
+    owned = (c_void_p * len(names))(*(_valtype_new(_VALUE_KIND[name]) for name in names))
+    vector = _ValueTypes()
+    _valtype_vec_new(byref(vector), len(names), owned)
+    return vector
+
+
+@final
+class HostCallbacks:
+    """All `ic0` functions as linkers, one for each width of heap, made when first needed."""
+
+    def __init__(self, engine: int, threads: Threads) -> None:
+        self._engine = engine
+        self._threads = threads
+        self._linkers: dict[bool, int] = {}
+        self._kept: list[object] = []
+        self._lock = threading.Lock()
+
+    def linker(self, is_64: bool) -> int:
+        """The linker that resolves every import of a canister with a heap of this width."""
+        with self._lock:
+            if is_64 not in self._linkers:
+                self._linkers[is_64] = self._make_linker(is_64)
+            return self._linkers[is_64]
+
+    def _make_linker(self, is_64: bool) -> int:
+        linker: int = _linker_new(self._engine)
+        for name, row in {**NON_SPECIFIED, **FUNCTIONS}.items():
+            if is_64 and row.only_32_bit:
+                continue
+            params, results = row.params(is_64), row.results(is_64)
+            callback = HOST_FUNCTION(self._callback(HOST_FUNCTIONS[name], params))
+            self._kept.append(callback)
+            kind = _functype_new(byref(_value_types(params)), byref(_value_types(results)))
+            text = name.encode()
+            check(_define(linker, b"ic0", 3, text, len(text), kind, callback, None, None), f"ic0.{name}")
+            _functype_delete(kind)
+        return linker
+
+    def _callback(self, host_function: HostFunction, params: tuple[str, ...]) -> Callable[..., int]:
+        here = self._threads.here
+        # A value takes 16 bytes; of an i32 only the lower half of its first word counts.
+        places = tuple((2 * n, 0xFFFF_FFFF if kind == "i32" else (1 << 64) - 1) for n, kind in enumerate(params))
+
+        def callback(data: int, caller: int, values: Any, count: int) -> int:
+            instance = None
+            try:
+                instance = here().instance
+                result = host_function(
+                    instance.host_api(), instance.machine, *[values[at] & mask for at, mask in places]
+                )
+                if result is not None:
+                    values[0] = result
+                instance.host_done()
+                return 0
+            except BaseException as error:
+                if instance is not None:
+                    instance.failure = error
+                return _trap_new_code(_UNREACHABLE)  # type: ignore[no-any-return]
+
+        return callback

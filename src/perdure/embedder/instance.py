@@ -1,0 +1,497 @@
+"""A canister that runs: code and state, kept hot between messages; implements `CanisterInstance`.
+
+    run ▶ uncommitted ─commit▶ committed        run ▶ uncommitted ─roll_back▶ as before
+
+Memories hold the transaction themselves (`ImageMemory`); here are the globals, the header of the message memory, and
+when the engine's instance has to be made anew: after a trap, after ``data.drop``, and when a memory shrinks back.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, final
+
+from perdure.canister import (
+    CanisterModule,
+    Context,
+    EntryPoint,
+    Env,
+    GlobalValue,
+    Method,
+    PageDelta,
+    Reply,
+    Return,
+    StateDelta,
+    Trap,
+    TrapCode,
+    WasmState,
+)
+from perdure.embedder.guard import ThreadState
+from perdure.embedder.machine import HostMachine
+from perdure.embedder.memory import AnonymousMemory, ImageMemory
+from perdure.embedder.store import EngineTrap, Store
+from perdure.embedder.traps import trap_of
+from perdure.errors import InternalError
+from perdure.instrument import abi
+from perdure.system_api import SystemApi
+
+if TYPE_CHECKING:
+    from perdure.embedder.module import CompiledModule
+
+__all__ = ["WasmInstance"]
+
+_FIELDS = list(abi.HEADER.values())
+_OUT_OFFSET = abi.HEADER["reply_bytes"].offset
+_IN = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset < _OUT_OFFSET))
+_OUT = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset >= _OUT_OFFSET))
+_RESPONDED = abi.HEADER["responded"].offset
+_REPLIED, _REJECTED = 1, 2
+_SIZES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
+_BITS = {context: context.bit for context in Context}
+
+
+@final
+class WasmInstance:
+    """See `perdure.canister.CanisterInstance`.
+
+    An exception out of `run` (Ctrl-C, a bug) leaves everything rolled back.
+
+    Args:
+        module: the code.
+        memories: heap and stable memory.
+        committed_globals: 16 bytes each, or `None` for a module that has never run.
+        apply_data: whether data segments go into the heap when the module first gets its memories.
+    """
+
+    def __init__(
+        self,
+        module: CompiledModule,
+        memories: tuple[ImageMemory, ImageMemory],
+        committed_globals: bytes | None,
+        *,
+        apply_data: bool,
+    ) -> None:
+        self._module = module
+        self._engine = module.engine
+        self._heap, self._stable = memories
+        self._accounting, self._message = AnonymousMemory(), AnonymousMemory()
+        self._owned: list[ImageMemory] = [self._heap, self._stable]
+        self._view = memoryview(b"")
+        self._read_globals = True
+        self._committed_globals = committed_globals
+        self._current_globals = committed_globals
+        self._globals_end = abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * len(module.facts.global_types)
+        self._apply_data = apply_data
+        self._predecessor: WasmInstance | None = None
+        self._process = os.getpid()
+        self._store: Store | None = None
+        self._uncommitted = False
+        self._harvested = True
+        self._api: SystemApi | None = None
+        self._env: Env | None = None
+        self._stop_at = 0.0
+        self.max_seconds = module.max_seconds
+        """A message that runs longer traps; what stops a message whose instructions are not counted."""
+        self.machine = HostMachine(self, self._heap, self._stable, is_64=module.facts.is_64)
+        self.failure: BaseException | None = None
+        """What a host function raised."""
+        self._renew()
+
+    @classmethod
+    def create(cls, module: CompiledModule, state: WasmState) -> WasmInstance:
+        """An instance over `state`."""
+        pages = module.engine.private_pages.another()
+        heap = ImageMemory(state.heap, pages)
+        stable = ImageMemory(state.stable, None if module.facts.accounting else pages)
+        packed = None if state.global_values is None else _pack(module.facts.global_types, state.global_values)
+        try:
+            return cls(module, (heap, stable), packed, apply_data=packed is None)
+        except BaseException:
+            heap.close()
+            stable.close()
+            raise
+
+    # --- what the rules see
+
+    @property
+    def module(self) -> CompiledModule:
+        """The code."""
+        return self._module
+
+    @property
+    def stable(self) -> ImageMemory:
+        """Stable memory as it stands."""
+        return self._stable
+
+    @property
+    def heap(self) -> ImageMemory:
+        """The heap as it stands."""
+        return self._heap
+
+    @property
+    def global_values(self) -> tuple[GlobalValue, ...]:
+        """Globals as committed; those of a module that has never been committed are its initial ones."""
+        found = self._committed_globals if self._committed_globals is not None else self._current_globals
+        assert found is not None
+        return _unpack(self._module.facts.global_types, found)
+
+    def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
+        """Enter the canister.
+
+        Raises:
+            KeyboardInterrupt: or whatever else a signal handler raised meanwhile.
+            InternalError: a bug in a host function.
+        """
+        state = self._engine.threads.here()
+        state.enter()
+        try:
+            outcome = self._run(state, entry_point, env)
+        except BaseException:
+            self._roll_back(state)
+            state.leave()
+            raise
+        try:
+            state.leave()
+        except BaseException:
+            self.roll_back()
+            raise
+        return outcome
+
+    def changes(self) -> StateDelta:
+        """What is uncommitted; the runs are views."""
+        if not self._uncommitted:
+            return StateDelta(None, None, None)
+        self._harvest()
+        globals_now = self._globals_now()
+        changed = globals_now != self._committed_globals
+        return StateDelta(
+            self._heap.changes(),
+            self._stable.changes(),
+            _unpack(self._module.facts.global_types, globals_now) if changed else None,
+        )
+
+    def commit(self) -> StateDelta:
+        """Hand what is uncommitted to the images."""
+        if os.getpid() != self._process:
+            # Parent and child would write the same files, and the page map that was opened shows the parent's pages.
+            raise InternalError("a forked child process must not commit; open the state anew there")
+        state = self._engine.threads.here()
+        state.enter()
+        try:
+            delta = self.changes()
+            if delta.heap is not None:
+                self._heap.commit(delta.heap)
+            if delta.stable is not None:
+                self._stable.commit(delta.stable)
+            self._committed_globals = self._globals_now()
+            self._uncommitted = False
+            if self._predecessor is not None:
+                self._owned = [self._heap, self._stable]
+                self._predecessor._give_up(self._owned)
+                self._predecessor = None
+        finally:
+            state.leave()
+        return delta
+
+    def roll_back(self) -> None:
+        """Drop everything uncommitted, globals included."""
+        state = self._engine.threads.here()
+        state.enter()
+        try:
+            self._roll_back(state)
+        finally:
+            state.leave()
+
+    def save(self) -> StateDelta:
+        """Copy what is uncommitted."""
+        delta = self.changes()
+        return StateDelta(_copied(delta.heap), _copied(delta.stable), delta.global_values)
+
+    def restore(self, saved: StateDelta) -> None:
+        """Roll back, then apply `saved`, uncommitted."""
+        state = self._engine.threads.here()
+        state.enter()
+        try:
+            self._roll_back(state)
+            for memory, delta in ((self._heap, saved.heap), (self._stable, saved.stable)):
+                if delta is not None:
+                    self._apply(memory, delta)
+            if saved.global_values is not None:
+                self._current_globals = _pack(self._module.facts.global_types, saved.global_values)
+                self._drop_store()
+            self._uncommitted = True
+        finally:
+            state.leave()
+
+    def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> WasmInstance:
+        """An instance of `module` that takes over the memories, uncommitted changes included."""
+        self._harvest()
+        heap, stable = self._heap, self._stable
+        pages = self._engine.private_pages.another()
+        if not keep_heap:
+            heap = ImageMemory(heap.image, pages, fresh=True)
+        if keep_stable and not module.facts.accounting:  # type: ignore[attr-defined]
+            stable.private_pages = pages
+        if not keep_stable:
+            stable = ImageMemory(stable.image, None if module.facts.accounting else pages, fresh=True)  # type: ignore[attr-defined]
+        self._drop_store()
+        heir = WasmInstance(module, (heap, stable), None, apply_data=not keep_heap)  # type: ignore[arg-type]
+        heir._uncommitted = True
+        heir._predecessor = self
+        heir._owned = [memory for memory in (heap, stable) if memory not in self._owned]
+        return heir
+
+    def close(self) -> None:
+        """Let go of memories and engine."""
+        state = self._engine.threads.here()
+        state.enter()
+        try:
+            self._drop_store()
+            for memory in (*self._owned, self._accounting, self._message):
+                memory.close()
+            self._owned = []
+        finally:
+            state.leave()
+
+    # --- what the engine's callbacks see
+
+    def host_api(self) -> SystemApi:
+        """The System API of this entry, made when a host function first needs it."""
+        api = self._api
+        if api is None:
+            assert self._env is not None
+            api = self._api = SystemApi(self._env)
+        if self._view[_RESPONDED] and api.response is None:
+            api.note_responded()
+        return api
+
+    def host_done(self) -> None:
+        """Tell the native functions of a response that a host function has given."""
+        api = self._api
+        if api is not None and api.response is not None and not self._view[_RESPONDED]:
+            self._view[_RESPONDED] = _REPLIED if api.response.__class__ is Reply else _REJECTED
+
+    def must_stop(self) -> bool:
+        """Whether the running message has to end; runs signal handlers that were put off."""
+        state = self._engine.threads.here()
+        try:
+            state.run_pending()
+        except BaseException as error:
+            self.failure = error
+            return True
+        return time.monotonic() > self._stop_at
+
+    def instructions_used(self) -> int:
+        """Instructions of the entry that runs, so far."""
+        assert self._env is not None
+        self._finish()
+        return self._env.limits.instructions - int(_OUT.unpack_from(self._view, _OUT_OFFSET)[_LEFT])
+
+    def grow_stable(self, wasm_pages: int) -> int:
+        """Grow stable memory while the canister runs; the old size in Wasm pages, or -1."""
+        assert self._store is not None
+        return self._store.grow_memory(abi.MEMORY_NAMES[1], wasm_pages)
+
+    # --- one entry
+
+    def _run(self, state: ThreadState, entry_point: EntryPoint, env: Env) -> Trap | Return:
+        if self._store is None or self._heap.resized or self._stable.resized:
+            self._renew()
+        elif not self._harvested:
+            self._harvest()
+        index = environment = 0
+        if entry_point.__class__ is Method:
+            entry = self._store.function(entry_point[0])  # type: ignore[union-attr]
+            if not entry:
+                return Trap(TrapCode.METHOD_NOT_FOUND)
+        else:
+            entry = self._store.function(abi.CALLBACK)  # type: ignore[union-attr]
+            index, environment = entry_point  # type: ignore[misc]
+        self._fill(env, index, environment)
+        self._env, self._api, self.failure = env, None, None
+        self._uncommitted, self._harvested, self._read_globals = True, False, False
+        self._stop_at = time.monotonic() + self.max_seconds
+        self._engine.clock.start()
+        state.instance = self
+        ended = self._store.call(entry, state)  # type: ignore[union-attr]
+        state.instance = None
+        return self._returned(env) if ended is None else self._trapped(env, ended)
+
+    def _fill(self, env: Env, callback_index: int, callback_environment: int) -> None:
+        """Write the in-fields of the header and the argument, see `abi`."""
+        limits, argument, view = env.limits, env.arg, self._view
+        _IN.pack_into(
+            view,
+            0,
+            _BITS[env.context],
+            0 if env.needs_to_respond else 1,
+            limits.instructions,
+            limits.stable_accessed_pages,
+            limits.stable_dirty_pages,
+            limits.stable_wasm_pages,
+            limits.stable_trap_wasm_pages,
+            limits.heap_wasm_pages,
+            limits.stable_trap_code,
+            limits.heap_trap_code,
+            env.time_ns,
+            env.call_context_instructions,
+            len(argument),
+            len(env.caller),
+            limits.reply_bytes,
+            limits.dirty_page_instructions,
+            env.caller,
+            callback_index,
+            callback_environment,
+        )
+        if argument:
+            if len(argument) > abi.MAX_ARGUMENT_BYTES:
+                raise ValueError(f"an argument of {len(argument)} bytes, {abi.MAX_ARGUMENT_BYTES} at most")
+            view[abi.ARGUMENT : abi.ARGUMENT + len(argument)] = argument
+
+    def _returned(self, env: Env) -> Return:
+        view, api, limits = self._view, self._api, env.limits
+        out = _OUT.unpack_from(view, _OUT_OFFSET)
+        result = Return() if api is None else api.finish()
+        if view[_RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
+            result.response = Reply(view[abi.REPLY : abi.REPLY + out[0]].tobytes())
+        result.instructions = limits.instructions - max(out[_LEFT], 0)
+        result.stable_accessed_pages = limits.stable_accessed_pages - out[_LEFT + 1]
+        result.stable_dirty_pages = limits.stable_dirty_pages - out[_LEFT + 2]
+        result.heap_wasm_pages, result.stable_wasm_pages = out[_LEFT + 3], out[_LEFT + 4]
+        if out[-1]:  # data.drop or elem.drop: segments come back with a new instance, as on the network
+            self._globals_now()
+            self._drop_store()
+        return result
+
+    def _trapped(self, env: Env, ended: EngineTrap) -> Trap:
+        self._finish()
+        out = _OUT.unpack_from(self._view, _OUT_OFFSET)
+        failure, self.failure = self.failure, None
+        self._harvest()
+        self._drop_store()
+        self._current_globals = self._committed_globals
+        self._read_globals = True
+        api = self._api or SystemApi(env)
+        frames = tuple(
+            name or f"wasm-function[{index}]"
+            for index, name in ended.frames
+            if index < self._module.facts.own_function_count
+        )
+        trap = trap_of(env, ended.code, out[1:6], failure, self.max_seconds)
+        trap.backtrace = frames
+        trap.instructions = env.limits.instructions - max(out[_LEFT], 0)
+        trap.logs = api.logs or []
+        return trap
+
+    # --- the engine's instance
+
+    def _renew(self) -> None:
+        """Make the engine's instance anew over the same memories; nothing of its predecessor's accounting stays."""
+        self._drop_store()
+        if self._accounting.range is not None:
+            self._accounting.range.drop(0, self._accounting.size_bytes)
+        memories = (self._heap, self._stable, self._accounting, self._message)
+        self._store = Store(self._engine, self._module.instance_pre, memories)
+        self._heap.resized = self._stable.resized = False
+        self._view = self._message.bytes
+        if self._current_globals is not None:
+            self._load_globals(self._current_globals)
+            return
+        if self._apply_data:
+            for address, data in self._module.facts.data_segments:
+                self._heap.bytes[address : address + len(data)] = data
+        self._finish()
+        self._read_globals = False
+        self._current_globals = self._globals_now()
+        self._uncommitted = True  # a module that has never run: its initial memory and globals
+
+    def _drop_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _finish(self) -> None:
+        """Have the kernel write the out-fields and the globals."""
+        store = self._store
+        assert store is not None
+        if store.call(store.function(abi.FINISH), self._engine.threads.here()) is not None:
+            raise InternalError("the kernel trapped")
+
+    def _load_globals(self, values: bytes) -> None:
+        store = self._store
+        assert store is not None
+        self._view[abi.GLOBALS_COMMITTED : abi.GLOBALS_COMMITTED + len(values)] = values
+        self._view[abi.GLOBALS_CURRENT : self._globals_end] = values
+        if values and store.call(store.function(abi.LOAD_GLOBALS), self._engine.threads.here()) is not None:
+            raise InternalError("the kernel trapped")
+
+    # --- the transaction
+
+    def _globals_now(self) -> bytes:
+        if not self._read_globals:
+            self._read_globals = True
+            self._current_globals = self._view[abi.GLOBALS_CURRENT : self._globals_end].tobytes()
+        assert self._current_globals is not None
+        return self._current_globals
+
+    def _harvest(self) -> None:
+        """Take over the kernel's list of written pages before the next entry clears it."""
+        if self._harvested:
+            return
+        self._harvested = True
+        end = _OUT.unpack_from(self._view, _OUT_OFFSET)[-2]
+        if end > abi.WRITTEN_LIST:
+            pages: Iterable[int] = self._accounting.bytes[abi.WRITTEN_LIST : end].cast("I")
+            self._stable.written.update(pages)
+
+    def _roll_back(self, state: ThreadState) -> None:
+        state.instance = None
+        if self._uncommitted:
+            self._harvest()
+            sizes = self._heap.size_bytes, self._stable.size_bytes
+            self._heap.roll_back()
+            self._stable.roll_back()
+            if self._committed_globals is None or sizes != (self._heap.size_bytes, self._stable.size_bytes):
+                self._drop_store()
+            elif self._store is not None and self._globals_now() != self._committed_globals:
+                self._load_globals(self._committed_globals)
+            self._current_globals = self._committed_globals
+            self._read_globals = True
+            self._uncommitted = False
+        if self._predecessor is not None:
+            self._predecessor._roll_back(state)
+
+    def _apply(self, memory: ImageMemory, delta: PageDelta) -> None:
+        if delta.wasm_pages > memory.size():
+            memory.grow(delta.wasm_pages - memory.size())
+        for address, data in delta.runs:
+            memory.write(address, data)
+
+    def _give_up(self, kept: list[ImageMemory]) -> None:
+        """Close, but for the memories that a successor has taken over."""
+        self._owned = [memory for memory in self._owned if memory not in kept]
+        self.close()
+
+
+_LEFT = [field.offset for field in _FIELDS if field.offset >= _OUT_OFFSET].index(abi.HEADER["instructions_left"].offset)
+
+
+def _pack(types: tuple[str, ...], values: tuple[GlobalValue, ...]) -> bytes:
+    """Globals as they lie in message memory."""
+    if types != tuple(value.value_type for value in values):
+        raise ValueError(f"globals of types {[value.value_type for value in values]}, the module has {list(types)}")
+    return b"".join(value.bits.ljust(abi.GLOBAL_BYTES, b"\0") for value in values)
+
+
+def _unpack(types: tuple[str, ...], packed: bytes) -> tuple[GlobalValue, ...]:
+    places = range(0, len(packed), abi.GLOBAL_BYTES)
+    return tuple(GlobalValue(kind, packed[at : at + _SIZES[kind]]) for kind, at in zip(types, places, strict=True))
+
+
+def _copied(delta: PageDelta | None) -> PageDelta | None:
+    if delta is None:
+        return None
+    return delta._replace(runs=[(address, bytes(data)) for address, data in delta.runs])

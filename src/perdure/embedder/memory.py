@@ -1,0 +1,318 @@
+"""A Wasm memory made of an `Image`: a private mapping, so that the kernel itself keeps the transaction.
+
+Writes go to private copies of pages. Commit hands the changed ones to the image; rollback drops them; the files are
+never written through the mapping.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import final
+
+from perdure.canister import Extent, Image, PageDelta
+from perdure.embedder.mapping import AddressRange
+from perdure.embedder.pagemap import PrivatePages
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range
+
+__all__ = ["AnonymousMemory", "ImageMemory", "LinearMemory", "coalesce"]
+
+_CHUNK_BYTES = 1 << 20
+_SCAN_BUDGET_NS = 5_000_000
+
+
+def coalesce(pages: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs `(start, end)` in bytes of page indices in any order, without repetition."""
+    runs: list[tuple[int, int]] = []
+    start = end = -1
+    for page in sorted(pages):
+        if page == end:
+            end += 1
+            continue
+        if end > start:
+            runs.append((start * PAGE_BYTES, end * PAGE_BYTES))
+        start, end = page, page + 1
+    if end > start:
+        runs.append((start * PAGE_BYTES, end * PAGE_BYTES))
+    return runs
+
+
+class LinearMemory:
+    """What the engine sees: a base that may move, a size that may grow. Sizes in bytes."""
+
+    def __init__(self) -> None:
+        self.range: AddressRange | None = None
+        self.size_bytes = 0
+        self.reserved_bytes = 0
+        self.guard_bytes = 0
+        self._cuts: set[int] = set()  # where one opened run of pages may end and another begin
+
+    @property
+    def base(self) -> int:
+        """Address of byte 0 in this process."""
+        assert self.range is not None
+        return self.range.base
+
+    @property
+    def bytes(self) -> memoryview:
+        """The whole range; beyond `size_bytes` it must not be read."""
+        assert self.range is not None
+        return self.range.view
+
+    def attach(self, minimum_bytes: int, reserved_bytes: int, guard_bytes: int) -> None:
+        """Be the memory of a new instance that asks for at least these sizes; what is there stays.
+
+        Compiled code leaves out bounds checks on the strength of the reservation and the guard, so giving less would
+        let it read foreign bytes.
+        """
+        reserved_bytes = max(reserved_bytes, minimum_bytes, self._initial_bytes())
+        if self.range is None:
+            self._open(reserved_bytes, guard_bytes)
+            self._fill()
+        elif reserved_bytes > self.reserved_bytes or guard_bytes > self.guard_bytes:
+            self._move(max(reserved_bytes, self.reserved_bytes), max(guard_bytes, self.guard_bytes))
+        if minimum_bytes > self.size_bytes:
+            self.grow_to(minimum_bytes)
+
+    def grow_to(self, size_bytes: int) -> None:
+        """Grow to `size_bytes`; past the reservation it doubles and the memory moves.
+
+        Raises:
+            MemoryError: no address space left.
+        """
+        assert self.range is not None
+        if size_bytes > self.reserved_bytes:
+            self._move(max(size_bytes, 2 * self.reserved_bytes), self.guard_bytes)
+        self._open_pages(self.size_bytes, size_bytes)
+        self.size_bytes = size_bytes
+
+    def _open_pages(self, start: int, end: int) -> None:
+        self.range.open_anonymous(start, end - start)  # type: ignore[union-attr]
+        self._cuts.update((start, end))
+
+    def _initial_bytes(self) -> int:
+        return 0
+
+    def _fill(self) -> None:
+        """Put the first content into a range just opened."""
+
+    def _open(self, reserved_bytes: int, guard_bytes: int) -> None:
+        self.range = AddressRange(reserved_bytes + guard_bytes)
+        self.reserved_bytes, self.guard_bytes = reserved_bytes, guard_bytes
+
+    def _move(self, reserved_bytes: int, guard_bytes: int) -> None:
+        """Move all pages to a larger reservation, changed ones included.
+
+        A kernel mapping moves whole and alone, so pages move in the pieces that they were opened in.
+        """
+        old = self.range
+        assert old is not None
+        self._open(reserved_bytes, guard_bytes)
+        cuts = sorted({cut for cut in self._cuts if cut < self.size_bytes} | {0, self.size_bytes})
+        for start, end in pairwise(cuts):
+            old.move_to(self.range, start, end - start)  # type: ignore[arg-type]
+        self._cuts = set(cuts)
+        old.close()
+
+    def close(self) -> None:
+        """Give the addresses back."""
+        if self.range is not None:
+            self.range.close()
+            self.range = None
+        self.size_bytes = 0
+
+
+@final
+class AnonymousMemory(LinearMemory):
+    """Working memory that is no part of a canister's state: accounting, messages."""
+
+
+@final
+class ImageMemory(LinearMemory):
+    """A memory of a canister's state; implements the `Memory` protocol.
+
+    Args:
+        image: the committed bytes.
+        private_pages: how to find changed pages; `None` where `written` says it all (stable memory).
+        fresh: start from nothing instead, for a memory that a commit is to replace (reinstall).
+    """
+
+    def __init__(self, image: Image, private_pages: PrivatePages | None, *, fresh: bool = False) -> None:
+        super().__init__()
+        self.image = image
+        self.fresh = fresh
+        self.committed_bytes = 0 if fresh else image.wasm_pages * WASM_PAGE_BYTES
+        self.written: set[int] = set()
+        """Indices of pages known to have been written since the last commit."""
+        self.private_pages = private_pages
+        self.resized = False
+        """Whether the size has changed without the engine, whose instance then has to be made anew."""
+        self._extents: tuple[Extent, ...] | None = () if fresh else None
+        self._scan_ns = 0
+
+    # --- the Memory protocol
+
+    def size(self) -> int:
+        """Size in Wasm pages, uncommitted growth included."""
+        return self.size_bytes // WASM_PAGE_BYTES
+
+    def grow(self, wasm_pages: int) -> int:
+        """Grow by zero pages, uncommitted, without asking the canister; the old size, or -1 without address space."""
+        old_wasm_pages = self.size()
+        try:
+            self.grow_to(self.size_bytes + wasm_pages * WASM_PAGE_BYTES)
+        except MemoryError:
+            return -1
+        self.resized = True
+        return old_wasm_pages
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """A copy of `size_bytes` bytes from `address`."""
+        check_range(address, size_bytes, self.size_bytes)
+        return self.bytes[address : address + size_bytes].tobytes()
+
+    def view(self, address: int, size_bytes: int) -> memoryview:
+        """The bytes themselves, read-only, valid until the next message; a copy where growth is not yet committed.
+
+        (Rolling growth back takes the pages away, and reading them would kill the process.)
+        """
+        check_range(address, size_bytes, self.size_bytes)
+        if address + size_bytes > self.committed_bytes:
+            return memoryview(self.read(address, size_bytes))
+        return self.bytes[address : address + size_bytes].toreadonly()
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Write `data` at `address`, uncommitted."""
+        check_range(address, len(data), self.size_bytes)
+        if data:
+            self.bytes[address : address + len(data)] = data
+            self.written.update(range(address // PAGE_BYTES, (address + len(data) - 1) // PAGE_BYTES + 1))
+
+    # --- the transaction
+
+    def changes(self) -> PageDelta | None:
+        """What differs from the committed content; the runs are views."""
+        runs = self._known_runs() if self.private_pages is None else self._changed_runs()
+        if not runs and self.size_bytes == self.committed_bytes and not self.fresh:
+            return None
+        view = self.bytes
+        return PageDelta(
+            self.size_bytes // WASM_PAGE_BYTES, [(start, view[start:end]) for start, end in runs], self.fresh
+        )
+
+    def commit(self, delta: PageDelta) -> None:
+        """Hand `delta`, which `changes` returned, to the image; what was private is then shown from its files."""
+        assert self.range is not None
+        moved = self.image.commit(delta)
+        self.committed_bytes = self.size_bytes
+        if moved or self.fresh:
+            self._extents = None
+            self.fresh = False
+            for extent in moved:
+                self._show(extent, 0, self.size_bytes)
+        for address, data in delta.runs:
+            self.range.drop(address, len(data))
+        self.written.clear()
+        self._drop_reads()
+
+    def roll_back(self) -> None:
+        """Be what was last committed."""
+        assert self.range is not None
+        if self.size_bytes > self.committed_bytes:
+            self.range.close_access(self.committed_bytes, self.size_bytes - self.committed_bytes)
+            self.size_bytes = self.committed_bytes
+        for start, end in self._private_runs():
+            self.range.drop(start, end - start)
+        self.written.clear()
+        self._drop_reads()
+
+    def _known_runs(self) -> list[tuple[int, int]]:
+        return coalesce(self.written) if self.written else []
+
+    def _private_runs(self) -> list[tuple[int, int]]:
+        if self.private_pages is None:
+            return self._known_runs()
+        base = self.base
+        began = time.perf_counter_ns()
+        runs = self.private_pages.runs(base, base + self.size_bytes)
+        self._scan_ns += time.perf_counter_ns() - began
+        return [(start - base, end - base) for start, end in runs]
+
+    def _changed_runs(self) -> list[tuple[int, int]]:
+        """Runs of pages whose bytes differ: a page written back to what it was is not dirty."""
+        runs: list[tuple[int, int]] = []
+        for start, end in self._private_runs():
+            for chunk in range(start, end, _CHUNK_BYTES):
+                self._compare(chunk, min(end, chunk + _CHUNK_BYTES), runs)
+        return runs
+
+    def _compare(self, start: int, end: int, runs: list[tuple[int, int]]) -> None:
+        new, old = self.bytes[start:end].tobytes(), self._committed(start, end)
+        if new == old:
+            return
+        for at in range(start, end, PAGE_BYTES):
+            place = at - start
+            if end - start > PAGE_BYTES and new[place : place + PAGE_BYTES] == old[place : place + PAGE_BYTES]:
+                continue
+            if runs and runs[-1][1] == at:
+                runs[-1] = (runs[-1][0], at + PAGE_BYTES)
+            else:
+                runs.append((at, at + PAGE_BYTES))
+
+    def _committed(self, start: int, end: int) -> bytes:
+        """The committed bytes of a range, zero past the committed size."""
+        extents = self._committed_extents()
+        found = b""
+        for extent in extents[max(0, bisect_right(extents, start, key=_address_of) - 1) :]:
+            if extent.address >= end:
+                break
+            low, high = max(start, extent.address), min(end, extent.address + extent.size_bytes)
+            if low < high:
+                data = os.pread(extent.file_descriptor, high - low, low - extent.address + extent.file_offset)
+                found = found.ljust(low - start, b"\0") + data
+        return found if len(found) == end - start else found.ljust(end - start, b"\0")
+
+    # --- the mapping
+
+    def _committed_extents(self) -> tuple[Extent, ...]:
+        if self._extents is None:
+            self._extents = tuple(self.image.extents())
+        return self._extents
+
+    def _initial_bytes(self) -> int:
+        return 1 << (self.committed_bytes - 1).bit_length() if self.committed_bytes else 0
+
+    def _fill(self) -> None:
+        self.grow_to(self.committed_bytes)
+
+    def _open_pages(self, start: int, end: int) -> None:
+        super()._open_pages(start, end)
+        # Room that the files have beyond the committed size is zero, and commits expect to find it mapped.
+        for extent in self._committed_extents():
+            self._show(extent, start, end)
+
+    def _show(self, extent: Extent, start: int, end: int) -> None:
+        """Map the part of `extent` that lies between `start` and `end`, whole pages."""
+        assert self.range is not None
+        low = max(start, extent.address)
+        high = min(end, -(-(extent.address + extent.size_bytes) // PAGE_BYTES) * PAGE_BYTES)
+        if low < high:
+            offset = low - extent.address + extent.file_offset
+            self.range.open_file(low, high - low, extent.file_descriptor, offset)
+            self._cuts.update((low, high))
+
+    def _drop_reads(self) -> None:
+        """Forget pages that were merely read, once walking them has cost more than mapping them again will.
+
+        The scan walks every page mapped (8 to 14 us a MiB). Nothing is private here, so everything may go.
+        """
+        if self._scan_ns > _SCAN_BUDGET_NS:
+            self._scan_ns = 0
+            self.range.drop(0, self.size_bytes)  # type: ignore[union-attr]
+
+
+def _address_of(extent: Extent) -> int:
+    return extent.address

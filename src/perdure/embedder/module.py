@@ -1,0 +1,188 @@
+"""From a canister's bytes to code that can be instantiated: decode, validate, instrument, encode, compile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import final
+
+from perdure.canister import WasmState
+from perdure.embedder.bindings import ByteVector, check, error_message, function, take_bytes
+from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
+from perdure.embedder.engine import Engine, shared_engine, validate_original
+from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, facts_of
+from perdure.embedder.instance import WasmInstance
+from perdure.errors import InternalError
+from perdure.instrument import Options, instrument
+from perdure.wasm import decode, encode, inflate
+
+__all__ = ["CompiledModule", "Compiler", "compile_module", "shared_compiler"]
+
+MAX_SECONDS = 3600.0
+MAX_SECONDS_UNMETERED = 60.0
+"""How long a message may run whose instructions nobody counts."""
+
+_module_new = function("wasmtime_module_new", c_void_p, c_void_p, c_char_p, c_size_t, POINTER(c_void_p))
+_module_delete = function("wasmtime_module_delete", None, c_void_p)
+_serialize = function("wasmtime_module_serialize", c_void_p, c_void_p, POINTER(ByteVector))
+_deserialize = function("wasmtime_module_deserialize", c_void_p, c_void_p, c_char_p, c_size_t, POINTER(c_void_p))
+_instantiate_pre = function("wasmtime_linker_instantiate_pre", c_void_p, c_void_p, c_void_p, POINTER(c_void_p))
+_instance_pre_delete = function("wasmtime_instance_pre_delete", None, c_void_p)
+
+
+@final
+class CompiledModule:
+    """Native code of an instrumented canister; implements `CanisterModule`.
+
+    Args:
+        engine: what compiled it.
+        code: an owned ``wasmtime_module_t*``.
+    """
+
+    def __init__(self, engine: Engine, wasm: bytes, facts: ModuleFacts, code: int) -> None:
+        self.engine = engine
+        self.facts = facts
+        self._wasm = wasm
+        self._module_hash = hashlib.sha256(wasm).digest()
+        self._code = code
+        pre = c_void_p()
+        check(_instantiate_pre(engine.host.linker(facts.is_64), code, byref(pre)), "link")
+        assert pre.value is not None
+        self.instance_pre: int = pre.value
+        self.max_seconds = MAX_SECONDS if facts.metered else MAX_SECONDS_UNMETERED
+
+    @property
+    def module_hash(self) -> bytes:
+        """SHA-256 of the module as uploaded."""
+        return self._module_hash
+
+    @property
+    def wasm(self) -> bytes:
+        """The module as uploaded."""
+        return self._wasm
+
+    @property
+    def exported_methods(self) -> frozenset[str]:
+        """Names of the entry points, ``canister_start`` included where there is a start function."""
+        return self.facts.methods
+
+    @property
+    def custom_sections(self) -> Mapping[str, bytes]:
+        """Custom sections by full name; the first of a name counts."""
+        return self.facts.custom_sections
+
+    def instantiate(self, state: WasmState) -> WasmInstance:
+        """An instance over `state`, hot until closed."""
+        return WasmInstance.create(self, state)
+
+    def serialize(self) -> bytes:
+        """The native code, for the compile cache."""
+        vector = ByteVector()
+        check(_serialize(self._code, byref(vector)), "serialise")
+        return take_bytes(vector)
+
+    def __del__(self) -> None:
+        if hasattr(self, "instance_pre"):
+            _instance_pre_delete(self.instance_pre)
+            _module_delete(self._code)
+
+
+@final
+class Compiler:
+    """Compiles modules, once each: remembers the last ones, and keeps code on disk.
+
+    Args:
+        engine: compiles and runs.
+        disk: where code is kept, or `None`.
+        capacity: modules remembered.
+    """
+
+    def __init__(self, engine: Engine, disk: CompileCache | None, *, capacity: int = 64) -> None:
+        self._engine = engine
+        self._disk = disk
+        self._capacity = capacity
+        self._recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, wasm: bytes, options: Options | None = None) -> CompiledModule:
+        """Compile a canister's module, plain or gzip.
+
+        Raises:
+            MalformedError: bytes that are no module.
+            UnsupportedError: a module that the Internet Computer would not take.
+        """
+        options = options or Options()
+        key = self._key(wasm, options)
+        with self._lock:
+            if (found := self._recent.get(key)) is not None:
+                self._recent.move_to_end(key)
+                return found
+        module = self._load(key, wasm) or self._build(key, wasm, options)
+        with self._lock:
+            self._recent[key] = module
+            if len(self._recent) > self._capacity:
+                self._recent.popitem(last=False)
+        return module
+
+    def _key(self, wasm: bytes, options: Options) -> bytes:
+        parts = (hashlib.sha256(wasm).digest(), repr(options).encode(), self._engine.settings.encode(), _toolchain())
+        return hashlib.sha256(b"\0".join(parts)).digest()
+
+    def _load(self, key: bytes, wasm: bytes) -> CompiledModule | None:
+        entry = self._disk.load(key) if self._disk is not None else None
+        if entry is None:
+            return None
+        code = c_void_p()
+        if error := _deserialize(self._engine.pointer, entry.code, len(entry.code), byref(code)):
+            error_message(error)  # another engine's code under our key: build anew
+            return None
+        assert code.value is not None
+        return CompiledModule(self._engine, wasm, decode_facts(entry.facts), code.value)
+
+    def _build(self, key: bytes, wasm: bytes, options: Options) -> CompiledModule:
+        original = decode(wasm)
+        validate_original(inflate(wasm))
+        linked = instrument(original, options)
+        binary = encode(linked.module)
+        code = c_void_p()
+        if error := _module_new(self._engine.pointer, binary, len(binary), byref(code)):
+            raise InternalError(f"the instrumented module does not compile: {error_message(error)}")
+        assert code.value is not None
+        module = CompiledModule(self._engine, wasm, facts_of(original, linked), code.value)
+        if self._disk is not None:
+            self._disk.store(key, CacheEntry(encode_facts(module.facts), module.serialize()))
+        return module
+
+
+@cache
+def _toolchain() -> bytes:
+    """A hash of what made the code besides the engine: this package's own rewriting, and the processor."""
+    digest = hashlib.sha256(platform.machine().encode())
+    for package in ("perdure.instrument", "perdure.wasm"):
+        for file in sorted(files(package).iterdir(), key=lambda item: item.name):
+            if file.is_file():
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        digest.update(next(line for line in lines if line.startswith(("flags", "Features"))).encode())
+    return digest.digest()
+
+
+@cache
+def shared_compiler() -> Compiler:
+    """The compiler of this process, over the shared engine and the user's cache directory."""
+    return Compiler(shared_engine(), CompileCache(cache_directory(os.environ)))
+
+
+def compile_module(wasm: bytes, options: Options | None = None) -> CompiledModule:
+    """Compile a canister's module with the shared compiler; see `Compiler.compile`."""
+    return shared_compiler().compile(wasm, options)

@@ -1,0 +1,135 @@
+"""Which pages of a private mapping differ from what they are made of: the pages that the process has a copy of.
+
+Three ways, best first: one ``PAGEMAP_SCAN`` (Linux 6.7), ``/proc/self/pagemap`` by pages, every page. All may name more
+pages than were changed; the caller compares bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Mapping
+from typing import Protocol, final
+
+from perdure.memory import PAGE_BYTES
+
+__all__ = ["EveryPage", "PageScan", "PageTable", "PrivatePages", "private_pages"]
+
+_PAGEMAP_SCAN = 0xC060_6610  # _IOWR('f', 16, struct pm_scan_arg)
+_FILE, _PRESENT, _SWAPPED, _ZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_ARGUMENT = struct.Struct("<12Q")
+_WALK_END = struct.Struct("<32xQ")
+_VECTOR_LENGTH = 512
+_CATEGORIES = (_FILE | _ZERO, _FILE | _ZERO, _PRESENT | _SWAPPED, 0)  # inverted, all of, any of, to return
+
+
+class PrivatePages(Protocol):
+    """One way to find the pages that a process has a private copy of."""
+
+    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Ascending runs `(start, end)` of addresses in this process, between two page-aligned addresses."""
+        ...
+
+    def another(self) -> PrivatePages:
+        """The same way, for use by another thread at the same time."""
+        ...
+
+
+def private_pages(environment: Mapping[str, str]) -> PrivatePages:
+    """The best way that works here, unless ``PERDURE_PORTABLE`` says ``pagemap`` (or ``1``) or ``bytes``."""
+    forced = environment.get("PERDURE_PORTABLE", "")
+    if forced == "bytes":
+        return EveryPage()
+    try:
+        descriptor = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return EveryPage()
+    if forced in {"", "0"}:
+        scan = PageScan(descriptor)
+        try:
+            scan.runs(0, 0)
+        except OSError:
+            pass
+        else:
+            return scan
+    return PageTable(descriptor)
+
+
+@final
+class EveryPage:
+    """Names all pages: right everywhere, and as slow as comparing a whole memory."""
+
+    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The range itself."""
+        return [(start, end)] if end > start else []
+
+    def another(self) -> EveryPage:
+        """Itself: it has no state."""
+        return self
+
+
+@final
+class PageTable:
+    """Reads eight bytes a page from ``/proc/self/pagemap``: 2 KiB a MiB of memory, about 1 us a MiB."""
+
+    # Bits 63 present, 62 swapped, 61 file page: a copy is present or swapped, and not of a file.
+    _COPIED = bytes((flags & 0xC0 != 0) and not flags & 0x20 for flags in range(256))
+    _RUN = re.compile(b"\x01+")
+    _CHUNK_PAGES = 1 << 18
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Runs of pages that are present or swapped and belong to no file."""
+        found: list[tuple[int, int]] = []
+        step = self._CHUNK_PAGES * PAGE_BYTES
+        for chunk in range(start, end, step):
+            pages = (min(end, chunk + step) - chunk) // PAGE_BYTES
+            entries = os.pread(self._descriptor, pages * 8, chunk // PAGE_BYTES * 8)
+            copied = entries[7::8].translate(self._COPIED)
+            found += [
+                (chunk + m.start() * PAGE_BYTES, chunk + m.end() * PAGE_BYTES) for m in self._RUN.finditer(copied)
+            ]
+        return found
+
+    def another(self) -> PageTable:
+        """Itself: it has no state."""
+        return self
+
+
+@final
+class PageScan:
+    """Asks the kernel for the runs: proportional to the pages mapped, not to the size."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._argument = bytearray(_ARGUMENT.size)
+        vector = (ctypes.c_uint64 * (3 * _VECTOR_LENGTH))()
+        self._words = memoryview(vector).cast("B").cast("Q")
+        self._vector_address = ctypes.addressof(vector)
+
+    def another(self) -> PageScan:
+        """A scan with a vector of its own, for another thread."""
+        return PageScan(self._descriptor)
+
+    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Runs of pages that are not of a file, not the zero page, and present or swapped.
+
+        Asking for present alone would lose changed pages that were swapped out; one call ends when its vector is full,
+        so calls go on until the kernel has walked to the end.
+        """
+        found: list[tuple[int, int]] = []
+        argument, words = self._argument, self._words
+        while True:
+            _ARGUMENT.pack_into(
+                argument, 0, 96, 0, start, end, 0, self._vector_address, _VECTOR_LENGTH, 0, *_CATEGORIES
+            )
+            count = fcntl.ioctl(self._descriptor, _PAGEMAP_SCAN, argument)
+            found += [(words[place], words[place + 1]) for place in range(0, 3 * count, 3)]
+            (start,) = _WALK_END.unpack_from(argument)
+            if start >= end:
+                return found

@@ -1,0 +1,60 @@
+"""Why an entry trapped: the kernel's reason, a host function's, or the engine's; in that order of truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.canister import Env, Trap, TrapCode
+from perdure.errors import InternalError
+from perdure.instrument import abi
+from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
+
+__all__ = ["trap_of"]
+
+_WRONG_CONTEXT = 0
+
+
+def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseException | None, max_seconds: float) -> Trap:
+    """The trap of an entry.
+
+    Args:
+        env: what the entry was given.
+        code: the engine's word.
+        reason: ``trap_code`` to ``trap_size`` of the header. It counts where the code is `UNREACHABLE`: only appended
+            code writes it, right before its ``unreachable``.
+        failure: what a host function or a signal handler raised.
+        max_seconds: for the message of an interrupted entry.
+
+    Raises:
+        InternalError: a host function failed, which is no fault of the canister.
+        BaseException: what a signal handler raised.
+    """
+    if isinstance(failure, CanisterTrap):
+        return Trap(failure.code, failure.message)
+    if isinstance(failure, Exception):
+        raise InternalError(f"a host function failed: {failure!r}") from failure
+    if failure is not None:
+        raise failure
+    if code is TrapCode.UNREACHABLE and reason[0]:
+        return _native(env, *reason)
+    if code is TrapCode.INTERRUPTED:
+        return Trap(code, f"the message ran for more than {max_seconds:g} seconds")
+    return Trap(code)
+
+
+def _native(env: Env, number: int, function: int, kind: int, offset: int, size: int) -> Trap:
+    """A trap that the kernel has decided on, in the words of the function that it stands for."""
+    code = TrapCode(number)
+    name = abi.NATIVE_MESSAGE_FUNCTIONS[function]
+    if code is TrapCode.CONTRACT_VIOLATION and kind == _WRONG_CONTEXT:
+        return Trap(code, wrong_context(name, env.context, env.method_name))
+    if code is TrapCode.CONTRACT_VIOLATION:
+        return Trap(code, "Error getting performance counter type")
+    if code is TrapCode.ALREADY_RESPONDED:
+        return Trap(code, already_responded(name))
+    if code is TrapCode.REPLY_TOO_LARGE:
+        return Trap(code, reply_too_large(name, offset, env.limits.reply_bytes))
+    if code is TrapCode.ARGUMENT_OUT_OF_BOUNDS:
+        part, length = ("id", len(env.caller)) if name == "msg_caller_copy" else ("payload", len(env.arg))
+        return Trap(TrapCode.CONTRACT_VIOLATION, out_of_range(f"ic0.{name} {part}", offset, size, length))
+    return Trap(code)
