@@ -372,7 +372,7 @@ class _Meter:
         Every instruction is written as a number of bytes that is its cost, and what ends a block as a mark behind
         them: so the lengths of what lies between the marks are the costs, and no byte is added up in Python.
         """
-        stream = self.prologue + self.prologue.join(streams)
+        stream = b"".join([self.prologue + stream for stream in streams])
         if b"\xfc" in stream or b"\xfd" in stream:
             stream = _PREFIXED.sub(self._units, stream)
         for number, cost in self.lengths.items():
