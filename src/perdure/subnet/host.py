@@ -1,0 +1,99 @@
+"""What the rules need from outside, provided: code from the embedder, memories from storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, PageDelta, StateDelta, WasmState
+from perdure.errors import InternalError
+from perdure.execution.state import SnapshotContent
+from perdure.memory import WASM_PAGE_BYTES
+from perdure.storage import TemporaryStore
+from perdure.storage.image import TemporaryImage
+from perdure.subnet.memories import ReadableImage, StoredContent
+from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
+
+__all__ = ["MemoryHost"]
+
+
+@final
+class MemoryHost:
+    """Implements `execution.Host` over temporary images: state that lasts as long as the process.
+
+    Args:
+        compile_code: compiles a module as uploaded.
+        residents: keeps engine instances few.
+        store: where pages live; forks share it.
+    """
+
+    def __init__(
+        self,
+        compile_code: Callable[[bytes], CanisterModule],
+        residents: Residents,
+        store: TemporaryStore | None = None,
+    ) -> None:
+        self._compile_code = compile_code
+        self.residents = residents
+        self.store = store or TemporaryStore()
+        self.memories: dict[bytes, WasmState] = {}
+        self._modules: dict[int, ResidentModule] = {}
+
+    def compile(self, wasm: bytes) -> ResidentModule:
+        """Validate and compile a module; the same code gives the same object while it is in use."""
+        code = self._compile_code(wasm)
+        found = self._modules.get(id(code))
+        if found is None:
+            found = self._modules[id(code)] = ResidentModule(code, self.residents)
+        return found
+
+    def new_memories(self, canister_id: bytes) -> WasmState:
+        """Empty memories for a canister's first module."""
+        state = self.memories[canister_id] = WasmState(TemporaryImage(self.store), TemporaryImage(self.store))
+        return state
+
+    def committed(self, canister_id: bytes, delta: StateDelta) -> None:
+        """Nothing to do: the images have it."""
+
+    def discarded(self, canister_id: bytes) -> None:
+        """Give a canister's pages back."""
+        state = self.memories.pop(canister_id, None)
+        if state is not None:
+            state.heap.close()
+            state.stable.close()
+
+    def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
+        """Keep a copy of the committed memories: two forks, no bytes."""
+        return StoredContent(*_images(self.memories[canister_id], fork=True))
+
+    def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> StoredContent:
+        """Zeroed memories of these sizes, to be filled by an upload."""
+        heap, stable = TemporaryImage(self.store), TemporaryImage(self.store)
+        for image, size_bytes in ((heap, heap_bytes), (stable, stable_bytes)):
+            image.commit(PageDelta(-(-size_bytes // WASM_PAGE_BYTES), []))
+        return StoredContent(heap, stable)
+
+    def load_snapshot(
+        self, canister_id: bytes, content: SnapshotContent, global_values: tuple[GlobalValue, ...]
+    ) -> WasmState:
+        """Memories for a canister with the content of a snapshot, which stays as it is."""
+        if not isinstance(content, StoredContent):
+            raise InternalError(f"a snapshot of another host: {type(content).__name__}")
+        images = content.heap.image.fork(), content.stable.image.fork()
+        state = self.memories[canister_id] = WasmState(*images, global_values)
+        return state
+
+    def adopt(self, canister_id: bytes, instance: ResidentInstance) -> ResidentInstance:
+        """An instance over forks of another subnet's memories, made when first used."""
+        origin = instance.state
+        heap, stable = _images(origin, fork=True)
+        state = self.memories[canister_id] = WasmState(heap, stable, origin.global_values)
+        module = self.compile(instance.module.wasm)
+        return module.instantiate(state)
+
+
+def _images(state: WasmState, *, fork: bool) -> tuple[ReadableImage, ReadableImage]:
+    heap, stable = state.heap, state.stable
+    if not isinstance(heap, TemporaryImage) or not isinstance(stable, TemporaryImage):
+        raise InternalError(f"images of another kind: {type(heap).__name__}, {type(stable).__name__}")
+    return (heap.fork(), stable.fork()) if fork else (heap, stable)

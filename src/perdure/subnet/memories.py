@@ -1,0 +1,119 @@
+"""Memories of canisters and snapshots as people see them: read at any time, written between messages."""
+
+from __future__ import annotations
+
+from typing import Protocol, final
+
+from perdure.canister import Image, PageDelta, StateDelta
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
+from perdure.subnet.residency import ResidentInstance
+
+__all__ = ["ImageMemory", "LiveMemory", "ReadableImage", "StoredContent"]
+
+
+class ReadableImage(Image, Protocol):
+    """An image that can be read without being mapped, and forked."""
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """Committed bytes."""
+        ...
+
+    def fork(self) -> ReadableImage:
+        """A second image with the same content; costs nothing until one of them changes."""
+        ...
+
+
+def _whole_pages(memory: Memory, address: int, data: bytes | memoryview) -> tuple[int, bytes]:
+    """`data` with what stands around it, as a run of whole pages."""
+    check_range(address, len(data), memory.size() * WASM_PAGE_BYTES)
+    before = address % PAGE_BYTES
+    after = -(address + len(data)) % PAGE_BYTES
+    start, end = address - before, address + len(data)
+    return start, memory.read(start, before) + bytes(data) + memory.read(end, after)
+
+
+@final
+class ImageMemory:
+    """An image as a memory; every write is a commit of its own. For snapshots, which nobody runs."""
+
+    def __init__(self, image: ReadableImage) -> None:
+        self.image = image
+
+    def size(self) -> int:
+        """Size in Wasm pages."""
+        return self.image.wasm_pages
+
+    def grow(self, wasm_pages: int) -> int:
+        """Grow by zero pages; the old size."""
+        old_wasm_pages = self.size()
+        if wasm_pages:
+            self.image.commit(PageDelta(old_wasm_pages + wasm_pages, []))
+        return old_wasm_pages
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """A copy of `size_bytes` bytes from `address`."""
+        check_range(address, size_bytes, self.size() * WASM_PAGE_BYTES)
+        return self.image.read(address, size_bytes)
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Write `data` at `address`."""
+        if len(data):
+            self.image.commit(PageDelta(self.size(), [_whole_pages(self, address, data)]))
+
+
+@final
+class StoredContent:
+    """The memories of a snapshot; implements `SnapshotContent`."""
+
+    def __init__(self, heap: ReadableImage, stable: ReadableImage) -> None:
+        self.heap = ImageMemory(heap)
+        self.stable = ImageMemory(stable)
+
+
+@final
+class LiveMemory:
+    """The stable memory or heap of a canister. A write is committed at once, as if by a message.
+
+    Args:
+        instance: the canister's.
+        which: ``stable`` or ``heap``.
+    """
+
+    def __init__(self, instance: ResidentInstance, which: str) -> None:
+        self._instance = instance
+        self._which = which
+
+    @property
+    def _memory(self) -> Memory:
+        return self._instance.stable if self._which == "stable" else self._instance.heap
+
+    def size(self) -> int:
+        """Size in Wasm pages."""
+        return self._memory.size()
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """A copy of `size_bytes` bytes from `address`."""
+        return self._memory.read(address, size_bytes)
+
+    def view(self, address: int, size_bytes: int) -> memoryview:
+        """The bytes themselves, read-only, valid until the next message."""
+        memory = self._memory
+        view = getattr(memory, "view", None)
+        return memoryview(memory.read(address, size_bytes)) if view is None else view(address, size_bytes).toreadonly()
+
+    def grow(self, wasm_pages: int) -> int:
+        """Grow by zero pages; the old size in Wasm pages."""
+        old_wasm_pages = self.size()
+        if wasm_pages:
+            self._commit(PageDelta(old_wasm_pages + wasm_pages, []))
+        return old_wasm_pages
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Write `data` at `address`, committed at once."""
+        if len(data):
+            self._commit(PageDelta(self.size(), [_whole_pages(self, address, data)]))
+
+    def _commit(self, delta: PageDelta) -> None:
+        changed = StateDelta(None, delta, None) if self._which == "stable" else StateDelta(delta, None, None)
+        self._instance.restore(changed)
+        self._instance.commit()

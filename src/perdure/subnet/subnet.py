@@ -1,0 +1,334 @@
+"""A subnet in this process, and its canisters, as people hold them.
+
+    >>> from perdure import Subnet                                  # doctest: +SKIP
+    >>> subnet = Subnet()
+    >>> counter = subnet.install("counter.wasm")
+    >>> counter.update("increment")
+
+`Subnet` is the one mutable reference: it holds the state that the rules change, and wires in engine and files.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from perdure.canister import CanisterModule, CanisterStatus, GlobalValue, Reject, Reply
+from perdure.embedder import compile_module
+from perdure.errors import RejectError
+from perdure.execution.config import SubnetConfig
+from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
+from perdure.execution.query import execute_query
+from perdure.execution.scheduler import advance_time, execute_ingress, round_, run_until_idle
+from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetState
+from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.instrument import Options
+from perdure.subnet.host import MemoryHost
+from perdure.subnet.memories import LiveMemory
+from perdure.subnet.residency import ResidentInstance, Residents
+
+__all__ = ["Canister", "Status", "Subnet"]
+
+DEFAULT_CYCLES = 100_000_000_000_000
+MAX_ROUNDS = 1_000
+
+Wasm = bytes | str | os.PathLike[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Facts about a canister. Sizes in bytes, cycles in cycles."""
+
+    status: str
+    module_hash: bytes | None
+    controllers: tuple[Principal, ...]
+    version: int
+    cycles: int
+    heap_bytes: int
+    stable_bytes: int
+    memory_bytes: int
+
+
+@final
+class Subnet:
+    """A subnet of the Internet Computer in this process; everything on it is gone with the process.
+
+    Args:
+        config: limits, by the replica's names.
+        instrumentation: which passes the code of canisters goes through.
+        seed: of the subnet's randomness.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: SubnetConfig | None = None,
+        instrumentation: Options | None = None,
+        seed: bytes = b"",
+    ) -> None:
+        options = instrumentation or Options()
+
+        def compile_code(wasm: bytes) -> CanisterModule:
+            return compile_module(wasm, options)
+
+        self._host = MemoryHost(compile_code, Residents())
+        self._state = SubnetState(host=self._host, config=config or SubnetConfig(), seed=seed)
+
+    # --- canisters
+
+    def install(
+        self,
+        wasm: Wasm,
+        arg: bytes = b"",
+        *,
+        canister_id: Principal | None = None,
+        controllers: Iterable[Principal] = (),
+        cycles: int = DEFAULT_CYCLES,
+    ) -> Canister:
+        """Create a canister and install a module on it.
+
+        Args:
+            wasm: the module or its path, gzip or not.
+            arg: for ``canister_init``.
+            canister_id: by default the next free one.
+            controllers: by default the anonymous principal.
+            cycles: the balance.
+
+        Raises:
+            RejectError: the module is refused, or its start or init code trapped.
+            ValueError: the id is taken.
+        """
+        code = _read(wasm)
+        settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
+        raw_id = canister_id.raw_bytes if canister_id is not None else None
+        state = add_canister(self._state, settings, cycles, raw_id, (settings.controllers[0], None))
+        self._state.minted_cycles += cycles
+        canister = Canister(self, Principal(state.canister_id))
+        try:
+            canister._install(InstallOptions(InstallMode.INSTALL), code, arg)
+        except RejectError:
+            del self._state.canisters[state.canister_id]
+            self._state.minted_cycles -= state.cycles
+            raise
+        return canister
+
+    def canister(self, canister_id: Principal) -> Canister:
+        """The handle of a canister of this subnet.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
+        if canister_id.raw_bytes not in self._state.canisters:
+            raise KeyError(f"no canister {canister_id} on this subnet")
+        return Canister(self, canister_id)
+
+    @property
+    def canisters(self) -> tuple[Canister, ...]:
+        """Handles of all canisters, by id."""
+        return tuple(Canister(self, Principal(raw_id)) for raw_id in sorted(self._state.canisters))
+
+    # --- rounds and time
+
+    def tick(self) -> None:
+        """Run one round."""
+        round_(self._state)
+        self._host.residents.evict()
+
+    def run_until_idle(self) -> int:
+        """Run rounds until nothing is left to do but heartbeats; how many were run."""
+        return run_until_idle(self._state)
+
+    @property
+    def time_ns(self) -> int:
+        """The virtual clock, ns since 1970."""
+        return self._state.time_ns
+
+    def set_time(self, time_ns: int) -> None:
+        """Set the clock; it never goes back."""
+        advance_time(self._state, time_ns - self._state.time_ns)
+
+    def advance_time(self, duration_ns: int) -> None:
+        """Let time pass; what is due runs with the next round."""
+        advance_time(self._state, duration_ns)
+
+    # --- states
+
+    def fork(self) -> Subnet:
+        """A second subnet in the same state; each goes its own way. Costs nothing for memory until it changes."""
+        twin = object.__new__(Subnet)
+        twin._host = MemoryHost(self._host._compile_code, Residents(), self._host.store)
+        twin._state = _copy_state(self._state, twin._host)
+        return twin
+
+    @contextmanager
+    def anchor(self) -> Iterator[None]:
+        """Whatever happens within the block is undone at its end; blocks nest."""
+        kept = self.fork()
+        try:
+            yield
+        finally:
+            self._close_instances()
+            self._host, self._state = kept._host, kept._state
+
+    def _close_instances(self) -> None:
+        for canister in self._state.canisters.values():
+            if canister.instance is not None:
+                canister.instance.close()
+            self._host.discarded(canister.canister_id)
+
+    def __repr__(self) -> str:
+        return f"<Subnet with {len(self._state.canisters)} canisters, time {self._state.time_ns} ns>"
+
+
+@final
+class Canister:
+    """A canister of a subnet. A handle belongs to its subnet: on a fork, ask ``fork.canister(canister.id)``."""
+
+    __slots__ = ("_raw_id", "_subnet", "id")
+
+    def __init__(self, subnet: Subnet, canister_id: Principal) -> None:
+        self._subnet = subnet
+        self.id = canister_id
+        self._raw_id = canister_id.raw_bytes
+
+    @property
+    def _state(self) -> CanisterState:
+        return self._subnet._state.canisters[self._raw_id]
+
+    @property
+    def _instance(self) -> ResidentInstance:
+        instance = self._state.instance
+        if not isinstance(instance, ResidentInstance):
+            raise ValueError(f"canister {self.id} has no code and so no memories")
+        return instance
+
+    # --- messages
+
+    def update(self, method: str, arg: bytes = b"", *, sender: Principal = ANONYMOUS, cycles: int = 0) -> bytes:
+        """Call an update method, or a query method in replicated mode, and run rounds until it has answered.
+
+        Raises:
+            RejectError: the canister or the system rejected the call, or nothing is left to run that could answer it.
+        """
+        state = self._subnet._state
+        response = execute_ingress(state, self._raw_id, method, arg, sender.raw_bytes, cycles, MAX_ROUNDS)
+        if response.__class__ is Reply:
+            return response[0]
+        raise _error(response)
+
+    def query(self, method: str, arg: bytes = b"", *, sender: Principal = ANONYMOUS) -> bytes:
+        """Call a query or composite query method; nothing that it does stays.
+
+        Raises:
+            RejectError: the canister or the system rejected the query.
+        """
+        response = execute_query(self._subnet._state, self._raw_id, method, arg, sender.raw_bytes)
+        if response.__class__ is Reply:
+            return response[0]
+        raise _error(response)
+
+    # --- code
+
+    def upgrade(
+        self,
+        wasm: Wasm,
+        arg: bytes = b"",
+        *,
+        wasm_memory_persistence: str | None = None,
+        skip_pre_upgrade: bool = False,
+    ) -> None:
+        """Upgrade to a module: stable memory is kept, the heap only with ``wasm_memory_persistence="keep"``.
+
+        Raises:
+            RejectError: the module is refused or a hook trapped; nothing has changed then.
+        """
+        if wasm_memory_persistence not in {None, "keep", "replace"}:
+            raise ValueError(f"wasm_memory_persistence is 'keep', 'replace' or None, found {wasm_memory_persistence!r}")
+        options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
+        self._install(options, _read(wasm), arg)
+
+    def reinstall(self, wasm: Wasm, arg: bytes = b"") -> None:
+        """Install a module anew: all memories are lost."""
+        self._install(InstallOptions(InstallMode.REINSTALL), _read(wasm), arg)
+
+    def _install(self, options: InstallOptions, wasm: bytes, arg: bytes) -> None:
+        state = self._state
+        sender = min(state.facts.controllers, default=ANONYMOUS.raw_bytes)
+        response = install_code(self._subnet._state, state, options, wasm, arg, sender)
+        if isinstance(response, Reject):
+            raise _error(response)
+
+    # --- what there is to see
+
+    @property
+    def stable(self) -> LiveMemory:
+        """Stable memory. Reads show it as it stands; a write is committed at once."""
+        return LiveMemory(self._instance, "stable")
+
+    @property
+    def heap(self) -> LiveMemory:
+        """The heap. Reads show it as it stands; a write is committed at once."""
+        return LiveMemory(self._instance, "heap")
+
+    @property
+    def globals(self) -> tuple[GlobalValue, ...]:
+        """Globals that are mutable or exported, in the network's order."""
+        return self._instance.global_values
+
+    @property
+    def module(self) -> CanisterModule | None:
+        """The code: hash, exported methods, custom sections."""
+        return self._state.module
+
+    def status(self) -> Status:
+        """Facts as ``canister_status`` gives them."""
+        state = self._state
+        module = state.module
+        return Status(
+            status=CanisterStatus(state.facts.status).name.lower(),
+            module_hash=module.module_hash if module is not None else None,
+            controllers=tuple(Principal(raw) for raw in state.settings.controllers),
+            version=state.facts.version,
+            cycles=state.cycles,
+            heap_bytes=state.heap_wasm_pages << 16,
+            stable_bytes=state.stable_wasm_pages << 16,
+            memory_bytes=state.memory_bytes(),
+        )
+
+    def logs(self) -> tuple[LogRecord, ...]:
+        """Lines that the canister printed and traps that it ended in, oldest first."""
+        return tuple(self._state.log.records)
+
+    def __repr__(self) -> str:
+        return f"<Canister {self.id}>"
+
+
+def _read(wasm: Wasm) -> bytes:
+    return bytes(wasm) if isinstance(wasm, bytes | bytearray | memoryview) else Path(wasm).read_bytes()
+
+
+def _error(response: object) -> RejectError:
+    if isinstance(response, Reject):
+        return RejectError(response.code, response.error_code, response.message, response.backtrace)
+    return RejectError(6, "", "the call was taken and is not answered: nothing is left to run but timers and deadlines")
+
+
+def _copy_state(state: SubnetState, host: MemoryHost) -> SubnetState:
+    """A deep copy; code is shared, memories are forked."""
+    shared: dict[int, object] = {id(state.host): host, id(state.config): state.config, id(state.costs): state.costs}
+    shared[id(state.certify)] = state.certify
+    for canister_id, canister in state.canisters.items():
+        if isinstance(canister.instance, ResidentInstance):
+            twin = host.adopt(canister_id, canister.instance)
+            shared[id(canister.instance)] = twin
+            shared[id(canister.module)] = twin.module
+        for snapshot in canister.snapshots.values():
+            shared[id(snapshot.content)] = snapshot.content
+            shared[id(snapshot.module)] = snapshot.module
+    return copy.deepcopy(state, shared)
