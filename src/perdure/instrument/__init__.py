@@ -3,14 +3,18 @@
 from perdure.instrument.costs import SCHEDULES
 from perdure.instrument.link import Instrumented, Options, SavedGlobal, instrument, kernel_for, link
 from perdure.instrument.metering import count_instructions
+from perdure.instrument.validate import REPLICA, Policy, validate
 
 __all__ = [
+    "REPLICA",
     "SCHEDULES",
     "Instrumented",
     "Options",
+    "Policy",
     "SavedGlobal",
     "count_instructions",
     "instrument",
     "kernel_for",
     "link",
+    "validate",
 ]
