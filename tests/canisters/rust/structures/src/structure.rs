@@ -71,7 +71,9 @@ fn put_bytes(reply: &mut Vec<u8>, bytes: &[u8]) {
 
 fn put_optional<T: Storable>(reply: &mut Vec<u8>, value: Option<T>) {
     reply.push(value.is_some() as u8);
-    value.map(|value| reply.extend(value.into_bytes()));
+    if let Some(value) = value {
+        reply.extend(value.into_bytes());
+    }
 }
 
 fn put_pair<K: Storable, V: Storable>(reply: &mut Vec<u8>, pair: Option<(K, V)>) {
