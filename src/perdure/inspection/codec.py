@@ -54,6 +54,7 @@ class Codec:
         order: order of encoded keys; ``None`` where bytes compare right.
         is_ordered: whether `order` is known to be the program's.
         fields: names of the parts, where the value is a record of them.
+        parts: their codecs, where the bytes are those of the parts one after the other.
         sql_ordered: whether SQLite orders the values of `to_sql` as `order` does.
     """
 
@@ -65,6 +66,7 @@ class Codec:
     order: Callable[[bytes], Any] | None = field(default=None, repr=False, compare=False)
     is_ordered: bool = True
     fields: tuple[str, ...] = ()
+    parts: tuple[Codec, ...] = field(default=(), repr=False, compare=False)
     sql_ordered: bool = False
 
     def from_text(self, text: str) -> bytes:
@@ -273,10 +275,10 @@ def _candid() -> Codec:
     """A message that carries its own types; record fields without a known name keep their hash."""
 
     def decode(data: bytes) -> Any:
-        from perdure import candid
+        from perdure.candid.codec import decode_with_types
 
-        values = list(candid.decode(data))
-        return values[0] if len(values) == 1 else values
+        _, values = decode_with_types(data)
+        return values[0] if len(values) == 1 else list(values)
 
     def encode(value: Any) -> bytes:
         raise ValueError("candid values are read here, not written")
@@ -365,6 +367,7 @@ def _struct_of(name: str, parts: list[tuple[str, Codec]]) -> Codec:
         None if compares_as_bytes else order,
         all(part.is_ordered for _, part in parts),
         tuple(label for label, _ in parts),
+        tuple(part for _, part in parts),
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
@@ -162,14 +163,22 @@ class Inventory:
         raise UnsupportedError(f"no structure {name!r} here, found {known}")
 
 
-def find(source: Source) -> Inventory:
-    """The inventory of an opened source."""
-    inventory = find_in_memory(source.memory, source.extents)
+def find(source: Source, log_data: Mapping[str, int] | None = None) -> Inventory:
+    """The inventory of an opened source; see `find_in_memory`."""
+    inventory = find_in_memory(source.memory, source.extents, log_data)
     return replace(inventory, label=source.label)
 
 
-def find_in_memory(memory: Memory, extents: list[Extent] | None = None) -> Inventory:
-    """The inventory of a memory, a live one perhaps. Never raises on what the bytes say."""
+def find_in_memory(
+    memory: Memory, extents: list[Extent] | None = None, log_data: Mapping[str, int] | None = None
+) -> Inventory:
+    """The inventory of a memory, a live one perhaps. Never raises on what the bytes say.
+
+    Args:
+        memory: the stable memory.
+        extents: where it may differ from zero; everywhere, if not said.
+        log_data: ids of the data memories of logs, by the label of their index, where somebody knows.
+    """
     if extents is None:
         extents = [(0, memory.size() * WASM_PAGE_BYTES)]
     manager = _manager_at(memory, 0)
@@ -179,7 +188,7 @@ def find_in_memory(memory: Memory, extents: list[Extent] | None = None) -> Inven
         structures = _without_manager(memory, extents)
         return Inventory("memory", memory, extents, (), tuple(structures))
     found = [*_before_manager(memory, manager, extents), *_managed(memory, manager, extents)]
-    return Inventory("memory", memory, extents, (manager,), tuple(_pair_logs(found)))
+    return Inventory("memory", memory, extents, (manager,), tuple(_pair_logs(found, log_data or {})))
 
 
 # Managers
@@ -286,7 +295,7 @@ def _without_manager(memory: Memory, extents: list[Extent]) -> list[Structure]:
         if structure.kind != "unknown":
             found.append(structure)
             occupied = address + (structure.used_bytes or 0)
-    return _pair_logs(_cut_windows(found, size_bytes))
+    return _pair_logs(_cut_windows(found, size_bytes), {})
 
 
 def _cut_windows(found: list[Structure], size_bytes: int) -> list[Structure]:
@@ -487,13 +496,14 @@ def log_data_bytes(index: Region, entries: int) -> int:
         return -1
 
 
-def _pair_logs(found: list[Structure]) -> list[Structure]:
+def _pair_logs(found: list[Structure], log_data: Mapping[str, int]) -> list[Structure]:
     """Join index and data of each log, where it is certain which belong together, or nothing else is likelier."""
     indexes = [structure for structure in found if structure.kind == "log-index"]
     free = [structure for structure in found if structure.kind == "log-data"]
     pairs: dict[str, tuple[Structure, str]] = {}
     for index in indexes:
-        candidates = _candidates(index, free)
+        told = [data for data in free if data.memory_id == log_data.get(index.label, -1)]
+        candidates = told or _candidates(index, free)
         if candidates:
             chosen = candidates[0]
             free.remove(chosen)

@@ -134,7 +134,7 @@ def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -
     for address in queue:
         try:
             node = _read_raw(memory, header, address)
-        except MalformedError:
+        except (MalformedError, struct.error):
             continue
         found.append(node)
         if len(found) == limit:

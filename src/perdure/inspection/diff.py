@@ -1,0 +1,350 @@
+"""Compares two stable memories by key.
+
+First the pages: what is equal byte for byte needs no decoding. Nodes that both trees reach at the same address, none of
+whose pages changed, hold the same entries in both; only the entries of all other nodes are compared. That gives the same
+answer as comparing all entries, because a key is in a tree once: if it is in such a common node of one tree, it is in the
+same node of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, final
+
+from perdure.errors import MalformedError
+from perdure.inspection.find import VEC_DATA_ADDRESS, Inventory, Structure, slot_bytes
+from perdure.inspection.schema import Schema
+from perdure.inspection.table import KEYED, Table, load_tree, open_table, tree_order
+from perdure.memory import PAGE_BYTES
+from perdure.stable.btree import MAX_DEPTH, BTree
+from perdure.stable.nodes import CAPACITY, OVERFLOW_HEADER, V2_HEADER_BYTES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from perdure.inspection.pages import ChangedPages
+
+    Addresses = npt.NDArray[np.int64]
+
+__all__ = ["Change", "StructureDiff", "diff"]
+
+_MANY_NODES: Final = 20_000
+"""From so many changed nodes on, decoding everything at once is faster."""
+
+
+@final
+@dataclass(frozen=True)
+class Change:
+    """One entry that differs: `before` or `after` is ``None`` where it is not there."""
+
+    key: Any
+    before: bytes | None
+    after: bytes | None
+
+    @property
+    def what(self) -> str:
+        """``added``, ``removed`` or ``changed``."""
+        if self.before is None:
+            return "added"
+        return "removed" if self.after is None else "changed"
+
+
+@final
+@dataclass
+class StructureDiff:
+    """How one structure differs.
+
+    Attributes:
+        label: of its memory.
+        name: from the schema, else as tables are called.
+        status: ``same``, ``changed``, ``added``, ``removed``, ``replaced`` (another kind or shape), ``unread`` (bytes
+            differ, and nobody knows what they mean).
+        kinds: kind before and after.
+        changes: of the entries, in the structure's order.
+        tables: before and after, to decode the changes with.
+        pages: 4 KiB pages of the memory, those that had to be read, those that differ.
+    """
+
+    label: str
+    name: str
+    status: str
+    kinds: tuple[str | None, str | None]
+    changes: list[Change] = field(default_factory=list)
+    tables: tuple[Table | None, Table | None] = field(default=(None, None), repr=False)
+    pages: tuple[int, int, int] = (0, 0, 0)
+
+    def count(self, what: str) -> int:
+        """How many entries were ``added``, ``removed`` or ``changed``."""
+        return sum(change.what == what for change in self.changes)
+
+
+def diff(
+    before: Inventory,
+    after: Inventory,
+    schema: Schema | None = None,
+    *,
+    full_scan: bool = False,
+    same_below: bool = False,
+) -> Iterator[StructureDiff]:
+    """How each structure differs, by label.
+
+    Args:
+        before: the older state.
+        after: the newer state.
+        schema: how keys and values are read.
+        full_scan: decode and compare every entry, not only those near changed pages. The answer is the same.
+        same_below: whether both are the same unchanging file.
+
+    Raises:
+        MalformedError: while comparing, where a structure is damaged.
+    """
+    olds = {structure.label: structure for structure in before.structures}
+    news = {structure.label: structure for structure in after.structures}
+    for label in sorted(olds.keys() | news.keys(), key=lambda label: (len(label), label)):
+        old, new = olds.get(label), news.get(label)
+        if old is None or new is None:
+            yield _one_sided(old, new)
+        else:
+            yield _diff_structure(old, new, before, after, schema, full_scan=full_scan, same_below=same_below)
+
+
+def _one_sided(old: Structure | None, new: Structure | None) -> StructureDiff:
+    structure = old or new
+    assert structure is not None
+    kinds = (old.kind if old else None, new.kind if new else None)
+    return StructureDiff(structure.label, _name(structure), "removed" if old else "added", kinds)
+
+
+def _name(structure: Structure) -> str:
+    return structure.name or "memory_" + structure.label.replace(":", "_")
+
+
+def _diff_structure(
+    old: Structure,
+    new: Structure,
+    before: Inventory,
+    after: Inventory,
+    schema: Schema | None,
+    *,
+    full_scan: bool,
+    same_below: bool,
+) -> StructureDiff:
+    from perdure.inspection.pages import changed_pages  # NumPy only where it is needed
+
+    found = StructureDiff(old.label, _name(new), "same", (old.kind, new.kind))
+    pages = changed_pages(old.region, new.region, before.extents, after.extents, same_below=same_below)
+    extra = 0
+    if old.data is not None and new.data is not None:
+        data_pages = changed_pages(old.data, new.data, before.extents, after.extents, same_below=same_below)
+        extra = data_pages.count
+    found.pages = (len(pages.is_changed), pages.compared, pages.count + extra)
+    if pages.count + extra == 0 and not full_scan and old.region.size_bytes == new.region.size_bytes:
+        return found
+    if old.kind != new.kind and {old.kind, new.kind} - set(KEYED):
+        found.status = "replaced"
+        return found
+    if old.kind not in (*KEYED, "vec", "minheap", "log", "cell"):
+        found.status = "unread"
+        return found
+    tables = (open_table(old, schema), open_table(new, schema))
+    found.tables = tables
+    found.changes = _changes(tables, pages, full_scan)
+    found.status = "changed" if found.changes else "same"
+    return found
+
+
+def _changes(tables: tuple[Table, Table], pages: ChangedPages, full_scan: bool) -> list[Change]:
+    old, new = tables
+    if old.structure.kind not in KEYED:
+        return _diff_positions(old, new, None if full_scan else pages)
+    trees = (load_tree(old.structure, _key(old)), load_tree(new.structure, _key(new)))
+    entries = None if full_scan or not _same_grid(*trees) else _entries_near_changes(trees, pages)
+    if entries is None:
+        entries = (_all_entries(trees[0]), _all_entries(trees[1]))
+    return _diff_entries(*entries, tree_order(trees[1]))
+
+
+def _key(table: Table) -> Any:
+    assert table.key is not None
+    return table.key
+
+
+def _same_grid(old: BTree, new: BTree) -> bool:
+    """Whether equal bytes at equal addresses mean the same entries in both."""
+    return (old.header.page_bytes, old.header.slots, old.nodes.key_bytes) == (
+        new.header.page_bytes,
+        new.header.slots,
+        new.nodes.key_bytes,
+    )
+
+
+def _diff_entries(old: dict[bytes, bytes], new: dict[bytes, bytes], order: Callable[[bytes], Any]) -> list[Change]:
+    changes = [Change(key, before, new.get(key)) for key, before in old.items() if new.get(key) != before]
+    changes += [Change(key, None, after) for key, after in new.items() if key not in old]
+    return sorted(changes, key=lambda change: order(change.key))
+
+
+# Maps, every entry
+
+
+def _all_entries(tree: BTree) -> dict[bytes, bytes]:
+    """All entries of a tree, in bulk."""
+    from perdure.stable import types
+    from perdure.stable.columns import read_columns
+
+    key_bytes = tree.nodes.key_bytes
+    key = types.raw if key_bytes is None or tree.header.slots else types.FixedBytes(key_bytes)
+    columns = read_columns(tree, key, types.raw)
+    return dict(zip(_pieces(columns.keys), _pieces(columns.values), strict=True))
+
+
+def _pieces(column: Any) -> list[bytes]:
+    """A column as `bytes`, one for each value."""
+    data = column.data.tobytes()
+    if column.offsets is None:
+        width = column.width
+        return [data[start : start + width] for start in range(0, len(data), width)] if width else [b""] * len(column)
+    ends = column.offsets.tolist()
+    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+
+
+# Maps, what changed
+
+
+def _entries_near_changes(
+    trees: tuple[BTree, BTree], pages: ChangedPages
+) -> tuple[dict[bytes, bytes], dict[bytes, bytes]] | None:
+    """The entries of all nodes but those common to both trees and unchanged; ``None`` where those are too many."""
+    import numpy as np
+
+    old, new = (_reachable(tree) for tree in trees)
+    common, in_old, _ = np.intersect1d(old[0], new[0], assume_unique=True, return_indices=True)
+    touched = pages.touches(common, trees[0].header.page_bytes)
+    touched |= _chain_touched(trees[0], old[1][in_old], ~touched, pages)
+    unchanged = common[~touched]
+    apart = [np.setdiff1d(addresses, unchanged, assume_unique=True) for addresses, _ in (old, new)]
+    if max(map(len, apart)) > _MANY_NODES:
+        return None
+    found = tuple(_entries_of(tree, addresses) for tree, addresses in zip(trees, apart, strict=True))
+    return found[0], found[1]
+
+
+def _entries_of(tree: BTree, addresses: Addresses) -> dict[bytes, bytes]:
+    entries: dict[bytes, bytes] = {}
+    for address in addresses.tolist():
+        node = tree.nodes.load(address)
+        entries.update(zip(node.keys, node.values, strict=True))
+    return entries
+
+
+def _reachable(tree: BTree) -> tuple[Addresses, Addresses]:
+    """Addresses of all nodes of a tree, and their links to overflow pages. Leaves are not read but for their head.
+
+    Raises:
+        MalformedError: a node is no node, or is reached twice.
+    """
+    import numpy as np
+
+    from perdure.inspection.gather import Gather
+
+    gather = Gather(_region(tree))
+    page_bytes, stride = tree.header.page_bytes, tree.header.allocator.stride
+    limit = _region(tree).size_bytes - page_bytes
+    level = np.array([tree.header.root] if tree.header.root else [], dtype=np.int64)
+    found, links = [level[:0]], [level[:0]]
+    for _ in range(MAX_DEPTH):
+        if not len(level):
+            break
+        offsets = level - 116
+        if ((offsets < 0) | (offsets % stride != 0) | (level > limit)).any():
+            raise MalformedError("a node address points between chunks or past the memory", int(level[0]))
+        heads = gather.rows(level, V2_HEADER_BYTES)
+        counts = heads[:, 5].astype(np.int64) | heads[:, 6].astype(np.int64) << 8
+        if (heads[:, :3] != np.frombuffer(b"BTN", np.uint8)).any() or ((counts < 1) | (counts > CAPACITY)).any():
+            raise MalformedError("a node does not start like one", int(level[0]))
+        found.append(level)
+        packed = heads[:, 3] == 2
+        links.append(np.where(packed, np.ascontiguousarray(heads[:, 7:]).view("<i8")[:, 0], 0))
+        level = _children(tree, gather, level, counts, heads)
+    addresses = np.concatenate(found)
+    order = np.argsort(addresses)
+    addresses = addresses[order]
+    if (addresses[1:] == addresses[:-1]).any():
+        raise MalformedError("a node is reached twice", tree.header.root)
+    return addresses, np.concatenate(links)[order]
+
+
+def _children(tree: BTree, gather: Any, level: Addresses, counts: Addresses, heads: Any) -> Addresses:
+    """The children of the internal nodes of a level."""
+    import numpy as np
+
+    slots = tree.header.slots
+    slot_size = 8 + slots.key_bytes + slots.value_bytes if slots else 0
+    starts = np.where(heads[:, 3] == 2, V2_HEADER_BYTES, 7 + counts * slot_size)
+    internal = heads[:, 4] == 1
+    children = []
+    for place in range(CAPACITY + 1):
+        has = internal & (counts >= place)
+        at = level[has] + starts[has] + 8 * place
+        children.append(gather.rows(at, 8).view("<i8")[:, 0] if has.any() else level[:0])
+    return np.concatenate(children)
+
+
+def _region(tree: BTree) -> Any:
+    return tree.memory
+
+
+def _chain_touched(tree: BTree, links: Addresses, asked: Any, pages: ChangedPages) -> Any:
+    """Which of the asked nodes have an overflow page that changed. The chains of unchanged pages are the same in both."""
+    import numpy as np
+
+    from perdure.inspection.gather import Gather
+
+    gather = Gather(_region(tree))
+    touched = np.zeros(len(links), dtype=bool)
+    active = np.flatnonzero(asked & (links != 0))
+    current = links[active]
+    limit = _region(tree).size_bytes - tree.header.page_bytes
+    for _ in range(_region(tree).size_bytes // tree.header.allocator.stride + 1):
+        if not len(active):
+            return touched
+        if ((current < 116) | (current > limit)).any():
+            raise MalformedError("an overflow address points past the memory", int(current[0]))
+        hit = pages.touches(current, tree.header.page_bytes)
+        touched[active[hit]] = True
+        active, current = active[~hit], current[~hit]
+        heads = gather.rows(current, OVERFLOW_HEADER.size)
+        following = np.ascontiguousarray(heads[:, 3:]).view("<i8")[:, 0] if len(current) else current
+        active, current = active[following != 0], following[following != 0]
+    raise MalformedError("overflow pages run in a circle", int(current[0]))
+
+
+# Arrays, logs, cells
+
+
+def _diff_positions(old: Table, new: Table, pages: ChangedPages | None) -> list[Change]:
+    changes = []
+    for place in _places(old, new, pages):
+        before, after = old.get(place), new.get(place)
+        if before != after:
+            changes.append(Change(place, before, after))
+    return changes
+
+
+def _places(old: Table, new: Table, pages: ChangedPages | None) -> Iterator[int]:
+    """Positions that may differ: of a vec or heap those whose slot lies in a changed page, else all."""
+    most = max(len(old), len(new))
+    width = old.structure.value
+    if pages is None or old.structure.kind not in ("vec", "minheap") or width is None or width != new.structure.value:
+        yield from range(most)
+        return
+    size = max(1, slot_bytes(width.max_bytes or 0, bool(width.is_fixed)))
+    following = 0
+    for page in pages.is_changed.nonzero()[0].tolist():
+        first = max(0, page * PAGE_BYTES - VEC_DATA_ADDRESS) // size
+        end = min(most, max(0, (page + 1) * PAGE_BYTES - VEC_DATA_ADDRESS) // size + 1)
+        yield from range(max(following, first), end)
+        following = max(following, end)
+    yield from range(max(following, min(len(old), len(new))), most)
