@@ -23,6 +23,7 @@ from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, fact
 from perdure.embedder.instance import WasmInstance
 from perdure.errors import InternalError
 from perdure.instrument import Options, instrument
+from perdure.instrument.validate import validate
 from perdure.wasm import decode, encode, inflate
 
 __all__ = ["CompiledModule", "Compiler", "compile_module", "shared_compiler"]
@@ -151,6 +152,7 @@ class Compiler:
     def _build(self, key: bytes, wasm: bytes, options: Options) -> CompiledModule:
         original = decode(wasm)
         validate_original(inflate(wasm))
+        validate(original)
         linked = instrument(original, options)
         binary = encode(linked.module)
         code = c_void_p()
