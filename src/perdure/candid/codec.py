@@ -60,12 +60,12 @@ class Codec:
         if len(values) > len(writers) or not all(map(is_nullable, missing)):
             raise ValueError(f"{len(values)} values for {len(writers)} types ({', '.join(map(str, self.types))})")
         out = bytearray(head)
-        meter = Meter(0)
+        meter = Meter()
         for index, write in enumerate(writers):
             try:
                 write(values[index] if index < len(values) else None, out, meter)
             except Mismatch as error:
-                raise ValueError(str(error.within(f"value {index}" + (" " if error.path else "")))) from None
+                raise ValueError(str(error.within(f"value {index}"))) from None
             except MalformedError:
                 raise ValueError(f"value {index} is nested deeper than {MAX_DEPTH} levels") from None
         return bytes(out)

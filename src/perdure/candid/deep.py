@@ -19,6 +19,8 @@ FRAMES_PER_STACK = 300
 #: Levels of nesting in a value, at most. A message of n bytes has at most about n of them.
 MAX_DEPTH = 100_000
 
+_HOP_STEPS = 150
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,12 +49,12 @@ class Meter:
 
     Args:
         left: the budget in steps. Reading bytes is bounded by the message and costs nothing; steps that consume no
-            bytes do (see ``decoding``).
+            bytes do (see ``decoding``). Unlimited for work on values that are the caller's own.
     """
 
     __slots__ = ("depth", "left", "stack_start")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int = 1 << 62) -> None:
         self.left = left
         self.depth = 0
         self.stack_start = 0
@@ -76,6 +78,7 @@ class Meter:
                 raise MalformedError(f"nested deeper than {MAX_DEPTH} levels")
             if self.depth - start <= FRAMES_PER_STACK:
                 return function(*args)
+            self.charge(_HOP_STEPS)
             self.stack_start = self.depth
             return on_fresh_stack(function, *args)
         finally:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, TypeAlias, final
 
+from perdure.candid.deep import guarded
 from perdure.candid.lexer import Token, Tokens
 from perdure.candid.types import (
     BY_NAME,
@@ -101,22 +102,22 @@ class TypeParser:
     def identifier(self) -> str:
         """An identifier that is no keyword."""
         token = self.tokens.token
-        if token.kind != "id" or token.value in KEYWORDS:
+        if token.kind != "<identifier>" or token.value in KEYWORDS:
             raise self.tokens.error("an identifier")
         return str(self.tokens.advance().value)
 
     def name(self) -> str:
         """An identifier or a text."""
-        if self.tokens.sees("text"):
+        if self.tokens.sees("<text>"):
             return self.text()
         token = self.tokens.token
-        if token.kind != "id" or token.value in RESERVED_WORDS:
+        if token.kind != "<identifier>" or token.value in RESERVED_WORDS:
             raise self.tokens.error("a name")
         return str(self.tokens.advance().value)
 
     def text(self) -> str:
         """A text token, which must be UTF-8."""
-        token = self.tokens.expect("text")
+        token = self.tokens.expect("<text>")
         try:
             return bytes(token.value).decode() if isinstance(token.value, bytes) else token.value
         except UnicodeDecodeError as error:
@@ -134,7 +135,7 @@ class TypeParser:
 
     def _type(self) -> Type:  # noqa: PLR0911 - one return per kind of type
         tokens = self.tokens
-        if tokens.token.kind != "id":
+        if tokens.token.kind != "<identifier>":
             raise tokens.error("a type")
         start = tokens.advance()
         match start.value:
@@ -157,7 +158,7 @@ class TypeParser:
 
     def reference(self) -> Type:
         """A name of a type."""
-        return self._called(self.tokens.expect("id"))
+        return self._called(self.tokens.expect("<identifier>"))
 
     def _called(self, token: Token) -> Type:
         """The type that an identifier stands for."""
@@ -185,16 +186,16 @@ class TypeParser:
     def _field(self, next_id: int, *, in_record: bool) -> Field:
         tokens = self.tokens
         docs = tokens.token.docs
-        if tokens.sees("num", "hex"):
+        if tokens.sees("<number>", "<hex>"):
             id_ = self.field_id()
             return Field(id_, self._field_type(in_record=in_record), None, docs)
         token = tokens.token
-        if in_record and token.kind == "id" and token.value in RESERVED_WORDS:
+        if in_record and token.kind == "<identifier>" and token.value in RESERVED_WORDS:
             return self._positional(next_id, self.type(), docs)
         name = self.name()
         if tokens.sees(":") or not in_record:
             return Field(field_hash(name), self._field_type(in_record=in_record), name, docs)
-        if token.kind == "text":
+        if token.kind == "<text>":
             raise tokens.error("`:`")
         return self._positional(next_id, self._called(token), docs)
 
@@ -207,7 +208,7 @@ class TypeParser:
         """A field id in decimal or hexadecimal."""
         token = self.tokens.advance()
         digits = str(token.value)
-        value = int(digits, 16 if token.kind == "hex" else 10) if len(digits) < 1000 else _MAX_FIELD_ID + 1
+        value = int(digits, 16 if token.kind == "<hex>" else 10) if len(digits) < 1000 else _MAX_FIELD_ID + 1
         if not 0 <= value <= _MAX_FIELD_ID or digits[0] in "+-":
             raise self.tokens.error("a field id from 0 to 2**32 - 1", token)
         return value
@@ -250,10 +251,10 @@ class TypeParser:
 
     def _argument(self) -> tuple[Type, str | None]:
         token = self.tokens.token
-        if token.kind == "id" and token.value in RESERVED_WORDS:
+        if token.kind == "<identifier>" and token.value in RESERVED_WORDS:
             return self.type(), None
         name = self.name()
-        if token.kind == "text" or self.tokens.sees(":"):
+        if token.kind == "<text>" or self.tokens.sees(":"):
             self.tokens.expect(":")
             return self.type(), name
         return self._called(token), None
@@ -322,16 +323,16 @@ class _Files:
         tokens = Tokens(text)
         parser = TypeParser(tokens, self.types)
         self.mains[file] = None
-        while not tokens.sees("end", "service"):
+        while not tokens.sees("<end>", "service"):
             if tokens.accept("import"):
                 self._import(parser, file)
             else:
                 parser.definition()
-            if not tokens.sees("end", "service"):
+            if not tokens.sees("<end>", "service"):
                 tokens.expect(";")
         if tokens.sees("service"):
             self.mains[file] = _main(parser)
-        if not tokens.sees("end"):
+        if not tokens.sees("<end>"):
             raise tokens.error("the end")
         self.parsers.append(parser)
         return parser
@@ -377,6 +378,10 @@ def parse(text: str, load: Loader | None = None, file: str = "") -> Program:
     Raises:
         MalformedError: not Candid, with line and column; or `load` is missing where there are imports.
     """
+    return guarded(_parse, text, load, file)
+
+
+def _parse(text: str, load: Loader | None, file: str) -> Program:
     files = _Files(load)
     parser = files.read(text, file)
     for one in files.parsers:
@@ -426,7 +431,7 @@ def parse_types(text: str, types: Mapping[str, Rec] | None = None) -> tuple[Type
         if not parser.tokens.sees("("):
             parser.tokens.expect(";")
     found, _ = parser.types()
-    parser.tokens.expect("end")
+    parser.tokens.expect("<end>")
     parser.finish()
     return found
 
@@ -439,6 +444,6 @@ def parse_type(text: str, types: Mapping[str, Rec] | None = None) -> Type:
     """
     parser = TypeParser(Tokens(text), dict(types or {}))
     found = parser.type()
-    parser.tokens.expect("end")
+    parser.tokens.expect("<end>")
     parser.finish()
     return found

@@ -35,6 +35,7 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_KINDS: Final = {"id": "<identifier>", "num": "<number>", "hex": "<hex>", "float": "<float>", "sign": "<sign>"}
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _COMMENT: Final = re.compile(r"/\*|\*/")
 _ESCAPE: Final = re.compile(
@@ -48,7 +49,8 @@ class Token(NamedTuple):
     """A token.
 
     Args:
-        kind: ``id text float hex num sign end``, or the mark itself: ``-> { ; ==``.
+        kind: ``<identifier> <text> <number> <hex> <float> <sign> <end>``, or the mark itself: ``-> { ; ==``. In angle
+            brackets, so that no identifier is mistaken for one.
         value: as written; the bytes of a text, escapes resolved.
         offset: in characters from the start.
         docs: the ``//`` comments directly above, without their slashes.
@@ -79,7 +81,7 @@ class Tokens:
     def error(self, expected: str, token: Token | None = None) -> MalformedError:
         """What to raise where something else was expected."""
         token = token or self.token
-        found = "the end" if token.kind == "end" else repr(self.text[token.offset :][:20].split("\n")[0])
+        found = "the end" if token.kind == "<end>" else repr(self.text[token.offset :][:20].split("\n")[0])
         return self._malformed(f"found {found}, expected {expected}", token.offset)
 
     def advance(self) -> Token:
@@ -96,12 +98,12 @@ class Tokens:
         """As `accept`, raising MalformedError otherwise."""
         if self.sees(*kinds):
             return self.advance()
-        raise self.error(" or ".join(f"`{kind}`" if not kind.isalpha() else kind for kind in kinds))
+        raise self.error(" or ".join(kind if kind.startswith("<") else f"`{kind}`" for kind in kinds))
 
     def sees(self, *kinds: str) -> bool:
         """Whether the token ahead is of one of `kinds`."""
         token = self.token
-        return token.kind in kinds or (token.kind == "id" and token.value in kinds)
+        return token.kind in kinds or (token.kind == "<identifier>" and token.value in kinds)
 
     def malformed(self, message: str, token: Token) -> MalformedError:
         """What to raise for a wrong token."""
@@ -120,7 +122,7 @@ class Tokens:
             self._at = self._skip_space()
             start = self._at
             if start == len(self.text):
-                return Token("end", "", start, "")
+                return Token("<end>", "", start, "")
             match = _TOKEN.match(self.text, start)
             if match is None:
                 raise self._malformed(f"found {self.text[start]!r}, expected a token", start)
@@ -157,13 +159,13 @@ class Tokens:
     def _token(self, kind: str, text: str, start: int) -> Token:
         docs = "\n".join(self._docs).strip("\n")
         if kind == "text":
-            return Token(kind, self._unescaped(text, start), start, docs)
+            return Token("<text>", self._unescaped(text, start), start, docs)
         if kind in ("float", "hex", "num"):
             after = self.text[self._at : self._at + 1]
             if after.isalnum() or after == "_":
                 raise self._malformed(f"found {text + after!r}, expected a number", start)
-            return Token(kind, text.replace("_", ""), start, docs)
-        return Token(text if kind in ("mark", "arrow") else kind, text, start, docs)
+            return Token(_KINDS[kind], text.replace("_", ""), start, docs)
+        return Token(_KINDS.get(kind, text), text, start, docs)
 
     def _unescaped(self, quoted: str, start: int) -> bytes:
         try:

@@ -103,7 +103,7 @@ def _layout(document: str | _Group) -> str:
 @final
 class _Printer:
     def __init__(self) -> None:
-        self.meter = Meter(0)
+        self.meter = Meter()
 
     def value(self, value: Any, type_: Type) -> str | _Group:
         """The document of a value."""

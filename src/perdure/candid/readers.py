@@ -227,7 +227,7 @@ def opt_from_content(decode: Decoder, skip: Skipper, wrap: Any) -> Decoder:
 
 def _passed_over(skip: Skipper, data: bytes, offset: int, meter: Meter) -> tuple[None, int]:
     end = skip(data, offset, meter)
-    meter.charge(20 + 2 * (end - offset), offset)
+    meter.charge(10 + 6 * (end - offset), offset)
     return None, end
 
 
@@ -262,12 +262,12 @@ def vec_of_values(decode: Decoder, floor: int) -> Decoder:
     return decode_vec
 
 
-def vec_of_nothing(decode: Decoder, steps: int) -> Decoder:
-    """A vector of elements that take no bytes and cost `steps` each."""
+def vec_of_nothing(decode: Decoder) -> Decoder:
+    """A vector of elements that take no bytes. Those that cost more than a step charge for themselves."""
 
     def decode_vec(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
         size, start = _vec_size(data, offset, 0)
-        meter.charge(size * steps, offset)
+        meter.charge(size, offset)
         return [decode(data, start, meter)[0] for _ in range(size)], start
 
     return decode_vec

@@ -36,7 +36,7 @@ from perdure.candid.types import (
 
 __all__ = ["Incompatibility", "equal_types", "explain", "service_subtype", "subtype"]
 
-_PAIR_STEPS = 4
+_PAIR_STEPS = 16
 
 
 @final

@@ -63,8 +63,12 @@ _RANGES: Final[Mapping[str, tuple[int | None, int | None]]] = {
     **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
 }
 _CONSTANTS: Final[Mapping[str, tuple[str, Any]]] = {
-    "true": ("bool", True), "false": ("bool", False), "null": ("null", None),
-    "inf": ("float", math.inf), "nan": ("float", math.nan), "NaN": ("float", math.nan),
+    "true": ("bool", True),
+    "false": ("bool", False),
+    "null": ("null", None),
+    "inf": ("float", math.inf),
+    "nan": ("float", math.nan),
+    "NaN": ("float", math.nan),
 }
 #: Python refuses longer decimal numbers, whose conversion takes quadratic time; hexadecimal ones are taken.
 _MAX_DIGITS: Final = 4_000
@@ -100,7 +104,7 @@ class _Parser:
     def __init__(self, text: str, names: Mapping[str, Rec]) -> None:
         self.tokens = Tokens(text)
         self.type_parser = TypeParser(self.tokens, dict(names))
-        self.meter = Meter(0)
+        self.meter = Meter()
 
     # Grammar
 
@@ -126,16 +130,18 @@ class _Parser:
 
     def _value(self) -> _Node:
         tokens = self.tokens
-        if tokens.sees("num", "hex", "float", "sign"):
+        if tokens.sees("<number>", "<hex>", "<float>", "<sign>"):
             return self._number()
-        if tokens.sees("text"):
+        if tokens.sees("<text>"):
             token = tokens.token
             return _Node("text", self.type_parser.text(), token)
         if tokens.accept("("):
             node = self.annotated()
             tokens.expect(")")
             return node
-        token = tokens.expect("id")
+        if not tokens.sees("<identifier>"):
+            raise tokens.error("a value")
+        token = tokens.advance()
         word = str(token.value)
         if word in _CONSTANTS:
             kind, value = _CONSTANTS[word]
@@ -148,7 +154,7 @@ class _Parser:
             case "opt":
                 return _Node("opt", self.value(), token)
             case "blob":
-                return _Node("blob", tokens.expect("text").value, token)
+                return _Node("blob", tokens.expect("<text>").value, token)
             case "vec":
                 return _Node("vec", self._elements(), token)
             case "record":
@@ -167,15 +173,15 @@ class _Parser:
     def _number(self) -> _Node:
         token = self.tokens.advance()
         text = str(token.value)
-        if token.kind == "sign":
+        if token.kind == "<sign>":
             word = self.tokens.expect("inf", "nan", "NaN")
             return _Node("float", float(text + str(word.value)), token)
-        if token.kind == "float":
+        if token.kind == "<float>":
             is_hex = "x" in text or "X" in text
             return _Node("float", self._float(text, token) if is_hex else float(text), token)
-        if token.kind == "num" and len(text) > _MAX_DIGITS:
+        if token.kind == "<number>" and len(text) > _MAX_DIGITS:
             raise self.tokens.malformed(f"a number of {len(text)} digits, write it in hexadecimal", token)
-        return _Node("num", int(text, 16 if token.kind == "hex" else 10), token)
+        return _Node("num", int(text, 16 if token.kind == "<hex>" else 10), token)
 
     def _float(self, text: str, token: Token) -> float:
         try:
@@ -215,7 +221,7 @@ class _Parser:
 
     def _field(self, next_id: int) -> _Entry:
         tokens = self.tokens
-        if tokens.sees("num", "hex"):
+        if tokens.sees("<number>", "<hex>"):
             token = tokens.token
             node = self.annotated_number()
             if not tokens.sees("="):
@@ -223,19 +229,19 @@ class _Parser:
             id_ = self._id(node, token)
             tokens.advance()
             return _Entry(id_, None, self.annotated())
-        if tokens.sees("text") or self._sees_name():
+        if tokens.sees("<text>") or self._sees_name():
             token = tokens.token
             name = self.type_parser.name()
             if tokens.accept("="):
                 return _Entry(field_hash(name), name, self.annotated())
-            if token.kind != "text":
+            if token.kind != "<text>":
                 raise tokens.error("`=`")
             return _Entry(next_id, None, self._annotation(_Node("text", name, token)))
         return _Entry(next_id, None, self.annotated())
 
     def _sees_name(self) -> bool:
         token = self.tokens.token
-        return token.kind == "id" and token.value not in RESERVED_WORDS and token.value not in _CONSTANTS
+        return token.kind == "<identifier>" and token.value not in RESERVED_WORDS and token.value not in _CONSTANTS
 
     def annotated_number(self) -> _Node:
         return self._annotation(self._number())
@@ -255,7 +261,7 @@ class _Parser:
         tokens.expect("{")
         token = tokens.token
         name = None
-        if tokens.sees("num", "hex"):
+        if tokens.sees("<number>", "<hex>"):
             id_ = self._id(self._number(), token)
         else:
             name = self.type_parser.name()
@@ -452,7 +458,7 @@ def _parse_values(
 ) -> tuple[tuple[Type, ...], tuple[Any, ...]]:
     parser = _Parser(text, names)
     nodes = parser.arguments()
-    end = parser.tokens.expect("end")
+    end = parser.tokens.expect("<end>")
     if types is None:
         types = tuple([parser.infer(node) for node in nodes])
     if len(nodes) > len(types):
