@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, final
@@ -186,6 +187,7 @@ class BTree:
         self.header = header
         self.changes = 0
         self._header_bytes = b""
+        self._is_header_changed = False
         self._order = key.order
         self._undo = UndoLog(memory)
         self._allocator = ChunkAllocator(self._undo, header.allocator)
@@ -372,7 +374,7 @@ class BTree:
         return self._allocator.free_list()
 
     def chunks(self) -> Iterator[tuple[int, bool]]:
-        """Every chunk ever used; see `ChunkAllocator.chunks`."""
+        """Every chunk; see `ChunkAllocator.chunks`."""
         self.refresh()
         return self._allocator.chunks()
 
@@ -447,8 +449,15 @@ class BTree:
         self.nodes.save(node)
         return node.address
 
-    def _change(self) -> _Change:
-        return _Change(self, self._undo)
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """One changing operation: counted, and undone whole on any error."""
+        self.changes += 1
+        self._header_bytes = b""
+        self._is_header_changed = False
+        with self._undo:
+            yield
+            self._flush()
 
     def _check_entry(self, key: bytes, value: bytes) -> None:
         slots = self.header.slots
@@ -459,14 +468,19 @@ class BTree:
             )
 
     def _save_header(self, *, root: int | None = None, length: int | None = None) -> None:
+        """Set root or length; written once the operation ends, by `_change`."""
         header = self.header
         self.header = replace(
-            header,
-            root=header.root if root is None else root,
-            length=header.length if length is None else length,
-            allocator=self._allocator.header,
+            header, root=header.root if root is None else root, length=header.length if length is None else length
         )
-        write_growing(self._undo, 0, self.header.encode())
+        self._is_header_changed = True
+
+    def _flush(self) -> None:
+        """Write what an operation changed in the headers."""
+        if self._is_header_changed:
+            write_growing(self._undo, 0, self.header.encode())
+        if self._allocator.header != self.header.allocator:
+            self._allocator.flush()
 
     def _insert(self, key: bytes, value: bytes) -> bytes | None:
         if self.header.root == 0:
@@ -644,23 +658,6 @@ class BTree:
             self._save_header(root=only_child.address)
         else:
             raise MalformedError("a node below the root has fewer than 5 entries", node.address)
-
-
-@final
-class _Change:
-    """One changing operation: counted, and undone whole on any error."""
-
-    def __init__(self, tree: BTree, undo: UndoLog) -> None:
-        self._tree = tree
-        self._undo = undo
-
-    def __enter__(self) -> None:
-        self._undo.__enter__()
-        self._tree.changes += 1
-        self._tree._header_bytes = b""
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._undo.__exit__(kind, error, trace)
 
 
 def _new_header(key: StorableType[Any], value: StorableType[Any], version: int) -> MapHeader:

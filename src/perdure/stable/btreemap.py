@@ -287,7 +287,7 @@ class StableBTreeMap(MutableMapping[K, V]):
         return self._tree.free_chunks()
 
     def chunks(self) -> Iterator[tuple[int, bool]]:
-        """Every chunk ever used: address of its body, whether it is marked allocated."""
+        """Every chunk: address of its body, whether it is marked allocated; see `ChunkAllocator.chunks`."""
         return self._tree.chunks()
 
     def columns(self) -> Columns:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, final
 
 from perdure.errors import MalformedError
@@ -82,7 +82,9 @@ class AllocatorHeader:
 
 @final
 class ChunkAllocator:
-    """Allocates and frees chunks. Its header is read anew for each operation of the map (`header` is assigned).
+    """Allocates and frees chunks.
+
+    Each operation of the map reads the header anew before (`header` is assigned to) and writes it after (`flush`).
 
     Addresses handed out and taken back are those of bodies, 16 bytes past the chunk's header.
     """
@@ -96,6 +98,7 @@ class ChunkAllocator:
         """An allocator with nothing allocated, written at once."""
         allocator = cls(memory, AllocatorHeader(chunk_bytes, 0, FIRST_CHUNK_ADDRESS))
         allocator.clear()
+        allocator.flush()
         return allocator
 
     def clear(self) -> None:
@@ -151,6 +154,8 @@ class ChunkAllocator:
             MalformedError: a link leads out of the grid of chunks, to an allocated chunk, or in a circle.
         """
         chunk, steps = self.header.free_head, self.capacity() + 1
+        if not chunk:
+            raise MalformedError("the free list is empty, it ends with a chunk that was never used", 76)
         while chunk:
             if steps == 0:
                 raise MalformedError("the free list runs in a circle", chunk)
@@ -163,17 +168,17 @@ class ChunkAllocator:
             chunk, steps = next_free, steps - 1
 
     def chunks(self) -> Iterator[tuple[int, bool]]:
-        """Every chunk that was ever used, in address order: address of the body, whether it is marked allocated.
+        """Every chunk up to the one at the end of the free list, by address: its body, whether it is marked allocated.
 
-        Stops at the first header that is none: past the last chunk.
+        Headers past that end are left over from before the last `clear`.
+
+        Raises:
+            MalformedError: the free list is broken, or a header before its end is none.
         """
-        for index in range(self.capacity() + 1):
-            chunk = FIRST_CHUNK_ADDRESS + index * self.header.stride
-            try:
-                allocated, _ = self._read_chunk(chunk)
-            except MalformedError:
-                return
-            yield chunk + CHUNK_HEADER_BYTES, bool(allocated)
+        *_, end = self.free_list()
+        for body in range(FIRST_CHUNK_ADDRESS + CHUNK_HEADER_BYTES, end + 1, self.header.stride):
+            allocated, _ = self._read_chunk(body - CHUNK_HEADER_BYTES)
+            yield body, bool(allocated)
 
     def _read_chunk(self, chunk: int) -> tuple[int, int]:
         data = read_exact(self.memory, chunk, CHUNK_HEADER_BYTES, "chunk header")
@@ -187,8 +192,11 @@ class ChunkAllocator:
     def _write_chunk(self, chunk: int, allocated: int, next_free: int) -> None:
         write_growing(self.memory, chunk, CHUNK_HEADER.pack(_CHUNK_MAGIC, 1, allocated, next_free))
 
+    def flush(self) -> None:
+        """Write the header. Only its last state shows in the bytes, so an operation does this once, at its end."""
+        write_growing(self.memory, ALLOCATOR_ADDRESS, self.header.encode())
+
     def _save(self, allocated_chunks: int, free_head: int) -> None:
         if allocated_chunks < 0:
             raise MalformedError("more chunks are freed than the allocator counts", ALLOCATOR_ADDRESS + 16)
-        self.header = replace(self.header, allocated_chunks=allocated_chunks, free_head=free_head)
-        write_growing(self.memory, ALLOCATOR_ADDRESS, self.header.encode())
+        self.header = AllocatorHeader(self.header.chunk_bytes, allocated_chunks, free_head)

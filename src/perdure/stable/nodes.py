@@ -29,12 +29,12 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 from perdure.errors import MalformedError
-from perdure.memory import Memory
+from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import read_exact, write_growing
 from perdure.stable.chunks import ChunkAllocator
 
@@ -56,6 +56,9 @@ _U32: Final = struct.Struct("<I")
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
 _WHOLE_PAGE_BYTES: Final = 4096
 """Pages up to this size are read whole, larger ones piece by piece."""
+
+_READ_AHEAD_BYTES: Final = 1 << 20
+"""At most so many bytes of overflow pages are read to follow their links."""
 
 Fetch = Callable[[int, int], bytes]
 
@@ -196,6 +199,7 @@ class NodeStore:
         self.memory = memory
         self.allocator = allocator
         self.page_bytes = allocator.header.chunk_bytes
+        self._page_capacity = self.page_bytes - OVERFLOW_HEADER.size
         self.key_bytes = key_bytes
         self.slots = slots
         self.new_version = new_version
@@ -282,13 +286,20 @@ class NodeStore:
     def _overflow_chain(self, address: int, first: int) -> list[int]:
         """The overflow pages of the node at `address`; bounded by what the memory can hold."""
         chain: list[int] = []
-        page, limit = first, self.allocator.capacity()
+        page, limit, stride = first, self.allocator.capacity(), self.allocator.header.stride
+        window, window_page = b"", 0
         while page:
             if len(chain) >= limit:
                 raise MalformedError("the overflow pages of a node run in a circle", address)
             if not self.allocator.is_body(page):
                 raise MalformedError("an overflow address points between chunks", page)
-            magic, next_page = OVERFLOW_HEADER.unpack(read_exact(self.memory, page, OVERFLOW_HEADER.size, "page"))
+            offset = page - window_page
+            if not 0 <= offset <= len(window) - OVERFLOW_HEADER.size:
+                # Pages mostly follow one another: the more of them did, the more are read ahead.
+                ahead = min(_READ_AHEAD_BYTES, len(chain) * stride, self.memory.size() * WASM_PAGE_BYTES - page)
+                window = read_exact(self.memory, page, max(ahead, OVERFLOW_HEADER.size), "page")
+                window_page, offset = page, 0
+            magic, next_page = OVERFLOW_HEADER.unpack_from(window, offset)
             if magic != _OVERFLOW_MAGIC:
                 raise MalformedError(f"bad magic {magic!r}, expected {_OVERFLOW_MAGIC!r}", page)
             chain.append(page)
@@ -298,33 +309,44 @@ class NodeStore:
     def _fetcher(self, address: int, whole: bytes | None, overflow: list[int]) -> Fetch:
         """Reads a node's own run of bytes by offset and size, from its pages; `MalformedError` past their end."""
         page_bytes = self.page_bytes
-        limit = page_bytes + len(overflow) * (page_bytes - OVERFLOW_HEADER.size)
+        limit = page_bytes + len(overflow) * self._page_capacity
 
         def fetch(offset: int, size: int) -> bytes:
             end = offset + size
             if end > limit:
                 raise MalformedError(f"a node says it has {end} bytes, its pages hold {limit}", address)
             if end > page_bytes:
-                return b"".join(self.memory.read(*piece) for piece in self._pieces(address, overflow, offset, size))
+                return self._read_paged(address, overflow, offset, size)
             return self.memory.read(address + offset, size) if whole is None else whole[offset:end]
 
         return fetch
 
-    def _pieces(self, address: int, overflow: list[int], offset: int, size: int) -> list[tuple[int, int]]:
-        """Where the bytes ``[offset, offset + size)`` of a node's run lie: (address, size) each."""
-        page_bytes, capacity = self.page_bytes, self.page_bytes - OVERFLOW_HEADER.size
-        pieces = []
-        if offset < page_bytes:
-            taken = min(size, page_bytes - offset)
-            pieces.append((address + offset, taken))
-            offset, size = offset + taken, size - taken
-        index, within = divmod(offset - page_bytes, capacity)
-        while size > 0:
-            taken = min(size, capacity - within)
-            pieces.append((overflow[index] + OVERFLOW_HEADER.size + within, taken))
-            size -= taken
-            index, within = index + 1, 0
-        return pieces
+    def _read_paged(self, address: int, overflow: list[int], offset: int, size: int) -> bytes:
+        """The bytes ``[offset, offset + size)`` of a node's run, which reach into its overflow pages."""
+        page_bytes, stride, capacity = self.page_bytes, self.allocator.header.stride, self._page_capacity
+        own = self.memory.read(address + offset, page_bytes - offset) if offset < page_bytes else b""
+        begin, end = max(0, offset - page_bytes), offset + size - page_bytes
+        first = begin // capacity
+        parts = []
+        for page, count in _neighbours(overflow[first : -(-end // capacity)], stride):
+            block = read_exact(self.memory, page, (count - 1) * stride + page_bytes, "overflow pages")
+            parts += [
+                block[start + OVERFLOW_HEADER.size : start + page_bytes] for start in range(0, count * stride, stride)
+            ]
+        return own + b"".join(parts)[begin - first * capacity : end - first * capacity]
+
+    def _write_paged(self, address: int, overflow: list[int], run: bytes) -> None:
+        """Write a node's run of bytes; what follows it on the last page stays."""
+        page_bytes, stride, capacity = self.page_bytes, self.allocator.header.stride, self._page_capacity
+        write_growing(self._target, address, run[:page_bytes])
+        done = page_bytes
+        for page, count in _neighbours(overflow[: -(-(len(run) - page_bytes) // capacity)], stride):
+            block = bytearray(read_exact(self.memory, page, (count - 1) * stride + page_bytes, "overflow pages"))
+            for start in range(OVERFLOW_HEADER.size, count * stride, stride):
+                part = run[done : done + capacity]
+                block[start : start + len(part)] = part
+                done += len(part)
+            write_growing(self._target, page, bytes(block))
 
     def save(self, node: Node) -> None:
         """Write the node in its own version.
@@ -371,7 +393,7 @@ class NodeStore:
             parts += (_U32.pack(len(value)), value)
         size = V2_HEADER_BYTES + sum(map(len, parts))
         overflow = node.overflow
-        needed = max(0, -(-(size - self.page_bytes) // (self.page_bytes - OVERFLOW_HEADER.size)))
+        needed = max(0, -(-(size - self.page_bytes) // self._page_capacity))
         while len(overflow) < needed:
             self._append_page(node)
         kind = 0 if node.is_leaf else 1
@@ -381,10 +403,7 @@ class NodeStore:
         if not overflow:
             write_growing(self._target, node.address, run)
             return
-        done = 0
-        for address, taken in self._pieces(node.address, overflow, 0, size):
-            write_growing(self._target, address, run[done : done + taken])
-            done += taken
+        self._write_paged(node.address, overflow, run)
         while len(overflow) > needed:
             self.allocator.free(overflow.pop())
         self._write_link(node, 0)
@@ -403,6 +422,20 @@ class NodeStore:
     @property
     def _target(self) -> Memory:
         return self.allocator.memory
+
+
+def _neighbours(pages: list[int], stride: int) -> Iterator[tuple[int, int]]:
+    """Runs of pages that follow one another in memory: the first of each, and how many."""
+    first, count = 0, 0
+    for page in pages:
+        if count and page == first + count * stride and count * stride < _READ_AHEAD_BYTES:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = page, 1
+    if count:
+        yield first, count
 
 
 def _slot_length(fetch: Fetch, offset: int, slot_bytes: int, address: int, what: str) -> int:

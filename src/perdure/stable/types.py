@@ -35,6 +35,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
+from functools import total_ordering
 from typing import Any, Generic, Protocol, TypeVar, final, runtime_checkable
 
 from perdure.errors import MalformedError
@@ -316,6 +317,7 @@ def _length_then_bytes(data: bytes) -> tuple[int, bytes]:
 
 
 @final
+@total_ordering
 class _Descending:
     """A value that compares the other way round."""
 
