@@ -160,7 +160,8 @@ class Env:
     cycles_available: int = 0
     cycles_refunded: int = 0
     global_timer_ns: int = 0
-    certificate: bytes | None = None
+    certificate: bytes | Callable[[], bytes] | None = None
+    """Certificate of the certified data; a function makes it when it is first asked for, as signing is slow."""
     call_context_instructions: int = 0
     """Instructions that this call context has used before this execution, for ``performance_counter(1)``."""
     costs: CostTable | None = None
@@ -206,6 +207,8 @@ class Reject(NamedTuple):
     code: int
     message: str
     error_code: str = ""
+    """``IC0xxx``; ``IC0406`` where the canister itself rejected."""
+    backtrace: tuple[str, ...] = ()
 
 
 @final

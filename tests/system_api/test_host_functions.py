@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.canister import Callback, CanisterFacts, Context, Env, Limits, Reply, TrapCode
+from perdure.canister import Callback, CanisterFacts, Context, Env, Limits, Reject, Reply, TrapCode
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import HOST_FUNCTIONS, CanisterTrap, SystemApi, already_responded, reply_too_large
@@ -241,7 +241,7 @@ class TestResponding:
         api = SystemApi(environment())
         api.msg_reply_data_append(b"lost")
         api.msg_reject("später".encode())
-        assert api.finish().response == (4, "später", "IC0406")
+        assert api.finish().response == Reject(4, "später", "IC0406")
         with pytest.raises(CanisterTrap, match="invalid UTF-8"):
             SystemApi(environment()).msg_reject(b"\xff")
 
@@ -493,7 +493,7 @@ class TestTheRest:
 
     def test_replicated(self):
         replicated = {context.value for context in Context if call("in_replicated_execution", context=context)}
-        assert replicated == set(["I", "G", "U", "RQ", "Ry", "Rt", "C", "T", "s"])
+        assert replicated == {"I", "G", "U", "RQ", "Ry", "Rt", "C", "T", "s"}
 
     def test_environment_variables(self):
         machine = FakeMachine()

@@ -1,1 +1,79 @@
 """The rules of the Internet Computer, one message at a time."""
+
+from __future__ import annotations
+
+from perdure.execution.config import SubnetConfig
+from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
+from perdure.execution.lifecycle import (
+    InstallMode,
+    InstallOptions,
+    add_canister,
+    apply_settings,
+    delete_canister,
+    install_code,
+    start_canister,
+    stop_canister,
+    uninstall_code,
+    validate_settings,
+)
+from perdure.execution.management import METHODS, execute_management_call, management_query
+from perdure.execution.messages import CallContext, CallMessage, FromCanister, FromUser, Response, ResponseMessage
+from perdure.execution.query import execute_query
+from perdure.execution.scheduler import (
+    advance_time,
+    execute_ingress,
+    has_work,
+    round_,
+    run_until_idle,
+    submit_ingress,
+)
+from perdure.execution.state import (
+    CanisterState,
+    HookStatus,
+    Host,
+    Settings,
+    Snapshot,
+    SnapshotContent,
+    SubnetState,
+    Visibility,
+)
+
+__all__ = [
+    "CYCLES_2026_08",
+    "METHODS",
+    "CallContext",
+    "CallMessage",
+    "CanisterState",
+    "CostSchedule",
+    "FromCanister",
+    "FromUser",
+    "HookStatus",
+    "Host",
+    "InstallMode",
+    "InstallOptions",
+    "Response",
+    "ResponseMessage",
+    "Settings",
+    "Snapshot",
+    "SnapshotContent",
+    "SubnetConfig",
+    "SubnetState",
+    "Visibility",
+    "add_canister",
+    "advance_time",
+    "apply_settings",
+    "delete_canister",
+    "execute_ingress",
+    "execute_management_call",
+    "execute_query",
+    "has_work",
+    "install_code",
+    "management_query",
+    "round_",
+    "run_until_idle",
+    "start_canister",
+    "stop_canister",
+    "submit_ingress",
+    "uninstall_code",
+    "validate_settings",
+]

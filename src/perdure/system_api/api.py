@@ -198,6 +198,10 @@ class SystemApi:
             message = reply_too_large("msg_reply_data_append", new_bytes, self.env.limits.reply_bytes)
             raise CanisterTrap(TrapCode.REPLY_TOO_LARGE, message)
 
+    def note_responded(self) -> None:
+        """Learn that the entry has responded elsewhere: where ``msg_reply`` runs as Wasm, it does not come by here."""
+        self._responded = True
+
     def msg_reply_data_append(self, data: bytes) -> None:
         """Append to the reply that `msg_reply` will send."""
         self.check_reply_room(len(data))
@@ -434,9 +438,12 @@ class SystemApi:
     def data_certificate(self, function: str = "data_certificate_copy") -> bytes:
         """The certificate of the certified data; traps when there is none."""
         self.check(function)
-        if self.env.certificate is None:
+        certificate = self.env.certificate
+        if certificate is None:
             raise self._violation(wrong_context(function, self.env.context, self.env.method_name))
-        return self.env.certificate
+        if not isinstance(certificate, bytes):
+            certificate = self.env.certificate = certificate()
+        return certificate
 
     def time(self) -> int:
         """Now, ns since 1970; the same throughout one entry."""

@@ -1,0 +1,575 @@
+"""Executing one message: the checks before it, the entry into the canister, what commits and what rolls back.
+
+A canister is entered through its instance; `Return` is committed, `Trap` is rolled back, and a query always is. What a
+message sends goes to `SubnetState.outbox` and is delivered between rounds.
+
+Spec: "Call context creation", "Message execution", "Call context starvation", "Callback invocation".
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from perdure.canister import (
+    UNLIMITED,
+    CanisterStatus,
+    Context,
+    EntryPoint,
+    Env,
+    Limits,
+    Method,
+    MethodCall,
+    Reject,
+    Reply,
+    Return,
+    Trap,
+    TrapCode,
+)
+from perdure.errors import InternalError
+from perdure.execution.messages import (
+    CallContext,
+    CallMessage,
+    CallOrigin,
+    FromCanister,
+    FromUser,
+    OpenCall,
+    Response,
+    ResponseMessage,
+)
+from perdure.execution.rejects import as_seen_by_canister, rejected, trap_log, trap_reject
+from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.ic.principal import Principal
+from perdure.ic.reject import ErrorCode, RejectCode
+from perdure.memory import WASM_PAGE_BYTES
+
+__all__ = [
+    "TASKS",
+    "commit",
+    "execute_call",
+    "execute_response",
+    "execute_task",
+    "growth_limits",
+    "inspect_message",
+    "log_entry",
+    "out_of_cycles",
+    "refuse_call",
+    "respond",
+    "settle",
+]
+
+TASKS: Final = ("canister_on_low_wasm_memory", "canister_global_timer", "canister_heartbeat")
+"""System tasks, in the order in which a round runs them."""
+
+_MANAGEMENT: Final = b""
+
+
+class _Mode(NamedTuple):
+    """What differs between kinds of replicated messages."""
+
+    context: Context
+    limits: str
+    commits: bool
+
+
+_UPDATE: Final = _Mode(Context.UPDATE, "update", commits=True)
+_REPLICATED_QUERY: Final = _Mode(Context.REPLICATED_QUERY, "replicated_query", commits=False)
+_TASK: Final = _Mode(Context.SYSTEM_TASK, "message", commits=True)
+
+
+# -- limits
+
+
+def _base_limits(subnet: SubnetState, kind: str) -> Limits:
+    config = subnet.config
+    pages, instructions = "message", config.max_instructions_per_message
+    if kind == "install":
+        pages, instructions = "upgrade", config.max_instructions_per_install_code
+    elif kind == "query":
+        pages, instructions = "query", config.max_instructions_per_query_message
+    elif kind == "replicated_query":
+        pages = "query"
+    elif kind == "inspect":
+        pages, instructions = "query", config.max_instructions_for_message_acceptance_calls
+    return Limits(
+        instructions=instructions,
+        stable_accessed_pages=getattr(config, f"stable_accessed_pages_{pages}"),
+        stable_dirty_pages=getattr(config, f"stable_dirty_pages_{pages}"),
+        stable_wasm_pages=config.max_stable_memory_bytes // WASM_PAGE_BYTES,
+        reply_bytes=config.max_query_reply_bytes if kind == "query" else config.max_replicated_reply_bytes,
+        dirty_page_instructions=config.dirty_page_overhead,
+    )
+
+
+def growth_limits(subnet: SubnetState, canister: CanisterState, kind: str, spare_cycles: int) -> Limits:
+    """The limits of one entry; memory may grow as far as `spare_cycles` can keep it for the freezing threshold.
+
+    The same object is handed out for every entry of a kind, so it is valid for one entry only.
+    """
+    limits = canister.limits.get(kind)
+    if limits is None:
+        limits = canister.limits[kind] = _base_limits(subnet, kind)
+    settings = canister.settings
+    heap_wasm_pages, heap_code = UNLIMITED, 0
+    if settings.wasm_memory_limit and kind in ("update", "install"):
+        heap_wasm_pages = settings.wasm_memory_limit // WASM_PAGE_BYTES
+        heap_code = TrapCode.WASM_MEMORY_LIMIT_EXCEEDED
+    affordable = subnet.costs.affordable_bytes(spare_cycles, settings.freezing_threshold)
+    if affordable is None or kind in ("query", "inspect", "replicated_query"):
+        limits.stable_trap_wasm_pages = UNLIMITED
+    else:
+        if settings.memory_allocation:
+            affordable += max(0, settings.memory_allocation - canister.memory_bytes())
+        more_wasm_pages = affordable // WASM_PAGE_BYTES
+        limits.stable_trap_wasm_pages = canister.stable_wasm_pages + more_wasm_pages
+        limits.stable_trap_code = TrapCode.INSUFFICIENT_CYCLES_IN_MEMORY_GROW
+        if canister.heap_wasm_pages + more_wasm_pages < heap_wasm_pages:
+            heap_wasm_pages = canister.heap_wasm_pages + more_wasm_pages
+            heap_code = TrapCode.INSUFFICIENT_CYCLES_IN_MEMORY_GROW
+    limits.heap_wasm_pages, limits.heap_trap_code = heap_wasm_pages, heap_code
+    return limits
+
+
+# -- before an entry
+
+
+def out_of_cycles(canister: CanisterState, missing: int) -> Reject:
+    """The canister cannot pay."""
+    name = Principal(canister.canister_id)
+    return rejected(
+        ErrorCode.CANISTER_OUT_OF_CYCLES,
+        f"Canister {name} is out of cycles: please top up the canister with at least {missing} additional cycles",
+    )
+
+
+def refuse_call(canister: CanisterState) -> Reject | None:
+    """Why a canister takes no calls or queries now; `None`: it takes them."""
+    if canister.facts.status is CanisterStatus.RUNNING:
+        return None
+    name = Principal(canister.canister_id)
+    if canister.facts.status is CanisterStatus.STOPPING:
+        return rejected(ErrorCode.CANISTER_STOPPING, f"Canister {name} is stopping")
+    return rejected(ErrorCode.CANISTER_STOPPED, f"Canister {name} is stopped")
+
+
+def _refuse(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> Reject | None:
+    minimum = canister.settings.minimum_incoming_canister_call_cycles
+    if message.cycles < minimum and isinstance(message.origin, FromCanister) and message.caller != message.callee:
+        return rejected(
+            ErrorCode.CANISTER_REJECTED_MESSAGE,
+            f"Canister {Principal(canister.canister_id)} requires at least {minimum} cycles with a call, "
+            f"found {message.cycles}",
+        )._replace(code=RejectCode.CANISTER_ERROR)
+    refusal = refuse_call(canister)
+    if refusal is not None:
+        return refusal
+    if canister.module is None:
+        return trap_reject(canister.canister_id, Trap(TrapCode.WASM_MODULE_NOT_FOUND))
+    missing = subnet.costs.execution(subnet.config.max_instructions_per_message) - canister.liquid_cycles
+    return out_of_cycles(canister, missing) if missing > 0 else None
+
+
+def _mode_of(canister: CanisterState, method_name: str) -> tuple[str, _Mode] | Reject:
+    if canister.module is None:
+        raise InternalError("a message reached a canister without code")
+    exported = canister.module.exported_methods
+    if (name := f"canister_update {method_name}") in exported:
+        return name, _UPDATE
+    if (name := f"canister_query {method_name}") in exported:
+        return name, _REPLICATED_QUERY
+    if f"canister_composite_query {method_name}" in exported:
+        return rejected(
+            ErrorCode.COMPOSITE_QUERY_CALLED_IN_REPLICATED_MODE,
+            "Composite query cannot be called in replicated mode",
+        )
+    return trap_reject(
+        canister.canister_id,
+        Trap(TrapCode.METHOD_NOT_FOUND, f"Canister has no update method '{method_name}'."),
+    )
+
+
+def _queue_room(subnet: SubnetState, canister: CanisterState) -> dict[bytes, int] | None:
+    if not canister.open_calls_to:
+        return None
+    capacity = subnet.config.queue_capacity
+    return {callee: capacity - open_calls for callee, open_calls in canister.open_calls_to.items()}
+
+
+# -- entries
+
+
+def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> int:
+    """Execute a request to a public method; instructions used."""
+    refusal = _refuse(subnet, canister, message)
+    mode = refusal or _mode_of(canister, message.method_name)
+    if isinstance(mode, Reject):
+        respond(subnet, message.origin, mode, message.cycles)
+        return 0
+    export_name, kind = mode
+    origin = message.origin
+    context = CallContext(
+        canister.next_context_id,
+        origin,
+        message.caller,
+        True,
+        message.cycles,
+        message.caller_info_data,
+        message.caller_info_signer,
+        origin.deadline_ns if isinstance(origin, FromCanister) else 0,
+    )
+    canister.next_context_id += 1
+    return _execute_new(subnet, canister, context, Method(export_name), kind, message.arg)
+
+
+def execute_task(subnet: SubnetState, canister: CanisterState, task: str) -> int:
+    """Execute a system task if the canister exports it and can pay; instructions used."""
+    if canister.module is None or task not in canister.module.exported_methods:
+        return 0
+    if canister.facts.status is not CanisterStatus.RUNNING:
+        return 0
+    if canister.liquid_cycles < subnet.costs.execution(subnet.config.max_instructions_per_message):
+        return 0
+    context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
+    canister.next_context_id += 1
+    return _execute_new(subnet, canister, context, Method(task), _TASK, b"")
+
+
+def _execute_new(
+    subnet: SubnetState, canister: CanisterState, context: CallContext, method: Method, mode: _Mode, arg: bytes
+) -> int:
+    instance = canister.instance
+    if instance is None:
+        raise InternalError("a canister with code has no instance")
+    config, costs = subnet.config, subnet.costs
+    prepaid = costs.execution(config.max_instructions_per_message)
+    canister.cycles -= prepaid
+    liquid = canister.liquid_cycles
+    limits = growth_limits(subnet, canister, mode.limits, liquid)
+    env = Env(
+        mode.context,
+        canister.facts,
+        limits,
+        time_ns=subnet.time_ns,
+        caller=context.caller,
+        arg=arg,
+        method_name=method.export_name if mode is _TASK else "",
+        caller_info_data=context.caller_info_data,
+        caller_info_signer=context.caller_info_signer,
+        deadline_ns=context.deadline_ns,
+        needs_to_respond=context.needs_to_respond,
+        cycle_balance=canister.cycles,
+        liquid_cycle_balance=liquid,
+        cycles_available=context.available_cycles,
+        global_timer_ns=canister.global_timer_ns,
+        costs=costs,
+        queue_room=_queue_room(subnet, canister) if canister.open_calls_to else None,
+    )
+    result = _check_heap(canister, mode, limits) or instance.run(method, env)
+    _pay(subnet, canister, prepaid, costs.execution(result.instructions))
+    log_entry(subnet, canister, result)
+    context.instructions += result.instructions
+    if isinstance(result, Trap):
+        instance.roll_back()
+        context.trap = trap_reject(canister.canister_id, result, limits.instructions)
+    elif mode.commits:
+        _accept(subnet, canister, context, result)
+    else:
+        instance.roll_back()
+        canister.facts.version += 1
+        _take_effects(subnet, canister, context, result)
+    settle(subnet, canister, context)
+    subnet.changed.add(canister.facts.canister_id)
+    return result.instructions
+
+
+def _check_heap(canister: CanisterState, mode: _Mode, limits: Limits) -> Trap | None:
+    # "(Wasm_memory_limit = 0) or |res.new_state.wasm_memory| <= Wasm_memory_limit", and memory never shrinks.
+    if mode is _UPDATE and limits.heap_trap_code == TrapCode.WASM_MEMORY_LIMIT_EXCEEDED:
+        limit = canister.settings.wasm_memory_limit
+        if canister.heap_wasm_pages * WASM_PAGE_BYTES > limit:
+            return Trap(TrapCode.WASM_MEMORY_LIMIT_EXCEEDED)
+    return None
+
+
+def _pay(subnet: SubnetState, canister: CanisterState, prepaid: int, used: int) -> None:
+    used = min(used, prepaid)
+    canister.cycles += prepaid - used
+    subnet.consumed_cycles += used
+
+
+def log_entry(subnet: SubnetState, canister: CanisterState, result: Trap | Return) -> None:
+    """Keep what an entry printed, and why it trapped."""
+    if not result.logs and isinstance(result, Return):
+        return
+    max_bytes = subnet.config.max_log_bytes
+    for line in result.logs:
+        canister.log.append(subnet.time_ns, line, max_bytes)
+    if isinstance(result, Trap):
+        line_of_trap = trap_log(result)
+        if line_of_trap is not None:
+            canister.log.append(subnet.time_ns, line_of_trap, max_bytes)
+
+
+# -- effects
+
+
+def _accept(subnet: SubnetState, canister: CanisterState, context: CallContext, result: Return) -> None:
+    commit(subnet, canister, result)
+    canister.facts.version += 1
+    _take_effects(subnet, canister, context, result)
+    _check_hook(subnet, canister)
+
+
+def commit(subnet: SubnetState, canister: CanisterState, result: Return) -> None:
+    """Make what an entry did to memories, globals, certified data and timer part of the state."""
+    instance = canister.instance
+    if instance is None:
+        raise InternalError("a canister without an instance cannot commit")
+    subnet.host.committed(canister.canister_id, instance.commit())
+    heap, stable = result.heap_wasm_pages, result.stable_wasm_pages
+    if heap != canister.heap_wasm_pages or stable != canister.stable_wasm_pages:
+        canister.heap_wasm_pages, canister.stable_wasm_pages = heap, stable
+        canister.refresh(subnet.costs)
+    if result.certified_data is not None:
+        canister.certified_data = result.certified_data
+    if result.global_timer_ns is not None:
+        canister.global_timer_ns = result.global_timer_ns
+        if result.global_timer_ns:
+            subnet.task_canisters.add(canister.canister_id)
+
+
+def _check_hook(subnet: SubnetState, canister: CanisterState) -> None:
+    settings = canister.settings
+    heap_bytes = canister.heap_wasm_pages * WASM_PAGE_BYTES
+    if settings.wasm_memory_limit < heap_bytes + settings.wasm_memory_threshold and settings.wasm_memory_threshold:
+        if canister.hook_status is HookStatus.CONDITION_NOT_SATISFIED:
+            canister.hook_status = HookStatus.READY
+            subnet.task_canisters.add(canister.canister_id)
+    else:
+        canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
+
+
+def _take_effects(subnet: SubnetState, canister: CanisterState, context: CallContext, result: Return) -> None:
+    if result.cycles_accepted:
+        if result.cycles_accepted > context.available_cycles:
+            raise InternalError("an entry accepted more cycles than there were")
+        context.available_cycles -= result.cycles_accepted
+        canister.cycles += result.cycles_accepted
+    if result.cycles_burned:
+        canister.cycles -= result.cycles_burned
+        subnet.consumed_cycles += result.cycles_burned
+    for call in result.calls:
+        _send(subnet, canister, context, call)
+    if result.response is not None:
+        _answer(subnet, context, result.response)
+
+
+def _send(subnet: SubnetState, canister: CanisterState, context: CallContext, call: MethodCall) -> None:
+    costs = subnet.costs
+    prepaid_execution, prepaid_transmission = costs.prepaid_response_execution, costs.prepaid_response_transmission
+    fee = costs.request(len(call.method_name.encode()), len(call.arg))
+    canister.cycles -= call.cycles + fee + prepaid_execution + prepaid_transmission
+    if canister.cycles < 0:
+        raise InternalError("a canister sent cycles that it does not have")
+    subnet.consumed_cycles += fee
+    deadline_ns = 0 if call.timeout_seconds is None else subnet.time_ns + call.timeout_seconds * 1_000_000_000
+    call_id = canister.next_call_id
+    canister.next_call_id += 1
+    canister.open_calls[call_id] = OpenCall(
+        context.context_id,
+        call.callee,
+        call.cycles,
+        prepaid_execution,
+        prepaid_transmission,
+        deadline_ns,
+        call.on_reply,
+        call.on_reject,
+        call.on_cleanup,
+    )
+    canister.open_calls_to[call.callee] = canister.open_calls_to.get(call.callee, 0) + 1
+    context.open_calls += 1
+    if deadline_ns:
+        subnet.deadlines[canister.canister_id, call_id] = deadline_ns
+    origin = FromCanister(canister.canister_id, call_id, deadline_ns)
+    subnet.outbox.append(
+        CallMessage(origin, canister.canister_id, call.callee, call.method_name, call.arg, call.cycles)
+    )
+
+
+def _answer(subnet: SubnetState, context: CallContext, response: Response) -> None:
+    if context.origin is None or not context.needs_to_respond:
+        raise InternalError("a response that nobody waits for")
+    context.needs_to_respond = False
+    refund, context.available_cycles = context.available_cycles, 0
+    respond(subnet, context.origin, response, refund)
+
+
+def respond(subnet: SubnetState, origin: CallOrigin, response: Response, refund: int = 0) -> None:
+    """Answer whoever waits; `refund` are the cycles that go back with it."""
+    if isinstance(origin, FromUser):
+        subnet.responses[origin.request_id] = response
+        # Ingress messages carry cycles only where a local subnet gives them away; what is not taken is gone again.
+        subnet.minted_cycles -= refund
+    else:
+        subnet.outbox.append(ResponseMessage(origin.canister_id, origin.call_id, response, refund))
+
+
+def settle(subnet: SubnetState, canister: CanisterState, context: CallContext) -> None:
+    """After each message of a context: refuse the call if nothing can answer it any more, keep what must be kept."""
+    if context.open_calls:
+        canister.contexts[context.context_id] = context
+        return
+    canister.contexts.pop(context.context_id, None)
+    if context.needs_to_respond:
+        name = Principal(canister.canister_id)
+        silence = rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not reply to the call")
+        _answer(subnet, context, context.trap or silence)
+
+
+# -- callbacks
+
+
+def execute_response(subnet: SubnetState, canister: CanisterState, message: ResponseMessage) -> int:
+    """Run the callback that waits for a response; instructions used."""
+    call = _close_call(subnet, canister, message)
+    if call is None:
+        subnet.lost_cycles += message.refund
+        return 0
+    context = canister.contexts[call.context_id]
+    context.open_calls -= 1
+    subnet.changed.add(canister.canister_id)
+    if context.deleted or canister.instance is None:
+        _pay(subnet, canister, call.prepaid_execution, 0)
+        if context.open_calls == 0:
+            del canister.contexts[context.context_id]
+        return 0
+    result, instructions = _run_callback(subnet, canister, context, call, message)
+    _pay(subnet, canister, call.prepaid_execution, subnet.costs.execution(instructions))
+    context.instructions += instructions
+    if isinstance(result, Return):
+        context.trap = None
+        _accept(subnet, canister, context, result)
+    settle(subnet, canister, context)
+    return instructions
+
+
+def _close_call(subnet: SubnetState, canister: CanisterState, message: ResponseMessage) -> OpenCall | None:
+    call = canister.open_calls.pop(message.call_id, None)
+    if call is None:
+        return None
+    still_open = canister.open_calls_to[call.callee] - 1
+    if still_open:
+        canister.open_calls_to[call.callee] = still_open
+    else:
+        del canister.open_calls_to[call.callee]
+    if call.deadline_ns:
+        subnet.deadlines.pop((canister.canister_id, message.call_id), None)
+    response = message.response
+    payload_bytes = len(response.data) if isinstance(response, Reply) else len(response.message.encode())
+    used = min(subnet.costs.response_transmission(payload_bytes), call.prepaid_transmission)
+    subnet.consumed_cycles += used
+    canister.cycles += call.prepaid_transmission - used + message.refund
+    return call
+
+
+def _run_callback(
+    subnet: SubnetState, canister: CanisterState, context: CallContext, call: OpenCall, message: ResponseMessage
+) -> tuple[Trap | Return, int]:
+    """Enter the callback, then the cleanup callback if it trapped. A trap of the callback is rolled back."""
+    instance, response = canister.instance, message.response
+    if instance is None:
+        raise InternalError("a callback without an instance")
+    limits = growth_limits(subnet, canister, "callback", canister.liquid_cycles)
+    all_instructions = subnet.config.max_instructions_per_message
+    kept_back = all_instructions * subnet.config.reserved_cleanup_execution_in_percent // 100 if call.on_cleanup else 0
+    limits.instructions = all_instructions - kept_back
+    is_reply = isinstance(response, Reply)
+    env = Env(
+        Context.REPLY if is_reply else Context.REJECT,
+        canister.facts,
+        limits,
+        time_ns=subnet.time_ns,
+        caller=context.caller,
+        arg=response.data if isinstance(response, Reply) else b"",
+        caller_info_data=context.caller_info_data,
+        caller_info_signer=context.caller_info_signer,
+        reject_code=response.code if isinstance(response, Reject) else 0,
+        reject_message=as_seen_by_canister(response) if isinstance(response, Reject) else "",
+        deadline_ns=context.deadline_ns,
+        needs_to_respond=context.needs_to_respond,
+        cycle_balance=canister.cycles,
+        liquid_cycle_balance=canister.liquid_cycles,
+        cycles_available=context.available_cycles,
+        cycles_refunded=message.refund,
+        global_timer_ns=canister.global_timer_ns,
+        call_context_instructions=context.instructions,
+        costs=subnet.costs,
+        queue_room=_queue_room(subnet, canister),
+    )
+    result = instance.run(call.on_reply if is_reply else call.on_reject, env)
+    log_entry(subnet, canister, result)
+    if isinstance(result, Return):
+        return result, result.instructions
+    instance.roll_back()
+    context.trap = trap_reject(canister.canister_id, result, limits.instructions)
+    instructions = result.instructions
+    if call.on_cleanup is not None:
+        limits.instructions = max(kept_back, all_instructions - instructions)
+        env.context, env.arg, env.call_context_instructions = Context.CLEANUP, b"", context.instructions + instructions
+        instructions += _run_cleanup(subnet, canister, context, call.on_cleanup, env)
+    return result, instructions
+
+
+def _run_cleanup(
+    subnet: SubnetState, canister: CanisterState, context: CallContext, on_cleanup: EntryPoint, env: Env
+) -> int:
+    instance = canister.instance
+    if instance is None:
+        raise InternalError("a cleanup without an instance")
+    result = instance.run(on_cleanup, env)
+    log_entry(subnet, canister, result)
+    if isinstance(result, Return):
+        _accept(subnet, canister, context, result)
+        return result.instructions
+    instance.roll_back()
+    if context.trap is not None:
+        second = trap_reject(canister.canister_id, result, env.limits.instructions)
+        words = f"{context.trap.message}\n\ncall_on_cleanup also failed:\n\n{second.message}"
+        context.trap = context.trap._replace(message=words)
+    return result.instructions
+
+
+# -- ingress inspection
+
+
+def inspect_message(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> Reject | None:
+    """Ask the canister whether it lets an ingress message in; `None`: it does."""
+    instance = canister.instance
+    if canister.module is None or instance is None:
+        return trap_reject(canister.canister_id, Trap(TrapCode.WASM_MODULE_NOT_FOUND))
+    if "canister_inspect_message" not in canister.module.exported_methods:
+        return None
+    limits = growth_limits(subnet, canister, "inspect", canister.liquid_cycles)
+    env = Env(
+        Context.INSPECT_MESSAGE,
+        canister.facts,
+        limits,
+        time_ns=subnet.time_ns,
+        caller=message.caller,
+        arg=message.arg,
+        method_name=message.method_name,
+        caller_info_data=message.caller_info_data,
+        caller_info_signer=message.caller_info_signer,
+        needs_to_respond=False,
+        cycle_balance=canister.cycles,
+        liquid_cycle_balance=canister.liquid_cycles,
+        global_timer_ns=canister.global_timer_ns,
+        costs=subnet.costs,
+    )
+    result = instance.run(Method("canister_inspect_message"), env)
+    instance.roll_back()
+    if isinstance(result, Trap):
+        return trap_reject(canister.canister_id, result, limits.instructions)
+    if result.message_accepted:
+        return None
+    name = Principal(canister.canister_id)
+    return rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, f"Error from Canister {name}: Canister rejected the message")

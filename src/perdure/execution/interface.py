@@ -1,0 +1,120 @@
+"""The management canister's interface: Candid types of arguments and results, for the methods that are handled here.
+
+Spec: "The IC management canister" in the interface specification 0.66.0.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from perdure.candid import Codec, parse
+from perdure.candid.types import Func
+
+__all__ = ["codecs"]
+
+_INTERFACE: Final = """
+type visibility = variant { controllers; public; allowed_viewers : vec principal };
+type variables = vec record { name : text; value : text };
+type settings = record {
+  controllers : opt vec principal; compute_allocation : opt nat; memory_allocation : opt nat;
+  freezing_threshold : opt nat; reserved_cycles_limit : opt nat; minimum_incoming_canister_call_cycles : opt nat;
+  log_visibility : opt visibility; snapshot_visibility : opt visibility; status_visibility : opt visibility;
+  wasm_memory_limit : opt nat; wasm_memory_threshold : opt nat; environment_variables : opt variables };
+type definite_settings = record {
+  controllers : vec principal; compute_allocation : nat; memory_allocation : nat;
+  freezing_threshold : nat; reserved_cycles_limit : nat; minimum_incoming_canister_call_cycles : nat;
+  log_visibility : visibility; snapshot_visibility : visibility; status_visibility : visibility;
+  wasm_memory_limit : nat; wasm_memory_threshold : nat; environment_variables : variables };
+type snapshot_source = variant { taken_from_canister : reserved; metadata_upload : reserved };
+type change = record { timestamp_nanos : nat64; canister_version : nat64;
+  origin : variant { from_user : record { user_id : principal };
+    from_canister : record { canister_id : principal; canister_version : opt nat64 } };
+  details : variant {
+    creation : record { controllers : vec principal; environment_variables_hash : opt blob };
+    code_uninstall;
+    code_deployment : record { mode : variant { install; reinstall; upgrade }; module_hash : blob };
+    load_snapshot : record { from_canister_id : opt principal; snapshot_id : blob; canister_version : nat64;
+      taken_at_timestamp : nat64; source : snapshot_source };
+    controllers_change : record { controllers : vec principal } } };
+type chunk_hash = record { hash : blob };
+type canister = record { canister_id : principal };
+type install_mode = variant { install; reinstall;
+  upgrade : opt record { skip_pre_upgrade : opt bool; wasm_memory_persistence : opt variant { keep; replace } } };
+type snapshot = record { id : blob; taken_at_timestamp : nat64; total_size : nat64 };
+type globals = vec variant { i32 : int32; i64 : int64; f32 : float32; f64 : float64; v128 : nat };
+type timer = variant { inactive; active : nat64 };
+type hook_status = variant { condition_not_satisfied; ready; executed };
+type one_snapshot = record { canister_id : principal; snapshot_id : blob };
+type range = record { offset : nat64; size : nat64 };
+type place = record { offset : nat64 };
+service : {
+  create_canister : (record { settings : opt settings; sender_canister_version : opt nat64 }) -> (canister);
+  provisional_create_canister_with_cycles : (record { amount : opt nat; settings : opt settings;
+    specified_id : opt principal; sender_canister_version : opt nat64 }) -> (canister);
+  provisional_top_up_canister : (record { canister_id : principal; amount : nat }) -> ();
+  update_settings : (record { canister_id : principal; settings : settings;
+    sender_canister_version : opt nat64 }) -> ();
+  upload_chunk : (record { canister_id : principal; chunk : blob }) -> (chunk_hash);
+  clear_chunk_store : (canister) -> ();
+  stored_chunks : (canister) -> (vec chunk_hash);
+  install_code : (record { mode : install_mode; canister_id : principal; wasm_module : blob; arg : blob;
+    sender_canister_version : opt nat64 }) -> ();
+  install_chunked_code : (record { mode : install_mode; target_canister : principal; store_canister : opt principal;
+    chunk_hashes_list : vec chunk_hash; wasm_module_hash : blob; arg : blob;
+    sender_canister_version : opt nat64 }) -> ();
+  uninstall_code : (record { canister_id : principal; sender_canister_version : opt nat64 }) -> ();
+  start_canister : (canister) -> ();
+  stop_canister : (canister) -> ();
+  delete_canister : (canister) -> ();
+  deposit_cycles : (canister) -> ();
+  raw_rand : () -> (blob);
+  canister_status : (canister) -> (record {
+    status : variant { running; stopping; stopped }; ready_for_migration : bool; version : nat64;
+    settings : definite_settings; module_hash : opt blob; memory_size : nat;
+    memory_metrics : record { wasm_memory_size : nat; stable_memory_size : nat; global_memory_size : nat;
+      wasm_binary_size : nat; custom_sections_size : nat; canister_history_size : nat; wasm_chunk_store_size : nat;
+      snapshots_size : nat };
+    cycles : nat; reserved_cycles : nat; idle_cycles_burned_per_day : nat;
+    query_stats : record { num_calls_total : nat; num_instructions_total : nat; request_payload_bytes_total : nat;
+      response_payload_bytes_total : nat } }) query;
+  canister_info : (record { canister_id : principal; num_requested_changes : opt nat64 }) -> (record {
+    total_num_changes : nat64; recent_changes : vec change; module_hash : opt blob; controllers : vec principal });
+  canister_metadata : (record { canister_id : principal; name : text }) -> (record { value : blob });
+  fetch_canister_logs : (canister) -> (record {
+    canister_log_records : vec record { idx : nat64; timestamp_nanos : nat64; content : blob } }) query;
+  take_canister_snapshot : (record { canister_id : principal; replace_snapshot : opt blob; uninstall_code : opt bool;
+    sender_canister_version : opt nat64 }) -> (snapshot);
+  load_canister_snapshot : (record { canister_id : principal; snapshot_id : blob;
+    sender_canister_version : opt nat64 }) -> ();
+  list_canister_snapshots : (canister) -> (vec snapshot);
+  delete_canister_snapshot : (one_snapshot) -> ();
+  read_canister_snapshot_metadata : (one_snapshot) -> (record {
+    source : snapshot_source; taken_at_timestamp : nat64; wasm_module_size : nat64; globals : globals;
+    wasm_memory_size : nat64; stable_memory_size : nat64; wasm_chunk_store : vec chunk_hash; canister_version : nat64;
+    certified_data : blob; global_timer : opt timer; on_low_wasm_memory_hook_status : opt hook_status });
+  read_canister_snapshot_data : (record { canister_id : principal; snapshot_id : blob;
+    kind : variant { wasm_module : range; wasm_memory : range; stable_memory : range; wasm_chunk : chunk_hash } })
+    -> (record { chunk : blob });
+  upload_canister_snapshot_metadata : (record { canister_id : principal; replace_snapshot : opt blob;
+    wasm_module_size : nat64; globals : globals; wasm_memory_size : nat64; stable_memory_size : nat64;
+    certified_data : blob; global_timer : opt timer; on_low_wasm_memory_hook_status : opt hook_status })
+    -> (record { snapshot_id : blob });
+  upload_canister_snapshot_data : (record { canister_id : principal; snapshot_id : blob;
+    kind : variant { wasm_module : place; wasm_memory : place; stable_memory : place; wasm_chunk }; chunk : blob })
+    -> ();
+}
+"""
+
+
+@lru_cache(maxsize=1)
+def codecs() -> dict[str, tuple[Codec, Codec]]:
+    """By method name, how to decode its argument and encode its result."""
+    service = parse(_INTERFACE).service
+    if service is None:
+        raise AssertionError("the interface has a service")
+    return {
+        method.name: (Codec(method.type.args), Codec(method.type.results))
+        for method in service.methods
+        if isinstance(method.type, Func)
+    }

@@ -1,0 +1,491 @@
+"""From creation to deletion: canisters get code, new code, no code; start, stop and go.
+
+Whoever may do these things is decided in `management`; here is what they do. An upgrade runs the new code over the old
+memories before anything is final, and undoes all of it when one of its steps traps.
+
+Spec: "IC Management Canister: Code installation, upgrade, uninstallation, Stopping a canister, Canister deletion".
+"""
+
+from __future__ import annotations
+
+from enum import Enum, unique
+from typing import Final, NamedTuple, final
+
+from perdure.canister import (
+    CanisterFacts,
+    CanisterInstance,
+    CanisterModule,
+    CanisterStatus,
+    Context,
+    Env,
+    Method,
+    Reject,
+    Reply,
+    Return,
+    Trap,
+)
+from perdure.errors import InternalError, MalformedError, UnsupportedError
+from perdure.execution.execute import commit, growth_limits, log_entry, respond
+from perdure.execution.messages import CallOrigin
+from perdure.execution.rejects import canister_error, rejected, trap_reject
+from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest, SubnetState
+from perdure.ic.principal import Principal
+from perdure.ic.reject import ErrorCode, RejectCode
+
+__all__ = [
+    "EMPTY_REPLY",
+    "InstallMode",
+    "InstallOptions",
+    "add_canister",
+    "apply_settings",
+    "delete_canister",
+    "finish_stopping",
+    "install_code",
+    "start_canister",
+    "stop_canister",
+    "uninstall_code",
+    "validate_settings",
+]
+
+EMPTY_REPLY: Final = Reply(b"")
+_PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
+_STEPS: Final = ("canister_start", "canister_init", "canister_pre_upgrade", "canister_post_upgrade")
+
+
+@unique
+class InstallMode(Enum):
+    """What happens to the memories; the names are Candid's."""
+
+    INSTALL = "install"
+    REINSTALL = "reinstall"
+    UPGRADE = "upgrade"
+
+
+@final
+class InstallOptions(NamedTuple):
+    """How code is to be installed."""
+
+    mode: InstallMode = InstallMode.INSTALL
+    skip_pre_upgrade: bool = False
+    wasm_memory_persistence: str | None = None
+    """``keep``, ``replace`` or not said."""
+
+
+# -- creation and settings
+
+
+def add_canister(
+    subnet: SubnetState,
+    settings: Settings,
+    cycles: int,
+    canister_id: bytes | None = None,
+    origin: tuple[bytes, int | None] = (b"", None),
+) -> CanisterState:
+    """A new canister without code, holding `cycles`.
+
+    Args:
+        subnet: gets the canister.
+        settings: its settings; checked before.
+        cycles: its balance.
+        canister_id: `None`: the next free one.
+        origin: who created it, and that canister's version.
+
+    Raises:
+        ValueError: there is a canister of this id.
+    """
+    if canister_id is None:
+        canister_id = _next_id(subnet)
+    elif canister_id in subnet.canisters:
+        raise ValueError(f"canister {Principal(canister_id)} exists already")
+    facts = CanisterFacts(canister_id=canister_id, subnet_id=subnet.subnet_id, root_key=subnet.root_key)
+    canister = CanisterState(facts, settings, cycles, charged_until_ns=subnet.time_ns)
+    subnet.canisters[canister_id] = canister
+    apply_settings(subnet, canister, settings)
+    facts.version = 0
+    canister.record_change(subnet.time_ns, origin, "creation", controllers=settings.controllers)
+    subnet.changed.add(canister_id)
+    return canister
+
+
+def _next_id(subnet: SubnetState) -> bytes:
+    while True:
+        canister_id = Principal.from_index(subnet.next_canister_index).raw_bytes
+        subnet.next_canister_index += 1
+        if canister_id not in subnet.canisters:
+            return canister_id
+
+
+def validate_settings(subnet: SubnetState, settings: Settings) -> Reject | None:
+    """Why `settings` cannot be; `None`: they can."""
+    config = subnet.config
+    payload = ErrorCode.CANISTER_CONTRACT_VIOLATION
+    if len(settings.controllers) > config.max_controllers:
+        found = len(settings.controllers)
+        text = f"Invalid settings: 'controllers' length exceeds maximum size allowed of {config.max_controllers}."
+        return rejected(ErrorCode.INVALID_MANAGEMENT_PAYLOAD, f"{text} Found {found}.")._replace(
+            code=RejectCode.CANISTER_ERROR
+        )
+    for name, bits in (("memory_allocation", 48), ("freezing_threshold", 64), ("wasm_memory_limit", 48)):
+        if getattr(settings, name) >= 1 << bits:
+            return rejected(payload, f"Invalid settings: {name} expected to be in the range of [0..2^{bits}-1]")
+    if settings.compute_allocation > 100:
+        return rejected(
+            payload,
+            f"ComputeAllocation expected to be in the range [0..100], got {settings.compute_allocation}",
+        )
+    return _validate_variables(subnet, settings)
+
+
+def _validate_variables(subnet: SubnetState, settings: Settings) -> Reject | None:
+    config, variables = subnet.config, settings.environment_variables
+    code = ErrorCode.CANISTER_CONTRACT_VIOLATION
+    if len(variables) > config.max_environment_variables:
+        return rejected(
+            code, f"Too many environment variables: {len(variables)}, allowed {config.max_environment_variables}"
+        )
+    for name, value in variables.items():
+        if len(name.encode()) > config.max_environment_variable_name_bytes:
+            return rejected(code, f"Environment variable name too long: {name}")
+        if len(value.encode()) > config.max_environment_variable_value_bytes:
+            return rejected(code, f"Environment variable value too long: {name}")
+    return None
+
+
+def apply_settings(subnet: SubnetState, canister: CanisterState, settings: Settings) -> None:
+    """Make `settings` those of the canister."""
+    canister.settings = settings
+    canister.facts.controllers = frozenset(settings.controllers)
+    canister.facts.environment_variables = dict(settings.environment_variables)
+    canister.refresh(subnet.costs)
+    subnet.changed.add(canister.canister_id)
+
+
+# -- code
+
+
+def install_code(
+    subnet: SubnetState,
+    canister: CanisterState,
+    options: InstallOptions,
+    wasm: bytes,
+    arg: bytes,
+    sender: bytes,
+    sender_version: int | None = None,
+) -> Reply | Reject:
+    """Give a canister code, or other code.
+
+    Args:
+        subnet: the canister's.
+        canister: as it stands; unchanged but for cycles and logs when the answer is a `Reject`.
+        options: mode, and how to upgrade.
+        wasm: the module as uploaded.
+        arg: for ``canister_init`` or ``canister_post_upgrade``.
+        sender: whoever asks; the caller that the hooks see.
+        sender_version: of a sender that is a canister.
+    """
+    refusal = _refuse_install(canister, options)
+    if refusal is not None:
+        return refusal
+    try:
+        module = subnet.host.compile(wasm)
+    except (MalformedError, UnsupportedError) as error:
+        return canister_error(
+            canister.canister_id, ErrorCode.CANISTER_INVALID_WASM, f"Canister's Wasm module is not valid: {error}"
+        )
+    refusal = _check_persistence(canister, options, module)
+    if refusal is not None:
+        return refusal
+    return _Installation(subnet, canister, options, module, sender).run(arg, sender_version)
+
+
+def _refuse_install(canister: CanisterState, options: InstallOptions) -> Reject | None:
+    name = Principal(canister.canister_id)
+    if options.mode is InstallMode.INSTALL and canister.module is not None:
+        return rejected(
+            ErrorCode.CANISTER_NON_EMPTY,
+            f"Canister {name} cannot be installed because the canister is not empty. "
+            "Try installing with mode='reinstall' instead.",
+        )
+    if options.mode is InstallMode.UPGRADE and canister.module is None:
+        return canister_error(
+            canister.canister_id,
+            ErrorCode.CANISTER_WASM_MODULE_NOT_FOUND,
+            "Attempted to execute a message, but the canister contains no Wasm module",
+            "Please install code to this canister before calling it. See documentation: "
+            "https://internetcomputer.org/docs/current/references/execution-errors#wasm-module-not-found",
+        )
+    return None
+
+
+def _check_persistence(canister: CanisterState, options: InstallOptions, module: CanisterModule) -> Reject | None:
+    if options.mode is not InstallMode.UPGRADE or canister.module is None:
+        return None
+    code = ErrorCode.CANISTER_CONTRACT_VIOLATION
+    if options.wasm_memory_persistence is None and _PERSISTENCE_SECTION in canister.module.custom_sections:
+        return canister_error(
+            canister.canister_id,
+            code,
+            "Missing upgrade option: Enhanced orthogonal persistence requires the `wasm_memory_persistence` upgrade "
+            "option.",
+        )
+    if options.wasm_memory_persistence == "keep" and _PERSISTENCE_SECTION not in module.custom_sections:
+        return canister_error(
+            canister.canister_id,
+            code,
+            "Invalid upgrade option: The `wasm_memory_persistence: opt Keep` upgrade option requires that the new "
+            "canister module supports enhanced orthogonal persistence.",
+        )
+    return None
+
+
+@final
+class _Installation:
+    """One ``install_code`` on its way: up to three entries over a shared budget of instructions."""
+
+    def __init__(
+        self,
+        subnet: SubnetState,
+        canister: CanisterState,
+        options: InstallOptions,
+        module: CanisterModule,
+        sender: bytes,
+    ) -> None:
+        self.subnet = subnet
+        self.canister = canister
+        self.options = options
+        self.module = module
+        self.sender = sender
+        self.instructions = 0
+        self.certified_data = canister.certified_data if options.mode is InstallMode.UPGRADE else b""
+        self.global_timer_ns = 0
+
+    def run(self, arg: bytes, sender_version: int | None) -> Reply | Reject:
+        subnet, canister = self.subnet, self.canister
+        prepaid = subnet.costs.execution(subnet.config.max_instructions_per_install_code)
+        missing = prepaid - canister.liquid_cycles
+        if missing > 0:
+            return rejected(
+                ErrorCode.CANISTER_OUT_OF_CYCLES,
+                f"Canister installation failed with `Canister {Principal(canister.canister_id)} is out of cycles: "
+                f"please top up the canister with at least {missing} additional cycles`.",
+            )
+        canister.cycles -= prepaid
+        result = self._enter_all(arg)
+        used = min(subnet.costs.execution(self.instructions), prepaid)
+        canister.cycles += prepaid - used
+        subnet.consumed_cycles += used
+        subnet.changed.add(canister.canister_id)
+        if isinstance(result, Trap):
+            limit = subnet.config.max_instructions_per_install_code
+            return trap_reject(canister.canister_id, result, limit)
+        instance, last = result
+        self._finish(instance, last, sender_version)
+        return EMPTY_REPLY
+
+    def _enter_all(self, arg: bytes) -> Trap | tuple[CanisterInstance, Return]:
+        """The steps that the mode asks for; on a trap everything is as it was."""
+        old = self.canister.instance
+        last = Return(heap_wasm_pages=self.canister.heap_wasm_pages, stable_wasm_pages=self.canister.stable_wasm_pages)
+        upgrading = self.options.mode is InstallMode.UPGRADE
+        if upgrading and old is not None and not self.options.skip_pre_upgrade:
+            result = self._enter(old, "canister_pre_upgrade", Context.PRE_UPGRADE, b"", last)
+            if isinstance(result, Trap):
+                old.roll_back()
+                return result
+            last = result
+        keep_heap = upgrading and self.options.wasm_memory_persistence == "keep"
+        new = self._new_instance(old, keep_heap=keep_heap, keep_stable=upgrading)
+        hook = "canister_post_upgrade" if upgrading else "canister_init"
+        # Whatever the mode, the new code sees the version that it makes.
+        self.canister.facts.version += 1
+        # A reinstalled canister gets the timer and certified data of its own init only.
+        for export, context, payload in (("canister_start", Context.START, b""), (hook, Context.INIT, arg)):
+            result = self._enter(new, export, context, payload, last)
+            if isinstance(result, Trap):
+                self._undo(new, old)
+                return result
+            last = result
+        self.canister.facts.version -= 1
+        return new, last
+
+    def _new_instance(self, old: CanisterInstance | None, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
+        if old is None:
+            return self.module.instantiate(self.subnet.host.new_memories(self.canister.canister_id))
+        return old.successor(self.module, keep_heap=keep_heap, keep_stable=keep_stable)
+
+    def _undo(self, new: CanisterInstance, old: CanisterInstance | None) -> None:
+        new.roll_back()
+        if old is None:
+            new.close()
+            self.subnet.host.discarded(self.canister.canister_id)
+        self.canister.facts.version -= 1
+
+    def _enter(
+        self, instance: CanisterInstance, export: str, context: Context, arg: bytes, before: Return
+    ) -> Trap | Return:
+        if export not in instance.module.exported_methods:
+            return before
+        canister, subnet = self.canister, self.subnet
+        limits = growth_limits(subnet, canister, "install", canister.liquid_cycles)
+        limits.instructions = subnet.config.max_instructions_per_install_code - self.instructions
+        env = Env(
+            context,
+            canister.facts,
+            limits,
+            time_ns=subnet.time_ns,
+            caller=self.sender,
+            arg=arg,
+            needs_to_respond=False,
+            cycle_balance=canister.cycles,
+            liquid_cycle_balance=canister.liquid_cycles,
+            global_timer_ns=self.global_timer_ns if context is not Context.PRE_UPGRADE else canister.global_timer_ns,
+            costs=subnet.costs,
+        )
+        result = instance.run(Method(export), env)
+        self.instructions += result.instructions
+        log_entry(subnet, canister, result)
+        if isinstance(result, Return):
+            canister.cycles -= result.cycles_burned
+            subnet.consumed_cycles += result.cycles_burned
+            if result.certified_data is not None:
+                self.certified_data = result.certified_data
+            if result.global_timer_ns is not None and context is not Context.PRE_UPGRADE:
+                self.global_timer_ns = result.global_timer_ns
+        return result
+
+    def _finish(self, instance: CanisterInstance, last: Return, sender_version: int | None) -> None:
+        subnet, canister = self.subnet, self.canister
+        if self.options.mode is InstallMode.REINSTALL:
+            canister.log.purge()
+        canister.module, canister.instance = self.module, instance
+        canister.certified_data = self.certified_data
+        canister.global_timer_ns = self.global_timer_ns
+        canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
+        # Certified data and timer were taken over step by step above.
+        commit(
+            subnet,
+            canister,
+            Return(heap_wasm_pages=last.heap_wasm_pages, stable_wasm_pages=last.stable_wasm_pages),
+        )
+        canister.refresh(subnet.costs)
+        canister.facts.version += 1
+        if self.global_timer_ns or "canister_heartbeat" in self.module.exported_methods:
+            subnet.task_canisters.add(canister.canister_id)
+        canister.record_change(
+            subnet.time_ns,
+            (self.sender, sender_version),
+            "code_deployment",
+            mode=self.options.mode.value,
+            module_hash=self.module.module_hash,
+        )
+
+
+def uninstall_code(
+    subnet: SubnetState, canister: CanisterState, origin: tuple[bytes, int | None] = (b"", None)
+) -> None:
+    """Take code and memories away; whoever waits for the canister is refused."""
+    _drop_code(subnet, canister)
+    canister.chunk_store.clear()
+    canister.facts.version += 1
+    canister.record_change(subnet.time_ns, origin, "code_uninstall")
+    canister.refresh(subnet.costs)
+    subnet.changed.add(canister.canister_id)
+
+
+def _drop_code(subnet: SubnetState, canister: CanisterState) -> None:
+    if canister.instance is not None:
+        canister.instance.close()
+        subnet.host.discarded(canister.canister_id)
+    canister.module = canister.instance = None
+    canister.heap_wasm_pages = canister.stable_wasm_pages = 0
+    canister.certified_data = b""
+    canister.global_timer_ns = 0
+    canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
+    canister.log.purge()
+    subnet.task_canisters.discard(canister.canister_id)
+    refusal = rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, "Canister has been uninstalled.")._replace(
+        code=RejectCode.CANISTER_REJECT
+    )
+    for context in list(canister.contexts.values()):
+        context.deleted = True
+        if context.needs_to_respond and context.origin is not None:
+            context.needs_to_respond = False
+            refund, context.available_cycles = context.available_cycles, 0
+            respond(subnet, context.origin, refusal, refund)
+
+
+# -- start, stop, delete
+
+
+def start_canister(subnet: SubnetState, canister: CanisterState) -> None:
+    """Run again; whoever waits for it to stop is refused."""
+    for request in canister.stop_requests:
+        name = Principal(canister.canister_id)
+        refusal = rejected(ErrorCode.CANISTER_STOPPING_CANCELLED, f"Canister {name}'s stop request was cancelled.")
+        respond(subnet, request.origin, refusal, request.cycles)
+    canister.stop_requests.clear()
+    canister.facts.status = CanisterStatus.RUNNING
+    subnet.stopping.discard(canister.canister_id)
+    subnet.changed.add(canister.canister_id)
+
+
+def stop_canister(subnet: SubnetState, canister: CanisterState, origin: CallOrigin, cycles: int) -> None:
+    """Take no more calls; answer once nothing is left open."""
+    subnet.changed.add(canister.canister_id)
+    if canister.facts.status is CanisterStatus.STOPPED:
+        respond(subnet, origin, _NO_VALUES, cycles)
+        return
+    canister.facts.status = CanisterStatus.STOPPING
+    deadline_ns = subnet.time_ns + subnet.config.stop_canister_timeout_ns
+    canister.stop_requests.append(StopRequest(origin, cycles, deadline_ns))
+    subnet.stopping.add(canister.canister_id)
+    finish_stopping(subnet)
+
+
+_NO_VALUES: Final = Reply(b"DIDL\x00\x00")
+"""A Candid reply without values."""
+
+
+def finish_stopping(subnet: SubnetState) -> None:
+    """Stop the canisters that have nothing left open, and give up on requests that waited too long."""
+    for canister_id in sorted(subnet.stopping):
+        canister = subnet.canisters[canister_id]
+        if not canister.contexts and not canister.open_calls:
+            canister.facts.status = CanisterStatus.STOPPED
+            subnet.stopping.discard(canister_id)
+            for request in canister.stop_requests:
+                respond(subnet, request.origin, _NO_VALUES, request.cycles)
+            canister.stop_requests.clear()
+            subnet.changed.add(canister_id)
+            continue
+        late = [request for request in canister.stop_requests if request.deadline_ns <= subnet.time_ns]
+        for request in late:
+            canister.stop_requests.remove(request)
+            refusal = rejected(ErrorCode.STOP_CANISTER_REQUEST_TIMEOUT, "Stop canister request timed out")
+            respond(subnet, request.origin, refusal, request.cycles)
+            subnet.changed.add(canister_id)
+
+
+def delete_canister(subnet: SubnetState, canister: CanisterState) -> Reject | None:
+    """Remove a stopped canister for ever, its cycles too; `None`: done."""
+    name = Principal(canister.canister_id)
+    if canister.facts.status is not CanisterStatus.STOPPED:
+        return rejected(
+            ErrorCode.CANISTER_NOT_STOPPED,
+            f"Canister {name} must be stopped before it is deleted.\nStop the canister before trying to delete it. "
+            "See documentation: https://internetcomputer.org/docs/current/references/execution-errors"
+            "#delete-canister-not-stopped",
+        )
+    if canister.inputs:
+        return rejected(
+            ErrorCode.CANISTER_QUEUE_NOT_EMPTY,
+            f"Canister {name} has messages in its queues and cannot be deleted now. Please retry after some time",
+        )
+    if canister.contexts or canister.open_calls:
+        raise InternalError("a stopped canister has something open")
+    _drop_code(subnet, canister)
+    subnet.consumed_cycles += canister.cycles + canister.reserved_cycles
+    del subnet.canisters[canister.canister_id]
+    subnet.ready.pop(canister.canister_id, None)
+    subnet.changed.add(canister.canister_id)
+    return None

@@ -1,0 +1,240 @@
+"""Queries: entries whose effects are dropped, composite ones with calls and callbacks among them.
+
+A composite query's own state lives as long as the query: it is saved while others run and restored for its callbacks.
+Calls are made depth first, each over the committed state of its callee.
+
+Spec: "Query call".
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from perdure.canister import (
+    Callback,
+    CanisterInstance,
+    Context,
+    EntryPoint,
+    Env,
+    Method,
+    MethodCall,
+    Reject,
+    Reply,
+    Return,
+    StateDelta,
+    Trap,
+    TrapCode,
+)
+from perdure.execution.execute import growth_limits, out_of_cycles, refuse_call
+from perdure.execution.management import management_query
+from perdure.execution.messages import Response
+from perdure.execution.rejects import as_seen_by_canister, rejected, trap_reject
+from perdure.execution.state import CanisterState, SubnetState
+from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
+from perdure.ic.reject import ErrorCode
+
+__all__ = ["execute_query"]
+
+_MANAGEMENT: Final = MANAGEMENT_CANISTER.raw_bytes
+
+
+def execute_query(
+    subnet: SubnetState,
+    canister_id: bytes,
+    method_name: str,
+    arg: bytes,
+    sender: bytes = b"\x04",
+    caller_info_data: bytes = b"",
+    caller_info_signer: bytes = b"",
+) -> Response:
+    """Execute a query or composite query method; nothing changes but statistics."""
+    if canister_id == _MANAGEMENT:
+        return management_query(subnet, sender, method_name, arg)
+    canister = subnet.canisters.get(canister_id)
+    if canister is None:
+        return _not_found(canister_id)
+    query = _Query(subnet, canister_id, (caller_info_data, caller_info_signer))
+    response = query.call(canister, sender, method_name, arg, 0)
+    statistics = canister.query_statistics
+    statistics[0] += 1
+    statistics[1] += query.instructions
+    statistics[2] += len(arg)
+    statistics[3] += len(response.data if isinstance(response, Reply) else response.message.encode())
+    return response
+
+
+def _not_found(canister_id: bytes) -> Reject:
+    return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {Principal(canister_id)} not found.")
+
+
+@final
+class _Query:
+    """One query with everything that it calls; `instructions` are those of all of it."""
+
+    __slots__ = ("caller_info", "instructions", "root", "subnet")
+
+    def __init__(self, subnet: SubnetState, root: bytes, caller_info: tuple[bytes, bytes]) -> None:
+        self.subnet = subnet
+        self.root = root
+        self.caller_info = caller_info
+        self.instructions = 0
+
+    def call(self, canister: CanisterState, caller: bytes, method_name: str, arg: bytes, depth: int) -> Response:
+        """The answer of one method; the canister's state is as it was."""
+        refusal = self._refuse(canister)
+        if refusal is not None:
+            return refusal
+        module, instance = canister.module, canister.instance
+        if module is None or instance is None:
+            return trap_reject(canister.canister_id, Trap(TrapCode.WASM_MODULE_NOT_FOUND))
+        context = Context.NON_REPLICATED_QUERY
+        export_name = f"canister_query {method_name}"
+        if export_name not in module.exported_methods:
+            context, export_name = Context.COMPOSITE_QUERY, f"canister_composite_query {method_name}"
+            if export_name not in module.exported_methods:
+                message = f"Canister has no query method '{method_name}'."
+                return trap_reject(canister.canister_id, Trap(TrapCode.METHOD_NOT_FOUND, message))
+        env = self.env_of(canister, context, caller, depth)
+        env.arg = arg
+        result = self.enter(instance, Method(export_name), env)
+        if isinstance(result, Return) and result.response is None and result.calls:
+            return _Composite(self, canister, instance, env, depth).answer(result)
+        instance.roll_back()
+        return self.response(canister, result, env)
+
+    def _refuse(self, canister: CanisterState) -> Reject | None:
+        refusal = refuse_call(canister)
+        if refusal is None and canister.liquid_cycles < 0:
+            refusal = out_of_cycles(canister, -canister.liquid_cycles)
+        return refusal
+
+    def env_of(self, canister: CanisterState, context: Context, caller: bytes, depth: int) -> Env:
+        """What an entry may see; the limits are what is left for the whole query."""
+        subnet = self.subnet
+        limits = growth_limits(subnet, canister, "query", canister.liquid_cycles)
+        limits.instructions = self.instructions_left()
+        env = Env(
+            context,
+            canister.facts,
+            limits,
+            time_ns=subnet.time_ns,
+            caller=caller,
+            cycle_balance=canister.cycles,
+            liquid_cycle_balance=canister.liquid_cycles,
+            global_timer_ns=canister.global_timer_ns,
+            costs=subnet.costs,
+        )
+        if depth == 0:
+            env.caller_info_data, env.caller_info_signer = self.caller_info
+            certify = subnet.certify
+            if certify is not None:
+                env.certificate = lambda: certify(canister.canister_id)
+        return env
+
+    def instructions_left(self) -> int:
+        """How many instructions the next entry may use."""
+        config = self.subnet.config
+        left = config.max_instructions_per_composite_query_call - self.instructions
+        return max(0, min(left, config.max_instructions_per_query_message))
+
+    def enter(self, instance: CanisterInstance, entry: EntryPoint, env: Env) -> Trap | Return:
+        """Run one entry and count its instructions."""
+        result = instance.run(entry, env)
+        self.instructions += result.instructions
+        return result
+
+    def response(self, canister: CanisterState, result: Trap | Return, env: Env) -> Response:
+        """What the end of an entry means to whoever waits."""
+        if isinstance(result, Trap):
+            return trap_reject(canister.canister_id, result, env.limits.instructions)
+        if result.response is not None:
+            return result.response
+        name = Principal(canister.canister_id)
+        return rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not reply to the call")
+
+    def nested(self, caller: CanisterState, call: MethodCall, depth: int) -> Response:
+        """The answer to a call from a composite query."""
+        subnet = self.subnet
+        if call.callee == _MANAGEMENT:
+            return management_query(subnet, caller.canister_id, call.method_name, call.arg)
+        if depth >= subnet.config.max_query_call_depth:
+            return rejected(
+                ErrorCode.QUERY_CALL_GRAPH_TOO_DEEP,
+                f"Composite query call depth exceeded: at most {subnet.config.max_query_call_depth} calls deep",
+            )
+        self.instructions += subnet.config.instruction_overhead_per_query_call
+        if self.instructions_left() == 0:
+            return rejected(
+                ErrorCode.QUERY_CALL_GRAPH_TOTAL_INSTRUCTION_LIMIT_EXCEEDED,
+                "Composite query call exceeded the instruction limit",
+            )
+        callee = subnet.canisters.get(call.callee)
+        if callee is None:
+            return _not_found(call.callee)
+        return self.call(callee, caller.canister_id, call.method_name, call.arg, depth + 1)
+
+
+@final
+class _Composite:
+    """A composite query method that waits for answers."""
+
+    def __init__(
+        self, query: _Query, canister: CanisterState, instance: CanisterInstance, env: Env, depth: int
+    ) -> None:
+        self.query = query
+        self.canister = canister
+        self.instance = instance
+        self.caller = env.caller
+        self.depth = depth
+        self.context_instructions = 0
+
+    def answer(self, first: Return) -> Response:
+        """Run the calls and their callbacks until one of them responds."""
+        self.context_instructions = first.instructions
+        open_calls = list(first.calls)
+        saved = self._put_away()
+        while open_calls:
+            call = open_calls.pop(0)
+            response = self.query.nested(self.canister, call, self.depth)
+            self.instance.restore(saved)
+            env = self._callback_env(response)
+            callback = call.on_reply if isinstance(response, Reply) else call.on_reject
+            result = self.query.enter(self.instance, callback, env)
+            self.context_instructions += result.instructions
+            if isinstance(result, Trap):
+                self._clean_up(call.on_cleanup, saved, env)
+                return self.query.response(self.canister, result, env)
+            if result.response is not None:
+                self.instance.roll_back()
+                return result.response
+            open_calls[:0] = result.calls
+            saved = self._put_away()
+        return self.query.response(self.canister, Return(), self._callback_env(Reply(b"")))
+
+    def _put_away(self) -> StateDelta:
+        saved = self.instance.save()
+        self.instance.roll_back()
+        return saved
+
+    def _callback_env(self, response: Response) -> Env:
+        is_reply = isinstance(response, Reply)
+        context = Context.COMPOSITE_REPLY if is_reply else Context.COMPOSITE_REJECT
+        env = self.query.env_of(self.canister, context, self.caller, self.depth)
+        # "no certificate available in composite query callbacks"
+        env.certificate = None
+        env.call_context_instructions = self.context_instructions
+        if isinstance(response, Reply):
+            env.arg = response.data
+        else:
+            env.reject_code, env.reject_message = response.code, as_seen_by_canister(response)
+        return env
+
+    def _clean_up(self, on_cleanup: Callback | None, saved: StateDelta, env: Env) -> None:
+        if on_cleanup is None:
+            self.instance.roll_back()
+            return
+        self.instance.restore(saved)
+        env.context, env.arg, env.call_context_instructions = Context.COMPOSITE_CLEANUP, b"", self.context_instructions
+        env.limits.instructions = self.query.instructions_left()
+        self.query.enter(self.instance, on_cleanup, env)
+        self.instance.roll_back()

@@ -1,0 +1,220 @@
+"""Every refusal in today's words of the replica: reject code, ``IC0xxx`` code, message.
+
+A trap of a canister becomes a `Reject` here and nowhere else. Sources: `HypervisorError` and `UserError` of the replica
+(2025-10), "Execution errors" of the developer documentation (2026-08).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from perdure.canister import Reject, Trap, TrapCode
+from perdure.ic.principal import Principal
+from perdure.ic.reject import ErrorCode
+
+__all__ = ["as_seen_by_canister", "canister_error", "rejected", "trap_log", "trap_reject"]
+
+_DOCS: Final = "https://internetcomputer.org/docs/current/references/execution-errors#"
+_TOOLCHAIN_HELP: Final = (
+    "This is likely an error with the compiler/CDK toolchain being used to build the canister. "
+    "Please report the error to IC devs on the forum: https://forum.dfinity.org "
+    "and include which language/CDK was used to create the canister."
+)
+
+
+def _help(suggestion: str, anchor: str) -> str:
+    return f"{suggestion} See documentation: {_DOCS}{anchor}"
+
+
+_GRACEFULLY: Final = (
+    "Consider gracefully handling failures from this canister or altering the canister to handle exceptions."
+)
+_TOP_UP: Final = "Try topping up the canister."
+
+_WASM_TRAP: Final = {
+    TrapCode.HEAP_OUT_OF_BOUNDS: "heap out of bounds",
+    TrapCode.STABLE_MEMORY_OUT_OF_BOUNDS: "stable memory out of bounds",
+    TrapCode.STABLE_MEMORY_TOO_BIG_FOR_32_BIT: "32 bit stable memory api used on a memory larger than 4GB",
+    TrapCode.STABLE_GROW_FAILED: "unknown",
+    TrapCode.UNREACHABLE: "unreachable",
+    TrapCode.STACK_OVERFLOW: "stack overflow",
+    TrapCode.TABLE_OUT_OF_BOUNDS: "table out of bounds",
+    TrapCode.INTEGER_DIVISION_BY_ZERO: "integer division by 0",
+    TrapCode.CYCLES_AMOUNT_TOO_BIG_FOR_64_BIT: "cycles amount exceeds 64-bit representation",
+}
+"""Traps of WebAssembly itself, by the replica's names; every other one is ``unknown`` there."""
+
+# code -> error code, words before the trap's own message, help
+_OTHER: Final[dict[TrapCode, tuple[ErrorCode, str, str]]] = {
+    TrapCode.MEMORY_WRITE_LIMIT_EXCEEDED: (
+        ErrorCode.CANISTER_MEMORY_ACCESS_LIMIT_EXCEEDED,
+        "Canister exceeded memory access limits: Exceeded the limit for the number of modified pages in the stable "
+        "memory in a single execution: limit 2097152 KB for regular messages, 8388608 KB for upgrade messages and "
+        "1048576 KB for queries.",
+        _help(
+            "Try optimizing the use of stable memory so that individual messages don't need to access as much stable "
+            "memory.",
+            "memory-access-limit-exceeded",
+        ),
+    ),
+    TrapCode.MEMORY_ACCESS_LIMIT_EXCEEDED: (
+        ErrorCode.CANISTER_MEMORY_ACCESS_LIMIT_EXCEEDED,
+        "Canister exceeded memory access limits: Exceeded the limit for the number of accessed pages in the stable "
+        "memory in a single message execution: limit 2097152 KB for regular messages, 8388608 KB for upgrade messages "
+        "and 1048576 KB for queries.",
+        _help(
+            "Try optimizing the use of stable memory so that individual messages don't need to access as much stable "
+            "memory.",
+            "memory-access-limit-exceeded",
+        ),
+    ),
+    TrapCode.OUT_OF_MEMORY: (
+        ErrorCode.CANISTER_OUT_OF_MEMORY,
+        "Canister cannot grow its memory usage.",
+        _help(
+            "Check the canister's memory usage against its allocation and the system wide limits to determine why more "
+            "memory cannot be allocated.",
+            "out-of-memory",
+        ),
+    ),
+    TrapCode.INSUFFICIENT_CYCLES_IN_MEMORY_GROW: (
+        ErrorCode.INSUFFICIENT_CYCLES_IN_MEMORY_GROW,
+        "Canister cannot grow memory due to insufficient cycles.",
+        _help(_TOP_UP, "insufficient-cycles-in-memory-grow"),
+    ),
+    TrapCode.RESERVED_CYCLES_LIMIT_EXCEEDED_IN_MEMORY_GROW: (
+        ErrorCode.RESERVED_CYCLES_LIMIT_EXCEEDED_IN_MEMORY_GROW,
+        "Canister cannot grow memory due to its reserved cycles limit.",
+        _help("Try increasing the canister's reserved cycles limit.", "reserved-cycles-limit-exceeded-in-memory-grow"),
+    ),
+    TrapCode.WASM_MEMORY_LIMIT_EXCEEDED: (
+        ErrorCode.CANISTER_WASM_MEMORY_LIMIT_EXCEEDED,
+        "Canister exceeded its current Wasm memory limit.",
+        _help(
+            "Try checking the canister for a possible memory leak or modifying it to use more stable memory instead of "
+            "Wasm memory.",
+            "wasm-memory-limit-exceeded",
+        ),
+    ),
+    TrapCode.WASM_MODULE_NOT_FOUND: (
+        ErrorCode.CANISTER_WASM_MODULE_NOT_FOUND,
+        "Attempted to execute a message, but the canister contains no Wasm module.",
+        _help("Please install code to this canister before calling it.", "wasm-module-not-found"),
+    ),
+}
+
+_VIOLATION_HELP: Final = (
+    (
+        "cannot be executed in ",
+        _help(
+            "Check the ICP documentation to make sure APIs are being called in the correct message types.",
+            "calling-a-system-api-from-the-wrong-mode",
+        ),
+    ),
+    (
+        "ic0.msg_reply_data_append: application payload",
+        _help(
+            "Consider checking the response size and returning an error if it is too long.",
+            "msg_reply_data_append-payload-too-large",
+        ),
+    ),
+    (
+        "ic0.msg_reject: application payload",
+        _help("Try truncating the error messages that are too long.", "msg_reject-payload-too-large"),
+    ),
+    (
+        "ic0_certified_data_set failed because the passed",
+        _help(
+            "Try certifying just the hash of your data instead of the full contents.",
+            "certified_data_set-payload-too-large",
+        ),
+    ),
+)
+_NO_HELP: Final = (
+    "is out of cycles",
+    "Environment variable ",
+    "Variable name is too large",
+    "exceeds the allowed limit",
+)
+_WHOLE_SENTENCE: Final = ("Canister ", "Environment variable ")
+
+
+def rejected(code: ErrorCode, message: str, backtrace: tuple[str, ...] = ()) -> Reject:
+    """A refusal by the system."""
+    return Reject(code.reject_code, message, code.text, backtrace)
+
+
+def as_seen_by_canister(reject: Reject) -> str:
+    """What ``ic0.msg_reject_msg_copy`` gives: the canister's own text, or the system's with its code in front."""
+    if not reject.error_code or reject.error_code == ErrorCode.CANISTER_REJECTED_MESSAGE.text:
+        return reject.message
+    return f"{reject.error_code}: {reject.message}"
+
+
+def canister_error(canister_id: bytes, code: ErrorCode, what: str, advice: str = "") -> Reject:
+    """``Error from Canister <id>: <what>``, with a line of advice under it."""
+    text = f"Error from Canister {Principal(canister_id)}: {what}"
+    return rejected(code, f"{text}.\n{advice}" if advice else text)
+
+
+def _violation(trap: Trap) -> tuple[str, str]:
+    message = trap.message or f"broken rule {trap.code.value}"
+    words = message if message.startswith(_WHOLE_SENTENCE) else f"Canister violated contract: {message}"
+    for start, advice in _VIOLATION_HELP:
+        if start in message:
+            return words, advice
+    if any(part in message for part in _NO_HELP):
+        return words, ""
+    return words, _TOOLCHAIN_HELP
+
+
+def _parts(trap: Trap, limit_instructions: int) -> tuple[ErrorCode, str, str]:
+    code = trap.code
+    if code is TrapCode.CALLED_TRAP:
+        words = f"Canister called `ic0.trap` with message: '{trap.message}'"
+        return ErrorCode.CANISTER_CALLED_TRAP, words, _help(_GRACEFULLY, "trapped-explicitly")
+    if code is TrapCode.INSTRUCTION_LIMIT_EXCEEDED:
+        words = f"Canister exceeded the limit of {limit_instructions} instructions for single message execution."
+        advice = "Try optimizing this method to consume fewer instructions or split the work across multiple messages."
+        return ErrorCode.CANISTER_INSTRUCTION_LIMIT_EXCEEDED, words, _help(advice, "instruction-limit-exceeded")
+    if code is TrapCode.METHOD_NOT_FOUND:
+        advice = _help("Check that the method being called is exported by the target canister.", "method-not-found")
+        return ErrorCode.CANISTER_METHOD_NOT_FOUND, trap.message, advice
+    if code in (
+        TrapCode.CONTRACT_VIOLATION,
+        TrapCode.ALREADY_RESPONDED,
+        TrapCode.REPLY_TOO_LARGE,
+        TrapCode.ARGUMENT_OUT_OF_BOUNDS,
+    ):
+        words, advice = _violation(trap)
+        return ErrorCode.CANISTER_CONTRACT_VIOLATION, words, advice
+    if code in _OTHER:
+        error_code, words, advice = _OTHER[code]
+        return error_code, trap.message or words, advice
+    words = f"Canister trapped: {_WASM_TRAP.get(code, 'unknown')}"
+    return ErrorCode.CANISTER_TRAPPED, words, _help(_GRACEFULLY, "trapped")
+
+
+def trap_reject(canister_id: bytes, trap: Trap, limit_instructions: int = 0) -> Reject:
+    """The refusal that a trap leads to when nobody else answers.
+
+    Args:
+        canister_id: of the canister that trapped.
+        trap: what it did.
+        limit_instructions: the limit that was in force, for the message that names it.
+    """
+    code, words, advice = _parts(trap, limit_instructions)
+    return canister_error(canister_id, code, words, advice)._replace(backtrace=trap.backtrace)
+
+
+def trap_log(trap: Trap) -> bytes | None:
+    """The line that a trap leaves in the canister's log; `None` for what the replica does not log."""
+    if trap.code is TrapCode.CALLED_TRAP:
+        text = trap.message or "(no message)"
+    elif trap.code in _WASM_TRAP or trap.code.value == 0 or 32 <= trap.code.value < 64:
+        text = _WASM_TRAP.get(trap.code, "unknown")
+    else:
+        return None
+    lines = "".join(f"\n{frame}" for frame in trap.backtrace)
+    backtrace = f"\nCanister Backtrace:{lines}" if lines else ""
+    return f"[TRAP]: {text}{backtrace}".encode()

@@ -1,0 +1,323 @@
+"""Rounds: who runs when, how messages get from one canister to another, what the passing of time brings.
+
+Deterministic: canisters run in the order of their ids, messages in the order in which they were sent; what a round
+sends is delivered after it. The same messages at the same times give the same state.
+
+Spec: "The IC can execute any message that is at the head of its queue", "Call expiry", "Canister out of cycles".
+"""
+
+from __future__ import annotations
+
+from perdure.canister import CanisterStatus, Reject
+from perdure.execution.execute import (
+    TASKS,
+    execute_call,
+    execute_response,
+    execute_task,
+    inspect_message,
+    out_of_cycles,
+    refuse_call,
+    respond,
+)
+from perdure.execution.lifecycle import finish_stopping, uninstall_code
+from perdure.execution.management import execute_management_call, is_allowed_by_ingress
+from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage
+from perdure.execution.rejects import rejected
+from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
+from perdure.ic.reject import ErrorCode
+
+__all__ = ["advance_time", "deliver", "execute_ingress", "has_work", "round_", "run_until_idle", "submit_ingress"]
+
+_MANAGEMENT = MANAGEMENT_CANISTER.raw_bytes
+
+
+# -- ingress
+
+
+def submit_ingress(
+    subnet: SubnetState,
+    canister_id: bytes,
+    method_name: str,
+    arg: bytes,
+    sender: bytes = b"\x04",
+    cycles: int = 0,
+    effective_canister_id: bytes | None = None,
+) -> int | Reject:
+    """Let an ingress message in, if it may come in.
+
+    Returns:
+        Its number, under which `SubnetState.responses` will have the answer; or why it may not come in.
+
+    Args:
+        subnet: the subnet.
+        canister_id: callee; empty: the management canister.
+        method_name: what to call.
+        arg: the argument.
+        sender: the user.
+        cycles: made for the call; users have none on the real network.
+        effective_canister_id: for calls of the management canister, whom they concern.
+    """
+    if len(arg) + len(method_name) > subnet.config.max_ingress_payload_bytes:
+        return rejected(
+            ErrorCode.INVALID_MANAGEMENT_PAYLOAD,
+            f"ingress message of {len(arg) + len(method_name)} bytes is larger than "
+            f"{subnet.config.max_ingress_payload_bytes} bytes",
+        )
+    request_id = subnet.next_request_id
+    message = CallMessage(FromUser(request_id), sender, canister_id, method_name, arg, cycles)
+    refusal = _induct(subnet, message, effective_canister_id)
+    if refusal is not None:
+        return refusal
+    subnet.next_request_id += 1
+    subnet.minted_cycles += cycles
+    subnet.outbox.append(message)
+    return request_id
+
+
+def _induct(subnet: SubnetState, message: CallMessage, effective_canister_id: bytes | None) -> Reject | None:
+    if message.callee == _MANAGEMENT:
+        refusal = is_allowed_by_ingress(subnet, message)
+        payer = subnet.canisters.get(effective_canister_id) if effective_canister_id is not None else None
+        return refusal or (_charge_ingress(subnet, payer, message) if payer is not None else None)
+    canister = subnet.canisters.get(message.callee)
+    if canister is None:
+        return not_found(message.callee)
+    refusal = refuse_call(canister) or inspect_message(subnet, canister, message)
+    return refusal or _charge_ingress(subnet, canister, message)
+
+
+def _charge_ingress(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> Reject | None:
+    fee = subnet.costs.ingress(len(message.method_name) + len(message.arg))
+    missing = fee - canister.liquid_cycles
+    if missing > 0:
+        return out_of_cycles(canister, missing)
+    canister.cycles -= fee
+    subnet.consumed_cycles += fee
+    return None
+
+
+def not_found(canister_id: bytes) -> Reject:
+    """There is no such canister."""
+    return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {Principal(canister_id)} not found.")
+
+
+def execute_ingress(
+    subnet: SubnetState,
+    canister_id: bytes,
+    method_name: str,
+    arg: bytes,
+    sender: bytes = b"\x04",
+    cycles: int = 0,
+    max_rounds: int = 1_000,
+) -> Response | None:
+    """Submit an ingress message and run rounds until it is answered.
+
+    Returns:
+        The response; `None` when `max_rounds` have passed or nothing is left to run: the answer depends on time going
+        on (a bounded wait, a timer), or on somebody else.
+    """
+    request_id = submit_ingress(subnet, canister_id, method_name, arg, sender, cycles)
+    if isinstance(request_id, Reject):
+        return request_id
+    for _ in range(max_rounds):
+        round_(subnet)
+        response = subnet.responses.pop(request_id, None)
+        if response is not None:
+            return response
+        if not has_work(subnet):
+            break
+    return None
+
+
+# -- rounds
+
+
+def has_work(subnet: SubnetState) -> bool:
+    """Whether a round would execute anything but heartbeats."""
+    if subnet.ready or subnet.outbox or subnet.management_calls:
+        return True
+    for canister_id in subnet.task_canisters:
+        canister = subnet.canisters[canister_id]
+        if canister.hook_status is HookStatus.READY or 0 < canister.global_timer_ns <= subnet.time_ns:
+            return canister.facts.status is CanisterStatus.RUNNING
+    return False
+
+
+def run_until_idle(subnet: SubnetState, max_rounds: int = 10_000) -> int:
+    """Run rounds until there is nothing left to do but heartbeats; how many were run."""
+    for rounds in range(max_rounds):
+        if not has_work(subnet):
+            return rounds
+        round_(subnet)
+    return max_rounds
+
+
+def round_(subnet: SubnetState) -> None:
+    """One round: deliver, run the management canister's calls, then every canister that has something to do."""
+    subnet.round_number += 1
+    subnet.time_ns += subnet.config.round_ns
+    if subnet.deadlines:
+        _expire_calls(subnet)
+    if subnet.outbox:
+        deliver(subnet)
+    while subnet.management_calls:
+        execute_management_call(subnet, subnet.management_calls.popleft())
+    for canister_id in _schedule(subnet):
+        canister = subnet.canisters.get(canister_id)
+        if canister is not None:
+            _run_canister(subnet, canister)
+    if subnet.stopping:
+        finish_stopping(subnet)
+    if subnet.outbox:
+        deliver(subnet)
+
+
+def _schedule(subnet: SubnetState) -> list[bytes]:
+    if not subnet.task_canisters:
+        return list(subnet.ready) if len(subnet.ready) < 2 else sorted(subnet.ready)
+    return sorted(subnet.ready.keys() | subnet.task_canisters)
+
+
+def _run_canister(subnet: SubnetState, canister: CanisterState) -> None:
+    budget = subnet.config.max_instructions_per_round
+    if canister.canister_id in subnet.task_canisters:
+        budget -= _run_tasks(subnet, canister)
+    inputs = canister.inputs
+    while inputs and budget > 0:
+        message = inputs.popleft()
+        if isinstance(message, CallMessage):
+            budget -= execute_call(subnet, canister, message)
+        else:
+            budget -= execute_response(subnet, canister, message)
+        subnet.changed.add(canister.canister_id)
+        if canister.hook_status is HookStatus.READY:
+            budget -= _run_tasks(subnet, canister)
+    if not inputs:
+        subnet.ready.pop(canister.canister_id, None)
+
+
+def _run_tasks(subnet: SubnetState, canister: CanisterState) -> int:
+    instructions = 0
+    for task in TASKS:
+        if task == "canister_on_low_wasm_memory":
+            if canister.hook_status is not HookStatus.READY:
+                continue
+            canister.hook_status = HookStatus.EXECUTED
+        elif task == "canister_global_timer":
+            if not 0 < canister.global_timer_ns <= subnet.time_ns or not _can_run(subnet, canister):
+                continue
+            canister.global_timer_ns = 0
+        instructions += execute_task(subnet, canister, task)
+    module = canister.module
+    heartbeat = module is not None and "canister_heartbeat" in module.exported_methods
+    if not canister.global_timer_ns and not heartbeat and canister.hook_status is not HookStatus.READY:
+        subnet.task_canisters.discard(canister.canister_id)
+    return instructions
+
+
+def _can_run(subnet: SubnetState, canister: CanisterState) -> bool:
+    needed = subnet.costs.execution(subnet.config.max_instructions_per_message)
+    return canister.facts.status is CanisterStatus.RUNNING and canister.liquid_cycles >= needed
+
+
+# -- delivery
+
+
+def deliver(subnet: SubnetState) -> None:
+    """Hand what was sent to its receivers, in the order in which it was sent."""
+    outbox, subnet.outbox = subnet.outbox, []
+    for message in outbox:
+        if isinstance(message, CallMessage):
+            _deliver_call(subnet, message)
+        else:
+            _deliver_response(subnet, message)
+
+
+def _deliver_call(subnet: SubnetState, message: CallMessage) -> None:
+    if message.callee in (_MANAGEMENT, subnet.subnet_id):
+        subnet.management_calls.append(message)
+        return
+    canister = subnet.canisters.get(message.callee)
+    if canister is None:
+        respond(subnet, message.origin, not_found(message.callee), message.cycles)
+        return
+    canister.inputs.append(message)
+    subnet.ready[message.callee] = None
+    subnet.changed.add(message.callee)
+
+
+def _deliver_response(subnet: SubnetState, message: ResponseMessage) -> None:
+    canister = subnet.canisters.get(message.receiver)
+    if canister is None:
+        subnet.lost_cycles += message.refund
+        return
+    canister.inputs.append(message)
+    subnet.ready[message.receiver] = None
+    subnet.changed.add(message.receiver)
+
+
+# -- time
+
+
+def _expire_calls(subnet: SubnetState) -> None:
+    """Answer bounded-wait calls whose time is up; the real answer, if it comes, finds nobody."""
+    expired = [key for key, deadline_ns in subnet.deadlines.items() if deadline_ns <= subnet.time_ns]
+    for canister_id, call_id in sorted(expired):
+        del subnet.deadlines[canister_id, call_id]
+        _forget_messages(subnet, canister_id, call_id)
+        refusal = rejected(ErrorCode.DEADLINE_EXPIRED, "Call deadline has expired.")
+        subnet.outbox.append(ResponseMessage(canister_id, call_id, refusal, 0))
+
+
+def _forget_messages(subnet: SubnetState, canister_id: bytes, call_id: int) -> None:
+    """Drop the request, if nobody has begun it, and an answer that would be second. Their cycles are lost."""
+
+    def belongs(message: CallMessage | ResponseMessage) -> bool:
+        if isinstance(message, ResponseMessage):
+            return message.receiver == canister_id and message.call_id == call_id
+        origin = message.origin
+        return isinstance(origin, FromCanister) and (origin.canister_id, origin.call_id) == (canister_id, call_id)
+
+    caller = subnet.canisters[canister_id]
+    callee = subnet.canisters.get(caller.open_calls[call_id].callee)
+    queues = [caller.inputs, subnet.outbox, *([callee.inputs] if callee is not None and callee is not caller else [])]
+    for messages in queues:
+        for message in [message for message in messages if belongs(message)]:
+            messages.remove(message)
+            subnet.lost_cycles += message.refund if isinstance(message, ResponseMessage) else message.cycles
+
+
+def advance_time(subnet: SubnetState, duration_ns: int) -> None:
+    """Let time pass: canisters pay for their existence, and lose their code when they cannot."""
+    if duration_ns < 0:
+        raise ValueError(f"time does not go back, asked for {duration_ns} ns")
+    subnet.time_ns += duration_ns
+    for canister_id in sorted(subnet.canisters):
+        canister = subnet.canisters[canister_id]
+        elapsed_ns = subnet.time_ns - canister.charged_until_ns
+        if elapsed_ns >= subnet.config.allocation_charge_period_ns:
+            _charge_storage(subnet, canister, elapsed_ns)
+
+
+def _charge_storage(subnet: SubnetState, canister: CanisterState, elapsed_ns: int) -> None:
+    memory_bytes = max(canister.memory_bytes(), canister.settings.memory_allocation)
+    due = subnet.costs.storage(memory_bytes, canister.settings.compute_allocation, elapsed_ns)
+    canister.charged_until_ns = subnet.time_ns
+    from_reserved = min(due, canister.reserved_cycles)
+    from_balance = min(due - from_reserved, canister.cycles)
+    canister.reserved_cycles -= from_reserved
+    canister.cycles -= from_balance
+    subnet.consumed_cycles += from_reserved + from_balance
+    if due:
+        subnet.changed.add(canister.canister_id)
+    if from_reserved + from_balance < due:
+        _run_dry(subnet, canister)
+
+
+def _run_dry(subnet: SubnetState, canister: CanisterState) -> None:
+    uninstall_code(subnet, canister)
+    canister.snapshots.clear()
+    canister.history.clear()
+    canister.settings.compute_allocation = canister.settings.memory_allocation = 0
+    canister.refresh(subnet.costs)

@@ -1,0 +1,340 @@
+"""Snapshots of a canister: take, load, list, delete, read and upload by ranges. The host keeps the memories.
+
+Spec: "Take canister snapshot" to "Delete canister snapshot" in the interface specification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Any, Final
+
+from perdure.canister import CanisterStatus, GlobalValue, Reject
+from perdure.errors import MalformedError, UnsupportedError
+from perdure.execution.rejects import canister_error, rejected
+from perdure.execution.state import CanisterState, HookStatus, Snapshot, SubnetState
+from perdure.ic.principal import Principal
+from perdure.ic.reject import ErrorCode
+from perdure.memory import WASM_PAGE_BYTES, Memory
+
+__all__ = ["delete", "list_all", "load", "read_data", "read_metadata", "take", "upload_data", "upload_metadata"]
+
+_HOOK_NAMES: Final = {
+    HookStatus.CONDITION_NOT_SATISFIED: "condition_not_satisfied",
+    HookStatus.READY: "ready",
+    HookStatus.EXECUTED: "executed",
+}
+_HOOK_BY_NAME: Final = {name: status for status, name in _HOOK_NAMES.items()}
+_NUMBER_FORMAT: Final = {"i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
+
+Values = list[Any]
+
+
+def _find(canister: CanisterState, snapshot_id: bytes) -> Snapshot | Reject:
+    snapshot = canister.snapshots.get(snapshot_id)
+    if snapshot is not None:
+        return snapshot
+    return rejected(
+        ErrorCode.CANISTER_SNAPSHOT_NOT_FOUND,
+        f"Could not find the snapshot ID {snapshot_id.hex()} for canister {Principal(canister.canister_id)}.",
+    )
+
+
+def _make_room(subnet: SubnetState, canister: CanisterState, replace: bytes | None) -> Reject | None:
+    if replace is not None:
+        found = _find(canister, replace)
+        return found if isinstance(found, Reject) else None
+    limit = subnet.config.max_snapshots_per_canister
+    if len(canister.snapshots) >= limit:
+        return canister_error(
+            canister.canister_id,
+            ErrorCode.CANISTER_CONTRACT_VIOLATION,
+            f"Canister {Principal(canister.canister_id)} has reached the maximum number of snapshots allowed: {limit}.",
+        )
+    return None
+
+
+def _keep(subnet: SubnetState, canister: CanisterState, snapshot: Snapshot, replace: bytes | None) -> None:
+    if replace is not None:
+        del canister.snapshots[replace]
+    canister.snapshots[snapshot.snapshot_id] = snapshot
+    canister.refresh(subnet.costs)
+
+
+def _next_id(canister: CanisterState) -> bytes:
+    # The replica's ids are a counter before the canister's id.
+    canister.next_snapshot += 1
+    return (canister.next_snapshot - 1).to_bytes(8, "big") + canister.canister_id
+
+
+def _summary(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "id": snapshot.snapshot_id,
+        "taken_at_timestamp": snapshot.taken_at_ns,
+        "total_size": snapshot.total_bytes,
+    }
+
+
+def take(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+    """Keep the canister's state as it is."""
+    module, instance = canister.module, canister.instance
+    if module is None or instance is None:
+        name = Principal(canister.canister_id)
+        return canister_error(
+            canister.canister_id,
+            ErrorCode.CANISTER_CONTRACT_VIOLATION,
+            f"Failed to create snapshot for empty canister {name}",
+        )
+    refusal = _make_room(subnet, canister, arg["replace_snapshot"])
+    if refusal is not None:
+        return refusal
+    snapshot = Snapshot(
+        snapshot_id=_next_id(canister),
+        taken_at_ns=subnet.time_ns,
+        uploaded=False,
+        wasm=bytearray(module.wasm),
+        module=module,
+        content=subnet.host.take_snapshot(canister.canister_id, instance),
+        heap_bytes=canister.heap_wasm_pages * WASM_PAGE_BYTES,
+        stable_bytes=canister.stable_wasm_pages * WASM_PAGE_BYTES,
+        global_values=instance.global_values,
+        certified_data=canister.certified_data,
+        chunk_store=dict(canister.chunk_store),
+        canister_version=canister.facts.version,
+        global_timer_ns=canister.global_timer_ns,
+        hook_status=canister.hook_status,
+    )
+    _keep(subnet, canister, snapshot, arg["replace_snapshot"])
+    return [_summary(snapshot)]
+
+
+def load(
+    subnet: SubnetState, canister: CanisterState, arg: dict[str, Any], origin: tuple[bytes, int | None]
+) -> Values | Reject:
+    """Give the canister the state of a snapshot."""
+    snapshot = _find(canister, arg["snapshot_id"])
+    if isinstance(snapshot, Reject):
+        return snapshot
+    if canister.facts.status is not CanisterStatus.STOPPED and canister.open_calls:
+        return canister_error(
+            canister.canister_id,
+            ErrorCode.CANISTER_NOT_STOPPED,
+            "Cannot load a snapshot while calls are open",
+        )
+    try:
+        module = snapshot.module or subnet.host.compile(bytes(snapshot.wasm))
+        # The host checks that the globals are those of the module.
+        memories = subnet.host.load_snapshot(canister.canister_id, snapshot.content, snapshot.global_values)
+        instance = module.instantiate(memories)
+    except (MalformedError, UnsupportedError, ValueError) as error:
+        return canister_error(
+            canister.canister_id,
+            ErrorCode.CANISTER_CONTRACT_VIOLATION,
+            f"Canister snapshot cannot be loaded: {error}",
+        )
+    if canister.instance is not None:
+        canister.instance.close()
+    snapshot.module = module
+    canister.module, canister.instance = module, instance
+    canister.heap_wasm_pages = snapshot.heap_bytes // WASM_PAGE_BYTES
+    canister.stable_wasm_pages = snapshot.stable_bytes // WASM_PAGE_BYTES
+    canister.certified_data = snapshot.certified_data
+    canister.chunk_store = dict(snapshot.chunk_store)
+    # "the global timer ... [is] restored only from metadata that was uploaded with one"
+    if snapshot.uploaded and snapshot.global_timer_ns is not None:
+        canister.global_timer_ns = snapshot.global_timer_ns
+    if snapshot.uploaded and snapshot.hook_status is not None:
+        canister.hook_status = snapshot.hook_status
+    if canister.global_timer_ns or "canister_heartbeat" in module.exported_methods:
+        subnet.task_canisters.add(canister.canister_id)
+    canister.facts.version += 1
+    canister.record_change(
+        subnet.time_ns,
+        origin,
+        "load_snapshot",
+        snapshot_id=snapshot.snapshot_id,
+        canister_version=snapshot.canister_version,
+        taken_at_timestamp=snapshot.taken_at_ns,
+        source="metadata_upload" if snapshot.uploaded else "taken_from_canister",
+    )
+    canister.refresh(subnet.costs)
+    return []
+
+
+def list_all(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values:
+    """What snapshots there are."""
+    del subnet, arg
+    return [[_summary(snapshot) for snapshot in canister.snapshots.values()]]
+
+
+def delete(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+    """Forget a snapshot."""
+    snapshot = _find(canister, arg["snapshot_id"])
+    if isinstance(snapshot, Reject):
+        return snapshot
+    del canister.snapshots[snapshot.snapshot_id]
+    canister.refresh(subnet.costs)
+    return []
+
+
+# -- by ranges
+
+
+def _global_record(value: GlobalValue) -> dict[str, Any]:
+    if value.value_type == "v128":
+        return {"v128": int.from_bytes(value.bits, "little")}
+    (number,) = struct.unpack(_NUMBER_FORMAT[value.value_type], value.bits)
+    return {value.value_type: number}
+
+
+def _global_value(record: dict[str, Any]) -> GlobalValue:
+    ((value_type, number),) = record.items()
+    if value_type == "v128":
+        return GlobalValue(value_type, (number % (1 << 128)).to_bytes(16, "little"))
+    return GlobalValue(value_type, struct.pack(_NUMBER_FORMAT[value_type], number))
+
+
+def read_metadata(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+    """Everything about a snapshot but its bytes."""
+    del subnet
+    snapshot = _find(canister, arg["snapshot_id"])
+    if isinstance(snapshot, Reject):
+        return snapshot
+    timer: dict[str, Any] | None = None
+    if snapshot.global_timer_ns is not None:
+        timer = {"active": snapshot.global_timer_ns} if snapshot.global_timer_ns else {"inactive": None}
+    return [
+        {
+            "source": {"metadata_upload" if snapshot.uploaded else "taken_from_canister": None},
+            "taken_at_timestamp": snapshot.taken_at_ns,
+            "wasm_module_size": len(snapshot.wasm),
+            "globals": [_global_record(value) for value in snapshot.global_values],
+            "wasm_memory_size": snapshot.heap_bytes,
+            "stable_memory_size": snapshot.stable_bytes,
+            "wasm_chunk_store": [{"hash": chunk_hash} for chunk_hash in sorted(snapshot.chunk_store)],
+            "canister_version": snapshot.canister_version,
+            "certified_data": snapshot.certified_data,
+            "global_timer": timer,
+            "on_low_wasm_memory_hook_status": None
+            if snapshot.hook_status is None
+            else {_HOOK_NAMES[snapshot.hook_status]: None},
+        }
+    ]
+
+
+def _out_of_range(canister: CanisterState, offset: int, size_bytes: int, limit_bytes: int) -> Reject:
+    return canister_error(
+        canister.canister_id,
+        ErrorCode.CANISTER_CONTRACT_VIOLATION,
+        f"Invalid subslice into wasm module / main memory / stable memory: offset {offset}, size {size_bytes}, "
+        f"of {limit_bytes} bytes",
+    )
+
+
+def read_data(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+    """Some bytes of a snapshot."""
+    snapshot = _find(canister, arg["snapshot_id"])
+    if isinstance(snapshot, Reject):
+        return snapshot
+    ((kind, where),) = arg["kind"].items()
+    if kind == "wasm_chunk":
+        chunk = snapshot.chunk_store.get(where["hash"])
+        if chunk is None:
+            return canister_error(
+                canister.canister_id,
+                ErrorCode.CANISTER_CONTRACT_VIOLATION,
+                f"Chunk hash {where['hash'].hex()} was not found",
+            )
+        return [{"chunk": chunk}]
+    offset, size_bytes = where["offset"], where["size"]
+    limit_bytes = _part_bytes(snapshot, kind)
+    if offset + size_bytes > limit_bytes or size_bytes > subnet.config.max_inter_canister_payload_bytes:
+        return _out_of_range(canister, offset, size_bytes, limit_bytes)
+    if kind == "wasm_module":
+        return [{"chunk": bytes(snapshot.wasm[offset : offset + size_bytes])}]
+    return [{"chunk": _memory(snapshot, kind).read(offset, size_bytes)}]
+
+
+def _part_bytes(snapshot: Snapshot, kind: str) -> int:
+    return {
+        "wasm_module": len(snapshot.wasm),
+        "wasm_memory": snapshot.heap_bytes,
+        "stable_memory": snapshot.stable_bytes,
+    }[kind]
+
+
+def _memory(snapshot: Snapshot, kind: str) -> Memory:
+    return snapshot.content.heap if kind == "wasm_memory" else snapshot.content.stable
+
+
+def upload_metadata(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+    """Begin a snapshot that is to be filled by uploads."""
+    refusal = _make_room(subnet, canister, arg["replace_snapshot"]) or _check_sizes(subnet, canister, arg)
+    if refusal is not None:
+        return refusal
+    heap_bytes, stable_bytes = arg["wasm_memory_size"], arg["stable_memory_size"]
+    timer, hook = arg["global_timer"], arg["on_low_wasm_memory_hook_status"]
+    snapshot = Snapshot(
+        snapshot_id=_next_id(canister),
+        taken_at_ns=subnet.time_ns,
+        uploaded=True,
+        wasm=bytearray(arg["wasm_module_size"]),
+        module=None,
+        content=subnet.host.new_snapshot(canister.canister_id, heap_bytes, stable_bytes),
+        heap_bytes=heap_bytes,
+        stable_bytes=stable_bytes,
+        global_values=tuple(_global_value(value) for value in arg["globals"]),
+        certified_data=arg["certified_data"],
+        chunk_store={},
+        canister_version=canister.facts.version,
+        global_timer_ns=None if timer is None else timer.get("active") or 0,
+        hook_status=None if hook is None else _HOOK_BY_NAME[next(iter(hook))],
+    )
+    _keep(subnet, canister, snapshot, arg["replace_snapshot"])
+    return [{"snapshot_id": snapshot.snapshot_id}]
+
+
+def _check_sizes(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Reject | None:
+    config = subnet.config
+    limits = {
+        "wasm_module_size": config.wasm_max_size_bytes,
+        "wasm_memory_size": config.max_wasm64_memory_bytes,
+        "stable_memory_size": config.max_stable_memory_bytes,
+    }
+    what = next((f"{name} {arg[name]}, at most {limit}" for name, limit in limits.items() if arg[name] > limit), "")
+    if any(arg[name] % WASM_PAGE_BYTES for name in ("wasm_memory_size", "stable_memory_size")):
+        what = "memory sizes are whole Wasm pages"
+    if len(arg["certified_data"]) > 32:
+        what = "certified_data of more than 32 bytes"
+    if not what:
+        return None
+    return canister_error(
+        canister.canister_id, ErrorCode.CANISTER_CONTRACT_VIOLATION, f"Snapshot metadata is not valid: {what}"
+    )
+
+
+def upload_data(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+    """Fill in some bytes of a snapshot that was begun by an upload."""
+    snapshot = _find(canister, arg["snapshot_id"])
+    if isinstance(snapshot, Reject):
+        return snapshot
+    if not snapshot.uploaded or snapshot.module is not None:
+        return canister_error(
+            canister.canister_id,
+            ErrorCode.CANISTER_CONTRACT_VIOLATION,
+            f"Snapshot {snapshot.snapshot_id.hex()} is not mutable",
+        )
+    ((kind, where),) = arg["kind"].items()
+    chunk = arg["chunk"]
+    if kind == "wasm_chunk":
+        snapshot.chunk_store[hashlib.sha256(chunk).digest()] = chunk
+        return []
+    offset, limit_bytes = where["offset"], _part_bytes(snapshot, kind)
+    if offset + len(chunk) > limit_bytes:
+        return _out_of_range(canister, offset, len(chunk), limit_bytes)
+    if kind == "wasm_module":
+        snapshot.wasm[offset : offset + len(chunk)] = chunk
+    else:
+        _memory(snapshot, kind).write(offset, chunk)
+    canister.refresh(subnet.costs)
+    return []

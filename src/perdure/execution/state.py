@@ -1,0 +1,353 @@
+"""The state of a subnet as one value: canisters, messages in flight, the clock. Rules change it; nothing else does.
+
+Spec: "The system state" in the interface specification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum, unique
+from typing import Any, Final, NamedTuple, Protocol, final
+
+from perdure.canister import CanisterFacts, CanisterInstance, CanisterModule, GlobalValue, Limits, StateDelta, WasmState
+from perdure.execution.config import SubnetConfig
+from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
+from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, Response, ResponseMessage
+from perdure.memory import WASM_PAGE_BYTES, Memory
+
+__all__ = [
+    "CONTROLLERS_ONLY",
+    "CanisterLog",
+    "CanisterState",
+    "Change",
+    "HookStatus",
+    "Host",
+    "LogRecord",
+    "Settings",
+    "Snapshot",
+    "SnapshotContent",
+    "StopRequest",
+    "SubnetState",
+    "Visibility",
+]
+
+DEFAULT_TIME_NS: Final = 1_620_328_630_000_000_000
+"""Where the virtual clock starts: 6 May 2021, the day before Genesis."""
+
+_HISTORY_CHANGE_BYTES: Final = 64
+
+
+@unique
+class HookStatus(IntEnum):
+    """State of the low-memory hook."""
+
+    CONDITION_NOT_SATISFIED = 0
+    READY = 1
+    EXECUTED = 2
+
+
+class Visibility(NamedTuple):
+    """Who may see something: the controllers, everybody, or the controllers and a list."""
+
+    kind: str = "controllers"
+    """``controllers``, ``public`` or ``allowed_viewers``."""
+    viewers: tuple[bytes, ...] = ()
+
+
+CONTROLLERS_ONLY: Final = Visibility()
+
+
+@final
+@dataclass(slots=True)
+class Settings:
+    """What controllers can set. Amounts in cycles, sizes in bytes, times in seconds."""
+
+    controllers: tuple[bytes, ...] = ()
+    compute_allocation: int = 0
+    memory_allocation: int = 0
+    freezing_threshold: int = 2_592_000
+    reserved_cycles_limit: int = 5_000_000_000_000
+    minimum_incoming_canister_call_cycles: int = 0
+    log_visibility: Visibility = CONTROLLERS_ONLY
+    snapshot_visibility: Visibility = CONTROLLERS_ONLY
+    status_visibility: Visibility = CONTROLLERS_ONLY
+    wasm_memory_limit: int = 3 << 30
+    wasm_memory_threshold: int = 0
+    environment_variables: dict[str, str] = field(default_factory=dict)
+
+
+class LogRecord(NamedTuple):
+    """One line that a canister left."""
+
+    sequence: int
+    time_ns: int
+    content: bytes
+
+
+@final
+@dataclass(slots=True)
+class CanisterLog:
+    """The newest lines, at most so many bytes of them; indices go on after old lines are dropped."""
+
+    records: deque[LogRecord] = field(default_factory=deque)
+    next_index: int = 0
+    size_bytes: int = 0
+
+    def append(self, time_ns: int, content: bytes, max_bytes: int) -> None:
+        """Add a line, cut to what fits, and drop the oldest ones beyond `max_bytes`."""
+        content = content[:max_bytes]
+        self.records.append(LogRecord(self.next_index, time_ns, content))
+        self.next_index += 1
+        self.size_bytes += len(content)
+        while self.size_bytes > max_bytes:
+            self.size_bytes -= len(self.records.popleft().content)
+
+    def purge(self) -> None:
+        """Forget the lines, not the numbering."""
+        self.records.clear()
+        self.size_bytes = 0
+
+
+class Change(NamedTuple):
+    """One entry of a canister's history.
+
+    `details` has the kind of change first: ``creation``, ``code_uninstall``, ``code_deployment``, ``load_snapshot`` or
+    ``controllers_change``, then what goes with it, as the interface specification's record of that name.
+    `origin_version` is `None` for a user, -1 for a canister that did not tell its version.
+    """
+
+    time_ns: int
+    canister_version: int
+    origin: bytes
+    origin_version: int | None
+    details: tuple[str, dict[str, Any]]
+
+
+class SnapshotContent(Protocol):
+    """The memories of a snapshot, kept by the host. Writable until first loaded, when it was uploaded."""
+
+    @property
+    def heap(self) -> Memory:
+        """The heap."""
+        ...
+
+    @property
+    def stable(self) -> Memory:
+        """Stable memory."""
+        ...
+
+
+@final
+@dataclass(slots=True)
+class Snapshot:
+    """A canister's state at some time, or one being uploaded."""
+
+    snapshot_id: bytes
+    taken_at_ns: int
+    uploaded: bool
+    wasm: bytearray
+    module: CanisterModule | None
+    content: SnapshotContent
+    heap_bytes: int
+    stable_bytes: int
+    global_values: tuple[GlobalValue, ...]
+    certified_data: bytes
+    chunk_store: dict[bytes, bytes]
+    canister_version: int
+    global_timer_ns: int | None
+    hook_status: HookStatus | None
+
+    @property
+    def total_bytes(self) -> int:
+        """What the snapshot takes, as charged and as listed."""
+        chunks = sum(len(chunk) for chunk in self.chunk_store.values())
+        return self.heap_bytes + self.stable_bytes + len(self.wasm) + chunks + len(self.certified_data)
+
+
+class Host(Protocol):
+    """What the rules need from outside: code, memories, and somebody to tell of commits."""
+
+    def compile(self, wasm: bytes) -> CanisterModule:
+        """Validate and compile a module as uploaded, maybe gzipped.
+
+        Raises:
+            MalformedError: no valid module.
+            UnsupportedError: a module that the Internet Computer refuses.
+        """
+        ...
+
+    def new_memories(self, canister_id: bytes) -> WasmState:
+        """Empty memories for a canister's first module."""
+        ...
+
+    def committed(self, canister_id: bytes, delta: StateDelta) -> None:
+        """Memories of a canister changed for good. The delta's views are valid during this call only."""
+        ...
+
+    def discarded(self, canister_id: bytes) -> None:
+        """A canister's memories are gone for good (uninstalled, deleted); its instance was closed."""
+        ...
+
+    def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> SnapshotContent:
+        """Keep a copy of the committed memories of `instance`."""
+        ...
+
+    def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> SnapshotContent:
+        """Zeroed memories of these sizes, to be filled by an upload."""
+        ...
+
+    def load_snapshot(
+        self, canister_id: bytes, content: SnapshotContent, global_values: tuple[GlobalValue, ...]
+    ) -> WasmState:
+        """Memories for a canister with the content of a snapshot, which stays as it is."""
+        ...
+
+
+@final
+@dataclass(slots=True)
+class StopRequest:
+    """Somebody who waits for a canister to stop."""
+
+    origin: CallOrigin
+    cycles: int
+    deadline_ns: int
+
+
+@final
+@dataclass(slots=True)
+class CanisterState:
+    """All there is about one canister but its memories, which its instance keeps."""
+
+    facts: CanisterFacts
+    settings: Settings
+    cycles: int = 0
+    reserved_cycles: int = 0
+    module: CanisterModule | None = None
+    instance: CanisterInstance | None = None
+    heap_wasm_pages: int = 0
+    stable_wasm_pages: int = 0
+    certified_data: bytes = b""
+    global_timer_ns: int = 0
+    hook_status: HookStatus = HookStatus.CONDITION_NOT_SATISFIED
+    inputs: deque[CallMessage | ResponseMessage] = field(default_factory=deque)
+    contexts: dict[int, CallContext] = field(default_factory=dict)
+    open_calls: dict[int, OpenCall] = field(default_factory=dict)
+    open_calls_to: dict[bytes, int] = field(default_factory=dict)
+    next_context_id: int = 1
+    next_call_id: int = 1
+    stop_requests: list[StopRequest] = field(default_factory=list)
+    log: CanisterLog = field(default_factory=CanisterLog)
+    history: list[Change] = field(default_factory=list)
+    total_changes: int = 0
+    chunk_store: dict[bytes, bytes] = field(default_factory=dict)
+    snapshots: dict[bytes, Snapshot] = field(default_factory=dict)
+    next_snapshot: int = 0
+    charged_until_ns: int = 0
+    query_statistics: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    """Calls, instructions, argument bytes and reply bytes of non-replicated queries."""
+    freezing_limit: int = 0
+    """Cycles that the canister burns by existing for its freezing threshold; see `refresh`."""
+    limits: dict[str, Limits] = field(default_factory=dict)
+    """Limits by kind of entry, made when first needed; see `refresh`."""
+
+    @property
+    def canister_id(self) -> bytes:
+        """The canister's id."""
+        return self.facts.canister_id
+
+    @property
+    def liquid_cycles(self) -> int:
+        """Cycles that may be spent; negative: frozen."""
+        return self.cycles - max(self.freezing_limit - self.reserved_cycles, 0)
+
+    def history_bytes(self) -> int:
+        """What the history takes."""
+        return len(self.history) * _HISTORY_CHANGE_BYTES
+
+    def memory_bytes(self) -> int:
+        """Everything of the canister that takes memory and is paid for."""
+        return (
+            (self.heap_wasm_pages + self.stable_wasm_pages) * WASM_PAGE_BYTES
+            + (len(self.module.wasm) if self.module is not None else 0)
+            + self.history_bytes()
+            + sum(len(chunk) for chunk in self.chunk_store.values())
+            + sum(snapshot.total_bytes for snapshot in self.snapshots.values())
+        )
+
+    def refresh(self, costs: CostSchedule) -> None:
+        """Compute anew what follows from settings and memory sizes; call it after a change of either."""
+        memory_bytes = max(self.memory_bytes(), self.settings.memory_allocation)
+        per_second = costs.storage_per_second(memory_bytes, self.settings.compute_allocation)
+        self.freezing_limit = per_second * self.settings.freezing_threshold
+        self.limits.clear()
+
+    def record_change(self, time_ns: int, origin: tuple[bytes, int | None], kind: str, **details: Any) -> None:
+        """Add to the history under the current version, and forget the oldest entries."""
+        self.history.append(Change(time_ns, self.facts.version, *origin, (kind, details)))
+        self.total_changes += 1
+        del self.history[:-20]
+
+
+@final
+@dataclass(slots=True)
+class SubnetState:
+    """A whole subnet. `host` and `certify` are wiring, everything else is state."""
+
+    host: Host
+    config: SubnetConfig = field(default_factory=SubnetConfig)
+    costs: CostSchedule = CYCLES_2026_08
+    subnet_id: bytes = b""
+    root_key: bytes = b""
+    certify: Callable[[bytes], bytes] | None = None
+    """Certificate of a canister's certified data, asked for only when a query wants it."""
+    time_ns: int = DEFAULT_TIME_NS
+    seed: bytes = b""
+    random_counter: int = 0
+    round_number: int = 0
+    canisters: dict[bytes, CanisterState] = field(default_factory=dict)
+    next_canister_index: int = 0
+    next_request_id: int = 1
+    responses: dict[int, Response] = field(default_factory=dict)
+    """Responses to ingress messages, until somebody takes them."""
+    outbox: list[CallMessage | ResponseMessage] = field(default_factory=list)
+    """What this round has sent and no canister has in its inputs yet."""
+    management_calls: deque[CallMessage] = field(default_factory=deque)
+    ready: dict[bytes, None] = field(default_factory=dict)
+    """Canisters with inputs, in no particular order."""
+    task_canisters: set[bytes] = field(default_factory=set)
+    """Canisters with a heartbeat, a timer that is set, or a low-memory hook that is due."""
+    deadlines: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    """Open bounded-wait calls: caller and number, and when they expire."""
+    stopping: set[bytes] = field(default_factory=set)
+    changed: set[bytes] = field(default_factory=set)
+    """Canisters whose record changed since somebody last cleared the set; deleted ones included."""
+    minted_cycles: int = 0
+    consumed_cycles: int = 0
+    """Cycles paid for resources or burned on purpose."""
+    lost_cycles: int = 0
+    """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
+
+    def random_bytes(self, size_bytes: int = 32) -> bytes:
+        """The next bytes of the subnet's randomness, a function of seed and counter alone."""
+        self.random_counter += 1
+        counter = self.random_counter.to_bytes(8, "big")
+        return hashlib.shake_256(b"perdure randomness" + self.seed + counter).digest(size_bytes)
+
+    def total_cycles(self) -> int:
+        """Every cycle there is: minted is always this, plus consumed, plus lost."""
+        total = sum(
+            message.cycles if isinstance(message, CallMessage) else message.refund
+            for message in (*self.outbox, *self.management_calls)
+        )
+        for canister in self.canisters.values():
+            total += canister.cycles + canister.reserved_cycles
+            total += sum(context.available_cycles for context in canister.contexts.values())
+            total += sum(call.prepaid_execution + call.prepaid_transmission for call in canister.open_calls.values())
+            total += sum(request.cycles for request in canister.stop_requests)
+            total += sum(
+                message.cycles if isinstance(message, CallMessage) else message.refund for message in canister.inputs
+            )
+        return total
