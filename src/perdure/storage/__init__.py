@@ -1,6 +1,26 @@
 """The only writer of files: images, commit log, checkpoints, snapshots."""
 
+from perdure.storage.changes import CanisterChange, Message
+from perdure.storage.directory import CanisterState, Durability, Recovery, StateDirectory, StorageLimits
+from perdure.storage.durable import DurableImage
+from perdure.storage.history import PastCanister, PastState, Version
 from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
 
-__all__ = ["MAPPING_BUDGET", "TemporaryImage", "TemporaryStore", "open_sealed"]
+__all__ = [
+    "MAPPING_BUDGET",
+    "CanisterChange",
+    "CanisterState",
+    "Durability",
+    "DurableImage",
+    "Message",
+    "PastCanister",
+    "PastState",
+    "Recovery",
+    "StateDirectory",
+    "StorageLimits",
+    "TemporaryImage",
+    "TemporaryStore",
+    "Version",
+    "open_sealed",
+]

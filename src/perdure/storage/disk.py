@@ -21,6 +21,7 @@ __all__ = ["Disk", "DiskFile", "RealDisk", "RealFile", "read_whole"]
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux
 
 Buffer = bytes | bytearray | memoryview
@@ -172,8 +173,7 @@ class RealFile:
     def punch(self, offset: int, size_bytes: int) -> None:
         """Turn a range into a hole. Raises `OSError` where the file system cannot."""
         flags = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.fallocate(self.descriptor, flags, ctypes.c_int64(offset), ctypes.c_int64(size_bytes)):
+        if _libc.fallocate(self.descriptor, flags, ctypes.c_int64(offset), ctypes.c_int64(size_bytes)):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), self._name)
 
@@ -194,6 +194,9 @@ class RealFile:
     def sync(self) -> None:
         """Return when everything written is on the platter."""
         os.fdatasync(self.descriptor)
+        if not os.fstat(self.descriptor).st_nlink:
+            # Written and synced, and gone all the same: whoever removed the file took the bytes with it.
+            raise OSError(errno.ENOENT, "the file was removed", self._name)
 
     def lock(self, *, exclusive: bool) -> bool:
         """Take or change the advisory lock without waiting; False when another opener holds it."""

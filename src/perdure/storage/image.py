@@ -27,7 +27,7 @@ from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range
 from perdure.storage.disk import Buffer, DiskFile
 from perdure.storage.temporary import Region, TemporaryStore
 
-__all__ = ["BLOCK_BYTES", "TemporaryImage", "open_sealed"]
+__all__ = ["BLOCK_BYTES", "TemporaryImage", "check_delta", "open_sealed"]
 
 BLOCK_BYTES = 2 << 20
 """What is copied up at once: the size of a huge page, and small enough to copy within a message."""
@@ -252,6 +252,14 @@ class TemporaryImage:
                 raise StorageError(f"merge failed: {error.strerror}", self._store.directory) from error
         self._recount()
 
+    def cut(self, wasm_pages: int) -> None:
+        """Shrink to `wasm_pages`, as no canister can: a past that was smaller. The image must not be mapped."""
+        end = wasm_pages * WASM_PAGE_BYTES
+        for start, stop in list(self.data_ranges()):
+            for at in range(max(start, end), stop, _COPY_BYTES):
+                self.commit(PageDelta(self._wasm_pages, [(at, memoryview(_ZEROS)[: min(_COPY_BYTES, stop - at)])]))
+        self._wasm_pages = wasm_pages
+
     # -- forks and other images made of the same pieces
 
     def fork(self) -> TemporaryImage:
@@ -292,9 +300,9 @@ class TemporaryImage:
             self._store.release(region)
         self._retired = []
 
-    def uses(self, region: Region) -> bool:
-        """Whether any byte of the image, or of a mapping made from it, may come from `region`."""
-        return region in self._retired or any(piece.region is region for piece in self._pieces)
+    def references_to(self, region: Region) -> int:
+        """How many of the region's references are this image's, mappings made from it included."""
+        return (region in self._regions) + self._retired.count(region)
 
     # -- reading
 
@@ -404,6 +412,14 @@ def open_sealed(store: TemporaryStore, file: DiskFile, *, offset: int = 0) -> Te
     image.rebase(Region(file, offset, size_bytes, references=1), -(-size_bytes // WASM_PAGE_BYTES))
     image.unmapped()
     return image
+
+
+def check_delta(delta: PageDelta, wasm_pages: int) -> None:
+    """Raise `ValueError` unless `delta` can be committed to a memory of `wasm_pages`."""
+    if delta.wasm_pages < wasm_pages and not delta.fresh:
+        raise ValueError(f"a memory of {wasm_pages} Wasm pages cannot shrink to {delta.wasm_pages}")
+    for _ in _gather(delta.runs, delta.wasm_pages * WASM_PAGE_BYTES):
+        pass
 
 
 def _single(address: int, data: Buffer, size_bytes: int) -> tuple[int, list[Buffer]]:

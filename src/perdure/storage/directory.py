@@ -1,0 +1,812 @@
+"""A state directory: a subnet's state that outlives the process and the power.
+
+```
+ lock         held by the owner; its process id, as text
+ readers      held, shared, by whoever reads; a checkpoint waits for them
+ checkpoint   what the images hold and where the log begins    perdure.storage.checkpoint
+ log          commits since the checkpoint                     perdure.storage.log
+ images/      heap and stable memory of every canister         perdure.storage.durable
+ blobs/       modules and chunks, named by their SHA-256
+ history/     logs of earlier epochs, if history is kept       perdure.storage.history
+```
+
+The order that keeps the promise: blobs, then the log record that names them, then (at a checkpoint) images and hashes,
+then history, then the checkpoint file, each on the platter before the next is begun; the log is used again only after
+the checkpoint that made it superfluous.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, final
+
+import cbor2
+
+from perdure.canister import GlobalValue, PageDelta
+from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
+from perdure.memory import WASM_PAGE_BYTES
+from perdure.storage.changes import (
+    MEMORIES,
+    CanisterChange,
+    MemoryChange,
+    Message,
+    decode_globals,
+    decode_meta,
+    encode_globals,
+    encode_memory,
+)
+from perdure.storage.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, replace_file
+from perdure.storage.commit_log import CommitLog
+from perdure.storage.disk import Buffer, Disk, DiskFile, RealDisk, read_whole
+from perdure.storage.durable import DurableImage, DurableMemory, Files
+from perdure.storage.history import History, PastState, Segment, Version, changed_byte, open_past, read_runs
+from perdure.storage.image import TemporaryImage, check_delta
+from perdure.storage.log import LogRecord, find_tail, scan
+from perdure.storage.merkle import HASH_BYTES, ZERO_PAGE_HASH, PageTree, hash_pages
+from perdure.storage.temporary import TemporaryStore
+
+__all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
+
+Durability = Literal["message", "round", "checkpoint", "never"]
+
+_SUBDIRECTORIES = ("images", "blobs", "history")
+
+
+@final
+@dataclass(slots=True)
+class CanisterState:
+    """A canister as committed, its memories apart.
+
+    Attributes:
+        module_hash: SHA-256 of the module, a blob of the directory; empty: none is installed.
+        global_values: globals; `None`: the module has not run.
+        record: what the rules keep about it, opaque here.
+    """
+
+    slot: int
+    module_hash: bytes = b""
+    global_values: tuple[GlobalValue, ...] | None = None
+    record: bytes = b""
+    memories: dict[str, DurableMemory] = field(default_factory=dict)
+
+    def hash(self, canister_id: bytes) -> bytes:
+        """The hash of everything about the canister."""
+        globals_ = cbor2.dumps(encode_globals(self.global_values))
+        parts = (b"perdure canister 1", canister_id, self.module_hash, globals_, sha256(self.record).digest())
+        hashes = b"".join(self.memories[name].hash() for name in MEMORIES)
+        return sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts) + hashes).digest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StorageLimits:
+    """Sizes at which a directory does something, in bytes.
+
+    Attributes:
+        log_bytes: a log longer than this leads to a checkpoint.
+        check_bytes: an image with at most this much data is compared with its hashes when it is first used.
+    """
+
+    log_bytes: int = 64 << 20
+    check_bytes: int = 64 << 20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening found beyond the last checkpoint.
+
+    Attributes:
+        commits: whole records that were replayed.
+        torn: whether something that is not a whole record followed them: a commit that a crash cut off, never
+            acknowledged if durability was on.
+        damaged_version: the first acknowledged version that could not be recovered; `None`: all were.
+    """
+
+    commits: int
+    torn: bool
+    damaged_version: int | None
+
+
+@final
+class StateDirectory:
+    """An open state directory. Made by `StateDirectory.open`; close it, or use it in a ``with``.
+
+    Methods may be called from several threads; a canister's images belong to one thread at a time.
+    """
+
+    # -- opening
+
+    def __init__(
+        self, files: Files, durability: Durability, *, read_only: bool, log_bytes: int, history: int | None
+    ) -> None:
+        self._files = files
+        self.disk = files.disk
+        self._lock = files.lock
+        self.path = files.directory
+        self.durability = durability
+        self.read_only = read_only
+        self.log_bytes = log_bytes
+        self.store = files.store
+        self.recovery = Recovery(0, False, None)
+        self.subnet_record = b""
+        self._canisters: dict[bytes, CanisterState] = {}
+        self._tree = PageTree()
+        self._checkpoint = Checkpoint()
+        self._log: CommitLog | None = None
+        self._version = 0
+        self._next_slot = 0
+        self._locks: list[DiskFile] = []
+        self._closed = False
+        self._history = History(self.disk, files.directory, keep=history)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "message",
+        read_only: bool = False,
+        history: int | None = 0,
+        accept_last_good: bool = False,
+        limits: StorageLimits | None = None,
+        disk: Disk | None = None,
+        store: TemporaryStore | None = None,
+    ) -> StateDirectory:
+        """Open a state directory, or create it where there is none, and recover what a crash left.
+
+        Args:
+            path: the directory.
+            durability: when a commit is on the platter: when `commit` returns (``message``), when `end_round` returns
+                (``round``), at a checkpoint, made automatically as the log grows (``checkpoint``), or at a checkpoint
+                that is asked for (``never``). The state found after a crash is always that after a whole commit.
+            read_only: change nothing; sees the last whole commit, also while an owner has it open.
+            history: how many commits to keep for `at`, `history` and `blame`; `None`: all.
+            accept_last_good: where acknowledged commits are damaged, open the last good state instead of raising.
+            limits: sizes at which things are done.
+            disk: the disk.
+            store: where uncommitted and temporary pages go.
+
+        Raises:
+            StorageError: another owner has it, it cannot be read or written, or it is damaged.
+        """
+        limits = limits or StorageLimits()
+        files = Files(disk or RealDisk(), str(path), store or TemporaryStore(), limits.check_bytes)
+        directory = cls(files, durability, read_only=read_only, log_bytes=limits.log_bytes, history=history)
+        try:
+            with directory._told("open"):
+                directory._take_locks()
+                if not directory.disk.exists(f"{path}/checkpoint"):
+                    directory._create()
+                directory._load()
+                directory._recover(accept_last_good=accept_last_good)
+        except BaseException:
+            directory._release()
+            raise
+        return directory
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Say which directory an error of the system is about."""
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"{what} failed: {error.strerror or error}", error.filename or self.path) from error
+        except (MalformedError, UnsupportedError) as error:
+            raise StorageError(str(error), self.path) from error
+
+    def _take_locks(self) -> None:
+        if self.read_only:
+            if self.disk.exists(f"{self.path}/readers"):
+                readers = self.disk.open(f"{self.path}/readers")
+                self._locks.append(readers)
+                if not readers.lock(exclusive=False):
+                    raise StorageError("a checkpoint is being made; try again in a moment", self.path)
+            return
+        if not self.disk.exists(self.path):
+            self.disk.make_directory(self.path)
+            self.disk.sync_directory(str(Path(self.path).parent))
+        lock = self.disk.open(f"{self.path}/lock", write=True, create=True)
+        self._locks.append(lock)
+        if not lock.lock(exclusive=True):
+            owner = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StorageError(f"open in another process ({owner}); close it, or open this one for reading", self.path)
+        lock.truncate(0)
+        lock.pwrite(f"{os.getpid()}\n".encode(), 0)
+
+    def _create(self) -> None:
+        if self.read_only:
+            raise StorageError("not a state directory: no checkpoint in it", self.path)
+        strangers = set(self.disk.list_directory(self.path)) - {
+            "lock",
+            "readers",
+            "log",
+            "checkpoint.new",
+            *_SUBDIRECTORIES,
+        }
+        if strangers:
+            raise StorageError(f"neither empty nor a state directory: {sorted(strangers)[0]!r} is in it", self.path)
+        for name in _SUBDIRECTORIES:
+            self.disk.make_directory(f"{self.path}/{name}")
+        self.disk.open(f"{self.path}/readers", write=True, create=True).close()
+        log = self.disk.open(f"{self.path}/log", write=True, create=True)
+        log.truncate(0)
+        log.sync()
+        log.close()
+        checkpoint = Checkpoint(epoch=1, state_hash=self._hash_state(PageTree(), b""))
+        replace_file(self.disk, self.path, "checkpoint", encode_checkpoint(checkpoint))
+
+    def _load(self) -> None:
+        data = read_whole(self.disk, f"{self.path}/checkpoint")
+        try:
+            self._checkpoint = checkpoint = decode_checkpoint(data)
+        except (MalformedError, UnsupportedError) as error:
+            raise StorageError(str(error), f"{self.path}/checkpoint") from error
+        self._version = checkpoint.version
+        self._next_slot = checkpoint.next_slot
+        self.subnet_record = checkpoint.subnet_record
+        for canister_id, (slot, module, globals_, record, *memories) in checkpoint.canisters.items():
+            state = CanisterState(slot, module, decode_globals(globals_), record)
+            for name, (generation, wasm_pages, root) in zip(MEMORIES, memories, strict=True):
+                state.memories[name] = DurableMemory(self._files, f"{slot}-{name}", generation, wasm_pages, root)
+            self._canisters[canister_id] = state
+            self._tree.set_leaves(slot, [state.hash(canister_id)])
+        if self.state_hash() != checkpoint.state_hash:
+            raise StorageError("the state hash is not that of its parts", f"{self.path}/checkpoint")
+
+    # -- recovery
+
+    def _recover(self, *, accept_last_good: bool) -> None:
+        file = self.disk.open(f"{self.path}/log", write=not self.read_only)
+        self._locks.append(file)
+        checkpoint = self._checkpoint
+        position, checksum, commits = 0, checkpoint.checksum, 0
+        for record in scan(file, checkpoint.epoch, checkpoint.version, checkpoint.checksum):
+            self._replay(file, record)
+            position, checksum, commits = record.offset + record.size_bytes, record.checksum, commits + 1
+        tail = find_tail(file, checkpoint.epoch, self._version, position)
+        self.recovery = Recovery(commits, tail.torn, tail.damaged_version)
+        if tail.damaged_version is not None and not accept_last_good:
+            raise StorageError(
+                f"the log is damaged at offset {tail.offset:#x}: version {tail.damaged_version} was kept and is not "
+                f"whole; the last good state is version {self._version}, open it with accept_last_good",
+                f"{self.path}/log",
+            )
+        if self.read_only:
+            return
+        self._locks.remove(file)
+        self._log = CommitLog(file, f"{self.path}/log", checkpoint.epoch, self._version, checksum, position)
+        if commits or tail.torn or tail.damaged_version is not None:
+            self._checkpoint_now()
+
+    def _replay(self, file: DiskFile, record: LogRecord) -> None:
+        facts = decode_meta(record.meta, len(record.page_hashes) // HASH_BYTES)
+        for canister_id, entry in facts.canisters.items():
+            state = self._state_for(canister_id, entry["slot"])
+            for name in MEMORIES:
+                change: MemoryChange | None = entry.get(name)
+                if change is not None:
+                    self._replay_memory(state.memories[name], change, file, record)
+            self._update(canister_id, state, entry)
+        if facts.subnet_record is not None:
+            self.subnet_record = facts.subnet_record
+        self._version = record.version
+        if self.state_hash() != facts.state_hash:
+            raise StorageError(
+                f"version {record.version} does not give the state hash that was kept", f"{self.path}/log"
+            )
+
+    def _replay_memory(self, memory: DurableMemory, change: MemoryChange, file: DiskFile, record: LogRecord) -> None:
+        runs = read_runs(file, record, change)
+        if not self.read_only:
+            memory.replay(change.wasm_pages, runs, fresh=change.fresh)
+            return
+        delta = PageDelta(change.wasm_pages, list(runs), change.fresh)
+        memory.log(delta, [hash_ for _, data in delta.runs for hash_ in hash_pages(data)])
+        memory.apply(delta)
+
+    # -- what is committed
+
+    @property
+    def version(self) -> int:
+        """Number of the newest commit; 0: none yet."""
+        return self._version
+
+    @property
+    def canisters(self) -> Mapping[bytes, CanisterState]:
+        """Canisters by id, as committed."""
+        return MappingProxyType(self._canisters)
+
+    def state_hash(self) -> bytes:
+        """The hash of the whole committed state: the same commits give the same hash."""
+        with self._lock:
+            return self._hash_state(self._tree, self.subnet_record)
+
+    @staticmethod
+    def _hash_state(tree: PageTree, subnet_record: bytes) -> bytes:
+        return sha256(b"perdure state 1" + tree.root() + sha256(subnet_record).digest()).digest()
+
+    def _memory(self, canister_id: bytes, kind: str) -> DurableMemory:
+        self._check_open()
+        if kind not in MEMORIES:
+            raise ValueError(f"no memory {kind!r}, expected one of {MEMORIES}")
+        state = self._canisters.get(canister_id)
+        if state is None:
+            raise KeyError(f"no canister {canister_id.hex()}")
+        return state.memories[kind]
+
+    def image(self, canister_id: bytes, kind: str) -> DurableImage:
+        """The image of a canister's ``heap`` or ``stable`` memory, to be mapped; close it when it is not any more.
+
+        Raises:
+            KeyError: no such canister.
+            StorageError: the files cannot be read, or their pages are not what was committed.
+        """
+        with self._lock, self._told("open an image"):
+            memory = self._memory(canister_id, kind)
+            memory.check_once()
+            memory.image()
+            memory.mapped = True
+            return DurableImage(memory, self._lock)
+
+    def fork_image(self, canister_id: bytes, kind: str) -> TemporaryImage:
+        """An image with the committed content, of which nothing is kept; the caller closes it."""
+        with self._lock, self._told("open an image"):
+            memory = self._memory(canister_id, kind)
+            memory.check_once()
+            return memory.image().fork()
+
+    # -- blobs
+
+    def put_blob(self, data: bytes) -> bytes:
+        """Keep a module or a chunk, on the platter when this returns; its SHA-256."""
+        hash_ = sha256(data).digest()
+        path = f"{self.path}/blobs"
+        with self._lock, self._told("keep a blob"):
+            self._check_writable()
+            if not self.disk.exists(f"{path}/{hash_.hex()}"):
+                replace_file(self.disk, path, hash_.hex(), data)
+        return hash_
+
+    def blob(self, hash_: bytes) -> bytes:
+        """A blob by its SHA-256.
+
+        Raises:
+            StorageError: it is not there, or damaged.
+        """
+        path = f"{self.path}/blobs/{hash_.hex()}"
+        with self._told("read a blob"):
+            data = read_whole(self.disk, path)
+        if sha256(data).digest() != hash_:
+            raise StorageError("its bytes are not those of its name", path)
+        return data
+
+    def drop_blobs(self, keep: Collection[bytes]) -> None:
+        """Remove blobs but those in `keep` and those of installed modules. With history, blobs of the past go too."""
+        kept = {hash_.hex() for hash_ in keep} | {state.module_hash.hex() for state in self._canisters.values()}
+        with self._lock, self._told("remove blobs"):
+            self._check_writable()
+            for name in self.disk.list_directory(f"{self.path}/blobs"):
+                if name not in kept:
+                    self.disk.remove(f"{self.path}/blobs/{name}")
+
+    # -- committing
+
+    def commit(
+        self,
+        message: Message,
+        changes: Mapping[bytes, CanisterChange],
+        *,
+        subnet_record: bytes | None = None,
+        apply: bool = False,
+    ) -> int:
+        """Append one commit to the log; the new version.
+
+        The images still show the state before: hand the same deltas to `DurableImage.commit` next (an embedder's
+        ``commit`` does), before anything else is committed to that canister.
+
+        Args:
+            message: what history says about it.
+            changes: by canister; an id that is not known yet is a new canister.
+            subnet_record: what the rules keep about the subnet, if it changed; opaque here.
+            apply: put the deltas into the images too, for memories that are not mapped.
+
+        Raises:
+            StorageError: not written; the state is as before. After a failed sync nothing more can be committed.
+            ValueError: a delta is not whole pages within its memory.
+        """
+        with self._lock, self._told("commit"):
+            self._check_writable()
+            log = self._log_for_commit()
+            if log.position > self.log_bytes and self.durability != "never" and self._can_checkpoint():
+                self._checkpoint_now()
+            draft = _Draft(self, message, changes, subnet_record)
+            try:
+                self._version = log.append(draft.meta(), draft.hashes, draft.pages)
+            except BaseException:
+                draft.revert()
+                raise
+            version = self._version
+            draft.let_go()
+        if self.durability == "message":
+            log.sync(version)
+        if apply:
+            for canister_id, change in changes.items():
+                for name, delta in change.memories() if not change.deleted else ():
+                    self._canisters[canister_id].memories[name].apply(delta)
+        return version
+
+    def _log_for_commit(self) -> CommitLog:
+        if self._log is None:
+            raise InternalError("a directory open for writing has no log")
+        return self._log
+
+    def end_round(self) -> None:
+        """Return when everything committed is on the platter, where the durability is ``round`` or ``message``."""
+        if self.durability in {"message", "round"}:
+            self.sync()
+
+    def sync(self) -> None:
+        """Return when everything committed is on the platter."""
+        self._check_writable()
+        log = self._log_for_commit()
+        log.sync(log.version)
+
+    def _state_for(self, canister_id: bytes, slot: int) -> CanisterState:
+        state = self._canisters.get(canister_id)
+        if state is None:
+            state = self._canisters[canister_id] = CanisterState(slot)
+            for name in MEMORIES:
+                state.memories[name] = DurableMemory(self._files, f"{slot}-{name}")
+            self._next_slot = max(self._next_slot, slot + 1)
+        return state
+
+    def _update(self, canister_id: bytes, state: CanisterState, entry: Mapping[str, Any]) -> None:
+        """Take what a record says about a canister, its memories apart."""
+        if entry.get("gone"):
+            del self._canisters[canister_id]
+            for memory in state.memories.values():
+                memory.close()
+            self._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
+            return
+        state.module_hash = entry.get("module", state.module_hash)
+        if "globals" in entry:
+            state.global_values = decode_globals(entry["globals"])
+        state.record = entry.get("record", state.record)
+        self._tree.set_leaves(state.slot, [state.hash(canister_id)])
+
+    # -- checkpoints
+
+    def checkpoint(self) -> None:
+        """Bring the images up to date and empty the log.
+
+        Raises:
+            StorageError: it could not be written, or somebody reads the directory; the state is as before.
+        """
+        with self._lock, self._told("checkpoint"):
+            self._check_writable()
+            if any(memory.unapplied for state in self._canisters.values() for memory in state.memories.values()):
+                raise StorageError("a commit is under way", self.path)
+            if not self._checkpoint_now():
+                raise StorageError("open for reading in another process; try again when it is closed", self.path)
+
+    def _can_checkpoint(self) -> bool:
+        memories = [memory for state in self._canisters.values() for memory in state.memories.values()]
+        return not any(memory.unapplied or memory.shared for memory in memories)
+
+    def _checkpoint_now(self) -> bool:
+        """Make a checkpoint unless somebody reads the directory."""
+        readers = self.disk.open(f"{self.path}/readers")
+        try:
+            if not readers.lock(exclusive=True):
+                return False
+            self._write_checkpoint()
+        finally:
+            readers.close()
+        return True
+
+    def _write_checkpoint(self) -> None:
+        log = self._log_for_commit()
+        log.sync(log.version)
+        memories = [memory for state in self._canisters.values() for memory in state.memories.values()]
+        for memory in memories:
+            files = memory.write()
+            self._sync_files(log, files)
+        self.disk.sync_directory(f"{self.path}/images")
+        old = self._checkpoint
+        self._history.save(f"{self.path}/log", log.position, old, self._version)
+        new = Checkpoint(
+            old.epoch + 1,
+            self._version,
+            self.state_hash(),
+            self.subnet_record,
+            self._next_slot,
+            {canister_id: _checkpoint_entry(state) for canister_id, state in self._canisters.items()},
+        )
+        data = encode_checkpoint(new)
+        replace_file(self.disk, self.path, "checkpoint", data)
+        self._checkpoint = new
+        log.recycle(new.epoch, new.checksum)
+        for memory in memories:
+            memory.settle()
+        self._files.close_orphans()
+        self._remove_strays()
+        self._history.trim(self._version)
+
+    @staticmethod
+    def _sync_files(log: CommitLog, files: list[DiskFile]) -> None:
+        try:
+            for file in files:
+                file.sync()
+        except OSError as error:
+            # What the disk kept is unknown, and a second sync may call it clean.
+            log.failed = error.strerror or str(error)
+            raise
+
+    def _remove_strays(self) -> None:
+        """Remove image files that the checkpoint does not name: older generations, deleted canisters, cut-off ones."""
+        named = {
+            memory.path(suffix).rsplit("/", 1)[1]
+            for state in self._canisters.values()
+            for memory in state.memories.values()
+            if memory.generation
+            for suffix in ("img", "hash")
+        }
+        for name in self.disk.list_directory(f"{self.path}/images"):
+            if name not in named:
+                self.disk.remove(f"{self.path}/images/{name}")
+
+    # -- the past
+
+    def history(self) -> list[Version]:
+        """What is kept of the past, newest first."""
+        with self._lock, self._told("read the history"):
+            self._check_open()
+            return list(self._versions())
+
+    def _versions(self) -> Iterator[Version]:
+        start = self._checkpoint
+        return self._history.versions(Segment(f"{self.path}/log", 0, start.epoch, start.version, start.checksum))
+
+    def at(self, version: int) -> PastState:
+        """The state after `version`, as temporary images that may be read, mapped and forked; close it after use.
+
+        Raises:
+            StorageError: that version is not kept.
+        """
+        with self._lock, self._told("open the past"):
+            self._check_open()
+            return open_past(self, self._versions(), version)
+
+    def blame(self, canister_id: bytes, kind: str, address: int) -> Version | None:
+        """The newest kept commit that changed the byte at `address`; `None`: it is older than what is kept."""
+        with self._lock, self._told("read the history"):
+            memory = self._memory(canister_id, kind)
+            if not 0 <= address < memory.wasm_pages * WASM_PAGE_BYTES:
+                raise IndexError(f"address {address:#x} lies outside a memory of {memory.wasm_pages} Wasm pages")
+            for version in self._versions():
+                if changed_byte(self.disk, version, canister_id, kind, address):
+                    return version
+        return None
+
+    # -- checking and closing
+
+    def verify(self) -> list[str]:
+        """Compare every page of the last checkpoint with its hash, and every blob with its name; what is wrong.
+
+        Commits since the checkpoint were compared when they were read, and their state hash with theirs.
+        """
+        problems = []
+        with self._lock, self._told("verify"):
+            self._check_open()
+            for canister_id, state in self._canisters.items():
+                for kind, memory in state.memories.items():
+                    problems += [f"{canister_id.hex()} {kind}: {problem}" for problem in memory.problems()]
+            for name in self.disk.list_directory(f"{self.path}/blobs"):
+                if sha256(read_whole(self.disk, f"{self.path}/blobs/{name}")).hexdigest() != name:
+                    problems.append(f"blob {name}: its bytes are not those of its name")
+        return problems
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the state directory is closed")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise StorageError("open for reading", self.path)
+
+    def close(self) -> None:
+        """Make a last checkpoint where that can be, and let go. Again is fine."""
+        if self._closed:
+            return
+        try:
+            log = self._log
+            if log is not None and log.failed is None and (log.position or self._changed()) and self._can_checkpoint():
+                with self._told("checkpoint"):
+                    self._checkpoint_now()
+        finally:
+            self._release()
+
+    def _changed(self) -> bool:
+        return self._version != self._checkpoint.version
+
+    def abandon(self) -> None:
+        """Let go without a checkpoint, as a crash would; for tests and for a state not to be touched."""
+        self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        for state in self._canisters.values():
+            for memory in state.memories.values():
+                memory.close()
+        self._files.close_orphans()
+        if self._log is not None:
+            self._log.close()
+        for file in self._locks:
+            file.close()
+        self._locks = []
+
+    def __enter__(self) -> StateDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@final
+class _Draft:
+    """One commit on its way into the log: the record's parts, and how to undo what was already accounted for."""
+
+    def __init__(
+        self,
+        directory: StateDirectory,
+        message: Message,
+        changes: Mapping[bytes, CanisterChange],
+        subnet_record: bytes | None,
+    ) -> None:
+        self._directory = directory
+        self._message = message
+        self._changes = changes
+        self._subnet_record = subnet_record
+        self.hashes: list[bytes] = []
+        self.pages: list[Buffer] = []
+        self._entries: dict[bytes, dict[str, Any]] = {}
+        self._before: dict[bytes, dict[str, Any]] = {}
+        self._undo: list[Callable[[], None]] = []
+        self._deleted: list[CanisterState] = []
+        for canister_id, change in changes.items():
+            self._check(canister_id, change)
+
+    def _check(self, canister_id: bytes, change: CanisterChange) -> None:
+        state = self._directory.canisters.get(canister_id)
+        if change.deleted and state is None:
+            raise ValueError(f"no canister {canister_id.hex()} to delete")
+        for name, delta in change.memories():
+            memory = state.memories[name] if state is not None else None
+            if memory is not None and memory.unapplied:
+                raise InternalError("the pages of the commit before are not in the image yet")
+            check_delta(delta, memory.wasm_pages if memory is not None else 0)
+
+    def meta(self) -> bytes:
+        """The meta part; accounts for the change on the way, because the state hash after it is part of it."""
+        directory = self._directory
+        if directory._history.keep != 0:
+            self._keep_before()
+        before_hashes, before_pages = self.hashes, self.pages
+        self.hashes, self.pages = [], []
+        for canister_id, change in self._changes.items():
+            self._account(canister_id, change)
+        self.hashes += before_hashes
+        self.pages += before_pages
+        old_record = directory.subnet_record
+        if self._subnet_record is not None:
+            directory.subnet_record = self._subnet_record
+            self._undo.append(lambda: setattr(directory, "subnet_record", old_record))
+        meta: dict[str, Any] = {
+            "message": list(self._message),
+            "hash": directory.state_hash(),
+            "canisters": self._entries,
+        }
+        if self._subnet_record is not None:
+            meta["subnet"] = self._subnet_record
+        if directory._history.keep != 0:
+            meta["before"] = {
+                "canisters": self._before,
+                "subnet": old_record if self._subnet_record is not None else None,
+            }
+        return cbor2.dumps(meta)
+
+    def _keep_before(self) -> None:
+        """Collect what the change will replace, for history."""
+        for canister_id, change in self._changes.items():
+            state = self._directory.canisters.get(canister_id)
+            if state is None:
+                self._before[canister_id] = {"slot": -1, "new": True}
+                continue
+            before: dict[str, Any] = {"slot": state.slot, "module": state.module_hash, "record": state.record}
+            before["globals"] = encode_globals(state.global_values)
+            whole = {name: PageDelta(0, (), fresh=True) for name in MEMORIES} if change.deleted else {}
+            for name, delta in (whole or dict(change.memories())).items():
+                old = _content_before(state.memories[name], delta)
+                before[name] = encode_memory(old)
+                self._add_pages(old)
+            self._before[canister_id] = before
+
+    def _add_pages(self, delta: PageDelta) -> list[bytes]:
+        hashes = [hash_ for _, data in delta.runs for hash_ in hash_pages(data)]
+        self.hashes += hashes
+        self.pages += [data for _, data in delta.runs]
+        return hashes
+
+    def _account(self, canister_id: bytes, change: CanisterChange) -> None:
+        directory = self._directory
+        known = canister_id in directory.canisters
+        next_slot = directory._next_slot
+        state = directory._state_for(canister_id, directory._next_slot)
+        old = (state.module_hash, state.global_values, state.record)
+
+        def undo() -> None:
+            state.module_hash, state.global_values, state.record = old
+            if known:
+                directory._canisters[canister_id] = state
+                directory._tree.set_leaves(state.slot, [state.hash(canister_id)])
+            else:
+                directory._canisters.pop(canister_id, None)
+                directory._next_slot = next_slot
+                directory._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
+
+        self._undo.append(undo)
+        entry: dict[str, Any] = {"slot": state.slot}
+        self._entries[canister_id] = entry
+        if change.deleted:
+            entry["gone"] = True
+            self._deleted.append(state)
+            del directory._canisters[canister_id]
+            directory._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
+            return
+        if change.module_hash is not None:
+            entry["module"] = change.module_hash
+        if change.global_values is not None:
+            entry["globals"] = encode_globals(change.global_values)
+        if change.record is not None:
+            entry["record"] = change.record
+        for name, delta in change.memories():
+            entry[name] = encode_memory(delta)
+            self._undo.append(state.memories[name].log(delta, self._add_pages(delta)))
+        directory._update(canister_id, state, entry)
+
+    def let_go(self) -> None:
+        """The record is written: close what deleted canisters had open."""
+        for state in self._deleted:
+            for memory in state.memories.values():
+                memory.close()
+
+    def revert(self) -> None:
+        """The record was not written: account for nothing."""
+        for undo in reversed(self._undo):
+            undo()
+
+
+def _content_before(memory: DurableMemory, delta: PageDelta) -> PageDelta:
+    """What `delta` will replace, as a delta that puts it back."""
+    image = memory.image()
+    end = memory.wasm_pages * WASM_PAGE_BYTES
+    if delta.fresh:
+        ranges = list(image.data_ranges())
+    else:
+        ranges = [(address, min(address + len(data), end)) for address, data in delta.runs if address < end]
+    runs = [(start, image.read(start, stop - start)) for start, stop in ranges]
+    return PageDelta(memory.wasm_pages, runs, delta.fresh)
+
+
+def _checkpoint_entry(state: CanisterState) -> list[Any]:
+    memories = [state.memories[name] for name in MEMORIES]
+    files = [[memory.generation, memory.wasm_pages, memory.root()] for memory in memories]
+    return [state.slot, state.module_hash, encode_globals(state.global_values), state.record, *files]

@@ -1,0 +1,436 @@
+"""One memory of a state directory: its files, what the log holds beyond them, and the image made of both.
+
+The files change at a checkpoint only. In between, committed pages are in the log and, for reading, in the temporary
+layer of the image; so nothing of a commit can reach an image file before its log record is on the platter, and whoever
+has the files of the last checkpoint and the log has everything.
+
+```
+ images/SLOT-KIND-GENERATION.img    the bytes of the memory, sparse, cut to its size
+ images/SLOT-KIND-GENERATION.hash   the nodes of its page tree, see `perdure.storage.merkle`
+```
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from perdure.canister import Extent, PageDelta
+from perdure.errors import InternalError, StorageError
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.storage.disk import Disk, DiskFile
+from perdure.storage.image import TemporaryImage
+from perdure.storage.merkle import (
+    NODE_BYTES,
+    ZERO_PAGE_HASH,
+    Node,
+    PageTree,
+    hash_pages,
+    memory_hash,
+    node_offset,
+)
+from perdure.storage.temporary import Region, TemporaryStore
+
+__all__ = ["DurableImage", "DurableMemory", "Files"]
+
+_COPY_BYTES = 1 << 20
+_ZERO_ROOT = PageTree().root()
+
+
+@final
+@dataclass(slots=True)
+class Files:
+    """Where the memories of one directory live, and what they share."""
+
+    disk: Disk
+    directory: str
+    store: TemporaryStore
+    check_bytes: int
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    orphans: list[Region] = field(default_factory=list)
+
+    def close_orphans(self) -> None:
+        """Close replaced files that no fork uses any more."""
+        for region in self.orphans:
+            if region.references <= 1:
+                region.file.close()
+        self.orphans = [region for region in self.orphans if region.references > 1]
+
+
+@final
+class DurableMemory:
+    """The heap or the stable memory of one canister.
+
+    Args:
+        files: of the directory.
+        name: slot and kind, the first part of the files' names.
+        generation: second part, 0: there are no files. A new generation begins where a file cannot be changed in place.
+        wasm_pages: size as of the checkpoint.
+        root: of the page tree as of the checkpoint.
+    """
+
+    def __init__(
+        self, files: Files, name: str, generation: int = 0, wasm_pages: int = 0, root: bytes = _ZERO_ROOT
+    ) -> None:
+        self._files = files
+        self._name = name
+        self.generation = generation
+        self.wasm_pages = wasm_pages  # as committed, what is only in the log included
+        self._root = root
+        self._base_wasm_pages = wasm_pages
+        self._base: Region | None = None
+        self._base_generation = -1
+        self._image: TemporaryImage | None = None
+        self._tree: PageTree | None = None
+        self._hash_file: DiskFile | None = None
+        self._writers: dict[str, DiskFile] = {}
+        self._dirty: set[int] = set()
+        self._fresh = False
+        self._replayed = False
+        self._checked = False
+        self.unapplied = False
+        self.mapped = False
+
+    def path(self, suffix: str) -> str:
+        """The image file (``img``) or the hash file (``hash``)."""
+        return f"{self._files.directory}/images/{self._name}-{self.generation}.{suffix}"
+
+    # -- reading
+
+    def image(self) -> TemporaryImage:
+        """The committed content, opened where it is not yet."""
+        if self._image is None:
+            base = self._open_base()
+            self._image = TemporaryImage(self._files.store)
+            self._image.rebase(base, self._base_wasm_pages)
+            self._image.unmapped()
+        return self._image
+
+    def _open_base(self) -> Region:
+        if self._base is None:
+            size_bytes = self._base_wasm_pages * WASM_PAGE_BYTES if self.generation else 0
+            file = self._files.disk.open(self.path("img")) if size_bytes else _NO_FILE
+            if file.size() < size_bytes:
+                found = file.size()
+                file.close()
+                raise StorageError(f"{found:#x} bytes found, {size_bytes:#x} expected", self.path("img"))
+            # One user that never goes away: only a checkpoint writes it.
+            self._base = Region(file, 0, size_bytes, references=1)
+            self._base_generation = self.generation if size_bytes else -1
+        return self._base
+
+    def check_once(self) -> None:
+        """Compare the file's pages with their hashes, once, unless that would read more than the directory allows."""
+        if self._checked or self.changed or not self.generation:
+            return
+        base = self._open_base()
+        data_bytes = sum(end - start for start, end in base.file.data_ranges(0, base.size_bytes))
+        if data_bytes <= self._files.check_bytes:
+            for problem in self.problems():
+                raise StorageError(problem, self.path("img"))
+            self._checked = True
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the files: pages and hashes that do not belong together."""
+        tree = PageTree(self._fetch if self.generation else None)
+        tree_root = tree.root()
+        if tree_root != self._root and not self.changed:
+            yield f"the page tree's root is {tree_root.hex()}, {self._root.hex()} expected"
+            return
+        base = self._open_base()
+        leaves = tree.leaves()
+        leaf = next(leaves, None)
+        for start, end in base.file.data_ranges(0, base.size_bytes):
+            for page in range(start // PAGE_BYTES, -(-end // PAGE_BYTES)):
+                while leaf is not None and leaf[0] < page:
+                    yield f"the page at {leaf[0] * PAGE_BYTES:#x} is gone"
+                    leaf = next(leaves, None)
+                expected = ZERO_PAGE_HASH
+                if leaf is not None and leaf[0] == page:
+                    expected = leaf[1]
+                    leaf = next(leaves, None)
+                if hash_pages(base.file.pread(PAGE_BYTES, page * PAGE_BYTES))[0] != expected:
+                    yield f"the page at {page * PAGE_BYTES:#x} is not what was committed"
+        for page, _ in () if leaf is None else (leaf, *leaves):
+            yield f"the page at {page * PAGE_BYTES:#x} is gone"
+
+    def _fetch(self, node: Node) -> bytes:
+        if self._hash_file is None:
+            self._hash_file = self._files.disk.open(self.path("hash"))
+        return self._hash_file.pread(NODE_BYTES, node_offset(node))
+
+    def tree(self) -> PageTree:
+        """The hashes of the committed pages."""
+        if self._tree is None:
+            self._tree = PageTree(self._fetch if self.generation else None)
+        return self._tree
+
+    def root(self) -> bytes:
+        """The root over the committed pages."""
+        if self._tree is not None:
+            self._root = self._tree.root()
+        return self._root
+
+    def hash(self) -> bytes:
+        """The memory hash of the committed content."""
+        return memory_hash(self.wasm_pages, self.root())
+
+    # -- commits
+
+    def log(self, delta: PageDelta, hashes: Sequence[bytes]) -> Callable[[], None]:
+        """Account for a delta whose log record is about to be written; what undoes that if it cannot be.
+
+        The tree has its hashes, a checkpoint will write its pages, and its bytes are expected in the image.
+        """
+        tree, dirty, fresh, wasm_pages = self.tree(), self._dirty, self._fresh, self.wasm_pages
+
+        def undo() -> None:
+            self._tree, self._dirty, self._fresh, self.wasm_pages = tree, dirty, fresh, wasm_pages
+            self.unapplied = False
+            if not delta.fresh:
+                self._restore_hashes(delta)
+
+        if delta.fresh:
+            self._start_anew()
+        index = 0
+        for address, data in delta.runs:
+            first, pages = address // PAGE_BYTES, len(data) // PAGE_BYTES
+            self.tree().set_leaves(first, hashes[index : index + pages])
+            self._dirty.update(range(first, first + pages))
+            index += pages
+        self.wasm_pages = delta.wasm_pages
+        self.unapplied = True
+        return undo
+
+    def _restore_hashes(self, delta: PageDelta) -> None:
+        # The image was not touched yet, so it says what the hashes were. Pages that stay dirty are written once more.
+        end = self.wasm_pages * WASM_PAGE_BYTES
+        for address, data in delta.runs:
+            for at in range(address, address + len(data), PAGE_BYTES):
+                old = hash_pages(self.image().read(at, PAGE_BYTES)) if at < end else [ZERO_PAGE_HASH]
+                self.tree().set_leaves(at // PAGE_BYTES, old)
+        self._dirty = {page for page in self._dirty if page * PAGE_BYTES < end}
+
+    def _start_anew(self) -> None:
+        self._tree = PageTree()
+        self._dirty = set()
+        self._fresh = True
+
+    def apply(self, delta: PageDelta) -> Sequence[Extent]:
+        """Put the bytes of the logged delta into the image."""
+        if not self.unapplied:
+            raise InternalError("pages were to be committed before their log record")
+        extents = self.image().commit(delta)
+        self.unapplied = False
+        return extents
+
+    @property
+    def changed(self) -> bool:
+        """Whether the files are behind."""
+        return bool(self._dirty) or self._fresh or self._replayed or self.wasm_pages != self._base_wasm_pages
+
+    @property
+    def shared(self) -> bool:
+        """Whether a fork depends on the image file."""
+        own = 0 if self._image is None or self._base is None else self._image.references_to(self._base)
+        return self._base is not None and self._base.references > 1 + own
+
+    # -- checkpoints and recovery: the only code that writes images
+
+    def replay(self, wasm_pages: int, runs: Iterable[tuple[int, bytes]], *, fresh: bool) -> None:
+        """Write a log record's pages straight into the files: recovery, before any image is open."""
+        if fresh:
+            self._start_anew()
+        if fresh or not self._replayed:
+            self._open_writers(new=fresh or not self.generation)
+            self._replayed = True
+        tree = self.tree()
+        for address, data in runs:
+            self._writers["img"].pwrite(data, address)
+            tree.set_leaves(address // PAGE_BYTES, hash_pages(data))
+        self.wasm_pages = wasm_pages
+
+    def write(self) -> list[DiskFile]:
+        """Bring the files up to the committed content; the files to sync."""
+        if not self.changed:
+            return []
+        if not self._replayed:
+            self._write_image()
+        self._writers["img"].truncate(self.wasm_pages * WASM_PAGE_BYTES)
+        for node, content in self.tree().changed_nodes().items():
+            self._writers["hash"].pwrite(content, node_offset(node))
+        return list(self._writers.values())
+
+    def _write_image(self) -> None:
+        image = self.image()
+        if self._fresh or self.shared or not self.generation:
+            # A file that a fork still reads, or whose old bytes must go, is not changed but replaced.
+            ranges = list(image.data_ranges())
+            self.tree().load_all()
+            self._open_writers(new=True)
+        else:
+            ranges = list(_join_pages(self._dirty))
+            self._open_writers(new=False)
+        for start, end in ranges:
+            for at in range(start, end, _COPY_BYTES):
+                self._writers["img"].pwrite(image.read(at, min(_COPY_BYTES, end - at)), at)
+
+    def _open_writers(self, *, new: bool) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self.generation += new
+        for suffix in ("img", "hash"):
+            self._writers[suffix] = self._files.disk.open(self.path(suffix), write=True, create=True)
+            if new:
+                self._writers[suffix].truncate(0)
+
+    def settle(self) -> None:
+        """The checkpoint names the files as they are now: what was kept beyond them can go."""
+        if not self.changed:
+            if not self.mapped:
+                self.close()
+            return
+        self.root()
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+        if self._hash_file is not None:
+            self._hash_file.close()
+            self._hash_file = None
+        self._dirty, self._fresh, self._replayed = set(), False, False
+        self._base_wasm_pages = self.wasm_pages
+        if not self.mapped or self._image is None:
+            self.close()
+            return
+        if self._base is not None and self._base_generation == self.generation:
+            # The same file: a mapping keeps what it shows of it.
+            self._base.size_bytes = self.wasm_pages * WASM_PAGE_BYTES
+        else:
+            self._let_go_of_base()
+        self._image.rebase(self._open_base(), self.wasm_pages)
+        self.tree().settle(self._fetch)
+
+    def _let_go_of_base(self) -> None:
+        if self._base is not None:
+            self._files.orphans.append(self._base)
+            self._base = None
+        self._files.close_orphans()
+
+    def close(self) -> None:
+        """Let go of files and image. What the log holds beyond the files stays in the log only."""
+        self._tree = None
+        for file in (*self._writers.values(), *([self._hash_file] if self._hash_file else [])):
+            file.close()
+        self._writers, self._hash_file = {}, None
+        if self._image is not None:
+            self._image.close()
+            self._image = None
+        self._let_go_of_base()
+
+
+@final
+class DurableImage:
+    """The image of a durable memory, as an embedder maps it. A delta must be logged before it is committed here.
+
+    Args:
+        memory: the memory.
+        lock: of the directory.
+    """
+
+    def __init__(self, memory: DurableMemory, lock: threading.RLock) -> None:
+        self._memory = memory
+        self._lock = lock
+        self._closed = False
+
+    @property
+    def wasm_pages(self) -> int:
+        """Committed size in Wasm pages."""
+        return self._memory.image().wasm_pages
+
+    def extents(self) -> Sequence[Extent]:
+        """File-backed runs; see `perdure.canister.Image`."""
+        with self._lock:
+            return self._memory.image().extents()
+
+    def commit(self, delta: PageDelta) -> Sequence[Extent]:
+        """Show the pages of a delta that `StateDirectory.commit` has logged."""
+        return self._memory.apply(delta)
+
+    def fork(self) -> TemporaryImage:
+        """A second image with this content, of which nothing is kept."""
+        with self._lock:
+            return self._memory.image().fork()
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """Committed bytes. Raises `IndexError` outside the memory."""
+        with self._lock:
+            return self._memory.image().read(address, size_bytes)
+
+    def close(self) -> None:
+        """Say that it is not mapped any more. Again is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._lock:
+            self._memory.mapped = False
+            self._memory.image().unmapped()
+            if not self._memory.changed:
+                self._memory.close()
+
+
+@final
+class _NoFile:
+    """The file of an empty memory."""
+
+    descriptor = -1
+
+    def size(self) -> int:
+        return 0
+
+    def pread(self, size_bytes: int, offset: int) -> bytes:
+        del size_bytes, offset
+        return b""
+
+    def pwrite(self, data: object, offset: int) -> None:
+        raise InternalError(f"write at {offset:#x} of an empty memory")
+
+    def pwritev(self, buffers: object, offset: int) -> None:
+        raise InternalError(f"write at {offset:#x} of an empty memory")
+
+    def truncate(self, size_bytes: int) -> None:
+        raise InternalError(f"truncate an empty memory to {size_bytes}")
+
+    def punch(self, offset: int, size_bytes: int) -> None:
+        raise InternalError(f"punch an empty memory at {offset:#x}, {size_bytes} bytes")
+
+    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        del start, end
+        return iter(())
+
+    def sync(self) -> None:
+        return
+
+    def lock(self, *, exclusive: bool) -> bool:
+        del exclusive
+        return True
+
+    def close(self) -> None:
+        return
+
+
+_NO_FILE = _NoFile()
+
+
+def _join_pages(pages: set[int]) -> Iterator[tuple[int, int]]:
+    """Address ranges of pages, ascending."""
+    start = end = -1
+    for page in sorted(pages):
+        if page != end:
+            if end > start >= 0:
+                yield start * PAGE_BYTES, end * PAGE_BYTES
+            start = page
+        end = page + 1
+    if end > start >= 0:
+        yield start * PAGE_BYTES, end * PAGE_BYTES

@@ -1,0 +1,330 @@
+"""The past of a state directory: logs of earlier epochs, kept, and walked backwards.
+
+```
+ history/FIRST-LAST.log
+ ┌──────────┬─────────┬──────────────────────────────────────────────────────┐
+ │ magic    │  4 B    │ "PDHS"                                               │ 0
+ │ format   │  u32    │ 1                                                    │ 4
+ │ epoch    │  u64    │ of the records                                       │ 8
+ │ version  │  u64    │ before the first record                              │ 16
+ │ checksum │  32 B   │ that the first record continues                      │ 24
+ │ zeros    │         │ up to 4,096                                          │ 56
+ │ records  │         │ as in the log, see `perdure.storage.log`             │ 4,096
+ └──────────┴─────────┴──────────────────────────────────────────────────────┘
+```
+
+A record made while history is kept also has what it replaced ("before"). The state after version N is today's, with
+what the commits after N replaced put back, newest first.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from perdure.canister import GlobalValue, PageDelta
+from perdure.errors import StorageError
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.storage.changes import MEMORIES, CommitFacts, MemoryChange, Message, decode_globals, decode_meta
+from perdure.storage.checkpoint import Checkpoint
+from perdure.storage.disk import Disk, DiskFile
+from perdure.storage.image import TemporaryImage
+from perdure.storage.log import BLOCK, LogRecord, scan
+from perdure.storage.merkle import HASH_BYTES
+
+if TYPE_CHECKING:
+    from perdure.storage.directory import StateDirectory
+
+__all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "open_past", "read_runs"]
+
+_HEADER = struct.Struct("<4sIQQ32s")
+_MAGIC = b"PDHS"
+_FORMAT = 1
+_RUN_PAGES = 1024
+_COPY_BYTES = 8 << 20
+
+
+class Segment(NamedTuple):
+    """A file of records: where they start, and what the first one continues."""
+
+    path: str
+    offset: int
+    epoch: int
+    version: int
+    checksum: bytes
+
+
+def read_runs(file: DiskFile, record: LogRecord, change: MemoryChange) -> Iterator[tuple[int, bytes]]:
+    """The pages of one memory in a record, as runs of at most 4 MiB."""
+    for first, pages, index in change.runs:
+        for done in range(0, pages, _RUN_PAGES):
+            size_bytes = min(pages - done, _RUN_PAGES) * PAGE_BYTES
+            data = file.pread(size_bytes, record.pages_offset + (index + done) * PAGE_BYTES)
+            yield (first + done) * PAGE_BYTES, data
+
+
+@final
+class Version:
+    """One commit of the past.
+
+    Attributes:
+        version: number of the state after it.
+        message: the message that made it.
+        state_hash: of the state after it.
+    """
+
+    def __init__(self, record: LogRecord, facts: CommitFacts, path: str) -> None:
+        self.version = record.version
+        self.message: Message = facts.message
+        self.state_hash = facts.state_hash
+        self.record = record
+        self.facts = facts
+        self.path = path
+
+    def changed_pages(self) -> dict[tuple[bytes, str], int]:
+        """How many pages changed, by canister and memory."""
+        counts: dict[tuple[bytes, str], int] = {}
+        for canister_id, entry in self.facts.canisters.items():
+            for name in MEMORIES:
+                if name in entry:
+                    counts[canister_id, name] = sum(pages for _, pages, _ in entry[name].runs)
+        return counts
+
+    @property
+    def undoable(self) -> bool:
+        """Whether the record has what it replaced."""
+        return self.facts.canisters.keys() == self.facts.before.keys()
+
+
+def changed_byte(disk: Disk, version: Version, canister_id: bytes, kind: str, address: int) -> bool:
+    """Whether a commit changed the byte at `address` of a memory. Its file must still hold the record."""
+    entry = version.facts.canisters.get(canister_id, {})
+    change: MemoryChange | None = entry.get(kind)
+    if change is None:
+        return False
+    before: MemoryChange | None = version.facts.before.get(canister_id, {}).get(kind)
+    file = disk.open(version.path)
+    try:
+        after = _byte(file, version.record, change, address)
+        old = None if before is None else _byte(file, version.record, before, address)
+    finally:
+        file.close()
+    return (change.fresh or after is not None) and (after or 0) != (old or 0)
+
+
+def _byte(file: DiskFile, record: LogRecord, change: MemoryChange, address: int) -> int | None:
+    page, offset = divmod(address, PAGE_BYTES)
+    for first, pages, index in change.runs:
+        if first <= page < first + pages:
+            return file.pread(1, record.pages_offset + (index + page - first) * PAGE_BYTES + offset)[0]
+    return None
+
+
+@final
+class History:
+    """The kept records of a directory.
+
+    Args:
+        keep: how many commits; `None`: all; 0: none.
+    """
+
+    def __init__(self, disk: Disk, directory: str, *, keep: int | None) -> None:
+        self._disk = disk
+        self._path = f"{directory}/history"
+        self.keep = keep
+
+    def _segments(self) -> list[str]:
+        return [name for name in self._disk.list_directory(self._path) if name.endswith(".log")]
+
+    def save(self, log_path: str, log_bytes: int, start: Checkpoint, last_version: int) -> None:
+        """Keep the records of the log, before it is used again; synced when this returns. Doing it twice is fine."""
+        if self.keep == 0 or not log_bytes:
+            return
+        path = f"{self._path}/{start.version + 1:020}-{last_version:020}.log"
+        self._disk.remove(path + ".new")
+        log = self._disk.open(log_path)
+        segment = self._disk.open(path + ".new", write=True, create=True)
+        try:
+            header = _HEADER.pack(_MAGIC, _FORMAT, start.epoch, start.version, start.checksum)
+            segment.pwrite(header + bytes(BLOCK - len(header)), 0)
+            for at in range(0, log_bytes, _COPY_BYTES):
+                segment.pwrite(log.pread(min(_COPY_BYTES, log_bytes - at), at), BLOCK + at)
+            segment.sync()
+        finally:
+            log.close()
+            segment.close()
+        self._disk.rename(path + ".new", path)
+        self._disk.sync_directory(self._path)
+
+    def trim(self, version: int) -> None:
+        """Remove segments that are older than what is to be kept. A directory that keeps none leaves what is there."""
+        for name in self._disk.list_directory(self._path):
+            last = int(name[21:41]) if name.endswith(".log") and name[21:41].isdigit() else 0
+            if not name.endswith(".log") or (self.keep and last <= version - self.keep):
+                self._disk.remove(f"{self._path}/{name}")
+
+    def versions(self, live: Segment) -> Iterator[Version]:
+        """Kept commits, newest first, as far back as they follow each other without a gap.
+
+        Args:
+            live: the log in use.
+        """
+        yield from reversed(list(self._read(live)))
+        wanted = live.version
+        for name in reversed(self._segments()):
+            for version in reversed(list(self._read(self._open(f"{self._path}/{name}")))):
+                if version.version != wanted:
+                    return
+                yield version
+                wanted -= 1
+
+    def _open(self, path: str) -> Segment:
+        file = self._disk.open(path)
+        try:
+            head = file.pread(_HEADER.size, 0)
+        finally:
+            file.close()
+        if len(head) < _HEADER.size:
+            raise StorageError(f"{len(head)} bytes of a header of {_HEADER.size}", path)
+        magic, format_, epoch, version, checksum = _HEADER.unpack(head)
+        if magic != _MAGIC or format_ != _FORMAT:
+            raise StorageError(f"magic {magic!r}, format {format_} found; {_MAGIC!r}, {_FORMAT} expected", path)
+        return Segment(path, BLOCK, epoch, version, checksum)
+
+    def _read(self, segment: Segment) -> Iterator[Version]:
+        file = self._disk.open(segment.path)
+        try:
+            for record in scan(file, segment.epoch, segment.version, segment.checksum, segment.offset):
+                pages = len(record.page_hashes) // HASH_BYTES
+                yield Version(record, decode_meta(record.meta, pages), segment.path)
+        finally:
+            file.close()
+
+
+@final
+@dataclass(slots=True)
+class PastCanister:
+    """A canister as it was; see `perdure.storage.CanisterState`."""
+
+    module_hash: bytes
+    global_values: tuple[GlobalValue, ...] | None
+    record: bytes
+    images: dict[str, TemporaryImage] = field(default_factory=dict)
+
+
+@final
+@dataclass(slots=True)
+class PastState:
+    """A state as it was. Its images are temporary: they may be mapped, committed to and forked; nothing is kept."""
+
+    version: int
+    state_hash: bytes
+    subnet_record: bytes
+    canisters: dict[bytes, PastCanister]
+
+    def close(self) -> None:
+        """Let go of the images."""
+        for canister in self.canisters.values():
+            for image in canister.images.values():
+                image.close()
+
+
+def open_past(directory: StateDirectory, versions: Iterator[Version], version: int) -> PastState:
+    """The state after `version`, from today's and what later commits replaced."""
+    past = _Past(directory)
+    state_hash = directory.state_hash()
+    reached = directory.version
+    for later in versions:
+        if later.version == version:
+            state_hash = later.state_hash
+        if later.version <= version:
+            break
+        if not later.undoable:
+            break
+        past.undo(later)
+        reached = later.version - 1
+    if reached != version:
+        raise StorageError(f"version {version} is not kept, the oldest is {reached}", directory.path)
+    return PastState(version, state_hash, past.subnet_record, past.build())
+
+
+class _Past:
+    """Walks backwards; of every page keeps where its oldest replaced content lies."""
+
+    def __init__(self, directory: StateDirectory) -> None:
+        self._directory = directory
+        self.subnet_record = directory.subnet_record
+        self._canisters = {
+            canister_id: PastCanister(state.module_hash, state.global_values, state.record)
+            for canister_id, state in directory.canisters.items()
+        }
+        self._sizes: dict[tuple[bytes, str], int] = {}
+        self._pages: dict[tuple[bytes, str], dict[int, tuple[str, int]]] = {}
+        self._anew: set[tuple[bytes, str]] = set()  # memories of which nothing of today remains
+
+    def undo(self, version: Version) -> None:
+        """Put back what one commit replaced."""
+        if version.facts.subnet_before is not None:
+            self.subnet_record = version.facts.subnet_before
+        for canister_id, before in version.facts.before.items():
+            if before.get("new"):
+                self._canisters.pop(canister_id, None)
+                self._anew |= {(canister_id, name) for name in MEMORIES}
+                continue
+            globals_ = decode_globals(before["globals"])
+            self._canisters[canister_id] = PastCanister(before["module"], globals_, before["record"])
+            for name in MEMORIES:
+                if name in before:
+                    self._undo_memory(version, (canister_id, name), before[name])
+
+    def _undo_memory(self, version: Version, key: tuple[bytes, str], before: MemoryChange) -> None:
+        self._sizes[key] = before.wasm_pages
+        pages = self._pages.setdefault(key, {})
+        if before.fresh:
+            self._anew.add(key)
+            pages.clear()
+        for first, count, index in before.runs:
+            offset = version.record.pages_offset + index * PAGE_BYTES
+            for page in range(count):
+                pages[first + page] = (version.path, offset + page * PAGE_BYTES)
+
+    def build(self) -> dict[bytes, PastCanister]:
+        """The canisters with their images."""
+        for canister_id, canister in self._canisters.items():
+            for name in MEMORIES:
+                canister.images[name] = self._image(canister_id, name)
+        return self._canisters
+
+    def _image(self, canister_id: bytes, name: str) -> TemporaryImage:
+        key = (canister_id, name)
+        directory = self._directory
+        if key in self._anew or canister_id not in directory.canisters:
+            image = TemporaryImage(directory.store)
+        else:
+            image = directory.fork_image(canister_id, name)
+        size = self._sizes.get(key, image.wasm_pages)
+        if size < image.wasm_pages:
+            image.cut(size)
+        self._put_back(image, size, self._pages.get(key, {}))
+        return image
+
+    def _put_back(self, image: TemporaryImage, wasm_pages: int, pages: dict[int, tuple[str, int]]) -> None:
+        limit = wasm_pages * WASM_PAGE_BYTES // PAGE_BYTES
+        files: dict[str, DiskFile] = {}
+        runs: list[tuple[int, bytes]] = []
+        try:
+            for page, (path, offset) in sorted(pages.items()):
+                if page >= limit:
+                    continue
+                if path not in files:
+                    files[path] = self._directory.disk.open(path)
+                runs.append((page * PAGE_BYTES, files[path].pread(PAGE_BYTES, offset)))
+                if len(runs) == _RUN_PAGES:
+                    image.commit(PageDelta(wasm_pages, runs))
+                    runs = []
+            image.commit(PageDelta(wasm_pages, runs))
+        finally:
+            for file in files.values():
+                file.close()
