@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any, final
 
 from perdure.embedder.bindings import EPOCH_CALLBACK, MemoryCreatorCallbacks, engine_error, error_message, function
+from perdure.embedder.c_host import CHostFunctions
 from perdure.embedder.creator import MemoryCreator
 from perdure.embedder.guard import Threads
 from perdure.embedder.host import HostCallbacks
@@ -84,9 +85,10 @@ class Engine:
     Args:
         portable: force the portable way to find changed pages, see `perdure.embedder.pagemap`; by default the
             environment variable ``PERDURE_PORTABLE`` says.
+        c_host: host functions in C, to compare with.
     """
 
-    def __init__(self, *, portable: str | None = None) -> None:
+    def __init__(self, *, portable: str | None = None, c_host: CHostFunctions | None = None) -> None:
         self.memory_creator = MemoryCreator()
         config = _config_new()
         _set_flags(config, _FEATURES | _RUNNING)
@@ -105,7 +107,8 @@ class Engine:
             raise InternalError("the engine refused its settings")
         self.threads = Threads()
         self.clock = EpochClock(self.pointer)
-        self.host = HostCallbacks(self.pointer, self.threads)
+        self.c_host = c_host
+        self.host = HostCallbacks(self.pointer, self.threads, c_host)
         self.epoch_callback = EPOCH_CALLBACK(self._tick)
         os.register_at_fork(after_in_child=self._after_fork)
         environment = os.environ if portable is None else {"PERDURE_PORTABLE": portable}

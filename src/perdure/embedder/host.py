@@ -10,7 +10,7 @@ import ctypes
 import threading
 from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_size_t, c_uint8, c_void_p
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from perdure.embedder.bindings import HOST_FUNCTION, check, function
 from perdure.embedder.guard import Threads
@@ -49,13 +49,33 @@ def _value_types(names: tuple[str, ...]) -> _ValueTypes:
     return vector
 
 
+class CFunctions(Protocol):
+    """Host functions from elsewhere, see `perdure.embedder.c_host`."""
+
+    @property
+    def environment(self) -> int:
+        """What the engine hands to each call."""
+        ...
+
+    def callback(self, name: str) -> object | None:
+        """The function of this name, `None`: there is none."""
+        ...
+
+
 @final
 class HostCallbacks:
-    """All `ic0` functions as linkers, one for each width of heap, made when first needed."""
+    """All `ic0` functions as linkers, one for each width of heap, made when first needed.
 
-    def __init__(self, engine: int, threads: Threads) -> None:
+    Args:
+        engine: a ``wasm_engine_t*``.
+        threads: know which instance runs.
+        c_functions: take the place of the Python functions of the same names.
+    """
+
+    def __init__(self, engine: int, threads: Threads, c_functions: CFunctions | None = None) -> None:
         self._engine = engine
         self._threads = threads
+        self._c_functions = c_functions
         self._linkers: dict[bool, int] = {}
         self._kept: list[object] = []
         self._lock = threading.Lock()
@@ -73,11 +93,13 @@ class HostCallbacks:
             if is_64 and row.only_32_bit:
                 continue
             params, results = row.params(is_64), row.results(is_64)
-            callback = HOST_FUNCTION(self._callback(HOST_FUNCTIONS[name], params))
+            native = self._c_functions.callback(name) if self._c_functions is not None else None
+            callback = native or HOST_FUNCTION(self._callback(HOST_FUNCTIONS[name], params))
+            environment = self._c_functions.environment if self._c_functions is not None and native else None
             self._kept.append(callback)
             kind = _functype_new(byref(_value_types(params)), byref(_value_types(results)))
             text = name.encode()
-            check(_define(linker, b"ic0", 3, text, len(text), kind, callback, None, None), f"ic0.{name}")
+            check(_define(linker, b"ic0", 3, text, len(text), kind, callback, environment, None), f"ic0.{name}")
             _functype_delete(kind)
         return linker
 

@@ -305,7 +305,7 @@ class WasmInstance:
         index = environment = 0
         if entry_point.__class__ is Method:
             entry = self._store.function(entry_point[0])  # type: ignore[union-attr]
-            if not entry:
+            if not entry or entry_point[0] not in self._module.facts.methods:  # not the kernel's own exports
                 return Trap(TrapCode.METHOD_NOT_FOUND)
         else:
             entry = self._store.function(abi.CALLBACK)  # type: ignore[union-attr]
@@ -395,6 +395,8 @@ class WasmInstance:
             self._accounting.range.drop(0, self._accounting.size_bytes)
         memories = (self._heap, self._stable, self._accounting, self._message)
         self._store = Store(self._engine, self._module.instance_pre, memories)
+        if self._engine.c_host is not None:
+            self._engine.c_host.bind(self._store)
         self._heap.resized = self._stable.resized = False
         self._view = self._message.bytes
         if self._current_globals is not None:

@@ -134,6 +134,12 @@ class Store:
             return -1
         return old_wasm_pages.value
 
+    def memory_handle(self, name: str) -> bytes:
+        """The engine's handle of an exported memory, padded to 32 bytes, for host functions in C."""
+        extern = Extern()
+        _export_get(self.context, byref(self._instance), name.encode(), len(name), byref(extern))
+        return ctypes.string_at(byref(extern.of.memory), ctypes.sizeof(extern.of.memory)).ljust(32, b"\0")
+
     def close(self) -> None:
         """Let go of the instance; its memories stay."""
         if self._store:

@@ -1,0 +1,430 @@
+from __future__ import annotations
+
+import pytest
+
+from perdure.canister import (
+    UNLIMITED,
+    Callback,
+    Context,
+    GlobalValue,
+    Limits,
+    Method,
+    Reject,
+    Return,
+    Trap,
+    TrapCode,
+    WasmState,
+)
+from perdure.errors import InternalError
+from perdure.instrument import Options
+from perdure.storage import TemporaryImage
+
+COUNTER = """(module
+  (import "ic0" "msg_reply" (func $reply))
+  (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+  (import "ic0" "msg_arg_data_size" (func $size (result i32)))
+  (import "ic0" "msg_arg_data_copy" (func $copy (param i32 i32 i32)))
+  (import "ic0" "stable64_size" (func $stable_size (result i64)))
+  (import "ic0" "stable64_grow" (func $grow (param i64) (result i64)))
+  (import "ic0" "stable64_write" (func $write (param i64 i64 i64)))
+  (import "ic0" "stable64_read" (func $read (param i64 i64 i64)))
+  (import "ic0" "debug_print" (func $print (param i32 i32)))
+  (import "ic0" "msg_reject" (func $reject (param i32 i32)))
+  (memory 2 10)
+  (table 4 funcref)
+  (elem (i32.const 1) $on_reply)
+  (data (i32.const 65536) "\\01\\02\\03")
+  (data $passive "abc")
+  (global $calls (mut i64) (i64.const 7))
+  (global $fraction (mut f32) (f32.const 0.5))
+  (func $on_reply (param i32) (i32.store (i32.const 512) (local.get 0)))
+  (func $add (param $n i32)
+    (i32.store (i32.const 131064) (i32.add (i32.load (i32.const 131064)) (local.get $n)))
+    (global.set $calls (i64.add (global.get $calls) (i64.const 1))))
+  (func $answer (call $append (i32.const 131064) (i32.const 4)) (call $reply))
+  (func (export "canister_update inc") (call $add (i32.const 1)) (call $answer))
+  (func (export "canister_query get") (call $answer))
+  (func (export "canister_query inc_query") (call $add (i32.const 1)) (call $answer))
+  (func (export "canister_query calls") (i64.store (i32.const 0) (global.get $calls))
+    (call $append (i32.const 0) (i32.const 8)) (call $reply))
+  (func (export "canister_update same") (i32.store (i32.const 65536) (i32.load (i32.const 65536))) (call $reply))
+  (func (export "canister_update inc_trap") (call $add (i32.const 1)) (unreachable))
+  (func (export "canister_update grow_heap") (call $add (memory.grow (i32.const 1)))
+    (i32.store (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 4)) (i32.const 9)) (call $reply))
+  (func (export "canister_query grow_query") (drop (memory.grow (i32.const 3)))
+    (drop (call $grow (i64.const 5))) (call $reply))
+  (func (export "canister_query sizes") (i64.store (i32.const 0) (call $stable_size))
+    (i64.store (i32.const 8) (i64.extend_i32_u (memory.size)))
+    (call $append (i32.const 0) (i32.const 16)) (call $reply))
+  (func (export "canister_update stable")
+    (call $copy (i32.const 0) (i32.const 0) (call $size))
+    (drop (call $grow (i64.const 1)))
+    (call $write (i64.load (i32.const 0)) (i64.const 8) (i64.const 8)) (call $reply))
+  (func (export "canister_update echo")
+    (call $copy (i32.const 65536) (i32.const 0) (call $size))
+    (call $append (i32.const 65536) (call $size)) (call $reply))
+  (func (export "canister_update drop") (data.drop $passive) (call $add (i32.const 1)) (call $reply))
+  (func (export "canister_update init_passive")
+    (memory.init $passive (i32.const 100) (i32.const 0) (i32.const 3))
+    (call $append (i32.const 100) (i32.const 3)) (call $reply))
+  (func (export "canister_update recurse") (call $recurse))
+  (func $recurse (call $recurse))
+  (func (export "canister_update print") (call $print (i32.const 65536) (i32.const 3)) (unreachable))
+  (func (export "canister_update reject_then_reply") (call $reject (i32.const 0) (i32.const 0)) (call $reply))
+  (func (export "canister_update reject") (call $reject (i32.const 0) (i32.const 3)))
+  (func (export "canister_update silent"))
+  (func (export "canister_init") (call $add (i32.const 100)))
+  (func (export "canister_pre_upgrade") (call $add (i32.const 1000))
+    (drop (call $grow (i64.const 1))) (call $write (i64.const 4096) (i64.const 131064) (i64.const 4)))
+  (func (export "canister_post_upgrade") (call $add (i32.const 10000))
+    (call $write (i64.const 8192) (i64.const 131064) (i64.const 4)))
+)"""
+
+
+def number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+@pytest.fixture
+def counter(any_harness):
+    return any_harness.fresh(COUNTER)
+
+
+def test_update_is_part_of_the_state_once_committed(any_harness, counter):
+    assert number(any_harness.reply(counter, "inc")) == 1
+    delta = counter.commit()
+    assert [(address, len(data)) for address, data in delta.heap.runs] == [(126976, 4096)]
+    assert delta.stable is None
+    assert delta.global_values == (GlobalValue("i64", (8).to_bytes(8, "little")), GlobalValue("f32", b"\0\0\0\x3f"))
+    assert number(any_harness.reply(counter, "inc")) == 2
+
+
+def test_nothing_to_commit_after_a_commit(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    assert counter.commit() == (None, None, None)
+
+
+def test_page_written_back_to_what_it_was_is_not_dirty(any_harness, counter):
+    any_harness.run(counter, "same")
+    assert counter.commit() == (None, None, None)
+
+
+def test_query_leaves_no_trace(any_harness, counter):
+    assert number(any_harness.reply(counter, "inc_query")) == 1
+    counter.roll_back()
+    assert number(any_harness.reply(counter, "get")) == 0
+    assert number(any_harness.reply(counter, "calls")) == 7
+
+
+def test_growth_is_rolled_back(any_harness, counter):
+    before = any_harness.reply(counter, "sizes")
+    counter.roll_back()
+    any_harness.run(counter, "grow_query")
+    assert (counter.heap.size(), counter.stable.size()) == (5, 5)
+    counter.roll_back()
+    assert (counter.heap.size(), counter.stable.size()) == (2, 0)
+    assert any_harness.reply(counter, "sizes") == before
+
+
+def test_growth_is_committed(any_harness, counter):
+    for pages in (3, 4, 5):
+        any_harness.run(counter, "grow_heap")
+        delta = counter.commit()
+        assert delta.heap.wasm_pages == pages
+        assert counter.heap.read(pages * 65536 - 4, 4) == b"\x09\0\0\0"
+    any_harness.run(counter, "inc")
+    counter.roll_back()
+    assert counter.heap.read(4 * 65536 - 4, 4) == b"\x09\0\0\0"
+
+
+def test_trap_leaves_the_state_and_the_instance_usable(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    trap = any_harness.run(counter, "inc_trap")
+    assert isinstance(trap, Trap)
+    assert trap.code is TrapCode.UNREACHABLE
+    counter.roll_back()
+    assert number(any_harness.reply(counter, "inc")) == 2
+    assert number(any_harness.reply(counter, "calls")) == 9
+
+
+def test_what_was_printed_survives_a_trap(harness):
+    trap = harness.run(harness.fresh(COUNTER), "print")
+    assert trap.logs == [b"\x01\x02\x03"]
+
+
+def test_data_segments_are_applied_once(any_harness, counter):
+    assert counter.heap.read(65536, 4) == b"\x01\x02\x03\0"
+    any_harness.run(counter, "echo", b"\0\0\0\0")
+    counter.commit()
+    again = any_harness.fresh(
+        counter.module, WasmState(counter.heap.image, counter.stable.image, counter.global_values)
+    )
+    assert again.heap.read(65536, 4) == b"\0\0\0\0"
+
+
+def test_instance_over_a_committed_state_goes_on_where_it_was(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    state = WasmState(counter.heap.image, counter.stable.image, counter.global_values)
+    counter.close()
+    again = any_harness.fresh(counter.module, state)
+    assert number(any_harness.reply(again, "inc")) == 2
+    assert number(any_harness.reply(again, "calls")) == 9
+
+
+def test_dropped_data_segment_comes_back_with_the_next_message(any_harness, counter):
+    assert any_harness.reply(counter, "init_passive") == b"abc"
+    any_harness.run(counter, "drop")
+    counter.commit()
+    assert any_harness.reply(counter, "init_passive") == b"abc"
+    assert number(any_harness.reply(counter, "get")) == 1
+
+
+def test_several_runs_before_one_commit_are_one_change(any_harness, counter):
+    for address in (0, 5 * 4096, 9 * 4096):
+        any_harness.run(counter, "stable", address.to_bytes(8, "little") + b"12345678")
+    delta = counter.commit()
+    assert [(address, len(data)) for address, data in delta.stable.runs] == [
+        (0, 4096),
+        (5 * 4096, 4096),
+        (9 * 4096, 4096),
+    ]
+    assert delta.stable.wasm_pages == 3
+    assert counter.stable.read(9 * 4096, 8) == b"12345678"
+
+
+def test_trap_after_an_uncommitted_run_drops_both(any_harness, counter):
+    any_harness.run(counter, "stable", (0).to_bytes(8, "little") + b"12345678")
+    any_harness.run(counter, "inc_trap")
+    counter.roll_back()
+    assert counter.stable.size() == 0
+    assert counter.commit() == (None, None, None)
+
+
+def test_stable_accounting_starts_anew_after_a_trap(harness):
+    counter = harness.fresh(COUNTER)
+    page = (0).to_bytes(8, "little") + b"12345678"
+    harness.run(counter, "stable", page)
+    counter.commit()
+    outcome = harness.run(counter, "stable", (1 << 40).to_bytes(8, "little") + b"12345678")
+    assert outcome.code is TrapCode.STABLE_MEMORY_OUT_OF_BOUNDS
+    counter.roll_back()
+    outcome = harness.run(counter, "stable", page)
+    assert (outcome.stable_accessed_pages, outcome.stable_dirty_pages) == (1, 1)
+
+
+def test_save_and_restore(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    any_harness.run(counter, "stable", (0).to_bytes(8, "little") + b"12345678")
+    saved = counter.save()
+    counter.roll_back()
+    assert number(any_harness.reply(counter, "get")) == 0
+    counter.restore(saved)
+    assert counter.stable.read(0, 8) == b"12345678"
+    assert number(any_harness.reply(counter, "get")) == 1
+    assert number(any_harness.reply(counter, "inc")) == 2
+    delta = counter.commit()
+    assert delta.stable.wasm_pages == 1
+    assert number(any_harness.reply(counter, "calls")) == 9
+
+
+def test_successor_keeps_stable_memory_with_the_hooks_changes(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    any_harness.run(counter, "canister_pre_upgrade")
+    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=False, keep_stable=True)
+    any_harness.instances.append(heir)
+    assert isinstance(any_harness.run(heir, "canister_post_upgrade"), Return)
+    delta = heir.commit()
+    assert delta.heap.fresh
+    assert not delta.stable.fresh
+    assert [address for address, _ in delta.stable.runs] == [4096]  # one run: pages 1 and 2
+    assert number(heir.stable.read(4096, 4)) == 1001
+    assert number(heir.stable.read(8192, 4)) == 10000
+    assert number(any_harness.reply(heir, "get")) == 10000
+    assert number(any_harness.reply(heir, "calls")) == 8
+
+
+def test_successor_that_keeps_everything_keeps_the_heap_and_not_the_globals(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=True, keep_stable=True)
+    any_harness.instances.append(heir)
+    heir.commit()
+    assert number(any_harness.reply(heir, "get")) == 1
+    assert number(any_harness.reply(heir, "calls")) == 7
+
+
+def test_successor_rolled_back_leaves_the_predecessor(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    any_harness.run(counter, "canister_pre_upgrade")
+    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=False, keep_stable=True)
+    any_harness.run(heir, "canister_post_upgrade")
+    heir.roll_back()
+    heir.close()
+    assert counter.stable.size() == 0
+    assert number(any_harness.reply(counter, "inc")) == 2
+    counter.commit()
+    assert number(any_harness.reply(counter, "calls")) == 9
+
+
+def test_reinstall_starts_from_nothing(any_harness, counter):
+    any_harness.run(counter, "stable", (0).to_bytes(8, "little") + b"12345678")
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=False, keep_stable=False)
+    any_harness.instances.append(heir)
+    any_harness.run(heir, "canister_init")
+    heir.commit()
+    assert heir.stable.size() == 0
+    assert number(any_harness.reply(heir, "get")) == 100
+    any_harness.run(heir, "stable", (8192).to_bytes(8, "little") + b"87654321")
+    heir.commit()
+    assert heir.stable.read(0, 8) == bytes(8)
+    assert heir.stable.read(8192, 8) == b"87654321"
+
+
+def test_forked_state_lives_its_own_life(any_harness, counter):
+    any_harness.reply(counter, "inc")
+    counter.commit()
+    heap, stable = counter.heap.image, counter.stable.image
+    assert isinstance(heap, TemporaryImage)
+    assert isinstance(stable, TemporaryImage)
+    other = any_harness.fresh(counter.module, WasmState(heap.fork(), stable.fork(), counter.global_values))
+    for instance, name in ((counter, "inc"), (other, "inc"), (other, "inc")):
+        any_harness.reply(instance, name)
+        instance.commit()
+    assert number(any_harness.reply(counter, "get")) == 2
+    assert number(any_harness.reply(other, "get")) == 3
+
+
+def test_callback_runs_a_function_of_the_table(harness):
+    counter = harness.fresh(COUNTER)
+    outcome = counter.run(Callback(1, 77), harness.env(Context.REPLY))
+    assert isinstance(outcome, Return)
+    assert number(counter.heap.read(512, 4)) == 77
+
+
+@pytest.mark.parametrize(
+    ("index", "code"),
+    [(0, TrapCode.INDIRECT_CALL_TO_NULL), (4, TrapCode.TABLE_OUT_OF_BOUNDS), (1 << 40, TrapCode.TABLE_OUT_OF_BOUNDS)],
+)
+def test_bad_callback_traps_as_wasm_says(harness, index, code):
+    outcome = harness.fresh(COUNTER).run(Callback(index, 0), harness.env(Context.REPLY))
+    assert isinstance(outcome, Trap)
+    assert outcome.code is code
+
+
+def test_missing_method(harness):
+    assert harness.run(harness.fresh(COUNTER), "canister_update nope") == Trap(TrapCode.METHOD_NOT_FOUND)
+
+
+def test_name_of_ours_is_no_method(harness):
+    counter = harness.fresh(COUNTER)
+    for name in ("perdure finish", "perdure load_globals", "perdure callback", "memory"):
+        assert counter.run(Method(name), harness.env()) == Trap(TrapCode.METHOD_NOT_FOUND)
+
+
+def test_recursion_traps(harness):
+    trap = harness.run(harness.fresh(COUNTER), "recurse")
+    assert trap.code is TrapCode.STACK_OVERFLOW
+
+
+def test_backtrace_names_the_canisters_own_functions(harness):
+    trap = harness.run(harness.fresh(COUNTER), "recurse")
+    assert set(trap.backtrace) == {"recurse"}
+
+
+def test_rejecting_excludes_replying(harness):
+    trap = harness.run(harness.fresh(COUNTER), "reject_then_reply")
+    assert trap.code is TrapCode.ALREADY_RESPONDED
+    outcome = harness.run(harness.fresh(COUNTER), "reject")
+    assert outcome.response == Reject(4, "\0\0\0", "IC0406")
+
+
+def test_no_response(harness):
+    assert harness.run(harness.fresh(COUNTER), "silent").response is None
+
+
+def test_argument_and_reply_of_two_mebibytes(any_harness):
+    source = COUNTER.replace("(memory 2 10)", "(memory 40)")
+    instance = any_harness.fresh(source)
+    data = bytes(range(256)) * 8192
+    assert any_harness.reply(instance, "echo", data) == data
+
+
+def test_instructions_are_charged_up_to_the_limit(harness):
+    counter = harness.fresh(COUNTER)
+    used = harness.run(counter, "inc").instructions
+    assert used > 0
+    counter.roll_back()
+    assert harness.run(counter, "inc", limits=Limits(instructions=used)).instructions == used
+    counter.roll_back()
+    trap = harness.run(counter, "inc", limits=Limits(instructions=used // 2))
+    assert trap.code is TrapCode.INSTRUCTION_LIMIT_EXCEEDED
+    assert trap.instructions == used // 2
+
+
+def test_limits_of_pages(harness):
+    counter = harness.fresh(COUNTER)
+    two_pages = (4092).to_bytes(8, "little") + b"12345678"
+    trap = harness.run(counter, "stable", two_pages, Limits(stable_dirty_pages=1))
+    assert trap.code is TrapCode.MEMORY_WRITE_LIMIT_EXCEEDED
+    counter.roll_back()
+    trap = harness.run(counter, "stable", two_pages, Limits(stable_accessed_pages=1))
+    assert trap.code is TrapCode.MEMORY_ACCESS_LIMIT_EXCEEDED
+    counter.roll_back()
+    outcome = harness.run(counter, "stable", two_pages, Limits(stable_dirty_pages=2))
+    assert outcome.stable_dirty_pages == 2
+    assert UNLIMITED > outcome.instructions
+
+
+def test_run_after_close_and_close_twice(harness):
+    counter = harness.fresh(COUNTER)
+    counter.close()
+    counter.close()
+
+
+def test_failure_of_ours_in_a_host_function_rolls_back(harness, monkeypatch):
+    counter = harness.fresh(COUNTER)
+    harness.reply(counter, "inc")
+    counter.commit()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(counter.machine, "read", fail)
+    with pytest.raises(InternalError, match="ZeroDivisionError"):
+        harness.run(counter, "reject")
+    monkeypatch.undo()
+    assert number(harness.reply(counter, "inc")) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(native_stable=False),
+        Options(native_messages=False),
+        Options(accounting=False),
+        Options(schedule=None),
+        Options(schedule=None, native_stable=False, native_messages=False, accounting=False),
+    ],
+    ids=["host-stable", "host-messages", "unaccounted", "unmetered", "bare"],
+)
+def test_every_mode_leaves_the_same_bytes(any_harness, options):
+    outcomes = []
+    for mode in (Options(), options):
+        instance = any_harness.fresh(any_harness.compile(COUNTER, mode))
+        replies = [any_harness.reply(instance, "inc"), any_harness.reply(instance, "echo", b"hello")]
+        for address in (0, 70000, 20 * 4096):
+            any_harness.run(instance, "stable", address.to_bytes(8, "little") + b"12345678")
+            instance.commit()
+        any_harness.run(instance, "stable", (1 << 50).to_bytes(8, "little") + b"12345678")
+        instance.roll_back()
+        outcomes.append(
+            (replies, instance.heap.read(0, 131072), instance.stable.read(0, 131072), instance.global_values)
+        )
+    assert outcomes[0] == outcomes[1]
