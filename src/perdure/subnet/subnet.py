@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import final
 
 from perdure.canister import CanisterModule, CanisterStatus, GlobalValue, Reject, Reply
-from perdure.embedder import compile_module
+from perdure.embedder import Compiler, shared_compiler
 from perdure.errors import RejectError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
@@ -63,6 +63,7 @@ class Subnet:
         config: limits, by the replica's names.
         instrumentation: which passes the code of canisters goes through.
         seed: of the subnet's randomness.
+        compiler: compiles the code of canisters; by default the one that the process shares.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class Subnet:
         config: SubnetConfig | None = None,
         instrumentation: Options | None = None,
         seed: bytes = b"",
+        compiler: Compiler | None = None,
     ) -> None:
         options = instrumentation or Options()
+        compiler = compiler or shared_compiler()
 
         def compile_code(wasm: bytes) -> CanisterModule:
-            return compile_module(wasm, options)
+            return compiler.compile(wasm, options)
 
         self._host = MemoryHost(compile_code, Residents())
         self._state = SubnetState(host=self._host, config=config or SubnetConfig(), seed=seed)

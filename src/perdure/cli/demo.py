@@ -1,0 +1,147 @@
+"""`perdure demo`: the experiment, told in a minute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from perdure.demo.chart import Series
+    from perdure.demo.experiment import Run
+
+__all__ = ["demo"]
+
+NATIVE_MESSAGES = 8
+HOST_BUDGET_SECONDS = 30.0
+
+
+@click.command()
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture as an SVG file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--messages", default=NATIVE_MESSAGES, show_default=True, type=click.IntRange(2), help="In each series.")
+def demo(plot: Path | None, as_json: bool, quiet: bool, messages: int) -> None:
+    """Fill a map in stable memory with update messages of 2 MB, natively and through host calls.
+
+    Host calls through Python are slow, so that series stops after about half a minute: after as many messages as fit,
+    at least one. All series send the same messages in the same order.
+
+    \b
+    Example:
+        perdure demo --plot demo.svg
+    """  # noqa: D301 - click wants the backspace itself
+    runs = _run_all(messages, silent=as_json or quiet)
+    same = _same_bytes(runs)
+    if plot:
+        from perdure.demo.chart import svg
+
+        plot.write_text(svg(_series(runs), "insert_many: milliseconds a message"), encoding="utf-8")
+    facts = _facts(runs, same)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    elif not quiet:
+        _print(runs, facts, plot)
+    if not same or not facts["survived_upgrade"]:
+        raise SystemExit(1)
+
+
+def _run_all(count: int, *, silent: bool) -> list[Run]:
+    from perdure.demo.c_host import c_host_subnets
+    from perdure.demo.experiment import insert_messages, run_series
+    from perdure.instrument import Options
+
+    def progress(name: str, done: int) -> None:
+        if not silent:
+            click.echo(f"  {name}: message {done}", err=True)
+
+    messages = insert_messages(count)
+    native = run_series("native", messages, Options(), progress=progress)
+    through_host = Options(native_stable=False)
+    runs = [native]
+    runs.append(
+        run_series("Python host calls", messages, through_host, budget_seconds=HOST_BUDGET_SECONDS, progress=progress)
+    )
+    make_subnet = c_host_subnets()
+    if make_subnet is not None:
+        runs.append(run_series("C host calls", messages, through_host, make_subnet=make_subnet, progress=progress))
+    return runs
+
+
+def _same_bytes(runs: list[Run]) -> bool:
+    """Whether all series left the same stable memory after each message that they had in common."""
+    return all(len(set(digests)) == 1 for digests in zip(*(run.digests for run in runs), strict=False))
+
+
+def _series(runs: list[Run]) -> list[Series]:
+    from perdure.demo.chart import Series
+
+    return [Series(run.name, run.milliseconds) for run in runs]
+
+
+def _facts(runs: list[Run], same: bool) -> dict[str, object]:
+    native, host, *others = runs
+    # Maps grow, so only the messages that both series had are compared.
+    common = len(host.milliseconds)
+    facts: dict[str, object] = {
+        "entries_per_message": native.entries_per_message,
+        "native_messages": len(native.milliseconds),
+        "host_messages": common,
+        "native_ns_per_entry": _ns_per_entry(native, common),
+        "host_ns_per_entry": _ns_per_entry(host, common),
+        "ratio": _ns_per_entry(host, common) / _ns_per_entry(native, common),
+        "same_bytes": same,
+        "survived_upgrade": all(run.survived_upgrade for run in runs),
+        "stable_memory_sha256": native.digests[-1],
+    }
+    for run in others:
+        facts["c_host_ns_per_entry"] = run.ns_per_entry
+        facts["c_host_ratio"] = run.ns_per_entry / native.ns_per_entry
+    return facts
+
+
+def _ns_per_entry(run: Run, messages: int) -> float:
+    from statistics import median
+
+    return median(run.milliseconds[:messages]) * 1e6 / run.entries_per_message
+
+
+def _print(runs: list[Run], facts: dict[str, object], plot: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from perdure.demo.chart import terminal
+
+    console = Console(highlight=False)
+    console.print()
+    for line in terminal(_series(runs)):
+        console.print(line, markup=False)
+    console.print(" " * 11 + "   ".join(f"{number} {run.name}" for number, run in enumerate(runs, 1)) + "\n")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("stable memory", "messages", "median per message", "median per entry", "against native"):
+        table.add_column(heading, justify="left" if heading == "stable memory" else "right")
+    for run in runs:
+        common = len(run.milliseconds)
+        ratio = _ns_per_entry(run, common) / _ns_per_entry(runs[0], common)
+        table.add_row(
+            run.name,
+            f"{common} of {len(runs[0].milliseconds)}",
+            f"{run.median_milliseconds:,.0f} ms",
+            f"{run.ns_per_entry:,.0f} ns",
+            f"{ratio:.2f}",
+        )
+    console.print(table)
+    yes = {True: "[green]yes[/green]", False: "[red]NO[/red]"}
+    console.print(
+        f"\nall runs left the same bytes: {yes[bool(facts['same_bytes'])]}"
+        f"   the map survived an upgrade: {yes[bool(facts['survived_upgrade'])]}"
+    )
+    console.print(
+        "[dim]An entry's time is decoding it, descending a B-tree and writing a node; the ratio is of that whole, not\n"
+        "of the access alone. Python host calls are what a runtime in Python would pay without native stable\n"
+        "memory, C host calls what any runtime would pay at best.[/dim]"
+    )
+    if plot:
+        console.print(f"picture: {plot}")
