@@ -192,7 +192,7 @@ def _scan(code: Code, scanner: re.Pattern[bytes], *, numbered: bool = True) -> _
             if position < 0:
                 _fail(code, end.start)
             cuts.append(position)
-    if end.start != len(body):
+    if end.start != len(body) or not cuts or cuts[-1] != end.start:
         _fail(code, end.start)
     return _Scan(start, b"".join(numbers), cuts, edits)
 
@@ -222,7 +222,7 @@ def _fail(code: Code, position: int) -> NoReturn:
     base = max(code.offset, 0)
     for _ in instructions(code.body, position, base=base):
         pass
-    raise MalformedError("found code that does not decode, expected instructions", base + position)
+    raise MalformedError("found the end of a body, expected its last instruction to be end", base + position)
 
 
 @final
@@ -371,14 +371,18 @@ class _Meter:
 
         Every instruction is written as a number of bytes that is its cost, and what ends a block as a mark behind
         them: so the lengths of what lies between the marks are the costs, and no byte is added up in Python.
+        Of instructions that cost nothing only those right behind a mark are kept, as part of it: they keep it apart
+        from a next mark.
         """
         stream = b"".join([self.prologue + stream for stream in streams])
         if b"\xfc" in stream or b"\xfd" in stream:
             stream = _PREFIXED.sub(self._units, stream)
         for number, cost in self.lengths.items():
             if number < 0x100:
-                mark, unit = (b"", number) if number not in _BLOCK_ENDING else (bytes((number,)), _FILLER)
-                stream = stream.replace(bytes((number,)), bytes((unit,)) * cost + mark)
+                stream = stream.replace(bytes((number,)), _lengthy(number, cost))
+        for number in _BLOCK_ENDING:
+            stream = stream.replace(bytes((number, _FREE)), bytes((number, _APART)))
+        stream = stream.replace(bytes((_FREE,)), b"")
         *costs, rest = map(len, _BLOCK_ENDS.split(stream))
         if rest:
             raise InternalError("the instructions of a body do not end with the end of a block")
@@ -388,16 +392,23 @@ class _Meter:
         encoded = match[0]
         units = self.prefixed.get(encoded)
         if units is None:
-            units = self.prefixed[encoded] = bytes((_UNIT,)) * self.lengths[_prefixed_number(encoded)]
+            cost = self.lengths[_prefixed_number(encoded)]
+            units = self.prefixed[encoded] = bytes((_UNIT,)) * cost or bytes((_FREE,))
         return units
 
 
+def _lengthy(number: int, cost: int) -> bytes:
+    if number in _BLOCK_ENDING:
+        return bytes((_FILLER,)) * cost + bytes((number,))
+    return bytes((number,)) * cost or bytes((_FREE,))
+
+
 # Bytes that are no instruction's number, for the streams that costs are measured in.
-_PROLOGUE, _UNIT, _FILLER = 0xFE, 0xFB, 0xFA
+_PROLOGUE, _UNIT, _FILLER, _FREE, _APART = 0xFE, 0xFB, 0xFA, 0xF9, 0xF8
 _BLOCK_ENDING = frozenset({*_UNCONDITIONAL, *_CONDITIONAL, *_ENDS, _LOOP, BR_TABLE})
 _BLOCK_ENDS = re.compile(
     charset(_BLOCK_ENDING)  # first, alone: the search skips to it
     + b"(?:(?<=" + charset(_UNCONDITIONAL) + rb")(?:\xfa*+" + charset(_UNCONDITIONAL) + b")*+)?+"
-    + b"(?:(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + b"++)?+"
+    + b"(?:(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + rb"++)?+\xf8?+"
 )  # fmt: skip
 """The block ends of such a stream, exactly as a scan finds them in the code."""

@@ -91,9 +91,10 @@ def read_instruction(reader: Reader) -> Instruction:
     start = reader.position
     number = reader.byte("an instruction")
     if number in _PREFIXES:
-        number = number << 8 | min(reader.u32("an instruction's second number"), 0x100)
+        second = reader.u32("an instruction's second number")
+        number = number << 8 | second if second < 0x100 else -1
     opcode = OPCODES.get(number)
-    if opcode is None or number & 0xFF00 not in {0, 0xFC00, 0xFD00}:
+    if opcode is None:
         reader.fail(f"found bytes {reader.data[start : reader.position].hex(' ')}, expected an instruction", start)
     values = tuple(_READERS[kind](reader) for kind in opcode.immediates)
     return Instruction(number, start, reader.position, values)
