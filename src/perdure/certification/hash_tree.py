@@ -1,0 +1,244 @@
+"""Hash trees: labelled trees of blobs under one hash, of which parts can be shown and proven.
+
+| node    | CBOR                  | hash: SHA-256 of, with the length of each domain before it |
+|---------|-----------------------|-------------------------------------------------------------|
+| Empty   | ``[0]``               | ``ic-hashtree-empty``                                        |
+| Fork    | ``[1, left, right]``  | ``ic-hashtree-fork``, both hashes                            |
+| Labeled | ``[2, label, tree]``  | ``ic-hashtree-labeled``, label, hash                         |
+| Leaf    | ``[3, value]``        | ``ic-hashtree-leaf``, value                                  |
+| Pruned  | ``[4, hash]``         | is the hash                                                  |
+
+Spec: "Certification" in the interface specification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum, unique
+from typing import Final, NamedTuple, TypeAlias
+
+from perdure.errors import MalformedError
+
+__all__ = [
+    "Empty",
+    "Fork",
+    "HashTree",
+    "Labeled",
+    "Leaf",
+    "Missing",
+    "Pruned",
+    "Tree",
+    "decode_node",
+    "encode_node",
+    "fork_together",
+    "lookup",
+    "prune",
+    "root_hash",
+    "tree",
+]
+
+MAX_DEPTH: Final = 128
+"""Deeper trees are refused; the state tree of a subnet is about forty deep."""
+
+
+class Empty(NamedTuple):
+    """No labels."""
+
+
+class Fork(NamedTuple):
+    """Two trees side by side; labels on the left are smaller."""
+
+    left: HashTree
+    right: HashTree
+
+
+class Labeled(NamedTuple):
+    """A tree under a label."""
+
+    label: bytes
+    subtree: HashTree
+
+
+class Leaf(NamedTuple):
+    """A value."""
+
+    value: bytes
+
+
+class Pruned(NamedTuple):
+    """A tree that is not shown."""
+
+    digest: bytes
+
+
+HashTree: TypeAlias = Empty | Fork | Labeled | Leaf | Pruned
+Tree: TypeAlias = Mapping[bytes, "Tree | bytes"]
+"""What a tree says: values and trees by label."""
+
+
+@unique
+class Missing(Enum):
+    """Why `lookup` found no value."""
+
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+    ERROR = "error"
+
+
+def _domain(name: bytes) -> bytes:
+    return bytes([len(name)]) + name
+
+
+_EMPTY_HASH: Final = hashlib.sha256(_domain(b"ic-hashtree-empty")).digest()
+_FORK: Final = _domain(b"ic-hashtree-fork")
+_LABELED: Final = _domain(b"ic-hashtree-labeled")
+_LEAF: Final = _domain(b"ic-hashtree-leaf")
+
+
+def tree(content: Tree | bytes) -> HashTree:
+    """The hash tree of `content`, forks balanced over the sorted labels."""
+    if isinstance(content, bytes):
+        return Leaf(content)
+    return fork_together([Labeled(label, tree(content[label])) for label in sorted(content)])
+
+
+def fork_together(trees: Sequence[HashTree]) -> HashTree:
+    """One tree over `trees`, which are in the order of their labels."""
+    if not trees:
+        return Empty()
+    if len(trees) == 1:
+        return trees[0]
+    middle = (len(trees) + 1) // 2
+    return Fork(fork_together(trees[:middle]), fork_together(trees[middle:]))
+
+
+def root_hash(node: HashTree) -> bytes:
+    """The hash that a signature is made for."""
+    match node:
+        case Empty():
+            return _EMPTY_HASH
+        case Fork(left, right):
+            return hashlib.sha256(_FORK + root_hash(left) + root_hash(right)).digest()
+        case Labeled(label, subtree):
+            return hashlib.sha256(_LABELED + label + root_hash(subtree)).digest()
+        case Leaf(value):
+            return hashlib.sha256(_LEAF + value).digest()
+        case Pruned(digest):
+            return digest
+
+
+def _flat(node: HashTree) -> list[HashTree]:
+    if isinstance(node, Fork):
+        return _flat(node.left) + _flat(node.right)
+    return [] if isinstance(node, Empty) else [node]
+
+
+# -- looking up
+
+
+def lookup(path: Sequence[bytes], node: HashTree) -> bytes | Missing:
+    """The value at `path`, or why there is none to see."""
+    if not path:
+        match node:
+            case Leaf(value):
+                return value
+            case Empty():
+                return Missing.ABSENT
+            case Pruned():
+                return Missing.UNKNOWN
+            case _:
+                return Missing.ERROR
+    found = _find(path[0], _flat(node))
+    return found if isinstance(found, Missing) else lookup(path[1:], found)
+
+
+def _find(label: bytes, trees: list[HashTree]) -> HashTree | Missing:
+    for one in trees:
+        if isinstance(one, Labeled) and one.label == label:
+            return one.subtree
+    if not trees or isinstance(trees[0], Leaf):
+        return Missing.ABSENT
+    # Absent is proven by neighbours that lie next to each other, or by an end of the tree.
+    index = next((index for index, one in enumerate(trees) if isinstance(one, Labeled) and one.label > label), None)
+    before = trees[-1] if index is None else (trees[index - 1] if index else None)
+    if before is None or isinstance(before, Labeled):
+        return Missing.ABSENT
+    return Missing.UNKNOWN
+
+
+# -- pruning
+
+
+def prune(node: HashTree, paths: Iterable[Sequence[bytes]]) -> HashTree:
+    """The same tree with only `paths` shown: their values, everything below them, or that they are absent."""
+    wanted = [tuple(path) for path in paths]
+    if not wanted:
+        return Pruned(root_hash(node))
+    if any(not path for path in wanted) or isinstance(node, (Leaf, Empty, Pruned)):
+        return node
+    labels = [one.label for one in _flat(node) if isinstance(one, Labeled)]
+    below: dict[bytes, list[tuple[bytes, ...]]] = {}
+    for head, *rest in wanted:
+        index = bisect_left(labels, head)
+        if index < len(labels) and labels[index] == head:
+            below.setdefault(head, []).append(tuple(rest))
+            continue
+        for neighbour in labels[max(0, index - 1) : index + 1]:
+            below.setdefault(neighbour, [])
+    return _keep(node, below)
+
+
+def _keep(node: HashTree, below: Mapping[bytes, list[tuple[bytes, ...]]]) -> HashTree:
+    if isinstance(node, Fork):
+        left, right = _keep(node.left, below), _keep(node.right, below)
+        if isinstance(left, Pruned) and isinstance(right, Pruned):
+            return Pruned(root_hash(node))
+        return Fork(left, right)
+    if isinstance(node, Labeled) and node.label in below:
+        return Labeled(node.label, prune(node.subtree, below[node.label]))
+    return Pruned(root_hash(node))
+
+
+# -- CBOR
+
+
+CborNode: TypeAlias = "list[int | bytes | CborNode]"
+
+
+def encode_node(node: HashTree) -> CborNode:
+    """The arrays that stand for a tree in CBOR."""
+    match node:
+        case Empty():
+            return [0]
+        case Fork(left, right):
+            return [1, encode_node(left), encode_node(right)]
+        case Labeled(label, subtree):
+            return [2, label, encode_node(subtree)]
+        case Leaf(value):
+            return [3, value]
+        case Pruned(digest):
+            return [4, digest]
+
+
+def decode_node(node: object, depth: int = 0) -> HashTree:
+    """The tree that arrays stand for.
+
+    Raises:
+        MalformedError: they stand for none, or for one that is too deep.
+    """
+    if depth > MAX_DEPTH:
+        raise MalformedError(f"hash tree deeper than {MAX_DEPTH} nodes")
+    match node:
+        case [0]:
+            return Empty()
+        case [1, left, right]:
+            return Fork(decode_node(left, depth + 1), decode_node(right, depth + 1))
+        case [2, bytes(label), subtree]:
+            return Labeled(label, decode_node(subtree, depth + 1))
+        case [3, bytes(value)]:
+            return Leaf(value)
+        case [4, bytes(digest)] if len(digest) == 32:
+            return Pruned(digest)
+    raise MalformedError(f"no node of a hash tree: {str(node)[:60]}")
