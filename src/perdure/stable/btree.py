@@ -27,11 +27,11 @@ Spec: ``src/btreemap.rs`` of ic-stable-structures 0.7.2.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
@@ -42,6 +42,7 @@ from perdure.stable.types import StorableType
 
 __all__ = ["BTree", "MapHeader", "NodeFacts", "max_node_bytes"]
 
+T = TypeVar("T")
 MAGIC: Final = b"BTR"
 PAGE_SIZE_MARKER: Final = 0xFFFF_FFFF
 MIN_PAGE_BYTES: Final = 128
@@ -131,6 +132,8 @@ class MapHeader:
             )
         if self.length > CAPACITY * self.allocator.allocated_chunks:
             raise MalformedError(f"{self.length} entries in {self.allocator.allocated_chunks} chunks", 20)
+        if self.root >= memory.size() * WASM_PAGE_BYTES:
+            raise MalformedError(f"root address {self.root:#x} in a memory of {memory.size():#x} Wasm pages", 12)
         if (self.root == 0) != (self.length == 0):
             raise MalformedError(f"{self.length} entries with the root at address {self.root:#x}", 12)
 
@@ -356,6 +359,7 @@ class BTree:
         """
         self.refresh()
         seen: set[int] = set()
+        leaf_depths: list[int] = []
         stack = [(self.header.root, 0)] if self.header.root else []
         while stack:
             address, depth = stack.pop()
@@ -365,6 +369,10 @@ class BTree:
                 if page in seen:
                     raise MalformedError("a node or page is reached twice", page)
                 seen.add(page)
+            if node.is_leaf:
+                leaf_depths.append(depth)
+                if depth != leaf_depths[0]:
+                    raise MalformedError(f"a leaf at depth {depth}, another at {leaf_depths[0]}", address)
             stack += [(child, depth + 1) for child in reversed(node.children)]
             yield _facts(node, depth)
 
@@ -380,28 +388,30 @@ class BTree:
 
     # Writing
 
-    def insert(self, key: bytes, value: bytes) -> bytes | None:
-        """Set `key` to `value`; the old value."""
+    def insert(self, key: bytes, value: bytes, decode: Callable[[bytes], T] = bytes) -> T | None:  # type: ignore[assignment] # T is bytes then
+        """Set `key` to `value`; the old value, through `decode`."""
         self.refresh()
         self._check_entry(key, value)
         with self._change():
-            return self._insert(key, value)
+            old = self._insert(key, value)
+            return None if old is None else decode(old)
 
-    def remove(self, key: bytes) -> bytes | None:
-        """Remove `key`; its value, ``None`` if absent (which can still merge nodes on the way, as in the crate)."""
+    def remove(self, key: bytes, decode: Callable[[bytes], T] = bytes) -> T | None:  # type: ignore[assignment] # as above
+        """Remove `key`; its value through `decode`, ``None`` if absent (nodes can merge even then, as in the crate)."""
         self.refresh()
         if self.header.root == 0:
             return None
         with self._change():
-            return self._remove(self.nodes.load(self.header.root), key)
+            old = self._remove(self.nodes.load(self.header.root), key)
+            return None if old is None else decode(old)
 
-    def pop(self, *, last: bool) -> tuple[bytes, bytes] | None:
-        """Remove the entry with the least or greatest key."""
+    def pop(self, *, last: bool, decode: Callable[[tuple[bytes, bytes]], T] = tuple) -> T | None:  # type: ignore[assignment] # as above
+        """Remove the entry with the least or greatest key; it, through `decode`."""
         self.refresh()
         if self.header.root == 0:
             return None
         with self._change():
-            return self._take_outermost(self.nodes.load(self.header.root), last)
+            return decode(self._take_outermost(self.nodes.load(self.header.root), last))
 
     def clear(self) -> None:
         """Forget every entry; their bytes stay (the crate's ``clear_new``)."""

@@ -175,9 +175,9 @@ class StableBTreeMap(MutableMapping[K, V]):
     def pop(self, key: K, /, default: D) -> V | D: ...
     def pop(self, key: K, /, *default: Any, **named: Any) -> Any:
         """Remove `key` and return its value, or the default; `KeyError` without one."""
-        found = self._tree.remove(encode_checked(self.key_type, key))
+        found = self._tree.remove(encode_checked(self.key_type, key), lambda data: (self.value_type.decode(data),))
         if found is not None:
-            return self.value_type.decode(found)
+            return found[0]
         if named:
             return named["default"]
         if not default:
@@ -188,13 +188,12 @@ class StableBTreeMap(MutableMapping[K, V]):
 
     def insert(self, key: K, value: V) -> V | None:
         """Set `key` to `value`; the old value."""
-        old = self._tree.insert(encode_checked(self.key_type, key), encode_checked(self.value_type, value))
-        return None if old is None else self.value_type.decode(old)
+        encoded = encode_checked(self.key_type, key), encode_checked(self.value_type, value)
+        return self._tree.insert(*encoded, self.value_type.decode)
 
     def remove(self, key: K) -> V | None:
         """Remove `key`; its value, ``None`` if it was absent. As in the crate, nodes can merge even then."""
-        old = self._tree.remove(encode_checked(self.key_type, key))
-        return None if old is None else self.value_type.decode(old)
+        return self._tree.remove(encode_checked(self.key_type, key), self.value_type.decode)
 
     def contains_key(self, key: K) -> bool:
         """Whether `key` is there."""
@@ -210,19 +209,21 @@ class StableBTreeMap(MutableMapping[K, V]):
 
     def first_key_value(self) -> tuple[K, V] | None:
         """The entry with the least key."""
-        return self._decoded(self._tree.outermost(last=False))
+        entry = self._tree.outermost(last=False)
+        return None if entry is None else self._decode(entry)
 
     def last_key_value(self) -> tuple[K, V] | None:
         """The entry with the greatest key."""
-        return self._decoded(self._tree.outermost(last=True))
+        entry = self._tree.outermost(last=True)
+        return None if entry is None else self._decode(entry)
 
     def pop_first(self) -> tuple[K, V] | None:
         """Remove the entry with the least key."""
-        return self._decoded(self._tree.pop(last=False))
+        return self._tree.pop(last=False, decode=self._decode)
 
     def pop_last(self) -> tuple[K, V] | None:
         """Remove the entry with the greatest key."""
-        return self._decoded(self._tree.pop(last=True))
+        return self._tree.pop(last=True, decode=self._decode)
 
     def range(
         self, low: K | None = None, high: K | None = None, *, reverse: bool = False, include_high: bool = False
@@ -314,8 +315,8 @@ class StableBTreeMap(MutableMapping[K, V]):
         high_bytes = None if high is None else self.key_type.encode(high)
         return self._tree.walk(low_bytes, high_bytes, reverse=reverse, include_high=include_high)
 
-    def _decoded(self, entry: tuple[bytes, bytes] | None) -> tuple[K, V] | None:
-        return None if entry is None else (self.key_type.decode(entry[0]), self.value_type.decode(entry[1]))
+    def _decode(self, entry: tuple[bytes, bytes]) -> tuple[K, V]:
+        return self.key_type.decode(entry[0]), self.value_type.decode(entry[1])
 
 
 @final

@@ -602,7 +602,7 @@ def _checked(column: Column) -> Column:
 def _refuse(offsets: Offsets, is_bad: npt.NDArray[np.bool_], message: str) -> None:
     """Raise `MalformedError` at the first bad offset, if any."""
     if is_bad.any():
-        raise MalformedError(message, int(offsets[int(np.argmax(is_bad))]))
+        raise MalformedError(message, int(offsets[int(np.argmax(is_bad))]) % (1 << 64))
 
 
 def _plain_name(storable: StorableType[Any]) -> str:

@@ -94,6 +94,8 @@ class ManagerHeader:
             raise MalformedError(f"bad magic {magic!r}, expected {MAGIC!r}", 0)
         if version != 1:
             raise UnsupportedError(f"memory manager layout version {version}, expected 1")
+        if _is_motoko(data):
+            raise UnsupportedError("a memory manager of MotokoStableBTree: the crate's magic, all integers big-endian")
         return cls(version, allocated, bucket_wasm_pages, tuple(wasm_pages), data[OWNERS_ADDRESS:])
 
     @property
@@ -128,6 +130,13 @@ class ManagerHeader:
                     f"{self.bucket_wasm_pages}",
                     _SIZES_ADDRESS + 8 * memory_id,
                 )
+
+
+def _is_motoko(data: bytes) -> bool:
+    """Whether the number of owned buckets fits the header only when that is read as big-endian."""
+    owned = MAX_BUCKETS - data.count(b"\xff", OWNERS_ADDRESS)
+    little, big = (int.from_bytes(data[4:6], order) for order in ("little", "big"))
+    return owned == big != little
 
 
 @final

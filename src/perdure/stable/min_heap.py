@@ -90,14 +90,14 @@ class StableMinHeap(Generic[T]):
         length = len(self)
         if length == 0:
             return None
-        top = self._slots.read(0)
+        top = self.element_type.decode(self._slots.read(0))
         with self._slots.change():
             self._slots.set_length(length - 1)
             if length > 1:
                 last = self._slots.read(length - 1)
                 self._slots.write(0, last)
                 self._sift_down(last, length - 1)
-        return self.element_type.decode(top)
+        return top
 
     def clear(self) -> None:
         """Forget every element; their bytes stay."""
