@@ -1,15 +1,16 @@
 """Compares two stable memories by key.
 
 First the pages: what is equal byte for byte needs no decoding. Nodes that both trees reach at the same address, none of
-whose pages changed, hold the same entries in both; only the entries of all other nodes are compared. That gives the same
-answer as comparing all entries, because a key is in a tree once: if it is in such a common node of one tree, it is in the
-same node of the other.
+whose pages changed, hold the same entries in both; only the entries of all other nodes are compared. That gives the
+same answer as comparing all entries, because a key is in a tree once: if it is in such a common node of one tree, it is
+in the same node of the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError
@@ -86,7 +87,6 @@ def diff(
     schema: Schema | None = None,
     *,
     full_scan: bool = False,
-    same_below: bool = False,
 ) -> Iterator[StructureDiff]:
     """How each structure differs, by label.
 
@@ -95,7 +95,6 @@ def diff(
         after: the newer state.
         schema: how keys and values are read.
         full_scan: decode and compare every entry, not only those near changed pages. The answer is the same.
-        same_below: whether both are the same unchanging file.
 
     Raises:
         MalformedError: while comparing, where a structure is damaged.
@@ -107,7 +106,7 @@ def diff(
         if old is None or new is None:
             yield _one_sided(old, new)
         else:
-            yield _diff_structure(old, new, before, after, schema, full_scan=full_scan, same_below=same_below)
+            yield _diff_structure(old, new, before, after, schema, full_scan=full_scan)
 
 
 def _one_sided(old: Structure | None, new: Structure | None) -> StructureDiff:
@@ -129,16 +128,15 @@ def _diff_structure(
     schema: Schema | None,
     *,
     full_scan: bool,
-    same_below: bool,
 ) -> StructureDiff:
     from perdure.inspection.pages import changed_pages  # NumPy only where it is needed
 
     found = StructureDiff(old.label, _name(new), "same", (old.kind, new.kind))
-    pages = changed_pages(old.region, new.region, before.extents, after.extents, same_below=same_below)
+    below = (before.extents, after.extents, before.layers, after.layers)
+    pages = changed_pages(old.region, new.region, *below)
     extra = 0
     if old.data is not None and new.data is not None:
-        data_pages = changed_pages(old.data, new.data, before.extents, after.extents, same_below=same_below)
-        extra = data_pages.count
+        extra = changed_pages(old.data, new.data, *below).count
     found.pages = (len(pages.is_changed), pages.compared, pages.count + extra)
     if pages.count + extra == 0 and not full_scan and old.region.size_bytes == new.region.size_bytes:
         return found
@@ -207,7 +205,7 @@ def _pieces(column: Any) -> list[bytes]:
         width = column.width
         return [data[start : start + width] for start in range(0, len(data), width)] if width else [b""] * len(column)
     ends = column.offsets.tolist()
-    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(ends)]
 
 
 # Maps, what changed
@@ -221,8 +219,8 @@ def _entries_near_changes(
 
     old, new = (_reachable(tree) for tree in trees)
     common, in_old, _ = np.intersect1d(old[0], new[0], assume_unique=True, return_indices=True)
-    touched = pages.touches(common, trees[0].header.page_bytes)
-    touched |= _chain_touched(trees[0], old[1][in_old], ~touched, pages)
+    touched = _differ(trees, common, pages)
+    touched |= _chain_touched(trees, old[1][in_old], ~touched, pages)
     unchanged = common[~touched]
     apart = [np.setdiff1d(addresses, unchanged, assume_unique=True) for addresses, _ in (old, new)]
     if max(map(len, apart)) > _MANY_NODES:
@@ -296,23 +294,40 @@ def _region(tree: BTree) -> Any:
     return tree.memory
 
 
-def _chain_touched(tree: BTree, links: Addresses, asked: Any, pages: ChangedPages) -> Any:
-    """Which of the asked nodes have an overflow page that changed. The chains of unchanged pages are the same in both."""
+def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPages) -> Any:
+    """Which chunks differ: those in changed pages, compared byte by byte."""
+    from perdure.inspection.gather import BLOCK_BYTES, Gather
+
+    page_bytes = trees[0].header.page_bytes
+    differs = pages.touches(addresses, page_bytes)
+    places = differs.nonzero()[0]
+    old, new = (Gather(_region(tree)) for tree in trees)
+    block = max(1, BLOCK_BYTES // page_bytes)
+    for start in range(0, len(places), block):
+        part = places[start : start + block]
+        rows = (gather.rows(addresses[part], page_bytes) for gather in (old, new))
+        differs[part] = (next(rows) != next(rows)).any(axis=1)
+    return differs
+
+
+def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: Any, pages: ChangedPages) -> Any:
+    """Which of the asked nodes have an overflow page that changed. Unchanged pages link on alike in both."""
     import numpy as np
 
     from perdure.inspection.gather import Gather
 
-    gather = Gather(_region(tree))
+    region = _region(trees[0])
+    gather = Gather(region)
     touched = np.zeros(len(links), dtype=bool)
     active = np.flatnonzero(asked & (links != 0))
     current = links[active]
-    limit = _region(tree).size_bytes - tree.header.page_bytes
-    for _ in range(_region(tree).size_bytes // tree.header.allocator.stride + 1):
+    limit = min(_region(tree).size_bytes for tree in trees) - trees[0].header.page_bytes
+    for _ in range(region.size_bytes // trees[0].header.allocator.stride + 1):
         if not len(active):
             return touched
         if ((current < 116) | (current > limit)).any():
             raise MalformedError("an overflow address points past the memory", int(current[0]))
-        hit = pages.touches(current, tree.header.page_bytes)
+        hit = _differ(trees, current, pages)
         touched[active[hit]] = True
         active, current = active[~hit], current[~hit]
         heads = gather.rows(current, OVERFLOW_HEADER.size)

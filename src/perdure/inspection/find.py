@@ -24,7 +24,7 @@ from typing import Final, final
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.region import Region, Run
 from perdure.inspection.shape import MapShape, Width, map_shape
-from perdure.inspection.source import Extent, Source
+from perdure.inspection.source import Extent, Layer, Source
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.btree import MapHeader
 from perdure.stable.chunks import FIRST_CHUNK_ADDRESS
@@ -141,6 +141,7 @@ class Inventory:
         extents: where it may differ from zero.
         managers: those found, outermost first.
         structures: by memory id, or by page.
+        layers: the files behind the memory, where that is known.
     """
 
     label: str
@@ -148,6 +149,7 @@ class Inventory:
     extents: list[Extent] = field(repr=False)
     managers: tuple[Manager, ...]
     structures: tuple[Structure, ...]
+    layers: tuple[Layer, ...] = field(default=(), repr=False)
 
     def structure(self, name: str) -> Structure:
         """The structure called `name`: a memory id, a label, or a name from the schema.
@@ -155,9 +157,8 @@ class Inventory:
         Raises:
             UnsupportedError: there is none.
         """
-        wanted = name.removeprefix("memory_")
         for structure in self.structures:
-            if name == structure.name or wanted == structure.label:
+            if name in (structure.name, structure.label, "memory_" + structure.label.replace(":", "_")):
                 return structure
         known = ", ".join(structure.name or structure.label for structure in self.structures) or "none"
         raise UnsupportedError(f"no structure {name!r} here, found {known}")
@@ -166,7 +167,7 @@ class Inventory:
 def find(source: Source, log_data: Mapping[str, int] | None = None) -> Inventory:
     """The inventory of an opened source; see `find_in_memory`."""
     inventory = find_in_memory(source.memory, source.extents, log_data)
-    return replace(inventory, label=source.label)
+    return replace(inventory, label=source.label, layers=source.layers)
 
 
 def find_in_memory(

@@ -5,14 +5,14 @@ Holes that both have, and bytes that both take from the same place of the same f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
 from perdure.inspection.region import Region, Run
-from perdure.inspection.source import Extent
+from perdure.inspection.source import Extent, Layer
 from perdure.memory import PAGE_BYTES
 
 if TYPE_CHECKING:
@@ -51,7 +51,12 @@ class ChangedPages:
 
 
 def changed_pages(
-    one: Region, other: Region, one_extents: list[Extent], other_extents: list[Extent], *, same_below: bool = False
+    one: Region,
+    other: Region,
+    one_extents: list[Extent],
+    other_extents: list[Extent],
+    one_layers: Sequence[Layer] = (),
+    other_layers: Sequence[Layer] = (),
 ) -> ChangedPages:
     """Compare two regions page by page.
 
@@ -60,7 +65,8 @@ def changed_pages(
         other: the second.
         one_extents: where the memory below the first may differ from zero.
         other_extents: likewise, the second.
-        same_below: whether both memories below are the same unchanging file.
+        one_layers: the files behind the first, where they are known.
+        other_layers: likewise, the second.
     """
     size_bytes = min(one.size_bytes, other.size_bytes)
     pages = -(-max(one.size_bytes, other.size_bytes) // PAGE_BYTES)
@@ -69,12 +75,48 @@ def changed_pages(
     compared = 0
     address = 0
     for left, right in _aligned(one, other, size_bytes):
-        if not (same_below and left.address == right.address):
-            for start, end in _not_both_holes(left, right, one_extents, other_extents):
+        shared = list(_shared(left, right, one_layers, other_layers))
+        for span in _not_both_holes(left, right, one_extents, other_extents):
+            for start, end in _without(span, shared):
                 compared += (end - start) // PAGE_BYTES
                 _compare(one, other, address + start, address + end, is_changed)
         address += left.size_bytes
     return ChangedPages(is_changed, compared)
+
+
+def _shared(left: Run, right: Run, left_layers: Sequence[Layer], right_layers: Sequence[Layer]) -> Iterator[Extent]:
+    """The whole pages of a pair of runs that are the same bytes of the same file, from the runs' start."""
+    for one in _layers_within(left, left_layers):
+        for other in _layers_within(right, right_layers):
+            start, end = max(one.address, other.address), one.address + one.size_bytes
+            end = min(end, other.address + other.size_bytes)
+            if one.file == other.file and one.offset - one.address == other.offset - other.address and start < end:
+                yield start + -start % PAGE_BYTES, end - end % PAGE_BYTES
+
+
+def _layers_within(run: Run, layers: Sequence[Layer]) -> list[Layer]:
+    """The layers of a run, cut to it, by distance from its start."""
+    found = []
+    for layer in layers:
+        start = max(layer.address, run.address)
+        end = min(layer.address + layer.size_bytes, run.address + run.size_bytes)
+        if start < end:
+            moved = layer.offset + start - layer.address
+            found.append(Layer(start - run.address, end - start, layer.file, moved))
+    return found
+
+
+def _without(span: Extent, holes: Sequence[Extent]) -> Iterator[Extent]:
+    """`span` less `holes`, which ascend."""
+    at, end = span
+    for start, stop in sorted(holes):
+        if stop <= at or start >= end:
+            continue
+        if start > at:
+            yield at, start
+        at = max(at, stop)
+    if at < end:
+        yield at, end
 
 
 def _aligned(one: Region, other: Region, size_bytes: int) -> Iterator[tuple[Run, Run]]:

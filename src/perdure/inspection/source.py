@@ -19,15 +19,15 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Final, final
+from typing import BinaryIO, Final, NamedTuple, final
 
 from perdure.errors import MalformedError, StorageError
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
 
-__all__ = ["Extent", "Source", "open_source"]
+__all__ = ["Extent", "Layer", "Source", "open_source"]
 
 MAX_STABLE_BYTES: Final = 500 << 30
 """The largest stable memory the Internet Computer has; more than this is not read from a stream."""
@@ -40,6 +40,22 @@ Extent = tuple[int, int]
 """First address and end of bytes that are perhaps not zero."""
 
 
+class Layer(NamedTuple):
+    """A run of a memory that is a piece of a file. Equal pieces of one file hold equal bytes.
+
+    Attributes:
+        address: in the memory.
+        size_bytes: of the run.
+        file: whatever names the file and its content.
+        offset: where the run begins in the file.
+    """
+
+    address: int
+    size_bytes: int
+    file: tuple[int, ...]
+    offset: int
+
+
 @final
 class Source(AbstractContextManager["Source"]):
     """An opened stable memory.
@@ -48,7 +64,7 @@ class Source(AbstractContextManager["Source"]):
         label: what a person called it.
         memory: the bytes.
         extents: where bytes are that may differ from zero; ascending, not overlapping.
-        identity: equal for two sources that show the same unchanging file.
+        layers: the files behind the memory, ascending; none where that is not known.
         on_close: releases what was opened.
     """
 
@@ -57,13 +73,13 @@ class Source(AbstractContextManager["Source"]):
         label: str,
         memory: Memory,
         extents: list[Extent] | None = None,
-        identity: object = None,
+        layers: Sequence[Layer] = (),
         on_close: Callable[[], None] | None = None,
     ) -> None:
         self.label = label
         self.memory = memory
         self.extents = extents if extents is not None else [(0, memory.size() * WASM_PAGE_BYTES)]
-        self.identity = identity
+        self.layers = tuple(layers)
         self._on_close = on_close
 
     def close(self) -> None:
@@ -141,8 +157,9 @@ def _map(file: BinaryIO, label: str) -> Source:
         return Source(label, BytesMemory())
     extents = list(_data_extents(file.fileno(), status.st_size))
     mapping = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
-    identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-    return Source(label, ReadOnlyMemory(memoryview(mapping)), extents, identity)
+    file_name = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    layer = Layer(0, status.st_size, file_name, 0)
+    return Source(label, ReadOnlyMemory(memoryview(mapping)), extents, [layer])
 
 
 def _data_extents(descriptor: int, size_bytes: int) -> Iterator[Extent]:
@@ -169,9 +186,7 @@ def _open_stream(stream: BinaryIO, label: str) -> Source:
                 raise MalformedError("more than the 500 GiB of the largest stable memory", offset)
             _write_sparsely(file, offset, chunk)
         file.flush()
-        source = _map(file, label)
-    source.identity = None
-    return source
+        return _map(file, label)
 
 
 def _chunks(stream: BinaryIO, first: bytes) -> Iterator[bytes]:

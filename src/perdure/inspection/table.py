@@ -61,6 +61,9 @@ class Table:
         key: codec of the keys; ``None`` where entries have a position instead.
         value: codec of the values.
         columns: names of the columns, in order: those of the key or ``position``, then those of the value.
+        key_columns: those of the key or ``position``.
+        value_columns: those of the value.
+        tree: what is below a map; ``None`` for others.
     """
 
     def __init__(self, structure: Structure, key: Codec | None, value: Codec) -> None:
@@ -72,7 +75,7 @@ class Table:
         self.value_columns = _value_columns(structure, value, self.key_columns)
         self.columns = (*self.key_columns, *self.value_columns)
         self._elements = None if structure.kind in KEYED else _elements(structure)
-        self._tree = load_tree(structure, key or RAW) if structure.kind in KEYED else None
+        self.tree = load_tree(structure, key or RAW) if structure.kind in KEYED else None
 
     @property
     def name(self) -> str:
@@ -92,8 +95,8 @@ class Table:
         Raises:
             MalformedError: while reading, where the structure is damaged.
         """
-        if self._tree is not None:
-            return self._walk(self._tree, low, high, reverse, values)
+        if self.tree is not None:
+            return self._walk(self.tree, low, high, reverse, values)
         assert self._elements is not None
         count, read = self._elements
         first = 0 if low is None else max(0, low.at + (not low.is_inclusive))
@@ -120,12 +123,12 @@ class Table:
 
         Where the order of the keys is not known and a search by their bytes fails, every entry is looked at.
         """
-        if self._tree is None:
+        if self.tree is None:
             assert self._elements is not None
             count, read = self._elements
             return read(key) if 0 <= key < count else None
         try:
-            found = self._tree.find(key)
+            found = self.tree.find(key)
         except PerdureError:
             raise
         except (ValueError, IndexError, TypeError) as error:
