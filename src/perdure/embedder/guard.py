@@ -12,6 +12,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # `signal` wraps each call in enums, which costs four times as much
 import ctypes
 import signal
+import sys
 import threading
 from _thread import get_ident
 from collections.abc import Callable
@@ -27,6 +28,8 @@ _SIGNAL_NUMBERS = tuple(int(number) for number in _SIGNALS)
 WORKER_STACK_BYTES = 16 << 20
 _ENOUGH_STACK_BYTES = 7 << 20  # 5 MiB of Wasm, and callbacks into Python at its end
 
+_FRAMES = 60  # Python frames that the deepest callback takes, twice over
+
 _Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -34,7 +37,7 @@ _Handler = Callable[[int, FrameType | None], Any]
 class ThreadState:
     """What the engine's callbacks need to know about the thread they run on."""
 
-    __slots__ = ("_handlers", "_pending", "depth", "instance", "is_main", "roomy")
+    __slots__ = ("_found", "_handlers", "_pending", "depth", "instance", "is_main", "roomy")
 
     def __init__(self, is_main: bool) -> None:
         self.instance: Any = None
@@ -42,25 +45,38 @@ class ThreadState:
         self.is_main = is_main
         self.roomy = _stack_bytes() >= _ENOUGH_STACK_BYTES
         self.depth = 0
+        self._found: tuple[Any, ...] = ()
         self._handlers: list[tuple[int, _Handler]] = []
         self._pending: list[tuple[int, FrameType | None]] = []
 
     def enter(self) -> None:
-        """Put signal handlers off until `leave`; nests."""
-        self.depth += 1
-        if self.depth > 1 or not self.is_main:
+        """Put signal handlers off until `leave`; nests.
+
+        Raises:
+            RecursionError: too few Python frames are left for the engine's callbacks.
+        """
+        if self.depth:
+            self.depth += 1
             return
-        handlers = self._handlers
-        for number in _SIGNAL_NUMBERS:
-            handler = _signal.getsignal(number)
-            if handler is not None and handler.__class__ is not int:
-                handlers.append((number, handler))
-                _signal.signal(number, self._put_off)
+        _check_recursion()
+        self.depth = 1
+        if not self.is_main:
+            return
+        found = tuple(map(_signal.getsignal, _SIGNAL_NUMBERS))
+        if found != self._found:
+            self._found = found
+            self._handlers = [
+                (number, handler)
+                for number, handler in zip(_SIGNAL_NUMBERS, found, strict=True)
+                if handler is not None and handler.__class__ is not int
+            ]
+        for number, _ in self._handlers:
+            _signal.signal(number, self._put_off)
 
     def leave(self) -> None:
         """Put the handlers back, then run those that were put off, which may raise."""
         if self.depth == 1 and self.is_main:
-            handlers, self._handlers = self._handlers, []
+            handlers = self._handlers
             for number, handler in handlers:
                 _signal.signal(number, handler)
             self.depth = 0
@@ -124,6 +140,23 @@ class Threads:
                 threading.stack_size(before)
         thread.join()
         return results[0]
+
+
+def _check_recursion() -> None:
+    """Raise `RecursionError` here rather than in a callback, where the engine would go on with a null memory.
+
+    Up to half of the limit it costs a look (0.2 us); beyond, since calls from C count as well, it is tried out.
+    """
+    try:
+        sys._getframe(max(0, sys.getrecursionlimit() // 2 - _FRAMES))
+    except ValueError:
+        return
+    _descend(_FRAMES)
+
+
+def _descend(frames: int) -> None:
+    if frames:
+        _descend(frames - 1)
 
 
 _STACK_SIZE_LOCK = threading.Lock()

@@ -98,6 +98,7 @@ class WasmInstance:
         self.machine = HostMachine(self, self._heap, self._stable, is_64=module.facts.is_64)
         self.failure: BaseException | None = None
         """What a host function raised."""
+        self._interruption: BaseException | None = None
         self._renew()
 
     @classmethod
@@ -250,6 +251,7 @@ class WasmInstance:
         state.enter()
         try:
             self._drop_store()
+            self._view = memoryview(b"")
             for memory in (*self._owned, self._accounting, self._message):
                 memory.close()
             self._owned = []
@@ -280,7 +282,7 @@ class WasmInstance:
         try:
             state.run_pending()
         except BaseException as error:
-            self.failure = error
+            self._interruption = error
             return True
         return time.monotonic() > self._stop_at
 
@@ -369,6 +371,9 @@ class WasmInstance:
     def _trapped(self, env: Env, ended: EngineTrap) -> Trap:
         self._finish()
         out = _OUT.unpack_from(self._view, _OUT_OFFSET)
+        interruption, self._interruption = self._interruption, None
+        if interruption is not None:
+            raise interruption
         failure, self.failure = self.failure, None
         self._harvest()
         self._drop_store()

@@ -22,19 +22,16 @@ def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseExcept
         code: the engine's word.
         reason: ``trap_code`` to ``trap_size`` of the header. It counts where the code is `UNREACHABLE`: only appended
             code writes it, right before its ``unreachable``.
-        failure: what a host function or a signal handler raised.
+        failure: what a host function raised.
         max_seconds: for the message of an interrupted entry.
 
     Raises:
         InternalError: a host function failed, which is no fault of the canister.
-        BaseException: what a signal handler raised.
     """
     if isinstance(failure, CanisterTrap):
         return Trap(failure.code, failure.message)
-    if isinstance(failure, Exception):
-        raise InternalError(f"a host function failed: {failure!r}") from failure
     if failure is not None:
-        raise failure
+        raise InternalError(f"a host function failed: {failure!r}") from failure
     if code is TrapCode.UNREACHABLE and reason[0]:
         return _native(env, *reason)
     if code is TrapCode.INTERRUPTED:
