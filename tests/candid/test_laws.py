@@ -35,7 +35,7 @@ from perdure.ic.principal import Principal
 #: `CANDID_EXAMPLES=5000 pytest tests/candid/test_laws.py` is the long form.
 EXAMPLES = int(os.environ.get("CANDID_EXAMPLES", "0"))
 BOUNDED = settings(
-    max_examples=EXAMPLES or 60,
+    max_examples=EXAMPLES or 40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     derandomize=not EXAMPLES,

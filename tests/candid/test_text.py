@@ -215,3 +215,19 @@ def test_many_elements():
     types = [Vec(Record.of({"a": Text}))]
     values = [[{"a": str(index)} for index in range(2000)]]
     assert parse_values(values_to_text(types, values), types)[1] == tuple(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '("' + "a" * 100_000,
+        '("' + "\\n" * 50_000,
+        "(" + "1" * 100_000 + "z",
+        "/*" * 50_000,
+        "(" * 50_000,
+        "0x" + "_" * 9999,
+    ],
+)
+def test_long_nonsense_is_refused_in_linear_time(text):
+    with pytest.raises(MalformedError):
+        parse_values(text)

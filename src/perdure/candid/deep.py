@@ -12,14 +12,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from perdure.errors import MalformedError
 
-__all__ = ["FRAMES_PER_STACK", "MAX_DEPTH", "Meter", "guarded", "on_fresh_stack"]
+__all__ = ["MAX_DEPTH", "Meter", "guarded", "on_fresh_stack"]
 
-#: Python's limit is 1,000 frames and callers have some on the stack already.
-FRAMES_PER_STACK = 300
+#: Python's limit is 1,000 frames, and callers have some on the stack already; a fresh one is empty.
+FRAMES_OF_CALLER = 300
+FRAMES_OF_FRESH_STACK = 800
 #: Levels of nesting in a value, at most. A message of n bytes has at most about n of them.
 MAX_DEPTH = 100_000
 
-_HOP_STEPS = 150
+_HOP_STEPS = 200
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Meter:
         try:
             if self.depth > MAX_DEPTH:
                 raise MalformedError(f"nested deeper than {MAX_DEPTH} levels")
-            if self.depth - start <= FRAMES_PER_STACK:
+            if self.depth - start <= (FRAMES_OF_FRESH_STACK if start else FRAMES_OF_CALLER):
                 return function(*args)
             self.charge(_HOP_STEPS)
             self.stack_start = self.depth

@@ -473,22 +473,34 @@ def _tuple(writes: list[Writer], write_record: Writer) -> Writer:
     return write_tuple
 
 
+def _as_case(value: Any) -> Mapping[Any, Any]:
+    if isinstance(value, str):
+        return {value: None}
+    if isinstance(value, Mapping):
+        return value
+    raise Mismatch(f"expected a variant as {{tag: value}}, found {_found(value)}")
+
+
 def _variant(cases: list[tuple[int, Field, Writer]]) -> Writer:
     by_label = {one.label: (index, write) for index, one, write in cases}
     by_id = {one.id: one.label for _, one, _ in cases}
 
     def write_variant(value: Any, out: bytearray, meter: Meter) -> None:
-        if isinstance(value, str):
-            value = {value: None}
-        if not isinstance(value, Mapping) or len(value) != 1:
+        if type(value) is not dict:  # an isinstance() of Mapping costs as much as all the rest
+            value = _as_case(value)
+        if len(value) != 1:
             raise Mismatch(f"expected a variant as {{tag: value}}, found {_found(value)}")
         [(tag, content)] = value.items()
         case = by_label.get(tag) or by_label.get(by_id.get(_key_id(tag), ""))
         if case is None:
             raise Mismatch(f"no case {tag!r}, expected {', '.join(by_label) or 'none: the variant is empty'}")
-        write_leb(case[0], out)
+        index, write = case
+        if index < 128:
+            out.append(index)
+        else:
+            write_leb(index, out)
         try:
-            case[1](content, out, meter)
+            write(content, out, meter)
         except Mismatch as error:
             raise error.within(f".{tag}") from None
 

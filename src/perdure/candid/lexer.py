@@ -23,7 +23,7 @@ _TOKEN: Final = re.compile(
     rf"""
     (?P<line>//[^\n]*)
   | (?P<block>/\*)
-  | (?P<text>"(?:[^"\\]+|\\.)*")
+  | (?P<text>"[^"\\]*+(?:\\.[^"\\]*+)*+")
   | (?P<id>[A-Za-z_][A-Za-z0-9_]*)
   | (?P<arrow>->)
   | (?P<float>[+-]?(?:0[xX]{_HEX}(?:\.(?:{_HEX})?(?:[pP][+-]?{_NUM})?|[pP][+-]?{_NUM})
