@@ -11,7 +11,7 @@ Layout, little-endian::
     │ format version               │  u32      │
     │ length of the facts          │  u32      │
     │ key                          │ 32 bytes  │
-    │ SHA-256 of all that follows  │ 32 bytes  │
+    │ SHA-256 of all the rest      │ 32 bytes  │
     │ facts                        │           │  <- `ModuleFacts`, see `module.py`
     │ native code                  │           │
     └──────────────────────────────┴───────────┘
@@ -33,7 +33,8 @@ __all__ = ["CacheEntry", "CompileCache", "cache_directory"]
 
 _MAGIC = b"PERDUREC"
 _VERSION = 1
-_HEADER = struct.Struct("<8sII32s32s")
+_HEADER = struct.Struct("<8sII32s")
+_CHECKSUM_BYTES = 32
 
 
 class CacheEntry(NamedTuple):
@@ -68,15 +69,15 @@ class CompileCache:
 
     def store(self, key: bytes, entry: CacheEntry) -> None:
         """Keep `entry`; silently not, where the directory cannot be written."""
+        header = _HEADER.pack(_MAGIC, _VERSION, len(entry.facts), key)
         body = entry.facts + entry.code
-        checksum = hashlib.sha256(body).digest()
-        header = _HEADER.pack(_MAGIC, _VERSION, len(entry.facts), key, checksum)
+        checksum = _checksum(header, body)
         with contextlib.suppress(OSError):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix="new-")
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(header)
+                    file.write(header + checksum)
                     file.write(body)
                 os.replace(temporary, self._path(key))  # noqa: PTH105 -- the temporary name is a string
             except BaseException:
@@ -101,13 +102,20 @@ def _is_ours(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+def _checksum(header: bytes, body: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(header)
+    digest.update(body)
+    return digest.digest()
+
+
 def _decode(key: bytes, data: bytes) -> CacheEntry | None:
-    if len(data) < _HEADER.size:
+    start = _HEADER.size + _CHECKSUM_BYTES
+    if len(data) < start:
         return None
-    magic, version, facts_bytes, found_key, checksum = _HEADER.unpack_from(data)
+    magic, version, facts_bytes, found_key = _HEADER.unpack_from(data)
     if (magic, version, found_key) != (_MAGIC, _VERSION, key):
         return None
-    body = memoryview(data)[_HEADER.size :]
-    if facts_bytes > len(body) or hashlib.sha256(body).digest() != checksum:
+    body = memoryview(data)[start:]
+    if facts_bytes > len(body) or _checksum(data[: _HEADER.size], body) != data[_HEADER.size : start]:
         return None
     return CacheEntry(bytes(body[:facts_bytes]), bytes(body[facts_bytes:]))
