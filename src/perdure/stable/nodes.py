@@ -29,14 +29,14 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import read_exact, write_growing
-from perdure.stable.chunks import ChunkAllocator
+from perdure.stable.chunks import MAX_RUN_BYTES, ChunkAllocator, neighbours
 
 __all__ = ["CAPACITY", "MIN_ENTRIES", "Node", "NodeStore", "V1Slots"]
 
@@ -56,9 +56,6 @@ _U32: Final = struct.Struct("<I")
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
 _WHOLE_PAGE_BYTES: Final = 4096
 """Pages up to this size are read whole, larger ones piece by piece."""
-
-_READ_AHEAD_BYTES: Final = 1 << 20
-"""At most so many bytes of overflow pages are read to follow their links."""
 
 Fetch = Callable[[int, int], bytes]
 
@@ -212,9 +209,7 @@ class NodeStore:
 
     def free(self, node: Node) -> None:
         """Give back its overflow pages, first to last, then its chunk."""
-        for page in node.overflow:
-            self.allocator.free(page)
-        self.allocator.free(node.address)
+        self.allocator.free_many([*node.overflow, node.address])
 
     def load(self, address: int) -> Node:
         """The node at `address`.
@@ -286,7 +281,7 @@ class NodeStore:
     def _overflow_chain(self, address: int, first: int) -> list[int]:
         """The overflow pages of the node at `address`; bounded by what the memory can hold."""
         chain: list[int] = []
-        page, limit, stride = first, self.allocator.capacity(), self.allocator.header.stride
+        page, limit, stride = first, self.allocator.capacity(), self.allocator.stride
         window, window_page = b"", 0
         while page:
             if len(chain) >= limit:
@@ -296,7 +291,7 @@ class NodeStore:
             offset = page - window_page
             if not 0 <= offset <= len(window) - OVERFLOW_HEADER.size:
                 # Pages mostly follow one another: the more of them did, the more are read ahead.
-                ahead = min(_READ_AHEAD_BYTES, len(chain) * stride, self.memory.size() * WASM_PAGE_BYTES - page)
+                ahead = min(MAX_RUN_BYTES, len(chain) * stride, self.memory.size() * WASM_PAGE_BYTES - page)
                 window = read_exact(self.memory, page, max(ahead, OVERFLOW_HEADER.size), "page")
                 window_page, offset = page, 0
             magic, next_page = OVERFLOW_HEADER.unpack_from(window, offset)
@@ -323,12 +318,12 @@ class NodeStore:
 
     def _read_paged(self, address: int, overflow: list[int], offset: int, size: int) -> bytes:
         """The bytes ``[offset, offset + size)`` of a node's run, which reach into its overflow pages."""
-        page_bytes, stride, capacity = self.page_bytes, self.allocator.header.stride, self._page_capacity
+        page_bytes, stride, capacity = self.page_bytes, self.allocator.stride, self._page_capacity
         own = self.memory.read(address + offset, page_bytes - offset) if offset < page_bytes else b""
         begin, end = max(0, offset - page_bytes), offset + size - page_bytes
         first = begin // capacity
         parts = []
-        for page, count in _neighbours(overflow[first : -(-end // capacity)], stride):
+        for page, count in neighbours(overflow[first : -(-end // capacity)], stride):
             block = read_exact(self.memory, page, (count - 1) * stride + page_bytes, "overflow pages")
             parts += [
                 block[start + OVERFLOW_HEADER.size : start + page_bytes] for start in range(0, count * stride, stride)
@@ -336,16 +331,19 @@ class NodeStore:
         return own + b"".join(parts)[begin - first * capacity : end - first * capacity]
 
     def _write_paged(self, address: int, overflow: list[int], run: bytes) -> None:
-        """Write a node's run of bytes; what follows it on the last page stays."""
-        page_bytes, stride, capacity = self.page_bytes, self.allocator.header.stride, self._page_capacity
+        """Write a node's run of bytes and the links of its pages; what follows it on the last page stays."""
+        page_bytes, stride, capacity = self.page_bytes, self.allocator.stride, self._page_capacity
         write_growing(self._target, address, run[:page_bytes])
-        done = page_bytes
-        for page, count in _neighbours(overflow[: -(-(len(run) - page_bytes) // capacity)], stride):
+        if not overflow:
+            return
+        done, index = page_bytes, 0
+        links = [*overflow[1:], 0]
+        for page, count in neighbours(overflow, stride):
             block = bytearray(read_exact(self.memory, page, (count - 1) * stride + page_bytes, "overflow pages"))
-            for start in range(OVERFLOW_HEADER.size, count * stride, stride):
-                part = run[done : done + capacity]
+            for start in range(0, count * stride, stride):
+                part = OVERFLOW_HEADER.pack(_OVERFLOW_MAGIC, links[index]) + run[done : done + capacity]
                 block[start : start + len(part)] = part
-                done += len(part)
+                done, index = done + capacity, index + 1
             write_growing(self._target, page, bytes(block))
 
     def save(self, node: Node) -> None:
@@ -381,7 +379,7 @@ class NodeStore:
             write_growing(self._target, address + offset, _CHILDREN[len(node.children)].pack(*node.children))
 
     def _save_v2(self, node: Node) -> None:
-        """Write the run of bytes; pages that lack are allocated first, those left over are freed after, last first."""
+        """Allocate the pages that lack or free those left over, last first; then write the run of bytes."""
         values = node.values
         parts = [_CHILDREN[len(node.children)].pack(*node.children)] if node.children else []
         if self.key_bytes is None:
@@ -394,48 +392,20 @@ class NodeStore:
         size = V2_HEADER_BYTES + sum(map(len, parts))
         overflow = node.overflow
         needed = max(0, -(-(size - self.page_bytes) // self._page_capacity))
-        while len(overflow) < needed:
-            self._append_page(node)
+        if len(overflow) < needed:
+            overflow += self.allocator.allocate_many(needed - len(overflow))
+        elif len(overflow) > needed:
+            self.allocator.free_many(overflow[needed:][::-1])
+            del overflow[needed:]
         kind = 0 if node.is_leaf else 1
         header = NODE_HEADER.pack(_NODE_MAGIC, 2, kind, len(node.keys))
         link = (overflow[0] if overflow else 0).to_bytes(8, "little")
         run = b"".join((header, link, *parts))
-        if not overflow:
-            write_growing(self._target, node.address, run)
-            return
         self._write_paged(node.address, overflow, run)
-        while len(overflow) > needed:
-            self.allocator.free(overflow.pop())
-        self._write_link(node, 0)
-
-    def _append_page(self, node: Node) -> None:
-        page = self.allocator.allocate()
-        write_growing(self._target, page, OVERFLOW_HEADER.pack(_OVERFLOW_MAGIC, 0))
-        self._write_link(node, page)
-        node.overflow.append(page)
-
-    def _write_link(self, node: Node, page: int) -> None:
-        """Make `page` what follows the last page of a node."""
-        field = node.overflow[-1] + 3 if node.overflow else node.address + _OVERFLOW_FIELD
-        write_growing(self._target, field, page.to_bytes(8, "little"))
 
     @property
     def _target(self) -> Memory:
         return self.allocator.memory
-
-
-def _neighbours(pages: list[int], stride: int) -> Iterator[tuple[int, int]]:
-    """Runs of pages that follow one another in memory: the first of each, and how many."""
-    first, count = 0, 0
-    for page in pages:
-        if count and page == first + count * stride and count * stride < _READ_AHEAD_BYTES:
-            count += 1
-            continue
-        if count:
-            yield first, count
-        first, count = page, 1
-    if count:
-        yield first, count
 
 
 def _slot_length(fetch: Fetch, offset: int, slot_bytes: int, address: int, what: str) -> int:
