@@ -154,3 +154,12 @@ def test_reprs_show_the_interface():
     page = actor._repr_html_()
     assert "<code>greet : (name : text) -&gt; (text) query</code>" in page
     assert "Says hello." in page
+
+
+def test_results_as_the_callers_own_classes():
+    canister = Canister(pair=encode([Nat, Text], [1, "x"]), greet=encode([Text], ["hello"]))
+    actor = Actor(canister, SERVICE)
+    assert actor.greet.returning(str)("Ada") == "hello"
+    assert actor.pair.returning(tuple[int, str])() == (1, "x")
+    with pytest.raises(ValueError, match="expected int, found 'hello'"):
+        actor.greet.returning(int)("Ada")

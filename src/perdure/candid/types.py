@@ -282,7 +282,7 @@ class Rec:
     >>> chain = Rec("Chain")
     >>> chain.define(Opt(Record.of({"head": Nat, "tail": chain})))
     >>> str(chain), str(chain.type)
-    ('Chain', 'opt record { tail : Chain; head : nat }')
+    ('Chain', 'opt record { head : nat; tail : Chain }')
     """
 
     __slots__ = ("_type", "docs", "name")
