@@ -78,7 +78,7 @@ class Assertion:
 def read_input(parser: TypeParser) -> Input:
     """An input of an assertion."""
     if parser.tokens.accept("blob"):
-        value = parser.tokens.expect("text").value
+        value = parser.tokens.expect("<text>").value
         return Input(None, value if isinstance(value, bytes) else value.encode())
     return Input(parser.text(), b"")
 
@@ -89,7 +89,7 @@ def read_tests(text: str) -> tuple[dict[str, Rec], list[Assertion]]:
     names: dict[str, Rec] = {}
     parser = TypeParser(tokens, names)
     assertions = []
-    while not tokens.sees("end"):
+    while not tokens.sees("<end>"):
         if tokens.sees("type"):
             parser.definition()
         else:
@@ -101,10 +101,10 @@ def read_tests(text: str) -> tuple[dict[str, Rec], list[Assertion]]:
                 right = read_input(parser)
                 tokens.expect(":")
             types = parser.types()[0]
-            description = parser.text() if tokens.sees("text") else ""
+            description = parser.text() if tokens.sees("<text>") else ""
             line = text.count("\n", 0, start.offset) + 1
             assertions.append(Assertion(line, left, relation, right, types, description))
-        if not tokens.sees("end"):
+        if not tokens.sees("<end>"):
             tokens.expect(";")
     parser.finish()
     return names, assertions

@@ -11,7 +11,7 @@ from perdure.candid.service import load
 from perdure.candid.types import Nat, Text
 from perdure.errors import RejectError
 from perdure.ic.principal import ANONYMOUS, Principal
-from perdure.kit.actor import Actor
+from perdure.subnet.actor import Actor
 
 ALICE = Principal(b"alice")
 SERVICE = load("""

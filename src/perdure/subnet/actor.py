@@ -1,0 +1,188 @@
+"""Canisters as Python objects: methods by their Candid names, with signatures, help and values checked by type."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import keyword
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeVar, final
+
+from perdure.candid.into import into
+from perdure.candid.service import ServiceMethod, ServiceType
+from perdure.candid.types import Type, is_nullable
+from perdure.ic.principal import ANONYMOUS, Principal
+
+__all__ = ["Actor", "ActorMethod", "Callee"]
+
+T = TypeVar("T")
+
+_ORDER: Final = ("update", "query", "composite_query", "oneway")
+
+
+class Callee(Protocol):
+    """What an actor calls: a canister, in raw bytes."""
+
+    def update(self, method: str, arg: bytes = b"", *, sender: Principal = ..., cycles: int = ...) -> bytes:
+        """The reply to an update; raises RejectError."""
+
+    def query(self, method: str, arg: bytes = b"", *, sender: Principal = ...) -> bytes:
+        """The reply to a query; raises RejectError."""
+
+
+@final
+class _Note:
+    """A Candid type as the annotation of a parameter, printed bare by help()."""
+
+    __slots__ = ("type",)
+
+    def __init__(self, type_: Type) -> None:
+        self.type = type_
+
+    def __repr__(self) -> str:
+        return str(self.type)
+
+
+def _parameter_name(given: str | None, index: int, taken: set[str]) -> str:
+    name = given if given and given.isidentifier() else f"arg{index}"
+    if keyword.iskeyword(name):
+        name += "_"
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _signature(method: ServiceMethod) -> inspect.Signature:
+    """The signature in Python; optional arguments at the end have the default None."""
+    func = method.func
+    names = (*func.arg_names, *(None for _ in func.args))
+    taken: set[str] = set()
+    required = max((index for index, one in enumerate(func.args, 1) if not is_nullable(one)), default=0)
+    parameters = [
+        inspect.Parameter(
+            _parameter_name(name, index, taken),
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if index < required else None,
+            annotation=_Note(one),
+        )
+        for index, (one, name) in enumerate(zip(func.args, names, strict=False))
+    ]
+    results = ", ".join(map(str, func.results))
+    returns = _Note(func.results[0]) if len(func.results) == 1 else (f"({results})" if results else None)
+    return inspect.Signature(parameters, return_annotation=returns)
+
+
+@final
+class ActorMethod:
+    """A method of a canister, to be called.
+
+    Returns None, the result, or a tuple of results, by how many there are. Arguments may be given by name. With
+    ``actor.users.returning(list[User])()``, results come as the caller's own classes.
+    """
+
+    def __init__(self, actor: Actor, method: ServiceMethod) -> None:
+        self._actor = actor
+        self._method = method
+        self.__name__ = method.name
+        self.__qualname__ = method.name
+        self.__signature__ = _signature(method)
+        self.__doc__ = f"{method.docs}\n\n{method.signature}" if method.docs else method.signature
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method; raises ValueError or TypeError for wrong arguments, RejectError if it is rejected."""
+        if kwargs or len(args) != len(self._method.func.args):
+            bound = self.__signature__.bind(*args, **kwargs)
+            bound.apply_defaults()
+            args = bound.args
+        return self._actor.__call_method__(self._method, args)
+
+    def returning(self, target: type[T]) -> Callable[..., T]:
+        """The method with its result made `target`: a dataclass, ``list[User]``, ...; see ``candid.into``.
+
+        A call raises ValueError if the result does not fit.
+        """
+
+        def call(*args: Any, **kwargs: Any) -> T:
+            return into(target, self(*args, **kwargs))
+
+        return call
+
+    def __repr__(self) -> str:
+        return f"<{self._method.mode} {self._method.signature}>"
+
+
+@final
+class Actor:
+    """A canister as seen by one sender: ``actor.greet("Ada")``.
+
+    A method whose name is no Python identifier is ``actor["its name"]``. Everything else about the canister is on the
+    canister, so no method name can clash.
+
+    Args:
+        canister: answers raw calls.
+        service: its methods.
+        sender: of every call.
+        cycles: that go with every update.
+    """
+
+    __slots__ = ("__weakref__", "_canister", "_cycles", "_methods", "_sender", "_service")
+
+    def __init__(
+        self, canister: Callee, service: ServiceType, sender: Principal = ANONYMOUS, *, cycles: int = 0
+    ) -> None:
+        self._canister = canister
+        self._service = service
+        self._sender = sender
+        self._cycles = cycles
+        self._methods = {name: ActorMethod(self, one) for name, one in service.methods.items()}
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return self._lookup(name, AttributeError)
+
+    def __getitem__(self, name: str) -> ActorMethod:
+        return self._lookup(name, KeyError)
+
+    def _lookup(self, name: str, error: type[Exception]) -> ActorMethod:
+        found = self._methods.get(name)
+        if found is None:
+            raise error(f"no method {name!r}, expected one of: {', '.join(self._methods) or '(none)'}")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __dir__(self) -> list[str]:
+        return sorted(name for name in self._methods if name.isidentifier())
+
+    def __call_method__(self, method: ServiceMethod, args: Sequence[Any]) -> Any:
+        """Call `method`; for `ActorMethod`. A dunder, so that no Candid name hides it."""
+        arg = method.encode(args)
+        if method.is_query:
+            reply = self._canister.query(method.name, arg, sender=self._sender)
+        elif self._cycles:
+            reply = self._canister.update(method.name, arg, sender=self._sender, cycles=self._cycles)
+        else:
+            reply = self._canister.update(method.name, arg, sender=self._sender)
+        if method.mode == "oneway":
+            return None
+        results = method.decode(reply)
+        if len(results) == 1:
+            return results[0]
+        return results or None
+
+    def __repr__(self) -> str:
+        lines = [f"<actor of {self._canister!r} as {self._sender}"]
+        ordered = sorted(self._service.methods.values(), key=lambda one: (_ORDER.index(one.mode), one.name))
+        return "\n  ".join([*lines, *(one.signature for one in ordered)]) + ">"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{one.mode}</td><td><code>{html.escape(one.signature)}</code></td>"
+            f"<td>{html.escape(one.docs)}</td></tr>"
+            for one in sorted(self._service.methods.values(), key=lambda one: (_ORDER.index(one.mode), one.name))
+        )
+        title = html.escape(f"{self._canister!r} as {self._sender}")
+        return f"<table><caption>{title}</caption><tr><th>mode</th><th>method</th><th>about</th></tr>{rows}</table>"
