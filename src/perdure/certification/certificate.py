@@ -54,7 +54,7 @@ class Certificate:
         Raises:
             MalformedError: it is none, or one with a delegation.
         """
-        # The mark is taken off here: under a tag cbor2 makes everything immutable, dictionaries of its own kind included.
+        # The mark is taken off here: under a tag cbor2 makes everything immutable, with dictionaries of its own kind.
         stream = io.BytesIO(data)
         stream.seek(len(_MARK) if data.startswith(_MARK) else 0)
         try:

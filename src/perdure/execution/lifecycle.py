@@ -102,7 +102,7 @@ def add_canister(
     subnet.canisters[canister_id] = canister
     apply_settings(subnet, canister, settings)
     facts.version = 0
-    canister.record_change(subnet.time_ns, origin, "creation", controllers=settings.controllers)
+    canister.record_change(subnet.time_ns, origin, "creation", controllers=list(settings.controllers))
     subnet.changed.add(canister_id)
     return canister
 

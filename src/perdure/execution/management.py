@@ -183,7 +183,7 @@ def _update_settings(call: Call) -> Values | Reject:
     call.canister.facts.version += 1
     if settings.controllers != before or call.arg["settings"]["controllers"] is not None:
         call.canister.record_change(
-            call.subnet.time_ns, call.origin, "controllers_change", controllers=settings.controllers
+            call.subnet.time_ns, call.origin, "controllers_change", controllers=list(settings.controllers)
         )
     return []
 
