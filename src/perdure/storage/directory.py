@@ -237,7 +237,6 @@ class StateDirectory:
         self.disk.open(f"{self.path}/readers", write=True, create=True).close()
         log = self.disk.open(f"{self.path}/log", write=True, create=True)
         log.truncate(0)
-        log.sync()
         log.close()
         checkpoint = Checkpoint(epoch=1, state_hash=self._hash_state(PageTree(), b""))
         replace_file(self.disk, self.path, "checkpoint", encode_checkpoint(checkpoint))
@@ -263,29 +262,37 @@ class StateDirectory:
     # -- recovery
 
     def _recover(self, *, accept_last_good: bool) -> None:
-        file = self.disk.open(f"{self.path}/log", write=not self.read_only)
+        file_path = f"{self.path}/log"
+        file = self.disk.open(file_path, write=not self.read_only)
         self._locks.append(file)
         checkpoint = self._checkpoint
         position, checksum, commits = 0, checkpoint.checksum, 0
+        expected_hash = checkpoint.state_hash
         for record in scan(file, checkpoint.epoch, checkpoint.version, checkpoint.checksum):
-            self._replay(file, record)
+            expected_hash = self._replay(file, record)
             position, checksum, commits = record.offset + record.size_bytes, record.checksum, commits + 1
+        # Not after each record: a checkpoint that was cut off has left some pages newer than the record.
+        for canister_id, state in self._canisters.items():
+            self._tree.set_leaves(state.slot, [state.hash(canister_id)])
+        if self.state_hash() != expected_hash:
+            raise StorageError(f"version {self._version} does not give the state hash that was kept", file_path)
         tail = find_tail(file, checkpoint.epoch, self._version, position)
         self.recovery = Recovery(commits, tail.torn, tail.damaged_version)
         if tail.damaged_version is not None and not accept_last_good:
             raise StorageError(
                 f"the log is damaged at offset {tail.offset:#x}: version {tail.damaged_version} was kept and is not "
                 f"whole; the last good state is version {self._version}, open it with accept_last_good",
-                f"{self.path}/log",
+                file_path,
             )
         if self.read_only:
             return
         self._locks.remove(file)
-        self._log = CommitLog(file, f"{self.path}/log", checkpoint.epoch, self._version, checksum, position)
+        self._log = CommitLog(file, file_path, checkpoint.epoch, self._version, checksum, position)
         if commits or tail.torn or tail.damaged_version is not None:
             self._checkpoint_now()
 
-    def _replay(self, file: DiskFile, record: LogRecord) -> None:
+    def _replay(self, file: DiskFile, record: LogRecord) -> bytes:
+        """Apply a record; the hash that the state should then have."""
         facts = decode_meta(record.meta, len(record.page_hashes) // HASH_BYTES)
         for canister_id, entry in facts.canisters.items():
             state = self._state_for(canister_id, entry["slot"])
@@ -297,10 +304,7 @@ class StateDirectory:
         if facts.subnet_record is not None:
             self.subnet_record = facts.subnet_record
         self._version = record.version
-        if self.state_hash() != facts.state_hash:
-            raise StorageError(
-                f"version {record.version} does not give the state hash that was kept", f"{self.path}/log"
-            )
+        return facts.state_hash
 
     def _replay_memory(self, memory: DurableMemory, change: MemoryChange, file: DiskFile, record: LogRecord) -> None:
         runs = read_runs(file, record, change)
@@ -372,6 +376,8 @@ class StateDirectory:
             self._check_writable()
             if not self.disk.exists(f"{path}/{hash_.hex()}"):
                 replace_file(self.disk, path, hash_.hex(), data)
+            else:
+                self.disk.sync_directory(path)  # its name may have failed to be synced before
         return hash_
 
     def blob(self, hash_: bytes) -> bytes:
@@ -479,7 +485,6 @@ class StateDirectory:
         if "globals" in entry:
             state.global_values = decode_globals(entry["globals"])
         state.record = entry.get("record", state.record)
-        self._tree.set_leaves(state.slot, [state.hash(canister_id)])
 
     # -- checkpoints
 
@@ -609,7 +614,8 @@ class StateDirectory:
                 for kind, memory in state.memories.items():
                     problems += [f"{canister_id.hex()} {kind}: {problem}" for problem in memory.problems()]
             for name in self.disk.list_directory(f"{self.path}/blobs"):
-                if sha256(read_whole(self.disk, f"{self.path}/blobs/{name}")).hexdigest() != name:
+                whole = not name.endswith(".new")  # else a crash cut it off before anything named it
+                if whole and sha256(read_whole(self.disk, f"{self.path}/blobs/{name}")).hexdigest() != name:
                     problems.append(f"blob {name}: its bytes are not those of its name")
         return problems
 
@@ -781,6 +787,7 @@ class _Draft:
             entry[name] = encode_memory(delta)
             self._undo.append(state.memories[name].log(delta, self._add_pages(delta)))
         directory._update(canister_id, state, entry)
+        directory._tree.set_leaves(state.slot, [state.hash(canister_id)])
 
     def let_go(self) -> None:
         """The record is written: close what deleted canisters had open."""
