@@ -21,6 +21,7 @@ from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range
 __all__ = ["AnonymousMemory", "ImageMemory", "LinearMemory", "coalesce"]
 
 _CHUNK_BYTES = 1 << 20
+_KEPT_BYTES = 8 * PAGE_BYTES
 _SCAN_BUDGET_NS = 5_000_000
 
 
@@ -151,6 +152,7 @@ class ImageMemory(LinearMemory):
         self.resized = False
         """Whether the size has changed without the engine, whose instance then has to be made anew."""
         self._extents: tuple[Extent, ...] | None = () if fresh else None
+        self._kept: dict[int, bytes] = {}  # private pages that equal the committed ones
         self._scan_ns = 0
 
     # --- the Memory protocol
@@ -213,8 +215,7 @@ class ImageMemory(LinearMemory):
             self.fresh = False
             for extent in moved:
                 self._show(extent, 0, self.size_bytes)
-        for address, data in delta.runs:
-            self.range.drop(address, len(data))
+        self._let_go(delta, keep=not moved)
         self.written.clear()
         self._drop_reads()
 
@@ -226,8 +227,25 @@ class ImageMemory(LinearMemory):
             self.size_bytes = self.committed_bytes
         for start, end in self._private_runs():
             self.range.drop(start, end - start)
+        if self.private_pages is not None:
+            self._kept.clear()
         self.written.clear()
         self._drop_reads()
+
+    def _let_go(self, delta: PageDelta, *, keep: bool) -> None:
+        """Drop the private pages of a delta that was committed, but for a few that the next message may write again.
+
+        Dropping a page and faulting it in again costs 4.6 us, comparing it with its committed bytes 0.5 us. So what the
+        last commit wrote stays private, as long as it is little, and goes when the next commit writes other pages.
+        """
+        now = {}
+        if keep and sum(len(data) for _, data in delta.runs) <= _KEPT_BYTES:
+            now = {address: bytes(data) for address, data in delta.runs}
+        for runs in (self._kept.items(), delta.runs):
+            for address, data in runs:
+                if address not in now or len(now[address]) != len(data):
+                    self.range.drop(address, len(data))  # type: ignore[union-attr]
+        self._kept = now
 
     def _known_runs(self) -> list[tuple[int, int]]:
         return coalesce(self.written) if self.written else []
@@ -250,7 +268,9 @@ class ImageMemory(LinearMemory):
         return runs
 
     def _compare(self, start: int, end: int, runs: list[tuple[int, int]]) -> None:
-        new, old = self.bytes[start:end].tobytes(), self._committed(start, end)
+        new, old = self.bytes[start:end].tobytes(), self._kept.get(start)
+        if old is None or len(old) != end - start:
+            old = self._committed(start, end)
         if new == old:
             return
         for at in range(start, end, PAGE_BYTES):
@@ -311,6 +331,7 @@ class ImageMemory(LinearMemory):
         """
         if self._scan_ns > _SCAN_BUDGET_NS:
             self._scan_ns = 0
+            self._kept.clear()
             self.range.drop(0, self.size_bytes)  # type: ignore[union-attr]
 
 
