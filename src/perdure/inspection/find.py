@@ -504,7 +504,8 @@ def _pair_logs(found: list[Structure], log_data: Mapping[str, int]) -> list[Stru
     pairs: dict[str, tuple[Structure, str]] = {}
     for index in indexes:
         told = [data for data in free if data.memory_id == log_data.get(index.label, -1)]
-        candidates = told or _candidates(index, free)
+        alone = free if len(indexes) == len(free) == 1 else []
+        candidates = told or _candidates(index, free) or alone
         if candidates:
             chosen = candidates[0]
             free.remove(chosen)
