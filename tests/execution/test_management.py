@@ -1,0 +1,492 @@
+"""The management canister through its Candid interface: by users, by canisters, by queries."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from perdure.candid.types import resolve
+from perdure.canister import CanisterStatus, GlobalValue, Reject, Reply
+from perdure.execution import METHODS, execute_ingress, execute_query, run_until_idle, submit_ingress
+from perdure.execution.interface import codecs
+from perdure.execution.management import REFUSED, Who
+from perdure.ic.principal import Principal
+
+OWNER = b"owner"
+STRANGER = b"stranger"
+
+
+class Management:
+    """Calls methods by name with Python values, as a user or from a canister."""
+
+    def __init__(self, world, fakes):
+        self.world = world
+        self.subnet = world.subnet
+
+        def forward(api, instance):
+            name, _, rest = api.msg_arg_data().partition(b" ")
+            cycles, _, argument = rest.partition(b" ")
+            fakes.call(api, b"", name.decode(), argument, cycles=int(cycles))
+
+        def back(api, instance, environment):
+            api.msg_reply_data_append(b"%d " % api.msg_cycles_refunded() + api.msg_arg_data())
+            api.msg_reply()
+
+        def back_reject(api, instance, environment):
+            api.msg_reply_data_append(b"%d " % api.msg_cycles_refunded() + api.msg_reject_msg())
+            api.msg_reject(b"%d:" % api.msg_reject_code() + api.msg_reject_msg())
+
+        self.proxy = world.install({"canister_update forward": forward}, [back, back_reject])
+
+    def decode(self, method, response):
+        if isinstance(response, Reject):
+            return response
+        values = codecs()[method][1].decode(response.data)
+        return values[0] if values else None
+
+    def encode(self, method, arg):
+        codec = codecs()[method][0]
+        if not codec.types:
+            return codec.encode([])
+        known = {field.name for field in resolve(codec.types[0]).fields}
+        return codec.encode([{name: value for name, value in arg.items() if name in known}])
+
+    def user(self, method, arg=None, sender=OWNER):
+        return self.decode(method, execute_ingress(self.subnet, b"", method, self.encode(method, arg), sender))
+
+    def query(self, method, arg=None, sender=OWNER):
+        return self.decode(method, execute_query(self.subnet, b"", method, self.encode(method, arg), sender))
+
+    def canister(self, method, arg=None, cycles=0):
+        """From the proxy canister; the result and the refund."""
+        argument = b"%s %d " % (method.encode(), cycles) + self.encode(method, arg)
+        response = execute_ingress(self.subnet, self.proxy.canister_id, "forward", argument, OWNER)
+        if isinstance(response, Reject):
+            return response, 0
+        refund, _, data = response.data.partition(b" ")
+        return self.decode(method, Reply(data)), int(refund)
+
+    def about(self, canister, **more):
+        return {"canister_id": Principal(canister.canister_id), **more}
+
+
+@pytest.fixture
+def management(world, fakes):
+    return Management(world, fakes)
+
+
+@pytest.fixture
+def target(world):
+    return world.install({})
+
+
+def test_every_method_has_an_interface_and_nothing_is_both():
+    assert set(METHODS) == set(codecs())
+    assert not set(METHODS) & set(REFUSED)
+
+
+class TestCreation:
+    def test_by_a_canister_for_cycles(self, management):
+        result, refund = management.canister(
+            "create_canister", {"settings": None, "sender_canister_version": None}, 700_000_000_000
+        )
+        created = management.subnet.canisters[result["canister_id"].raw_bytes]
+        assert refund == 0
+        assert created.cycles == 200_000_000_000
+        assert created.settings.controllers == (management.proxy.canister_id,)
+        assert management.world.balanced()
+
+    def test_too_few_cycles(self, management):
+        result, _ = management.canister("create_canister", {"settings": None}, 1_000)
+        assert "Creating a canister requires a fee of 500000000000" in result.message
+        assert management.world.balanced()
+
+    def test_not_by_users(self, management):
+        result = management.user("create_canister", {"settings": None})
+        assert result.error_code == "IC0406"
+        assert "can not be called via ingress" in result.message
+
+    def test_provisional(self, management):
+        wanted = Principal.from_index(500)
+        arg = {"amount": 5_000, "specified_id": wanted, "settings": {"controllers": [Principal(STRANGER)]}}
+        assert management.user("provisional_create_canister_with_cycles", arg) == {"canister_id": wanted}
+        created = management.subnet.canisters[wanted.raw_bytes]
+        assert (created.cycles, created.settings.controllers) == (5_000, (STRANGER,))
+        assert management.user("provisional_create_canister_with_cycles", arg).error_code == "IC0205"
+        management.user("provisional_top_up_canister", {"canister_id": wanted, "amount": 7})
+        assert created.cycles == 5_007
+        assert management.world.balanced()
+
+    def test_default_amount(self, management):
+        result = management.user("provisional_create_canister_with_cycles", {})
+        assert management.subnet.canisters[result["canister_id"].raw_bytes].cycles == 100_000_000_000_000
+
+
+class TestSettings:
+    def test_update(self, management, target):
+        settings = {
+            "controllers": [Principal(STRANGER), Principal(OWNER)],
+            "freezing_threshold": 10,
+            "log_visibility": {"allowed_viewers": [Principal(STRANGER)]},
+            "environment_variables": [{"name": "b", "value": "2"}, {"name": "a", "value": "1"}],
+        }
+        version = target.facts.version
+        assert management.user("update_settings", management.about(target, settings=settings)) is None
+        assert target.facts.controllers == {STRANGER, OWNER}
+        assert target.facts.environment_variables == {"a": "1", "b": "2"}
+        assert target.facts.version == version + 1
+        status = management.user("canister_status", management.about(target), STRANGER)
+        assert status["settings"]["environment_variables"][0] == {"name": "a", "value": "1"}
+        assert status["settings"]["log_visibility"] == {"allowed_viewers": [Principal(STRANGER)]}
+        assert status["settings"]["wasm_memory_limit"] == 3 << 30
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"controllers": [Principal(bytes([index])) for index in range(11)]},
+            {"compute_allocation": 101},
+            {"memory_allocation": 1 << 48},
+            {"freezing_threshold": 1 << 64},
+            {"environment_variables": [{"name": str(index), "value": ""} for index in range(21)]},
+            {"environment_variables": [{"name": "n" * 129, "value": ""}]},
+            {"environment_variables": [{"name": "n", "value": "v" * 129}]},
+        ],
+    )
+    def test_refused(self, management, target, settings):
+        before = target.settings
+        result = management.user("update_settings", management.about(target, settings=settings))
+        assert result.code == 5
+        assert target.settings == before
+
+    def test_idle_burn_and_freezing_limit(self, management, target):
+        management.user("update_settings", management.about(target, settings={"compute_allocation": 1}))
+        status = management.user("canister_status", management.about(target))
+        assert status["idle_cycles_burned_per_day"] >= 10_000_000 * 86_400
+        assert target.freezing_limit >= 10_000_000 * 2_592_000
+
+
+class TestWho:
+    @pytest.mark.parametrize(
+        "name", [name for name, method in METHODS.items() if method.who is Who.CONTROLLERS and method.target]
+    )
+    def test_controllers_only(self, management, target, name):
+        arg = {
+            "canister_id": Principal(target.canister_id),
+            "target_canister": Principal(target.canister_id),
+            "settings": {},
+            "mode": {"reinstall": None},
+            "wasm_module": b"",
+            "arg": b"",
+            "chunk_hashes_list": [],
+            "wasm_module_hash": b"",
+            "snapshot_id": b"",
+            "wasm_module_size": 0,
+            "globals": [],
+            "wasm_memory_size": 0,
+            "stable_memory_size": 0,
+            "certified_data": b"",
+            "kind": {"wasm_chunk": None},
+            "chunk": b"",
+        }
+        result = management.user(name, arg, STRANGER)
+        assert (result.code, result.error_code) == (5, "IC0512")
+        assert (
+            result.message
+            == f"Only controllers of canister {Principal(target.canister_id)} can call ic00 method {name}"
+        )
+
+    def test_unknown_method_bad_candid_missing_canister(self, management, target):
+        subnet = management.subnet
+        assert execute_ingress(subnet, b"", "nope", b"", OWNER).error_code == "IC0407"
+        reject = execute_ingress(subnet, b"", "start_canister", b"nonsense", OWNER)
+        assert reject.error_code == "IC0408"
+        assert reject.message.startswith("Error decoding candid: ")
+        assert management.user("start_canister", {"canister_id": Principal.from_index(99)}).error_code == "IC0301"
+
+    @pytest.mark.parametrize("name", sorted(REFUSED))
+    def test_refused_by_name(self, management, name):
+        reject = execute_ingress(management.subnet, b"", name, b"", OWNER)
+        assert reject.error_code == "IC0407"
+        assert REFUSED[name] in reject.message
+
+    def test_only_canisters(self, management, target):
+        for name in ("raw_rand", "deposit_cycles", "canister_info", "canister_metadata"):
+            assert METHODS[name].ingress is False
+            assert execute_ingress(management.subnet, b"", name, b"", OWNER).error_code == "IC0406"
+
+
+class TestCode:
+    def test_install_upgrade_reinstall(self, management, fakes):
+        world = management.world
+        target = world.create()
+        wasm = world.host.add(fakes.Module({"canister_query f": fakes.reply_with(b"one")}, name="one"))
+        arg = management.about(target, mode={"install": None}, wasm_module=wasm, arg=b"")
+        assert management.user("install_code", arg) is None
+        assert execute_query(world.subnet, target.canister_id, "f", b"") == Reply(b"one")
+        two = world.host.add(fakes.Module({"canister_query f": fakes.reply_with(b"two")}, name="two"))
+        upgrade = {"skip_pre_upgrade": True, "wasm_memory_persistence": {"replace": None}}
+        arg = management.about(target, mode={"upgrade": upgrade}, wasm_module=two, arg=b"")
+        assert management.user("install_code", arg) is None
+        assert execute_query(world.subnet, target.canister_id, "f", b"") == Reply(b"two")
+        assert management.user("install_code", {**arg, "mode": {"install": None}}).error_code == "IC0514"
+        assert management.user("uninstall_code", management.about(target)) is None
+        assert target.module is None
+
+    def test_chunks(self, management, fakes):
+        world = management.world
+        target, store = world.create(), world.create()
+        wasm = world.host.add(fakes.Module({}, name="x" * 100))
+        hashes = [
+            management.user("upload_chunk", management.about(store, chunk=chunk)) for chunk in (wasm[:50], wasm[50:])
+        ]
+        assert management.user("stored_chunks", management.about(store)) == sorted(hashes, key=lambda one: one["hash"])
+        arg = {
+            "mode": {"install": None},
+            "target_canister": Principal(target.canister_id),
+            "store_canister": Principal(store.canister_id),
+            "chunk_hashes_list": hashes,
+            "wasm_module_hash": hashlib.sha256(wasm).digest(),
+            "arg": b"",
+        }
+        assert (
+            "hash mismatch" in management.user("install_chunked_code", {**arg, "wasm_module_hash": bytes(32)}).message
+        )
+        missing = {**arg, "chunk_hashes_list": [{"hash": b"no"}]}
+        assert "was not found" in management.user("install_chunked_code", missing).message
+        assert management.user("install_chunked_code", arg) is None
+        assert target.module.wasm == wasm
+        assert management.user("clear_chunk_store", management.about(store)) is None
+        assert store.chunk_store == {}
+
+    def test_chunk_limits(self, management, target):
+        result = management.user("upload_chunk", management.about(target, chunk=bytes((1 << 20) + 1)))
+        assert "exceeds the maximum chunk size of 1048576" in result.message
+        target.chunk_store.update({bytes([index]): b"" for index in range(100)})
+        result = management.user("upload_chunk", management.about(target, chunk=b"one more"))
+        assert "maximum capacity" in result.message
+
+
+class TestRunning:
+    def test_stop_and_start(self, management, target):
+        assert management.user("stop_canister", management.about(target)) is None
+        assert target.facts.status is CanisterStatus.STOPPED
+        assert management.user("canister_status", management.about(target))["status"] == {"stopped": None}
+        assert management.user("start_canister", management.about(target)) is None
+        assert management.user("delete_canister", management.about(target)).error_code == "IC0510"
+        management.user("stop_canister", management.about(target))
+        assert management.user("delete_canister", management.about(target)) is None
+        assert target.canister_id not in management.subnet.canisters
+
+    def test_stop_by_a_canister_returns_its_cycles(self, management, target):
+        target.facts.controllers = frozenset([management.proxy.canister_id])
+        assert management.canister("stop_canister", management.about(target), cycles=9) == (None, 9)
+        assert management.world.balanced()
+
+    def test_a_canister_that_stops_itself_waits(self, management):
+        proxy = management.proxy
+        proxy.facts.controllers = frozenset([proxy.canister_id])
+        argument = b"stop_canister 0 " + management.encode("stop_canister", management.about(proxy))
+        request = submit_ingress(management.subnet, proxy.canister_id, "forward", argument, OWNER)
+        run_until_idle(management.subnet)
+        assert proxy.facts.status is CanisterStatus.STOPPING
+        assert request not in management.subnet.responses
+
+    def test_deposit(self, management, target):
+        before = target.cycles
+        assert management.canister("deposit_cycles", management.about(target), cycles=1_000) == (None, 0)
+        assert target.cycles == before + 1_000
+        assert management.world.balanced()
+
+    def test_raw_rand(self, management):
+        first, second = (management.canister("raw_rand")[0] for _ in range(2))
+        assert len(first) == len(second) == 32
+        assert first != second
+
+
+class TestKnowledge:
+    def test_status(self, management, target):
+        status = management.user("canister_status", management.about(target))
+        assert status["module_hash"] == target.module.module_hash
+        assert status["cycles"] == target.cycles
+        assert status["version"] == target.facts.version
+        assert management.query("canister_status", management.about(target))["status"] == {"running": None}
+        assert management.query("canister_status", management.about(target), STRANGER).error_code == "IC0512"
+
+    def test_info(self, management, target):
+        arg = management.about(target, num_requested_changes=10)
+        info, _ = management.canister("canister_info", arg)
+        assert info["total_num_changes"] == 2
+        assert [next(iter(change["details"])) for change in info["recent_changes"]] == ["creation", "code_deployment"]
+        assert info["recent_changes"][1]["origin"] == {"from_user": {"user_id": Principal(OWNER)}}
+        assert info["controllers"] == [Principal(OWNER)]
+        one, _ = management.canister("canister_info", {**arg, "num_requested_changes": 1})
+        assert len(one["recent_changes"]) == 1
+
+    def test_history_of_a_canister_that_creates(self, management):
+        result, _ = management.canister(
+            "create_canister", {"settings": None, "sender_canister_version": 1}, 600_000_000_000
+        )
+        info, _ = management.canister("canister_info", {**result, "num_requested_changes": 5})
+        origin = info["recent_changes"][0]["origin"]["from_canister"]
+        assert origin == {"canister_id": Principal(management.proxy.canister_id), "canister_version": 1}
+
+    def test_metadata(self, management, fakes):
+        sections = {"icp:public candid:service": b"service", "icp:private secret": b"secret"}
+        target = management.world.install(fakes.Module({}, custom_sections=sections))
+        arg = management.about(target, name="candid:service")
+        assert management.canister("canister_metadata", arg)[0] == {"value": b"service"}
+        secret = management.about(target, name="secret")
+        assert "has no metadata section with name secret" in management.canister("canister_metadata", secret)[0].message
+        target.facts.controllers = frozenset([management.proxy.canister_id])
+        assert management.canister("canister_metadata", secret)[0] == {"value": b"secret"}
+
+    def test_logs(self, management, fakes):
+        def talk(api, instance):
+            api.debug_print(b"hello")
+            raise api.trap(b"bye")
+
+        target = management.world.install({"canister_update talk": talk})
+        execute_ingress(management.subnet, target.canister_id, "talk", b"")
+        records = management.query("fetch_canister_logs", management.about(target))["canister_log_records"]
+        assert [(record["idx"], record["content"]) for record in records] == [(0, b"hello"), (1, b"[TRAP]: bye")]
+        assert management.query("fetch_canister_logs", management.about(target), STRANGER).error_code == "IC0512"
+        visible = {"log_visibility": {"public": None}}
+        management.user("update_settings", management.about(target, settings=visible))
+        assert len(management.query("fetch_canister_logs", management.about(target), STRANGER)) == 1
+        assert management.user("fetch_canister_logs", management.about(target)).error_code == "IC0406"
+
+    def test_old_log_lines_go(self, management, fakes):
+        def talk(api, instance):
+            api.debug_print(bytes(1_000))
+            api.msg_reply()
+
+        target = management.world.install({"canister_update talk": talk})
+        for _ in range(10):
+            execute_ingress(management.subnet, target.canister_id, "talk", b"")
+        assert [record.sequence for record in target.log.records] == [6, 7, 8, 9]
+        assert target.log.size_bytes == 4_000
+
+    def test_composite_queries_may_ask(self, management, fakes):
+        def ask(api, instance):
+            arg = management.encode("canister_status", {"canister_id": Principal(api.canister_self())})
+            fakes.call(api, b"", "canister_status", arg)
+
+        asker = management.world.install({"canister_composite_query ask": ask}, [fakes.on_reply, fakes.on_reject])
+        reply = execute_query(management.subnet, asker.canister_id, "ask", b"")
+        assert reply.data.startswith(b"reply:DIDL")
+
+
+class TestSnapshots:
+    def snapshot(self, management, target, **more):
+        arg = management.about(target, replace_snapshot=None, uninstall_code=None, **more)
+        return management.user("take_canister_snapshot", arg)
+
+    @pytest.fixture
+    def written(self, management):
+        def init(api, instance):
+            instance.heap.grow(1)
+            instance.stable.grow(2)
+            instance.heap.data[:4] = b"heap"
+            instance.stable.data[:6] = b"stable"
+            api.certified_data_set(b"certified")
+
+        def spoil(api, instance):
+            instance.stable.data[:6] = b"spoilt"
+            api.msg_reply()
+
+        target = management.world.install({"canister_init": init, "canister_update spoil": spoil})
+        target.instance.global_values = (GlobalValue("i64", (5).to_bytes(8, "little")), GlobalValue("v128", bytes(16)))
+        return target
+
+    def test_take_and_load(self, management, written):
+        taken = self.snapshot(management, written)
+        execute_ingress(management.subnet, written.canister_id, "spoil", b"")
+        written.certified_data = b""
+        version = written.facts.version
+        arg = management.about(written, snapshot_id=taken["id"])
+        assert management.user("load_canister_snapshot", arg) is None
+        assert bytes(written.instance.stable.data[:6]) == b"stable"
+        assert bytes(written.instance.heap.data[:4]) == b"heap"
+        assert written.certified_data == b"certified"
+        assert written.facts.version == version + 1
+        execute_ingress(management.subnet, written.canister_id, "spoil", b"")
+        assert management.user("load_canister_snapshot", arg) is None
+        assert bytes(written.instance.stable.data[:6]) == b"stable"
+
+    def test_list_delete_limit(self, management, written):
+        taken = [self.snapshot(management, written) for _ in range(10)]
+        assert management.user("list_canister_snapshots", management.about(written)) == taken
+        assert "maximum number of snapshots" in self.snapshot(management, written).message
+        assert (
+            management.user("delete_canister_snapshot", management.about(written, snapshot_id=taken[0]["id"])) is None
+        )
+        arg = management.about(written, snapshot_id=taken[0]["id"])
+        assert management.user("delete_canister_snapshot", arg).error_code == "IC0305"
+        replaced = management.user("take_canister_snapshot", management.about(written, replace_snapshot=taken[1]["id"]))
+        assert replaced["id"] in written.snapshots
+        assert taken[1]["id"] not in written.snapshots
+
+    def test_download_and_upload_to_another_canister(self, management, written, fakes):
+        taken = self.snapshot(management, written)
+        one = management.about(written, snapshot_id=taken["id"])
+        metadata = management.user("read_canister_snapshot_metadata", one)
+        assert metadata["globals"] == [{"i64": 5}, {"v128": 0}]
+        assert metadata["source"] == {"taken_from_canister": None}
+        kinds = {
+            "wasm_module": metadata["wasm_module_size"],
+            "wasm_memory": metadata["wasm_memory_size"],
+            "stable_memory": metadata["stable_memory_size"],
+        }
+        parts = {
+            kind: management.user("read_canister_snapshot_data", {**one, "kind": {kind: {"offset": 0, "size": size}}})[
+                "chunk"
+            ]
+            for kind, size in kinds.items()
+        }
+        assert parts["stable_memory"][:6] == b"stable"
+        too_much = {**one, "kind": {"wasm_memory": {"offset": 1, "size": 65_536}}}
+        assert management.user("read_canister_snapshot_data", too_much).code == 5
+        other = management.world.create()
+        begun = management.user(
+            "upload_canister_snapshot_metadata",
+            {**metadata, "canister_id": Principal(other.canister_id), "replace_snapshot": None},
+        )
+        place = management.about(other, **begun)
+        for kind, chunk in parts.items():
+            arg = {**place, "kind": {kind: {"offset": 0}}, "chunk": chunk}
+            assert management.user("upload_canister_snapshot_data", arg) is None
+        beyond = {**place, "kind": {"wasm_memory": {"offset": 65_536}}, "chunk": b"x"}
+        assert management.user("upload_canister_snapshot_data", beyond).code == 5
+        assert management.user("load_canister_snapshot", place) is None
+        assert bytes(other.instance.stable.data[:6]) == b"stable"
+        assert other.module.wasm == written.module.wasm
+        assert management.user("upload_canister_snapshot_data", beyond).message.endswith("is not mutable")
+
+    def test_upload_limits(self, management, target):
+        metadata = {
+            "wasm_module_size": 1,
+            "globals": [],
+            "wasm_memory_size": 65_536,
+            "stable_memory_size": 0,
+            "certified_data": b"",
+        }
+        for change in (
+            {"wasm_module_size": 1 << 40},
+            {"stable_memory_size": 1 << 50},
+            {"wasm_memory_size": 7},
+            {"certified_data": bytes(33)},
+        ):
+            arg = management.about(target, **{**metadata, **change})
+            assert "not valid" in management.user("upload_canister_snapshot_metadata", arg).message
+
+    def test_empty_canister(self, management):
+        empty = management.world.create()
+        assert "Failed to create snapshot for empty canister" in self.snapshot(management, empty).message
+
+    def test_visibility(self, management, written):
+        self.snapshot(management, written)
+        assert management.user("list_canister_snapshots", management.about(written), STRANGER).error_code == "IC0512"
+        settings = {"snapshot_visibility": {"allowed_viewers": [Principal(STRANGER)]}}
+        management.user("update_settings", management.about(written, settings=settings))
+        assert len(management.user("list_canister_snapshots", management.about(written), STRANGER)) == 1
