@@ -203,6 +203,25 @@ def test_trap_after_an_uncommitted_run_drops_both(any_harness, counter):
     assert counter.commit() == (None, None, None)
 
 
+def test_commit_after_a_trap_commits_nothing(any_harness, counter):
+    any_harness.run(counter, "stable", (0).to_bytes(8, "little") + b"12345678")
+    any_harness.run(counter, "inc_trap")
+    assert counter.commit() == (None, None, None)
+    assert counter.heap.image.wasm_pages == 2
+    assert number(any_harness.reply(counter, "inc")) == 1
+
+
+def test_trap_before_the_first_commit_leaves_a_module_that_has_never_run(any_harness):
+    instance = any_harness.compile(COUNTER).instantiate(any_harness.state())
+    any_harness.instances.append(instance)
+    any_harness.run(instance, "inc_trap")
+    assert instance.commit() == (None, None, None)
+    assert number(any_harness.reply(instance, "inc")) == 1
+    instance.commit()
+    assert instance.heap.read(65536, 3) == b"\x01\x02\x03"
+    assert number(any_harness.reply(instance, "calls")) == 8
+
+
 def test_stable_accounting_starts_anew_after_a_trap(harness):
     counter = harness.fresh(COUNTER)
     page = (0).to_bytes(8, "little") + b"12345678"

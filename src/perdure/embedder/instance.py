@@ -90,6 +90,7 @@ class WasmInstance:
         self._store: Store | None = None
         self._uncommitted = False
         self._harvested = True
+        self._trapped = False
         self._api: SystemApi | None = None
         self._env: Env | None = None
         self._stop_at = 0.0
@@ -163,6 +164,8 @@ class WasmInstance:
 
     def changes(self) -> StateDelta:
         """What is uncommitted; the runs are views."""
+        if self._trapped:
+            self.roll_back()
         if not self._uncommitted:
             return StateDelta(None, None, None)
         self._harvest()
@@ -183,6 +186,8 @@ class WasmInstance:
         state.enter()
         try:
             delta = self.changes()
+            if not self._uncommitted:
+                return delta
             if delta.heap is not None:
                 self._heap.commit(delta.heap)
             if delta.stable is not None:
@@ -229,6 +234,8 @@ class WasmInstance:
 
     def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> WasmInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included."""
+        if self._trapped:
+            self.roll_back()
         self._harvest()
         heap, stable = self._heap, self._stable
         pages = self._engine.private_pages.another()
@@ -300,6 +307,8 @@ class WasmInstance:
     # --- one entry
 
     def _run(self, state: ThreadState, entry_point: EntryPoint, env: Env) -> Trap | Return:
+        if self._trapped:
+            self._roll_back(state)
         if self._store is None or self._heap.resized or self._stable.resized:
             self._renew()
         elif not self._harvested:
@@ -320,7 +329,7 @@ class WasmInstance:
         state.instance = self
         ended = self._store.call(entry, state)  # type: ignore[union-attr]
         state.instance = None
-        return self._returned(env) if ended is None else self._trapped(env, ended)
+        return self._returned(env) if ended is None else self._failed(env, ended)
 
     def _fill(self, env: Env, callback_index: int, callback_environment: int) -> None:
         """Write the in-fields of the header and the argument, see `abi`."""
@@ -368,17 +377,16 @@ class WasmInstance:
             self._drop_store()
         return result
 
-    def _trapped(self, env: Env, ended: EngineTrap) -> Trap:
+    def _failed(self, env: Env, ended: EngineTrap) -> Trap:
+        self._trapped = True
         self._finish()
         out = _OUT.unpack_from(self._view, _OUT_OFFSET)
+        self._harvest()
+        self._drop_store()
         interruption, self._interruption = self._interruption, None
         if interruption is not None:
             raise interruption
         failure, self.failure = self.failure, None
-        self._harvest()
-        self._drop_store()
-        self._current_globals = self._committed_globals
-        self._read_globals = True
         api = self._api or SystemApi(env)
         frames = tuple(
             name or f"wasm-function[{index}]"
@@ -467,7 +475,7 @@ class WasmInstance:
                 self._load_globals(self._committed_globals)
             self._current_globals = self._committed_globals
             self._read_globals = True
-            self._uncommitted = False
+            self._uncommitted = self._trapped = False
         if self._predecessor is not None:
             self._predecessor._roll_back(state)
 
