@@ -14,11 +14,19 @@ from perdure.embedder.c_host import CHostFunctions
 from perdure.instrument import Options
 from perdure.subnet import Subnet
 
-__all__ = ["c_host_subnets"]
+__all__ = ["c_host_compiler", "c_host_subnets"]
 
 
 def c_host_subnets() -> Callable[[Options], Subnet] | None:
-    """Makes subnets whose canisters reach stable memory through C; `None` without a C compiler.
+    """Makes subnets whose canisters reach stable memory through C; `None` without a C compiler."""
+    compile_with_c = c_host_compiler()
+    if compile_with_c is None:
+        return None
+    return lambda options: Subnet(instrumentation=options, compiler=compile_with_c)
+
+
+def c_host_compiler() -> Compiler | None:
+    """Compiles canisters whose stable host functions are C; `None` without a C compiler.
 
     The library is built in a temporary directory and stays loaded until the process ends.
     """
@@ -31,5 +39,4 @@ def c_host_subnets() -> Callable[[Options], Subnet] | None:
         command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return None  # a compiler without headers is no compiler
-        compile_with_c = Compiler(Engine(c_host=CHostFunctions(library)), None)
-    return lambda options: Subnet(instrumentation=options, compiler=compile_with_c)
+        return Compiler(Engine(c_host=CHostFunctions(library)), None)

@@ -340,10 +340,8 @@ def _replacement(
     arguments = b"".join(_op("local.get", number) for number in range(len(parameters)))
     charge = _charge(row, parameters, functions) if options.schedule else b""
     if stable and options.native_stable:
-        if options.accounting or f"{row.name} unaccounted" not in functions:
-            return functions[row.name], b""
-        target = functions[f"{row.name} unaccounted"]
-        return target, charge and charge + arguments + _op("call", target)
+        plain = functions[row.name]
+        return plain if options.accounting else functions.get(f"{row.name} unaccounted", plain), b""
     if row.name in abi.NATIVE_MESSAGE_FUNCTIONS and options.native_messages:
         target = functions[row.name]
         return target, charge and charge + arguments + _op("call", target)

@@ -32,7 +32,9 @@ from perdure.wasm.tokens import (
     BLOCK_TYPE,
     BR_TABLE,
     BULK,
+    FEW_LABELS,
     INDEX,
+    PREFIXED,
     charset,
     leb_forms,
     opcode_stream,
@@ -49,7 +51,7 @@ _LOOP = 0x03
 _CALL, _RETURN_CALL, _MEMORY_GROW = 0x10, 0x12, 0x40
 
 # The groups of a scan: what ended a run of instructions.
-_LOOP_START, _EDIT, _TAIL_CALL_EDIT, _BULK, _LABELS, _STOP = range(1, 7)
+_LOOP_START, _EDIT, _TAIL_CALL_EDIT, _MANY_LABELS, _STOP = range(1, 6)
 
 
 @final
@@ -118,14 +120,22 @@ def opcode_histogram(code: Code) -> dict[int, int]:
     return counts | {number: stream.count(number) for number in set(stream)}
 
 
-_PREFIXED = re.compile(rb"[\xfc\xfd]" + INDEX, re.DOTALL)
+_PREFIXED = re.compile(PREFIXED, re.DOTALL)
 
 
 def _prefixed_number(encoded: bytes) -> int:
-    value = 0
-    for place, byte in enumerate(encoded[1:]):
-        value |= (byte & 0x7F) << (7 * place)
-    return encoded[0] << 8 | value
+    return encoded[0] << 8 | _unsigned(encoded, 1)
+
+
+def _unsigned(code: bytes, position: int) -> int:
+    value = shift = 0
+    while True:
+        byte = code[position]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value
+        position += 1
+        shift += 7
 
 
 @cache
@@ -143,10 +153,10 @@ def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
         ends + b"++",
         rb"\x0d" + INDEX + ends + rb"*+|\x04" + BLOCK_TYPE + ends + b"*+",
         rb"(\x03" + BLOCK_TYPE + b")",
-        rb"(\x10" + targets + rb"|\x40" + memory_0 + b")",
+        rb"(\x10" + targets + rb"|\x40" + memory_0 + b"|" + token_pattern(BULK) + b")",
         rb"(\x12" + targets + b")" + dead,
         unconditional + dead,
-        b"(" + token_pattern(BULK) + b")",
+        rb"\x0e" + FEW_LABELS,
         rb"(\x0e)",
         rb"([\x00-\xff]|\Z)",  # no instruction, or the end: so that the search never moves on by itself
     )
@@ -179,27 +189,22 @@ def _scan(code: Code, scanner: re.Pattern[bytes], *, numbered: bool = True) -> _
     while True:
         group, end = _scan_stretch(scanner, body, position, cuts, edits)
         if numbered:
-            numbers.append(opcode_stream(body, position, end.start))
+            numbers.append(opcode_stream(body, position, end))
         if group == _STOP:
             break
-        position = end.stop
-        if group == _BULK:
-            numbers.append(bytes((0xFC, body[end.start + 1] & 0x7F)))
-            edits.append((end.start, end.stop))
-        else:
-            numbers.append(bytes((BR_TABLE,)))
-            position = skip_labels(body, position)
-            if position < 0:
-                _fail(code, end.start)
-            cuts.append(position)
-    if end.start != len(body) or not cuts or cuts[-1] != end.start:
-        _fail(code, end.start)
+        numbers.append(bytes((BR_TABLE,)))
+        position = skip_labels(body, end + 1)
+        if position < 0:
+            _fail(code, end)
+        cuts.append(position)
+    if end != len(body) or not cuts or cuts[-1] != end:
+        _fail(code, end)
     return _Scan(start, b"".join(numbers), cuts, edits)
 
 
 def _scan_stretch(
     scanner: re.Pattern[bytes], body: bytes, position: int, cuts: list[int], edits: list[tuple[int, int]]
-) -> tuple[int, slice]:
+) -> tuple[int, int]:
     """Add a stretch's block ends and edits. Returns what ended it, as a group, and where that stands."""
     for match in scanner.finditer(body, position):
         group = match.lastindex
@@ -213,7 +218,7 @@ def _scan_stretch(
             edits.append(match.span(_TAIL_CALL_EDIT))
             cuts.append(match.end())
         else:
-            return group, slice(*match.span(group))
+            return group, match.start(group)
     raise InternalError("a scan of code matched nothing")  # its last alternative matches anything
 
 
@@ -233,6 +238,7 @@ class _Rewriter:
         self.rewrite = rewrite
         self.scanner = _scanner(frozenset(rewrite.redirects))
         self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
+        self.instead: dict[bytes, bytes] = {}
 
     def codes(self, codes: Sequence[Code]) -> tuple[Code, ...]:
         """Bodies, rewritten."""
@@ -258,8 +264,13 @@ class _Rewriter:
 
     def _changed(self, body: bytes, edits: Sequence[tuple[int, int]], changes: list[_Change]) -> bytes:
         if edits:
+            instead = self.instead
             for start, end in edits:
-                self._edit(body, start, end, changes)
+                old = body[start:end]
+                new = instead.get(old)
+                if new is None:
+                    new = instead[old] = self._edited(old)
+                changes.append((start, end, new))
             changes.sort(key=itemgetter(0))  # stable: a block is charged before its first instruction is changed
         if not changes:
             return body
@@ -271,17 +282,15 @@ class _Rewriter:
         pieces.append(body[copied:])
         return b"".join(pieces)
 
-    def _edit(self, body: bytes, start: int, end: int, changes: list[_Change]) -> None:
+    def _edited(self, old: bytes) -> bytes:
+        """What an instruction becomes."""
         rewrite = self.rewrite
-        number = body[start]
+        number = old[0]
         if number == _MEMORY_GROW:
-            if rewrite.memory_grow is not None:
-                changes.append((start, end, _call(rewrite.memory_grow)))
-        elif number in {_CALL, _RETURN_CALL}:
-            target = rewrite.redirects[_unsigned(body, start + 1)]
-            changes.append((start + 1, end, encode_unsigned(target)))
-        elif before := self._before_bulk(body[start + 1] & 0x7F):
-            changes.append((start, start, before))
+            return old if rewrite.memory_grow is None else _call(rewrite.memory_grow)
+        if number in {_CALL, _RETURN_CALL}:
+            return old[:1] + encode_unsigned(rewrite.redirects[_unsigned(old, 1)])
+        return self._before_bulk(_unsigned(old, 1)) + old
 
     def _before_bulk(self, number: int) -> bytes:
         rewrite = self.rewrite
@@ -318,17 +327,6 @@ def _candidates(rewrite: Rewrite) -> re.Pattern[bytes]:
 
 def _call(function_index: int) -> bytes:
     return bytes((_CALL,)) + encode_unsigned(function_index)
-
-
-def _unsigned(code: bytes, position: int) -> int:
-    value = shift = 0
-    while True:
-        byte = code[position]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value
-        position += 1
-        shift += 7
 
 
 @final
