@@ -5,7 +5,9 @@ from perdure.storage.directory import CanisterState, Durability, Recovery, State
 from perdure.storage.durable import DurableImage
 from perdure.storage.history import PastCanister, PastState, Version
 from perdure.storage.image import TemporaryImage, open_sealed
+from perdure.storage.snapshot import Snapshot, SnapshotMetadata, write_snapshot
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
+from perdure.storage.transport import pack_snapshot, unpack_snapshot
 
 __all__ = [
     "MAPPING_BUDGET",
@@ -17,10 +19,15 @@ __all__ = [
     "PastCanister",
     "PastState",
     "Recovery",
+    "Snapshot",
+    "SnapshotMetadata",
     "StateDirectory",
     "StorageLimits",
     "TemporaryImage",
     "TemporaryStore",
     "Version",
     "open_sealed",
+    "pack_snapshot",
+    "unpack_snapshot",
+    "write_snapshot",
 ]

@@ -1,0 +1,451 @@
+"""Canister snapshots in the form of ``icp canister snapshot download`` and ``dfx canister snapshot download``.
+
+```
+ metadata.json                    below
+ wasm_module.bin                  as uploaded, compressed or not
+ wasm_memory.bin                  the heap, raw
+ stable_memory.bin                stable memory, raw; only if it has any
+ wasm_chunk_store/SHA-256.bin     one file a chunk; only if there are any
+```
+
+``metadata.json`` is the reply of ``read_canister_snapshot_metadata`` as serde writes it: field names as in Candid, a
+blob is an array of numbers, a variant is its name or an object with its name as the only key, ``v128`` is an array of
+32-bit digits, least significant first. No canister id, controllers or cycles are in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, final
+
+from perdure.canister import GlobalValue
+from perdure.errors import MalformedError, StorageError, UnsupportedError
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.storage.disk import RealDisk, RealFile
+from perdure.storage.image import TemporaryImage, open_sealed
+from perdure.storage.temporary import TemporaryStore
+
+__all__ = ["Snapshot", "SnapshotMetadata", "write_snapshot"]
+
+_COPY_BYTES = 1 << 20
+_MAX_METADATA_BYTES = 64 << 20
+_MAX_MEMORY_BYTES = 1 << 40
+_SOURCES = ("taken_from_canister", "metadata_upload")
+_HOOK_STATUSES = ("condition_not_satisfied", "ready", "executed")
+
+HookStatus = Literal["condition_not_satisfied", "ready", "executed"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SnapshotMetadata:
+    """What a snapshot says about itself.
+
+    Attributes:
+        source: ``taken_from_canister`` or ``metadata_upload``.
+        taken_at_timestamp: in ns since 1970.
+        global_values: in the order in which the network expects them.
+        wasm_chunk_store: SHA-256 of each chunk.
+        global_timer: when it fires, in ns since 1970; 0: inactive; `None`: not known.
+    """
+
+    taken_at_timestamp: int
+    wasm_module_size: int
+    wasm_memory_size: int
+    stable_memory_size: int
+    global_values: tuple[GlobalValue, ...] = ()
+    wasm_chunk_store: tuple[bytes, ...] = ()
+    canister_version: int = 0
+    certified_data: bytes = b""
+    global_timer: int | None = None
+    on_low_wasm_memory_hook_status: HookStatus | None = None
+    source: str = "taken_from_canister"
+
+    def to_json(self) -> str:
+        """The text of ``metadata.json``.
+
+        Raises:
+            UnsupportedError: a global is a NaN or infinite, which JSON cannot say.
+        """
+        timer: Any = None
+        if self.global_timer is not None:
+            timer = {"active": self.global_timer} if self.global_timer else "inactive"
+        return json.dumps(
+            {
+                "source": {self.source: None},
+                "taken_at_timestamp": self.taken_at_timestamp,
+                "wasm_module_size": self.wasm_module_size,
+                "globals": [_encode_global(value) for value in self.global_values],
+                "wasm_memory_size": self.wasm_memory_size,
+                "stable_memory_size": self.stable_memory_size,
+                "wasm_chunk_store": [{"hash": list(hash_)} for hash_ in self.wasm_chunk_store],
+                "canister_version": self.canister_version,
+                "certified_data": list(self.certified_data),
+                "global_timer": timer,
+                "on_low_wasm_memory_hook_status": self.on_low_wasm_memory_hook_status,
+            },
+            indent=2,
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SnapshotMetadata:
+        """Read ``metadata.json``.
+
+        Raises:
+            MalformedError: it is not what the module docstring says.
+        """
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise MalformedError(f"metadata.json: {error}") from error
+        if not isinstance(found, dict):
+            raise MalformedError(f"metadata.json: {type(found).__name__} found, an object expected")
+        take = _Fields(found)
+        hook = take("on_low_wasm_memory_hook_status", _decode_hook)
+        return cls(
+            taken_at_timestamp=take("taken_at_timestamp", _decode_nat64),
+            wasm_module_size=take("wasm_module_size", _decode_size),
+            wasm_memory_size=take("wasm_memory_size", _decode_size),
+            stable_memory_size=take("stable_memory_size", _decode_size),
+            global_values=tuple(take("globals", lambda values: [_decode_global(value) for value in _list(values)])),
+            wasm_chunk_store=tuple(
+                take("wasm_chunk_store", lambda values: [_chunk_hash(value) for value in _list(values)])
+            ),
+            canister_version=take("canister_version", _decode_nat64),
+            certified_data=take("certified_data", _decode_blob),
+            global_timer=take("global_timer", _decode_timer),
+            on_low_wasm_memory_hook_status=hook,
+            source=take("source", _decode_source),
+        )
+
+
+@final
+class _Fields:
+    def __init__(self, found: dict[str, Any]) -> None:
+        self._found = found
+
+    def __call__(self, name: str, decode: Callable[[Any], Any]) -> Any:
+        try:
+            return decode(self._found.get(name))
+        except (ValueError, TypeError, KeyError, OverflowError, struct.error) as error:
+            raise MalformedError(f"metadata.json: {name}: {error}") from error
+
+
+def _list(found: Any) -> list[Any]:
+    if not isinstance(found, list):
+        raise TypeError(f"{found!r:.60} found, an array expected")
+    return found
+
+
+def _decode_nat64(found: Any) -> int:
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 1 << 64:
+        raise ValueError(f"{found!r:.60} found, a 64-bit number expected")
+    return found
+
+
+def _decode_size(found: Any) -> int:
+    size_bytes = _decode_nat64(found)
+    if size_bytes > _MAX_MEMORY_BYTES:
+        raise ValueError(f"{size_bytes} bytes are more than a canister can have")
+    return size_bytes
+
+
+def _decode_blob(found: Any) -> bytes:
+    return bytes(_list(found))
+
+
+def _chunk_hash(found: Any) -> bytes:
+    hash_ = _decode_blob(found["hash"])
+    if len(hash_) != 32:
+        raise ValueError(f"a hash of {len(hash_)} bytes, 32 expected")
+    return hash_
+
+
+def _variant(found: Any) -> tuple[str, Any]:
+    """Name and payload: serde writes the name alone where there is no payload."""
+    if isinstance(found, str):
+        return found, None
+    if isinstance(found, dict) and len(found) == 1:
+        name, payload = next(iter(found.items()))
+        return name, payload
+    raise ValueError(f"{found!r:.60} found, a variant expected")
+
+
+def _decode_source(found: Any) -> str:
+    if found is None:
+        return "taken_from_canister"
+    name, _ = _variant(found)
+    if name not in _SOURCES:
+        raise ValueError(f"{name!r} found, one of {_SOURCES} expected")
+    return name
+
+
+def _decode_timer(found: Any) -> int | None:
+    if found is None:
+        return None
+    name, payload = _variant(found)
+    if name == "inactive":
+        return 0
+    if name != "active":
+        raise ValueError(f"{name!r} found, inactive or active expected")
+    return _decode_nat64(payload)
+
+
+def _decode_hook(found: Any) -> HookStatus | None:
+    if found is None:
+        return None
+    name, _ = _variant(found)
+    for status in _HOOK_STATUSES:
+        if name == status:
+            return status  # type: ignore[return-value]
+    raise ValueError(f"{name!r} found, one of {_HOOK_STATUSES} expected")
+
+
+_INTEGERS = {"i32": ("<i", "<I"), "i64": ("<q", "<Q")}
+_FLOATS = {"f32": "<f", "f64": "<d"}
+
+
+def _encode_global(value: GlobalValue) -> dict[str, Any]:
+    value_type, bits = value
+    if value_type in _INTEGERS:
+        return {value_type: struct.unpack(_INTEGERS[value_type][0], bits)[0]}
+    if value_type in _FLOATS:
+        number = struct.unpack(_FLOATS[value_type], bits)[0]
+        if not math.isfinite(number):
+            raise UnsupportedError(f"a snapshot's metadata cannot hold a global of value {number}")
+        return {value_type: number}
+    digits = list(struct.unpack("<4I", bits))
+    while digits and not digits[-1]:
+        digits.pop()
+    return {"v128": digits}
+
+
+def _decode_global(found: Any) -> GlobalValue:
+    if found is None:
+        raise ValueError("a global of a type that this version does not know")
+    value_type, payload = _variant(found)
+    if value_type in _INTEGERS:
+        signed, unsigned = _INTEGERS[value_type]
+        return GlobalValue(value_type, struct.pack(signed if payload < 0 else unsigned, payload))
+    if value_type in _FLOATS:
+        if isinstance(payload, bool) or not isinstance(payload, int | float):
+            raise TypeError(f"{payload!r:.60} found, a number expected")
+        return GlobalValue(value_type, struct.pack(_FLOATS[value_type], payload))
+    if value_type == "v128":
+        return GlobalValue("v128", _decode_v128(payload))
+    raise ValueError(f"global of type {value_type!r}")
+
+
+def _decode_v128(payload: Any) -> bytes:
+    if isinstance(payload, int):
+        return payload.to_bytes(16, "little")
+    if len(_list(payload)) > 4:
+        raise ValueError(f"{len(payload)} digits of 32 bits, at most 4 expected")
+    return struct.pack(f"<{len(payload)}I", *payload).ljust(16, b"\0")
+
+
+@final
+class Snapshot:
+    """A snapshot directory, open for reading. Made by `Snapshot.open`; sealed: nothing is ever written to it.
+
+    Attributes:
+        path: the directory.
+        metadata: what it says about itself; its sizes are those of the files.
+    """
+
+    def __init__(self, path: str, metadata: SnapshotMetadata) -> None:
+        self.path = path
+        self.metadata = metadata
+        self._files: list[RealFile] = []
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Snapshot:
+        """Read the metadata and check that the files are there, in the sizes it gives. Reads no memory.
+
+        Raises:
+            StorageError: it cannot be read, or its parts do not fit each other.
+        """
+        directory = Path(path)
+        try:
+            if (directory / "metadata.json").stat().st_size > _MAX_METADATA_BYTES:
+                raise StorageError("metadata.json is too long to be one", path)
+            metadata = SnapshotMetadata.from_json((directory / "metadata.json").read_bytes())
+            sizes = {
+                "wasm_module.bin": metadata.wasm_module_size,
+                "wasm_memory.bin": metadata.wasm_memory_size,
+                "stable_memory.bin": metadata.stable_memory_size,
+            }
+            for name, expected in sizes.items():
+                file = directory / name
+                found = file.stat().st_size if expected or file.exists() else 0
+                if found != expected:
+                    raise StorageError(f"{found} bytes found, {expected} expected by metadata.json", file)
+                if name != "wasm_module.bin" and expected % WASM_PAGE_BYTES:
+                    raise StorageError(f"{expected} bytes are not whole Wasm pages", file)
+        except OSError as error:
+            raise StorageError(f"not a snapshot: {error.strerror}", error.filename or path) from error
+        except MalformedError as error:
+            raise StorageError(str(error), path) from error
+        return cls(str(path), metadata)
+
+    def wasm_module(self) -> bytes:
+        """The module as uploaded."""
+        return self._read("wasm_module.bin")
+
+    def chunks(self) -> dict[bytes, bytes]:
+        """The chunk store: chunks by their SHA-256."""
+        chunks = {}
+        for hash_ in self.metadata.wasm_chunk_store:
+            chunk = self._read(f"wasm_chunk_store/{hash_.hex()}.bin")
+            if sha256(chunk).digest() != hash_:
+                raise StorageError(
+                    "its bytes are not those of its name", f"{self.path}/wasm_chunk_store/{hash_.hex()}.bin"
+                )
+            chunks[hash_] = chunk
+        return chunks
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (Path(self.path) / name).read_bytes()
+        except OSError as error:
+            raise StorageError(error.strerror or str(error), f"{self.path}/{name}") from error
+
+    def image(self, kind: str, store: TemporaryStore) -> TemporaryImage:
+        """An image over the ``heap`` or ``stable`` file: what is committed to it goes to `store`, the file stays."""
+        name, size_bytes = {
+            "heap": ("wasm_memory.bin", self.metadata.wasm_memory_size),
+            "stable": ("stable_memory.bin", self.metadata.stable_memory_size),
+        }[kind]
+        if not size_bytes:
+            return TemporaryImage(store)
+        try:
+            file = RealDisk().open(f"{self.path}/{name}")
+        except OSError as error:
+            raise StorageError(error.strerror or str(error), f"{self.path}/{name}") from error
+        self._files.append(file)
+        if file.size() != size_bytes:
+            raise StorageError(f"{file.size()} bytes found, {size_bytes} expected", f"{self.path}/{name}")
+        return open_sealed(store, file)
+
+    def close(self) -> None:
+        """Let go of the files; the images must be closed."""
+        for file in self._files:
+            file.close()
+        self._files.clear()
+
+
+def write_snapshot(
+    path: str | os.PathLike[str],
+    *,
+    wasm_module: bytes,
+    heap: TemporaryImage,
+    stable: TemporaryImage,
+    chunks: Mapping[bytes, bytes],
+    metadata: SnapshotMetadata,
+) -> SnapshotMetadata:
+    """Write a snapshot directory: all of it, on the platter, or nothing. Holes stay holes.
+
+    Args:
+        path: must not exist.
+        wasm_module: as uploaded.
+        heap: becomes ``wasm_memory.bin``.
+        stable: becomes ``stable_memory.bin``, if it has any pages.
+        chunks: the chunk store, by SHA-256.
+        metadata: its sizes and chunk hashes are set from the other arguments.
+
+    Returns:
+        The metadata as written.
+
+    Raises:
+        StorageError: it exists, or cannot be written.
+        UnsupportedError: a global has a value that the format cannot say.
+    """
+    target = Path(path)
+    metadata = _complete(metadata, wasm_module, heap, stable, chunks)
+    text = metadata.to_json()
+    draft = target.with_name(target.name + ".partial")
+    if target.exists():
+        raise StorageError("exists already; a snapshot is never changed", path)
+    try:
+        _remove_draft(draft)
+        draft.mkdir(parents=True)
+        _write_file(draft / "wasm_module.bin", [(0, wasm_module)], len(wasm_module))
+        _write_memory(draft / "wasm_memory.bin", heap)
+        if metadata.stable_memory_size:
+            _write_memory(draft / "stable_memory.bin", stable)
+        if chunks:
+            (draft / "wasm_chunk_store").mkdir()
+        for hash_, chunk in chunks.items():
+            _write_file(draft / "wasm_chunk_store" / f"{hash_.hex()}.bin", [(0, chunk)], len(chunk))
+        _write_file(draft / "metadata.json", [(0, text.encode())], len(text.encode()))
+        disk = RealDisk()
+        if chunks:
+            disk.sync_directory(str(draft / "wasm_chunk_store"))
+        disk.sync_directory(str(draft))
+        disk.rename(str(draft), str(target))
+        disk.sync_directory(str(target.parent))
+    except OSError as error:
+        _remove_draft(draft)
+        raise StorageError(f"snapshot could not be written: {error.strerror}", error.filename or path) from error
+    return metadata
+
+
+def _complete(
+    metadata: SnapshotMetadata,
+    wasm_module: bytes,
+    heap: TemporaryImage,
+    stable: TemporaryImage,
+    chunks: Mapping[bytes, bytes],
+) -> SnapshotMetadata:
+    return SnapshotMetadata(
+        taken_at_timestamp=metadata.taken_at_timestamp,
+        wasm_module_size=len(wasm_module),
+        wasm_memory_size=heap.wasm_pages * WASM_PAGE_BYTES,
+        stable_memory_size=stable.wasm_pages * WASM_PAGE_BYTES,
+        global_values=metadata.global_values,
+        wasm_chunk_store=tuple(sorted(chunks)),
+        canister_version=metadata.canister_version,
+        certified_data=metadata.certified_data,
+        global_timer=metadata.global_timer,
+        on_low_wasm_memory_hook_status=metadata.on_low_wasm_memory_hook_status,
+        source=metadata.source,
+    )
+
+
+def _remove_draft(draft: Path) -> None:
+    if draft.is_dir() and not draft.is_symlink():
+        for file in sorted(draft.rglob("*"), reverse=True):
+            if file.is_dir() and not file.is_symlink():
+                file.rmdir()
+            else:
+                file.unlink()
+        draft.rmdir()
+
+
+def _write_memory(path: Path, image: TemporaryImage) -> None:
+    runs = (
+        (at, image.read(at, min(_COPY_BYTES, end - at)))
+        for start, end in image.data_ranges()
+        for at in range(start, end, _COPY_BYTES)
+    )
+    _write_file(path, runs, image.wasm_pages * WASM_PAGE_BYTES)
+
+
+def _write_file(path: Path, runs: Iterable[tuple[int, bytes]], size_bytes: int) -> None:
+    file = RealDisk().open(str(path), write=True, create=True)
+    try:
+        for offset, data in runs:
+            if len(data) > PAGE_BYTES and not any(data[:PAGE_BYTES]) and not data.strip(b"\0"):
+                continue  # only zeros: leave the hole
+            file.pwrite(data, offset)
+        file.truncate(size_bytes)
+        file.sync()
+    finally:
+        file.close()
