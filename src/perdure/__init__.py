@@ -1,5 +1,10 @@
 """Run Internet Computer canisters in a Python process with Wasm-native stable memory, and open the bytes they keep."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from perdure.errors import (
     InternalError,
     InvalidModuleError,
@@ -12,8 +17,13 @@ from perdure.errors import (
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.memory import Memory
 
+if TYPE_CHECKING:
+    from perdure.kit.rejects import rejects
+    from perdure.subnet import Canister, Subnet
+
 __all__ = [
     "ANONYMOUS",
+    "Canister",
     "InternalError",
     "InvalidModuleError",
     "MalformedError",
@@ -22,5 +32,21 @@ __all__ = [
     "Principal",
     "RejectError",
     "StorageError",
+    "Subnet",
     "UnsupportedError",
+    "rejects",
 ]
+
+# Imported when first asked for: the engine takes longer to load than everything else together.
+_LATER = {"Canister": "perdure.subnet", "Subnet": "perdure.subnet", "rejects": "perdure.kit.rejects"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module 'perdure' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

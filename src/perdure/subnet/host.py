@@ -38,10 +38,23 @@ class MemoryHost:
         self.store = store or TemporaryStore()
         self.memories: dict[bytes, WasmState] = {}
         self._modules: dict[int, ResidentModule] = {}
+        self._ready_made: dict[bytes, CanisterModule] = {}
+
+    def fork(self) -> MemoryHost:
+        """A host for a second subnet: the same code, pages in the same store, no memories yet."""
+        twin = MemoryHost(self._compile_code, Residents(self.residents.capacity), self.store)
+        twin._ready_made = self._ready_made
+        return twin
+
+    def provide(self, code: CanisterModule) -> None:
+        """Have code at hand that is not compiled from its bytes: a canister written in Python."""
+        self._ready_made[code.wasm] = code
 
     def compile(self, wasm: bytes) -> ResidentModule:
         """Validate and compile a module; the same code gives the same object while it is in use."""
-        code = self._compile_code(wasm)
+        return self._resident(self._ready_made.get(wasm) or self._compile_code(wasm))
+
+    def _resident(self, code: CanisterModule) -> ResidentModule:
         found = self._modules.get(id(code))
         if found is None:
             found = self._modules[id(code)] = ResidentModule(code, self.residents)
@@ -88,7 +101,7 @@ class MemoryHost:
         origin = instance.state
         heap, stable = _images(origin, fork=True)
         state = self.memories[canister_id] = WasmState(heap, stable, origin.global_values)
-        module = self.compile(instance.module.wasm)
+        module = self._resident(instance.module.code)
         return module.instantiate(state)
 
 

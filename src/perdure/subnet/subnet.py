@@ -16,11 +16,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, Protocol, final
 
+from perdure.candid import decode
+from perdure.candid.service import ServiceType
+from perdure.candid.service import load as load_service
+from perdure.candid.types import Text
 from perdure.canister import CanisterModule, CanisterStatus, GlobalValue, Reject, Reply
 from perdure.embedder import Compiler, shared_compiler
-from perdure.errors import RejectError
+from perdure.errors import MalformedError, RejectError, UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.query import execute_query
@@ -28,16 +32,32 @@ from perdure.execution.scheduler import advance_time, execute_ingress, round_, r
 from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetState
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.instrument import Options
+from perdure.subnet.actor import Actor
 from perdure.subnet.host import MemoryHost
+from perdure.subnet.management import MAX_ROUNDS, as_error, controller_of, manage, status_record
 from perdure.subnet.memories import LiveMemory
 from perdure.subnet.residency import ResidentInstance, Residents
 
-__all__ = ["Canister", "Status", "Subnet"]
+__all__ = ["Canister", "PythonCode", "Status", "Subnet"]
 
 DEFAULT_CYCLES = 100_000_000_000_000
-MAX_ROUNDS = 1_000
+SERVICE_SECTIONS = ("icp:public candid:service", "icp:private candid:service")
+CANDID_METHOD = "__get_candid_interface_tmp_hack"
+ARGS_SECTIONS = ("icp:public candid:args", "icp:private candid:args")
 
-Wasm = bytes | str | os.PathLike[str]
+
+class PythonCode(Protocol):
+    """What can be installed like a Wasm module: a class that `perdure.kit.canister` has made a canister."""
+
+    @property
+    def __perdure_module__(self) -> CanisterModule:
+        """The code."""
+        ...
+
+
+Wasm = bytes | str | os.PathLike[str] | PythonCode
+Argument = bytes | tuple[Any, ...]
+"""Of init and post-upgrade hooks: the bytes, or values for the Candid types that the module names."""
 
 
 @final
@@ -88,7 +108,7 @@ class Subnet:
     def install(
         self,
         wasm: Wasm,
-        arg: bytes = b"",
+        arg: Argument = b"",
         *,
         canister_id: Principal | None = None,
         controllers: Iterable[Principal] = (),
@@ -98,7 +118,7 @@ class Subnet:
 
         Args:
             wasm: the module or its path, gzip or not.
-            arg: for ``canister_init``.
+            arg: for ``canister_init``: bytes, or a tuple of values for the types that the module names.
             canister_id: by default the next free one.
             controllers: by default the anonymous principal.
             cycles: the balance.
@@ -107,12 +127,9 @@ class Subnet:
             RejectError: the module is refused, or its start or init code trapped.
             ValueError: the id is taken.
         """
-        code = _read(wasm)
-        settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
-        raw_id = canister_id.raw_bytes if canister_id is not None else None
-        state = add_canister(self._state, settings, cycles, raw_id, (settings.controllers[0], None))
-        self._state.minted_cycles += cycles
-        canister = Canister(self, Principal(state.canister_id))
+        code = self._code(wasm)
+        canister = self.create_canister(canister_id=canister_id, controllers=controllers, cycles=cycles)
+        state = canister._state
         try:
             canister._install(InstallOptions(InstallMode.INSTALL), code, arg)
         except RejectError:
@@ -120,6 +137,30 @@ class Subnet:
             self._state.minted_cycles -= state.cycles
             raise
         return canister
+
+    def create_canister(
+        self,
+        *,
+        canister_id: Principal | None = None,
+        controllers: Iterable[Principal] = (),
+        cycles: int = DEFAULT_CYCLES,
+    ) -> Canister:
+        """Create a canister without code; arguments as for `install`."""
+        settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
+        raw_id = canister_id.raw_bytes if canister_id is not None else None
+        state = add_canister(self._state, settings, cycles, raw_id, (settings.controllers[0], None))
+        self._state.minted_cycles += cycles
+        return Canister(self, Principal(state.canister_id))
+
+    def _code(self, wasm: Wasm) -> bytes:
+        """The module as uploaded."""
+        if isinstance(wasm, bytes | bytearray | memoryview):
+            return bytes(wasm)
+        if isinstance(wasm, str | os.PathLike):
+            return Path(wasm).read_bytes()
+        module = wasm.__perdure_module__
+        self._host.provide(module)
+        return module.wasm
 
     def canister(self, canister_id: Principal) -> Canister:
         """The handle of a canister of this subnet.
@@ -165,7 +206,7 @@ class Subnet:
     def fork(self) -> Subnet:
         """A second subnet in the same state; each goes its own way. Costs nothing for memory until it changes."""
         twin = object.__new__(Subnet)
-        twin._host = MemoryHost(self._host._compile_code, Residents(), self._host.store)
+        twin._host = self._host.fork()
         twin._state = _copy_state(self._state, twin._host)
         return twin
 
@@ -223,7 +264,7 @@ class Canister:
         response = execute_ingress(state, self._raw_id, method, arg, sender.raw_bytes, cycles, MAX_ROUNDS)
         if response.__class__ is Reply:
             return response[0]
-        raise _error(response)
+        raise as_error(response)
 
     def query(self, method: str, arg: bytes = b"", *, sender: Principal = ANONYMOUS) -> bytes:
         """Call a query or composite query method; nothing that it does stays.
@@ -234,14 +275,51 @@ class Canister:
         response = execute_query(self._subnet._state, self._raw_id, method, arg, sender.raw_bytes)
         if response.__class__ is Reply:
             return response[0]
-        raise _error(response)
+        raise as_error(response)
+
+    def actor(
+        self, sender: Principal = ANONYMOUS, *, candid: str | os.PathLike[str] | None = None, cycles: int = 0
+    ) -> Actor:
+        """The canister by its Candid methods, as one sender sees it: ``canister.actor().greet("Ada")``.
+
+        Args:
+            sender: of every call.
+            candid: the path of a ``.did`` file, or its text; by default what the module says of itself.
+            cycles: that go with every update.
+
+        Raises:
+            UnsupportedError: the module does not say which methods it has.
+            MalformedError: what it says is no Candid.
+        """
+        return Actor(self, self.service(candid), sender, cycles=cycles)
+
+    def service(self, candid: str | os.PathLike[str] | None = None) -> ServiceType:
+        """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""
+        is_text = isinstance(candid, str) and ":" in candid
+        text = candid if candid is None or is_text else Path(candid).read_text(encoding="utf-8")
+        module = self.module
+        sections = module.custom_sections if module is not None else {}
+        methods = module.exported_methods if module is not None else frozenset()
+        # Before modules had the section, the Rust CDK gave them this method.
+        is_old = not any(name in sections for name in SERVICE_SECTIONS) and f"canister_query {CANDID_METHOD}" in methods
+        if text is None and is_old:
+            (text,) = decode(self.query(CANDID_METHOD, b"DIDL\0\0"), (Text,))
+        return _service(f"canister {self.id}", module, None if text is None else str(text))
 
     # --- code
+
+    def install(self, wasm: Wasm, arg: Argument = b"") -> None:
+        """Install a module on a canister that has none.
+
+        Raises:
+            RejectError: there is code already, the module is refused, or its start or init code trapped.
+        """
+        self._install(InstallOptions(InstallMode.INSTALL), self._subnet._code(wasm), arg)
 
     def upgrade(
         self,
         wasm: Wasm,
-        arg: bytes = b"",
+        arg: Argument = b"",
         *,
         wasm_memory_persistence: str | None = None,
         skip_pre_upgrade: bool = False,
@@ -254,18 +332,79 @@ class Canister:
         if wasm_memory_persistence not in {None, "keep", "replace"}:
             raise ValueError(f"wasm_memory_persistence is 'keep', 'replace' or None, found {wasm_memory_persistence!r}")
         options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
-        self._install(options, _read(wasm), arg)
+        self._install(options, self._subnet._code(wasm), arg)
 
-    def reinstall(self, wasm: Wasm, arg: bytes = b"") -> None:
+    def reinstall(self, wasm: Wasm, arg: Argument = b"") -> None:
         """Install a module anew: all memories are lost."""
-        self._install(InstallOptions(InstallMode.REINSTALL), _read(wasm), arg)
+        self._install(InstallOptions(InstallMode.REINSTALL), self._subnet._code(wasm), arg)
 
-    def _install(self, options: InstallOptions, wasm: bytes, arg: bytes) -> None:
+    def _install(self, options: InstallOptions, wasm: bytes, arg: Argument) -> None:
         state = self._state
-        sender = min(state.facts.controllers, default=ANONYMOUS.raw_bytes)
-        response = install_code(self._subnet._state, state, options, wasm, arg, sender)
+        if isinstance(arg, tuple):
+            arg = _service(f"the module for {self.id}", self._subnet._host.compile(wasm)).encode_init(arg)
+        response = install_code(self._subnet._state, state, options, wasm, arg, controller_of(state))
         if isinstance(response, Reject):
-            raise _error(response)
+            raise as_error(response)
+
+    # --- life
+
+    def start(self) -> None:
+        """Take calls again."""
+        self._manage("start_canister")
+
+    def stop(self) -> None:
+        """Take no more calls, and wait until those that are open are answered.
+
+        Raises:
+            RejectError: they were not, in time.
+        """
+        self._manage("stop_canister")
+
+    def delete(self) -> None:
+        """Remove the stopped canister for ever, its cycles too; the handle is of no use afterwards."""
+        self._manage("delete_canister")
+
+    def uninstall(self) -> None:
+        """Take code and memories away."""
+        self._manage("uninstall_code")
+
+    def update_settings(self, **settings: Any) -> None:
+        """Change settings, by the names and types that ``update_settings`` has in the interface specification.
+
+        Raises:
+            RejectError: a value is refused.
+            ValueError: there is no setting of this name, or not of this type.
+        """
+        unknown = settings.keys() - set(Settings.__slots__)
+        if unknown:
+            raise ValueError(f"no settings {sorted(unknown)}, expected some of {', '.join(Settings.__slots__)}")
+        self._manage("update_settings", settings=settings)
+
+    def add_cycles(self, cycles: int) -> int:
+        """Add to the balance; the new balance."""
+        self._manage("provisional_top_up_canister", amount=cycles)
+        return self._state.cycles
+
+    def take_snapshot(self, *, replace: bytes | None = None) -> bytes:
+        """Keep a copy of code and memories, maybe in place of another one; its id."""
+        snapshot_id: bytes = self._manage("take_canister_snapshot", replace_snapshot=replace)["id"]
+        return snapshot_id
+
+    def load_snapshot(self, snapshot_id: bytes) -> None:
+        """Go back to a snapshot. It can be loaded again."""
+        self._manage("load_canister_snapshot", snapshot_id=snapshot_id)
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """Each snapshot's ``id``, ``taken_at_timestamp`` in ns and ``total_size`` in bytes."""
+        found: list[dict[str, Any]] = self._manage("list_canister_snapshots")
+        return found
+
+    def delete_snapshot(self, snapshot_id: bytes) -> None:
+        """Forget a snapshot."""
+        self._manage("delete_canister_snapshot", snapshot_id=snapshot_id)
+
+    def _manage(self, method: str, **fields: Any) -> Any:
+        return manage(self._subnet._state, self._state, method, **fields)
 
     # --- what there is to see
 
@@ -304,6 +443,11 @@ class Canister:
             memory_bytes=state.memory_bytes(),
         )
 
+    def settings(self) -> dict[str, Any]:
+        """The settings, by their names in the interface specification."""
+        settings: dict[str, Any] = status_record(self._subnet._state, self._state)["settings"]
+        return settings
+
     def logs(self) -> tuple[LogRecord, ...]:
         """Lines that the canister printed and traps that it ended in, oldest first."""
         return tuple(self._state.log.records)
@@ -312,14 +456,16 @@ class Canister:
         return f"<Canister {self.id}>"
 
 
-def _read(wasm: Wasm) -> bytes:
-    return bytes(wasm) if isinstance(wasm, bytes | bytearray | memoryview) else Path(wasm).read_bytes()
-
-
-def _error(response: object) -> RejectError:
-    if isinstance(response, Reject):
-        return RejectError(response.code, response.error_code, response.message, response.backtrace)
-    return RejectError(6, "", "the call was taken and is not answered: nothing is left to run but timers and deadlines")
+def _service(what: str, module: CanisterModule | None, text: str | None = None) -> ServiceType:
+    sections = module.custom_sections if module is not None else {}
+    args = next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
+    interface = text or next((sections[name] for name in SERVICE_SECTIONS if name in sections), None)
+    if interface is None:
+        raise UnsupportedError(f"{what} has no section candid:service: pass candid='service.did'")
+    try:
+        return load_service(interface, args=args)
+    except MalformedError as error:
+        raise MalformedError(f"the interface of {what}: {error.message}", error.offset) from error
 
 
 def _copy_state(state: SubnetState, host: MemoryHost) -> SubnetState:
