@@ -106,6 +106,10 @@ class TestInstall:
         assert answer.error_code == "IC0505"
         assert "Canister's Wasm module is not valid: bad magic" in answer.message
 
+    def test_too_large(self, world):
+        answer = install_code(world.subnet, world.create(), InstallOptions(), bytes((100 << 20) + 1), b"", b"owner")
+        assert answer.error_code == "IC0505"
+
     def test_needs_cycles_for_the_longest_install(self, world):
         world.install({}, cycles=1_000_000_000)
         assert world.answer.error_code == "IC0207"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -118,6 +119,11 @@ class TestCreation:
         assert created.cycles == 5_007
         assert management.world.balanced()
 
+    def test_no_room(self, management):
+        config = management.subnet.config
+        management.subnet.config = replace(config, max_canisters=len(management.subnet.canisters))
+        assert management.user("provisional_create_canister_with_cycles", {}).error_code == "IC0102"
+
     def test_default_amount(self, management):
         result = management.user("provisional_create_canister_with_cycles", {})
         assert management.subnet.canisters[result["canister_id"].raw_bytes].cycles == 100_000_000_000_000
@@ -147,6 +153,7 @@ class TestSettings:
             {"controllers": [Principal(bytes([index])) for index in range(11)]},
             {"compute_allocation": 101},
             {"memory_allocation": 1 << 48},
+            {"log_visibility": {"allowed_viewers": [Principal(bytes([index])) for index in range(11)]}},
             {"freezing_threshold": 1 << 64},
             {"environment_variables": [{"name": str(index), "value": ""} for index in range(21)]},
             {"environment_variables": [{"name": "n" * 129, "value": ""}]},
@@ -330,6 +337,14 @@ class TestKnowledge:
         info, _ = management.canister("canister_info", {**result, "num_requested_changes": 5})
         origin = info["recent_changes"][0]["origin"]["from_canister"]
         assert origin == {"canister_id": Principal(management.proxy.canister_id), "canister_version": 1}
+
+    def test_history_is_cut(self, management, target):
+        for number in range(25):
+            settings = {"controllers": [Principal(OWNER), Principal(bytes([number]))]}
+            management.user("update_settings", management.about(target, settings=settings))
+        arg = management.about(target, num_requested_changes=100)
+        info, _ = management.canister("canister_info", arg)
+        assert (info["total_num_changes"], len(info["recent_changes"])) == (27, 20)
 
     def test_metadata(self, management, fakes):
         sections = {"icp:public candid:service": b"service", "icp:private secret": b"secret"}

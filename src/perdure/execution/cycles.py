@@ -26,7 +26,6 @@ class CostSchedule:
     compute_percent_allocated_per_second_fee: int
     update_message_execution_fee: int
     ten_update_instructions_execution_fee: int
-    wasm64_instruction_multiplier: int
     xnet_call_fee: int
     xnet_byte_transmission_fee: int
     ingress_message_reception_fee: int
@@ -118,7 +117,6 @@ CYCLES_2026_08: Final = CostSchedule(
     compute_percent_allocated_per_second_fee=10_000_000,
     update_message_execution_fee=5_000_000,
     ten_update_instructions_execution_fee=10,
-    wasm64_instruction_multiplier=2,
     xnet_call_fee=260_000,
     xnet_byte_transmission_fee=1_000,
     ingress_message_reception_fee=1_200_000,

@@ -102,7 +102,7 @@ def add_canister(
     subnet.canisters[canister_id] = canister
     apply_settings(subnet, canister, settings)
     facts.version = 0
-    canister.record_change(subnet.time_ns, origin, "creation", controllers=list(settings.controllers))
+    canister.record_change(subnet, origin, "creation", controllers=list(settings.controllers))
     subnet.changed.add(canister_id)
     return canister
 
@@ -128,6 +128,9 @@ def validate_settings(subnet: SubnetState, settings: Settings) -> Reject | None:
     for name, bits in (("memory_allocation", 48), ("freezing_threshold", 64), ("wasm_memory_limit", 48)):
         if getattr(settings, name) >= 1 << bits:
             return rejected(payload, f"Invalid settings: {name} expected to be in the range of [0..2^{bits}-1]")
+    lists = (settings.log_visibility, settings.snapshot_visibility, settings.status_visibility)
+    if any(len(visibility.viewers) > config.max_allowed_viewers for visibility in lists):
+        return rejected(payload, f"Invalid settings: at most {config.max_allowed_viewers} allowed viewers")
     if settings.compute_allocation > 100:
         return rejected(
             payload,
@@ -183,7 +186,7 @@ def install_code(
         sender: whoever asks; the caller that the hooks see.
         sender_version: of a sender that is a canister.
     """
-    refusal = _refuse_install(canister, options)
+    refusal = _refuse_install(canister, options) or _refuse_size(subnet, canister, wasm)
     if refusal is not None:
         return refusal
     try:
@@ -215,6 +218,17 @@ def _refuse_install(canister: CanisterState, options: InstallOptions) -> Reject 
             "https://internetcomputer.org/docs/current/references/execution-errors#wasm-module-not-found",
         )
     return None
+
+
+def _refuse_size(subnet: SubnetState, canister: CanisterState, wasm: bytes) -> Reject | None:
+    limit_bytes = subnet.config.wasm_max_size_bytes
+    if len(wasm) <= limit_bytes:
+        return None
+    return canister_error(
+        canister.canister_id,
+        ErrorCode.CANISTER_INVALID_WASM,
+        f"Canister's Wasm module is not valid: Wasm module is too large: {len(wasm)} bytes, at most {limit_bytes}",
+    )
 
 
 def _check_persistence(canister: CanisterState, options: InstallOptions, module: CanisterModule) -> Reject | None:
@@ -372,7 +386,7 @@ class _Installation:
         if self.global_timer_ns or "canister_heartbeat" in self.module.exported_methods:
             subnet.task_canisters.add(canister.canister_id)
         canister.record_change(
-            subnet.time_ns,
+            subnet,
             (self.sender, sender_version),
             "code_deployment",
             mode=self.options.mode.value,
@@ -387,7 +401,7 @@ def uninstall_code(
     _drop_code(subnet, canister)
     canister.chunk_store.clear()
     canister.facts.version += 1
-    canister.record_change(subnet.time_ns, origin, "code_uninstall")
+    canister.record_change(subnet, origin, "code_uninstall")
     canister.refresh(subnet.costs)
     subnet.changed.add(canister.canister_id)
 

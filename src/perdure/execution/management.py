@@ -132,6 +132,12 @@ def _new_settings(call: Call) -> Settings | Reject:
         reserved_cycles_limit=config.default_reserved_cycles_limit,
         wasm_memory_limit=config.default_wasm_memory_limit_bytes,
     )
+    if len(call.subnet.canisters) >= config.max_canisters:
+        return rejected(
+            ErrorCode.MAX_NUMBER_OF_CANISTERS_REACHED,
+            f"Subnet has reached the allowed canister limit of {config.max_canisters} canisters. "
+            "Retry creating the canister.",
+        )
     settings = _changed_settings(settings, call.arg["settings"])
     return validate_settings(call.subnet, settings) or settings
 
@@ -183,7 +189,7 @@ def _update_settings(call: Call) -> Values | Reject:
     call.canister.facts.version += 1
     if settings.controllers != before or call.arg["settings"]["controllers"] is not None:
         call.canister.record_change(
-            call.subnet.time_ns, call.origin, "controllers_change", controllers=list(settings.controllers)
+            call.subnet, call.origin, "controllers_change", controllers=list(settings.controllers)
         )
     return []
 

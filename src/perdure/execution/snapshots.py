@@ -149,7 +149,7 @@ def load(
         subnet.task_canisters.add(canister.canister_id)
     canister.facts.version += 1
     canister.record_change(
-        subnet.time_ns,
+        subnet,
         origin,
         "load_snapshot",
         snapshot_id=snapshot.snapshot_id,

@@ -284,11 +284,11 @@ class CanisterState:
         self.freezing_limit = per_second * self.settings.freezing_threshold
         self.limits.clear()
 
-    def record_change(self, time_ns: int, origin: tuple[bytes, int | None], kind: str, **details: Any) -> None:
+    def record_change(self, subnet: SubnetState, origin: tuple[bytes, int | None], kind: str, **details: Any) -> None:
         """Add to the history under the current version, and forget the oldest entries."""
-        self.history.append(Change(time_ns, self.facts.version, *origin, (kind, details)))
+        self.history.append(Change(subnet.time_ns, self.facts.version, *origin, (kind, details)))
         self.total_changes += 1
-        del self.history[:-20]
+        del self.history[: -subnet.config.max_canister_history_changes]
 
 
 @final

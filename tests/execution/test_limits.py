@@ -1,0 +1,256 @@
+"""Limits and prices: what the engine is told, what the rules refuse, what existing costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.canister import Reply, Trap, TrapCode
+from perdure.execution import (
+    CYCLES_2026_08,
+    SubnetConfig,
+    advance_time,
+    execute_ingress,
+    execute_query,
+    round_,
+    submit_ingress,
+)
+from perdure.execution.config import GIB
+
+
+def spy(canister):
+    """Record the limits of every entry."""
+    seen, run = {}, canister.instance.run
+
+    def spying(entry_point, env):
+        limits = env.limits
+        seen[env.context.value] = limits.instructions, limits.stable_accessed_pages, limits.stable_dirty_pages
+        return run(entry_point, env)
+
+    canister.instance.run = spying
+    return seen
+
+
+class TestEntries:
+    def test_install(self, world, fakes, monkeypatch):
+        seen = {}
+
+        def init(api, instance):
+            seen.update(instructions=api.env.limits.instructions, pages=api.env.limits.stable_dirty_pages)
+
+        world.install({"canister_start": lambda *_: None, "canister_init": init})
+        # The steps of an install share one budget; the fake's start used 1,000 instructions.
+        assert seen == {"instructions": 300_000_000_000 - 1_000, "pages": 2_097_152}
+
+    def test_inspect(self, world, fakes):
+        methods = {
+            "canister_inspect_message": lambda api, _: api.accept_message(),
+            "canister_update f": fakes.reply_with(b""),
+        }
+        canister = world.install(methods)
+        seen = spy(canister)
+        execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        assert seen["F"] == (200_000_000, 262_144, 262_144)
+
+    def test_callbacks_keep_some_back_for_cleanup(self, world, fakes):
+        leaf = world.install({"canister_update leaf": fakes.reply_with(b"")})
+
+        def start(api, instance):
+            fakes.call(api, leaf.canister_id, "leaf", cleanup=1)
+
+        def fail(api, instance, environment):
+            raise api.trap(b"")
+
+        canister = world.install({"canister_update start": start}, [fail, lambda *_: None])
+        seen = spy(canister)
+        execute_ingress(world.subnet, canister.canister_id, "start", b"")
+        assert seen["Ry"][0] == 38_000_000_000
+        assert seen["C"][0] == 40_000_000_000 - 1_000
+
+    def test_heap_limit(self, world, fakes):
+        canister = world.install(
+            {"canister_update f": fakes.reply_with(b""), "canister_query f2": fakes.reply_with(b"")}
+        )
+        seen, run = [], canister.instance.run
+
+        def spying(entry_point, env):
+            seen.append((env.limits.heap_wasm_pages, env.limits.heap_trap_code, env.limits.stable_wasm_pages))
+            return run(entry_point, env)
+
+        canister.instance.run = spying
+        canister.cycles = 10**18
+        execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        assert seen == [(49_152, TrapCode.WASM_MEMORY_LIMIT_EXCEEDED, 8_192_000)]
+
+    def test_out_of_instructions_is_named(self, world):
+        canister = world.install({"canister_update f": None})
+        canister.instance.run = lambda *_: Trap(TrapCode.INSTRUCTION_LIMIT_EXCEEDED, instructions=41_000_000_000)
+        before = canister.cycles
+        reject = execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        assert reject.error_code == "IC0522"
+        assert "Canister exceeded the limit of 40000000000 instructions for single message execution." in reject.message
+        # Never more than was set aside.
+        assert before - canister.cycles == 40_005_000_000 + 1_202_000
+        assert world.balanced()
+
+
+class TestRounds:
+    def test_a_round_ends_when_its_instructions_are_used_up(self, fakes):
+        world = fakes.World(config=SubnetConfig(max_instructions_per_round=2_500))
+        canister = world.install({"canister_update f": fakes.reply_with(b"")})
+        for _ in range(7):
+            submit_ingress(world.subnet, canister.canister_id, "f", b"")
+        answered = []
+        for _ in range(3):
+            round_(world.subnet)
+            answered.append(len(world.subnet.responses))
+        assert answered == [3, 6, 7]
+
+    def test_time_goes_on(self, world):
+        before = world.subnet.time_ns
+        round_(world.subnet)
+        assert world.subnet.time_ns == before + 1
+
+    def test_order_of_canisters_is_that_of_their_ids(self, world, fakes):
+        order = []
+        canisters = [
+            world.install({"canister_update f": lambda api, _: (order.append(api.canister_self()), api.msg_reply())})
+            for _ in range(3)
+        ]
+        for canister in reversed(canisters):
+            submit_ingress(world.subnet, canister.canister_id, "f", b"")
+        round_(world.subnet)
+        assert order == [canister.canister_id for canister in canisters]
+
+
+class TestQueries:
+    def test_composite_budget(self, fakes):
+        world = fakes.World(config=SubnetConfig(max_instructions_per_composite_query_call=120_000_000))
+
+        def wide(api, instance):
+            for _ in range(4):
+                fakes.call(api, api.canister_self(), "leaf")
+
+        rejected = []
+
+        def count(api, instance, environment):
+            rejected.append(api.msg_reject_msg()[:6])
+            if len(rejected) == 2:
+                api.msg_reply()
+
+        methods = {"canister_composite_query wide": wide, "canister_query leaf": fakes.reply_with(b"")}
+        canister = world.install(methods, [lambda *_: None, count])
+        assert execute_query(world.subnet, canister.canister_id, "wide", b"") == Reply(b"")
+        assert rejected == [b"IC0526", b"IC0526"]
+
+
+class TestCallTerms:
+    def test_minimum_cycles_of_incoming_calls(self, world, fakes):
+        callee = world.install({"canister_update f": fakes.reply_with(b"")})
+        callee.settings.minimum_incoming_canister_call_cycles = 100
+
+        def start(api, instance):
+            fakes.call(api, callee.canister_id, "f", cycles=int(api.msg_arg_data()))
+
+        caller = world.install({"canister_update start": start}, [fakes.on_reply, fakes.on_reject])
+        refused = execute_ingress(world.subnet, caller.canister_id, "start", b"99")
+        assert refused.data.startswith(b"reject:5:")
+        assert execute_ingress(world.subnet, caller.canister_id, "start", b"100") == Reply(b"reply:")
+        assert execute_ingress(world.subnet, callee.canister_id, "f", b"") == Reply(b"")
+        assert world.balanced()
+
+    def test_too_poor_to_be_called(self, world, fakes):
+        canister = world.install({"canister_update f": fakes.reply_with(b"")}, cycles=400_000_000_000)
+        world.subnet.minted_cycles -= canister.cycles - 30_000_000_000
+        canister.cycles = 30_000_000_000
+        reject = execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        assert reject.error_code == "IC0207"
+        assert "is out of cycles: please top up the canister with at least " in reject.message
+
+
+class TestStorage:
+    def test_a_gib_for_a_second(self, world, fakes):
+        canister = world.install({})
+        canister.stable_wasm_pages = 16_384
+        cycles, memory_bytes = canister.cycles, canister.memory_bytes()
+        advance_time(world.subnet, 100 * 10**9)
+        assert cycles - canister.cycles == memory_bytes * 127_000 * 100 // GIB
+        assert world.balanced()
+
+    def test_charged_at_most_every_ten_seconds(self, world):
+        canister = world.install({})
+        cycles = canister.cycles
+        advance_time(world.subnet, 9 * 10**9)
+        assert canister.cycles == cycles
+        advance_time(world.subnet, 10**9)
+        assert cycles - canister.cycles == canister.memory_bytes() * 127_000 * 10 // GIB
+
+    def test_memory_allocation_is_paid_for(self, world):
+        canister = world.create(memory_allocation=GIB)
+        cycles = canister.cycles
+        advance_time(world.subnet, 10 * 10**9)
+        assert cycles - canister.cycles == 1_270_000
+
+    def test_who_cannot_pay_loses_the_code(self, world, fakes):
+        canister = world.install({"canister_update f": fakes.reply_with(b"")})
+        canister.stable_wasm_pages = 16_384
+        world.subnet.minted_cycles -= canister.cycles - 1_000
+        canister.cycles = 1_000
+        version = canister.facts.version
+        advance_time(world.subnet, 100 * 10**9)
+        assert (canister.cycles, canister.module, canister.history) == (0, None, [])
+        assert canister.facts.version == version + 1
+        assert canister.total_changes == 3
+        assert world.balanced()
+
+    def test_reserved_cycles_go_first(self, world):
+        canister = world.create(memory_allocation=GIB)
+        canister.reserved_cycles, canister.cycles = 1_000_000, canister.cycles - 1_000_000
+        cycles = canister.cycles
+        advance_time(world.subnet, 10 * 10**9)
+        assert (canister.reserved_cycles, cycles - canister.cycles) == (0, 270_000)
+        assert world.balanced()
+
+    def test_time_does_not_go_back(self, world):
+        with pytest.raises(ValueError, match="does not go back"):
+            advance_time(world.subnet, -1)
+
+
+class TestPrices:
+    """Figures of the developer documentation for 13 nodes."""
+
+    def test_published_figures(self):
+        costs = CYCLES_2026_08
+        assert costs.execution(10**9) == 1_005_000_000
+        assert costs.ingress(10) == 1_220_000
+        assert costs.request(4, 6) == 270_000
+        assert costs.storage_per_second(GIB, 1) == 127_000 + 10_000_000
+        assert costs.http_request(0, 0) == 49_140_000
+        assert costs.http_request(1, 1) == 49_140_000 + 5_200 + 10_400
+        assert costs.create_canister() == 500_000_000_000
+
+    def test_a_call_costs_what_is_set_aside(self, world, fakes):
+        seen = {}
+
+        def start(api, instance):
+            before = api.canister_cycle_balance()
+            seen["price"] = api.cost_call(4, 3)
+            fakes.call(api, b"nobody", "four", b"arg")
+            seen["paid"] = before - api.canister_cycle_balance()
+            api.msg_reply()
+
+        canister = world.install({"canister_update start": start}, [lambda *_: None] * 2)
+        balance = canister.cycles
+        request = submit_ingress(world.subnet, canister.canister_id, "start", b"")
+        round_(world.subnet)
+        assert world.subnet.responses[request] == Reply(b"")
+        assert seen["price"] == seen["paid"]
+        assert balance - canister.cycles == seen["price"] + 5_001_000 + 1_200_000 + 5 * 2_000
+
+    def test_signing(self):
+        costs = CYCLES_2026_08
+        assert costs.sign("sign_with_ecdsa", "key_1", 0) == 26_153_846_153
+        assert costs.sign("sign_with_schnorr", "test_key_1", 1) == 10_000_000_000
+        with pytest.raises(ValueError, match="unknown curve"):
+            costs.sign("sign_with_ecdsa", "key_1", 1)
+        with pytest.raises(KeyError):
+            costs.sign("vetkd_derive_key", "nobody", 0)
