@@ -1,0 +1,253 @@
+"""What works, what is a local stand-in, what is refused: the rows of ``docs/fidelity.md``, from the tables in code.
+
+``python -m perdure.execution.fidelity`` prints the document. Each row that works names the test that proves it; a test
+fails when one names none that exists, or when the document is not what these rows say.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Final, NamedTuple
+
+from perdure.canister import Context
+from perdure.execution.config import SubnetConfig
+from perdure.execution.management import METHODS, REFUSED
+from perdure.ic.ic0 import ALL_CONTEXTS, FUNCTIONS, NON_SPECIFIED, START_CONTEXTS
+
+__all__ = ["Row", "render", "rows"]
+
+WORKS: Final = "works"
+LOCAL: Final = "local stand-in"
+REJECTED: Final = "rejected"
+
+_EXECUTE: Final = "tests/execution/test_execute.py::"
+_LIFECYCLE: Final = "tests/execution/test_lifecycle.py::"
+_LIMITS: Final = "tests/execution/test_limits.py::"
+_MANAGEMENT: Final = "tests/execution/test_management.py::"
+_SYSTEM_API: Final = "tests/system_api/test_host_functions.py::"
+
+
+class Row(NamedTuple):
+    """One promise of the interface specification and how it is kept."""
+
+    section: str
+    name: str
+    detail: str
+    state: str
+    test: str = ""
+
+
+_CONTEXT_TEST: Final = _SYSTEM_API + "test_table_of_contexts"
+_LOCAL_FUNCTIONS: Final = {
+    "root_key_size": "key made from the subnet's seed",
+    "root_key_copy": "key made from the subnet's seed",
+    "data_certificate_size": "signed by the local root key, no delegation",
+    "data_certificate_copy": "signed by the local root key, no delegation",
+    "subnet_self_size": "one subnet",
+    "subnet_self_copy": "one subnet",
+    "cost_sign_with_ecdsa": "prices of the public key names",
+    "cost_sign_with_schnorr": "prices of the public key names",
+    "cost_vetkd_derive_key": "prices of the public key names",
+}
+
+_ENTRY_POINTS: Final = (
+    ("canister_init", WORKS, _LIFECYCLE + "TestInstall::test_init_gets_argument_and_caller"),
+    ("(start)", WORKS, _LIFECYCLE + "TestInstall::test_start_runs_first_and_knows_nothing"),
+    ("canister_pre_upgrade", WORKS, _LIFECYCLE + "TestUpgrade::test_pre_upgrade_sees_the_old_version"),
+    (
+        "canister_post_upgrade",
+        WORKS,
+        _LIFECYCLE + "TestUpgrade::test_default_keeps_stable_memory_and_certified_data",
+    ),
+    ("canister_update", WORKS, _EXECUTE + "TestOneCanister::test_update_commits"),
+    ("canister_query, replicated", WORKS, _EXECUTE + "TestOneCanister::test_replicated_query_keeps_no_state"),
+    ("canister_query, non-replicated", WORKS, _EXECUTE + "TestOneCanister::test_query_changes_nothing"),
+    (
+        "canister_composite_query",
+        WORKS,
+        _EXECUTE + "TestCompositeQueries::test_calls_queries_and_sees_its_own_changes",
+    ),
+    ("canister_inspect_message", WORKS, _EXECUTE + "TestInspection::test_decides"),
+    ("canister_heartbeat", WORKS, _EXECUTE + "TestTasks::test_heartbeat_every_round"),
+    ("canister_global_timer", WORKS, _EXECUTE + "TestTasks::test_timer_fires_once_and_is_cleared_before"),
+    ("canister_on_low_wasm_memory", WORKS, _EXECUTE + "TestTasks::test_low_memory_hook_once_per_crossing"),
+    ("reply callback", WORKS, _EXECUTE + "TestCalls::test_reply"),
+    ("reject callback", WORKS, _EXECUTE + "TestCalls::test_explicit_reject_is_passed_as_it_is"),
+    (
+        "cleanup callback",
+        WORKS,
+        _EXECUTE + "TestCallbacks::test_cleanup_runs_over_the_state_before_the_callback",
+    ),
+    (
+        "callbacks and cleanup in a composite query",
+        WORKS,
+        _EXECUTE + "TestCompositeQueries::test_callback_trap_and_cleanup",
+    ),
+    ("HTTP outcall transform", REJECTED, ""),
+)
+
+_METHOD_TESTS: Final = {
+    "create_canister": "TestCreation::test_by_a_canister_for_cycles",
+    "provisional_create_canister_with_cycles": "TestCreation::test_provisional",
+    "provisional_top_up_canister": "TestCreation::test_provisional",
+    "update_settings": "TestSettings::test_update",
+    "upload_chunk": "TestCode::test_chunks",
+    "clear_chunk_store": "TestCode::test_chunks",
+    "stored_chunks": "TestCode::test_chunks",
+    "install_code": "TestCode::test_install_upgrade_reinstall",
+    "install_chunked_code": "TestCode::test_chunks",
+    "uninstall_code": "TestCode::test_install_upgrade_reinstall",
+    "start_canister": "TestRunning::test_stop_and_start",
+    "stop_canister": "TestRunning::test_stop_by_a_canister_returns_its_cycles",
+    "delete_canister": "TestRunning::test_stop_and_start",
+    "deposit_cycles": "TestRunning::test_deposit",
+    "raw_rand": "TestRunning::test_raw_rand",
+    "canister_status": "TestKnowledge::test_status",
+    "canister_info": "TestKnowledge::test_info",
+    "canister_metadata": "TestKnowledge::test_metadata",
+    "fetch_canister_logs": "TestKnowledge::test_logs",
+    "take_canister_snapshot": "TestSnapshots::test_take_and_load",
+    "load_canister_snapshot": "TestSnapshots::test_take_and_load",
+    "list_canister_snapshots": "TestSnapshots::test_list_delete_limit",
+    "delete_canister_snapshot": "TestSnapshots::test_list_delete_limit",
+    "read_canister_snapshot_metadata": "TestSnapshots::test_download_and_upload_to_another_canister",
+    "read_canister_snapshot_data": "TestSnapshots::test_download_and_upload_to_another_canister",
+    "upload_canister_snapshot_metadata": "TestSnapshots::test_download_and_upload_to_another_canister",
+    "upload_canister_snapshot_data": "TestSnapshots::test_download_and_upload_to_another_canister",
+}
+_LOCAL_METHODS: Final = {"raw_rand": "a function of the subnet's seed"}
+
+_TOLD: Final = _EXECUTE + "test_engine_sees_no_more_than_the_limits"
+_INSTALL: Final = _LIMITS + "TestEntries::test_install"
+_HEAP: Final = _LIMITS + "TestEntries::test_heap_limit"
+_SETTINGS: Final = _MANAGEMENT + "TestSettings::test_refused"
+_CHUNKS: Final = _MANAGEMENT + "TestCode::test_chunk_limits"
+
+_LIMIT_TESTS: Final = {
+    "max_instructions_per_message": _TOLD,
+    "max_instructions_per_query_message": _TOLD,
+    "max_instructions_per_install_code": _INSTALL,
+    "max_instructions_for_message_acceptance_calls": _LIMITS + "TestEntries::test_inspect",
+    "max_instructions_per_composite_query_call": _LIMITS + "TestQueries::test_composite_budget",
+    "max_instructions_per_round": _LIMITS + "TestRounds::test_a_round_ends_when_its_instructions_are_used_up",
+    "instruction_overhead_per_query_call": _LIMITS + "TestQueries::test_composite_budget",
+    "reserved_cleanup_execution_in_percent": _LIMITS + "TestEntries::test_callbacks_keep_some_back_for_cleanup",
+    "max_query_call_depth": _EXECUTE + "TestCompositeQueries::test_depth",
+    "queue_capacity": _EXECUTE + "TestCalls::test_queue_of_500",
+    "max_ingress_payload_bytes": _EXECUTE + "TestOneCanister::test_ingress_too_large",
+    "max_local_request_payload_bytes": _SYSTEM_API + "TestCalls::test_limits",
+    "max_replicated_reply_bytes": _TOLD,
+    "max_query_reply_bytes": _TOLD,
+    "max_call_timeout_seconds": _SYSTEM_API + "TestCalls::test_a_whole_call",
+    "stop_canister_timeout_ns": _LIFECYCLE + "TestStopping::test_times_out",
+    "max_stable_memory_bytes": _HEAP,
+    "default_wasm_memory_limit_bytes": _HEAP,
+    "stable_accessed_pages_message": _TOLD,
+    "stable_accessed_pages_upgrade": _INSTALL,
+    "stable_accessed_pages_query": _TOLD,
+    "stable_dirty_pages_message": _LIMITS + "TestEntries::test_inspect",
+    "stable_dirty_pages_upgrade": _INSTALL,
+    "stable_dirty_pages_query": _LIMITS + "TestEntries::test_inspect",
+    "wasm_max_size_bytes": _LIFECYCLE + "TestInstall::test_too_large",
+    "wasm_chunk_bytes": _CHUNKS,
+    "wasm_chunk_store_max_chunks": _CHUNKS,
+    "max_controllers": _SETTINGS,
+    "max_allowed_viewers": _SETTINGS,
+    "max_environment_variables": _SETTINGS,
+    "max_environment_variable_name_bytes": _SETTINGS,
+    "max_environment_variable_value_bytes": _SETTINGS,
+    "max_canister_history_changes": _MANAGEMENT + "TestKnowledge::test_history_is_cut",
+    "max_snapshots_per_canister": _MANAGEMENT + "TestSnapshots::test_list_delete_limit",
+    "max_wasm32_memory_bytes": _MANAGEMENT + "TestSnapshots::test_upload_limits",
+    "max_wasm64_memory_bytes": _MANAGEMENT + "TestSnapshots::test_upload_limits",
+    "max_inter_canister_payload_bytes": _MANAGEMENT + "TestSnapshots::test_download_and_upload_to_another_canister",
+    "max_log_bytes": _MANAGEMENT + "TestKnowledge::test_old_log_lines_go",
+    "max_canisters": _MANAGEMENT + "TestCreation::test_no_room",
+    "default_freezing_threshold_seconds": _MANAGEMENT + "TestSettings::test_idle_burn_and_freezing_limit",
+    "default_reserved_cycles_limit": _MANAGEMENT + "TestCreation::test_by_a_canister_for_cycles",
+    "default_provisional_cycles": _MANAGEMENT + "TestCreation::test_default_amount",
+    "allocation_charge_period_ns": _LIMITS + "TestStorage::test_charged_at_most_every_ten_seconds",
+    "dirty_page_overhead": _LIMITS + "TestEntries::test_install",
+    "round_ns": _LIMITS + "TestRounds::test_time_goes_on",
+}
+_LOCAL_LIMITS: Final = frozenset(["round_ns", "max_canisters", "default_provisional_cycles"])
+
+DIFFERENCES: Final = (
+    "One subnet: every call stays on it, so that a request may have 10 MiB, and none is lost on the way.",
+    "No time passes by itself. The clock is virtual; a round moves it by a nanosecond, whoever tests moves it further.",
+    "Messages are never sliced over rounds; a canister may use up what is left of a round's budget and go beyond it by "
+    "one message.",
+    "Compute allocations are paid for and have no effect; every canister that has work runs in every round.",
+    "Resource reservation begins above 750 GiB of a subnet's memory, which is never reached; the reserved balance is "
+    "used first where there is one.",
+    "No rate limits for installs and heap changes, no limit on the memory that messages take.",
+    "Instructions of 64-bit canisters are charged like those of 32-bit ones; the network charges twice as much.",
+    "A query's statistics count at once; the network aggregates them over days.",
+    "Messages that are refused for what they lack are answered, not retried.",
+    "`canister_version` grows with a replicated query too, as the replica does; the specification lets both.",
+    "The hash of environment variables is left out of a canister's history.",
+)
+"""What differs from the network and is no row above."""
+
+
+def _contexts(letters: frozenset[str]) -> str:
+    if letters == START_CONTEXTS:
+        return "* s"
+    if letters == ALL_CONTEXTS:
+        return "*"
+    return " ".join(context.value for context in Context if context.value in letters)
+
+
+def rows() -> Iterator[Row]:
+    """Every row, section by section."""
+    for name, function in {**FUNCTIONS, **NON_SPECIFIED}.items():
+        contexts = _contexts(function.contexts)
+        if not function.specified:
+            yield Row("ic0 functions", name, f"{contexts}; in no specification, traps when called", REJECTED)
+            continue
+        local = _LOCAL_FUNCTIONS.get(name)
+        detail = contexts if local is None else f"{contexts}; {local}"
+        yield Row("ic0 functions", name, detail, WORKS if local is None else LOCAL, f"{_CONTEXT_TEST}[{name}]")
+    for name, state, test in _ENTRY_POINTS:
+        yield Row("Entry points", name, "", state, test)
+    for name, method in METHODS.items():
+        ways = [way for way, offered in (("update", method.update), ("query", method.query)) if offered]
+        detail = f"{method.who.value}; {', '.join(ways)}{'' if method.ingress else '; not by users as an update'}"
+        local = _LOCAL_METHODS.get(name)
+        detail = detail if local is None else f"{detail}; {local}"
+        test = _MANAGEMENT + _METHOD_TESTS[name]
+        yield Row("Management canister", name, detail, WORKS if local is None else LOCAL, test)
+    for name, reason in REFUSED.items():
+        yield Row("Management canister", name, reason, REJECTED, f"{_MANAGEMENT}TestWho::test_refused_by_name[{name}]")
+    defaults = SubnetConfig()
+    for field in fields(SubnetConfig):
+        value = f"{getattr(defaults, field.name):,}".replace(",", "_")
+        state = LOCAL if field.name in _LOCAL_LIMITS else WORKS
+        yield Row("Limits", field.name, value, state, _LIMIT_TESTS[field.name])
+
+
+def render() -> str:
+    """The document."""
+    lines = [
+        "# Fidelity",
+        "",
+        "What perdure does of interface specification 0.66, and how it is proven. Made by",
+        "`python -m perdure.execution.fidelity > docs/fidelity.md` from the tables that the code runs by; a test fails",
+        "when this page is not what they say, or when a row names a test that does not exist. `*` is every context but",
+        "start; the letters are the specification's.",
+    ]
+    section = ""
+    for row in rows():
+        if row.section != section:
+            section = row.section
+            lines += ["", f"## {section}", "", "| what | where, or value | state | proof |", "|---|---|---|---|"]
+        proof = f"`{row.test}`" if row.test else ""
+        lines.append(f"| `{row.name}` | {row.detail} | {row.state} | {proof} |")
+    lines += ["", "## What differs otherwise", "", *(f"- {difference}" for difference in DIFFERENCES), ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,47 @@
+"""The fidelity page says what the tables say, and every proof that it names exists."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from perdure.execution import SubnetConfig
+from perdure.execution.fidelity import LOCAL, REJECTED, WORKS, render, rows
+from perdure.execution.management import METHODS, REFUSED
+from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
+
+ROOT = Path(__file__).parents[2]
+
+
+@cache
+def tests_in(path):
+    """Names of the tests of a file, ``Class::name`` for methods."""
+    found = set()
+    for node in ast.parse((ROOT / path).read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}::{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
+    return found
+
+
+@pytest.mark.parametrize("row", list(rows()), ids=lambda row: row.name)
+def test_proofs_exist(row):
+    assert row.state in {WORKS, LOCAL, REJECTED}
+    assert row.test or row.state == REJECTED, "what works needs a proof"
+    if row.test:
+        path, _, test = row.test.partition("::")
+        assert test.partition("[")[0] in tests_in(path)
+
+
+def test_nothing_is_left_out():
+    named = {row.name for row in rows()}
+    assert named >= {*FUNCTIONS, *NON_SPECIFIED, *METHODS, *REFUSED, *SubnetConfig.__slots__}
+
+
+def test_the_page_is_what_the_tables_say():
+    page = (ROOT / "docs" / "fidelity.md").read_text()
+    assert page == render(), "run: python -m perdure.execution.fidelity > docs/fidelity.md"
