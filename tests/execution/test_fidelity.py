@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @cache
-def tests_in(path):
+def names_in(path):
     """Names of the tests of a file, ``Class::name`` for methods."""
     found = set()
     for node in ast.parse((ROOT / path).read_text()).body:
@@ -34,7 +34,7 @@ def test_proofs_exist(row):
     assert row.test or row.state == REJECTED, "what works needs a proof"
     if row.test:
         path, _, test = row.test.partition("::")
-        assert test.partition("[")[0] in tests_in(path)
+        assert test.partition("[")[0] in names_in(path)
 
 
 def test_nothing_is_left_out():
