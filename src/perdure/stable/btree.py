@@ -702,7 +702,7 @@ def _facts(node: Node, depth: int) -> NodeFacts:
         version=node.version,
         is_leaf=node.is_leaf,
         keys=tuple(node.keys),
-        value_sizes=tuple(size for _, size in node.value_spans()),
+        value_sizes=tuple(end - start for start, end in node.value_spans()),
         children=tuple(node.children),
         overflow=tuple(node.overflow),
         used_bytes=node.stored_bytes(),

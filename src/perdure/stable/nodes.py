@@ -54,10 +54,8 @@ _NODE_MAGIC: Final = b"BTN"
 _OVERFLOW_MAGIC: Final = b"NOF"
 _U32: Final = struct.Struct("<I")
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
-_WHOLE_PAGE_BYTES: Final = 4096
-"""Pages up to this size are read whole, larger ones piece by piece."""
-
-Fetch = Callable[[int, int], bytes]
+_WHOLE_PAGE_BYTES: Final = 16_384
+"""Of a larger first page, only so much is read at once."""
 
 
 @final
@@ -78,21 +76,27 @@ class Node:
         version: 1 or 2; a node keeps it for life.
         keys: encoded keys, ascending.
         children: addresses, one more than keys; empty in a leaf.
-        overflow: addresses of the overflow pages, in order.
     """
 
-    __slots__ = ("_fetch", "_spans", "_values", "_values_offset", "address", "children", "keys", "overflow", "version")
+    __slots__ = ("_overflow", "_run", "_spans", "_values", "_values_offset", "address", "children", "keys", "version")
 
-    def __init__(self, address: int, version: int, keys: list[bytes], children: list[int], overflow: list[int]) -> None:
+    def __init__(self, address: int, version: int, keys: list[bytes], children: list[int]) -> None:
         self.address = address
         self.version = version
         self.keys = keys
         self.children = children
-        self.overflow = overflow
+        self._overflow: list[int] | None = None
         self._values: list[bytes] | None = None
-        self._fetch: Fetch = _no_bytes
+        self._run: _Run = b""
         self._values_offset = 0
         self._spans: list[tuple[int, int]] | None = None
+
+    @property
+    def overflow(self) -> list[int]:
+        """Addresses of the overflow pages, in order, to be changed in place."""
+        if self._overflow is None:
+            self._overflow = self._run.overflow if isinstance(self._run, _PagedRun) else []
+        return self._overflow
 
     @property
     def is_leaf(self) -> bool:
@@ -113,34 +117,30 @@ class Node:
     def values(self) -> list[bytes]:
         """The encoded values, all of them, to be changed in place."""
         if self._values is None:
-            self._values = [self._fetch(offset, size) for offset, size in self.value_spans()]
+            run = self._run
+            self._values = [run[start:end] for start, end in self.value_spans()]
         return self._values
 
     def value(self, index: int) -> bytes:
         """The encoded value of entry `index`, without reading the others."""
         if self._values is not None:
             return self._values[index]
-        return self._fetch(*self.value_spans()[index])
+        start, end = self.value_spans()[index]
+        return self._run[start:end]
 
     def value_spans(self) -> list[tuple[int, int]]:
-        """Where the values are, as stored: (offset in the node's own run of bytes, size). Nothing is copied."""
+        """Where the values are, as stored: start and end in the node's own run of bytes. Nothing is copied."""
         if self._spans is None:
-            self._spans, offset = [], self._values_offset
-            for _ in self.keys:
-                (size,) = _U32.unpack(self._fetch(offset, 4))
-                self._spans.append((offset + 4, size))
-                offset += 4 + size
-            self._fetch(offset, 0)
+            self._spans, _ = _length_prefixed(self._run, self._values_offset, len(self.keys), self.address)
         return self._spans
 
     def stored_bytes(self) -> int:
         """Bytes in use as stored: headers, lengths, children, keys and values, without the slack of slots."""
-        sizes = [size for _, size in self.value_spans()]
-        head = NODE_HEADER.size + 4 * len(self.keys)
+        spans = self.value_spans()
         if self.version == 2:
-            last_offset, last_size = self.value_spans()[-1]
-            return last_offset + last_size + OVERFLOW_HEADER.size * len(self.overflow)
-        return head + 8 * len(self.children) + sum(map(len, self.keys)) + 4 * len(sizes) + sum(sizes)
+            return spans[-1][1] + OVERFLOW_HEADER.size * len(self.overflow)
+        entries = sum(8 + len(key) + end - start for key, (start, end) in zip(self.keys, spans, strict=True))
+        return NODE_HEADER.size + 8 * len(self.children) + entries
 
     def search(self, key: bytes, order: Callable[[bytes], Any] | None) -> tuple[int, bool]:
         """The first index whose key is not less, and whether it is equal."""
@@ -174,8 +174,37 @@ class Node:
         self.children.extend(other.children)
 
 
-def _no_bytes(offset: int, size: int) -> bytes:
-    raise AssertionError(f"a new node has no stored bytes, asked for {size} at {offset}")
+@final
+class _PagedRun:
+    """The bytes of a node that are not all in hand: sliced as `bytes` are, read when they are asked for.
+
+    Following the overflow pages is put off as well: a search that only passes through needs none of them.
+    """
+
+    def __init__(self, store: NodeStore, address: int, page: bytes, first_overflow: int) -> None:
+        self.page = page
+        self._store = store
+        self._address = address
+        self._first_overflow = first_overflow
+        self._overflow: list[int] | None = None
+
+    @property
+    def overflow(self) -> list[int]:
+        """Addresses of the overflow pages."""
+        if self._overflow is None:
+            self._overflow = self._store.overflow_chain(self._address, self._first_overflow)
+        return self._overflow
+
+    def __len__(self) -> int:
+        return self._store.page_bytes + len(self.overflow) * self._store.page_capacity
+
+    def __getitem__(self, span: slice) -> bytes:
+        if span.stop <= len(self.page):
+            return self.page[span]
+        return self._store.read_run(self._address, self.overflow, span.start, max(0, span.stop - span.start))
+
+
+_Run = bytes | _PagedRun
 
 
 @final
@@ -196,14 +225,14 @@ class NodeStore:
         self.memory = memory
         self.allocator = allocator
         self.page_bytes = allocator.header.chunk_bytes
-        self._page_capacity = self.page_bytes - OVERFLOW_HEADER.size
+        self.page_capacity = self.page_bytes - OVERFLOW_HEADER.size
         self.key_bytes = key_bytes
         self.slots = slots
         self.new_version = new_version
 
     def allocate(self, children: list[int]) -> Node:
         """A new node without entries, a leaf if `children` is empty; not saved yet."""
-        node = Node(self.allocator.allocate(), self.new_version, [], children, [])
+        node = Node(self.allocator.allocate(), self.new_version, [], children)
         node._values = []
         return node
 
@@ -217,68 +246,68 @@ class NodeStore:
         Raises:
             MalformedError: whatever is there is no node, or reaches out of the memory or of its own pages.
         """
-        page_bytes = self.page_bytes
         if not self.allocator.is_body(address):
             raise MalformedError("a node address points between chunks", address)
-        head_bytes = page_bytes if page_bytes <= _WHOLE_PAGE_BYTES else V2_HEADER_BYTES
-        head = read_exact(self.memory, address, head_bytes, "node")
-        magic, version, kind, count = NODE_HEADER.unpack_from(head)
+        page = read_exact(self.memory, address, min(self.page_bytes, _WHOLE_PAGE_BYTES), "node")
+        magic, version, kind, count = NODE_HEADER.unpack_from(page)
         if magic != _NODE_MAGIC:
             raise MalformedError(f"bad magic {magic!r}, expected {_NODE_MAGIC!r}", address)
         if kind > 1:
             raise MalformedError(f"node type {kind}, expected 0 or 1", address + 4)
         if not 0 < count <= CAPACITY:
             raise MalformedError(f"a node of {count} entries, expected 1 to {CAPACITY}", address + 5)
-        whole = head if head_bytes == page_bytes else None
-        if version == 1 and self.slots is not None:
-            return self._load_v1(address, whole, count, bool(kind))
-        if version != 2:
+        if version == 2:
+            return self._load_v2(address, page, count, kind == 1)
+        if version != 1 or self.slots is None:
             raise MalformedError(f"node version {version}, expected {'1 or ' if self.slots else ''}2", address + 3)
-        return self._load_v2(address, whole, count, bool(kind))
+        return self._load_v1(address, self._run(address, page, 0), self.slots, count, kind == 1)
 
-    def _load_v1(self, address: int, whole: bytes | None, count: int, is_internal: bool) -> Node:
-        slots = self.slots
-        assert slots is not None
-        fetch = self._fetcher(address, whole, [])
+    def _load_v1(self, address: int, run: _Run, slots: V1Slots, count: int, is_internal: bool) -> Node:
         keys, spans, offset = [], [], NODE_HEADER.size
         for _ in range(count):
-            key_size = _slot_length(fetch, offset, slots.key_bytes, address, "key")
-            keys.append(fetch(offset + 4, key_size))
+            start, end = _slot(run, offset, slots.key_bytes, address, "key")
+            keys.append(run[start:end])
             offset += 4 + slots.key_bytes
-            value_size = _slot_length(fetch, offset, slots.value_bytes, address, "value")
-            spans.append((offset + 4, value_size))
+            spans.append(_slot(run, offset, slots.value_bytes, address, "value"))
             offset += 4 + slots.value_bytes
-        children = list(_CHILDREN[count + 1].unpack(fetch(offset, 8 * count + 8))) if is_internal else []
-        node = Node(address, 1, keys, children, [])
-        node._fetch, node._spans = fetch, spans
+        children = list(_CHILDREN[count + 1].unpack(run[offset : offset + 8 * count + 8])) if is_internal else []
+        node = Node(address, 1, keys, children)
+        node._run, node._spans = run, spans
         return node
 
-    def _load_v2(self, address: int, whole: bytes | None, count: int, is_internal: bool) -> Node:
-        head = whole or self.memory.read(address, V2_HEADER_BYTES)
-        first_overflow = int.from_bytes(head[_OVERFLOW_FIELD:V2_HEADER_BYTES], "little")
-        overflow = self._overflow_chain(address, first_overflow) if first_overflow else []
-        fetch = self._fetcher(address, whole, overflow)
+    def _load_v2(self, address: int, page: bytes, count: int, is_internal: bool) -> Node:
+        first_overflow = int.from_bytes(page[_OVERFLOW_FIELD:V2_HEADER_BYTES], "little")
+        run = self._run(address, page, first_overflow)
         offset = V2_HEADER_BYTES
         children: list[int] = []
         if is_internal:
-            children = list(_CHILDREN[count + 1].unpack(fetch(offset, 8 * count + 8)))
+            # The smallest page, 128 bytes, has room for the header and 12 children.
+            children = list(_CHILDREN[count + 1].unpack_from(page, offset))
             offset += 8 * count + 8
         width = self.key_bytes
-        keys = []
-        if width is not None:
-            run = fetch(offset, count * width)
-            keys = [run[start : start + width] for start in range(0, len(run), width)] if width else [b""] * count
-            offset += count * width
+        if width:
+            end = offset + count * width
+            if end > len(page) and end > len(run):
+                raise _beyond_pages(end, run, address)
+            entries = run[offset:end]
+            keys = [entries[start : start + width] for start in range(0, count * width, width)]
+            offset = end
+        elif width is None:
+            spans, offset = _length_prefixed(run, offset, count, address)
+            keys = [run[start:end] for start, end in spans]
         else:
-            for _ in range(count):
-                (size,) = _U32.unpack(fetch(offset, 4))
-                keys.append(fetch(offset + 4, size))
-                offset += 4 + size
-        node = Node(address, 2, keys, children, overflow)
-        node._fetch, node._values_offset = fetch, offset
+            keys = [b""] * count
+        node = Node(address, 2, keys, children)
+        node._run, node._values_offset = run, offset
         return node
 
-    def _overflow_chain(self, address: int, first: int) -> list[int]:
+    def _run(self, address: int, page: bytes, first_overflow: int) -> _Run:
+        """The bytes of a node's pages without their headers; `page` is what was read of the first."""
+        if first_overflow or len(page) < self.page_bytes:
+            return _PagedRun(self, address, page, first_overflow)
+        return page
+
+    def overflow_chain(self, address: int, first: int) -> list[int]:
         """The overflow pages of the node at `address`; bounded by what the memory can hold."""
         chain: list[int] = []
         page, limit, stride = first, self.allocator.capacity(), self.allocator.stride
@@ -301,25 +330,14 @@ class NodeStore:
             page = next_page
         return chain
 
-    def _fetcher(self, address: int, whole: bytes | None, overflow: list[int]) -> Fetch:
-        """Reads a node's own run of bytes by offset and size, from its pages; `MalformedError` past their end."""
-        page_bytes = self.page_bytes
-        limit = page_bytes + len(overflow) * self._page_capacity
-
-        def fetch(offset: int, size: int) -> bytes:
-            end = offset + size
-            if end > limit:
-                raise MalformedError(f"a node says it has {end} bytes, its pages hold {limit}", address)
-            if end > page_bytes:
-                return self._read_paged(address, overflow, offset, size)
-            return self.memory.read(address + offset, size) if whole is None else whole[offset:end]
-
-        return fetch
-
-    def _read_paged(self, address: int, overflow: list[int], offset: int, size: int) -> bytes:
-        """The bytes ``[offset, offset + size)`` of a node's run, which reach into its overflow pages."""
-        page_bytes, stride, capacity = self.page_bytes, self.allocator.stride, self._page_capacity
-        own = self.memory.read(address + offset, page_bytes - offset) if offset < page_bytes else b""
+    def read_run(self, address: int, overflow: list[int], offset: int, size: int) -> bytes:
+        """The bytes ``[offset, offset + size)`` of the run of a node at `address` with those overflow pages."""
+        page_bytes, stride, capacity = self.page_bytes, self.allocator.stride, self.page_capacity
+        if offset + size <= page_bytes:
+            return read_exact(self.memory, address + offset, size, "node")
+        own = b""
+        if offset < page_bytes:
+            own = read_exact(self.memory, address + offset, page_bytes - offset, "node")
         begin, end = max(0, offset - page_bytes), offset + size - page_bytes
         first = begin // capacity
         parts = []
@@ -332,7 +350,7 @@ class NodeStore:
 
     def _write_paged(self, address: int, overflow: list[int], run: bytes) -> None:
         """Write a node's run of bytes and the links of its pages; what follows it on the last page stays."""
-        page_bytes, stride, capacity = self.page_bytes, self.allocator.stride, self._page_capacity
+        page_bytes, stride, capacity = self.page_bytes, self.allocator.stride, self.page_capacity
         write_growing(self._target, address, run[:page_bytes])
         if not overflow:
             return
@@ -391,7 +409,7 @@ class NodeStore:
             parts += (_U32.pack(len(value)), value)
         size = V2_HEADER_BYTES + sum(map(len, parts))
         overflow = node.overflow
-        needed = max(0, -(-(size - self.page_bytes) // self._page_capacity))
+        needed = max(0, -(-(size - self.page_bytes) // self.page_capacity))
         if len(overflow) < needed:
             overflow += self.allocator.allocate_many(needed - len(overflow))
         elif len(overflow) > needed:
@@ -408,8 +426,27 @@ class NodeStore:
         return self.allocator.memory
 
 
-def _slot_length(fetch: Fetch, offset: int, slot_bytes: int, address: int, what: str) -> int:
-    (size,) = _U32.unpack(fetch(offset, 4))
+def _length_prefixed(run: _Run, offset: int, count: int, address: int) -> tuple[list[tuple[int, int]], int]:
+    """Start and end of so many items that have their length in front, and where the last ends."""
+    spans, in_hand = [], len(run.page if isinstance(run, _PagedRun) else run)
+    for _ in range(count):
+        start = offset + 4
+        if start > in_hand and start > len(run):
+            raise _beyond_pages(start, run, address)
+        offset = start + int.from_bytes(run[offset:start], "little")
+        spans.append((start, offset))
+    if offset > in_hand and offset > len(run):
+        raise _beyond_pages(offset, run, address)
+    return spans, offset
+
+
+def _beyond_pages(end: int, run: _Run, address: int) -> MalformedError:
+    return MalformedError(f"a node says it has {end} bytes, its pages hold {len(run)}", address)
+
+
+def _slot(run: _Run, offset: int, slot_bytes: int, address: int, what: str) -> tuple[int, int]:
+    """Start and end of what is in a slot behind its length."""
+    size = int.from_bytes(run[offset : offset + 4], "little")
     if size > slot_bytes:
         raise MalformedError(f"a {what} of {size} bytes in a slot of {slot_bytes}", address + offset)
-    return int(size)
+    return offset + 4, offset + 4 + size
