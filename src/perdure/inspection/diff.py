@@ -9,11 +9,11 @@ in the same node of the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, final
 
-from perdure.errors import MalformedError
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.inspection.find import VEC_DATA_ADDRESS, Inventory, Structure, slot_bytes
 from perdure.inspection.schema import Schema
 from perdure.inspection.table import KEYED, Table, load_tree, open_table, tree_order
@@ -146,11 +146,27 @@ def _diff_structure(
     if old.kind not in (*KEYED, "vec", "minheap", "log", "cell"):
         found.status = "unread"
         return found
-    tables = (open_table(old, schema), open_table(new, schema))
+    old, new = _explain_each_other(old, new)
+    try:
+        tables = (open_table(old, schema), open_table(new, schema))
+    except UnsupportedError:
+        found.status = "unread"
+        return found
     found.tables = tables
     found.changes = _changes(tables, pages, full_scan)
     found.status = "changed" if found.changes else "same"
     return found
+
+
+def _explain_each_other(old: Structure, new: Structure) -> tuple[Structure, Structure]:
+    """Where the bytes of one state tell how wide keys are and those of the other do not, let the one speak for both."""
+    shapes = old.shape, new.shape
+    if shapes[0] is not None and shapes[1] is not None and shapes[0].bounds_sum == shapes[1].bounds_sum:
+        if shapes[0].is_readable and not shapes[1].is_readable:
+            return old, replace(new, shape=shapes[0])
+        if shapes[1].is_readable and not shapes[0].is_readable:
+            return replace(old, shape=shapes[1]), new
+    return old, new
 
 
 def _changes(tables: tuple[Table, Table], pages: ChangedPages, full_scan: bool) -> list[Change]:

@@ -290,7 +290,7 @@ def _reading(structure: Structure, shape: MapShape, header: MapHeader, key: Code
 
     width, is_known = shape.key_bytes, shape.is_readable
     if key is not RAW:
-        if not is_known:
+        if not is_known or key.fixed_bytes in shape.possible:
             width, is_known = key.fixed_bytes, True
         elif key.fixed_bytes != width and not (header.slots and 2 not in shape.node_versions):
             found = "carry a length" if width is None else f"have {width} bytes each"

@@ -120,9 +120,9 @@ def guess(samples: Sequence[bytes], *, are_keys: bool = False) -> tuple[Guess, .
     if not any(short):
         return (Guess("()", 0.9),)
     tests: tuple[Callable[[Sequence[bytes], bool], Iterator[Guess]], ...] = (
+        _json,  # before text, which it is as well
         _text,
         _principal,
-        _json,
         _candid,
         _cbor,
         _integers,

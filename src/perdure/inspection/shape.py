@@ -27,6 +27,7 @@ from perdure.stable.nodes import CAPACITY, NODE_HEADER, OVERFLOW_HEADER, V2_HEAD
 __all__ = ["MapShape", "RawNode", "Width", "bounds_sum", "map_shape", "sample_nodes"]
 
 SAMPLE_NODES: Final = 64
+FEW_ENTRIES: Final = 4
 MAX_FIXED_KEY_BYTES: Final = 1 << 16
 MAX_RUN_BYTES: Final = 1 << 22
 """A node longer than this is left out of the sample."""
@@ -95,6 +96,7 @@ class MapShape:
         value: width of the values.
         bounds_sum: K + V, ``None`` where it cannot be known.
         keys_have_length: whether keys carry a length; ``None`` where the bytes do not tell.
+        possible: all key widths (``None``: keys carry a length) with which the whole sample can be read.
         node_versions: versions of the nodes in the sample.
         entries: raw keys and values of the sample, by node.
     """
@@ -103,6 +105,7 @@ class MapShape:
     value: Width
     bounds_sum: int | None
     keys_have_length: bool | None
+    possible: frozenset[int | None]
     node_versions: frozenset[int]
     entries: tuple[tuple[tuple[bytes, bytes], ...], ...] = field(repr=False)
 
@@ -241,13 +244,15 @@ def map_shape(memory: Memory, header: MapHeader, nodes: list[RawNode] | None = N
     nodes = sample_nodes(memory, header) if nodes is None else nodes
     versions = frozenset(node.version for node in nodes)
     total = header.slots.key_bytes + header.slots.value_bytes if header.slots else bounds_sum(header.page_bytes)
-    readings = _readings(header, nodes, total)
+    held = _readings(header, nodes, total)
+    readings = _likeliest(held, nodes, total)
+    possible = frozenset(key_bytes for key_bytes, _ in held)
     if not nodes or len(readings) != 1:
         key_max = header.slots.key_bytes if header.slots else None
         value_max = header.slots.value_bytes if header.slots else None
-        return MapShape(Width(key_max, None), Width(value_max, None), total, None, versions, ())
+        return MapShape(Width(key_max, None), Width(value_max, None), total, None, possible, versions, ())
     key_bytes, entries = readings[0]
-    return _conclude(header, total, key_bytes, entries, versions)
+    return _conclude(header, total, key_bytes, entries, versions, possible)
 
 
 Entries = tuple[tuple[tuple[bytes, bytes], ...], ...]
@@ -265,7 +270,7 @@ def _readings(header: MapHeader, nodes: list[RawNode], total: int | None) -> lis
             entries.append(tuple(split))
         else:
             held.append((key_bytes, tuple(entries)))
-    return _likeliest(held, nodes, total)
+    return held
 
 
 def _likeliest(
@@ -274,7 +279,8 @@ def _likeliest(
     """What is left of several readings after asking, in this order, for what a wrong one meets only by accident.
 
     A map of a few entries can admit several. Keys ascend as bytes; values fill the bound; keys carry a length (four
-    bytes that happen to be one are rare); nothing but zeros is left over, and some value is not empty.
+    bytes that happen to be one are rare); nothing but zeros is left over, and some value is not empty. The last says
+    little of a handful of entries, which then stay unexplained.
     """
 
     def fills(reading: tuple[int | None, Entries]) -> bool:
@@ -288,8 +294,12 @@ def _likeliest(
             sum(len(key) + len(value) + (8 if reading[0] is None else 4) for key, value in entries)
             for entries in reading[1]
         ]
-        has_value = any(value for node in reading[1] for _, value in node)
-        return has_value and not any(any(node.body[size:]) for node, size in zip(nodes, sizes, strict=True))
+        values = [value for node in reading[1] for _, value in node]
+        return (
+            len(values) >= FEW_ENTRIES
+            and any(values)
+            and not any(any(node.body[size:]) for node, size in zip(nodes, sizes, strict=True))
+        )
 
     for test in (
         lambda reading: _ascends(reading[1]),
@@ -323,7 +333,12 @@ def _ascends(entries: Entries) -> bool:
 
 
 def _conclude(
-    header: MapHeader, total: int | None, key_bytes: int | None, entries: Entries, versions: frozenset[int]
+    header: MapHeader,
+    total: int | None,
+    key_bytes: int | None,
+    entries: Entries,
+    versions: frozenset[int],
+    possible: frozenset[int | None],
 ) -> MapShape:
     key_sizes = [len(key) for node in entries for key, _ in node]
     value_sizes = [len(value) for node in entries for _, value in node]
@@ -335,12 +350,12 @@ def _conclude(
         fixed = has_length is False if has_length is not None else None
         key = Width(key_max, fixed, seen=key_seen)
         value = Width(value_max, _not_fixed(value_seen, value_max), seen=value_seen)
-        return MapShape(key, value, total, key_bytes is None, versions, entries)
+        return MapShape(key, value, total, key_bytes is None, possible, versions, entries)
     value_bound = None if total is None or key_bytes is None else total - key_bytes
     key = Width(key_bytes, key_bytes is not None, key_bytes is None and unbounded, key_seen)
     # With 1024-byte pages and fixed keys it is the value that has no bound; with neither fixed it may be either.
     value = Width(value_bound, _not_fixed(value_seen, value_bound), unbounded, value_seen)
-    return MapShape(key, value, total, key_bytes is None, versions, entries)
+    return MapShape(key, value, total, key_bytes is None, possible, versions, entries)
 
 
 def _not_fixed(seen: tuple[int, int], bound: int | None) -> bool | None:

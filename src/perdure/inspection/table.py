@@ -211,10 +211,13 @@ def load_tree(structure: Structure, key: Codec) -> BTree:
     header = MapHeader.read(structure.region)
     key_bytes, has_length = key.fixed_bytes, key.fixed_bytes is None
     if shape is not None and shape.is_readable and not (header.slots and 2 not in shape.node_versions):
-        key_bytes, has_length = shape.key_bytes, shape.keys_have_length is not False
+        if key is RAW or key.fixed_bytes not in shape.possible:
+            key_bytes, has_length = shape.key_bytes, shape.keys_have_length is not False
         if key.fixed_bytes is not None and key.fixed_bytes != key_bytes:
             found = "carry a length" if has_length else f"have {key_bytes} bytes"
             raise MalformedError(f"keys declared as {key.name} of {key.fixed_bytes} bytes {found}")
+    elif header.length and shape is not None and not shape.node_versions:
+        raise MalformedError(f"the root of a map of {header.length} entries is no node", header.root)
     elif key is RAW and header.length and header.slots is None:
         raise UnsupportedError(f"memory {structure.label}: the width of its keys is not certain, declare the key")
     stored_value: StorableType[Any] = types.raw

@@ -1,0 +1,209 @@
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.errors import MalformedError
+from perdure.inspection.diff import Change, diff
+from perdure.inspection.find import find, find_in_memory
+from perdure.inspection.pages import changed_pages
+from perdure.inspection.region import Region, Run
+from perdure.inspection.schema import parse_schema
+from perdure.inspection.source import Layer, open_source
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
+from perdure.stable import MemoryManager, StableBTreeMap, StableLog, StableVec, types
+
+
+def compare(before, after, schema=None, **options):
+    inventories = [find_in_memory(ReadOnlyMemory(data)) for data in (before, after)]
+    return {found.label: found for found in diff(*inventories, schema, **options)}
+
+
+def model_diff(before, after):
+    return {
+        key: (before.get(key), after.get(key))
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key)
+    }
+
+
+def as_model(changes):
+    return {change.key: (change.before, change.after) for change in changes}
+
+
+SIZES = st.integers(0, 30) | st.sampled_from([900, 1100, 2500])
+
+
+@given(
+    st.sampled_from([types.raw, types.FixedBytes(4)]),
+    st.lists(st.tuples(st.integers(0, 400), SIZES), max_size=120),
+    st.lists(st.tuples(st.integers(0, 400), st.none() | SIZES), max_size=20),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_pages_first_finds_what_a_full_scan_finds(key_type, entries, changes, other_memory):
+    memory = BytesMemory()
+    manager = MemoryManager.create(memory, bucket_wasm_pages=1)
+    mapping = StableBTreeMap.create(manager.get(0), key_type, types.raw)
+    noise = StableVec.create(manager.get(1), types.FixedBytes(8192))
+    for key, size in entries:
+        mapping[key.to_bytes(4, "big")] = bytes([key % 251]) * size
+        if other_memory:
+            noise.push(bytes(8192))
+    before, old = bytes(memory.data), dict(mapping)
+    for key, size in changes:
+        if size is None:
+            mapping.pop(key.to_bytes(4, "big"), None)
+        else:
+            mapping[key.to_bytes(4, "big")] = bytes([size % 255]) * size
+    expected = model_diff(old, dict(mapping))
+    after = bytes(memory.data)
+    key = "bytes" if key_type is types.raw else "[u8; 4]"
+    schema = parse_schema(f'memories: {{0: {{name: m, kind: btreemap, key: "{key}", value: raw}}}}')
+    by_pages, by_scan = compare(before, after, schema), compare(before, after, schema, full_scan=True)
+    assert as_model(by_pages["0"].changes) == expected
+    assert by_pages["0"].changes == by_scan["0"].changes
+    assert by_pages["0"].status == ("changed" if expected else "same")
+
+
+def test_version_1_maps(vector):
+    data = vector("maps/v1_blob10_blob10.bin")
+    memory = BytesMemory(data)
+    mapping = StableBTreeMap.load(memory, types.Blob(10), types.Blob(10))
+    old = dict(mapping)
+    keys = list(mapping)
+    for key in keys[::100]:
+        del mapping[key]
+    mapping[b"new"] = b"value"
+    found = compare(data, bytes(memory.data))["page:0"]
+    assert as_model(found.changes) == model_diff(old, dict(mapping))
+    assert (found.count("removed"), found.count("added"), found.count("changed")) == (len(keys[::100]), 1, 0)
+
+
+def test_changes_come_in_the_order_of_the_keys(build):
+    people = [types.Principal(bytes([200 - n] * (n + 1))) for n in range(20)]
+    schema = parse_schema('memories: {"page:0": {name: m, kind: btreemap, key: principal, value: u64}}')
+    found = compare(
+        build.map(types.principal, types.u64, []),
+        build.map(types.principal, types.u64, [(p, 1) for p in people]),
+        schema,
+    )
+    assert [change.key for change in found["page:0"].changes] == [person.raw_bytes for person in people]
+
+
+def test_arrays_and_logs():
+    memory = BytesMemory()
+    manager = MemoryManager.create(memory, bucket_wasm_pages=1)
+    vec = StableVec.create(manager.get(0), types.u64)
+    vec.extend(range(5000))
+    log = StableLog.create(manager.get(1), manager.get(2), types.text)
+    log.extend(["one", "two"])
+    before = bytes(memory.data)
+    vec[17], vec[4000] = 1, 2
+    vec.push(3)
+    log.append("three")
+    for full_scan in (False, True):
+        found = compare(before, bytes(memory.data), full_scan=full_scan)
+        numbers = {place: (old, new) for place, (old, new) in as_model(found["0"].changes).items()}
+        assert {place: new and int.from_bytes(new, "big") for place, (_, new) in numbers.items()} == {
+            17: 1,
+            4000: 2,
+            5000: 3,
+        }
+        assert found["1"].changes == [Change(2, None, b"three")]
+    shrunk = compare(bytes(memory.data), before)
+    assert shrunk["0"].count("removed") == 1
+
+
+def test_what_is_there_in_one_only(every_structure, vector):
+    found = compare(every_structure, vector("misc/mm.bin"))
+    assert found["1"].status == "removed"
+    assert found["254"].status == "added"
+    assert found["0"].status == "replaced"
+
+
+def test_keys_that_only_one_of_the_two_explains(build):
+    few, many = ([(n, b"x" * n) for n in range(count)] for count in (1, 40))
+    found = compare(build.map(types.u64, types.raw, few), build.map(types.u64, types.raw, many))
+    assert found["page:0"].count("added") == 39
+    found = compare(build.map(types.u64, types.raw, []), build.map(types.u64, types.raw, few))
+    assert found["page:0"].status == "unread"
+
+
+def test_bytes_without_meaning(look):
+    found = compare(b"one" + bytes(70_000), b"two" + bytes(70_000))
+    assert found["page:0"].status == "unread"
+
+
+def test_equal_memories(every_structure):
+    assert {found.status for found in compare(every_structure, every_structure).values()} == {"same"}
+    assert {found.status for found in compare(every_structure, every_structure, full_scan=True).values()} == {"same"}
+
+
+def test_the_same_file_is_not_read(tmp_path, every_structure):
+    path = tmp_path / "dump.bin"
+    path.write_bytes(every_structure)
+    with open_source(str(path)) as one, open_source(str(path)) as other:
+        assert {found.pages[1] for found in diff(find(one), find(other))} == {0}
+
+
+def test_damage_is_told(build):
+    before = build.map(types.u64, types.u64, [(n, n) for n in range(200)])
+    after = bytearray(before)
+    root = int.from_bytes(before[12:20], "little")
+    after[root + 15 : root + 23] = after[root + 23 : root + 31]
+    with pytest.raises(MalformedError):
+        compare(before, after)
+    after = bytearray(before)
+    after[root] = 0
+    with pytest.raises(MalformedError):
+        compare(before, after)
+
+
+# Pages
+
+
+def test_changed_pages_in_scattered_buckets():
+    randomly = random.Random(1)
+    size = 8 * WASM_PAGE_BYTES
+    data = randomly.randbytes(size)
+    changed = bytearray(data)
+    for address in (0, 5 * PAGE_BYTES + 1, size - 1):
+        changed[address] ^= 1
+    buckets = list(range(8))
+    randomly.shuffle(buckets)
+    scattered = bytearray(size)
+    for place, bucket in enumerate(buckets):
+        piece = changed[place * WASM_PAGE_BYTES : (place + 1) * WASM_PAGE_BYTES]
+        scattered[bucket * WASM_PAGE_BYTES : (bucket + 1) * WASM_PAGE_BYTES] = piece
+    one = Region.whole(ReadOnlyMemory(data))
+    other = Region(ReadOnlyMemory(scattered), [Run(bucket * WASM_PAGE_BYTES, WASM_PAGE_BYTES) for bucket in buckets])
+    found = changed_pages(one, other, [(0, size)], [(0, size)])
+    assert found.is_changed.nonzero()[0].tolist() == [0, 5, size // PAGE_BYTES - 1]
+    assert found.compared == size // PAGE_BYTES
+    touched = found.touches(np.array([PAGE_BYTES, 5 * PAGE_BYTES - 10, size + 5]), 20)
+    assert touched.tolist() == [False, True, False]
+
+
+def test_holes_and_shared_layers_are_skipped():
+    size = 4 * WASM_PAGE_BYTES
+    data = bytearray(size)
+    data[WASM_PAGE_BYTES] = 1
+    other = bytearray(data)
+    other[3 * WASM_PAGE_BYTES] = 7
+    regions = [Region.whole(ReadOnlyMemory(found)) for found in (data, other)]
+    holes = (
+        [(WASM_PAGE_BYTES, 2 * WASM_PAGE_BYTES)],
+        [(WASM_PAGE_BYTES, 2 * WASM_PAGE_BYTES), (3 * WASM_PAGE_BYTES, size)],
+    )
+    found = changed_pages(*regions, *holes)
+    assert (found.compared, found.count) == (32, 1)
+    base = Layer(0, 3 * WASM_PAGE_BYTES, (1, 2), 0)
+    top = Layer(3 * WASM_PAGE_BYTES, WASM_PAGE_BYTES, (1, 3), 0)
+    found = changed_pages(*regions, [(0, size)], [(0, size)], [base], [base, top])
+    assert (found.compared, found.count) == (16, 1)
+    shifted = Layer(0, size, (1, 2), PAGE_BYTES)
+    assert changed_pages(*regions, [(0, size)], [(0, size)], [base], [shifted]).compared == 64
+    assert changed_pages(regions[0], Region(regions[1].below, []), *holes).count == 64
