@@ -303,13 +303,16 @@ def test_a_schedule_names_known_instructions():
 
 
 def test_large_costs_are_exact():
-    schedule = CostSchedule(
-        "dear", {"else": 0, "end": 0, "i32.add": 1000, "memory.size": 255, "loop": 3, "drop": 0}, {}
-    )
+    costs = {"i32.add": 1000, "memory.size": 255, "loop": 3, "drop": 0, "br": 12, "return": 999}
+    schedule = CostSchedule("dear", costs | {"else": 0, "end": 0}, {})
     rewrite = replace(METERED, schedule=schedule)
     assert metered("local.get 0 local.get 0 i32.add drop", rewrite) == (
         "[1003]; [?]; local.get 0; local.get 0; i32.add; drop; end"
     )
+    assert (
+        metered("br 0 br 0 return memory.size", rewrite) == "[13]; [?]; br 0; br 0; return; [255]; memory.size 0; end"
+    )
+    assert metered("nop return br 0 nop", rewrite) == "[1001]; [?]; nop; return; br 0; [1]; nop; end"
     assert metered("nop loop memory.size drop end", rewrite) == (
         "[5]; [?]; nop; loop; [255]; [?]; memory.size 0; drop; end; end"
     )

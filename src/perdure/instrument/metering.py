@@ -22,7 +22,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from operator import itemgetter
+from itertools import compress, repeat
+from operator import contains, itemgetter
 from typing import NamedTuple, NoReturn, final
 
 from perdure.errors import InternalError, MalformedError
@@ -347,6 +348,7 @@ class _Meter:
             if number >= 0x100 or number in _BLOCK_ENDING or schedule.cost(opcode.name, is_64=rewrite.is_64) != 1
         }
         self.prefixed: dict[bytes, bytes] = {}
+        self.dear: dict[int, bytes] = {}
 
     def charges(self, scan: _Scan, costs: Iterator[int]) -> list[_Change]:
         """What to insert into a body, ascending; `costs` gives the cost of each of its blocks."""
@@ -369,44 +371,59 @@ class _Meter:
 
         Every instruction is written as a number of bytes that is its cost, and what ends a block as a mark behind
         them: so the lengths of what lies between the marks are the costs, and no byte is added up in Python.
-        Of instructions that cost nothing only those right behind a mark are kept, as part of it: they keep it apart
-        from a next mark.
+        Two kinds of instructions differ. Dear ones are two bytes and are counted, or else code could be written that
+        fills the memory. Of those that cost nothing only those right behind a mark are kept, as part of it: they keep
+        it apart from a next mark.
         """
         stream = b"".join([self.prologue + stream for stream in streams])
         if b"\xfc" in stream or b"\xfd" in stream:
-            stream = _PREFIXED.sub(self._units, stream)
+            stream = _PREFIXED.sub(self._prefixed_units, stream)
         for number, cost in self.lengths.items():
             if number < 0x100:
-                stream = stream.replace(bytes((number,)), _lengthy(number, cost))
+                stream = stream.replace(bytes((number,)), self._units(number, cost))
         for number in _BLOCK_ENDING:
             stream = stream.replace(bytes((number, _FREE)), bytes((number, _APART)))
         stream = stream.replace(bytes((_FREE,)), b"")
-        *costs, rest = map(len, _BLOCK_ENDS.split(stream))
-        if rest:
+        blocks = _BLOCK_ENDS.split(stream)
+        if blocks.pop():
             raise InternalError("the instructions of a body do not end with the end of a block")
+        costs = list(map(len, blocks))
+        if _DEAR in stream:
+            for place in compress(range(len(blocks)), map(contains, blocks, repeat(_DEAR))):
+                block = blocks[place]
+                costs[place] += sum((cost - 2) * block.count(unit) for cost, unit in self.dear.items())
         return costs
 
-    def _units(self, match: re.Match[bytes]) -> bytes:
+    def _prefixed_units(self, match: re.Match[bytes]) -> bytes:
         encoded = match[0]
         units = self.prefixed.get(encoded)
         if units is None:
-            cost = self.lengths[_prefixed_number(encoded)]
-            units = self.prefixed[encoded] = bytes((_UNIT,)) * cost or bytes((_FREE,))
+            units = self.prefixed[encoded] = self._units(_UNIT, self.lengths[_prefixed_number(encoded)])
         return units
 
-
-def _lengthy(number: int, cost: int) -> bytes:
-    if number in _BLOCK_ENDING:
-        return bytes((_FILLER,)) * cost + bytes((number,))
-    return bytes((number,)) * cost or bytes((_FREE,))
+    def _units(self, number: int, cost: int) -> bytes:
+        """What is written for an instruction; `number` is a byte to write for each unit of its cost."""
+        if number in _BLOCK_ENDING:
+            filler = (
+                bytes((_FILLER,)) * cost if cost <= _MOST_UNITS else bytes((_FILLER,)) + self._units(_UNIT, cost - 1)
+            )
+            return filler + bytes((number,))
+        if cost <= _MOST_UNITS:
+            return bytes((number,)) * cost or bytes((_FREE,))
+        if cost not in self.dear:
+            self.dear[cost] = bytes((_DEAR_UNITS[len(self.dear)],))
+        return bytes((_DEAR,)) + self.dear[cost]
 
 
 # Bytes that are no instruction's number, for the streams that costs are measured in.
-_PROLOGUE, _UNIT, _FILLER, _FREE, _APART = 0xFE, 0xFB, 0xFA, 0xF9, 0xF8
+_PROLOGUE, _UNIT, _FILLER, _FREE, _APART, _DEAR = 0xFE, 0xFB, 0xFA, 0xF9, 0xF8, 0xF7
+_DEAR_UNITS = range(0xD3, _DEAR)
+_MOST_UNITS = 10
 _BLOCK_ENDING = frozenset({*_UNCONDITIONAL, *_CONDITIONAL, *_ENDS, _LOOP, BR_TABLE})
 _BLOCK_ENDS = re.compile(
     charset(_BLOCK_ENDING)  # first, alone: the search skips to it
-    + b"(?:(?<=" + charset(_UNCONDITIONAL) + rb")(?:\xfa*+" + charset(_UNCONDITIONAL) + b")*+)?+"
-    + b"(?:(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + rb"++)?+\xf8?+"
+    + b"(?:(?<=" + charset(_UNCONDITIONAL) + rb")(?:(?:\xfa(?:\xf7.)?+)*+" + charset(_UNCONDITIONAL) + b")*+)?+"
+    + b"(?:(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + rb"++)?+\xf8?+",
+    re.DOTALL,
 )  # fmt: skip
 """The block ends of such a stream, exactly as a scan finds them in the code."""

@@ -1,9 +1,9 @@
 """Plumbing: regular expressions that tokenise Wasm code, made from the opcode table.
 
 Code is read by the `re` engine, not by Python: one match takes a whole run of instructions, and no object is made per
-instruction. Two things are not regular, or not worth it, and end a *stretch* of code: ``br_table`` with its counted
-labels, and the bulk operations (0xFC 8 to 17). Within a stretch, `opcode_stream` gives one byte per instruction (two
-to six for prefixed ones).
+instruction. One thing is not regular and ends a *stretch* of code: a ``br_table`` with `MANY_LABELS` or more (fewer are
+a regular matter). Within a stretch, `opcode_stream` gives the number of each instruction and no immediates, but for the
+bulk operations (0xFC 8 to 17), which it gives whole.
 
 Every expression is possessive and each instruction is decided by its first bytes, so matching is linear in the input.
 """
@@ -21,7 +21,9 @@ __all__ = [
     "BLOCK_TYPE",
     "BR_TABLE",
     "BULK",
+    "FEW_LABELS",
     "INDEX",
+    "PREFIXED",
     "charset",
     "leb_forms",
     "opcode_stream",
@@ -33,7 +35,8 @@ INDEX = PATTERNS[Immediate.FUNCTION]
 BLOCK_TYPE = PATTERNS[Immediate.BLOCK_TYPE]
 BR_TABLE = 0x0E
 BULK = tuple(range(0xFC08, 0xFC12))
-"""Instructions that end a stretch, besides ``br_table``."""
+"""Operations on memories, tables and segments."""
+MANY_LABELS = 32
 
 _LEB32_BYTES = 5
 
@@ -93,15 +96,23 @@ def _by_immediates(
     )
 
 
-_STRETCH = tuple(number for number in OPCODES if number != BR_TABLE and number not in BULK)
+_LABELS = (leb_forms([count]) + b"(?:" + INDEX + b"){%d}+" % (count + 1) for count in range(MANY_LABELS))
+FEW_LABELS = b"(?:" + b"|".join(_LABELS) + b")"
+"""The immediates of a ``br_table`` with fewer than `MANY_LABELS` labels and a default."""
+
+_BULK_WHOLE = token_pattern(BULK)
+PREFIXED = _BULK_WHOLE + rb"|[\xfc\xfd]" + INDEX
+"""What a stream has for an instruction with a prefix."""
+
+_STRETCH = tuple(number for number in OPCODES if number != BR_TABLE)
 _VECTOR_PREFIX = b"\xfd"
 
 
 @cache
 def _general() -> re.Pattern[bytes]:
-    """Matches one instruction of a stretch; the group is its number as encoded."""
-    tokens = token_pattern(_STRETCH)
-    return re.compile(rb"(?=([^\xfc\xfd]|[\xfc\xfd]" + INDEX + rb"))(?:" + tokens + b")", re.DOTALL)
+    """Matches one instruction of a stretch; the group is what the stream has for it."""
+    tokens = token_pattern(_STRETCH) + rb"|\x0e" + FEW_LABELS
+    return re.compile(rb"(?=([^\xfc\xfd]|" + PREFIXED + rb"))(?:" + tokens + b")", re.DOTALL)
 
 
 @cache
@@ -114,15 +125,16 @@ def _phased() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
     """
     plain, _ = _by_immediates(OPCODES[number] for number in _STRETCH if number < 0x100)
     bare = charset(next(group for pattern, group in plain if not pattern))
-    with_immediates = charset(number for pattern, group in plain if pattern for number in group)
-    saturating = rb"\xfc" + leb_forms(range(8))
-    numbers = bare + b"*+(?:" + saturating + bare + b"*+)*+" + with_immediates + b"?+"
+    with_immediates = charset([BR_TABLE, *(number for pattern, group in plain if pattern for number in group)])
+    prefixed = rb"(?:\xfc" + leb_forms(range(8)) + b"|" + _BULK_WHOLE + b")"
+    numbers = bare + b"*+(?:" + prefixed + bare + b"*+)*+" + with_immediates + b"?+"
     behind = b"|".join(b"(?<=" + charset(group) + b")" + pattern for pattern, group in plain if pattern)
+    behind += b"|(?<=" + charset([BR_TABLE]) + b")" + FEW_LABELS
     return re.compile(numbers, re.DOTALL), re.compile(b"(?:" + behind + b")(" + numbers + b")", re.DOTALL)
 
 
 def opcode_stream(code: bytes, start: int, end: int) -> bytes:
-    """The instruction numbers of a stretch, as encoded, without immediates.
+    """The instruction numbers of a stretch, as encoded, without immediates; bulk operations whole.
 
     The stretch must have been matched by `token_pattern` expressions before: nothing is checked here.
     """
