@@ -20,7 +20,7 @@ from ctypes import byref, c_size_t, c_void_p
 from types import FrameType
 from typing import Any, final
 
-__all__ = ["ThreadState", "Threads"]
+__all__ = ["ThreadState", "Threads", "check_recursion"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SIGNAL_NUMBERS = tuple(int(number) for number in _SIGNALS)
@@ -50,15 +50,10 @@ class ThreadState:
         self._pending: list[tuple[int, FrameType | None]] = []
 
     def enter(self) -> None:
-        """Put signal handlers off until `leave`; nests.
-
-        Raises:
-            RecursionError: too few Python frames are left for the engine's callbacks.
-        """
+        """Put signal handlers off until `leave`; nests. Before the engine may call back, see `check_recursion`."""
         if self.depth:
             self.depth += 1
             return
-        _check_recursion()
         self.depth = 1
         if not self.is_main:
             return
@@ -121,15 +116,24 @@ class Threads:
         self._main = get_ident()
         self.here().is_main = True
 
-    def call_elsewhere(self, function: Callable[[], int]) -> int:
-        """Run `function` on a thread with a large stack, as the instance that runs here, and wait for it."""
+    def call(self, function: Callable[[], Any]) -> Any:
+        """`function()` on a stack that is large enough for the engine: here, or on another thread, and wait for it.
+
+        There it counts as run by the instance that runs here.
+        """
         state = self.here()
-        results: list[int] = []
+        if state.roomy:
+            return function()
+        results: list[Any] = []
+        failures: list[BaseException] = []
 
         def work() -> None:
             there = self.here()
             there.instance = state.instance
-            results.append(function())
+            try:
+                results.append(function())
+            except BaseException as error:
+                failures.append(error)
 
         with _STACK_SIZE_LOCK:
             before = threading.stack_size(WORKER_STACK_BYTES)
@@ -139,10 +143,12 @@ class Threads:
             finally:
                 threading.stack_size(before)
         thread.join()
+        if failures:
+            raise failures[0]
         return results[0]
 
 
-def _check_recursion() -> None:
+def check_recursion() -> None:
     """Raise `RecursionError` here rather than in a callback, where the engine would go on with a null memory.
 
     Up to half of the limit it costs a look (0.2 us); beyond, since calls from C count as well, it is tried out.

@@ -29,7 +29,7 @@ from perdure.canister import (
     TrapCode,
     WasmState,
 )
-from perdure.embedder.guard import ThreadState
+from perdure.embedder.guard import ThreadState, check_recursion
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
 from perdure.embedder.store import EngineTrap, Store
@@ -49,6 +49,7 @@ _IN = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.off
 _OUT = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset >= _OUT_OFFSET))
 _RESPONDED = abi.HEADER["responded"].offset
 _REPLIED, _REJECTED = 1, 2
+_MAX_CALLER_BYTES = abi.HEADER["caller"].size_bytes
 _SIZES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 _BITS = {context: context.bit for context in Context}
 
@@ -91,6 +92,7 @@ class WasmInstance:
         self._uncommitted = False
         self._harvested = True
         self._trapped = False
+        self._metered = module.facts.metered
         self._api: SystemApi | None = None
         self._env: Env | None = None
         self._stop_at = 0.0
@@ -100,7 +102,13 @@ class WasmInstance:
         self.failure: BaseException | None = None
         """What a host function raised."""
         self._interruption: BaseException | None = None
-        self._renew()
+        check_recursion()
+        state = self._engine.threads.here()
+        state.enter()
+        try:
+            self._renew()
+        finally:
+            state.leave()
 
     @classmethod
     def create(cls, module: CompiledModule, state: WasmState) -> WasmInstance:
@@ -147,6 +155,7 @@ class WasmInstance:
             KeyboardInterrupt: or whatever else a signal handler raised meanwhile.
             InternalError: a bug in a host function.
         """
+        check_recursion()
         state = self._engine.threads.here()
         state.enter()
         try:
@@ -334,6 +343,8 @@ class WasmInstance:
     def _fill(self, env: Env, callback_index: int, callback_environment: int) -> None:
         """Write the in-fields of the header and the argument, see `abi`."""
         limits, argument, view = env.limits, env.arg, self._view
+        if len(argument) > abi.MAX_ARGUMENT_BYTES or len(env.caller) > _MAX_CALLER_BYTES:
+            raise ValueError(f"an argument of {len(argument)} bytes, a caller of {len(env.caller)}")
         _IN.pack_into(
             view,
             0,
@@ -358,8 +369,6 @@ class WasmInstance:
             callback_environment,
         )
         if argument:
-            if len(argument) > abi.MAX_ARGUMENT_BYTES:
-                raise ValueError(f"an argument of {len(argument)} bytes, {abi.MAX_ARGUMENT_BYTES} at most")
             view[abi.ARGUMENT : abi.ARGUMENT + len(argument)] = argument
 
     def _returned(self, env: Env) -> Return:
@@ -368,7 +377,8 @@ class WasmInstance:
         result = Return() if api is None else api.finish()
         if view[_RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
             result.response = Reply(view[abi.REPLY : abi.REPLY + out[0]].tobytes())
-        result.instructions = limits.instructions - max(out[_LEFT], 0)
+        if self._metered:
+            result.instructions = limits.instructions - max(out[_LEFT], 0)
         result.stable_accessed_pages = limits.stable_accessed_pages - out[_LEFT + 1]
         result.stable_dirty_pages = limits.stable_dirty_pages - out[_LEFT + 2]
         result.heap_wasm_pages, result.stable_wasm_pages = out[_LEFT + 3], out[_LEFT + 4]
@@ -395,7 +405,8 @@ class WasmInstance:
         )
         trap = trap_of(env, ended.code, out[1:6], failure, self.max_seconds)
         trap.backtrace = frames
-        trap.instructions = env.limits.instructions - max(out[_LEFT], 0)
+        if self._metered:
+            trap.instructions = env.limits.instructions - max(out[_LEFT], 0)
         trap.logs = api.logs or []
         return trap
 

@@ -22,6 +22,7 @@ __all__ = ["AnonymousMemory", "ImageMemory", "LinearMemory", "coalesce"]
 
 _CHUNK_BYTES = 1 << 20
 _KEPT_BYTES = 8 * PAGE_BYTES
+_MANY_RUNS = 1_000  # more are dropped in one call, with what was merely read
 _SCAN_BUDGET_NS = 5_000_000
 
 
@@ -225,7 +226,10 @@ class ImageMemory(LinearMemory):
         if self.size_bytes > self.committed_bytes:
             self.range.close_access(self.committed_bytes, self.size_bytes - self.committed_bytes)
             self.size_bytes = self.committed_bytes
-        for start, end in self._private_runs():
+        runs = self._private_runs()
+        if len(runs) > _MANY_RUNS:
+            runs = [(0, self.size_bytes)]
+        for start, end in runs:
             self.range.drop(start, end - start)
         if self.private_pages is not None:
             self._kept.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ class CompiledModule:
         return take_bytes(vector)
 
     def __del__(self) -> None:
-        if hasattr(self, "instance_pre"):
+        if hasattr(self, "instance_pre") and not sys.is_finalizing():
             _instance_pre_delete(self.instance_pre)
             _module_delete(self._code)
 
@@ -151,12 +152,14 @@ class Compiler:
 
     def _build(self, key: bytes, wasm: bytes, options: Options) -> CompiledModule:
         original = decode(wasm)
-        validate_original(inflate(wasm))
+        self._engine.threads.call(lambda: validate_original(inflate(wasm)))
         validate(original)
         linked = instrument(original, options)
         binary = encode(linked.module)
         code = c_void_p()
-        if error := _module_new(self._engine.pointer, binary, len(binary), byref(code)):
+        if error := self._engine.threads.call(
+            lambda: _module_new(self._engine.pointer, binary, len(binary), byref(code))
+        ):
             raise InternalError(f"the instrumented module does not compile: {error_message(error)}")
         assert code.value is not None
         module = CompiledModule(self._engine, wasm, facts_of(original, linked), code.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from typing import NamedTuple, final
@@ -93,7 +94,8 @@ class Store:
         self._trap = c_void_p()
         self._trap_address = ctypes.addressof(self._trap)
         self._instance = Instance()
-        self._store: int = _store_new(engine.pointer, None, None)
+        self._store: int = 0
+        self._store = _store_new(engine.pointer, None, None)
         self.context: int = _store_context(self._store)
         _store_limiter(self._store, -1, _MAX_TABLE_ELEMENTS, -1, -1, -1)
         _set_deadline(self.context, 1)
@@ -116,7 +118,7 @@ class Store:
         if state.roomy:
             error = _call(self.context, entry, _NO_VALUES_ADDRESS, 1, self._trap_address)
         else:
-            error = self._engine.threads.call_elsewhere(
+            error = self._engine.threads.call(
                 lambda: _call(self.context, entry, _NO_VALUES_ADDRESS, 1, self._trap_address)
             )
         if error is None and self._trap.value is None:
@@ -146,6 +148,10 @@ class Store:
             _store_delete(self._store)
             self._store = 0
             self._functions.clear()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
 
     def _find(self, name: str) -> int:
         extern = Extern()

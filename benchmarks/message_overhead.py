@@ -1,0 +1,204 @@
+"""What a message costs besides the canister's own work: through the public API, and on the engine alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import wasmtime
+
+from engine import FACTS, Bench, interleaved, module
+from figures import Table, best_ns, main, median_ns
+from perdure import Canister, Subnet
+from perdure.canister import Context, Env, Limits, Method, Return
+from perdure.embedder import CompileCache, Compiler, Engine
+
+GIB = 1 << 30
+WASM_PAGES_500_GIB = 500 * GIB >> 16
+SCATTERED_PAGES = 1_000
+
+CANISTER = f"""(module
+  (import "ic0" "stable64_grow" (func $grow (param i64) (result i64)))
+  (import "ic0" "stable64_write" (func $write (param i64 i64 i64)))
+  (import "ic0" "stable64_read" (func $read (param i64 i64 i64)))
+  (import "ic0" "msg_reply" (func $reply))
+  (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+  (import "ic0" "msg_arg_data_copy" (func $copy (param i32 i32 i32)))
+  (memory 32)
+  (func $count (i32.store (i32.const 65536) (i32.add (i32.load (i32.const 65536)) (i32.const 1))))
+  (func (export "canister_init"))
+  (func (export "canister_update grow")
+    (call $copy (i32.const 0) (i32.const 0) (i32.const 8)) (drop (call $grow (i64.load (i32.const 0)))) (call $reply))
+  (func (export "canister_update empty") (call $reply))
+  (func (export "canister_update heap") (call $count) (call $reply))
+  (func (export "canister_update both") (call $count)
+    (call $write (i64.const 8192) (i64.const 65536) (i64.const 8))
+    (call $append (i32.const 65536) (i32.const 8)) (call $reply))
+  (func (export "canister_query both")
+    (call $count) (call $read (i64.const 65544) (i64.const 8192) (i64.const 8))
+    (call $append (i32.const 65536) (i32.const 16)) (call $reply))
+  (func (export "canister_update scatter") (local $page i64)
+    (loop $next
+      (call $write (i64.mul (local.get $page) (i64.const {400 * GIB // SCATTERED_PAGES}))
+        (i64.const 65536) (i64.const 8))
+      (br_if $next (i64.lt_u (local.tee $page (i64.add (local.get $page) (i64.const 1)))
+        (i64.const {SCATTERED_PAGES}))))
+    (call $reply)))
+"""
+
+
+def wasm() -> bytes:
+    """The canister of this benchmark."""
+    text = CANISTER.replace('(export "canister_query both")', '(export "canister_query look")')
+    return bytes(wasmtime.wat2wasm(text))
+
+
+def per_call_us(call: Callable[[], object], repeat: int) -> float:
+    """Time of one of many calls in a row, us: the best of seven series."""
+
+    def series() -> None:
+        for _ in range(repeat):
+            call()
+
+    call()
+    return best_ns(series, 7) / repeat / 1_000
+
+
+def public_api(table: Table, repeat: int) -> None:
+    """The facade, raw bytes."""
+    canister = Subnet().install(wasm())
+    canister.update("grow", (1).to_bytes(8, "little"))
+    update = per_call_us(lambda: canister.update("both"), repeat)
+    query = per_call_us(lambda: canister.query("look"), repeat)
+    table.add("public API: an update that writes one heap and one stable page", update, "us", 60)
+    table.add("public API: a query", query, "us", 50)
+    table.add("public API: an update that only replies", per_call_us(lambda: canister.update("empty"), repeat), "us")
+
+
+def engine_alone(table: Table, repeat: int) -> None:
+    """Without the rules: run, then commit or roll back."""
+    bench = Bench(wasm(), compiler=Compiler(Engine(), None))
+    bench.run("canister_update grow", (1).to_bytes(8, "little"))
+    instance = bench.instance
+    instance.commit()
+    update = Env(Context.UPDATE, FACTS, Limits())
+    query = Env(Context.NON_REPLICATED_QUERY, FACTS, Limits())
+
+    def run(method: Method, env: Env, end: Callable[[], object] | None) -> Callable[[], None]:
+        def call() -> None:
+            assert isinstance(instance.run(method, env), Return)
+            if end is not None:
+                end()
+
+        return call
+
+    both = run(Method("canister_update both"), update, instance.commit)
+    look = run(Method("canister_query look"), query, instance.roll_back)
+    empty = run(Method("canister_update empty"), update, None)
+    table.add("engine alone: an update that writes one heap and one stable page", per_call_us(both, repeat), "us", 18)
+    table.add("engine alone: a query", per_call_us(look, repeat), "us", 15)
+    table.add("engine alone: an entry that only replies, not committed", per_call_us(empty, repeat), "us", 5)
+
+
+def series(call: Callable[[], object]) -> Callable[[], float]:
+    """Time of 100 calls in a row, ns."""
+
+    def run() -> float:
+        start = time.perf_counter_ns()
+        for _ in range(100):
+            call()
+        return time.perf_counter_ns() - start
+
+    return run
+
+
+def stable_sizes(table: Table, quick: bool) -> None:
+    """Costs that must not grow with the size of stable memory."""
+    small, large = (Bench(wasm(), compiler=Compiler(Engine(), None)) for _ in range(2))
+    for bench, wasm_pages in ((small, 1), (large, WASM_PAGES_500_GIB)):
+        bench.run("canister_update grow", wasm_pages.to_bytes(8, "little"))
+        bench.instance.commit()
+
+    def update(bench: Bench, name: str) -> Callable[[], None]:
+        def call() -> None:
+            bench.run(f"canister_update {name}")
+            bench.instance.commit()
+
+        return call
+
+    for what, name, target in (("does not touch", "heap", 1.2), ("writes one page of", "both", None)):
+        runs = {"small": series(update(small, name)), "large": series(update(large, name))}
+        best = interleaved(runs, 20 if quick else 100)
+        ratio = best["large"] / best["small"]
+        table.add(f"an update that {what} stable memory, on 500 GiB of it / on 64 KiB", ratio, "ratio", target)
+    scatter = median_ns(update(large, "scatter"), 10) / 1e6
+    table.add("1,000 pages written over 400 GiB in one message, committed", scatter, "ms", 30)
+
+
+def upgrades(table: Table, quick: bool) -> None:
+    """An upgrade without hooks."""
+    code = wasm()
+
+    def upgrade_us(wasm_pages: int) -> float:
+        canister: Canister = Subnet().install(code)
+        canister.update("grow", wasm_pages.to_bytes(8, "little"))
+        canister.update("both")
+        return per_call_us(lambda: canister.upgrade(code), 5 if quick else 30)
+
+    ratio = upgrade_us(10 * GIB >> 16) / upgrade_us(1)
+    table.add("an upgrade without hooks on 10 GiB of stable memory / on 64 KiB", ratio, "ratio", 1.2)
+
+
+def start(table: Table, quick: bool) -> None:
+    """From nothing to the first reply; each in a fresh compiler or process."""
+    large = module("ledger")
+    with tempfile.TemporaryDirectory() as directory:
+        cache = CompileCache(Path(directory))
+        engine = Engine()
+        Compiler(engine, cache).compile(large)
+
+        def first_reply() -> None:
+            canister = Subnet(compiler=Compiler(engine, cache)).install(code)
+            canister.update("inc")
+
+        table.add(f"a module of {len(large) / 1e6:.1f} MB, cached: compile", _cached_ms(engine, cache, large), "ms")
+        code = module("kv32")
+        Compiler(engine, cache).compile(code)
+        table.add("a small module, cached: install to first reply", median_ns(first_reply, 10) / 1e6, "ms", 30)
+    for what, command, target in (
+        ("import perdure", ["-c", "import perdure"], 100),
+        ("perdure --help", ["-m", "perdure", "--help"], 200),
+    ):
+        bare = _process_ms(["-c", "pass"], quick)
+        table.add(f"{what}, beyond starting Python", _process_ms(command, quick) - bare, "ms", target)
+
+
+def _cached_ms(engine: Engine, cache: CompileCache, code: bytes) -> float:
+    return median_ns(lambda: Compiler(engine, cache).compile(code), 10) / 1e6
+
+
+def _process_ms(arguments: list[str], quick: bool) -> float:
+    def run() -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    return best_ns(run, 3 if quick else 10) / 1e6
+
+
+def measure(quick: bool) -> Table:
+    """Measure what a message costs besides the canister's own work."""
+    table = Table("message_overhead")
+    repeat = 1_000 if quick else 5_000
+    public_api(table, repeat)
+    engine_alone(table, repeat)
+    stable_sizes(table, quick)
+    upgrades(table, quick)
+    start(table, quick)
+    return table
+
+
+if __name__ == "__main__":
+    main(measure)
