@@ -6,7 +6,18 @@ from typing import NamedTuple
 
 import pytest
 
-from perdure.candid import Codec, CoercionError, MethodRef, Some, decode, encode, parse_types, value_to_text
+from perdure.candid import (
+    Codec,
+    CoercionError,
+    MethodRef,
+    Some,
+    decode,
+    encode,
+    parse_types,
+    parse_values,
+    value_to_text,
+    values_to_text,
+)
 from perdure.candid.codec import decode_with_types
 from perdure.candid.types import Bool, Nat, Nat8, Null, Opt, Rec, Record, Text, Variant, Vec
 from perdure.errors import MalformedError
@@ -228,6 +239,25 @@ def test_long_chains_need_no_deep_stack(size):
             numbers.append(found[labels[0]])
             found = found[labels[1]]
         assert numbers == list(range(size))[::-1]
+
+
+@pytest.mark.parametrize("size", [30, 300, 3000])
+def test_long_chains_of_types_need_no_deep_stack(size):
+    definitions = "; ".join(f"type T{index} = record {{ T{index + 1}; opt nat }}" for index in range(size))
+    types = parse_types(f"{definitions}; type T{size} = nat; (T0, text)")
+    value = 5
+    for number in range(size):
+        value = (value, number)
+    message = encode(types, [value, "end"])
+    assert decode(message, []) == ()
+    for found, _ in (decode(message, types), decode(message)):
+        for number in reversed(range(size)):
+            found, last = found
+            assert last == number
+        assert found == 5
+    text = values_to_text(types, [value, "end"])
+    [again, _] = parse_values(text, types)[1]
+    assert encode(types, [again, "end"]) == message
 
 
 def test_a_value_that_contains_itself_is_refused():

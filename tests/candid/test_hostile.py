@@ -23,7 +23,7 @@ CORPUS = [
 ]
 TYPES = {name: parse_types(text) for kind, name, text in CORPUS if kind == "type"}
 MESSAGES = {name: bytes.fromhex(text) for kind, name, text in CORPUS if kind == "message"}
-MAX_CALLS = 30_000
+MAX_CALLS = 40_000
 
 
 class Counter:

@@ -231,3 +231,11 @@ def test_many_elements():
 def test_long_nonsense_is_refused_in_linear_time(text):
     with pytest.raises(MalformedError):
         parse_values(text)
+
+
+def test_deep_values_without_a_type_are_refused():
+    for keyword in ("vec { ", "opt ", "record { ", "variant { a = "):
+        depth = 3000
+        text = f"({keyword * depth}1{' }' * depth if '{' in keyword else ''})"
+        with pytest.raises(MalformedError, match="nested at most 100 deep"):
+            parse_values(text)

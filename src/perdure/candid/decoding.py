@@ -51,8 +51,9 @@ __all__ = ["Decoder", "Plan", "budget"]
 
 _NO_VALUES: Final = -1
 _LARGEST: Final = 1 << 40
-#: Closures nested without a depth check between them, at most.
-_UNCHECKED_LEVELS: Final = 12
+#: Frames of closures on each other without a depth check between them, and types compiled ahead of their first use.
+_UNCHECKED_FRAMES: Final = 24
+_EAGER_LEVELS: Final = 12
 _COMPILE_STEPS: Final = 6
 
 
@@ -74,8 +75,8 @@ class _Cell:
     def __init__(self, build: Callable[[_Compiler], Callable[[bytes, int, Meter], Any]]) -> None:
         self.build = build
         self.run: Callable[[bytes, int, Meter], Any] | None = None
-        #: Closures that call each other below this one, itself included, up to the next depth check.
-        self.height = _UNCHECKED_LEVELS
+        #: Frames that a call of it takes, up to the next depth check.
+        self.height = _UNCHECKED_FRAMES
 
 
 @final
@@ -165,7 +166,7 @@ class _Compiler:
         return found
 
     def _build_shallow(self, cell: _Cell) -> None:
-        if len(self._heights) <= _UNCHECKED_LEVELS:
+        if len(self._heights) <= _EAGER_LEVELS:
             self.build(cell)
 
     def build(self, cell: _Cell) -> Callable[[bytes, int, Meter], Any]:
@@ -180,8 +181,12 @@ class _Compiler:
         cell.run = run
         return run
 
+    def _add_frame(self) -> None:
+        """Count a closure around the one that is being made."""
+        self._heights[-1] += 1
+
     def _use(self, cell: _Cell) -> Any:
-        if cell.run is not None and cell.height < _UNCHECKED_LEVELS:
+        if cell.run is not None and cell.height < _UNCHECKED_FRAMES:
             self._heights[-1] = max(self._heights[-1], cell.height)
             return cell.run
         plan = self.plan
@@ -261,11 +266,11 @@ class _Compiler:
         return readers.vec_of_values(decode, max(1, floor))
 
     def _record(self, fields: tuple[Field, ...], want: Record) -> Decoder:
-        self.meter.charge(len(fields) + len(want.fields))
+        self.meter.charge(len(fields) + 3 * len(want.fields))
         as_tuple = want.is_tuple
         wanted = {one.id: one for one in want.fields}
         steps: list[tuple[Any, Any]] = []
-        floor = weight = 0
+        floor = weight = nothings = 0
         for one in fields:
             expected = wanted.pop(one.id, None)
             if expected is None:
@@ -275,15 +280,18 @@ class _Compiler:
             shape = self.shape(one.type)
             floor += shape[0]
             weight += shape[1]
+            nothings += shape[0] == 0
         for one in wanted.values():
             if not is_nullable(one.type):
                 return readers.mismatch(f"a record without field {one.label!r} does not coerce to one that needs it")
-        missing = [one.id if as_tuple else one.label for one in wanted.values()]
-        decode = readers.record_closure(steps, missing)
-        if as_tuple:
-            decode = readers.as_tuple(decode, len(want.fields))
-        cost = 2 + weight + 2 * len(missing)
-        return decode if cost <= 4 * floor else readers.charging(decode, cost)
+        missing = [one.label for one in wanted.values()]
+        size = len(want.fields)
+        decode = readers.tuple_closure(steps, size) if as_tuple else readers.record_closure(steps, missing)
+        if floor and weight + len(missing) // 8 <= 4 * floor + 8:
+            return decode
+        # Each record charges for itself alone, as those within it do.
+        self._add_frame()
+        return readers.charging(decode, 4 + nothings + len(missing) // 8)
 
     def _variant(self, fields: tuple[Field, ...], wanted: dict[int, Field], name: str) -> Decoder:
         self.meter.charge(len(fields) + len(wanted))
@@ -309,8 +317,13 @@ class _Compiler:
                 return self._skip_vec(element)
             case Record(fields):
                 self.meter.charge(len(fields))
-                skip = readers.skip_record([self.skipper(one.type) for one in fields if self.shape(one.type)[0]])
-                return skip if weight <= 4 * floor + 16 else readers.skip_charging(skip, weight)
+                shapes = [self.shape(one.type) for one in fields]
+                kept = [one for one, shape in zip(fields, shapes, strict=True) if shape[0]]
+                skip = readers.skip_record([self.skipper(one.type) for one in kept])
+                if floor and weight <= 4 * floor + 8:
+                    return skip
+                self._add_frame()
+                return readers.skip_charging(skip, 1 + sum(shape[1] for shape in shapes if not shape[0]))
             case Variant(fields):
                 self.meter.charge(len(fields))
                 return readers.skip_variant([self.skipper(one.type) for one in fields])

@@ -41,8 +41,9 @@ __all__ = ["Mismatch", "Writer", "compile_writers"]
 
 Writer: TypeAlias = Callable[[Any, bytearray, Meter], None]
 
-#: Closures nested without a depth check between them, at most.
-_UNCHECKED_LEVELS: Final = 12
+#: Frames of closures on each other without a depth check between them, and types compiled ahead of their first use.
+_UNCHECKED_FRAMES: Final = 24
+_EAGER_LEVELS: Final = 12
 
 
 @final
@@ -77,8 +78,8 @@ class _Cell:
     def __init__(self, type_: Type) -> None:
         self.type = type_
         self.write: Writer | None = None
-        #: Closures that call each other below this one, itself included, up to the next depth check.
-        self.height = _UNCHECKED_LEVELS
+        #: Frames that a call of it takes, up to the next depth check.
+        self.height = _UNCHECKED_FRAMES
 
 
 @final
@@ -97,9 +98,9 @@ class _Compiler:
         cell = self._cells.get(id(found))
         if cell is None:
             cell = self._cells[id(found)] = _Cell(found)
-            if len(self._heights) <= _UNCHECKED_LEVELS:
+            if len(self._heights) <= _EAGER_LEVELS:
                 self.build(cell)
-        if cell.write is not None and cell.height < _UNCHECKED_LEVELS:
+        if cell.write is not None and cell.height < _UNCHECKED_FRAMES:
             self._heights[-1] = max(self._heights[-1], cell.height)
             return cell.write
         return self._checked(cell)
@@ -128,8 +129,11 @@ class _Compiler:
             case Vec(element):
                 return self._vec(resolve(element))
             case Record(fields):
-                write = _record([(one.label, self.writer(one.type)) for one in fields], found)
-                return _tuple([self.writer(one.type) for one in fields], write) if found.is_tuple else write
+                writers = [self.writer(one.type) for one in fields]
+                write = _record([(one.label, write) for one, write in zip(fields, writers, strict=True)], found)
+                # A record calls itself once more where its keys are not the labels; a tuple may call the record.
+                self._heights[-1] += 2
+                return _tuple(writers, write) if found.is_tuple else write
             case Variant(fields):
                 return _variant([(index, one, self.writer(one.type)) for index, one in enumerate(fields)])
             case Func():
@@ -409,7 +413,7 @@ def _as_fields(value: Any, type_: Record) -> dict[str, Any]:
     Takes a mapping (keys: labels, ``_123_``, 123), a dataclass or named tuple, a tuple or list for fields 0, 1, 2, ...
     Nullable fields may be missing; keys that are no field are refused, as they would be lost without a word.
     """
-    found = _items(value, type_)
+    found = _items(value, type_, {one.label: one.id for one in type_.fields})
     result: dict[str, Any] = {}
     for one in type_.fields:
         if one.id in found:
@@ -424,17 +428,16 @@ def _as_fields(value: Any, type_: Record) -> dict[str, Any]:
     return result
 
 
-def _items(value: Any, type_: Record) -> dict[int, tuple[Any, Any]]:
+def _items(value: Any, type_: Record, labels: dict[str, int]) -> dict[int, tuple[Any, Any]]:
     """Field id to key and value."""
     if isinstance(value, Mapping):
-        return {_key_id(key): (key, one) for key, one in value.items()}
+        return {labels[key] if key in labels else _key_id(key): (key, one) for key, one in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         # A field called like a Python keyword is an attribute with an underscore after it.
-        names = {one.label for one in type_.fields}
         pairs = [(one.name, getattr(value, one.name)) for one in dataclass_fields(value)]
-        return {field_hash(k if k in names else k.removesuffix("_")): (k, one) for k, one in pairs}
+        return {field_hash(k if k in labels else k.removesuffix("_")): (k, one) for k, one in pairs}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _items(value._asdict(), type_) if not type_.is_tuple else dict(enumerate(enumerate(value)))
+        return _items(value._asdict(), type_, labels) if not type_.is_tuple else dict(enumerate(enumerate(value)))
     if isinstance(value, (tuple, list)) and type_.is_tuple:
         return dict(enumerate(enumerate(value)))
     raise Mismatch(f"expected {_short(type_)}, found {_found(value)}")

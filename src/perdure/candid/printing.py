@@ -34,7 +34,8 @@ from perdure.candid.types import (
 __all__ = ["value_to_text", "values_to_text"]
 
 _WIDTH: Final = 80
-_LEVELS: Final = 4
+#: Frames from one value to those within.
+_LEVELS: Final = 6
 _MAX_DIGITS: Final = 4_000
 
 

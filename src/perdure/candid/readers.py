@@ -268,7 +268,10 @@ def vec_of_nothing(decode: Decoder) -> Decoder:
     def decode_vec(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
         size, start = _vec_size(data, offset, 0)
         meter.charge(size, offset)
-        return [decode(data, start, meter)[0] for _ in range(size)], start
+        values = []
+        for _ in range(size):
+            values.append(decode(data, start, meter)[0])  # noqa: PERF401 - a comprehension is one more frame
+        return values, start
 
     return decode_vec
 
@@ -348,12 +351,18 @@ def _record_partly(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
     return decode_record
 
 
-def as_tuple(decode: Decoder, size: int) -> Decoder:
-    """The tuple out of a dict by index."""
+def tuple_closure(steps: list[tuple[Any, Any]], size: int) -> Decoder:
+    """A record as a tuple of `size`. A step with the label None skips; what no step reads is null."""
+    empty = [None] * size
 
     def decode_tuple(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
-        value, offset = decode(data, offset, meter)
-        return tuple([value[index] for index in range(size)]), offset
+        value: list[Any] = empty.copy()
+        for index, decode in steps:
+            if index is None:
+                offset = decode(data, offset, meter)
+            else:
+                value[index], offset = decode(data, offset, meter)
+        return tuple(value), offset
 
     return decode_tuple
 

@@ -70,9 +70,12 @@ _CONSTANTS: Final[Mapping[str, tuple[str, Any]]] = {
     "nan": ("float", math.nan),
     "NaN": ("float", math.nan),
 }
+#: Types nest this deep without a definition, as in ``.did`` files.
+_MAX_TYPE_NESTING: Final = 100
 #: Python refuses longer decimal numbers, whose conversion takes quadratic time; hexadecimal ones are taken.
 _MAX_DIGITS: Final = 4_000
-_LEVELS: Final = 6
+#: Frames from one value to those within.
+_LEVELS: Final = 8
 
 
 class _Node(NamedTuple):
@@ -105,6 +108,7 @@ class _Parser:
         self.tokens = Tokens(text)
         self.type_parser = TypeParser(self.tokens, dict(names))
         self.meter = Meter()
+        self._inferring = 0
 
     # Grammar
 
@@ -374,7 +378,11 @@ class _Parser:
 
     def infer(self, node: _Node) -> Type:
         """The type of a value as written: integers without an annotation are int, floats float64."""
-        found: Type = self.meter.enter(_LEVELS, self._infer, node)
+        if self._inferring == _MAX_TYPE_NESTING:
+            raise self.tokens.error(f"values without a type nested at most {_MAX_TYPE_NESTING} deep", node.token)
+        self._inferring += 1
+        found = self._infer(node)
+        self._inferring -= 1
         return found
 
     def _infer(self, node: _Node) -> Type:  # noqa: PLR0911 - one return per kind of type
