@@ -50,3 +50,12 @@ def test_init_arguments_come_from_a_section_of_their_own():
 def test_what_is_no_service(text, message):
     with pytest.raises(MalformedError, match=message):
         load(text)
+
+
+def test_a_service_is_read_once():
+    assert load(TEXT) is load(TEXT.encode())
+    assert load(TEXT) is not load(TEXT, args="(nat)")
+    with pytest.raises(TypeError):
+        load(TEXT).methods["new"] = load(TEXT).methods["get"]
+    imported = load('import "t.did"; service : { m : () -> (T) }', loader=lambda name, _: (name, "type T = nat"))
+    assert imported.methods["m"].signature == "m : () -> (T)"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, final
 
@@ -120,7 +121,9 @@ def from_program(program: Program, init: tuple[Type, ...] | None = None) -> Serv
         raise MalformedError("the interface has no service")
     methods = {one.name: _method(one) for one in program.service.methods}
     known = program.init if init is None else init
-    return ServiceType(MappingProxyType(methods), program.service, known, program.types, program.docs)
+    return ServiceType(
+        MappingProxyType(methods), program.service, known, MappingProxyType(dict(program.types)), program.docs
+    )
 
 
 def load(text: str | bytes, *, args: str | bytes | None = None, loader: Loader | None = None) -> ServiceType:
@@ -134,8 +137,20 @@ def load(text: str | bytes, *, args: str | bytes | None = None, loader: Loader |
     Raises:
         MalformedError: not Candid, or without a service.
     """
-    program = parse(_decoded(text), loader)
-    return from_program(program, None if args is None else parse_types(_decoded(args), program.types))
+    interface, init = _decoded(text), None if args is None else _decoded(args)
+    if loader is None:
+        return _load(interface, init)
+    return _service(parse(interface, loader), init)
+
+
+@lru_cache(maxsize=64)
+def _load(interface: str, init: str | None) -> ServiceType:
+    """Kept, as each test may ask for the service of one module anew, and its codecs are compiled only once."""
+    return _service(parse(interface), init)
+
+
+def _service(program: Program, init: str | None) -> ServiceType:
+    return from_program(program, None if init is None else parse_types(init, program.types))
 
 
 def _decoded(text: str | bytes) -> str:

@@ -135,7 +135,8 @@ class Actor:
         self._service = service
         self._sender = sender
         self._cycles = cycles
-        self._methods = {name: ActorMethod(self, one) for name, one in service.methods.items()}
+        # Made when first asked for: a signature takes longer to make than most calls take.
+        self._methods: dict[str, ActorMethod] = {}
 
     def __getattr__(self, name: str) -> ActorMethod:
         if name.startswith("__") and name.endswith("__"):
@@ -147,15 +148,18 @@ class Actor:
 
     def _lookup(self, name: str, error: type[Exception]) -> ActorMethod:
         found = self._methods.get(name)
-        if found is None:
-            raise error(f"no method {name!r}, expected one of: {', '.join(self._methods) or '(none)'}")
-        return found
+        if found is not None:
+            return found
+        known = self._service.methods
+        if name not in known:
+            raise error(f"no method {name!r}, expected one of: {', '.join(known) or '(none)'}")
+        return self._methods.setdefault(name, ActorMethod(self, known[name]))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._methods)
+        return iter(self._service.methods)
 
     def __dir__(self) -> list[str]:
-        return sorted(name for name in self._methods if name.isidentifier())
+        return sorted(name for name in self._service.methods if name.isidentifier())
 
     def __call_method__(self, method: ServiceMethod, args: Sequence[Any]) -> Any:
         """Call `method`; for `ActorMethod`. A dunder, so that no Candid name hides it."""
