@@ -28,6 +28,7 @@ from typing import NamedTuple, NoReturn, final
 
 from perdure.errors import InternalError, MalformedError
 from perdure.instrument.costs import CostSchedule
+from perdure.instrument.inline import Inlined, with_scratch_locals
 from perdure.wasm import OPCODES, Code, encode_signed, encode_unsigned, instructions, locals_end
 from perdure.wasm.tokens import (
     BLOCK_TYPE,
@@ -67,6 +68,8 @@ class Rewrite:
         charge_dynamic32: an (i32) -> i32 that charges its argument and returns it.
         charge_dynamic64: the same for i64.
         redirects: imported functions, and the function to call instead of each.
+        inlines: of those, the ones whose calls are replaced by code; all have parameters of the same types.
+        param_counts: how many parameters each function has, in the order of the bodies; needed for `inlines`.
         memory_grow: a function to call instead of ``memory.grow`` of memory 0; `None` leaves it.
         drop_flag_global: an i32 global set to 1 before each ``data.drop`` and ``elem.drop``; `None` leaves them.
         is_64: whether memory 0 has 64-bit addresses.
@@ -79,6 +82,8 @@ class Rewrite:
     charge_dynamic32: int = 0
     charge_dynamic64: int = 0
     redirects: Mapping[int, int] = field(default_factory=dict)
+    inlines: Mapping[int, Inlined] = field(default_factory=dict)
+    param_counts: Sequence[int] = ()
     memory_grow: int | None = None
     drop_flag_global: int | None = None
     is_64: bool = False
@@ -245,23 +250,54 @@ class _Rewriter:
         """Bodies, rewritten."""
         if self.meter is None:
             candidates = _candidates(self.rewrite)
-            return tuple([self._redirected(code) if candidates.search(code.body) else code for code in codes])
-        # Modules are full of equal little functions.
-        scans = {code.body: _scan(code, self.scanner) for code in _distinct(codes)}
-        bodies = dict(zip(scans, self._metered(scans, self.meter), strict=True))
-        return tuple([Code(bodies[code.body], code.offset) for code in codes])
+            touched = [bool(candidates.search(code.body)) for code in codes]
+            scans = {
+                code.body: _scan(code, self.scanner, numbered=False) for code in _distinct(compress(codes, touched))
+            }
+            charges: dict[bytes, list[_Change]] = {body: [] for body in scans}
+        else:
+            # Modules are full of equal little functions.
+            scans = {code.body: _scan(code, self.scanner) for code in _distinct(codes)}
+            charges = dict(zip(scans, self._charges(scans, self.meter), strict=True))
+        inlining = {body for body, scan in scans.items() if self._inlines_in(body, scan)}
+        bodies = {
+            body: self._changed(body, scan.edits, charges[body]) for body, scan in scans.items() if body not in inlining
+        }
+        rewritten = []
+        for place, code in enumerate(codes):
+            if code.body in inlining:
+                body = self._inlined(code.body, scans[code.body], list(charges[code.body]), place)
+            else:
+                body = bodies.get(code.body, code.body)
+            rewritten.append(code if body is code.body else Code(body, code.offset))
+        return tuple(rewritten)
 
-    def _redirected(self, code: Code) -> Code:
-        scan = _scan(code, self.scanner, numbered=False)
-        body = self._changed(code.body, scan.edits, [])
-        return code if body is code.body else Code(body, code.offset)
-
-    def _metered(self, scans: Mapping[bytes, _Scan], meter: _Meter) -> Iterator[bytes]:
+    def _charges(self, scans: Mapping[bytes, _Scan], meter: _Meter) -> Iterator[list[_Change]]:
         costs = iter(meter.block_costs([scan.numbers for scan in scans.values()]))
-        for body, scan in scans.items():
-            yield self._changed(body, scan.edits, meter.charges(scan, costs))
+        for scan in scans.values():
+            yield meter.charges(scan, costs)
         if next(costs, None) is not None:
             raise InternalError("the instructions of the code end more blocks than the code does")
+
+    def _inlines_in(self, body: bytes, scan: _Scan) -> bool:
+        inlines = self.rewrite.inlines
+        return bool(inlines) and any(
+            body[start] == _CALL and _unsigned(body[start:end], 1) in inlines for start, end in scan.edits
+        )
+
+    def _inlined(self, body: bytes, scan: _Scan, changes: list[_Change], place: int) -> bytes:
+        """A body with code in place of some calls; scratch locals for it come behind the function's own."""
+        inlines = self.rewrite.inlines
+        scratch = next(iter(inlines.values())).params
+        first_local, declarations = with_scratch_locals(body, self.rewrite.param_counts[place], scratch)
+        others = []
+        for start, end in scan.edits:
+            inlined = inlines.get(_unsigned(body[start:end], 1)) if body[start] == _CALL else None
+            if inlined is None:
+                others.append((start, end))
+            else:
+                changes.append((start, end, inlined.at(first_local)))
+        return self._changed(body, others, [(0, scan.start, declarations), *changes])
 
     def _changed(self, body: bytes, edits: Sequence[tuple[int, int]], changes: list[_Change]) -> bytes:
         if edits:
@@ -272,7 +308,8 @@ class _Rewriter:
                 if new is None:
                     new = instead[old] = self._edited(old)
                 changes.append((start, end, new))
-            changes.sort(key=itemgetter(0))  # stable: a block is charged before its first instruction is changed
+        # Stable: a block is charged before its first instruction is changed.
+        changes.sort(key=itemgetter(0))
         if not changes:
             return body
         pieces: list[bytes] = []
