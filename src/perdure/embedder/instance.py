@@ -33,7 +33,7 @@ from perdure.embedder.guard import ThreadState, check_recursion
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
 from perdure.embedder.store import EngineTrap, Store
-from perdure.embedder.traps import trap_of
+from perdure.embedder.traps import demangled, trap_of
 from perdure.errors import InternalError
 from perdure.instrument import abi
 from perdure.system_api import SystemApi
@@ -399,7 +399,7 @@ class WasmInstance:
         failure, self.failure = self.failure, None
         api = self._api or SystemApi(env)
         frames = tuple(
-            name or f"wasm-function[{index}]"
+            demangled(name) or f"wasm-function[{index}]"
             for index, name in ended.frames
             if index < self._module.facts.own_function_count
         )

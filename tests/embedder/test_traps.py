@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from perdure.canister import Context, Trap, TrapCode
+from perdure.embedder.traps import demangled, trap_of
+from perdure.errors import InternalError
+from perdure.instrument import abi
+from perdure.system_api import CanisterTrap
+
+NOTHING = (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_ZN4core9panicking5panic17h0123456789abcdefE", "core::panicking::panic"),
+        ("_ZN3foo3barE", "foo::bar"),
+        ("_ZN7ic_cdkE", "_ZN7ic_cdkE"),
+        ("_ZN9a$u1f600$E", "a\U0001f600"),
+        ("_ZN8a$ud800$E", "a$ud800$"),
+        ("_ZN6ic_cdk5setup28_$u7b$$u7b$closure$u7d$$u7d$17h0123456789abcdefE", "ic_cdk::setup::{{closure}}"),
+        ("_ZN36_$LT$$RF$T$u20$as$u20$a..Display$GT$3fmt17h0123456789abcdefE", "<&T as a::Display>::fmt"),
+        ("_ZN17h0123456789abcdefE", "h0123456789abcdef"),
+        ("_ZNE", "_ZNE"),
+        ("_ZN99fooE", "_ZN99fooE"),
+        ("_ZN3fooEx", "_ZN3fooEx"),
+        ("_ZN5a$u1f600$E", "_ZN5a$u1f600$E"),
+        ("", ""),
+        ("inc", "inc"),
+    ],
+)
+def test_demangled(name, expected):
+    assert demangled(name) == expected
+
+
+def native(code, function="msg_reply", kind=0, offset=0, size=0):
+    return (code, abi.NATIVE_MESSAGE_FUNCTIONS.index(function), kind, offset, size)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "message"),
+    [
+        (native(2), TrapCode.STABLE_MEMORY_OUT_OF_BOUNDS, ""),
+        (native(65), TrapCode.CONTRACT_VIOLATION, '"ic0_msg_reply" cannot be executed in cleanup mode'),
+        (native(13), TrapCode.ALREADY_RESPONDED, "ic0.msg_reply: the call is already replied"),
+        (
+            native(12, "msg_reply_data_append", 1, 5),
+            TrapCode.REPLY_TOO_LARGE,
+            "ic0.msg_reply_data_append: application payload size (5) cannot be larger than 2097152.",
+        ),
+        (
+            native(14, "msg_arg_data_copy", 1, 2, 3),
+            TrapCode.CONTRACT_VIOLATION,
+            "ic0.msg_arg_data_copy payload: src=2 + length=3 exceeds the slice size=4",
+        ),
+        (
+            native(14, "msg_caller_copy", 1, 2, 3),
+            TrapCode.CONTRACT_VIOLATION,
+            "ic0.msg_caller_copy id: src=2 + length=3 exceeds the slice size=1",
+        ),
+    ],
+)
+def test_reason_of_the_kernel_counts_where_the_code_is_unreachable(harness, reason, code, message):
+    env = harness.env(Context.CLEANUP, b"1234")
+    assert trap_of(env, TrapCode.UNREACHABLE, reason, None, 1) == Trap(code, message)
+    assert trap_of(env, TrapCode.INTEGER_OVERFLOW, reason, None, 1) == Trap(TrapCode.INTEGER_OVERFLOW)
+
+
+def test_reason_of_a_host_function_counts_most(harness):
+    failure = CanisterTrap(TrapCode.CALLED_TRAP, "why")
+    assert trap_of(harness.env(), TrapCode.UNREACHABLE, native(2), failure, 1) == Trap(TrapCode.CALLED_TRAP, "why")
+
+
+def test_bug_in_a_host_function_is_ours(harness):
+    with pytest.raises(InternalError, match="KeyError"):
+        trap_of(harness.env(), TrapCode.UNREACHABLE, NOTHING, KeyError(1), 1)
