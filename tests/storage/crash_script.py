@@ -148,7 +148,7 @@ def run_script(disk: Any, journal: Journal, *, seed: int, commits: int, level: L
                 changes[name] = CanisterChange(deleted=True)
             else:
                 changes[name] = change_of(rng, model, name, module)
-        subnet = rng.randbytes(50) if rng.random() < 0.3 else None
+        subnet = rng.randbytes(rng.choice((50, 3000))) if rng.random() < 0.3 else None
         if subnet is not None:
             model.subnet = subnet
         journal.models.append(model)

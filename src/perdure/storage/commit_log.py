@@ -55,7 +55,7 @@ class CommitLog:
         Raises:
             StorageError: it could not be written (a full disk, say); the log is as before.
         """
-        self._check()
+        self.check()
         version = self.version + 1
         head, checksum = encode_record(self._epoch, version, self.durable, self._checksum, meta, page_hashes)
         size_bytes = len(head) + len(page_hashes) * PAGE_BYTES
@@ -83,7 +83,8 @@ class CommitLog:
         self._file.sync()
         self._allocated = target
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `StorageError` after a failed sync."""
         if self.failed is not None:
             raise StorageError(
                 f"no more commits after a failed sync ({self.failed}); open the directory anew", self._path
@@ -99,7 +100,7 @@ class CommitLog:
             with self._state:
                 while self._syncing and self.durable < version:
                     self._state.wait()
-                self._check()
+                self.check()
                 if self.durable >= version:
                     return
                 self._syncing = True

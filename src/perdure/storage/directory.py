@@ -627,6 +627,7 @@ class StateDirectory:
         self._check_open()
         if self.read_only:
             raise StorageError("open for reading", self.path)
+        self._log_for_commit().check()
 
     def close(self) -> None:
         """Make a last checkpoint where that can be, and let go. Again is fine."""

@@ -1,0 +1,31 @@
+"""The simulated disk and the crash script, which are programs of their own, for tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _module(name: str) -> ModuleType:
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def simulated_disk() -> ModuleType:
+    return _module("simulated_disk")
+
+
+@pytest.fixture(scope="session")
+def crash_script(simulated_disk: ModuleType) -> ModuleType:
+    assert simulated_disk
+    return _module("crash_script")

@@ -1,0 +1,59 @@
+"""Power cuts and kills, bounded; the long forms are `crash_script.py` and `kill_script.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("level", "seed"), [("message", 11), ("round", 12), ("checkpoint", 13)])
+def test_cuts_lose_nothing_acknowledged(crash_script: ModuleType, level: str, seed: int) -> None:
+    """1,000 cuts, spread over all steps of 200 commits."""
+    steps, cuts = crash_script.cut_everywhere(seed=seed, commits=200, level=level, every=9, limit=340)
+    assert steps > 2000
+    assert cuts >= 330
+
+
+REMOVALS = (
+    "no sync of the log",
+    "no sync of images",
+    "no sync of hash files",
+    "no sync of the checkpoint file",
+    "no sync of blobs",
+    "no sync of history",
+    "no sync of the parent directory",
+    "no sync of the directory",
+    "no sync of the images' directory",
+    "no sync of the blobs' directory",
+    "no sync of the history's directory",
+    "no check of a record's checksum",
+    "no check of pages' hashes",
+    "acknowledged before the sync",
+    "images before the log",
+    "log used again before the checkpoint",
+    "files changed in place",
+)
+
+
+def test_every_removal_is_listed(crash_script: ModuleType) -> None:
+    assert set(REMOVALS) == {*crash_script.SYNC_REMOVALS, *crash_script.CODE_REMOVALS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in REMOVALS if name != "no check of pages' hashes"])
+def test_a_removed_step_is_noticed(crash_script: ModuleType, name: str) -> None:
+    assert crash_script.is_caught(name, seed=2, commits=60, tries=9) is not None
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing_acknowledged() -> None:
+    script = Path(__file__).with_name("kill_script.py")
+    command = [sys.executable, str(script), "--kills", "100", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("100 kills")

@@ -1,0 +1,678 @@
+"""State directories: one owner, readers, recovery, failing disks, flipped bits, history, forks, group commit."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from perdure.canister import GlobalValue, PageDelta
+from perdure.errors import InternalError, StorageError
+from perdure.storage import CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore
+
+PAGE = 4096
+WASM_PAGE = 65536
+A = b"canister a"
+B = b"canister b"
+
+
+def page(text: str) -> bytes:
+    return text.encode().ljust(PAGE, b".")
+
+
+def heap(*runs: tuple[int, bytes], wasm_pages: int = 1, fresh: bool = False) -> CanisterChange:
+    return CanisterChange(heap=PageDelta(wasm_pages, [(index * PAGE, data) for index, data in runs], fresh))
+
+
+def commit(state: StateDirectory, *runs: tuple[int, bytes], name: bytes = A, message: bytes = b"", **more: Any) -> int:
+    return state.commit(Message(message, name), {name: heap(*runs, **more)}, apply=True)
+
+
+def read(state: StateDirectory, index: int, name: bytes = A, kind: str = "heap") -> bytes:
+    return state.canisters[name].memories[kind].image().read(index * PAGE, PAGE)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "state")
+
+
+def test_is_created_empty_and_opened_again(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        assert state.version == 0
+        assert not state.canisters
+        first = state.state_hash()
+    with StateDirectory.open(path) as state:
+        assert state.state_hash() == first
+
+
+def test_keeps_everything(path: str) -> None:
+    globals_ = (GlobalValue("i32", b"1234"), GlobalValue("v128", bytes(16)))
+    with StateDirectory.open(path) as state:
+        module = state.put_blob(b"a module")
+        change = CanisterChange(
+            heap=PageDelta(2, [(PAGE, page("h"))]),
+            stable=PageDelta(1, [(0, page("s") + page("t"))]),
+            global_values=globals_,
+            module_hash=module,
+            record=b"rules",
+        )
+        assert state.commit(Message(b"m"), {A: change}, subnet_record=b"subnet", apply=True) == 1
+        hash_ = state.state_hash()
+        state.abandon()
+    for _ in range(2):  # once from the log, once from the images
+        with StateDirectory.open(path) as state:
+            assert (state.version, state.subnet_record, state.state_hash()) == (1, b"subnet", hash_)
+            found = state.canisters[A]
+            assert (found.global_values, found.record, state.blob(found.module_hash)) == (
+                globals_,
+                b"rules",
+                b"a module",
+            )
+            assert read(state, 1) == page("h")
+            assert read(state, 1, kind="stable") == page("t")
+            assert state.verify() == []
+
+
+def test_the_same_commits_give_the_same_hash(tmp_path: Path) -> None:
+    hashes = set()
+    for name in ("one", "two"):
+        with StateDirectory.open(tmp_path / name, durability="never") as state:
+            commit(state, (0, page("a")))
+            commit(state, (0, page("b")), name=B)
+            if name == "one":
+                state.checkpoint()
+            commit(state, (1, page("c")), (2, page("d")))
+            hashes.add(state.state_hash())
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("what", ["page", "size", "global", "record", "subnet", "canister"])
+def test_whatever_differs_gives_another_hash(tmp_path: Path, what: str) -> None:
+    hashes = []
+    for name in ("one", "two"):
+        odd = name == "two"
+        with StateDirectory.open(tmp_path / name, durability="never") as state:
+            change = heap(
+                (0, page("x" if odd and what == "page" else "a")), wasm_pages=2 if odd and what == "size" else 1
+            )
+            change.global_values = (GlobalValue("i32", bytes([odd and what == "global", 0, 0, 0])),)
+            change.record = b"r" if odd and what == "record" else b""
+            subnet = b"s" if odd and what == "subnet" else b""
+            key = B if odd and what == "canister" else A
+            state.commit(Message(), {key: change}, subnet_record=subnet, apply=True)
+            hashes.append(state.state_hash())
+    assert hashes[0] != hashes[1]
+
+
+# -- owners and readers
+
+
+def test_a_second_owner_is_told_who_has_it(path: str) -> None:
+    with StateDirectory.open(path), pytest.raises(StorageError, match=str(os.getpid())):
+        StateDirectory.open(path)
+    StateDirectory.open(path).close()
+
+
+def test_readers_see_the_last_whole_commit(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        state.checkpoint()
+        commit(state, (0, page("b")))
+        with StateDirectory.open(path, read_only=True) as reader:
+            assert reader.version == 2
+            assert read(reader, 0) == page("b")
+            with pytest.raises(StorageError, match="reading"):
+                commit(reader, (0, page("x")))
+            commit(state, (0, page("c")))
+            with pytest.raises(StorageError, match="open for reading"):
+                state.checkpoint()
+            assert read(reader, 0) == page("b")
+        state.checkpoint()
+        with StateDirectory.open(path, read_only=True) as reader:
+            assert read(reader, 0) == page("c")
+
+
+def test_a_reader_changes_nothing(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        state.abandon()
+    before = {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
+    with StateDirectory.open(path, read_only=True) as reader:
+        assert read(reader, 0) == page("a")
+    assert {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()} == before
+
+
+def test_what_is_no_state_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(StorageError, match=r"letter\.txt"):
+        StateDirectory.open(tmp_path)
+    with pytest.raises(StorageError, match="not a state directory"):
+        StateDirectory.open(tmp_path, read_only=True)
+    with pytest.raises(StorageError, match="No such file"):
+        StateDirectory.open(tmp_path / "a" / "b")
+
+
+# -- the order of a commit
+
+
+def test_pages_before_their_record_are_refused(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        image = state.image(A, "heap")
+        with pytest.raises(InternalError, match="log record"):
+            image.commit(PageDelta(1, [(0, page("b"))]))
+        state.commit(Message(), {A: heap((0, page("b")))})
+        assert read(state, 0) == page("a")
+        with pytest.raises(InternalError, match="not in the image"):
+            state.commit(Message(), {A: heap((0, page("c")))})
+        with pytest.raises(StorageError, match="under way"):
+            state.checkpoint()
+        image.commit(PageDelta(1, [(0, page("b"))]))
+        assert read(state, 0) == page("b")
+        image.close()
+
+
+def test_image_files_change_at_a_checkpoint_only(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        state.checkpoint()
+        (file,) = Path(path, "images").glob("*heap*.img")
+        commit(state, (0, page("b")))
+        assert file.read_bytes()[:PAGE] == page("a")
+        state.checkpoint()
+        assert file.read_bytes()[:PAGE] == page("b")
+
+
+def test_a_mapped_image_follows_a_checkpoint(path: str) -> None:
+    """What a mapping shows stays true: through a checkpoint, and after the extents it is told to map anew."""
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")), (1, page("b")), wasm_pages=2)
+        image = state.image(A, "heap")
+        shown = {extent.address: extent for extent in image.extents()}
+
+        def byte(index: int) -> bytes:
+            covering = [e for e in shown.values() if e.address <= index * PAGE < e.address + e.size_bytes]
+            extent = covering[-1]
+            return os.pread(extent.file_descriptor, 1, extent.file_offset + index * PAGE - extent.address)
+
+        for number in range(6):
+            delta = PageDelta(2, [(number % 2 * PAGE, page(str(number)))])
+            state.commit(Message(), {A: CanisterChange(heap=delta)})
+            for extent in image.commit(delta):
+                shown.pop(extent.address, None)
+                shown[extent.address] = extent
+            assert byte(number % 2) == str(number).encode()
+            if number % 2:
+                state.checkpoint()
+                assert (byte(0), byte(1)) == (str(number - 1).encode(), str(number).encode())
+        image.close()
+
+
+def test_nonsense_is_refused_before_it_is_logged(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")), wasm_pages=2)
+        for change in (
+            heap((0, b"short"), wasm_pages=2),
+            heap((40, page("x")), wasm_pages=2),
+            heap(wasm_pages=1),
+            CanisterChange(deleted=False, heap=PageDelta(2, [(PAGE, page("b")), (0, page("a"))])),
+        ):
+            with pytest.raises(ValueError):
+                state.commit(Message(), {A: change}, apply=True)
+        with pytest.raises(ValueError, match="to delete"):
+            state.commit(Message(), {B: CanisterChange(deleted=True)})
+        assert state.version == 1
+        with pytest.raises(KeyError):
+            state.image(B, "heap")
+        with pytest.raises(ValueError, match="no memory"):
+            state.image(A, "stack")
+    with pytest.raises(ValueError, match="closed"):
+        state.image(A, "heap")
+
+
+def test_fresh_and_deleted_canisters_leave_no_files(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (3, page("old")))
+        commit(state, (0, page("b")), name=B)
+        state.checkpoint()
+        commit(state, (0, page("new")), fresh=True)
+        state.commit(Message(), {B: CanisterChange(deleted=True)})
+        state.checkpoint()
+        assert sorted(file.name for file in Path(path, "images").iterdir()) == ["0-heap-2.hash", "0-heap-2.img"]
+        assert read(state, 3) == bytes(PAGE)
+    with StateDirectory.open(path) as state:
+        assert list(state.canisters) == [A]
+        assert read(state, 0) == page("new")
+        assert state.verify() == []
+
+
+def test_the_log_is_used_again(path: str) -> None:
+    with StateDirectory.open(path, limits=StorageLimits(log_bytes=100 << 10)) as state:
+        for number in range(300):
+            commit(state, (number % 16, page(str(number))))
+    assert Path(path, "log").stat().st_size <= 1 << 20
+    with StateDirectory.open(path) as state:
+        assert state.version == 300
+        assert read(state, 299 % 16) == page("299")
+
+
+def test_a_memory_of_500_gib(path: str) -> None:
+    wasm_pages = 8_192_000
+    last = wasm_pages * 16 - 1
+    with StateDirectory.open(path) as state:
+        runs = [(0, page("first")), *((gib << 18, page(f"{gib}")) for gib in range(1, 500)), (last, page("last"))]
+        commit(state, *runs, wasm_pages=wasm_pages)
+        state.checkpoint()
+        commit(state, (last, page("later")), wasm_pages=wasm_pages)
+        state.abandon()
+    with StateDirectory.open(path) as state:
+        assert read(state, last) == page("later")
+        assert read(state, 17 << 18) == page("17")
+        assert state.verify() == []
+        assert state.canisters[A].memories["heap"].wasm_pages == wasm_pages
+    used = sum(file.stat().st_blocks * 512 for file in Path(path, "images").iterdir())
+    assert used < 64 << 20
+
+
+# -- forks and the past
+
+
+def test_forks_stay_what_they_were_through_checkpoints(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        state.checkpoint()
+        fork = state.fork_image(A, "heap")
+        deeper = fork.fork()
+        commit(state, (0, page("b")))
+        state.checkpoint()
+        fork.commit(PageDelta(1, [(1, page("f"))] and [(PAGE, page("f"))]))
+        assert fork.read(0, 2 * PAGE) == page("a") + page("f")
+        assert deeper.read(0, 2 * PAGE) == page("a") + bytes(PAGE)
+        assert read(state, 0) == page("b")
+        fork.close()
+        deeper.close()
+        state.checkpoint()
+        assert state.verify() == []
+
+
+def test_automatic_checkpoints_wait_for_forks(path: str) -> None:
+    with StateDirectory.open(path, limits=StorageLimits(log_bytes=20_000)) as state:
+        commit(state, (0, page("a")))
+        state.checkpoint()
+        fork = state.fork_image(A, "heap")
+        for number in range(20):
+            commit(state, (0, page(str(number))))
+        assert fork.read(0, PAGE) == page("a")
+        assert len(list(Path(path, "images").iterdir())) == 2
+        fork.close()
+
+
+def test_history_blame_and_the_past(path: str) -> None:
+    with StateDirectory.open(path, history=None) as state:
+        commit(state, (0, page("one")), (1, page("one")), message=b"m1")
+        commit(state, (1, page("two")), wasm_pages=2, message=b"m2")
+        state.checkpoint()
+        commit(state, (20, page("three")), wasm_pages=2, message=b"m3")
+        commit(state, (2, page("four")), fresh=True, message=b"m4")
+        state.commit(Message(b"m5"), {A: CanisterChange(deleted=True), B: heap((0, page("b")))}, apply=True)
+        commit(state, (0, page("again")), message=b"m6")
+        for _ in range(2):
+            assert [version.message.message_id for version in state.history()] == [b"m%d" % n for n in range(6, 0, -1)]
+            assert state.history()[2].changed_pages() == {(A, "heap"): 1}
+            blamed = state.blame(B, "heap", 3)
+            assert blamed is not None
+            assert blamed.version == 5
+            expected = {
+                1: [page("one"), page("one"), bytes(PAGE)],
+                2: [page("one"), page("two"), bytes(PAGE)],
+                3: [page("one"), page("two"), bytes(PAGE)],
+                4: [bytes(PAGE), bytes(PAGE), page("four")],
+                6: [page("again"), bytes(PAGE), bytes(PAGE)],
+            }
+            for version, pages in expected.items():
+                past = state.at(version)
+                image = past.canisters[A].images["heap"]
+                assert [image.read(n * PAGE, PAGE) for n in range(3)] == pages
+                assert image.wasm_pages == (2 if version in {2, 3} else 1)
+                past.close()
+            assert list(state.at(5).canisters) == [B]
+            assert state.at(0).canisters == {}
+            state.checkpoint()
+        with pytest.raises(StorageError, match="not kept"):
+            state.at(7)
+
+
+def test_history_of_the_last_commits(path: str) -> None:
+    with StateDirectory.open(path, history=5) as state:
+        for number in range(30):
+            commit(state, (0, page(str(number))))
+            if number % 3 == 2:
+                state.checkpoint()
+        assert 5 <= len(state.history()) <= 9
+        assert state.at(26).canisters[A].images["heap"].read(0, PAGE) == page("25")
+        with pytest.raises(StorageError, match="not kept"):
+            state.at(3)
+
+
+def test_without_history_the_past_is_not_kept(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        commit(state, (0, page("b")))
+        with pytest.raises(StorageError, match="not kept"):
+            state.at(1)
+        with pytest.raises(IndexError):
+            state.blame(A, "heap", WASM_PAGE)
+
+
+# -- failing disks
+
+
+@pytest.fixture
+def disk(simulated_disk: ModuleType) -> Any:
+    return simulated_disk.SimulatedDisk()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[TemporaryStore]:
+    store = TemporaryStore(tmp_path)
+    yield store
+    store.close()
+
+
+def opened(disk: Any, store: TemporaryStore, **more: Any) -> StateDirectory:
+    return StateDirectory.open("/state", disk=disk, store=store, **more)
+
+
+def test_a_full_disk_leaves_the_state_as_it_was(disk: Any, store: TemporaryStore) -> None:
+    state = opened(disk, store)
+    commit(state, (0, page("a")))
+    hash_ = state.state_hash()
+    for change in (heap((0, page("b")), (5, page("c")), wasm_pages=3), heap((1, page("z")), fresh=True)):
+        disk.faults.append(("write", "/log", errno.ENOSPC))
+        with pytest.raises(StorageError, match="No space left"):
+            state.commit(Message(), {A: change, B: heap((0, page("b")))}, subnet_record=b"s", apply=True)
+        assert (state.version, state.state_hash(), state.subnet_record) == (1, hash_, b"")
+        assert list(state.canisters) == [A]
+    other = opened(disk.copy(), store)
+    assert other.state_hash() == hash_
+    commit(state, (0, page("d")))
+    commit(state, (0, page("e")), name=B)
+    state.checkpoint()
+    assert state.verify() == []
+    assert read(state, 0) == page("d")
+    again = opened(disk.copy(), store)
+    assert again.state_hash() == state.state_hash()
+
+
+@pytest.mark.parametrize("part", [".img", ".hash", "checkpoint.new", "history"])
+def test_a_full_disk_at_a_checkpoint(disk: Any, store: TemporaryStore, part: str) -> None:
+    state = opened(disk, store, history=None)
+    commit(state, (0, page("a")))
+    disk.faults.append(("write", part, errno.ENOSPC))
+    with pytest.raises(StorageError, match="No space left"):
+        state.checkpoint()
+    commit(state, (1, page("b")))
+    assert opened(disk.copy(), store).version == 2
+    state.checkpoint()
+    assert state.verify() == []
+    assert [read(state, 0), read(state, 1)] == [page("a"), page("b")]
+
+
+@pytest.mark.parametrize("part", ["/log", ".img"])
+def test_after_a_failed_sync_nothing_more_is_committed(disk: Any, store: TemporaryStore, part: str) -> None:
+    state = opened(disk, store)
+    commit(state, (0, page("a")))
+    disk.faults.append(("sync", part, errno.EIO))
+    with pytest.raises(StorageError, match="Input/output error"):
+        _ = commit(state, (0, page("b"))) if part == "/log" else state.checkpoint()
+    with pytest.raises(StorageError, match="open the directory anew"):
+        commit(state, (0, page("c")))
+    state.close()
+    again = opened(disk.copy(), store)
+    assert read(again, 0) in {page("a"), page("b")}
+
+
+def test_a_vanished_directory_is_noticed(path: str) -> None:
+    state = StateDirectory.open(path)
+    commit(state, (0, page("a")))
+    shutil.rmtree(path)
+    with pytest.raises(StorageError, match="removed"):
+        commit(state, (0, page("b")))
+    state.close()
+
+
+def test_a_directory_that_cannot_be_written(disk: Any, store: TemporaryStore) -> None:
+    opened(disk, store).close()
+    disk.faults.append(("open", "/lock", errno.EROFS))
+    with pytest.raises(StorageError, match="Read-only"):
+        opened(disk, store)
+
+
+def test_another_format_is_refused(disk: Any, store: TemporaryStore) -> None:
+    opened(disk, store).close()
+    disk.flip("/state/checkpoint", 8 * 8 + 1)
+    with pytest.raises(StorageError, match="format 3"):
+        opened(disk, store)
+
+
+def some_state(disk: Any, store: TemporaryStore) -> dict[int, bytes]:
+    """A directory with images, a log of three commits, a blob; state hashes by version."""
+    state = opened(disk, store, history=None)
+    hashes = {0: state.state_hash()}
+    module = state.put_blob(b"module" * 100)
+    for number in range(1, 6):
+        change = heap((number, page(str(number))), (number + 4, page("x")))
+        change.module_hash = module
+        state.commit(Message(), {A: change}, apply=True)
+        hashes[number] = state.state_hash()
+        if number == 2:
+            state.checkpoint()
+    state.abandon()
+    return hashes
+
+
+def test_a_flipped_bit_is_never_served(disk: Any, store: TemporaryStore) -> None:
+    """Anywhere: the flip is reported, or it changes nothing that is kept; what opens is what was committed."""
+    hashes = some_state(disk, store)
+    rng = random.Random(5)
+    noticed: dict[str, int] = {}
+    for path, size in sorted(disk.files().items()):
+        for _ in range(60 if size else 0):
+            broken = disk.copy()
+            broken.flip(path, rng.randrange(8 * min(size, 60_000)))
+            kind = path.rsplit("/", 2)[-2] if path.count("/") > 2 else path
+            try:
+                state = opened(broken, store, history=None)
+            except StorageError:
+                noticed[kind] = noticed.get(kind, 0) + 1
+                continue
+            try:
+                assert state.state_hash() == hashes[state.version]
+                reported = state.recovery.torn or bool(state.verify())
+                state.image(A, "heap").close()
+                state.blob(state.canisters[A].module_hash)
+                expected = {n: page(str(n)) for n in range(1, state.version + 1)}
+                assert {n: read(state, n) for n in expected if n < 5} == {n: expected[n] for n in expected if n < 5}
+            except StorageError:
+                reported = True
+            finally:
+                state.abandon()
+            noticed[kind] = noticed.get(kind, 0) + reported
+    assert noticed["/state/checkpoint"] == 60
+    assert noticed["/state/log"] >= 40
+    assert noticed["images"] >= 55
+    assert noticed["blobs"] == 60
+
+
+def test_every_record_of_the_log_is_needed(disk: Any, store: TemporaryStore) -> None:
+    """Damage before the last record is reported, with the last good state on offer."""
+    hashes = some_state(disk, store)
+    broken = disk.copy()
+    broken.flip("/state/log", 8 * 5000)
+    with pytest.raises(StorageError, match="last good state is version 2"):
+        opened(broken, store)
+    with pytest.raises(StorageError, match="last good state is version 2"):
+        opened(broken, store, read_only=True)
+    state = opened(broken, store, accept_last_good=True)
+    assert (state.version, state.state_hash()) == (2, hashes[2])
+    assert state.recovery.damaged_version == 3
+    commit(state, (0, page("onwards")))
+    state.abandon()
+    assert opened(broken, store).version == 3
+
+
+def test_a_log_cut_at_any_block_gives_a_whole_commit(
+    disk: Any, store: TemporaryStore, simulated_disk: ModuleType
+) -> None:
+    hashes = some_state(disk, store)
+    for size in range(0, 80_000, 1024):
+        cut = disk.copy()
+        cut.open("/state/log", write=True).truncate(size)
+        state = opened(cut, store)
+        assert state.state_hash() == hashes[state.version]
+        assert (state.version == 5) == (size >= 3 * 20_480 - 8192) or state.version < 5
+        state.abandon()
+
+
+# -- many at once
+
+
+def test_group_commit(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        names = [b"client %d" % number for number in range(8)]
+        versions: list[int] = []
+
+        def client(name: bytes) -> None:
+            versions.extend(commit(state, (n % 16, page(f"{name!r} {n}")), name=name) for n in range(25))
+
+        threads = [threading.Thread(target=client, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(versions) == list(range(1, 201))
+        hash_ = state.state_hash()
+        state.abandon()
+    with StateDirectory.open(path) as state:
+        assert state.state_hash() == hash_
+        for name in names:
+            assert read(state, 24 % 16, name=name) == page(f"{name!r} 24")
+
+
+class DirectoryMachine(RuleBasedStateMachine):
+    """Commits, checkpoints, forks, crashes of the process, and the past, against bytearrays."""
+
+    @initialize(history=st.sampled_from([0, None]))
+    def start(self, history: int | None) -> None:
+        import tempfile
+
+        self.root = tempfile.mkdtemp()
+        self.store = TemporaryStore(self.root)
+        self.history = history
+        self.models: list[dict[bytes, bytes]] = [{}]
+        self.forks: list[tuple[Any, bytes]] = []
+        self.count = 0
+        self._open()
+
+    def _open(self) -> None:
+        limits = StorageLimits(log_bytes=100_000)
+        self.state = StateDirectory.open(
+            f"{self.root}/s", durability="never", history=self.history, limits=limits, store=self.store
+        )
+
+    @rule(
+        name=st.sampled_from([A, B]),
+        pages=st.lists(st.integers(0, 40), unique=True, max_size=4),
+        grow=st.integers(0, 1),
+        fresh=st.sampled_from([False] * 7 + [True]),
+    )
+    def commit(self, name: bytes, pages: list[int], grow: int, fresh: bool) -> None:
+        model = dict(self.models[-1])
+        old = model.get(name, b"")
+        data = bytearray(len(old) + grow * WASM_PAGE)
+        if not fresh:
+            data[: len(old)] = old
+        runs = []
+        for index in sorted(pages):
+            if (index + 1) * PAGE <= len(data):
+                self.count += 1
+                runs.append((index, page(str(self.count))))
+                data[index * PAGE : (index + 1) * PAGE] = runs[-1][1]
+        commit(self.state, *runs, name=name, wasm_pages=len(data) // WASM_PAGE, fresh=fresh)
+        model[name] = bytes(data)
+        self.models.append(model)
+
+    @rule(name=st.sampled_from([A, B]))
+    def delete(self, name: bytes) -> None:
+        if name in self.models[-1]:
+            self.state.commit(Message(), {name: CanisterChange(deleted=True)})
+            self.models.append({key: data for key, data in self.models[-1].items() if key != name})
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.state.checkpoint()
+
+    @rule(name=st.sampled_from([A, B]))
+    def fork(self, name: bytes) -> None:
+        if name in self.models[-1]:
+            self.forks.append((self.state.fork_image(name, "heap"), self.models[-1][name]))
+
+    @precondition(lambda self: self.forks)
+    @rule()
+    def drop_a_fork(self) -> None:
+        self.forks.pop(0)[0].close()
+
+    @rule(clean=st.booleans())
+    def open_again(self, clean: bool) -> None:
+        for fork, _ in self.forks:
+            fork.close()
+        self.forks.clear()
+        _ = self.state.close() if clean else self.state.abandon()
+        self._open()
+
+    @precondition(lambda self: self.history is None)
+    @rule(back=st.integers(0, 6))
+    def look_back(self, back: int) -> None:
+        version = max(self.state.version - back, 0)
+        past = self.state.at(version)
+        found = {
+            name: c.images["heap"].read(0, c.images["heap"].wasm_pages * WASM_PAGE)
+            for name, c in past.canisters.items()
+        }
+        assert found == self.models[version]
+        past.close()
+
+    @invariant()
+    def is_what_was_committed(self) -> None:
+        if not hasattr(self, "state"):
+            return
+        assert self.state.version == len(self.models) - 1
+        model = self.models[-1]
+        assert self.state.canisters.keys() == model.keys()
+        for name, data in model.items():
+            image = self.state.canisters[name].memories["heap"].image()
+            assert image.read(0, image.wasm_pages * WASM_PAGE) == data
+        for fork, data in self.forks:
+            assert fork.read(0, len(data)) == data
+
+    def teardown(self) -> None:
+        if hasattr(self, "state"):
+            self.state.abandon()
+            self.store.close()
+            shutil.rmtree(self.root)
+
+
+TestDirectoryMachine = DirectoryMachine.TestCase
+TestDirectoryMachine.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
