@@ -190,6 +190,24 @@ def test_types_that_do_not_coerce_are_told_from_bytes_that_are_no_message():
 
 
 @pytest.mark.parametrize(
+    ("wire", "value", "want", "path"),
+    [
+        ("nat", 1, "text", "value 0"),
+        ("record { a : vec nat }", {"a": [1]}, "record { a : vec text }", "value 0.a[0]"),
+        ("record { a : nat; b : nat }", {"a": 1, "b": 2}, "record { b : text; c : opt nat }", "value 0.b"),
+        ("record { nat; nat }", (1, 2), "record { nat; text }", "value 0[1]"),
+        ("vec record {}", [{}], "vec record { a : nat }", "value 0[0]"),
+        ("variant { a : variant { b } }", {"a": "b"}, "variant { a : variant { c } }", "value 0.a._98_"),
+    ],
+)
+def test_values_that_do_not_coerce_are_named(wire, value, want, path):
+    with pytest.raises(CoercionError) as caught:
+        decode(encode(parse_types(f"({wire})"), [value]), parse_types(f"({want})"))
+    assert caught.value.path == path
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
     ("message", "offset", "text"),
     [
         (b"", 0, "bad magic b'', expected b'DIDL'"),

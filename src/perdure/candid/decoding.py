@@ -109,14 +109,16 @@ class Plan:
         Raises:
             MalformedError: not a message of these types; ``CoercionError`` where the value is well formed.
         """
+        values: list[Any] = []
         try:
             offset = self.header.size
-            values = []
             for step in self._steps:
                 value, offset = step(data, offset, meter)
                 values.append(value)
             for skip in self._extra:
                 offset = skip(data, offset, meter)
+        except CoercionError as error:
+            raise error.within(f"value {len(values)}") from None
         except (IndexError, struct.error) as error:
             raise MalformedError("the message ends within a value", len(data)) from error
         if offset != len(data):

@@ -254,9 +254,12 @@ def vec_of_values(decode: Decoder, floor: int) -> Decoder:
         size, offset = _vec_size(data, offset, floor)
         values: list[Any] = []
         append = values.append
-        for _ in range(size):
-            value, offset = decode(data, offset, meter)
-            append(value)
+        try:
+            for _ in range(size):
+                value, offset = decode(data, offset, meter)
+                append(value)
+        except CoercionError as error:
+            raise error.within(f"[{len(values)}]") from None
         return values, offset
 
     return decode_vec
@@ -269,8 +272,11 @@ def vec_of_nothing(decode: Decoder) -> Decoder:
         size, start = _vec_size(data, offset, 0)
         meter.charge(size, offset)
         values = []
-        for _ in range(size):
-            values.append(decode(data, start, meter)[0])  # noqa: PERF401 - a comprehension is one more frame
+        try:
+            for _ in range(size):
+                values.append(decode(data, start, meter)[0])  # noqa: PERF401 - a comprehension is one more frame
+        except CoercionError as error:
+            raise error.within(f"[{len(values)}]") from None
         return values, start
 
     return decode_vec
@@ -331,8 +337,12 @@ def record_closure(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
 
     def decode_record(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
         value: dict[Any, Any] = {}
-        for label, decode in steps:
-            value[label], offset = decode(data, offset, meter)
+        label = None
+        try:
+            for label, decode in steps:
+                value[label], offset = decode(data, offset, meter)
+        except CoercionError as error:
+            raise error.within(f".{label}") from None
         return value, offset
 
     return decode_record
@@ -341,11 +351,15 @@ def record_closure(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
 def _record_partly(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
     def decode_record(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
         value = dict.fromkeys(missing)
-        for label, decode in steps:
-            if label is None:
-                offset = decode(data, offset, meter)
-            else:
-                value[label], offset = decode(data, offset, meter)
+        label = None
+        try:
+            for label, decode in steps:
+                if label is None:
+                    offset = decode(data, offset, meter)
+                else:
+                    value[label], offset = decode(data, offset, meter)
+        except CoercionError as error:
+            raise error.within(f".{label}") from None
         return value, offset
 
     return decode_record
@@ -357,11 +371,15 @@ def tuple_closure(steps: list[tuple[Any, Any]], size: int) -> Decoder:
 
     def decode_tuple(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
         value: list[Any] = empty.copy()
-        for index, decode in steps:
-            if index is None:
-                offset = decode(data, offset, meter)
-            else:
-                value[index], offset = decode(data, offset, meter)
+        index = None
+        try:
+            for index, decode in steps:
+                if index is None:
+                    offset = decode(data, offset, meter)
+                else:
+                    value[index], offset = decode(data, offset, meter)
+        except CoercionError as error:
+            raise error.within(f"[{index}]") from None
         return tuple(value), offset
 
     return decode_tuple
@@ -390,7 +408,10 @@ def variant_closure(cases: list[tuple[str, Decoder]]) -> Decoder:
         if index >= size:
             raise MalformedError(f"variant index {_count(index)}, expected less than {size}", offset)
         label, decode = cases[index]
-        value, end = decode(data, start, meter)
+        try:
+            value, end = decode(data, start, meter)
+        except CoercionError as error:
+            raise error.within(f".{label}") from None
         return {label: value}, end
 
     return decode_variant
