@@ -39,6 +39,7 @@ LOOPS = """(module
   (func $deep_host (drop (call $version)) (call $deep_host))
   (func (export "canister_update recurse_host") (call $deep_host))
   (func (export "canister_update reply") (call $reply))
+  (func (export "canister_update mark") (i32.store (i32.const 0) (i32.const 1)) (call $reply))
   (func (export "canister_update grow_bomb") (loop (br_if 0 (i64.ne (call $grow (i64.const 100000)) (i64.const -1)))))
   (func (export "canister_update grow_heap_bomb")
     (loop (br_if 0 (i32.ne (memory.grow (i32.const 100)) (i32.const -1)))))
@@ -185,6 +186,10 @@ def test_forked_child_may_run_and_must_not_commit():
         if child == 0:
             try:
                 assert isinstance(harness.run(instance, "reply"), Return)
+                instance.roll_back()
+                assert isinstance(harness.run(instance, "mark"), Return)
+                instance.roll_back()
+                assert instance.heap.read(0, 4) == bytes(4)
                 instance.max_seconds = 0.2
                 assert harness.run(instance, "spin").code is TrapCode.INTERRUPTED
                 instance.commit()

@@ -129,6 +129,7 @@ class Engine:
 
     def _after_fork(self) -> None:
         self.threads.after_fork()
+        self.private_pages.after_fork()
         self.clock.after_fork()
 
     @property

@@ -18,6 +18,7 @@ from perdure.memory import PAGE_BYTES
 
 __all__ = ["EveryPage", "PageScan", "PageTable", "PrivatePages", "private_pages"]
 
+_PAGEMAP = "/proc/self/pagemap"
 _PAGEMAP_SCAN = 0xC060_6610  # _IOWR('f', 16, struct pm_scan_arg)
 _FILE, _PRESENT, _SWAPPED, _ZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _ARGUMENT = struct.Struct("<12Q")
@@ -37,6 +38,10 @@ class PrivatePages(Protocol):
         """The same way, for use by another thread at the same time."""
         ...
 
+    def after_fork(self) -> None:
+        """In the child: look at its own pages, not at those of the parent; counts for all that `another` made."""
+        ...
+
 
 def private_pages(environment: Mapping[str, str]) -> PrivatePages:
     """The best way that works here, unless ``PERDURE_PORTABLE`` says ``pagemap`` (or ``1``) or ``bytes``."""
@@ -44,7 +49,7 @@ def private_pages(environment: Mapping[str, str]) -> PrivatePages:
     if forced == "bytes":
         return EveryPage()
     try:
-        descriptor = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(_PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return EveryPage()
     if forced in {"", "0"}:
@@ -58,6 +63,13 @@ def private_pages(environment: Mapping[str, str]) -> PrivatePages:
     return PageTable(descriptor)
 
 
+def _reopen(descriptor: int) -> None:
+    """Make a number that many hold stand for the page map of this process."""
+    own = os.open(_PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(own, descriptor, inheritable=False)
+    os.close(own)
+
+
 @final
 class EveryPage:
     """Names all pages: right everywhere, and as slow as comparing a whole memory."""
@@ -69,6 +81,9 @@ class EveryPage:
     def another(self) -> EveryPage:
         """Itself: it has no state."""
         return self
+
+    def after_fork(self) -> None:
+        """Nothing to do."""
 
 
 @final
@@ -100,6 +115,10 @@ class PageTable:
         """Itself: it has no state."""
         return self
 
+    def after_fork(self) -> None:
+        """Open the child's own page map."""
+        _reopen(self._descriptor)
+
 
 @final
 class PageScan:
@@ -115,6 +134,10 @@ class PageScan:
     def another(self) -> PageScan:
         """A scan with a vector of its own, for another thread."""
         return PageScan(self._descriptor)
+
+    def after_fork(self) -> None:
+        """Open the child's own page map."""
+        _reopen(self._descriptor)
 
     def runs(self, start: int, end: int) -> list[tuple[int, int]]:
         """Runs of pages that are not of a file, not the zero page, and present or swapped.
