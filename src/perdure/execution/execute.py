@@ -151,7 +151,7 @@ def refuse_call(canister: CanisterState) -> Reject | None:
     return rejected(ErrorCode.CANISTER_STOPPED, f"Canister {name} is stopped")
 
 
-def _refuse(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> Reject | None:
+def _refuse(canister: CanisterState, message: CallMessage, prepaid: int) -> Reject | None:
     minimum = canister.settings.minimum_incoming_canister_call_cycles
     if message.cycles < minimum and isinstance(message.origin, FromCanister) and message.caller != message.callee:
         return rejected(
@@ -164,7 +164,7 @@ def _refuse(subnet: SubnetState, canister: CanisterState, message: CallMessage) 
         return refusal
     if canister.module is None:
         return trap_reject(canister.canister_id, Trap(TrapCode.WASM_MODULE_NOT_FOUND))
-    missing = subnet.costs.execution(subnet.config.max_instructions_per_message) - canister.liquid_cycles
+    missing = prepaid - canister.liquid_cycles
     return out_of_cycles(canister, missing) if missing > 0 else None
 
 
@@ -199,7 +199,8 @@ def _queue_room(subnet: SubnetState, canister: CanisterState) -> dict[bytes, int
 
 def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> int:
     """Execute a request to a public method; instructions used."""
-    refusal = _refuse(subnet, canister, message)
+    prepaid = subnet.costs.execution(subnet.config.max_instructions_per_message)
+    refusal = _refuse(canister, message, prepaid)
     mode = refusal or _mode_of(canister, message.method_name)
     if isinstance(mode, Reject):
         respond(subnet, message.origin, mode, message.cycles)
@@ -217,7 +218,7 @@ def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMess
         origin.deadline_ns if isinstance(origin, FromCanister) else 0,
     )
     canister.next_context_id += 1
-    return _execute_new(subnet, canister, context, Method(export_name), kind, message.arg)
+    return _execute_new(subnet, canister, context, Method(export_name), kind, message.arg, prepaid)
 
 
 def execute_task(subnet: SubnetState, canister: CanisterState, task: str) -> int:
@@ -226,21 +227,27 @@ def execute_task(subnet: SubnetState, canister: CanisterState, task: str) -> int
         return 0
     if canister.facts.status is not CanisterStatus.RUNNING:
         return 0
-    if canister.liquid_cycles < subnet.costs.execution(subnet.config.max_instructions_per_message):
+    prepaid = subnet.costs.execution(subnet.config.max_instructions_per_message)
+    if canister.liquid_cycles < prepaid:
         return 0
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
     canister.next_context_id += 1
-    return _execute_new(subnet, canister, context, Method(task), _TASK, b"")
+    return _execute_new(subnet, canister, context, Method(task), _TASK, b"", prepaid)
 
 
 def _execute_new(
-    subnet: SubnetState, canister: CanisterState, context: CallContext, method: Method, mode: _Mode, arg: bytes
+    subnet: SubnetState,
+    canister: CanisterState,
+    context: CallContext,
+    method: Method,
+    mode: _Mode,
+    arg: bytes,
+    prepaid: int,
 ) -> int:
     instance = canister.instance
     if instance is None:
         raise InternalError("a canister with code has no instance")
-    config, costs = subnet.config, subnet.costs
-    prepaid = costs.execution(config.max_instructions_per_message)
+    costs = subnet.costs
     canister.cycles -= prepaid
     liquid = canister.liquid_cycles
     limits = growth_limits(subnet, canister, mode.limits, liquid)
