@@ -539,7 +539,7 @@ def query(
         import apsw
 
         try:
-            cursor = connection.execute(sql, dict(params) or None)
+            cursor = connection.execute(sql, {name: _parameter(value) for name, value in params} or None)
             described = cursor.get_description() if cursor.is_readonly else ()
             columns = [column[0] for column in described]
             _print_rows(columns, cursor, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
@@ -547,6 +547,14 @@ def query(
             _print_rows([], [], as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
         except (apsw.Error, KeyError) as error:
             raise UnsupportedError(f"SQL: {error}") from error
+
+
+def _parameter(text: str) -> Any:
+    """A parameter as SQLite takes it: what is written as a number is one, also past 63 bits."""
+    from perdure.inspection.codec import to_sql
+
+    is_number = text.removeprefix("-").isdecimal() and text == str(int(text))
+    return to_sql(int(text)) if is_number else text
 
 
 # infer, diff, export

@@ -1,1 +1,36 @@
-"""Find, decode, list, query, compare and check the structures in any stable memory."""
+"""Find, decode, list, query, compare and check the structures in any stable memory.
+
+```
+open_source ──Source──▶ find ──Inventory──▶ open_table ──Table──▶ rows, connect (SQL), export_*
+                          │                                  stable.yaml: load_schema, draft
+                          ├──▶ fsck (findings)   ├──▶ diff (changes by key)   └──▶ occupancy, to_svg
+```
+
+`find_in_memory` looks at any `Memory`, a running canister's too. What needs NumPy, pyarrow or apsw is in modules of its
+own (`fsck`, `diff`, `export`, `sql`), imported when it is used.
+"""
+
+from perdure.inspection.codec import Codec, codec
+from perdure.inspection.find import Inventory, Structure, find, find_in_memory
+from perdure.inspection.schema import MemorySchema, Schema, load_schema, name_structures, parse_schema
+from perdure.inspection.source import Source, open_source
+from perdure.inspection.table import Bound, Table, open_table
+
+__all__ = [
+    "Bound",
+    "Codec",
+    "Inventory",
+    "MemorySchema",
+    "Schema",
+    "Source",
+    "Structure",
+    "Table",
+    "codec",
+    "find",
+    "find_in_memory",
+    "load_schema",
+    "name_structures",
+    "open_source",
+    "open_table",
+    "parse_schema",
+]

@@ -85,13 +85,16 @@ def changed_pages(
 
 
 def _shared(left: Run, right: Run, left_layers: Sequence[Layer], right_layers: Sequence[Layer]) -> Iterator[Extent]:
-    """The whole pages of a pair of runs that are the same bytes of the same file, from the runs' start."""
-    for one in _layers_within(left, left_layers):
-        for other in _layers_within(right, right_layers):
-            start, end = max(one.address, other.address), one.address + one.size_bytes
-            end = min(end, other.address + other.size_bytes)
-            if one.file == other.file and one.offset - one.address == other.offset - other.address and start < end:
-                yield start + -start % PAGE_BYTES, end - end % PAGE_BYTES
+    """The whole pages of a pair of runs that are the same bytes of the same file, from the runs' start; ascending."""
+    ones, others = _layers_within(left, left_layers), _layers_within(right, right_layers)
+    first = second = 0
+    while first < len(ones) and second < len(others):
+        one, other = ones[first], others[second]
+        one_end, other_end = one.address + one.size_bytes, other.address + other.size_bytes
+        start, end = max(one.address, other.address), min(one_end, other_end)
+        if start < end and one.file == other.file and one.offset - one.address == other.offset - other.address:
+            yield start + -start % PAGE_BYTES, end - end % PAGE_BYTES
+        first, second = first + (one_end <= other_end), second + (other_end <= one_end)
 
 
 def _layers_within(run: Run, layers: Sequence[Layer]) -> list[Layer]:

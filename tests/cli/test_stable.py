@@ -1,0 +1,352 @@
+"""`perdure stable`, command by command, and every example of docs/stable.md."""
+
+import gzip
+import json
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from perdure.cli import perdure
+from perdure.cli.stable import stable
+from perdure.memory import BytesMemory
+from perdure.stable import MemoryManager, StableBTreeMap, StableCell, StableLog, types
+
+ROOT = Path(__file__).parents[2]
+VECTORS = ROOT / "tests" / "stable" / "vectors"
+COMMANDS = ("ls", "tree", "rows", "get", "schema", "infer", "query", "diff", "export", "fsck", "map")
+
+
+class Answer:
+    """Exit code and what went to each stream, as `perdure.cli.main` gives them."""
+
+    def __init__(self, *arguments: str, stdin: bytes | None = None) -> None:
+        import perdure.cli as cli
+
+        result = CliRunner().invoke(perdure, ["stable", *arguments], input=stdin, standalone_mode=False)
+        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
+        if isinstance(result.return_value, int):
+            self.code = result.return_value
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            self.code = _code_of(cli, result.exception)
+            self.err += str(result.exception)
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+def _code_of(cli, error) -> int:
+    import click
+
+    if isinstance(error, click.ClickException):
+        return cli.COULD_NOT
+    return cli._explain(error)
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory) -> str:
+    """A canister's stable memory: users, names, a log, settings."""
+    memory = BytesMemory()
+    manager = MemoryManager.create(memory, bucket_wasm_pages=2)
+    users = StableBTreeMap.create(manager.get(0), types.u64, types.text)
+    users.update((number, f"user {number}") for number in range(100))
+    log = StableLog.create(manager.get(1), manager.get(2), types.text)
+    log.extend(f"line {number}" for number in range(30))
+    StableCell.create(manager.get(3), types.text, '{"open": true}')
+    path = tmp_path_factory.mktemp("dump") / "canister.bin"
+    path.write_bytes(memory.data)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def schema(dump) -> str:
+    path = Path(dump).with_name("schema.yaml")
+    path.write_text(
+        "memories:\n  0: {name: users, kind: btreemap, key: u64, value: text}\n"
+        "  1: {name: events, kind: log, data: 2, value: text}\n  3: {name: settings, kind: cell, value: json}\n"
+    )
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def test_ls(dump, schema):
+    found = Answer("ls", dump, "--schema", schema)
+    assert found.code == 0
+    assert "memory manager: version 1, 4 buckets of 2 Wasm pages" in found.out
+    assert "users" in found.out
+    structures = Answer("ls", dump, "--json").json["structures"]
+    assert [(found["memory"], found["kind"], found["entries"]) for found in structures] == [
+        ("0", "btreemap", 100),
+        ("1", "log", 30),
+        ("3", "cell", 1),
+    ]
+    assert structures[0]["key"] == {"max_bytes": 8, "is_fixed": True, "is_unbounded": False, "seen_bytes": [8, 8]}
+    assert Answer("ls", dump, "-q", "--schema", schema).out == "users\nevents\nsettings\n"
+
+
+def manifest_maps():
+    return json.loads((VECTORS / "manifest.json").read_text())["maps"]
+
+
+@pytest.mark.parametrize("name", manifest_maps())
+def test_ls_of_the_vectors(name):
+    said = manifest_maps()[name]
+    (found,) = Answer("ls", "--json", str(VECTORS / "maps" / f"{name}.bin.gz")).json["structures"]
+    assert (found["version"], found["entries"]) == (said["header_version"], said["len"])
+    assert (found["key"]["max_bytes"], found["key"]["is_fixed"]) == (said["key_max"], said["key_fixed"])
+    assert found["value"]["max_bytes"] == said["value_max"]
+
+
+def test_ls_from_standard_input(dump):
+    packed = gzip.compress(Path(dump).read_bytes())
+    assert Answer("ls", "-", "-q", stdin=packed).out == "0\n1\n3\n"
+
+
+def test_tree(dump):
+    assert "nodes v2: " in Answer("tree", dump).out
+    nested = Answer("tree", dump, "--json").json
+    assert nested["structures"][0]["tree"]["entries"] == 100
+    assert nested["structures"][1]["tree"] is None
+    assert "nodes" not in Answer("tree", dump, "-q").out
+
+
+def test_rows(dump, schema):
+    assert Answer("rows", dump, "users", "--limit", "2", "--schema", schema, "--json").json == [
+        {"key": 0, "value": "user 0"},
+        {"key": 1, "value": "user 1"},
+    ]
+    found = Answer("rows", dump, "users", "--from", "97", "--reverse", "--nl", "--schema", schema)
+    assert [json.loads(line)["key"] for line in found.out.splitlines()] == [99, 98, 97]
+    assert Answer("rows", dump, "events", "--to", "1", "--csv", "--schema", schema).out == (
+        "position,value\n0,line 0\n1,line 1\n"
+    )
+    assert Answer("rows", dump, "0", "--limit", "1", "-q").out == "0000000000000000\t757365722030\n"
+    assert len(Answer("rows", dump, "0", "--limit", "0", "--nl").out.splitlines()) == 100
+    assert "user 19" in Answer("rows", dump, "memory_0", "--schema", schema).out
+
+
+def test_rows_that_cannot_be(dump, schema):
+    assert Answer("rows", dump, "nobody").code == 2
+    assert Answer("rows", dump, "users", "--from", "x", "--schema", schema).code == 2
+    assert Answer("rows", "nowhere.bin", "0").code == 2
+    assert "no such file" in Answer("rows", "nowhere.bin", "0").err
+
+
+def test_get(dump, schema):
+    assert Answer("get", dump, "users", "7", "--schema", schema).out == "user 7\n"
+    assert Answer("get", dump, "users", "7", "--schema", schema, "--json").json == {"key": 7, "value": "user 7"}
+    assert Answer("get", dump, "users", "7", "--raw").code == 2
+    assert Answer("get", dump, "0", "0000000000000007", "--raw").out == "user 7"
+    assert Answer("get", dump, "settings", "--schema", schema, "--json").json == {"value": {"open": True}}
+    missing = Answer("get", dump, "users", "700", "--schema", schema)
+    assert (missing.code, missing.out) == (1, "")
+    assert "no entry" in missing.err
+    assert Answer("get", dump, "users", "--schema", schema).code == 2
+
+
+def test_schema(dump, schema):
+    assert "create table users (key /* u64 */, value /* text */);" in Answer("schema", dump, "--schema", schema).out
+    assert [found["name"] for found in Answer("schema", dump, "--json").json] == ["memory_0", "memory_1", "memory_3"]
+
+
+def test_query(dump, schema):
+    sql = "select value from users where key = :k"
+    assert Answer("query", dump, sql, "-p", "k", "7", "--schema", schema, "--json").json == [{"value": "user 7"}]
+    assert Answer("query", dump, sql, "-p", "k", "07", "--schema", schema, "--json").json == []
+    assert Answer("query", dump, "select count(*) as n from users", "--schema", schema, "--csv").out == "n\n100\n"
+    assert Answer("query", dump, "select key from users where key > 500", "--schema", schema, "--json").json == []
+    assert Answer("query", dump, "select nope").code == 2
+    assert "no such column" in Answer("query", dump, "select nope").err
+    assert Answer("query", dump, "select :missing").code == 2
+
+
+def test_infer(dump, tmp_path):
+    found = Answer("infer", dump)
+    assert "0: {name: btreemap_0, kind: btreemap, key: u64, value: text}" in found.out
+    assert "sure" in found.out
+    assert "#" not in Answer("infer", dump, "-q").out
+    assert Answer("infer", dump, "--json").json[0]["key_guesses"][0]["name"] == "u64"
+    path = tmp_path / "stable.yaml"
+    assert Answer("infer", dump, "-o", str(path)).code == 0
+    assert Answer("infer", dump, "-o", str(path)).code == 2
+    assert "btreemap_0" in Answer("ls", dump).out  # ./stable.yaml is used
+
+
+def changed(dump: str, tmp_path: Path) -> str:
+    memory = BytesMemory(Path(dump).read_bytes())
+    users = StableBTreeMap.load(MemoryManager.load(memory).get(0), types.u64, types.text)
+    users[7], users[500] = "renamed", "new"
+    del users[9]
+    path = tmp_path / "later.bin"
+    path.write_bytes(memory.data)
+    return str(path)
+
+
+def test_diff(dump, schema, tmp_path):
+    later = changed(dump, tmp_path)
+    found = Answer("diff", dump, later, "--schema", schema)
+    assert found.code == 1
+    assert found.out.splitlines() == [
+        "users (btreemap): 1 added, 1 removed, 1 changed",
+        "  ~ 7: user 7 -> renamed",
+        "  - 9: user 9",
+        "  + 500: new",
+    ]
+    assert Answer("diff", dump, later, "-q").out == ""
+    assert "and 2 more" in Answer("diff", dump, later, "--limit", "1").out
+    users = Answer("diff", dump, later, "--schema", schema, "--json", "--full-scan").json[0]
+    assert (users["added"], users["removed"], users["changed"]) == (1, 1, 1)
+    assert users["changes"][0] == {
+        "what": "changed", "key": 7, "before": {"value": "user 7"}, "after": {"value": "renamed"}
+    }  # fmt: skip
+    assert (Answer("diff", dump, dump).code, Answer("diff", dump, dump).out) == (0, "")
+
+
+def test_export(dump, schema, tmp_path):
+    assert (
+        Answer("export", dump, "-o", "all.db", "--schema", schema).out
+        == "users: 100 rows\nevents: 30 rows\nsettings: 1 rows\n"
+    )
+    with closing(sqlite3.connect(tmp_path / "all.db")) as connection:
+        assert connection.execute("select value from users where key = 3").fetchall() == [("user 3",)]
+    assert Answer("export", dump, "-o", "all.db").code == 2
+    assert Answer("export", dump, "users", "-o", "users.csv", "--schema", schema, "--json").json == {"users": 100}
+    assert (tmp_path / "users.csv").read_text().startswith("key,value\n0,user 0\n")
+    assert Answer("export", dump, "-o", "many", "--format", "parquet", "-q", "--schema", schema).out == ""
+    assert {path.name for path in (tmp_path / "many").iterdir()} == {
+        "users.parquet", "events.parquet", "settings.parquet"
+    }  # fmt: skip
+    assert Answer("export", dump, "-o", "what").code == 2
+
+
+def test_fsck(dump, schema, tmp_path):
+    sound = Answer("fsck", dump, "--schema", schema)
+    assert sound.code == 0
+    assert "3 memories checked: 0 errors" in sound.out
+    data = bytearray(Path(dump).read_bytes())
+    at = data.index(b"BTN")
+    data[at + 5] = 12
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(data)
+    found = Answer("fsck", str(broken))
+    assert found.code == 1
+    assert "error node-count: memory 0 at 0x" in found.out
+    report = Answer("fsck", str(broken), "--json").json
+    assert report["errors"] >= 1
+    assert report["findings"][0]["below_address"] == at
+    assert report["findings"][0]["advice"]
+    assert (Answer("fsck", str(broken), "-q").code, Answer("fsck", str(broken), "-q").out) == (1, "")
+    assert Answer("fsck", str(broken), "--schema", "nowhere.yaml").code == 2
+
+
+def test_damage_in_rows_is_exit_code_1(dump, tmp_path):
+    data = bytearray(Path(dump).read_bytes())
+    root = data.index(b"BTR") + int.from_bytes(data[data.index(b"BTR") + 12 :][:8], "little")
+    child = data.index(b"BTR") + int.from_bytes(data[root + 15 : root + 23], "little")
+    data[child] = 0
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(data)
+    found = Answer("rows", str(broken), "0")
+    assert found.code == 1
+    assert "bad magic" in found.err
+
+
+def test_map(dump, tmp_path):
+    drawn = Answer("map", dump).out
+    assert "#" in drawn
+    assert "A 0: btreemap" in drawn
+    assert "A 0" not in Answer("map", dump, "-q").out
+    spans = Answer("map", dump, "--json").json
+    assert spans[0] == {"start": 0, "end": 65536, "label": "manager", "use": "manager"}
+    assert Answer("map", dump, "-o", "map.svg").code == 0
+    assert (tmp_path / "map.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    found = Answer(command, "--help")
+    assert found.code == 0
+    assert f"perdure stable {command}" in found.out
+    assert "--json" in found.out
+    assert "--quiet" in found.out
+
+
+def test_the_list_of_commands_is_whole():
+    assert set(stable.commands) == set(COMMANDS)
+
+
+def test_bad_schemas_are_exit_code_2(dump, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("memories: {0: {kind: tree}}")
+    found = Answer("ls", dump, "--schema", str(path))
+    assert found.code == 2
+    assert "unknown kind 'tree'" in found.err
+
+
+def test_a_broken_stream_is_exit_code_2():
+    assert Answer("ls", "-", stdin=b"\x1f\x8bnonsense").code == 2
+
+
+def test_importing_the_commands_is_cheap():
+    code = "import sys, perdure.cli.stable; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "rich", "apsw", "pyarrow", "yaml"} & set(found.stdout.split())
+
+
+# The documentation
+
+
+def doc_blocks() -> list[tuple[str, str]]:
+    """The code blocks of docs/stable.md in order: language and text."""
+    text = (ROOT / "docs" / "stable.md").read_text(encoding="utf-8")
+    return re.findall(r"^```(python|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def examples(block: str) -> list[tuple[str, str, int]]:
+    """Command, expected output and exit code of each example in a console block."""
+    found = []
+    for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, rest = example.partition("\n")
+        expected, _, code = rest.partition("(exit code ")
+        found.append((command, expected.rstrip("\n"), int(code.rstrip(")\n") or 0)))
+    return found
+
+
+def test_the_documentation_says_what_happens(capsys):
+    for language, block in doc_blocks():
+        if language == "python":
+            exec(block, {})
+            continue
+        for command, expected, code in examples(block):
+            words = shlex.split(command)
+            assert words[:2] == ["perdure", "stable"], command
+            found = Answer(*words[2:])
+            shown = "\n".join(line.rstrip() for line in found.out.rstrip("\n").split("\n"))
+            assert (shown, found.code) == (expected, code), command
+
+
+def test_every_command_has_an_executed_example():
+    commands = [
+        command for language, block in doc_blocks() if language == "console" for command, _, _ in examples(block)
+    ]
+    assert {shlex.split(command)[2] for command in commands} == set(COMMANDS)
+
+
+def test_the_documentation_lists_every_finding():
+    from perdure.inspection.findings import KINDS_OF_DAMAGE
+
+    text = (ROOT / "docs" / "stable.md").read_text(encoding="utf-8")
+    for code, (severity, advice) in KINDS_OF_DAMAGE.items():
+        assert f"| `{code}` | {severity} | {advice} |" in text
