@@ -343,6 +343,16 @@ def test_damaged_vec(address, damage, message):
         StableVec.load(memory, types.Blob(300))
 
 
+def test_slots_of_no_bytes_are_bounded_as_well():
+    memory = BytesMemory()
+    nothing = StableVec.create(memory, types.FixedBytes(0))
+    nothing.extend([b"", b""])
+    assert list(nothing) == list(nothing.column()) == [b"", b""]
+    memory.write(4, b"\xff" * 8)
+    with pytest.raises(MalformedError, match="slots of 0 bytes do not fit"):
+        len(nothing)
+
+
 def test_damaged_slot():
     memory = BytesMemory()
     vec = StableVec.create(memory, types.Blob(3))

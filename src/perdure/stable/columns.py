@@ -44,6 +44,12 @@ _FIRST_BODY: Final = FIRST_CHUNK_ADDRESS + CHUNK_HEADER_BYTES
 _FEW_NODES: Final = 16
 """Overflow chains of so few nodes are followed one by one, of more in step."""
 
+_BLOCK_ENTRIES: Final = 1 << 15
+"""Entries whose bytes are gathered together: so few that the nodes they are in stay in the processor's caches."""
+
+_BLOCK_NODES: Final = 1 << 12
+"""Nodes whose lengths are read together, round by round, for the same reason."""
+
 _DTYPES: Final = {
     "bool": "u1",
     **{f"u{bits}": f">u{bits // 8}" for bits in (8, 16, 32, 64)},
@@ -498,15 +504,17 @@ def _read_lengths(nodes: _Nodes, offsets: Offsets, ends: Offsets) -> tuple[Offse
     """Offsets and sizes of length-prefixed items, node by node, and where they end."""
     lengths, counts, shape = _items(nodes.flat, "<u4"), nodes.counts, (len(nodes.counts), CAPACITY)
     where, sizes = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    offsets, active = offsets.copy(), np.arange(len(counts))
-    for index in range(int(counts.max())):
-        active = active[counts[active] > index]
-        here = offsets[active]
-        _refuse(nodes.begins[active], here + 4 > ends[active], "a node exceeds its pages")
-        size = lengths[here].astype(np.int64)
-        where[active, index], sizes[active, index] = here + 4, size
-        offsets[active] = here + 4 + size
-        _refuse(nodes.begins[active], here + 4 + size > ends[active], "a node exceeds its pages")
+    offsets = offsets.copy()
+    for low in range(0, len(counts), _BLOCK_NODES):
+        active = np.arange(low, min(low + _BLOCK_NODES, len(counts)))
+        for index in range(CAPACITY):
+            active = active[counts[active] > index]
+            here, end = offsets[active], ends[active]
+            _refuse(nodes.begins[active], here + 4 > end, "a node exceeds its pages")
+            size = lengths[here].astype(np.int64)
+            where[active, index], sizes[active, index] = here + 4, size
+            offsets[active] = after = here + 4 + size
+            _refuse(nodes.begins[active], after > end, "a node exceeds its pages")
     used = np.arange(CAPACITY) < counts[:, None]
     return where[used], sizes[used], offsets
 
@@ -550,15 +558,22 @@ def _gather(
     if length and (sizes == sizes[0]).all():
         return _sized(storable, _copy_items(flat, side, offsets, int(sizes[0])), ends)
     data = np.empty(int(ends[-1]), dtype=np.uint8)
-    order = np.argsort(sizes.astype(np.uint16) if length and sizes.max() < 1 << 16 else sizes, kind="stable")
-    ordered = sizes[order]
-    cuts = [*np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))[:length].tolist(), length]
-    for low, high in pairwise(cuts):
-        width, members = int(ordered[low]), order[low:high]
-        if width:
-            items = _copy_items(flat, side, offsets[members], width)
-            _items(data, f"V{width}")[ends[members]] = items.view(f"V{width}")
+    for low in range(0, length, _BLOCK_ENTRIES):
+        block = slice(low, low + _BLOCK_ENTRIES)
+        for width, members in _by_size(sizes[block]):
+            items = _copy_items(flat, side, offsets[block][members], width)
+            _items(data, f"V{width}")[ends[:-1][block][members]] = items.view(f"V{width}")
     return _sized(storable, data, ends)
+
+
+def _by_size(sizes: Offsets) -> Iterator[tuple[int, Offsets]]:
+    """Each size above 0 with the indices of what has it."""
+    order = np.argsort(sizes.astype(np.uint16) if sizes.max() < 1 << 16 else sizes, kind="stable")
+    ordered = sizes[order]
+    cuts = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(order)]
+    for low, high in pairwise(cuts):
+        if width := int(ordered[low]):
+            yield width, order[low:high]
 
 
 def _sized(storable: StorableType[Any], data: Bytes, ends: Offsets) -> Column:

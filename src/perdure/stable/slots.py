@@ -88,7 +88,9 @@ class ArrayHeader:
     def check(self, memory: Memory) -> None:
         """Raise `MalformedError` where the last slot does not begin inside the memory."""
         begin = SLOTS_ADDRESS + max(0, self.length - 1) * self.slot_bytes
-        if self.length and begin + self.length_bytes > memory.size() * WASM_PAGE_BYTES:
+        size_bytes = memory.size() * WASM_PAGE_BYTES
+        # Slots of no bytes fit in any number; more than the memory has bytes are refused all the same.
+        if (self.length and begin + self.length_bytes > size_bytes) or self.length > size_bytes:
             raise MalformedError(
                 f"{self.length} slots of {self.slot_bytes} bytes do not fit into {memory.size():#x} Wasm pages",
                 LENGTH_ADDRESS,

@@ -25,7 +25,7 @@ and tuples (element by element).
 | `Tuple(a, b, c)` | ``(A, B, C)`` | see `Tuple` | |
 
 >>> Tuple(u16, text, u8).encode((2, "ab", 3)).hex()
-'000202616203'
+'00000202616203'
 >>> parse("(Principal, Blob<32>)").max_size
 63
 """
