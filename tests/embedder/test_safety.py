@@ -81,6 +81,33 @@ def test_ctrl_c_ends_a_message_within_a_second_and_rolls_it_back(method):
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_messages_on_other_threads_as_well():
+    done = child("""
+        def work():
+            try:
+                harness.run(instance, "spin")
+            except KeyboardInterrupt:
+                print("stopped", instance.heap.read(0, 4) == bytes(4), time.monotonic() - began < 1.3)
+        thread = threading.Thread(target=work)
+        thread.start()
+        time.sleep(0.3)
+        began = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+        thread.join()
+    """)
+    assert done.stdout == "stopped True True\n"
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
+def test_messages_can_be_stopped_from_another_thread(harness):
+    instance = harness.fresh(LOOPS)
+    threading.Timer(0.05, harness.engine.stop_messages).start()
+    with pytest.raises(KeyboardInterrupt):
+        harness.run(instance, "spin")
+    assert isinstance(harness.run(instance, "reply"), Return)
+
+
+@pytest.mark.slow
 def test_storm_of_raising_signals_kills_nothing():
     """Signals arrive at any point: in callbacks, commits, instantiations. Each raises once, outside of all of these."""
     done = child("""

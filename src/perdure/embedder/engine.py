@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 import threading
 import time
 from ctypes import POINTER, byref, c_bool, c_char_p, c_size_t, c_uint64, c_void_p
@@ -107,6 +108,7 @@ class Engine:
         self.pointer: int = _engine_new(config)
         if not self.pointer:
             raise InternalError("the engine refused its settings")
+        self.stops = 0
         self.threads = Threads()
         self.clock = EpochClock(self.pointer)
         self.c_host = c_host
@@ -122,10 +124,16 @@ class Engine:
             self.clock.start()
             delta_out[0] = 1
             kind_out[0] = 0
+            if not self.threads.is_main_alive() and getattr(sys, "last_type", None) is KeyboardInterrupt:
+                self.stop_messages()  # Ctrl-C has ended the program, which now waits for its other threads
             state = self.threads.here()
             return engine_error("stopped") if state.instance is not None and state.instance.must_stop() else 0
         except BaseException as error:
             return engine_error(repr(error))
+
+    def stop_messages(self) -> None:
+        """End every message that runs now, on any thread, within a tick: `run` raises `KeyboardInterrupt` there."""
+        self.stops += 1
 
     def _after_fork(self) -> None:
         self.threads.after_fork()

@@ -111,6 +111,11 @@ class Threads:
             self._local.state = state = ThreadState(get_ident() == self._main)
             return state
 
+    @staticmethod
+    def is_main_alive() -> bool:
+        """Whether the program is still in its main part, and not waiting for the other threads to end."""
+        return threading.main_thread().is_alive()
+
     def after_fork(self) -> None:
         """In the child, the thread that forked is the main thread."""
         self._main = get_ident()

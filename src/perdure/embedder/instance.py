@@ -96,6 +96,7 @@ class WasmInstance:
         self._api: SystemApi | None = None
         self._env: Env | None = None
         self._stop_at = 0.0
+        self._stops = 0
         self.max_seconds = module.max_seconds
         """A message that runs longer traps; what stops a message whose instructions are not counted."""
         self.machine = HostMachine(self, self._heap, self._stable, is_64=module.facts.is_64)
@@ -300,6 +301,9 @@ class WasmInstance:
         except BaseException as error:
             self._interruption = error
             return True
+        if self._engine.stops != self._stops:
+            self._interruption = KeyboardInterrupt()
+            return True
         return time.monotonic() > self._stop_at
 
     def instructions_used(self) -> int:
@@ -334,6 +338,7 @@ class WasmInstance:
         self._env, self._api, self.failure = env, None, None
         self._uncommitted, self._harvested, self._read_globals = True, False, False
         self._stop_at = time.monotonic() + self.max_seconds
+        self._stops = self._engine.stops
         self._engine.clock.start()
         state.instance = self
         ended = self._store.call(entry, state)  # type: ignore[union-attr]
