@@ -162,6 +162,13 @@ def test_messages_without_types_show_numbers_for_names():
     assert value_to_text(types[0], values[0]) == 'record { 97 = 1 : nat; 98 = variant { 17_724 = "x" } }'
 
 
+def test_an_empty_vector_of_anything_is_an_empty_blob():
+    for wire in ("vec text", "vec empty", "vec record {}", "blob"):
+        assert decode(encode(parse_types(f"({wire})"), [[]]), parse_types("(blob, opt blob)")[:1]) == (b"",)
+    with pytest.raises(CoercionError):
+        decode(encode(parse_types("(vec nat)"), [[1]]), parse_types("(blob)"))
+
+
 def test_a_codec_without_types_does_not_encode():
     with pytest.raises(ValueError, match="types are needed"):
         Codec(None).encode([1])

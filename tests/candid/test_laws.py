@@ -5,7 +5,17 @@ import os
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perdure.candid import decode, encode, equal_types, explain, parse_type, parse_values, subtype, values_to_text
+from perdure.candid import (
+    decode,
+    encode,
+    equal_types,
+    explain,
+    parse,
+    parse_type,
+    parse_values,
+    subtype,
+    values_to_text,
+)
 from perdure.candid.types import (
     BY_NAME,
     Bool,
@@ -295,3 +305,37 @@ def test_text_that_is_no_value_is_refused_or_read(noise, frame):
 @given(st.lists(st.sampled_from([*'(){};:,.="->', "func", "service", "record", "variant", "nat", "opt", "a", "0x1"])))
 def test_text_that_is_no_type_is_refused_or_read(noise):
     refusal(parse_type, " ".join(noise))
+    refusal(parse, f"type a = {' '.join(noise)}; service : {{ m : a }}")
+    refusal(parse, " ".join(["service", *noise]))
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.binary(max_size=4)
+    | PRINCIPALS
+    | st.just(object())
+    | st.just(int),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(NAMES | st.integers() | st.tuples(), inner, max_size=2)
+        | st.sets(st.integers(), max_size=2)
+        | inner.map(Some)
+    ),
+    max_leaves=6,
+)
+
+
+@BOUNDED
+@given(TYPES, ANYTHING)
+def test_any_python_value_is_written_or_refused(type_, value):
+    try:
+        message = encode([type_], [value])
+    except ValueError:
+        return
+    [found] = decode(message, [type_], quota=1 << 40)
+    assert encode([type_], [found]) == message

@@ -31,6 +31,7 @@ from perdure.candid.types import (
     Future,
     Int,
     Nat,
+    Nat8,
     Null,
     Opt,
     Prim,
@@ -263,9 +264,12 @@ class _Compiler:
             if bulk is not None:
                 return bulk
         decode = self.decoder(found, wanted)
-        if floor == 0:
-            return readers.vec_of_nothing(decode)
-        return readers.vec_of_values(decode, max(1, floor))
+        decode_vec = readers.vec_of_nothing(decode) if floor == 0 else readers.vec_of_values(decode, max(1, floor))
+        if wanted is not Nat8:
+            return decode_vec
+        # Nothing else coerces to nat8, so only a vector without elements gets here; as a blob it is bytes.
+        self._add_frame()
+        return readers.as_blob(decode_vec)
 
     def _record(self, fields: tuple[Field, ...], want: Record) -> Decoder:
         self.meter.charge(len(fields) + 3 * len(want.fields))

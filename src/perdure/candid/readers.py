@@ -282,6 +282,16 @@ def vec_of_nothing(decode: Decoder) -> Decoder:
     return decode_vec
 
 
+def as_blob(decode: Decoder) -> Decoder:
+    """The same as bytes."""
+
+    def decode_blob(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+        values, end = decode(data, offset, meter)
+        return bytes(values), end
+
+    return decode_blob
+
+
 def bulk(element: Prim) -> Decoder | None:
     """The closure for a vector of a primitive type that is read in one go."""
     if element is Text:
