@@ -21,11 +21,14 @@ from perdure.storage.merkle import (
 PAGE = 4096
 
 
-def plain_root(pages: dict[int, bytes]) -> bytes:
-    """The root by the definition: sixteen at a time, seven times, zero subtrees by their known hash."""
+SIZE = 1 << 28
+
+
+def plain_root(pages: dict[int, bytes], levels: int = 7) -> bytes:
+    """The root by the definition: sixteen at a time, a level after the other, zero subtrees by their known hash."""
     hashes = {index: sha256(data).digest() for index, data in pages.items()}
     zero = sha256(bytes(PAGE)).digest()
-    for _ in range(7):
+    for _ in range(levels):
         nodes = {index // 16 for index in hashes}
         hashes = {n: sha256(b"".join(hashes.get(16 * n + c, zero) for c in range(16))).digest() for n in nodes}
         zero = sha256(zero * 16).digest()
@@ -41,7 +44,7 @@ PAGES = st.dictionaries(
 
 @given(st.lists(PAGES, max_size=4))
 def test_root_is_that_of_the_definition(steps: list[dict[int, bytes]]) -> None:
-    tree = PageTree()
+    tree = PageTree(SIZE)
     pages: dict[int, bytes] = {}
     for step in steps:
         pages.update(step)
@@ -58,20 +61,39 @@ def test_continues_from_a_hash_file(first: dict[int, bytes], second: dict[int, b
     def fetch(node: Node) -> bytes:
         return stored.get(node_offset(node), b"")
 
-    tree = PageTree()
+    tree = PageTree(SIZE)
     for pages in (first, second):
         for index, data in pages.items():
             tree.set_leaves(index, hash_pages(data))
-        for node, content in tree.changed_nodes().items():
+        for node, content in tree.changed_nodes():
             assert len(content) == NODE_BYTES
             stored[node_offset(node)] = content
         tree.settle(fetch)
     both = first | second
-    assert PageTree(fetch).root() == tree.root() == plain_root(both)
-    moved = PageTree(fetch)
+    assert PageTree(SIZE, fetch).root() == tree.root() == plain_root(both)
+    moved = PageTree(SIZE, fetch)
     moved.load_all()
-    stored = {node_offset(node): content for node, content in moved.changed_nodes().items()}
-    assert PageTree(fetch).root() == plain_root(both)
+    stored = {node_offset(node): content for node, content in moved.changed_nodes()}
+    assert PageTree(SIZE, fetch).root() == plain_root(both)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([16, 17, 256, 4096, 5000, 70_000]), st.integers(0, 15)), min_size=1, max_size=6)
+)
+def test_height_follows_the_size(steps: list[tuple[int, int]]) -> None:
+    tree = PageTree(1)
+    pages: dict[int, bytes] = {}
+    stored: dict[Node, bytes] = {}
+    for size, index in sorted(steps):
+        tree.resize(size)
+        page = size - 1 - index
+        pages[page] = bytes([index + 1]) * PAGE
+        tree.set_leaves(page, hash_pages(pages[page]))
+        levels = next(n for n in range(1, 8) if 16**n >= size)
+        assert tree.root() == plain_root(pages, levels)
+        stored.update(tree.changed_nodes())
+        tree.settle(lambda node: stored.get(node, b""))
+        assert PageTree(size, lambda node: stored.get(node, b"")).root() == tree.root()
 
 
 def test_nodes_have_places_of_their_own() -> None:
@@ -91,7 +113,7 @@ def test_hash_pages() -> None:
 
 
 def test_zero_memory_costs_nothing() -> None:
-    tree = PageTree()
+    tree = PageTree(SIZE)
     assert list(tree.leaves()) == []
     assert tree.root() == plain_root({})
     with pytest.raises(StopIteration):

@@ -74,13 +74,16 @@ class CanisterState:
     global_values: tuple[GlobalValue, ...] | None = None
     record: bytes = b""
     memories: dict[str, DurableMemory] = field(default_factory=dict)
+    facts_hash: bytes = b""
 
     def hash(self, canister_id: bytes) -> bytes:
-        """The hash of everything about the canister."""
-        globals_ = cbor2.dumps(encode_globals(self.global_values))
-        parts = (b"perdure canister 1", canister_id, self.module_hash, globals_, sha256(self.record).digest())
-        hashes = b"".join(self.memories[name].hash() for name in MEMORIES)
-        return sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts) + hashes).digest()
+        """The hash of everything about the canister, over what `facts_hash` keeps until one of them changes."""
+        if not self.facts_hash:
+            globals_ = cbor2.dumps(encode_globals(self.global_values))
+            parts = (b"perdure canister 1", canister_id, self.module_hash, globals_, self.record)
+            self.facts_hash = sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).digest()
+        hashes = [self.memories[name].hash() for name in MEMORIES]
+        return sha256(b"".join((self.facts_hash, *hashes))).digest()
 
 
 @final
@@ -249,6 +252,7 @@ class StateDirectory:
             raise StorageError(str(error), f"{self.path}/checkpoint") from error
         self._version = checkpoint.version
         self._next_slot = checkpoint.next_slot
+        self._tree.resize(checkpoint.next_slot)
         self.subnet_record = checkpoint.subnet_record
         for canister_id, (slot, module, globals_, record, *memories) in checkpoint.canisters.items():
             state = CanisterState(slot, module, decode_globals(globals_), record)
@@ -471,6 +475,7 @@ class StateDirectory:
             for name in MEMORIES:
                 state.memories[name] = DurableMemory(self._files, f"{slot}-{name}")
             self._next_slot = max(self._next_slot, slot + 1)
+            self._tree.resize(self._next_slot)
         return state
 
     def _update(self, canister_id: bytes, state: CanisterState, entry: Mapping[str, Any]) -> None:
@@ -481,6 +486,7 @@ class StateDirectory:
                 memory.close()
             self._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
             return
+        state.facts_hash = b""
         state.module_hash = entry.get("module", state.module_hash)
         if "globals" in entry:
             state.global_values = decode_globals(entry["globals"])
@@ -761,12 +767,14 @@ class _Draft:
 
         def undo() -> None:
             state.module_hash, state.global_values, state.record = old
+            state.facts_hash = b""
             if known:
                 directory._canisters[canister_id] = state
                 directory._tree.set_leaves(state.slot, [state.hash(canister_id)])
             else:
                 directory._canisters.pop(canister_id, None)
                 directory._next_slot = next_slot
+                directory._tree.resize(next_slot)
                 directory._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
 
         self._undo.append(undo)

@@ -36,6 +36,7 @@ from perdure.storage.temporary import Region, TemporaryStore
 __all__ = ["DurableImage", "DurableMemory", "Files"]
 
 _COPY_BYTES = 1 << 20
+_PAGES = WASM_PAGE_BYTES // PAGE_BYTES
 _ZERO_ROOT = PageTree().root()
 
 
@@ -134,7 +135,7 @@ class DurableMemory:
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the files: pages and hashes that do not belong together."""
-        tree = PageTree(self._fetch if self.generation else None)
+        tree = PageTree(self._base_wasm_pages * _PAGES, self._fetch if self.generation else None)
         tree_root = tree.root()
         if tree_root != self._root and not self.changed:
             yield f"the page tree's root is {tree_root.hex()}, {self._root.hex()} expected"
@@ -164,7 +165,7 @@ class DurableMemory:
     def tree(self) -> PageTree:
         """The hashes of the committed pages."""
         if self._tree is None:
-            self._tree = PageTree(self._fetch if self.generation else None)
+            self._tree = PageTree(self._base_wasm_pages * _PAGES, self._fetch if self.generation else None)
         return self._tree
 
     def root(self) -> bytes:
@@ -188,6 +189,7 @@ class DurableMemory:
 
         def undo() -> None:
             self._tree, self._dirty, self._fresh, self.wasm_pages = tree, dirty, fresh, wasm_pages
+            tree.resize(wasm_pages * _PAGES)
             self.unapplied = False
             if not delta.fresh:
                 self._restore_hashes(delta)
@@ -201,6 +203,7 @@ class DurableMemory:
             self._dirty.update(range(first, first + pages))
             index += pages
         self.wasm_pages = delta.wasm_pages
+        self.tree().resize(delta.wasm_pages * _PAGES)
         self.unapplied = True
         return undo
 
@@ -250,6 +253,7 @@ class DurableMemory:
         for address, data in runs:
             self._writers["img"].pwrite(data, address)
             tree.set_leaves(address // PAGE_BYTES, hash_pages(data))
+        tree.resize(wasm_pages * _PAGES)
         self.wasm_pages = wasm_pages
 
     def write(self) -> list[DiskFile]:
@@ -259,7 +263,7 @@ class DurableMemory:
         if not self._replayed:
             self._write_image()
         self._writers["img"].truncate(self.wasm_pages * WASM_PAGE_BYTES)
-        for node, content in self.tree().changed_nodes().items():
+        for node, content in self.tree().changed_nodes():
             self._writers["hash"].pwrite(content, node_offset(node))
         return list(self._writers.values())
 

@@ -1,9 +1,9 @@
 """A Merkle tree over the 4 KiB pages of a memory, kept as pages change.
 
 ```
- root      sha256 of the node at level 6
- level 6   one node: 16 hashes of nodes at level 5
+ root      sha256 of the one node at the top level
    ...
+ level 1   node n: 16 hashes, sha256 of nodes 16n .. 16n + 15 at level 0
  level 0   node n: 16 hashes, sha256 of pages 16n .. 16n + 15
 
  hash file, in nodes of 512 bytes
@@ -14,14 +14,15 @@
  └───────────────────┴──────────────────────────────────────────────────────┘
 ```
 
-A node is 16 hashes of 32 bytes: one sector, written whole or not at all. Sixteen to the seventh pages are 1 TiB, twice
-the largest stable memory, so the depth is fixed and a zero subtree of any level has one known hash: it is neither
-stored nor computed, and 500 GiB of zeros cost nothing. A changed page costs its own hash (2.2 us) and one node a level.
+A node is 16 hashes of 32 bytes: one sector, written whole or not at all. The top level is the lowest that covers the
+memory's size, at most level 6 (1 TiB, twice the largest stable memory). A zero subtree of any level has one known hash:
+it is neither stored nor computed, so 500 GiB of zeros cost nothing. A changed page costs its own hash (2.2 us) and one
+node a level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import final
 
@@ -78,44 +79,52 @@ class PageTree:
     """Hashes by page index; a page never set is zero.
 
     Args:
-        fetch: reads a node that was kept elsewhere (`NODE_BYTES` bytes, all zero bytes for a node never written).
+        pages: the size of the memory, see `resize`.
+        fetch: reads a node that was kept elsewhere (`NODE_BYTES` bytes, zeros for a node never written).
     """
 
-    def __init__(self, fetch: Callable[[Node], bytes] | None = None) -> None:
+    def __init__(self, pages: int = 0, fetch: Callable[[Node], bytes] | None = None) -> None:
         self._fetch = fetch
-        self._nodes: dict[Node, bytearray] = {}
-        self._changed: set[Node] = set()
+        self._levels: list[dict[int, bytearray]] = [{} for _ in range(_LEVELS)]
         self._stale: set[int] = set()  # level 0 nodes whose ancestors are not computed yet
-        self._root = _ZERO_HASHES[_LEVELS] if fetch is None else b""
+        self._touched: set[int] = set()  # level 0 nodes changed since `settle`
+        self._height = 1
+        self._root = b""
+        self.resize(pages)
 
-    def _node(self, node: Node) -> bytearray:
-        found = self._nodes.get(node)
+    def resize(self, pages: int) -> None:
+        """Set the size of the memory, on which the number of levels depends."""
+        height = max(-(-(pages - 1).bit_length() // 4), 1)
+        if height != self._height:
+            if height > self._height:
+                self._stale.add(0)  # the path to the new top
+            self._height = height
+            self._root = b""
+
+    def _node(self, level: int, index: int) -> bytearray:
+        found = self._levels[level].get(index)
         if found is None:
-            stored = self._fetch(node) if self._fetch is not None else b""
+            stored = self._fetch((level, index)) if self._fetch is not None else b""
             whole = len(stored) == NODE_BYTES and any(stored)
-            found = self._nodes[node] = bytearray(stored if whole else _ZERO_NODES[node[0]])
+            found = self._levels[level][index] = bytearray(stored if whole else _ZERO_NODES[level])
         return found
 
     def set_leaves(self, first_page: int, hashes: Iterable[bytes]) -> None:
         """Set the hashes of pages from `first_page` on."""
+        stale = self._stale
         for page, hash_ in enumerate(hashes, first_page):
-            index, child = divmod(page, _ARITY)
-            self._node((0, index))[child * HASH_BYTES : (child + 1) * HASH_BYTES] = hash_
-            self._stale.add(index)
-
-    def leaf(self, page: int) -> bytes:
-        """The hash of one page."""
-        index, child = divmod(page, _ARITY)
-        return bytes(self._node((0, index))[child * HASH_BYTES : (child + 1) * HASH_BYTES])
+            index = page >> 4
+            at = (page & 15) * HASH_BYTES
+            self._node(0, index)[at : at + HASH_BYTES] = hash_
+            stale.add(index)
 
     def leaves(self) -> Iterator[tuple[int, bytes]]:
         """`(page, hash)` of every page that is not zero, ascending; subtrees of zeros are skipped."""
         self.root()
-        yield from self._leaves_below((_LEVELS - 1, 0))
+        yield from self._leaves_below(self._height - 1, 0)
 
-    def _leaves_below(self, node: Node) -> Iterator[tuple[int, bytes]]:
-        level, index = node
-        content = self._node(node)
+    def _leaves_below(self, level: int, index: int) -> Iterator[tuple[int, bytes]]:
+        content = self._node(level, index)
         for child in range(_ARITY):
             hash_ = bytes(content[child * HASH_BYTES : (child + 1) * HASH_BYTES])
             if hash_ == _ZERO_HASHES[level]:
@@ -123,46 +132,49 @@ class PageTree:
             if level == 0:
                 yield index * _ARITY + child, hash_
             else:
-                yield from self._leaves_below((level - 1, index * _ARITY + child))
+                yield from self._leaves_below(level - 1, index * _ARITY + child)
 
     def root(self) -> bytes:
         """The hash over all pages, recomputed along the paths that changed."""
-        if self._stale or not self._root:
-            changed = self._stale
-            for level in range(_LEVELS - 1):
-                self._changed.update((level, index) for index in changed)
-                changed = self._raise_level(level, changed)
-            self._changed.update((_LEVELS - 1, index) for index in changed)
-            self._root = sha256(self._node((_LEVELS - 1, 0))).digest()
+        stale = self._stale
+        if stale:
+            self._touched |= stale
+            for level in range(self._height - 1):
+                stale = self._raise(level, stale)
             self._stale = set()
+            self._root = b""
+        if not self._root:
+            self._root = sha256(self._node(self._height - 1, 0)).digest()
         return self._root
 
-    def _raise_level(self, level: int, changed: set[int]) -> set[int]:
+    def _raise(self, level: int, stale: set[int]) -> set[int]:
+        """Put the hashes of stale nodes into their parents, which are stale then."""
         above: set[int] = set()
-        for index in changed:
-            parent, child = divmod(index, _ARITY)
-            hash_ = sha256(self._node((level, index))).digest()
-            self._node((level + 1, parent))[child * HASH_BYTES : (child + 1) * HASH_BYTES] = hash_
+        parents = self._levels[level + 1]
+        for index in stale:
+            parent = index >> 4
+            node = parents.get(parent) or self._node(level + 1, parent)
+            at = (index & 15) * HASH_BYTES
+            node[at : at + HASH_BYTES] = sha256(self._node(level, index)).digest()
             above.add(parent)
         return above
 
     def load_all(self) -> None:
         """Have every node in hand and count it as changed: the tree moves to another hash file."""
-        for page, _ in self.leaves():
-            index = page
-            for level in range(_LEVELS):
-                index //= _ARITY
-                self._changed.add((level, index))
-        self._changed.add((_LEVELS - 1, 0))
+        self._touched |= {page >> 4 for page, _ in self.leaves()}
 
-    def changed_nodes(self) -> Mapping[Node, bytes]:
+    def changed_nodes(self) -> Iterator[tuple[Node, bytes]]:
         """Nodes changed since `settle`, for the hash file."""
         self.root()
-        return {node: bytes(self._nodes[node]) for node in self._changed}
+        indices = self._touched
+        for level in range(self._height):
+            for index in sorted(indices):
+                yield (level, index), bytes(self._node(level, index))
+            indices = {index >> 4 for index in indices}
 
     def settle(self, fetch: Callable[[Node], bytes]) -> None:
         """Forget nodes: `fetch` has them all from now on."""
         self.root()
         self._fetch = fetch
-        self._changed = set()
-        self._nodes = {}
+        self._touched = set()
+        self._levels = [{} for _ in range(_LEVELS)]
