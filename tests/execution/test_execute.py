@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from perdure.canister import CanisterStatus, Reply, TrapCode
-from perdure.execution import execute_ingress, execute_query, round_, run_until_idle, submit_ingress
+from perdure.execution import apply_settings, execute_ingress, execute_query, round_, run_until_idle, submit_ingress
 from perdure.ic.principal import Principal
 
 
@@ -138,6 +140,16 @@ class TestOneCanister:
         assert seen["time"] == world.subnet.time_ns
         assert seen["balance"] == balance - 1_200_000 - 7 * 2_000 - 40_005_000_000
         assert canister.cycles == balance - 1_200_000 - 7 * 2_000 - 5_000_000 - 1_000
+
+    def test_caller_info(self, world, fakes):
+        info = fakes.reply_with(lambda api, _: api.msg_caller_info_data() + b" by " + api.msg_caller_info_signer())
+        canister = world.install({"canister_update info": info, "canister_query info2": info})
+        request = submit_ingress(world.subnet, canister.canister_id, "info", b"", caller_info=(b"attested", b"signer"))
+        round_(world.subnet)
+        assert world.subnet.responses[request] == Reply(b"attested by signer")
+        assert execute_query(
+            world.subnet, canister.canister_id, "info2", b"", caller_info_data=b"a", caller_info_signer=b"s"
+        ) == Reply(b"a by s")
 
     def test_wrong_context_in_todays_words(self, world):
         canister = world.install({"canister_query q": lambda api, instance: api.certified_data_set(b"")})
@@ -517,6 +529,27 @@ class TestTasks:
         for _ in range(4):
             update(world, canister, "grow")
             run_until_idle(world.subnet)
+        assert ran == [1]
+
+    def test_a_timer_that_cannot_run_is_no_work(self, world):
+        from perdure.execution import has_work
+
+        canister = world.install(
+            {"canister_init": lambda api, _: api.global_timer_set(1), "canister_global_timer": bump}
+        )
+        assert has_work(world.subnet)
+        canister.facts.status = CanisterStatus.STOPPED
+        assert not has_work(world.subnet)
+        assert run_until_idle(world.subnet) == 0
+        canister.facts.status = CanisterStatus.RUNNING
+        assert run_until_idle(world.subnet) == 1
+
+    def test_settings_can_make_the_hook_due(self, world):
+        ran = []
+        canister = world.install({"canister_on_low_wasm_memory": lambda *_: ran.append(1)})
+        settings = replace(canister.settings, wasm_memory_limit=10, wasm_memory_threshold=20)
+        apply_settings(world.subnet, canister, settings)
+        run_until_idle(world.subnet)
         assert ran == [1]
 
     def test_a_task_that_traps_changes_nothing(self, world):

@@ -207,8 +207,10 @@ class TestUpgrade:
 
 class TestReinstallAndUninstall:
     def test_reinstall_wipes(self, world, full):
+        assert (full.heap_wasm_pages, full.stable_wasm_pages) == (1, 1)
         world.install({}, canister=full, mode="reinstall")
         assert contents(full) == (None, None)
+        assert (full.heap_wasm_pages, full.stable_wasm_pages) == (0, 0)
         assert (full.certified_data, full.global_timer_ns) == (b"", 0)
         assert not full.log.records
         assert full.log.next_index == 1

@@ -36,7 +36,13 @@ from perdure.execution.messages import (
     Response,
     ResponseMessage,
 )
-from perdure.execution.rejects import as_seen_by_canister, rejected, trap_log, trap_reject
+from perdure.execution.rejects import (
+    as_seen_by_canister,
+    memory_limit_exceeded,
+    rejected,
+    trap_log,
+    trap_reject,
+)
 from perdure.execution.state import CanisterState, HookStatus, SubnetState
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
@@ -44,6 +50,7 @@ from perdure.memory import WASM_PAGE_BYTES
 
 __all__ = [
     "TASKS",
+    "check_hook",
     "commit",
     "execute_call",
     "execute_response",
@@ -291,9 +298,9 @@ def _execute_new(
 def _check_heap(canister: CanisterState, mode: _Mode, limits: Limits) -> Trap | None:
     # "(Wasm_memory_limit = 0) or |res.new_state.wasm_memory| <= Wasm_memory_limit", and memory never shrinks.
     if mode is _UPDATE and limits.heap_trap_code == TrapCode.WASM_MEMORY_LIMIT_EXCEEDED:
-        limit = canister.settings.wasm_memory_limit
-        if canister.heap_wasm_pages * WASM_PAGE_BYTES > limit:
-            return Trap(TrapCode.WASM_MEMORY_LIMIT_EXCEEDED)
+        limit_bytes, heap_bytes = canister.settings.wasm_memory_limit, canister.heap_wasm_pages * WASM_PAGE_BYTES
+        if heap_bytes > limit_bytes:
+            return Trap(TrapCode.WASM_MEMORY_LIMIT_EXCEEDED, memory_limit_exceeded(limit_bytes, heap_bytes))
     return None
 
 
@@ -323,7 +330,7 @@ def _accept(subnet: SubnetState, canister: CanisterState, context: CallContext, 
     commit(subnet, canister, result)
     canister.facts.version += 1
     _take_effects(subnet, canister, context, result)
-    _check_hook(subnet, canister)
+    check_hook(subnet, canister)
 
 
 def commit(subnet: SubnetState, canister: CanisterState, result: Return) -> None:
@@ -344,7 +351,8 @@ def commit(subnet: SubnetState, canister: CanisterState, result: Return) -> None
             subnet.task_canisters.add(canister.canister_id)
 
 
-def _check_hook(subnet: SubnetState, canister: CanisterState) -> None:
+def check_hook(subnet: SubnetState, canister: CanisterState) -> None:
+    """See whether the heap has come near its limit; once it has, the low-memory hook is due."""
     settings = canister.settings
     heap_bytes = canister.heap_wasm_pages * WASM_PAGE_BYTES
     if settings.wasm_memory_limit < heap_bytes + settings.wasm_memory_threshold and settings.wasm_memory_threshold:

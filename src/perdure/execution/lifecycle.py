@@ -25,7 +25,7 @@ from perdure.canister import (
     Trap,
 )
 from perdure.errors import InternalError, MalformedError, UnsupportedError
-from perdure.execution.execute import commit, growth_limits, log_entry, respond
+from perdure.execution.execute import check_hook, commit, growth_limits, log_entry, respond
 from perdure.execution.messages import CallOrigin
 from perdure.execution.rejects import canister_error, rejected, trap_reject
 from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest, SubnetState
@@ -160,6 +160,7 @@ def apply_settings(subnet: SubnetState, canister: CanisterState, settings: Setti
     canister.facts.controllers = frozenset(settings.controllers)
     canister.facts.environment_variables = dict(settings.environment_variables)
     canister.refresh(subnet.costs)
+    check_hook(subnet, canister)
     subnet.changed.add(canister.canister_id)
 
 
@@ -292,21 +293,18 @@ class _Installation:
         if isinstance(result, Trap):
             limit = subnet.config.max_instructions_per_install_code
             return trap_reject(canister.canister_id, result, limit)
-        instance, last = result
-        self._finish(instance, last, sender_version)
+        self._finish(result, sender_version)
         return EMPTY_REPLY
 
-    def _enter_all(self, arg: bytes) -> Trap | tuple[CanisterInstance, Return]:
+    def _enter_all(self, arg: bytes) -> Trap | CanisterInstance:
         """The steps that the mode asks for; on a trap everything is as it was."""
         old = self.canister.instance
-        last = Return(heap_wasm_pages=self.canister.heap_wasm_pages, stable_wasm_pages=self.canister.stable_wasm_pages)
         upgrading = self.options.mode is InstallMode.UPGRADE
         if upgrading and old is not None and not self.options.skip_pre_upgrade:
-            result = self._enter(old, "canister_pre_upgrade", Context.PRE_UPGRADE, b"", last)
-            if isinstance(result, Trap):
+            trap = self._enter(old, "canister_pre_upgrade", Context.PRE_UPGRADE, b"")
+            if trap is not None:
                 old.roll_back()
-                return result
-            last = result
+                return trap
         keep_heap = upgrading and self.options.wasm_memory_persistence == "keep"
         new = self._new_instance(old, keep_heap=keep_heap, keep_stable=upgrading)
         hook = "canister_post_upgrade" if upgrading else "canister_init"
@@ -314,13 +312,12 @@ class _Installation:
         self.canister.facts.version += 1
         # A reinstalled canister gets the timer and certified data of its own init only.
         for export, context, payload in (("canister_start", Context.START, b""), (hook, Context.INIT, arg)):
-            result = self._enter(new, export, context, payload, last)
-            if isinstance(result, Trap):
+            trap = self._enter(new, export, context, payload)
+            if trap is not None:
                 self._undo(new, old)
-                return result
-            last = result
+                return trap
         self.canister.facts.version -= 1
-        return new, last
+        return new
 
     def _new_instance(self, old: CanisterInstance | None, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
         if old is None:
@@ -334,11 +331,10 @@ class _Installation:
             self.subnet.host.discarded(self.canister.canister_id)
         self.canister.facts.version -= 1
 
-    def _enter(
-        self, instance: CanisterInstance, export: str, context: Context, arg: bytes, before: Return
-    ) -> Trap | Return:
+    def _enter(self, instance: CanisterInstance, export: str, context: Context, arg: bytes) -> Trap | None:
+        """Run one step, if the module has it; why it trapped."""
         if export not in instance.module.exported_methods:
-            return before
+            return None
         canister, subnet = self.canister, self.subnet
         limits = growth_limits(subnet, canister, "install", canister.liquid_cycles)
         limits.instructions = subnet.config.max_instructions_per_install_code - self.instructions
@@ -358,16 +354,17 @@ class _Installation:
         result = instance.run(Method(export), env)
         self.instructions += result.instructions
         log_entry(subnet, canister, result)
-        if isinstance(result, Return):
-            canister.cycles -= result.cycles_burned
-            subnet.consumed_cycles += result.cycles_burned
-            if result.certified_data is not None:
-                self.certified_data = result.certified_data
-            if result.global_timer_ns is not None and context is not Context.PRE_UPGRADE:
-                self.global_timer_ns = result.global_timer_ns
-        return result
+        if isinstance(result, Trap):
+            return result
+        canister.cycles -= result.cycles_burned
+        subnet.consumed_cycles += result.cycles_burned
+        if result.certified_data is not None:
+            self.certified_data = result.certified_data
+        if result.global_timer_ns is not None and context is not Context.PRE_UPGRADE:
+            self.global_timer_ns = result.global_timer_ns
+        return None
 
-    def _finish(self, instance: CanisterInstance, last: Return, sender_version: int | None) -> None:
+    def _finish(self, instance: CanisterInstance, sender_version: int | None) -> None:
         subnet, canister = self.subnet, self.canister
         if self.options.mode is InstallMode.REINSTALL:
             canister.log.purge()
@@ -376,12 +373,9 @@ class _Installation:
         canister.global_timer_ns = self.global_timer_ns
         canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
         # Certified data and timer were taken over step by step above.
-        commit(
-            subnet,
-            canister,
-            Return(heap_wasm_pages=last.heap_wasm_pages, stable_wasm_pages=last.stable_wasm_pages),
-        )
+        commit(subnet, canister, Return(heap_wasm_pages=instance.heap.size(), stable_wasm_pages=instance.stable.size()))
         canister.refresh(subnet.costs)
+        check_hook(subnet, canister)
         canister.facts.version += 1
         if self.global_timer_ns or "canister_heartbeat" in self.module.exported_methods:
             subnet.task_canisters.add(canister.canister_id)

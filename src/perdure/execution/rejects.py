@@ -12,7 +12,7 @@ from perdure.canister import Reject, Trap, TrapCode
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 
-__all__ = ["as_seen_by_canister", "canister_error", "rejected", "trap_log", "trap_reject"]
+__all__ = ["as_seen_by_canister", "canister_error", "memory_limit_exceeded", "rejected", "trap_log", "trap_reject"]
 
 _DOCS: Final = "https://internetcomputer.org/docs/current/references/execution-errors#"
 _TOOLCHAIN_HELP: Final = (
@@ -142,6 +142,19 @@ _WHOLE_SENTENCE: Final = ("Canister ", "Environment variable ")
 def rejected(code: ErrorCode, message: str, backtrace: tuple[str, ...] = ()) -> Reject:
     """A refusal by the system."""
     return Reject(code.reject_code, message, code.text, backtrace)
+
+
+def memory_limit_exceeded(limit_bytes: int, peak_bytes: int) -> str:
+    """A heap of `peak_bytes` where the canister's settings allow `limit_bytes`."""
+    return (
+        f"Canister exceeded its current Wasm memory limit of {limit_bytes} bytes. "
+        f"The peak Wasm memory usage was {peak_bytes} bytes. "
+        "If the canister reaches 4GiB, then it may stop functioning and may become unrecoverable. "
+        "Please reach out to the canister owner to investigate the reason for the increased memory usage. "
+        "It might be necessary to move data from the Wasm memory to the stable memory. "
+        "If such high Wasm memory usage is expected and safe, then the developer can increase the Wasm memory limit in "
+        "the canister settings."
+    )
 
 
 def as_seen_by_canister(reject: Reject) -> str:

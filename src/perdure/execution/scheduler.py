@@ -24,7 +24,7 @@ from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage
 from perdure.execution.rejects import rejected
-from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.execution.state import CanisterState, ExecutedMessage, HookStatus, SubnetState
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
 
@@ -44,6 +44,7 @@ def submit_ingress(
     sender: bytes = b"\x04",
     cycles: int = 0,
     effective_canister_id: bytes | None = None,
+    caller_info: tuple[bytes, bytes] = (b"", b""),
 ) -> int | Reject:
     """Let an ingress message in, if it may come in.
 
@@ -58,6 +59,7 @@ def submit_ingress(
         sender: the user.
         cycles: made for the call; users have none on the real network.
         effective_canister_id: for calls of the management canister, whom they concern.
+        caller_info: what the canister that signed for the sender attests, and its id.
     """
     if len(arg) + len(method_name) > subnet.config.max_ingress_payload_bytes:
         return rejected(
@@ -66,7 +68,7 @@ def submit_ingress(
             f"{subnet.config.max_ingress_payload_bytes} bytes",
         )
     request_id = subnet.next_request_id
-    message = CallMessage(FromUser(request_id), sender, canister_id, method_name, arg, cycles)
+    message = CallMessage(FromUser(request_id), sender, canister_id, method_name, arg, cycles, *caller_info)
     refusal = _induct(subnet, message, effective_canister_id)
     if refusal is not None:
         return refusal
@@ -165,11 +167,12 @@ def has_work(subnet: SubnetState) -> bool:
     """Whether a round would execute anything but heartbeats."""
     if subnet.ready or subnet.outbox or subnet.management_calls:
         return True
-    for canister_id in subnet.task_canisters:
-        canister = subnet.canisters[canister_id]
-        if canister.hook_status is HookStatus.READY or 0 < canister.global_timer_ns <= subnet.time_ns:
-            return canister.facts.status is CanisterStatus.RUNNING
-    return False
+    due = (
+        canister
+        for canister in map(subnet.canisters.__getitem__, subnet.task_canisters)
+        if canister.hook_status is HookStatus.READY or 0 < canister.global_timer_ns <= subnet.time_ns
+    )
+    return any(_can_run(subnet, canister) for canister in due)
 
 
 def run_until_idle(subnet: SubnetState, max_rounds: int = 10_000) -> int:
@@ -190,7 +193,9 @@ def round_(subnet: SubnetState) -> None:
     if subnet.outbox:
         deliver(subnet)
     while subnet.management_calls:
-        execute_management_call(subnet, subnet.management_calls.popleft())
+        call = subnet.management_calls.popleft()
+        execute_management_call(subnet, call)
+        subnet.host.executed(subnet, ExecutedMessage("management", b"", call.method_name, call.caller, call.arg))
     for canister_id in _schedule(subnet):
         canister = subnet.canisters.get(canister_id)
         if canister is not None:
@@ -214,11 +219,16 @@ def _run_canister(subnet: SubnetState, canister: CanisterState) -> None:
     inputs = canister.inputs
     while inputs and budget > 0:
         message = inputs.popleft()
+        canister_id = canister.canister_id
+        subnet.changed.add(canister_id)
         if isinstance(message, CallMessage):
-            budget -= execute_call(subnet, canister, message)
+            used = execute_call(subnet, canister, message)
+            done = ExecutedMessage("call", canister_id, message.method_name, message.caller, message.arg, used)
         else:
-            budget -= execute_response(subnet, canister, message)
-        subnet.changed.add(canister.canister_id)
+            used = execute_response(subnet, canister, message)
+            done = ExecutedMessage("response", canister_id, instructions=used)
+        subnet.host.executed(subnet, done)
+        budget -= used
         if canister.hook_status is HookStatus.READY:
             budget -= _run_tasks(subnet, canister)
     if not inputs:
@@ -236,7 +246,10 @@ def _run_tasks(subnet: SubnetState, canister: CanisterState) -> int:
             if not 0 < canister.global_timer_ns <= subnet.time_ns or not _can_run(subnet, canister):
                 continue
             canister.global_timer_ns = 0
-        instructions += execute_task(subnet, canister, task)
+        used = execute_task(subnet, canister, task)
+        if used:
+            subnet.host.executed(subnet, ExecutedMessage("task", canister.canister_id, task, instructions=used))
+        instructions += used
     module = canister.module
     heartbeat = module is not None and "canister_heartbeat" in module.exported_methods
     if not canister.global_timer_ns and not heartbeat and canister.hook_status is not HookStatus.READY:

@@ -23,6 +23,7 @@ __all__ = [
     "CanisterLog",
     "CanisterState",
     "Change",
+    "ExecutedMessage",
     "HookStatus",
     "Host",
     "LogRecord",
@@ -167,6 +168,17 @@ class Snapshot:
         return self.heap_bytes + self.stable_bytes + len(self.wasm) + chunks + len(self.certified_data)
 
 
+class ExecutedMessage(NamedTuple):
+    """A message that is complete: what history says about it."""
+
+    kind: str
+    canister_id: bytes
+    method_name: str = ""
+    caller: bytes = b""
+    arg: bytes = b""
+    instructions: int = 0
+
+
 class Host(Protocol):
     """What the rules need from outside: code, memories, and somebody to tell of commits."""
 
@@ -185,6 +197,10 @@ class Host(Protocol):
 
     def committed(self, canister_id: bytes, delta: StateDelta) -> None:
         """Memories of a canister changed for good. The delta's views are valid during this call only."""
+        ...
+
+    def executed(self, subnet: SubnetState, message: ExecutedMessage) -> None:
+        """A message is complete: the state is one that may be kept. `SubnetState.changed` says what it touched."""
         ...
 
     def discarded(self, canister_id: bytes) -> None:
