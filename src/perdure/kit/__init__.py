@@ -1,1 +1,89 @@
-"""What canister developers touch: pytest plugin, Python canisters, pocket-ic drop-in, upgrade checks."""
+"""What canister developers touch: canisters in Python, the pytest plugin, expected rejections (`perdure.rejects`).
+
+
+Names are imported when first asked for: pytest imports this package in every project that has perdure installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perdure.kit.annotations import (
+        float32,
+        int8,
+        int16,
+        int32,
+        int64,
+        nat,
+        nat8,
+        nat16,
+        nat32,
+        nat64,
+        nat128,
+    )
+    from perdure.kit.calls import call, gather, ic, notify, reject, trap
+    from perdure.kit.python_canister import (
+        canister,
+        composite_query,
+        heartbeat,
+        init,
+        inspect_message,
+        post_upgrade,
+        pre_upgrade,
+        query,
+        stable,
+        timer,
+        update,
+    )
+
+_PLACES = {
+    "annotations": "float32 int8 int16 int32 int64 nat nat8 nat16 nat32 nat64 nat128",
+    "calls": "call gather ic notify reject trap",
+    "python_canister": "canister composite_query heartbeat init inspect_message post_upgrade pre_upgrade query stable "
+    "timer update",
+}
+_MODULE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
+
+__all__ = [
+    "call",
+    "canister",
+    "composite_query",
+    "float32",
+    "gather",
+    "heartbeat",
+    "ic",
+    "init",
+    "inspect_message",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "nat",
+    "nat8",
+    "nat16",
+    "nat32",
+    "nat64",
+    "nat128",
+    "notify",
+    "post_upgrade",
+    "pre_upgrade",
+    "query",
+    "reject",
+    "stable",
+    "timer",
+    "trap",
+    "update",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'perdure.kit' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"perdure.kit.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from perdure.candid import decode
 from perdure.candid.service import ServiceType
@@ -29,16 +29,18 @@ from perdure.execution.config import SubnetConfig
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import advance_time, execute_ingress, round_, run_until_idle
-from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetState
+from perdure.execution.state import CanisterState, ExecutedMessage, LogRecord, Settings, SubnetState
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.instrument import Options
 from perdure.subnet.actor import Actor
+from perdure.storage import Durability, StateDirectory
+from perdure.subnet.durable import DurableHost, open_state
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.management import MAX_ROUNDS, as_error, controller_of, manage, status_record
 from perdure.subnet.memories import LiveMemory
 from perdure.subnet.residency import ResidentInstance, Residents
 
-__all__ = ["Canister", "PythonCode", "Status", "Subnet"]
+__all__ = ["Canister", "Status", "Subnet"]
 
 DEFAULT_CYCLES = 100_000_000_000_000
 SERVICE_SECTIONS = ("icp:public candid:service", "icp:private candid:service")
@@ -46,16 +48,8 @@ CANDID_METHOD = "__get_candid_interface_tmp_hack"
 ARGS_SECTIONS = ("icp:public candid:args", "icp:private candid:args")
 
 
-class PythonCode(Protocol):
-    """What can be installed like a Wasm module: a class that `perdure.kit.canister` has made a canister."""
-
-    @property
-    def __perdure_module__(self) -> CanisterModule:
-        """The code."""
-        ...
-
-
-Wasm = bytes | str | os.PathLike[str] | PythonCode
+Wasm = bytes | str | os.PathLike[str] | type[Any]
+"""A module, its path, or a class that `perdure.kit.canister` has made a canister."""
 Argument = bytes | tuple[Any, ...]
 """Of init and post-upgrade hooks: the bytes, or values for the Candid types that the module names."""
 
@@ -77,9 +71,14 @@ class Status:
 
 @final
 class Subnet:
-    """A subnet of the Internet Computer in this process; everything on it is gone with the process.
+    """A subnet of the Internet Computer in this process: in memory, or kept in a state directory.
 
     Args:
+        path: a state directory, made where there is none; `None`: everything is gone with the process.
+        durability: when what a message did is on the platter: before its reply is handed out (``message``), at the end
+            of the round (``round``), at a checkpoint that is made when the log grows (``checkpoint``) or that is asked
+            for (``never``). Whatever the level, a crash leaves the state between two messages.
+        history: how many commits to keep for `at`; `None`: all.
         config: limits, by the replica's names.
         instrumentation: which passes the code of canisters goes through.
         seed: of the subnet's randomness.
@@ -88,7 +87,10 @@ class Subnet:
 
     def __init__(
         self,
+        path: str | os.PathLike[str] | None = None,
         *,
+        durability: Durability = "message",
+        history: int | None = 0,
         config: SubnetConfig | None = None,
         instrumentation: Options | None = None,
         seed: bytes = b"",
@@ -100,8 +102,13 @@ class Subnet:
         def compile_code(wasm: bytes) -> CanisterModule:
             return compiler.compile(wasm, options)
 
-        self._host = MemoryHost(compile_code, Residents())
-        self._state = SubnetState(host=self._host, config=config or SubnetConfig(), seed=seed)
+        self._host: MemoryHost | DurableHost
+        if path is None:
+            self._host = MemoryHost(compile_code, Residents())
+            self._state = SubnetState(host=self._host, config=config or SubnetConfig(), seed=seed)
+        else:
+            directory = StateDirectory.open(path, durability=durability, history=history)
+            self._host, self._state = open_state(directory, compile_code, config or SubnetConfig(), seed)
 
     # --- canisters
 
@@ -135,6 +142,7 @@ class Subnet:
         except RejectError:
             del self._state.canisters[state.canister_id]
             self._state.minted_cycles -= state.cycles
+            self._done("create_canister", state.canister_id)
             raise
         return canister
 
@@ -150,7 +158,13 @@ class Subnet:
         raw_id = canister_id.raw_bytes if canister_id is not None else None
         state = add_canister(self._state, settings, cycles, raw_id, (settings.controllers[0], None))
         self._state.minted_cycles += cycles
+        self._done("create_canister", state.canister_id)
         return Canister(self, Principal(state.canister_id))
+
+    def _done(self, kind: str, canister_id: bytes = b"", arg: bytes = b"") -> None:
+        """Something was done to the state from outside; keep it."""
+        self._host.executed(self._state, ExecutedMessage(kind, canister_id, arg=arg))
+        self._host.settle()
 
     def _code(self, wasm: Wasm) -> bytes:
         """The module as uploaded."""
@@ -158,7 +172,9 @@ class Subnet:
             return bytes(wasm)
         if isinstance(wasm, str | os.PathLike):
             return Path(wasm).read_bytes()
-        module = wasm.__perdure_module__
+        module: CanisterModule | None = getattr(wasm, "__perdure_module__", None)
+        if module is None:
+            raise TypeError(f"{wasm!r} is no module, no path, and no class made a canister by perdure.kit.canister")
         self._host.provide(module)
         return module.wasm
 
@@ -181,12 +197,16 @@ class Subnet:
 
     def tick(self) -> None:
         """Run one round."""
+        self._host.check()
         round_(self._state)
-        self._host.residents.evict()
+        self._host.settle()
 
     def run_until_idle(self) -> int:
         """Run rounds until nothing is left to do but heartbeats; how many were run."""
-        return run_until_idle(self._state)
+        self._host.check()
+        rounds = run_until_idle(self._state)
+        self._host.settle()
+        return rounds
 
     @property
     def time_ns(self) -> int:
@@ -195,11 +215,12 @@ class Subnet:
 
     def set_time(self, time_ns: int) -> None:
         """Set the clock; it never goes back."""
-        advance_time(self._state, time_ns - self._state.time_ns)
+        self.advance_time(time_ns - self._state.time_ns)
 
     def advance_time(self, duration_ns: int) -> None:
         """Let time pass; what is due runs with the next round."""
         advance_time(self._state, duration_ns)
+        self._done("advance_time")
 
     # --- states
 
@@ -212,19 +233,39 @@ class Subnet:
 
     @contextmanager
     def anchor(self) -> Iterator[None]:
-        """Whatever happens within the block is undone at its end; blocks nest."""
-        kept = self.fork()
+        """Whatever happens within the block is undone at its end, on disk it never was; blocks nest."""
+        kept = self._host, self._state
+        twin = self.fork()
+        self._host, self._state = twin._host, twin._state
         try:
             yield
         finally:
             self._close_instances()
-            self._host, self._state = kept._host, kept._state
+            self._host, self._state = kept
 
     def _close_instances(self) -> None:
         for canister in self._state.canisters.values():
             if canister.instance is not None:
                 canister.instance.close()
             self._host.discarded(canister.canister_id)
+
+    def checkpoint(self) -> None:
+        """Bring the state directory's images up to date and empty its log; in memory there is nothing to do."""
+        if isinstance(self._host, DurableHost):
+            self._host.directory.checkpoint()
+
+    def close(self) -> None:
+        """Let go of files and engine; a state directory gets a last checkpoint. The subnet is of no use afterwards."""
+        for canister in self._state.canisters.values():
+            if canister.instance is not None:
+                canister.instance.close()
+        self._host.close()
+
+    def __enter__(self) -> Subnet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<Subnet with {len(self._state.canisters)} canisters, time {self._state.time_ns} ns>"
@@ -260,8 +301,10 @@ class Canister:
         Raises:
             RejectError: the canister or the system rejected the call, or nothing is left to run that could answer it.
         """
-        state = self._subnet._state
-        response = execute_ingress(state, self._raw_id, method, arg, sender.raw_bytes, cycles, MAX_ROUNDS)
+        subnet = self._subnet
+        subnet._host.check()
+        response = execute_ingress(subnet._state, self._raw_id, method, arg, sender.raw_bytes, cycles, MAX_ROUNDS)
+        subnet._host.settle()
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
@@ -342,7 +385,9 @@ class Canister:
         state = self._state
         if isinstance(arg, tuple):
             arg = _service(f"the module for {self.id}", self._subnet._host.compile(wasm)).encode_init(arg)
+        self._subnet._host.check()
         response = install_code(self._subnet._state, state, options, wasm, arg, controller_of(state))
+        self._subnet._done(f"{options.mode.value}_code", self._raw_id, arg)
         if isinstance(response, Reject):
             raise as_error(response)
 
@@ -404,19 +449,30 @@ class Canister:
         self._manage("delete_canister_snapshot", snapshot_id=snapshot_id)
 
     def _manage(self, method: str, **fields: Any) -> Any:
-        return manage(self._subnet._state, self._state, method, **fields)
+        self._subnet._host.check()
+        try:
+            return manage(self._subnet._state, self._state, method, **fields)
+        finally:
+            self._subnet._done(method, self._raw_id)
 
     # --- what there is to see
+
+    def _touched(self, kind: str) -> None:
+        state, subnet = self._state, self._subnet
+        state.heap_wasm_pages, state.stable_wasm_pages = self._instance.heap.size(), self._instance.stable.size()
+        state.refresh(subnet._state.costs)
+        subnet._state.changed.add(self._raw_id)
+        subnet._done(kind, self._raw_id)
 
     @property
     def stable(self) -> LiveMemory:
         """Stable memory. Reads show it as it stands; a write is committed at once."""
-        return LiveMemory(self._instance, "stable")
+        return LiveMemory(self._instance, "stable", lambda: self._touched("write_stable"))
 
     @property
     def heap(self) -> LiveMemory:
         """The heap. Reads show it as it stands; a write is committed at once."""
-        return LiveMemory(self._instance, "heap")
+        return LiveMemory(self._instance, "heap", lambda: self._touched("write_heap"))
 
     @property
     def globals(self) -> tuple[GlobalValue, ...]:

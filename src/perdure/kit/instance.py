@@ -1,0 +1,471 @@
+"""A canister written in Python at work: implements `CanisterInstance` over the same images that Wasm lives in.
+
+The object's attributes are the heap: pickled into the heap's image after each message that may change them, so that a
+fork, a snapshot or another process has them. Stable structures read and write stable memory itself. A method that
+awaits is a coroutine, kept by number while its call is open; a coroutine cannot be copied, so on a fork made meanwhile
+the answer traps.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import traceback
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, final
+
+from perdure.canister import (
+    Callback,
+    CanisterInstance,
+    CanisterModule,
+    Context,
+    EntryPoint,
+    Env,
+    GlobalValue,
+    Method,
+    Return,
+    StateDelta,
+    Trap,
+    TrapCode,
+)
+from perdure.errors import InternalError, MalformedError, RejectError
+from perdure.ic.reject import RejectCode
+from perdure.kit.calls import Batch, Call, Entry, RejectedError, entered
+from perdure.kit.overlay import OverlayMemory
+from perdure.memory import WASM_PAGE_BYTES
+from perdure.stable import MemoryManager, VirtualMemory
+from perdure.system_api import CanisterTrap, SystemApi
+
+if TYPE_CHECKING:
+    from perdure.kit.python_canister import PythonMethod, PythonModule
+
+__all__ = ["PythonInstance", "perform"]
+
+# Nothing of these stays, or not before the whole query has ended: they run on a copy of the attributes.
+_QUERIES: Final = frozenset(
+    {
+        Context.REPLICATED_QUERY,
+        Context.NON_REPLICATED_QUERY,
+        Context.TRANSFORM,
+        Context.COMPOSITE_QUERY,
+        Context.COMPOSITE_REPLY,
+        Context.COMPOSITE_REJECT,
+        Context.COMPOSITE_CLEANUP,
+        Context.INSPECT_MESSAGE,
+    }
+)
+_ON_REPLY, _ON_REJECT, _ON_CLEANUP = range(3)
+_CALL_BITS: Final = 12  # bits of a callback's environment that say which call of an ``await`` was answered
+_HERE: Final = Path(__file__).parent
+
+
+@final
+@dataclass(slots=True)
+class _Frame:
+    """A method that waits for answers."""
+
+    coroutine: Coroutine[Batch, list[Any] | None, Any]
+    method: PythonMethod
+    answers: list[Any] = field(default_factory=list)
+    missing: int = 0
+
+
+def perform(api: SystemApi, call: Call, environment: int) -> int:
+    """Make a call whose callbacks get `environment`; 0, or a reject code: it was not made."""
+    api.call_new(
+        call.callee.raw_bytes,
+        call.method.encode(),
+        Callback(_ON_REPLY, environment),
+        Callback(_ON_REJECT, environment),
+    )
+    api.call_on_cleanup(Callback(_ON_CLEANUP, environment))
+    api.call_data_append(call.arg)
+    if call.cycles:
+        api.call_cycles_add(call.cycles)
+    if call.timeout is not None:
+        api.call_with_best_effort_response(call.timeout)
+    return api.call_perform()
+
+
+@final
+class PythonInstance:
+    """Implements `CanisterInstance`; see the module.
+
+    Args:
+        module: the code.
+        heap: where the attributes are kept.
+        stable: stable memory.
+        has_run: whether the heap holds attributes already.
+    """
+
+    def __init__(self, module: PythonModule, heap: OverlayMemory, stable: OverlayMemory, *, has_run: bool) -> None:
+        self._module = module
+        self.heap = heap
+        self.stable = stable
+        self._object = module.new_object(self)
+        self._set_attributes(self._stored_attributes() if has_run else {})
+        self._live: dict[str, Any] | None = None
+        self._is_touched = False
+        self._manager: MemoryManager | None = None
+        self._virtual: dict[int, VirtualMemory] = {}
+        self._structures: dict[str, Any] = {}
+        self._frames: dict[int, _Frame] = {}
+        self._ended: set[int] = set()
+        self._started = 0
+        self._predecessor: PythonInstance | None = None
+
+    @property
+    def module(self) -> PythonModule:
+        """The code."""
+        return self._module
+
+    @property
+    def global_values(self) -> tuple[GlobalValue, ...]:
+        """None: Python has no such globals."""
+        return ()
+
+    # -- attributes in the heap
+
+    def _set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        own = self._object.__dict__
+        own.clear()
+        own.update(attributes)
+
+    def _stored(self) -> bytes:
+        if not self.heap.size():
+            return b""
+        return self.heap.read(8, int.from_bytes(self.heap.read(0, 8), "little"))
+
+    def _stored_attributes(self) -> dict[str, Any]:
+        data = self._stored()
+        return _Unpickler(data, self._module).load() if data else {}
+
+    def _store_attributes(self) -> None:
+        attributes = self._object.__dict__
+        if not attributes and not self.heap.size():
+            return
+        data = _pickled(attributes, self._module)
+        if data == self._stored():
+            return
+        missing = -(-(8 + len(data)) // WASM_PAGE_BYTES) - self.heap.size()
+        if missing > 0 and self.heap.grow(missing) < 0:
+            raise CanisterTrap(TrapCode.OUT_OF_MEMORY)
+        self.heap.write(0, len(data).to_bytes(8, "little") + data)
+
+    # -- stable structures
+
+    def virtual_memory(self, memory_id: int) -> VirtualMemory:
+        """A memory of the manager in stable memory."""
+        if self._manager is None:
+            self._manager = MemoryManager.init(self.stable, bucket_wasm_pages=self._module.bucket_wasm_pages)
+        found = self._virtual.get(memory_id)
+        if found is None:
+            found = self._virtual[memory_id] = self._manager.get(memory_id)
+        return found
+
+    def structure(self, name: str) -> Any:
+        """The stable structure that the class declares by this name."""
+        found = self._structures.get(name)
+        if found is None:
+            variable = self._module.variables[name]
+            memories = [_DeclaredMemory(self, memory_id) for memory_id in variable.memory_ids]
+            found = self._structures[name] = variable.open(memories)
+        return found
+
+    # -- entries
+
+    def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
+        """Enter the canister."""
+        api = SystemApi(env)
+        limits = env.limits
+        self.stable.max_wasm_pages = min(limits.stable_wasm_pages, limits.stable_trap_wasm_pages)
+        self.heap.max_wasm_pages = limits.heap_wasm_pages
+        is_query = env.context in _QUERIES
+        if is_query and self._live is None:
+            self._live = dict(self._object.__dict__)
+            self._set_attributes(self._stored_attributes())
+        self._is_touched = True
+        try:
+            with entered(Entry(api)):
+                self._enter(entry_point, api)
+            if not is_query or env.context is not Context.NON_REPLICATED_QUERY:
+                self._store_attributes()
+        except CanisterTrap as trap:
+            return api.fail(trap, backtrace=_frames_of(trap.__traceback__))
+        except (InternalError, MemoryError):
+            self.roll_back()
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return api.fail(CanisterTrap(TrapCode.CALLED_TRAP, text), backtrace=_frames_of(error.__traceback__))
+        except BaseException:
+            self.roll_back()
+            raise
+        return self._finish(api)
+
+    def _finish(self, api: SystemApi) -> Return:
+        result = api.finish()
+        result.heap_wasm_pages, result.stable_wasm_pages = self.heap.size(), self.stable.size()
+        return result
+
+    def _enter(self, entry_point: EntryPoint, api: SystemApi) -> None:
+        if isinstance(entry_point, Method):
+            if entry_point.export_name == "canister_start":
+                self._start()
+                return
+            method = self._module.methods.get(entry_point.export_name)
+            if method is None:
+                raise CanisterTrap(TrapCode.METHOD_NOT_FOUND)
+            self._call(method, api)
+        else:
+            self._answered(entry_point, api)
+
+    def _start(self) -> None:
+        """What comes before init and post-upgrade: the object begins, its stable structures are there."""
+        self._object.__init__()
+        for name in self._module.variables:
+            self.structure(name)
+
+    def _call(self, method: PythonMethod, api: SystemApi) -> None:
+        arguments = method.decode(api.env.arg)
+        try:
+            result = method.function(self._object, *arguments)
+            if not isinstance(result, Coroutine):
+                method.respond(api, result)
+                return
+        except RejectedError as error:
+            api.msg_reject(str(error).encode())
+            return
+        self._started = (self._started + 1) & 0xFFFF
+        # The version tells messages apart across forks and upgrades, the counter within one message.
+        self._advance(api.env.facts.version << 16 | self._started, _Frame(result, method), None, api)
+
+    def _advance(self, number: int, frame: _Frame, answers: list[Any] | None, api: SystemApi) -> None:
+        """Run a coroutine until it waits for an answer, or ends. When it traps, it is gone."""
+        try:
+            while True:
+                batch = frame.coroutine.send(answers)  # `None` begins it
+                if not isinstance(batch, Batch):
+                    raise TypeError("a canister awaits calls to canisters, and nothing else")
+                answers = self._perform(number, frame, batch, api)
+                if frame.missing:
+                    self._frames[number] = frame
+                    return
+        except StopIteration as end:
+            frame.method.respond(api, end.value)
+        except RejectedError as error:
+            api.msg_reject(str(error).encode())
+
+    def _perform(self, number: int, frame: _Frame, batch: Batch, api: SystemApi) -> list[Any]:
+        answers: list[Any] = [None] * len(batch.calls)
+        frame.answers, frame.missing = answers, 0
+        for index, call in enumerate(batch.calls):
+            if perform(api, call, number << _CALL_BITS | index):
+                message = f"the call of {call.method} was not made: too many are open, or too few cycles are left"
+                answers[index] = RejectError(RejectCode.SYS_TRANSIENT, "", message)
+            else:
+                frame.missing += 1
+        return answers
+
+    def _answered(self, callback: Callback, api: SystemApi) -> None:
+        number, index = callback.environment >> _CALL_BITS, callback.environment & (1 << _CALL_BITS) - 1
+        if callback.table_index == _ON_CLEANUP:
+            frame = self._frames.pop(number, None)
+            if frame is not None:
+                frame.coroutine.close()
+            return
+        if number == 0 or number in self._ended:  # `notify`, or a coroutine that another answer has ended
+            return
+        frame = self._frames.get(number)
+        if frame is None:
+            text = "the method that made this call is gone: upgraded, or forked, while the call was open"
+            raise CanisterTrap(TrapCode.INDIRECT_CALL_TO_NULL, text)
+        if callback.table_index == _ON_REPLY:
+            frame.answers[index] = api.msg_arg_data()
+        else:
+            frame.answers[index] = RejectError(api.msg_reject_code(), "", api.msg_reject_msg().decode())
+        frame.missing -= 1
+        if not frame.missing:
+            del self._frames[number]
+            self._advance(number, frame, frame.answers, api)
+
+    # -- commit and rollback
+
+    def changes(self) -> StateDelta:
+        """What is uncommitted."""
+        return StateDelta(self.heap.changes(), self.stable.changes(), None)
+
+    def commit(self) -> StateDelta:
+        """Make the uncommitted state the committed one."""
+        self._is_touched = False
+        self._live = None
+        delta = StateDelta(self.heap.commit(), self.stable.commit(), None)
+        if self._predecessor is not None:
+            self._predecessor.close()
+            self._predecessor = None
+        return delta
+
+    def roll_back(self) -> None:
+        """Drop everything uncommitted."""
+        self.heap.discard()
+        self.stable.discard()
+        self._forget_memories()
+        if self._live is not None:
+            self._set_attributes(self._live)
+            self._live = None
+        elif self._is_touched:
+            self._set_attributes(self._stored_attributes())
+        self._is_touched = False
+        if self._predecessor is not None:
+            self._predecessor.roll_back()
+
+    def _forget_memories(self) -> None:
+        # These remember sizes; what declared structures hold asks for them anew.
+        self._manager = None
+        self._virtual.clear()
+
+    def save(self) -> StateDelta:
+        """Copy what is uncommitted."""
+        return self.changes()
+
+    def restore(self, saved: StateDelta) -> None:
+        """Roll back, then apply `saved`, uncommitted."""
+        self.roll_back()
+        self._live = dict(self._object.__dict__)
+        self.heap.apply(saved.heap)
+        self.stable.apply(saved.stable)
+        self._set_attributes(self._stored_attributes())
+        self._is_touched = True
+
+    def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
+        """An instance of `module` that takes over the memories, uncommitted changes included."""
+        from perdure.kit.python_canister import PythonModule
+
+        if not isinstance(module, PythonModule):
+            raise InternalError("the code to come is no canister in Python")
+        # "keep" is refused before this for modules without the section of enhanced orthogonal persistence.
+        stable = self.stable if keep_stable else OverlayMemory(self.stable.image, fresh=True)
+        heir = PythonInstance(module, OverlayMemory(self.heap.image, fresh=True), stable, has_run=False)
+        heir._predecessor = self
+        return heir
+
+    def close(self) -> None:
+        """Let go; coroutines end where they are."""
+        for frame in self._frames.values():
+            frame.coroutine.close()
+        self._frames.clear()
+
+
+@final
+class _DeclaredMemory:
+    """A virtual memory by number, looked up anew after every rollback; what declared structures are built on."""
+
+    def __init__(self, instance: PythonInstance, memory_id: int) -> None:
+        self._instance = instance
+        self._memory_id = memory_id
+
+    def size(self) -> int:
+        """Size in Wasm pages."""
+        return self._instance.virtual_memory(self._memory_id).size()
+
+    def grow(self, wasm_pages: int) -> int:
+        """Grow by zero pages; the old size, or -1."""
+        return self._instance.virtual_memory(self._memory_id).grow(wasm_pages)
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """A copy of `size_bytes` bytes from `address`."""
+        return self._instance.virtual_memory(self._memory_id).read(address, size_bytes)
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Write `data` at `address`."""
+        self._instance.virtual_memory(self._memory_id).write(address, data)
+
+
+# -- attributes as bytes
+
+
+_PLAIN_CLASSES: Final = frozenset(
+    {
+        *(("builtins", name) for name in ("set", "frozenset", "bytearray", "complex", "range", "slice", "object")),
+        *(("collections", name) for name in ("OrderedDict", "defaultdict", "deque", "Counter")),
+        *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
+        ("copyreg", "_reconstructor"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("perdure.ic.principal", "Principal"),
+        ("perdure.candid.types", "Some"),
+        ("perdure.candid.types", "MethodRef"),
+        ("uuid", "UUID"),
+    }
+)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes classes by name, those within functions too; the module that is pickled for knows them again."""
+
+    def __init__(self, file: io.BytesIO, module: PythonModule) -> None:
+        super().__init__(file, protocol=5)
+        self._module = module
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Classes of the canister's own go by name."""
+        if isinstance(obj, type) and (obj.__module__, obj.__qualname__) not in _PLAIN_CLASSES:
+            name = f"{obj.__module__}:{obj.__qualname__}"
+            self._module.classes[name] = obj
+            return _class_named, (name,)
+        return NotImplemented
+
+
+def _class_named(name: str) -> type:
+    """Stands in pickles for a class; `_Unpickler` has its own."""
+    raise InternalError(f"class {name} was looked for outside a canister")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads plain values and the canister's own classes. A heap may come from anywhere, so nothing else is called."""
+
+    def __init__(self, data: bytes, module: PythonModule) -> None:
+        super().__init__(io.BytesIO(data))
+        self._module = module
+
+    def find_class(self, module_name: str, name: str, /) -> Any:
+        """A class that may be in a heap."""
+        if (module_name, name) == (__name__, "_class_named"):
+            return self._module.class_named
+        if (module_name, name) in _PLAIN_CLASSES:
+            return super().find_class(module_name, name)
+        raise MalformedError(f"the heap names {module_name}.{name}, which is not the canister's")
+
+    def load(self) -> dict[str, Any]:
+        """The attributes."""
+        try:
+            attributes = super().load()
+        except MalformedError:
+            raise
+        except Exception as error:
+            raise MalformedError(f"the heap of a Python canister does not read: {error}") from error
+        if not isinstance(attributes, dict):
+            raise MalformedError(f"the heap holds {type(attributes).__name__}, expected the attributes of an object")
+        return attributes
+
+
+def _pickled(attributes: dict[str, Any], module: PythonModule) -> bytes:
+    file = io.BytesIO()
+    try:
+        _Pickler(file, module).dump(attributes)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise TypeError(f"an attribute cannot be kept between messages: {error}") from error
+    return file.getvalue()
+
+
+def _frames_of(trace: TracebackType | None) -> tuple[str, ...]:
+    """The canister's own frames, innermost first."""
+    frames = [
+        f"{frame.name} at {Path(frame.filename).name}:{frame.lineno}"
+        for frame in traceback.extract_tb(trace)
+        if Path(frame.filename).parent != _HERE
+    ]
+    return tuple(reversed(frames))
