@@ -97,6 +97,10 @@ class SimulatedFile:
         if failure is not None:
             raise failure
 
+    def pwrite_each(self, buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
+        for data, offset in zip(buffers, offsets, strict=True):
+            self.pwrite(data, offset)
+
     def truncate(self, size_bytes: int) -> None:
         assert self._writable, self._path
         if size_bytes != len(self._inode.data):

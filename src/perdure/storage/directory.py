@@ -312,11 +312,16 @@ class StateDirectory:
 
     def _replay_memory(self, memory: DurableMemory, change: MemoryChange, file: DiskFile, record: LogRecord) -> None:
         runs = read_runs(file, record, change)
+        hashes = [
+            record.page_hashes[at : at + HASH_BYTES]
+            for _, pages, index in change.runs
+            for at in range(index * HASH_BYTES, (index + pages) * HASH_BYTES, HASH_BYTES)
+        ]
         if not self.read_only:
-            memory.replay(change.wasm_pages, runs, fresh=change.fresh)
+            memory.replay(change.wasm_pages, runs, hashes, fresh=change.fresh)
             return
         delta = PageDelta(change.wasm_pages, list(runs), change.fresh)
-        memory.log(delta, [hash_ for _, data in delta.runs for hash_ in hash_pages(data)])
+        memory.log(delta, hashes)
         memory.apply(delta)
 
     # -- what is committed
@@ -448,9 +453,14 @@ class StateDirectory:
             log.sync(version)
         if apply:
             for canister_id, change in changes.items():
-                for name, delta in change.memories() if not change.deleted else ():
-                    self._canisters[canister_id].memories[name].apply(delta)
+                if not change.deleted:
+                    self.apply(canister_id, change)
         return version
+
+    def apply(self, canister_id: bytes, change: CanisterChange) -> None:
+        """Put a logged change into a canister's images; for memories that are not mapped."""
+        for name, delta in change.memories():
+            self._canisters[canister_id].memories[name].apply(delta)
 
     def _log_for_commit(self) -> CommitLog:
         if self._log is None:

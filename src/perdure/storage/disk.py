@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol, final
 
@@ -49,6 +50,10 @@ class DiskFile(Protocol):
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Write all of `buffers`, one after the other, or raise."""
+        ...
+
+    def pwrite_each(self, buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
+        """Write all of each buffer at its offset, or raise."""
         ...
 
     def truncate(self, size_bytes: int) -> None:
@@ -165,6 +170,13 @@ class RealFile:
             if written != size_bytes:
                 self._write_rest(memoryview(b"".join(batch)), offset, written)
             offset += size_bytes
+
+    def pwrite_each(self, buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
+        """Write all of each buffer at its offset, or raise. The loop is in C."""
+        written = map(os.pwrite, repeat(self.descriptor), buffers, offsets)
+        if sum(written) != sum(map(len, buffers)):
+            for data, offset in zip(buffers, offsets, strict=True):
+                self.pwrite(data, offset)
 
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend with a hole."""

@@ -242,7 +242,9 @@ class DurableMemory:
 
     # -- checkpoints and recovery: the only code that writes images
 
-    def replay(self, wasm_pages: int, runs: Iterable[tuple[int, bytes]], *, fresh: bool) -> None:
+    def replay(
+        self, wasm_pages: int, runs: Iterable[tuple[int, bytes]], hashes: Sequence[bytes], *, fresh: bool
+    ) -> None:
         """Write a log record's pages straight into the files: recovery, before any image is open."""
         if fresh:
             self._start_anew()
@@ -250,9 +252,12 @@ class DurableMemory:
             self._open_writers(new=fresh or not self.generation)
             self._replayed = True
         tree = self.tree()
+        index = 0
         for address, data in runs:
             self._writers["img"].pwrite(data, address)
-            tree.set_leaves(address // PAGE_BYTES, hash_pages(data))
+            pages = len(data) // PAGE_BYTES
+            tree.set_leaves(address // PAGE_BYTES, hashes[index : index + pages])
+            index += pages
         tree.resize(wasm_pages * _PAGES)
         self.wasm_pages = wasm_pages
 
@@ -402,6 +407,9 @@ class _NoFile:
 
     def pwritev(self, buffers: object, offset: int) -> None:
         raise InternalError(f"write at {offset:#x} of an empty memory")
+
+    def pwrite_each(self, buffers: object, offsets: object) -> None:
+        raise InternalError("write of an empty memory")
 
     def truncate(self, size_bytes: int) -> None:
         raise InternalError(f"truncate an empty memory to {size_bytes}")

@@ -19,6 +19,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import islice
+from operator import add, eq, le, or_
 from typing import NamedTuple, final
 
 from perdure.canister import Extent, PageDelta
@@ -104,7 +107,7 @@ class TemporaryImage:
         if wasm_pages < self._wasm_pages and not fresh:
             raise ValueError(f"a memory of {self._wasm_pages} Wasm pages cannot shrink to {wasm_pages}")
         size_bytes = wasm_pages * WASM_PAGE_BYTES
-        gathered = _gather(runs, size_bytes) if len(runs) > 1 else [_single(*run, size_bytes) for run in runs]
+        checked = _Runs(runs, size_bytes)
         remap: list[tuple[int, int]] = []
         retired: list[Region] = []
         if self._pending:
@@ -115,8 +118,7 @@ class TemporaryImage:
                 self._start_anew(remap)
             if size_bytes > self._capacity:
                 self._reserve(size_bytes, remap)
-            for address, buffers in gathered:
-                self._write_run(address, buffers, remap)
+            self._write_runs(checked, remap)
         except OSError as error:
             raise self._break(error) from error
         self._wasm_pages = wasm_pages
@@ -154,24 +156,24 @@ class TemporaryImage:
         self._regions.add(region)
         return region
 
-    def _write_run(self, address: int, buffers: list[Buffer], remap: list[tuple[int, int]]) -> None:
-        """Write adjacent buffers: in place where the pages are ours alone, else to blocks of our own."""
-        index = bisect_right(self._starts, address) - 1
-        if index >= 0:
-            start, end, region, offset = self._pieces[index]
-            if region.references == 1:
-                if len(buffers) == 1:
-                    if address + len(buffers[0]) <= end:
-                        region.file.pwrite(buffers[0], offset + address - start)
-                        return
-                elif address + sum(map(len, buffers)) <= end:
-                    region.file.pwritev(buffers, offset + address - start)
-                    return
-        data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers)).cast("B")
-        while data:
-            written = self._write_part(address, data, remap)
-            address += written
-            data = data[written:]
+    def _write_runs(self, runs: _Runs, remap: list[tuple[int, int]]) -> None:
+        """Write in place what lies in pieces of our own, all runs of a piece at once; the rest to blocks of our own."""
+        position = 0
+        while position < len(runs.starts):
+            index = bisect_right(self._starts, runs.starts[position]) - 1
+            if index >= 0:
+                start, end, region, offset = self._pieces[index]
+                stop = bisect_right(runs.ends, end, position)
+                if region.references == 1 and stop > position:
+                    runs.write(region.file, position, stop, offset - start)
+                    position = stop
+                    continue
+            address, data = runs.starts[position], memoryview(runs.buffers[position]).cast("B")
+            while data:
+                written = self._write_part(address, data, remap)
+                address += written
+                data = data[written:]
+            position += 1
 
     def _write_part(self, address: int, data: memoryview, remap: list[tuple[int, int]]) -> int:
         """Write as much as lies in one piece of our own or outside of any; the bytes written."""
@@ -418,37 +420,59 @@ def check_delta(delta: PageDelta, wasm_pages: int) -> None:
     """Raise `ValueError` unless `delta` can be committed to a memory of `wasm_pages`."""
     if delta.wasm_pages < wasm_pages and not delta.fresh:
         raise ValueError(f"a memory of {wasm_pages} Wasm pages cannot shrink to {delta.wasm_pages}")
-    for _ in _gather(delta.runs, delta.wasm_pages * WASM_PAGE_BYTES):
-        pass
+    _Runs(delta.runs, delta.wasm_pages * WASM_PAGE_BYTES)
 
 
-def _single(address: int, data: Buffer, size_bytes: int) -> tuple[int, list[Buffer]]:
-    _check_run(address, data, size_bytes)
-    return address, [data]
+class _Runs:
+    """Runs of a delta, checked: whole pages, ascending, within the memory. No Python instruction per run."""
 
+    __slots__ = ("buffers", "ends", "starts")
 
-def _check_run(address: int, data: Buffer, size_bytes: int) -> None:
-    if address % PAGE_BYTES or len(data) % PAGE_BYTES or address < 0 or address + len(data) > size_bytes:
-        what = f"{len(data)} bytes at {address:#x}"
-        raise ValueError(f"a run of {what} is not whole pages of a memory of {size_bytes:#x} bytes")
+    def __init__(self, runs: Sequence[tuple[int, Buffer]], size_bytes: int) -> None:
+        if len(runs) == 1:
+            ((start, buffer),) = runs
+            end = start + len(buffer)
+            if start % PAGE_BYTES or end % PAGE_BYTES or not 0 <= start <= end <= size_bytes:
+                raise self._error(start, end - start, size_bytes)
+            self.starts, self.buffers, self.ends = [start], [buffer], [end]
+            return
+        self.starts = [start for start, _ in runs]
+        self.buffers = [buffer for _, buffer in runs]
+        self.ends = list(map(add, self.starts, map(len, self.buffers)))
+        bits = reduce(or_, self.starts, 0) | reduce(or_, self.ends, 0)
+        ascending = all(map(le, self.ends, islice(self.starts, 1, None))) and all(map(le, self.starts, self.ends))
+        if bits % PAGE_BYTES or bits < 0 or not ascending or (self.ends and self.ends[-1] > size_bytes):
+            self._explain(size_bytes)
 
+    def _explain(self, size_bytes: int) -> None:
+        position = 0
+        for start, end in zip(self.starts, self.ends, strict=True):
+            if start % PAGE_BYTES or end % PAGE_BYTES or end > size_bytes or start < 0:
+                raise self._error(start, end - start, size_bytes)
+            if start < position:
+                raise ValueError(f"runs are not ascending: {start:#x} after {position:#x}")
+            position = end
 
-def _gather(runs: Sequence[tuple[int, Buffer]], size_bytes: int) -> Iterator[tuple[int, list[Buffer]]]:
-    """Join adjacent runs, for one call each."""
-    start = position = -1
-    buffers: list[Buffer] = []
-    for address, data in runs:
-        _check_run(address, data, size_bytes)
-        if address != position:
-            if address < position:
-                raise ValueError(f"runs are not ascending: {address:#x} after {position:#x}")
-            if buffers:
-                yield start, buffers
-            start, buffers = address, []
-        buffers.append(data)
-        position = address + len(data)
-    if buffers:
-        yield start, buffers
+    @staticmethod
+    def _error(start: int, run_bytes: int, size_bytes: int) -> ValueError:
+        what = f"{run_bytes} bytes at {start:#x}"
+        return ValueError(f"a run of {what} is not whole pages of a memory of {size_bytes:#x} bytes")
+
+    def write(self, file: DiskFile, first: int, stop: int, distance: int) -> None:
+        """Write runs `first` to `stop` at their address plus `distance`, neighbours in one call."""
+        if stop - first == 1:
+            file.pwrite(self.buffers[first], self.starts[first] + distance)
+            return
+        starts, buffers = self.starts[first:stop], self.buffers[first:stop]
+        touching = sum(map(eq, self.ends[first:stop], islice(starts, 1, None)))
+        if 4 * touching < len(starts):
+            file.pwrite_each(buffers, list(map(distance.__add__, starts)))
+            return
+        begin = 0
+        for index in range(1, len(starts) + 1):
+            if index == len(starts) or starts[index] != self.ends[first + index - 1]:
+                file.pwritev(buffers[begin:index], starts[begin] + distance)
+                begin = index
 
 
 def _join_pieces(pieces: list[_Piece]) -> list[_Piece]:
