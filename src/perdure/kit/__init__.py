@@ -1,6 +1,5 @@
 """What canister developers touch: canisters in Python, the pytest plugin, expected rejections (`perdure.rejects`).
 
-
 Names are imported when first asked for: pytest imports this package in every project that has perdure installed.
 """
 

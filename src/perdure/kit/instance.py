@@ -59,7 +59,7 @@ _QUERIES: Final = frozenset(
 )
 _ON_REPLY, _ON_REJECT, _ON_CLEANUP = range(3)
 _CALL_BITS: Final = 12  # bits of a callback's environment that say which call of an ``await`` was answered
-_HERE: Final = Path(__file__).parent
+_PACKAGE: Final = Path(__file__).parents[1]
 
 
 @final
@@ -282,7 +282,7 @@ class PythonInstance:
         frame = self._frames.get(number)
         if frame is None:
             text = "the method that made this call is gone: upgraded, or forked, while the call was open"
-            raise CanisterTrap(TrapCode.INDIRECT_CALL_TO_NULL, text)
+            raise CanisterTrap(TrapCode.CALLED_TRAP, text)
         if callback.table_index == _ON_REPLY:
             frame.answers[index] = api.msg_arg_data()
         else:
@@ -466,6 +466,6 @@ def _frames_of(trace: TracebackType | None) -> tuple[str, ...]:
     frames = [
         f"{frame.name} at {Path(frame.filename).name}:{frame.lineno}"
         for frame in traceback.extract_tb(trace)
-        if Path(frame.filename).parent != _HERE
+        if not Path(frame.filename).is_relative_to(_PACKAGE)
     ]
     return tuple(reversed(frames))

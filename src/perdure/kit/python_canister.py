@@ -222,7 +222,12 @@ class PythonMethod:
 
 
 def _results(annotation: Any, annotations: Annotations) -> list[Shape]:
-    return [] if annotation in (None, type(None)) else [annotations.shape(annotation)]
+    """A tuple is several results, as in Motoko; as an argument or within something it is a record."""
+    if annotation in (None, type(None)):
+        return []
+    arguments = typing.get_args(annotation)
+    several = typing.get_origin(annotation) is tuple and Ellipsis not in arguments
+    return [annotations.shape(one) for one in (arguments if several else (annotation,))]
 
 
 def _types(shapes: Sequence[Shape]) -> str:

@@ -1,0 +1,678 @@
+"""Canisters written in Python obey the rules of every canister."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any
+
+import pytest
+
+from perdure import ANONYMOUS, MalformedError, Principal, Subnet, UnsupportedError, rejects
+from perdure.candid import encode, parse_types
+from perdure.execution import SubnetConfig, submit_ingress
+from perdure.kit import (
+    call,
+    canister,
+    composite_query,
+    gather,
+    heartbeat,
+    ic,
+    init,
+    inspect_message,
+    int8,
+    nat,
+    nat8,
+    nat32,
+    nat64,
+    nat128,
+    notify,
+    post_upgrade,
+    pre_upgrade,
+    query,
+    reject,
+    stable,
+    timer,
+    trap,
+    update,
+)
+from perdure.kit.instance import _pickled, _Unpickler
+from perdure.stable import (
+    MemoryManager,
+    StableBTreeMap,
+    StableBTreeSet,
+    StableCell,
+    StableLog,
+    StableMinHeap,
+    StableVec,
+    types,
+)
+from perdure.wasm import decode as decode_module
+
+ALICE = Principal.self_authenticating(b"alice")
+
+
+@dataclass
+class User:
+    """Somebody."""
+
+    name: str
+    age: nat8 = 0
+    friends: list[Principal] | None = None
+
+
+class Color(Enum):
+    red = 1
+    blue = 2
+
+
+@dataclass
+class Ok:
+    value: nat
+
+
+@dataclass
+class Err:
+    reason: str
+
+
+@canister
+class Registry:
+    users: StableBTreeMap[Principal, User]
+    total: StableCell[nat64] = stable(default=0)
+    log: StableLog[str]
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last: User | None = None
+
+    @init
+    def begin(self, symbol: str) -> None:
+        self.symbol = symbol
+
+    @update
+    def add(self, user: User) -> nat64:
+        """Adds the caller."""
+        self.users[ic.caller] = user
+        self.log.append(user.name)
+        self.total.value += user.age
+        self.count += 1
+        self.last = user
+        if user.age > 100:
+            raise ValueError("too old")
+        return self.total.value
+
+    @query
+    def get(self, who: Principal) -> User | None:
+        self.count += 100
+        self.log.append("a query leaves no trace")
+        return self.users.get(who)
+
+    @query
+    def counted(self) -> tuple[nat, nat64]:
+        return self.count, len(self.log)
+
+    @query
+    def last_user(self) -> User | None:
+        return self.last
+
+    @update
+    def refuse(self) -> None:
+        self.count += 1
+        reject("not today")
+
+    @update
+    def crash(self) -> None:
+        self.count += 1
+        trap("on purpose")
+
+
+@pytest.fixture
+def registry():
+    return Subnet().install(Registry, ("TST",))
+
+
+def test_calls_and_types(registry):
+    actor = registry.actor()
+    assert actor.add({"name": "Ada", "age": 36}) == 36
+    assert actor.get(ANONYMOUS) == {"name": "Ada", "age": 36, "friends": None}
+    assert actor.get(ALICE) is None
+    assert actor.last_user()["name"] == "Ada"
+
+
+def test_a_query_leaves_no_trace(registry):
+    registry.actor().get(ANONYMOUS)
+    registry.update("get", encode(parse_types("(principal)"), [ANONYMOUS]))
+    assert registry.actor().counted() == (0, 0)
+
+
+def test_a_trap_undoes_everything(registry):
+    actor = registry.actor()
+    actor.add({"name": "Ada", "age": 36})
+    before = registry.stable.read(0, registry.stable.size() << 16)
+    with rejects(code=5, error_code="IC0503", match="ValueError: too old") as rejected:
+        actor.add({"name": "Bob", "age": 200})
+    assert rejected.error.backtrace[0].startswith("add at test_python_canister.py:")
+    assert registry.stable.read(0, registry.stable.size() << 16) == before
+    assert actor.counted() == (1, 1)
+    assert actor.last_user()["name"] == "Ada"
+    with rejects(match="on purpose"):
+        actor.crash()
+    assert actor.counted() == (1, 1)
+
+
+def test_a_reject_undoes_nothing(registry):
+    with rejects(code=4, error_code="IC0406", match="^not today$"):
+        registry.actor().refuse()
+    assert registry.actor().counted() == (1, 0)
+
+
+def test_an_upgrade_keeps_stable_variables_only(registry):
+    actor = registry.actor()
+    actor.add({"name": "Ada", "age": 36})
+    registry.upgrade(Registry)
+    assert actor.counted() == (0, 1)
+    assert actor.get(ANONYMOUS)["age"] == 36
+    registry.reinstall(Registry, ("NEW",))
+    assert actor.get(ANONYMOUS) is None
+
+
+def test_forks_anchors_and_snapshots(registry):
+    subnet = registry._subnet
+    actor = registry.actor()
+    actor.add({"name": "Ada", "age": 1})
+    fork = subnet.fork()
+    twin = fork.canister(registry.id).actor()
+    assert twin.add({"name": "Eve", "age": 2}) == 3
+    assert twin.last_user()["name"] == "Eve"
+    assert actor.last_user()["name"] == "Ada"
+    with subnet.anchor():
+        actor.add({"name": "Bob", "age": 3})
+        assert actor.counted() == (2, 2)
+    assert actor.counted() == (1, 1)
+    taken = registry.take_snapshot()
+    actor.add({"name": "Bob", "age": 3})
+    registry.load_snapshot(taken)
+    assert (actor.counted(), actor.last_user()["name"]) == ((1, 1), "Ada")
+
+
+def test_stable_variables_have_the_crates_format(registry):
+    registry.actor().add({"name": "Ada", "age": 36})
+    manager = MemoryManager.load(registry.stable)
+    users = StableBTreeMap.load(manager.get(0), types.principal, types.raw)
+    (person,) = parse_types("(record { name : text; age : nat8; friends : opt vec principal })")
+    assert users[ANONYMOUS][:4] == b"DIDL"
+    assert registry.service().names["User"].type.fields == person.fields
+    assert StableCell.load(manager.get(1), types.u64).value == 36
+    assert list(StableLog.load(manager.get(2), manager.get(3), types.text)) == ["Ada"]
+
+
+def test_its_bytes_are_a_module_with_the_interface(registry):
+    module = decode_module(registry.module.wasm)
+    assert module.custom_sections
+    assert registry.service().methods["add"].docs == "Adds the caller."
+    assert "add : (user : User) -> (nat64)" in registry.service().methods["add"].signature
+    assert registry.service().init is not None
+    assert registry.status().module_hash == registry.module.module_hash
+
+
+def test_arguments_of_other_types_trap(registry):
+    with rejects(code=5, match="CoercionError|MalformedError"):
+        registry.update("add", b"DIDL\x00\x01\x7c\x05")
+    with rejects(error_code="IC0536"):
+        registry.update("nothing")
+
+
+def test_every_annotation_there_and_back():
+    @canister
+    class Echo:
+        @query
+        def numbers(self, a: int, b: nat32, c: int8, d: float) -> tuple[int, nat32, int8, float]:
+            return a, b, c, d
+
+        @query
+        def color(self, value: Color) -> Color:
+            assert isinstance(value, Color)
+            return value
+
+        @query
+        def case(self, value: Ok | Err) -> Ok | Err:
+            assert isinstance(value, (Ok, Err))
+            return value
+
+        @query
+        def many(self, pairs: dict[str, nat64], names: set[str]) -> list[tuple[str, nat64]]:
+            return sorted([*pairs.items(), *((name, 0) for name in names)])
+
+        @query
+        def some(self, value: Annotated[Any, "variant { a : nat; b }"]) -> Annotated[Any, "variant { a : nat; b }"]:
+            return value
+
+        @query
+        def nothing(self) -> None:
+            pass
+
+        @query(name="its own name")
+        def renamed(self, from_: bytes) -> bytes:
+            return from_
+
+        @query(raw=True)
+        def raw(self, data):
+            return data[::-1]
+
+    installed = Subnet().install(Echo)
+    actor = installed.actor()
+    assert actor.numbers(-5, 7, -8, 0.5) == (-5, 7, -8, 0.5)
+    assert actor.color("blue") == {"blue": None}
+    assert actor.case({"Err": {"reason": "no"}}) == {"Err": {"reason": "no"}}
+    assert actor.many([("b", 1)], ["a"]) == [("a", 0), ("b", 1)]
+    assert actor.some({"a": 5}) == {"a": 5}
+    assert actor.nothing() is None
+    assert actor["its own name"](b"xyz") == b"xyz"
+    assert "from : blob" in installed.service().methods["its own name"].signature
+    assert installed.query("raw", b"abc") == b"cba"
+
+
+@canister
+class Caller:
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.ticks = 0
+
+    @update
+    async def ask(self, other: Principal) -> nat:
+        self.seen.append(1)
+        first, second = await gather(
+            call(other, "counted", signature="() -> (nat, nat64) query"),
+            call(other, "counted", signature="() -> (nat, nat64) query"),
+        )
+        self.seen.append(2)
+        assert ic.caller == ALICE
+        return first[0] + second[0]
+
+    @update
+    async def ask_raw(self, other: Principal) -> bytes:
+        return await call(other, "counted", b"DIDL\0\0")
+
+    @update
+    async def expects_a_rejection(self, other: Principal) -> str:
+        try:
+            await call(other, "crash")
+        except Exception as error:
+            return str(error)
+        return "no rejection"
+
+    @update
+    async def traps_afterwards(self, other: Principal) -> None:
+        self.seen.append(3)
+        await call(other, "counted", b"DIDL\0\0")
+        self.seen.append(4)
+        raise RuntimeError("after the answer")
+
+    @update
+    async def rejects_afterwards(self, other: Principal) -> None:
+        await call(other, "counted", b"DIDL\0\0")
+        self.seen.append(5)
+        reject("later")
+
+    @update
+    async def nested(self, other: Principal) -> nat:
+        async def twice() -> int:
+            one = await call(other, "counted", signature="() -> (nat, nat64) query")
+            two = await call(other, "counted", signature="() -> (nat, nat64) query")
+            return one[0] + two[0]
+
+        return await twice()
+
+    @update
+    async def awaits_nonsense(self) -> None:
+        class Nonsense:
+            def __await__(self):
+                yield 5
+
+        await Nonsense()
+
+    @update
+    def tell(self, other: Principal) -> None:
+        notify(other, "refuse", b"DIDL\0\0")
+
+    @composite_query
+    async def composed(self, other: Principal) -> nat:
+        self.seen.append(9)
+        first, _ = await call(other, "counted", signature="() -> (nat, nat64) query")
+        second, _ = await call(other, "counted", signature="() -> (nat, nat64) query")
+        return first + second + len(self.seen)
+
+    @query
+    def saw(self) -> list[nat]:
+        return self.seen
+
+
+@pytest.fixture
+def caller(registry):
+    registry.actor().add({"name": "Ada", "age": 1})
+    return registry._subnet.install(Caller)
+
+
+def test_calls_between_canisters(registry, caller):
+    actor = caller.actor(ALICE)
+    assert actor.ask(registry.id) == 2
+    assert actor.ask_raw(registry.id)[:4] == b"DIDL"
+    assert "on purpose" in actor.expects_a_rejection(registry.id)
+    assert actor.nested(registry.id) == 2
+    assert actor.saw() == [1, 2]
+    actor.tell(registry.id)
+    registry._subnet.run_until_idle()
+    assert registry.actor().counted() == (2, 1)
+
+
+def test_a_trap_after_an_answer_undoes_only_what_came_after_it(registry, caller):
+    with rejects(match="RuntimeError: after the answer"):
+        caller.actor().traps_afterwards(registry.id)
+    assert caller.actor().saw() == [3]
+    with rejects(code=4, match="later"):
+        caller.actor().rejects_afterwards(registry.id)
+    assert caller.actor().saw() == [3, 5]
+
+
+def test_only_calls_can_be_awaited(caller):
+    with rejects(match="a canister awaits calls to canisters"):
+        caller.actor().awaits_nonsense()
+
+
+def test_composite_queries(registry, caller):
+    assert caller.actor().composed(registry.id) == 3
+    assert caller.actor().saw() == []
+
+
+def test_calls_to_nobody_are_rejected(caller):
+    assert "not found" in caller.actor().expects_a_rejection(ALICE)
+
+
+def test_a_fork_between_call_and_answer(registry, caller):
+    """The coroutine stays where it is: on the fork the answer traps, at the origin it arrives."""
+    subnet = registry._subnet
+    arg = caller.service().methods["ask"].encode([registry.id])
+    request = submit_ingress(subnet._state, caller.id.raw_bytes, "ask", arg, ALICE.raw_bytes, 0)
+    while not subnet._state.canisters[caller.id.raw_bytes].open_calls:
+        subnet.tick()
+    fork = subnet.fork()
+    fork.run_until_idle()
+    assert "is gone" in fork._state.responses[request].message
+    subnet.run_until_idle()
+    assert subnet._state.responses[request].data[:4] == b"DIDL"
+
+
+def test_hooks_timers_and_inspection():
+    @canister
+    class Hooked:
+        kept: StableVec[nat64]
+
+        def __init__(self) -> None:
+            self.beats = 0
+
+        @pre_upgrade
+        def before(self) -> None:
+            self.kept.push(self.beats)
+
+        @post_upgrade
+        def after(self) -> None:
+            self.kept.push(100)
+
+        @heartbeat
+        def beat(self) -> None:
+            self.beats += 1
+
+        @timer
+        def ring(self) -> None:
+            self.kept.push(7)
+
+        @update
+        def set(self, after_ns: nat64) -> None:
+            ic.set_timer(ic.time_ns + after_ns)
+
+        @query
+        def all(self) -> list[nat64]:
+            return list(self.kept)
+
+        @inspect_message
+        def inspect(self) -> bool:
+            return ic.method_name != "set" or ic.caller == ALICE
+
+    subnet = Subnet()
+    hooked = subnet.install(Hooked)
+    with rejects(error_code="IC0406"):
+        hooked.actor().set(5)
+    hooked.actor(ALICE).set(1_000_000)
+    subnet.advance_time(2_000_000)
+    subnet.tick()
+    hooked.upgrade(Hooked)
+    first, beats, last = hooked.actor().all()
+    assert (first, last) == (7, 100)
+    assert beats >= 2
+
+
+def test_cycles_logs_and_facts():
+    @canister
+    class Bank:
+        @update
+        def deposit(self) -> nat:
+            ic.print("got", ic.cycles_available)
+            return ic.accept_cycles(30)
+
+        @update
+        async def pay(self, to: Principal) -> nat:
+            await call(to, "deposit", b"DIDL\0\0", cycles=50)
+            return ic.cycles_refunded
+
+        @query
+        def facts(self) -> tuple[Principal, bool, nat64]:
+            return ic.id, ic.is_controller(ic.caller), ic.version
+
+    subnet = Subnet()
+    bank, other = subnet.install(Bank), subnet.install(Bank)
+    assert bank.actor().pay(other.id) == 20
+    assert other.logs()[0].content == b"got 50"
+    assert bank.actor().facts()[:2] == (bank.id, True)
+
+
+def test_every_structure_and_declared_memories():
+    @canister(bucket_wasm_pages=1)
+    class Many:
+        names: StableBTreeSet[str] = stable(9)
+        queue: StableMinHeap[nat32]
+        pairs: StableBTreeMap[tuple[nat32, nat32], nat128]
+        events: StableLog[bytes] = stable((3, 4))
+        owner: StableCell[Principal | None] = stable(default=None)
+        old: StableVec[Annotated[bytes, types.Blob(8)]]
+
+        @update
+        def fill(self) -> list[nat]:
+            self.names.add("x")
+            self.queue.push(9)
+            self.queue.push(2)
+            self.pairs[1, 2] = 1 << 100
+            self.events.append(b"e")
+            self.owner.value = ic.caller
+            self.old.push(b"12345678")
+            return [self.queue.pop() or 0, self.pairs[1, 2]]
+
+    many = Subnet().install(Many)
+    assert many.actor().fill() == [2, 1 << 100]
+    manager = MemoryManager.load(many.stable)
+    assert manager.bucket_wasm_pages == 1
+    assert manager.memory_ids() == [0, 1, 2, 3, 4, 5, 9]
+    assert list(StableBTreeSet.load(manager.get(9), types.text)) == ["x"]
+    assert StableCell.load(manager.get(2), types.Option(types.principal)).value == ANONYMOUS
+    assert list(StableVec.load(manager.get(5), types.Blob(8))) == [b"12345678"]
+
+
+def test_growth_is_rolled_back_with_everything_else():
+    @canister(bucket_wasm_pages=1)
+    class Grower:
+        first: StableBTreeMap[nat32, bytes]
+        second: StableBTreeMap[nat32, bytes]
+
+        @update
+        def fill(self, which: bool, crash: bool) -> None:
+            chosen = self.first if which else self.second
+            for index in range(100):
+                chosen[index] = bytes([which]) * 2_000
+            if crash:
+                raise ValueError
+
+        @query
+        def sound(self) -> bool:
+            return all(value == b"\1" * 2_000 for value in self.first.values()) and all(
+                value == b"\0" * 2_000 for value in self.second.values()
+            )
+
+    grower = Subnet().install(Grower)
+    before = grower.stable.size()
+    with rejects(match="ValueError"):
+        grower.actor().fill(True, True)
+    assert grower.stable.size() == before
+    grower.actor().fill(False, False)
+    grower.actor().fill(True, False)
+    assert grower.actor().sound()
+
+
+def test_stable_memory_ends_at_its_limit():
+    @canister
+    class Greedy:
+        data: StableBTreeMap[nat32, bytes]
+
+        @update
+        def grow(self) -> None:
+            self.data[0] = bytes(9 << 20)
+
+    greedy = Subnet(config=SubnetConfig(max_stable_memory_bytes=10 << 20)).install(Greedy)
+    with rejects(match="GrowFailedError"):
+        greedy.actor().grow()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        (object, "has no Candid type"),
+        (Color | int, "only dataclasses"),
+        ("Missing", "Missing"),
+    ],
+)
+def test_annotations_without_a_type(annotation, reason):
+    def method(self, value):
+        return None
+
+    method.__annotations__ = {"value": annotation}
+    with pytest.raises(TypeError, match=reason):
+        canister(type("Bad", (), {"method": update(method)}))
+
+
+def test_declarations_that_cannot_be():
+    with pytest.raises(TypeError, match="no order in stable memory"):
+
+        @canister
+        class Key:
+            data: StableBTreeMap[User, str]
+
+    with pytest.raises(TypeError, match="share a memory"):
+
+        @canister
+        class Shared:
+            one: StableVec[nat64] = stable(1)
+            two: StableVec[nat64] = stable(1)
+
+    with pytest.raises(TypeError, match="has no annotation"):
+
+        @canister
+        class Untyped:
+            @update
+            def method(self, value):
+                return None
+
+    with pytest.raises(TypeError, match="two methods for one of"):
+
+        @canister
+        class Twice:
+            @init
+            def one(self) -> None: ...
+
+            @init
+            def two(self) -> None: ...
+
+    with pytest.raises(TypeError, match="lives in 2 memories"):
+
+        @canister
+        class OneMemory:
+            log: StableLog[str] = stable(1)
+
+
+def test_a_stable_variable_cannot_be_replaced():
+    @canister
+    class Replacing:
+        data: StableVec[nat64]
+
+        @update
+        def replace(self) -> None:
+            self.data = [1]
+
+    with rejects(match="cannot be replaced"):
+        Subnet().install(Replacing).actor().replace()
+
+
+def test_attributes_that_cannot_be_kept_trap():
+    @canister
+    class Keeper:
+        @update
+        def keep(self) -> None:
+            self.file = lambda: None
+
+        @query
+        def names(self) -> list[str]:
+            return list(self.__dict__)
+
+    keeper = Subnet().install(Keeper)
+    with rejects(match="cannot be kept between messages"):
+        keeper.actor().keep()
+    assert keeper.actor().names() == []
+
+
+def test_a_heap_from_elsewhere_calls_nothing():
+    import io
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("true",)
+
+    file = io.BytesIO()
+    pickle.Pickler(file).dump({"a": Evil()})
+    module = Registry.__perdure_module__
+    with pytest.raises(MalformedError, match="not the canister's"):
+        _Unpickler(file.getvalue(), module).load()
+    with pytest.raises(MalformedError, match="does not read"):
+        _Unpickler(b"\x80\x05nonsense", module).load()
+    good = _pickled({"a": User("x"), "b": {1, 2}, "c": [ALICE]}, module)
+    assert _Unpickler(good, module).load() == {"a": User("x"), "b": {1, 2}, "c": [ALICE]}
+    for size in range(len(good)):
+        with pytest.raises(MalformedError):
+            _Unpickler(good[:size], module).load()
+    with pytest.raises(MalformedError, match="not the canister's"):
+        module.class_named("os:system")
+
+
+def test_the_network_is_there_only_while_it_runs_a_canister():
+    with pytest.raises(RuntimeError, match="no canister is running"):
+        _ = ic.caller
+    with pytest.raises(ValueError, match="without a signature"):
+        call(ALICE, "method", 1)
+    with pytest.raises(ValueError, match="1 values for 0 types"):
+        call(ALICE, "method", 1, signature="() -> ()")
+
+
+def test_only_marked_classes_are_code():
+    with pytest.raises(TypeError, match="no class made a canister"):
+        Subnet().install(User)
+    with pytest.raises(UnsupportedError):
+        Subnet().create_canister().actor()
