@@ -47,5 +47,9 @@ canisters: $(DEV)
 canisters-ci: $(DEV)
 	$(BIN)/python tests/canisters/build.py c wat motoko
 
+# make conformance SUITE=candid DIR=.../dfinity/candid/test: outside suites, which are not kept here
+conformance: $(DEV)
+	$(BIN)/python tests/conformance/$(SUITE).py $(DIR)
+
 clean:
 	rm -rf $(VENV) build dist
