@@ -143,6 +143,9 @@ class FakeHost:
     def committed(self, canister_id, delta):
         self.commits.append(canister_id)
 
+    def executed(self, subnet, message):
+        pass
+
     def discarded(self, canister_id):
         pass
 
