@@ -40,6 +40,7 @@ from perdure.wasm.tokens import (
     charset,
     leb_forms,
     opcode_stream,
+    possessive,
     skip_labels,
     token_pattern,
 )
@@ -154,7 +155,7 @@ def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
     run += rb"|\x10(?!" + targets + b")" + INDEX + rb"|\x40(?!" + memory_0 + b")" + INDEX
     ends = charset(_ENDS)
     unconditional = rb"(?:[\x00\x0f]|[\x0c\x12]" + INDEX + rb"|\x13" + INDEX + INDEX + b")"
-    dead = unconditional + b"*+" + ends + b"*+"
+    dead = possessive(unconditional, b"*") + ends + b"*+"
     ending = (
         ends + b"++",
         rb"\x0d" + INDEX + ends + rb"*+|\x04" + BLOCK_TYPE + ends + b"*+",
@@ -166,7 +167,7 @@ def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
         rb"(\x0e)",
         rb"([\x00-\xff]|\Z)",  # no instruction, or the end: so that the search never moves on by itself
     )
-    return re.compile(b"(?:" + run + b")*+(?:" + b"|".join(ending) + b")", re.DOTALL)
+    return re.compile(possessive(run, b"*") + b"(?:" + b"|".join(ending) + b")", re.DOTALL)
 
 
 _Change = tuple[int, int, bytes]
@@ -457,10 +458,14 @@ _PROLOGUE, _UNIT, _FILLER, _FREE, _APART, _DEAR = 0xFE, 0xFB, 0xFA, 0xF9, 0xF8, 
 _DEAR_UNITS = range(0xD3, _DEAR)
 _MOST_UNITS = 10
 _BLOCK_ENDING = frozenset({*_UNCONDITIONAL, *_CONDITIONAL, *_ENDS, _LOOP, BR_TABLE})
+_DEAD_FILLER = possessive(rb"\xfa" + possessive(rb"\xf7.", b"?"), b"*")
 _BLOCK_ENDS = re.compile(
     charset(_BLOCK_ENDING)  # first, alone: the search skips to it
-    + b"(?:(?<=" + charset(_UNCONDITIONAL) + rb")(?:(?:\xfa(?:\xf7.)?+)*+" + charset(_UNCONDITIONAL) + b")*+)?+"
-    + b"(?:(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + rb"++)?+\xf8?+",
+    + possessive(
+        b"(?<=" + charset(_UNCONDITIONAL) + b")" + possessive(_DEAD_FILLER + charset(_UNCONDITIONAL), b"*"), b"?"
+    )
+    + possessive(b"(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + b"++", b"?")
+    + rb"\xf8?+",
     re.DOTALL,
-)  # fmt: skip
+)
 """The block ends of such a stream, exactly as a scan finds them in the code."""

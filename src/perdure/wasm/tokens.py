@@ -11,6 +11,7 @@ Every expression is possessive and each instruction is decided by its first byte
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from functools import cache
@@ -27,6 +28,7 @@ __all__ = [
     "charset",
     "leb_forms",
     "opcode_stream",
+    "possessive",
     "skip_labels",
     "token_pattern",
 ]
@@ -39,6 +41,17 @@ BULK = tuple(range(0xFC08, 0xFC12))
 MANY_LABELS = 32
 
 _LEB32_BYTES = 5
+
+
+# Before Python 3.11.5 a possessive group that fails midway keeps what it has read (CPython issues 100061 and 106052).
+# An atomic group around a greedy one means the same, but remembers every repetition: some 60 bytes each.
+_POSSESSIVE = (b"(?:", b"+") if sys.version_info >= (3, 11, 5) else (b"(?>(?:", b")")
+
+
+def possessive(pattern: bytes, repetition: bytes) -> bytes:
+    """`pattern` repeated, ``*``, ``?`` or ``{3}``, never giving back what it matched."""
+    before, after = _POSSESSIVE
+    return before + pattern + b")" + repetition + after
 
 
 def charset(values: Iterable[int]) -> bytes:
@@ -96,7 +109,7 @@ def _by_immediates(
     )
 
 
-_LABELS = (leb_forms([count]) + b"(?:" + INDEX + b"){%d}+" % (count + 1) for count in range(MANY_LABELS))
+_LABELS = (leb_forms([count]) + possessive(INDEX, b"{%d}" % (count + 1)) for count in range(MANY_LABELS))
 FEW_LABELS = b"(?:" + b"|".join(_LABELS) + b")"
 """The immediates of a ``br_table`` with fewer than `MANY_LABELS` labels and a default."""
 
@@ -127,7 +140,7 @@ def _phased() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
     bare = charset(next(group for pattern, group in plain if not pattern))
     with_immediates = charset([BR_TABLE, *(number for pattern, group in plain if pattern for number in group)])
     prefixed = rb"(?:\xfc" + leb_forms(range(8)) + b"|" + _BULK_WHOLE + b")"
-    numbers = bare + b"*+(?:" + prefixed + bare + b"*+)*+" + with_immediates + b"?+"
+    numbers = bare + b"*+" + possessive(prefixed + bare + b"*+", b"*") + with_immediates + b"?+"
     behind = b"|".join(b"(?<=" + charset(group) + b")" + pattern for pattern, group in plain if pattern)
     behind += b"|(?<=" + charset([BR_TABLE]) + b")" + FEW_LABELS
     return re.compile(numbers, re.DOTALL), re.compile(b"(?:" + behind + b")(" + numbers + b")", re.DOTALL)
