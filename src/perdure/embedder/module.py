@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
 from functools import cache
@@ -92,8 +92,9 @@ class CompiledModule:
         check(_serialize(self._code, byref(vector)), "serialise")
         return take_bytes(vector)
 
-    def __del__(self) -> None:
-        if hasattr(self, "instance_pre") and not sys.is_finalizing():
+    # Bound as a default: when the interpreter ends, the names of modules are gone before the last of these.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "instance_pre") and not is_finalizing():
             _instance_pre_delete(self.instance_pre)
             _module_delete(self._code)
 
