@@ -284,3 +284,4 @@ def test_a_canister_reads_what_python_built(driver):
     live = StableBTreeMap.load(MemoryManager.load(canister.stable).get(9), types.text, types.u64)
     del names["name 78"]
     assert dict(live) == names
+    assert live.columns().values.to_numpy().tolist() == list(live.values())

@@ -9,6 +9,7 @@
 | `StableLog` | ``Log`` | `Sequence`, with `append` | two memories |
 | `StableCell` | ``Cell`` | `get`, `set`, `value` | one memory |
 | `StableMinHeap` | ``MinHeap`` | `push`, `pop`, `peek`, `len`, `iter` | one memory |
+| `MemoryStream` | ``Reader``, ``Writer`` | `io.RawIOBase` | one memory |
 | `types` | ``Storable`` | `encode`, `decode`, bound, order | |
 
 Three ways in, the same for each: `load` opens what is there and never writes; `create` begins anew and refuses over
@@ -40,6 +41,7 @@ from perdure.stable.log import LogHeader, StableLog
 from perdure.stable.memory_manager import Bucket, ManagerHeader, MemoryManager, VirtualMemory
 from perdure.stable.min_heap import StableMinHeap
 from perdure.stable.slots import ArrayHeader
+from perdure.stable.stream import MemoryStream
 from perdure.stable.vec import StableVec
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "ManagerHeader",
     "MapHeader",
     "MemoryManager",
+    "MemoryStream",
     "NodeFacts",
     "RestrictedMemory",
     "StableBTreeMap",

@@ -19,7 +19,8 @@ bounded, else 1024. A map born with version 1 keeps saying so for ever: crate 0.
 
 The tree is that of CLRS with minimum degree 6: at most 11 entries in a node, at least 5 outside the root, entries in
 internal nodes too. Which node is split, merged or rotated when, and in which order nodes are saved and freed, follows
-the crate to the letter, because it shows in the bytes.
+the crate to the letter, because it shows in the bytes. Reading, inserting and removing are one module because they
+share these rules and the handling of the header.
 
 Spec: ``src/btreemap.rs`` of ic-stable-structures 0.7.2.
 """

@@ -187,7 +187,7 @@ class StableBTreeMap(MutableMapping[K, V]):
     # The crate's own names
 
     def insert(self, key: K, value: V) -> V | None:
-        """Set `key` to `value`; the old value."""
+        """Set `key` to `value`; the old value. Where values can be ``None``, ``in`` tells one from no entry."""
         encoded = encode_checked(self.key_type, key), encode_checked(self.value_type, value)
         return self._tree.insert(*encoded, self.value_type.decode)
 

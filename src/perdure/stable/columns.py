@@ -9,7 +9,7 @@ of one byte and items as wide as the entry, which for variable sizes is done onc
 values are of fixed sizes, a leaf is copied at once, all its keys and then all its values: its entries are neighbours.
 
 Everything is checked as the entry-wise reader checks it, and bounded in the same way: no more pages than the memory has
-room for, no more entries than the header counts.
+room for, no more entries than the header counts. One module, because all of it is one pipeline over the same arrays.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A structure in stable memory holds bytes only; which type they have is known to 
 four things: `encode` and `decode`, the bound (`max_size`, `is_fixed`), and `order`, which maps *encoded* bytes to
 something Python compares as Rust compares the values. For most types the bytes compare as the values do and `order` is
 ``None``; the exceptions are exactly the crate's: `principal` (shorter first), `Reverse`, `Option` (the tag is a suffix)
-and tuples (element by element).
+and tuples (element by element). They are one module because each may be a part of another, here and in `parse`.
 
 | here | in Rust | bytes | bound |
 |---|---|---|---|
