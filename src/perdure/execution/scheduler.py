@@ -152,12 +152,19 @@ def _round_of_one(subnet: SubnetState, canister: CanisterState, request_id: int)
     message = subnet.outbox.pop()
     if not isinstance(message, CallMessage):
         raise InternalError("an ingress message is a call")
-    execute_call(subnet, canister, message)
+    used = execute_call(subnet, canister, message)
+    # What is handed out is not kept: no commit has a response that somebody has seen.
+    response = subnet.responses.pop(request_id, None)
+    subnet.host.executed(subnet, _executed_call(message, used))
     if canister.hook_status is HookStatus.READY:
         _run_tasks(subnet, canister)
     if subnet.outbox:
         deliver(subnet)
-    return subnet.responses.pop(request_id, None)
+    return response or subnet.responses.pop(request_id, None)
+
+
+def _executed_call(message: CallMessage, instructions: int) -> ExecutedMessage:
+    return ExecutedMessage("call", message.callee, message.method_name, message.caller, message.arg, instructions)
 
 
 # -- rounds
@@ -223,7 +230,7 @@ def _run_canister(subnet: SubnetState, canister: CanisterState) -> None:
         subnet.changed.add(canister_id)
         if isinstance(message, CallMessage):
             used = execute_call(subnet, canister, message)
-            done = ExecutedMessage("call", canister_id, message.method_name, message.caller, message.arg, used)
+            done = _executed_call(message, used)
         else:
             used = execute_response(subnet, canister, message)
             done = ExecutedMessage("response", canister_id, instructions=used)

@@ -241,6 +241,7 @@ class StateDirectory:
         log = self.disk.open(f"{self.path}/log", write=True, create=True)
         log.truncate(0)
         log.close()
+        self.disk.sync_directory(self.path)  # or the checkpoint may be found without the rest
         checkpoint = Checkpoint(epoch=1, state_hash=self._hash_state(PageTree(), b""))
         replace_file(self.disk, self.path, "checkpoint", encode_checkpoint(checkpoint))
 

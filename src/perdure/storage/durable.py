@@ -377,6 +377,11 @@ class DurableImage:
         with self._lock:
             return self._memory.image().read(address, size_bytes)
 
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """Address ranges of whole pages that may hold anything but zeros, ascending."""
+        with self._lock:
+            yield from list(self._memory.image().data_ranges())
+
     def close(self) -> None:
         """Say that it is not mapped any more. Again is fine."""
         if self._closed:

@@ -7,7 +7,7 @@ from typing import final
 
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, PageDelta, StateDelta, WasmState
 from perdure.errors import InternalError
-from perdure.execution.state import SnapshotContent
+from perdure.execution.state import ExecutedMessage, SnapshotContent, SubnetState
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import TemporaryStore
 from perdure.storage.image import TemporaryImage
@@ -68,6 +68,20 @@ class MemoryHost:
     def committed(self, canister_id: bytes, delta: StateDelta) -> None:
         """Nothing to do: the images have it."""
 
+    def executed(self, subnet: SubnetState, message: ExecutedMessage) -> None:
+        """Nothing to do: what is in memory is as durable as it gets."""
+
+    def check(self) -> None:
+        """Nothing can have failed."""
+
+    def settle(self) -> None:
+        """Nothing runs: keep instances few."""
+        self.residents.evict()
+
+    def close(self) -> None:
+        """Let go of files."""
+        self.store.close()
+
     def discarded(self, canister_id: bytes) -> None:
         """Give a canister's pages back."""
         state = self.memories.pop(canister_id, None)
@@ -107,6 +121,6 @@ class MemoryHost:
 
 def _images(state: WasmState, *, fork: bool) -> tuple[ReadableImage, ReadableImage]:
     heap, stable = state.heap, state.stable
-    if not isinstance(heap, TemporaryImage) or not isinstance(stable, TemporaryImage):
-        raise InternalError(f"images of another kind: {type(heap).__name__}, {type(stable).__name__}")
+    if not isinstance(heap, ReadableImage) or not isinstance(stable, ReadableImage):
+        raise InternalError(f"images that cannot be forked: {type(heap).__name__}, {type(stable).__name__}")
     return (heap.fork(), stable.fork()) if fork else (heap, stable)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, final
+from collections.abc import Callable, Iterator
+from typing import Protocol, final, runtime_checkable
 
 from perdure.canister import Image, PageDelta, StateDelta
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
@@ -11,6 +12,7 @@ from perdure.subnet.residency import ResidentInstance
 __all__ = ["ImageMemory", "LiveMemory", "ReadableImage", "StoredContent"]
 
 
+@runtime_checkable
 class ReadableImage(Image, Protocol):
     """An image that can be read without being mapped, and forked."""
 
@@ -20,6 +22,10 @@ class ReadableImage(Image, Protocol):
 
     def fork(self) -> ReadableImage:
         """A second image with the same content; costs nothing until one of them changes."""
+        ...
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """Address ranges of whole pages that may hold anything but zeros, ascending."""
         ...
 
 
@@ -77,11 +83,13 @@ class LiveMemory:
     Args:
         instance: the canister's.
         which: ``stable`` or ``heap``.
+        written: called after each write.
     """
 
-    def __init__(self, instance: ResidentInstance, which: str) -> None:
+    def __init__(self, instance: ResidentInstance, which: str, written: Callable[[], None]) -> None:
         self._instance = instance
         self._which = which
+        self._written = written
 
     @property
     def _memory(self) -> Memory:
@@ -117,3 +125,4 @@ class LiveMemory:
         changed = StateDelta(None, delta, None) if self._which == "stable" else StateDelta(delta, None, None)
         self._instance.restore(changed)
         self._instance.commit()
+        self._written()

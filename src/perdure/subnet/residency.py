@@ -6,7 +6,7 @@ needed and may be closed between messages; its images and globals are all that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 from perdure.canister import (
@@ -26,16 +26,24 @@ from perdure.memory import Memory
 __all__ = ["ResidentInstance", "ResidentModule", "Residents"]
 
 
+_NOTHING = StateDelta(None, None, None)
+
+OpenMemories = Callable[[tuple[GlobalValue, ...] | None], WasmState]
+"""Opens a canister's memories anew, with these globals."""
+
+
 @final
 class Residents:
     """The instances that exist now, least recently used first when asked for.
 
     Args:
         capacity: how many may stay when `evict` is called.
+        deferred: whether commits wait for `ResidentInstance.commit_deferred`.
     """
 
-    def __init__(self, capacity: int = 512) -> None:
+    def __init__(self, capacity: int = 512, *, deferred: bool = False) -> None:
         self.capacity = capacity
+        self.deferred = deferred
         self._used: dict[ResidentInstance, None] = {}
 
     def __len__(self) -> int:
@@ -82,19 +90,38 @@ class ResidentModule:
         """An instance over `state`, made when first used."""
         return ResidentInstance(self, state)
 
+    def reopen(self, open_memories: OpenMemories, global_values: tuple[GlobalValue, ...] | None) -> ResidentInstance:
+        """An instance of a canister that has run before; its memories are opened when first used."""
+        instance = ResidentInstance(self, None)
+        instance.move(open_memories, global_values)
+        return instance
+
 
 @final
 class ResidentInstance:
     """A canister's instance, there or not; implements `CanisterInstance`."""
 
-    __slots__ = ("_committed", "_live", "_module", "_residents", "_state", "last_used")
+    __slots__ = (
+        "_committed",
+        "_deferred",
+        "_global_values",
+        "_live",
+        "_module",
+        "_open_memories",
+        "_residents",
+        "_state",
+        "last_used",
+    )
 
-    def __init__(self, module: ResidentModule, state: WasmState, live: CanisterInstance | None = None) -> None:
+    def __init__(self, module: ResidentModule, state: WasmState | None, live: CanisterInstance | None = None) -> None:
         self._module = module
         self._residents = module.residents
         self._state = state
         self._live = live
-        self._committed = state.global_values is not None
+        self._open_memories: OpenMemories | None = None
+        self._global_values = state.global_values if state is not None else None
+        self._committed = self._global_values is not None
+        self._deferred = False
         self.last_used = 0
         if live is not None:
             self._residents.opened(self)
@@ -107,9 +134,9 @@ class ResidentInstance:
     @property
     def state(self) -> WasmState:
         """Images and globals as committed; what a fork starts from."""
-        if self._live is not None:
-            self._state.global_values = self._live.global_values
-        return self._state
+        state = self._memories()
+        state.global_values = self.global_values if self._committed else None
+        return state
 
     @property
     def stable(self) -> Memory:
@@ -124,7 +151,7 @@ class ResidentInstance:
     @property
     def global_values(self) -> tuple[GlobalValue, ...]:
         """Globals as committed."""
-        known = self._state.global_values
+        known = self._global_values
         return known if self._live is None and known is not None else self._use().global_values
 
     def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
@@ -132,6 +159,8 @@ class ResidentInstance:
         live = self._live
         if live is None:
             live = self._use()
+        if self._deferred:
+            raise InternalError("a canister was entered before the message before was committed")
         self.last_used = env.time_ns
         return live.run(entry_point, env)
 
@@ -139,10 +168,23 @@ class ResidentInstance:
         """What is uncommitted."""
         return self._use().changes()
 
+    @property
+    def is_deferred(self) -> bool:
+        """Whether a commit waits for `commit_deferred`."""
+        return self._deferred
+
     def commit(self) -> StateDelta:
-        """Make the uncommitted state the committed one."""
+        """Make the uncommitted state the committed one: now, or at `commit_deferred` (and then ask `changes`)."""
         self._committed = True
+        if self._residents.deferred:
+            self._deferred = True
+            return _NOTHING
         return self._use().commit()
+
+    def commit_deferred(self) -> None:
+        """Do what `commit` put off."""
+        self._deferred = False
+        self._use().commit()
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""
@@ -162,13 +204,29 @@ class ResidentInstance:
         if not isinstance(module, ResidentModule):
             raise InternalError(f"a resident's successor must be resident, found {type(module).__name__}")
         live = self._use().successor(module.code, keep_heap=keep_heap, keep_stable=keep_stable)
-        return ResidentInstance(module, WasmState(self._state.heap, self._state.stable), live)
+        memories = self._memories()
+        heir = ResidentInstance(module, WasmState(memories.heap, memories.stable), live)
+        heir._open_memories = self._open_memories
+        return heir
+
+    def move(self, open_memories: OpenMemories, global_values: tuple[GlobalValue, ...] | None) -> None:
+        """Live on other memories of the same content from now on; they are opened when next used."""
+        self.close()
+        self._state = None
+        self._open_memories = open_memories
+        self._global_values = global_values
+        self._committed = True
 
     def evict(self) -> None:
-        """Close the real instance; the next use makes it again. Nothing may be uncommitted."""
-        if self._live is not None and self._committed:
-            self._state.global_values = self._live.global_values
-            self.close()
+        """Close the real instance, and memories that can be opened again; the next use makes them anew."""
+        if self._live is None or not self._committed or self._deferred:
+            return
+        self._global_values = self._live.global_values
+        self.close()
+        if self._open_memories is not None and self._state is not None:
+            self._state.heap.close()
+            self._state.stable.close()
+            self._state = None
 
     def close(self) -> None:
         """Let go of memories and engine."""
@@ -177,8 +235,17 @@ class ResidentInstance:
             self._live = None
             self._residents.closed(self)
 
+    def _memories(self) -> WasmState:
+        if self._state is None:
+            if self._open_memories is None:
+                raise InternalError("an instance without memories")
+            self._state = self._open_memories(self._global_values)
+        return self._state
+
     def _use(self) -> CanisterInstance:
         if self._live is None:
-            self._live = self._module.code.instantiate(self._state)
+            state = self._memories()
+            state.global_values = self._global_values if self._committed else None
+            self._live = self._module.code.instantiate(state)
             self._residents.opened(self)
         return self._live

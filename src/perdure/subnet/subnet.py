@@ -32,8 +32,8 @@ from perdure.execution.scheduler import advance_time, execute_ingress, round_, r
 from perdure.execution.state import CanisterState, ExecutedMessage, LogRecord, Settings, SubnetState
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.instrument import Options
-from perdure.subnet.actor import Actor
 from perdure.storage import Durability, StateDirectory
+from perdure.subnet.actor import Actor
 from perdure.subnet.durable import DurableHost, open_state
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.management import MAX_ROUNDS, as_error, controller_of, manage, status_record

@@ -1,0 +1,311 @@
+"""A subnet whose state outlives the process: every message is one commit to a state directory.
+
+While a message runs, nothing of it is final. `ResidentInstance.commit` only notes that there is something to commit;
+when the rules say that a message is complete, its pages, the records of the canisters it changed and the subnet's own
+record become one record of the log, and only then do the images take the pages. So the state found after a crash is
+always the one between two messages.
+
+A canister's memories are temporary images until the first such commit (an installation, a loaded snapshot); from then
+on they are the directory's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import final
+
+from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, PageDelta, StateDelta, WasmState
+from perdure.errors import InternalError, StorageError
+from perdure.execution.config import SubnetConfig
+from perdure.execution.cycles import CYCLES_2026_08
+from perdure.execution.records import (
+    adopt,
+    decode_record,
+    decode_snapshot,
+    decode_subnet,
+    encode_record,
+    encode_snapshot,
+    encode_subnet,
+)
+from perdure.execution.state import CanisterState, ExecutedMessage, Snapshot, SnapshotContent, SubnetState
+from perdure.memory import WASM_PAGE_BYTES
+from perdure.storage import CanisterChange, Message, StateDirectory
+from perdure.subnet.host import MemoryHost
+from perdure.subnet.memories import ReadableImage, StoredContent
+from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
+
+__all__ = ["DurableHost", "open_state"]
+
+_SNAPSHOT = b"snapshot "
+"""Snapshots are kept as canisters of the directory, under this prefix; canister ids are at most 29 bytes."""
+
+
+@final
+@dataclass(slots=True)
+class _Draft:
+    """One commit on its way: what changes, and what has to happen to instances and images once it is in the log."""
+
+    changes: dict[bytes, CanisterChange] = field(default_factory=dict)
+    mapped: list[ResidentInstance] = field(default_factory=list)
+    moved: dict[bytes, ResidentInstance] = field(default_factory=dict)
+    unmapped: list[bytes] = field(default_factory=list)
+
+
+@final
+class DurableHost:
+    """Implements `execution.Host` over a state directory. New memories start as temporary ones.
+
+    Args:
+        directory: an open one; closed with the host.
+        compile_code: compiles a module as uploaded.
+        residents: keeps engine instances few.
+    """
+
+    def __init__(
+        self, directory: StateDirectory, compile_code: Callable[[bytes], CanisterModule], residents: Residents
+    ) -> None:
+        self.directory = directory
+        self.temporary = MemoryHost(compile_code, residents, directory.store)
+        self.residents = residents
+        self._failed: StorageError | None = None
+        self._replaced: set[bytes] = set()
+        self._discarded: set[bytes] = set()
+
+    # --- what the rules ask for
+
+    def compile(self, wasm: bytes) -> ResidentModule:
+        """Validate and compile a module."""
+        return self.temporary.compile(wasm)
+
+    def provide(self, code: CanisterModule) -> None:
+        """Have code at hand that is not compiled from its bytes."""
+        self.temporary.provide(code)
+
+    def new_memories(self, canister_id: bytes) -> WasmState:
+        """Empty memories, temporary until the message commits."""
+        self._replaced.add(canister_id)
+        return self.temporary.new_memories(canister_id)
+
+    def committed(self, canister_id: bytes, delta: StateDelta) -> None:
+        """Nothing to do yet: `executed` asks the instances themselves."""
+
+    def discarded(self, canister_id: bytes) -> None:
+        """A canister's memories are gone, from the next commit on."""
+        self._discarded.add(canister_id)
+        self.temporary.discarded(canister_id)
+
+    def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
+        """Keep a copy of the committed memories."""
+        state = _state_of(instance)
+        return StoredContent(_readable(state.heap).fork(), _readable(state.stable).fork())
+
+    def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> StoredContent:
+        """Zeroed memories of these sizes."""
+        return self.temporary.new_snapshot(canister_id, heap_bytes, stable_bytes)
+
+    def load_snapshot(
+        self, canister_id: bytes, content: SnapshotContent, global_values: tuple[GlobalValue, ...]
+    ) -> WasmState:
+        """Memories with the content of a snapshot, temporary until the message commits."""
+        self._replaced.add(canister_id)
+        return self.temporary.load_snapshot(canister_id, content, global_values)
+
+    def executed(self, subnet: SubnetState, message: ExecutedMessage) -> None:
+        """A message is complete: make it a commit.
+
+        Raises:
+            StorageError: it could not be kept. The subnet must be opened anew; what it was told to keep is there.
+        """
+        self.check()
+        argument_hash = hashlib.sha256(message.arg).digest()
+        number = self.directory.version + 1
+        facts = Message(
+            number.to_bytes(8, "big"),
+            message.canister_id,
+            message.kind,
+            message.method_name,
+            message.caller,
+            argument_hash,
+            message.instructions,
+        )
+        try:
+            self._commit(subnet, facts)
+        except StorageError as error:
+            self._failed = error
+            raise
+
+    def check(self) -> None:
+        """Raise what a commit has failed with: from then on memory and disk differ."""
+        if self._failed is not None:
+            raise StorageError(f"a commit failed, open the state anew: {self._failed.message}", self.directory.path)
+
+    # --- one commit
+
+    def _commit(self, subnet: SubnetState, message: Message) -> None:
+        draft = _Draft()
+        for canister_id in sorted(subnet.changed | self._discarded):
+            canister = subnet.canisters.get(canister_id)
+            if canister is not None:
+                self._add(canister, draft)
+            elif canister_id in self.directory.canisters:
+                draft.changes[canister_id] = CanisterChange(deleted=True)
+        self.directory.commit(message, draft.changes, subnet_record=encode_subnet(subnet))
+        for instance in draft.mapped:
+            instance.commit_deferred()
+        self._settle(draft)
+        subnet.changed.clear()
+        self._replaced.clear()
+        self._discarded.clear()
+
+    def _add(self, canister: CanisterState, draft: _Draft) -> None:
+        change = draft.changes[canister.canister_id] = CanisterChange(record=encode_record(canister))
+        known = self.directory.canisters.get(canister.canister_id)
+        module_hash = canister.module.module_hash if canister.module is not None else b""
+        if known is None or known.module_hash != module_hash:
+            change.module_hash = module_hash
+            if canister.module is not None:
+                self.directory.put_blob(canister.module.wasm)
+        for chunk in canister.chunk_store.values():
+            self.directory.put_blob(chunk)
+        self._add_snapshots(canister, draft)
+        self._add_memories(canister, change, draft)
+
+    def _add_memories(self, canister: CanisterState, change: CanisterChange, draft: _Draft) -> None:
+        canister_id, instance = canister.canister_id, canister.instance
+        if not isinstance(instance, ResidentInstance):
+            if canister_id in self._discarded and canister_id in self.directory.canisters:
+                change.heap = change.stable = PageDelta(0, (), fresh=True)
+                change.global_values = ()
+        elif canister_id in self._replaced:
+            if instance.is_deferred:
+                instance.commit_deferred()  # into temporary images
+            state = instance.state
+            change.heap, change.stable = _whole(state.heap), _whole(state.stable)
+            change.global_values = state.global_values
+            draft.moved[canister_id] = instance
+        elif instance.is_deferred:
+            change.heap, change.stable, change.global_values = instance.changes()
+            draft.mapped.append(instance)
+            return
+        else:
+            return
+        draft.unmapped.append(canister_id)
+
+    def _add_snapshots(self, canister: CanisterState, draft: _Draft) -> None:
+        prefix = _SNAPSHOT + canister.canister_id
+        kept = {prefix + snapshot.snapshot_id: snapshot for snapshot in canister.snapshots.values()}
+        for key in list(self.directory.canisters):
+            if key.startswith(prefix) and key not in kept:
+                draft.changes[key] = CanisterChange(deleted=True)
+        for key, snapshot in kept.items():
+            if key not in self.directory.canisters or snapshot.uploaded:
+                draft.changes[key] = _snapshot_change(snapshot)
+                draft.unmapped.append(key)
+
+    def _settle(self, draft: _Draft) -> None:
+        """Give the directory's images what no mapping gives them; what was temporary lives on them from now on."""
+        for key in draft.unmapped:
+            self.directory.apply(key, draft.changes[key])
+        for canister_id, instance in draft.moved.items():
+            instance.move(self._opener(canister_id), instance.global_values)
+            self.temporary.discarded(canister_id)
+
+    def _opener(self, canister_id: bytes) -> OpenMemories:
+        def open_memories(global_values: tuple[GlobalValue, ...] | None) -> WasmState:
+            images = self.directory.image(canister_id, "heap"), self.directory.image(canister_id, "stable")
+            return WasmState(*images, global_values)
+
+        return open_memories
+
+    # --- states
+
+    def fork(self) -> MemoryHost:
+        """A host for a second subnet, in memory."""
+        return self.temporary.fork()
+
+    def settle(self) -> None:
+        """Nothing runs: have what was committed on the platter as far as was asked, and keep instances few."""
+        self.directory.end_round()
+        self.residents.evict()
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        self.directory.close()
+
+    # --- reading a state back
+
+    def restore(self, config: SubnetConfig, seed: bytes) -> SubnetState:
+        """The subnet as it was last committed; a new one where nothing was."""
+        record = self.directory.subnet_record
+        if not record:
+            return SubnetState(host=self, config=config, seed=seed)
+        subnet = decode_subnet(record, self, config, CYCLES_2026_08)
+        subnet.responses.clear()  # they were handed out, or whoever waited for them is gone
+        for canister_id, stored in self.directory.canisters.items():
+            if not canister_id.startswith(_SNAPSHOT):
+                adopt(subnet, self._restore_canister(stored.record))
+        return subnet
+
+    def _restore_canister(self, record: bytes) -> CanisterState:
+        found = decode_record(record)
+        canister = found.state
+        canister_id = canister.canister_id
+        canister.chunk_store = {hash_: self.directory.blob(hash_) for hash_ in found.chunk_hashes}
+        for snapshot_id in found.snapshot_ids:
+            canister.snapshots[snapshot_id] = self._restore_snapshot(_SNAPSHOT + canister_id + snapshot_id)
+        if found.module_hash is not None:
+            module = self.compile(self.directory.blob(found.module_hash))
+            global_values = self.directory.canisters[canister_id].global_values
+            canister.module = module
+            canister.instance = module.reopen(self._opener(canister_id), global_values)
+        return canister
+
+    def _restore_snapshot(self, key: bytes) -> Snapshot:
+        images = self.directory.fork_image(key, "heap"), self.directory.fork_image(key, "stable")
+        return decode_snapshot(self.directory.canisters[key].record, StoredContent(*images))
+
+
+def open_state(
+    directory: StateDirectory,
+    compile_code: Callable[[bytes], CanisterModule],
+    config: SubnetConfig,
+    seed: bytes,
+) -> tuple[DurableHost, SubnetState]:
+    """The host over a state directory, and the subnet that it holds."""
+    host = DurableHost(directory, compile_code, Residents(deferred=True))
+    return host, host.restore(config, seed)
+
+
+def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
+    content = snapshot.content
+    if not isinstance(content, StoredContent):
+        raise InternalError(f"a snapshot of another host: {type(content).__name__}")
+    return CanisterChange(
+        heap=_whole(content.heap.image), stable=_whole(content.stable.image), record=encode_snapshot(snapshot)
+    )
+
+
+def _whole(image: object) -> PageDelta:
+    """All that an image holds, for a memory that starts from nothing."""
+    readable = _readable(image)
+    size_bytes = readable.wasm_pages * WASM_PAGE_BYTES
+    runs = []
+    for start, end in readable.data_ranges():
+        stop = min(end, size_bytes)
+        if start < stop:
+            runs.append((start, readable.read(start, stop - start)))
+    return PageDelta(readable.wasm_pages, runs, fresh=True)
+
+
+def _readable(image: object) -> ReadableImage:
+    if not hasattr(image, "fork") or not hasattr(image, "read"):
+        raise InternalError(f"an image that cannot be read: {type(image).__name__}")
+    return image  # type: ignore[return-value]
+
+
+def _state_of(instance: CanisterInstance) -> WasmState:
+    if not isinstance(instance, ResidentInstance):
+        raise InternalError(f"an instance of another host: {type(instance).__name__}")
+    return instance.state

@@ -1,0 +1,132 @@
+"""A subnet in a state directory: what was answered is there after a crash, and a fork or an anchor changes no file."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from built_canisters import call, module
+
+from perdure import RejectError, StorageError
+from perdure.subnet import Canister, Subnet
+
+FIVE = struct.pack("<Q", 5)
+
+
+def crash(subnet: Subnet) -> None:
+    """Let go of the directory as a killed process would: without a checkpoint."""
+    subnet._host.directory.abandon()  # type: ignore[union-attr]
+
+
+def count(canister: Canister) -> int:
+    return int.from_bytes(canister.query("count"), "little")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def test_what_was_answered_survives_a_crash(path: Path) -> None:
+    subnet = Subnet(path)
+    canister = subnet.install(module("kv32"), FIVE)
+    for _ in range(3):
+        canister.update("inc")
+    canister.update("put", b"\3keyvalue")
+    with pytest.raises(RejectError):
+        canister.update("change_and_trap")
+    crash(subnet)
+    again = Subnet(path).canister(canister.id)
+    assert (count(again), again.query("get", b"key")) == (8, b"value")
+    again.update("inc")
+    assert count(again) == 9
+
+
+@pytest.mark.parametrize("durability", ["message", "round", "checkpoint", "never"])
+def test_a_closed_state_opens_as_it_was(path: Path, durability: str) -> None:
+    with Subnet(path, durability=durability) as subnet:
+        canister = subnet.install(module("motoko_eop_v1"))
+        call(canister, "inc()")
+        call(canister, 'put("a", 7)')
+        canister.upgrade(module("motoko_eop_v2"), wasm_memory_persistence="keep")
+        before, time_ns = call(canister, "entries()"), subnet.time_ns
+    with Subnet(path) as subnet:
+        again = subnet.canister(canister.id)
+        assert (call(again, "entries()"), subnet.time_ns) == (before, time_ns)
+        call(again, "reset()")
+
+
+def test_upgrades_snapshots_and_writes_from_outside_are_kept(path: Path) -> None:
+    subnet = Subnet(path)
+    canister = subnet.install(module("kv32"), FIVE)
+    canister.update("stable64_grow", struct.pack("<Q", 2))
+    canister.stable.write(70_000, b"from outside")
+    snapshot = canister.take_snapshot()
+    canister.update("inc")
+    canister.upgrade(module("kv32"))
+    crash(subnet)
+    subnet = Subnet(path)
+    canister = subnet.canister(canister.id)
+    assert (count(canister), canister.stable.read(70_000, 12)) == (6, b"from outside")
+    canister.load_snapshot(snapshot)
+    assert count(canister) == 5
+    crash(subnet)
+    canister = Subnet(path).canister(canister.id)
+    assert (count(canister), len(canister.snapshots())) == (5, 1)
+
+
+def test_a_reinstalled_and_a_deleted_canister(path: Path) -> None:
+    subnet = Subnet(path)
+    canister, other = (subnet.install(module("kv32"), FIVE) for _ in range(2))
+    canister.update("put", b"\1ab")
+    canister.reinstall(module("kv32"), b"")
+    other.stop()
+    other.delete()
+    crash(subnet)
+    subnet = Subnet(path)
+    assert [item.id for item in subnet.canisters] == [canister.id]
+    assert count(subnet.canister(canister.id)) == 0
+    with pytest.raises(RejectError):
+        subnet.canister(canister.id).query("get", b"a")
+
+
+def test_forks_and_anchors_leave_the_directory_alone(path: Path) -> None:
+    subnet = Subnet(path)
+    canister = subnet.install(module("kv32"), FIVE)
+    version = subnet._host.directory.version  # type: ignore[union-attr]
+    fork = subnet.fork()
+    fork.canister(canister.id).update("inc")
+    with subnet.anchor():
+        canister.update("inc")
+        with subnet.anchor():
+            canister.update("inc")
+            assert count(canister) == 7
+        assert count(canister) == 6
+    assert (count(canister), count(fork.canister(canister.id))) == (5, 6)
+    assert subnet._host.directory.version == version  # type: ignore[union-attr]
+
+
+def test_calls_between_canisters_are_kept_whole(path: Path) -> None:
+    with Subnet(path) as subnet:
+        first, second = (subnet.install(module("motoko_classical_v1")) for _ in range(2))
+        call(first, f'incOther(principal "{second.id}")')
+    with Subnet(path) as subnet:
+        counts = [call(subnet.canister(item.id), "count()") for item in (first, second)]
+        assert counts == [b"DIDL\0\1\x7d\2", b"DIDL\0\1\x7d\1"]
+
+
+def test_a_second_owner_is_told_who_has_it(path: Path) -> None:
+    with Subnet(path), pytest.raises(StorageError, match="open in another process"):
+        Subnet(path)
+
+
+def test_an_evicted_canister_comes_back(path: Path) -> None:
+    for subnet in (Subnet(path), Subnet()):
+        subnet._host.residents.capacity = 1
+        canisters = [subnet.install(module("kv32"), FIVE) for _ in range(4)]
+        for _ in range(2):
+            for canister in canisters:
+                canister.update("inc")
+        assert len(subnet._host.residents) <= 2
+        assert [count(canister) for canister in canisters] == [7] * 4
