@@ -43,6 +43,7 @@ from perdure.candid.types import (
     Type,
     Variant,
     Vec,
+    brief,
     is_nullable,
     resolve,
 )
@@ -218,7 +219,7 @@ class _Compiler:
     def compile(self, wire: Type, want: Type) -> Decoder:  # noqa: PLR0911 - one return per kind of type
         """The closure for a pair of resolved types."""
         if self.shape(wire)[0] == _NO_VALUES:
-            return readers.malformed(f"a value of type {wire} has no values")
+            return readers.malformed(f"a value of type {brief(wire)} has no values")
         if wire is Empty:
             return readers.malformed("a value of type empty")
         if want is Reserved:
@@ -231,7 +232,7 @@ class _Compiler:
             case Record(fields), Record(wanted):
                 return self._record(fields, want)
             case Variant(fields), Variant(wanted):
-                return self._variant(fields, {one.id: one for one in wanted}, str(want))
+                return self._variant(fields, {one.id: one for one in wanted}, brief(want))
             case Service(), Prim() if want is PrincipalType:
                 return readers.decode_principal
             case (Func(), Func()) | (Service(), Service()) if subtype(wire, want, self.meter):
@@ -239,7 +240,7 @@ class _Compiler:
             case Future(), Future():
                 return readers.reserved(self.skipper(wire))
             case _:
-                return readers.mismatch(f"{wire} does not coerce to {want}")
+                return readers.mismatch(f"{brief(wire)} does not coerce to {brief(want)}")
 
     def _opt(self, wire: Type, content: Type) -> Decoder:
         if wire is Null or wire is Reserved:
@@ -251,7 +252,7 @@ class _Compiler:
         inner = resolve(content)
         while isinstance(inner, Opt):
             if id(inner) in seen:
-                return readers.mismatch(f"{wire} does not coerce to an endless option")
+                return readers.mismatch(f"{brief(wire)} does not coerce to an endless option")
             seen.add(id(inner))
             inner = resolve(inner.content)
         return readers.opt_from_content(self.decoder(wire, content), self.skipper(wire), wrap)
@@ -305,7 +306,7 @@ class _Compiler:
         for one in fields:
             expected = wanted.get(one.id)
             if expected is None:
-                lacking = readers.mismatch(f"case {one.label!r} does not coerce to {readers.short(name)}")
+                lacking = readers.mismatch(f"case {one.label!r} does not coerce to {name}")
                 cases.append((one.label, lacking))
             else:
                 cases.append((expected.label, self.decoder(one.type, expected.type)))
@@ -315,7 +316,7 @@ class _Compiler:
         """The closure that passes over a value of a composite type."""
         floor, weight = self.shape(wire)
         if floor == _NO_VALUES:
-            return readers.malformed(f"a value of type {wire} has no values")
+            return readers.malformed(f"a value of type {brief(wire)} has no values")
         match wire:
             case Opt(content):
                 return readers.skip_opt(self.skipper(content))

@@ -30,6 +30,7 @@ from perdure.candid.types import (
     Type,
     Variant,
     Vec,
+    brief,
     is_nullable,
     resolve,
 )
@@ -204,7 +205,7 @@ def _changed(pair: _Pair) -> tuple[str, str]:
 
 
 def _short(type_: Type) -> str:
-    text = str(type_)
+    text = brief(type_, 3)
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -68,6 +68,7 @@ __all__ = [
     "Variant",
     "Vec",
     "blob",
+    "brief",
     "children",
     "field_hash",
     "is_blob",
@@ -436,6 +437,26 @@ def quote(name: str) -> str:
 def quote_text(text: str) -> str:
     """A text in quotes, with what does not print escaped."""
     return '"' + "".join(map(_escape, text)) + '"'
+
+
+def brief(type_: Type, depth: int = 2) -> str:
+    """A type for a message, in bounded work: types within types are cut."""
+    match type_:
+        case Opt(inner) | Vec(inner):
+            keyword = "opt" if isinstance(type_, Opt) else "vec"
+            return f"{keyword} {brief(inner, depth - 1)}" if depth else f"{keyword} ..."
+        case Record(fields) | Variant(fields):
+            shown = [f"{one.label} : {brief(one.type, depth - 1)}" if depth else one.label for one in fields[:3]]
+            parts = [*shown, "..."] if len(fields) > 3 else shown
+            if isinstance(type_, Record):
+                return _braces("record", parts)
+            return _braces("variant", (part.removesuffix(" : null") for part in parts))
+        case Func():
+            return "func"
+        case Service():
+            return "service"
+        case _:
+            return str(type_)
 
 
 def _escape(char: str) -> str:
