@@ -274,11 +274,13 @@ class _Rewriter:
         return tuple(rewritten)
 
     def _charges(self, scans: Mapping[bytes, _Scan], meter: _Meter) -> Iterator[list[_Change]]:
-        costs = iter(meter.block_costs([scan.numbers for scan in scans.values()]))
+        costs = meter.block_costs([scan.numbers for scan in scans.values()])
+        blocks = sum(len(scan.cuts) for scan in scans.values())
+        if len(costs) != blocks:
+            raise InternalError(f"the code has {blocks} blocks but its instructions {len(costs)}")
+        remaining = iter(costs)
         for scan in scans.values():
-            yield meter.charges(scan, costs)
-        if next(costs, None) is not None:
-            raise InternalError("the instructions of the code end more blocks than the code does")
+            yield meter.charges(scan, remaining)
 
     def _inlines_in(self, body: bytes, scan: _Scan) -> bool:
         inlines = self.rewrite.inlines
