@@ -12,7 +12,7 @@ on they are the directory's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -234,37 +234,84 @@ class DurableHost:
         """Let go of the directory."""
         self.directory.close()
 
-    # --- reading a state back
+    def at(self, version: int) -> tuple[MemoryHost, SubnetState]:
+        """The subnet as it was after `version`, in memory.
+
+        Raises:
+            StorageError: that version is not kept.
+        """
+        past = self.directory.at(version)
+        host = self.temporary.fork()
+
+        def memories(key: bytes) -> WasmState:
+            found = past.canisters[key]
+            return WasmState(found.images["heap"], found.images["stable"], found.global_values)
+
+        def adopted(key: bytes, module: ResidentModule) -> ResidentInstance:
+            state = host.memories[key] = memories(key)
+            return module.instantiate(state)
+
+        records = {key: found.record for key, found in past.canisters.items()}
+        reader = _Reader(host, self.directory, records, adopted, memories)
+        return host, reader.subnet(past.subnet_record, SubnetConfig(), b"")
 
     def restore(self, config: SubnetConfig, seed: bytes) -> SubnetState:
         """The subnet as it was last committed; a new one where nothing was."""
-        record = self.directory.subnet_record
+
+        def adopted(key: bytes, module: ResidentModule) -> ResidentInstance:
+            return module.reopen(self._opener(key), self.directory.canisters[key].global_values)
+
+        def memories(key: bytes) -> WasmState:
+            return WasmState(self.directory.fork_image(key, "heap"), self.directory.fork_image(key, "stable"))
+
+        records = {key: found.record for key, found in self.directory.canisters.items()}
+        reader = _Reader(self, self.directory, records, adopted, memories)
+        return reader.subnet(self.directory.subnet_record, config, seed)
+
+
+@final
+@dataclass(slots=True)
+class _Reader:
+    """Makes a subnet of records: today's, or those of the past.
+
+    Args:
+        host: of the subnet.
+        directory: has the blobs.
+        records: of canisters and snapshots.
+        adopted: makes a canister's instance.
+        memories: gives a snapshot's memories.
+    """
+
+    host: DurableHost | MemoryHost
+    directory: StateDirectory
+    records: Mapping[bytes, bytes]
+    adopted: Callable[[bytes, ResidentModule], ResidentInstance]
+    memories: Callable[[bytes], WasmState]
+
+    def subnet(self, record: bytes, config: SubnetConfig, seed: bytes) -> SubnetState:
         if not record:
-            return SubnetState(host=self, config=config, seed=seed)
-        subnet = decode_subnet(record, self, config, CYCLES_2026_08)
+            return SubnetState(host=self.host, config=config, seed=seed)
+        subnet = decode_subnet(record, self.host, config, CYCLES_2026_08)
         subnet.responses.clear()  # they were handed out, or whoever waited for them is gone
-        for canister_id, stored in self.directory.canisters.items():
-            if not canister_id.startswith(_SNAPSHOT):
-                adopt(subnet, self._restore_canister(stored.record))
+        for key, canister_record in self.records.items():
+            if not key.startswith(_SNAPSHOT):
+                adopt(subnet, self._canister(canister_record))
         return subnet
 
-    def _restore_canister(self, record: bytes) -> CanisterState:
+    def _canister(self, record: bytes) -> CanisterState:
         found = decode_record(record)
         canister = found.state
-        canister_id = canister.canister_id
         canister.chunk_store = {hash_: self.directory.blob(hash_) for hash_ in found.chunk_hashes}
         for snapshot_id in found.snapshot_ids:
-            canister.snapshots[snapshot_id] = self._restore_snapshot(_SNAPSHOT + canister_id + snapshot_id)
+            canister.snapshots[snapshot_id] = self._snapshot(_SNAPSHOT + canister.canister_id + snapshot_id)
         if found.module_hash is not None:
-            module = self.compile(self.directory.blob(found.module_hash))
-            global_values = self.directory.canisters[canister_id].global_values
-            canister.module = module
-            canister.instance = module.reopen(self._opener(canister_id), global_values)
+            module = self.host.compile(self.directory.blob(found.module_hash))
+            canister.module, canister.instance = module, self.adopted(canister.canister_id, module)
         return canister
 
-    def _restore_snapshot(self, key: bytes) -> Snapshot:
-        images = self.directory.fork_image(key, "heap"), self.directory.fork_image(key, "stable")
-        return decode_snapshot(self.directory.canisters[key].record, StoredContent(*images))
+    def _snapshot(self, key: bytes) -> Snapshot:
+        state = self.memories(key)
+        return decode_snapshot(self.records[key], StoredContent(_readable(state.heap), _readable(state.stable)))
 
 
 def open_state(

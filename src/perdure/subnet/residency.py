@@ -86,6 +86,12 @@ class ResidentModule:
         """Custom sections by full name."""
         return self.code.custom_sections
 
+    @property
+    def global_types(self) -> tuple[str, ...]:
+        """Types of the globals that are state, in the network's order."""
+        facts = getattr(self.code, "facts", None)
+        return facts.global_types if facts is not None else ()
+
     def instantiate(self, state: WasmState) -> ResidentInstance:
         """An instance over `state`, made when first used."""
         return ResidentInstance(self, state)

@@ -20,38 +20,36 @@ from typing import Any, final
 
 from perdure.candid import decode
 from perdure.candid.service import ServiceType
-from perdure.candid.service import load as load_service
 from perdure.candid.types import Text
 from perdure.canister import CanisterModule, CanisterStatus, GlobalValue, Reject, Reply
 from perdure.embedder import Compiler, shared_compiler
 from perdure.errors import MalformedError, RejectError, UnsupportedError
 from perdure.execution.config import SubnetConfig
+from perdure.execution.identity import identify
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import advance_time, execute_ingress, round_, run_until_idle
 from perdure.execution.state import CanisterState, ExecutedMessage, LogRecord, Settings, SubnetState
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.instrument import Options
-from perdure.storage import Durability, StateDirectory
+from perdure.storage import Durability, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
 from perdure.subnet.durable import DurableHost, open_state
 from perdure.subnet.host import MemoryHost
+from perdure.subnet.interface import NO_VALUES, Argument, has_interface, init_argument, service_of
 from perdure.subnet.management import MAX_ROUNDS, as_error, controller_of, manage, status_record
 from perdure.subnet.memories import LiveMemory
-from perdure.subnet.residency import ResidentInstance, Residents
+from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
+from perdure.subnet.snapshots import put_on, write
 
 __all__ = ["Canister", "Status", "Subnet"]
 
 DEFAULT_CYCLES = 100_000_000_000_000
-SERVICE_SECTIONS = ("icp:public candid:service", "icp:private candid:service")
 CANDID_METHOD = "__get_candid_interface_tmp_hack"
-ARGS_SECTIONS = ("icp:public candid:args", "icp:private candid:args")
 
 
 Wasm = bytes | str | os.PathLike[str] | type[Any]
 """A module, its path, or a class that `perdure.kit.canister` has made a canister."""
-Argument = bytes | tuple[Any, ...]
-"""Of init and post-upgrade hooks: the bytes, or values for the Candid types that the module names."""
 
 
 @final
@@ -109,6 +107,42 @@ class Subnet:
         else:
             directory = StateDirectory.open(path, durability=durability, history=history)
             self._host, self._state = open_state(directory, compile_code, config or SubnetConfig(), seed)
+        identify(self._state)
+
+    @classmethod
+    def open(
+        cls,
+        snapshot: str | os.PathLike[str],
+        *,
+        canister_id: Principal | None = None,
+        controllers: Iterable[Principal] = (),
+        cycles: int = DEFAULT_CYCLES,
+        config: SubnetConfig | None = None,
+    ) -> Subnet:
+        """A subnet in memory with one canister over a downloaded snapshot, which is never written; nothing is copied.
+
+        The clock starts at the snapshot's timestamp. A snapshot knows neither id nor controllers nor cycles.
+
+        Args:
+            snapshot: a directory as `icp canister snapshot download` writes it.
+            canister_id: of the canister; by default the first one.
+            controllers: by default the anonymous principal.
+            cycles: its balance.
+            config: limits.
+
+        Raises:
+            StorageError: it is no such directory, or its parts do not fit each other.
+            RejectError: the module is refused.
+        """
+        subnet = cls(config=config)
+        opened = Snapshot.open(snapshot)
+        canister = subnet.create_canister(canister_id=canister_id, controllers=controllers, cycles=cycles)
+        subnet._state.time_ns = max(subnet._state.time_ns, opened.metadata.taken_at_timestamp)
+        canister._state.charged_until_ns = subnet._state.time_ns
+        host = subnet._host
+        assert isinstance(host, MemoryHost)
+        put_on(opened, subnet._state, canister._state, host.compile(opened.wasm_module()), host.store)
+        return subnet
 
     # --- canisters
 
@@ -125,7 +159,7 @@ class Subnet:
 
         Args:
             wasm: the module or its path, gzip or not.
-            arg: for ``canister_init``: bytes, or a tuple of values for the types that the module names.
+            arg: for ``canister_init``: bytes, Candid text, or a tuple of values for the types that it names.
             canister_id: by default the next free one.
             controllers: by default the anonymous principal.
             cycles: the balance.
@@ -249,6 +283,28 @@ class Subnet:
                 canister.instance.close()
             self._host.discarded(canister.canister_id)
 
+    def at(self, version: int) -> Subnet:
+        """The subnet as it was after commit `version` of its state directory, in memory: look, or go on from there.
+
+        Raises:
+            StorageError: that version is not kept; see `history`.
+            UnsupportedError: the subnet is in memory and has no past.
+        """
+        twin = object.__new__(Subnet)
+        twin._host, twin._state = self._durable.at(version)
+        return twin
+
+    @property
+    def version(self) -> int:
+        """How many commits the state directory has seen."""
+        return self._durable.directory.version
+
+    @property
+    def _durable(self) -> DurableHost:
+        if not isinstance(self._host, DurableHost):
+            raise UnsupportedError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
+        return self._host
+
     def checkpoint(self) -> None:
         """Bring the state directory's images up to date and empty its log; in memory there is nothing to do."""
         if isinstance(self._host, DurableHost):
@@ -341,13 +397,12 @@ class Canister:
         is_text = isinstance(candid, str) and ":" in candid
         text = candid if candid is None or is_text else Path(candid).read_text(encoding="utf-8")
         module = self.module
-        sections = module.custom_sections if module is not None else {}
         methods = module.exported_methods if module is not None else frozenset()
         # Before modules had the section, the Rust CDK gave them this method.
-        is_old = not any(name in sections for name in SERVICE_SECTIONS) and f"canister_query {CANDID_METHOD}" in methods
+        is_old = not has_interface(module) and f"canister_query {CANDID_METHOD}" in methods
         if text is None and is_old:
-            (text,) = decode(self.query(CANDID_METHOD, b"DIDL\0\0"), (Text,))
-        return _service(f"canister {self.id}", module, None if text is None else str(text))
+            (text,) = decode(self.query(CANDID_METHOD, NO_VALUES), (Text,))
+        return service_of(f"canister {self.id}", module, None if text is None else str(text))
 
     # --- code
 
@@ -383,13 +438,28 @@ class Canister:
 
     def _install(self, options: InstallOptions, wasm: bytes, arg: Argument) -> None:
         state = self._state
-        if isinstance(arg, tuple):
-            arg = _service(f"the module for {self.id}", self._subnet._host.compile(wasm)).encode_init(arg)
+        self._check_kind(wasm)
+        if not isinstance(arg, bytes):
+            arg = init_argument(f"the module for {self.id}", self._subnet._host.compile(wasm), arg)
         self._subnet._host.check()
         response = install_code(self._subnet._state, state, options, wasm, arg, controller_of(state))
         self._subnet._done(f"{options.mode.value}_code", self._raw_id, arg)
         if isinstance(response, Reject):
             raise as_error(response)
+
+    def _check_kind(self, wasm: bytes) -> None:
+        old = self._state.module
+        if not isinstance(old, ResidentModule):
+            return
+        try:
+            new = self._subnet._host.compile(wasm)
+        except (MalformedError, UnsupportedError):
+            return  # to be refused by the rules, in their words
+        if type(new.code) is not type(old.code):
+            raise UnsupportedError(
+                f"canister {self.id} cannot go from Wasm to Python or back: uninstall it first, and write the bytes of "
+                "its stable memory to the new one"
+            )
 
     # --- life
 
@@ -447,6 +517,15 @@ class Canister:
     def delete_snapshot(self, snapshot_id: bytes) -> None:
         """Forget a snapshot."""
         self._manage("delete_canister_snapshot", snapshot_id=snapshot_id)
+
+    def write_snapshot(self, path: str | os.PathLike[str]) -> None:
+        """Write the canister's state as a snapshot directory that `icp canister snapshot upload` takes.
+
+        Raises:
+            StorageError: it exists, or cannot be written.
+            UnsupportedError: there is no Wasm module.
+        """
+        write(path, self._subnet._state, self._state)
 
     def _manage(self, method: str, **fields: Any) -> Any:
         self._subnet._host.check()
@@ -510,18 +589,6 @@ class Canister:
 
     def __repr__(self) -> str:
         return f"<Canister {self.id}>"
-
-
-def _service(what: str, module: CanisterModule | None, text: str | None = None) -> ServiceType:
-    sections = module.custom_sections if module is not None else {}
-    args = next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
-    interface = text or next((sections[name] for name in SERVICE_SECTIONS if name in sections), None)
-    if interface is None:
-        raise UnsupportedError(f"{what} has no section candid:service: pass candid='service.did'")
-    try:
-        return load_service(interface, args=args)
-    except MalformedError as error:
-        raise MalformedError(f"the interface of {what}: {error.message}", error.offset) from error
 
 
 def _copy_state(state: SubnetState, host: MemoryHost) -> SubnetState:

@@ -1,0 +1,197 @@
+"""`perdure state`: check a state directory, read its history, name the message that wrote a byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from perdure.storage import Version
+
+__all__ = ["state"]
+
+_DIRECTORY = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+@click.group()
+def state() -> None:
+    """Verify a state directory and read its history.
+
+    \b
+    Example:
+        perdure state history .perdure
+    """  # noqa: D301 - click wants the backspace itself
+
+
+@state.command()
+@_DIRECTORY
+@_JSON
+@_QUIET
+def verify(directory: Path, as_json: bool, quiet: bool) -> None:
+    """Compare every page with its hash, and every module with its name. Exit code 1 where something is damaged.
+
+    \b
+    Example:
+        perdure state verify .perdure
+    """  # noqa: D301
+    from perdure.storage import StateDirectory
+
+    with StateDirectory.open(directory, read_only=True) as opened:
+        problems = opened.verify()
+        facts = {
+            "version": opened.version,
+            "canisters": len(opened.canisters),
+            "state_hash": opened.state_hash().hex(),
+            "problems": problems,
+        }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    elif not quiet:
+        click.echo(f"version {facts['version']}, {facts['canisters']} canisters, state hash {facts['state_hash']}")
+    if not as_json:
+        for problem in problems:
+            click.echo(problem, err=True)
+    if problems:
+        raise SystemExit(1)
+
+
+@state.command()
+@_DIRECTORY
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest so many.")
+@_JSON
+@_QUIET
+def history(directory: Path, limit: int, as_json: bool, quiet: bool) -> None:
+    """List messages, newest first, with what each changed.
+
+    The log keeps what happened since the last checkpoint; more is there if the state was opened with a history.
+
+    \b
+    Example:
+        perdure state history .perdure --limit 10
+    """  # noqa: D301
+    from perdure.storage import StateDirectory
+
+    with StateDirectory.open(directory, read_only=True) as opened:
+        rows = [_row(version) for version in opened.history()[:limit]]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    elif not quiet:
+        _print_history(rows)
+
+
+def _row(version: Version) -> dict[str, Any]:
+    message = version.message
+    changed = {f"{_name(key)} {kind}": pages for (key, kind), pages in version.changed_pages().items()}
+    return {
+        "version": version.version,
+        "kind": message.kind,
+        "canister": _name(message.canister),
+        "method": message.method,
+        "caller": _name(message.caller),
+        "argument_hash": message.argument_hash.hex(),
+        "instructions": message.instructions,
+        "changed_pages": changed,
+    }
+
+
+def _name(raw: bytes) -> str:
+    from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
+
+    return str(Principal(raw)) if len(raw) <= MAX_PRINCIPAL_BYTES and not raw.startswith(b"snapshot ") else raw.hex()
+
+
+def _print_history(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("version", "kind", "canister", "method", "instructions", "pages"):
+        table.add_column(heading, justify="right" if heading in {"version", "instructions", "pages"} else "left")
+    for row in rows:
+        pages = sum(row["changed_pages"].values())
+        cells = (row["version"], row["kind"], row["canister"], row["method"], f"{row['instructions']:,}", f"{pages:,}")
+        table.add_row(*map(str, cells))
+    Console(highlight=False).print(table)
+
+
+@state.command()
+@click.argument("source", metavar="DIR:CANISTER")
+@click.option("--stable", "stable_offset", type=str, help="Offset in stable memory, decimal or 0x...")
+@click.option("--heap", "heap_offset", type=str, help="Offset in the heap.")
+@_JSON
+@_QUIET
+def blame(source: str, stable_offset: str | None, heap_offset: str | None, as_json: bool, quiet: bool) -> None:
+    """Name the message that last wrote a byte. Exit code 1 where it is older than what is kept.
+
+    \b
+    Example:
+        perdure state blame .perdure:rwlgt-iiaaa-aaaaa-aaaaa-cai --stable 0x10000
+    """  # noqa: D301
+    from perdure.ic.principal import Principal
+    from perdure.storage import StateDirectory
+
+    directory, separator, canister = source.rpartition(":")
+    offset = stable_offset if stable_offset is not None else heap_offset
+    if not separator or offset is None or (stable_offset is not None and heap_offset is not None):
+        raise click.UsageError("expected DIR:CANISTER and one of --stable and --heap")
+    kind = "stable" if stable_offset is not None else "heap"
+    try:
+        address = int(offset, 0)
+    except ValueError as error:
+        raise click.UsageError(f"{offset!r} is no offset, expected a number such as 4096 or 0x1000") from error
+    with StateDirectory.open(directory, read_only=True) as opened:
+        try:
+            found = opened.blame(Principal.from_text(canister).raw_bytes, kind, address)
+        except (KeyError, IndexError) as error:
+            raise click.UsageError(str(error.args[0])) from error
+    row = None if found is None else _row(found)
+    if as_json:
+        click.echo(json.dumps(row, indent=2))
+    elif row is None:
+        click.echo("no message that is kept wrote this byte", err=True)
+    elif not quiet:
+        click.echo(f"version {row['version']}: {row['kind']} {row['method']} on {row['canister']} by {row['caller']}")
+    if row is None:
+        raise SystemExit(1)
+
+
+@state.command()
+@_DIRECTORY
+@_QUIET
+def checkpoint(directory: Path, quiet: bool) -> None:
+    """Bring the images up to date and empty the log.
+
+    \b
+    Example:
+        perdure state checkpoint .perdure
+    """  # noqa: D301
+    _checkpoint(directory, None, quiet=quiet)
+
+
+@state.command()
+@_DIRECTORY
+@click.option("--keep", type=click.IntRange(0), default=0, show_default=True, help="How many commits to keep.")
+@_QUIET
+def merge(directory: Path, keep: int, quiet: bool) -> None:
+    """Fold the log and the history into the images: the state stays, the past beyond --keep commits goes.
+
+    \b
+    Example:
+        perdure state merge .perdure --keep 100
+    """  # noqa: D301
+    _checkpoint(directory, keep, quiet=quiet)
+
+
+def _checkpoint(directory: Path, keep: int | None, *, quiet: bool) -> None:
+    from perdure.storage import StateDirectory
+
+    with StateDirectory.open(directory, history=keep) as opened:
+        opened.checkpoint()
+        version = opened.version
+    if not quiet:
+        click.echo(f"version {version} is in the images")

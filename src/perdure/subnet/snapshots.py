@@ -1,0 +1,102 @@
+"""Snapshot directories in the form of `icp` and `dfx`: a canister over a sealed one, and one written of a canister.
+
+The network lists one global more than the canister has: its own instruction counter, an ``i64``, at the end. It is
+written as zero, and left out when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from perdure.canister import GlobalValue, WasmState
+from perdure.errors import InternalError, StorageError, UnsupportedError
+from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.memory import WASM_PAGE_BYTES
+from perdure.storage import Snapshot, SnapshotMetadata, TemporaryStore, write_snapshot
+from perdure.subnet.memories import ReadableImage
+from perdure.subnet.residency import ResidentInstance, ResidentModule
+
+__all__ = ["put_on", "write"]
+
+_COUNTER = GlobalValue("i64", bytes(8))
+
+
+def put_on(
+    snapshot: Snapshot, subnet: SubnetState, canister: CanisterState, module: ResidentModule, store: TemporaryStore
+) -> None:
+    """Give a canister without code the state of a snapshot. Nothing is copied: its files are the memories' base.
+
+    Raises:
+        StorageError: the globals are not those of the module.
+    """
+    metadata = snapshot.metadata
+    global_values = _own_globals(metadata.global_values, module, snapshot.path)
+    memories = WasmState(snapshot.image("heap", store), snapshot.image("stable", store), global_values)
+    canister.module, canister.instance = module, module.instantiate(memories)
+    canister.heap_wasm_pages = metadata.wasm_memory_size // WASM_PAGE_BYTES
+    canister.stable_wasm_pages = metadata.stable_memory_size // WASM_PAGE_BYTES
+    canister.certified_data = metadata.certified_data
+    canister.chunk_store = snapshot.chunks()
+    canister.facts.version = metadata.canister_version
+    canister.global_timer_ns = metadata.global_timer or 0
+    if metadata.on_low_wasm_memory_hook_status is not None:
+        canister.hook_status = HookStatus[metadata.on_low_wasm_memory_hook_status.upper()]
+    if canister.global_timer_ns or "canister_heartbeat" in module.exported_methods:
+        subnet.task_canisters.add(canister.canister_id)
+    canister.refresh(subnet.costs)
+
+
+def _own_globals(found: tuple[GlobalValue, ...], module: ResidentModule, path: str) -> tuple[GlobalValue, ...]:
+    types = module.global_types
+    listed = tuple(value.value_type for value in found)
+    if listed == types:
+        return found
+    if listed == (*types, "i64"):
+        return found[:-1]
+    raise StorageError(f"globals of types {listed} found, the module has {types} and maybe a counter", path)
+
+
+def write(path: str | os.PathLike[str], subnet: SubnetState, canister: CanisterState) -> SnapshotMetadata:
+    """Write a canister's committed state as a snapshot directory.
+
+    Raises:
+        StorageError: it exists, or cannot be written.
+        UnsupportedError: the canister has no Wasm module.
+    """
+    instance, module = canister.instance, canister.module
+    if not isinstance(instance, ResidentInstance) or module is None:
+        raise UnsupportedError("a canister without code has no snapshot")
+    if not module.wasm.startswith((b"\0asm", b"\x1f\x8b")):
+        raise UnsupportedError("a canister written in Python has no Wasm module to put into a snapshot")
+    state = instance.state
+    heap, stable = _forked((state.heap, state.stable))
+    try:
+        return write_snapshot(
+            path,
+            wasm_module=module.wasm,
+            heap=heap,  # type: ignore[arg-type]
+            stable=stable,  # type: ignore[arg-type]
+            chunks=canister.chunk_store,
+            metadata=SnapshotMetadata(
+                taken_at_timestamp=subnet.time_ns,
+                wasm_module_size=len(module.wasm),
+                wasm_memory_size=heap.wasm_pages * WASM_PAGE_BYTES,
+                stable_memory_size=stable.wasm_pages * WASM_PAGE_BYTES,
+                global_values=(*(state.global_values or ()), _COUNTER),
+                canister_version=canister.facts.version,
+                certified_data=canister.certified_data,
+                global_timer=canister.global_timer_ns,
+                on_low_wasm_memory_hook_status=canister.hook_status.name.lower(),  # type: ignore[arg-type]
+            ),
+        )
+    finally:
+        heap.close()
+        stable.close()
+
+
+def _forked(images: Iterable[object]) -> tuple[ReadableImage, ReadableImage]:
+    heap, stable = images
+    if not isinstance(heap, ReadableImage) or not isinstance(stable, ReadableImage):
+        raise InternalError("images of another kind")
+    return heap.fork(), stable.fork()
