@@ -27,7 +27,8 @@ from perdure.stable.nodes import CAPACITY, NODE_HEADER, OVERFLOW_HEADER, V2_HEAD
 __all__ = ["MapShape", "RawNode", "Width", "bounds_sum", "map_shape", "sample_nodes"]
 
 SAMPLE_NODES: Final = 64
-FEW_ENTRIES: Final = 4
+FEW_ENTRIES: Final = 2
+SEVERAL_VALUES: Final = 4
 MAX_FIXED_KEY_BYTES: Final = 1 << 16
 MAX_RUN_BYTES: Final = 1 << 22
 """A node longer than this is left out of the sample."""
@@ -273,43 +274,57 @@ def _readings(header: MapHeader, nodes: list[RawNode], total: int | None) -> lis
     return held
 
 
-def _likeliest(
-    held: list[tuple[int | None, Entries]], nodes: list[RawNode], total: int | None
-) -> list[tuple[int | None, Entries]]:
-    """What is left of several readings after asking, in this order, for what a wrong one meets only by accident.
+Reading = tuple[int | None, Entries]
 
-    A map of a few entries can admit several. Keys ascend as bytes; values fill the bound; keys carry a length (four
-    bytes that happen to be one are rare); nothing but zeros is left over, and some value is not empty. The last says
-    little of a handful of entries, which then stay unexplained.
+
+def _likeliest(held: list[Reading], nodes: list[RawNode], total: int | None) -> list[Reading]:
+    """What is left of several readings after asking for what a wrong one meets only by accident.
+
+    Either values fill the bound, or keys carry a length: four bytes that happen to be one are rare, unless all is
+    zeros; and values are not mostly empty. Of a single entry, over bytes that older ones left behind, even that is too
+    often wrong: it stays unexplained. Then, keys lie between those of the parent, which tells nothing where the order
+    of the keys is the program's own.
     """
+    if len(held) < 2 or sum(len(node) for node in held[0][1]) < FEW_ENTRIES:
+        return held
+    held = [reading for reading in held if _fills(reading, total) or _has_lengths(reading)] or held
+    most = max(map(_values, held))
+    held = [reading for reading in held if 2 * _values(reading) > most >= SEVERAL_VALUES] or held
+    return [reading for reading in held if _nests(reading[1], nodes)] or held
 
-    def fills(reading: tuple[int | None, Entries]) -> bool:
-        width = reading[0]
-        if total is None or width is None:
+
+def _fills(reading: Reading, total: int | None) -> bool:
+    width, entries = reading
+    if not width or total is None:
+        return False
+    return all(len(value) == total - width > 0 for node in entries for _, value in node)
+
+
+def _has_lengths(reading: Reading) -> bool:
+    return reading[0] is None and any(any(key) for node in reading[1] for key, _ in node)
+
+
+def _values(reading: Reading) -> int:
+    """How many values are not empty: lengths of 0 are found wherever nothing was ever written."""
+    return sum(bool(value) for node in reading[1] for _, value in node)
+
+
+def _nests(entries: Entries, nodes: list[RawNode]) -> bool:
+    """Whether keys ascend as bytes in each node, and in several nodes lie between those of the parent."""
+    places = {node.address: place for place, node in enumerate(nodes)}
+    children = 0
+    for parent, node in enumerate(nodes):
+        keys = [key for key, _ in entries[parent]]
+        if any(left >= right for left, right in pairwise(keys)):
             return False
-        return all(len(value) == total - width > 0 for node in reading[1] for _, value in node)
-
-    def leaves_zeros(reading: tuple[int | None, Entries]) -> bool:
-        sizes = [
-            sum(len(key) + len(value) + (8 if reading[0] is None else 4) for key, value in entries)
-            for entries in reading[1]
-        ]
-        values = [value for node in reading[1] for _, value in node]
-        return (
-            len(values) >= FEW_ENTRIES
-            and any(values)
-            and not any(any(node.body[size:]) for node, size in zip(nodes, sizes, strict=True))
-        )
-
-    for test in (
-        lambda reading: _ascends(reading[1]),
-        fills,
-        lambda reading: reading[0] is None and any(key for node in reading[1] for key, _ in node),
-        leaves_zeros,
-    ):
-        if len(held) > 1:
-            held = list(filter(test, held)) or held
-    return held
+        for index, address in enumerate(node.children):
+            found = entries[places[address]] if address in places else ()
+            if found and (
+                (index and found[0][0] <= keys[index - 1]) or (index < len(keys) and found[-1][0] >= keys[index])
+            ):
+                return False
+            children += bool(found)
+    return children > 1
 
 
 def _fixed_candidates(header: MapHeader, nodes: list[RawNode], total: int | None) -> Iterator[int]:
@@ -326,10 +341,6 @@ def _fixed_candidates(header: MapHeader, nodes: list[RawNode], total: int | None
         if width == 0 and first.count > 1:
             continue
         yield width
-
-
-def _ascends(entries: Entries) -> bool:
-    return all(left[0] < right[0] for node in entries for left, right in pairwise(node))
 
 
 def _conclude(
