@@ -21,13 +21,27 @@ class PowerCutError(BaseException):
 
 
 class Inode:
+    """A file's bytes: as on the platter, and as written. Copied when first written, because most cuts change little."""
+
     def __init__(self, durable: bytes = b"") -> None:
-        self.durable = bytearray(durable)
-        self.data = bytearray(durable)
+        self.durable = durable
+        self.data: bytes | bytearray = durable
         self.pending: list[tuple[int, bytes] | int] = []  # writes (offset, bytes) and sizes
         self.holders: list[tuple[object, bool]] = []
 
+    def writable(self) -> bytearray:
+        if not isinstance(self.data, bytearray):
+            self.data = bytearray(self.data)
+        return self.data
+
+    def sync(self) -> None:
+        if self.pending:
+            self.durable = bytes(self.data)
+            self.pending.clear()
+
     def crashed(self, rng: random.Random) -> Inode:
+        if not self.pending:
+            return Inode(self.durable)
         data = bytearray(self.durable)
         for change in self.pending:
             if isinstance(change, int):
@@ -35,7 +49,7 @@ class Inode:
                     _resize(data, change)
             else:
                 _keep_some(data, change, rng)
-        return Inode(data)
+        return Inode(bytes(data))
 
 
 def _resize(data: bytearray, size: int) -> None:
@@ -90,8 +104,9 @@ class SimulatedFile:
         failure = self._disk.fault("write", self._path)
         if failure is not None:
             data = data[: len(data) // 2]  # a failing write may have written some of it
-        _resize(inode.data, max(len(inode.data), offset + len(data)))
-        inode.data[offset : offset + len(data)] = data
+        content = inode.writable()
+        _resize(content, max(len(content), offset + len(data)))
+        content[offset : offset + len(data)] = data
         inode.pending.append((offset, data))
         self._disk.step(f"write {self._path}")
         if failure is not None:
@@ -104,7 +119,7 @@ class SimulatedFile:
     def truncate(self, size_bytes: int) -> None:
         assert self._writable, self._path
         if size_bytes != len(self._inode.data):
-            _resize(self._inode.data, size_bytes)
+            _resize(self._inode.writable(), size_bytes)
             self._inode.pending.append(size_bytes)
             self._disk.step(f"truncate {self._path}")
 
@@ -121,8 +136,7 @@ class SimulatedFile:
         if failure is not None:
             raise failure
         if not self._disk.ignores("sync", self._path):
-            self._inode.durable = bytearray(self._inode.data)
-            self._inode.pending.clear()
+            self._inode.sync()
 
     def lock(self, *, exclusive: bool) -> bool:
         others = [mode for holder, mode in self._inode.holders if holder is not self]
@@ -181,6 +195,9 @@ class SimulatedDisk:
                         else:
                             assert not isinstance(target, str)
                             names[path] = target
+        for path in sorted(names):  # what lay in a directory whose name is lost is lost
+            if path != "/" and (path.rpartition("/")[0] or "/") not in names:
+                del names[path]
         copies: dict[int, Inode] = {}
         found: dict[str, Inode | None] = {}
         for path, inode in names.items():
@@ -192,14 +209,15 @@ class SimulatedDisk:
 
     def copy(self) -> SimulatedDisk:
         """The disk as it is, everything on the platter."""
-        return SimulatedDisk({path: inode and Inode(inode.data) for path, inode in self._names.items()})
+        return SimulatedDisk({path: inode and Inode(bytes(inode.data)) for path, inode in self._names.items()})
 
     def flip(self, path: str, bit: int) -> None:
         """Turn one bit, on the platter."""
         inode = self._names[path]
         assert inode is not None
-        for data in (inode.data, inode.durable):
-            data[bit // 8] ^= 1 << bit % 8
+        data = bytearray(inode.data)
+        data[bit // 8] ^= 1 << bit % 8
+        inode.data = inode.durable = bytes(data)
 
     def files(self) -> dict[str, int]:
         """Sizes of files by path."""
