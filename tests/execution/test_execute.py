@@ -167,7 +167,7 @@ class TestOneCanister:
             api.msg_reply()
 
         canister = world.install({"canister_query c": certificate, "canister_query q": get})
-        world.subnet.certify = lambda canister_id: asked.append(canister_id) or b"certificate"
+        world.subnet.certify = lambda canister_id, data, time_ns: asked.append(canister_id) or b"certificate"
         query(world, canister, "q")
         assert asked == []
         assert query(world, canister, "c") == Reply(b"certificatecertificate")

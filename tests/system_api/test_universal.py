@@ -40,7 +40,7 @@ def machine(universal, universal_wasm, monkeypatch):
     canister = subnet.install(universal_wasm, cycles=10**18)
     canister.update_settings(environment_variables=[{"name": "a", "value": "one"}])
     state = subnet._state
-    state.certify = lambda canister_id: b"certificate of " + canister_id
+    state.certify = lambda canister_id, data, time_ns: b"certificate of " + canister_id + data
     entries, run = [], ResidentInstance.run
 
     def spying(instance, entry_point, env):
@@ -224,9 +224,10 @@ def test_values(machine):
 
 def test_certificate_in_queries(machine):
     runner, p = Runner(machine), machine.u.Program
+    runner.update(p().certified_data_set(b" and data").reply())
     program = p().reply(p().data_certificate())
     for method in ("query", "composite_query"):
-        assert runner.query(program, method) == Reply(b"certificate of " + runner.id)
+        assert runner.query(program, method) == Reply(b"certificate of " + runner.id + b" and data")
 
 
 def test_broken_rules_in_the_replicas_words(machine):

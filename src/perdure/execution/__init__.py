@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
+from perdure.execution.identity import identify, root_key
 from perdure.execution.lifecycle import (
     InstallMode,
     InstallOptions,
@@ -67,8 +68,10 @@ __all__ = [
     "execute_management_call",
     "execute_query",
     "has_work",
+    "identify",
     "install_code",
     "management_query",
+    "root_key",
     "round_",
     "run_until_idle",
     "start_canister",

@@ -8,6 +8,7 @@ Spec: "Query call".
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, final
 
 from perdure.canister import (
@@ -128,7 +129,7 @@ class _Query:
             env.caller_info_data, env.caller_info_signer = self.caller_info
             certify = subnet.certify
             if certify is not None:
-                env.certificate = lambda: certify(canister.canister_id)
+                env.certificate = partial(certify, canister.canister_id, canister.certified_data, subnet.time_ns)
         return env
 
     def instructions_left(self) -> int:

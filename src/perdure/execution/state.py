@@ -317,8 +317,8 @@ class SubnetState:
     costs: CostSchedule = CYCLES_2026_08
     subnet_id: bytes = b""
     root_key: bytes = b""
-    certify: Callable[[bytes], bytes] | None = None
-    """Certificate of a canister's certified data, asked for only when a query wants it."""
+    certify: Callable[[bytes, bytes, int], bytes] | None = None
+    """A certificate for a canister's id, certified data and the time in ns; asked for only when a query wants it."""
     time_ns: int = DEFAULT_TIME_NS
     seed: bytes = b""
     random_counter: int = 0
