@@ -16,7 +16,7 @@ from perdure.canister import (
     WasmState,
 )
 from perdure.errors import InternalError
-from perdure.instrument import Options
+from perdure.instrument import Options, abi
 from perdure.storage import TemporaryImage
 
 COUNTER = """(module
@@ -373,6 +373,17 @@ def test_argument_and_reply_of_two_mebibytes(any_harness):
     instance = any_harness.fresh(source)
     data = bytes(range(256)) * 8192
     assert any_harness.reply(instance, "echo", data) == data
+
+
+def test_large_argument_and_reply_do_not_stay_in_memory(harness):
+    instance = harness.fresh(COUNTER.replace("(memory 2 10)", "(memory 200)"))
+    data = bytes(range(256)) * (32 << 10)
+    limits = Limits(reply_bytes=len(data))
+    assert harness.run(instance, "echo", data, limits).response.data == data
+    message = instance._message
+    assert message.bytes[abi.ARGUMENT : abi.ARGUMENT + 4096] == bytes(4096)
+    assert message.bytes[abi.REPLY + len(data) - 4096 : abi.REPLY + len(data)] == bytes(4096)
+    assert harness.run(instance, "echo", data, limits).response.data == data
 
 
 def test_instructions_are_charged_up_to_the_limit(harness):

@@ -49,6 +49,7 @@ _IN = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.off
 _OUT = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset >= _OUT_OFFSET))
 _RESPONDED = abi.HEADER["responded"].offset
 _REPLIED, _REJECTED = 1, 2
+_LARGE_BYTES = 4 << 20
 _MAX_CALLER_BYTES = abi.HEADER["caller"].size_bytes
 _SIZES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 _BITS = {context: context.bit for context in Context}
@@ -343,7 +344,10 @@ class WasmInstance:
         state.instance = self
         ended = self._store.call(entry, state)  # type: ignore[union-attr]
         state.instance = None
-        return self._returned(env) if ended is None else self._failed(env, ended)
+        outcome = self._returned(env) if ended is None else self._failed(env, ended)
+        if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
+            self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]
+        return outcome
 
     def _fill(self, env: Env, callback_index: int, callback_environment: int) -> None:
         """Write the in-fields of the header and the argument, see `abi`."""
@@ -382,6 +386,8 @@ class WasmInstance:
         result = Return() if api is None else api.finish()
         if view[_RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
             result.response = Reply(view[abi.REPLY : abi.REPLY + out[0]].tobytes())
+            if out[0] > _LARGE_BYTES:
+                self._message.range.drop(abi.REPLY, abi.MAX_REPLY_BYTES)  # type: ignore[union-attr]
         if self._metered:
             result.instructions = limits.instructions - max(out[_LEFT], 0)
         result.stable_accessed_pages = limits.stable_accessed_pages - out[_LEFT + 1]
