@@ -292,7 +292,10 @@ class StableBTreeMap(MutableMapping[K, V]):
         return self._tree.chunks()
 
     def columns(self) -> Columns:
-        """All entries as NumPy columns, without a Python object per entry; needs the extra ``columns``."""
+        """All entries as NumPy columns, without a Python object per entry; needs the extra ``columns``.
+
+        A memory that cannot show itself in one piece (no ``view``, or scattered buckets) is copied once, whole.
+        """
         from perdure.stable.columns import read_columns  # NumPy only when it is asked for
 
         return read_columns(self._tree, self.key_type, self.value_type)

@@ -311,16 +311,17 @@ class NodeStore:
         """The overflow pages of the node at `address`; bounded by what the memory can hold."""
         chain: list[int] = []
         page, limit, stride = first, self.allocator.capacity(), self.allocator.stride
-        window, window_page = b"", 0
+        window, window_page, neighbours_so_far = b"", 0, 0
         while page:
             if len(chain) >= limit:
                 raise MalformedError("the overflow pages of a node run in a circle", address)
             if not self.allocator.is_body(page):
                 raise MalformedError("an overflow address points between chunks", page)
+            neighbours_so_far = neighbours_so_far + 1 if chain and page == chain[-1] + stride else 0
             offset = page - window_page
             if not 0 <= offset <= len(window) - OVERFLOW_HEADER.size:
-                # Pages mostly follow one another: the more of them did, the more are read ahead.
-                ahead = min(MAX_RUN_BYTES, len(chain) * stride, self.memory.size() * WASM_PAGE_BYTES - page)
+                # The more pages followed one another, the more are read ahead; after a jump none.
+                ahead = min(MAX_RUN_BYTES, neighbours_so_far * stride, self.memory.size() * WASM_PAGE_BYTES - page)
                 window = read_exact(self.memory, page, max(ahead, OVERFLOW_HEADER.size), "page")
                 window_page, offset = page, 0
             magic, next_page = OVERFLOW_HEADER.unpack_from(window, offset)
