@@ -15,10 +15,10 @@ from typing import Final
 
 from perdure.canister import Extent
 from perdure.errors import MalformedError, StorageError
-from perdure.ic.principal import Principal
+from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.source import Layer, Source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
-from perdure.storage.directory import StateDirectory
+from perdure.storage import StateDirectory
 
 __all__ = ["map_extents", "open_canister"]
 
@@ -45,14 +45,16 @@ def open_canister(path: Path, canister: str) -> Source:
         extents = list(image.extents())
         memory = map_extents(extents, image.wasm_pages)
         layers = [_layer(extent) for extent in extents]
-    finally:
+    except BaseException:
         directory.close()
+        raise
     ranges = [(extent.address, extent.address + extent.size_bytes) for extent in extents]
-    return Source(f"{path}:{canister}", memory, ranges, layers)
+    # Open until the source is closed: as long as a reader is there, the owner leaves the files as they are.
+    return Source(f"{path}:{canister}", memory, ranges, layers, directory.close)
 
 
 def _find(directory: StateDirectory, canister: str) -> Principal:
-    known = [Principal(canister_id) for canister_id in directory.canisters]
+    known = [Principal(found) for found in directory.canisters if len(found) <= MAX_PRINCIPAL_BYTES]
     try:
         wanted = Principal.from_text(canister)
     except MalformedError:
