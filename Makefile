@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test check lint format types contracts bench canisters canisters-ci conformance clean
+.PHONY: demo test portable check lint format types contracts bench canisters canisters-ci conformance clean
 
 $(CORE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ demo: $(CORE)
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto
+
+# The same on systems without PAGEMAP_SCAN (before Linux 6.7).
+portable: $(DEV)
+	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q
 
 check: lint types contracts
 
@@ -50,6 +54,10 @@ canisters-ci: $(DEV)
 # make conformance SUITE=candid DIR=.../dfinity/candid/test: outside suites, which are not kept here
 conformance: $(DEV)
 	$(BIN)/python tests/conformance/$(SUITE).py $(DIR)
+
+# Runs every benchmark, minutes on a quiet machine, and renders docs/performance.md.
+bench: $(DEV)
+	$(BIN)/python tools/render_performance.py
 
 clean:
 	rm -rf $(VENV) build dist

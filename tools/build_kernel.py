@@ -41,7 +41,11 @@ def build(text: str) -> dict[str, bytes]:
 def main() -> int:
     """Write the files, or with --check compare them."""
     built = build((INSTRUMENT / "kernel.wat").read_text(encoding="utf-8"))
-    stale = [name for name, wasm in built.items() if (INSTRUMENT / name).read_bytes() != wasm] if "--check" in sys.argv else []
+    stale = (
+        [name for name, wasm in built.items() if (INSTRUMENT / name).read_bytes() != wasm]
+        if "--check" in sys.argv
+        else []
+    )
     for name in stale:
         print(f"{name} is not what kernel.wat says: run python tools/build_kernel.py")
     if "--check" not in sys.argv:

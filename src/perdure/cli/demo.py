@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 NATIVE_MESSAGES = 8
+ENTRIES = 55_000  # as many as an ingress message of 2 MiB can carry
 HOST_BUDGET_SECONDS = 30.0
 
 
@@ -23,7 +24,8 @@ HOST_BUDGET_SECONDS = 30.0
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--messages", default=NATIVE_MESSAGES, show_default=True, type=click.IntRange(2), help="In each series.")
-def demo(plot: Path | None, as_json: bool, quiet: bool, messages: int) -> None:
+@click.option("--entries", default=ENTRIES, show_default=True, type=click.IntRange(1, ENTRIES), help="In each message.")
+def demo(plot: Path | None, as_json: bool, quiet: bool, messages: int, entries: int) -> None:
     """Fill a map in stable memory with update messages of 2 MB, natively and through host calls.
 
     Host calls through Python are slow, so that series stops after about half a minute: after as many messages as fit,
@@ -33,7 +35,7 @@ def demo(plot: Path | None, as_json: bool, quiet: bool, messages: int) -> None:
     Example:
         perdure demo --plot demo.svg
     """  # noqa: D301 - click wants the backspace itself
-    runs = _run_all(messages, silent=as_json or quiet)
+    runs = _run_all(messages, entries, silent=as_json or quiet)
     same = _same_bytes(runs)
     if plot:
         from perdure.demo.chart import svg
@@ -48,7 +50,7 @@ def demo(plot: Path | None, as_json: bool, quiet: bool, messages: int) -> None:
         raise SystemExit(1)
 
 
-def _run_all(count: int, *, silent: bool) -> list[Run]:
+def _run_all(count: int, entries: int, *, silent: bool) -> list[Run]:
     from perdure.demo.c_host import c_host_subnets
     from perdure.demo.experiment import insert_messages, run_series
     from perdure.instrument import Options
@@ -57,16 +59,27 @@ def _run_all(count: int, *, silent: bool) -> list[Run]:
         if not silent:
             click.echo(f"  {name}: message {done}", err=True)
 
-    messages = insert_messages(count)
-    native = run_series("native", messages, Options(), progress=progress)
+    messages = insert_messages(count, entries=entries)
+    native = run_series("native", messages, Options(), entries=entries, progress=progress)
     through_host = Options(native_stable=False)
     runs = [native]
     runs.append(
-        run_series("Python host calls", messages, through_host, budget_seconds=HOST_BUDGET_SECONDS, progress=progress)
+        run_series(
+            "Python host calls",
+            messages,
+            through_host,
+            entries=entries,
+            budget_seconds=HOST_BUDGET_SECONDS,
+            progress=progress,
+        )
     )
     make_subnet = c_host_subnets()
     if make_subnet is not None:
-        runs.append(run_series("C host calls", messages, through_host, make_subnet=make_subnet, progress=progress))
+        runs.append(
+            run_series(
+                "C host calls", messages, through_host, entries=entries, make_subnet=make_subnet, progress=progress
+            )
+        )
     return runs
 
 

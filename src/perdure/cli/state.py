@@ -190,8 +190,11 @@ def merge(directory: Path, keep: int, quiet: bool) -> None:
 def _checkpoint(directory: Path, keep: int | None, *, quiet: bool) -> None:
     from perdure.storage import StateDirectory
 
-    with StateDirectory.open(directory, history=keep) as opened:
+    # A history that is not asked for is left alone, so that checkpoints of this command drop nothing.
+    with StateDirectory.open(directory, history=0 if keep is not None else None) as opened:
         opened.checkpoint()
         version = opened.version
+        if keep is not None:
+            opened.forget(version - keep)
     if not quiet:
         click.echo(f"version {version} is in the images")

@@ -70,6 +70,7 @@ def run_series(
     messages: Sequence[bytes],
     options: Options,
     *,
+    entries: int = ENTRIES_PER_MESSAGE,
     budget_seconds: float = float("inf"),
     make_subnet: Callable[[Options], Subnet] | None = None,
     progress: Callable[[str, int], None] = lambda name, done: None,
@@ -80,13 +81,14 @@ def run_series(
         name: of the series.
         messages: arguments of ``insert_many``.
         options: how stable memory is reached.
+        entries: in each message.
         budget_seconds: no further message is begun when the time of all so far and one more would exceed it.
         make_subnet: by default an ordinary one.
         progress: told after each message.
     """
     subnet = make_subnet(options) if make_subnet else Subnet(instrumentation=options)
     canister = subnet.install(wasm())
-    run = Run(name, ENTRIES_PER_MESSAGE)
+    run = Run(name, entries)
     for number, message in enumerate(messages):
         if number == max(1, len(messages) // 2):
             run.survived_upgrade = prove_upgrade(canister)

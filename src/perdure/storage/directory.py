@@ -55,6 +55,9 @@ __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "Storage
 
 Durability = Literal["message", "round", "checkpoint", "never"]
 
+_PATIENCE = 4
+"""How many times as long the log may get while forks make a checkpoint copy what they share."""
+
 _SUBDIRECTORIES = ("images", "blobs", "history")
 
 
@@ -440,7 +443,7 @@ class StateDirectory:
         with self._lock, self._told("commit"):
             self._check_writable()
             log = self._log_for_commit()
-            if log.position > self.log_bytes and self.durability != "never" and self._can_checkpoint():
+            if self._should_checkpoint(log):
                 self._checkpoint_now()
             draft = _Draft(self, message, changes, subnet_record)
             try:
@@ -518,9 +521,20 @@ class StateDirectory:
             if not self._checkpoint_now():
                 raise StorageError("open for reading in another process; try again when it is closed", self.path)
 
-    def _can_checkpoint(self) -> bool:
+    def forget(self, version: int) -> None:
+        """Drop what is kept of the past up to `version`, in whole segments: one is what a checkpoint put aside."""
+        with self._lock, self._told("drop history"):
+            self._check_writable()
+            self._history.forget(version)
+
+    def _should_checkpoint(self, log: CommitLog) -> bool:
+        """Whether the log is long enough; with a fork alive, which makes images be copied, a good deal longer."""
+        if log.position <= self.log_bytes or self.durability == "never":
+            return False
         memories = [memory for state in self._canisters.values() for memory in state.memories.values()]
-        return not any(memory.unapplied or memory.shared for memory in memories)
+        if any(memory.unapplied for memory in memories):
+            return False
+        return log.position > _PATIENCE * self.log_bytes or not any(memory.shared for memory in memories)
 
     def _checkpoint_now(self) -> bool:
         """Make a checkpoint unless somebody reads the directory."""
@@ -652,7 +666,10 @@ class StateDirectory:
             return
         try:
             log = self._log
-            if log is not None and log.failed is None and (log.position or self._changed()) and self._can_checkpoint():
+            under_way = any(
+                memory.unapplied for state in self._canisters.values() for memory in state.memories.values()
+            )
+            if log is not None and log.failed is None and (log.position or self._changed()) and not under_way:
                 with self._told("checkpoint"):
                     self._checkpoint_now()
         finally:

@@ -160,9 +160,13 @@ class History:
 
     def trim(self, version: int) -> None:
         """Remove segments that are older than what is to be kept. A directory that keeps none leaves what is there."""
+        self.forget(version - self.keep if self.keep else 0)
+
+    def forget(self, version: int) -> None:
+        """Remove segments of which nothing is newer than `version`, and what a crash cut off."""
         for name in self._disk.list_directory(self._path):
             last = int(name[21:41]) if name.endswith(".log") and name[21:41].isdigit() else 0
-            if not name.endswith(".log") or (self.keep and last <= version - self.keep):
+            if not name.endswith(".log") or last <= version:
                 self._disk.remove(f"{self._path}/{name}")
 
     def versions(self, live: Segment) -> Iterator[Version]:

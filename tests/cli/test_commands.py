@@ -1,0 +1,112 @@
+"""The commands run, instrument, demo and state, as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+MODULES = ROOT / "tests" / "canisters" / "modules"
+KV = str(MODULES / "kv32.wasm")
+MAP = str(ROOT / "src" / "perdure" / "demo" / "insert_many.wasm.gz")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def perdure() -> Run:
+    def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "perdure", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == code, done.stderr
+        return done
+
+    return run
+
+
+def test_run_takes_the_kind_from_the_export(perdure: Run) -> None:
+    done = json.loads(perdure("run", KV, "--init", "0500000000000000", "inc", "inc", "count", "--json").stdout)
+    assert [(call["kind"], call["reply"][:2]) for call in done["calls"]] == [
+        ("update", "06"),
+        ("update", "07"),
+        ("query", "07"),
+    ]
+
+
+def test_run_speaks_candid_where_the_module_does(perdure: Run) -> None:
+    out = perdure("run", MAP, "insert_many=(vec { record { 1; 2 } })", "len", "get=(1)").stdout
+    assert "(1 : nat64)" in out
+    assert "(opt (2 : nat))" in out
+
+
+def test_exit_codes_tell_a_failure_from_what_could_not_be_done(perdure: Run, tmp_path: Path) -> None:
+    rejected = perdure("run", KV, "trap=626f6f", code=1)
+    assert "IC0503" in rejected.stderr
+    assert "'boo'" in rejected.stderr
+    assert rejected.stdout == ""
+    assert "no method 'nope'" in perdure("run", KV, "nope", code=2).stderr
+    assert "neither hexadecimal" in perdure("run", KV, "echo=xyz", code=2).stderr
+    broken = tmp_path / "broken.wasm"
+    broken.write_bytes(b"\0asm\1\0\0\0\xff")
+    assert "IC0505" in perdure("run", broken, "x", code=1).stderr
+    assert "offset 0x8" in perdure("instrument", broken, code=2).stderr
+    perdure("run", tmp_path / "absent.wasm", code=2)
+
+
+def test_instrument_says_what_was_added_and_writes_it(perdure: Run, tmp_path: Path) -> None:
+    output = tmp_path / "out.wasm"
+    facts = json.loads(perdure("instrument", KV, "-o", output, "--json").stdout)
+    assert facts["instrumented_bytes"] == output.stat().st_size
+    assert facts["memories_added"] == 3
+    assert "stable64_write" in facts["redirected"]
+    assert "canister_update inc" in facts["methods"]
+    plain = json.loads(perdure("instrument", KV, "--schedule", "none", "--json").stdout)
+    assert plain["instrumented_bytes"] < facts["instrumented_bytes"]
+
+
+@pytest.mark.slow
+def test_the_demo_proves_what_it_says(perdure: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "demo.svg"
+    small = ("--entries", "200", "--messages", "3")
+    facts = json.loads(perdure("demo", "--json", "--plot", picture, *small).stdout)
+    assert facts["same_bytes"] is True
+    assert facts["survived_upgrade"] is True
+    assert facts["ratio"] == pytest.approx(facts["host_ns_per_entry"] / facts["native_ns_per_entry"])
+    assert picture.read_text().startswith("<svg")
+
+
+def test_state_shows_history_blames_and_verifies(perdure: Run, tmp_path: Path) -> None:
+    from perdure.subnet import Subnet
+
+    path = tmp_path / "state"
+    with Subnet(path, history=None) as subnet:
+        canister = subnet.install(KV, b"\5" + bytes(7))
+        canister.update("stable64_grow", (1).to_bytes(8, "little"))
+        canister.update("store", (4096).to_bytes(8, "little") + b"who wrote this")
+        canister.update("inc")
+    rows = json.loads(perdure("state", "history", path, "--json").stdout)
+    assert [row["method"] for row in rows][:3] == ["inc", "store", "stable64_grow"]
+    blamed = json.loads(perdure("state", "blame", f"{path}:{canister.id}", "--stable", "0x1003", "--json").stdout)
+    assert blamed["method"] == "store"
+    perdure("state", "blame", f"{path}:{canister.id}", "--stable", "9", code=1)
+    perdure("state", "blame", f"{path}:{canister.id}", "--stable", "0x100000", code=2)
+    assert "version" in perdure("state", "verify", path).stdout
+    perdure("state", "merge", path)
+    assert json.loads(perdure("state", "history", path, "--json").stdout) == []
+    image = next((path / "images").glob("*-stable*.img"))
+    damaged = bytearray(image.read_bytes())
+    damaged[4100] ^= 1
+    image.write_bytes(damaged)
+    assert "stable" in perdure("state", "verify", path, code=1).stderr
+
+
+def test_help_names_every_command(perdure: Run) -> None:
+    out = perdure("--help").stdout
+    for command in ("demo", "run", "instrument", "canister", "stable", "state"):
+        assert command in out
+        assert "Example" in perdure(command, "--help").stdout
