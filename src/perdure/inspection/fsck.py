@@ -361,6 +361,12 @@ def _check_array(structure: Structure, element: Codec, findings: Findings) -> No
         message = f"{entries} slots of {width} bytes reach past the {region.size_bytes} of the memory"
         findings.add_in(region, "array-truncated", message, 4)
         return
+    if structure.kind in KINDS:
+        try:
+            open_table(structure)
+        except PerdureError as error:
+            findings.add_in(region, "array-header", str(error), 4)
+            return
     if prefix:
         _check_elements(region, entries, width, prefix, max_bytes, findings)
     if structure.kind == "minheap" and not _has_errors(findings):
