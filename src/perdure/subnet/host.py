@@ -79,8 +79,9 @@ class MemoryHost:
         self.residents.evict()
 
     def close(self) -> None:
-        """Let go of files."""
-        self.store.close()
+        """Give all pages back. The store stays for as long as a fork uses it."""
+        for canister_id in list(self.memories):
+            self.discarded(canister_id)
 
     def discarded(self, canister_id: bytes) -> None:
         """Give a canister's pages back."""
