@@ -15,7 +15,6 @@ from perdure.execution.lifecycle import (
     start_canister,
     stop_canister,
     uninstall_code,
-    validate_settings,
 )
 from perdure.execution.management import METHODS, execute_management_call, management_query
 from perdure.execution.messages import CallContext, CallMessage, FromCanister, FromUser, Response, ResponseMessage
@@ -28,6 +27,7 @@ from perdure.execution.scheduler import (
     run_until_idle,
     submit_ingress,
 )
+from perdure.execution.settings import validate_settings
 from perdure.execution.state import (
     CanisterState,
     HookStatus,

@@ -25,7 +25,8 @@ from perdure.canister import (
     Trap,
 )
 from perdure.errors import InternalError, MalformedError, UnsupportedError
-from perdure.execution.execute import check_hook, commit, growth_limits, log_entry, respond
+from perdure.execution.effects import check_hook, commit, log_entry, respond
+from perdure.execution.execute import growth_limits
 from perdure.execution.messages import CallOrigin
 from perdure.execution.rejects import canister_error, rejected, trap_reject
 from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest, SubnetState
@@ -44,7 +45,6 @@ __all__ = [
     "start_canister",
     "stop_canister",
     "uninstall_code",
-    "validate_settings",
 ]
 
 EMPTY_REPLY: Final = Reply(b"")
@@ -113,45 +113,6 @@ def _next_id(subnet: SubnetState) -> bytes:
         subnet.next_canister_index += 1
         if canister_id not in subnet.canisters:
             return canister_id
-
-
-def validate_settings(subnet: SubnetState, settings: Settings) -> Reject | None:
-    """Why `settings` cannot be; `None`: they can."""
-    config = subnet.config
-    payload = ErrorCode.CANISTER_CONTRACT_VIOLATION
-    if len(settings.controllers) > config.max_controllers:
-        found = len(settings.controllers)
-        text = f"Invalid settings: 'controllers' length exceeds maximum size allowed of {config.max_controllers}."
-        return rejected(ErrorCode.INVALID_MANAGEMENT_PAYLOAD, f"{text} Found {found}.")._replace(
-            code=RejectCode.CANISTER_ERROR
-        )
-    for name, bits in (("memory_allocation", 48), ("freezing_threshold", 64), ("wasm_memory_limit", 48)):
-        if getattr(settings, name) >= 1 << bits:
-            return rejected(payload, f"Invalid settings: {name} expected to be in the range of [0..2^{bits}-1]")
-    lists = (settings.log_visibility, settings.snapshot_visibility, settings.status_visibility)
-    if any(len(visibility.viewers) > config.max_allowed_viewers for visibility in lists):
-        return rejected(payload, f"Invalid settings: at most {config.max_allowed_viewers} allowed viewers")
-    if settings.compute_allocation > 100:
-        return rejected(
-            payload,
-            f"ComputeAllocation expected to be in the range [0..100], got {settings.compute_allocation}",
-        )
-    return _validate_variables(subnet, settings)
-
-
-def _validate_variables(subnet: SubnetState, settings: Settings) -> Reject | None:
-    config, variables = subnet.config, settings.environment_variables
-    code = ErrorCode.CANISTER_CONTRACT_VIOLATION
-    if len(variables) > config.max_environment_variables:
-        return rejected(
-            code, f"Too many environment variables: {len(variables)}, allowed {config.max_environment_variables}"
-        )
-    for name, value in variables.items():
-        if len(name.encode()) > config.max_environment_variable_name_bytes:
-            return rejected(code, f"Environment variable name too long: {name}")
-        if len(value.encode()) > config.max_environment_variable_value_bytes:
-            return rejected(code, f"Environment variable value too long: {name}")
-    return None
 
 
 def apply_settings(subnet: SubnetState, canister: CanisterState, settings: Settings) -> None:

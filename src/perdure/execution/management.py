@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import Enum, unique
 from typing import Any, Final, NamedTuple, final
 
 from perdure.canister import CanisterFacts, CanisterStatus, Reject, Reply
 from perdure.errors import MalformedError
 from perdure.execution import snapshots
-from perdure.execution.execute import respond
+from perdure.execution.effects import respond
 from perdure.execution.interface import codecs
 from perdure.execution.lifecycle import (
     InstallMode,
@@ -29,10 +28,10 @@ from perdure.execution.lifecycle import (
     start_canister,
     stop_canister,
     uninstall_code,
-    validate_settings,
 )
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response
 from perdure.execution.rejects import rejected
+from perdure.execution.settings import changed_settings, settings_record, validate_settings
 from perdure.execution.state import CanisterState, Change, Settings, SubnetState, Visibility
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
@@ -91,39 +90,6 @@ class ManagementMethod(NamedTuple):
 # -- settings
 
 
-def _visibility(value: dict[str, Any]) -> Visibility:
-    ((kind, viewers),) = value.items()
-    return Visibility(kind, tuple(viewer.raw_bytes for viewer in viewers or ()))
-
-
-def _changed_settings(settings: Settings, wanted: dict[str, Any] | None) -> Settings:
-    changes: dict[str, Any] = {}
-    for name, value in (wanted or {}).items():
-        if value is None:
-            continue
-        if name == "controllers":
-            changes[name] = tuple(dict.fromkeys(controller.raw_bytes for controller in value))
-        elif name.endswith("visibility"):
-            changes[name] = _visibility(value)
-        elif name == "environment_variables":
-            changes[name] = {variable["name"]: variable["value"] for variable in value}
-        else:
-            changes[name] = value
-    return replace(settings, **changes)
-
-
-def _settings_record(settings: Settings) -> dict[str, Any]:
-    record: dict[str, Any] = {name: getattr(settings, name) for name in Settings.__slots__}
-    record["controllers"] = [Principal(controller) for controller in settings.controllers]
-    for name in ("log_visibility", "snapshot_visibility", "status_visibility"):
-        visibility: Visibility = record[name]
-        listed = visibility.kind == "allowed_viewers"
-        record[name] = {visibility.kind: [Principal(viewer) for viewer in visibility.viewers] if listed else None}
-    variables = settings.environment_variables
-    record["environment_variables"] = [{"name": name, "value": variables[name]} for name in sorted(variables)]
-    return record
-
-
 def _new_settings(call: Call) -> Settings | Reject:
     config = call.subnet.config
     settings = Settings(
@@ -138,7 +104,7 @@ def _new_settings(call: Call) -> Settings | Reject:
             f"Subnet has reached the allowed canister limit of {config.max_canisters} canisters. "
             "Retry creating the canister.",
         )
-    settings = _changed_settings(settings, call.arg["settings"])
+    settings = changed_settings(settings, call.arg["settings"])
     return validate_settings(call.subnet, settings) or settings
 
 
@@ -180,7 +146,7 @@ def _provisional_top_up(call: Call) -> Values:
 
 
 def _update_settings(call: Call) -> Values | Reject:
-    settings = _changed_settings(call.canister.settings, call.arg["settings"])
+    settings = changed_settings(call.canister.settings, call.arg["settings"])
     refusal = validate_settings(call.subnet, settings)
     if refusal is not None:
         return refusal
@@ -331,7 +297,7 @@ def _canister_status(call: Call) -> Values:
             "status": {status[canister.facts.status]: None},
             "ready_for_migration": False,
             "version": canister.facts.version,
-            "settings": _settings_record(canister.settings),
+            "settings": settings_record(canister.settings),
             "module_hash": canister.module.module_hash if canister.module is not None else None,
             "memory_size": memory_bytes,
             "memory_metrics": {

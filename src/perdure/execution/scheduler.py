@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from perdure.canister import CanisterStatus, Reject
 from perdure.errors import InternalError
+from perdure.execution.effects import respond
 from perdure.execution.execute import (
     TASKS,
     execute_call,
@@ -18,7 +19,6 @@ from perdure.execution.execute import (
     inspect_message,
     out_of_cycles,
     refuse_call,
-    respond,
 )
 from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress

@@ -1,0 +1,162 @@
+"""What an entry leaves behind: memories, logs, cycles, calls, a response, and whether anybody still owes one.
+
+Spec: "Message execution", "Call context starvation", "Call context removal", "Scheduling on low wasm memory hook".
+"""
+
+from __future__ import annotations
+
+from perdure.canister import MethodCall, Return, Trap
+from perdure.errors import InternalError
+from perdure.execution.messages import (
+    CallContext,
+    CallMessage,
+    CallOrigin,
+    FromCanister,
+    FromUser,
+    OpenCall,
+    Response,
+    ResponseMessage,
+)
+from perdure.execution.rejects import rejected, trap_log
+from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.ic.principal import Principal
+from perdure.ic.reject import ErrorCode
+from perdure.memory import WASM_PAGE_BYTES
+
+__all__ = ["accept", "check_hook", "commit", "log_entry", "pay", "respond", "settle", "take_effects"]
+
+
+def pay(subnet: SubnetState, canister: CanisterState, prepaid: int, used: int) -> None:
+    """Give back what was set aside for an entry and not used."""
+    used = min(used, prepaid)
+    canister.cycles += prepaid - used
+    subnet.consumed_cycles += used
+
+
+def log_entry(subnet: SubnetState, canister: CanisterState, result: Trap | Return) -> None:
+    """Keep what an entry printed, and why it trapped."""
+    if not result.logs and isinstance(result, Return):
+        return
+    max_bytes = subnet.config.max_log_bytes
+    for line in result.logs:
+        canister.log.append(subnet.time_ns, line, max_bytes)
+    if isinstance(result, Trap):
+        line_of_trap = trap_log(result)
+        if line_of_trap is not None:
+            canister.log.append(subnet.time_ns, line_of_trap, max_bytes)
+
+
+def accept(subnet: SubnetState, canister: CanisterState, context: CallContext, result: Return) -> None:
+    """An update, a task or a callback returned: keep what it did and do what it asked for."""
+    commit(subnet, canister, result)
+    canister.facts.version += 1
+    take_effects(subnet, canister, context, result)
+    check_hook(subnet, canister)
+
+
+def commit(subnet: SubnetState, canister: CanisterState, result: Return) -> None:
+    """Make what an entry did to memories, globals, certified data and timer part of the state."""
+    instance = canister.instance
+    if instance is None:
+        raise InternalError("a canister without an instance cannot commit")
+    subnet.host.committed(canister.canister_id, instance.commit())
+    heap, stable = result.heap_wasm_pages, result.stable_wasm_pages
+    if heap != canister.heap_wasm_pages or stable != canister.stable_wasm_pages:
+        canister.heap_wasm_pages, canister.stable_wasm_pages = heap, stable
+        canister.refresh(subnet.costs)
+    if result.certified_data is not None:
+        canister.certified_data = result.certified_data
+    if result.global_timer_ns is not None:
+        canister.global_timer_ns = result.global_timer_ns
+        if result.global_timer_ns:
+            subnet.task_canisters.add(canister.canister_id)
+
+
+def check_hook(subnet: SubnetState, canister: CanisterState) -> None:
+    """See whether the heap has come near its limit; once it has, the low-memory hook is due."""
+    settings = canister.settings
+    heap_bytes = canister.heap_wasm_pages * WASM_PAGE_BYTES
+    if settings.wasm_memory_limit < heap_bytes + settings.wasm_memory_threshold and settings.wasm_memory_threshold:
+        if canister.hook_status is HookStatus.CONDITION_NOT_SATISFIED:
+            canister.hook_status = HookStatus.READY
+            subnet.task_canisters.add(canister.canister_id)
+    else:
+        canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
+
+
+def take_effects(subnet: SubnetState, canister: CanisterState, context: CallContext, result: Return) -> None:
+    """Cycles, calls and the response of an entry, whether or not its memories are kept."""
+    if result.cycles_accepted:
+        if result.cycles_accepted > context.available_cycles:
+            raise InternalError("an entry accepted more cycles than there were")
+        context.available_cycles -= result.cycles_accepted
+        canister.cycles += result.cycles_accepted
+    if result.cycles_burned:
+        canister.cycles -= result.cycles_burned
+        subnet.consumed_cycles += result.cycles_burned
+    for call in result.calls:
+        _send(subnet, canister, context, call)
+    if result.response is not None:
+        _answer(subnet, context, result.response)
+
+
+def _send(subnet: SubnetState, canister: CanisterState, context: CallContext, call: MethodCall) -> None:
+    costs = subnet.costs
+    prepaid_execution, prepaid_transmission = costs.prepaid_response_execution, costs.prepaid_response_transmission
+    fee = costs.request(len(call.method_name.encode()), len(call.arg))
+    canister.cycles -= call.cycles + fee + prepaid_execution + prepaid_transmission
+    if canister.cycles < 0:
+        raise InternalError("a canister sent cycles that it does not have")
+    subnet.consumed_cycles += fee
+    deadline_ns = 0 if call.timeout_seconds is None else subnet.time_ns + call.timeout_seconds * 1_000_000_000
+    call_id = canister.next_call_id
+    canister.next_call_id += 1
+    canister.open_calls[call_id] = OpenCall(
+        context.context_id,
+        call.callee,
+        call.cycles,
+        prepaid_execution,
+        prepaid_transmission,
+        deadline_ns,
+        call.on_reply,
+        call.on_reject,
+        call.on_cleanup,
+    )
+    canister.open_calls_to[call.callee] = canister.open_calls_to.get(call.callee, 0) + 1
+    context.open_calls += 1
+    if deadline_ns:
+        subnet.deadlines[canister.canister_id, call_id] = deadline_ns
+    origin = FromCanister(canister.canister_id, call_id, deadline_ns)
+    subnet.outbox.append(
+        CallMessage(origin, canister.canister_id, call.callee, call.method_name, call.arg, call.cycles)
+    )
+
+
+def _answer(subnet: SubnetState, context: CallContext, response: Response) -> None:
+    if context.origin is None or not context.needs_to_respond:
+        raise InternalError("a response that nobody waits for")
+    context.needs_to_respond = False
+    refund, context.available_cycles = context.available_cycles, 0
+    respond(subnet, context.origin, response, refund)
+
+
+def respond(subnet: SubnetState, origin: CallOrigin, response: Response, refund: int = 0) -> None:
+    """Answer whoever waits; `refund` are the cycles that go back with it."""
+    if isinstance(origin, FromUser):
+        subnet.responses[origin.request_id] = response
+        # Ingress messages carry cycles only where a local subnet gives them away; what is not taken is gone again.
+        subnet.minted_cycles -= refund
+    else:
+        subnet.outbox.append(ResponseMessage(origin.canister_id, origin.call_id, response, refund))
+
+
+def settle(subnet: SubnetState, canister: CanisterState, context: CallContext) -> None:
+    """After each message of a context: refuse the call if nothing can answer it any more, keep what must be kept."""
+    if context.open_calls:
+        canister.contexts[context.context_id] = context
+        return
+    canister.contexts.pop(context.context_id, None)
+    if context.needs_to_respond:
+        name = Principal(canister.canister_id)
+        silence = rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not reply to the call")
+        _answer(subnet, context, context.trap or silence)

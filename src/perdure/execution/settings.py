@@ -1,0 +1,91 @@
+"""Settings of canisters: from Candid, to Candid, and which ones cannot be.
+
+Spec: "IC method update_settings", "IC method create_canister".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from perdure.canister import Reject
+from perdure.execution.rejects import rejected
+from perdure.execution.state import Settings, SubnetState, Visibility
+from perdure.ic.principal import Principal
+from perdure.ic.reject import ErrorCode, RejectCode
+
+__all__ = ["changed_settings", "settings_record", "validate_settings"]
+
+
+def _visibility(value: dict[str, Any]) -> Visibility:
+    ((kind, viewers),) = value.items()
+    return Visibility(kind, tuple(viewer.raw_bytes for viewer in viewers or ()))
+
+
+def changed_settings(settings: Settings, wanted: dict[str, Any] | None) -> Settings:
+    """`settings` with what Candid's ``canister_settings`` asks to be otherwise."""
+    changes: dict[str, Any] = {}
+    for name, value in (wanted or {}).items():
+        if value is None:
+            continue
+        if name == "controllers":
+            changes[name] = tuple(dict.fromkeys(controller.raw_bytes for controller in value))
+        elif name.endswith("visibility"):
+            changes[name] = _visibility(value)
+        elif name == "environment_variables":
+            changes[name] = {variable["name"]: variable["value"] for variable in value}
+        else:
+            changes[name] = value
+    return replace(settings, **changes)
+
+
+def settings_record(settings: Settings) -> dict[str, Any]:
+    """`settings` as Candid's ``definite_canister_settings``."""
+    record: dict[str, Any] = {name: getattr(settings, name) for name in Settings.__slots__}
+    record["controllers"] = [Principal(controller) for controller in settings.controllers]
+    for name in ("log_visibility", "snapshot_visibility", "status_visibility"):
+        visibility: Visibility = record[name]
+        listed = visibility.kind == "allowed_viewers"
+        record[name] = {visibility.kind: [Principal(viewer) for viewer in visibility.viewers] if listed else None}
+    variables = settings.environment_variables
+    record["environment_variables"] = [{"name": name, "value": variables[name]} for name in sorted(variables)]
+    return record
+
+
+def validate_settings(subnet: SubnetState, settings: Settings) -> Reject | None:
+    """Why `settings` cannot be; `None`: they can."""
+    config = subnet.config
+    payload = ErrorCode.CANISTER_CONTRACT_VIOLATION
+    if len(settings.controllers) > config.max_controllers:
+        found = len(settings.controllers)
+        text = f"Invalid settings: 'controllers' length exceeds maximum size allowed of {config.max_controllers}."
+        return rejected(ErrorCode.INVALID_MANAGEMENT_PAYLOAD, f"{text} Found {found}.")._replace(
+            code=RejectCode.CANISTER_ERROR
+        )
+    for name, bits in (("memory_allocation", 48), ("freezing_threshold", 64), ("wasm_memory_limit", 48)):
+        if getattr(settings, name) >= 1 << bits:
+            return rejected(payload, f"Invalid settings: {name} expected to be in the range of [0..2^{bits}-1]")
+    lists = (settings.log_visibility, settings.snapshot_visibility, settings.status_visibility)
+    if any(len(visibility.viewers) > config.max_allowed_viewers for visibility in lists):
+        return rejected(payload, f"Invalid settings: at most {config.max_allowed_viewers} allowed viewers")
+    if settings.compute_allocation > 100:
+        return rejected(
+            payload,
+            f"ComputeAllocation expected to be in the range [0..100], got {settings.compute_allocation}",
+        )
+    return _validate_variables(subnet, settings)
+
+
+def _validate_variables(subnet: SubnetState, settings: Settings) -> Reject | None:
+    config, variables = subnet.config, settings.environment_variables
+    code = ErrorCode.CANISTER_CONTRACT_VIOLATION
+    if len(variables) > config.max_environment_variables:
+        return rejected(
+            code, f"Too many environment variables: {len(variables)}, allowed {config.max_environment_variables}"
+        )
+    for name, value in variables.items():
+        if len(name.encode()) > config.max_environment_variable_name_bytes:
+            return rejected(code, f"Environment variable name too long: {name}")
+        if len(value.encode()) > config.max_environment_variable_value_bytes:
+            return rejected(code, f"Environment variable value too long: {name}")
+    return None
