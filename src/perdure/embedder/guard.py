@@ -50,46 +50,59 @@ class ThreadState:
         self._pending: list[tuple[int, FrameType | None]] = []
 
     def enter(self) -> None:
-        """Put signal handlers off until `leave`; nests. Before the engine may call back, see `check_recursion`."""
-        if self.depth:
+        """Put signal handlers off until `leave`; nests. Before the engine may call back, see `check_recursion`.
+
+        A handler may still raise here, until the last one is put off; then nothing has been entered.
+        """
+        if self.depth or not self.is_main:
             self.depth += 1
-            return
-        self.depth = 1
-        if not self.is_main:
             return
         found = tuple(map(_signal.getsignal, _SIGNAL_NUMBERS))
         if found != self._found:
-            self._found = found
-            self._handlers = [
-                (number, handler)
-                for number, handler in zip(_SIGNAL_NUMBERS, found, strict=True)
-                if handler is not None and handler.__class__ is not int
-            ]
-        for number, _ in self._handlers:
-            _signal.signal(number, self._put_off)
+            self._look_up(found)
+        try:
+            for number, _ in self._handlers:
+                _signal.signal(number, self._put_off)
+        except BaseException:
+            self._put_back()
+            raise
+        self.depth = 1
 
     def leave(self) -> None:
         """Put the handlers back, then run those that were put off, which may raise."""
-        if self.depth == 1 and self.is_main:
-            handlers = self._handlers
-            for number, handler in handlers:
-                _signal.signal(number, handler)
-            self.depth = 0
+        self.depth -= 1
+        if not self.depth and self.is_main:
+            self._put_back()
             if self._pending:
-                self._run_pending(dict(handlers))
-        else:
-            self.depth -= 1
+                self.run_pending()
 
     def run_pending(self) -> None:
         """Run the handlers that were put off so far; what they raise is for the caller to carry on."""
-        if self._pending:
-            self._run_pending(dict(self._handlers))
+        handlers = dict(self._handlers)
+        while self._pending:
+            number, frame = self._pending.pop(0)
+            handlers[number](number, frame)
 
-    def _run_pending(self, handlers: dict[int, _Handler]) -> None:
-        pending, self._pending = self._pending, []
-        for number, frame in pending:
-            if number in handlers:
-                handlers[number](number, frame)
+    def _look_up(self, found: tuple[Any, ...]) -> None:
+        known = dict(self._handlers)
+        handlers: list[tuple[int, _Handler]] = []
+        for number, handler in zip(_SIGNAL_NUMBERS, found, strict=True):
+            if handler == self._put_off:  # a storm of signals has kept `_put_back` from ending
+                handlers.append((number, known[number]))
+            elif handler is not None and handler.__class__ is not int:
+                handlers.append((number, handler))
+        self._handlers, self._found = handlers, found
+
+    def _put_back(self, start: int = 0) -> None:
+        """Put back the handlers from the `start`-th on, each of which may raise as soon as it is back."""
+        try:
+            for place in range(start, len(self._handlers)):
+                start = place
+                number, handler = self._handlers[place]
+                _signal.signal(number, handler)
+        except BaseException:
+            self._put_back(start)
+            raise
 
     def _put_off(self, number: int, frame: FrameType | None) -> None:
         self._pending.append((number, frame))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
+import weakref
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from typing import NamedTuple, final
@@ -94,8 +94,10 @@ class Store:
         self._trap = c_void_p()
         self._trap_address = ctypes.addressof(self._trap)
         self._instance = Instance()
-        self._store: int = 0
-        self._store = _store_new(engine.pointer, None, None)
+        self._store: int = _store_new(engine.pointer, None, None)
+        # For instances that nobody closes. (Not `__del__`, which runs for the others too, when handlers may raise.)
+        self._finalizer = weakref.finalize(self, _store_delete, self._store)
+        self._finalizer.atexit = False
         self.context: int = _store_context(self._store)
         _store_limiter(self._store, -1, _MAX_TABLE_ELEMENTS, -1, -1, -1)
         _set_deadline(self.context, 1)
@@ -145,13 +147,10 @@ class Store:
     def close(self) -> None:
         """Let go of the instance; its memories stay."""
         if self._store:
+            self._finalizer.detach()
             _store_delete(self._store)
             self._store = 0
             self._functions.clear()
-
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self.close()
 
     def _find(self, name: str) -> int:
         extern = Extern()
