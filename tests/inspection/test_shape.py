@@ -64,3 +64,17 @@ def test_an_empty_map(build, look):
     (found,) = look(build.map(types.u64, types.u64, [])).structures
     assert (found.entries, found.shape.bounds_sum, found.shape.is_readable) == (0, 16, False)
     assert (str(found.key), str(found.value)) == ("?", "?")
+
+
+def test_values_of_megabytes(build, look):
+    data = build.map(types.u64, types.raw, [(n, bytes([n]) * (1 << 20)) for n in range(1, 9)])
+    (found,) = look(data).structures
+    assert (found.entries, found.key.max_bytes, found.value.seen) == (8, 8, (1 << 20, 1 << 20))
+
+
+def test_the_sample_is_bounded(build, look, monkeypatch):
+    monkeypatch.setattr("perdure.inspection.shape.MAX_SAMPLE_BYTES", 5000)
+    data = build.map(types.u64, types.raw, [(n, bytes(100)) for n in range(500)])
+    (found,) = look(data).structures
+    assert len(found.shape.entries) < 8
+    assert found.key.max_bytes == 8

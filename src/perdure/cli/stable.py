@@ -1,6 +1,7 @@
 """`perdure stable`: what is in any stable memory.
 
-Importing this costs click and nothing else; NumPy, apsw and rich are imported by the commands that need them.
+Importing this costs click and nothing else; NumPy, apsw and rich are imported by the commands that need them. One long
+file, because eleven commands share their options, their ways of printing and their exit codes, and each is read alone.
 """
 
 from __future__ import annotations

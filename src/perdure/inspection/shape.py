@@ -30,8 +30,10 @@ SAMPLE_NODES: Final = 64
 FEW_ENTRIES: Final = 2
 SEVERAL_VALUES: Final = 4
 MAX_FIXED_KEY_BYTES: Final = 1 << 16
-MAX_RUN_BYTES: Final = 1 << 22
+MAX_RUN_BYTES: Final = 256 << 20
 """A node longer than this is left out of the sample."""
+MAX_SAMPLE_BYTES: Final = 8 << 20
+"""A sample that has so much gets no further node."""
 
 _U32: Final = struct.Struct("<I")
 
@@ -99,7 +101,7 @@ class MapShape:
         keys_have_length: whether keys carry a length; ``None`` where the bytes do not tell.
         possible: all key widths (``None``: keys carry a length) with which the whole sample can be read.
         node_versions: versions of the nodes in the sample.
-        entries: raw keys and values of the sample, by node.
+        entries: keys of the sample and the sizes of their values, by node.
     """
 
     key: Width
@@ -108,7 +110,7 @@ class MapShape:
     keys_have_length: bool | None
     possible: frozenset[int | None]
     node_versions: frozenset[int]
-    entries: tuple[tuple[tuple[bytes, bytes], ...], ...] = field(repr=False)
+    entries: tuple[tuple[tuple[bytes, int], ...], ...] = field(repr=False)
 
     @property
     def key_bytes(self) -> int | None:
@@ -134,14 +136,17 @@ def bounds_sum(page_bytes: int) -> int | None:
 
 def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -> list[RawNode]:
     """Up to `limit` nodes from the root on, breadth first. Damaged ones are left out: here nothing is judged."""
-    queue, seen, found = [header.root] if header.root else [], {header.root}, []
+    queue, seen = [header.root] if header.root else [], {header.root}
+    found: list[RawNode] = []
+    sampled_bytes = 0
     for address in queue:
         try:
             node = _read_raw(memory, header, address)
         except (MalformedError, struct.error):
             continue
         found.append(node)
-        if len(found) == limit:
+        sampled_bytes += len(node.body)
+        if len(found) == limit or sampled_bytes > MAX_SAMPLE_BYTES:
             break
         for child in node.children:
             if child not in seen and len(queue) < 4 * limit:
@@ -187,8 +192,8 @@ def _overflow_parts(memory: Memory, header: MapHeader, page: int) -> tuple[list[
     return parts, capacity if parts else 0
 
 
-def split_v1(node: RawNode, header: MapHeader) -> list[tuple[bytes, bytes]] | None:
-    """The entries of a version 1 node; ``None`` where a length exceeds its slot."""
+def split_v1(node: RawNode, header: MapHeader) -> list[tuple[bytes, int]] | None:
+    """Keys and value sizes of a version 1 node; ``None`` where a length exceeds its slot."""
     slots = header.slots
     assert slots is not None
     entries, offset = [], 0
@@ -196,15 +201,15 @@ def split_v1(node: RawNode, header: MapHeader) -> list[tuple[bytes, bytes]] | No
         (key_bytes,) = _U32.unpack_from(node.body, offset)
         key_at, offset = offset + 4, offset + 4 + slots.key_bytes
         (value_bytes,) = _U32.unpack_from(node.body, offset)
-        value_at, offset = offset + 4, offset + 4 + slots.value_bytes
+        offset += 4 + slots.value_bytes
         if key_bytes > slots.key_bytes or value_bytes > slots.value_bytes:
             return None
-        entries.append((node.body[key_at : key_at + key_bytes], node.body[value_at : value_at + value_bytes]))
+        entries.append((node.body[key_at : key_at + key_bytes], value_bytes))
     return entries
 
 
-def split_v2(node: RawNode, key_bytes: int | None, most: int | None) -> list[tuple[bytes, bytes]] | None:
-    """The entries of a version 2 node if its keys are `key_bytes` wide (``None``: carry a length).
+def split_v2(node: RawNode, key_bytes: int | None, most: int | None) -> list[tuple[bytes, int]] | None:
+    """Keys and value sizes of a version 2 node if its keys are `key_bytes` wide (``None``: carry a length).
 
     Args:
         node: the node.
@@ -234,7 +239,7 @@ def split_v2(node: RawNode, key_bytes: int | None, most: int | None) -> list[tup
         offset += 4
         if offset + size > len(body) or (most is not None and size + len(key) > most):
             return None
-        entries.append((key, body[offset : offset + size]))
+        entries.append((key, size))
         offset += size
     fits = offset > len(body) - node.tail_bytes or node.tail_bytes == len(body)
     return entries if fits and len(set(keys)) == len(keys) else None
@@ -256,7 +261,7 @@ def map_shape(memory: Memory, header: MapHeader, nodes: list[RawNode] | None = N
     return _conclude(header, total, key_bytes, entries, versions, possible)
 
 
-Entries = tuple[tuple[tuple[bytes, bytes], ...], ...]
+Entries = tuple[tuple[tuple[bytes, int], ...], ...]
 
 
 def _readings(header: MapHeader, nodes: list[RawNode], total: int | None) -> list[tuple[int | None, Entries]]:
@@ -297,7 +302,7 @@ def _fills(reading: Reading, total: int | None) -> bool:
     width, entries = reading
     if not width or total is None:
         return False
-    return all(len(value) == total - width > 0 for node in entries for _, value in node)
+    return all(size == total - width > 0 for node in entries for _, size in node)
 
 
 def _has_lengths(reading: Reading) -> bool:
@@ -306,7 +311,7 @@ def _has_lengths(reading: Reading) -> bool:
 
 def _values(reading: Reading) -> int:
     """How many values are not empty: lengths of 0 are found wherever nothing was ever written."""
-    return sum(bool(value) for node in reading[1] for _, value in node)
+    return sum(size > 0 for node in reading[1] for _, size in node)
 
 
 def _nests(entries: Entries, nodes: list[RawNode]) -> bool:
@@ -352,7 +357,7 @@ def _conclude(
     possible: frozenset[int | None],
 ) -> MapShape:
     key_sizes = [len(key) for node in entries for key, _ in node]
-    value_sizes = [len(value) for node in entries for _, value in node]
+    value_sizes = [size for node in entries for _, size in node]
     key_seen, value_seen = (min(key_sizes), max(key_sizes)), (min(value_sizes), max(value_sizes))
     unbounded = header.slots is None and header.page_bytes == DEFAULT_PAGE_BYTES
     if header.slots is not None:

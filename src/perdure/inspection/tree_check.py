@@ -5,7 +5,8 @@ once, whatever the links say, so that circles and shared nodes end the walk wher
 is kept, as columns of 64-bit numbers that compare as the bytes do. Then the allocator: the free list, and the mark of
 each chunk up to the one past the last.
 
-Whatever is wrong becomes a finding; nothing is raised over what the bytes say.
+Whatever is wrong becomes a finding; nothing is raised over what the bytes say. The module is long because one walk sees
+all of it: nodes, keys, overflow pages and chunks share what was already reached.
 """
 
 from __future__ import annotations
