@@ -1,0 +1,230 @@
+"""The pytest plugin: each test gets a subnet of its own, a fork of one that is prepared once a session.
+
+pytest imports this in every project that has perdure installed. So it imports nothing of perdure until a fixture is
+asked for, and hooks only what costs nothing where no canister is involved.
+
+    @pytest.mark.canister("ledger", args=({"symbol": "TST"},))       # prepared once, forked for each test
+    def test_transfer(canister, alice):
+        assert canister("ledger").actor(alice).transfer(...) == {"Ok": 1}
+
+What all tests share is prepared by overriding one fixture:
+
+    @pytest.fixture(scope="session")
+    def perdure_baseline(perdure_baseline):
+        perdure_baseline.install("build/ledger.wasm")
+        return perdure_baseline
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import pytest
+
+if TYPE_CHECKING:
+    from perdure.errors import RejectError
+    from perdure.ic.principal import Principal
+    from perdure.subnet import Canister, Subnet
+    from perdure.subnet.project import Project
+
+__all__ = ["Baselines", "alice", "bob", "canister", "install", "perdure_baseline", "subnet"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the plugin's options."""
+    group = parser.getgroup("perdure", "Internet Computer canisters")
+    group.addoption(
+        "--perdure-snapshot",
+        metavar="DIR",
+        help="begin every test from this canister snapshot, as `icp canister snapshot download` writes it",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the plugin's markers."""
+    config.addinivalue_line(
+        "markers",
+        "canister(name, wasm=None, args=None, controllers=(), cycles=None): have a canister of the project, or this "
+        "module, installed before the test; done once a session for all tests with the same markers.",
+    )
+
+
+# -- fixtures
+
+
+@final
+class Baselines:
+    """Prepared subnets by the markers that they were prepared for, each made once.
+
+    Args:
+        baseline: what every one of them begins as.
+        project: where canisters are looked up by name; found when first needed.
+    """
+
+    def __init__(self, baseline: Subnet, root: Path) -> None:
+        self._root = root
+        self._project: Project | None = None
+        self._prepared: dict[tuple[str, ...], tuple[Subnet, dict[str, Principal]]] = {(): (baseline, {})}
+
+    @property
+    def project(self) -> Project:
+        """The project around the tests.
+
+        Raises:
+            LookupError: there is none.
+        """
+        from perdure.subnet.project import Project
+
+        if self._project is None:
+            self._project = Project.find(self._root)
+        if self._project is None:
+            raise LookupError(f"no icp.yaml or dfx.json in {self._root} or above")
+        return self._project
+
+    def prepared(self, markers: list[pytest.Mark]) -> tuple[Subnet, dict[str, Principal]]:
+        """The subnet with the canisters that markers ask for, outermost first, and their ids by name."""
+        key: tuple[str, ...] = ()
+        for marker in markers:
+            before, key = key, (*key, repr((marker.args, sorted(marker.kwargs.items(), key=lambda item: item[0]))))
+            if key not in self._prepared:
+                subnet, ids = self._prepared[before]
+                fork = subnet.fork()
+                name, installed = self.install_marked(fork, marker)
+                self._prepared[key] = fork, {**ids, name: installed.id}
+        return self._prepared[key]
+
+    def install_marked(self, subnet: Subnet, marker: pytest.Mark) -> tuple[str, Canister]:
+        """Install what one marker asks for."""
+        options = dict(marker.kwargs)
+        (name,) = marker.args or (options.pop("name"),)
+        wasm, args = options.pop("wasm", None), options.pop("args", None)
+        if wasm is None:
+            return name, self.install_named(subnet, name, args, **options)
+        path = self._root / wasm if isinstance(wasm, str) else wasm
+        return name, subnet.install(path, () if args is None else args, **options)
+
+    def install_named(self, subnet: Subnet, name: str, args: Any = None, **options: Any) -> Canister:
+        """Install a canister of the project, by default with the init arguments that the project says."""
+        described = self.project.canister(name)
+        if args is None:
+            args = described.init_args
+        return subnet.install(described.wasm(), b"DIDL\0\0" if args is None else args, **options)
+
+
+@pytest.fixture(scope="session")
+def perdure_baseline(pytestconfig: pytest.Config) -> Subnet:
+    """The subnet that every test's subnet is a fork of. Override it to prepare what all tests share."""
+    from perdure import Subnet
+
+    snapshot = pytestconfig.getoption("--perdure-snapshot")
+    return Subnet() if snapshot is None else Subnet.open(snapshot)
+
+
+@pytest.fixture(scope="session")
+def _perdure_baselines(perdure_baseline: Subnet, pytestconfig: pytest.Config) -> Baselines:
+    return Baselines(perdure_baseline, pytestconfig.rootpath)
+
+
+@pytest.fixture
+def _perdure_prepared(
+    request: pytest.FixtureRequest, _perdure_baselines: Baselines
+) -> Iterator[tuple[Subnet, dict[str, Principal]]]:
+    markers = list(request.node.iter_markers("canister"))[::-1]
+    prepared, ids = _perdure_baselines.prepared(markers)
+    fork = prepared.fork()
+    yield fork, dict(ids)
+    fork.close()
+
+
+@pytest.fixture
+def subnet(_perdure_prepared: tuple[Subnet, dict[str, Principal]]) -> Subnet:
+    """A subnet of the test's own: what it does is seen by no other test."""
+    return _perdure_prepared[0]
+
+
+@pytest.fixture
+def install(subnet: Subnet, pytestconfig: pytest.Config) -> Callable[..., Canister]:
+    """Installs a module: ``install("build/ledger.wasm", {"symbol": "TST"})``, init arguments as Python values.
+
+    The path is relative to the directory of pytest's configuration. Keywords are those of `Subnet.install`.
+    """
+
+    def run(wasm: Any, *args: Any, **options: Any) -> Canister:
+        if isinstance(wasm, str):
+            wasm = pytestconfig.rootpath / wasm
+        argument = options.pop("arg", None)
+        return subnet.install(wasm, (args or b"DIDL\0\0") if argument is None else argument, **options)
+
+    return run
+
+
+@pytest.fixture
+def canister(
+    _perdure_prepared: tuple[Subnet, dict[str, Principal]], _perdure_baselines: Baselines
+) -> Callable[..., Canister]:
+    """Canisters by name: ``canister("ledger")``, prepared by a marker, else a new one from the project's manifest."""
+    subnet, ids = _perdure_prepared
+
+    def find(name: str, **options: Any) -> Canister:
+        if name not in ids:
+            ids[name] = _perdure_baselines.install_named(subnet, name, **options).id
+        return subnet.canister(ids[name])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def alice() -> Principal:
+    """Somebody, the same one every time."""
+    return _somebody("alice")
+
+
+@pytest.fixture(scope="session")
+def bob() -> Principal:
+    """Somebody else."""
+    return _somebody("bob")
+
+
+def _somebody(name: str) -> Principal:
+    from perdure.ic.principal import Principal
+
+    return Principal.self_authenticating(name.encode())
+
+
+# -- reports
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """Put the canister's own backtrace before Python's, where a rejection made the test fail."""
+    outcome = yield
+    if call.excinfo is None:
+        return
+    error = _rejection(call.excinfo.value)
+    if error is not None and error.backtrace:
+        _put_first(outcome.get_result(), error)
+
+
+def _rejection(error: BaseException | None) -> RejectError | None:
+    """The rejection that an exception is, or comes from. By name: a project without canisters never imports it."""
+    seen = 0
+    while error is not None and seen < 20:
+        kind = type(error)
+        if kind.__name__ == "RejectError" and kind.__module__ == "perdure.errors":
+            return error  # type: ignore[return-value]
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None
+
+
+def _put_first(report: pytest.TestReport, error: RejectError) -> None:
+    from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprTraceback
+
+    long = report.longrepr
+    if not isinstance(long, ExceptionChainRepr):
+        return
+    message = error.message.splitlines()[0] if error.message else ""
+    lines = [f"{error.error_code} {message}\n", *(f"    {frame}\n" for frame in error.backtrace)]
+    first = ReprTraceback([ReprEntryNative(["Canister backtrace, innermost first:\n", *lines])], None, style="native")
+    long.chain = [(first, None, "In the test that called it:"), *long.chain]

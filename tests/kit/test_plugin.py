@@ -1,0 +1,235 @@
+"""The pytest plugin, in projects of its users."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.slow  # each test is a process of its own
+CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+
+
+@pytest.fixture
+def pytester(pytester, monkeypatch):
+    """Runs as users run it, in a process of its own, but keeps what was compiled before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
+    pytester.plugins = []
+    monkeypatch.setattr(
+        pytester, "runpytest", lambda *args: pytester.runpytest_subprocess("-p", "no:cacheprovider", *args)
+    )
+    return pytester
+
+
+@pytest.fixture
+def project(pytester, built):
+    """A project with two canisters in ``icp.yaml``."""
+    path = built("motoko_classical_v1")
+    pytester.makefile(
+        ".yaml",
+        icp=f"""
+        canisters:
+          - name: counter
+            build:
+              steps:
+                - type: pre-built
+                  path: {path}
+          - name: ledger
+            build:
+              steps:
+                - type: pre-built
+                  path: {built("ledger")}
+            init_args: '(record {{ symbol = "TST"; fee = 1; holders = vec {{}} }})'
+        """,
+    )
+    return pytester
+
+
+def passed(result, count, **others):
+    result.assert_outcomes(passed=count, **others)
+
+
+def test_each_test_has_a_subnet_of_its_own(project, built):
+    project.makepyfile(
+        f"""
+        def test_one(install):
+            counter = install({str(built("motoko_classical_v1"))!r})
+            assert counter.actor().inc() == 1
+
+        def test_two(install, subnet):
+            assert subnet.canisters == ()
+            assert install({str(built("motoko_classical_v1"))!r}).actor().inc() == 1
+
+        def test_values(install, alice, bob):
+            ledger = install({str(built("ledger"))!r}, {{"symbol": "X", "fee": 1, "holders": [(alice, 100)]}})
+            assert ledger.actor(alice).transfer({{"to": bob, "amount": 5}}) == {{"Ok": 1}}
+        """
+    )
+    passed(project.runpytest(), 3)
+
+
+def test_canisters_of_the_project_by_name(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        def test_named(canister):
+            assert canister("ledger").actor().symbol() == "TST"
+            assert canister("counter").actor().inc() == 1
+            assert canister("counter").actor().inc() == 2
+
+        def test_unknown(canister):
+            with pytest.raises(KeyError, match="icp.yaml has no canister 'nothing', it has counter, ledger"):
+                canister("nothing")
+        """
+    )
+    passed(project.runpytest(), 2)
+
+
+def test_markers_prepare_once(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.canister("counter")
+        seen = set()
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_fresh(canister, subnet, number):
+            assert canister("counter").actor().inc() == 1
+            seen.add(canister("counter").id)
+            assert len(seen) == 1
+
+        @pytest.mark.canister("ledger", args=({"symbol": "ABC", "fee": 2, "holders": []},))
+        def test_both(canister, subnet):
+            assert len(subnet.canisters) == 2
+            assert canister("ledger").actor().symbol() == "ABC"
+        """
+    )
+    passed(project.runpytest("--strict-markers"), 4)
+
+
+def test_the_baseline_can_be_prepared(project, built):
+    project.makeconftest(
+        f"""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def perdure_baseline(perdure_baseline):
+            counter = perdure_baseline.install({str(built("motoko_classical_v1"))!r})
+            for _ in range(5):
+                counter.actor().inc()
+            return perdure_baseline
+        """
+    )
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(20))
+        def test_prepared(subnet, number):
+            (counter,) = subnet.canisters
+            assert counter.actor().inc() == 6
+        """
+    )
+    passed(project.runpytest(), 20)
+
+
+def test_under_xdist(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.canister("counter")
+        @pytest.mark.parametrize("number", range(6))
+        def test_parallel(canister, number):
+            assert canister("counter").actor().inc() == 1
+
+        @pytest.mark.canister("counter")
+        def test_crash(canister):
+            canister("counter").actor().crash()
+        """
+    )
+    result = project.runpytest("-n", "2")
+    passed(result, 6, failed=1)
+    result.stdout.fnmatch_lines(["Canister backtrace, innermost first:", "IC0503 *", "*test_under_xdist.py:*"])
+
+
+def test_a_failing_test_shows_the_canisters_backtrace_first(project):
+    project.makepyfile(
+        """
+        import pytest
+        from perdure import rejects
+
+        @pytest.mark.canister("counter")
+        def test_crash(canister):
+            canister("counter").actor().crash()
+
+        @pytest.mark.canister("counter")
+        def test_other_rejection(canister):
+            with rejects(match="something else"):
+                canister("counter").actor().crash()
+
+        def test_own_failure():
+            assert 1 == 2
+        """
+    )
+    result = project.runpytest()
+    passed(result, 0, failed=3)
+    output = result.stdout.str()
+    first, second, third = re.split(r"_+ test_\w+ _+\n", output)[1:4]
+    for part in (first, second):
+        assert part.index("Canister backtrace") < part.index("In the test that called it:") < part.index("def test_")
+        assert "    crash\n" in part
+    assert "Canister backtrace" not in third
+
+
+def test_from_a_python_canister(project):
+    project.makepyfile(
+        """
+        from perdure.kit import canister as made, nat, query
+
+        @made
+        class Constant:
+            @query
+            def value(self) -> nat:
+                return 5
+
+        def test_class(install):
+            assert install(Constant).actor().value() == 5
+        """
+    )
+    passed(project.runpytest(), 1)
+
+
+def test_a_dfx_project(pytester, built):
+    content = {"canisters": {"counter": {"type": "custom", "wasm": str(built("motoko_classical_v1"))}}}
+    (pytester.path / "dfx.json").write_text(json.dumps(content))
+    pytester.makepyfile("def test_it(canister):\n    assert canister('counter').actor().inc() == 1")
+    passed(pytester.runpytest(), 1)
+
+
+def test_without_a_project(pytester):
+    pytester.makepyfile("def test_it(canister):\n    canister('counter')")
+    result = pytester.runpytest()
+    passed(result, 0, failed=1)
+    result.stdout.fnmatch_lines(["E * LookupError: no icp.yaml or dfx.json in *"])
+
+
+def test_projects_that_do_not_use_it_load_nothing_of_it(pytester):
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_nothing():
+            loaded = {name for name in sys.modules if name.startswith("perdure")}
+            assert loaded <= {"perdure", "perdure.kit", "perdure.kit.plugin", "perdure.errors", "perdure.ic",
+                              "perdure.ic.principal", "perdure.memory"}
+            assert "wasmtime" not in sys.modules
+        """
+    )
+    passed(pytester.runpytest(), 1)
