@@ -52,7 +52,7 @@ class FakeInstance:
                 function(api, self)
             else:
                 if entry_point.table_index >= len(self.module.table):
-                    return Trap(TrapCode.TABLE_OUT_OF_BOUNDS, instructions=7)
+                    return Trap(TrapCode.TABLE_OUT_OF_BOUNDS)
                 self.module.table[entry_point.table_index](api, self, entry_point.environment)
         except CanisterTrap as trap:
             return api.fail(trap, instructions=1_000)

@@ -419,8 +419,8 @@ class TestCallbacks:
             fakes.call(api, callee.canister_id, "bump", on_reply=77)
 
         reject = update(world, world.install({"canister_update start": start}), "start")
-        assert reject.error_code == "IC0502"
-        assert "table out of bounds" in reject.message
+        assert reject.error_code == "IC0513"
+        assert "Canister requested to invoke a non-existent Wasm function 77 from table 0." in reject.message
 
     def test_performance_counter_of_the_context(self, world, fakes):
         callee = world.install(COUNTER)

@@ -171,12 +171,13 @@ class TestCallbacks:
         numbers = p().number(4_000).number(0)
         start = p().call_new(stage.b.canister_id, "query", numbers, numbers).call_perform().drop()
         reject = stage.update(stage.a, start)
-        assert (reject.code, reject.error_code) == (5, "IC0502")
+        assert (reject.code, reject.error_code) == (5, "IC0513")
+        assert "non-existent Wasm function 4000 from table 0" in reject.message
 
     def test_mistyped_callback(self, stage, p):
         numbers = p().mistyped().number(0)
         start = p().call_new(stage.b.canister_id, "query", numbers, numbers).call_perform().drop()
-        assert stage.update(stage.a, start).code == 5
+        assert stage.update(stage.a, start).error_code == "IC0502"
 
     def test_counter_of_the_context_grows(self, stage, p):
         on_reply = p().append_number(p().get(1)).append_number(p().performance_counter(1)).msg_reply()

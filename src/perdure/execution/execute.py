@@ -36,6 +36,7 @@ from perdure.execution.messages import (
 from perdure.execution.rejects import (
     as_seen_by_canister,
     memory_limit_exceeded,
+    no_such_callback,
     rejected,
     trap_reject,
 )
@@ -375,11 +376,13 @@ def _run_callback(
         costs=subnet.costs,
         queue_room=_queue_room(subnet, canister),
     )
-    result = instance.run(call.on_reply if is_reply else call.on_reject, env)
+    callback = call.on_reply if is_reply else call.on_reject
+    result = instance.run(callback, env)
     log_entry(subnet, canister, result)
     if isinstance(result, Return):
         return result, result.instructions
     instance.roll_back()
+    result = no_such_callback(result, callback.table_index)
     context.trap = trap_reject(canister.canister_id, result, limits.instructions)
     instructions = result.instructions
     if call.on_cleanup is not None:

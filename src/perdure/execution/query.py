@@ -29,7 +29,7 @@ from perdure.canister import (
 from perdure.execution.execute import growth_limits, out_of_cycles, refuse_call
 from perdure.execution.management import management_query
 from perdure.execution.messages import Response
-from perdure.execution.rejects import as_seen_by_canister, rejected, trap_reject
+from perdure.execution.rejects import as_seen_by_canister, no_such_callback, rejected, trap_reject
 from perdure.execution.state import CanisterState, SubnetState
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
@@ -204,6 +204,7 @@ class _Composite:
             self.context_instructions += result.instructions
             if isinstance(result, Trap):
                 self._clean_up(call.on_cleanup, saved, env)
+                result = no_such_callback(result, callback.table_index)
                 return self.query.response(self.canister, result, env)
             if result.response is not None:
                 self.instance.roll_back()

@@ -12,7 +12,15 @@ from perdure.canister import Reject, Trap, TrapCode
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 
-__all__ = ["as_seen_by_canister", "canister_error", "memory_limit_exceeded", "rejected", "trap_log", "trap_reject"]
+__all__ = [
+    "as_seen_by_canister",
+    "canister_error",
+    "memory_limit_exceeded",
+    "no_such_callback",
+    "rejected",
+    "trap_log",
+    "trap_reject",
+]
 
 _DOCS: Final = "https://internetcomputer.org/docs/current/references/execution-errors#"
 _TOOLCHAIN_HELP: Final = (
@@ -95,6 +103,11 @@ _OTHER: Final[dict[TrapCode, tuple[ErrorCode, str, str]]] = {
             "Wasm memory.",
             "wasm-memory-limit-exceeded",
         ),
+    ),
+    TrapCode.METHOD_NOT_FOUND: (
+        ErrorCode.CANISTER_METHOD_NOT_FOUND,
+        "Canister has no such method.",
+        _help("Check that the method being called is exported by the target canister.", "method-not-found"),
     ),
     TrapCode.WASM_MODULE_NOT_FOUND: (
         ErrorCode.CANISTER_WASM_MODULE_NOT_FOUND,
@@ -181,6 +194,9 @@ def _violation(trap: Trap) -> tuple[str, str]:
     return words, _TOOLCHAIN_HELP
 
 
+_NO_FUNCTION: Final = (TrapCode.TABLE_OUT_OF_BOUNDS, TrapCode.INDIRECT_CALL_TO_NULL)
+
+
 def _parts(trap: Trap, limit_instructions: int) -> tuple[ErrorCode, str, str]:
     code = trap.code
     if code is TrapCode.CALLED_TRAP:
@@ -190,9 +206,8 @@ def _parts(trap: Trap, limit_instructions: int) -> tuple[ErrorCode, str, str]:
         words = f"Canister exceeded the limit of {limit_instructions} instructions for single message execution."
         advice = "Try optimizing this method to consume fewer instructions or split the work across multiple messages."
         return ErrorCode.CANISTER_INSTRUCTION_LIMIT_EXCEEDED, words, _help(advice, "instruction-limit-exceeded")
-    if code is TrapCode.METHOD_NOT_FOUND:
-        advice = _help("Check that the method being called is exported by the target canister.", "method-not-found")
-        return ErrorCode.CANISTER_METHOD_NOT_FOUND, trap.message, advice
+    if code in _NO_FUNCTION and trap.message:
+        return ErrorCode.CANISTER_FUNCTION_NOT_FOUND, trap.message, _TOOLCHAIN_HELP
     if code in (
         TrapCode.CONTRACT_VIOLATION,
         TrapCode.ALREADY_RESPONDED,
@@ -206,6 +221,13 @@ def _parts(trap: Trap, limit_instructions: int) -> tuple[ErrorCode, str, str]:
         return error_code, trap.message or words, advice
     words = f"Canister trapped: {_WASM_TRAP.get(code, 'unknown')}"
     return ErrorCode.CANISTER_TRAPPED, words, _help(_GRACEFULLY, "trapped")
+
+
+def no_such_callback(trap: Trap, table_index: int) -> Trap:
+    """The trap of an entry by table index, told as such where there was no function to enter."""
+    if trap.code in _NO_FUNCTION and trap.instructions == 0 and not trap.backtrace:
+        trap.message = f"Canister requested to invoke a non-existent Wasm function {table_index} from table 0"
+    return trap
 
 
 def trap_reject(canister_id: bytes, trap: Trap, limit_instructions: int = 0) -> Reject:
