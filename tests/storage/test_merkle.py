@@ -108,8 +108,8 @@ def test_size_is_part_of_a_memory_hash() -> None:
 
 
 def test_hash_pages() -> None:
-    assert hash_pages(bytes(2 * PAGE)) == [ZERO_PAGE_HASH] * 2
-    assert hash_pages(memoryview(b"x" * PAGE)) == [sha256(b"x" * PAGE).digest()]
+    assert hash_pages(bytes(2 * PAGE)) == ZERO_PAGE_HASH * 2
+    assert hash_pages(memoryview(b"x" * PAGE)) == sha256(b"x" * PAGE).digest()
 
 
 def test_zero_memory_costs_nothing() -> None:

@@ -15,6 +15,7 @@ from perdure.errors import StorageError
 from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer, DiskFile
 from perdure.storage.log import BLOCK, encode_record, end_mark
+from perdure.storage.merkle import HASH_BYTES
 
 __all__ = ["CommitLog"]
 
@@ -49,7 +50,7 @@ class CommitLog:
         self.durable = version
         self.failed: str | None = None
 
-    def append(self, meta: bytes, page_hashes: Sequence[bytes], pages: Sequence[Buffer]) -> int:
+    def append(self, meta: bytes, page_hashes: bytes, pages: Sequence[Buffer]) -> int:
         """Write one record, not yet synced; the new version.
 
         Raises:
@@ -58,7 +59,7 @@ class CommitLog:
         self.check()
         version = self.version + 1
         head, checksum = encode_record(self._epoch, version, self.durable, self._checksum, meta, page_hashes)
-        size_bytes = len(head) + len(page_hashes) * PAGE_BYTES
+        size_bytes = len(head) + len(page_hashes) // HASH_BYTES * PAGE_BYTES
         try:
             if self.position + size_bytes + BLOCK > self._allocated:
                 self._allocate(self.position + size_bytes + BLOCK)

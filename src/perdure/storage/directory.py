@@ -263,7 +263,7 @@ class StateDirectory:
             for name, (generation, wasm_pages, root) in zip(MEMORIES, memories, strict=True):
                 state.memories[name] = DurableMemory(self._files, f"{slot}-{name}", generation, wasm_pages, root)
             self._canisters[canister_id] = state
-            self._tree.set_leaves(slot, [state.hash(canister_id)])
+            self._tree.set_leaves(slot, state.hash(canister_id))
         if self.state_hash() != checkpoint.state_hash:
             raise StorageError("the state hash is not that of its parts", f"{self.path}/checkpoint")
 
@@ -281,7 +281,7 @@ class StateDirectory:
             position, checksum, commits = record.offset + record.size_bytes, record.checksum, commits + 1
         # Not after each record: a checkpoint that was cut off has left some pages newer than the record.
         for canister_id, state in self._canisters.items():
-            self._tree.set_leaves(state.slot, [state.hash(canister_id)])
+            self._tree.set_leaves(state.slot, state.hash(canister_id))
         if self.state_hash() != expected_hash:
             raise StorageError(f"version {self._version} does not give the state hash that was kept", file_path)
         tail = find_tail(file, checkpoint.epoch, self._version, position)
@@ -316,11 +316,9 @@ class StateDirectory:
 
     def _replay_memory(self, memory: DurableMemory, change: MemoryChange, file: DiskFile, record: LogRecord) -> None:
         runs = read_runs(file, record, change)
-        hashes = [
-            record.page_hashes[at : at + HASH_BYTES]
-            for _, pages, index in change.runs
-            for at in range(index * HASH_BYTES, (index + pages) * HASH_BYTES, HASH_BYTES)
-        ]
+        hashes = b"".join(
+            [record.page_hashes[index * HASH_BYTES : (index + pages) * HASH_BYTES] for _, pages, index in change.runs]
+        )
         if not self.read_only:
             memory.replay(change.wasm_pages, runs, hashes, fresh=change.fresh)
             return
@@ -498,7 +496,7 @@ class StateDirectory:
             del self._canisters[canister_id]
             for memory in state.memories.values():
                 memory.close()
-            self._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
+            self._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
             return
         state.facts_hash = b""
         state.module_hash = entry.get("module", state.module_hash)
@@ -716,7 +714,7 @@ class _Draft:
         self._message = message
         self._changes = changes
         self._subnet_record = subnet_record
-        self.hashes: list[bytes] = []
+        self.hashes = b""
         self.pages: list[Buffer] = []
         self._entries: dict[bytes, dict[str, Any]] = {}
         self._before: dict[bytes, dict[str, Any]] = {}
@@ -741,7 +739,7 @@ class _Draft:
         if directory._history.keep != 0:
             self._keep_before()
         before_hashes, before_pages = self.hashes, self.pages
-        self.hashes, self.pages = [], []
+        self.hashes, self.pages = b"", []
         for canister_id, change in self._changes.items():
             self._account(canister_id, change)
         self.hashes += before_hashes
@@ -780,8 +778,8 @@ class _Draft:
                 self._add_pages(old)
             self._before[canister_id] = before
 
-    def _add_pages(self, delta: PageDelta) -> list[bytes]:
-        hashes = [hash_ for _, data in delta.runs for hash_ in hash_pages(data)]
+    def _add_pages(self, delta: PageDelta) -> bytes:
+        hashes = b"".join([hash_pages(data) for _, data in delta.runs])
         self.hashes += hashes
         self.pages += [data for _, data in delta.runs]
         return hashes
@@ -798,12 +796,12 @@ class _Draft:
             state.facts_hash = b""
             if known:
                 directory._canisters[canister_id] = state
-                directory._tree.set_leaves(state.slot, [state.hash(canister_id)])
+                directory._tree.set_leaves(state.slot, state.hash(canister_id))
             else:
                 directory._canisters.pop(canister_id, None)
                 directory._next_slot = next_slot
                 directory._tree.resize(next_slot)
-                directory._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
+                directory._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
 
         self._undo.append(undo)
         entry: dict[str, Any] = {"slot": state.slot}
@@ -812,7 +810,7 @@ class _Draft:
             entry["gone"] = True
             self._deleted.append(state)
             del directory._canisters[canister_id]
-            directory._tree.set_leaves(state.slot, [ZERO_PAGE_HASH])
+            directory._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
             return
         if change.module_hash is not None:
             entry["module"] = change.module_hash
@@ -824,7 +822,7 @@ class _Draft:
             entry[name] = encode_memory(delta)
             self._undo.append(state.memories[name].log(delta, self._add_pages(delta)))
         directory._update(canister_id, state, entry)
-        directory._tree.set_leaves(state.slot, [state.hash(canister_id)])
+        directory._tree.set_leaves(state.slot, state.hash(canister_id))
 
     def let_go(self) -> None:
         """The record is written: close what deleted canisters had open."""

@@ -23,6 +23,7 @@ from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
 from perdure.storage.merkle import (
+    HASH_BYTES,
     NODE_BYTES,
     ZERO_PAGE_HASH,
     Node,
@@ -152,7 +153,7 @@ class DurableMemory:
                 if leaf is not None and leaf[0] == page:
                     expected = leaf[1]
                     leaf = next(leaves, None)
-                if hash_pages(base.file.pread(PAGE_BYTES, page * PAGE_BYTES))[0] != expected:
+                if hash_pages(base.file.pread(PAGE_BYTES, page * PAGE_BYTES)) != expected:
                     yield f"the page at {page * PAGE_BYTES:#x} is not what was committed"
         for page, _ in () if leaf is None else (leaf, *leaves):
             yield f"the page at {page * PAGE_BYTES:#x} is gone"
@@ -180,7 +181,7 @@ class DurableMemory:
 
     # -- commits
 
-    def log(self, delta: PageDelta, hashes: Sequence[bytes]) -> Callable[[], None]:
+    def log(self, delta: PageDelta, hashes: bytes) -> Callable[[], None]:
         """Account for a delta whose log record is about to be written; what undoes that if it cannot be.
 
         The tree has its hashes, a checkpoint will write its pages, and its bytes are expected in the image.
@@ -196,12 +197,12 @@ class DurableMemory:
 
         if delta.fresh:
             self._start_anew()
-        index = 0
+        position = 0
         for address, data in delta.runs:
             first, pages = address // PAGE_BYTES, len(data) // PAGE_BYTES
-            self.tree().set_leaves(first, hashes[index : index + pages])
+            self.tree().set_leaves(first, hashes[position : position + pages * HASH_BYTES])
             self._dirty.update(range(first, first + pages))
-            index += pages
+            position += pages * HASH_BYTES
         self.wasm_pages = delta.wasm_pages
         self.tree().resize(delta.wasm_pages * _PAGES)
         self.unapplied = True
@@ -212,7 +213,7 @@ class DurableMemory:
         end = self.wasm_pages * WASM_PAGE_BYTES
         for address, data in delta.runs:
             for at in range(address, address + len(data), PAGE_BYTES):
-                old = hash_pages(self.image().read(at, PAGE_BYTES)) if at < end else [ZERO_PAGE_HASH]
+                old = hash_pages(self.image().read(at, PAGE_BYTES)) if at < end else ZERO_PAGE_HASH
                 self.tree().set_leaves(at // PAGE_BYTES, old)
         self._dirty = {page for page in self._dirty if page * PAGE_BYTES < end}
 
@@ -242,9 +243,7 @@ class DurableMemory:
 
     # -- checkpoints and recovery: the only code that writes images
 
-    def replay(
-        self, wasm_pages: int, runs: Iterable[tuple[int, bytes]], hashes: Sequence[bytes], *, fresh: bool
-    ) -> None:
+    def replay(self, wasm_pages: int, runs: Iterable[tuple[int, bytes]], hashes: bytes, *, fresh: bool) -> None:
         """Write a log record's pages straight into the files: recovery, before any image is open."""
         if fresh:
             self._start_anew()
@@ -252,12 +251,12 @@ class DurableMemory:
             self._open_writers(new=fresh or not self.generation)
             self._replayed = True
         tree = self.tree()
-        index = 0
+        position = 0
         for address, data in runs:
             self._writers["img"].pwrite(data, address)
-            pages = len(data) // PAGE_BYTES
-            tree.set_leaves(address // PAGE_BYTES, hashes[index : index + pages])
-            index += pages
+            step = len(data) // PAGE_BYTES * HASH_BYTES
+            tree.set_leaves(address // PAGE_BYTES, hashes[position : position + step])
+            position += step
         tree.resize(wasm_pages * _PAGES)
         self.wasm_pages = wasm_pages
 

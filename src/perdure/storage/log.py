@@ -31,7 +31,7 @@ least that version.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import final
@@ -39,7 +39,7 @@ from zlib import crc32
 
 from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer, DiskFile
-from perdure.storage.merkle import HASH_BYTES
+from perdure.storage.merkle import HASH_BYTES, hash_pages
 
 __all__ = ["BLOCK", "LogRecord", "Tail", "encode_record", "find_tail", "scan"]
 
@@ -89,16 +89,15 @@ class Tail:
 
 
 def encode_record(
-    epoch: int, version: int, durable: int, previous: bytes, meta: bytes, page_hashes: Sequence[bytes]
+    epoch: int, version: int, durable: int, previous: bytes, meta: bytes, page_hashes: bytes
 ) -> tuple[bytes, bytes]:
     """Everything of a record before its pages, and its checksum."""
-    hashes = b"".join(page_hashes)
     draft = _HEADER.pack(
-        _MAGIC, _FORMAT, 0, epoch, version, durable, len(meta), len(page_hashes), previous, bytes(HASH_BYTES), 0
+        _MAGIC, _FORMAT, 0, epoch, version, durable, len(meta), len(page_hashes) // HASH_BYTES, previous, b"", 0
     )[:_CHECKED_BYTES]
-    checksum = sha256(draft + meta + hashes).digest()
+    checksum = sha256(draft + meta + page_hashes).digest()
     head = draft + checksum
-    head = b"".join((head, crc32(head).to_bytes(4, "little"), meta, hashes))
+    head = b"".join((head, crc32(head).to_bytes(4, "little"), meta, page_hashes))
     return head + bytes(-len(head) % BLOCK), checksum
 
 
@@ -131,16 +130,13 @@ def _head_is_whole(record: LogRecord, previous: bytes) -> bool:
 def _pages_are_whole(file: DiskFile, record: LogRecord) -> bool:
     at = record.pages_offset
     end = record.offset + record.size_bytes
-    hashes = memoryview(record.page_hashes)
     position = 0
     while at < end:
-        data = memoryview(file.pread(min(_READ_BYTES, end - at), at))
-        if len(data) < min(_READ_BYTES, end - at):
+        data = file.pread(min(_READ_BYTES, end - at), at)
+        step = len(data) // PAGE_BYTES * HASH_BYTES
+        if len(data) < min(_READ_BYTES, end - at) or hash_pages(data) != record.page_hashes[position : position + step]:
             return False
-        for start in range(0, len(data), PAGE_BYTES):
-            if sha256(data[start : start + PAGE_BYTES]).digest() != hashes[position : position + HASH_BYTES]:
-                return False
-            position += HASH_BYTES
+        position += step
         at += len(data)
     return True
 
@@ -159,21 +155,29 @@ def scan(file: DiskFile, epoch: int, version: int, previous: bytes, offset: int 
         previous = record.checksum
 
 
+def _find_headers(file: DiskFile, offset: int) -> Iterator[int]:
+    """Offsets of blocks that begin like a record."""
+    while data := file.pread(_READ_BYTES, offset):
+        at = data.find(_MAGIC)
+        while at >= 0:
+            if at % BLOCK == 0:
+                yield offset + at
+            at = data.find(_MAGIC, at + 1)
+        offset += len(data)
+
+
 def find_tail(file: DiskFile, epoch: int, version: int, offset: int) -> Tail:
     """What follows `version`, the last whole record, which ends at `offset`."""
     mark = file.pread(BLOCK, offset)
     found = _read_header(file, offset)
     stale = found is not None and found[0].epoch < epoch
     torn = mark != _ZEROS[: len(mark)] and not stale
-    end = file.size()
-    at = offset
-    while at < end:
+    for at in _find_headers(file, offset):
         found = _read_header(file, at)
         if found is not None and found[0].epoch == epoch and found[0].version > version:
             record, previous = found
             if record.durable > version and _head_is_whole(record, previous):
                 return Tail(offset, True, version + 1)
-        at += BLOCK
     return Tail(offset, torn, None)
 
 

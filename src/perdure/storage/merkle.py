@@ -22,7 +22,7 @@ node a level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import final
 
@@ -61,12 +61,12 @@ def node_offset(node: Node) -> int:
     return (_LEVELS + position) * NODE_BYTES
 
 
-def hash_pages(data: Buffer) -> list[bytes]:
-    """Hashes of the pages of `data`."""
+def hash_pages(data: Buffer) -> bytes:
+    """The hashes of the pages of `data`, one after the other."""
     if len(data) == PAGE_BYTES:
-        return [sha256(data).digest()]
+        return sha256(data).digest()
     view = memoryview(data)
-    return [sha256(view[at : at + PAGE_BYTES]).digest() for at in range(0, len(view), PAGE_BYTES)]
+    return b"".join([sha256(view[at : at + PAGE_BYTES]).digest() for at in range(0, len(view), PAGE_BYTES)])
 
 
 def memory_hash(wasm_pages: int, root: bytes) -> bytes:
@@ -109,14 +109,16 @@ class PageTree:
             found = self._levels[level][index] = bytearray(stored if whole else _ZERO_NODES[level])
         return found
 
-    def set_leaves(self, first_page: int, hashes: Iterable[bytes]) -> None:
-        """Set the hashes of pages from `first_page` on."""
-        stale = self._stale
-        for page, hash_ in enumerate(hashes, first_page):
-            index = page >> 4
-            at = (page & 15) * HASH_BYTES
-            self._node(0, index)[at : at + HASH_BYTES] = hash_
-            stale.add(index)
+    def set_leaves(self, first_page: int, hashes: bytes | memoryview) -> None:
+        """Set the hashes of pages from `first_page` on, as `hash_pages` gives them: a node at a time."""
+        start = first_page * HASH_BYTES
+        position = 0
+        while position < len(hashes):
+            index, at = divmod(start + position, NODE_BYTES)
+            step = min(NODE_BYTES - at, len(hashes) - position)
+            self._node(0, index)[at : at + step] = hashes[position : position + step]
+            self._stale.add(index)
+            position += step
 
     def leaves(self) -> Iterator[tuple[int, bytes]]:
         """`(page, hash)` of every page that is not zero, ascending; subtrees of zeros are skipped."""
