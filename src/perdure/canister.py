@@ -244,6 +244,8 @@ class Return:
     stable_wasm_pages: int = 0
     stable_accessed_pages: int = 0
     stable_dirty_pages: int = 0
+    heap_dirty_pages: int = 0
+    """Pages of the heap whose bytes differ from before; charged, but not counted where changes are dropped anyway."""
 
 
 @unique
