@@ -277,9 +277,9 @@ def _print_inventory(inventory: Inventory) -> None:
 @click.argument("source")
 @_options
 def tree(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
-    """Show how the memory is nested: manager, memories, structures, and the shape of each B-tree.
+    """Show how memories and structures nest.
 
-    Reads every node; needs the extra "columns".
+    Manager, memories, structures, and the shape of each B-tree. Reads every node; needs the extra "columns".
 
     \b
     Example:
@@ -523,9 +523,9 @@ def query(
     quiet: bool,
     schema_path: Path | None,
 ) -> None:
-    """Run an SQL query over the structures as tables, named as schema shows; needs the extra "sql".
+    """Run SQL over the structures as tables.
 
-    Conditions on keys become lookups and ranges. Composed values are JSON: json_extract(value, '$.name').
+    Tables are named as schema shows; needs the extra "sql". Conditions on keys become lookups and ranges. Composed values are JSON: json_extract(value, '$.name').
 
     \b
     Example:
@@ -707,7 +707,9 @@ def export(
     quiet: bool,
     schema_path: Path | None,
 ) -> None:
-    """Write structures to Parquet, CSV, or an SQLite file that Datasette opens. All of them, if none is named.
+    """Write structures to Parquet, CSV or SQLite.
+
+    All of them, if none is named. Datasette opens the SQLite file as it is.
 
     Parquet and CSV hold one structure a file: for several, OUTPUT is a directory.
 
@@ -764,9 +766,9 @@ def _export(tables: list[Table], output: Path, form: str) -> dict[str, int]:
 @click.option("--all-values", is_flag=True, help="Decode every value with its declared type, not the first thousand.")
 @_options
 def fsck(source: str, all_values: bool, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
-    """Prove a stable memory sound, or say what is broken, where, and what to do. Exit code 1 on errors, not on notes.
+    """Prove a stable memory sound, or say what is not.
 
-    Needs the extra "columns".
+    Each finding has an address and advice. Exit code 1 on errors, not on notes. Needs the extra "columns".
 
     \b
     Example:
@@ -824,7 +826,9 @@ def _print_report(report: Report) -> None:
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write an SVG here.")
 @_options
 def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
-    """Show what occupies the memory: as blocks here, or as an SVG with -o.
+    """Show what occupies the memory.
+
+    As blocks here, or as an SVG with -o.
 
     \b
     Example:
