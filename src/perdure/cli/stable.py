@@ -525,7 +525,8 @@ def query(
 ) -> None:
     """Run SQL over the structures as tables.
 
-    Tables are named as schema shows; needs the extra "sql". Conditions on keys become lookups and ranges. Composed values are JSON: json_extract(value, '$.name').
+    Tables are named as schema shows; needs the extra "sql". Conditions on keys become lookups and ranges. Composed
+    values are JSON: json_extract(value, '$.name').
 
     \b
     Example:
