@@ -1,0 +1,80 @@
+"""Universal canisters in pairs: one with the native System API, one behind host calls."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+# Helpers that tests import by name lie beside them; importlib mode puts nothing on the path by itself.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from system_machine import HOST_CALLS, NATIVE, Machine, spied_entries
+
+from perdure import Subnet
+from perdure.canister import Context
+
+CANISTERS = Path(__file__).parents[1] / "canisters"
+
+
+@pytest.fixture(scope="session")
+def universal():
+    """The builder of programs for the universal canister."""
+    name = "perdure_tests_universal"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, CANISTERS / "universal" / "universal.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session", params=[32, 64])
+def bits(request):
+    """Width of the heap's addresses."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def universal_wasm(bits):
+    """The universal canister with such a heap."""
+    return (CANISTERS / "modules" / f"universal{bits}.wasm").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def installed(universal_wasm):
+    """A subnet of each kind with one universal canister; tests take forks of them."""
+    subnets = []
+    for options in (NATIVE, HOST_CALLS):
+        subnet = Subnet(instrumentation=options, seed=b"system tests")
+        canister = subnet.install(universal_wasm, cycles=10**18)
+        variables = [{"name": "b", "value": "zwei"}, {"name": "a", "value": "eins"}]
+        canister.update_settings(environment_variables=variables)
+        subnets.append((subnet, canister.id))
+    yield subnets
+    for subnet, _ in subnets:
+        subnet.close()
+
+
+@pytest.fixture
+def machines(installed, universal, universal_wasm, monkeypatch):
+    """A machine with native functions and one behind host calls, in the same state."""
+    entries = spied_entries(monkeypatch)
+    pair = [
+        Machine(subnet.fork(), canister_id, universal, universal_wasm, entries) for subnet, canister_id in installed
+    ]
+    yield pair
+    for machine in pair:
+        machine.subnet.close()
+
+
+@pytest.fixture(params=[0, 1], ids=["native", "host-calls"])
+def machine(request, machines):
+    """One after the other of the two machines."""
+    return machines[request.param]
+
+
+def pytest_make_parametrize_id(config, val):
+    """Contexts are named by the specification's letters."""
+    return val.value if isinstance(val, Context) else None

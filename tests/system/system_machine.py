@@ -1,0 +1,161 @@
+"""A universal canister, the ways into each of its contexts, and what every entry came to."""
+
+from __future__ import annotations
+
+from perdure.canister import Context, Env, Limits, Method, Reply
+from perdure.errors import RejectError
+from perdure.execution import CallMessage, FromUser
+from perdure.execution.execute import execute_call
+from perdure.instrument import Options
+from perdure.subnet.residency import ResidentInstance
+
+NATIVE = Options()
+HOST_CALLS = Options(native_stable=False, native_messages=False)
+
+
+def spied_entries(monkeypatch):
+    """A list that will hold what each entry into a canister came to: (context, result)."""
+    entries, run = [], ResidentInstance.run
+
+    def spying(instance, entry_point, env):
+        context = env.context
+        result = run(instance, entry_point, env)
+        entries.append((context, result))
+        return result
+
+    monkeypatch.setattr(ResidentInstance, "run", spying)
+    return entries
+
+
+class Machine:
+    """Drives one canister; `entries` are those since they were last cleared, of all machines: (context, result)."""
+
+    def __init__(self, subnet, canister_id, universal, wasm, entries):
+        self.subnet, self.universal, self.wasm = subnet, universal, wasm
+        self.canister = subnet.canister(canister_id)
+        self.id = canister_id.raw_bytes
+        self.entries = entries
+        self.error = None
+
+    def program(self):
+        return self.universal.Program()
+
+    def update(self, program, method="update", **options):
+        return self.canister.update(method, bytes(program), **options)
+
+    def query(self, program, method="query", **options):
+        return self.canister.query(method, bytes(program), **options)
+
+    def run(self, way, program):
+        """Run a program in the context that `way` leads to; what its entry came to."""
+        self.entries.clear()
+        self.error = None
+        context, enter = WAYS[way]
+        try:
+            enter(self, program)
+        except RejectError as error:
+            self.error = error
+        return next(result for seen, result in self.entries if seen is context)
+
+    def hook(self, name, program):
+        """Set a hook, past the inspection that an earlier one may refuse."""
+        state = self.subnet._state
+        code = bytes(self.program().hook(self.universal.Hook[name], program).reply())
+        call = CallMessage(FromUser(0), b"\x04", self.id, "update", code)
+        execute_call(state, state.canisters[self.id], call)
+        assert isinstance(state.responses.pop(0), Reply)
+        self.entries.clear()
+
+    def call(self, *, rejected=False, **callbacks):
+        """A program that calls a query of this canister, which replies or rejects."""
+        callee = self.program().reject("no") if rejected else self.program().reply(b"yes")
+        return self.program().call(self.id, "query", callee, **callbacks)
+
+    def trapping(self):
+        return self.program().trap("clean up")
+
+
+def _init(machine, program):
+    machine.canister.reinstall(machine.wasm, bytes(program))
+
+
+def _post_upgrade(machine, program):
+    machine.canister.upgrade(machine.wasm, bytes(program))
+
+
+def _pre_upgrade(machine, program):
+    machine.hook("PRE_UPGRADE", program)
+    machine.canister.upgrade(machine.wasm)
+
+
+def _inspect_message(machine, program):
+    machine.hook("INSPECT_MESSAGE", program)
+    machine.update(b"")
+
+
+def _heartbeat(machine, program):
+    machine.hook("HEARTBEAT", program)
+    machine.subnet.tick()
+
+
+def _global_timer(machine, program):
+    machine.hook("GLOBAL_TIMER", program)
+    machine.hook("HEARTBEAT", machine.program())
+    machine.update(machine.program().global_timer_set(1).drop().reply())
+    machine.entries.clear()
+    machine.subnet.tick()
+
+
+def _on_low_wasm_memory(machine, program):
+    machine.hook("ON_LOW_WASM_MEMORY", program)
+    limit = 1 << 30
+    machine.canister.update_settings(wasm_memory_limit=limit, wasm_memory_threshold=0)
+    machine.entries.clear()
+    machine.canister.update_settings(wasm_memory_threshold=limit)  # its round runs the hook before other tasks
+
+
+def _transform(machine, program):
+    """No outcall runs transforms yet: at the engine's seam."""
+    state = machine.subnet._state
+    canister = state.canisters[machine.id]
+    env = Env(Context.TRANSFORM, canister.facts, Limits(), time_ns=state.time_ns, arg=bytes(program), costs=state.costs)
+    canister.instance.run(Method("canister_query query"), env)
+    canister.instance.roll_back()
+
+
+def _in_callback(method, name, **how):
+    def enter(machine, program):
+        if name == "on_cleanup":
+            call = machine.call(on_reply=machine.trapping(), on_cleanup=program)
+        else:
+            call = machine.call(**how, **{name: program})
+        send = machine.update if method == "update" else machine.query
+        send(call, method)
+
+    return enter
+
+
+WAYS = {
+    "init": (Context.INIT, _init),
+    "post_upgrade": (Context.INIT, _post_upgrade),
+    "pre_upgrade": (Context.PRE_UPGRADE, _pre_upgrade),
+    "update": (Context.UPDATE, Machine.update),
+    "replicated query": (Context.REPLICATED_QUERY, lambda machine, program: machine.update(program, "query")),
+    "query": (Context.NON_REPLICATED_QUERY, Machine.query),
+    "transform": (Context.TRANSFORM, _transform),
+    "composite query": (
+        Context.COMPOSITE_QUERY,
+        lambda machine, program: machine.query(program, "composite_query"),
+    ),
+    "reply": (Context.REPLY, _in_callback("update", "on_reply")),
+    "reject": (Context.REJECT, _in_callback("update", "on_reject", rejected=True)),
+    "cleanup": (Context.CLEANUP, _in_callback("update", "on_cleanup")),
+    "composite reply": (Context.COMPOSITE_REPLY, _in_callback("composite_query", "on_reply")),
+    "composite reject": (Context.COMPOSITE_REJECT, _in_callback("composite_query", "on_reject", rejected=True)),
+    "composite cleanup": (Context.COMPOSITE_CLEANUP, _in_callback("composite_query", "on_cleanup")),
+    "inspect_message": (Context.INSPECT_MESSAGE, _inspect_message),
+    "heartbeat": (Context.SYSTEM_TASK, _heartbeat),
+    "global_timer": (Context.SYSTEM_TASK, _global_timer),
+    "on_low_wasm_memory": (Context.SYSTEM_TASK, _on_low_wasm_memory),
+}
+"""How to get a program into a context, and the context."""
