@@ -134,6 +134,10 @@ class Limits:
     heap_trap_code: int = 0
     reply_bytes: int = 2 << 20
     dirty_page_instructions: int = 1_000
+    call_payload_bytes: int = 10 << 20
+    call_timeout_seconds: int = 300
+    queue_capacity: int = 500
+    """Calls from this canister to another that may be open at a time."""
 
 
 @final

@@ -12,6 +12,7 @@ from perdure.execution import (
     execute_ingress,
     execute_query,
     round_,
+    run_until_idle,
     submit_ingress,
 )
 from perdure.execution.config import GIB
@@ -157,6 +158,30 @@ class TestCallTerms:
         assert execute_ingress(world.subnet, caller.canister_id, "start", b"100") == Reply(b"reply:")
         assert execute_ingress(world.subnet, callee.canister_id, "f", b"") == Reply(b"")
         assert world.balanced()
+
+    def test_limits_of_calls_are_configuration(self, fakes):
+        config = SubnetConfig(max_local_request_payload_bytes=10, max_call_timeout_seconds=2, queue_capacity=3)
+        world = fakes.World(config=config)
+        callee = world.install(
+            {"canister_update f": lambda api, _: (deadlines.append(api.msg_deadline()), api.msg_reply())}
+        )
+        deadlines, codes = [], []
+
+        def many(api, instance):
+            codes.extend(fakes.call(api, callee.canister_id, "f", timeout=100) for _ in range(5))
+            api.msg_reply()
+
+        def large(api, instance):
+            fakes.call(api, callee.canister_id, "f", bytes(10))
+
+        caller = world.install({"canister_update many": many, "canister_update large": large}, [lambda *_: None] * 2)
+        called_at = world.subnet.time_ns + 1
+        assert execute_ingress(world.subnet, caller.canister_id, "many", b"") == Reply(b"")
+        assert codes == [0, 0, 0, 2, 2]
+        run_until_idle(world.subnet)
+        assert deadlines == [called_at + 2 * 10**9] * 3
+        reject = execute_ingress(world.subnet, caller.canister_id, "large", b"")
+        assert "has a payload size of 11, which exceeds the allowed limit of 10." in reject.message
 
     def test_too_poor_to_be_called(self, world, fakes):
         canister = world.install({"canister_update f": fakes.reply_with(b"")}, cycles=400_000_000_000)

@@ -41,7 +41,6 @@ class SubnetConfig:
     max_call_timeout_seconds: int = 300
     stop_canister_timeout_ns: int = 300 * _SECOND_NS
 
-    max_wasm32_memory_bytes: int = 4 * GIB
     max_wasm64_memory_bytes: int = 6 * GIB
     max_stable_memory_bytes: int = 500 * GIB
     default_wasm_memory_limit_bytes: int = 3 * GIB

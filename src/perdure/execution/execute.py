@@ -96,6 +96,9 @@ def _base_limits(subnet: SubnetState, kind: str) -> Limits:
         stable_wasm_pages=config.max_stable_memory_bytes // WASM_PAGE_BYTES,
         reply_bytes=config.max_query_reply_bytes if kind == "query" else config.max_replicated_reply_bytes,
         dirty_page_instructions=config.dirty_page_overhead,
+        call_payload_bytes=config.max_local_request_payload_bytes,
+        call_timeout_seconds=config.max_call_timeout_seconds,
+        queue_capacity=config.queue_capacity,
     )
 
 

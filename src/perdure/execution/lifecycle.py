@@ -49,7 +49,6 @@ __all__ = [
 
 EMPTY_REPLY: Final = Reply(b"")
 _PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
-_STEPS: Final = ("canister_start", "canister_init", "canister_pre_upgrade", "canister_post_upgrade")
 
 
 @unique

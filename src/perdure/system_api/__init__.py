@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from perdure.system_api.api import (
-    MAX_CALL_PAYLOAD_BYTES,
-    MAX_CALL_TIMEOUT_SECONDS,
     MAX_CERTIFIED_DATA_BYTES,
     MAX_ENVIRONMENT_VARIABLE_NAME_BYTES,
     MAX_METHOD_NAME_BYTES,
-    QUEUE_CAPACITY,
     SystemApi,
 )
 from perdure.system_api.host_functions import HOST_FUNCTIONS, HostFunction, Machine
@@ -16,12 +13,9 @@ from perdure.system_api.wording import CanisterTrap, already_responded, out_of_r
 
 __all__ = [
     "HOST_FUNCTIONS",
-    "MAX_CALL_PAYLOAD_BYTES",
-    "MAX_CALL_TIMEOUT_SECONDS",
     "MAX_CERTIFIED_DATA_BYTES",
     "MAX_ENVIRONMENT_VARIABLE_NAME_BYTES",
     "MAX_METHOD_NAME_BYTES",
-    "QUEUE_CAPACITY",
     "CanisterTrap",
     "HostFunction",
     "Machine",

@@ -30,26 +30,18 @@ from perdure.ic.reject import RejectCode
 from perdure.system_api.wording import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
 
 __all__ = [
-    "MAX_CALL_PAYLOAD_BYTES",
-    "MAX_CALL_TIMEOUT_SECONDS",
     "MAX_CERTIFIED_DATA_BYTES",
     "MAX_ENVIRONMENT_VARIABLE_NAME_BYTES",
     "MAX_METHOD_NAME_BYTES",
     "MAX_TEXT_BYTES",
-    "QUEUE_CAPACITY",
     "SystemApi",
 ]
 
-MAX_CALL_PAYLOAD_BYTES: Final = 10 << 20
-"""Method name and argument together, to a canister of the same subnet."""
-MAX_CALL_TIMEOUT_SECONDS: Final = 300
 MAX_CERTIFIED_DATA_BYTES: Final = 32
 MAX_ENVIRONMENT_VARIABLE_NAME_BYTES: Final = 128
 MAX_METHOD_NAME_BYTES: Final = 20_000
 MAX_TEXT_BYTES: Final = 32 << 10
 """Longer texts of ``trap`` and ``debug_print`` are cut."""
-QUEUE_CAPACITY: Final = 500
-"""Messages from one canister to another that may wait at a time."""
 
 _CYCLES_MINTING_CANISTER: Final = "rkp4c-7iaaa-aaaaa-aaaca-cai"
 _NON_REPLICATED: Final = frozenset(["F", "NRQ", "TQ", "CQ", "CRy", "CRt", "CC"])
@@ -364,10 +356,11 @@ class SystemApi:
         """Trap unless the argument of the call may be appended to by `size_bytes`."""
         call = self._construction("call_data_append")
         payload_bytes = self._name_bytes + len(self._pending_arg) + size_bytes
-        if payload_bytes > MAX_CALL_PAYLOAD_BYTES:
+        limit_bytes = self.env.limits.call_payload_bytes
+        if payload_bytes > limit_bytes:
             raise self._violation(
                 f"Request to {Principal(call.callee)}:{call.method_name} has a payload size of {payload_bytes}, "
-                f"which exceeds the allowed limit of {MAX_CALL_PAYLOAD_BYTES}."
+                f"which exceeds the allowed limit of {limit_bytes}."
             )
 
     def call_data_append(self, data: bytes) -> None:
@@ -376,11 +369,11 @@ class SystemApi:
         self._pending_arg += data
 
     def call_with_best_effort_response(self, timeout_seconds: int) -> None:
-        """Make it a bounded-wait call, of 300 seconds at most; once per call."""
+        """Make it a bounded-wait call, of the longest time allowed at most; once per call."""
         call = self._construction("call_with_best_effort_response")
         if call.timeout_seconds is not None:
             raise self._violation("ic0_call_with_best_effort_response failed because a timeout is already set.")
-        call.timeout_seconds = min(timeout_seconds, MAX_CALL_TIMEOUT_SECONDS)
+        call.timeout_seconds = min(timeout_seconds, self.env.limits.call_timeout_seconds)
 
     def call_cycles_add(self, amount: int, function: str = "call_cycles_add128") -> None:
         """Move `amount` from the balance onto the call; traps beyond the liquid balance."""
@@ -406,9 +399,9 @@ class SystemApi:
         return 0
 
     def _has_room(self, callee: bytes) -> bool:
-        room = QUEUE_CAPACITY
+        room = self.env.limits.queue_capacity
         if self.env.queue_room is not None:
-            room = self.env.queue_room.get(callee, QUEUE_CAPACITY)
+            room = self.env.queue_room.get(callee, room)
         if self.calls is None or len(self.calls) < room:
             return room > 0
         return sum(1 for call in self.calls if call.callee == callee) < room
