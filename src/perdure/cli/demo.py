@@ -133,8 +133,8 @@ def _print(runs: list[Run], facts: dict[str, object], plot: Path | None) -> None
         console.print(line, markup=False)
     console.print(" " * 11 + "   ".join(f"{number} {run.name}" for number, run in enumerate(runs, 1)) + "\n")
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("stable memory", "messages", "median per message", "median per entry", "against native"):
-        table.add_column(heading, justify="left" if heading == "stable memory" else "right")
+    for heading in ("stable memory", "messages", "a message", "an entry", "of native"):
+        table.add_column(heading, justify="left" if heading == "stable memory" else "right", no_wrap=True)
     for run in runs:
         common = len(run.milliseconds)
         ratio = _ns_per_entry(run, common) / _ns_per_entry(runs[0], common)
@@ -143,7 +143,7 @@ def _print(runs: list[Run], facts: dict[str, object], plot: Path | None) -> None
             f"{common} of {len(runs[0].milliseconds)}",
             f"{run.median_milliseconds:,.0f} ms",
             f"{run.ns_per_entry:,.0f} ns",
-            f"{ratio:.2f}",
+            f"{ratio:.2f} times",
         )
     console.print(table)
     yes = {True: "[green]yes[/green]", False: "[red]NO[/red]"}
@@ -152,9 +152,10 @@ def _print(runs: list[Run], facts: dict[str, object], plot: Path | None) -> None
         f"   the map survived an upgrade: {yes[bool(facts['survived_upgrade'])]}"
     )
     console.print(
-        "[dim]An entry's time is decoding it, descending a B-tree and writing a node; the ratio is of that whole, not\n"
-        "of the access alone. Python host calls are what a runtime in Python would pay without native stable\n"
-        "memory, C host calls what any runtime would pay at best.[/dim]"
+        "[dim]Times are medians. An entry is decoded, finds its place in a B-tree, and is\n"
+        "written to a node: the ratio is of that whole, not of the access alone. Python\n"
+        "host calls are what a runtime in Python would pay without native stable memory,\n"
+        "C host calls what any runtime would pay at best.[/dim]"
     )
     if plot:
         console.print(f"picture: {plot}")
