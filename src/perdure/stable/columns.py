@@ -48,7 +48,7 @@ _BLOCK_ENTRIES: Final = 1 << 15
 """Entries whose bytes are gathered together: so few that the nodes they are in stay in the processor's caches."""
 
 _BLOCK_NODES: Final = 1 << 12
-"""Nodes whose lengths are read together, round by round, for the same reason."""
+"""Nodes that are read or copied together, for the same reason."""
 
 _DTYPES: Final = {
     "bool": "u1",
@@ -291,9 +291,12 @@ class _TreeReader:
                 self._flat, side, span.value_offsets, value_bytes
             ).view(f"V{value_bytes}")
         for members, nodes, _ in levels[-1].groups if levels else []:
-            for count in np.unique(nodes.counts).tolist():
-                chosen = nodes.counts == count
-                self._copy_leaves(nodes, nodes.begins[chosen], count, starts[members[chosen]], keys, values)
+            for low in range(0, len(members), _BLOCK_NODES):
+                block = slice(low, low + _BLOCK_NODES)
+                counts, begins, places_of_block = nodes.counts[block], nodes.begins[block], starts[members[block]]
+                for count in np.flatnonzero(np.bincount(counts)).tolist():
+                    chosen = np.flatnonzero(counts == count)
+                    self._copy_leaves(nodes, begins[chosen], count, places_of_block[chosen], keys, values)
         return keys, values
 
     def _copy_leaves(
