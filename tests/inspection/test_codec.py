@@ -80,7 +80,17 @@ def test_bytes_that_do_not_decode(name, data):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("u8", 256), ("u8", -1), ("u8", True), ("u16le", 1.5), ("principal", 5), ("struct(a: u8)", {})]
+    ("name", "value"),
+    [
+        ("u8", 256),
+        ("u8", -1),
+        ("u8", True),
+        ("u16le", 1.5),
+        ("principal", 5),
+        ("bytes", 1 << 40),
+        ("[u8; 2]", 2),
+        ("struct(a: u8)", {}),
+    ],
 )
 def test_values_that_do_not_encode(name, value):
     with pytest.raises(ValueError, match=r"."):

@@ -82,6 +82,7 @@ KEYS = {
     "i64": st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-20, 20),
     "text": st.text("abcé\x00", max_size=4),
     "bytes": st.binary(max_size=3),
+    "[u8; 2]": st.binary(min_size=2, max_size=2),
     "bool": st.booleans(),
 }
 OPERATORS = ("=", "<", "<=", ">", ">=", "is", "!=")
@@ -103,7 +104,7 @@ def test_conditions_answer_as_plain_sqlite_does(name, data):
     memory = BytesMemory()
     storable = types.parse({"text": "String", "bytes": "Vec<u8>"}.get(name, name))
     StableBTreeMap.create(memory, storable, types.u32).update((key, index) for index, key in enumerate(keys))
-    schema = parse_schema(f'memories: {{"page:0": {{name: t, kind: btreemap, key: {name}, value: u32}}}}')
+    schema = parse_schema(f'memories: {{"page:0": {{name: t, kind: btreemap, key: "{name}", value: u32}}}}')
     structures = connect(name_structures(find_in_memory(memory), schema), schema)
     affinity = {"u8": "integer", "i64": "integer", "bool": "integer", "text": "text"}.get(name, "")
     plain = sqlite3.connect(":memory:")

@@ -36,6 +36,8 @@ __all__ = ["RAW", "Codec", "codec", "to_json", "to_sql"]
 
 MAX_NESTING: Final = 16
 _SQL_INTEGERS: Final = range(-(1 << 63), 1 << 63)
+_BYTES: Final = ("Blob<", "[u8", "Vec<u8>", "BoundedVecN<", "UnboundedVecN<")
+_SQL_ORDERED: Final = ("text", "String", "bool", "bytes", "Vec<u8>")
 _RUST_NAMES: Final = {"text": "String", "principal": "Principal", "bytes": "Vec<u8>"}
 _ALIASES: Final = re.compile(r"\b(text|principal|bytes)\b")
 
@@ -103,9 +105,14 @@ class Codec:
         """
         if isinstance(value, str):
             return self.from_text(value.lstrip("0") or "0" if value.isdecimal() and self.name[0] == "u" else value)
-        if isinstance(value, bytes) and self.name != "raw":
-            raise ValueError(f"a {self.name} is not shown as a blob")
+        if isinstance(value, bytes) != self.is_blob:
+            raise ValueError(f"a {self.name} is {'' if self.is_blob else 'not '}shown as a blob")
         return self.encode(value)
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether values are bytes."""
+        return self.name.startswith(("raw", "bytes", *_BYTES))
 
     def is_valid(self, data: bytes) -> bool:
         """Whether `data` decodes."""
@@ -187,7 +194,7 @@ def _storable(name: str) -> Codec:
         storable.max_size if storable.is_fixed else None,
         storable.max_size,
         storable.order,
-        sql_ordered=name != "i128" and (is_number or name in ("text", "String", "bool", "bytes", "Vec<u8>")),
+        sql_ordered=name != "i128" and (is_number or name in _SQL_ORDERED or name.startswith(("Blob<", "[u8"))),
     )
 
 
@@ -197,8 +204,10 @@ def _revive(name: str, value: Any) -> Any:
         return Principal.from_text(value)
     if name == "bool" and value in (0, 1):
         return bool(value)
-    if name.startswith(("Blob", "[u8", "Vec<u8>", "BoundedVecN", "UnboundedVecN")) and isinstance(value, str):
-        return bytes.fromhex(value)
+    if name.startswith(_BYTES):
+        if isinstance(value, int):
+            raise ValueError(f"{value!r} is no {name}")
+        return bytes.fromhex(value) if isinstance(value, str) else value
     if name.startswith("(") and isinstance(value, list):
         return tuple(_revive(part, item) for part, item in zip(_split(name[1:-1]), value, strict=True))
     if name.startswith(("Option<", "Reverse<")) and value is not None:

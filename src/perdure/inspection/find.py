@@ -60,7 +60,7 @@ class Manager:
     """
 
     wasm_page: int
-    header: ManagerHeader
+    header: ManagerHeader = field(repr=False)
     trouble: str = ""
     is_motoko: bool = False
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import PerdureError, UnsupportedError
-from perdure.inspection.codec import RAW, Codec, to_sql
+from perdure.inspection.codec import Codec, to_sql
 from perdure.inspection.find import KINDS, Inventory
 from perdure.inspection.schema import Schema
 from perdure.inspection.table import Bound, Entry, Table, open_table
@@ -354,7 +354,7 @@ def _encode(codec: Codec, operator: str, argument: Any) -> bytes | None:
     """
     if codec.name[:1] in "ui" and codec.name[1:].removesuffix("le").isdecimal():
         return _encode_integer(codec, operator, argument)
-    wanted = bytes if codec is RAW else str if codec.name.lower() in ("text", "string", "principal") else None
+    wanted = bytes if codec.is_blob else str if codec.name.lower() in ("text", "string", "principal") else None
     if wanted is None and (operator != "=" or not codec.is_ordered or codec.fields):
         raise _CannotNarrowError
     if wanted is not None and not isinstance(argument, wanted):
