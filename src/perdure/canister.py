@@ -9,7 +9,7 @@ Spec: "Abstract canisters" in the interface specification.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
 from typing import NamedTuple, Protocol, final
