@@ -234,6 +234,22 @@ def test_stable_accounting_starts_anew_after_a_trap(harness):
     assert (outcome.stable_accessed_pages, outcome.stable_dirty_pages) == (1, 1)
 
 
+def test_what_the_host_writes_is_uncommitted_like_anything_else(any_harness, counter):
+    counter.heap.write(131064, b"\x05\0\0\0")
+    counter.roll_back()
+    assert number(any_harness.reply(counter, "get")) == 0
+    counter.roll_back()
+    counter.heap.write(131064, b"\x05\0\0\0")
+    assert counter.stable.grow(2) == 0
+    counter.stable.write(70000, b"host")
+    delta = counter.commit()
+    assert ([at for at, _ in delta.heap.runs], [at for at, _ in delta.stable.runs]) == ([126976], [69632])
+    assert number(any_harness.reply(counter, "inc")) == 6
+    counter.heap.write(0, b"after")
+    assert [at for at, _ in counter.commit().heap.runs] == [0, 126976]
+    assert any_harness.reply(counter, "sizes")[:8] == (2).to_bytes(8, "little")
+
+
 def test_save_and_restore(any_harness, counter):
     any_harness.reply(counter, "inc")
     any_harness.run(counter, "stable", (0).to_bytes(8, "little") + b"12345678")

@@ -179,6 +179,7 @@ class WasmInstance:
         """What is uncommitted; the runs are views."""
         if self._trapped:
             self.roll_back()
+        self._note_outside_writes()
         if not self._uncommitted:
             return StateDelta(None, None, None)
         self._harvest()
@@ -514,8 +515,17 @@ class WasmInstance:
             pages: Iterable[int] = self._accounting.bytes[abi.WRITTEN_LIST : end].cast("I")
             self._stable.written.update(pages)
 
+    def _note_outside_writes(self) -> None:
+        """Count what the host itself has written to the memories, or grown, as uncommitted."""
+        heap, stable = self._heap, self._stable
+        if heap.written or stable.written or heap.resized or stable.resized:
+            self._uncommitted = True
+            if heap.written or heap.resized:
+                self._heap_changes = _UNKNOWN
+
     def _roll_back(self, state: ThreadState) -> None:
         state.instance = None
+        self._note_outside_writes()
         self._heap_changes = _UNKNOWN
         if self._uncommitted:
             self._harvest()
@@ -524,6 +534,7 @@ class WasmInstance:
             self._stable.roll_back()
             if self._committed_globals is None or sizes != (self._heap.size_bytes, self._stable.size_bytes):
                 self._drop_store()
+                self._heap.resized = self._stable.resized = False
             elif self._store is not None and self._globals_now() != self._committed_globals:
                 self._load_globals(self._committed_globals)
             self._current_globals = self._committed_globals
