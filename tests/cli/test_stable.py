@@ -299,6 +299,17 @@ def test_a_broken_stream_is_exit_code_2():
     assert Answer("ls", "-", stdin=b"\x1f\x8bnonsense").code == 2
 
 
+def test_a_missing_extra_is_named(dump, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    for module in [
+        name for name in sys.modules if name.startswith(("perdure.inspection.tree", "perdure.inspection.gather"))
+    ]:
+        monkeypatch.delitem(sys.modules, module)
+    found = Answer("fsck", dump)
+    assert found.code == 2
+    assert "perdure[columns]" in found.err
+
+
 def test_importing_the_commands_is_cheap():
     code = "import sys, perdure.cli.stable; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -83,6 +83,7 @@ KEYS = {
     "text": st.text("abcé\x00", max_size=4),
     "bytes": st.binary(max_size=3),
     "[u8; 2]": st.binary(min_size=2, max_size=2),
+    "Blob<3>": st.binary(max_size=3),
     "bool": st.booleans(),
 }
 OPERATORS = ("=", "<", "<=", ">", ">=", "is", "!=")

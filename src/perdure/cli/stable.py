@@ -78,6 +78,13 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
         except MalformedError as error:
             click.echo(f"perdure: {error}", err=True)
             raise click.exceptions.Exit(FOUND_WRONG) from error
+        except ModuleNotFoundError as error:
+            extra = {"numpy": "columns", "pyarrow": "columns", "apsw": "sql", "google": "protobuf"}.get(
+                error.name or ""
+            )
+            if extra is None:
+                raise
+            raise click.ClickException(f"this needs `pip install 'perdure[{extra}]'`") from error
         except BrokenPipeError:
             sys.stderr.close()
             raise click.exceptions.Exit(0) from None

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, final
 
-from perdure.errors import UnsupportedError
+import numpy as np
+
 from perdure.inspection.region import Region
 from perdure.memory import WASM_PAGE_BYTES
-
-try:
-    import numpy as np
-except ImportError as error:  # pragma: no cover (the development extras have it)
-    raise UnsupportedError("this needs `pip install 'perdure[columns]'`") from error
 
 if TYPE_CHECKING:
     import numpy.typing as npt
