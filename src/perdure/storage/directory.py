@@ -13,6 +13,9 @@
 The order that keeps the promise: blobs, then the log record that names them, then (at a checkpoint) images and hashes,
 then history, then the checkpoint file, each on the platter before the next is begun; the log is used again only after
 the checkpoint that made it superfluous.
+
+Long for one module, because opening, committing and checkpointing share one state and one lock, and that order is read
+best in one place.
 """
 
 from __future__ import annotations
