@@ -6,6 +6,8 @@ import errno
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import InternalError, StorageError
-from perdure.storage import CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore
+from perdure.storage import CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore, open_sealed
+from perdure.storage.disk import RealDisk
 
 PAGE = 4096
 WASM_PAGE = 65536
@@ -123,6 +126,40 @@ def test_a_second_owner_is_told_who_has_it(path: str) -> None:
     with StateDirectory.open(path), pytest.raises(StorageError, match=str(os.getpid())):
         StateDirectory.open(path)
     StateDirectory.open(path).close()
+
+
+TWO_PROCESSES = """
+import sys
+from perdure.errors import StorageError
+from perdure.storage import StateDirectory, TemporaryStore, open_sealed
+from perdure.storage.disk import RealDisk
+from perdure.canister import PageDelta
+try:
+    StateDirectory.open(sys.argv[1])
+except StorageError as error:
+    print(error)
+with StateDirectory.open(sys.argv[1], read_only=True) as reader:
+    print(reader.version)
+image = open_sealed(TemporaryStore(), RealDisk().open(sys.argv[2]))
+image.commit(PageDelta(1, [(0, b"c" * 4096)]))
+print(image.read(4095, 2))
+"""
+
+
+def test_two_processes_on_one_directory_and_one_sealed_base(path: str, tmp_path: Path) -> None:
+    (tmp_path / "sealed").write_bytes(b"s" * WASM_PAGE)
+    store = TemporaryStore(tmp_path)
+    image = open_sealed(store, RealDisk().open(str(tmp_path / "sealed")))
+    image.commit(PageDelta(1, [(PAGE, b"p" * PAGE)]))
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        command = [sys.executable, "-c", TWO_PROCESSES, path, str(tmp_path / "sealed")]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        commit(state, (0, page("b")))
+    assert f"another process ({os.getpid()})" in said[0]
+    assert said[1:] == ["1", "b'cs'"]
+    assert image.read(PAGE - 1, 2) == b"sp"
+    store.close()
 
 
 def test_readers_see_the_last_whole_commit(path: str) -> None:
