@@ -11,10 +11,9 @@ import pytest
 # Helpers that tests import by name lie beside them; importlib mode puts nothing on the path by itself.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from system_machine import HOST_CALLS, NATIVE, Machine, spied_entries
+from system_machine import HOST_CALLS, NATIVE, Both, Machine, spied_entries
 
 from perdure import Subnet
-from perdure.canister import Context
 
 CANISTERS = Path(__file__).parents[1] / "canisters"
 
@@ -69,12 +68,7 @@ def machines(installed, universal, universal_wasm, monkeypatch):
         machine.subnet.close()
 
 
-@pytest.fixture(params=[0, 1], ids=["native", "host-calls"])
-def machine(request, machines):
-    """One after the other of the two machines."""
-    return machines[request.param]
-
-
-def pytest_make_parametrize_id(config, val):
-    """Contexts are named by the specification's letters."""
-    return val.value if isinstance(val, Context) else None
+@pytest.fixture
+def both(machines):
+    """The two machines, compared with each other at every step."""
+    return Both(machines)

@@ -159,3 +159,36 @@ WAYS = {
     "on_low_wasm_memory": (Context.SYSTEM_TASK, _on_low_wasm_memory),
 }
 """How to get a program into a context, and the context."""
+
+
+class Both:
+    """A machine with native functions and one behind host calls that must do the same, instruction by instruction."""
+
+    def __init__(self, machines):
+        self.machines = machines
+        self.id = machines[0].id
+        self.program = machines[0].program
+
+    def _same(self, act):
+        outcomes = []
+        for machine in self.machines:
+            machine.entries.clear()
+            try:
+                outcome = act(machine)
+            except RejectError as error:
+                outcome = (error.code, error.error_code, error.message, error.backtrace)
+            outcomes.append((outcome, [(context, result) for context, result in machine.entries]))
+        assert outcomes[0] == outcomes[1]
+        return outcomes[0][0]
+
+    def update(self, program, method="update", **options):
+        """The reply, or the reject as (code, error code, message, backtrace)."""
+        return self._same(lambda machine: machine.update(program, method, **options))
+
+    def query(self, program, method="query", **options):
+        """As `update`."""
+        return self._same(lambda machine: machine.query(program, method, **options))
+
+    def do(self, act):
+        """Do something else to both, which has a result that can be compared."""
+        return self._same(act)

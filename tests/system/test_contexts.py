@@ -97,7 +97,8 @@ def start_module(bits):
         calls.append(f"(drop {call})" if function.result else call)
     blocks = "(block " * (len(table) + 1)
     cases = " ".join(f") {call} (return)" for call in calls)
-    labels = " ".join(str(index) for index in range(len(table)))
+    labels = " ".join(str(index) for index in range(len(table) + 1))
+    heap = "i64" if bits == 64 else "i32"
     return wasmtime.wat2wasm(f"""(module {" ".join(imports)}
         (memory {"i64 " if bits == 64 else ""}1)
         (func (export "canister_update any"))
@@ -105,7 +106,7 @@ def start_module(bits):
           (if (i64.eqz (call $stable64_size)) (then (return)))
           (call $stable64_read (i64.const 100) (i64.const 0) (i64.const 1))
           {blocks}
-          (br_table {labels} {len(table)} (i32.sub (i32.load8_u ({"i64" if bits == 64 else "i32"}.const 100)) (i32.const 1)))
+          (br_table {labels} (i32.sub (i32.load8_u ({heap}.const 100)) (i32.const 1)))
           {cases} )
         )
         (start $start))""")

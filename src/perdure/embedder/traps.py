@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from perdure.canister import Env, Trap, TrapCode
 from perdure.errors import InternalError
 from perdure.instrument import abi
+from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
 
 __all__ = ["demangled", "trap_of"]
 
 _WRONG_CONTEXT = 0
+_OUTSIDE_HEAP = 2
 
 _LENGTH = re.compile(r"[1-9]\d{0,5}")
 _HASH = re.compile(r"h[0-9a-f]{16}")
@@ -52,11 +54,15 @@ def _native(env: Env, number: int, function: int, kind: int, offset: int, size: 
     if code is TrapCode.CONTRACT_VIOLATION and kind == _WRONG_CONTEXT:
         return Trap(code, wrong_context(name, env.context, env.method_name))
     if code is TrapCode.CONTRACT_VIOLATION:
-        return Trap(code, "Error getting performance counter type")
+        return Trap(code, f"Error getting performance counter type {offset}")
     if code is TrapCode.ALREADY_RESPONDED:
         return Trap(code, already_responded(name))
     if code is TrapCode.REPLY_TOO_LARGE:
         return Trap(code, reply_too_large(name, offset, env.limits.reply_bytes))
+    if code is TrapCode.ARGUMENT_OUT_OF_BOUNDS and kind >= _OUTSIDE_HEAP:
+        what = "msg.reply" if name == "msg_reply_data_append" else f"ic0.{name} heap"
+        heap_bytes = (kind - _OUTSIDE_HEAP) * WASM_PAGE_BYTES
+        return Trap(TrapCode.CONTRACT_VIOLATION, out_of_range(what, offset, size, heap_bytes))
     if code is TrapCode.ARGUMENT_OUT_OF_BOUNDS:
         part, length = ("id", len(env.caller)) if name == "msg_caller_copy" else ("payload", len(env.arg))
         return Trap(TrapCode.CONTRACT_VIOLATION, out_of_range(f"ic0.{name} {part}", offset, size, length))

@@ -146,8 +146,8 @@ HEADER = {
     "reply_bytes": Field(0x90, "I"),
     "trap_code": Field(0x94, "I"),
     "trap_function": Field(0x98, "I"),  # index in NATIVE_MESSAGE_FUNCTIONS; only with CONTRACT_VIOLATION and 12 to 14
-    "trap_kind": Field(0x9C, "I"),  # 0 wrong context, 1 bad argument
-    "trap_offset": Field(0xA0, "Q"),  # ARGUMENT_OUT_OF_BOUNDS: offset asked for; REPLY_TOO_LARGE: bytes in all
+    "trap_kind": Field(0x9C, "I"),  # 0 wrong context, 1 bad argument, n + 2 bytes outside a heap of n Wasm pages
+    "trap_offset": Field(0xA0, "Q"),  # ARGUMENT_OUT_OF_BOUNDS: offset or address; REPLY_TOO_LARGE: bytes in all
     "trap_size": Field(0xA8, "Q"),  # ARGUMENT_OUT_OF_BOUNDS: bytes asked for
     # out: written by FINISH
     "instructions_left": Field(0xB0, "q"),  # may be negative after a success: charge the limit

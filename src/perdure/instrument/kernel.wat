@@ -491,9 +491,24 @@
     (i32.store $message offset=0x9c (i64.const 0) (local.get $kind))
     (call $trap (local.get $code)))
 
+  ;; Traps where [address, address + size) leaves the heap; the size of the heap goes with the trap.
+  (func $check_heap (param $function i32) (param $address i64) (param $size i64)
+    (local $wasm_pages i64) (local $heap_bytes i64)
+    (local.set $wasm_pages (i64.extend_i32_u (;I;) (memory.size $heap)))
+    (local.set $heap_bytes (i64.shl (local.get $wasm_pages) (i64.const 16)))
+    (if (i32.or
+          (i64.gt_u (local.get $address) (local.get $heap_bytes))
+          (i64.gt_u (local.get $size) (i64.sub (local.get $heap_bytes) (local.get $address))))
+      (then
+        (i64.store $message offset=0xa0 (i64.const 0) (local.get $address))
+        (i64.store $message offset=0xa8 (i64.const 0) (local.get $size))
+        (call $trap_in (i32.const 14) (local.get $function)
+          (i32.add (i32.wrap_i64 (local.get $wasm_pages)) (i32.const 2))))))
+
   ;; Copies [offset, offset + size) of a blob of `total` bytes at `blob` in the message memory to the heap.
   (func $copy_to_heap
     (param $function i32) (param $blob i64) (param $total i64) (param $target i64) (param $offset i64) (param $size i64)
+    (call $check_heap (local.get $function) (local.get $target) (local.get $size))
     (if (i32.or
           (i64.gt_u (local.get $offset) (local.get $total))
           (i64.gt_u (local.get $size) (i64.sub (local.get $total) (local.get $offset))))
@@ -546,6 +561,9 @@
       (then
         (i64.store $message offset=0xa0 (i64.const 0) (local.get $new_bytes))
         (call $trap_in (i32.const 12) (i32.const 4) (i32.const 1))))
+    (call $check_heap (i32.const 4)
+      (i64.extend_i32_u (;I;) (local.get $source))
+      (i64.extend_i32_u (;I;) (local.get $size)))
     (memory.copy $message $heap
       (i64.add (i64.const 0x4100000) (local.get $reply_bytes))
       (local.get $source)
@@ -565,6 +583,8 @@
     (local.set $instructions (i64.sub (i64.load $message offset=0x08 (i64.const 0)) (global.get $counter)))
     (if (i32.eqz (local.get $type)) (then (return (local.get $instructions))))
     (if (i32.ne (local.get $type) (i32.const 1))
-      (then (call $trap_in (i32.const 65) (i32.const 7) (i32.const 1))))
+      (then
+        (i64.store32 $message offset=0xa0 (i64.const 0) (i64.extend_i32_u (local.get $type)))
+        (call $trap_in (i32.const 65) (i32.const 7) (i32.const 1))))
     (i64.add (local.get $instructions) (i64.load $message offset=0x48 (i64.const 0))))
 )

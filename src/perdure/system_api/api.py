@@ -33,15 +33,18 @@ __all__ = [
     "MAX_CERTIFIED_DATA_BYTES",
     "MAX_ENVIRONMENT_VARIABLE_NAME_BYTES",
     "MAX_METHOD_NAME_BYTES",
-    "MAX_TEXT_BYTES",
+    "MAX_PRINT_BYTES",
+    "MAX_TRAP_TEXT_BYTES",
     "SystemApi",
 ]
 
 MAX_CERTIFIED_DATA_BYTES: Final = 32
 MAX_ENVIRONMENT_VARIABLE_NAME_BYTES: Final = 128
 MAX_METHOD_NAME_BYTES: Final = 20_000
-MAX_TEXT_BYTES: Final = 32 << 10
-"""Longer texts of ``trap`` and ``debug_print`` are cut."""
+MAX_PRINT_BYTES: Final = 32 << 10
+"""Longer texts of ``debug_print`` are cut."""
+MAX_TRAP_TEXT_BYTES: Final = 16 << 10
+"""Longer texts of ``trap`` are cut."""
 
 _CYCLES_MINTING_CANISTER: Final = "rkp4c-7iaaa-aaaaa-aaaca-cai"
 _NON_REPLICATED: Final = frozenset(["F", "NRQ", "TQ", "CQ", "CRy", "CRt", "CC"])
@@ -562,11 +565,11 @@ class SystemApi:
         """Append to the canister's log."""
         if self.logs is None:
             self.logs = []
-        self.logs.append(bytes(data[:MAX_TEXT_BYTES]))
+        self.logs.append(bytes(data[:MAX_PRINT_BYTES]))
 
     def trap(self, message: bytes) -> CanisterTrap:
         """What to raise: ``raise api.trap(b"...")``."""
-        return CanisterTrap(TrapCode.CALLED_TRAP, message[:MAX_TEXT_BYTES].decode(errors="replace"))
+        return CanisterTrap(TrapCode.CALLED_TRAP, message[:MAX_TRAP_TEXT_BYTES].decode(errors="replace"))
 
     def part(self, what: str, data: bytes, offset: int, size_bytes: int) -> bytes:
         """A slice of a value, trapping where it leaves the value; `what` names it in the message."""
