@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test portable check lint format types contracts bench canisters canisters-ci conformance clean
+.PHONY: demo test portable lowest check lint format types contracts bench canisters canisters-ci conformance clean
 
 $(CORE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,13 @@ test: $(DEV)
 # The same on systems without PAGEMAP_SCAN (before Linux 6.7).
 portable: $(DEV)
 	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q
+
+# The engine's generated bindings are used, so the oldest version of its range is tested too.
+LOWEST_WASMTIME := 49.0.0
+lowest: $(DEV)
+	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' wasmtime==$(LOWEST_WASMTIME)
+	$(VENV)-lowest/bin/python -m pytest -n auto -q tests/embedder tests/instrument tests/subnet
 
 check: lint types contracts
 
@@ -60,4 +67,4 @@ bench: $(DEV)
 	$(BIN)/python tools/render_performance.py
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV)-lowest build dist

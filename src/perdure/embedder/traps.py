@@ -51,10 +51,10 @@ def _native(env: Env, number: int, function: int, kind: int, offset: int, size: 
     """A trap that the kernel has decided on, in the words of the function that it stands for."""
     code = TrapCode(number)
     name = abi.NATIVE_MESSAGE_FUNCTIONS[function]
-    if code is TrapCode.CONTRACT_VIOLATION and kind == _WRONG_CONTEXT:
-        return Trap(code, wrong_context(name, env.context, env.method_name))
     if code is TrapCode.CONTRACT_VIOLATION:
-        return Trap(code, f"Error getting performance counter type {offset}")
+        wrong = kind == _WRONG_CONTEXT
+        bad_type = f"Error getting performance counter type {offset}"
+        return Trap(code, wrong_context(name, env.context, env.method_name) if wrong else bad_type)
     if code is TrapCode.ALREADY_RESPONDED:
         return Trap(code, already_responded(name))
     if code is TrapCode.REPLY_TOO_LARGE:
