@@ -1,0 +1,225 @@
+"""The drop-in for the `pocket-ic` package, where ic-py is not installed."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from perdure import UnsupportedError
+from perdure.candid import encode, parse_types
+from perdure.kit import canister, query
+from perdure.pocket_ic import PocketIC, PocketICError, Principal, SubnetConfig, SubnetKind
+
+EMPTY = b"\0asm\1\0\0\0"
+NO_VALUES = b"DIDL\0\0"
+ALICE, BOB = Principal(b"A"), Principal(b"B")
+LEDGER = (
+    "type Error = variant { InsufficientFunds : record { balance : nat }; TooLong : record { most : nat64 }; "
+    "SelfTransfer };"
+    "service : (record { symbol : text; fee : nat; holders : vec record { principal; nat } }) -> {"
+    "transfer : (record { to : principal; amount : nat; memo : opt blob }) -> (variant { Ok : nat64; Err : Error });"
+    "balance_of : (principal) -> (nat) query;"
+    "entries : (nat64, nat64) -> (vec record { from : opt principal; to : principal; amount : nat; memo : opt blob;"
+    " time : nat64 }) query }"
+)
+
+
+@pytest.fixture
+def pic():
+    with PocketIC() as made:
+        yield made
+
+
+@pytest.fixture
+def counter(pic, built):
+    canister_id = pic.create_canister()
+    pic.install_code(canister_id, built("motoko_classical_v1").read_bytes(), [])
+    return canister_id
+
+
+def nat(reply):
+    assert reply[:7] == b"DIDL\0\1\x7d"
+    return reply[7]
+
+
+def test_counter(pic, counter):
+    assert nat(pic.update_call(counter, "inc", NO_VALUES)) == 1
+    assert nat(pic.query_call(counter, "count", NO_VALUES)) == 1
+
+
+def test_replies_that_are_no_candid(pic):
+    @canister
+    class Raw:
+        @query(raw=True)
+        def read(self, data: bytes) -> bytes:
+            return data
+
+    made = pic.subnet.install(Raw)
+    assert pic.query_call(Principal(made.id.raw_bytes), "read", bytes([5, 0, 0, 0])) == [5, 0, 0, 0]
+
+
+def test_canisters_with_their_interface(pic, built):
+    holders = [(ALICE.to_str(), 1_000)]
+    ledger = pic.create_and_install_canister_with_candid(
+        LEDGER, built("ledger").read_bytes(), {"symbol": "TST", "fee": 1, "holders": holders}
+    )
+    pic.set_sender(ALICE)
+    assert ledger.balance_of(ALICE.to_str()) == [1_000]
+    assert ledger.transfer({"to": BOB.bytes, "amount": 5, "memo": [b"hi"]}) == [{"Ok": 1}]
+    assert ledger.transfer({"to": BOB.bytes, "amount": 10**6, "memo": []}) == [
+        {"Err": {"InsufficientFunds": {"balance": 994}}}
+    ]
+    minted, sent = ledger.entries(0, 10)[0]
+    assert minted["from"] == []
+    assert (sent["from"], sent["to"], sent["memo"]) == ([ALICE], BOB, [[104, 105]])
+    with pytest.raises(ValueError, match="Arguments length not match"):
+        ledger.balance_of()
+    with pytest.raises(AttributeError, match="no method 'nothing'"):
+        ledger.nothing()
+
+
+def test_rejections_are_value_errors(pic, counter):
+    with pytest.raises(ValueError, match=r"reject code 5, (.|\n)*error code CanisterCalledTrap") as rejected:
+        pic.update_call(counter, "crash", NO_VALUES)
+    assert rejected.value.backtrace
+    empty = pic.create_canister()
+    with pytest.raises(PocketICError, match="CanisterWasmModuleNotFound"):
+        pic.query_call(empty, "foo", b"")
+    with pytest.raises(PocketICError, match="CanisterMethodNotFound"):
+        pic.query_call(counter, "foo", b"")
+    with pytest.raises(ConnectionError, match="does not belong to any subnet"):
+        pic.query_call(Principal.anonymous(), "foo", b"")
+
+
+def test_time(pic):
+    pic.set_time(1_704_067_199_999_999_999)
+    assert pic.get_time() == {"nanos_since_epoch": 1_704_067_199_999_999_999}
+    pic.advance_time(1_000_000_000)
+    assert pic.get_time() == {"nanos_since_epoch": 1_704_067_200_999_999_999}
+    assert pic.tick() is None
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_stable_memory(pic, compression):
+    canister_id = pic.create_canister()
+    pic.install_code(canister_id, EMPTY, [])
+    text = b"Stays here."
+    pic.set_stable_memory(canister_id, gzip.compress(text * 9_000) if compression else text * 9_000, compression)
+    pic.set_stable_memory(canister_id, text)
+    memory = pic.get_stable_memory(canister_id)
+    assert memory == text + bytes(2 * 65_536 - len(text))
+    with pytest.raises(ValueError, match="compression"):
+        pic.set_stable_memory(canister_id, text, "zip")
+
+
+def test_one_subnet(pic):
+    ((subnet_id, kind),) = pic.topology().items()
+    assert kind is SubnetKind.APPLICATION
+    canister_id = pic.create_canister(subnet=subnet_id)
+    assert pic.get_subnet(canister_id) == subnet_id
+    assert pic.get_subnet(ALICE) is None
+    assert pic.get_root_key() is None
+    with pytest.raises(UnsupportedError, match="one subnet"):
+        pic.create_canister(subnet=ALICE)
+    with pytest.raises(UnsupportedError, match="asked for 3: Application, Application, NNS"):
+        PocketIC(SubnetConfig(application=2, nns=True))
+    with pytest.raises(ValueError, match="At least one subnet"):
+        PocketIC(SubnetConfig())
+    with pytest.raises(UnsupportedError, match="state of a replica"):
+        SubnetConfig().add_subnet_with_state(SubnetKind.NNS, "somewhere")
+
+
+def test_ids_can_be_chosen_where_the_kind_of_subnet_allows_it(pic):
+    wanted = Principal.from_str("rwlgt-iiaaa-aaaaa-aaaaa-cai")
+    with pytest.raises(ValueError, match="cannot be chosen"):
+        pic.create_canister(canister_id=wanted)
+    with PocketIC(SubnetConfig(nns=True)) as nns:
+        assert nns.create_canister(canister_id=wanted) == wanted
+        with pytest.raises(ValueError, match="CanisterAlreadyInstalled"):
+            nns.create_canister(canister_id=wanted)
+        assert nns.create_canister() != wanted
+        with pytest.raises(UnsupportedError, match="an id of another one"):
+            nns.create_canister(canister_id=Principal.from_str("zzztf-6qaaa-aaaah-qfsaa-cai"))
+        assert nns.get_root_key()
+
+
+def test_a_state_directory(tmp_path):
+    config = SubnetConfig(application=1, state_dir=str(tmp_path / "state"))
+    with PocketIC(config) as first:
+        canister_id = first.create_canister()
+        first.install_code(canister_id, EMPTY, [])
+        first.set_stable_memory(canister_id, b"Hello")
+    with PocketIC(SubnetConfig(state_dir=str(tmp_path / "state"))) as second:
+        assert second.get_stable_memory(canister_id)[:5] == b"Hello"
+
+
+def test_settings_and_cycles(pic):
+    canister_id = pic.create_canister(settings={"controllers": [[ALICE.bytes]], "freezing_threshold": [5]})
+    assert pic.get_controllers(canister_id) == [ALICE]
+    assert pic.canister_status(canister_id)["settings"]["freezing_threshold"] == 5
+    before = pic.get_cycles_balance(canister_id)
+    assert pic.add_cycles(canister_id, 6_666) == before + 6_666 == pic.cycle_balance(canister_id)
+
+
+def test_what_the_package_lacks(pic, counter, built):
+    pic.update_call(counter, "inc", NO_VALUES)
+    pic.upgrade_canister(counter, built("motoko_classical_v2").read_bytes())
+    assert nat(pic.query_call(counter, "count", NO_VALUES)) == 1
+    taken = pic.take_canister_snapshot(counter)
+    fork = pic.fork()
+    assert nat(fork.update_call(counter, "inc", NO_VALUES)) == 2
+    assert nat(pic.query_call(counter, "count", NO_VALUES)) == 1
+    pic.update_call(counter, "inc", NO_VALUES)
+    pic.load_canister_snapshot(counter, taken["id"])
+    assert nat(pic.query_call(counter, "count", NO_VALUES)) == 1
+    assert pic.list_canister_snapshots(counter) == [taken]
+    pic.delete_canister_snapshot(counter, taken["id"])
+    pic.reinstall_canister(counter, built("motoko_classical_v1").read_bytes())
+    assert nat(pic.query_call(counter, "count", NO_VALUES)) == 0
+    with pytest.raises(PocketICError):
+        pic.update_call(counter, "crash", NO_VALUES)
+    assert b"[TRAP]" in pic.fetch_canister_logs(counter)[0]["content"]
+    pic.stop_canister(counter)
+    assert pic.canister_status(counter)["status"] == "stopped"
+    with pytest.raises(PocketICError, match="CanisterStopped"):
+        pic.update_call(counter, "inc", NO_VALUES)
+    pic.start_canister(counter)
+    pic.uninstall_canister(counter)
+    pic.stop_canister(counter)
+    pic.delete_canister(counter)
+    assert not pic.canister_exists(counter)
+
+
+def test_snapshot_directories(pic, counter, tmp_path):
+    pic.canister_snapshot_download(counter, tmp_path / "snapshot")
+    assert (tmp_path / "snapshot/metadata.json").exists()
+
+
+def test_the_management_canister(pic):
+    with pytest.raises(PocketICError, match="can not be called via ingress"):
+        pic.update_call(None, "raw_rand", NO_VALUES)
+    (request,) = parse_types("(record { settings : opt record {} })")
+    assert pic.update_call(None, "provisional_create_canister_with_cycles", encode([request], [{"settings": None}]))
+
+
+def test_principals_look_like_ic_pys():
+    principal = Principal.from_str("2vxsx-fae")
+    assert (principal.bytes, principal.len, principal.hex, principal.to_str()) == (b"\4", 1, "04", "2vxsx-fae")
+    assert (str(principal), repr(principal)) == ("2vxsx-fae", "Principal(2vxsx-fae)")
+    assert principal == Principal.anonymous() == Principal.from_hex("04")
+    assert Principal.management_canister().bytes == b""
+    assert Principal.self_authenticating("00").bytes == Principal.self_authenticating(b"\0").bytes
+    assert len({principal, Principal.anonymous()}) == 1
+
+
+def test_instances_are_counted(pic):
+    server, before = pic.server, pic.server.list_instances().count("Deleted")
+    PocketIC().close()
+    assert server.list_instances().count("Deleted") == before + 1
+
+
+def test_arguments_with_ic_pys_types_need_ic_py(pic, monkeypatch):
+    monkeypatch.setattr("perdure.pocket_ic._ic_py", None)
+    with pytest.raises(UnsupportedError, match="need ic-py"):
+        pic.install_code(pic.create_canister(), EMPTY, [{"type": 5, "value": 5}])
