@@ -676,3 +676,30 @@ def test_only_marked_classes_are_code():
         Subnet().install(User)
     with pytest.raises(UnsupportedError):
         Subnet().create_canister().actor()
+
+
+def test_a_state_directory_keeps_what_the_class_made(tmp_path):
+    with Subnet(tmp_path / "state") as first:
+        canister_id = first.install(Registry, ("TST",)).id
+        first.canister(canister_id).actor().add({"name": "Ada", "age": 36})
+        with rejects(match="too old"):
+            first.canister(canister_id).actor().add({"name": "Bob", "age": 200})
+    with Subnet(tmp_path / "state", code=[Registry]) as second:
+        actor = second.canister(canister_id).actor()
+        assert actor.last_user()["name"] == "Ada"
+        assert actor.add({"name": "Eve", "age": 1}) == 37
+        second.canister(canister_id).upgrade(Registry)
+        assert actor.counted() == (0, 2)
+    with Subnet(tmp_path / "state", code=[Registry]) as third:
+        assert third.canister(canister_id).actor().counted() == (0, 2)
+
+
+def test_no_upgrade_leads_from_python_to_wasm_and_back(built):
+    subnet = Subnet()
+    python, wasm = subnet.install(Caller), subnet.install(built("motoko_classical_v1"))
+    for one, code in ((python, built("motoko_classical_v1")), (wasm, Caller)):
+        with pytest.raises(UnsupportedError, match="from Wasm to Python or back"):
+            one.upgrade(code)
+    python.uninstall()
+    python.install(built("motoko_classical_v1"))
+    assert python.actor().inc() == 1

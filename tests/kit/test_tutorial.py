@@ -18,8 +18,7 @@ BLOCK = re.compile(r"```python file=(\S+)\n(.*?)```|^    \$ ([^\n]+)$", re.DOTAL
 
 def steps(page):
     """Files to save and commands to run, in the order of the page."""
-    for name, content, command in BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8")):
-        yield name, content, command
+    return BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

@@ -81,6 +81,7 @@ class Subnet:
         instrumentation: which passes the code of canisters goes through.
         seed: of the subnet's randomness.
         compiler: compiles the code of canisters; by default the one that the process shares.
+        code: the classes of canisters in Python that a state directory may hold.
     """
 
     def __init__(
@@ -93,12 +94,14 @@ class Subnet:
         instrumentation: Options | None = None,
         seed: bytes = b"",
         compiler: Compiler | None = None,
+        code: Iterable[type[Any]] = (),
     ) -> None:
         options = instrumentation or Options()
         compiler = compiler or shared_compiler()
+        ready_made = {module.wasm: module for module in map(_module_of, code)}
 
         def compile_code(wasm: bytes) -> CanisterModule:
-            return compiler.compile(wasm, options)
+            return ready_made.get(wasm) or compiler.compile(wasm, options)
 
         self._host: MemoryHost | DurableHost
         if path is None:
@@ -206,9 +209,7 @@ class Subnet:
             return bytes(wasm)
         if isinstance(wasm, str | os.PathLike):
             return Path(wasm).read_bytes()
-        module: CanisterModule | None = getattr(wasm, "__perdure_module__", None)
-        if module is None:
-            raise TypeError(f"{wasm!r} is no module, no path, and no class made a canister by perdure.kit.canister")
+        module = _module_of(wasm)
         self._host.provide(module)
         return module.wasm
 
@@ -589,6 +590,13 @@ class Canister:
 
     def __repr__(self) -> str:
         return f"<Canister {self.id}>"
+
+
+def _module_of(owner: type[Any]) -> CanisterModule:
+    module: CanisterModule | None = getattr(owner, "__perdure_module__", None)
+    if module is None:
+        raise TypeError(f"{owner!r} is no module, no path, and no class made a canister by perdure.kit.canister")
+    return module
 
 
 def _copy_state(state: SubnetState, host: MemoryHost) -> SubnetState:
