@@ -113,7 +113,6 @@ class PythonInstance:
         self._virtual: dict[int, VirtualMemory] = {}
         self._structures: dict[str, Any] = {}
         self._frames: dict[int, _Frame] = {}
-        self._ended: set[int] = set()
         self._started = 0
         self._predecessor: PythonInstance | None = None
 
@@ -277,7 +276,7 @@ class PythonInstance:
             if frame is not None:
                 frame.coroutine.close()
             return
-        if number == 0 or number in self._ended:  # `notify`, or a coroutine that another answer has ended
+        if number == 0:  # `notify`
             return
         frame = self._frames.get(number)
         if frame is None:
@@ -310,9 +309,12 @@ class PythonInstance:
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""
+        if self.stable.is_changed:
+            # These remember sizes; what declared structures hold asks for them anew.
+            self._manager = None
+            self._virtual.clear()
         self.heap.discard()
         self.stable.discard()
-        self._forget_memories()
         if self._live is not None:
             self._set_attributes(self._live)
             self._live = None
@@ -321,11 +323,6 @@ class PythonInstance:
         self._is_touched = False
         if self._predecessor is not None:
             self._predecessor.roll_back()
-
-    def _forget_memories(self) -> None:
-        # These remember sizes; what declared structures hold asks for them anew.
-        self._manager = None
-        self._virtual.clear()
 
     def save(self) -> StateDelta:
         """Copy what is uncommitted."""

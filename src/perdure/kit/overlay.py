@@ -92,9 +92,14 @@ class OverlayMemory:
         data = os.pread(extent.file_descriptor, size_bytes, extent.file_offset + address - extent.address)
         return data.ljust(PAGE_BYTES, b"\0")
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether anything is uncommitted."""
+        return bool(self._written) or self._fresh or self._wasm_pages != self._committed_wasm_pages
+
     def changes(self) -> PageDelta | None:
         """What is uncommitted; `None`: nothing."""
-        if not self._written and self._wasm_pages == self._committed_wasm_pages and not self._fresh:
+        if not self.is_changed:
             return None
         runs = [(page * PAGE_BYTES, bytes(self._written[page])) for page in sorted(self._written)]
         return PageDelta(self._wasm_pages, runs, self._fresh)
