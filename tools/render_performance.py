@@ -51,7 +51,7 @@ def render(results: list[dict[str, object]], *, quick: bool) -> str:
     lines = [
         "# Performance",
         "",
-        "Made by `make bench`: every figure is measured, ratios within one run. RATIONALE.md says why a target is missed.",
+        "Made by `make bench`: every figure is measured, ratios within one run. RATIONALE.md says why one is missed.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}, wasmtime {version('wasmtime')}" + (", `--quick`." if quick else "."),
