@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import wasmtime
 
 from perdure.canister import (
     UNLIMITED,
@@ -15,6 +16,8 @@ from perdure.canister import (
     TrapCode,
     WasmState,
 )
+from perdure.embedder import Compiler
+from perdure.embedder.cache import CompileCache
 from perdure.errors import InternalError
 from perdure.instrument import Options, abi
 from perdure.storage import TemporaryImage
@@ -426,6 +429,31 @@ def test_limits_of_pages(harness):
     outcome = harness.run(counter, "stable", two_pages, Limits(stable_dirty_pages=2))
     assert outcome.stable_dirty_pages == 2
     assert outcome.instructions < UNLIMITED
+
+
+def test_a_schedule_with_page_charges_prices_both_memories(harness):
+    two_pages = (4092).to_bytes(8, "little") + b"12345678"
+    counts = {}
+    for schedule in ("2025", "2026-07"):
+        counter = harness.fresh(harness.compile(COUNTER, Options(schedule=schedule)))
+        written = harness.run(counter, "stable", two_pages)
+        assert (written.stable_dirty_pages, written.heap_dirty_pages) == (2, 1)
+        counter.commit()
+        counts[schedule] = written.instructions, harness.run(counter, "get").instructions
+    # 5,000 for the access and 5,000 for the write of each of three pages, in place of 1,000 for its write.
+    assert counts["2026-07"][0] - counts["2025"][0] == 3 * 9_000
+    assert counts["2026-07"][1] == counts["2025"][1]  # a query: it read a heap page, which is not seen
+
+
+def test_page_charges_are_kept_with_the_code(harness, tmp_path):
+    cache, wasm = CompileCache(tmp_path), bytes(wasmtime.wat2wasm(COUNTER))
+    for schedule in ("2025", "2026-07", None):
+        options = Options(schedule=schedule)
+        built = Compiler(harness.engine, cache).compile(wasm, options)
+        loaded = Compiler(harness.engine, cache).compile(wasm, options)
+        assert built is not loaded
+        assert built.facts == loaded.facts
+        assert loaded.facts.page_charges == ((5_000, 5_000) if schedule == "2026-07" else None)
 
 
 def test_run_after_close_and_close_twice(harness):

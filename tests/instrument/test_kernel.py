@@ -121,6 +121,7 @@ def test_accounting_knows_exactly_the_pages_touched(link_text: Callable, accesse
       (memory 1)
       (func (export "canister_update f") {calls}))""")
     linked.memory("stable").grow(linked.store, 3)
+    linked.fill(accessed_page_instructions=5000)
     for _ in range(2):  # the second message starts from nothing, though the first has left its marks
         linked.run()
         pages = [range(a // PAGE, (a + n - 1) // PAGE + 1) if n else () for _, a, n in accesses]
@@ -132,7 +133,7 @@ def test_accounting_knows_exactly_the_pages_touched(link_text: Callable, accesse
         assert linked.field("dirty_page_limit") - linked.field("dirty_pages_left") == len(written)
         static = 1 + sum(5 + 3 for _ in accesses)
         dynamic = sum(20 + size for *_, size in accesses)
-        assert linked.instructions() == static + dynamic + 1000 * len(written)
+        assert linked.instructions() == static + dynamic + 5000 * len(touched) + 1000 * len(written)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from perdure.instrument import Instrumented
+from perdure.instrument import SCHEDULES, Instrumented, PageCharges
 from perdure.wasm import Module
 
 __all__ = ["ModuleFacts", "decode_facts", "encode_facts", "facts_of"]
@@ -22,6 +22,7 @@ class ModuleFacts(NamedTuple):
     redirected_imports: tuple[str, ...]
     accounting: bool
     metered: bool
+    page_charges: PageCharges | None
     data_segments: tuple[tuple[int, bytes], ...]
     custom_sections: Mapping[str, bytes]
 
@@ -36,6 +37,7 @@ def facts_of(module: Module, linked: Instrumented) -> ModuleFacts:
         redirected_imports=linked.redirected_imports,
         accounting=linked.options.accounting,
         metered=linked.options.schedule is not None,
+        page_charges=SCHEDULES[linked.options.schedule].page_charges if linked.options.schedule else None,
         data_segments=linked.data_segments,
         custom_sections={section.name: section.data for section in reversed(module.custom_sections)},
     )
@@ -77,6 +79,7 @@ def decode_facts(data: bytes) -> ModuleFacts:
         redirected_imports=tuple(plain["redirected_imports"]),
         accounting=plain["accounting"],
         metered=plain["metered"],
+        page_charges=None if plain["page_charges"] is None else PageCharges(*plain["page_charges"]),
         data_segments=tuple(
             (address, blob) for (address, _), blob in zip(plain["data_segments"], segments, strict=True)
         ),

@@ -96,6 +96,7 @@ class WasmInstance:
         self._heap_changes: PageDelta | None = _UNKNOWN
         self._trapped = False
         self._metered = module.facts.metered
+        self._page_charges = module.facts.page_charges
         self._api: SystemApi | None = None
         self._env: Env | None = None
         self._stop_at = 0.0
@@ -359,6 +360,7 @@ class WasmInstance:
     def _fill(self, env: Env, callback_index: int, callback_environment: int) -> None:
         """Write the in-fields of the header and the argument, see `abi`."""
         limits, argument, view = env.limits, env.arg, self._view
+        access_price, write_price = self._page_charges or (0, limits.dirty_page_instructions)
         if len(argument) > abi.MAX_ARGUMENT_BYTES or len(env.caller) > _MAX_CALLER_BYTES:
             raise ValueError(f"an argument of {len(argument)} bytes, a caller of {len(env.caller)}")
         _IN.pack_into(
@@ -374,12 +376,13 @@ class WasmInstance:
             limits.heap_wasm_pages,
             limits.stable_trap_code,
             limits.heap_trap_code,
+            access_price,
             env.time_ns,
             env.call_context_instructions,
             len(argument),
             len(env.caller),
             limits.reply_bytes,
-            limits.dirty_page_instructions,
+            write_price,
             env.caller,
             callback_index,
             callback_environment,
@@ -395,7 +398,8 @@ class WasmInstance:
     def _charge_for_heap(self, result: Return, env: Env, before: dict[int, bytes] | None) -> None:
         """Charge each page of the heap that now differs, after the fact: so it can use up the limit, not exceed it.
 
-        Source: ``charge_for_dirty_heap`` of the replica; four times as much on 64-bit heaps.
+        Source: ``charge_for_dirty_heap`` of the replica; four times as much on 64-bit heaps. A schedule with page
+        charges of its own has one price for both widths; that a page was read only is not seen.
         """
         delta = self._heap.changes()
         self._heap_changes = delta
@@ -406,7 +410,10 @@ class WasmInstance:
         else:
             result.heap_dirty_pages = sum(len(data) for _, data in delta.runs) // PAGE_BYTES
         limits = env.limits
-        price = limits.dirty_page_instructions * (4 if self._module.facts.is_64 else 1)
+        if self._page_charges is not None:
+            price = sum(self._page_charges)
+        else:
+            price = limits.dirty_page_instructions * (4 if self._module.facts.is_64 else 1)
         result.instructions = min(limits.instructions, result.instructions + result.heap_dirty_pages * price)
 
     def _returned(self, env: Env, before: dict[int, bytes] | None) -> Return:

@@ -131,8 +131,9 @@ HEADER = {
     "stable_limit_wasm_pages": Field(0x20, "q"),  # a grow past it returns -1
     "stable_trap_wasm_pages": Field(0x28, "q"),  # a grow past it traps with stable_trap_code
     "heap_limit_wasm_pages": Field(0x30, "q"),  # a grow past it traps with heap_trap_code
-    "stable_trap_code": Field(0x38, "I"),
-    "heap_trap_code": Field(0x3C, "I"),
+    "stable_trap_code": Field(0x38, "H"),
+    "heap_trap_code": Field(0x3A, "H"),
+    "accessed_page_instructions": Field(0x3C, "I"),
     "time_ns": Field(0x40, "Q"),
     "call_context_instructions": Field(0x48, "Q"),
     "argument_bytes": Field(0x50, "I"),

@@ -1,18 +1,28 @@
-"""What each instruction costs, in instructions: named schedules.
+"""What each instruction and each page costs, in instructions: named schedules.
 
-Source: ``instruction_to_cost`` in the replica's ``instrumentation.rs``, 2025, second half. A figure may be compared
-with one from canbench only under the same schedule.
+Source: ``instruction_to_cost`` in the replica's ``instrumentation.rs``, 2025, second half; of the page
+charges of ``2026-07``: the replica's change of 2026-07-16. A figure may be compared with one from canbench only under
+the same schedule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 from perdure.wasm import OPCODE_BY_NAME
 
-__all__ = ["SCHEDULES", "CostSchedule"]
+__all__ = ["SCHEDULES", "CostSchedule", "PageCharges"]
+
+
+class PageCharges(NamedTuple):
+    """Instructions for a 4 KiB page of heap or stable memory, once an entry each."""
+
+    accessed: int
+    """For its first read or write."""
+    written: int
+    """For its first write, on top."""
 
 
 @final
@@ -26,12 +36,17 @@ class CostSchedule:
             metering relies on.
         costs_64: what differs on modules with a 64-bit heap.
         prologue: charged on entry of every function.
+        page_charges: of both memories; `None`: only written pages are charged, as the `Limits` of the entry say.
+        approximate: that counts differ from the network's: heap pages that are only read are not charged, written ones
+            at the end of the entry and where their bytes differ.
     """
 
     name: str
     costs: Mapping[str, int]
     costs_64: Mapping[str, int]
     prologue: int = 1
+    page_charges: PageCharges | None = None
+    approximate: bool = False
 
     def __post_init__(self) -> None:
         unknown = (self.costs.keys() | self.costs_64.keys()) - OPCODE_BY_NAME.keys()
@@ -109,5 +124,8 @@ _2025_64 = _by_name(
     }
 )
 
-SCHEDULES: Mapping[str, CostSchedule] = {"2025": CostSchedule("2025", _2025, _2025_64)}
+SCHEDULES: Mapping[str, CostSchedule] = {
+    "2025": CostSchedule("2025", _2025, _2025_64),
+    "2026-07": CostSchedule("2026-07", _2025, _2025_64, page_charges=PageCharges(5_000, 5_000), approximate=True),
+}
 """Every schedule by name."""

@@ -95,13 +95,13 @@
     (if (i64.ne (i64.extend_i32_s (;I;) (local.get $old_size)) (i64.const -1))
       (then
         (if (i64.gt_u (i64.extend_i32_u (;I;) (memory.size $heap)) (i64.load $message offset=0x30 (i64.const 0)))
-          (then (call $trap (i32.load $message offset=0x3c (i64.const 0)))))))
+          (then (call $trap (i32.load16_u $message offset=0x3a (i64.const 0)))))))
     (local.get $old_size))
 
   ;; ------------------------------------------------------------------------------------------------- page accounting
 
   ;; Marks the pages of [first, last] as written and accessed, lists the new ones, holds them against the limits and
-  ;; charges the newly written ones.
+  ;; charges the newly accessed and the newly written ones.
   (func $mark_written (param $first i64) (param $last i64)
     (local $page i32) (local $end i32) (local $mark i32) (local $accessed i64) (local $dirty i64)
     (local.set $page (i32.wrap_i64 (local.get $first)))
@@ -126,7 +126,9 @@
     (global.set $accessed_pages_left (i64.sub (global.get $accessed_pages_left) (local.get $accessed)))
     (global.set $dirty_pages_left (i64.sub (global.get $dirty_pages_left) (local.get $dirty)))
     (call $charge
-      (i64.mul (local.get $dirty) (i64.extend_i32_u (i32.load $message offset=0x5c (i64.const 0))))))
+      (i64.add
+        (i64.mul (local.get $accessed) (i64.load32_u $message offset=0x3c (i64.const 0)))
+        (i64.mul (local.get $dirty) (i64.load32_u $message offset=0x5c (i64.const 0))))))
 
   (func $mark_accessed (param $first i64) (param $last i64)
     (local $page i32) (local $end i32) (local $accessed i64)
@@ -142,7 +144,8 @@
       (local.set $page (i32.add (local.get $page) (i32.const 1)))
       (br_if $next (i32.le_u (local.get $page) (local.get $end))))
     (if (i64.gt_u (local.get $accessed) (global.get $accessed_pages_left)) (then (call $trap (i32.const 5))))
-    (global.set $accessed_pages_left (i64.sub (global.get $accessed_pages_left) (local.get $accessed))))
+    (global.set $accessed_pages_left (i64.sub (global.get $accessed_pages_left) (local.get $accessed)))
+    (call $charge (i64.mul (local.get $accessed) (i64.load32_u $message offset=0x3c (i64.const 0)))))
 
   ;; For accesses that a host function has carried out: `link` calls these after it.
   (func $account_write (export "account_write") (param $address i64) (param $size i64)
@@ -180,7 +183,7 @@
           (i64.sub (i64.load $message offset=0x20 (i64.const 0)) (local.get $size)))
       (then (return (i64.const -1))))
     (if (i64.gt_u (i64.add (local.get $size) (local.get $delta)) (i64.load $message offset=0x28 (i64.const 0)))
-      (then (call $trap (i32.load $message offset=0x38 (i64.const 0)))))
+      (then (call $trap (i32.load16_u $message offset=0x38 (i64.const 0)))))
     (local.set $size (memory.grow $stable (local.get $delta)))
     (if (i64.eq (local.get $size) (i64.const -1)) (then (call $trap (i32.const 6))))
     (local.get $size))
