@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from perdure import Subnet
+
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.slow  # each test is a process of its own
 CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -204,6 +206,23 @@ def test_from_a_python_canister(project):
         """
     )
     passed(project.runpytest(), 1)
+
+
+def test_from_a_snapshot(pytester, built):
+    canister = Subnet().install(built("motoko_classical_v1"))
+    canister.actor().inc()
+    canister.write_snapshot(pytester.path / "snapshot")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_it(subnet, number):
+            (counter,) = subnet.canisters
+            assert counter.actor().inc() == 2
+        """
+    )
+    passed(pytester.runpytest("--perdure-snapshot", "snapshot"), 2)
 
 
 def test_a_dfx_project(pytester, built):
