@@ -35,7 +35,9 @@ from perdure.execution.messages import (
 )
 from perdure.execution.rejects import (
     as_seen_by_canister,
+    cleanup_reject,
     memory_limit_exceeded,
+    no_code_to_accept,
     no_such_callback,
     rejected,
     trap_reject,
@@ -391,12 +393,17 @@ def _run_callback(
     if call.on_cleanup is not None:
         limits.instructions = max(kept_back, all_instructions - instructions)
         env.context, env.arg, env.call_context_instructions = Context.CLEANUP, b"", context.instructions + instructions
-        instructions += _run_cleanup(subnet, canister, context, call.on_cleanup, env)
+        instructions += _run_cleanup(subnet, canister, context, call.on_cleanup, env, result)
     return result, instructions
 
 
 def _run_cleanup(
-    subnet: SubnetState, canister: CanisterState, context: CallContext, on_cleanup: EntryPoint, env: Env
+    subnet: SubnetState,
+    canister: CanisterState,
+    context: CallContext,
+    on_cleanup: EntryPoint,
+    env: Env,
+    callback_trap: Trap,
 ) -> int:
     instance = canister.instance
     if instance is None:
@@ -407,10 +414,8 @@ def _run_cleanup(
         accept(subnet, canister, context, result)
         return result.instructions
     instance.roll_back()
-    if context.trap is not None:
-        second = trap_reject(canister.canister_id, result, env.limits.instructions)
-        words = f"{context.trap.message}\n\ncall_on_cleanup also failed:\n\n{second.message}"
-        context.trap = context.trap._replace(message=words)
+    limit = subnet.config.max_instructions_per_message
+    context.trap = cleanup_reject(canister.canister_id, callback_trap, result, limit)
     return result.instructions
 
 
@@ -421,7 +426,7 @@ def inspect_message(subnet: SubnetState, canister: CanisterState, message: CallM
     """Ask the canister whether it lets an ingress message in; `None`: it does."""
     instance = canister.instance
     if canister.module is None or instance is None:
-        return trap_reject(canister.canister_id, Trap(TrapCode.WASM_MODULE_NOT_FOUND))
+        return no_code_to_accept()
     if "canister_inspect_message" not in canister.module.exported_methods:
         return None
     limits = growth_limits(subnet, canister, "inspect", canister.liquid_cycles)

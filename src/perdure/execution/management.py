@@ -555,6 +555,10 @@ def is_allowed_by_ingress(subnet: SubnetState, message: CallMessage) -> Reject |
     return prepared if isinstance(prepared, Reject) else None
 
 
+_REJECTED_WITHOUT_CODE: Final = frozenset(["install_code", "install_chunked_code"])
+"""Canisters get the words of these without ``IC0xxx`` in front; seen in the expected output of Motoko's suite."""
+
+
 def execute_management_call(subnet: SubnetState, message: CallMessage) -> None:
     """Execute a call of the management canister and answer it, unless the answer comes later."""
     method = METHODS.get(message.method_name)
@@ -569,6 +573,8 @@ def execute_management_call(subnet: SubnetState, message: CallMessage) -> None:
         prepared = _prepare(subnet, message)
         refusal = prepared if isinstance(prepared, Reject) else _answer(prepared)
     if refusal is not None:
+        if is_canister and isinstance(refusal, Reject) and message.method_name in _REJECTED_WITHOUT_CODE:
+            refusal = refusal._replace(error_code="")
         respond(subnet, message.origin, refusal, message.cycles)
 
 

@@ -15,7 +15,9 @@ from perdure.ic.reject import ErrorCode
 __all__ = [
     "as_seen_by_canister",
     "canister_error",
+    "cleanup_reject",
     "memory_limit_exceeded",
+    "no_code_to_accept",
     "no_such_callback",
     "rejected",
     "trap_log",
@@ -240,6 +242,19 @@ def trap_reject(canister_id: bytes, trap: Trap, limit_instructions: int = 0) -> 
     """
     code, words, advice = _parts(trap, limit_instructions)
     return canister_error(canister_id, code, words, advice)._replace(backtrace=trap.backtrace)
+
+
+def cleanup_reject(canister_id: bytes, callback: Trap, cleanup: Trap, limit_instructions: int = 0) -> Reject:
+    """As `trap_reject`, where a callback and then its cleanup trapped; the replica gives no advice for the two."""
+    code, first, _ = _parts(callback, limit_instructions)
+    _, second, _ = _parts(cleanup, limit_instructions)
+    words = f"{first}\n\ncall_on_cleanup also failed:\n\n{second}"
+    return canister_error(canister_id, code, words)._replace(backtrace=callback.backtrace)
+
+
+def no_code_to_accept() -> Reject:
+    """An ingress message to a canister without code; it is refused before it becomes a message of the canister."""
+    return rejected(ErrorCode.CANISTER_WASM_MODULE_NOT_FOUND, "Requested canister has no wasm module")
 
 
 def trap_log(trap: Trap) -> bytes | None:
