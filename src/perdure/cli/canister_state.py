@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -140,8 +141,21 @@ def common(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped  # type: ignore[return-value]
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """For imports: what they make stays, and looking for garbage among it is a tenth of a short command's time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _state(path: Path | None) -> State:
-    from perdure.subnet.project import Project
+    with _collector_paused():
+        from perdure.subnet.project import Project
 
     project = Project.find(Path.cwd())
     if path is None:
