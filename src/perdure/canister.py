@@ -407,6 +407,11 @@ class CanisterModule(Protocol):
         """Custom sections by full name, ``icp:public candid:service``."""
         ...
 
+    @property
+    def is_64(self) -> bool:
+        """Whether its heap has 64-bit addresses; its instructions then cost more cycles."""
+        ...
+
     def instantiate(self, state: WasmState) -> CanisterInstance:
         """An instance over `state`. Start code does not run; a fresh state gets its data segments applied."""
         ...

@@ -116,6 +116,7 @@ class FakeModule:
         self.wasm = b"\0asm" + name.encode()
         self.module_hash = hashlib.sha256(self.wasm).digest()
         self.exported_methods = frozenset(self.methods)
+        self.is_64 = False
 
     def instantiate(self, state):
         if state.heap is None:

@@ -271,6 +271,33 @@ class TestPrices:
         assert seen["price"] == seen["paid"]
         assert balance - canister.cycles == seen["price"] + 5_001_000 + 1_200_000 + 5 * 2_000
 
+    def test_instructions_of_64_bit_heaps_cost_twice_as_much(self, world, fakes):
+        narrow, wide = CYCLES_2026_08, CYCLES_2026_08.wasm64
+        assert narrow.execution(10**9) == 5_000_000 + 10**9
+        assert wide.execution(10**9) == 5_000_000 + 2 * 10**9
+        assert wide.wasm64 is not wide
+        seen = {}
+
+        def ask(api, instance):
+            before = api.canister_cycle_balance()
+            seen["price"] = api.cost_call(4, 3)
+            fakes.call(api, b"nobody", "four", b"arg")
+            seen["paid"] = before - api.canister_cycle_balance()
+            api.msg_reply()
+
+        for module_is_64, costs in ((False, narrow), (True, wide)):
+            canister = world.install({"canister_update ask": ask}, [lambda *_: None] * 2)
+            canister.module.is_64 = module_is_64
+            balance = canister.cycles
+            request = submit_ingress(world.subnet, canister.canister_id, "ask", b"")
+            round_(world.subnet)
+            assert world.subnet.responses[request] == Reply(b"")
+            assert seen["price"] == seen["paid"] == costs.call(4, 3)
+            # A fake uses 1,000 instructions.
+            assert balance - canister.cycles == costs.call(4, 3) + costs.execution(1_000) + 1_200_000 + 3 * 2_000
+            round_(world.subnet)
+            assert world.balanced()
+
     def test_signing(self):
         costs = CYCLES_2026_08
         assert costs.sign("sign_with_ecdsa", "key_1", 0) == 26_153_846_153

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+import wasmtime
 from built_canisters import Digest, call, digest, module, service_of
 
 from perdure import Principal, RejectError
@@ -222,3 +223,17 @@ def test_a_ledger_over_five_upgrades_keeps_every_balance() -> None:
         balance = service.methods["balance_of"]
         assert balance.decode(ledger.query("balance_of", balance.encode([bob]))) == (10 * (round_number + 1),)
     assert service.methods["upgrades"].decode(ledger.query("upgrades", EMPTY)) == (5,)
+
+
+def test_instructions_of_64_bit_heaps_cost_twice_as_much():
+    used = {}
+    for index_type in ("", "i64"):
+        code = f"""(module (import "ic0" "msg_reply" (func $reply)) (memory {index_type} 1)
+          (func (export "canister_update f") (call $reply)))"""
+        with Subnet() as subnet:
+            canister = subnet.install(bytes(wasmtime.wat2wasm(code)))
+            assert canister.module.is_64 == bool(index_type)
+            before = canister.status().cycles
+            canister.update("f")
+            used[index_type] = before - canister.status().cycles - 5_000_000 - 1_200_000 - 2_000
+    assert used["i64"] == 2 * used[""] > 0

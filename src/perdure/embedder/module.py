@@ -82,6 +82,11 @@ class CompiledModule:
         """Custom sections by full name; the first of a name counts."""
         return self.facts.custom_sections
 
+    @property
+    def is_64(self) -> bool:
+        """Whether its heap has 64-bit addresses."""
+        return self.facts.is_64
+
     def instantiate(self, state: WasmState) -> WasmInstance:
         """An instance over `state`, hot until closed."""
         return WasmInstance.create(self, state)

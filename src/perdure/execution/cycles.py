@@ -6,7 +6,8 @@ inter-canister call's reservations: `cycles_account_manager` of the replica (202
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, final
 
 from perdure.execution.config import GIB
@@ -14,10 +15,11 @@ from perdure.execution.config import GIB
 __all__ = ["CYCLES_2026_08", "CostSchedule"]
 
 _NS_PER_SECOND: Final = 1_000_000_000
+_WASM64_INSTRUCTION_COST_OVERHEAD: Final = 2
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CostSchedule:
     """A table of fees in cycles; `CYCLES_2026_08` is the newest. Serves as the `CostTable` that canisters can ask."""
 
@@ -39,6 +41,12 @@ class CostSchedule:
     nodes: int = 13
     max_response_bytes: int = 2 << 20
     max_response_instructions: int = 40_000_000_000
+
+    @cached_property
+    def wasm64(self) -> CostSchedule:
+        """The table for canisters with 64-bit heaps: their instructions cost twice as much."""
+        fee = self.ten_update_instructions_execution_fee * _WASM64_INSTRUCTION_COST_OVERHEAD
+        return replace(self, ten_update_instructions_execution_fee=fee)
 
     def execution(self, instructions: int) -> int:
         """One message that used so many instructions."""

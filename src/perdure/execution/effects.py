@@ -101,7 +101,7 @@ def take_effects(subnet: SubnetState, canister: CanisterState, context: CallCont
 
 
 def _send(subnet: SubnetState, canister: CanisterState, context: CallContext, call: MethodCall) -> None:
-    costs = subnet.costs
+    costs = subnet.costs_of(canister.module)
     prepaid_execution, prepaid_transmission = costs.prepaid_response_execution, costs.prepaid_response_transmission
     fee = costs.request(len(call.method_name.encode()), len(call.arg))
     canister.cycles -= call.cycles + fee + prepaid_execution + prepaid_transmission

@@ -203,7 +203,7 @@ def _queue_room(subnet: SubnetState, canister: CanisterState) -> dict[bytes, int
 
 def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> int:
     """Execute a request to a public method; instructions used."""
-    prepaid = subnet.costs.execution(subnet.config.max_instructions_per_message)
+    prepaid = subnet.costs_of(canister.module).execution(subnet.config.max_instructions_per_message)
     refusal = _refuse(canister, message, prepaid)
     mode = refusal or _mode_of(canister, message.method_name)
     if isinstance(mode, Reject):
@@ -231,7 +231,7 @@ def execute_task(subnet: SubnetState, canister: CanisterState, task: str) -> int
         return 0
     if canister.facts.status is not CanisterStatus.RUNNING:
         return 0
-    prepaid = subnet.costs.execution(subnet.config.max_instructions_per_message)
+    prepaid = subnet.costs_of(canister.module).execution(subnet.config.max_instructions_per_message)
     if canister.liquid_cycles < prepaid:
         return 0
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
@@ -251,7 +251,7 @@ def _execute_new(
     instance = canister.instance
     if instance is None:
         raise InternalError("a canister with code has no instance")
-    costs = subnet.costs
+    costs = subnet.costs_of(canister.module)
     canister.cycles -= prepaid
     liquid = canister.liquid_cycles
     limits = growth_limits(subnet, canister, mode.limits, liquid)
@@ -319,7 +319,7 @@ def execute_response(subnet: SubnetState, canister: CanisterState, message: Resp
             del canister.contexts[context.context_id]
         return 0
     result, instructions = _run_callback(subnet, canister, context, call, message)
-    pay(subnet, canister, call.prepaid_execution, subnet.costs.execution(instructions))
+    pay(subnet, canister, call.prepaid_execution, subnet.costs_of(canister.module).execution(instructions))
     context.instructions += instructions
     if isinstance(result, Return):
         context.trap = None
@@ -378,7 +378,7 @@ def _run_callback(
         cycles_refunded=message.refund,
         global_timer_ns=canister.global_timer_ns,
         call_context_instructions=context.instructions,
-        costs=subnet.costs,
+        costs=subnet.costs_of(canister.module),
         queue_room=_queue_room(subnet, canister),
     )
     callback = call.on_reply if is_reply else call.on_reject
@@ -444,7 +444,7 @@ def inspect_message(subnet: SubnetState, canister: CanisterState, message: CallM
         cycle_balance=canister.cycles,
         liquid_cycle_balance=canister.liquid_cycles,
         global_timer_ns=canister.global_timer_ns,
-        costs=subnet.costs,
+        costs=subnet.costs_of(canister.module),
     )
     result = instance.run(Method("canister_inspect_message"), env)
     instance.roll_back()

@@ -194,7 +194,6 @@ DIFFERENCES: Final = (
     "No rate limits for installs and heap changes, no limit on the memory that messages take.",
     "Schedule `2026-07`, which charges pages of both memories for their first access and their first write, is"
     " approximate: heap pages that are only read cost nothing, written ones are charged at the end of an entry.",
-    "Instructions of 64-bit canisters are charged like those of 32-bit ones; the network charges twice as much.",
     "A query's statistics count at once; the network aggregates them over days.",
     "Messages that are refused for what they lack are answered, not retried.",
     "`canister_version` grows with a replicated query too, as the replica does; the specification lets both.",

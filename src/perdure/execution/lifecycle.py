@@ -236,7 +236,8 @@ class _Installation:
 
     def run(self, arg: bytes, sender_version: int | None) -> Reply | Reject:
         subnet, canister = self.subnet, self.canister
-        prepaid = subnet.costs.execution(subnet.config.max_instructions_per_install_code)
+        costs = subnet.costs_of(self.module)
+        prepaid = costs.execution(subnet.config.max_instructions_per_install_code)
         missing = prepaid - canister.liquid_cycles
         if missing > 0:
             return rejected(
@@ -246,7 +247,7 @@ class _Installation:
             )
         canister.cycles -= prepaid
         result = self._enter_all(arg)
-        used = min(subnet.costs.execution(self.instructions), prepaid)
+        used = min(costs.execution(self.instructions), prepaid)
         canister.cycles += prepaid - used
         subnet.consumed_cycles += used
         subnet.changed.add(canister.canister_id)
@@ -309,7 +310,7 @@ class _Installation:
             cycle_balance=canister.cycles,
             liquid_cycle_balance=canister.liquid_cycles,
             global_timer_ns=self.global_timer_ns if context is not Context.PRE_UPGRADE else canister.global_timer_ns,
-            costs=subnet.costs,
+            costs=subnet.costs_of(instance.module),
         )
         result = instance.run(Method(export), env)
         self.instructions += result.instructions

@@ -123,7 +123,7 @@ class _Query:
             cycle_balance=canister.cycles,
             liquid_cycle_balance=canister.liquid_cycles,
             global_timer_ns=canister.global_timer_ns,
-            costs=subnet.costs,
+            costs=subnet.costs_of(canister.module),
         )
         if depth == 0:
             env.caller_info_data, env.caller_info_signer = self.caller_info

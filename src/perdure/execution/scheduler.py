@@ -265,7 +265,7 @@ def _run_tasks(subnet: SubnetState, canister: CanisterState) -> int:
 
 
 def _can_run(subnet: SubnetState, canister: CanisterState) -> bool:
-    needed = subnet.costs.execution(subnet.config.max_instructions_per_message)
+    needed = subnet.costs_of(canister.module).execution(subnet.config.max_instructions_per_message)
     return canister.facts.status is CanisterStatus.RUNNING and canister.liquid_cycles >= needed
 
 

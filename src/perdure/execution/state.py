@@ -346,6 +346,10 @@ class SubnetState:
     lost_cycles: int = 0
     """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
 
+    def costs_of(self, module: CanisterModule | None) -> CostSchedule:
+        """What entries into a module cost, and the calls that it makes."""
+        return self.costs.wasm64 if module is not None and module.is_64 else self.costs
+
     def random_bytes(self, size_bytes: int = 32) -> bytes:
         """The next bytes of the subnet's randomness, a function of seed and counter alone."""
         self.random_counter += 1

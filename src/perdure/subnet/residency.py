@@ -75,6 +75,7 @@ class ResidentModule:
         # Looked up for every message; the module never changes.
         self.exported_methods = code.exported_methods
         self.module_hash = code.module_hash
+        self.is_64 = code.is_64
 
     @property
     def wasm(self) -> bytes:
