@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -74,6 +75,32 @@ def test_upgrades_snapshots_and_writes_from_outside_are_kept(path: Path) -> None
     crash(subnet)
     canister = Subnet(path).canister(canister.id)
     assert (count(canister), len(canister.snapshots())) == (5, 1)
+
+
+def test_a_snapshot_directory_goes_out_and_comes_back(path: Path, tmp_path: Path) -> None:
+    with Subnet(path) as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        canister.write_snapshot(tmp_path / "snapshot")
+        canister.update("inc")
+        uploaded = canister.upload_snapshot(tmp_path / "snapshot")
+        canister.update("inc")
+    with Subnet(path) as subnet:
+        canister = subnet.canister(canister.id)
+        assert [item["id"] for item in canister.snapshots()] == [uploaded]
+        canister.load_snapshot(uploaded)
+        assert count(canister) == 5
+    with pytest.raises(StorageError, match="globals of types"):
+        Subnet.open(_with_other_module(tmp_path / "snapshot"))
+
+
+def _with_other_module(snapshot: Path) -> Path:
+    """The snapshot with code that has other globals."""
+    wasm = module("motoko_classical_v1")
+    metadata = json.loads((snapshot / "metadata.json").read_text())
+    metadata["wasm_module_size"] = len(wasm)
+    (snapshot / "metadata.json").write_text(json.dumps(metadata))
+    (snapshot / "wasm_module.bin").write_bytes(wasm)
+    return snapshot
 
 
 def test_a_reinstalled_and_a_deleted_canister(path: Path) -> None:

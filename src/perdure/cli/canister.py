@@ -701,3 +701,24 @@ def download_snapshot(state: State, canister: str, output: Path, as_json: bool, 
     with state.open() as subnet:
         state.find(subnet, canister).write_snapshot(output)
     _say(as_json, quiet, {"path": str(output)}, f"wrote {output}")
+
+
+@snapshot.command("upload")
+@canister_argument
+@click.option(
+    "-i", "--input", "directory", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option("--replace", metavar="ID", help="The snapshot whose place it takes.")
+@common
+def upload_snapshot(
+    state: State, canister: str, directory: Path, replace: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Make a downloaded directory a snapshot of CANISTER, for restore.
+
+    \b
+    Example:
+        perdure canister snapshot upload ledger -i ./ledger-snapshot
+    """  # noqa: D301
+    with state.open() as subnet:
+        taken = state.find(subnet, canister).upload_snapshot(directory, replace=_snapshot_id(replace))
+    _say(as_json, False, {"snapshot_id": taken.hex()}, taken.hex())

@@ -31,7 +31,7 @@ from perdure.execution.records import (
 )
 from perdure.execution.state import CanisterState, ExecutedMessage, Snapshot, SnapshotContent, SubnetState
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.storage import CanisterChange, Message, StateDirectory
+from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.memories import ReadableImage, StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
@@ -47,6 +47,7 @@ _SNAPSHOT = b"snapshot "
 class _Draft:
     """One commit on its way: what changes, and what has to happen to instances and images once it is in the log."""
 
+    uploading: bool
     changes: dict[bytes, CanisterChange] = field(default_factory=dict)
     mapped: list[ResidentInstance] = field(default_factory=list)
     moved: dict[bytes, ResidentInstance] = field(default_factory=dict)
@@ -72,6 +73,11 @@ class DurableHost:
         self._failed: StorageError | None = None
         self._replaced: set[bytes] = set()
         self._discarded: set[bytes] = set()
+
+    @property
+    def store(self) -> TemporaryStore:
+        """Where pages live that no commit has yet."""
+        return self.directory.store
 
     # --- what the rules ask for
 
@@ -144,7 +150,8 @@ class DurableHost:
     # --- one commit
 
     def _commit(self, subnet: SubnetState, message: Message) -> None:
-        draft = _Draft()
+        # Only an upload changes a snapshot that is kept already.
+        draft = _Draft(uploading=message.method.startswith("upload_canister_snapshot"))
         for canister_id in sorted(subnet.changed | self._discarded):
             canister = subnet.canisters.get(canister_id)
             if canister is not None:
@@ -200,7 +207,7 @@ class DurableHost:
             if key.startswith(prefix) and key not in kept:
                 draft.changes[key] = CanisterChange(deleted=True)
         for key, snapshot in kept.items():
-            if key not in self.directory.canisters or snapshot.uploaded:
+            if key not in self.directory.canisters or (snapshot.uploaded and draft.uploading):
                 draft.changes[key] = _snapshot_change(snapshot)
                 draft.unmapped.append(key)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from perdure.canister import GlobalValue, WasmState
+from perdure.canister import GlobalValue, Reject, WasmState
 from perdure.errors import InternalError, StorageError, UnsupportedError
+from perdure.execution.snapshots import upload_metadata
 from perdure.execution.state import CanisterState, HookStatus, SubnetState
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import Snapshot, SnapshotMetadata, TemporaryStore, write_snapshot
-from perdure.subnet.memories import ReadableImage
+from perdure.subnet.management import as_error
+from perdure.subnet.memories import ReadableImage, StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule
 
-__all__ = ["put_on", "write"]
+__all__ = ["put_on", "upload", "write"]
 
 _COUNTER = GlobalValue("i64", bytes(8))
 
@@ -45,6 +47,50 @@ def put_on(
     if canister.global_timer_ns or "canister_heartbeat" in module.exported_methods:
         subnet.task_canisters.add(canister.canister_id)
     canister.refresh(subnet.costs)
+
+
+def upload(
+    snapshot: Snapshot,
+    subnet: SubnetState,
+    canister: CanisterState,
+    module: ResidentModule,
+    store: TemporaryStore,
+    replace: bytes | None,
+) -> bytes:
+    """Make a snapshot directory one of the canister's snapshots, to be loaded; its id. Nothing is copied in memory.
+
+    Raises:
+        RejectError: there are too many snapshots, or there is none to replace.
+        StorageError: the globals are not those of the module.
+    """
+    metadata = snapshot.metadata
+    hook = metadata.on_low_wasm_memory_hook_status
+    begun = upload_metadata(
+        subnet,
+        canister,
+        {
+            "replace_snapshot": replace,
+            "wasm_module_size": 0,
+            "wasm_memory_size": 0,
+            "stable_memory_size": 0,
+            "globals": (),
+            "certified_data": metadata.certified_data,
+            "global_timer": None if metadata.global_timer is None else {"active": metadata.global_timer},
+            "on_low_wasm_memory_hook_status": None if hook is None else {hook: None},
+        },
+    )
+    if isinstance(begun, Reject):
+        raise as_error(begun)
+    kept = canister.snapshots[begun[0]["snapshot_id"]]
+    kept.global_values = _own_globals(metadata.global_values, module, snapshot.path)
+    kept.wasm, kept.module = bytearray(module.wasm), module
+    kept.heap_bytes, kept.stable_bytes = metadata.wasm_memory_size, metadata.stable_memory_size
+    kept.content = StoredContent(snapshot.image("heap", store), snapshot.image("stable", store))
+    kept.chunk_store = snapshot.chunks()
+    kept.taken_at_ns = metadata.taken_at_timestamp
+    canister.refresh(subnet.costs)
+    subnet.changed.add(canister.canister_id)
+    return kept.snapshot_id
 
 
 def _own_globals(found: tuple[GlobalValue, ...], module: ResidentModule, path: str) -> tuple[GlobalValue, ...]:
