@@ -23,6 +23,7 @@ _FIXED = 0x10
 _NORESERVE = 0x4000
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+_RANDOM = 1
 _DONTNEED = 4
 _FIXED_NOREPLACE = 0x100000
 _MREMAP_MAYMOVE = 1
@@ -84,12 +85,17 @@ class AddressRange:
         Raises:
             StorageError: the file is shorter than that; reading such a page would kill the process.
         """
-        length = os.fstat(file_descriptor).st_size
+        facts = os.fstat(file_descriptor)
+        length = facts.st_size
         if file_offset + size_bytes > -(-length // PAGE_BYTES) * PAGE_BYTES:
             found = f"{length:#x} bytes found, {file_offset + size_bytes:#x} expected"
             raise StorageError(f"an image file is too short: {found}", f"/dev/fd/{file_descriptor}")
         flags = mmap.MAP_PRIVATE | _NORESERVE | _FIXED
         _map(self.base + address, size_bytes, _READ_WRITE, flags, file_descriptor, file_offset)
+        # Pages of an unlinked file were written by this process or are holes. Reading ahead in holes fills memory with
+        # zeros: a write into one took 9.3 ms where the disk's read-ahead is 8 MiB, 6 us without.
+        if facts.st_nlink == 0 and _madvise(self.base + address, size_bytes, _RANDOM):
+            raise InternalError(f"madvise: {os.strerror(ctypes.get_errno())}")
 
     def close_access(self, address: int, size_bytes: int) -> None:
         """Drop pages and forbid access to their range."""

@@ -92,7 +92,7 @@ class MemoryHost:
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
         """Keep a copy of the committed memories: two forks, no bytes."""
-        return StoredContent(*_images(self.memories[canister_id], fork=True))
+        return StoredContent(*_forked(self.memories[canister_id]))
 
     def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> StoredContent:
         """Zeroed memories of these sizes, to be filled by an upload."""
@@ -114,14 +114,15 @@ class MemoryHost:
     def adopt(self, canister_id: bytes, instance: ResidentInstance) -> ResidentInstance:
         """An instance over forks of another subnet's memories, made when first used."""
         origin = instance.state
-        heap, stable = _images(origin, fork=True)
+        heap, stable = _forked(origin)
         state = self.memories[canister_id] = WasmState(heap, stable, origin.global_values)
         module = self._resident(instance.module.code)
         return module.instantiate(state)
 
 
-def _images(state: WasmState, *, fork: bool) -> tuple[ReadableImage, ReadableImage]:
+def _forked(state: WasmState) -> tuple[ReadableImage, ReadableImage]:
     heap, stable = state.heap, state.stable
-    if not isinstance(heap, ReadableImage) or not isinstance(stable, ReadableImage):
+    # Not `isinstance`: with a protocol it takes 78 us a canister.
+    if not hasattr(heap, "fork") or not hasattr(stable, "fork"):
         raise InternalError(f"images that cannot be forked: {type(heap).__name__}, {type(stable).__name__}")
-    return (heap.fork(), stable.fork()) if fork else (heap, stable)
+    return heap.fork(), stable.fork()

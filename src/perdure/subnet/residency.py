@@ -41,7 +41,7 @@ class Residents:
         deferred: whether commits wait for `ResidentInstance.commit_deferred`.
     """
 
-    def __init__(self, capacity: int = 512, *, deferred: bool = False) -> None:
+    def __init__(self, capacity: int = 1_024, *, deferred: bool = False) -> None:
         self.capacity = capacity
         self.deferred = deferred
         self._used: dict[ResidentInstance, None] = {}
@@ -58,9 +58,9 @@ class Residents:
         self._used.pop(instance, None)
 
     def evict(self) -> None:
-        """Close the least recently used instances beyond the capacity. Call it between messages."""
-        excess = len(self._used) - self.capacity
-        if excess > 0:
+        """Close the least recently used instances if there are too many, and some more. Call it between messages."""
+        if len(self._used) > self.capacity:
+            excess = len(self._used) - self.capacity + self.capacity // 16  # so that not every message has to sort
             for instance in sorted(self._used, key=lambda item: item.last_used)[:excess]:
                 instance.evict()
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,13 +33,14 @@ from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.instrument import Options
 from perdure.storage import Durability, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
+from perdure.subnet.copying import deep_copy
 from perdure.subnet.durable import DurableHost, open_state
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.interface import NO_VALUES, Argument, has_interface, init_argument, service_of
 from perdure.subnet.management import MAX_ROUNDS, as_error, controller_of, manage, status_record
 from perdure.subnet.memories import LiveMemory
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
-from perdure.subnet.snapshots import put_on, write
+from perdure.subnet.snapshots import put_on, upload, write
 
 __all__ = ["Canister", "Status", "Subnet"]
 
@@ -528,6 +528,20 @@ class Canister:
         """
         write(path, self._subnet._state, self._state)
 
+    def upload_snapshot(self, path: str | os.PathLike[str], *, replace: bytes | None = None) -> bytes:
+        """Make a snapshot directory one of this canister's snapshots, for `load_snapshot`; its id.
+
+        Raises:
+            StorageError: it is no such directory, or its parts do not fit each other.
+            RejectError: the module is refused, there are too many snapshots, or none of the id to replace.
+        """
+        opened = Snapshot.open(path)
+        host = self._subnet._host
+        module = host.compile(opened.wasm_module())
+        snapshot_id = upload(opened, self._subnet._state, self._state, module, host.store, replace)
+        self._subnet._done("upload_snapshot", self._raw_id)
+        return snapshot_id
+
     def _manage(self, method: str, **fields: Any) -> Any:
         self._subnet._host.check()
         try:
@@ -611,4 +625,4 @@ def _copy_state(state: SubnetState, host: MemoryHost) -> SubnetState:
         for snapshot in canister.snapshots.values():
             shared[id(snapshot.content)] = snapshot.content
             shared[id(snapshot.module)] = snapshot.module
-    return copy.deepcopy(state, shared)
+    return deep_copy(state, shared)

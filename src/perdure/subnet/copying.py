@@ -1,0 +1,65 @@
+"""Plumbing: a second copy of a subnet's state, for forks.
+
+`copy.deepcopy` takes 0.3 ms for a canister and leaves the garbage collector as much to do; the pickle module makes the
+same copy in C. Nothing is ever stored in this form.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import TypeVar, final
+
+__all__ = ["deep_copy"]
+
+_Value = TypeVar("_Value")
+
+_FUNCTIONS = frozenset({FunctionType, BuiltinFunctionType, MethodType})
+_LONG_BYTES = 256
+
+
+@final
+class _Writer(pickle.Pickler):
+    """Leaves out what both copies share, and notes it."""
+
+    def __init__(self, file: io.BytesIO, replaced: dict[int, object]) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._replaced = replaced
+        self.shared: list[object] = []
+
+    def persistent_id(self, value: object) -> int | None:
+        if id(value) in self._replaced:
+            value = self._replaced[id(value)]
+        elif type(value) is bytes:
+            if len(value) < _LONG_BYTES:
+                return None
+        elif type(value) not in _FUNCTIONS:
+            return None
+        self.shared.append(value)
+        return len(self.shared) - 1
+
+
+@final
+class _Reader(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, shared: list[object]) -> None:
+        super().__init__(file)
+        self._shared = shared
+
+    def persistent_load(self, pid: int) -> object:
+        return self._shared[pid]
+
+
+def deep_copy(value: _Value, replaced: dict[int, object]) -> _Value:
+    """A copy of `value` that shares long bytes and functions with it.
+
+    Args:
+        value: made of dataclasses, containers, enumerations and atoms.
+        replaced: by the `id` of an object within `value`: what stands for it in the copy.
+    """
+    file = io.BytesIO()
+    writer = _Writer(file, replaced)
+    writer.dump(value)
+    file.seek(0)
+    copied: _Value = _Reader(file, writer.shared).load()
+    return copied
