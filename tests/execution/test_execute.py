@@ -477,7 +477,7 @@ class TestBoundedWait:
         round_(world.subnet)
         run_until_idle(world.subnet)
         reply = world.subnet.responses[request]
-        assert reply.data.startswith(b"reject:6:IC0601")
+        assert reply.data.startswith(b"reject:6:Call deadline has expired.")
         assert not world.subnet.deadlines
         assert world.subnet.lost_cycles == 1_000
         assert world.balanced()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import wasmtime
 from system_machine import WAYS
 
-from perdure import ANONYMOUS, Principal
+from perdure import ANONYMOUS, Principal, Subnet
 from perdure.canister import Context
 from perdure.execution import submit_ingress
 from perdure.execution.cycles import CYCLES_2026_08
@@ -405,8 +406,8 @@ class TestCalls:
         p = both.program
         cleanup = p().set(2, 9).trap("second")
         reject = both.update(p().call(both.id, "query", p().reply(), on_reply=p().trap("first"), on_cleanup=cleanup))
-        assert "'first'" in reject[2]
-        assert "call_on_cleanup also failed" in reject[2]
+        trapped = "Canister called `ic0.trap` with message: "
+        assert reject[2].endswith(f"{trapped}'first'\n\ncall_on_cleanup also failed:\n\n{trapped}'second'")
         assert numbers(both.query(p().reply_number(p().get(2)))) == [0]
 
     def test_only_one_cleanup(self, both):
@@ -414,6 +415,13 @@ class TestCalls:
         nothing = p().number(0).number(0)
         program = p().call_new(both.id, "query", nothing, nothing)
         assert both.update(program.call_on_cleanup(nothing).call_on_cleanup(nothing))[1] == "IC0504"
+
+    def test_install_code_is_refused_without_its_code(self, both):
+        p = both.program
+        arg = b"no Candid"
+        tell = p().reply(p().msg_reject_msg())
+        assert not both.update(p().call(MANAGEMENT, "install_code", arg, on_reject=tell)).startswith(b"IC0")
+        assert both.update(p().call(MANAGEMENT, "start_canister", arg, on_reject=tell)).startswith(b"IC0")
 
     @pytest.mark.parametrize("how", ["index", "type"])
     def test_callback_that_is_none(self, both, how):
@@ -449,7 +457,7 @@ class TestCalls:
             return state.responses.pop(request).data
 
         reply = both.do(run)
-        assert reply[:8] == number(6)
+        assert reply == number(6) + b"Call deadline has expired."
 
 
 class TestInspection:
@@ -500,3 +508,17 @@ class TestTexts:
         logs = both.do(lambda machine: [record.content for record in machine.canister.logs()])
         assert logs[0] == b"before"
         assert logs[1].splitlines()[0] == b"[TRAP]: after"
+
+
+def test_ingress_for_a_canister_without_code(both):
+    both.do(lambda machine: machine.canister.uninstall())
+    assert both.update(b"")[:3] == (5, "IC0537", "Requested canister has no wasm module")
+
+
+def test_a_table_of_other_things_than_functions():
+    wasm = wasmtime.wat2wasm("""(module
+        (import "ic0" "msg_reply" (func $msg_reply))
+        (table 1 externref)
+        (func (export "canister_update f") (call $msg_reply)))""")
+    with Subnet() as subnet:
+        assert subnet.install(wasm).update("f") == b""

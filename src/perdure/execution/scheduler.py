@@ -314,7 +314,8 @@ def _expire_calls(subnet: SubnetState) -> None:
     for canister_id, call_id in sorted(expired):
         del subnet.deadlines[canister_id, call_id]
         _forget_messages(subnet, canister_id, call_id)
-        refusal = rejected(ErrorCode.DEADLINE_EXPIRED, "Call deadline has expired.")
+        # Without its IC0601 in front, as canisters on the network get it (seen in the output of Motoko's suite).
+        refusal = Reject(ErrorCode.DEADLINE_EXPIRED.reject_code, "Call deadline has expired.")
         subnet.outbox.append(ResponseMessage(canister_id, call_id, refusal, 0))
 
 

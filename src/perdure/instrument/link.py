@@ -412,7 +412,7 @@ def _append_entries(
 
 def _callback(appendix: _Appendix, module: Module, functions: Mapping[str, int]) -> bytes:
     """Call the function that the table has at the header's index, with the header's environment."""
-    if not module.all_tables:
+    if not module.all_tables or module.all_tables[0].element is not ValType.FUNCREF:
         trap_code = MemArg(0, abi.HEADER["trap_code"].offset, MESSAGE_MEMORY)
         return (
             _op("i64.const", 0)
