@@ -181,7 +181,7 @@ def values(u, runner):
     """What functions give in an update, as programs that reply with it and the bytes expected."""
     p = u.Program
     canister, subnet = runner.canister, runner.subnet
-    costs = subnet.costs
+    costs = subnet.costs_of(subnet.canisters[runner.id].module)
     return {
         "msg_arg_data": (p().reply(p().msg_arg_data()), None),
         "msg_caller": (p().reply(p().msg_caller()), b"\x04"),
