@@ -48,6 +48,7 @@ LOOPS = """(module
 CHILD = """
 import faulthandler, os, signal, sys, threading, time
 faulthandler.enable()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in children of a background job
 sys.path.insert(0, {tests!r})
 from conftest import Harness
 from perdure.canister import *
