@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import wasmtime
 from system_machine import WAYS
 
-from perdure import ANONYMOUS, Principal, Subnet
+from perdure import ANONYMOUS, Principal
 from perdure.canister import Context
 from perdure.execution import submit_ingress
 from perdure.execution.cycles import CYCLES_2026_08
@@ -513,12 +512,3 @@ class TestTexts:
 def test_ingress_for_a_canister_without_code(both):
     both.do(lambda machine: machine.canister.uninstall())
     assert both.update(b"")[:3] == (5, "IC0537", "Requested canister has no wasm module")
-
-
-def test_a_table_of_other_things_than_functions():
-    wasm = wasmtime.wat2wasm("""(module
-        (import "ic0" "msg_reply" (func $msg_reply))
-        (table 1 externref)
-        (func (export "canister_update f") (call $msg_reply)))""")
-    with Subnet() as subnet:
-        assert subnet.install(wasm).update("f") == b""
