@@ -19,7 +19,7 @@ GIB = 1 << 30
 STATE_BYTES = 10 * GIB
 BLOCK_BYTES = 2 << 20
 PART_BYTES = GIB  # what one message writes; 2 GiB are its limit
-LONG_TURNS = 200_000
+LONG_TURNS = 2_000_000
 
 
 def words(*numbers: int) -> bytes:

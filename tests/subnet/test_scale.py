@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def count(canister: Canister) -> int:
 
 
 def descriptors() -> int:
+    gc.collect()  # what other tests have left open
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -42,7 +44,7 @@ def test_thousands_of_canisters_need_few_mappings_and_no_files() -> None:
     canisters = [subnet.install(code, words(index)) for index in range(capacity)]
     files, maps = descriptors(), mappings()
     canisters += [subnet.install(code, words(index)) for index in range(capacity, 2_000)]
-    assert descriptors() == files
+    assert descriptors() <= files
     assert mappings() < maps + 2 * capacity
     assert len(subnet._host.residents) <= capacity
     assert [count(canister) for canister in canisters[::97]] == list(range(0, 2_000, 97))
@@ -120,6 +122,17 @@ def test_500_gib_of_stable_memory(tmp_path: Path, where: str) -> None:
     if path is not None:
         allocated = sum(file.stat().st_blocks * 512 for file in path.rglob("*"))
         assert allocated < GIB, "sparse"
+
+
+@pytest.mark.slow
+def test_more_memories_of_500_gib_than_there_are_addresses_for() -> None:
+    subnet = Subnet()
+    for _ in range(300):
+        canister = subnet.install(module("stable_access"), cycles=10**20)
+        assert canister.update("reserve", words(LIMIT_WASM_PAGES)) == words(LIMIT_WASM_PAGES)
+        canister.update("write_blocks", words(1, LIMIT_BYTES - 8, 8, 8))
+    assert all(canister.stable.read(LIMIT_BYTES - 8, 8) == words(1) for canister in subnet.canisters)
+    subnet.close()
 
 
 # --- forks

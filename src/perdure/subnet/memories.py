@@ -93,6 +93,7 @@ class LiveMemory:
 
     @property
     def _memory(self) -> Memory:
+        self._instance.make_room()
         return self._instance.stable if self._which == "stable" else self._instance.heap
 
     def size(self) -> int:

@@ -7,6 +7,7 @@ needed and may be closed between messages; its images and globals are all that i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import final
 
 from perdure.canister import (
@@ -21,15 +22,27 @@ from perdure.canister import (
     WasmState,
 )
 from perdure.errors import InternalError
-from perdure.memory import Memory
+from perdure.memory import PAGE_BYTES, Memory
 
 __all__ = ["ResidentInstance", "ResidentModule", "Residents"]
 
 
 _NOTHING = StateDelta(None, None, None)
 
+_MAX_ADDRESS_BYTES = 64 << 40
+"""Half of what a process can address: 255 stable memories of 500 GiB use up all of it."""
+_LOOK_EVERY = 16  # looking takes 10 us; in between, 16 messages can reserve 8 TiB
+
 OpenMemories = Callable[[tuple[GlobalValue, ...] | None], WasmState]
 """Opens a canister's memories anew, with these globals."""
+
+
+def _address_space_bytes() -> int:
+    """What the process has reserved; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[0]) * PAGE_BYTES
+    except OSError:
+        return 0
 
 
 @final
@@ -45,6 +58,7 @@ class Residents:
         self.capacity = capacity
         self.deferred = deferred
         self._used: dict[ResidentInstance, None] = {}
+        self._asked = 0
 
     def __len__(self) -> int:
         return len(self._used)
@@ -59,8 +73,13 @@ class Residents:
 
     def evict(self) -> None:
         """Close the least recently used instances if there are too many, and some more. Call it between messages."""
+        self._asked += 1
+        excess = 0
         if len(self._used) > self.capacity:
             excess = len(self._used) - self.capacity + self.capacity // 16  # so that not every message has to sort
+        elif not self._asked % _LOOK_EVERY and _address_space_bytes() > _MAX_ADDRESS_BYTES:
+            excess = (len(self._used) + 1) // 2
+        if excess:
             for instance in sorted(self._used, key=lambda item: item.last_used)[:excess]:
                 instance.evict()
 
@@ -137,6 +156,11 @@ class ResidentInstance:
     def module(self) -> ResidentModule:
         """The code."""
         return self._module
+
+    def make_room(self) -> None:
+        """Keep instances few before one is made. Call it between messages."""
+        if self._live is None:
+            self._residents.evict()
 
     @property
     def state(self) -> WasmState:

@@ -373,6 +373,7 @@ class Canister:
             RejectError: the canister or the system rejected the query.
         """
         response = execute_query(self._subnet._state, self._raw_id, method, arg, sender.raw_bytes)
+        self._subnet._host.residents.evict()
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
