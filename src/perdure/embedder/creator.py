@@ -57,6 +57,9 @@ class MemoryCreator:
     def _new_memory(
         self, env: int, kind: int, minimum: int, maximum: int, reserved: int, guard: int, out: int
     ) -> int:  # the engine's own signature
+        if not self.hand_over.memories:
+            # The engine wants a heap of its own for them, which nothing here accounts for.
+            return engine_error("tables and values of external references are not supported")
         try:
             memory = self.hand_over.memories.pop(0)
             memory.attach(minimum, reserved, guard)
