@@ -93,7 +93,7 @@ def measure(quick: bool) -> Table:
     ):
         turns = turns_for(canisters[0], length)
         runs = [busy(canister, turns, messages) for canister in canisters]
-        table.add(f"messages of {what}: on two threads / on one", speedup(runs, repeat), "ratio", target, "higher")
+        table.add(f"messages of {what}: time on one thread / on two", speedup(runs, repeat), "ratio", target, "higher")
     return table
 
 

@@ -202,6 +202,12 @@ DIFFERENCES: Final = (
     "Taking, loading, reading and uploading snapshots costs no instructions; their storage is paid for.",
     "Certificates say the virtual time; a client that compares it with its own clock has to be told.",
     "Rejections for memory that cannot grow name no numbers of bytes and cycles.",
+    "A round runs what its canisters had before it; the network goes on within a round until nothing is left to do.",
+    "After `msg_reply` no cycles are available, as the specification says; the replica still shows them.",
+    "Export names sum to 20,000 bytes at most, the replica's published limit; one published benchmark module has more.",
+    "Modules with tables or values of external references are refused.",
+    "A mistyped callback is `IC0502`; the help sentences of rejects, and some words of the management canister's, are "
+    "from memory of the replica's and not compared with it.",
 )
 """What differs from the network and is no row above."""
 
