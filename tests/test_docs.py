@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,18 +12,29 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SESSIONS = [block.split("```")[0] for block in README.split("```python\n")[1:]]
+
+
 @pytest.mark.slow
-def test_the_readmes_session(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
+def test_a_session_of_the_readme(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    session = text.split("```python\n")[1].split("```")[0]
     test = doctest.DocTestParser().get_doctest(session, {}, "README", "README.md", 0)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(test)
-    assert runner.summarize(verbose=False).failed == 0
+    assert runner.summarize(verbose=False) == (0, len(test.examples))
+
+
+@pytest.mark.slow
+def test_the_readmes_test_passes(tmp_path: Path) -> None:
+    (tmp_path / "test_readme.py").write_text(README.split("```python test\n")[1].split("```")[0], encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_readme_names_files_that_exist() -> None:
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Read on")[1]
+    table = README.split("## Read on")[1]
     names = [part for row in table.splitlines() for part in row.split("`")[1::2] if part.endswith(".md")]
     assert [name for name in names if not (ROOT / name).exists()] == []
