@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from perdure.candid import parse_values
@@ -18,6 +21,17 @@ HASHES = json.loads((CANISTERS / "hashes.json").read_text(encoding="utf-8"))
 
 def module(name: str) -> bytes:
     return (ROOT / HASHES[name]["file"]).read_bytes()
+
+
+def load_file(path: Path) -> ModuleType:
+    """A Python file that lies beside a canister's source and is no package."""
+    spec = importlib.util.spec_from_file_location(f"subnet_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def service_of(canister: Canister) -> ServiceType:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import wasmtime
-from built_canisters import Digest, call, digest, module, service_of
+from built_canisters import CANISTERS, Digest, call, digest, load_file, module, service_of
 
 from perdure import Principal, RejectError
 from perdure.candid import encode, parse_types, parse_values
@@ -82,7 +82,68 @@ MOTOKO_BEFORE = (
 MOTOKO_AFTER = ("count()", "entries()", "inc()", 'get("two")', "version()")
 PAIRS = "; ".join(f"record {{ {key * 7919 % 10_007}; {key} }}" for key in range(400))
 
+
+def ledger_init(*holders: str) -> bytes:
+    (kind,) = parse_types("(record { symbol : text; fee : nat; holders : vec record { principal; nat } })")
+    rows = [{0: Principal.from_text(holder), 1: 1_000} for holder in holders]
+    return encode((kind,), ({"symbol": "TST", "fee": 1, "holders": rows},))
+
+
+structures = load_file(CANISTERS / "rust" / "structures" / "structures.py")
+universal = load_file(CANISTERS / "universal" / "universal.py")
+
+
+def words(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def operations(*keys: bytes) -> bytes:
+    """Insert keys into one of the maps and list what it has."""
+    inserts = b"".join(structures.operation(10, structures.Opcode.INSERT, key, key * 3) for key in keys)
+    return inserts + structures.operation(10, structures.Opcode.LEN)
+
+
+def program(number: int) -> bytes:
+    """Write a number to stable memory, print, and reply with what is there."""
+    steps = universal.Program().stable64_grow(1).drop().stable_fill(number, number, 100)
+    return bytes(steps.reply(universal.Program().stable_read_span(0, 200)))
+
+
 STORIES = [
+    Story("save_restore", (("fill", words(1 << 20)), ("sum", b"")), (("sum", b""),)),
+    Story(
+        "stable_access",
+        (("reserve", words(4)), ("write8", words(20, 64)), ("write_blocks", words(9, 1, 5_000, 7_001))),
+        (("read8", words(3, 64)), ("read_blocks", words(9, 1, 5_000, 7_001)), ("touch", b""), ("peek", b"")),
+    ),
+    Story(
+        "ledger",
+        ("symbol()", "total()", f'!transfer(record {{ to = principal "{ALICE}"; amount = 1 }})'),
+        ("upgrades()", "total()", "entries(0, 5)"),
+        init=ledger_init(ALICE),
+        upgrade_arg=ledger_init(),
+    ),
+    Story(
+        "structures",
+        (("catalog", b""), ("update", operations(b"one", b"two", b"one"))),
+        (("update", operations(b"three")),),
+        init=structures.layout(16),
+        upgrade_arg=structures.layout(16),
+    ),
+    Story(
+        "universal32",
+        (("update", program(3)), ("query", program(4))),
+        (("update", program(5)),),
+        init=b"",
+        upgrade_arg=b"",
+    ),
+    Story(
+        "universal64",
+        (("update", program(3)), ("query", program(4))),
+        (("update", program(5)),),
+        init=b"",
+        upgrade_arg=b"",
+    ),
     Story("kv32", KV_BEFORE, KV_AFTER, init=LEDGER, upgrade_arg=b""),
     Story("kv64", KV_BEFORE, KV_AFTER, init=LEDGER, upgrade_arg=b""),
     Story("motoko_classical_v1", MOTOKO_BEFORE, (*MOTOKO_AFTER, "reset()"), upgrade_to="motoko_classical_v2"),
@@ -202,12 +263,6 @@ def test_a_failed_upgrade_leaves_everything_as_it_was() -> None:
             canister.upgrade(malformed)
         assert caught.value.error_code == "IC0505"
     assert (digest(canister), canister.globals, canister.status().module_hash) == before
-
-
-def ledger_init(*holders: str) -> bytes:
-    (kind,) = parse_types("(record { symbol : text; fee : nat; holders : vec record { principal; nat } })")
-    rows = [{0: Principal.from_text(holder), 1: 1_000} for holder in holders]
-    return encode((kind,), ({"symbol": "TST", "fee": 1, "holders": rows},))
 
 
 def test_a_ledger_over_five_upgrades_keeps_every_balance() -> None:
