@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +160,51 @@ def test_an_evicted_canister_comes_back(path: Path) -> None:
                 canister.update("inc")
         assert len(subnet._host.residents) <= 2
         assert [count(canister) for canister in canisters] == [7] * 4
+
+
+WORKER = """
+import sys
+from perdure.subnet import Subnet
+subnet = Subnet(sys.argv[1])
+canister = subnet.canisters[0]
+while True:
+    print(int.from_bytes(canister.update("inc"), "little"), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_no_reply_that_it_gave(path: Path) -> None:
+    source = random.Random(4)
+    with Subnet(path) as subnet:
+        canister_id = subnet.install(module("kv32"), FIVE).id
+    for _ in range(6):
+        command = [sys.executable, "-c", WORKER, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+            assert worker.stdout is not None
+            replies = [int(worker.stdout.readline()) for _ in range(source.randrange(1, 40))]
+            worker.kill()
+            replies += [int(line) for line in worker.stdout.read().split("\n")[:-1]]
+        with Subnet(path) as subnet:
+            found = count(subnet.canister(canister_id))
+        # One more message may have been kept than was told, never one less.
+        assert found in {replies[-1], replies[-1] + 1}
+
+
+def test_after_a_failed_commit_nothing_more_is_taken_and_the_state_is_the_one_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subnet = Subnet(path)
+    canister = subnet.install(module("kv32"), FIVE)
+    canister.update("inc")
+
+    def full(*_: object, **__: object) -> int:
+        raise StorageError("commit failed: No space left on device", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subnet._host.directory, "commit", full)  # type: ignore[union-attr]
+        with pytest.raises(StorageError, match="No space left"):
+            canister.update("inc")
+    with pytest.raises(StorageError, match="open the state anew"):
+        canister.update("inc")
+    crash(subnet)
+    assert count(Subnet(path).canister(canister.id)) == 6

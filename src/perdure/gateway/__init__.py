@@ -1,1 +1,1 @@
-"""The HTTP interface for real agents."""
+"""The place of the HTTP interface for real agents; nothing is here yet."""
