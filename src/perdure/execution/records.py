@@ -1,8 +1,9 @@
 """Records: the state of canisters and subnets as bytes, for whoever keeps it; memories, modules, chunks are elsewhere.
 
-A record is a CBOR array ``[version, fields]``; fields go by name, so that a record of an older version lacks what it
-did not know, and gets the default. Canister record: everything of `CanisterState` but its code and memories; chunks and
-snapshots by name only. The encoding follows from the classes' own annotations.
+A record is a CBOR array ``[version, fields]``; fields go by name, and one that is missing has its class's default: it
+had it when the record was written (most have, and a record is written with every message), or the record is older than
+the field. So a default is part of the format. Canister record: everything of `CanisterState` but its code and memories;
+chunks and snapshots by name only. The encoding follows from the classes' own annotations.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -161,9 +162,32 @@ def _parts(kind: type, without: frozenset[str]) -> dict[str, _Coder]:
     return {field.name: _coder(hints[field.name]) for field in fields(kind) if field.name not in without}
 
 
+_REQUIRED: Final = object()
+
+
+@lru_cache(maxsize=64)
+def _plan(kind: Any, without: frozenset[str]) -> list[tuple[str, Callable[[Any], Any] | None, Any]]:
+    """Name, encoder (`None`: the value as it is) and default of each field."""
+    plan = []
+    for field in fields(kind):
+        if field.name in without:
+            continue
+        encode = _parts(kind, without)[field.name].encode
+        default: Any = _REQUIRED if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        plan.append((field.name, encode if encode is not _same else None, default))
+    return plan
+
+
 def _encode_fields(value: object, without: frozenset[str]) -> dict[str, Any]:
     kind: type = type(value)
-    return {name: part.encode(getattr(value, name)) for name, part in _parts(kind, without).items()}
+    content = {}
+    for name, encode, default in _plan(kind, without):
+        one = getattr(value, name)
+        if one != default:
+            content[name] = one if encode is None else encode(one)
+    return content
 
 
 def _decode_fields(kind: type, without: frozenset[str], value: Any) -> dict[str, Any]:
