@@ -28,59 +28,98 @@ NAME = b"canister"
 MESSAGE = Message(bytes(32), NAME, "update", "insert", b"\x04", bytes(32), 123_456)
 
 
-def change_of(number: int, data: bytes) -> CanisterChange:
-    """One heap page and one stable page, as a small message changes them."""
-    address = number % MEMORY_PAGES * PAGE
-    delta = PageDelta(MEMORY_PAGES // 16, [(address, data)])
-    return CanisterChange(heap=delta, stable=delta)
+MESSAGES = {
+    "a counter in Motoko": (2, 0),
+    "one insertion into a map of a canister in Rust": (7, 3),
+    "ten insertions": (8, 16),
+}
+"""Pages of heap and stable memory that such messages change, as seen in the test canisters."""
+
+
+def change_of(number: int, data: bytes, pages: tuple[int, int] = (1, 1)) -> CanisterChange:
+    """Pages of heap and stable memory, scattered."""
+    heap, stable = (
+        PageDelta(MEMORY_PAGES // 16, [(at * PAGE, data) for at in places(number, count)]) for count in pages
+    )
+    return CanisterChange(heap=heap if pages[0] else None, stable=stable if pages[1] else None)
+
+
+def places(number: int, count: int) -> list[int]:
+    """Pages that a message changes, ascending: other ones in every message."""
+    return sorted({(number * 31 + index * 53) % MEMORY_PAGES for index in range(count)})
 
 
 def message_figures(directory: str, quick: bool) -> list[dict[str, object]]:
-    """One message at a time, in alternating batches, and the bare `fdatasync` of the same bytes."""
-    state = StateDirectory.open(f"{directory}/state")
-    database = sqlite3.connect(f"{directory}/database", isolation_level=None)
+    """Messages one after the other, in alternating batches: means, so that both sides' checkpoints are in."""
+    found = []
+    for what, pages in MESSAGES.items():
+        mine, theirs, floor = (
+            statistics.mean(times) * 1e6 for times in message_times(directory, pages, 8 if quick else 40)
+        )
+        found += [
+            figure(
+                f"SQLite (WAL, FULL) / one durable message, same {sum(pages)} pages: {what}",
+                theirs / mine,
+                "ratio",
+                1.5,
+                "higher",
+            ),
+            figure(f"one durable message of {sum(pages)} pages", mine, "us", None),
+            figure(f"the same {sum(pages)} pages into SQLite", theirs, "us", None),
+            figure(f"the same {sum(pages)} pages by pwrite and fdatasync", floor, "us", None),
+        ]
+    return found
+
+
+def message_times(directory: str, pages: tuple[int, int], batches: int) -> list[list[float]]:
+    """Seconds of each message: ours, SQLite's, and of a bare `fdatasync` of the same bytes."""
+    state = StateDirectory.open(f"{directory}/state{pages}")
+    database = sqlite3.connect(f"{directory}/database{pages}", isolation_level=None)
     database.execute("pragma journal_mode = wal")
     database.execute("pragma synchronous = full")
     database.execute("create table page (number integer primary key, bytes blob)")
     plain = os.open(f"{directory}/plain", os.O_RDWR | os.O_CREAT)
-    os.pwrite(plain, bytes(16 << 20), 0)
+    os.pwrite(plain, bytes(32 << 20), 0)
     os.fsync(plain)
     data = random.Random(1).randbytes(PAGE)
+    together = data * (sum(pages) + 1)
+    rows = [
+        [memory * MEMORY_PAGES + place for memory, count in enumerate(pages) for place in places(number, count)]
+        for number in range(MEMORY_PAGES)
+    ]
 
     def ours(number: int) -> None:
-        state.commit(MESSAGE, {NAME: change_of(number, data)}, apply=True)
+        state.commit(MESSAGE, {NAME: change_of(number, data, pages)}, apply=True)
 
     def sqlite(number: int) -> None:
         database.execute("begin")
-        for row in (number % MEMORY_PAGES, MEMORY_PAGES + number % MEMORY_PAGES):
+        for row in rows[number % MEMORY_PAGES]:
             database.execute("insert or replace into page values (?, ?)", (row, data))
         database.execute("commit")
 
     def bare(number: int) -> None:
-        os.pwrite(plain, data + data + data, number % 1000 * 3 * PAGE)
+        os.pwrite(plain, together, number % 256 * 32 * PAGE)
         os.fdatasync(plain)
 
+    large = PageDelta(1024, [(0, bytes(48 << 20))])  # the log gets its size once, not in what is measured
+    for _ in range(2):
+        state.commit(MESSAGE, {b"other": CanisterChange(stable=large)}, apply=True)
+    state.checkpoint()
     actions: list[Callable[[int], None]] = [ours, sqlite, bare]
     times: list[list[float]] = [[], [], []]
     for number in range(MEMORY_PAGES):
         ours(number)
         sqlite(number)
-    for batch in range(8 if quick else 60):
+    for batch in range(batches):
         for action, found in zip(actions, times, strict=True):
-            for number in range(25):
+            for number in range(50):
                 start = time.perf_counter()
-                action(batch * 25 + number)
+                action(batch * 50 + number)
                 found.append(time.perf_counter() - start)
     state.close()
     database.close()
     os.close(plain)
-    mine, theirs, floor = (statistics.median(found) * 1e6 for found in times)
-    return [
-        figure("SQLite (WAL, FULL) / one durable message, same bytes", theirs / mine, "ratio", 1.5, "higher"),
-        figure("one durable message", mine, "us", None),
-        figure("the same bytes into SQLite", theirs, "us", None),
-        figure("the same bytes by pwrite and fdatasync", floor, "us", None),
-    ]
+    return times
 
 
 def group_figures(directory: str, quick: bool) -> list[dict[str, object]]:

@@ -58,6 +58,8 @@ PAGE = 4096
 WASM_PAGE = 65536
 ROOT = "/state"
 LIMITS = StorageLimits(log_bytes=160 << 10, check_bytes=1 << 30)
+HISTORY: int | None = None
+"""All of it; without any, commits take another way through the storage code."""
 Level = Literal["message", "round", "checkpoint"]
 
 
@@ -81,7 +83,7 @@ class Journal:
     """What the script did: the state after every version, and what it was told is kept."""
 
     models: list[Model] = field(default_factory=lambda: [Model()])
-    hashes: list[bytes] = field(default_factory=list)
+    hashes: dict[int, bytes] = field(default_factory=dict)
     acknowledged: int = 0
     appended: int = 0
     blobs: set[bytes] = field(default_factory=set)
@@ -132,7 +134,7 @@ def run_script(disk: Any, journal: Journal, *, seed: int, commits: int, level: L
     """Commits, rounds, checkpoints, forks, deletions and reopenings, the same for the same seed."""
     rng = random.Random(seed)
     state = _open(disk, level, store)
-    journal.hashes.append(state.state_hash())
+    journal.hashes[0] = state.state_hash()
     while state.version < commits:
         model = journal.models[-1].copy()
         changes: dict[bytes, CanisterChange] = {}
@@ -151,9 +153,11 @@ def run_script(disk: Any, journal: Journal, *, seed: int, commits: int, level: L
             model.subnet = subnet
         journal.models.append(model)
         journal.appended += 1
-        state.commit(Message(b"%d" % state.version), changes, subnet_record=subnet, apply=True)
-        journal.hashes.append(state.state_hash())
-        if level == "message":
+        wait = rng.random() < 0.7
+        state.commit(Message(b"%d" % state.version), changes, subnet_record=subnet, apply=True, wait=wait)
+        if HISTORY is None or rng.random() < 0.2:  # a hash that is asked for seldom covers many commits
+            journal.hashes[state.version] = state.state_hash()
+        if level == "message" and wait:
             journal.acknowledged = state.version
         elif rng.random() < 0.3:
             state.end_round()
@@ -182,7 +186,7 @@ def _now_and_then(rng: random.Random, state: StateDirectory, journal: Journal) -
 
 
 def _open(disk: Any, level: Level, store: TemporaryStore) -> StateDirectory:
-    return StateDirectory.open(ROOT, durability=level, disk=disk, store=store, limits=LIMITS, history=None)
+    return StateDirectory.open(ROOT, durability=level, disk=disk, store=store, limits=LIMITS, history=HISTORY)
 
 
 def check(disk: Any, journal: Journal, store: TemporaryStore, rng: random.Random) -> None:
@@ -225,14 +229,14 @@ def _compare(state: StateDirectory, journal: Journal, rng: random.Random) -> Non
     if not journal.acknowledged <= version <= journal.appended:
         raise BrokenPromiseError(f"version {version} recovered, {journal.acknowledged} was acknowledged")
     _compare_state(state, journal.models[version], f"version {version}")
-    if version < len(journal.hashes) and state.state_hash() != journal.hashes[version]:
+    if journal.hashes.get(version, state.state_hash()) != state.state_hash():
         raise BrokenPromiseError(f"version {version} has another hash than before the cut")
     if problems := state.verify():
         raise BrokenPromiseError(problems[0])
     for canister in state.canisters.values():
         if canister.module_hash:
             state.blob(canister.module_hash)
-    if version and rng.random() < 0.1:
+    if version and HISTORY is None and rng.random() < 0.1:
         past_version = rng.randrange(version)
         past = state.at(past_version)
         model = journal.models[past_version]
@@ -268,6 +272,7 @@ def cut_everywhere(
     every: int = 1,
     prepare: Callable[[Any], None] | None = None,
     limit: int = 0,
+    history: int | None = None,
 ) -> tuple[int, int]:
     """Run the script once; at every `every`-th step, from a seeded offset, recover what a cut there would leave.
 
@@ -292,9 +297,10 @@ def cut_everywhere(
         prepare(disk)
     disk.at_step = at_step
     try:
-        with _patched(commit_log, "_FIRST_BYTES", 64 << 10):  # a short log is copied faster at every cut
+        # A short log is copied faster at every cut.
+        with _patched(commit_log, "_FIRST_BYTES", 64 << 10), _patched(sys.modules[__name__], "HISTORY", history):
             run_script(disk, journal, seed=seed, commits=commits, level=level, store=store)
-        check(disk.crashed(disk_rng), journal, checks, disk_rng)
+            check(disk.crashed(disk_rng), journal, checks, disk_rng)
     finally:
         store.close()
         checks.close()
@@ -339,11 +345,17 @@ def _unsynced_log(self: StateDirectory) -> None:
         _write_checkpoint(self)
 
 
-def _images_first(self: Any, meta: bytes, hashes: Any, pages: Any) -> int:
+def _acknowledge_early(self: Any, meta: bytes, pages: Any, **options: Any) -> int:
     """A commit acknowledged when written, not when synced."""
-    version = _append(self, meta, hashes, pages)
+    version: int = _append(self, meta, pages, **options)
     self.durable = version
     return version
+
+
+def _lasting_seal(self: Any, state_hash: bytes) -> None:
+    """A seal that is not waited for."""
+    with _patched(type(self), "sync", lambda *_: None):
+        _seal(self, state_hash)
 
 
 def _in_place(disk: Any, path: str, name: str, data: bytes) -> None:
@@ -357,6 +369,7 @@ def _in_place(disk: Any, path: str, name: str, data: bytes) -> None:
 
 _write_checkpoint = StateDirectory._write_checkpoint
 _append = commit_log.CommitLog.append
+_seal = commit_log.CommitLog.seal
 
 SYNC_REMOVALS: dict[str, tuple[str, str]] = {
     "no sync of the log": ("sync", "/log"),
@@ -374,8 +387,10 @@ SYNC_REMOVALS: dict[str, tuple[str, str]] = {
 
 CODE_REMOVALS: dict[str, tuple[object, str, object]] = {
     "no check of a record's checksum": (log, "_head_is_whole", lambda *_: True),
-    "no check of pages' hashes": (log, "_pages_are_whole", lambda *_: True),
-    "acknowledged before the sync": (commit_log.CommitLog, "append", _images_first),
+    "no check of pages' checksum": (log, "_pages_are_whole", lambda *_: True),
+    "acknowledged before the sync": (commit_log.CommitLog, "append", _acknowledge_early),
+    "no seal before images change": (commit_log.CommitLog, "seal", lambda self, _: self.sync(self.version)),
+    "images changed before the seal is synced": (commit_log.CommitLog, "seal", _lasting_seal),
     "images before the log": (StateDirectory, "_write_checkpoint", _unsynced_log),
     "log used again before the checkpoint": (StateDirectory, "_write_checkpoint", _recycle_early),
     "files changed in place": (directory, "replace_file", _in_place),
@@ -386,12 +401,13 @@ def is_caught(name: str, *, seed: int, commits: int = 200, tries: int = 6) -> st
     """What the cuts say about the removal of one step; `None`: they do not notice."""
     for attempt in range(tries):
         level: Level = ("round", "message", "checkpoint")[attempt % 3]
+        history = None if name.startswith("no sync of") else (None, 0)[attempt % 2]
         try:
             if name in SYNC_REMOVALS:
                 cut_everywhere(seed=seed + attempt, commits=commits, level=level, prepare=_ignore(*SYNC_REMOVALS[name]))
             else:
                 with _patched(*CODE_REMOVALS[name]):
-                    cut_everywhere(seed=seed + attempt, commits=commits, level=level)
+                    cut_everywhere(seed=seed + attempt, commits=commits, level=level, history=history)
         except (BrokenPromiseError, PerdureError, IndexError, AssertionError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
     return None
@@ -415,7 +431,9 @@ def main() -> int:
     cuts = runs = 0
     while cuts < arguments.cuts:
         level: Level = ("message", "round", "checkpoint")[runs % 3]
-        steps, made = cut_everywhere(seed=arguments.seed * 1_000_003 + runs, commits=200, level=level)
+        steps, made = cut_everywhere(
+            seed=arguments.seed * 1_000_003 + runs, commits=200, level=level, history=(0, None)[runs % 2]
+        )
         cuts += made
         runs += 1
         print(f"run {runs}: {level}, {steps} steps, {cuts} cuts, {time.monotonic() - start:.0f} s", flush=True)

@@ -138,6 +138,12 @@ class SimulatedFile:
         if not self._disk.ignores("sync", self._path):
             self._inode.sync()
 
+    def start(self, buffers: Sequence[Buffer], offset: int) -> None:
+        self.pwritev(buffers, offset)
+
+    def finish(self) -> None:
+        self.sync()
+
     def lock(self, *, exclusive: bool) -> bool:
         others = [mode for holder, mode in self._inode.holders if holder is not self]
         if any(others) or (exclusive and others):

@@ -510,6 +510,109 @@ def test_another_format_is_refused(disk: Any, store: TemporaryStore) -> None:
         opened(disk, store)
 
 
+def test_a_log_of_another_format_is_refused(disk: Any, store: TemporaryStore) -> None:
+    state = opened(disk, store)
+    commit(state, (0, page("a")))
+    state.abandon()
+    log = disk.open("/state/log", write=True)
+    log.pwrite((1).to_bytes(2, "little"), 4)
+    with pytest.raises(StorageError, match="format 1 found, 2 expected"):
+        opened(disk, store)
+    log.pwrite((2).to_bytes(2, "little"), 4)
+    with opened(disk, store) as state:
+        assert read(state, 0) == page("a")
+
+
+def test_what_a_killed_owner_left_with_the_system_is_synced_before_more_is_acknowledged(
+    disk: Any, store: TemporaryStore
+) -> None:
+    with opened(disk, store) as state:
+        commit(state, (0, page("a")))
+    state = opened(disk, store, durability="round")
+    commit(state, (1, page("written, not synced")))
+    state.abandon()
+    state = opened(disk, store)
+    commit(state, (2, page("acknowledged")))
+    for seed in range(20):
+        cut = disk.crashed(random.Random(seed))
+        with opened(cut, store) as found:
+            assert [read(found, 1), read(found, 2)] == [page("written, not synced"), page("acknowledged")]
+
+
+def test_a_log_is_kept_through_openings_until_a_checkpoint(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+    state = StateDirectory.open(path)
+    for number in range(1, 4):
+        commit(state, (number, page(str(number))))
+        hash_ = state.state_hash()
+        state.abandon()
+        state = StateDirectory.open(path)
+        assert (state.version, state.recovery.commits, state.state_hash()) == (number + 1, number, hash_)
+    state.checkpoint()
+    state.abandon()
+    with StateDirectory.open(path) as state:
+        assert (state.recovery.commits, state.state_hash(), state.verify()) == (0, hash_, [])
+        assert read(state, 3) == page("3")
+
+
+def test_commits_after_a_failed_checkpoint_are_recovered(disk: Any, store: TemporaryStore) -> None:
+    with opened(disk, store) as state:
+        commit(state, *((n, page(str(n))) for n in range(16)))
+    state = opened(disk, store)
+    commit(state, (3, page("new")))
+    disk.faults = [("write", "checkpoint.new", errno.ENOSPC)]
+    with pytest.raises(StorageError, match="checkpoint"):
+        state.checkpoint()
+    disk.faults = []
+    commit(state, (4, page("newer")))
+    hash_ = state.state_hash()
+    for seed in range(10):
+        with opened(disk.crashed(random.Random(seed)), store) as found:
+            assert (found.version, found.state_hash(), found.verify()) == (3, hash_, [])
+            assert [read(found, 3), read(found, 4)] == [page("new"), page("newer")]
+
+
+def test_commits_that_are_waited_for_later(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        versions = [
+            state.commit(Message(b"m", A), {A: heap((n, page(str(n))))}, apply=True, wait=False) for n in range(16)
+        ]
+        large = CanisterChange(stable=PageDelta(64, [(0, bytes(range(256)) * 8192)]))
+        versions += [state.commit(Message(b"m", A), {A: large}, apply=True, wait=False) for _ in range(3)]
+        state.wait(versions[-1])
+        state.wait(versions[0])
+        state.abandon()
+    with StateDirectory.open(path) as state:
+        assert (state.version, state.recovery.commits) == (19, 19)
+        assert [read(state, n) for n in range(16)] == [page(str(n)) for n in range(16)]
+        assert read(state, 511, kind="stable") == bytes(range(256)) * 16
+
+
+def test_a_failed_write_is_told_to_all_who_wait(disk: Any, store: TemporaryStore) -> None:
+    state = opened(disk, store)
+    commit(state, (0, page("a")))
+    versions = [state.commit(Message(b"m", A), {A: heap((n, page("b")))}, apply=True, wait=False) for n in range(3)]
+    disk.faults = [("sync", "/log", errno.EIO)]
+    told: list[int] = []
+
+    def wait(version: int) -> None:
+        try:
+            state.wait(version)
+        except StorageError:
+            told.append(version)
+
+    threads = [threading.Thread(target=wait, args=(version,)) for version in versions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(told) == versions
+    with pytest.raises(StorageError, match="no more commits"):
+        commit(state, (0, page("c")))
+    state.abandon()
+
+
 def some_state(disk: Any, store: TemporaryStore) -> dict[int, bytes]:
     """A directory with images, a log of three commits, a blob; state hashes by version."""
     state = opened(disk, store, history=None)

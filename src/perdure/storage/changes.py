@@ -4,7 +4,6 @@ The meta part of a log record is one CBOR map:
 
 ```
  "message"    [id, canister, kind, method, caller, argument hash, instructions]
- "hash"       the state hash after the commit, 32 bytes
  "subnet"     the rules' record of the whole subnet, if it changed
  "canisters"  { canister id: {
                   "slot"     number of the canister's files
@@ -96,7 +95,6 @@ class CommitFacts:
     """The decoded meta part of a record."""
 
     message: Message
-    state_hash: bytes
     subnet_record: bytes | None
     canisters: dict[bytes, dict[str, Any]] = field(default_factory=dict)
     before: dict[bytes, dict[str, Any]] = field(default_factory=dict)
@@ -134,7 +132,7 @@ def decode_meta(meta: bytes, page_count: int) -> CommitFacts:
     """
     try:
         found = cbor2.loads(meta)
-        facts = CommitFacts(Message(*found["message"]), found["hash"], found.get("subnet"))
+        facts = CommitFacts(Message(*found["message"]), found.get("subnet"))
         index = 0
         facts.canisters, index = _decode_canisters(found["canisters"], index)
         before = found.get("before", {})

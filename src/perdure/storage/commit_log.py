@@ -1,8 +1,14 @@
-"""Appending to the commit log: preallocated, synced by one for all who wait.
+"""Appending to the commit log: preallocated, one write under way, synced by one for all who wait.
 
-Writing into space that is already allocated and written changes no metadata of the file, so that `fdatasync` is one
-write of the device and no journal entry (108-129 us against 192-229 us). So the log grows ahead of its use, in zeros,
-and is used again from the start after a checkpoint.
+Writing into space that is already allocated and written changes no metadata of the file, so that a durable write is one
+of the device and no journal entry (108-129 us against 192-229 us). So the log grows ahead of its use, in zeros, and is
+used again from the start after a checkpoint.
+
+```
+ append ──► nothing under way: start the write, return          the caller goes on while the disk works
+        └─► else: put it with the others that wait              they are one write when the disk is free
+ sync   ──► the first who waits waits for the disk, starts what has gathered meanwhile, wakes whom it concerns
+```
 """
 
 from __future__ import annotations
@@ -12,65 +18,73 @@ from collections.abc import Sequence
 from typing import final
 
 from perdure.errors import StorageError
-from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer, DiskFile
-from perdure.storage.log import BLOCK, encode_record, end_mark
-from perdure.storage.merkle import HASH_BYTES
+from perdure.storage.log import BLOCK, Place, encode_record, end_mark, record_bytes
 
 __all__ = ["CommitLog"]
 
 _FIRST_BYTES = 1 << 20
 _STEP_BYTES = 64 << 20
 _ZEROS = bytes(1 << 20)
+_GATHER_BYTES = 512 << 10  # less than what can be written at once, the record that reaches it included
 
 
 @final
 class CommitLog:
-    """The end of the log. `append` is for one thread at a time; `sync` may be called by many.
+    """The end of the log. `reserve` and `append` are for one thread at a time; `sync` may be called by many.
 
     Args:
         file: the log.
         path: its name, for errors.
-        epoch: of the checkpoint that the log continues.
-        version: of the state as of the last record or the checkpoint.
-        checksum: of the last record or the checkpoint.
+        place: the last record or the checkpoint.
         position: where the next record goes.
+        sealed: whether the log has a seal.
+        write_behind: write at once and sync when asked, for those who seldom ask; else every record is on its way to
+            the platter from `append` on.
     """
 
-    def __init__(self, file: DiskFile, path: str, epoch: int, version: int, checksum: bytes, position: int) -> None:
+    def __init__(
+        self, file: DiskFile, path: str, place: Place, position: int, *, sealed: bool, write_behind: bool
+    ) -> None:
         self._file = file
         self._path = path
-        self._epoch = epoch
-        self._checksum = checksum
+        self._place = place
         self._allocated = file.size()
-        self._state = threading.Condition()
-        self._syncing = False
+        self._write_behind = write_behind
+        self._mutex = threading.Lock()
+        self._under_way = 0  # newest version of the write that was started
+        self._gathered: list[bytes] = []
+        self._gathered_at = self._gathered_bytes = self._gathered_version = 0
+        self._someone_waits = False
+        self._waiting: list[tuple[int, threading.Lock]] = []
         self.position = position
-        self.version = version
-        self.durable = version
+        self.sealed = sealed
+        self.durable = place.version
         self.failed: str | None = None
 
-    def append(self, meta: bytes, page_hashes: bytes, pages: Sequence[Buffer]) -> int:
-        """Write one record, not yet synced; the new version.
+    @property
+    def version(self) -> int:
+        """Of the last record."""
+        return self._place.version
+
+    # -- writing
+
+    def reserve(self, size_bytes: int) -> None:
+        """Make room for a record of this size.
 
         Raises:
-            StorageError: it could not be written (a full disk, say); the log is as before.
+            StorageError: there is none (a full disk, say); the log is as before.
         """
         self.check()
-        version = self.version + 1
-        head, checksum = encode_record(self._epoch, version, self.durable, self._checksum, meta, page_hashes)
-        size_bytes = len(head) + len(page_hashes) // HASH_BYTES * PAGE_BYTES
-        try:
-            if self.position + size_bytes + BLOCK > self._allocated:
-                self._allocate(self.position + size_bytes + BLOCK)
-            self._file.pwritev([head, *pages, end_mark()], self.position)
-        except OSError as error:
-            raise StorageError(f"commit {version} could not be written: {error.strerror}", self._path) from error
-        with self._state:
-            self.position += size_bytes
-            self.version = version
-            self._checksum = checksum
-        return version
+        needed_bytes = self.position + size_bytes + BLOCK
+        if needed_bytes > self._allocated:
+            try:
+                self._allocate(needed_bytes)
+            except OSError as error:
+                raise self._refusal(error) from error
+
+    def _refusal(self, error: OSError) -> StorageError:
+        return StorageError(f"commit {self.version + 1} could not be written: {error.strerror}", self._path)
 
     def _allocate(self, needed_bytes: int) -> None:
         target = max(self._allocated, _FIRST_BYTES)
@@ -84,49 +98,149 @@ class CommitLog:
         self._file.sync()
         self._allocated = target
 
+    def append(self, meta: bytes, pages: Sequence[Buffer], *, state_hash: bytes = b"", seal: bool = False) -> int:
+        """Add one record, for which there is room; its version. Its bytes may be changed when this returns.
+
+        Raises:
+            StorageError: it could not be written; the log is as before.
+        """
+        self.check()
+        head, checksum = encode_record(self._place, self.durable, meta, pages, state_hash=state_hash, seal=seal)
+        buffers = [head, *pages, end_mark()]
+        size_bytes = sum(map(len, buffers)) - BLOCK
+        version = self._place.version + (not seal)
+        try:
+            if self._write_behind:
+                self._file.pwritev(buffers, self.position)
+            else:
+                self._start_or_gather(buffers, size_bytes, version)
+        except OSError as error:
+            raise self._refusal(error) from error
+        self._place = Place(self._place.epoch, version, checksum)
+        self.position += size_bytes
+        return version
+
+    def seal(self, state_hash: bytes) -> None:
+        """Have it on the platter that images are about to be newer than the checkpoint says."""
+        self.sync(self.version)  # a seal has the version of the commit before it: both cannot be waited for at once
+        self.reserve(record_bytes(0, 0))
+        version = self.append(b"", (), state_hash=state_hash, seal=True)
+        with self._mutex:
+            self.durable = version - 1
+        self.sync(version)
+        self.sealed = True
+
+    def _start_or_gather(self, buffers: list[Buffer], size_bytes: int, version: int) -> None:
+        while self._gathered_bytes > _GATHER_BYTES:
+            self.sync(self._under_way)  # nobody waits for what has gathered
+        with self._mutex:
+            if not self._under_way:
+                self._file.start(buffers, self.position)
+                self._under_way = version
+                return
+            if not self._gathered:
+                self._gathered_at = self.position
+            else:
+                self._gathered.pop()  # the end mark
+            self._gathered += (b"".join(buffers[:-1]), end_mark())
+            self._gathered_bytes += size_bytes
+            self._gathered_version = version
+
     def check(self) -> None:
-        """Raise `StorageError` after a failed sync."""
+        """Raise `StorageError` after a failed write."""
         if self.failed is not None:
             raise StorageError(
                 f"no more commits after a failed sync ({self.failed}); open the directory anew", self._path
             )
 
+    # -- waiting
+
     def sync(self, version: int) -> None:
-        """Return when `version` is on the platter. One caller syncs for all who came meanwhile (group commit).
+        """Return when `version` is on the platter. One caller waits for the disk, the others for that one.
 
         Raises:
             StorageError: the disk failed. What it kept is unknown, so nothing more is committed.
         """
-        while True:
-            with self._state:
-                while self._syncing and self.durable < version:
-                    self._state.wait()
+        while self.durable < version:
+            with self._mutex:
                 self.check()
                 if self.durable >= version:
                     return
-                self._syncing = True
-                target = self.version
-            failed: OSError | None = None
-            try:
+                turn = self._turn(version)
+            if turn is None:
+                self._wait_for_disk()
+            else:
+                self._wait_for_turn(turn)
+
+    def _turn(self, version: int) -> threading.Lock | None:
+        """What to wait for; `None`: the disk itself."""
+        if not self._someone_waits:
+            self._someone_waits = True
+            return None
+        turn = threading.Lock()
+        turn.acquire()
+        self._waiting.append((version, turn))
+        return turn
+
+    def _wait_for_turn(self, turn: threading.Lock) -> None:
+        try:
+            turn.acquire()
+        except BaseException:  # Ctrl-C
+            with self._mutex:
+                self._wake()  # it may have been this one's turn
+            raise
+
+    def _wait_for_disk(self) -> None:
+        under_way = self._under_way
+        reached = under_way or self._place.version
+        done = False
+        try:
+            if under_way:
+                self._file.finish()
+            else:
                 self._file.sync()
-            except OSError as error:
-                failed = error
-            with self._state:
-                self._syncing = False
-                if failed is None:
-                    self.durable = target
-                else:
-                    self.failed = failed.strerror or str(failed)
-                self._state.notify_all()
-            if failed is not None:
-                raise StorageError(f"sync failed: {self.failed}", self._path) from failed
+            done = True
+        except OSError as error:
+            self.failed = error.strerror or str(error)
+            raise StorageError(f"sync failed: {self.failed}", self._path) from error
+        finally:
+            with self._mutex:
+                self._someone_waits = False
+                if done:
+                    self.durable = reached
+                    if under_way:
+                        self._under_way = 0
+                        self._start_gathered()
+                self._wake()
+
+    def _start_gathered(self) -> None:
+        if not self._gathered:
+            return
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        try:
+            self._file.start(gathered, self._gathered_at)
+            self._under_way = self._gathered_version
+        except OSError as error:
+            self.failed = error.strerror or str(error)
+
+    def _wake(self) -> None:
+        """Wake whose versions are on the platter, and one more to wait for the disk; after a failure all."""
+        waiting, self._waiting = self._waiting, []
+        successor = False
+        for version, turn in waiting:
+            if version <= self.durable or self.failed is not None or not successor:
+                successor |= version > self.durable
+                turn.release()
+            else:
+                self._waiting.append((version, turn))
+
+    # -- after a checkpoint
 
     def recycle(self, epoch: int, checksum: bytes) -> None:
-        """Begin again at the start of the file, after a checkpoint of `version`."""
-        with self._state:
-            self._epoch = epoch
-            self._checksum = checksum
-            self.position = 0
+        """Begin again at the start of the file, after a checkpoint; everything is synced."""
+        self._place = Place(epoch, self._place.version, checksum)
+        self.position = 0
+        self.sealed = False
         try:
             self._file.pwrite(end_mark(), 0)
         except OSError:

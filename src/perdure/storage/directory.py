@@ -21,7 +21,7 @@ best in one place.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -31,7 +31,7 @@ from typing import Any, Literal, final
 
 import cbor2
 
-from perdure.canister import GlobalValue, PageDelta
+from perdure.canister import GlobalValue
 from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage.changes import (
@@ -42,16 +42,16 @@ from perdure.storage.changes import (
     decode_globals,
     decode_meta,
     encode_globals,
-    encode_memory,
 )
 from perdure.storage.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, replace_file
 from perdure.storage.commit_log import CommitLog
-from perdure.storage.disk import Buffer, Disk, DiskFile, RealDisk, read_whole
-from perdure.storage.durable import DurableImage, DurableMemory, Files
-from perdure.storage.history import History, PastState, Segment, Version, changed_byte, open_past, read_runs
-from perdure.storage.image import TemporaryImage, check_delta
-from perdure.storage.log import LogRecord, find_tail, scan
-from perdure.storage.merkle import HASH_BYTES, ZERO_PAGE_HASH, PageTree, hash_pages
+from perdure.storage.disk import Disk, DiskFile, RealDisk, read_whole
+from perdure.storage.draft import Draft
+from perdure.storage.durable import DurableImage, DurableMemory, Files, LoggedPages
+from perdure.storage.history import History, PastState, Segment, Version, changed_byte, open_past
+from perdure.storage.image import TemporaryImage
+from perdure.storage.log import LogRecord, Place, find_tail, record_bytes, scan
+from perdure.storage.merkle import ZERO_PAGE_HASH, PageTree
 from perdure.storage.temporary import TemporaryStore
 
 __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
@@ -147,10 +147,11 @@ class StateDirectory:
         self.subnet_record = b""
         self._canisters: dict[bytes, CanisterState] = {}
         self._tree = PageTree()
+        self._stale: set[bytes] = set()  # canisters whose hash the tree lacks
         self._checkpoint = Checkpoint()
         self._log: CommitLog | None = None
         self._version = 0
-        self._next_slot = 0
+        self.next_slot = 0
         self._locks: list[DiskFile] = []
         self._closed = False
         self._history = History(self.disk, files.directory, keep=history)
@@ -258,7 +259,7 @@ class StateDirectory:
         except (MalformedError, UnsupportedError) as error:
             raise StorageError(str(error), f"{self.path}/checkpoint") from error
         self._version = checkpoint.version
-        self._next_slot = checkpoint.next_slot
+        self.next_slot = checkpoint.next_slot
         self._tree.resize(checkpoint.next_slot)
         self.subnet_record = checkpoint.subnet_record
         for canister_id, (slot, module, globals_, record, *memories) in checkpoint.canisters.items():
@@ -277,18 +278,12 @@ class StateDirectory:
         file = self.disk.open(file_path, write=not self.read_only)
         self._locks.append(file)
         checkpoint = self._checkpoint
-        position, checksum, commits = 0, checkpoint.checksum, 0
-        expected_hash = checkpoint.state_hash
-        for record in scan(file, checkpoint.epoch, checkpoint.version, checkpoint.checksum):
-            expected_hash = self._replay(file, record)
-            position, checksum, commits = record.offset + record.size_bytes, record.checksum, commits + 1
-        # Not after each record: a checkpoint that was cut off has left some pages newer than the record.
-        for canister_id, state in self._canisters.items():
-            self._tree.set_leaves(state.slot, state.hash(canister_id))
-        if self.state_hash() != expected_hash:
-            raise StorageError(f"version {self._version} does not give the state hash that was kept", file_path)
-        tail = find_tail(file, checkpoint.epoch, self._version, position)
-        self.recovery = Recovery(commits, tail.torn, tail.damaged_version)
+        records = list(scan(file, Place(checkpoint.epoch, checkpoint.version, checkpoint.checksum)))
+        self._files.settled = not any(record.is_seal for record in records)
+        end = records[-1].offset + records[-1].size_bytes if records else 0
+        self._replay(file, records)
+        tail = find_tail(file, checkpoint.epoch, self._version, end)
+        self.recovery = Recovery(sum(not record.is_seal for record in records), tail.torn, tail.damaged_version)
         if tail.damaged_version is not None and not accept_last_good:
             raise StorageError(
                 f"the log is damaged at offset {tail.offset:#x}: version {tail.damaged_version} was kept and is not "
@@ -297,37 +292,51 @@ class StateDirectory:
             )
         if self.read_only:
             return
+        if records:
+            file.sync()  # an owner that was killed may have left them with the system
         self._locks.remove(file)
-        self._log = CommitLog(file, file_path, checkpoint.epoch, self._version, checksum, position)
-        if commits or tail.torn or tail.damaged_version is not None:
-            self._checkpoint_now()
+        place = Place(checkpoint.epoch, self._version, records[-1].checksum if records else checkpoint.checksum)
+        self._log = CommitLog(
+            file, file_path, place, end, sealed=not self._files.settled, write_behind=self.durability != "message"
+        )
+        # Nothing is to be appended before what is not whole is out of reach.
+        if (tail.torn or not self._files.settled) and not self._checkpoint_now() and tail.damaged_version is not None:
+            raise StorageError("open for reading in another process; try again when it is closed", self.path)
 
-    def _replay(self, file: DiskFile, record: LogRecord) -> bytes:
-        """Apply a record; the hash that the state should then have."""
-        facts = decode_meta(record.meta, len(record.page_hashes) // HASH_BYTES)
+    def _replay(self, file: DiskFile, records: list[LogRecord]) -> None:
+        """Take up what the log has, and compare the state with the hash that the last record has, if it has one."""
+        pages: dict[tuple[bytes, str], LoggedPages] = {}
+        for record in records:
+            if not record.is_seal:
+                self._replay_commit(file, record, pages)
+        for (canister_id, name), logged in pages.items():
+            self._canisters[canister_id].memories[name].recover(logged)
+        expected = records[-1].state_hash if records else b""
+        if expected and self.state_hash() != expected:
+            raise StorageError(f"version {self._version} does not give the state hash that was kept", self.path)
+
+    def _replay_commit(self, file: DiskFile, record: LogRecord, pages: dict[tuple[bytes, str], LoggedPages]) -> None:
+        facts = decode_meta(record.meta, record.page_count)
         for canister_id, entry in facts.canisters.items():
+            if entry.get("gone"):
+                self._remove(canister_id)
+                for name in MEMORIES:
+                    pages.pop((canister_id, name), None)
+                continue
             state = self._state_for(canister_id, entry["slot"])
             for name in MEMORIES:
                 change: MemoryChange | None = entry.get(name)
                 if change is not None:
-                    self._replay_memory(state.memories[name], change, file, record)
-            self._update(canister_id, state, entry)
+                    logged = pages.setdefault((canister_id, name), LoggedPages(file))
+                    logged.add(record.pages_offset, change)
+            state.module_hash = entry.get("module", state.module_hash)
+            if "globals" in entry:
+                state.global_values = decode_globals(entry["globals"])
+            state.record = entry.get("record", state.record)
+            self._touch(canister_id, state)
         if facts.subnet_record is not None:
             self.subnet_record = facts.subnet_record
         self._version = record.version
-        return facts.state_hash
-
-    def _replay_memory(self, memory: DurableMemory, change: MemoryChange, file: DiskFile, record: LogRecord) -> None:
-        runs = read_runs(file, record, change)
-        hashes = b"".join(
-            [record.page_hashes[index * HASH_BYTES : (index + pages) * HASH_BYTES] for _, pages, index in change.runs]
-        )
-        if not self.read_only:
-            memory.replay(change.wasm_pages, runs, hashes, fresh=change.fresh)
-            return
-        delta = PageDelta(change.wasm_pages, list(runs), change.fresh)
-        memory.log(delta, hashes)
-        memory.apply(delta)
 
     # -- what is committed
 
@@ -343,7 +352,11 @@ class StateDirectory:
 
     def state_hash(self) -> bytes:
         """The hash of the whole committed state: the same commits give the same hash."""
-        with self._lock:
+        with self._lock, self._told("hash the state"):
+            stale, self._stale = self._stale, set()
+            for canister_id in stale:
+                state = self._canisters[canister_id]
+                self._tree.set_leaves(state.slot, state.hash(canister_id))
             return self._hash_state(self._tree, self.subnet_record)
 
     @staticmethod
@@ -425,6 +438,7 @@ class StateDirectory:
         *,
         subnet_record: bytes | None = None,
         apply: bool = False,
+        wait: bool = True,
     ) -> int:
         """Append one commit to the log; the new version.
 
@@ -436,6 +450,7 @@ class StateDirectory:
             changes: by canister; an id that is not known yet is a new canister.
             subnet_record: what the rules keep about the subnet, if it changed; opaque here.
             apply: put the deltas into the images too, for memories that are not mapped.
+            wait: return when the commit is as durable as asked; else ask `wait` before anybody is told of it.
 
         Raises:
             StorageError: not written; the state is as before. After a failed sync nothing more can be committed.
@@ -444,23 +459,59 @@ class StateDirectory:
         with self._lock, self._told("commit"):
             self._check_writable()
             log = self._log_for_commit()
-            if self._should_checkpoint(log):
+            if log.position > self.log_bytes and self._should_checkpoint(log):
                 self._checkpoint_now()
-            draft = _Draft(self, message, changes, subnet_record)
-            try:
-                self._version = log.append(draft.meta(), draft.hashes, draft.pages)
-            except BaseException:
-                draft.revert()
-                raise
-            version = self._version
-            draft.let_go()
-        if self.durability == "message":
-            log.sync(version)
-        if apply:
-            for canister_id, change in changes.items():
-                if not change.deleted:
-                    self.apply(canister_id, change)
+            version = self._log_commit(log, Draft(self, message, changes, subnet_record))
+            if apply:
+                for canister_id, change in changes.items():
+                    if not change.deleted:
+                        self.apply(canister_id, change)
+        if wait:
+            self.wait(version)
         return version
+
+    def _log_commit(self, log: CommitLog, draft: Draft) -> int:
+        meta = draft.meta(with_before=self._history.keep != 0)
+        log.reserve(record_bytes(len(meta), draft.page_count))
+        if self._history.keep == 0 and not log.sealed:
+            self._version = log.append(meta, draft.pages)  # the disk is at work while the rest is done
+            self._account(draft)
+            return self._version
+        self._account(draft)
+        try:
+            self._version = log.append(meta, draft.pages, state_hash=self.state_hash())
+        except BaseException as error:
+            log.failed = f"accounted for, not written: {error}"
+            raise
+        return self._version
+
+    def _account(self, draft: Draft) -> None:
+        for canister_id, change in draft.changes.items():
+            if change.deleted:
+                self._remove(canister_id)
+                continue
+            entry = draft.entries[canister_id]
+            state = self._state_for(canister_id, entry["slot"])
+            if change.module_hash is not None:
+                state.module_hash = change.module_hash
+            if change.global_values is not None:
+                state.global_values = change.global_values
+            if change.record is not None:
+                state.record = change.record
+            for name, delta in change.memories():
+                state.memories[name].log(delta, entry[name][2])
+            self._touch(canister_id, state)
+        if draft.subnet_record is not None:
+            self.subnet_record = draft.subnet_record
+
+    def wait(self, version: int) -> None:
+        """Return when `version` is as durable as asked: at once, unless every message is to be on the platter.
+
+        Raises:
+            StorageError: the disk failed; nothing more can be committed.
+        """
+        if self.durability == "message" and self._log is not None:
+            self._log.sync(version)
 
     def apply(self, canister_id: bytes, change: CanisterChange) -> None:
         """Put a logged change into a canister's images; for memories that are not mapped."""
@@ -489,23 +540,24 @@ class StateDirectory:
             state = self._canisters[canister_id] = CanisterState(slot)
             for name in MEMORIES:
                 state.memories[name] = DurableMemory(self._files, f"{slot}-{name}")
-            self._next_slot = max(self._next_slot, slot + 1)
-            self._tree.resize(self._next_slot)
+            self.next_slot = max(self.next_slot, slot + 1)
+            self._tree.resize(self.next_slot)
         return state
 
-    def _update(self, canister_id: bytes, state: CanisterState, entry: Mapping[str, Any]) -> None:
-        """Take what a record says about a canister, its memories apart."""
-        if entry.get("gone"):
-            del self._canisters[canister_id]
-            for memory in state.memories.values():
-                memory.close()
-            self._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
-            return
+    def _touch(self, canister_id: bytes, state: CanisterState) -> None:
         state.facts_hash = b""
-        state.module_hash = entry.get("module", state.module_hash)
-        if "globals" in entry:
-            state.global_values = decode_globals(entry["globals"])
-        state.record = entry.get("record", state.record)
+        self._stale.add(canister_id)
+
+    def _remove(self, canister_id: bytes) -> None:
+        state = self._canisters.pop(canister_id)
+        self._stale.discard(canister_id)
+        self._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
+        for memory in state.memories.values():
+            memory.close()
+
+    def _memories(self) -> Iterator[DurableMemory]:
+        for state in self._canisters.values():
+            yield from state.memories.values()
 
     # -- checkpoints
 
@@ -517,7 +569,7 @@ class StateDirectory:
         """
         with self._lock, self._told("checkpoint"):
             self._check_writable()
-            if any(memory.unapplied for state in self._canisters.values() for memory in state.memories.values()):
+            if any(memory.unapplied for memory in self._memories()):
                 raise StorageError("a commit is under way", self.path)
             if not self._checkpoint_now():
                 raise StorageError("open for reading in another process; try again when it is closed", self.path)
@@ -530,12 +582,9 @@ class StateDirectory:
 
     def _should_checkpoint(self, log: CommitLog) -> bool:
         """Whether the log is long enough; with a fork alive, which makes images be copied, a good deal longer."""
-        if log.position <= self.log_bytes or self.durability == "never":
+        if self.durability == "never" or any(memory.unapplied for memory in self._memories()):
             return False
-        memories = [memory for state in self._canisters.values() for memory in state.memories.values()]
-        if any(memory.unapplied for memory in memories):
-            return False
-        return log.position > _PATIENCE * self.log_bytes or not any(memory.shared for memory in memories)
+        return log.position > _PATIENCE * self.log_bytes or not any(memory.shared for memory in self._memories())
 
     def _checkpoint_now(self) -> bool:
         """Make a checkpoint unless somebody reads the directory."""
@@ -550,8 +599,13 @@ class StateDirectory:
 
     def _write_checkpoint(self) -> None:
         log = self._log_for_commit()
-        log.sync(log.version)
-        memories = [memory for state in self._canisters.values() for memory in state.memories.values()]
+        memories = list(self._memories())
+        state_hash = self.state_hash()
+        if any(memory.changed for memory in memories):
+            log.seal(state_hash)
+            self._files.settled = False
+        else:
+            log.sync(log.version)
         for memory in memories:
             files = memory.write()
             self._sync_files(log, files)
@@ -561,15 +615,16 @@ class StateDirectory:
         new = Checkpoint(
             old.epoch + 1,
             self._version,
-            self.state_hash(),
+            state_hash,
             self.subnet_record,
-            self._next_slot,
+            self.next_slot,
             {canister_id: _checkpoint_entry(state) for canister_id, state in self._canisters.items()},
         )
         data = encode_checkpoint(new)
         replace_file(self.disk, self.path, "checkpoint", data)
         self._checkpoint = new
         log.recycle(new.epoch, new.checksum)
+        self._files.settled = True
         for memory in memories:
             memory.settle()
         self._files.close_orphans()
@@ -667,9 +722,7 @@ class StateDirectory:
             return
         try:
             log = self._log
-            under_way = any(
-                memory.unapplied for state in self._canisters.values() for memory in state.memories.values()
-            )
+            under_way = any(memory.unapplied for memory in self._memories())
             if log is not None and log.failed is None and (log.position or self._changed()) and not under_way:
                 with self._told("checkpoint"):
                     self._checkpoint_now()
@@ -700,155 +753,6 @@ class StateDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@final
-class _Draft:
-    """One commit on its way into the log: the record's parts, and how to undo what was already accounted for."""
-
-    def __init__(
-        self,
-        directory: StateDirectory,
-        message: Message,
-        changes: Mapping[bytes, CanisterChange],
-        subnet_record: bytes | None,
-    ) -> None:
-        self._directory = directory
-        self._message = message
-        self._changes = changes
-        self._subnet_record = subnet_record
-        self.hashes = b""
-        self.pages: list[Buffer] = []
-        self._entries: dict[bytes, dict[str, Any]] = {}
-        self._before: dict[bytes, dict[str, Any]] = {}
-        self._undo: list[Callable[[], None]] = []
-        self._deleted: list[CanisterState] = []
-        for canister_id, change in changes.items():
-            self._check(canister_id, change)
-
-    def _check(self, canister_id: bytes, change: CanisterChange) -> None:
-        state = self._directory.canisters.get(canister_id)
-        if change.deleted and state is None:
-            raise ValueError(f"no canister {canister_id.hex()} to delete")
-        for name, delta in change.memories():
-            memory = state.memories[name] if state is not None else None
-            if memory is not None and memory.unapplied:
-                raise InternalError("the pages of the commit before are not in the image yet")
-            check_delta(delta, memory.wasm_pages if memory is not None else 0)
-
-    def meta(self) -> bytes:
-        """The meta part; accounts for the change on the way, because the state hash after it is part of it."""
-        directory = self._directory
-        if directory._history.keep != 0:
-            self._keep_before()
-        before_hashes, before_pages = self.hashes, self.pages
-        self.hashes, self.pages = b"", []
-        for canister_id, change in self._changes.items():
-            self._account(canister_id, change)
-        self.hashes += before_hashes
-        self.pages += before_pages
-        old_record = directory.subnet_record
-        if self._subnet_record is not None:
-            directory.subnet_record = self._subnet_record
-            self._undo.append(lambda: setattr(directory, "subnet_record", old_record))
-        meta: dict[str, Any] = {
-            "message": list(self._message),
-            "hash": directory.state_hash(),
-            "canisters": self._entries,
-        }
-        if self._subnet_record is not None:
-            meta["subnet"] = self._subnet_record
-        if directory._history.keep != 0:
-            meta["before"] = {
-                "canisters": self._before,
-                "subnet": old_record if self._subnet_record is not None else None,
-            }
-        return cbor2.dumps(meta)
-
-    def _keep_before(self) -> None:
-        """Collect what the change will replace, for history."""
-        for canister_id, change in self._changes.items():
-            state = self._directory.canisters.get(canister_id)
-            if state is None:
-                self._before[canister_id] = {"slot": -1, "new": True}
-                continue
-            before: dict[str, Any] = {"slot": state.slot, "module": state.module_hash, "record": state.record}
-            before["globals"] = encode_globals(state.global_values)
-            whole = {name: PageDelta(0, (), fresh=True) for name in MEMORIES} if change.deleted else {}
-            for name, delta in (whole or dict(change.memories())).items():
-                old = _content_before(state.memories[name], delta)
-                before[name] = encode_memory(old)
-                self._add_pages(old)
-            self._before[canister_id] = before
-
-    def _add_pages(self, delta: PageDelta) -> bytes:
-        hashes = b"".join([hash_pages(data) for _, data in delta.runs])
-        self.hashes += hashes
-        self.pages += [data for _, data in delta.runs]
-        return hashes
-
-    def _account(self, canister_id: bytes, change: CanisterChange) -> None:
-        directory = self._directory
-        known = canister_id in directory.canisters
-        next_slot = directory._next_slot
-        state = directory._state_for(canister_id, directory._next_slot)
-        old = (state.module_hash, state.global_values, state.record)
-
-        def undo() -> None:
-            state.module_hash, state.global_values, state.record = old
-            state.facts_hash = b""
-            if known:
-                directory._canisters[canister_id] = state
-                directory._tree.set_leaves(state.slot, state.hash(canister_id))
-            else:
-                directory._canisters.pop(canister_id, None)
-                directory._next_slot = next_slot
-                directory._tree.resize(next_slot)
-                directory._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
-
-        self._undo.append(undo)
-        entry: dict[str, Any] = {"slot": state.slot}
-        self._entries[canister_id] = entry
-        if change.deleted:
-            entry["gone"] = True
-            self._deleted.append(state)
-            del directory._canisters[canister_id]
-            directory._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
-            return
-        if change.module_hash is not None:
-            entry["module"] = change.module_hash
-        if change.global_values is not None:
-            entry["globals"] = encode_globals(change.global_values)
-        if change.record is not None:
-            entry["record"] = change.record
-        for name, delta in change.memories():
-            entry[name] = encode_memory(delta)
-            self._undo.append(state.memories[name].log(delta, self._add_pages(delta)))
-        directory._update(canister_id, state, entry)
-        directory._tree.set_leaves(state.slot, state.hash(canister_id))
-
-    def let_go(self) -> None:
-        """The record is written: close what deleted canisters had open."""
-        for state in self._deleted:
-            for memory in state.memories.values():
-                memory.close()
-
-    def revert(self) -> None:
-        """The record was not written: account for nothing."""
-        for undo in reversed(self._undo):
-            undo()
-
-
-def _content_before(memory: DurableMemory, delta: PageDelta) -> PageDelta:
-    """What `delta` will replace, as a delta that puts it back."""
-    image = memory.image()
-    end = memory.wasm_pages * WASM_PAGE_BYTES
-    if delta.fresh:
-        ranges = list(image.data_ranges())
-    else:
-        ranges = [(address, min(address + len(data), end)) for address, data in delta.runs if address < end]
-    runs = [(start, image.read(start, stop - start)) for start, stop in ranges]
-    return PageDelta(memory.wasm_pages, runs, delta.fresh)
 
 
 def _checkpoint_entry(state: CanisterState) -> list[Any]:

@@ -13,17 +13,17 @@ has the files of the last checkpoint and the log has everything.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 from perdure.canister import Extent, PageDelta
-from perdure.errors import InternalError, StorageError
+from perdure.errors import InternalError, MalformedError, StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.storage.changes import MemoryChange
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
 from perdure.storage.merkle import (
-    HASH_BYTES,
     NODE_BYTES,
     ZERO_PAGE_HASH,
     Node,
@@ -34,22 +34,32 @@ from perdure.storage.merkle import (
 )
 from perdure.storage.temporary import Region, TemporaryStore
 
-__all__ = ["DurableImage", "DurableMemory", "Files"]
+__all__ = ["DurableImage", "DurableMemory", "Files", "LoggedPages"]
 
 _COPY_BYTES = 1 << 20
 _PAGES = WASM_PAGE_BYTES // PAGE_BYTES
+_MAX_LOGGED = 1 << 14
+_RUN_PAGES = 1024
 _ZERO_ROOT = PageTree().root()
 
 
 @final
 @dataclass(slots=True)
 class Files:
-    """Where the memories of one directory live, and what they share."""
+    """Where the memories of one directory live, and what they share.
+
+    Attributes:
+        check_bytes: an image with at most this much data is compared with its hashes when it is first used.
+        settled: whether the files are exactly those of the checkpoint; a checkpoint that was cut off leaves newer ones.
+        lock: of the directory.
+        orphans: replaced files, which a fork may use.
+    """
 
     disk: Disk
     directory: str
     store: TemporaryStore
     check_bytes: int
+    settled: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
     orphans: list[Region] = field(default_factory=list)
 
@@ -59,6 +69,48 @@ class Files:
             if region.references <= 1:
                 region.file.close()
         self.orphans = [region for region in self.orphans if region.references > 1]
+
+
+@final
+class LoggedPages:
+    """What a log has of one memory: of every page the newest content, still in the file.
+
+    Attributes:
+        wasm_pages: size of the memory after it.
+        fresh: whether nothing of the memory before it remains.
+        places: offset in the log by page.
+    """
+
+    def __init__(self, file: DiskFile) -> None:
+        self._file = file
+        self.wasm_pages = 0
+        self.fresh = False
+        self.places: dict[int, int] = {}
+
+    def add(self, pages_offset: int, change: MemoryChange) -> None:
+        """Take a newer change; the pages of its record begin at `pages_offset`."""
+        if change.fresh:
+            self.places.clear()
+            self.fresh = True
+        self.wasm_pages = change.wasm_pages
+        for first, pages, index in change.runs:
+            offset = pages_offset + index * PAGE_BYTES
+            self.places.update(
+                zip(range(first, first + pages), range(offset, offset + pages * PAGE_BYTES, PAGE_BYTES), strict=True)
+            )
+
+    def runs(self) -> Iterator[tuple[int, bytes]]:
+        """`(address, bytes)`, ascending, at most 4 MiB each."""
+        first, pages, offset = 0, 0, 0
+        for page, place in sorted(self.places.items()):
+            if pages and (page, place) == (first + pages, offset + pages * PAGE_BYTES) and pages < _RUN_PAGES:
+                pages += 1
+                continue
+            if pages:
+                yield first * PAGE_BYTES, self._file.pread(pages * PAGE_BYTES, offset)
+            first, pages, offset = page, 1, place
+        if pages:
+            yield first * PAGE_BYTES, self._file.pread(pages * PAGE_BYTES, offset)
 
 
 @final
@@ -80,7 +132,7 @@ class DurableMemory:
         self._name = name
         self.generation = generation
         self.wasm_pages = wasm_pages  # as committed, what is only in the log included
-        self._root = root
+        self._root = self._base_root = root
         self._base_wasm_pages = wasm_pages
         self._base: Region | None = None
         self._base_generation = -1
@@ -88,11 +140,12 @@ class DurableMemory:
         self._tree: PageTree | None = None
         self._hash_file: DiskFile | None = None
         self._writers: dict[str, DiskFile] = {}
-        self._dirty: set[int] = set()
+        self._logged: list[int] = []  # runs (first page, pages) not yet in the two sets
+        self._dirty: set[int] = set()  # pages that the files lack
+        self._unhashed: set[int] = set()  # pages that the tree lacks
         self._fresh = False
-        self._replayed = False
+        self._unapplied: PageDelta | None = None
         self._checked = False
-        self.unapplied = False
         self.mapped = False
 
     def path(self, suffix: str) -> str:
@@ -125,7 +178,7 @@ class DurableMemory:
 
     def check_once(self) -> None:
         """Compare the file's pages with their hashes, once, unless that would read more than the directory allows."""
-        if self._checked or self.changed or not self.generation:
+        if self._checked or not self.generation or not self._files.settled:
             return
         base = self._open_base()
         data_bytes = sum(end - start for start, end in base.file.data_ranges(0, base.size_bytes))
@@ -136,11 +189,13 @@ class DurableMemory:
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the files: pages and hashes that do not belong together."""
-        tree = PageTree(self._base_wasm_pages * _PAGES, self._fetch if self.generation else None)
-        tree_root = tree.root()
-        if tree_root != self._root and not self.changed:
-            yield f"the page tree's root is {tree_root.hex()}, {self._root.hex()} expected"
-            return
+        try:
+            yield from self._problems()
+        except MalformedError as error:
+            yield error.message
+
+    def _problems(self) -> Iterator[str]:
+        tree = self._kept_tree()
         base = self._open_base()
         leaves = tree.leaves()
         leaf = next(leaves, None)
@@ -163,17 +218,50 @@ class DurableMemory:
             self._hash_file = self._files.disk.open(self.path("hash"))
         return self._hash_file.pread(NODE_BYTES, node_offset(node))
 
+    def _kept_tree(self) -> PageTree:
+        pages = self._base_wasm_pages * _PAGES
+        if not self.generation:
+            return PageTree(pages)
+        return PageTree(pages, self._fetch, self._base_root if self._files.settled else b"")
+
     def tree(self) -> PageTree:
-        """The hashes of the committed pages."""
+        """The hashes of the committed pages, but for those that `root` has yet to hash."""
         if self._tree is None:
-            self._tree = PageTree(self._base_wasm_pages * _PAGES, self._fetch if self.generation else None)
+            self._tree = self._kept_tree()
         return self._tree
 
     def root(self) -> bytes:
         """The root over the committed pages."""
+        if self._logged or self._unhashed:
+            self._hash_logged()
         if self._tree is not None:
             self._root = self._tree.root()
         return self._root
+
+    def _hash_logged(self) -> None:
+        # Not at each commit: a page that changes a hundred times between two checkpoints is hashed once.
+        tree = self.tree()
+        self._sort_logged()
+        unhashed, self._unhashed = self._unhashed, set()
+        if self._unapplied is not None:
+            for address, data in self._unapplied.runs:
+                first = address // PAGE_BYTES
+                tree.set_leaves(first, hash_pages(data))
+                unhashed.difference_update(range(first, first + len(data) // PAGE_BYTES))
+        for address, data in self._read_pages(unhashed):
+            tree.set_leaves(address // PAGE_BYTES, hash_pages(data))
+
+    def _sort_logged(self) -> None:
+        runs, self._logged = self._logged, []
+        for first, pages in zip(runs[::2], runs[1::2], strict=True):
+            self._dirty.update(range(first, first + pages))
+            self._unhashed.update(range(first, first + pages))
+
+    def _read_pages(self, pages: set[int]) -> Iterator[tuple[int, bytes]]:
+        image = self.image()
+        for start, end in _join_pages(pages):
+            for at in range(start, end, _COPY_BYTES):
+                yield at, image.read(at, min(_COPY_BYTES, end - at))
 
     def hash(self) -> bytes:
         """The memory hash of the committed content."""
@@ -181,59 +269,45 @@ class DurableMemory:
 
     # -- commits
 
-    def log(self, delta: PageDelta, hashes: bytes) -> Callable[[], None]:
-        """Account for a delta whose log record is about to be written; what undoes that if it cannot be.
+    def log(self, delta: PageDelta, runs: Sequence[int]) -> None:
+        """Account for a delta that the log has: its bytes are expected in the image next.
 
-        The tree has its hashes, a checkpoint will write its pages, and its bytes are expected in the image.
+        Args:
+            delta: what changes.
+            runs: where, as first page and number of pages in turn.
         """
-        tree, dirty, fresh, wasm_pages = self.tree(), self._dirty, self._fresh, self.wasm_pages
-
-        def undo() -> None:
-            self._tree, self._dirty, self._fresh, self.wasm_pages = tree, dirty, fresh, wasm_pages
-            tree.resize(wasm_pages * _PAGES)
-            self.unapplied = False
-            if not delta.fresh:
-                self._restore_hashes(delta)
-
         if delta.fresh:
             self._start_anew()
-        position = 0
-        for address, data in delta.runs:
-            first, pages = address // PAGE_BYTES, len(data) // PAGE_BYTES
-            self.tree().set_leaves(first, hashes[position : position + pages * HASH_BYTES])
-            self._dirty.update(range(first, first + pages))
-            position += pages * HASH_BYTES
+        if delta.fresh or delta.wasm_pages != self.wasm_pages:
+            self.tree().resize(delta.wasm_pages * _PAGES)
+        self._logged += runs
+        if len(self._logged) > _MAX_LOGGED:
+            self._sort_logged()
         self.wasm_pages = delta.wasm_pages
-        self.tree().resize(delta.wasm_pages * _PAGES)
-        self.unapplied = True
-        return undo
-
-    def _restore_hashes(self, delta: PageDelta) -> None:
-        # The image was not touched yet, so it says what the hashes were. Pages that stay dirty are written once more.
-        end = self.wasm_pages * WASM_PAGE_BYTES
-        for address, data in delta.runs:
-            for at in range(address, address + len(data), PAGE_BYTES):
-                old = hash_pages(self.image().read(at, PAGE_BYTES)) if at < end else ZERO_PAGE_HASH
-                self.tree().set_leaves(at // PAGE_BYTES, old)
-        self._dirty = {page for page in self._dirty if page * PAGE_BYTES < end}
+        self._unapplied = delta
 
     def _start_anew(self) -> None:
         self._tree = PageTree()
-        self._dirty = set()
+        self._logged, self._dirty, self._unhashed = [], set(), set()
         self._fresh = True
+
+    @property
+    def unapplied(self) -> bool:
+        """Whether the image waits for the bytes of a logged delta."""
+        return self._unapplied is not None
 
     def apply(self, delta: PageDelta) -> Sequence[Extent]:
         """Put the bytes of the logged delta into the image."""
-        if not self.unapplied:
+        if self._unapplied is None:
             raise InternalError("pages were to be committed before their log record")
         extents = self.image().commit(delta)
-        self.unapplied = False
+        self._unapplied = None
         return extents
 
     @property
     def changed(self) -> bool:
         """Whether the files are behind."""
-        return bool(self._dirty) or self._fresh or self._replayed or self.wasm_pages != self._base_wasm_pages
+        return bool(self._dirty or self._logged or self._fresh) or self.wasm_pages != self._base_wasm_pages
 
     @property
     def shared(self) -> bool:
@@ -241,49 +315,48 @@ class DurableMemory:
         own = 0 if self._image is None or self._base is None else self._image.references_to(self._base)
         return self._base is not None and self._base.references > 1 + own
 
-    # -- checkpoints and recovery: the only code that writes images
+    def recover(self, pages: LoggedPages) -> None:
+        """Account for what the log has beyond the files, and show it."""
+        fresh = pages.fresh
+        for address, data in pages.runs():
+            delta = PageDelta(pages.wasm_pages, [(address, data)], fresh)
+            self.log(delta, (address // PAGE_BYTES, len(data) // PAGE_BYTES))
+            self.apply(delta)
+            fresh = False
+        delta = PageDelta(pages.wasm_pages, (), fresh)  # the size, where there is not a page
+        self.log(delta, ())
+        self.apply(delta)
 
-    def replay(self, wasm_pages: int, runs: Iterable[tuple[int, bytes]], hashes: bytes, *, fresh: bool) -> None:
-        """Write a log record's pages straight into the files: recovery, before any image is open."""
-        if fresh:
-            self._start_anew()
-        if fresh or not self._replayed:
-            self._open_writers(new=fresh or not self.generation)
-            self._replayed = True
-        tree = self.tree()
-        position = 0
-        for address, data in runs:
-            self._writers["img"].pwrite(data, address)
-            step = len(data) // PAGE_BYTES * HASH_BYTES
-            tree.set_leaves(address // PAGE_BYTES, hashes[position : position + step])
-            position += step
-        tree.resize(wasm_pages * _PAGES)
-        self.wasm_pages = wasm_pages
+    # -- checkpoints: the only code that writes images
 
     def write(self) -> list[DiskFile]:
         """Bring the files up to the committed content; the files to sync."""
+        self.root()
         if not self.changed:
             return []
-        if not self._replayed:
-            self._write_image()
+        self._write_image()
         self._writers["img"].truncate(self.wasm_pages * WASM_PAGE_BYTES)
         for node, content in self.tree().changed_nodes():
             self._writers["hash"].pwrite(content, node_offset(node))
         return list(self._writers.values())
 
     def _write_image(self) -> None:
-        image = self.image()
-        if self._fresh or self.shared or not self.generation:
-            # A file that a fork still reads, or whose old bytes must go, is not changed but replaced.
-            ranges = list(image.data_ranges())
+        # A file that a fork still reads, or whose old bytes must go, is not changed but replaced.
+        new = self._fresh or self.shared or not self.generation
+        if new:
+            content = self._read_all()
             self.tree().load_all()
-            self._open_writers(new=True)
         else:
-            ranges = list(_join_pages(self._dirty))
-            self._open_writers(new=False)
-        for start, end in ranges:
+            content = self._read_pages(self._dirty)
+        self._open_writers(new=new)
+        for address, data in content:
+            self._writers["img"].pwrite(data, address)
+
+    def _read_all(self) -> Iterator[tuple[int, bytes]]:
+        image = self.image()
+        for start, end in list(image.data_ranges()):
             for at in range(start, end, _COPY_BYTES):
-                self._writers["img"].pwrite(image.read(at, min(_COPY_BYTES, end - at)), at)
+                yield at, image.read(at, min(_COPY_BYTES, end - at))
 
     def _open_writers(self, *, new: bool) -> None:
         for writer in self._writers.values():
@@ -300,14 +373,14 @@ class DurableMemory:
             if not self.mapped:
                 self.close()
             return
-        self.root()
+        self._base_root = self.root()
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
         if self._hash_file is not None:
             self._hash_file.close()
             self._hash_file = None
-        self._dirty, self._fresh, self._replayed = set(), False, False
+        self._dirty, self._fresh = set(), False
         self._base_wasm_pages = self.wasm_pages
         if not self.mapped or self._image is None:
             self.close()
@@ -426,6 +499,12 @@ class _NoFile:
         return iter(())
 
     def sync(self) -> None:
+        return
+
+    def start(self, buffers: object, offset: int) -> None:
+        raise InternalError(f"write at {offset:#x} of an empty memory")
+
+    def finish(self) -> None:
         return
 
     def lock(self, *, exclusive: bool) -> bool:

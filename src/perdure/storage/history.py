@@ -31,13 +31,12 @@ from perdure.storage.changes import MEMORIES, CommitFacts, MemoryChange, Message
 from perdure.storage.checkpoint import Checkpoint
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
-from perdure.storage.log import BLOCK, LogRecord, scan
-from perdure.storage.merkle import HASH_BYTES
+from perdure.storage.log import BLOCK, LogRecord, Place, scan
 
 if TYPE_CHECKING:
     from perdure.storage.directory import StateDirectory
 
-__all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "open_past", "read_runs"]
+__all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "open_past"]
 
 _HEADER = struct.Struct("<4sIQQ32s")
 _MAGIC = b"PDHS"
@@ -56,15 +55,6 @@ class Segment(NamedTuple):
     checksum: bytes
 
 
-def read_runs(file: DiskFile, record: LogRecord, change: MemoryChange) -> Iterator[tuple[int, bytes]]:
-    """The pages of one memory in a record, as runs of at most 4 MiB."""
-    for first, pages, index in change.runs:
-        for done in range(0, pages, _RUN_PAGES):
-            size_bytes = min(pages - done, _RUN_PAGES) * PAGE_BYTES
-            data = file.pread(size_bytes, record.pages_offset + (index + done) * PAGE_BYTES)
-            yield (first + done) * PAGE_BYTES, data
-
-
 @final
 class Version:
     """One commit of the past.
@@ -78,7 +68,7 @@ class Version:
     def __init__(self, record: LogRecord, facts: CommitFacts, path: str) -> None:
         self.version = record.version
         self.message: Message = facts.message
-        self.state_hash = facts.state_hash
+        self.state_hash = record.state_hash
         self.record = record
         self.facts = facts
         self.path = path
@@ -178,6 +168,8 @@ class History:
         yield from reversed(list(self._read(live)))
         wanted = live.version
         for name in reversed(self._segments()):
+            if int(name[21:41]) > wanted:
+                continue  # kept for a checkpoint that was cut off: the log still has it
             for version in reversed(list(self._read(self._open(f"{self._path}/{name}")))):
                 if version.version != wanted:
                     return
@@ -200,9 +192,9 @@ class History:
     def _read(self, segment: Segment) -> Iterator[Version]:
         file = self._disk.open(segment.path)
         try:
-            for record in scan(file, segment.epoch, segment.version, segment.checksum, segment.offset):
-                pages = len(record.page_hashes) // HASH_BYTES
-                yield Version(record, decode_meta(record.meta, pages), segment.path)
+            for record in scan(file, Place(segment.epoch, segment.version, segment.checksum), segment.offset):
+                if not record.is_seal:
+                    yield Version(record, decode_meta(record.meta, record.page_count), segment.path)
         finally:
             file.close()
 

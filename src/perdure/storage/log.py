@@ -4,18 +4,20 @@
  record (a multiple of 4,096 bytes)
  ┌──────────────┬───────┬──────────────────────────────────────────────────────────────┐
  │ magic        │  4 B  │ "PDLR"                                                       │ 0
- │ format       │  u16  │ 1                                                            │ 4
- │ zero         │  u16  │                                                              │ 6
+ │ format       │  u16  │ 2                                                            │ 4
+ │ kind         │  u16  │ 0: a commit; 1: a seal                                       │ 6
  │ epoch        │  u64  │ of the checkpoint that the record continues                  │ 8
- │ version      │  u64  │ of the state after this commit                               │ 16
+ │ version      │  u64  │ of the state after this commit; a seal: that before it       │ 16
  │ durable      │  u64  │ newest version known to be on the platter when this was made │ 24
  │ meta bytes   │  u32  │                                                              │ 32
  │ page count   │  u32  │                                                              │ 36
- │ previous     │  32 B │ checksum of the record before, or of the checkpoint          │ 40
- │ checksum     │  32 B │ SHA-256 of bytes 0..71, of meta and of the page hashes       │ 72
- │ header CRC   │  u32  │ CRC-32 of bytes 0..103                                       │ 104
- │ meta         │       │ CBOR, see `perdure.storage.changes`                          │ 108
- │ page hashes  │ 32 B… │ SHA-256 of each page                                         │
+ │ pages CRC    │  u32  │ CRC-32 of all pages                                          │ 40
+ │ zero         │  u32  │                                                              │ 44
+ │ previous     │  32 B │ checksum of the record before, or of the checkpoint          │ 48
+ │ state hash   │  32 B │ of the state after this record; zeros: not computed          │ 80
+ │ checksum     │  32 B │ SHA-256 of bytes 0..111 and of meta                          │ 112
+ │ header CRC   │  u32  │ CRC-32 of bytes 0..143                                       │ 144
+ │ meta         │       │ CBOR, see `perdure.storage.changes`; of a seal: nothing      │ 148
  │ zeros        │       │ up to a multiple of 4,096                                    │
  │ pages        │ 4 KiB…│                                                              │
  └──────────────┴───────┴──────────────────────────────────────────────────────────────┘
@@ -26,50 +28,73 @@ Little-endian. A record is whole when its checksums hold and it continues the on
 record is nothing (the end mark, or a record of an older epoch), or a *torn tail*: a write that a crash cut off. It is
 *damage* when something later says that the missing version had reached the platter: a record whose `durable` is at
 least that version.
+
+A *seal* says that from here on the images may be newer than the checkpoint says. A log without one belongs to images
+that are exactly those of the checkpoint; in a log with one the last record has the state hash.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import final
+from typing import NamedTuple, final
 from zlib import crc32
 
+from perdure.errors import UnsupportedError
 from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer, DiskFile
-from perdure.storage.merkle import HASH_BYTES, hash_pages
 
-__all__ = ["BLOCK", "LogRecord", "Tail", "encode_record", "find_tail", "scan"]
+__all__ = ["BLOCK", "LogRecord", "Place", "Tail", "encode_record", "find_tail", "record_bytes", "scan"]
 
 BLOCK = 4096
-_HEADER = struct.Struct("<4sHHQQQII32s32sI")
+_CHECKED = struct.Struct("<4sHHQQQIIII32s32s")
+_SUMS = struct.Struct("<32sI")
+_HEADER_BYTES = _CHECKED.size + _SUMS.size
 _MAGIC = b"PDLR"
-_FORMAT = 1
-_CHECKED_BYTES = 72
+_FORMAT = 2
+_COMMIT, _SEAL = 0, 1
+_NO_HASH = bytes(32)
 _ZEROS = bytes(BLOCK)
-_READ_BYTES = 8 << 20
+_READ_BYTES = 1 << 20  # fits the cache of a core
+
+
+class Place(NamedTuple):
+    """What a record continues: the record before it, or the checkpoint."""
+
+    epoch: int
+    version: int
+    checksum: bytes
 
 
 @final
 @dataclass(slots=True)
 class LogRecord:
-    """A whole record, its pages still in the file."""
+    """A record, its pages still in the file.
 
-    epoch: int
+    Attributes:
+        state_hash: after it; empty: not computed.
+        is_seal: no commit, see above.
+        previous: what it says that it continues.
+    """
+
     version: int
     durable: int
     checksum: bytes
     meta: bytes
-    page_hashes: bytes
+    page_count: int
+    pages_crc: int
+    state_hash: bytes
+    is_seal: bool
+    previous: Place
     offset: int
     size_bytes: int
 
     @property
     def pages_offset(self) -> int:
         """Where the first page lies in the file."""
-        return self.offset + self.size_bytes - len(self.page_hashes) // HASH_BYTES * PAGE_BYTES
+        return self.offset + self.size_bytes - self.page_count * PAGE_BYTES
 
 
 @final
@@ -88,71 +113,111 @@ class Tail:
     damaged_version: int | None
 
 
+def record_bytes(meta_bytes: int, page_count: int) -> int:
+    """Size of a record."""
+    return -(-(_HEADER_BYTES + meta_bytes) // BLOCK) * BLOCK + page_count * PAGE_BYTES
+
+
 def encode_record(
-    epoch: int, version: int, durable: int, previous: bytes, meta: bytes, page_hashes: bytes
+    place: Place, durable: int, meta: bytes, pages: Sequence[Buffer], *, state_hash: bytes = b"", seal: bool = False
 ) -> tuple[bytes, bytes]:
     """Everything of a record before its pages, and its checksum."""
-    draft = _HEADER.pack(
-        _MAGIC, _FORMAT, 0, epoch, version, durable, len(meta), len(page_hashes) // HASH_BYTES, previous, b"", 0
-    )[:_CHECKED_BYTES]
-    checksum = sha256(draft + meta + page_hashes).digest()
-    head = draft + checksum
-    head = b"".join((head, crc32(head).to_bytes(4, "little"), meta, page_hashes))
-    return head + bytes(-len(head) % BLOCK), checksum
+    crc = size_bytes = 0
+    for data in pages:
+        crc = crc32(data, crc)
+        size_bytes += len(data)
+    count = size_bytes // PAGE_BYTES
+    epoch, version, previous = place
+    kind = _SEAL if seal else _COMMIT
+    checked = _CHECKED.pack(
+        _MAGIC,
+        _FORMAT,
+        kind,
+        epoch,
+        version + (not seal),
+        durable,
+        len(meta),
+        count,
+        crc,
+        0,
+        previous,
+        state_hash or _NO_HASH,
+    )
+    checksum = sha256(checked + meta).digest()
+    head = b"".join((checked, checksum, crc32(checksum, crc32(checked)).to_bytes(4, "little"), meta))
+    return head + _ZEROS[: -len(head) % BLOCK], checksum
 
 
-def _read_header(file: DiskFile, offset: int) -> tuple[LogRecord, bytes] | None:
-    """A record with a sound header, its body unchecked, and its `previous`; None where there is none."""
+def _read_header(file: DiskFile, offset: int) -> LogRecord | None:
+    """A record with a sound header, its body unchecked; `None` where there is none."""
     head = file.pread(BLOCK, offset)
-    if len(head) < _HEADER.size or not head.startswith(_MAGIC):
+    if len(head) < _HEADER_BYTES or not head.startswith(_MAGIC):
         return None
-    _, format_, _, epoch, version, durable, meta_bytes, pages, previous, checksum, crc = _HEADER.unpack_from(head)
-    if format_ != _FORMAT or crc != crc32(head[: _HEADER.size - 4]):
+    checked, meta_end = head[: _CHECKED.size], _HEADER_BYTES
+    _, format_, kind, epoch, version, durable, meta_bytes, count, pages_crc, _, previous, state_hash = _CHECKED.unpack(
+        checked
+    )
+    checksum, crc = _SUMS.unpack_from(head, _CHECKED.size)
+    if format_ != _FORMAT or crc != crc32(checksum, crc32(checked)):
         return None
-    body_bytes = meta_bytes + pages * HASH_BYTES
-    head_bytes = -(-(_HEADER.size + body_bytes) // BLOCK) * BLOCK
-    body = head[_HEADER.size : _HEADER.size + body_bytes]
-    if len(body) < body_bytes:
-        body += file.pread(body_bytes - len(body), offset + _HEADER.size + len(body))
-    size_bytes = head_bytes + pages * PAGE_BYTES
-    meta, hashes = body[:meta_bytes], body[meta_bytes:]
-    return LogRecord(epoch, version, durable, checksum, meta, hashes, offset, size_bytes), previous
+    meta_end += meta_bytes
+    if meta_end > len(head):
+        head += file.pread(meta_end - len(head), offset + len(head))
+    return LogRecord(
+        version,
+        durable,
+        checksum,
+        head[_HEADER_BYTES:meta_end],
+        count,
+        pages_crc,
+        state_hash if state_hash != _NO_HASH else b"",
+        kind == _SEAL,
+        Place(epoch, version - (kind != _SEAL), previous),
+        offset,
+        record_bytes(meta_bytes, count),
+    )
 
 
-def _head_is_whole(record: LogRecord, previous: bytes) -> bool:
-    pages = len(record.page_hashes) // HASH_BYTES
-    draft = _HEADER.pack(
-        _MAGIC, _FORMAT, 0, record.epoch, record.version, record.durable, len(record.meta), pages, previous, b"", 0
-    )[:_CHECKED_BYTES]
-    return sha256(draft + record.meta + record.page_hashes).digest() == record.checksum
+def _head_is_whole(file: DiskFile, record: LogRecord) -> bool:
+    return sha256(file.pread(_CHECKED.size, record.offset) + record.meta).digest() == record.checksum
 
 
 def _pages_are_whole(file: DiskFile, record: LogRecord) -> bool:
-    at = record.pages_offset
+    at, crc = record.pages_offset, 0
     end = record.offset + record.size_bytes
-    position = 0
     while at < end:
         data = file.pread(min(_READ_BYTES, end - at), at)
-        step = len(data) // PAGE_BYTES * HASH_BYTES
-        if len(data) < min(_READ_BYTES, end - at) or hash_pages(data) != record.page_hashes[position : position + step]:
+        if len(data) < min(_READ_BYTES, end - at):
             return False
-        position += step
+        crc = crc32(data, crc)
         at += len(data)
-    return True
+    return crc == record.pages_crc
 
 
-def scan(file: DiskFile, epoch: int, version: int, previous: bytes, offset: int = 0) -> Iterator[LogRecord]:
-    """The whole records that continue `version` of `epoch`, in order, up to the first that is not whole."""
-    while found := _read_header(file, offset):
-        record, continued = found
-        if (record.epoch, record.version, continued) != (epoch, version + 1, previous):
-            return
-        if not _head_is_whole(record, continued) or not _pages_are_whole(file, record):
+def scan(file: DiskFile, place: Place, offset: int = 0) -> Iterator[LogRecord]:
+    """The whole records that continue `place`, in order, up to the first that is not whole.
+
+    Raises:
+        UnsupportedError: a record of another format.
+    """
+    while record := _read_header(file, offset):
+        if record.previous != place or not _head_is_whole(file, record) or not _pages_are_whole(file, record):
             return
         yield record
         offset += record.size_bytes
-        version = record.version
-        previous = record.checksum
+        place = Place(place.epoch, record.version, record.checksum)
+    _refuse_other_formats(file, place.epoch, offset)
+
+
+def _refuse_other_formats(file: DiskFile, epoch: int, offset: int) -> None:
+    head = file.pread(_CHECKED.size, offset)
+    if len(head) == _CHECKED.size and head.startswith(_MAGIC):
+        _, format_, _, found_epoch, *_ = _CHECKED.unpack(head)
+        if format_ != _FORMAT and found_epoch >= epoch:
+            raise UnsupportedError(
+                f"commit log of format {format_} found, {_FORMAT} expected: open and close the directory with the "
+                f"version of perdure that wrote it"
+            )
 
 
 def _find_headers(file: DiskFile, offset: int) -> Iterator[int]:
@@ -170,17 +235,17 @@ def find_tail(file: DiskFile, epoch: int, version: int, offset: int) -> Tail:
     """What follows `version`, the last whole record, which ends at `offset`."""
     mark = file.pread(BLOCK, offset)
     found = _read_header(file, offset)
-    stale = found is not None and found[0].epoch < epoch
+    stale = found is not None and found.previous.epoch < epoch
     torn = mark != _ZEROS[: len(mark)] and not stale
     for at in _find_headers(file, offset):
         found = _read_header(file, at)
-        if found is not None and found[0].epoch == epoch and found[0].version > version:
-            record, previous = found
-            if record.durable > version and _head_is_whole(record, previous):
-                return Tail(offset, True, version + 1)
+        if found is None or found.previous.epoch != epoch or not version < min(found.version, found.durable):
+            continue
+        if _head_is_whole(file, found):
+            return Tail(offset, True, version + 1)
     return Tail(offset, torn, None)
 
 
-def end_mark() -> Buffer:
+def end_mark() -> bytes:
     """What follows the last record."""
     return _ZEROS

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import final
 
+from perdure.errors import MalformedError
 from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer
 
@@ -81,16 +82,19 @@ class PageTree:
     Args:
         pages: the size of the memory, see `resize`.
         fetch: reads a node that was kept elsewhere (`NODE_BYTES` bytes, zeros for a node never written).
+        root: of what was kept; a node that does not belong to it is refused. Empty: nodes are taken as they are.
     """
 
-    def __init__(self, pages: int = 0, fetch: Callable[[Node], bytes] | None = None) -> None:
+    def __init__(self, pages: int = 0, fetch: Callable[[Node], bytes] | None = None, root: bytes = b"") -> None:
         self._fetch = fetch
+        self._kept_root = root
         self._levels: list[dict[int, bytearray]] = [{} for _ in range(_LEVELS)]
         self._stale: set[int] = set()  # level 0 nodes whose ancestors are not computed yet
         self._touched: set[int] = set()  # level 0 nodes changed since `settle`
         self._height = 1
         self._root = b""
         self.resize(pages)
+        self._kept_height = self._height
 
     def resize(self, pages: int) -> None:
         """Set the size of the memory, on which the number of levels depends."""
@@ -104,10 +108,25 @@ class PageTree:
     def _node(self, level: int, index: int) -> bytearray:
         found = self._levels[level].get(index)
         if found is None:
-            stored = self._fetch((level, index)) if self._fetch is not None else b""
-            whole = len(stored) == NODE_BYTES and any(stored)
-            found = self._levels[level][index] = bytearray(stored if whole else _ZERO_NODES[level])
+            found = self._levels[level][index] = bytearray(self._kept_node(level, index))
         return found
+
+    def _kept_node(self, level: int, index: int) -> bytes:
+        top = self._kept_height - 1
+        if self._fetch is None or level > top or index >> 4 * (top - level):
+            return _ZERO_NODES[level]
+        stored = self._fetch((level, index))
+        if len(stored) != NODE_BYTES or not any(stored):
+            stored = _ZERO_NODES[level]
+        if self._kept_root and sha256(stored).digest() != self._expected(level, index):
+            raise MalformedError(f"node {index} of level {level} of the page tree does not belong to its root")
+        return stored
+
+    def _expected(self, level: int, index: int) -> bytes:
+        if level == self._kept_height - 1:
+            return self._kept_root
+        at = (index & 15) * HASH_BYTES
+        return bytes(self._node(level + 1, index >> 4)[at : at + HASH_BYTES])
 
     def set_leaves(self, first_page: int, hashes: bytes | memoryview) -> None:
         """Set the hashes of pages from `first_page` on, as `hash_pages` gives them: a node at a time."""
@@ -176,7 +195,8 @@ class PageTree:
 
     def settle(self, fetch: Callable[[Node], bytes]) -> None:
         """Forget nodes: `fetch` has them all from now on."""
-        self.root()
+        self._kept_root = self.root()
+        self._kept_height = self._height
         self._fetch = fetch
         self._touched = set()
         self._levels = [{} for _ in range(_LEVELS)]
