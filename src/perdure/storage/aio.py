@@ -15,6 +15,7 @@ import mmap
 import os
 import platform
 import struct
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
@@ -36,9 +37,11 @@ class _Calls(NamedTuple):
     submit: int
 
 
-_CALLS = {"x86_64": _Calls(206, 207, 208, 209), "aarch64": _Calls(0, 1, 4, 2)}.get(platform.machine())
+_LINUX = {"x86_64": _Calls(206, 207, 208, 209), "aarch64": _Calls(0, 1, 4, 2)}
+_CALLS = _LINUX.get(platform.machine()) if sys.platform == "linux" else None
 _IOCB = struct.Struct("<QIIHhIQQqQII")
 _PWRITE = 1
+_ONE = ctypes.c_long(1)
 _EVENT_BYTES = 32
 _RESULT = struct.Struct("<q")
 _RESULT_AT = 16
@@ -67,7 +70,7 @@ class DirectWriter:
 
     def __init__(self, descriptor: int) -> None:
         if _CALLS is None:
-            raise OSError(errno.ENOSYS, "no numbers of AIO's system calls for this machine")
+            raise OSError(errno.ENOSYS, "no AIO on this system")
         self._calls = _CALLS
         self._bytes_under_way = 0
         self._size_bytes = self.offset = 0
@@ -75,7 +78,7 @@ class DirectWriter:
         self._descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
         self._context = ctypes.c_ulong(0)
         try:
-            _check(_short_call(self._calls.setup, 1, ctypes.byref(self._context)))
+            _check(_short_call(self._calls.setup, _ONE, ctypes.byref(self._context)))
         except OSError:
             os.close(self._descriptor)
             raise
@@ -93,7 +96,7 @@ class DirectWriter:
             self._buffer[position:end] = data
             position = end
         _IOCB.pack_into(self._iocb, 0, 0, 0, 0, _PWRITE, 0, self._descriptor, self._address, position, offset, 0, 0, 0)
-        _check(_short_call(self._calls.submit, self._context, 1, self._iocbs))
+        _check(_short_call(self._calls.submit, self._context, _ONE, self._iocbs))
         self._bytes_under_way = self._size_bytes = position
         self.offset = offset
 
@@ -109,7 +112,7 @@ class DirectWriter:
             OSError: it failed.
         """
         while self._bytes_under_way:
-            got = _waiting_call(self._calls.getevents, self._context, 1, 1, self._event, None)
+            got = _waiting_call(self._calls.getevents, self._context, _ONE, _ONE, self._event, None)
             if got == 1:
                 expected, self._bytes_under_way = self._bytes_under_way, 0
                 (written,) = _RESULT.unpack_from(self._event, _RESULT_AT)
