@@ -5,15 +5,17 @@ of the device and no journal entry (108-129 us against 192-229 us). So the log g
 used again from the start after a checkpoint.
 
 ```
- append ──► nothing under way: start the write, return          the caller goes on while the disk works
-        └─► else: put it with the others that wait              they are one write when the disk is free
- sync   ──► the first who waits waits for the disk, starts what has gathered meanwhile, wakes whom it concerns
+ append ──► alone, nothing under way: start the write, return    the caller goes on while the disk works
+        └─► else: put it with the others                         they will be one write
+ sync   ──► all are here who were here last time: start what has gathered, wait for the disk, wake the others
+        └─► else: wait for them, at most as long as a write takes, or until one of them wakes us
 ```
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import final
 
@@ -26,6 +28,7 @@ __all__ = ["CommitLog"]
 _FIRST_BYTES = 1 << 20
 _STEP_BYTES = 64 << 20
 _ZEROS = bytes(1 << 20)
+_MAX_PATIENCE_SECONDS = 0.01
 _GATHER_BYTES = 512 << 10  # less than what can be written at once, the record that reaches it included
 
 
@@ -53,6 +56,9 @@ class CommitLog:
         self._write_behind = write_behind
         self._mutex = threading.Lock()
         self._under_way = 0  # newest version of the write that was started
+        self._started_at = 0.0
+        self._patience_seconds = 0.0  # as long as the last write took
+        self._together = 1  # threads that waited for it
         self._gathered: list[bytes] = []
         self._gathered_at = self._gathered_bytes = self._gathered_version = 0
         self._someone_waits = False
@@ -134,9 +140,9 @@ class CommitLog:
         while self._gathered_bytes > _GATHER_BYTES:
             self.sync(self._under_way)  # nobody waits for what has gathered
         with self._mutex:
-            if not self._under_way:
+            if not self._under_way and not self._gathered and self._together == 1:
                 self._file.start(buffers, self.position)
-                self._under_way = version
+                self._under_way, self._started_at = version, time.perf_counter()
                 return
             if not self._gathered:
                 self._gathered_at = self.position
@@ -161,20 +167,25 @@ class CommitLog:
         Raises:
             StorageError: the disk failed. What it kept is unknown, so nothing more is committed.
         """
+        patient = True
         while self.durable < version:
             with self._mutex:
                 self.check()
                 if self.durable >= version:
                     return
-                turn = self._turn(version)
+                turn = self._turn(version, patient=patient)
             if turn is None:
                 self._wait_for_disk()
             else:
-                self._wait_for_turn(turn)
+                patient = self._wait_for_turn(version, turn)
 
-    def _turn(self, version: int) -> threading.Lock | None:
+    def _turn(self, version: int, *, patient: bool) -> threading.Lock | None:
         """What to wait for; `None`: the disk itself."""
-        if not self._someone_waits:
+        all_here = len(self._waiting) + 1 >= self._together or not patient
+        if not self._someone_waits and (self._under_way or all_here):
+            if not self._under_way:
+                self._start_gathered()
+                self.check()
             self._someone_waits = True
             return None
         turn = threading.Lock()
@@ -182,13 +193,20 @@ class CommitLog:
         self._waiting.append((version, turn))
         return turn
 
-    def _wait_for_turn(self, turn: threading.Lock) -> None:
+    def _wait_for_turn(self, version: int, turn: threading.Lock) -> bool:
+        """Whether it came; else patience is at an end."""
+        came = False
         try:
-            turn.acquire()
-        except BaseException:  # Ctrl-C
-            with self._mutex:
-                self._wake()  # it may have been this one's turn
-            raise
+            # Whoever waits for the disk wakes the others; where nobody does, the first whose patience ends will.
+            came = turn.acquire(timeout=-1 if self._someone_waits else self._patience_seconds)
+        finally:
+            if not came:
+                with self._mutex:
+                    if (version, turn) in self._waiting:
+                        self._waiting.remove((version, turn))
+                    else:
+                        self._wake()  # Ctrl-C, and it was this one's turn
+        return came
 
     def _wait_for_disk(self) -> None:
         under_way = self._under_way
@@ -208,9 +226,12 @@ class CommitLog:
                 self._someone_waits = False
                 if done:
                     self.durable = reached
+                    self._together = len(self._waiting) + 1
                     if under_way:
+                        self._patience_seconds = min(time.perf_counter() - self._started_at, _MAX_PATIENCE_SECONDS)
                         self._under_way = 0
-                        self._start_gathered()
+                        if self._together == 1:
+                            self._start_gathered()
                 self._wake()
 
     def _start_gathered(self) -> None:
@@ -219,9 +240,10 @@ class CommitLog:
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
         try:
             self._file.start(gathered, self._gathered_at)
-            self._under_way = self._gathered_version
+            self._under_way, self._started_at = self._gathered_version, time.perf_counter()
         except OSError as error:
             self.failed = error.strerror or str(error)
+            self._wake()
 
     def _wake(self) -> None:
         """Wake whose versions are on the platter, and one more to wait for the disk; after a failure all."""
