@@ -466,8 +466,8 @@ class StateDirectory:
                 for canister_id, change in changes.items():
                     if not change.deleted:
                         self.apply(canister_id, change)
-        if wait:
-            self.wait(version)
+        if wait and self.durability == "message":
+            log.sync(version)
         return version
 
     def _log_commit(self, log: CommitLog, draft: Draft) -> int:
@@ -505,13 +505,14 @@ class StateDirectory:
             self.subnet_record = draft.subnet_record
 
     def wait(self, version: int) -> None:
-        """Return when `version` is as durable as asked: at once, unless every message is to be on the platter.
+        """Return when `version` is on the platter, where the durability is ``round`` or ``message``. For any thread.
 
         Raises:
             StorageError: the disk failed; nothing more can be committed.
         """
-        if self.durability == "message" and self._log is not None:
-            self._log.sync(version)
+        if self.durability in {"message", "round"}:
+            self._check_open()
+            self._log_for_commit().sync(version)
 
     def apply(self, canister_id: bytes, change: CanisterChange) -> None:
         """Put a logged change into a canister's images; for memories that are not mapped."""
@@ -525,8 +526,7 @@ class StateDirectory:
 
     def end_round(self) -> None:
         """Return when everything committed is on the platter, where the durability is ``round`` or ``message``."""
-        if self.durability in {"message", "round"}:
-            self.sync()
+        self.wait(self._version)
 
     def sync(self) -> None:
         """Return when everything committed is on the platter."""
