@@ -156,7 +156,7 @@ class CommitLog:
         """Raise `StorageError` after a failed write."""
         if self.failed is not None:
             raise StorageError(
-                f"no more commits after a failed sync ({self.failed}); open the directory anew", self._path
+                f"no more commits after a failed one ({self.failed}); open the directory anew", self._path
             )
 
     # -- waiting

@@ -473,15 +473,16 @@ class StateDirectory:
     def _log_commit(self, log: CommitLog, draft: Draft) -> int:
         meta = draft.meta(with_before=self._history.keep != 0)
         log.reserve(record_bytes(len(meta), draft.page_count))
-        if self._history.keep == 0 and not log.sealed:
-            self._version = log.append(meta, draft.pages)  # the disk is at work while the rest is done
-            self._account(draft)
-            return self._version
-        self._account(draft)
+        hashed = self._history.keep != 0 or log.sealed
         try:
-            self._version = log.append(meta, draft.pages, state_hash=self.state_hash())
+            if hashed:
+                self._account(draft)
+            self._version = log.append(meta, draft.pages, state_hash=self.state_hash() if hashed else b"")
+            if not hashed:
+                self._account(draft)  # while the disk is at work
         except BaseException as error:
-            log.failed = f"accounted for, not written: {error}"
+            if hashed or not isinstance(error, StorageError):
+                log.failed = f"the log and what was accounted for differ: {error}"
             raise
         return self._version
 
