@@ -257,6 +257,25 @@ def test_a_mapped_image_follows_a_checkpoint(path: str) -> None:
         image.close()
 
 
+@pytest.mark.parametrize("how", ["never mapped", "mapped before"])
+def test_a_fork_outlives_the_closing_of_what_it_was_made_of(path: str, how: str) -> None:
+    """A memory that nobody uses lets go of its file; one that a fork reads must not come back as its only user."""
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")), wasm_pages=1)
+        state.checkpoint()
+        if how == "mapped before":
+            mapped = state.image(A, "heap")
+            fork = state.fork_image(A, "heap")
+            mapped.close()
+        else:
+            fork = state.fork_image(A, "heap")
+            state.checkpoint()
+        commit(state, (0, page("b")))
+        state.checkpoint()
+        assert (fork.read(0, PAGE), read(state, 0)) == (page("a"), page("b"))
+        fork.close()
+
+
 def test_nonsense_is_refused_before_it_is_logged(path: str) -> None:
     with StateDirectory.open(path) as state:
         commit(state, (0, page("a")), wasm_pages=2)

@@ -370,8 +370,7 @@ class DurableMemory:
     def settle(self) -> None:
         """The checkpoint names the files as they are now: what was kept beyond them can go."""
         if not self.changed:
-            if not self.mapped:
-                self.close()
+            self.rest()
             return
         self._base_root = self.root()
         for writer in self._writers.values():
@@ -398,6 +397,15 @@ class DurableMemory:
             self._files.orphans.append(self._base)
             self._base = None
         self._files.close_orphans()
+
+    def rest(self) -> None:
+        """Let go of files and image unless they are needed.
+
+        While a fork depends on the file, the base must stay: opened anew it would look like ours alone, and the next
+        checkpoint would write into what the fork reads.
+        """
+        if not (self.mapped or self.changed or self.shared):
+            self.close()
 
     def close(self) -> None:
         """Let go of files and image. What the log holds beyond the files stays in the log only."""
@@ -462,8 +470,7 @@ class DurableImage:
         with self._lock:
             self._memory.mapped = False
             self._memory.image().unmapped()
-            if not self._memory.changed:
-                self._memory.close()
+            self._memory.rest()
 
 
 @final
