@@ -326,6 +326,8 @@ class Image(Protocol):
     A private mapping is made of `extents()`; everything between and past them is zero. A transaction is then the
     kernel's work: private pages are what is uncommitted, dropping them is rolling back. Implementations write files;
     nobody else does.
+
+    A few committed pages may be in no file yet: `held` has them, and a mapping shows them in private pages.
     """
 
     @property
@@ -340,12 +342,17 @@ class Image(Protocol):
         """
         ...
 
+    @property
+    def held(self) -> Mapping[int, bytes]:
+        """Pages by address that are not what `extents()` says but this. Replaced by a commit, never changed."""
+        ...
+
     def commit(self, delta: PageDelta) -> Sequence[Extent]:
         """Make `delta` the committed content.
 
         Returns:
-            Extents to map over a mapping made before, after which it may drop its private pages. Empty, the usual
-            case: the files already mapped have the new content in place.
+            Extents to map over a mapping made before, after which it may drop its private pages, but for those that
+            are now `held`. Empty, the usual case: the files already mapped have the new content in place.
         """
         ...
 

@@ -6,9 +6,19 @@ virtual memory, a state directory, a snapshot, a file and plain `bytes` are all 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, final, runtime_checkable
 
-__all__ = ["PAGE_BYTES", "WASM_PAGE_BYTES", "BytesMemory", "Memory", "ReadOnlyMemory", "ViewableMemory", "check_range"]
+__all__ = [
+    "PAGE_BYTES",
+    "WASM_PAGE_BYTES",
+    "BytesMemory",
+    "Memory",
+    "ReadOnlyMemory",
+    "ViewableMemory",
+    "check_range",
+    "overlaid",
+]
 
 PAGE_BYTES = 4096
 """Bytes of a page, the unit of state."""
@@ -51,6 +61,16 @@ def check_range(address: int, size_bytes: int, memory_bytes: int) -> None:
     """Raise `IndexError` unless `[address, address + size_bytes)` lies within a memory of `memory_bytes`."""
     if address < 0 or size_bytes < 0 or address + size_bytes > memory_bytes:
         raise IndexError(f"{size_bytes} bytes at address {address:#x} lie outside a memory of {memory_bytes:#x} bytes")
+
+
+def overlaid(data: bytes, address: int, pages: Mapping[int, bytes]) -> bytes:
+    """`data`, which was read at `address`, with the bytes of `pages` (by address) where they lie within."""
+    result = bytearray(data)
+    for page, content in pages.items():
+        low, high = max(address, page), min(address + len(data), page + len(content))
+        if low < high:
+            result[low - address : high - address] = content[low - page : high - page]
+    return bytes(result)
 
 
 @final

@@ -181,6 +181,7 @@ class FileImage:
 
     def __init__(self, descriptor: int, extents: list[Extent]) -> None:
         self.wasm_pages = 1
+        self.held = {}
         self._extents = extents
 
     def extents(self):

@@ -7,6 +7,8 @@ from perdure.errors import StorageError
 from perdure.ic.principal import Principal
 from perdure.inspection.diff import diff
 from perdure.inspection.find import find
+from perdure.inspection.pages import changed_pages
+from perdure.inspection.region import Region
 from perdure.inspection.source import open_source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory
 from perdure.stable import StableBTreeMap, types
@@ -49,6 +51,20 @@ def test_the_last_commit_is_seen(state):
         assert source.memory.read(0, len(after)) == after
         (found,) = find(source).structures
         assert (found.kind, found.entries) == ("btreemap", 1000)
+
+
+def test_commits_since_the_checkpoint_are_seen(state):
+    """They are in the log only, so pages of this look alone cover the file; the layers must not claim it for them."""
+    path, _, after = state
+    with StateDirectory.open(path) as directory, open_source(f"{path}:{CANISTER}") as one:
+        changed = after[:4096] + bytes(4096) + after[8192:]
+        commit(directory, changed, 1)
+        with open_source(f"{path}:{CANISTER}") as other:
+            assert other.memory.read(0, len(changed)) == changed
+            ranges = [(0, len(after))]
+            regions = Region.whole(one.memory), Region.whole(other.memory)
+            pages = changed_pages(*regions, ranges, ranges, one.layers, other.layers)
+            assert list(pages.is_changed.nonzero()[0]) == [1]
 
 
 def test_two_looks_at_one_state_share_their_layers(state):

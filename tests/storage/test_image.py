@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from perdure.canister import Extent, Image, PageDelta
 from perdure.errors import StorageError
@@ -22,13 +22,14 @@ PAGE = 4096
 WASM_PAGE = 65536
 
 
-class Mapping:
-    """What an embedder makes of an image: it shows what it was told to map, and nothing else."""
+class Shown:
+    """What an embedder makes of an image: it shows what it was told to map or hold, and nothing else."""
 
     def __init__(self, image: Image) -> None:
         self.image = image
         self.shown: list[Extent] = []
         self.show(image.extents())
+        self.held = image.held
 
     def show(self, extents: Sequence[Extent]) -> None:
         for extent in extents:
@@ -40,17 +41,23 @@ class Mapping:
         pages = self.image.wasm_pages if wasm_pages is None else wasm_pages
         extents = self.image.commit(PageDelta(pages, runs, fresh))
         self.show(extents)
+        self.held = self.image.held
         return extents
 
     def content(self) -> bytes:
-        return shown_bytes(self.shown, self.image.wasm_pages * WASM_PAGE)
+        return shown_bytes(self.shown, self.held, self.image.wasm_pages * WASM_PAGE)
 
 
-def shown_bytes(extents: Sequence[Extent], size_bytes: int) -> bytes:
+def shown_bytes(extents: Sequence[Extent], held: Mapping[int, bytes], size_bytes: int) -> bytes:
     data = bytearray(size_bytes)
     for address, extent_bytes, descriptor, offset in extents:
         wanted = max(min(-(-extent_bytes // PAGE) * PAGE, size_bytes - address), 0)
         data[address : address + wanted] = os.pread(descriptor, wanted, offset).ljust(wanted, b"\0")
+    for address, content in held.items():
+        assert not address % PAGE
+        assert len(content) == PAGE
+        assert address < size_bytes
+        data[address : address + PAGE] = content
     return bytes(data)
 
 
@@ -95,32 +102,32 @@ class TestContract:
     @pytest.fixture
     def mapping(
         self, create: Callable[[TemporaryStore, Path], TemporaryImage], store: TemporaryStore, tmp_path: Path
-    ) -> Mapping:
-        return Mapping(create(store, tmp_path))
+    ) -> Shown:
+        return Shown(create(store, tmp_path))
 
-    def test_starts_empty(self, mapping: Mapping) -> None:
+    def test_starts_empty(self, mapping: Shown) -> None:
         assert mapping.image.wasm_pages == 0
         assert mapping.content() == b""
 
-    def test_shows_what_was_committed(self, mapping: Mapping) -> None:
+    def test_shows_what_was_committed(self, mapping: Shown) -> None:
         mapping.commit((0, page("a")), (3 * PAGE, page("b") + page("c")), wasm_pages=1)
         expected = page("a") + bytes(2 * PAGE) + page("b") + page("c") + bytes(11 * PAGE)
         assert mapping.content() == expected
-        assert shown_bytes(mapping.image.extents(), WASM_PAGE) == expected
+        assert Shown(mapping.image).content() == expected
         mapping.commit((PAGE, page("d")))
         assert mapping.content() == page("a") + page("d") + expected[2 * PAGE :]
 
-    def test_adjacent_runs(self, mapping: Mapping) -> None:
+    def test_adjacent_runs(self, mapping: Shown) -> None:
         mapping.commit((PAGE, page("a")), (2 * PAGE, page("b")), (4 * PAGE, page("c")), wasm_pages=1)
         assert mapping.content()[PAGE : 5 * PAGE] == page("a") + page("b") + bytes(PAGE) + page("c")
 
-    def test_grows_with_zeros(self, mapping: Mapping) -> None:
+    def test_grows_with_zeros(self, mapping: Shown) -> None:
         mapping.commit((0, page("a")), wasm_pages=1)
         mapping.commit(wasm_pages=3)
         assert mapping.image.wasm_pages == 3
         assert mapping.content() == page("a") + bytes(3 * WASM_PAGE - PAGE)
 
-    def test_fresh_forgets(self, mapping: Mapping) -> None:
+    def test_fresh_forgets(self, mapping: Shown) -> None:
         mapping.commit((0, page("a")), (PAGE, page("b")), wasm_pages=2)
         mapping.commit((PAGE, page("c")), wasm_pages=1, fresh=True)
         assert mapping.content() == bytes(PAGE) + page("c") + bytes(14 * PAGE)
@@ -139,7 +146,7 @@ class TestContract:
             ([], 0),
         ],
     )
-    def test_refuses_nonsense(self, mapping: Mapping, runs: list[tuple[int, bytes]], wasm_pages: int) -> None:
+    def test_refuses_nonsense(self, mapping: Shown, runs: list[tuple[int, bytes]], wasm_pages: int) -> None:
         mapping.commit(wasm_pages=1)
         with pytest.raises(ValueError):
             mapping.commit(*runs, wasm_pages=wasm_pages)
@@ -158,23 +165,85 @@ def test_a_large_memory_costs_nothing(store: TemporaryStore) -> None:
 
 
 def test_hot_commit_is_in_place(store: TemporaryStore) -> None:
-    mapping = Mapping(TemporaryImage(store))
+    mapping = Shown(TemporaryImage(store))
     assert mapping.commit((0, page("a")), wasm_pages=1)
     assert mapping.commit((0, page("b"))) == ()
     assert mapping.commit((0, page("c")), wasm_pages=4000) == ()
 
 
 def test_forks_do_not_see_each_other(store: TemporaryStore) -> None:
-    parent = Mapping(TemporaryImage(store))
+    parent = Shown(TemporaryImage(store))
     parent.commit((0, page("a")), (5 * PAGE, page("b")), wasm_pages=1)
-    child = Mapping(parent.image.fork())  # type: ignore[attr-defined]
-    grandchild = Mapping(child.image.fork())  # type: ignore[attr-defined]
+    child = Shown(parent.image.fork())  # type: ignore[attr-defined]
+    grandchild = Shown(child.image.fork())  # type: ignore[attr-defined]
     child.commit((0, page("child")))
     parent.commit((PAGE, page("parent")))
     grandchild.commit((5 * PAGE, page("grandchild")), wasm_pages=2)
     assert parent.content() == page("a") + page("parent") + bytes(3 * PAGE) + page("b") + bytes(10 * PAGE)
     assert child.content() == page("child") + bytes(4 * PAGE) + page("b") + bytes(10 * PAGE)
     assert grandchild.content() == page("a") + bytes(4 * PAGE) + page("grandchild") + bytes(26 * PAGE)
+
+
+def test_a_fork_holds_its_first_pages_in_memory(store: TemporaryStore) -> None:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(4, [(n * PAGE, page(f"a{n}")) for n in range(64)]))
+    child = Shown(parent.fork())
+    extents = child.image.extents()
+    expected = [page(f"a{n}") for n in range(64)]
+    for number in range(100):
+        index = 3 * (number % 16)
+        expected[index] = page(f"b{number}")
+        assert child.commit((index * PAGE, expected[index])) == ()
+        assert child.content() == b"".join(expected)
+    assert (child.image.extents(), len(child.held), store.held_pages) == (extents, 16, 16)
+    grandchild = Shown(child.image.fork())  # type: ignore[attr-defined]
+    assert grandchild.content() == child.content()
+    expected[1] = page("one more")
+    assert child.commit((PAGE, expected[1]))
+    assert (child.content(), child.held, store.held_pages) == (b"".join(expected), {}, 16)
+    expected[1] = page("a1")
+    assert grandchild.content() == b"".join(expected)
+
+
+def test_pages_held_by_all_images_together_are_few(tmp_path: Path) -> None:
+    store = TemporaryStore(tmp_path, held_budget=20)
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(1, [(0, page("parent"))]))
+    forks = [Shown(parent.fork()) for _ in range(5)]
+    for turn in range(3):
+        for number, fork in enumerate(forks):
+            fork.commit(*((n * PAGE, page(f"{turn} {number} {n}")) for n in range(6)))
+            assert store.held_pages <= 20
+    for number, fork in enumerate(forks):
+        assert fork.content()[: 6 * PAGE] == b"".join(page(f"2 {number} {n}") for n in range(6))
+        fork.image.close()
+    assert store.held_pages == 0
+    store.close()
+
+
+def test_a_fork_cut_and_grown_again_is_zero_there(store: TemporaryStore) -> None:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(2, [(0, page("a")), (WASM_PAGE, page("b"))]))
+    child = parent.fork()
+    child.commit(PageDelta(2, [(PAGE, page("c")), (WASM_PAGE + PAGE, page("d"))]))
+    child.cut(1)
+    child.commit(PageDelta(2, []))
+    assert child.read(0, 2 * WASM_PAGE) == page("a") + page("c") + bytes(30 * PAGE)
+    assert parent.read(WASM_PAGE, PAGE) == page("b")
+
+
+def test_held_pages_can_be_brought_into_files(store: TemporaryStore) -> None:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(1, [(0, page("a"))]))
+    child = parent.fork()
+    child.commit(PageDelta(1, [(PAGE, page("b")), (5 * PAGE, page("c"))]))
+    assert list(child.data_ranges()) == [(0, 2 * PAGE), (5 * PAGE, 6 * PAGE)]
+    child.write_held()
+    assert child.held == {}
+    assert list(child.data_ranges()) == [(0, 2 * PAGE), (5 * PAGE, 6 * PAGE)]
+    assert shown_bytes(child.extents(), {}, WASM_PAGE) == page("a") + page("b") + bytes(3 * PAGE) + page("c") + bytes(
+        10 * PAGE
+    )
 
 
 def test_writes_in_place_again_when_the_fork_is_gone(store: TemporaryStore) -> None:
@@ -193,8 +262,8 @@ def test_a_sealed_file_is_never_written(store: TemporaryStore, tmp_path: Path) -
     path.chmod(0o400)
     assert image.wasm_pages == 2
     assert image.read(0, 2 * WASM_PAGE) == data.ljust(2 * WASM_PAGE, b"\0")
-    mapping = Mapping(image)
-    second = Mapping(image.fork())
+    mapping = Shown(image)
+    second = Shown(image.fork())
     for address in (0, WASM_PAGE + PAGE, 2 * WASM_PAGE - PAGE):
         mapping.commit((address, page(f"at {address}")))
     expected = bytearray(data.ljust(2 * WASM_PAGE, b"\0"))
@@ -206,7 +275,7 @@ def test_a_sealed_file_is_never_written(store: TemporaryStore, tmp_path: Path) -
 
 
 def test_a_fragmented_block_is_copied_up_whole(store: TemporaryStore) -> None:
-    mapping = Mapping(TemporaryImage(store))
+    mapping = Shown(TemporaryImage(store))
     block = random.Random(2).randbytes(2 << 20)
     mapping.commit((0, block), wasm_pages=32)
     fork = mapping.image.fork()  # type: ignore[attr-defined]
@@ -224,7 +293,7 @@ def test_the_budget_of_mappings_is_kept(tmp_path: Path) -> None:
     size = 64 << 20
     parent = TemporaryImage(store)
     parent.commit(PageDelta(size // WASM_PAGE, [(0, random.Random(3).randbytes(1 << 20))]))
-    mapping = Mapping(parent.fork())
+    mapping = Shown(parent.fork())
     rng = random.Random(4)
     expected = bytearray(parent.read(0, size))
     for number in range(600):
@@ -281,6 +350,12 @@ def test_a_failed_write_makes_the_image_refuse(store: TemporaryStore, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
+        fork = image.fork()
+        fork.commit(PageDelta(1, [(0, page("a"))]))  # held in memory
+        with pytest.raises(StorageError, match="no room for held pages: No space left"):
+            fork.write_held()
+        assert fork.read(0, PAGE) == page("a")
+        fork.close()
         with pytest.raises(StorageError, match="No space left"):
             image.commit(PageDelta(1, [(0, page("a"))]))
     with pytest.raises(StorageError, match="unusable"):
@@ -313,18 +388,18 @@ def test_data_ranges_of_a_closed_image(store: TemporaryStore) -> None:
 
 
 class ImageMachine(RuleBasedStateMachine):
-    """Commits, forks, merges, rebases and closes against bytearrays; a mapping follows what commits return."""
+    """Commits, forks, merges and cuts against bytearrays; a mapping follows what commits return."""
 
     images = Bundle("images")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.store = TemporaryStore(mapping_budget=24)
+    @initialize(mapping_budget=st.sampled_from([24, 16_384]), held_budget=st.sampled_from([0, 10, 8_192]))
+    def start(self, mapping_budget: int, held_budget: int) -> None:
+        self.store = TemporaryStore(mapping_budget=mapping_budget, held_budget=held_budget)
         self.counter = 0
 
     @rule(target=images)
     def create(self) -> list[object]:
-        return [Mapping(TemporaryImage(self.store)), bytearray()]
+        return [Shown(TemporaryImage(self.store)), bytearray()]
 
     @rule(
         entry=images,
@@ -334,7 +409,7 @@ class ImageMachine(RuleBasedStateMachine):
     )
     def commit(self, entry: list[object], grow: int, pages: list[int], fresh: bool) -> None:
         mapping, model = entry
-        assert isinstance(mapping, Mapping)
+        assert isinstance(mapping, Shown)
         assert isinstance(model, bytearray)
         if fresh:
             model[:] = bytes(len(model))
@@ -351,27 +426,61 @@ class ImageMachine(RuleBasedStateMachine):
     @rule(target=images, entry=images)
     def fork(self, entry: list[object]) -> list[object]:
         mapping, model = entry
-        assert isinstance(mapping, Mapping)
+        assert isinstance(mapping, Shown)
         assert isinstance(model, bytearray)
-        return [Mapping(mapping.image.fork()), bytearray(model)]  # type: ignore[attr-defined]
+        return [Shown(mapping.image.fork()), bytearray(model)]  # type: ignore[attr-defined]
 
     @rule(entry=images)
     def merge(self, entry: list[object]) -> None:
         mapping, _ = entry
-        assert isinstance(mapping, Mapping)
+        assert isinstance(mapping, Shown)
         mapping.image.merge()  # type: ignore[attr-defined]
-        entry[0] = Mapping(mapping.image)
+        entry[0] = Shown(mapping.image)
+
+    @rule(entry=images)
+    def write_held(self, entry: list[object]) -> None:
+        mapping, model = entry
+        assert isinstance(mapping, Shown)
+        assert isinstance(model, bytearray)
+        mapping.image.write_held()  # type: ignore[attr-defined]
+        entry[0] = Shown(mapping.image)
+        assert shown_bytes(mapping.image.extents(), {}, len(model)) == bytes(model)
+
+    @rule(entry=images, wasm_pages=st.integers(0, 2))
+    def cut(self, entry: list[object], wasm_pages: int) -> None:
+        mapping, model = entry
+        assert isinstance(mapping, Shown)
+        assert isinstance(model, bytearray)
+        if wasm_pages < mapping.image.wasm_pages:
+            mapping.image.cut(wasm_pages)  # type: ignore[attr-defined]
+            entry[0] = Shown(mapping.image)
+            del model[wasm_pages * WASM_PAGE :]
+
+    @rule(entry=images)
+    def open_anew(self, entry: list[object]) -> None:
+        mapping, model = entry
+        assert isinstance(mapping, Shown)
+        entry[0] = Shown(mapping.image)
+        assert entry[0].content() == model
 
     @rule(entry=images)
     def check(self, entry: list[object]) -> None:
         mapping, model = entry
-        assert isinstance(mapping, Mapping)
+        assert isinstance(mapping, Shown)
         assert isinstance(model, bytearray)
         assert mapping.content() == bytes(model)
         assert mapping.image.read(0, len(model)) == bytes(model)  # type: ignore[attr-defined]
+        found = bytearray(len(model))
+        last = -1
+        for start, end in mapping.image.data_ranges():  # type: ignore[attr-defined]
+            assert last < start < end
+            last = end
+            found[start:end] = mapping.image.read(start, end - start)  # type: ignore[attr-defined]
+        assert found == model
 
     def teardown(self) -> None:
-        self.store.close()
+        if hasattr(self, "store"):
+            self.store.close()
 
 
 TestImageMachine = ImageMachine.TestCase

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import final
 
 from perdure.canister import Extent, Image, PageDelta
 from perdure.embedder.mapping import AddressRange
 from perdure.embedder.pagemap import PrivatePages
-from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
 
 __all__ = ["AnonymousMemory", "ImageMemory", "LinearMemory", "coalesce"]
 
@@ -153,7 +153,8 @@ class ImageMemory(LinearMemory):
         self.resized = False
         """Whether the size has changed without the engine, whose instance then has to be made anew."""
         self._extents: tuple[Extent, ...] | None = () if fresh else None
-        self._kept: dict[int, bytes] = {}  # private pages that equal the committed ones
+        self._kept: dict[int, bytes] = {}  # private runs that equal the committed bytes
+        self._held: Mapping[int, bytes] = {}  # the image's, as of the last commit
         self._scan_ns = 0
 
     # --- the Memory protocol
@@ -208,14 +209,18 @@ class ImageMemory(LinearMemory):
 
     def commit(self, delta: PageDelta) -> None:
         """Hand `delta`, which `changes` returned, to the image; what was private is then shown from its files."""
-        assert self.range is not None
         moved = self.image.commit(delta)
         self.committed_bytes = self.size_bytes
+        before, self._held = self._held, self.image.held
         if moved or self.fresh:
             self._extents = None
             self.fresh = False
             for extent in moved:
                 self._show(extent, 0, self.size_bytes)
+            self._put_held(0, self.size_bytes)
+        if before is not self._held:
+            for page in before.keys() - self._held.keys():
+                self._drop(page, page + PAGE_BYTES)
         self._let_go(delta, keep=not moved)
         self.written.clear()
         self._drop_reads()
@@ -230,11 +235,29 @@ class ImageMemory(LinearMemory):
         if len(runs) > _MANY_RUNS:
             runs = [(0, self.size_bytes)]
         for start, end in runs:
-            self.range.drop(start, end - start)
+            self._drop(start, end)
+        if runs:
+            self._put_held(0, self.size_bytes)
         if self.private_pages is not None:
             self._kept.clear()
         self.written.clear()
         self._drop_reads()
+
+    def _put_held(self, start: int, end: int) -> None:
+        """Have the held pages of a range show their committed bytes."""
+        for page, data in self._held.items():
+            if start <= page < end and self.bytes[page : page + PAGE_BYTES].tobytes() != data:
+                self.bytes[page : page + PAGE_BYTES] = data
+
+    def _drop(self, start: int, end: int) -> None:
+        """Drop private pages but for held ones."""
+        assert self.range is not None
+        if self._held:
+            for page in sorted(self._held):
+                if start <= page < end:
+                    self.range.drop(start, page - start)
+                    start = page + PAGE_BYTES
+        self.range.drop(start, end - start)
 
     def _let_go(self, delta: PageDelta, *, keep: bool) -> None:
         """Drop the private pages of a delta that was committed, but for a few that the next message may write again.
@@ -244,11 +267,11 @@ class ImageMemory(LinearMemory):
         """
         now = {}
         if keep and sum(len(data) for _, data in delta.runs) <= _KEPT_BYTES:
-            now = {address: bytes(data) for address, data in delta.runs}
+            now = {address: self._held.get(address) or bytes(data) for address, data in delta.runs}
         for runs in (self._kept.items(), delta.runs):
             for address, data in runs:
                 if address not in now or len(now[address]) != len(data):
-                    self.range.drop(address, len(data))  # type: ignore[union-attr]
+                    self._drop(address, address + len(data))
         self._kept = now
 
     def _known_runs(self) -> list[tuple[int, int]]:
@@ -272,7 +295,7 @@ class ImageMemory(LinearMemory):
         return runs
 
     def _compare(self, start: int, end: int, runs: list[tuple[int, int]]) -> None:
-        new, old = self.bytes[start:end].tobytes(), self._kept.get(start)
+        new, old = self.bytes[start:end].tobytes(), self._kept.get(start) or self._held.get(start)
         if old is None or len(old) != end - start:
             old = self._committed(start, end)
         if new == old:
@@ -297,7 +320,8 @@ class ImageMemory(LinearMemory):
             if low < high:
                 data = os.pread(extent.file_descriptor, high - low, low - extent.address + extent.file_offset)
                 found = found.ljust(low - start, b"\0") + data
-        return found if len(found) == end - start else found.ljust(end - start, b"\0")
+        found = found if len(found) == end - start else found.ljust(end - start, b"\0")
+        return overlaid(found, start, self._held) if self._held else found
 
     # --- the mapping
 
@@ -310,6 +334,7 @@ class ImageMemory(LinearMemory):
         return 1 << (self.committed_bytes - 1).bit_length() if self.committed_bytes else 0
 
     def _fill(self) -> None:
+        self._held = {} if self.fresh else self.image.held
         self.grow_to(self.committed_bytes)
 
     def _open_pages(self, start: int, end: int) -> None:
@@ -317,6 +342,7 @@ class ImageMemory(LinearMemory):
         # Room that the files have beyond the committed size is zero, and commits expect to find it mapped.
         for extent in self._committed_extents():
             self._show(extent, start, end)
+        self._put_held(start, end)
 
     def _show(self, extent: Extent, start: int, end: int) -> None:
         """Map the part of `extent` that lies between `start` and `end`, whole pages."""
@@ -331,12 +357,12 @@ class ImageMemory(LinearMemory):
     def _drop_reads(self) -> None:
         """Forget pages that were merely read, once walking them has cost more than mapping them again will.
 
-        The scan walks every page mapped (8 to 14 us a MiB). Nothing is private here, so everything may go.
+        The scan walks every page mapped (8 to 14 us a MiB). Only held pages are private here, so all others may go.
         """
         if self._scan_ns > _SCAN_BUDGET_NS:
             self._scan_ns = 0
             self._kept.clear()
-            self.range.drop(0, self.size_bytes)  # type: ignore[union-attr]
+            self._drop(0, self.size_bytes)
 
 
 def _address_of(extent: Extent) -> int:

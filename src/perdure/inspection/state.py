@@ -42,6 +42,7 @@ def open_canister(path: Path, canister: str) -> Source:
     directory = StateDirectory.open(path, read_only=True)
     try:
         image = directory.image(_find(directory, canister).raw_bytes, "stable")
+        image.write_held()
         extents = list(image.extents())
         memory = map_extents(extents, image.wasm_pages)
         layers = [_layer(extent) for extent in extents]

@@ -82,6 +82,8 @@ class OverlayMemory:
         return found
 
     def _load(self, address: int) -> bytes:
+        if not self._fresh and (held := self.image.held.get(address)):
+            return held
         index = bisect_right(self._starts, address) - 1
         if index < 0:
             return _ZEROS

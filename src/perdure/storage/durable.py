@@ -13,7 +13,7 @@ has the files of the last checkpoint and the log has everything.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -442,6 +442,16 @@ class DurableImage:
         """File-backed runs; see `perdure.canister.Image`."""
         with self._lock:
             return self._memory.image().extents()
+
+    @property
+    def held(self) -> Mapping[int, bytes]:
+        """Pages in memory; see `perdure.canister.Image`."""
+        return self._memory.image().held
+
+    def write_held(self) -> None:
+        """Bring what is held into temporary files; see `TemporaryImage.write_held`."""
+        with self._lock:
+            self._memory.image().write_held()
 
     def commit(self, delta: PageDelta) -> Sequence[Extent]:
         """Show the pages of a delta that `StateDirectory.commit` has logged."""

@@ -11,14 +11,18 @@ A region that only this image uses is written in place: a commit is one `pwrite`
 fork, a sealed snapshot) is never written: its page is written to a region of our own, in a block of 2 MiB at the same
 distance from the block's start, so that neighbours stay neighbours; and the mapping is told to show it from there.
 
+The first few pages written to regions that others use too are held in memory instead: most forks never write more, and
+a block and a mapping for each would be most of what their first message costs. They go to blocks when there are more.
+
 Every piece is one kernel mapping. A block in many pieces is copied up whole; the more mappings the process uses, the
 fewer pieces are tolerated, and past the budget blocks grow until the image fits it.
 """
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import islice
 from operator import add, eq, le, or_
@@ -26,7 +30,7 @@ from typing import NamedTuple, final
 
 from perdure.canister import Extent, PageDelta
 from perdure.errors import StorageError
-from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
 from perdure.storage.disk import Buffer, DiskFile
 from perdure.storage.temporary import Region, TemporaryStore
 
@@ -38,6 +42,7 @@ BLOCK_BYTES = 2 << 20
 _FIRST_REGION_BYTES = 256 << 20  # of offset space, not of disk
 _COPY_BYTES = 1 << 20
 _ZEROS = bytes(_COPY_BYTES)
+_HELD_PAGES = 16  # of one image
 _PIECES_PER_BLOCK = 32  # in a block before it is copied up: spreads the copy of 0.4 ms over as many commits
 
 
@@ -63,7 +68,8 @@ class TemporaryImage:
         self._pieces: list[_Piece] = []
         self._regions: set[Region] = set()
         self._blocks: dict[int, tuple[Region, int]] = {}  # block -> own region, file offset of the block
-        self._counted = 0
+        self._held: Mapping[int, bytes] = {}
+        self._counted = (0, 0)
         self._closed = False
         self._broken: str | None = None
         self._pending: list[tuple[int, int]] = []  # ranges that the next commit tells a mapping to map anew
@@ -86,6 +92,11 @@ class TemporaryImage:
         """File-backed runs, ascending, not overlapping. Valid until the next `commit`."""
         self._check_usable()
         return _join(self._pieces)
+
+    @property
+    def held(self) -> Mapping[int, bytes]:
+        """Pages by address that are not what `extents()` says but this. Replaced by a commit, never changed."""
+        return self._held
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -118,7 +129,10 @@ class TemporaryImage:
                 self._start_anew(remap)
             if size_bytes > self._capacity:
                 self._reserve(size_bytes, remap)
-            self._write_runs(checked, remap)
+            # What is held covers the files, so nothing is written in place under it.
+            if (self._held or not self._write_in_place(checked)) and not self._hold(checked):
+                self._write_held(remap)
+                self._write_runs(checked, remap)
         except OSError as error:
             raise self._break(error) from error
         self._wasm_pages = wasm_pages
@@ -155,6 +169,36 @@ class TemporaryImage:
         region = self._store.allocate(size_bytes)
         self._regions.add(region)
         return region
+
+    def _write_in_place(self, runs: _Runs) -> bool:
+        """Write to a piece of our own, if all lies in one; whether it was so. Most commits end here."""
+        if not runs.starts:
+            return True
+        start, end, region, offset = self._pieces[bisect_right(self._starts, runs.starts[0]) - 1]
+        if region.references != 1 or not start <= runs.starts[0] <= runs.ends[-1] <= end:
+            return False
+        runs.write(region.file, 0, len(runs.starts), offset - start)
+        return True
+
+    def _hold(self, runs: _Runs) -> bool:
+        """Keep few pages in memory; whether there was room."""
+        pages = sum(map(len, runs.buffers)) // PAGE_BYTES
+        if pages > _HELD_PAGES or self._store.held_pages + pages > self._store.held_budget:
+            return False
+        held = dict(self._held)
+        for address, buffer in zip(runs.starts, runs.buffers, strict=True):
+            for at in range(0, len(buffer), PAGE_BYTES):
+                held[address + at] = bytes(buffer[at : at + PAGE_BYTES])
+        if len(held) > _HELD_PAGES:
+            return False
+        self._held = held
+        self._recount()
+        return True
+
+    def _write_held(self, remap: list[tuple[int, int]]) -> None:
+        if self._held:
+            self._write_runs(_Runs(sorted(self._held.items()), self._capacity), remap)
+            self._held = {}
 
     def _write_runs(self, runs: _Runs, remap: list[tuple[int, int]]) -> None:
         """Write in place what lies in pieces of our own, all runs of a piece at once; the rest to blocks of our own."""
@@ -211,8 +255,11 @@ class TemporaryImage:
 
     # -- keeping the number of mappings within the budget
 
+    def _used_mappings(self) -> int:
+        return self._store.mappings + len(self._pieces) - self._counted[0]
+
     def _spare_mappings(self, block: int, remap: list[tuple[int, int]]) -> None:
-        used = self._store.mappings + len(self._pieces) - self._counted
+        used = self._used_mappings()
         budget = self._store.mapping_budget
         allowed = _PIECES_PER_BLOCK if 2 * used < budget else 4 if used < budget else 1
         start = block * BLOCK_BYTES
@@ -220,7 +267,7 @@ class TemporaryImage:
         if self._count_pieces(start, start + size_bytes) > allowed:
             self._copy_up(start, start + size_bytes, remap)
         # Past the budget, join ever larger blocks around the write, in the end the whole image.
-        while self._store.mappings + len(self._pieces) - self._counted > budget and size_bytes < self._capacity:
+        while self._used_mappings() > budget and size_bytes < self._capacity:
             size_bytes *= 8
             start -= start % size_bytes
             end = min(start + size_bytes, self._capacity)
@@ -252,6 +299,15 @@ class TemporaryImage:
                 self._copy_up(0, self._capacity, [])
             except OSError as error:
                 raise StorageError(f"merge failed: {error.strerror}", self._store.directory) from error
+        self.write_held()
+
+    def write_held(self) -> None:
+        """Bring what is held into files, so that `extents()` is all there is. The image must not be mapped."""
+        self._check_usable()
+        try:
+            self._write_held([])
+        except OSError as error:
+            raise StorageError(f"no room for held pages: {error.strerror}", self._store.directory) from error
         self._recount()
 
     def cut(self, wasm_pages: int) -> None:
@@ -260,6 +316,7 @@ class TemporaryImage:
         for start, stop in list(self.data_ranges()):
             for at in range(max(start, end), stop, _COPY_BYTES):
                 self.commit(PageDelta(self._wasm_pages, [(at, memoryview(_ZEROS)[: min(_COPY_BYTES, stop - at)])]))
+        self.write_held()
         self._wasm_pages = wasm_pages
 
     # -- forks and other images made of the same pieces
@@ -275,6 +332,7 @@ class TemporaryImage:
         child._capacity = self._capacity
         child._blocks = self._blocks.copy()
         child._regions = self._regions.copy()
+        child._held = self._held
         for region in child._regions:
             self._store.retain(region)
         child._recount()
@@ -321,10 +379,15 @@ class TemporaryImage:
             parts.append(bytes(end - start - len(found)))
             position = end
         parts.append(bytes(address + size_bytes - position))
-        return b"".join(parts)
+        data = b"".join(parts)
+        return overlaid(data, address, self._held) if self._held else data
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         """Address ranges of whole pages that may hold anything but zeros, ascending."""
+        held = [(page, page + PAGE_BYTES) for page in sorted(self._held)]
+        return _join_ranges(heapq.merge(self._ranges_in_files(), held))
+
+    def _ranges_in_files(self) -> Iterator[tuple[int, int]]:
         size_bytes = self._wasm_pages * WASM_PAGE_BYTES
         for start, end, region, offset in list(self._pieces_within(0, size_bytes)):
             for data_start, data_end in region.file.data_ranges(offset, offset + end - start):
@@ -373,19 +436,14 @@ class TemporaryImage:
         self._capacity = self._pieces[-1].end
 
     def _extents_within(self, ranges: list[tuple[int, int]]) -> Sequence[Extent]:
-        joined: list[tuple[int, int]] = []
-        for start, end in sorted(ranges):
-            if joined and start <= joined[-1][1]:
-                joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-            else:
-                joined.append((start, end))
+        joined = _join_ranges(sorted(ranges))
         return [extent for start, end in joined for extent in _join(self._pieces_within(start, end))]
 
     def _forget_pieces(self) -> None:
         for region in self._regions:
             self._store.release(region)
         self._regions = set()
-        self._starts, self._pieces, self._blocks = [], [], {}
+        self._starts, self._pieces, self._blocks, self._held = [], [], {}, {}
         self._capacity = 0
 
     def _release_unused(self) -> None:
@@ -397,9 +455,10 @@ class TemporaryImage:
                 self._store.release(region)
 
     def _recount(self) -> None:
-        if len(self._pieces) != self._counted:
-            self._store.count(len(self._pieces) - self._counted)
-            self._counted = len(self._pieces)
+        counted = len(self._pieces), len(self._held)
+        if counted != self._counted:
+            self._store.count(counted[0] - self._counted[0], counted[1] - self._counted[1])
+            self._counted = counted
 
 
 def open_sealed(store: TemporaryStore, file: DiskFile, *, offset: int = 0) -> TemporaryImage:
@@ -473,6 +532,20 @@ class _Runs:
             if index == len(starts) or starts[index] != self.ends[first + index - 1]:
                 file.pwritev(buffers[begin:index], starts[begin] + distance)
                 begin = index
+
+
+def _join_ranges(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Ascending ranges, those that touch as one."""
+    start = end = -1
+    for low, high in ranges:
+        if low > end:
+            if end > start:
+                yield start, end
+            start, end = low, high
+        else:
+            end = max(end, high)
+    if end > start:
+        yield start, end
 
 
 def _join_pieces(pieces: list[_Piece]) -> list[_Piece]:

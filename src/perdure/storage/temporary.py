@@ -16,10 +16,12 @@ from typing import final
 from perdure.errors import StorageError
 from perdure.storage.disk import DiskFile, RealFile
 
-__all__ = ["MAPPING_BUDGET", "Region", "TemporaryStore"]
+__all__ = ["HELD_BUDGET", "MAPPING_BUDGET", "Region", "TemporaryStore"]
 
 MAPPING_BUDGET = 16_384
 """Kernel mappings that the images of one store may need; the kernel allows 65,530 a process, for everything."""
+HELD_BUDGET = 8_192
+"""Pages that the images of one store may hold in memory together, 32 MiB."""
 
 _FILE_BYTES = 8 << 40  # ext4 ends at 16 TiB; a second file is opened past this
 _STEP_BYTES = 16 << 30  # the file is extended (a hole, no disk) in such steps, because each is a journal entry
@@ -58,14 +60,21 @@ class TemporaryStore:
             where ``/tmp`` may be memory).
         mapping_budget: how many kernel mappings the images together may need before they copy more in order to be
             mapped in fewer pieces.
+        held_budget: how many pages the images together may hold in memory.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str] | None = None, *, mapping_budget: int = MAPPING_BUDGET
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        mapping_budget: int = MAPPING_BUDGET,
+        held_budget: int = HELD_BUDGET,
     ) -> None:
         self.directory = str(directory) if directory is not None else _default_directory()
         self.mapping_budget = mapping_budget
+        self.held_budget = held_budget
         self.mappings = 0
+        self.held_pages = 0
         self._files: list[RealFile] = []
         self._end = _FILE_BYTES
         self._truncated = 0
@@ -118,10 +127,11 @@ class TemporaryStore:
                 return  # a file system without holes: the space is lost until the file is closed
             self._free.setdefault(region.size_bytes, []).append((file, region.offset))
 
-    def count(self, mappings: int) -> None:
-        """Add to (or take from) the mappings in use."""
+    def count(self, mappings: int, held_pages: int) -> None:
+        """Add to (or take from) the mappings and the pages in memory that are in use."""
         with self._lock:
             self.mappings += mappings
+            self.held_pages += held_pages
 
     def close(self) -> None:
         """Close the files. Every image of the store is gone."""
