@@ -26,11 +26,10 @@ from perdure.memory import WASM_PAGE_BYTES
 __all__ = ["accept", "check_hook", "commit", "log_entry", "pay", "respond", "settle", "take_effects"]
 
 
-def pay(subnet: SubnetState, canister: CanisterState, prepaid: int, used: int) -> None:
-    """Give back what was set aside for an entry and not used."""
-    used = min(used, prepaid)
-    canister.cycles += prepaid - used
-    subnet.consumed_cycles += used
+def pay(subnet: SubnetState, canister: CanisterState, cycles: int) -> None:
+    """Take from a canister what it has used."""
+    canister.cycles -= cycles
+    subnet.consumed_cycles += cycles
 
 
 def log_entry(subnet: SubnetState, canister: CanisterState, result: Trap | Return) -> None:

@@ -201,12 +201,20 @@ def _queue_room(subnet: SubnetState, canister: CanisterState) -> dict[bytes, int
 # -- entries
 
 
-def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> int:
-    """Execute a request to a public method; instructions used."""
+def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMessage, fee: int = 0) -> int:
+    """Execute a request to a public method; instructions used.
+
+    Args:
+        subnet: the subnet.
+        canister: the callee.
+        message: the request.
+        fee: what the canister owes for it already, charged with the execution.
+    """
     prepaid = subnet.costs_of(canister.module).execution(subnet.config.max_instructions_per_message)
-    refusal = _refuse(canister, message, prepaid)
+    refusal = _refuse(canister, message, prepaid + fee)
     mode = refusal or _mode_of(canister, message.method_name)
     if isinstance(mode, Reject):
+        pay(subnet, canister, fee)
         respond(subnet, message.origin, mode, message.cycles)
         return 0
     export_name, kind = mode
@@ -222,7 +230,7 @@ def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMess
         origin.deadline_ns if isinstance(origin, FromCanister) else 0,
     )
     canister.next_context_id += 1
-    return _execute_new(subnet, canister, context, Method(export_name), kind, message.arg, prepaid)
+    return _execute_new(subnet, canister, context, Method(export_name), kind, message.arg, prepaid, fee)
 
 
 def execute_task(subnet: SubnetState, canister: CanisterState, task: str) -> int:
@@ -236,7 +244,7 @@ def execute_task(subnet: SubnetState, canister: CanisterState, task: str) -> int
         return 0
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
     canister.next_context_id += 1
-    return _execute_new(subnet, canister, context, Method(task), _TASK, b"", prepaid)
+    return _execute_new(subnet, canister, context, Method(task), _TASK, b"", prepaid, 0)
 
 
 def _execute_new(
@@ -247,13 +255,15 @@ def _execute_new(
     mode: _Mode,
     arg: bytes,
     prepaid: int,
+    fee: int,
 ) -> int:
+    # While the canister runs, others may, and commit. So until it has returned, nothing is taken from anybody: the
+    # records are between two messages all the time, and an entry that an exception cuts off has not been.
     instance = canister.instance
     if instance is None:
         raise InternalError("a canister with code has no instance")
     costs = subnet.costs_of(canister.module)
-    canister.cycles -= prepaid
-    liquid = canister.liquid_cycles
+    liquid = canister.liquid_cycles - prepaid - fee
     limits = growth_limits(subnet, canister, mode.limits, liquid)
     env = Env(
         mode.context,
@@ -267,7 +277,7 @@ def _execute_new(
         caller_info_signer=context.caller_info_signer,
         deadline_ns=context.deadline_ns,
         needs_to_respond=context.needs_to_respond,
-        cycle_balance=canister.cycles,
+        cycle_balance=canister.cycles - prepaid - fee,
         liquid_cycle_balance=liquid,
         cycles_available=context.available_cycles,
         global_timer_ns=canister.global_timer_ns,
@@ -275,7 +285,7 @@ def _execute_new(
         queue_room=_queue_room(subnet, canister) if canister.open_calls_to else None,
     )
     result = _check_heap(canister, mode, limits) or instance.run(method, env)
-    pay(subnet, canister, prepaid, costs.execution(result.instructions))
+    pay(subnet, canister, fee + min(costs.execution(result.instructions), prepaid))
     log_entry(subnet, canister, result)
     context.instructions += result.instructions
     if isinstance(result, Trap):
@@ -314,12 +324,14 @@ def execute_response(subnet: SubnetState, canister: CanisterState, message: Resp
     context.open_calls -= 1
     subnet.changed.add(canister.canister_id)
     if context.deleted or canister.instance is None:
-        pay(subnet, canister, call.prepaid_execution, 0)
+        canister.cycles += call.prepaid_execution
         if context.open_calls == 0:
             del canister.contexts[context.context_id]
         return 0
     result, instructions = _run_callback(subnet, canister, context, call, message)
-    pay(subnet, canister, call.prepaid_execution, subnet.costs_of(canister.module).execution(instructions))
+    canister.cycles += call.prepaid_execution
+    used = subnet.costs_of(canister.module).execution(instructions)
+    pay(subnet, canister, min(used, call.prepaid_execution))
     context.instructions += instructions
     if isinstance(result, Return):
         context.trap = None

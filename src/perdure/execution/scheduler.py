@@ -9,8 +9,7 @@ Spec: "The IC can execute any message that is at the head of its queue", "Call e
 from __future__ import annotations
 
 from perdure.canister import CanisterStatus, Reject
-from perdure.errors import InternalError
-from perdure.execution.effects import respond
+from perdure.execution.effects import pay, respond
 from perdure.execution.execute import (
     TASKS,
     execute_call,
@@ -28,7 +27,17 @@ from perdure.execution.state import CanisterState, ExecutedMessage, HookStatus, 
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
 
-__all__ = ["advance_time", "deliver", "execute_ingress", "has_work", "round_", "run_until_idle", "submit_ingress"]
+__all__ = [
+    "advance_time",
+    "deliver",
+    "execute_at_once",
+    "execute_ingress",
+    "has_work",
+    "round_",
+    "run_until_answered",
+    "run_until_idle",
+    "submit_ingress",
+]
 
 _MANAGEMENT = MANAGEMENT_CANISTER.raw_bytes
 
@@ -61,43 +70,39 @@ def submit_ingress(
         effective_canister_id: for calls of the management canister, whom they concern.
         caller_info: what the canister that signed for the sender attests, and its id.
     """
-    if len(arg) + len(method_name) > subnet.config.max_ingress_payload_bytes:
-        return rejected(
-            ErrorCode.INVALID_MANAGEMENT_PAYLOAD,
-            f"ingress message of {len(arg) + len(method_name)} bytes is larger than "
-            f"{subnet.config.max_ingress_payload_bytes} bytes",
-        )
     request_id = subnet.next_request_id
     message = CallMessage(FromUser(request_id), sender, canister_id, method_name, arg, cycles, *caller_info)
-    refusal = _induct(subnet, message, effective_canister_id)
-    if refusal is not None:
-        return refusal
+    payer = subnet.canisters.get(effective_canister_id or b"" if canister_id == _MANAGEMENT else canister_id)
+    fee = _induct(subnet, payer, message)
+    if isinstance(fee, Reject):
+        return fee
+    if payer is not None:
+        pay(subnet, payer, fee)
     subnet.next_request_id += 1
     subnet.minted_cycles += cycles
     subnet.outbox.append(message)
     return request_id
 
 
-def _induct(subnet: SubnetState, message: CallMessage, effective_canister_id: bytes | None) -> Reject | None:
+def _induct(subnet: SubnetState, payer: CanisterState | None, message: CallMessage) -> int | Reject:
+    """What `payer` owes for letting an ingress message in, or why it may not come in."""
+    size_bytes = len(message.arg) + len(message.method_name)
+    if size_bytes > subnet.config.max_ingress_payload_bytes:
+        return rejected(
+            ErrorCode.INVALID_MANAGEMENT_PAYLOAD,
+            f"ingress message of {size_bytes} bytes is larger than {subnet.config.max_ingress_payload_bytes} bytes",
+        )
     if message.callee == _MANAGEMENT:
         refusal = is_allowed_by_ingress(subnet, message)
-        payer = subnet.canisters.get(effective_canister_id) if effective_canister_id is not None else None
-        return refusal or (_charge_ingress(subnet, payer, message) if payer is not None else None)
-    canister = subnet.canisters.get(message.callee)
-    if canister is None:
-        return not_found(message.callee)
-    refusal = refuse_call(canister) or inspect_message(subnet, canister, message)
-    return refusal or _charge_ingress(subnet, canister, message)
-
-
-def _charge_ingress(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> Reject | None:
-    fee = subnet.costs.ingress(len(message.method_name) + len(message.arg))
-    missing = fee - canister.liquid_cycles
-    if missing > 0:
-        return out_of_cycles(canister, missing)
-    canister.cycles -= fee
-    subnet.consumed_cycles += fee
-    return None
+    elif payer is None:
+        refusal = not_found(message.callee)
+    else:
+        refusal = refuse_call(payer) or inspect_message(subnet, payer, message)
+    if refusal is not None:
+        return refusal
+    fee = subnet.costs.ingress(size_bytes)
+    missing = fee - payer.liquid_cycles if payer is not None else 0
+    return out_of_cycles(payer, missing) if payer is not None and missing > 0 else fee
 
 
 def not_found(canister_id: bytes) -> Reject:
@@ -120,47 +125,66 @@ def execute_ingress(
         The response; `None` when `max_rounds` have passed or nothing is left to run: the answer depends on time going
         on (a bounded wait, a timer), or on somebody else.
     """
-    request_id = submit_ingress(subnet, canister_id, method_name, arg, sender, cycles)
-    if isinstance(request_id, Reject):
-        return request_id
-    if _is_alone(subnet) and (canister := subnet.canisters.get(canister_id)) is not None:
-        response = _round_of_one(subnet, canister, request_id)
-        if response is not None:
-            return response
-        max_rounds -= 1
-    for _ in range(max_rounds):
-        round_(subnet)
-        response = subnet.responses.pop(request_id, None)
-        if response is not None:
-            return response
-        if not has_work(subnet):
-            break
-    return None
+    begun = execute_at_once(subnet, canister_id, method_name, arg, sender, cycles)
+    if begun is None:
+        begun = submit_ingress(subnet, canister_id, method_name, arg, sender, cycles)
+    return run_until_answered(subnet, begun, max_rounds) if isinstance(begun, int) else begun
 
 
-def _is_alone(subnet: SubnetState) -> bool:
-    """Whether the message just submitted is all that there is to do."""
-    return len(subnet.outbox) == 1 and not (
-        subnet.ready or subnet.management_calls or subnet.task_canisters or subnet.deadlines or subnet.stopping
-    )
+def execute_at_once(
+    subnet: SubnetState, canister_id: bytes, method_name: str, arg: bytes, sender: bytes = b"\x04", cycles: int = 0
+) -> Response | int | None:
+    """Execute an ingress message in a round of its own if it is all that there is to do, as most updates of tests are.
 
+    It does what `round_` would, without queues. While the canister runs, only its own state has to stay as it is:
+    messages for others may be executed in this way meanwhile.
 
-def _round_of_one(subnet: SubnetState, canister: CanisterState, request_id: int) -> Response | None:
-    """What `round_` would do with one message for one canister, without queues; most updates of tests are such."""
+    Returns:
+        The response; or its number, for `run_until_answered`, if the canister has made calls; `None`: there is more to
+        do, and nothing was done.
+    """
+    canister = subnet.canisters.get(canister_id)
+    if canister is None or _has_more(subnet):
+        return None
+    request_id = subnet.next_request_id
+    subnet.next_request_id += 1
+    message = CallMessage(FromUser(request_id), sender, canister_id, method_name, arg, cycles)
+    fee = _induct(subnet, canister, message)
+    if isinstance(fee, Reject):
+        return fee
     subnet.round_number += 1
     subnet.time_ns += subnet.config.round_ns
-    message = subnet.outbox.pop()
-    if not isinstance(message, CallMessage):
-        raise InternalError("an ingress message is a call")
-    used = execute_call(subnet, canister, message)
+    used = execute_call(subnet, canister, message, fee)
+    subnet.minted_cycles += cycles
+    subnet.changed.add(canister_id)
     # What is handed out is not kept: no commit has a response that somebody has seen.
     response = subnet.responses.pop(request_id, None)
     subnet.host.executed(subnet, _executed_call(message, used))
     if canister.hook_status is HookStatus.READY:
         _run_tasks(subnet, canister)
-    if subnet.outbox:
-        deliver(subnet)
-    return response or subnet.responses.pop(request_id, None)
+    return response or subnet.responses.pop(request_id, request_id)
+
+
+def _has_more(subnet: SubnetState) -> bool:
+    """Whether a round would have anything to do beside a message that comes in."""
+    return bool(
+        subnet.outbox
+        or subnet.ready
+        or subnet.management_calls
+        or subnet.task_canisters
+        or subnet.deadlines
+        or subnet.stopping
+    )
+
+
+def run_until_answered(subnet: SubnetState, request_id: int, max_rounds: int = 1_000) -> Response | None:
+    """Run rounds until an ingress message is answered; `None` as for `execute_ingress`."""
+    for _ in range(max_rounds):
+        response = subnet.responses.pop(request_id, None)
+        if response is not None or not has_work(subnet):
+            return response
+        round_(subnet)
+    return subnet.responses.pop(request_id, None)
 
 
 def _executed_call(message: CallMessage, instructions: int) -> ExecutedMessage:
