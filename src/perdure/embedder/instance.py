@@ -12,6 +12,7 @@ import os
 import struct
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, final
 
 from perdure.canister import (
@@ -103,6 +104,8 @@ class WasmInstance:
         self._stops = 0
         self.max_seconds = module.max_seconds
         """A message that runs longer traps; what stops a message whose instructions are not counted."""
+        self.outside: AbstractContextManager[None] | None = None
+        """Entered for as long as the canister's code runs, and nothing else: others may go on meanwhile."""
         self.machine = HostMachine(self, self._heap, self._stable, is_64=module.facts.is_64)
         self.failure: BaseException | None = None
         """What a host function raised."""
@@ -350,7 +353,11 @@ class WasmInstance:
         self._stops = self._engine.stops
         self._engine.clock.start()
         state.instance = self
-        ended = self._store.call(entry, state)  # type: ignore[union-attr]
+        if self.outside is None:
+            ended = self._store.call(entry, state)  # type: ignore[union-attr]
+        else:
+            with self.outside:
+                ended = self._store.call(entry, state)  # type: ignore[union-attr]
         state.instance = None
         outcome = self._returned(env, before) if ended is None else self._failed(env, ended)
         if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
