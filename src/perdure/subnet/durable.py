@@ -32,6 +32,7 @@ from perdure.execution.records import (
 from perdure.execution.state import CanisterState, ExecutedMessage, Snapshot, SnapshotContent, SubnetState
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
+from perdure.subnet.gate import Gate
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.memories import ReadableImage, StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
@@ -71,6 +72,8 @@ class DurableHost:
         self.temporary = MemoryHost(compile_code, residents, directory.store)
         self.residents = residents
         self._failed: StorageError | None = None
+        self._versions: dict[bytes, int] = {}  # of each canister's last commit
+        self._waited = 0
         self._replaced: set[bytes] = set()
         self._discarded: set[bytes] = set()
 
@@ -158,7 +161,8 @@ class DurableHost:
                 self._add(canister, draft)
             elif canister_id in self.directory.canisters:
                 draft.changes[canister_id] = CanisterChange(deleted=True)
-        self.directory.commit(message, draft.changes, subnet_record=encode_subnet(subnet))
+        version = self.directory.commit(message, draft.changes, subnet_record=encode_subnet(subnet))
+        self._versions.update(dict.fromkeys(draft.changes, version))
         for instance in draft.mapped:
             instance.commit_deferred()
         self._settle(draft)
@@ -228,27 +232,47 @@ class DurableHost:
 
     # --- states
 
-    def fork(self) -> MemoryHost:
+    def fork(self, gate: Gate) -> MemoryHost:
         """A host for a second subnet, in memory."""
-        return self.temporary.fork()
+        return self.temporary.fork(gate)
 
-    def settle(self) -> None:
-        """Nothing runs: have what was committed on the platter as far as was asked, and keep instances few."""
-        self.directory.end_round()
+    def settle(self, canister_id: bytes | None = None) -> int:
+        """An entry ends: keep instances few.
+
+        Returns:
+            The version that has to be on the platter, as far as was asked, before anybody is told what a canister, or
+            any of them, has done: see `wait`.
+        """
         self.residents.evict()
+        return self.directory.version if canister_id is None else self._versions.get(canister_id, 0)
+
+    def wait(self, version: int) -> None:
+        """Return when a version is as durable as was asked. For any thread at any time: whoever waits shares syncs.
+
+        Raises:
+            StorageError: the disk failed. The subnet must be opened anew.
+        """
+        if version <= self._waited:
+            return
+        try:
+            self.directory.end_round()
+        except StorageError as error:
+            self._failed = error
+            raise
+        self._waited = version
 
     def close(self) -> None:
         """Let go of the directory."""
         self.directory.close()
 
-    def at(self, version: int) -> tuple[MemoryHost, SubnetState]:
+    def at(self, version: int, gate: Gate) -> tuple[MemoryHost, SubnetState]:
         """The subnet as it was after `version`, in memory.
 
         Raises:
             StorageError: that version is not kept.
         """
         past = self.directory.at(version)
-        host = self.temporary.fork()
+        host = self.temporary.fork(gate)
 
         def memories(key: bytes) -> WasmState:
             found = past.canisters[key]
@@ -326,9 +350,10 @@ def open_state(
     compile_code: Callable[[bytes], CanisterModule],
     config: SubnetConfig,
     seed: bytes,
+    gate: Gate,
 ) -> tuple[DurableHost, SubnetState]:
     """The host over a state directory, and the subnet that it holds."""
-    host = DurableHost(directory, compile_code, Residents(deferred=True))
+    host = DurableHost(directory, compile_code, Residents(gate, deferred=True))
     return host, host.restore(config, seed)
 
 

@@ -11,6 +11,7 @@ from perdure.execution.state import ExecutedMessage, SnapshotContent, SubnetStat
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import TemporaryStore
 from perdure.storage.image import TemporaryImage
+from perdure.subnet.gate import Gate
 from perdure.subnet.memories import ReadableImage, StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 
@@ -40,9 +41,9 @@ class MemoryHost:
         self._modules: dict[int, ResidentModule] = {}
         self._ready_made: dict[bytes, CanisterModule] = {}
 
-    def fork(self) -> MemoryHost:
+    def fork(self, gate: Gate) -> MemoryHost:
         """A host for a second subnet: the same code, pages in the same store, no memories yet."""
-        twin = MemoryHost(self._compile_code, Residents(self.residents.capacity), self.store)
+        twin = MemoryHost(self._compile_code, Residents(gate, self.residents.capacity), self.store)
         twin._ready_made = self._ready_made
         return twin
 
@@ -74,9 +75,13 @@ class MemoryHost:
     def check(self) -> None:
         """Nothing can have failed."""
 
-    def settle(self) -> None:
-        """Nothing runs: keep instances few."""
+    def settle(self, canister_id: bytes | None = None) -> int:
+        """An entry ends: keep instances few. What `wait` has to wait for: nothing."""
         self.residents.evict()
+        return 0
+
+    def wait(self, version: int) -> None:
+        """Nothing to wait for."""
 
     def close(self) -> None:
         """Give all pages back. The store stays for as long as a fork uses it."""

@@ -7,6 +7,7 @@ from typing import Protocol, final, runtime_checkable
 
 from perdure.canister import Image, PageDelta, StateDelta
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
+from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.residency import ResidentInstance
 
 __all__ = ["ImageMemory", "LiveMemory", "ReadableImage", "StoredContent"]
@@ -82,34 +83,44 @@ class LiveMemory:
 
     Args:
         instance: the canister's.
+        canister_id: of that canister.
         which: ``stable`` or ``heap``.
         written: called after each write.
+        gate: of the subnet.
     """
 
-    def __init__(self, instance: ResidentInstance, which: str, written: Callable[[], None]) -> None:
+    def __init__(
+        self, instance: ResidentInstance, canister_id: bytes, which: str, written: Callable[[], None], gate: Gate
+    ) -> None:
         self._instance = instance
+        self._raw_id = canister_id
         self._which = which
         self._written = written
+        self._gate = gate
 
     @property
     def _memory(self) -> Memory:
         self._instance.make_room()
         return self._instance.stable if self._which == "stable" else self._instance.heap
 
+    @at_rest
     def size(self) -> int:
         """Size in Wasm pages."""
         return self._memory.size()
 
+    @at_rest
     def read(self, address: int, size_bytes: int) -> bytes:
         """A copy of `size_bytes` bytes from `address`."""
         return self._memory.read(address, size_bytes)
 
+    @at_rest
     def view(self, address: int, size_bytes: int) -> memoryview:
         """The bytes themselves, read-only, valid until the next message."""
         memory = self._memory
         view = getattr(memory, "view", None)
         return memoryview(memory.read(address, size_bytes)) if view is None else view(address, size_bytes).toreadonly()
 
+    @alone
     def grow(self, wasm_pages: int) -> int:
         """Grow by zero pages; the old size in Wasm pages."""
         old_wasm_pages = self.size()
@@ -117,6 +128,7 @@ class LiveMemory:
             self._commit(PageDelta(old_wasm_pages + wasm_pages, []))
         return old_wasm_pages
 
+    @alone
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Write `data` at `address`, committed at once."""
         if len(data):

@@ -21,8 +21,10 @@ from perdure.canister import (
     Trap,
     WasmState,
 )
+from perdure.embedder import CompiledModule, WasmInstance
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, Memory
+from perdure.subnet.gate import Gate, Outside
 
 __all__ = ["ResidentInstance", "ResidentModule", "Residents"]
 
@@ -32,6 +34,10 @@ _NOTHING = StateDelta(None, None, None)
 _MAX_ADDRESS_BYTES = 64 << 40
 """Half of what a process can address: 255 stable memories of 500 GiB use up all of it."""
 _LOOK_EVERY = 16  # looking takes 10 us; in between, 16 messages can reserve 8 TiB
+
+_FEW_INSTRUCTIONS = 200_000
+"""What the engine executes in about 100 us. To let others go on for less than that costs more than it gives: threads
+that hand lock and interpreter to and fro take 20 to 50 us for it."""
 
 OpenMemories = Callable[[tuple[GlobalValue, ...] | None], WasmState]
 """Opens a canister's memories anew, with these globals."""
@@ -50,11 +56,13 @@ class Residents:
     """The instances that exist now, least recently used first when asked for.
 
     Args:
+        gate: of their subnet.
         capacity: how many may stay when `evict` is called.
         deferred: whether commits wait for `ResidentInstance.commit_deferred`.
     """
 
-    def __init__(self, capacity: int = 1_024, *, deferred: bool = False) -> None:
+    def __init__(self, gate: Gate, capacity: int = 1_024, *, deferred: bool = False) -> None:
+        self.gate = gate
         self.capacity = capacity
         self.deferred = deferred
         self._used: dict[ResidentInstance, None] = {}
@@ -95,6 +103,11 @@ class ResidentModule:
         self.exported_methods = code.exported_methods
         self.module_hash = code.module_hash
         self.is_64 = code.is_64
+        self.is_wasm = isinstance(code, CompiledModule)
+        start = "canister_composite_query "
+        self.composite_queries = frozenset(
+            name.removeprefix(start) for name in code.exported_methods if name.startswith(start)
+        )
 
     @property
     def wasm(self) -> bytes:
@@ -131,6 +144,8 @@ class ResidentInstance:
         "_committed",
         "_deferred",
         "_global_values",
+        "_instructions",
+        "_is_outside",
         "_live",
         "_module",
         "_open_memories",
@@ -148,6 +163,8 @@ class ResidentInstance:
         self._global_values = state.global_values if state is not None else None
         self._committed = self._global_values is not None
         self._deferred = False
+        self._is_outside = False
+        self._instructions: dict[str | int, int] = {}
         self.last_used = 0
         if live is not None:
             self._residents.opened(self)
@@ -193,7 +210,27 @@ class ResidentInstance:
         if self._deferred:
             raise InternalError("a canister was entered before the message before was committed")
         self.last_used = env.time_ns
+        if self._residents.gate.is_shared and live.__class__ is WasmInstance:
+            return self._run_beside(live, entry_point, env)
         return live.run(entry_point, env)
+
+    def _run_beside(self, live: WasmInstance, entry_point: EntryPoint, env: Env) -> Trap | Return:
+        """Let others go on meanwhile, unless this entry has been a short one (where nothing is counted, none is)."""
+        name = entry_point[0]
+        expected = self._instructions.get(name, 0)
+        if 0 < expected < _FEW_INSTRUCTIONS:
+            outcome = live.run(entry_point, env)
+        else:
+            live.outside = Outside(self._residents.gate, env.facts.canister_id)
+            self._is_outside = True
+            try:
+                outcome = live.run(entry_point, env)
+            finally:
+                self._is_outside = False
+                live.outside = None
+        # A few short ones after a long one do not yet say that the next one is.
+        self._instructions[name] = max(outcome.instructions, expected // 2)
+        return outcome
 
     def changes(self) -> StateDelta:
         """What is uncommitted."""
@@ -250,7 +287,7 @@ class ResidentInstance:
 
     def evict(self) -> None:
         """Close the real instance, and memories that can be opened again; the next use makes them anew."""
-        if self._live is None or not self._committed or self._deferred:
+        if self._live is None or not self._committed or self._deferred or self._is_outside:
             return
         self._global_values = self._live.global_values
         self.close()

@@ -27,7 +27,14 @@ from perdure.execution.config import SubnetConfig
 from perdure.execution.identity import identify
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.query import execute_query
-from perdure.execution.scheduler import advance_time, execute_ingress, round_, run_until_idle
+from perdure.execution.scheduler import (
+    advance_time,
+    execute_at_once,
+    execute_ingress,
+    round_,
+    run_until_answered,
+    run_until_idle,
+)
 from perdure.execution.state import CanisterState, ExecutedMessage, LogRecord, Settings, SubnetState
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.instrument import Options
@@ -35,6 +42,7 @@ from perdure.storage import Durability, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
 from perdure.subnet.copying import deep_copy
 from perdure.subnet.durable import DurableHost, open_state
+from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.interface import NO_VALUES, Argument, has_interface, init_argument, service_of
 from perdure.subnet.management import MAX_ROUNDS, as_error, controller_of, manage, status_record
@@ -103,13 +111,14 @@ class Subnet:
         def compile_code(wasm: bytes) -> CanisterModule:
             return ready_made.get(wasm) or compiler.compile(wasm, options)
 
+        self._gate = Gate()
         self._host: MemoryHost | DurableHost
         if path is None:
-            self._host = MemoryHost(compile_code, Residents())
+            self._host = MemoryHost(compile_code, Residents(self._gate))
             self._state = SubnetState(host=self._host, config=config or SubnetConfig(), seed=seed)
         else:
             directory = StateDirectory.open(path, durability=durability, history=history)
-            self._host, self._state = open_state(directory, compile_code, config or SubnetConfig(), seed)
+            self._host, self._state = open_state(directory, compile_code, config or SubnetConfig(), seed, self._gate)
         identify(self._state)
 
     @classmethod
@@ -149,6 +158,7 @@ class Subnet:
 
     # --- canisters
 
+    @alone
     def install(
         self,
         wasm: Wasm,
@@ -183,6 +193,7 @@ class Subnet:
             raise
         return canister
 
+    @alone
     def create_canister(
         self,
         *,
@@ -201,7 +212,7 @@ class Subnet:
     def _done(self, kind: str, canister_id: bytes = b"", arg: bytes = b"") -> None:
         """Something was done to the state from outside; keep it."""
         self._host.executed(self._state, ExecutedMessage(kind, canister_id, arg=arg))
-        self._host.settle()
+        self._host.wait(self._host.settle())
 
     def _code(self, wasm: Wasm) -> bytes:
         """The module as uploaded."""
@@ -226,21 +237,24 @@ class Subnet:
     @property
     def canisters(self) -> tuple[Canister, ...]:
         """Handles of all canisters, by id."""
-        return tuple(Canister(self, Principal(raw_id)) for raw_id in sorted(self._state.canisters))
+        with self._gate.lock:
+            return tuple(Canister(self, Principal(raw_id)) for raw_id in sorted(self._state.canisters))
 
     # --- rounds and time
 
+    @alone
     def tick(self) -> None:
         """Run one round."""
         self._host.check()
         round_(self._state)
-        self._host.settle()
+        self._host.wait(self._host.settle())
 
+    @alone
     def run_until_idle(self) -> int:
         """Run rounds until nothing is left to do but heartbeats; how many were run."""
         self._host.check()
         rounds = run_until_idle(self._state)
-        self._host.settle()
+        self._host.wait(self._host.settle())
         return rounds
 
     @property
@@ -248,10 +262,12 @@ class Subnet:
         """The virtual clock, ns since 1970."""
         return self._state.time_ns
 
+    @alone
     def set_time(self, time_ns: int) -> None:
         """Set the clock; it never goes back."""
         self.advance_time(time_ns - self._state.time_ns)
 
+    @alone
     def advance_time(self, duration_ns: int) -> None:
         """Let time pass; what is due runs with the next round."""
         advance_time(self._state, duration_ns)
@@ -259,31 +275,43 @@ class Subnet:
 
     # --- states
 
+    @alone
     def fork(self) -> Subnet:
         """A second subnet in the same state; each goes its own way. Costs nothing for memory until it changes."""
+        return self._twin(Gate())
+
+    def _twin(self, gate: Gate) -> Subnet:
         twin = object.__new__(Subnet)
-        twin._host = self._host.fork()
+        twin._gate = gate
+        twin._host = self._host.fork(gate)
         twin._state = _copy_state(self._state, twin._host)
         return twin
 
     @contextmanager
     def anchor(self) -> Iterator[None]:
         """Whatever happens within the block is undone at its end, on disk it never was; blocks nest."""
-        kept = self._host, self._state
-        twin = self.fork()
-        self._host, self._state = twin._host, twin._state
+        kept = self._begin_anchor()
         try:
             yield
         finally:
-            self._close_instances()
-            self._host, self._state = kept
+            self._end_anchor(kept)
 
-    def _close_instances(self) -> None:
+    @alone
+    def _begin_anchor(self) -> tuple[MemoryHost | DurableHost, SubnetState]:
+        kept = self._host, self._state
+        twin = self._twin(self._gate)
+        self._host, self._state = twin._host, twin._state
+        return kept
+
+    @alone
+    def _end_anchor(self, kept: tuple[MemoryHost | DurableHost, SubnetState]) -> None:
         for canister in self._state.canisters.values():
             if canister.instance is not None:
                 canister.instance.close()
             self._host.discarded(canister.canister_id)
+        self._host, self._state = kept
 
+    @alone
     def at(self, version: int) -> Subnet:
         """The subnet as it was after commit `version` of its state directory, in memory: look, or go on from there.
 
@@ -292,7 +320,8 @@ class Subnet:
             UnsupportedError: the subnet is in memory and has no past.
         """
         twin = object.__new__(Subnet)
-        twin._host, twin._state = self._durable.at(version)
+        twin._gate = Gate()
+        twin._host, twin._state = self._durable.at(version, twin._gate)
         return twin
 
     @property
@@ -306,11 +335,13 @@ class Subnet:
             raise UnsupportedError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
         return self._host
 
+    @alone
     def checkpoint(self) -> None:
         """Bring the state directory's images up to date and empty its log; in memory there is nothing to do."""
         if isinstance(self._host, DurableHost):
             self._host.directory.checkpoint()
 
+    @alone
     def close(self) -> None:
         """Let go of files and engine; a state directory gets a last checkpoint. The subnet is of no use afterwards."""
         for canister in self._state.canisters.values():
@@ -344,6 +375,10 @@ class Canister:
         return self._subnet._state.canisters[self._raw_id]
 
     @property
+    def _gate(self) -> Gate:
+        return self._subnet._gate
+
+    @property
     def _instance(self) -> ResidentInstance:
         instance = self._state.instance
         if not isinstance(instance, ResidentInstance):
@@ -359,9 +394,28 @@ class Canister:
             RejectError: the canister or the system rejected the call, or nothing is left to run that could answer it.
         """
         subnet = self._subnet
-        subnet._host.check()
-        response = execute_ingress(subnet._state, self._raw_id, method, arg, sender.raw_bytes, cycles, MAX_ROUNDS)
-        subnet._host.settle()
+        gate = subnet._gate
+        if gate.is_shared is not None:
+            gate.stand_back()
+        with gate.lock:
+            turn = gate.beside(self._raw_id)
+            try:
+                if self._reaches_further(method):
+                    gate.become_alone(turn)
+                host = subnet._host
+                host.check()
+                message = subnet._state, self._raw_id, method, arg, sender.raw_bytes, cycles
+                response = execute_at_once(*message)
+                if response is None:
+                    gate.become_alone(turn)
+                    response = execute_ingress(*message, MAX_ROUNDS)
+                elif isinstance(response, int):
+                    gate.become_alone(turn)
+                    response = run_until_answered(subnet._state, response, MAX_ROUNDS)
+                version = host.settle()
+            finally:
+                gate.is_shared = turn
+        host.wait(version)
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
@@ -372,11 +426,31 @@ class Canister:
         Raises:
             RejectError: the canister or the system rejected the query.
         """
-        response = execute_query(self._subnet._state, self._raw_id, method, arg, sender.raw_bytes)
-        self._subnet._host.residents.evict()
+        subnet = self._subnet
+        gate = subnet._gate
+        if gate.is_shared is not None:
+            gate.stand_back()
+        with gate.lock:
+            turn = gate.beside(self._raw_id)
+            try:
+                if reaches_further := self._reaches_further(method):
+                    gate.become_alone(turn)
+                host = subnet._host
+                host.check()
+                response = execute_query(subnet._state, self._raw_id, method, arg, sender.raw_bytes)
+                version = host.settle(None if reaches_further else self._raw_id)
+            finally:
+                gate.is_shared = turn
+        host.wait(version)
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
+
+    def _reaches_further(self, method: str) -> bool:
+        """Whether an entry may reach more than its canister: composite queries do, and Python may call anything."""
+        canister = self._subnet._state.canisters.get(self._raw_id)
+        module = canister.module if canister is not None else None
+        return isinstance(module, ResidentModule) and (not module.is_wasm or method in module.composite_queries)
 
     def actor(
         self, sender: Principal = ANONYMOUS, *, candid: str | os.PathLike[str] | None = None, cycles: int = 0
@@ -438,6 +512,7 @@ class Canister:
         """Install a module anew: all memories are lost."""
         self._install(InstallOptions(InstallMode.REINSTALL), self._subnet._code(wasm), arg)
 
+    @alone
     def _install(self, options: InstallOptions, wasm: bytes, arg: Argument) -> None:
         state = self._state
         self._check_kind(wasm)
@@ -497,6 +572,7 @@ class Canister:
             raise ValueError(f"no settings {sorted(unknown)}, expected some of {', '.join(Settings.__slots__)}")
         self._manage("update_settings", settings=settings)
 
+    @alone
     def add_cycles(self, cycles: int) -> int:
         """Add to the balance; the new balance."""
         self._manage("provisional_top_up_canister", amount=cycles)
@@ -520,6 +596,7 @@ class Canister:
         """Forget a snapshot."""
         self._manage("delete_canister_snapshot", snapshot_id=snapshot_id)
 
+    @alone
     def write_snapshot(self, path: str | os.PathLike[str]) -> None:
         """Write the canister's state as a snapshot directory that `icp canister snapshot upload` takes.
 
@@ -529,6 +606,7 @@ class Canister:
         """
         write(path, self._subnet._state, self._state)
 
+    @alone
     def upload_snapshot(self, path: str | os.PathLike[str], *, replace: bytes | None = None) -> bytes:
         """Make a snapshot directory one of this canister's snapshots, for `load_snapshot`; its id.
 
@@ -543,7 +621,8 @@ class Canister:
         self._subnet._done("upload_snapshot", self._raw_id)
         return snapshot_id
 
-    def _manage(self, method: str, **fields: Any) -> Any:
+    @alone
+    def _manage(self, method: str, /, **fields: Any) -> Any:
         self._subnet._host.check()
         try:
             return manage(self._subnet._state, self._state, method, **fields)
@@ -562,14 +641,18 @@ class Canister:
     @property
     def stable(self) -> LiveMemory:
         """Stable memory. Reads show it as it stands; a write is committed at once."""
-        return LiveMemory(self._instance, "stable", lambda: self._touched("write_stable"))
+        return self._memory("stable")
 
     @property
     def heap(self) -> LiveMemory:
         """The heap. Reads show it as it stands; a write is committed at once."""
-        return LiveMemory(self._instance, "heap", lambda: self._touched("write_heap"))
+        return self._memory("heap")
+
+    def _memory(self, which: str) -> LiveMemory:
+        return LiveMemory(self._instance, self._raw_id, which, lambda: self._touched(f"write_{which}"), self._gate)
 
     @property
+    @at_rest
     def globals(self) -> tuple[GlobalValue, ...]:
         """Globals that are mutable or exported, in the network's order."""
         return self._instance.global_values
