@@ -375,18 +375,18 @@ def test_a_checkpoint_is_made_beside_a_running_message(tmp_path: Path, threads: 
 def test_a_reply_is_handed_out_when_it_is_kept_and_the_turn_is_given_back_before(
     tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subnet = Subnet(tmp_path / "state", durability="round")
+    subnet = Subnet(tmp_path / "state")
     first, second = (subnet.install(WASM) for _ in range(2))
     directory, waiting, kept = subnet._host.directory, threading.Event(), threading.Event()  # type: ignore[union-attr]
-    end_round = directory.end_round
+    wait = directory.wait
 
-    def slow() -> None:
+    def slow(version: int) -> None:
         waiting.set()
         kept.wait(PATIENCE)
-        end_round()
+        wait(version)
 
     with monkeypatch.context() as patched:
-        patched.setattr(directory, "end_round", slow)
+        patched.setattr(directory, "wait", slow)
         answers = [threads.submit(first.update, "count")]
         waiting.wait(PATIENCE)
         answers += [threads.submit(item.update, "count") for item in (first, second)]
@@ -399,14 +399,14 @@ def test_a_reply_is_handed_out_when_it_is_kept_and_the_turn_is_given_back_before
 
 
 def test_after_a_failed_sync_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subnet = Subnet(tmp_path / "state", durability="round")
+    subnet = Subnet(tmp_path / "state")
     canister = subnet.install(WASM)
 
-    def fail() -> None:
+    def fail(_: int) -> None:
         raise StorageError("sync failed: Input/output error", tmp_path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(subnet._host.directory, "end_round", fail)  # type: ignore[union-attr]
+        patched.setattr(subnet._host.directory, "wait", fail)  # type: ignore[union-attr]
         with pytest.raises(StorageError, match="sync failed"):
             canister.update("count")
     for act in (lambda: canister.update("count"), lambda: canister.query("read"), subnet.tick):

@@ -161,7 +161,7 @@ class DurableHost:
                 self._add(canister, draft)
             elif canister_id in self.directory.canisters:
                 draft.changes[canister_id] = CanisterChange(deleted=True)
-        version = self.directory.commit(message, draft.changes, subnet_record=encode_subnet(subnet))
+        version = self.directory.commit(message, draft.changes, subnet_record=encode_subnet(subnet), wait=False)
         self._versions.update(dict.fromkeys(draft.changes, version))
         for instance in draft.mapped:
             instance.commit_deferred()
@@ -255,7 +255,7 @@ class DurableHost:
         if version <= self._waited:
             return
         try:
-            self.directory.end_round()
+            self.directory.wait(version)
         except StorageError as error:
             self._failed = error
             raise
