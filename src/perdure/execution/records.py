@@ -96,18 +96,22 @@ def _items(value: Any, expected: str) -> list[Any]:
 
 
 def _sequence(make: Callable[[Any], Any], item: _Coder) -> _Coder:
+    each = item.encode
+
     def encode(value: Any) -> list[Any]:
-        return [item.encode(one) for one in value]
+        return [each(one) for one in value]
 
     def decode(value: Any) -> Any:
         return make(item.decode(one) for one in _items(value, "a list"))
 
-    return _Coder(encode, decode)
+    return _Coder(list if each is _same else encode, decode)
 
 
 def _row(make: Callable[..., Any], parts: tuple[_Coder, ...], name: str) -> _Coder:
+    encoders = [part.encode for part in parts]
+
     def encode(value: Any) -> list[Any]:
-        return [part.encode(one) for part, one in zip(parts, value, strict=True)]
+        return [each(one) for each, one in zip(encoders, value, strict=True)]
 
     def decode(value: Any) -> Any:
         found = _items(value, name)
@@ -115,7 +119,7 @@ def _row(make: Callable[..., Any], parts: tuple[_Coder, ...], name: str) -> _Cod
             raise _wrong(f"{name} of {len(parts)} parts", value)
         return make(*(part.decode(one) for part, one in zip(parts, found, strict=True)))
 
-    return _Coder(encode, decode)
+    return _Coder(list if all(each is _same for each in encoders) else encode, decode)
 
 
 def _pairs(key: _Coder, value: _Coder) -> _Coder:
