@@ -205,6 +205,26 @@ def test_a_fork_holds_its_first_pages_in_memory(store: TemporaryStore) -> None:
     assert grandchild.content() == b"".join(expected)
 
 
+def test_a_fork_writes_in_place_what_it_has_files_for(store: TemporaryStore) -> None:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(1024, []))
+    child = Shown(parent.fork())
+    child.commit(*((n << 21, page(f"a{n}")) for n in range(20)))
+    assert child.commit((0, page("b")), (2 << 21, page("b")), (19 << 21, page("b"))) == ()
+    assert child.held == {}
+    assert child.commit((0, page("c")), (3 << 21, page("c")), (25 << 21, page("c"))) == ()
+    assert child.held == {25 << 21: page("c")}
+    assert [child.content()[n << 21 : (n << 21) + 2] for n in (0, 1, 2, 3, 25)] == [b"c.", b"a1", b"b.", b"c.", b"c."]
+    again = Shown(child.image.fork())  # type: ignore[attr-defined]
+    again.commit(*((n << 21, page("d")) for n in range(20)))
+    again.commit((0, page("e")), *(((2 * n + 1) << 20, page(f"e{n}")) for n in range(20)))
+    assert again.held == {}
+    found = again.content()
+    assert [found[n << 21 : (n << 21) + 2] for n in range(20)] == [b"e.", *[b"d."] * 19]
+    odd = [found[(2 * n + 1) << 20 :][:PAGE] for n in range(20)]
+    assert odd == [page(f"e{n}") for n in range(20)]
+
+
 def test_pages_held_by_all_images_together_are_few(tmp_path: Path) -> None:
     store = TemporaryStore(tmp_path, held_budget=20)
     parent = TemporaryImage(store)

@@ -130,9 +130,10 @@ class TemporaryImage:
             if size_bytes > self._capacity:
                 self._reserve(size_bytes, remap)
             # What is held covers the files, so nothing is written in place under it.
-            if (self._held or not self._write_in_place(checked)) and not self._hold(checked):
+            done = 0 if self._held else self._write_in_place(checked, 0)
+            if done < len(checked.starts) and not self._hold(checked, done):
                 self._write_held(remap)
-                self._write_runs(checked, remap)
+                self._write_runs(checked, done, remap)
         except OSError as error:
             raise self._break(error) from error
         self._wasm_pages = wasm_pages
@@ -170,23 +171,28 @@ class TemporaryImage:
         self._regions.add(region)
         return region
 
-    def _write_in_place(self, runs: _Runs) -> bool:
-        """Write to a piece of our own, if all lies in one; whether it was so. Most commits end here."""
-        if not runs.starts:
-            return True
-        start, end, region, offset = self._pieces[bisect_right(self._starts, runs.starts[0]) - 1]
-        if region.references != 1 or not start <= runs.starts[0] <= runs.ends[-1] <= end:
-            return False
-        runs.write(region.file, 0, len(runs.starts), offset - start)
-        return True
+    def _write_in_place(self, runs: _Runs, position: int) -> int:
+        """Write to pieces of our own, all runs of a piece at once, up to a run that is not in one; its position."""
+        while position < len(runs.starts):
+            index = bisect_right(self._starts, runs.starts[position]) - 1
+            if index < 0:
+                break
+            start, end, region, offset = self._pieces[index]
+            stop = bisect_right(runs.ends, end, position)
+            if region.references != 1 or stop == position:
+                break
+            runs.write(region.file, position, stop, offset - start)
+            position = stop
+        return position
 
-    def _hold(self, runs: _Runs) -> bool:
-        """Keep few pages in memory; whether there was room."""
-        pages = sum(map(len, runs.buffers)) // PAGE_BYTES
+    def _hold(self, runs: _Runs, first: int) -> bool:
+        """Keep few pages in memory, those of the runs from `first` on; whether there was room."""
+        buffers = runs.buffers[first:]
+        pages = sum(map(len, buffers)) // PAGE_BYTES
         if pages > _HELD_PAGES or self._store.held_pages + pages > self._store.held_budget:
             return False
         held = dict(self._held)
-        for address, buffer in zip(runs.starts, runs.buffers, strict=True):
+        for address, buffer in zip(runs.starts[first:], buffers, strict=True):
             for at in range(0, len(buffer), PAGE_BYTES):
                 held[address + at] = bytes(buffer[at : at + PAGE_BYTES])
         if len(held) > _HELD_PAGES:
@@ -197,21 +203,12 @@ class TemporaryImage:
 
     def _write_held(self, remap: list[tuple[int, int]]) -> None:
         if self._held:
-            self._write_runs(_Runs(sorted(self._held.items()), self._capacity), remap)
+            self._write_runs(_Runs(sorted(self._held.items()), self._capacity), 0, remap)
             self._held = {}
 
-    def _write_runs(self, runs: _Runs, remap: list[tuple[int, int]]) -> None:
-        """Write in place what lies in pieces of our own, all runs of a piece at once; the rest to blocks of our own."""
-        position = 0
-        while position < len(runs.starts):
-            index = bisect_right(self._starts, runs.starts[position]) - 1
-            if index >= 0:
-                start, end, region, offset = self._pieces[index]
-                stop = bisect_right(runs.ends, end, position)
-                if region.references == 1 and stop > position:
-                    runs.write(region.file, position, stop, offset - start)
-                    position = stop
-                    continue
+    def _write_runs(self, runs: _Runs, position: int, remap: list[tuple[int, int]]) -> None:
+        """Write runs from `position` on to pieces of our own, where need be to new ones."""
+        while (position := self._write_in_place(runs, position)) < len(runs.starts):
             address, data = runs.starts[position], memoryview(runs.buffers[position]).cast("B")
             while data:
                 written = self._write_part(address, data, remap)
