@@ -302,6 +302,14 @@ def test_nonsense_is_refused_before_it_is_logged(path: str) -> None:
         state.image(A, "heap")
 
 
+def test_runs_of_no_bytes_change_nothing(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")), (1, b""), (1, page("b")), (2, b""))
+        state.abandon()
+    with StateDirectory.open(path) as state:
+        assert [read(state, index) for index in range(3)] == [page("a"), page("b"), bytes(PAGE)]
+
+
 def test_fresh_and_deleted_canisters_leave_no_files(path: str) -> None:
     with StateDirectory.open(path) as state:
         commit(state, (3, page("old")))

@@ -103,14 +103,16 @@ class CommitFacts:
 
 
 def encode_memory(delta: PageDelta) -> list[Any]:
-    """The ``heap`` or ``stable`` entry of a change."""
+    """The ``heap`` or ``stable`` entry of a change, of whole pages in ascending order."""
     runs: list[int] = []
+    end = -1
     for address, data in delta.runs:
-        first, pages = address // PAGE_BYTES, len(data) // PAGE_BYTES
-        if runs and runs[-2] + runs[-1] == first:
-            runs[-1] += pages
-        else:
-            runs += (first, pages)
+        size_bytes = len(data)
+        if address == end:
+            runs[-1] += size_bytes // PAGE_BYTES
+        elif size_bytes:
+            runs += (address // PAGE_BYTES, size_bytes // PAGE_BYTES)
+        end = address + size_bytes if size_bytes else end
     return [delta.wasm_pages, delta.fresh, runs]
 
 
