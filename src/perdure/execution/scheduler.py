@@ -167,14 +167,22 @@ def execute_at_once(
 
 def _has_more(subnet: SubnetState) -> bool:
     """Whether a round would have anything to do beside a message that comes in."""
-    return bool(
-        subnet.outbox
-        or subnet.ready
-        or subnet.management_calls
-        or subnet.task_canisters
-        or subnet.deadlines
-        or subnet.stopping
+    if subnet.outbox or subnet.ready or subnet.management_calls or subnet.deadlines or subnet.stopping:
+        return True
+    then_ns = subnet.time_ns + subnet.config.round_ns
+    return bool(subnet.task_canisters) and any(
+        _is_due(canister, then_ns) or _has_heartbeat(canister)
+        for canister in map(subnet.canisters.__getitem__, subnet.task_canisters)
     )
+
+
+def _is_due(canister: CanisterState, time_ns: int) -> bool:
+    """Whether a timer or the low-memory hook is to run at that time."""
+    return canister.hook_status is HookStatus.READY or 0 < canister.global_timer_ns <= time_ns
+
+
+def _has_heartbeat(canister: CanisterState) -> bool:
+    return canister.module is not None and "canister_heartbeat" in canister.module.exported_methods
 
 
 def run_until_answered(subnet: SubnetState, request_id: int, max_rounds: int = 1_000) -> Response | None:
@@ -198,12 +206,10 @@ def has_work(subnet: SubnetState) -> bool:
     """Whether a round would execute anything but heartbeats."""
     if subnet.ready or subnet.outbox or subnet.management_calls:
         return True
-    due = (
-        canister
+    return any(
+        _is_due(canister, subnet.time_ns) and _can_run(subnet, canister)
         for canister in map(subnet.canisters.__getitem__, subnet.task_canisters)
-        if canister.hook_status is HookStatus.READY or 0 < canister.global_timer_ns <= subnet.time_ns
     )
-    return any(_can_run(subnet, canister) for canister in due)
 
 
 def run_until_idle(subnet: SubnetState, max_rounds: int = 10_000) -> int:
@@ -281,9 +287,7 @@ def _run_tasks(subnet: SubnetState, canister: CanisterState) -> int:
         if used:
             subnet.host.executed(subnet, ExecutedMessage("task", canister.canister_id, task, instructions=used))
         instructions += used
-    module = canister.module
-    heartbeat = module is not None and "canister_heartbeat" in module.exported_methods
-    if not canister.global_timer_ns and not heartbeat and canister.hook_status is not HookStatus.READY:
+    if not canister.global_timer_ns and not _has_heartbeat(canister) and canister.hook_status is not HookStatus.READY:
         subnet.task_canisters.discard(canister.canister_id)
     return instructions
 
