@@ -41,6 +41,7 @@ WAT = """(module
   (import "ic0" "msg_cycles_accept128" (func $accept (param i64 i64 i32)))
   (import "ic0" "call_new" (func $call_new (param i32 i32 i32 i32 i32 i32 i32 i32)))
   (import "ic0" "call_perform" (func $perform (result i32)))
+  (import "ic0" "global_timer_set" (func $set_timer (param i64) (result i64)))
   (memory 1)
   (table funcref (elem $answered))
   (data (i32.const 32) "count")
@@ -52,9 +53,10 @@ WAT = """(module
     (block $done (br_if $done (i64.eqz (local.get $turns)))
       (loop $again
         (br_if $again (i64.ne (local.tee $turns (i64.sub (local.get $turns) (i64.const 1))) (i64.const 0))))))
-  (func $count
+  (func $add
     (i64.store (i32.const 8) (i64.add (i64.load (i32.const 8)) (i64.const 1)))
-    (call $write (i64.const 0) (i64.const 8) (i64.const 8))
+    (call $write (i64.const 0) (i64.const 8) (i64.const 8)))
+  (func $count (call $add)
     (call $accept (i64.const 0) (i64.const 1000) (i32.const 64)))
   (func $tell
     (call $read (i64.const 16) (i64.const 0) (i64.const 8))
@@ -74,6 +76,10 @@ WAT = """(module
     (call $call_new (i32.const 128) (call $size) (i32.const 32) (i32.const 5)
       (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
     (drop (call $perform)) (call $count))
+  (func (export "canister_update set_timer")
+    (call $copy (i32.const 24) (i32.const 0) (i32.const 8)) (drop (call $set_timer (i64.load (i32.const 24))))
+    (i64.store (i32.const 24) (i64.const 0)) (call $reply))
+  (func (export "canister_global_timer") (call $add))
   (func (export "canister_query read") (call $tell))
   (func (export "canister_query hold_read") (call $wait) (call $tell)))
 """
@@ -168,6 +174,18 @@ def test_messages_of_other_canisters_are_executed_meanwhile(
     assert numbers(answer.result()) == (expected, expected)
     assert (count(first), count(second)) == (expected, 2)
     assert conserves(subnet)
+
+
+def test_only_a_timer_that_is_due_comes_first(subnet: Subnet, threads: ThreadPoolExecutor) -> None:
+    first, second, timed = (subnet.install(WASM) for _ in range(3))
+    timed.update("set_timer", struct.pack("<Q", subnet.time_ns + 4 * subnet._state.config.round_ns))
+    with held(threads, first):
+        second.update("count")
+        waiting = threads.submit(second.update, "count")
+        await_state(lambda: subnet._gate._wanted)
+        assert not waiting.done()
+    waiting.result(PATIENCE)
+    assert [count(item) for item in (first, second, timed)] == [1, 2, 1]
 
 
 def test_a_canister_takes_one_message_at_a_time(subnet: Subnet, threads: ThreadPoolExecutor) -> None:
@@ -507,6 +525,30 @@ def test_whatever_happens_meanwhile_nothing_is_lost(
             found = [again.canister(canister.id) for canister in canisters]
             assert [count(canister) for canister in found] == expected
             assert [canister.status().cycles for canister in found] == cycles
+            assert conserves(again)
+
+
+@pytest.mark.slow
+def test_closing_it_ends_what_threads_do_between_messages(
+    subnet: Subnet, threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    canisters = [subnet.install(WASM) for _ in range(4)]
+    told = [0] * 4
+
+    def send(index: int) -> None:
+        while True:
+            told[index], _ = numbers(canisters[index].update("spin", (LONG, SHORT)[index % 2]))
+
+    workers = [threads.submit(send, index) for index in range(4)]
+    await_state(lambda: all(told))
+    subnet.close()
+    for worker in workers:
+        with pytest.raises((ValueError, StorageError), match="closed"):
+            worker.result(PATIENCE)
+    if (tmp_path / "state").exists():
+        with Subnet(tmp_path / "state") as again:
+            found = [count(again.canister(canister.id)) for canister in canisters]
+            assert all(low <= now <= low + 1 for low, now in zip(told, found, strict=True))
             assert conserves(again)
 
 

@@ -146,7 +146,8 @@ class DurableHost:
             raise
 
     def check(self) -> None:
-        """Raise what a commit has failed with: from then on memory and disk differ."""
+        """Raise what a commit has failed with: from then on memory and disk differ. `ValueError` once it is closed."""
+        self.temporary.check()
         if self._failed is not None:
             raise StorageError(f"a commit failed, open the state anew: {self._failed.message}", self.directory.path)
 
@@ -259,10 +260,11 @@ class DurableHost:
         except StorageError as error:
             self._failed = error
             raise
-        self._waited = version
+        self._waited = max(self._waited, version)
 
     def close(self) -> None:
         """Let go of the directory."""
+        self.temporary.close()
         self.directory.close()
 
     def at(self, version: int, gate: Gate) -> tuple[MemoryHost, SubnetState]:

@@ -40,6 +40,7 @@ class MemoryHost:
         self.memories: dict[bytes, WasmState] = {}
         self._modules: dict[int, ResidentModule] = {}
         self._ready_made: dict[bytes, CanisterModule] = {}
+        self._closed = False
 
     def fork(self, gate: Gate) -> MemoryHost:
         """A host for a second subnet: the same code, pages in the same store, no memories yet."""
@@ -73,7 +74,9 @@ class MemoryHost:
         """Nothing to do: what is in memory is as durable as it gets."""
 
     def check(self) -> None:
-        """Nothing can have failed."""
+        """Raise `ValueError` once it is closed."""
+        if self._closed:
+            raise ValueError("the subnet is closed")
 
     def settle(self, canister_id: bytes | None = None) -> int:
         """An entry ends: keep instances few. What `wait` has to wait for: nothing."""
@@ -85,6 +88,7 @@ class MemoryHost:
 
     def close(self) -> None:
         """Give all pages back. The store stays for as long as a fork uses it."""
+        self._closed = True
         for canister_id in list(self.memories):
             self.discarded(canister_id)
 

@@ -79,6 +79,11 @@ class Status:
 class Subnet:
     """A subnet of the Internet Computer in this process: in memory, or kept in a state directory.
 
+    Everything may be called from several threads. Updates and queries of different canisters then run in parallel, as
+    far as they are the engine's work; a canister takes one message at a time. Whatever reaches further (calls between
+    canisters, timers that are due, heartbeats, rounds, installing, forks, checkpoints, canisters in Python) waits until
+    no message runs, and has the subnet to itself. An anchor also undoes what other threads do meanwhile.
+
     Args:
         path: a state directory, made where there is none; `None`: everything is gone with the process.
         durability: when what a message did is on the platter: before its reply is handed out (``message``), at the end
@@ -361,7 +366,10 @@ class Subnet:
 
 @final
 class Canister:
-    """A canister of a subnet. A handle belongs to its subnet: on a fork, ask ``fork.canister(canister.id)``."""
+    """A canister of a subnet, for any thread; see `Subnet`.
+
+    A handle belongs to its subnet: on a fork, ask ``fork.canister(canister.id)``.
+    """
 
     __slots__ = ("_raw_id", "_subnet", "id")
 
