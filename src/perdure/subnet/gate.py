@@ -23,8 +23,8 @@ __all__ = ["Gate", "Outside", "alone", "at_rest"]
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
-_PAUSES = (50e-6, 100e-6, 200e-6, 400e-6)
-"""Seconds. Each hand-over of lock and interpreter costs 10 to 50 us, a short message takes as much."""
+_PAUSES = (50e-6, 10e-3, 10e-3)
+"""Seconds. To hand over lock and interpreter, each with a thread to be woken, costs as much as one or two messages."""
 
 
 @final
@@ -40,32 +40,44 @@ class Gate:
 
     Entries nest where Python calls back while it holds the lock. They never wait, since the one around them would not
     end; `RuntimeError` says where they would have to, and where a signal handler makes one while its thread is outside.
+
+    Args:
+        patient: whether a turn that is taken is tried again after a pause. It pays where turns are short.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = True) -> None:
         # Taken by `with`, between which and its block no signal handler can raise; a method of ours would have a gap.
         self.lock = threading.RLock()
         self.is_shared: bool | None = None
         """Whether the entry whose turn it is came in beside others; `None`: it is nobody's turn."""
+        self._is_awaited = False  # somebody has paused long enough, and takes the lock as soon as it is free
+        self._pauses = _PAUSES if patient else ()
         self._outside: dict[bytes, int] = {}  # by canister: the thread
         self._returned = threading.Condition(self.lock)
         self._wanted = 0  # entries that wait to be alone; no new one comes in before them
         self._begun = 0  # those of them that have begun a message, and go first
 
-    def stand_back(self) -> None:
-        """Let whoever has the turn have more of them, rather than be woken at the end of each. Call it before `lock`.
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody has a short turn, or is the next: a hint, which may be out of date, for `stand_back`."""
+        turn = self.is_shared  # nobody pauses for one that is alone: it is long, or the caller's own
+        return self._is_awaited if turn is None else turn
 
-        Short messages go fastest if one thread does many in a row; long ones let the lock go.
+    def stand_back(self) -> None:
+        """Where it `is_busy`, before the lock is asked for: let whoever has the turn have more of them.
+
+        Threads that wait for a lock are woken at the end of each turn, and then take turns, which is slowest.
         """
-        for seconds in _PAUSES:
-            if self.lock.acquire(blocking=False):
-                self.lock.release()
-                return
+        for seconds in self._pauses:
             time.sleep(seconds)
+            if not self.is_busy:
+                return
+        self._is_awaited = bool(self._pauses)
 
     def beside(self, canister_id: bytes) -> bool | None:
         """Begin an entry for one canister once that one is at rest; what `is_shared` has to be again at its end."""
         turn = self.is_shared
+        self._is_awaited = False
         if (self._outside or self._wanted) and not self._is_nested(turn, canister_id):
             while canister_id in self._outside or self._wanted:
                 self._returned.wait()

@@ -116,7 +116,7 @@ class Subnet:
         def compile_code(wasm: bytes) -> CanisterModule:
             return ready_made.get(wasm) or compiler.compile(wasm, options)
 
-        self._gate = Gate()
+        self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
         self._host: MemoryHost | DurableHost
         if path is None:
             self._host = MemoryHost(compile_code, Residents(self._gate))
@@ -403,7 +403,7 @@ class Canister:
         """
         subnet = self._subnet
         gate = subnet._gate
-        if gate.is_shared is not None:
+        if gate.is_busy:
             gate.stand_back()
         with gate.lock:
             turn = gate.beside(self._raw_id)
@@ -436,7 +436,7 @@ class Canister:
         """
         subnet = self._subnet
         gate = subnet._gate
-        if gate.is_shared is not None:
+        if gate.is_busy:
             gate.stand_back()
         with gate.lock:
             turn = gate.beside(self._raw_id)
