@@ -8,7 +8,7 @@ used again from the start after a checkpoint.
  append ──► alone, nothing under way: start the write, return    the caller goes on while the disk works
         └─► else: put it with the others                         they will be one write
  sync   ──► all are here who were here last time: start what has gathered, wait for the disk, wake the others
-        └─► else: wait for them, at most as long as a write takes, or until one of them wakes us
+        └─► else: wait for them, at most as long as a write takes (but 1 ms), or until woken
 ```
 """
 
@@ -26,8 +26,9 @@ from perdure.storage.log import BLOCK, Place, encode_record, end_mark, record_by
 __all__ = ["CommitLog"]
 
 _FIRST_BYTES = 1 << 20
-_STEP_BYTES = 64 << 20
+_STEP_BYTES = 8 << 20  # takes 10 ms, in which a commit has to wait
 _ZEROS = bytes(1 << 20)
+_MIN_PATIENCE_SECONDS = 0.001  # eight threads take half of that to be back, each with its turn at the interpreter
 _MAX_PATIENCE_SECONDS = 0.01
 _GATHER_BYTES = 512 << 10  # less than what can be written at once, the record that reaches it included
 
@@ -57,8 +58,9 @@ class CommitLog:
         self._mutex = threading.Lock()
         self._under_way = 0  # newest version of the write that was started
         self._started_at = 0.0
-        self._patience_seconds = 0.0  # as long as the last write took
+        self._patience_seconds = 0.0  # as long as the last write took, within bounds
         self._together = 1  # threads that waited for it
+        self._unwaited = self._burst = 0  # commits since somebody last waited, and before that
         self._gathered: list[bytes] = []
         self._gathered_at = self._gathered_bytes = self._gathered_version = 0
         self._someone_waits = False
@@ -140,7 +142,8 @@ class CommitLog:
         while self._gathered_bytes > _GATHER_BYTES:
             self.sync(self._under_way)  # nobody waits for what has gathered
         with self._mutex:
-            if not self._under_way and not self._gathered and self._together == 1:
+            self._unwaited += 1
+            if not self._under_way and not self._gathered and self._together == 1 and self._burst <= 1:
                 self._file.start(buffers, self.position)
                 self._under_way, self._started_at = version, time.perf_counter()
                 return
@@ -170,6 +173,8 @@ class CommitLog:
         patient = True
         while self.durable < version:
             with self._mutex:
+                if self._unwaited:
+                    self._burst, self._unwaited = self._unwaited, 0
                 self.check()
                 if self.durable >= version:
                     return
@@ -228,7 +233,9 @@ class CommitLog:
                     self.durable = reached
                     self._together = len(self._waiting) + 1
                     if under_way:
-                        self._patience_seconds = min(time.perf_counter() - self._started_at, _MAX_PATIENCE_SECONDS)
+                        self._patience_seconds = min(
+                            max(time.perf_counter() - self._started_at, _MIN_PATIENCE_SECONDS), _MAX_PATIENCE_SECONDS
+                        )
                         self._under_way = 0
                         if self._together == 1:
                             self._start_gathered()

@@ -459,8 +459,6 @@ class StateDirectory:
         with self._lock, self._told("commit"):
             self._check_writable()
             log = self._log_for_commit()
-            if log.position > self.log_bytes and self._should_checkpoint(log):
-                self._checkpoint_now()
             version = self._log_commit(log, Draft(self, message, changes, subnet_record))
             if apply:
                 for canister_id, change in changes.items():
@@ -472,7 +470,10 @@ class StateDirectory:
 
     def _log_commit(self, log: CommitLog, draft: Draft) -> int:
         meta = draft.meta(with_before=self._history.keep != 0)
-        log.reserve(record_bytes(len(meta), draft.page_count))
+        size_bytes = record_bytes(len(meta), draft.page_count)
+        if log.position + size_bytes > self.log_bytes and log.position and self._should_checkpoint(log):
+            self._checkpoint_now()
+        log.reserve(size_bytes)
         hashed = self._history.keep != 0 or log.sealed
         try:
             if hashed:
