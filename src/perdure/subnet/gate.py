@@ -23,7 +23,7 @@ __all__ = ["Gate", "Outside", "alone", "at_rest"]
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
-_PAUSES = (50e-6, 10e-3, 10e-3)
+_PAUSES = (50e-6, 30e-3, 30e-3)
 """Seconds. To hand over lock and interpreter, each with a thread to be woken, costs as much as one or two messages."""
 
 
