@@ -620,6 +620,52 @@ def test_commits_that_are_waited_for_later(path: str) -> None:
         assert read(state, 511, kind="stable") == bytes(range(256)) * 16
 
 
+def test_more_than_can_gather_is_written_though_nobody_waits(path: str) -> None:
+    state = StateDirectory.open(path)
+    large = CanisterChange(stable=PageDelta(8, [(0, bytes(range(256)) * 1024)]))
+    for _ in range(3):  # from the second time on, commits gather from the start
+        versions = [state.commit(Message(b"m", A), {A: large}, apply=True, wait=False) for _ in range(8)]
+        state.wait(versions[-1])
+    state.abandon()
+    with StateDirectory.open(path) as state:
+        assert state.version == 24
+
+
+def test_what_nobody_waited_for_is_kept_by_closing_beside_a_reader(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        with StateDirectory.open(path, read_only=True):
+            for number in range(1, 5):
+                state.commit(Message(b"m", A), {A: heap((number, page(str(number))))}, apply=True, wait=False)
+            state.close()
+    with StateDirectory.open(path, read_only=True) as state:
+        assert (state.version, state.recovery.commits) == (5, 5)
+        assert read(state, 4) == page("4")
+
+
+def test_an_interrupted_wait_leaves_the_disk_to_the_next(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StateDirectory.open(path) as state:
+        version = state.commit(Message(b"m", A), {A: heap((0, page("a")))}, apply=True, wait=False)
+        log = state._log_for_commit()
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(log, "_wait_for_disk", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                state.wait(version)
+        with monkeypatch.context() as patched:
+            patched.setattr(log._file, "_started", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                state.wait(version)
+        state.wait(version)
+        commit(state, (1, page("b")))
+        state.abandon()
+    with StateDirectory.open(path) as state:
+        assert [read(state, 0), read(state, 1)] == [page("a"), page("b")]
+
+
 @pytest.mark.parametrize(("what", "lost"), [("sync", 3), ("write", 2)])
 def test_a_failed_write_is_told_to_all_who_wait(disk: Any, store: TemporaryStore, what: str, lost: int) -> None:
     state = opened(disk, store)

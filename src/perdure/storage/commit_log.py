@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from threading import get_ident
 from typing import final
 
 from perdure.errors import StorageError
@@ -63,7 +64,7 @@ class CommitLog:
         self._unwaited = self._burst = 0  # commits since somebody last waited, and before that
         self._gathered: list[bytes] = []
         self._gathered_at = self._gathered_bytes = self._gathered_version = 0
-        self._someone_waits = False
+        self._leader = 0  # the thread that waits for the disk
         self._waiting: list[tuple[int, threading.Lock]] = []
         self.position = position
         self.sealed = sealed
@@ -140,7 +141,7 @@ class CommitLog:
 
     def _start_or_gather(self, buffers: list[Buffer], size_bytes: int, version: int) -> None:
         while self._gathered_bytes > _GATHER_BYTES:
-            self.sync(self._under_way)  # nobody waits for what has gathered
+            self.sync(self._gathered_version)  # nobody else waits for it
         with self._mutex:
             self._unwaited += 1
             if not self._under_way and not self._gathered and self._together == 1 and self._burst <= 1:
@@ -170,6 +171,18 @@ class CommitLog:
         Raises:
             StorageError: the disk failed. What it kept is unknown, so nothing more is committed.
         """
+        if self.durable >= version:
+            return
+        try:
+            self._sync(version)
+        except BaseException:
+            with self._mutex:
+                if self._leader == get_ident():  # Ctrl-C, on the way to the disk
+                    self._leader = 0
+                    self._wake()
+            raise
+
+    def _sync(self, version: int) -> None:
         patient = True
         while self.durable < version:
             with self._mutex:
@@ -187,11 +200,11 @@ class CommitLog:
     def _turn(self, version: int, *, patient: bool) -> threading.Lock | None:
         """What to wait for; `None`: the disk itself."""
         all_here = len(self._waiting) + 1 >= self._together or not patient
-        if not self._someone_waits and (self._under_way or all_here):
+        if not self._leader and (self._under_way or all_here):
             if not self._under_way:
                 self._start_gathered()
                 self.check()
-            self._someone_waits = True
+            self._leader = get_ident()
             return None
         turn = threading.Lock()
         turn.acquire()
@@ -203,7 +216,7 @@ class CommitLog:
         came = False
         try:
             # Whoever waits for the disk wakes the others; where nobody does, the first whose patience ends will.
-            came = turn.acquire(timeout=-1 if self._someone_waits else self._patience_seconds)
+            came = turn.acquire(timeout=-1 if self._leader else self._patience_seconds)
         finally:
             if not came:
                 with self._mutex:
@@ -228,7 +241,7 @@ class CommitLog:
             raise StorageError(f"sync failed: {self.failed}", self._path) from error
         finally:
             with self._mutex:
-                self._someone_waits = False
+                self._leader = 0
                 if done:
                     self.durable = reached
                     self._together = len(self._waiting) + 1

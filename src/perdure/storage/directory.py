@@ -726,6 +726,7 @@ class StateDirectory:
             log = self._log
             under_way = any(memory.unapplied for memory in self._memories())
             if log is not None and log.failed is None and (log.position or self._changed()) and not under_way:
+                self.end_round()  # a reader may be in the way of the checkpoint
                 with self._told("checkpoint"):
                     self._checkpoint_now()
         finally:
