@@ -504,6 +504,23 @@ def test_a_full_disk_at_a_checkpoint(disk: Any, store: TemporaryStore, part: str
     assert [read(state, 0), read(state, 1)] == [page("a"), page("b")]
 
 
+def test_a_checkpoint_that_failed_half_way_is_no_damage(disk: Any, store: TemporaryStore) -> None:
+    with opened(disk, store) as state:
+        commit(state, (0, page("a")), (12, page("b")))
+    with opened(disk, store) as state:
+        commit(state, (12, page("c")))
+        disk.faults = [("write", ".hash", errno.ENOSPC)]
+        with pytest.raises(StorageError):
+            state.checkpoint()
+        assert state.verify() == []
+        state.checkpoint()
+        assert state.verify() == []
+    disk.flip("/state/images/0-heap-1.img", 3)
+    with opened(disk, store) as state:
+        assert state.verify()
+        state.abandon()
+
+
 @pytest.mark.parametrize("part", ["/log", ".img"])
 def test_after_a_failed_sync_nothing_more_is_committed(disk: Any, store: TemporaryStore, part: str) -> None:
     state = opened(disk, store)

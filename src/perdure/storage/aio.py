@@ -19,9 +19,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
-__all__ = ["ALIGNMENT", "CAPACITY_BYTES", "DirectWriter"]
+__all__ = ["CAPACITY_BYTES", "DirectWriter"]
 
-ALIGNMENT = 4096
 CAPACITY_BYTES = 1 << 20
 """The most that one write can have."""
 
@@ -89,7 +88,7 @@ class DirectWriter:
         self._event = ctypes.create_string_buffer(_EVENT_BYTES)
 
     def start(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """Begin to write `buffers`, which are copied; sizes and `offset` are multiples of `ALIGNMENT`."""
+        """Begin to write `buffers`, which are copied; sizes and `offset` are multiples of 4,096."""
         position = 0
         for data in buffers:
             end = position + len(data)

@@ -195,6 +195,8 @@ class DurableMemory:
             yield error.message
 
     def _problems(self) -> Iterator[str]:
+        if self.changed and not self._files.settled:
+            return  # a checkpoint failed half way; what was committed is in the log
         tree = self._kept_tree()
         base = self._open_base()
         leaves = tree.leaves()
