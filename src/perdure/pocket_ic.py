@@ -264,7 +264,7 @@ class PocketIC:
         self.subnet = Subnet(config.state_dir)
         self.kind = next(iter(config._kinds()), SubnetKind.APPLICATION)
         if self.kind in _FREE_KINDS:
-            self.subnet._state.costs = _FREE
+            self.subnet._world.costs = _FREE
         self.server = _SERVER
         self.instance_id = self.server.new_instance()
         self.sender = Principal.anonymous()

@@ -235,7 +235,7 @@ class Runner:
         if not fees:
             names = [field.name for field in dataclasses.fields(CYCLES_2026_08)]
             nothing = {name: 0 for name in names if name.endswith("fee") or name == "http_base_fee_per_node"}
-            state.costs = dataclasses.replace(CYCLES_2026_08, **nothing)  # type: ignore[arg-type]
+            self.subnet._world.costs = dataclasses.replace(CYCLES_2026_08, **nothing)  # type: ignore[arg-type]
         own_id = Principal.from_text(canister_id)
         self.canister = self.subnet.create_canister(
             canister_id=own_id, controllers=(Principal(ANONYMOUS), own_id), cycles=CYCLES
@@ -260,7 +260,7 @@ class Runner:
         state = self.subnet._state
         wasm = module_path(source).read_bytes()
         canister = state.canisters[self.canister.id.raw_bytes]
-        response = install_code(state, canister, options, wasm, argument(arg), ANONYMOUS)
+        response = install_code(self.subnet._world, canister, options, wasm, argument(arg), ANONYMOUS)
         if isinstance(response, Reply) or response is None:
             return EMPTY
         raise as_error(response)
@@ -294,7 +294,7 @@ class Runner:
             return EMPTY
         state = self.subnet._state
         raw_id = Principal.from_text(canister_id).raw_bytes
-        request = submit_ingress(state, raw_id, method, argument(arg), b"\x04", 0)
+        request = submit_ingress(self.subnet._world, raw_id, method, argument(arg), b"\x04", 0)
         if not isinstance(request, int):
             if method == STABILIZE:
                 raise as_error(request)

@@ -18,6 +18,7 @@ from perdure.canister import (
     WasmState,
 )
 from perdure.execution import InstallMode, InstallOptions, Settings, SubnetState, add_canister, install_code
+from perdure.execution import World as RulesWorld
 from perdure.memory import BytesMemory
 from perdure.system_api import CanisterTrap, SystemApi
 
@@ -144,7 +145,7 @@ class FakeHost:
     def committed(self, canister_id, delta):
         self.commits.append(canister_id)
 
-    def executed(self, subnet, message):
+    def executed(self, state, message):
         pass
 
     def discarded(self, canister_id):
@@ -168,17 +169,22 @@ class World:
 
     def __init__(self, **state):
         self.host = FakeHost()
-        self.subnet = SubnetState(self.host, subnet_id=b"subnet", **state)
+        wiring = {name: state.pop(name) for name in ("config", "costs") if name in state}
+        self.rules = RulesWorld(SubnetState(subnet_id=b"subnet", **state), self.host, **wiring)
+
+    @property
+    def subnet(self):
+        return self.rules.state
 
     def create(self, cycles=FUND, **settings):
         self.subnet.minted_cycles += cycles
-        return add_canister(self.subnet, Settings(controllers=(OWNER,), **settings), cycles)
+        return add_canister(self.rules, Settings(controllers=(OWNER,), **settings), cycles)
 
     def install(self, methods, table=(), *, canister=None, mode="install", cycles=FUND, arg=b"", **options):
         module = methods if isinstance(methods, FakeModule) else FakeModule(methods, table, name=str(id(methods)))
         canister = canister or self.create(cycles)
         options = InstallOptions(InstallMode(mode), **options)
-        self.answer = install_code(self.subnet, canister, options, self.host.add(module), arg, OWNER)
+        self.answer = install_code(self.rules, canister, options, self.host.add(module), arg, OWNER)
         return canister
 
     def balanced(self):

@@ -81,14 +81,14 @@ def wasm_world():
     hook = P().hook(universal.Hook.GLOBAL_TIMER, translate([["write"], ["burn", 1]], []))
     for _ in range(CANISTERS):
         facade.install(wasm, bytes(hook), cycles=2 * 10**16)
-    return facade._state
+    return facade._world
 
 
 def python_world(fakes):
     world = fakes.World()
     for _ in range(CANISTERS):
         world.install(scripted.PROGRAM, [scripted.callback], cycles=2 * 10**16)
-    return world.subnet
+    return world.rules
 
 
 def balanced(subnet):
@@ -104,8 +104,9 @@ actions = st.one_of(
 )
 
 
-def play(subnet, story, encode, method):
+def play(world, story, encode, method):
     """Answers by request number, and the first byte of each stable memory."""
+    subnet = world.state
     ids = [
         *sorted(subnet.canisters),
         b"\x00\x00\x00\x00\x00\x00\x63\x63\x01\x01",
@@ -114,22 +115,22 @@ def play(subnet, story, encode, method):
     refused = []
     for action, *values in story:
         if action == "send":
-            request = submit_ingress(subnet, ids[values[0]], method, encode(values[1], ids))
+            request = submit_ingress(world, ids[values[0]], method, encode(values[1], ids))
             refused.append(None if isinstance(request, int) else request.error_code)
         elif action == "rounds":
             for _ in range(values[0]):
-                round_(subnet)
+                round_(world)
         elif action == "wait":
             subnet.time_ns += values[0] * 10**9
         elif action == "stop":
             subnet.next_request_id += 1
-            stop_canister(subnet, subnet.canisters[ids[values[0]]], FromUser(subnet.next_request_id - 1), 0)
+            stop_canister(world, subnet.canisters[ids[values[0]]], FromUser(subnet.next_request_id - 1), 0)
         else:
-            start_canister(subnet, subnet.canisters[ids[values[0]]])
+            start_canister(world, subnet.canisters[ids[values[0]]])
         assert balanced(subnet)
-    run_until_idle(subnet)
+    run_until_idle(world)
     subnet.time_ns += 400 * 10**9
-    run_until_idle(subnet)
+    run_until_idle(world)
     assert balanced(subnet)
     answers = {
         request: response.data if isinstance(response, Reply) else (response.code, response.error_code)

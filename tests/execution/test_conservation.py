@@ -141,29 +141,29 @@ class Conservation(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, CANISTERS - 1), script=scripts, cycles=st.integers(0, 3))
     def send(self, index, script, cycles):
-        for _, subnet, ids in self.each():
-            request = submit_ingress(subnet, ids[index], "run", cbor2.dumps(script), cycles=cycles * UNITS)
+        for world, _, ids in self.each():
+            request = submit_ingress(world.rules, ids[index], "run", cbor2.dumps(script), cycles=cycles * UNITS)
             if not isinstance(request, Reject):
                 self.asked[request] = True
 
     @rule(index=st.integers(0, CANISTERS - 1), script=short_script)
     def look(self, index, script):
-        for _, subnet, ids in self.each():
+        for world, subnet, ids in self.each():
             canister = subnet.canisters[ids[index]]
             before = canister.cycles, canister.facts.version, encode_memory(canister)
-            execute_query(subnet, ids[index], "look", cbor2.dumps(script))
+            execute_query(world.rules, ids[index], "look", cbor2.dumps(script))
             assert (canister.cycles, canister.facts.version, encode_memory(canister)) == before
 
     @rule(rounds=st.integers(1, 3))
     def go(self, rounds):
-        for _, subnet, _ in self.each():
+        for world in self.worlds:
             for _ in range(rounds):
-                round_(subnet)
+                round_(world.rules)
 
     @rule(seconds=st.integers(0, 400))
     def wait(self, seconds):
-        for _, subnet, _ in self.each():
-            advance_time(subnet, seconds * 10**9)
+        for world in self.worlds:
+            advance_time(world.rules, seconds * 10**9)
 
     @rule(index=st.integers(0, CANISTERS - 1), mode=st.sampled_from(["upgrade", "reinstall"]))
     def install(self, index, mode):
@@ -173,21 +173,21 @@ class Conservation(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, CANISTERS - 1))
     def uninstall(self, index):
-        for _, subnet, ids in self.each():
-            uninstall_code(subnet, subnet.canisters[ids[index]])
+        for world, subnet, ids in self.each():
+            uninstall_code(world.rules, subnet.canisters[ids[index]])
 
     @rule(index=st.integers(0, CANISTERS - 1))
     def stop(self, index):
-        for _, subnet, ids in self.each():
+        for world, subnet, ids in self.each():
             request = subnet.next_request_id
             subnet.next_request_id += 1
             self.asked[request] = True
-            stop_canister(subnet, subnet.canisters[ids[index]], FromUser(request), 0)
+            stop_canister(world.rules, subnet.canisters[ids[index]], FromUser(request), 0)
 
     @rule(index=st.integers(0, CANISTERS - 1))
     def start(self, index):
-        for _, subnet, ids in self.each():
-            start_canister(subnet, subnet.canisters[ids[index]])
+        for world, subnet, ids in self.each():
+            start_canister(world.rules, subnet.canisters[ids[index]])
 
     @invariant()
     def no_cycle_is_made_or_lost(self):
@@ -203,12 +203,12 @@ class Conservation(RuleBasedStateMachine):
                 assert self.answered.setdefault((index, request), response) == response
 
     def teardown(self):
-        for _, subnet, _ in self.each():
+        for world, subnet, _ in self.each():
             # Bounded waits expire, stop requests time out, everything else is answered.
             for _ in range(3):
-                run_until_idle(subnet)
-                advance_time(subnet, 400 * 10**9)
-            run_until_idle(subnet)
+                run_until_idle(world.rules)
+                advance_time(world.rules, 400 * 10**9)
+            run_until_idle(world.rules)
             assert self.asked.keys() <= subnet.responses.keys()
             for canister in subnet.canisters.values():
                 assert not canister.contexts
@@ -243,6 +243,6 @@ def test_conservation(fakes):
 def test_a_trap_is_a_trap(world):
     """The scripts do what the machine relies on."""
     canister = world.install(PROGRAM, [callback])
-    request = submit_ingress(world.subnet, canister.canister_id, "run", cbor2.dumps([["write"], ["trap"]]))
-    run_until_idle(world.subnet)
+    request = submit_ingress(world.rules, canister.canister_id, "run", cbor2.dumps([["write"], ["trap"]]))
+    run_until_idle(world.rules)
     assert world.subnet.responses[request].error_code == "IC0503"

@@ -31,11 +31,11 @@ COUNTER = {"canister_update bump": bump, "canister_update bump_and_trap": bump_a
 
 
 def update(world, canister, method, arg=b"", **options):
-    return execute_ingress(world.subnet, canister.canister_id, method, arg, **options)
+    return execute_ingress(world.rules, canister.canister_id, method, arg, **options)
 
 
 def query(world, canister, method, arg=b"", **options):
-    return execute_query(world.subnet, canister.canister_id, method, arg, **options)
+    return execute_query(world.rules, canister.canister_id, method, arg, **options)
 
 
 class TestOneCanister:
@@ -103,8 +103,8 @@ class TestOneCanister:
         canister = world.create()
         assert update(world, canister, "bump").error_code == query(world, canister, "bump").error_code == "IC0537"
         unknown = Principal.from_index(99).raw_bytes
-        assert execute_query(world.subnet, unknown, "f", b"").error_code == "IC0301"
-        assert execute_ingress(world.subnet, unknown, "f", b"").error_code == "IC0301"
+        assert execute_query(world.rules, unknown, "f", b"").error_code == "IC0301"
+        assert execute_ingress(world.rules, unknown, "f", b"").error_code == "IC0301"
 
     @pytest.mark.parametrize(
         ("status", "code"), [(CanisterStatus.STOPPED, "IC0508"), (CanisterStatus.STOPPING, "IC0509")]
@@ -144,11 +144,11 @@ class TestOneCanister:
     def test_caller_info(self, world, fakes):
         info = fakes.reply_with(lambda api, _: api.msg_caller_info_data() + b" by " + api.msg_caller_info_signer())
         canister = world.install({"canister_update info": info, "canister_query info2": info})
-        request = submit_ingress(world.subnet, canister.canister_id, "info", b"", caller_info=(b"attested", b"signer"))
-        round_(world.subnet)
+        request = submit_ingress(world.rules, canister.canister_id, "info", b"", caller_info=(b"attested", b"signer"))
+        round_(world.rules)
         assert world.subnet.responses[request] == Reply(b"attested by signer")
         assert execute_query(
-            world.subnet, canister.canister_id, "info2", b"", caller_info_data=b"a", caller_info_signer=b"s"
+            world.rules, canister.canister_id, "info2", b"", caller_info_data=b"a", caller_info_signer=b"s"
         ) == Reply(b"a by s")
 
     def test_wrong_context_in_todays_words(self, world):
@@ -167,7 +167,7 @@ class TestOneCanister:
             api.msg_reply()
 
         canister = world.install({"canister_query c": certificate, "canister_query q": get})
-        world.subnet.certify = lambda canister_id, data, time_ns: asked.append(canister_id) or b"certificate"
+        world.rules.certify = lambda canister_id, data, time_ns: asked.append(canister_id) or b"certificate"
         query(world, canister, "q")
         assert asked == []
         assert query(world, canister, "c") == Reply(b"certificatecertificate")
@@ -290,7 +290,7 @@ class TestCalls:
 
         caller = world.install({"canister_update start": start}, [fakes.on_reply, fakes.on_reject])
         assert update(world, caller, "start").error_code == "IC0503"
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert update(world, callee, "bump") == Reply(b"\x01")
         assert world.balanced()
 
@@ -308,7 +308,7 @@ class TestCalls:
 
         caller = world.install({"canister_update start": start}, [later])
         assert update(world, caller, "start") == Reply(b"")
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert seen == [b"\x01"]
         assert not caller.contexts
 
@@ -335,7 +335,7 @@ class TestCalls:
 
         caller = world.install({"canister_update start": start}, [lambda *_: None])
         update(world, caller, "start")
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert order == [b"0", b"1", b"2", b"3", b"4"]
 
     def test_queue_of_500(self, world, fakes):
@@ -351,7 +351,7 @@ class TestCalls:
         )
         assert update(world, caller, "start") == Reply(b"")
         assert codes == [0] * 500 + [2]
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert world.balanced()
 
     def test_full_queue_is_seen_by_the_next_message(self, world, fakes):
@@ -364,9 +364,9 @@ class TestCalls:
             api.msg_reply()
 
         caller = world.install({"canister_update start": start}, [lambda *_: None] * 2, cycles=100 * world.FUND)
-        first = submit_ingress(world.subnet, caller.canister_id, "start", b"400")
-        second = submit_ingress(world.subnet, caller.canister_id, "start", b"400")
-        round_(world.subnet)
+        first = submit_ingress(world.rules, caller.canister_id, "start", b"400")
+        second = submit_ingress(world.rules, caller.canister_id, "start", b"400")
+        round_(world.rules)
         assert world.subnet.responses == {first: Reply(b"400"), second: Reply(b"100")}
 
 
@@ -445,11 +445,11 @@ class TestCallbacks:
             fakes.call(api, callee.canister_id, "bump", cycles=1_000)
 
         caller = world.install({"canister_update start": start}, [fakes.on_reply])
-        request = submit_ingress(world.subnet, caller.canister_id, "start", b"", cycles=0)
-        round_(world.subnet)
-        uninstall_code(world.subnet, caller)
+        request = submit_ingress(world.rules, caller.canister_id, "start", b"", cycles=0)
+        round_(world.rules)
+        uninstall_code(world.rules, caller)
         assert world.subnet.responses[request].code == 4
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert not caller.contexts
         assert not caller.open_calls
         assert world.balanced()
@@ -470,12 +470,12 @@ class TestBoundedWait:
 
         world.install({"canister_update wait": wait}, [fakes.on_reply, fakes.on_reject], canister=silent)
         caller = world.install({"canister_update start": start}, [fakes.on_reply, fakes.on_reject])
-        request = submit_ingress(world.subnet, caller.canister_id, "start", b"")
+        request = submit_ingress(world.rules, caller.canister_id, "start", b"")
         for _ in range(rounds_before):
-            round_(world.subnet)
+            round_(world.rules)
         world.subnet.time_ns += 3_000_000_000
-        round_(world.subnet)
-        run_until_idle(world.subnet)
+        round_(world.rules)
+        run_until_idle(world.rules)
         reply = world.subnet.responses[request]
         assert reply.data.startswith(b"reject:6:Call deadline has expired.")
         assert not world.subnet.deadlines
@@ -498,10 +498,10 @@ class TestTasks:
 
         canister = world.install({"canister_update arm": arm, "canister_global_timer": fire})
         update(world, canister, "arm")
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert fired == []
         world.subnet.time_ns += 2_000
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert len(fired) == 1
         assert canister.global_timer_ns == 0
         assert not world.subnet.task_canisters
@@ -510,10 +510,10 @@ class TestTasks:
         beats = []
         canister = world.install({"canister_heartbeat": lambda api, instance: beats.append(1)})
         for _ in range(3):
-            round_(world.subnet)
+            round_(world.rules)
         assert len(beats) == 3
         canister.facts.status = CanisterStatus.STOPPED
-        round_(world.subnet)
+        round_(world.rules)
         assert len(beats) == 3
 
     def test_low_memory_hook_once_per_crossing(self, world):
@@ -528,7 +528,7 @@ class TestTasks:
         canister.settings.wasm_memory_limit, canister.settings.wasm_memory_threshold = 4 * 65_536, 2 * 65_536
         for _ in range(4):
             update(world, canister, "grow")
-            run_until_idle(world.subnet)
+            run_until_idle(world.rules)
         assert ran == [1]
 
     def test_a_timer_that_cannot_run_is_no_work(self, world):
@@ -537,19 +537,19 @@ class TestTasks:
         canister = world.install(
             {"canister_init": lambda api, _: api.global_timer_set(1), "canister_global_timer": bump}
         )
-        assert has_work(world.subnet)
+        assert has_work(world.rules)
         canister.facts.status = CanisterStatus.STOPPED
-        assert not has_work(world.subnet)
-        assert run_until_idle(world.subnet) == 0
+        assert not has_work(world.rules)
+        assert run_until_idle(world.rules) == 0
         canister.facts.status = CanisterStatus.RUNNING
-        assert run_until_idle(world.subnet) == 1
+        assert run_until_idle(world.rules) == 1
 
     def test_settings_can_make_the_hook_due(self, world):
         ran = []
         canister = world.install({"canister_on_low_wasm_memory": lambda *_: ran.append(1)})
         settings = replace(canister.settings, wasm_memory_limit=10, wasm_memory_threshold=20)
-        apply_settings(world.subnet, canister, settings)
-        run_until_idle(world.subnet)
+        apply_settings(world.rules, canister, settings)
+        run_until_idle(world.rules)
         assert ran == [1]
 
     def test_a_task_that_traps_changes_nothing(self, world):
@@ -558,7 +558,7 @@ class TestTasks:
             raise api.trap(b"no")
 
         canister = world.install({"canister_heartbeat": fail})
-        round_(world.subnet)
+        round_(world.rules)
         assert canister.stable_wasm_pages == 0
         assert not canister.contexts
         assert world.balanced()

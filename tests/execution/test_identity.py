@@ -10,6 +10,7 @@ from perdure import Principal, Subnet
 from perdure.certification import Certificate, encode_nat
 from perdure.execution import execute_query, identify, root_key
 from perdure.execution.state import SubnetState
+from perdure.execution.world import World
 
 
 def certify(api, instance):
@@ -17,10 +18,10 @@ def certify(api, instance):
 
 
 def test_queries_get_certificates_that_verify(world, fakes):
-    identify(world.subnet)
+    identify(world.rules)
     show = fakes.reply_with(lambda api, _: api.data_certificate())
     canister = world.install({"canister_init": certify, "canister_query show": show})
-    reply = execute_query(world.subnet, canister.canister_id, "show", b"")
+    reply = execute_query(world.rules, canister.canister_id, "show", b"")
     certificate = Certificate.decode(reply.data)
     assert certificate.is_signed_by(world.subnet.root_key)
     assert certificate.lookup(b"canister", canister.canister_id, b"certified_data") == b"certified"
@@ -28,7 +29,7 @@ def test_queries_get_certificates_that_verify(world, fakes):
 
 
 def test_root_key_is_what_canisters_see(world, fakes):
-    identify(world.subnet)
+    identify(world.rules)
     canister = world.install({"canister_query q": fakes.reply_with(b"")})
     assert canister.facts.root_key == root_key(b"").public_key_der
     assert canister.facts.subnet_id == Principal.self_authenticating(root_key(b"").public_key_der).raw_bytes
@@ -43,30 +44,30 @@ def test_identity_follows_from_the_seed():
 
 def test_canisters_that_exist_are_told(world):
     canister = world.create()
-    identify(world.subnet)
+    identify(world.rules)
     assert canister.facts.subnet_id == world.subnet.subnet_id
 
 
 def test_forks_certify_their_own_state(world, fakes):
     subnet = Subnet()
     fork = subnet.fork()
-    assert fork._state.certify is subnet._state.certify
+    assert fork._world.certify is subnet._world.certify
     assert fork._state.root_key == subnet._state.root_key
 
 
 def test_without_the_extra_there_are_no_certificates(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "py_arkworks_bls12381", None)
     root_key.cache_clear()
-    identify(world.subnet)
+    identify(world.rules)
     root_key.cache_clear()
-    assert world.subnet.certify is None
+    assert world.rules.certify is None
     assert world.subnet.root_key == b""
     assert len(world.subnet.subnet_id) == 29
 
 
 @pytest.mark.parametrize("seed", [b"", b"seed", bytes(100)])
 def test_any_seed(seed):
-    subnet = SubnetState(host=None, seed=seed)
+    subnet = World(SubnetState(seed=seed), host=None)
     identify(subnet)
     certificate = Certificate.decode(subnet.certify(b"id", b"data", 5))
-    assert certificate.is_signed_by(subnet.root_key)
+    assert certificate.is_signed_by(subnet.state.root_key)

@@ -28,9 +28,9 @@ def settle(subnet, seconds=0):
     """Let time pass and everything run, a second at a time."""
     for _ in range(seconds):
         subnet.advance_time(SECOND)
-        run_until_idle(subnet._state)
-        round_(subnet._state)
-    run_until_idle(subnet._state)
+        run_until_idle(subnet._world)
+        round_(subnet._world)
+    run_until_idle(subnet._world)
 
 
 def open_contexts(*canisters):

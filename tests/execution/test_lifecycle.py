@@ -102,12 +102,12 @@ class TestInstall:
             raise MalformedError("bad magic b'x', expected b'\\x00asm'", 0)
 
         world.host.compile = compile_
-        answer = install_code(world.subnet, world.create(), InstallOptions(), b"x", b"", b"owner")
+        answer = install_code(world.rules, world.create(), InstallOptions(), b"x", b"", b"owner")
         assert answer.error_code == "IC0505"
         assert "Canister's Wasm module is not valid: bad magic" in answer.message
 
     def test_too_large(self, world):
-        answer = install_code(world.subnet, world.create(), InstallOptions(), bytes((100 << 20) + 1), b"", b"owner")
+        answer = install_code(world.rules, world.create(), InstallOptions(), bytes((100 << 20) + 1), b"", b"owner")
         assert answer.error_code == "IC0505"
 
     def test_needs_cycles_for_the_longest_install(self, world):
@@ -183,7 +183,7 @@ class TestUpgrade:
         assert isinstance(world.answer, Reject)
         assert (contents(full), full.certified_data, full.global_timer_ns, full.facts.version, full.module) == before
         assert [record.content for record in full.log.records] == [b"init", b"[TRAP]: no"]
-        assert execute_ingress(world.subnet, full.canister_id, "none", b"").error_code == "IC0536"
+        assert execute_ingress(world.rules, full.canister_id, "none", b"").error_code == "IC0536"
         assert world.balanced()
 
     def test_pre_upgrade_that_traps(self, world):
@@ -224,23 +224,23 @@ class TestReinstallAndUninstall:
 
     def test_uninstall(self, world, full):
         full.chunk_store[b"hash"] = b"chunk"
-        uninstall_code(world.subnet, full)
+        uninstall_code(world.rules, full)
         assert full.module is None
         assert (full.certified_data, full.global_timer_ns, full.chunk_store) == (b"", 0, {})
-        assert execute_ingress(world.subnet, full.canister_id, "f", b"").error_code == "IC0537"
+        assert execute_ingress(world.rules, full.canister_id, "f", b"").error_code == "IC0537"
         assert full.history[-1].details[0] == "code_uninstall"
 
 
 class TestStopping:
     def stop(self, world, canister, request_id=99):
-        stop_canister(world.subnet, canister, FromUser(request_id), 0)
+        stop_canister(world.rules, canister, FromUser(request_id), 0)
         return world.subnet.responses.get(request_id)
 
     def test_at_once(self, world, full):
         assert self.stop(world, full) == Reply(b"DIDL\0\0")
         assert full.facts.status is CanisterStatus.STOPPED
         assert self.stop(world, full, 100) == Reply(b"DIDL\0\0")
-        start_canister(world.subnet, full)
+        start_canister(world.rules, full)
         assert full.facts.status is CanisterStatus.RUNNING
 
     @pytest.fixture
@@ -252,49 +252,49 @@ class TestStopping:
             fakes.call(api, callee.canister_id, "f")
 
         caller = world.install({"canister_update start": start}, [fakes.on_reply])
-        submit_ingress(world.subnet, caller.canister_id, "start", b"")
-        round_(world.subnet)
+        submit_ingress(world.rules, caller.canister_id, "start", b"")
+        round_(world.rules)
         return caller
 
     def test_waits_for_open_calls(self, world, waiting):
         assert self.stop(world, waiting) is None
         assert waiting.facts.status is CanisterStatus.STOPPING
-        assert execute_ingress(world.subnet, waiting.canister_id, "start", b"").error_code == "IC0509"
-        run_until_idle(world.subnet)
+        assert execute_ingress(world.rules, waiting.canister_id, "start", b"").error_code == "IC0509"
+        run_until_idle(world.rules)
         assert waiting.facts.status is CanisterStatus.STOPPED
         assert world.subnet.responses[99] == Reply(b"DIDL\0\0")
         assert world.subnet.responses[1] == Reply(b"reply:late")
 
     def test_start_cancels(self, world, waiting):
         self.stop(world, waiting)
-        start_canister(world.subnet, waiting)
+        start_canister(world.rules, waiting)
         assert world.subnet.responses[99].error_code == "IC0511"
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert waiting.facts.status is CanisterStatus.RUNNING
 
     def test_times_out(self, world, fakes, waiting):
         del world.subnet.canisters[next(iter(world.subnet.canisters))].inputs[0]  # the callee never answers
         self.stop(world, waiting)
         world.subnet.time_ns += 301_000_000_000
-        round_(world.subnet)
+        round_(world.rules)
         assert world.subnet.responses[99].error_code == "IC0206"
         assert waiting.facts.status is CanisterStatus.STOPPING
 
     def test_delete(self, world, full):
-        assert delete_canister(world.subnet, full).error_code == "IC0510"
+        assert delete_canister(world.rules, full).error_code == "IC0510"
         self.stop(world, full)
-        assert delete_canister(world.subnet, full) is None
+        assert delete_canister(world.rules, full) is None
         assert full.canister_id not in world.subnet.canisters
         assert world.balanced()
 
 
 def test_ids_are_given_out_in_order(world):
     taken = Principal.from_index(1).raw_bytes
-    add_canister(world.subnet, Settings(), 0, canister_id=taken)
-    found = [Principal(add_canister(world.subnet, Settings(), 0).canister_id) for _ in range(2)]
+    add_canister(world.rules, Settings(), 0, canister_id=taken)
+    found = [Principal(add_canister(world.rules, Settings(), 0).canister_id) for _ in range(2)]
     assert found == [Principal.from_index(0), Principal.from_index(2)]
     with pytest.raises(ValueError, match="exists already"):
-        add_canister(world.subnet, Settings(), 0, canister_id=taken)
+        add_canister(world.rules, Settings(), 0, canister_id=taken)
 
 
 def test_install_modes_are_candids_names():

@@ -49,7 +49,7 @@ class TestEntries:
         }
         canister = world.install(methods)
         seen = spy(canister)
-        execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        execute_ingress(world.rules, canister.canister_id, "f", b"")
         assert seen["F"] == (200_000_000, 262_144, 262_144)
 
     def test_callbacks_keep_some_back_for_cleanup(self, world, fakes):
@@ -63,7 +63,7 @@ class TestEntries:
 
         canister = world.install({"canister_update start": start}, [fail, lambda *_: None])
         seen = spy(canister)
-        execute_ingress(world.subnet, canister.canister_id, "start", b"")
+        execute_ingress(world.rules, canister.canister_id, "start", b"")
         assert seen["Ry"][0] == 38_000_000_000
         assert seen["C"][0] == 40_000_000_000 - 1_000
 
@@ -79,14 +79,14 @@ class TestEntries:
 
         canister.instance.run = spying
         canister.cycles = 10**18
-        execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        execute_ingress(world.rules, canister.canister_id, "f", b"")
         assert seen == [(49_152, TrapCode.WASM_MEMORY_LIMIT_EXCEEDED, 8_192_000)]
 
     def test_out_of_instructions_is_named(self, world):
         canister = world.install({"canister_update f": None})
         canister.instance.run = lambda *_: Trap(TrapCode.INSTRUCTION_LIMIT_EXCEEDED, instructions=41_000_000_000)
         before = canister.cycles
-        reject = execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        reject = execute_ingress(world.rules, canister.canister_id, "f", b"")
         assert reject.error_code == "IC0522"
         assert "Canister exceeded the limit of 40000000000 instructions for single message execution." in reject.message
         # Never more than was set aside.
@@ -99,16 +99,16 @@ class TestRounds:
         world = fakes.World(config=SubnetConfig(max_instructions_per_round=2_500))
         canister = world.install({"canister_update f": fakes.reply_with(b"")})
         for _ in range(7):
-            submit_ingress(world.subnet, canister.canister_id, "f", b"")
+            submit_ingress(world.rules, canister.canister_id, "f", b"")
         answered = []
         for _ in range(3):
-            round_(world.subnet)
+            round_(world.rules)
             answered.append(len(world.subnet.responses))
         assert answered == [3, 6, 7]
 
     def test_time_goes_on(self, world):
         before = world.subnet.time_ns
-        round_(world.subnet)
+        round_(world.rules)
         assert world.subnet.time_ns == before + 1
 
     def test_order_of_canisters_is_that_of_their_ids(self, world, fakes):
@@ -118,8 +118,8 @@ class TestRounds:
             for _ in range(3)
         ]
         for canister in reversed(canisters):
-            submit_ingress(world.subnet, canister.canister_id, "f", b"")
-        round_(world.subnet)
+            submit_ingress(world.rules, canister.canister_id, "f", b"")
+        round_(world.rules)
         assert order == [canister.canister_id for canister in canisters]
 
 
@@ -140,7 +140,7 @@ class TestQueries:
 
         methods = {"canister_composite_query wide": wide, "canister_query leaf": fakes.reply_with(b"")}
         canister = world.install(methods, [lambda *_: None, count])
-        assert execute_query(world.subnet, canister.canister_id, "wide", b"") == Reply(b"")
+        assert execute_query(world.rules, canister.canister_id, "wide", b"") == Reply(b"")
         assert rejected == [b"IC0526", b"IC0526"]
 
 
@@ -153,10 +153,10 @@ class TestCallTerms:
             fakes.call(api, callee.canister_id, "f", cycles=int(api.msg_arg_data()))
 
         caller = world.install({"canister_update start": start}, [fakes.on_reply, fakes.on_reject])
-        refused = execute_ingress(world.subnet, caller.canister_id, "start", b"99")
+        refused = execute_ingress(world.rules, caller.canister_id, "start", b"99")
         assert refused.data.startswith(b"reject:5:")
-        assert execute_ingress(world.subnet, caller.canister_id, "start", b"100") == Reply(b"reply:")
-        assert execute_ingress(world.subnet, callee.canister_id, "f", b"") == Reply(b"")
+        assert execute_ingress(world.rules, caller.canister_id, "start", b"100") == Reply(b"reply:")
+        assert execute_ingress(world.rules, callee.canister_id, "f", b"") == Reply(b"")
         assert world.balanced()
 
     def test_limits_of_calls_are_configuration(self, fakes):
@@ -176,18 +176,18 @@ class TestCallTerms:
 
         caller = world.install({"canister_update many": many, "canister_update large": large}, [lambda *_: None] * 2)
         called_at = world.subnet.time_ns + 1
-        assert execute_ingress(world.subnet, caller.canister_id, "many", b"") == Reply(b"")
+        assert execute_ingress(world.rules, caller.canister_id, "many", b"") == Reply(b"")
         assert codes == [0, 0, 0, 2, 2]
-        run_until_idle(world.subnet)
+        run_until_idle(world.rules)
         assert deadlines == [called_at + 2 * 10**9] * 3
-        reject = execute_ingress(world.subnet, caller.canister_id, "large", b"")
+        reject = execute_ingress(world.rules, caller.canister_id, "large", b"")
         assert "has a payload size of 11, which exceeds the allowed limit of 10." in reject.message
 
     def test_too_poor_to_be_called(self, world, fakes):
         canister = world.install({"canister_update f": fakes.reply_with(b"")}, cycles=400_000_000_000)
         world.subnet.minted_cycles -= canister.cycles - 30_000_000_000
         canister.cycles = 30_000_000_000
-        reject = execute_ingress(world.subnet, canister.canister_id, "f", b"")
+        reject = execute_ingress(world.rules, canister.canister_id, "f", b"")
         assert reject.error_code == "IC0207"
         assert "is out of cycles: please top up the canister with at least " in reject.message
 
@@ -197,22 +197,22 @@ class TestStorage:
         canister = world.install({})
         canister.stable_wasm_pages = 16_384
         cycles, memory_bytes = canister.cycles, canister.memory_bytes()
-        advance_time(world.subnet, 100 * 10**9)
+        advance_time(world.rules, 100 * 10**9)
         assert cycles - canister.cycles == memory_bytes * 127_000 * 100 // GIB
         assert world.balanced()
 
     def test_charged_at_most_every_ten_seconds(self, world):
         canister = world.install({})
         cycles = canister.cycles
-        advance_time(world.subnet, 9 * 10**9)
+        advance_time(world.rules, 9 * 10**9)
         assert canister.cycles == cycles
-        advance_time(world.subnet, 10**9)
+        advance_time(world.rules, 10**9)
         assert cycles - canister.cycles == canister.memory_bytes() * 127_000 * 10 // GIB
 
     def test_memory_allocation_is_paid_for(self, world):
         canister = world.create(memory_allocation=GIB)
         cycles = canister.cycles
-        advance_time(world.subnet, 10 * 10**9)
+        advance_time(world.rules, 10 * 10**9)
         assert cycles - canister.cycles == 1_270_000
 
     def test_who_cannot_pay_loses_the_code(self, world, fakes):
@@ -221,7 +221,7 @@ class TestStorage:
         world.subnet.minted_cycles -= canister.cycles - 1_000
         canister.cycles = 1_000
         version = canister.facts.version
-        advance_time(world.subnet, 100 * 10**9)
+        advance_time(world.rules, 100 * 10**9)
         assert (canister.cycles, canister.module, canister.history) == (0, None, [])
         assert canister.facts.version == version + 1
         assert canister.total_changes == 3
@@ -231,13 +231,13 @@ class TestStorage:
         canister = world.create(memory_allocation=GIB)
         canister.reserved_cycles, canister.cycles = 1_000_000, canister.cycles - 1_000_000
         cycles = canister.cycles
-        advance_time(world.subnet, 10 * 10**9)
+        advance_time(world.rules, 10 * 10**9)
         assert (canister.reserved_cycles, cycles - canister.cycles) == (0, 270_000)
         assert world.balanced()
 
     def test_time_does_not_go_back(self, world):
         with pytest.raises(ValueError, match="does not go back"):
-            advance_time(world.subnet, -1)
+            advance_time(world.rules, -1)
 
 
 class TestPrices:
@@ -265,8 +265,8 @@ class TestPrices:
 
         canister = world.install({"canister_update start": start}, [lambda *_: None] * 2)
         balance = canister.cycles
-        request = submit_ingress(world.subnet, canister.canister_id, "start", b"")
-        round_(world.subnet)
+        request = submit_ingress(world.rules, canister.canister_id, "start", b"")
+        round_(world.rules)
         assert world.subnet.responses[request] == Reply(b"")
         assert seen["price"] == seen["paid"]
         assert balance - canister.cycles == seen["price"] + 5_001_000 + 1_200_000 + 5 * 2_000
@@ -289,13 +289,13 @@ class TestPrices:
             canister = world.install({"canister_update ask": ask}, [lambda *_: None] * 2)
             canister.module.is_64 = module_is_64
             balance = canister.cycles
-            request = submit_ingress(world.subnet, canister.canister_id, "ask", b"")
-            round_(world.subnet)
+            request = submit_ingress(world.rules, canister.canister_id, "ask", b"")
+            round_(world.rules)
             assert world.subnet.responses[request] == Reply(b"")
             assert seen["price"] == seen["paid"] == costs.call(4, 3)
             # A fake uses 1,000 instructions.
             assert balance - canister.cycles == costs.call(4, 3) + costs.execution(1_000) + 1_200_000 + 3 * 2_000
-            round_(world.subnet)
+            round_(world.rules)
             assert world.balanced()
 
     def test_signing(self):

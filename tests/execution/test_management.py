@@ -23,7 +23,7 @@ class Management:
 
     def __init__(self, world, fakes):
         self.world = world
-        self.subnet = world.subnet
+        self.rules, self.subnet = world.rules, world.subnet
 
         def forward(api, instance):
             name, _, rest = api.msg_arg_data().partition(b" ")
@@ -54,15 +54,15 @@ class Management:
         return codec.encode([{name: value for name, value in arg.items() if name in known}])
 
     def user(self, method, arg=None, sender=OWNER):
-        return self.decode(method, execute_ingress(self.subnet, b"", method, self.encode(method, arg), sender))
+        return self.decode(method, execute_ingress(self.rules, b"", method, self.encode(method, arg), sender))
 
     def query(self, method, arg=None, sender=OWNER):
-        return self.decode(method, execute_query(self.subnet, b"", method, self.encode(method, arg), sender))
+        return self.decode(method, execute_query(self.rules, b"", method, self.encode(method, arg), sender))
 
     def canister(self, method, arg=None, cycles=0):
         """From the proxy canister; the result and the refund."""
         argument = b"%s %d " % (method.encode(), cycles) + self.encode(method, arg)
-        response = execute_ingress(self.subnet, self.proxy.canister_id, "forward", argument, OWNER)
+        response = execute_ingress(self.rules, self.proxy.canister_id, "forward", argument, OWNER)
         if isinstance(response, Reject):
             return response, 0
         refund, _, data = response.data.partition(b" ")
@@ -120,8 +120,8 @@ class TestCreation:
         assert management.world.balanced()
 
     def test_no_room(self, management):
-        config = management.subnet.config
-        management.subnet.config = replace(config, max_canisters=len(management.subnet.canisters))
+        config = management.rules.config
+        management.rules.config = replace(config, max_canisters=len(management.subnet.canisters))
         assert management.user("provisional_create_canister_with_cycles", {}).error_code == "IC0102"
 
     def test_default_amount(self, management):
@@ -204,23 +204,23 @@ class TestWho:
         )
 
     def test_unknown_method_bad_candid_missing_canister(self, management, target):
-        subnet = management.subnet
-        assert execute_ingress(subnet, b"", "nope", b"", OWNER).error_code == "IC0407"
-        reject = execute_ingress(subnet, b"", "start_canister", b"nonsense", OWNER)
+        rules = management.rules
+        assert execute_ingress(rules, b"", "nope", b"", OWNER).error_code == "IC0407"
+        reject = execute_ingress(rules, b"", "start_canister", b"nonsense", OWNER)
         assert reject.error_code == "IC0408"
         assert reject.message.startswith("Error decoding candid: ")
         assert management.user("start_canister", {"canister_id": Principal.from_index(99)}).error_code == "IC0301"
 
     @pytest.mark.parametrize("name", sorted(REFUSED))
     def test_refused_by_name(self, management, name):
-        reject = execute_ingress(management.subnet, b"", name, b"", OWNER)
+        reject = execute_ingress(management.rules, b"", name, b"", OWNER)
         assert reject.error_code == "IC0407"
         assert REFUSED[name] in reject.message
 
     def test_only_canisters(self, management, target):
         for name in ("raw_rand", "deposit_cycles", "canister_info", "canister_metadata"):
             assert METHODS[name].ingress is False
-            assert execute_ingress(management.subnet, b"", name, b"", OWNER).error_code == "IC0406"
+            assert execute_ingress(management.rules, b"", name, b"", OWNER).error_code == "IC0406"
 
 
 class TestCode:
@@ -230,12 +230,12 @@ class TestCode:
         wasm = world.host.add(fakes.Module({"canister_query f": fakes.reply_with(b"one")}, name="one"))
         arg = management.about(target, mode={"install": None}, wasm_module=wasm, arg=b"")
         assert management.user("install_code", arg) is None
-        assert execute_query(world.subnet, target.canister_id, "f", b"") == Reply(b"one")
+        assert execute_query(world.rules, target.canister_id, "f", b"") == Reply(b"one")
         two = world.host.add(fakes.Module({"canister_query f": fakes.reply_with(b"two")}, name="two"))
         upgrade = {"skip_pre_upgrade": True, "wasm_memory_persistence": {"replace": None}}
         arg = management.about(target, mode={"upgrade": upgrade}, wasm_module=two, arg=b"")
         assert management.user("install_code", arg) is None
-        assert execute_query(world.subnet, target.canister_id, "f", b"") == Reply(b"two")
+        assert execute_query(world.rules, target.canister_id, "f", b"") == Reply(b"two")
         assert management.user("install_code", {**arg, "mode": {"install": None}}).error_code == "IC0514"
         assert management.user("uninstall_code", management.about(target)) is None
         assert target.module is None
@@ -294,8 +294,8 @@ class TestRunning:
         proxy = management.proxy
         proxy.facts.controllers = frozenset([proxy.canister_id])
         argument = b"stop_canister 0 " + management.encode("stop_canister", management.about(proxy))
-        request = submit_ingress(management.subnet, proxy.canister_id, "forward", argument, OWNER)
-        run_until_idle(management.subnet)
+        request = submit_ingress(management.rules, proxy.canister_id, "forward", argument, OWNER)
+        run_until_idle(management.rules)
         assert proxy.facts.status is CanisterStatus.STOPPING
         assert request not in management.subnet.responses
 
@@ -362,7 +362,7 @@ class TestKnowledge:
             raise api.trap(b"bye")
 
         target = management.world.install({"canister_update talk": talk})
-        execute_ingress(management.subnet, target.canister_id, "talk", b"")
+        execute_ingress(management.rules, target.canister_id, "talk", b"")
         records = management.query("fetch_canister_logs", management.about(target))["canister_log_records"]
         assert [(record["idx"], record["content"]) for record in records] == [(0, b"hello"), (1, b"[TRAP]: bye")]
         assert management.query("fetch_canister_logs", management.about(target), STRANGER).error_code == "IC0512"
@@ -378,7 +378,7 @@ class TestKnowledge:
 
         target = management.world.install({"canister_update talk": talk})
         for _ in range(10):
-            execute_ingress(management.subnet, target.canister_id, "talk", b"")
+            execute_ingress(management.rules, target.canister_id, "talk", b"")
         assert [record.sequence for record in target.log.records] == [6, 7, 8, 9]
         assert target.log.size_bytes == 4_000
 
@@ -388,7 +388,7 @@ class TestKnowledge:
             fakes.call(api, b"", "canister_status", arg)
 
         asker = management.world.install({"canister_composite_query ask": ask}, [fakes.on_reply, fakes.on_reject])
-        reply = execute_query(management.subnet, asker.canister_id, "ask", b"")
+        reply = execute_query(management.rules, asker.canister_id, "ask", b"")
         assert reply.data.startswith(b"reply:DIDL")
 
 
@@ -416,7 +416,7 @@ class TestSnapshots:
 
     def test_take_and_load(self, management, written):
         taken = self.snapshot(management, written)
-        execute_ingress(management.subnet, written.canister_id, "spoil", b"")
+        execute_ingress(management.rules, written.canister_id, "spoil", b"")
         written.certified_data = b""
         version = written.facts.version
         arg = management.about(written, snapshot_id=taken["id"])
@@ -425,7 +425,7 @@ class TestSnapshots:
         assert bytes(written.instance.heap.data[:4]) == b"heap"
         assert written.certified_data == b"certified"
         assert written.facts.version == version + 1
-        execute_ingress(management.subnet, written.canister_id, "spoil", b"")
+        execute_ingress(management.rules, written.canister_id, "spoil", b"")
         assert management.user("load_canister_snapshot", arg) is None
         assert bytes(written.instance.stable.data[:6]) == b"stable"
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from perdure.canister import GlobalValue, Reject, Reply
 from perdure.errors import MalformedError
-from perdure.execution import SubnetConfig, Visibility, apply_settings, round_, run_until_idle, submit_ingress
-from perdure.execution.cycles import CYCLES_2026_08
+from perdure.execution import Visibility, apply_settings, round_, run_until_idle, submit_ingress
 from perdure.execution.records import (
     adopt,
     decode_record,
@@ -41,28 +40,28 @@ def busy(world, fakes):
         log_visibility=Visibility("allowed_viewers", (b"viewer",)),
         environment_variables={"name": "value"},
     )
-    apply_settings(world.subnet, callee, settings)
+    apply_settings(world.rules, callee, settings)
     callee.hook_status = HookStatus.EXECUTED
     callee.chunk_store[b"h" * 32] = b"chunk"
     world.subnet.responses[77] = Reject(4, "no", "IC0406", ("frame",))
-    submit_ingress(world.subnet, caller.canister_id, "start", callee.canister_id)
-    submit_ingress(world.subnet, caller.canister_id, "start", b"nobody")
-    round_(world.subnet)
-    submit_ingress(world.subnet, callee.canister_id, "answer", b"")
+    submit_ingress(world.rules, caller.canister_id, "start", callee.canister_id)
+    submit_ingress(world.rules, caller.canister_id, "start", b"nobody")
+    round_(world.rules)
+    submit_ingress(world.rules, callee.canister_id, "answer", b"")
     return world
 
 
 def revive(world):
     """The same world from its records; code and memories are handed over as they are."""
     old = world.subnet
-    subnet = decode_subnet(encode_subnet(old), world.host, SubnetConfig(), CYCLES_2026_08)
+    subnet = decode_subnet(encode_subnet(old))
     for canister in old.canisters.values():
         record = decode_record(encode_record(canister))
         state = record.state
         assert record.module_hash == canister.module.module_hash
         assert record.chunk_hashes == tuple(canister.chunk_store)
         state.module, state.instance, state.chunk_store = canister.module, canister.instance, canister.chunk_store
-        adopt(subnet, state)
+        adopt(subnet, state, world.rules.costs)
     return subnet
 
 
@@ -82,7 +81,7 @@ def test_everything_comes_back(busy):
 
 def test_goes_on_as_if_nothing_had_happened(busy):
     subnet = revive(busy)
-    run_until_idle(subnet)
+    run_until_idle(replace(busy.rules, state=subnet))
     assert subnet.responses[1] == Reply(b"reply:answer")
     assert subnet.responses[2].data.startswith(b"reject:3:IC0301")
     assert subnet.responses[3] == Reply(b"answer")
@@ -92,7 +91,7 @@ def test_goes_on_as_if_nothing_had_happened(busy):
 def test_snapshots(busy):
     canister = next(iter(busy.subnet.canisters.values()))
     canister.instance.global_values = (GlobalValue("i64", bytes(8)),)
-    take(busy.subnet, canister, {"replace_snapshot": None})
+    take(busy.rules, canister, {"replace_snapshot": None})
     (snapshot,) = canister.snapshots.values()
     revived = decode_snapshot(encode_snapshot(snapshot), snapshot.content, snapshot.module)
     assert revived == snapshot

@@ -45,22 +45,23 @@ class Stage:
 
     def __init__(self):
         self.facade = Subnet()
-        self.subnet = self.facade._state
+        self.rules = self.facade._world
+        self.subnet = self.rules.state
         self.wasm = [(CANISTERS / "modules" / f"universal{bits}.wasm").read_bytes() for bits in (32, 64)]
         self.a, self.b = (self.facade.install(wasm, cycles=10**15)._state for wasm in self.wasm)
 
     def update(self, canister, program, method="update"):
-        return execute_ingress(self.subnet, canister.canister_id, method, bytes(program))
+        return execute_ingress(self.rules, canister.canister_id, method, bytes(program))
 
     def submit(self, canister, program):
-        return submit_ingress(self.subnet, canister.canister_id, "update", bytes(program))
+        return submit_ingress(self.rules, canister.canister_id, "update", bytes(program))
 
     def query(self, canister, program, method="query"):
-        return execute_query(self.subnet, canister.canister_id, method, bytes(program))
+        return execute_query(self.rules, canister.canister_id, method, bytes(program))
 
     def install(self, canister, mode, **options):
         return install_code(
-            self.subnet, canister, InstallOptions(InstallMode(mode), **options), self.wasm[0], b"", b"\x04"
+            self.rules, canister, InstallOptions(InstallMode(mode), **options), self.wasm[0], b"", b"\x04"
         )
 
     def balanced(self):
@@ -107,7 +108,7 @@ class TestCalls:
     def test_trap_after_the_call_drops_it(self, stage, p):
         program = p().call(stage.b.canister_id, "update", p().stable64_grow(1).drop().reply(), cycles=5).trap("late")
         assert stage.update(stage.a, program).error_code == "IC0503"
-        run_until_idle(stage.subnet)
+        run_until_idle(stage.rules)
         assert stage.b.stable_wasm_pages == 0
         assert stage.balanced()
 
@@ -136,7 +137,7 @@ class TestCalls:
         one = p().call_new(stage.b.canister_id, "nothing", numbers, numbers).call_perform().drop()
         full = p().call_new(stage.b.canister_id, "nothing", numbers, numbers).reply_number(p().call_perform())
         assert stage.update(stage.a, p().repeat(500, one).then(full)) == Reply((2).to_bytes(8, "little"))
-        run_until_idle(stage.subnet)
+        run_until_idle(stage.rules)
         assert stage.balanced()
 
 
@@ -189,19 +190,19 @@ class TestCallbacks:
 
     def test_uninstalled_meanwhile(self, stage, p):
         request = stage.submit(stage.a, p().call(stage.b.canister_id, "update", p().reply(), cycles=1_000))
-        round_(stage.subnet)
-        uninstall_code(stage.subnet, stage.a)
+        round_(stage.rules)
+        uninstall_code(stage.rules, stage.a)
         assert stage.subnet.responses[request].code == 4
-        run_until_idle(stage.subnet)
+        run_until_idle(stage.rules)
         assert not stage.a.open_calls
         assert stage.balanced()
 
     def test_upgraded_meanwhile(self, stage, p):
         """Callbacks are table indices: the new code's function runs, over a heap that knows of nothing."""
         request = stage.submit(stage.a, p().call(stage.b.canister_id, "update", p().reply(b"late")))
-        round_(stage.subnet)
+        round_(stage.rules)
         assert stage.install(stage.a, "upgrade") == Reply(b"")
-        run_until_idle(stage.subnet)
+        run_until_idle(stage.rules)
         assert stage.subnet.responses[request].code == 5
         assert not stage.a.contexts
         assert stage.balanced()
@@ -210,9 +211,9 @@ class TestCallbacks:
         on_reject = p().reply_number(p().msg_reject_code())
         program = p().call(stage.b.canister_id, "update", p().reply(), on_reject=on_reject, timeout_seconds=1, cycles=9)
         request = stage.submit(stage.a, program)
-        round_(stage.subnet)
+        round_(stage.rules)
         stage.subnet.time_ns += 2_000_000_000
-        run_until_idle(stage.subnet)
+        run_until_idle(stage.rules)
         assert stage.subnet.responses[request] == Reply((6).to_bytes(8, "little"))
         assert stage.balanced()
 
@@ -254,14 +255,14 @@ class TestQueries:
 class TestLifecycle:
     def test_stop_waits_for_answers(self, stage, p):
         request = stage.submit(stage.a, p().call(stage.b.canister_id, "update", p().reply(b"late")))
-        round_(stage.subnet)
-        stop_canister(stage.subnet, stage.a, FromUser(999), 0)
+        round_(stage.rules)
+        stop_canister(stage.rules, stage.a, FromUser(999), 0)
         assert stage.a.facts.status is CanisterStatus.STOPPING
-        run_until_idle(stage.subnet)
+        run_until_idle(stage.rules)
         assert stage.subnet.responses[request] == Reply(b"late")
         assert stage.a.facts.status is CanisterStatus.STOPPED
         assert stage.query(stage.a, p().reply()).error_code == "IC0508"
-        start_canister(stage.subnet, stage.a)
+        start_canister(stage.rules, stage.a)
         assert stage.query(stage.a, p().reply()) == Reply(b"")
 
     def test_upgrade_keeps_stable_memory_and_loses_the_heap(self, stage, p):
@@ -290,13 +291,13 @@ class TestLifecycle:
             stage.a, p().hook(u.Hook.GLOBAL_TIMER, timer).global_timer_set(p().add(p().time(), 1_000)).drop().reply()
         )
         stage.subnet.time_ns += 2_000
-        run_until_idle(stage.subnet)
-        round_(stage.subnet)
+        run_until_idle(stage.rules)
+        round_(stage.rules)
         assert stage.query(stage.a, p().reply_number(p().get(1))) == Reply((1).to_bytes(8, "little"))
 
     def test_heartbeat_that_traps(self, stage, u, p):
         stage.update(stage.a, p().hook(u.Hook.HEARTBEAT, p().set(1, 1).trap("no")).reply())
-        round_(stage.subnet)
+        round_(stage.rules)
         assert stage.query(stage.a, p().reply_number(p().get(1))) == Reply(bytes(8))
         assert stage.a.log.records[-1].content.startswith(b"[TRAP]: no")
 

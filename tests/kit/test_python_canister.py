@@ -393,7 +393,7 @@ def test_a_fork_between_call_and_answer(registry, caller):
     """The coroutine stays where it is: on the fork the answer traps, at the origin it arrives."""
     subnet = registry._subnet
     arg = caller.service().methods["ask"].encode([registry.id])
-    request = submit_ingress(subnet._state, caller.id.raw_bytes, "ask", arg, ALICE.raw_bytes, 0)
+    request = submit_ingress(subnet._world, caller.id.raw_bytes, "ask", arg, ALICE.raw_bytes, 0)
     while not subnet._state.canisters[caller.id.raw_bytes].open_calls:
         subnet.tick()
     fork = subnet.fork()

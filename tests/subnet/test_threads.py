@@ -178,7 +178,7 @@ def test_messages_of_other_canisters_are_executed_meanwhile(
 
 def test_only_a_timer_that_is_due_comes_first(subnet: Subnet, threads: ThreadPoolExecutor) -> None:
     first, second, timed = (subnet.install(WASM) for _ in range(3))
-    timed.update("set_timer", struct.pack("<Q", subnet.time_ns + 4 * subnet._state.config.round_ns))
+    timed.update("set_timer", struct.pack("<Q", subnet.time_ns + 4 * subnet._world.config.round_ns))
     with held(threads, first):
         second.update("count")
         waiting = threads.submit(second.update, "count")

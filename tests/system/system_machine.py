@@ -62,7 +62,7 @@ class Machine:
         state = self.subnet._state
         code = bytes(self.program().hook(self.universal.Hook[name], program).reply())
         call = CallMessage(FromUser(0), b"\x04", self.id, "update", code)
-        execute_call(state, state.canisters[self.id], call)
+        execute_call(self.subnet._world, state.canisters[self.id], call)
         assert isinstance(state.responses.pop(0), Reply)
         self.entries.clear()
 
@@ -118,7 +118,14 @@ def _transform(machine, program):
     """No outcall runs transforms yet: at the engine's seam."""
     state = machine.subnet._state
     canister = state.canisters[machine.id]
-    env = Env(Context.TRANSFORM, canister.facts, Limits(), time_ns=state.time_ns, arg=bytes(program), costs=state.costs)
+    env = Env(
+        Context.TRANSFORM,
+        canister.facts,
+        Limits(),
+        time_ns=state.time_ns,
+        arg=bytes(program),
+        costs=machine.subnet._world.costs,
+    )
     canister.instance.run(Method("canister_query query"), env)
     canister.instance.roll_back()
 

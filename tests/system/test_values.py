@@ -446,7 +446,7 @@ class TestCalls:
 
         def run(machine):
             state = machine.subnet._state
-            request = submit_ingress(state, machine.id, "update", bytes(program), b"\x04", 0)
+            request = submit_ingress(machine.subnet._world, machine.id, "update", bytes(program), b"\x04", 0)
             for _ in range(5):
                 machine.subnet.tick()
             assert request not in state.responses

@@ -40,7 +40,7 @@ def machine(universal, universal_wasm, monkeypatch):
     canister = subnet.install(universal_wasm, cycles=10**18)
     canister.update_settings(environment_variables=[{"name": "a", "value": "one"}])
     state = subnet._state
-    state.certify = lambda canister_id, data, time_ns: b"certificate of " + canister_id + data
+    subnet._world.certify = lambda canister_id, data, time_ns: b"certificate of " + canister_id + data
     entries, run = [], ResidentInstance.run
 
     def spying(instance, entry_point, env):
@@ -52,6 +52,7 @@ def machine(universal, universal_wasm, monkeypatch):
     monkeypatch.setattr(ResidentInstance, "run", spying)
     return SimpleNamespace(
         subnet=state,
+        rules=subnet._world,
         canister=state.canisters[canister._state.canister_id],
         entries=entries,
         wasm=universal_wasm,
@@ -64,7 +65,7 @@ class Runner:
 
     def __init__(self, machine):
         self.machine = machine
-        self.subnet, self.canister, self.u = machine.subnet, machine.canister, machine.u
+        self.subnet, self.rules, self.canister, self.u = machine.subnet, machine.rules, machine.canister, machine.u
         self.id = self.canister.canister_id
 
     def run(self, context, program):
@@ -74,18 +75,18 @@ class Runner:
 
     def install(self, mode, arg=b""):
         options = InstallOptions(InstallMode(mode))
-        return install_code(self.subnet, self.canister, options, self.machine.wasm, arg, b"\x04")
+        return install_code(self.rules, self.canister, options, self.machine.wasm, arg, b"\x04")
 
     def update(self, code, method="update"):
-        return execute_ingress(self.subnet, self.id, method, bytes(code), b"\x04")
+        return execute_ingress(self.rules, self.id, method, bytes(code), b"\x04")
 
     def query(self, code, method="query"):
-        return execute_query(self.subnet, self.id, method, bytes(code), b"\x04")
+        return execute_query(self.rules, self.id, method, bytes(code), b"\x04")
 
     def hook(self, name, program):
         """Set a hook, past the inspection that an earlier one may refuse."""
         code = bytes(self.u.Program().hook(self.u.Hook[name], program).reply())
-        execute_call(self.subnet, self.canister, CallMessage(FromUser(0), b"\x04", self.id, "update", code))
+        execute_call(self.rules, self.canister, CallMessage(FromUser(0), b"\x04", self.id, "update", code))
         assert isinstance(self.subnet.responses.pop(0), Reply)
         self.machine.entries.clear()
 
@@ -137,7 +138,7 @@ class Runner:
 
     def in_system_task(self, code, program):
         self.hook("HEARTBEAT", program)
-        round_(self.subnet)
+        round_(self.rules)
 
 
 def program_for(u, name, context):
@@ -181,7 +182,7 @@ def values(u, runner):
     """What functions give in an update, as programs that reply with it and the bytes expected."""
     p = u.Program
     canister, subnet = runner.canister, runner.subnet
-    costs = subnet.costs_of(subnet.canisters[runner.id].module)
+    costs = runner.rules.costs_of(subnet.canisters[runner.id].module)
     return {
         "msg_arg_data": (p().reply(p().msg_arg_data()), None),
         "msg_caller": (p().reply(p().msg_caller()), b"\x04"),
@@ -218,7 +219,7 @@ def test_values(machine):
     for name in values(machine.u, runner):
         program, expected = values(machine.u, runner)[name]
         expected = bytes(program) if expected is None else expected
-        response = execute_ingress(runner.subnet, runner.id, "update", bytes(program), b"\x04", cycles=100)
+        response = execute_ingress(runner.rules, runner.id, "update", bytes(program), b"\x04", cycles=100)
         assert response == Reply(expected), name
 
 

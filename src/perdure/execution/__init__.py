@@ -31,13 +31,13 @@ from perdure.execution.settings import validate_settings
 from perdure.execution.state import (
     CanisterState,
     HookStatus,
-    Host,
     Settings,
     Snapshot,
     SnapshotContent,
     SubnetState,
     Visibility,
 )
+from perdure.execution.world import ExecutedMessage, Host, World
 
 __all__ = [
     "CYCLES_2026_08",
@@ -46,6 +46,7 @@ __all__ = [
     "CallMessage",
     "CanisterState",
     "CostSchedule",
+    "ExecutedMessage",
     "FromCanister",
     "FromUser",
     "HookStatus",
@@ -60,6 +61,7 @@ __all__ = [
     "SubnetConfig",
     "SubnetState",
     "Visibility",
+    "World",
     "add_canister",
     "advance_time",
     "apply_settings",

@@ -5,6 +5,8 @@ Spec: "Message execution", "Call context starvation", "Call context removal", "S
 
 from __future__ import annotations
 
+from typing import Any
+
 from perdure.canister import MethodCall, Return, Trap
 from perdure.errors import InternalError
 from perdure.execution.messages import (
@@ -18,72 +20,73 @@ from perdure.execution.messages import (
     ResponseMessage,
 )
 from perdure.execution.rejects import rejected, trap_log
-from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.execution.state import CanisterState, Change, HookStatus
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 from perdure.memory import WASM_PAGE_BYTES
 
-__all__ = ["accept", "check_hook", "commit", "log_entry", "pay", "respond", "settle", "take_effects"]
+__all__ = ["accept", "check_hook", "commit", "log_entry", "pay", "record_change", "respond", "settle", "take_effects"]
 
 
-def pay(subnet: SubnetState, canister: CanisterState, cycles: int) -> None:
+def pay(world: World, canister: CanisterState, cycles: int) -> None:
     """Take from a canister what it has used."""
     canister.cycles -= cycles
-    subnet.consumed_cycles += cycles
+    world.state.consumed_cycles += cycles
 
 
-def log_entry(subnet: SubnetState, canister: CanisterState, result: Trap | Return) -> None:
+def log_entry(world: World, canister: CanisterState, result: Trap | Return) -> None:
     """Keep what an entry printed, and why it trapped."""
     if not result.logs and isinstance(result, Return):
         return
-    max_bytes = subnet.config.max_log_bytes
+    max_bytes = world.config.max_log_bytes
     for line in result.logs:
-        canister.log.append(subnet.time_ns, line, max_bytes)
+        canister.log.append(world.state.time_ns, line, max_bytes)
     if isinstance(result, Trap):
         line_of_trap = trap_log(result)
         if line_of_trap is not None:
-            canister.log.append(subnet.time_ns, line_of_trap, max_bytes)
+            canister.log.append(world.state.time_ns, line_of_trap, max_bytes)
 
 
-def accept(subnet: SubnetState, canister: CanisterState, context: CallContext, result: Return) -> None:
+def accept(world: World, canister: CanisterState, context: CallContext, result: Return) -> None:
     """An update, a task or a callback returned: keep what it did and do what it asked for."""
-    commit(subnet, canister, result)
+    commit(world, canister, result)
     canister.facts.version += 1
-    take_effects(subnet, canister, context, result)
-    check_hook(subnet, canister)
+    take_effects(world, canister, context, result)
+    check_hook(world, canister)
 
 
-def commit(subnet: SubnetState, canister: CanisterState, result: Return) -> None:
+def commit(world: World, canister: CanisterState, result: Return) -> None:
     """Make what an entry did to memories, globals, certified data and timer part of the state."""
     instance = canister.instance
     if instance is None:
         raise InternalError("a canister without an instance cannot commit")
-    subnet.host.committed(canister.canister_id, instance.commit())
+    world.host.committed(canister.canister_id, instance.commit())
     heap, stable = result.heap_wasm_pages, result.stable_wasm_pages
     if heap != canister.heap_wasm_pages or stable != canister.stable_wasm_pages:
         canister.heap_wasm_pages, canister.stable_wasm_pages = heap, stable
-        canister.refresh(subnet.costs)
+        canister.refresh(world.costs)
     if result.certified_data is not None:
         canister.certified_data = result.certified_data
     if result.global_timer_ns is not None:
         canister.global_timer_ns = result.global_timer_ns
         if result.global_timer_ns:
-            subnet.task_canisters.add(canister.canister_id)
+            world.state.task_canisters.add(canister.canister_id)
 
 
-def check_hook(subnet: SubnetState, canister: CanisterState) -> None:
+def check_hook(world: World, canister: CanisterState) -> None:
     """See whether the heap has come near its limit; once it has, the low-memory hook is due."""
     settings = canister.settings
     heap_bytes = canister.heap_wasm_pages * WASM_PAGE_BYTES
     if settings.wasm_memory_limit < heap_bytes + settings.wasm_memory_threshold and settings.wasm_memory_threshold:
         if canister.hook_status is HookStatus.CONDITION_NOT_SATISFIED:
             canister.hook_status = HookStatus.READY
-            subnet.task_canisters.add(canister.canister_id)
+            world.state.task_canisters.add(canister.canister_id)
     else:
         canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
 
 
-def take_effects(subnet: SubnetState, canister: CanisterState, context: CallContext, result: Return) -> None:
+def take_effects(world: World, canister: CanisterState, context: CallContext, result: Return) -> None:
     """Cycles, calls and the response of an entry, whether or not its memories are kept."""
     if result.cycles_accepted:
         if result.cycles_accepted > context.available_cycles:
@@ -92,22 +95,22 @@ def take_effects(subnet: SubnetState, canister: CanisterState, context: CallCont
         canister.cycles += result.cycles_accepted
     if result.cycles_burned:
         canister.cycles -= result.cycles_burned
-        subnet.consumed_cycles += result.cycles_burned
+        world.state.consumed_cycles += result.cycles_burned
     for call in result.calls:
-        _send(subnet, canister, context, call)
+        _send(world, canister, context, call)
     if result.response is not None:
-        _answer(subnet, context, result.response)
+        _answer(world, context, result.response)
 
 
-def _send(subnet: SubnetState, canister: CanisterState, context: CallContext, call: MethodCall) -> None:
-    costs = subnet.costs_of(canister.module)
+def _send(world: World, canister: CanisterState, context: CallContext, call: MethodCall) -> None:
+    costs = world.costs_of(canister.module)
     prepaid_execution, prepaid_transmission = costs.prepaid_response_execution, costs.prepaid_response_transmission
     fee = costs.request(len(call.method_name.encode()), len(call.arg))
     canister.cycles -= call.cycles + fee + prepaid_execution + prepaid_transmission
     if canister.cycles < 0:
         raise InternalError("a canister sent cycles that it does not have")
-    subnet.consumed_cycles += fee
-    deadline_ns = 0 if call.timeout_seconds is None else subnet.time_ns + call.timeout_seconds * 1_000_000_000
+    world.state.consumed_cycles += fee
+    deadline_ns = 0 if call.timeout_seconds is None else world.state.time_ns + call.timeout_seconds * 1_000_000_000
     call_id = canister.next_call_id
     canister.next_call_id += 1
     canister.open_calls[call_id] = OpenCall(
@@ -124,32 +127,32 @@ def _send(subnet: SubnetState, canister: CanisterState, context: CallContext, ca
     canister.open_calls_to[call.callee] = canister.open_calls_to.get(call.callee, 0) + 1
     context.open_calls += 1
     if deadline_ns:
-        subnet.deadlines[canister.canister_id, call_id] = deadline_ns
+        world.state.deadlines[canister.canister_id, call_id] = deadline_ns
     origin = FromCanister(canister.canister_id, call_id, deadline_ns)
-    subnet.outbox.append(
+    world.state.outbox.append(
         CallMessage(origin, canister.canister_id, call.callee, call.method_name, call.arg, call.cycles)
     )
 
 
-def _answer(subnet: SubnetState, context: CallContext, response: Response) -> None:
+def _answer(world: World, context: CallContext, response: Response) -> None:
     if context.origin is None or not context.needs_to_respond:
         raise InternalError("a response that nobody waits for")
     context.needs_to_respond = False
     refund, context.available_cycles = context.available_cycles, 0
-    respond(subnet, context.origin, response, refund)
+    respond(world, context.origin, response, refund)
 
 
-def respond(subnet: SubnetState, origin: CallOrigin, response: Response, refund: int = 0) -> None:
+def respond(world: World, origin: CallOrigin, response: Response, refund: int = 0) -> None:
     """Answer whoever waits; `refund` are the cycles that go back with it."""
     if isinstance(origin, FromUser):
-        subnet.responses[origin.request_id] = response
+        world.state.responses[origin.request_id] = response
         # Ingress messages carry cycles only where a local subnet gives them away; what is not taken is gone again.
-        subnet.minted_cycles -= refund
+        world.state.minted_cycles -= refund
     else:
-        subnet.outbox.append(ResponseMessage(origin.canister_id, origin.call_id, response, refund))
+        world.state.outbox.append(ResponseMessage(origin.canister_id, origin.call_id, response, refund))
 
 
-def settle(subnet: SubnetState, canister: CanisterState, context: CallContext) -> None:
+def settle(world: World, canister: CanisterState, context: CallContext) -> None:
     """After each message of a context: refuse the call if nothing can answer it any more, keep what must be kept."""
     if context.open_calls:
         canister.contexts[context.context_id] = context
@@ -158,4 +161,13 @@ def settle(subnet: SubnetState, canister: CanisterState, context: CallContext) -
     if context.needs_to_respond:
         name = Principal(canister.canister_id)
         silence = rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not reply to the call")
-        _answer(subnet, context, context.trap or silence)
+        _answer(world, context, context.trap or silence)
+
+
+def record_change(
+    world: World, canister: CanisterState, origin: tuple[bytes, int | None], kind: str, **details: Any
+) -> None:
+    """Add to a canister's history under its current version, and forget the oldest entries."""
+    canister.history.append(Change(world.state.time_ns, canister.facts.version, *origin, (kind, details)))
+    canister.total_changes += 1
+    del canister.history[: -world.config.max_canister_history_changes]

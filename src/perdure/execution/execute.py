@@ -42,7 +42,8 @@ from perdure.execution.rejects import (
     rejected,
     trap_reject,
 )
-from perdure.execution.state import CanisterState, SubnetState
+from perdure.execution.state import CanisterState
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 from perdure.memory import WASM_PAGE_BYTES
@@ -80,8 +81,8 @@ _TASK: Final = _Mode(Context.SYSTEM_TASK, "message", commits=True)
 # -- limits
 
 
-def _base_limits(subnet: SubnetState, kind: str) -> Limits:
-    config = subnet.config
+def _base_limits(world: World, kind: str) -> Limits:
+    config = world.config
     pages, instructions = "message", config.max_instructions_per_message
     if kind == "install":
         pages, instructions = "upgrade", config.max_instructions_per_install_code
@@ -104,20 +105,20 @@ def _base_limits(subnet: SubnetState, kind: str) -> Limits:
     )
 
 
-def growth_limits(subnet: SubnetState, canister: CanisterState, kind: str, spare_cycles: int) -> Limits:
+def growth_limits(world: World, canister: CanisterState, kind: str, spare_cycles: int) -> Limits:
     """The limits of one entry; memory may grow as far as `spare_cycles` can keep it for the freezing threshold.
 
     The same object is handed out for every entry of a kind, so it is valid for one entry only.
     """
     limits = canister.limits.get(kind)
     if limits is None:
-        limits = canister.limits[kind] = _base_limits(subnet, kind)
+        limits = canister.limits[kind] = _base_limits(world, kind)
     settings = canister.settings
     heap_wasm_pages, heap_code = UNLIMITED, 0
     if settings.wasm_memory_limit and kind in ("update", "install"):
         heap_wasm_pages = settings.wasm_memory_limit // WASM_PAGE_BYTES
         heap_code = TrapCode.WASM_MEMORY_LIMIT_EXCEEDED
-    affordable = subnet.costs.affordable_bytes(spare_cycles, settings.freezing_threshold)
+    affordable = world.costs.affordable_bytes(spare_cycles, settings.freezing_threshold)
     if affordable is None or kind in ("query", "inspect", "replicated_query"):
         limits.stable_trap_wasm_pages = UNLIMITED
     else:
@@ -191,31 +192,31 @@ def _mode_of(canister: CanisterState, method_name: str) -> tuple[str, _Mode] | R
     )
 
 
-def _queue_room(subnet: SubnetState, canister: CanisterState) -> dict[bytes, int] | None:
+def _queue_room(world: World, canister: CanisterState) -> dict[bytes, int] | None:
     if not canister.open_calls_to:
         return None
-    capacity = subnet.config.queue_capacity
+    capacity = world.config.queue_capacity
     return {callee: capacity - open_calls for callee, open_calls in canister.open_calls_to.items()}
 
 
 # -- entries
 
 
-def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMessage, fee: int = 0) -> int:
+def execute_call(world: World, canister: CanisterState, message: CallMessage, fee: int = 0) -> int:
     """Execute a request to a public method; instructions used.
 
     Args:
-        subnet: the subnet.
+        world: the subnet, and what it is wired to.
         canister: the callee.
         message: the request.
         fee: what the canister owes for it already, charged with the execution.
     """
-    prepaid = subnet.costs_of(canister.module).execution(subnet.config.max_instructions_per_message)
+    prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
     refusal = _refuse(canister, message, prepaid + fee)
     mode = refusal or _mode_of(canister, message.method_name)
     if isinstance(mode, Reject):
-        pay(subnet, canister, fee)
-        respond(subnet, message.origin, mode, message.cycles)
+        pay(world, canister, fee)
+        respond(world, message.origin, mode, message.cycles)
         return 0
     export_name, kind = mode
     origin = message.origin
@@ -230,25 +231,25 @@ def execute_call(subnet: SubnetState, canister: CanisterState, message: CallMess
         origin.deadline_ns if isinstance(origin, FromCanister) else 0,
     )
     canister.next_context_id += 1
-    return _execute_new(subnet, canister, context, Method(export_name), kind, message.arg, prepaid, fee)
+    return _execute_new(world, canister, context, Method(export_name), kind, message.arg, prepaid, fee)
 
 
-def execute_task(subnet: SubnetState, canister: CanisterState, task: str) -> int:
+def execute_task(world: World, canister: CanisterState, task: str) -> int:
     """Execute a system task if the canister exports it and can pay; instructions used."""
     if canister.module is None or task not in canister.module.exported_methods:
         return 0
     if canister.facts.status is not CanisterStatus.RUNNING:
         return 0
-    prepaid = subnet.costs_of(canister.module).execution(subnet.config.max_instructions_per_message)
+    prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
     if canister.liquid_cycles < prepaid:
         return 0
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
     canister.next_context_id += 1
-    return _execute_new(subnet, canister, context, Method(task), _TASK, b"", prepaid, 0)
+    return _execute_new(world, canister, context, Method(task), _TASK, b"", prepaid, 0)
 
 
 def _execute_new(
-    subnet: SubnetState,
+    world: World,
     canister: CanisterState,
     context: CallContext,
     method: Method,
@@ -262,14 +263,14 @@ def _execute_new(
     instance = canister.instance
     if instance is None:
         raise InternalError("a canister with code has no instance")
-    costs = subnet.costs_of(canister.module)
+    costs = world.costs_of(canister.module)
     liquid = canister.liquid_cycles - prepaid - fee
-    limits = growth_limits(subnet, canister, mode.limits, liquid)
+    limits = growth_limits(world, canister, mode.limits, liquid)
     env = Env(
         mode.context,
         canister.facts,
         limits,
-        time_ns=subnet.time_ns,
+        time_ns=world.state.time_ns,
         caller=context.caller,
         arg=arg,
         method_name=method.export_name if mode is _TASK else "",
@@ -282,23 +283,23 @@ def _execute_new(
         cycles_available=context.available_cycles,
         global_timer_ns=canister.global_timer_ns,
         costs=costs,
-        queue_room=_queue_room(subnet, canister) if canister.open_calls_to else None,
+        queue_room=_queue_room(world, canister) if canister.open_calls_to else None,
     )
     result = _check_heap(canister, mode, limits) or instance.run(method, env)
-    pay(subnet, canister, fee + min(costs.execution(result.instructions), prepaid))
-    log_entry(subnet, canister, result)
+    pay(world, canister, fee + min(costs.execution(result.instructions), prepaid))
+    log_entry(world, canister, result)
     context.instructions += result.instructions
     if isinstance(result, Trap):
         instance.roll_back()
         context.trap = trap_reject(canister.canister_id, result, limits.instructions)
     elif mode.commits:
-        accept(subnet, canister, context, result)
+        accept(world, canister, context, result)
     else:
         instance.roll_back()
         canister.facts.version += 1
-        take_effects(subnet, canister, context, result)
-    settle(subnet, canister, context)
-    subnet.changed.add(canister.facts.canister_id)
+        take_effects(world, canister, context, result)
+    settle(world, canister, context)
+    world.state.changed.add(canister.facts.canister_id)
     return result.instructions
 
 
@@ -314,33 +315,33 @@ def _check_heap(canister: CanisterState, mode: _Mode, limits: Limits) -> Trap | 
 # -- callbacks
 
 
-def execute_response(subnet: SubnetState, canister: CanisterState, message: ResponseMessage) -> int:
+def execute_response(world: World, canister: CanisterState, message: ResponseMessage) -> int:
     """Run the callback that waits for a response; instructions used."""
-    call = _close_call(subnet, canister, message)
+    call = _close_call(world, canister, message)
     if call is None:
-        subnet.lost_cycles += message.refund
+        world.state.lost_cycles += message.refund
         return 0
     context = canister.contexts[call.context_id]
     context.open_calls -= 1
-    subnet.changed.add(canister.canister_id)
+    world.state.changed.add(canister.canister_id)
     if context.deleted or canister.instance is None:
         canister.cycles += call.prepaid_execution
         if context.open_calls == 0:
             del canister.contexts[context.context_id]
         return 0
-    result, instructions = _run_callback(subnet, canister, context, call, message)
+    result, instructions = _run_callback(world, canister, context, call, message)
     canister.cycles += call.prepaid_execution
-    used = subnet.costs_of(canister.module).execution(instructions)
-    pay(subnet, canister, min(used, call.prepaid_execution))
+    used = world.costs_of(canister.module).execution(instructions)
+    pay(world, canister, min(used, call.prepaid_execution))
     context.instructions += instructions
     if isinstance(result, Return):
         context.trap = None
-        accept(subnet, canister, context, result)
-    settle(subnet, canister, context)
+        accept(world, canister, context, result)
+    settle(world, canister, context)
     return instructions
 
 
-def _close_call(subnet: SubnetState, canister: CanisterState, message: ResponseMessage) -> OpenCall | None:
+def _close_call(world: World, canister: CanisterState, message: ResponseMessage) -> OpenCall | None:
     call = canister.open_calls.pop(message.call_id, None)
     if call is None:
         return None
@@ -350,32 +351,32 @@ def _close_call(subnet: SubnetState, canister: CanisterState, message: ResponseM
     else:
         del canister.open_calls_to[call.callee]
     if call.deadline_ns:
-        subnet.deadlines.pop((canister.canister_id, message.call_id), None)
+        world.state.deadlines.pop((canister.canister_id, message.call_id), None)
     response = message.response
     payload_bytes = len(response.data) if isinstance(response, Reply) else len(response.message.encode())
-    used = min(subnet.costs.response_transmission(payload_bytes), call.prepaid_transmission)
-    subnet.consumed_cycles += used
+    used = min(world.costs.response_transmission(payload_bytes), call.prepaid_transmission)
+    world.state.consumed_cycles += used
     canister.cycles += call.prepaid_transmission - used + message.refund
     return call
 
 
 def _run_callback(
-    subnet: SubnetState, canister: CanisterState, context: CallContext, call: OpenCall, message: ResponseMessage
+    world: World, canister: CanisterState, context: CallContext, call: OpenCall, message: ResponseMessage
 ) -> tuple[Trap | Return, int]:
     """Enter the callback, then the cleanup callback if it trapped. A trap of the callback is rolled back."""
     instance, response = canister.instance, message.response
     if instance is None:
         raise InternalError("a callback without an instance")
-    limits = growth_limits(subnet, canister, "callback", canister.liquid_cycles)
-    all_instructions = subnet.config.max_instructions_per_message
-    kept_back = all_instructions * subnet.config.reserved_cleanup_execution_in_percent // 100 if call.on_cleanup else 0
+    limits = growth_limits(world, canister, "callback", canister.liquid_cycles)
+    all_instructions = world.config.max_instructions_per_message
+    kept_back = all_instructions * world.config.reserved_cleanup_execution_in_percent // 100 if call.on_cleanup else 0
     limits.instructions = all_instructions - kept_back
     is_reply = isinstance(response, Reply)
     env = Env(
         Context.REPLY if is_reply else Context.REJECT,
         canister.facts,
         limits,
-        time_ns=subnet.time_ns,
+        time_ns=world.state.time_ns,
         caller=context.caller,
         arg=response.data if isinstance(response, Reply) else b"",
         caller_info_data=context.caller_info_data,
@@ -390,12 +391,12 @@ def _run_callback(
         cycles_refunded=message.refund,
         global_timer_ns=canister.global_timer_ns,
         call_context_instructions=context.instructions,
-        costs=subnet.costs_of(canister.module),
-        queue_room=_queue_room(subnet, canister),
+        costs=world.costs_of(canister.module),
+        queue_room=_queue_room(world, canister),
     )
     callback = call.on_reply if is_reply else call.on_reject
     result = instance.run(callback, env)
-    log_entry(subnet, canister, result)
+    log_entry(world, canister, result)
     if isinstance(result, Return):
         return result, result.instructions
     instance.roll_back()
@@ -405,12 +406,12 @@ def _run_callback(
     if call.on_cleanup is not None:
         limits.instructions = max(kept_back, all_instructions - instructions)
         env.context, env.arg, env.call_context_instructions = Context.CLEANUP, b"", context.instructions + instructions
-        instructions += _run_cleanup(subnet, canister, context, call.on_cleanup, env, result)
+        instructions += _run_cleanup(world, canister, context, call.on_cleanup, env, result)
     return result, instructions
 
 
 def _run_cleanup(
-    subnet: SubnetState,
+    world: World,
     canister: CanisterState,
     context: CallContext,
     on_cleanup: EntryPoint,
@@ -421,12 +422,12 @@ def _run_cleanup(
     if instance is None:
         raise InternalError("a cleanup without an instance")
     result = instance.run(on_cleanup, env)
-    log_entry(subnet, canister, result)
+    log_entry(world, canister, result)
     if isinstance(result, Return):
-        accept(subnet, canister, context, result)
+        accept(world, canister, context, result)
         return result.instructions
     instance.roll_back()
-    limit = subnet.config.max_instructions_per_message
+    limit = world.config.max_instructions_per_message
     context.trap = cleanup_reject(canister.canister_id, callback_trap, result, limit)
     return result.instructions
 
@@ -434,19 +435,19 @@ def _run_cleanup(
 # -- ingress inspection
 
 
-def inspect_message(subnet: SubnetState, canister: CanisterState, message: CallMessage) -> Reject | None:
+def inspect_message(world: World, canister: CanisterState, message: CallMessage) -> Reject | None:
     """Ask the canister whether it lets an ingress message in; `None`: it does."""
     instance = canister.instance
     if canister.module is None or instance is None:
         return no_code_to_accept()
     if "canister_inspect_message" not in canister.module.exported_methods:
         return None
-    limits = growth_limits(subnet, canister, "inspect", canister.liquid_cycles)
+    limits = growth_limits(world, canister, "inspect", canister.liquid_cycles)
     env = Env(
         Context.INSPECT_MESSAGE,
         canister.facts,
         limits,
-        time_ns=subnet.time_ns,
+        time_ns=world.state.time_ns,
         caller=message.caller,
         arg=message.arg,
         method_name=message.method_name,
@@ -456,7 +457,7 @@ def inspect_message(subnet: SubnetState, canister: CanisterState, message: CallM
         cycle_balance=canister.cycles,
         liquid_cycle_balance=canister.liquid_cycles,
         global_timer_ns=canister.global_timer_ns,
-        costs=subnet.costs_of(canister.module),
+        costs=world.costs_of(canister.module),
     )
     result = instance.run(Method("canister_inspect_message"), env)
     instance.roll_back()

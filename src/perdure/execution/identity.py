@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 
 from perdure.certification import RootKey, data_certificate
 from perdure.errors import UnsupportedError
-from perdure.execution.state import SubnetState
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 
 __all__ = ["identify", "root_key"]
@@ -26,18 +26,18 @@ def root_key(seed: bytes) -> RootKey:
     return RootKey(seed)
 
 
-def identify(subnet: SubnetState) -> None:
+def identify(world: World) -> None:
     """Give a subnet its id, and its key where the ``certification`` extra is installed.
 
     Without it there are no certificates: ``data_certificate_present`` says so, and the root key is empty.
     """
     try:
-        key = root_key(subnet.seed)
+        key = root_key(world.state.seed)
     except UnsupportedError:
-        subnet.subnet_id = Principal.self_authenticating(hashlib.sha256(subnet.seed).digest()).raw_bytes
+        world.state.subnet_id = Principal.self_authenticating(hashlib.sha256(world.state.seed).digest()).raw_bytes
     else:
-        subnet.root_key = key.public_key_der
-        subnet.subnet_id = Principal.self_authenticating(key.public_key_der).raw_bytes
-        subnet.certify = partial(data_certificate, key)
-    for canister in subnet.canisters.values():
-        canister.facts.subnet_id, canister.facts.root_key = subnet.subnet_id, subnet.root_key
+        world.state.root_key = key.public_key_der
+        world.state.subnet_id = Principal.self_authenticating(key.public_key_der).raw_bytes
+        world.certify = partial(data_certificate, key)
+    for canister in world.state.canisters.values():
+        canister.facts.subnet_id, canister.facts.root_key = world.state.subnet_id, world.state.root_key

@@ -25,11 +25,12 @@ from perdure.canister import (
     Trap,
 )
 from perdure.errors import InternalError, MalformedError, UnsupportedError
-from perdure.execution.effects import check_hook, commit, log_entry, respond
+from perdure.execution.effects import check_hook, commit, log_entry, record_change, respond
 from perdure.execution.execute import growth_limits
 from perdure.execution.messages import CallOrigin
 from perdure.execution.rejects import canister_error, rejected, trap_reject
-from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest, SubnetState
+from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 
@@ -74,7 +75,7 @@ class InstallOptions(NamedTuple):
 
 
 def add_canister(
-    subnet: SubnetState,
+    world: World,
     settings: Settings,
     cycles: int,
     canister_id: bytes | None = None,
@@ -83,7 +84,7 @@ def add_canister(
     """A new canister without code, holding `cycles`.
 
     Args:
-        subnet: gets the canister.
+        world: gets the canister.
         settings: its settings; checked before.
         cycles: its balance.
         canister_id: `None`: the next free one.
@@ -93,42 +94,42 @@ def add_canister(
         ValueError: there is a canister of this id.
     """
     if canister_id is None:
-        canister_id = _next_id(subnet)
-    elif canister_id in subnet.canisters:
+        canister_id = _next_id(world)
+    elif canister_id in world.state.canisters:
         raise ValueError(f"canister {Principal(canister_id)} exists already")
-    facts = CanisterFacts(canister_id=canister_id, subnet_id=subnet.subnet_id, root_key=subnet.root_key)
-    canister = CanisterState(facts, settings, cycles, charged_until_ns=subnet.time_ns)
-    subnet.canisters[canister_id] = canister
-    apply_settings(subnet, canister, settings)
+    facts = CanisterFacts(canister_id=canister_id, subnet_id=world.state.subnet_id, root_key=world.state.root_key)
+    canister = CanisterState(facts, settings, cycles, charged_until_ns=world.state.time_ns)
+    world.state.canisters[canister_id] = canister
+    apply_settings(world, canister, settings)
     facts.version = 0
-    canister.record_change(subnet, origin, "creation", controllers=list(settings.controllers))
-    subnet.changed.add(canister_id)
+    record_change(world, canister, origin, "creation", controllers=list(settings.controllers))
+    world.state.changed.add(canister_id)
     return canister
 
 
-def _next_id(subnet: SubnetState) -> bytes:
+def _next_id(world: World) -> bytes:
     while True:
-        canister_id = Principal.from_index(subnet.next_canister_index).raw_bytes
-        subnet.next_canister_index += 1
-        if canister_id not in subnet.canisters:
+        canister_id = Principal.from_index(world.state.next_canister_index).raw_bytes
+        world.state.next_canister_index += 1
+        if canister_id not in world.state.canisters:
             return canister_id
 
 
-def apply_settings(subnet: SubnetState, canister: CanisterState, settings: Settings) -> None:
+def apply_settings(world: World, canister: CanisterState, settings: Settings) -> None:
     """Make `settings` those of the canister."""
     canister.settings = settings
     canister.facts.controllers = frozenset(settings.controllers)
     canister.facts.environment_variables = dict(settings.environment_variables)
-    canister.refresh(subnet.costs)
-    check_hook(subnet, canister)
-    subnet.changed.add(canister.canister_id)
+    canister.refresh(world.costs)
+    check_hook(world, canister)
+    world.state.changed.add(canister.canister_id)
 
 
 # -- code
 
 
 def install_code(
-    subnet: SubnetState,
+    world: World,
     canister: CanisterState,
     options: InstallOptions,
     wasm: bytes,
@@ -139,7 +140,7 @@ def install_code(
     """Give a canister code, or other code.
 
     Args:
-        subnet: the canister's.
+        world: the canister's.
         canister: as it stands; unchanged but for cycles and logs when the answer is a `Reject`.
         options: mode, and how to upgrade.
         wasm: the module as uploaded.
@@ -147,11 +148,11 @@ def install_code(
         sender: whoever asks; the caller that the hooks see.
         sender_version: of a sender that is a canister.
     """
-    refusal = _refuse_install(canister, options) or _refuse_size(subnet, canister, wasm)
+    refusal = _refuse_install(canister, options) or _refuse_size(world, canister, wasm)
     if refusal is not None:
         return refusal
     try:
-        module = subnet.host.compile(wasm)
+        module = world.host.compile(wasm)
     except (MalformedError, UnsupportedError) as error:
         return canister_error(
             canister.canister_id, ErrorCode.CANISTER_INVALID_WASM, f"Canister's Wasm module is not valid: {error}"
@@ -159,7 +160,7 @@ def install_code(
     refusal = _check_persistence(canister, options, module)
     if refusal is not None:
         return refusal
-    return _Installation(subnet, canister, options, module, sender).run(arg, sender_version)
+    return _Installation(world, canister, options, module, sender).run(arg, sender_version)
 
 
 def _refuse_install(canister: CanisterState, options: InstallOptions) -> Reject | None:
@@ -181,8 +182,8 @@ def _refuse_install(canister: CanisterState, options: InstallOptions) -> Reject 
     return None
 
 
-def _refuse_size(subnet: SubnetState, canister: CanisterState, wasm: bytes) -> Reject | None:
-    limit_bytes = subnet.config.wasm_max_size_bytes
+def _refuse_size(world: World, canister: CanisterState, wasm: bytes) -> Reject | None:
+    limit_bytes = world.config.wasm_max_size_bytes
     if len(wasm) <= limit_bytes:
         return None
     return canister_error(
@@ -219,13 +220,13 @@ class _Installation:
 
     def __init__(
         self,
-        subnet: SubnetState,
+        world: World,
         canister: CanisterState,
         options: InstallOptions,
         module: CanisterModule,
         sender: bytes,
     ) -> None:
-        self.subnet = subnet
+        self.world = world
         self.canister = canister
         self.options = options
         self.module = module
@@ -235,9 +236,9 @@ class _Installation:
         self.global_timer_ns = 0
 
     def run(self, arg: bytes, sender_version: int | None) -> Reply | Reject:
-        subnet, canister = self.subnet, self.canister
-        costs = subnet.costs_of(self.module)
-        prepaid = costs.execution(subnet.config.max_instructions_per_install_code)
+        world, canister = self.world, self.canister
+        costs = world.costs_of(self.module)
+        prepaid = costs.execution(world.config.max_instructions_per_install_code)
         missing = prepaid - canister.liquid_cycles
         if missing > 0:
             return rejected(
@@ -249,10 +250,10 @@ class _Installation:
         result = self._enter_all(arg)
         used = min(costs.execution(self.instructions), prepaid)
         canister.cycles += prepaid - used
-        subnet.consumed_cycles += used
-        subnet.changed.add(canister.canister_id)
+        world.state.consumed_cycles += used
+        world.state.changed.add(canister.canister_id)
         if isinstance(result, Trap):
-            limit = subnet.config.max_instructions_per_install_code
+            limit = world.config.max_instructions_per_install_code
             return trap_reject(canister.canister_id, result, limit)
         self._finish(result, sender_version)
         return EMPTY_REPLY
@@ -282,43 +283,43 @@ class _Installation:
 
     def _new_instance(self, old: CanisterInstance | None, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
         if old is None:
-            return self.module.instantiate(self.subnet.host.new_memories(self.canister.canister_id))
+            return self.module.instantiate(self.world.host.new_memories(self.canister.canister_id))
         return old.successor(self.module, keep_heap=keep_heap, keep_stable=keep_stable)
 
     def _undo(self, new: CanisterInstance, old: CanisterInstance | None) -> None:
         new.roll_back()
         if old is None:
             new.close()
-            self.subnet.host.discarded(self.canister.canister_id)
+            self.world.host.discarded(self.canister.canister_id)
         self.canister.facts.version -= 1
 
     def _enter(self, instance: CanisterInstance, export: str, context: Context, arg: bytes) -> Trap | None:
         """Run one step, if the module has it; why it trapped."""
         if export not in instance.module.exported_methods:
             return None
-        canister, subnet = self.canister, self.subnet
-        limits = growth_limits(subnet, canister, "install", canister.liquid_cycles)
-        limits.instructions = subnet.config.max_instructions_per_install_code - self.instructions
+        canister, world = self.canister, self.world
+        limits = growth_limits(world, canister, "install", canister.liquid_cycles)
+        limits.instructions = world.config.max_instructions_per_install_code - self.instructions
         env = Env(
             context,
             canister.facts,
             limits,
-            time_ns=subnet.time_ns,
+            time_ns=world.state.time_ns,
             caller=self.sender,
             arg=arg,
             needs_to_respond=False,
             cycle_balance=canister.cycles,
             liquid_cycle_balance=canister.liquid_cycles,
             global_timer_ns=self.global_timer_ns if context is not Context.PRE_UPGRADE else canister.global_timer_ns,
-            costs=subnet.costs_of(instance.module),
+            costs=world.costs_of(instance.module),
         )
         result = instance.run(Method(export), env)
         self.instructions += result.instructions
-        log_entry(subnet, canister, result)
+        log_entry(world, canister, result)
         if isinstance(result, Trap):
             return result
         canister.cycles -= result.cycles_burned
-        subnet.consumed_cycles += result.cycles_burned
+        world.state.consumed_cycles += result.cycles_burned
         if result.certified_data is not None:
             self.certified_data = result.certified_data
         if result.global_timer_ns is not None and context is not Context.PRE_UPGRADE:
@@ -326,7 +327,7 @@ class _Installation:
         return None
 
     def _finish(self, instance: CanisterInstance, sender_version: int | None) -> None:
-        subnet, canister = self.subnet, self.canister
+        world, canister = self.world, self.canister
         if self.options.mode is InstallMode.REINSTALL:
             canister.log.purge()
         canister.module, canister.instance = self.module, instance
@@ -334,14 +335,15 @@ class _Installation:
         canister.global_timer_ns = self.global_timer_ns
         canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
         # Certified data and timer were taken over step by step above.
-        commit(subnet, canister, Return(heap_wasm_pages=instance.heap.size(), stable_wasm_pages=instance.stable.size()))
-        canister.refresh(subnet.costs)
-        check_hook(subnet, canister)
+        commit(world, canister, Return(heap_wasm_pages=instance.heap.size(), stable_wasm_pages=instance.stable.size()))
+        canister.refresh(world.costs)
+        check_hook(world, canister)
         canister.facts.version += 1
         if self.global_timer_ns or "canister_heartbeat" in self.module.exported_methods:
-            subnet.task_canisters.add(canister.canister_id)
-        canister.record_change(
-            subnet,
+            world.state.task_canisters.add(canister.canister_id)
+        record_change(
+            world,
+            canister,
             (self.sender, sender_version),
             "code_deployment",
             mode=self.options.mode.value,
@@ -349,29 +351,27 @@ class _Installation:
         )
 
 
-def uninstall_code(
-    subnet: SubnetState, canister: CanisterState, origin: tuple[bytes, int | None] = (b"", None)
-) -> None:
+def uninstall_code(world: World, canister: CanisterState, origin: tuple[bytes, int | None] = (b"", None)) -> None:
     """Take code and memories away; whoever waits for the canister is refused."""
-    _drop_code(subnet, canister)
+    _drop_code(world, canister)
     canister.chunk_store.clear()
     canister.facts.version += 1
-    canister.record_change(subnet, origin, "code_uninstall")
-    canister.refresh(subnet.costs)
-    subnet.changed.add(canister.canister_id)
+    record_change(world, canister, origin, "code_uninstall")
+    canister.refresh(world.costs)
+    world.state.changed.add(canister.canister_id)
 
 
-def _drop_code(subnet: SubnetState, canister: CanisterState) -> None:
+def _drop_code(world: World, canister: CanisterState) -> None:
     if canister.instance is not None:
         canister.instance.close()
-        subnet.host.discarded(canister.canister_id)
+        world.host.discarded(canister.canister_id)
     canister.module = canister.instance = None
     canister.heap_wasm_pages = canister.stable_wasm_pages = 0
     canister.certified_data = b""
     canister.global_timer_ns = 0
     canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
     canister.log.purge()
-    subnet.task_canisters.discard(canister.canister_id)
+    world.state.task_canisters.discard(canister.canister_id)
     refusal = rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, "Canister has been uninstalled.")._replace(
         code=RejectCode.CANISTER_REJECT
     )
@@ -380,62 +380,62 @@ def _drop_code(subnet: SubnetState, canister: CanisterState) -> None:
         if context.needs_to_respond and context.origin is not None:
             context.needs_to_respond = False
             refund, context.available_cycles = context.available_cycles, 0
-            respond(subnet, context.origin, refusal, refund)
+            respond(world, context.origin, refusal, refund)
 
 
 # -- start, stop, delete
 
 
-def start_canister(subnet: SubnetState, canister: CanisterState) -> None:
+def start_canister(world: World, canister: CanisterState) -> None:
     """Run again; whoever waits for it to stop is refused."""
     for request in canister.stop_requests:
         name = Principal(canister.canister_id)
         refusal = rejected(ErrorCode.CANISTER_STOPPING_CANCELLED, f"Canister {name}'s stop request was cancelled.")
-        respond(subnet, request.origin, refusal, request.cycles)
+        respond(world, request.origin, refusal, request.cycles)
     canister.stop_requests.clear()
     canister.facts.status = CanisterStatus.RUNNING
-    subnet.stopping.discard(canister.canister_id)
-    subnet.changed.add(canister.canister_id)
+    world.state.stopping.discard(canister.canister_id)
+    world.state.changed.add(canister.canister_id)
 
 
-def stop_canister(subnet: SubnetState, canister: CanisterState, origin: CallOrigin, cycles: int) -> None:
+def stop_canister(world: World, canister: CanisterState, origin: CallOrigin, cycles: int) -> None:
     """Take no more calls; answer once nothing is left open."""
-    subnet.changed.add(canister.canister_id)
+    world.state.changed.add(canister.canister_id)
     if canister.facts.status is CanisterStatus.STOPPED:
-        respond(subnet, origin, _NO_VALUES, cycles)
+        respond(world, origin, _NO_VALUES, cycles)
         return
     canister.facts.status = CanisterStatus.STOPPING
-    deadline_ns = subnet.time_ns + subnet.config.stop_canister_timeout_ns
+    deadline_ns = world.state.time_ns + world.config.stop_canister_timeout_ns
     canister.stop_requests.append(StopRequest(origin, cycles, deadline_ns))
-    subnet.stopping.add(canister.canister_id)
-    finish_stopping(subnet)
+    world.state.stopping.add(canister.canister_id)
+    finish_stopping(world)
 
 
 _NO_VALUES: Final = Reply(b"DIDL\x00\x00")
 """A Candid reply without values."""
 
 
-def finish_stopping(subnet: SubnetState) -> None:
+def finish_stopping(world: World) -> None:
     """Stop the canisters that have nothing left open, and give up on requests that waited too long."""
-    for canister_id in sorted(subnet.stopping):
-        canister = subnet.canisters[canister_id]
+    for canister_id in sorted(world.state.stopping):
+        canister = world.state.canisters[canister_id]
         if not canister.contexts and not canister.open_calls:
             canister.facts.status = CanisterStatus.STOPPED
-            subnet.stopping.discard(canister_id)
+            world.state.stopping.discard(canister_id)
             for request in canister.stop_requests:
-                respond(subnet, request.origin, _NO_VALUES, request.cycles)
+                respond(world, request.origin, _NO_VALUES, request.cycles)
             canister.stop_requests.clear()
-            subnet.changed.add(canister_id)
+            world.state.changed.add(canister_id)
             continue
-        late = [request for request in canister.stop_requests if request.deadline_ns <= subnet.time_ns]
+        late = [request for request in canister.stop_requests if request.deadline_ns <= world.state.time_ns]
         for request in late:
             canister.stop_requests.remove(request)
             refusal = rejected(ErrorCode.STOP_CANISTER_REQUEST_TIMEOUT, "Stop canister request timed out")
-            respond(subnet, request.origin, refusal, request.cycles)
-            subnet.changed.add(canister_id)
+            respond(world, request.origin, refusal, request.cycles)
+            world.state.changed.add(canister_id)
 
 
-def delete_canister(subnet: SubnetState, canister: CanisterState) -> Reject | None:
+def delete_canister(world: World, canister: CanisterState) -> Reject | None:
     """Remove a stopped canister for ever, its cycles too; `None`: done."""
     name = Principal(canister.canister_id)
     if canister.facts.status is not CanisterStatus.STOPPED:
@@ -452,9 +452,9 @@ def delete_canister(subnet: SubnetState, canister: CanisterState) -> Reject | No
         )
     if canister.contexts or canister.open_calls:
         raise InternalError("a stopped canister has something open")
-    _drop_code(subnet, canister)
-    subnet.consumed_cycles += canister.cycles + canister.reserved_cycles
-    del subnet.canisters[canister.canister_id]
-    subnet.ready.pop(canister.canister_id, None)
-    subnet.changed.add(canister.canister_id)
+    _drop_code(world, canister)
+    world.state.consumed_cycles += canister.cycles + canister.reserved_cycles
+    del world.state.canisters[canister.canister_id]
+    world.state.ready.pop(canister.canister_id, None)
+    world.state.changed.add(canister.canister_id)
     return None

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, final
 from perdure.canister import CanisterFacts, CanisterStatus, Reject, Reply
 from perdure.errors import MalformedError
 from perdure.execution import snapshots
-from perdure.execution.effects import respond
+from perdure.execution.effects import record_change, respond
 from perdure.execution.interface import codecs
 from perdure.execution.lifecycle import (
     InstallMode,
@@ -32,7 +32,8 @@ from perdure.execution.lifecycle import (
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response
 from perdure.execution.rejects import rejected
 from perdure.execution.settings import changed_settings, settings_record, validate_settings
-from perdure.execution.state import CanisterState, Change, Settings, SubnetState, Visibility
+from perdure.execution.state import CanisterState, Change, Settings, Visibility
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 from perdure.memory import WASM_PAGE_BYTES
@@ -59,7 +60,7 @@ class Who(Enum):
 class Call(NamedTuple):
     """One call of a method, its argument decoded. `canister` is the one that the argument names, if it does."""
 
-    subnet: SubnetState
+    world: World
     message: CallMessage
     arg: dict[str, Any]
     canister: CanisterState
@@ -67,7 +68,7 @@ class Call(NamedTuple):
     @property
     def origin(self) -> tuple[bytes, int | None]:
         """Who asks, for the canister's history."""
-        if self.message.caller not in self.subnet.canisters:
+        if self.message.caller not in self.world.state.canisters:
             return self.message.caller, None
         version = self.arg.get("sender_canister_version")
         return self.message.caller, -1 if version is None else version
@@ -91,28 +92,28 @@ class ManagementMethod(NamedTuple):
 
 
 def _new_settings(call: Call) -> Settings | Reject:
-    config = call.subnet.config
+    config = call.world.config
     settings = Settings(
         controllers=(call.message.caller,),
         freezing_threshold=config.default_freezing_threshold_seconds,
         reserved_cycles_limit=config.default_reserved_cycles_limit,
         wasm_memory_limit=config.default_wasm_memory_limit_bytes,
     )
-    if len(call.subnet.canisters) >= config.max_canisters:
+    if len(call.world.state.canisters) >= config.max_canisters:
         return rejected(
             ErrorCode.MAX_NUMBER_OF_CANISTERS_REACHED,
             f"Subnet has reached the allowed canister limit of {config.max_canisters} canisters. "
             "Retry creating the canister.",
         )
     settings = changed_settings(settings, call.arg["settings"])
-    return validate_settings(call.subnet, settings) or settings
+    return validate_settings(call.world, settings) or settings
 
 
 def _create_canister(call: Call) -> Values | Reject:
     settings = _new_settings(call)
     if isinstance(settings, Reject):
         return settings
-    fee, cycles = call.subnet.costs.create_canister(), call.message.cycles
+    fee, cycles = call.world.costs.create_canister(), call.message.cycles
     if cycles < fee:
         return rejected(
             ErrorCode.INSUFFICIENT_CYCLES_FOR_CREATE_CANISTER,
@@ -120,8 +121,8 @@ def _create_canister(call: Call) -> Values | Reject:
             f"only {cycles} cycles were received with the create_canister request.",
         )
     call.message.cycles = 0
-    call.subnet.consumed_cycles += fee
-    canister = add_canister(call.subnet, settings, cycles - fee, origin=call.origin)
+    call.world.state.consumed_cycles += fee
+    canister = add_canister(call.world, settings, cycles - fee, origin=call.origin)
     return [{"canister_id": Principal(canister.canister_id)}]
 
 
@@ -129,33 +130,33 @@ def _provisional_create(call: Call) -> Values | Reject:
     settings = _new_settings(call)
     if isinstance(settings, Reject):
         return settings
-    subnet, wanted = call.subnet, call.arg["specified_id"]
-    if wanted is not None and wanted.raw_bytes in subnet.canisters:
+    world, wanted = call.world, call.arg["specified_id"]
+    if wanted is not None and wanted.raw_bytes in world.state.canisters:
         return rejected(ErrorCode.CANISTER_ID_ALREADY_EXISTS, f"Canister {wanted} is already installed")
     amount = call.arg["amount"]
-    cycles = subnet.config.default_provisional_cycles if amount is None else amount
-    subnet.minted_cycles += cycles
-    canister = add_canister(subnet, settings, cycles, None if wanted is None else wanted.raw_bytes, call.origin)
+    cycles = world.config.default_provisional_cycles if amount is None else amount
+    world.state.minted_cycles += cycles
+    canister = add_canister(world, settings, cycles, None if wanted is None else wanted.raw_bytes, call.origin)
     return [{"canister_id": Principal(canister.canister_id)}]
 
 
 def _provisional_top_up(call: Call) -> Values:
     call.canister.cycles += call.arg["amount"]
-    call.subnet.minted_cycles += call.arg["amount"]
+    call.world.state.minted_cycles += call.arg["amount"]
     return []
 
 
 def _update_settings(call: Call) -> Values | Reject:
     settings = changed_settings(call.canister.settings, call.arg["settings"])
-    refusal = validate_settings(call.subnet, settings)
+    refusal = validate_settings(call.world, settings)
     if refusal is not None:
         return refusal
     before = call.canister.settings.controllers
-    apply_settings(call.subnet, call.canister, settings)
+    apply_settings(call.world, call.canister, settings)
     call.canister.facts.version += 1
     if settings.controllers != before or call.arg["settings"]["controllers"] is not None:
-        call.canister.record_change(
-            call.subnet, call.origin, "controllers_change", controllers=list(settings.controllers)
+        record_change(
+            call.world, call.canister, call.origin, "controllers_change", controllers=list(settings.controllers)
         )
     return []
 
@@ -176,7 +177,7 @@ def _options(mode: dict[str, Any]) -> InstallOptions:
 def _install(call: Call, wasm: bytes) -> Values | Reject:
     sender, version = call.origin
     options, arg = _options(call.arg["mode"]), call.arg["arg"]
-    answer = install_code(call.subnet, call.canister, options, wasm, arg, sender, version)
+    answer = install_code(call.world, call.canister, options, wasm, arg, sender, version)
     return answer if isinstance(answer, Reject) else []
 
 
@@ -187,7 +188,7 @@ def _install_code(call: Call) -> Values | Reject:
 def _install_chunked_code(call: Call) -> Values | Reject:
     store = call.canister
     if call.arg["store_canister"] is not None:
-        found = call.subnet.canisters.get(call.arg["store_canister"].raw_bytes)
+        found = call.world.state.canisters.get(call.arg["store_canister"].raw_bytes)
         if found is None:
             return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {call.arg['store_canister']} not found.")
         store = found
@@ -200,7 +201,7 @@ def _install_chunked_code(call: Call) -> Values | Reject:
         if chunk is None:
             return _chunk_error(f"Chunk hash {chunk_hash['hash'].hex()} was not found")
         wasm += chunk
-        if len(wasm) > call.subnet.config.wasm_max_size_bytes:
+        if len(wasm) > call.world.config.wasm_max_size_bytes:
             return _chunk_error("Error from Wasm chunk store: Wasm module too large")
     found_hash = hashlib.sha256(wasm).digest()
     if found_hash != call.arg["wasm_module_hash"]:
@@ -216,7 +217,7 @@ def _chunk_error(what: str) -> Reject:
 
 
 def _upload_chunk(call: Call) -> Values | Reject:
-    chunk, store, config = call.arg["chunk"], call.canister.chunk_store, call.subnet.config
+    chunk, store, config = call.arg["chunk"], call.canister.chunk_store, call.world.config
     if len(chunk) > config.wasm_chunk_bytes:
         return _chunk_error(
             f"Error from Wasm chunk store: Wasm chunk size {len(chunk)} exceeds the maximum chunk size of "
@@ -229,13 +230,13 @@ def _upload_chunk(call: Call) -> Values | Reject:
             f"{config.wasm_chunk_store_max_chunks * config.wasm_chunk_bytes} bytes.",
         )
     store[chunk_hash] = chunk
-    call.canister.refresh(call.subnet.costs)
+    call.canister.refresh(call.world.costs)
     return [{"hash": chunk_hash}]
 
 
 def _clear_chunk_store(call: Call) -> Values:
     call.canister.chunk_store.clear()
-    call.canister.refresh(call.subnet.costs)
+    call.canister.refresh(call.world.costs)
     return []
 
 
@@ -244,7 +245,7 @@ def _stored_chunks(call: Call) -> Values:
 
 
 def _uninstall_code(call: Call) -> Values:
-    uninstall_code(call.subnet, call.canister, call.origin)
+    uninstall_code(call.world, call.canister, call.origin)
     return []
 
 
@@ -252,13 +253,13 @@ def _uninstall_code(call: Call) -> Values:
 
 
 def _start_canister(call: Call) -> Values:
-    start_canister(call.subnet, call.canister)
+    start_canister(call.world, call.canister)
     return []
 
 
 def _stop_canister(call: Call) -> None:
     message = call.message
-    stop_canister(call.subnet, call.canister, message.origin, message.cycles)
+    stop_canister(call.world, call.canister, message.origin, message.cycles)
 
 
 def _delete_canister(call: Call) -> Values | Reject:
@@ -266,7 +267,7 @@ def _delete_canister(call: Call) -> Values | Reject:
         return rejected(
             ErrorCode.CANISTER_INVALID_CONTROLLER, f"Canister {Principal(call.message.caller)} cannot delete itself."
         )
-    return delete_canister(call.subnet, call.canister) or []
+    return delete_canister(call.world, call.canister) or []
 
 
 def _deposit_cycles(call: Call) -> Values:
@@ -276,14 +277,14 @@ def _deposit_cycles(call: Call) -> Values:
 
 
 def _raw_rand(call: Call) -> Values:
-    return [call.subnet.random_bytes(32)]
+    return [call.world.state.random_bytes(32)]
 
 
 # -- what is known about a canister
 
 
 def _canister_status(call: Call) -> Values:
-    canister, costs = call.canister, call.subnet.costs
+    canister, costs = call.canister, call.world.costs
     wasm = canister.module.wasm if canister.module is not None else b""
     sections = canister.module.custom_sections if canister.module is not None else {}
     memory_bytes = canister.memory_bytes()
@@ -387,23 +388,23 @@ def _fetch_canister_logs(call: Call) -> Values:
 # -- snapshots
 
 
-def _snapshot(function: Callable[[SubnetState, CanisterState, dict[str, Any]], Any]) -> Callable[[Call], Any]:
+def _snapshot(function: Callable[[World, CanisterState, dict[str, Any]], Any]) -> Callable[[Call], Any]:
     def handle(call: Call) -> Values | Reject:
-        answer: Values | Reject = function(call.subnet, call.canister, call.arg)
+        answer: Values | Reject = function(call.world, call.canister, call.arg)
         return answer
 
     return handle
 
 
 def _take_snapshot(call: Call) -> Values | Reject:
-    answer = snapshots.take(call.subnet, call.canister, call.arg)
+    answer = snapshots.take(call.world, call.canister, call.arg)
     if not isinstance(answer, Reject) and call.arg["uninstall_code"]:
-        uninstall_code(call.subnet, call.canister, call.origin)
+        uninstall_code(call.world, call.canister, call.origin)
     return answer
 
 
 def _load_snapshot(call: Call) -> Values | Reject:
-    return snapshots.load(call.subnet, call.canister, call.arg, call.origin)
+    return snapshots.load(call.world, call.canister, call.arg, call.origin)
 
 
 METHODS: Final[dict[str, ManagementMethod]] = {
@@ -510,7 +511,7 @@ def _unknown(method_name: str) -> Reject:
     return rejected(ErrorCode.UNKNOWN_MANAGEMENT_MESSAGE, words if reason is None else f"{words}: {reason}")
 
 
-def _prepare(subnet: SubnetState, message: CallMessage) -> tuple[ManagementMethod, Call] | Reject:
+def _prepare(world: World, message: CallMessage) -> tuple[ManagementMethod, Call] | Reject:
     """Find the method, decode the argument, check the caller."""
     method = METHODS.get(message.method_name)
     if method is None:
@@ -523,26 +524,26 @@ def _prepare(subnet: SubnetState, message: CallMessage) -> tuple[ManagementMetho
         )
     arg = values[0] if values else {}
     if not method.target:
-        return method, Call(subnet, message, arg, _NOBODY)
-    canister = subnet.canisters.get(arg[method.target].raw_bytes)
+        return method, Call(world, message, arg, _NOBODY)
+    canister = world.state.canisters.get(arg[method.target].raw_bytes)
     if canister is None:
         return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {arg[method.target]} not found.")
     if not _may(method.who, canister, message.caller):
         return _not_controller(canister, message.method_name)
-    return method, Call(subnet, message, arg, canister)
+    return method, Call(world, message, arg, canister)
 
 
 def _answer(prepared: tuple[ManagementMethod, Call]) -> Response | None:
     method, call = prepared
     answer = method.handler(call)
     if call.canister is not _NOBODY:
-        call.subnet.changed.add(call.canister.canister_id)
+        call.world.state.changed.add(call.canister.canister_id)
     if answer is None or isinstance(answer, Reject):
         return answer
     return Reply(codecs()[call.message.method_name][1].encode(answer))
 
 
-def is_allowed_by_ingress(subnet: SubnetState, message: CallMessage) -> Reject | None:
+def is_allowed_by_ingress(world: World, message: CallMessage) -> Reject | None:
     """Why a user's call of the management canister does not even come in; `None`: it comes in."""
     method = METHODS.get(message.method_name)
     if method is None:
@@ -551,7 +552,7 @@ def is_allowed_by_ingress(subnet: SubnetState, message: CallMessage) -> Reject |
         return rejected(
             ErrorCode.CANISTER_REJECTED_MESSAGE, f"ic00 method {message.method_name} can not be called via ingress"
         )
-    prepared = _prepare(subnet, message)
+    prepared = _prepare(world, message)
     return prepared if isinstance(prepared, Reject) else None
 
 
@@ -559,7 +560,7 @@ _REJECTED_WITHOUT_CODE: Final = frozenset(["install_code", "install_chunked_code
 """Canisters get the words of these without ``IC0xxx`` in front; seen in the expected output of Motoko's suite."""
 
 
-def execute_management_call(subnet: SubnetState, message: CallMessage) -> None:
+def execute_management_call(world: World, message: CallMessage) -> None:
     """Execute a call of the management canister and answer it, unless the answer comes later."""
     method = METHODS.get(message.method_name)
     is_canister = isinstance(message.origin, FromCanister)
@@ -570,20 +571,20 @@ def execute_management_call(subnet: SubnetState, message: CallMessage) -> None:
             + ("end users in non-replicated mode" if not method.update else "canisters"),
         )
     else:
-        prepared = _prepare(subnet, message)
+        prepared = _prepare(world, message)
         refusal = prepared if isinstance(prepared, Reject) else _answer(prepared)
     if refusal is not None:
         if is_canister and isinstance(refusal, Reject) and message.method_name in _REJECTED_WITHOUT_CODE:
             refusal = refusal._replace(error_code="")
-        respond(subnet, message.origin, refusal, message.cycles)
+        respond(world, message.origin, refusal, message.cycles)
 
 
-def management_query(subnet: SubnetState, caller: bytes, method_name: str, arg: bytes) -> Response:
+def management_query(world: World, caller: bytes, method_name: str, arg: bytes) -> Response:
     """Answer a query, or a composite query's call, of the management canister."""
     method = METHODS.get(method_name)
     if method is None or not method.query:
         return rejected(ErrorCode.CANISTER_METHOD_NOT_FOUND, f"Query method {method_name} not found.")
-    prepared = _prepare(subnet, CallMessage(FromUser(0), caller, b"", method_name, arg))
+    prepared = _prepare(world, CallMessage(FromUser(0), caller, b"", method_name, arg))
     if isinstance(prepared, Reject):
         return prepared
     return _answer(prepared) or rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"{method_name} did not reply")

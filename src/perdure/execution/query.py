@@ -30,7 +30,8 @@ from perdure.execution.execute import growth_limits, out_of_cycles, refuse_call
 from perdure.execution.management import management_query
 from perdure.execution.messages import Response
 from perdure.execution.rejects import as_seen_by_canister, no_such_callback, rejected, trap_reject
-from perdure.execution.state import CanisterState, SubnetState
+from perdure.execution.state import CanisterState
+from perdure.execution.world import World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
 
@@ -40,7 +41,7 @@ _MANAGEMENT: Final = MANAGEMENT_CANISTER.raw_bytes
 
 
 def execute_query(
-    subnet: SubnetState,
+    world: World,
     canister_id: bytes,
     method_name: str,
     arg: bytes,
@@ -50,11 +51,11 @@ def execute_query(
 ) -> Response:
     """Execute a query or composite query method; nothing changes but statistics."""
     if canister_id == _MANAGEMENT:
-        return management_query(subnet, sender, method_name, arg)
-    canister = subnet.canisters.get(canister_id)
+        return management_query(world, sender, method_name, arg)
+    canister = world.state.canisters.get(canister_id)
     if canister is None:
         return _not_found(canister_id)
-    query = _Query(subnet, canister_id, (caller_info_data, caller_info_signer))
+    query = _Query(world, canister_id, (caller_info_data, caller_info_signer))
     response = query.call(canister, sender, method_name, arg, 0)
     statistics = canister.query_statistics
     statistics[0] += 1
@@ -72,10 +73,10 @@ def _not_found(canister_id: bytes) -> Reject:
 class _Query:
     """One query with everything that it calls; `instructions` are those of all of it."""
 
-    __slots__ = ("caller_info", "instructions", "root", "subnet")
+    __slots__ = ("caller_info", "instructions", "root", "world")
 
-    def __init__(self, subnet: SubnetState, root: bytes, caller_info: tuple[bytes, bytes]) -> None:
-        self.subnet = subnet
+    def __init__(self, world: World, root: bytes, caller_info: tuple[bytes, bytes]) -> None:
+        self.world = world
         self.root = root
         self.caller_info = caller_info
         self.instructions = 0
@@ -111,30 +112,30 @@ class _Query:
 
     def env_of(self, canister: CanisterState, context: Context, caller: bytes, depth: int) -> Env:
         """What an entry may see; the limits are what is left for the whole query."""
-        subnet = self.subnet
-        limits = growth_limits(subnet, canister, "query", canister.liquid_cycles)
+        world = self.world
+        limits = growth_limits(world, canister, "query", canister.liquid_cycles)
         limits.instructions = self.instructions_left()
         env = Env(
             context,
             canister.facts,
             limits,
-            time_ns=subnet.time_ns,
+            time_ns=world.state.time_ns,
             caller=caller,
             cycle_balance=canister.cycles,
             liquid_cycle_balance=canister.liquid_cycles,
             global_timer_ns=canister.global_timer_ns,
-            costs=subnet.costs_of(canister.module),
+            costs=world.costs_of(canister.module),
         )
         if depth == 0:
             env.caller_info_data, env.caller_info_signer = self.caller_info
-            certify = subnet.certify
+            certify = world.certify
             if certify is not None:
-                env.certificate = partial(certify, canister.canister_id, canister.certified_data, subnet.time_ns)
+                env.certificate = partial(certify, canister.canister_id, canister.certified_data, world.state.time_ns)
         return env
 
     def instructions_left(self) -> int:
         """How many instructions the next entry may use."""
-        config = self.subnet.config
+        config = self.world.config
         left = config.max_instructions_per_composite_query_call - self.instructions
         return max(0, min(left, config.max_instructions_per_query_message))
 
@@ -155,21 +156,21 @@ class _Query:
 
     def nested(self, caller: CanisterState, call: MethodCall, depth: int) -> Response:
         """The answer to a call from a composite query."""
-        subnet = self.subnet
+        world = self.world
         if call.callee == _MANAGEMENT:
-            return management_query(subnet, caller.canister_id, call.method_name, call.arg)
-        if depth >= subnet.config.max_query_call_depth:
+            return management_query(world, caller.canister_id, call.method_name, call.arg)
+        if depth >= world.config.max_query_call_depth:
             return rejected(
                 ErrorCode.QUERY_CALL_GRAPH_TOO_DEEP,
-                f"Composite query call depth exceeded: at most {subnet.config.max_query_call_depth} calls deep",
+                f"Composite query call depth exceeded: at most {world.config.max_query_call_depth} calls deep",
             )
-        self.instructions += subnet.config.instruction_overhead_per_query_call
+        self.instructions += world.config.instruction_overhead_per_query_call
         if self.instructions_left() == 0:
             return rejected(
                 ErrorCode.QUERY_CALL_GRAPH_TOTAL_INSTRUCTION_LIMIT_EXCEEDED,
                 "Composite query call exceeded the instruction limit",
             )
-        callee = subnet.canisters.get(call.callee)
+        callee = world.state.canisters.get(call.callee)
         if callee is None:
             return _not_found(call.callee)
         return self.call(callee, caller.canister_id, call.method_name, call.arg, depth + 1)

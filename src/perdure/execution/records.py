@@ -20,9 +20,8 @@ import cbor2
 
 from perdure.canister import CanisterFacts, CanisterModule, CanisterStatus
 from perdure.errors import InternalError, MalformedError
-from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CostSchedule
-from perdure.execution.state import CanisterState, Host, Snapshot, SnapshotContent, SubnetState
+from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
 
 __all__ = [
     "CanisterRecord",
@@ -40,9 +39,7 @@ VERSION: Final = 1
 _CANISTER_ELSEWHERE: Final = frozenset(
     ["facts", "module", "instance", "limits", "freezing_limit", "chunk_store", "snapshots"]
 )
-_SUBNET_ELSEWHERE: Final = frozenset(
-    ["host", "config", "costs", "certify", "canisters", "ready", "deadlines", "stopping", "changed"]
-)
+_SUBNET_ELSEWHERE: Final = frozenset(["canisters", "ready", "deadlines", "stopping", "changed"])
 _SNAPSHOT_ELSEWHERE: Final = frozenset(["module", "content"])
 
 
@@ -317,10 +314,10 @@ def decode_record(data: bytes) -> CanisterRecord:
     return CanisterRecord(state, named["module_hash"], named["chunk_hashes"], named["snapshot_ids"])
 
 
-def adopt(subnet: SubnetState, canister: CanisterState) -> None:
+def adopt(subnet: SubnetState, canister: CanisterState, costs: CostSchedule) -> None:
     """Add a canister that was decoded, its code and memories in place, to a subnet that was decoded."""
     canister.facts.subnet_id, canister.facts.root_key = subnet.subnet_id, subnet.root_key
-    canister.refresh(subnet.costs)
+    canister.refresh(costs)
     canister_id = canister.canister_id
     subnet.canisters[canister_id] = canister
     if canister.inputs:
@@ -356,12 +353,12 @@ def encode_subnet(subnet: SubnetState) -> bytes:
     return _dump(_encode_fields(subnet, _SUBNET_ELSEWHERE))
 
 
-def decode_subnet(data: bytes, host: Host, config: SubnetConfig, costs: CostSchedule) -> SubnetState:
+def decode_subnet(data: bytes) -> SubnetState:
     """A subnet without canisters; `adopt` adds them.
 
     Raises:
         MalformedError: no such record.
     """
     known = _decode_fields(SubnetState, _SUBNET_ELSEWHERE, _load(data))
-    subnet: SubnetState = _make(SubnetState, {**known, "host": host, "config": config, "costs": costs})
+    subnet: SubnetState = _make(SubnetState, known)
     return subnet

@@ -10,7 +10,8 @@ from typing import Any
 
 from perdure.canister import Reject
 from perdure.execution.rejects import rejected
-from perdure.execution.state import Settings, SubnetState, Visibility
+from perdure.execution.state import Settings, Visibility
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 
@@ -52,9 +53,9 @@ def settings_record(settings: Settings) -> dict[str, Any]:
     return record
 
 
-def validate_settings(subnet: SubnetState, settings: Settings) -> Reject | None:
+def validate_settings(world: World, settings: Settings) -> Reject | None:
     """Why `settings` cannot be; `None`: they can."""
-    config = subnet.config
+    config = world.config
     payload = ErrorCode.CANISTER_CONTRACT_VIOLATION
     if len(settings.controllers) > config.max_controllers:
         found = len(settings.controllers)
@@ -73,11 +74,11 @@ def validate_settings(subnet: SubnetState, settings: Settings) -> Reject | None:
             payload,
             f"ComputeAllocation expected to be in the range [0..100], got {settings.compute_allocation}",
         )
-    return _validate_variables(subnet, settings)
+    return _validate_variables(world, settings)
 
 
-def _validate_variables(subnet: SubnetState, settings: Settings) -> Reject | None:
-    config, variables = subnet.config, settings.environment_variables
+def _validate_variables(world: World, settings: Settings) -> Reject | None:
+    config, variables = world.config, settings.environment_variables
     code = ErrorCode.CANISTER_CONTRACT_VIOLATION
     if len(variables) > config.max_environment_variables:
         return rejected(

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from perdure.canister import CanisterStatus, GlobalValue, Reject
 from perdure.errors import MalformedError, UnsupportedError
+from perdure.execution.effects import record_change
 from perdure.execution.rejects import canister_error, rejected
-from perdure.execution.state import CanisterState, HookStatus, Snapshot, SubnetState
+from perdure.execution.state import CanisterState, HookStatus, Snapshot
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 from perdure.memory import WASM_PAGE_BYTES, Memory
@@ -40,11 +42,11 @@ def _find(canister: CanisterState, snapshot_id: bytes) -> Snapshot | Reject:
     )
 
 
-def _make_room(subnet: SubnetState, canister: CanisterState, replace: bytes | None) -> Reject | None:
+def _make_room(world: World, canister: CanisterState, replace: bytes | None) -> Reject | None:
     if replace is not None:
         found = _find(canister, replace)
         return found if isinstance(found, Reject) else None
-    limit = subnet.config.max_snapshots_per_canister
+    limit = world.config.max_snapshots_per_canister
     if len(canister.snapshots) >= limit:
         return canister_error(
             canister.canister_id,
@@ -54,11 +56,11 @@ def _make_room(subnet: SubnetState, canister: CanisterState, replace: bytes | No
     return None
 
 
-def _keep(subnet: SubnetState, canister: CanisterState, snapshot: Snapshot, replace: bytes | None) -> None:
+def _keep(world: World, canister: CanisterState, snapshot: Snapshot, replace: bytes | None) -> None:
     if replace is not None:
         del canister.snapshots[replace]
     canister.snapshots[snapshot.snapshot_id] = snapshot
-    canister.refresh(subnet.costs)
+    canister.refresh(world.costs)
 
 
 def _next_id(canister: CanisterState) -> bytes:
@@ -75,7 +77,7 @@ def _summary(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def take(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def take(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
     """Keep the canister's state as it is."""
     module, instance = canister.module, canister.instance
     if module is None or instance is None:
@@ -85,16 +87,16 @@ def take(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> V
             ErrorCode.CANISTER_CONTRACT_VIOLATION,
             f"Failed to create snapshot for empty canister {name}",
         )
-    refusal = _make_room(subnet, canister, arg["replace_snapshot"])
+    refusal = _make_room(world, canister, arg["replace_snapshot"])
     if refusal is not None:
         return refusal
     snapshot = Snapshot(
         snapshot_id=_next_id(canister),
-        taken_at_ns=subnet.time_ns,
+        taken_at_ns=world.state.time_ns,
         uploaded=False,
         wasm=bytearray(module.wasm),
         module=module,
-        content=subnet.host.take_snapshot(canister.canister_id, instance),
+        content=world.host.take_snapshot(canister.canister_id, instance),
         heap_bytes=canister.heap_wasm_pages * WASM_PAGE_BYTES,
         stable_bytes=canister.stable_wasm_pages * WASM_PAGE_BYTES,
         global_values=instance.global_values,
@@ -104,12 +106,12 @@ def take(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> V
         global_timer_ns=canister.global_timer_ns,
         hook_status=canister.hook_status,
     )
-    _keep(subnet, canister, snapshot, arg["replace_snapshot"])
+    _keep(world, canister, snapshot, arg["replace_snapshot"])
     return [_summary(snapshot)]
 
 
 def load(
-    subnet: SubnetState, canister: CanisterState, arg: dict[str, Any], origin: tuple[bytes, int | None]
+    world: World, canister: CanisterState, arg: dict[str, Any], origin: tuple[bytes, int | None]
 ) -> Values | Reject:
     """Give the canister the state of a snapshot."""
     snapshot = _find(canister, arg["snapshot_id"])
@@ -122,9 +124,9 @@ def load(
             "Cannot load a snapshot while calls are open",
         )
     try:
-        module = snapshot.module or subnet.host.compile(bytes(snapshot.wasm))
+        module = snapshot.module or world.host.compile(bytes(snapshot.wasm))
         # The host checks that the globals are those of the module.
-        memories = subnet.host.load_snapshot(canister.canister_id, snapshot.content, snapshot.global_values)
+        memories = world.host.load_snapshot(canister.canister_id, snapshot.content, snapshot.global_values)
         instance = module.instantiate(memories)
     except (MalformedError, UnsupportedError, ValueError) as error:
         return canister_error(
@@ -146,10 +148,11 @@ def load(
     if snapshot.uploaded and snapshot.hook_status is not None:
         canister.hook_status = snapshot.hook_status
     if canister.global_timer_ns or "canister_heartbeat" in module.exported_methods:
-        subnet.task_canisters.add(canister.canister_id)
+        world.state.task_canisters.add(canister.canister_id)
     canister.facts.version += 1
-    canister.record_change(
-        subnet,
+    record_change(
+        world,
+        canister,
         origin,
         "load_snapshot",
         snapshot_id=snapshot.snapshot_id,
@@ -157,23 +160,23 @@ def load(
         taken_at_timestamp=snapshot.taken_at_ns,
         source="metadata_upload" if snapshot.uploaded else "taken_from_canister",
     )
-    canister.refresh(subnet.costs)
+    canister.refresh(world.costs)
     return []
 
 
-def list_all(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values:
+def list_all(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values:
     """What snapshots there are."""
-    del subnet, arg
+    del world, arg
     return [[_summary(snapshot) for snapshot in canister.snapshots.values()]]
 
 
-def delete(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def delete(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
     """Forget a snapshot."""
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):
         return snapshot
     del canister.snapshots[snapshot.snapshot_id]
-    canister.refresh(subnet.costs)
+    canister.refresh(world.costs)
     return []
 
 
@@ -194,9 +197,9 @@ def _global_value(record: dict[str, Any]) -> GlobalValue:
     return GlobalValue(value_type, struct.pack(_NUMBER_FORMAT[value_type], number))
 
 
-def read_metadata(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def read_metadata(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
     """Everything about a snapshot but its bytes."""
-    del subnet
+    del world
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):
         return snapshot
@@ -231,7 +234,7 @@ def _out_of_range(canister: CanisterState, offset: int, size_bytes: int, limit_b
     )
 
 
-def read_data(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def read_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
     """Some bytes of a snapshot."""
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):
@@ -248,7 +251,7 @@ def read_data(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any])
         return [{"chunk": chunk}]
     offset, size_bytes = where["offset"], where["size"]
     limit_bytes = _part_bytes(snapshot, kind)
-    if offset + size_bytes > limit_bytes or size_bytes > subnet.config.max_inter_canister_payload_bytes:
+    if offset + size_bytes > limit_bytes or size_bytes > world.config.max_inter_canister_payload_bytes:
         return _out_of_range(canister, offset, size_bytes, limit_bytes)
     if kind == "wasm_module":
         return [{"chunk": bytes(snapshot.wasm[offset : offset + size_bytes])}]
@@ -267,20 +270,20 @@ def _memory(snapshot: Snapshot, kind: str) -> Memory:
     return snapshot.content.heap if kind == "wasm_memory" else snapshot.content.stable
 
 
-def upload_metadata(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def upload_metadata(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
     """Begin a snapshot that is to be filled by uploads."""
-    refusal = _make_room(subnet, canister, arg["replace_snapshot"]) or _check_sizes(subnet, canister, arg)
+    refusal = _make_room(world, canister, arg["replace_snapshot"]) or _check_sizes(world, canister, arg)
     if refusal is not None:
         return refusal
     heap_bytes, stable_bytes = arg["wasm_memory_size"], arg["stable_memory_size"]
     timer, hook = arg["global_timer"], arg["on_low_wasm_memory_hook_status"]
     snapshot = Snapshot(
         snapshot_id=_next_id(canister),
-        taken_at_ns=subnet.time_ns,
+        taken_at_ns=world.state.time_ns,
         uploaded=True,
         wasm=bytearray(arg["wasm_module_size"]),
         module=None,
-        content=subnet.host.new_snapshot(canister.canister_id, heap_bytes, stable_bytes),
+        content=world.host.new_snapshot(canister.canister_id, heap_bytes, stable_bytes),
         heap_bytes=heap_bytes,
         stable_bytes=stable_bytes,
         global_values=tuple(_global_value(value) for value in arg["globals"]),
@@ -290,12 +293,12 @@ def upload_metadata(subnet: SubnetState, canister: CanisterState, arg: dict[str,
         global_timer_ns=None if timer is None else timer.get("active") or 0,
         hook_status=None if hook is None else _HOOK_BY_NAME[next(iter(hook))],
     )
-    _keep(subnet, canister, snapshot, arg["replace_snapshot"])
+    _keep(world, canister, snapshot, arg["replace_snapshot"])
     return [{"snapshot_id": snapshot.snapshot_id}]
 
 
-def _check_sizes(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Reject | None:
-    config = subnet.config
+def _check_sizes(world: World, canister: CanisterState, arg: dict[str, Any]) -> Reject | None:
+    config = world.config
     limits = {
         "wasm_module_size": config.wasm_max_size_bytes,
         "wasm_memory_size": config.max_wasm64_memory_bytes,
@@ -313,7 +316,7 @@ def _check_sizes(subnet: SubnetState, canister: CanisterState, arg: dict[str, An
     )
 
 
-def upload_data(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def upload_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
     """Fill in some bytes of a snapshot that was begun by an upload."""
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):
@@ -336,5 +339,5 @@ def upload_data(subnet: SubnetState, canister: CanisterState, arg: dict[str, Any
         snapshot.wasm[offset : offset + len(chunk)] = chunk
     else:
         _memory(snapshot, kind).write(offset, chunk)
-    canister.refresh(subnet.costs)
+    canister.refresh(world.costs)
     return []

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from typing import Any, Final, NamedTuple, Protocol, final
 
-from perdure.canister import CanisterFacts, CanisterInstance, CanisterModule, GlobalValue, Limits, StateDelta, WasmState
-from perdure.execution.config import SubnetConfig
-from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
+from perdure.canister import CanisterFacts, CanisterInstance, CanisterModule, GlobalValue, Limits
+from perdure.execution.cycles import CostSchedule
 from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, Response, ResponseMessage
 from perdure.memory import WASM_PAGE_BYTES, Memory
 
@@ -23,9 +21,7 @@ __all__ = [
     "CanisterLog",
     "CanisterState",
     "Change",
-    "ExecutedMessage",
     "HookStatus",
-    "Host",
     "LogRecord",
     "Settings",
     "Snapshot",
@@ -168,60 +164,6 @@ class Snapshot:
         return self.heap_bytes + self.stable_bytes + len(self.wasm) + chunks + len(self.certified_data)
 
 
-class ExecutedMessage(NamedTuple):
-    """A message that is complete: what history says about it."""
-
-    kind: str
-    canister_id: bytes
-    method_name: str = ""
-    caller: bytes = b""
-    arg: bytes = b""
-    instructions: int = 0
-
-
-class Host(Protocol):
-    """What the rules need from outside: code, memories, and somebody to tell of commits."""
-
-    def compile(self, wasm: bytes) -> CanisterModule:
-        """Validate and compile a module as uploaded, maybe gzipped.
-
-        Raises:
-            MalformedError: no valid module.
-            UnsupportedError: a module that the Internet Computer refuses.
-        """
-        ...
-
-    def new_memories(self, canister_id: bytes) -> WasmState:
-        """Empty memories for a canister's first module."""
-        ...
-
-    def committed(self, canister_id: bytes, delta: StateDelta) -> None:
-        """Memories of a canister changed for good. The delta's views are valid during this call only."""
-        ...
-
-    def executed(self, subnet: SubnetState, message: ExecutedMessage) -> None:
-        """A message is complete: the state is one that may be kept. `SubnetState.changed` says what it touched."""
-        ...
-
-    def discarded(self, canister_id: bytes) -> None:
-        """A canister's memories are gone for good (uninstalled, deleted); its instance was closed."""
-        ...
-
-    def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> SnapshotContent:
-        """Keep a copy of the committed memories of `instance`."""
-        ...
-
-    def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> SnapshotContent:
-        """Zeroed memories of these sizes, to be filled by an upload."""
-        ...
-
-    def load_snapshot(
-        self, canister_id: bytes, content: SnapshotContent, global_values: tuple[GlobalValue, ...]
-    ) -> WasmState:
-        """Memories for a canister with the content of a snapshot, which stays as it is."""
-        ...
-
-
 @final
 @dataclass(slots=True)
 class StopRequest:
@@ -300,25 +242,14 @@ class CanisterState:
         self.freezing_limit = per_second * self.settings.freezing_threshold
         self.limits.clear()
 
-    def record_change(self, subnet: SubnetState, origin: tuple[bytes, int | None], kind: str, **details: Any) -> None:
-        """Add to the history under the current version, and forget the oldest entries."""
-        self.history.append(Change(subnet.time_ns, self.facts.version, *origin, (kind, details)))
-        self.total_changes += 1
-        del self.history[: -subnet.config.max_canister_history_changes]
-
 
 @final
 @dataclass(slots=True)
 class SubnetState:
-    """A whole subnet. `host` and `certify` are wiring, everything else is state."""
+    """A whole subnet, and nothing of what runs it; that is `World`."""
 
-    host: Host
-    config: SubnetConfig = field(default_factory=SubnetConfig)
-    costs: CostSchedule = CYCLES_2026_08
     subnet_id: bytes = b""
     root_key: bytes = b""
-    certify: Callable[[bytes, bytes, int], bytes] | None = None
-    """A certificate for a canister's id, certified data and the time in ns; asked for only when a query wants it."""
     time_ns: int = DEFAULT_TIME_NS
     seed: bytes = b""
     random_counter: int = 0
@@ -345,10 +276,6 @@ class SubnetState:
     """Cycles paid for resources or burned on purpose."""
     lost_cycles: int = 0
     """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
-
-    def costs_of(self, module: CanisterModule | None) -> CostSchedule:
-        """What entries into a module cost, and the calls that it makes."""
-        return self.costs.wasm64 if module is not None and module.is_64 else self.costs
 
     def random_bytes(self, size_bytes: int = 32) -> bytes:
         """The next bytes of the subnet's randomness, a function of seed and counter alone."""

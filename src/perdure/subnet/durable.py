@@ -19,7 +19,6 @@ from typing import final
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, PageDelta, StateDelta, WasmState
 from perdure.errors import InternalError, StorageError
 from perdure.execution.config import SubnetConfig
-from perdure.execution.cycles import CYCLES_2026_08
 from perdure.execution.records import (
     adopt,
     decode_record,
@@ -29,7 +28,8 @@ from perdure.execution.records import (
     encode_snapshot,
     encode_subnet,
 )
-from perdure.execution.state import CanisterState, ExecutedMessage, Snapshot, SnapshotContent, SubnetState
+from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
+from perdure.execution.world import ExecutedMessage, World
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
@@ -121,7 +121,7 @@ class DurableHost:
         self._replaced.add(canister_id)
         return self.temporary.load_snapshot(canister_id, content, global_values)
 
-    def executed(self, subnet: SubnetState, message: ExecutedMessage) -> None:
+    def executed(self, state: SubnetState, message: ExecutedMessage) -> None:
         """A message is complete: make it a commit.
 
         Raises:
@@ -140,7 +140,7 @@ class DurableHost:
             message.instructions,
         )
         try:
-            self._commit(subnet, facts)
+            self._commit(state, facts)
         except StorageError as error:
             self._failed = error
             raise
@@ -153,21 +153,21 @@ class DurableHost:
 
     # --- one commit
 
-    def _commit(self, subnet: SubnetState, message: Message) -> None:
+    def _commit(self, state: SubnetState, message: Message) -> None:
         # Only an upload changes a snapshot that is kept already.
         draft = _Draft(uploading=message.method.startswith("upload_canister_snapshot"))
-        for canister_id in sorted(subnet.changed | self._discarded):
-            canister = subnet.canisters.get(canister_id)
+        for canister_id in sorted(state.changed | self._discarded):
+            canister = state.canisters.get(canister_id)
             if canister is not None:
                 self._add(canister, draft)
             elif canister_id in self.directory.canisters:
                 draft.changes[canister_id] = CanisterChange(deleted=True)
-        version = self.directory.commit(message, draft.changes, subnet_record=encode_subnet(subnet), wait=False)
+        version = self.directory.commit(message, draft.changes, subnet_record=encode_subnet(state), wait=False)
         self._versions.update(dict.fromkeys(draft.changes, version))
         for instance in draft.mapped:
             instance.commit_deferred()
         self._settle(draft)
-        subnet.changed.clear()
+        state.changed.clear()
         self._replaced.clear()
         self._discarded.clear()
 
@@ -267,7 +267,7 @@ class DurableHost:
         self.temporary.close()
         self.directory.close()
 
-    def at(self, version: int, gate: Gate) -> tuple[MemoryHost, SubnetState]:
+    def at(self, version: int, gate: Gate) -> World:
         """The subnet as it was after `version`, in memory.
 
         Raises:
@@ -286,9 +286,9 @@ class DurableHost:
 
         records = {key: found.record for key, found in past.canisters.items()}
         reader = _Reader(host, self.directory, records, adopted, memories)
-        return host, reader.subnet(past.subnet_record, SubnetConfig(), b"")
+        return reader.world(past.subnet_record, SubnetConfig(), b"")
 
-    def restore(self, config: SubnetConfig, seed: bytes) -> SubnetState:
+    def restore(self, config: SubnetConfig, seed: bytes) -> World:
         """The subnet as it was last committed; a new one where nothing was."""
 
         def adopted(key: bytes, module: ResidentModule) -> ResidentInstance:
@@ -299,7 +299,7 @@ class DurableHost:
 
         records = {key: found.record for key, found in self.directory.canisters.items()}
         reader = _Reader(self, self.directory, records, adopted, memories)
-        return reader.subnet(self.directory.subnet_record, config, seed)
+        return reader.world(self.directory.subnet_record, config, seed)
 
 
 @final
@@ -321,15 +321,16 @@ class _Reader:
     adopted: Callable[[bytes, ResidentModule], ResidentInstance]
     memories: Callable[[bytes], WasmState]
 
-    def subnet(self, record: bytes, config: SubnetConfig, seed: bytes) -> SubnetState:
+    def world(self, record: bytes, config: SubnetConfig, seed: bytes) -> World:
         if not record:
-            return SubnetState(host=self.host, config=config, seed=seed)
-        subnet = decode_subnet(record, self.host, config, CYCLES_2026_08)
-        subnet.responses.clear()  # they were handed out, or whoever waited for them is gone
+            return World(SubnetState(seed=seed), self.host, config)
+        state = decode_subnet(record)
+        state.responses.clear()  # they were handed out, or whoever waited for them is gone
+        world = World(state, self.host, config)
         for key, canister_record in self.records.items():
             if not key.startswith(_SNAPSHOT):
-                adopt(subnet, self._canister(canister_record))
-        return subnet
+                adopt(state, self._canister(canister_record), world.costs)
+        return world
 
     def _canister(self, record: bytes) -> CanisterState:
         found = decode_record(record)
@@ -353,10 +354,9 @@ def open_state(
     config: SubnetConfig,
     seed: bytes,
     gate: Gate,
-) -> tuple[DurableHost, SubnetState]:
-    """The host over a state directory, and the subnet that it holds."""
-    host = DurableHost(directory, compile_code, Residents(gate, deferred=True))
-    return host, host.restore(config, seed)
+) -> World:
+    """The subnet that a state directory holds, over a host that keeps it there."""
+    return DurableHost(directory, compile_code, Residents(gate, deferred=True)).restore(config, seed)
 
 
 def _snapshot_change(snapshot: Snapshot) -> CanisterChange:

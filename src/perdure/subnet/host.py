@@ -7,7 +7,8 @@ from typing import final
 
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, PageDelta, StateDelta, WasmState
 from perdure.errors import InternalError
-from perdure.execution.state import ExecutedMessage, SnapshotContent, SubnetState
+from perdure.execution.state import SnapshotContent, SubnetState
+from perdure.execution.world import ExecutedMessage
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import TemporaryStore
 from perdure.storage.image import TemporaryImage
@@ -70,7 +71,7 @@ class MemoryHost:
     def committed(self, canister_id: bytes, delta: StateDelta) -> None:
         """Nothing to do: the images have it."""
 
-    def executed(self, subnet: SubnetState, message: ExecutedMessage) -> None:
+    def executed(self, state: SubnetState, message: ExecutedMessage) -> None:
         """Nothing to do: what is in memory is as durable as it gets."""
 
     def check(self) -> None:

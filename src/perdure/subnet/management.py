@@ -10,7 +10,8 @@ from perdure.execution.interface import codecs
 from perdure.execution.management import management_query
 from perdure.execution.messages import Response
 from perdure.execution.scheduler import execute_ingress
-from perdure.execution.state import CanisterState, SubnetState
+from perdure.execution.state import CanisterState
+from perdure.execution.world import World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 
 __all__ = ["as_error", "controller_of", "manage", "status_record"]
@@ -30,11 +31,11 @@ def controller_of(canister: CanisterState) -> bytes:
     return min(canister.facts.controllers, default=ANONYMOUS.raw_bytes)
 
 
-def manage(subnet: SubnetState, canister: CanisterState, method: str, **fields: Any) -> Any:
+def manage(world: World, canister: CanisterState, method: str, **fields: Any) -> Any:
     """Call a method that takes a record with a canister's id, and run rounds until it has answered.
 
     Args:
-        subnet: the canister's.
+        world: the canister's.
         canister: is named in the argument; its controller makes the call.
         method: of the management canister.
         fields: of the argument, beside ``canister_id``; those left out are null.
@@ -48,14 +49,14 @@ def manage(subnet: SubnetState, canister: CanisterState, method: str, **fields: 
     takes, gives = codecs()[method]
     arg = takes.encode([{"canister_id": Principal(canister.canister_id), **fields}])
     sender, callee = controller_of(canister), MANAGEMENT_CANISTER.raw_bytes
-    return _result(execute_ingress(subnet, callee, method, arg, sender, 0, MAX_ROUNDS), gives)
+    return _result(execute_ingress(world, callee, method, arg, sender, 0, MAX_ROUNDS), gives)
 
 
-def status_record(subnet: SubnetState, canister: CanisterState) -> dict[str, Any]:
+def status_record(world: World, canister: CanisterState) -> dict[str, Any]:
     """What ``canister_status`` tells a controller, as a query: nothing changes."""
     takes, gives = codecs()["canister_status"]
     arg = takes.encode([{"canister_id": Principal(canister.canister_id)}])
-    record: dict[str, Any] = _result(management_query(subnet, controller_of(canister), "canister_status", arg), gives)
+    record: dict[str, Any] = _result(management_query(world, controller_of(canister), "canister_status", arg), gives)
     return record
 
 

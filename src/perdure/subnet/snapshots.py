@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from perdure.canister import GlobalValue, Reject, WasmState
 from perdure.errors import InternalError, StorageError, UnsupportedError
 from perdure.execution.snapshots import upload_metadata
-from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.execution.state import CanisterState, HookStatus
+from perdure.execution.world import World
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import Snapshot, SnapshotMetadata, TemporaryStore, write_snapshot
 from perdure.subnet.management import as_error
@@ -25,7 +26,7 @@ _COUNTER = GlobalValue("i64", bytes(8))
 
 
 def put_on(
-    snapshot: Snapshot, subnet: SubnetState, canister: CanisterState, module: ResidentModule, store: TemporaryStore
+    snapshot: Snapshot, world: World, canister: CanisterState, module: ResidentModule, store: TemporaryStore
 ) -> None:
     """Give a canister without code the state of a snapshot. Nothing is copied: its files are the memories' base.
 
@@ -45,13 +46,13 @@ def put_on(
     if metadata.on_low_wasm_memory_hook_status is not None:
         canister.hook_status = HookStatus[metadata.on_low_wasm_memory_hook_status.upper()]
     if canister.global_timer_ns or "canister_heartbeat" in module.exported_methods:
-        subnet.task_canisters.add(canister.canister_id)
-    canister.refresh(subnet.costs)
+        world.state.task_canisters.add(canister.canister_id)
+    canister.refresh(world.costs)
 
 
 def upload(
     snapshot: Snapshot,
-    subnet: SubnetState,
+    world: World,
     canister: CanisterState,
     module: ResidentModule,
     store: TemporaryStore,
@@ -66,7 +67,7 @@ def upload(
     metadata = snapshot.metadata
     hook = metadata.on_low_wasm_memory_hook_status
     begun = upload_metadata(
-        subnet,
+        world,
         canister,
         {
             "replace_snapshot": replace,
@@ -88,8 +89,8 @@ def upload(
     kept.content = StoredContent(snapshot.image("heap", store), snapshot.image("stable", store))
     kept.chunk_store = snapshot.chunks()
     kept.taken_at_ns = metadata.taken_at_timestamp
-    canister.refresh(subnet.costs)
-    subnet.changed.add(canister.canister_id)
+    canister.refresh(world.costs)
+    world.state.changed.add(canister.canister_id)
     return kept.snapshot_id
 
 
@@ -103,7 +104,7 @@ def _own_globals(found: tuple[GlobalValue, ...], module: ResidentModule, path: s
     raise StorageError(f"globals of types {listed} found, the module has {types} and maybe a counter", path)
 
 
-def write(path: str | os.PathLike[str], subnet: SubnetState, canister: CanisterState) -> SnapshotMetadata:
+def write(path: str | os.PathLike[str], world: World, canister: CanisterState) -> SnapshotMetadata:
     """Write a canister's committed state as a snapshot directory.
 
     Raises:
@@ -125,7 +126,7 @@ def write(path: str | os.PathLike[str], subnet: SubnetState, canister: CanisterS
             stable=stable,  # type: ignore[arg-type]
             chunks=canister.chunk_store,
             metadata=SnapshotMetadata(
-                taken_at_timestamp=subnet.time_ns,
+                taken_at_timestamp=world.state.time_ns,
                 wasm_module_size=len(module.wasm),
                 wasm_memory_size=heap.wasm_pages * WASM_PAGE_BYTES,
                 stable_memory_size=stable.wasm_pages * WASM_PAGE_BYTES,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -35,7 +35,8 @@ from perdure.execution.scheduler import (
     run_until_answered,
     run_until_idle,
 )
-from perdure.execution.state import CanisterState, ExecutedMessage, LogRecord, Settings, SubnetState
+from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetState
+from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.instrument import Options
 from perdure.storage import Durability, Snapshot, StateDirectory
@@ -117,14 +118,21 @@ class Subnet:
             return ready_made.get(wasm) or compiler.compile(wasm, options)
 
         self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
-        self._host: MemoryHost | DurableHost
         if path is None:
-            self._host = MemoryHost(compile_code, Residents(self._gate))
-            self._state = SubnetState(host=self._host, config=config or SubnetConfig(), seed=seed)
+            host = MemoryHost(compile_code, Residents(self._gate))
+            self._world = World(SubnetState(seed=seed), host, config or SubnetConfig())
         else:
             directory = StateDirectory.open(path, durability=durability, history=history)
-            self._host, self._state = open_state(directory, compile_code, config or SubnetConfig(), seed, self._gate)
-        identify(self._state)
+            self._world = open_state(directory, compile_code, config or SubnetConfig(), seed, self._gate)
+        identify(self._world)
+
+    @property
+    def _state(self) -> SubnetState:
+        return self._world.state
+
+    @property
+    def _host(self) -> MemoryHost | DurableHost:
+        return self._world.host  # type: ignore[return-value]  # the rules know it by less
 
     @classmethod
     def open(
@@ -158,7 +166,7 @@ class Subnet:
         canister._state.charged_until_ns = subnet._state.time_ns
         host = subnet._host
         assert isinstance(host, MemoryHost)
-        put_on(opened, subnet._state, canister._state, host.compile(opened.wasm_module()), host.store)
+        put_on(opened, subnet._world, canister._state, host.compile(opened.wasm_module()), host.store)
         return subnet
 
     # --- canisters
@@ -209,7 +217,7 @@ class Subnet:
         """Create a canister without code; arguments as for `install`."""
         settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
         raw_id = canister_id.raw_bytes if canister_id is not None else None
-        state = add_canister(self._state, settings, cycles, raw_id, (settings.controllers[0], None))
+        state = add_canister(self._world, settings, cycles, raw_id, (settings.controllers[0], None))
         self._state.minted_cycles += cycles
         self._done("create_canister", state.canister_id)
         return Canister(self, Principal(state.canister_id))
@@ -251,14 +259,14 @@ class Subnet:
     def tick(self) -> None:
         """Run one round."""
         self._host.check()
-        round_(self._state)
+        round_(self._world)
         self._host.wait(self._host.settle())
 
     @alone
     def run_until_idle(self) -> int:
         """Run rounds until nothing is left to do but heartbeats; how many were run."""
         self._host.check()
-        rounds = run_until_idle(self._state)
+        rounds = run_until_idle(self._world)
         self._host.wait(self._host.settle())
         return rounds
 
@@ -275,7 +283,7 @@ class Subnet:
     @alone
     def advance_time(self, duration_ns: int) -> None:
         """Let time pass; what is due runs with the next round."""
-        advance_time(self._state, duration_ns)
+        advance_time(self._world, duration_ns)
         self._done("advance_time")
 
     # --- states
@@ -288,8 +296,7 @@ class Subnet:
     def _twin(self, gate: Gate) -> Subnet:
         twin = object.__new__(Subnet)
         twin._gate = gate
-        twin._host = self._host.fork(gate)
-        twin._state = _copy_state(self._state, twin._host)
+        twin._world = _copy(self._world, self._host.fork(gate))
         return twin
 
     @contextmanager
@@ -302,19 +309,18 @@ class Subnet:
             self._end_anchor(kept)
 
     @alone
-    def _begin_anchor(self) -> tuple[MemoryHost | DurableHost, SubnetState]:
-        kept = self._host, self._state
-        twin = self._twin(self._gate)
-        self._host, self._state = twin._host, twin._state
+    def _begin_anchor(self) -> World:
+        kept = self._world
+        self._world = self._twin(self._gate)._world
         return kept
 
     @alone
-    def _end_anchor(self, kept: tuple[MemoryHost | DurableHost, SubnetState]) -> None:
+    def _end_anchor(self, kept: World) -> None:
         for canister in self._state.canisters.values():
             if canister.instance is not None:
                 canister.instance.close()
             self._host.discarded(canister.canister_id)
-        self._host, self._state = kept
+        self._world = kept
 
     @alone
     def at(self, version: int) -> Subnet:
@@ -326,7 +332,7 @@ class Subnet:
         """
         twin = object.__new__(Subnet)
         twin._gate = Gate()
-        twin._host, twin._state = self._durable.at(version, twin._gate)
+        twin._world = self._durable.at(version, twin._gate)
         return twin
 
     @property
@@ -336,15 +342,17 @@ class Subnet:
 
     @property
     def _durable(self) -> DurableHost:
-        if not isinstance(self._host, DurableHost):
+        host = self._host
+        if not isinstance(host, DurableHost):
             raise UnsupportedError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
-        return self._host
+        return host
 
     @alone
     def checkpoint(self) -> None:
         """Bring the state directory's images up to date and empty its log; in memory there is nothing to do."""
-        if isinstance(self._host, DurableHost):
-            self._host.directory.checkpoint()
+        host = self._host
+        if isinstance(host, DurableHost):
+            host.directory.checkpoint()
 
     @alone
     def close(self) -> None:
@@ -412,14 +420,14 @@ class Canister:
                     gate.become_alone(turn)
                 host = subnet._host
                 host.check()
-                message = subnet._state, self._raw_id, method, arg, sender.raw_bytes, cycles
+                message = subnet._world, self._raw_id, method, arg, sender.raw_bytes, cycles
                 response = execute_at_once(*message)
                 if response is None:
                     gate.become_alone(turn)
                     response = execute_ingress(*message, MAX_ROUNDS)
                 elif isinstance(response, int):
                     gate.become_alone(turn)
-                    response = run_until_answered(subnet._state, response, MAX_ROUNDS)
+                    response = run_until_answered(subnet._world, response, MAX_ROUNDS)
                 version = host.settle()
             finally:
                 gate.is_shared = turn
@@ -445,7 +453,7 @@ class Canister:
                     gate.become_alone(turn)
                 host = subnet._host
                 host.check()
-                response = execute_query(subnet._state, self._raw_id, method, arg, sender.raw_bytes)
+                response = execute_query(subnet._world, self._raw_id, method, arg, sender.raw_bytes)
                 version = host.settle(None if reaches_further else self._raw_id)
             finally:
                 gate.is_shared = turn
@@ -527,7 +535,7 @@ class Canister:
         if not isinstance(arg, bytes):
             arg = init_argument(f"the module for {self.id}", self._subnet._host.compile(wasm), arg)
         self._subnet._host.check()
-        response = install_code(self._subnet._state, state, options, wasm, arg, controller_of(state))
+        response = install_code(self._subnet._world, state, options, wasm, arg, controller_of(state))
         self._subnet._done(f"{options.mode.value}_code", self._raw_id, arg)
         if isinstance(response, Reject):
             raise as_error(response)
@@ -612,7 +620,7 @@ class Canister:
             StorageError: it exists, or cannot be written.
             UnsupportedError: there is no Wasm module.
         """
-        write(path, self._subnet._state, self._state)
+        write(path, self._subnet._world, self._state)
 
     @alone
     def upload_snapshot(self, path: str | os.PathLike[str], *, replace: bytes | None = None) -> bytes:
@@ -625,7 +633,7 @@ class Canister:
         opened = Snapshot.open(path)
         host = self._subnet._host
         module = host.compile(opened.wasm_module())
-        snapshot_id = upload(opened, self._subnet._state, self._state, module, host.store, replace)
+        snapshot_id = upload(opened, self._subnet._world, self._state, module, host.store, replace)
         self._subnet._done("upload_snapshot", self._raw_id)
         return snapshot_id
 
@@ -633,7 +641,7 @@ class Canister:
     def _manage(self, method: str, /, **fields: Any) -> Any:
         self._subnet._host.check()
         try:
-            return manage(self._subnet._state, self._state, method, **fields)
+            return manage(self._subnet._world, self._state, method, **fields)
         finally:
             self._subnet._done(method, self._raw_id)
 
@@ -642,7 +650,7 @@ class Canister:
     def _touched(self, kind: str) -> None:
         state, subnet = self._state, self._subnet
         state.heap_wasm_pages, state.stable_wasm_pages = self._instance.heap.size(), self._instance.stable.size()
-        state.refresh(subnet._state.costs)
+        state.refresh(subnet._world.costs)
         subnet._state.changed.add(self._raw_id)
         subnet._done(kind, self._raw_id)
 
@@ -687,7 +695,7 @@ class Canister:
 
     def settings(self) -> dict[str, Any]:
         """The settings, by their names in the interface specification."""
-        settings: dict[str, Any] = status_record(self._subnet._state, self._state)["settings"]
+        settings: dict[str, Any] = status_record(self._subnet._world, self._state)["settings"]
         return settings
 
     def logs(self) -> tuple[LogRecord, ...]:
@@ -705,10 +713,10 @@ def _module_of(owner: type[Any]) -> CanisterModule:
     return module
 
 
-def _copy_state(state: SubnetState, host: MemoryHost) -> SubnetState:
-    """A deep copy; code is shared, memories are forked."""
-    shared: dict[int, object] = {id(state.host): host, id(state.config): state.config, id(state.costs): state.costs}
-    shared[id(state.certify)] = state.certify
+def _copy(world: World, host: MemoryHost) -> World:
+    """A world over a deep copy of the state; code is shared, memories are forked."""
+    state = world.state
+    shared: dict[int, object] = {}
     for canister_id, canister in state.canisters.items():
         if isinstance(canister.instance, ResidentInstance):
             twin = host.adopt(canister_id, canister.instance)
@@ -717,4 +725,4 @@ def _copy_state(state: SubnetState, host: MemoryHost) -> SubnetState:
         for snapshot in canister.snapshots.values():
             shared[id(snapshot.content)] = snapshot.content
             shared[id(snapshot.module)] = snapshot.module
-    return deep_copy(state, shared)
+    return replace(world, state=deep_copy(state, shared), host=host)
