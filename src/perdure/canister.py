@@ -138,6 +138,10 @@ class Limits:
     call_timeout_seconds: int = 300
     queue_capacity: int = 500
     """Calls from this canister to another that may be open at a time."""
+    log_bytes: int = 4 << 10
+    """What the canister's log can hold; an entry keeps no more of what it prints."""
+    print_instructions: int = 1
+    """For each byte of ``debug_print``, beside the log: 0 where nobody sees what is printed."""
 
 
 @final
@@ -244,6 +248,9 @@ class Return:
     message_accepted: bool = False
     instructions: int = 0
     logs: list[bytes] = field(default_factory=list)
+    """The newest lines that it printed, within `Limits.log_bytes`."""
+    log_lines_dropped: int = 0
+    """How many it printed before those."""
     heap_wasm_pages: int = 0
     stable_wasm_pages: int = 0
     stable_accessed_pages: int = 0
@@ -302,6 +309,7 @@ class Trap:
     backtrace: tuple[str, ...] = ()
     instructions: int = 0
     logs: list[bytes] = field(default_factory=list)
+    log_lines_dropped: int = 0
 
 
 class GlobalValue(NamedTuple):

@@ -13,11 +13,16 @@ __all__ = ["ModuleFacts", "decode_facts", "encode_facts", "facts_of"]
 
 
 class ModuleFacts(NamedTuple):
-    """What an instance needs to know. The order of `global_types` is that of their places in message memory."""
+    """What an instance needs to know.
+
+    `global_types` and `global_places` have an entry for each saved global; a place in message memory occurs more than
+    once where a global is exported more than once.
+    """
 
     is_64: bool
     methods: frozenset[str]
     global_types: tuple[str, ...]
+    global_places: tuple[int, ...]
     own_function_count: int
     redirected_imports: tuple[str, ...]
     accounting: bool
@@ -33,6 +38,7 @@ def facts_of(module: Module, linked: Instrumented) -> ModuleFacts:
         is_64=linked.is_64,
         methods=linked.methods,
         global_types=tuple(item.val_type.text for item in linked.saved_globals),
+        global_places=linked.global_places,
         own_function_count=linked.own_function_count,
         redirected_imports=linked.redirected_imports,
         accounting=linked.options.accounting,
@@ -75,6 +81,7 @@ def decode_facts(data: bytes) -> ModuleFacts:
         is_64=plain["is_64"],
         methods=frozenset(plain["methods"]),
         global_types=tuple(plain["global_types"]),
+        global_places=tuple(plain["global_places"]),
         own_function_count=plain["own_function_count"],
         redirected_imports=tuple(plain["redirected_imports"]),
         accounting=plain["accounting"],

@@ -41,6 +41,7 @@ from perdure.memory import PAGE_BYTES
 from perdure.system_api import SystemApi
 
 if TYPE_CHECKING:
+    from perdure.embedder.facts import ModuleFacts
     from perdure.embedder.module import CompiledModule
 
 __all__ = ["WasmInstance"]
@@ -50,6 +51,8 @@ _OUT_OFFSET = abi.HEADER["reply_bytes"].offset
 _IN = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset < _OUT_OFFSET))
 _OUT = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset >= _OUT_OFFSET))
 _RESPONDED = abi.HEADER["responded"].offset
+_LOG_ROOM = abi.HEADER["log_room_bytes"].offset
+_ROOM = struct.Struct("<" + abi.HEADER["log_room_bytes"].format)
 _REPLIED, _REJECTED = 1, 2
 _LARGE_BYTES = 4 << 20
 _MAX_CALLER_BYTES = abi.HEADER["caller"].size_bytes
@@ -87,7 +90,7 @@ class WasmInstance:
         self._read_globals = True
         self._committed_globals = committed_globals
         self._current_globals = committed_globals
-        self._globals_end = abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * len(module.facts.global_types)
+        self._globals_end = abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * len(set(module.facts.global_places))
         self._apply_data = apply_data
         self._predecessor: WasmInstance | None = None
         self._process = os.getpid()
@@ -124,7 +127,7 @@ class WasmInstance:
         pages = module.engine.private_pages.another()
         heap = ImageMemory(state.heap, pages)
         stable = ImageMemory(state.stable, None if module.facts.accounting else pages)
-        packed = None if state.global_values is None else _pack(module.facts.global_types, state.global_values)
+        packed = None if state.global_values is None else _pack(module.facts, state.global_values)
         try:
             return cls(module, (heap, stable), packed, apply_data=packed is None)
         except BaseException:
@@ -154,7 +157,7 @@ class WasmInstance:
         """Globals as committed; those of a module that has never been committed are its initial ones."""
         found = self._committed_globals if self._committed_globals is not None else self._current_globals
         assert found is not None
-        return _unpack(self._module.facts.global_types, found)
+        return _unpack(self._module.facts, found)
 
     def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
         """Enter the canister.
@@ -192,7 +195,7 @@ class WasmInstance:
         return StateDelta(
             self._heap.changes() if self._heap_changes is _UNKNOWN else self._heap_changes,
             self._stable.changes(),
-            _unpack(self._module.facts.global_types, globals_now) if changed else None,
+            _unpack(self._module.facts, globals_now) if changed else None,
         )
 
     def commit(self) -> StateDelta:
@@ -245,7 +248,7 @@ class WasmInstance:
                 if delta is not None:
                     self._apply(memory, delta)
             if saved.global_values is not None:
-                self._current_globals = _pack(self._module.facts.global_types, saved.global_values)
+                self._current_globals = _pack(self._module.facts, saved.global_values)
                 self._drop_store()
             self._uncommitted = True
             self._heap_changes = _UNKNOWN
@@ -298,10 +301,14 @@ class WasmInstance:
         return api
 
     def host_done(self) -> None:
-        """Tell the native functions of a response that a host function has given."""
+        """Tell the code in the module what a host function has changed: a response given, room taken in the log."""
         api = self._api
-        if api is not None and api.response is not None and not self._view[_RESPONDED]:
+        if api is None:
+            return
+        if api.response is not None and not self._view[_RESPONDED]:
             self._view[_RESPONDED] = _REPLIED if api.response.__class__ is Reply else _REJECTED
+        if api.log is not None:
+            _ROOM.pack_into(self._view, _LOG_ROOM, api.log.room_bytes)
 
     def must_stop(self) -> bool:
         """Whether the running message has to end; runs signal handlers that were put off."""
@@ -393,6 +400,9 @@ class WasmInstance:
             env.caller,
             callback_index,
             callback_environment,
+            limits.log_bytes,
+            limits.log_bytes,
+            limits.print_instructions,
         )
         if argument:
             view[abi.ARGUMENT : abi.ARGUMENT + len(argument)] = argument
@@ -463,8 +473,7 @@ class WasmInstance:
         trap.backtrace = frames
         if self._metered:
             trap.instructions = env.limits.instructions - max(out[_LEFT], 0)
-        trap.logs = api.logs or []
-        return trap
+        return api.keep_log(trap)
 
     # --- the engine's instance
 
@@ -589,16 +598,21 @@ def _pages(delta: PageDelta) -> Iterator[tuple[int, bytes]]:
             yield address + at, bytes(data[at : at + PAGE_BYTES])
 
 
-def _pack(types: tuple[str, ...], values: tuple[GlobalValue, ...]) -> bytes:
-    """Globals as they lie in message memory."""
+def _pack(facts: ModuleFacts, values: tuple[GlobalValue, ...]) -> bytes:
+    """Globals as they lie in message memory; of one that is saved more than once the last value counts."""
+    types = facts.global_types
     if types != tuple(value.value_type for value in values):
         raise ValueError(f"globals of types {[value.value_type for value in values]}, the module has {list(types)}")
-    return b"".join(value.bits.ljust(abi.GLOBAL_BYTES, b"\0") for value in values)
+    placed = dict(zip(facts.global_places, values, strict=True))
+    return b"".join(placed[place].bits.ljust(abi.GLOBAL_BYTES, b"\0") for place in range(len(placed)))
 
 
-def _unpack(types: tuple[str, ...], packed: bytes) -> tuple[GlobalValue, ...]:
-    places = range(0, len(packed), abi.GLOBAL_BYTES)
-    return tuple(GlobalValue(kind, packed[at : at + _SIZES[kind]]) for kind, at in zip(types, places, strict=True))
+def _unpack(facts: ModuleFacts, packed: bytes) -> tuple[GlobalValue, ...]:
+    starts = [place * abi.GLOBAL_BYTES for place in facts.global_places]
+    return tuple(
+        GlobalValue(kind, packed[start : start + _SIZES[kind]])
+        for kind, start in zip(facts.global_types, starts, strict=True)
+    )
 
 
 def _copied(delta: PageDelta | None) -> PageDelta | None:

@@ -27,7 +27,7 @@ from perdure.instrument import Options, instrument
 from perdure.instrument.validate import validate
 from perdure.wasm import decode, encode, inflate
 
-__all__ = ["CompiledModule", "Compiler", "compile_module", "shared_compiler"]
+__all__ = ["TOOLCHAIN", "CompiledModule", "Compiler", "compile_module", "shared_compiler"]
 
 MAX_SECONDS = 3600.0
 MAX_SECONDS_UNMETERED = 60.0
@@ -174,12 +174,17 @@ class Compiler:
         return module
 
 
+TOOLCHAIN = ("canister.py", "errors.py", "ic", "instrument", "memory.py", "wasm")
+"""Modules and packages of perdure that decide what code is made of a module, the cost table among them."""
+
+
 @cache
 def _toolchain() -> bytes:
     """A hash of what made the code besides the engine: this package's own rewriting, and the processor."""
     digest = hashlib.sha256(platform.machine().encode())
-    for package in ("perdure.instrument", "perdure.wasm"):
-        for file in sorted(files(package).iterdir(), key=lambda item: item.name):
+    for name in TOOLCHAIN:
+        place = files("perdure").joinpath(name)
+        for file in sorted(place.iterdir(), key=lambda item: item.name) if place.is_dir() else [place]:
             if file.is_file():
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
     with suppress(OSError, StopIteration):

@@ -61,6 +61,9 @@ class SubnetConfig:
     max_environment_variable_name_bytes: int = 128
     max_environment_variable_value_bytes: int = 128
     max_log_bytes: int = 4 << 10
+    debug_prints: bool = True
+    """Whether somebody sees what is printed, beside the log, which costs an instruction a byte: as with dfx, PocketIC
+    and system subnets. On application subnets of the mainnet nobody does."""
     max_allowed_viewers: int = 10
     max_canisters: int = 100_000
 

@@ -40,6 +40,7 @@ def log_entry(world: World, canister: CanisterState, result: Trap | Return) -> N
     if not result.logs and isinstance(result, Return):
         return
     max_bytes = world.config.max_log_bytes
+    canister.log.next_index += result.log_lines_dropped
     for line in result.logs:
         canister.log.append(world.state.time_ns, line, max_bytes)
     if isinstance(result, Trap):

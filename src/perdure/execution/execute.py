@@ -102,6 +102,8 @@ def _base_limits(world: World, kind: str) -> Limits:
         call_payload_bytes=config.max_local_request_payload_bytes,
         call_timeout_seconds=config.max_call_timeout_seconds,
         queue_capacity=config.queue_capacity,
+        log_bytes=config.max_log_bytes,
+        print_instructions=int(config.debug_prints),
     )
 
 

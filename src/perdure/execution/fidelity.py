@@ -179,6 +179,7 @@ _LIMIT_TESTS: Final = {
     "default_provisional_cycles": _MANAGEMENT + "TestCreation::test_default_amount",
     "allocation_charge_period_ns": _LIMITS + "TestStorage::test_charged_at_most_every_ten_seconds",
     "dirty_page_overhead": _LIMITS + "TestEntries::test_install",
+    "debug_prints": "tests/embedder/test_charges.py::test_printing_is_charged_where_it_is_on",
     "round_ns": _LIMITS + "TestRounds::test_time_goes_on",
 }
 _LOCAL_LIMITS: Final = frozenset(["round_ns", "max_canisters", "default_provisional_cycles"])

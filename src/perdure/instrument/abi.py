@@ -24,6 +24,8 @@ Message memory::
     0x0010_0000  argument                                                                  ARGUMENT
     0x0410_0000  reply                                                                     REPLY
 
+A global has one place there, however often it is exported, and at most `MAX_SAVED_GLOBALS` have one.
+
 Protocol. The host fills the in-fields and the argument, then calls one exported entry of type ``() -> ()``:
 ``canister_update f``, ``canister_start``... or `CALLBACK`. An entry first calls the kernel's ``begin`` (which clears
 the accounting of the message before and the out-fields), then the canister, then `FINISH`, which writes the out-fields
@@ -53,6 +55,7 @@ __all__ = [
     "LOAD_GLOBALS",
     "MAX_ARGUMENT_BYTES",
     "MAX_REPLY_BYTES",
+    "MAX_SAVED_GLOBALS",
     "MEMORY_NAMES",
     "MESSAGE_WASM_PAGES",
     "NATIVE_MESSAGE_FUNCTIONS",
@@ -79,6 +82,7 @@ ACCOUNTING_WASM_PAGES = 0x4800_0000 >> 16
 GLOBAL_BYTES = 16
 GLOBALS_CURRENT = 0x0001_0000
 GLOBALS_COMMITTED = 0x0004_0000
+MAX_SAVED_GLOBALS = (GLOBALS_COMMITTED - GLOBALS_CURRENT) // GLOBAL_BYTES
 ARGUMENT = 0x0010_0000
 REPLY = 0x0410_0000
 MAX_ARGUMENT_BYTES = REPLY - ARGUMENT
@@ -143,20 +147,23 @@ HEADER = {
     "caller": Field(0x60, "32s"),
     "callback_index": Field(0x80, "Q"),
     "callback_environment": Field(0x88, "Q"),
+    "log_capacity_bytes": Field(0x90, "I"),  # bytes of lines that the log can hold
+    "log_room_bytes": Field(0x94, "I"),  # in and out: bytes that are left in it, of this message's own lines
+    "print_instructions": Field(0x98, "Q"),  # for each byte of debug_print on top: 1 where printing is on, else 0
     # out: cleared by `begin`, written while the canister runs
-    "reply_bytes": Field(0x90, "I"),
-    "trap_code": Field(0x94, "I"),
-    "trap_function": Field(0x98, "I"),  # index in NATIVE_MESSAGE_FUNCTIONS; only with CONTRACT_VIOLATION and 12 to 14
-    "trap_kind": Field(0x9C, "I"),  # 0 wrong context, 1 bad argument, n + 2 bytes outside a heap of n Wasm pages
-    "trap_offset": Field(0xA0, "Q"),  # ARGUMENT_OUT_OF_BOUNDS: offset or address; REPLY_TOO_LARGE: bytes in all
-    "trap_size": Field(0xA8, "Q"),  # ARGUMENT_OUT_OF_BOUNDS: bytes asked for
+    "reply_bytes": Field(0xA0, "I"),
+    "trap_code": Field(0xA4, "I"),
+    "trap_function": Field(0xA8, "I"),  # index in NATIVE_MESSAGE_FUNCTIONS; only with CONTRACT_VIOLATION and 12 to 14
+    "trap_kind": Field(0xAC, "I"),  # 0 wrong context, 1 bad argument, n + 2 bytes outside a heap of n Wasm pages
+    "trap_offset": Field(0xB0, "Q"),  # ARGUMENT_OUT_OF_BOUNDS: offset or address; REPLY_TOO_LARGE: bytes in all
+    "trap_size": Field(0xB8, "Q"),  # ARGUMENT_OUT_OF_BOUNDS: bytes asked for
     # out: written by FINISH
-    "instructions_left": Field(0xB0, "q"),  # may be negative after a success: charge the limit
-    "accessed_pages_left": Field(0xB8, "q"),
-    "dirty_pages_left": Field(0xC0, "q"),
-    "heap_wasm_pages": Field(0xC8, "Q"),
-    "stable_wasm_pages": Field(0xD0, "Q"),
-    "touched_end": Field(0xD8, "I"),  # address after the last entry of TOUCHED_LIST
-    "written_end": Field(0xDC, "I"),  # address after the last entry of WRITTEN_LIST
-    "dropped": Field(0xE0, "I"),  # 1: data.drop or elem.drop ran, instantiate anew
+    "instructions_left": Field(0xC0, "q"),  # may be negative after a success: charge the limit
+    "accessed_pages_left": Field(0xC8, "q"),
+    "dirty_pages_left": Field(0xD0, "q"),
+    "heap_wasm_pages": Field(0xD8, "Q"),
+    "stable_wasm_pages": Field(0xE0, "Q"),
+    "touched_end": Field(0xE8, "I"),  # address after the last entry of TOUCHED_LIST
+    "written_end": Field(0xEC, "I"),  # address after the last entry of WRITTEN_LIST
+    "dropped": Field(0xF0, "I"),  # 1: data.drop or elem.drop ran, instantiate anew
 }

@@ -36,17 +36,17 @@
     (global.set $counter (i64.load $message offset=0x08 (i64.const 0)))
     (global.set $accessed_pages_left (i64.load $message offset=0x10 (i64.const 0)))
     (global.set $dirty_pages_left (i64.load $message offset=0x18 (i64.const 0)))
-    (i64.store $message offset=0x90 (i64.const 0) (i64.const 0)))  ;; reply_bytes, trap_code
+    (i64.store $message offset=0xa0 (i64.const 0) (i64.const 0)))  ;; reply_bytes, trap_code
 
   (func $finish (export "finish")
-    (i64.store $message offset=0xb0 (i64.const 0) (global.get $counter))
-    (i64.store $message offset=0xb8 (i64.const 0) (global.get $accessed_pages_left))
-    (i64.store $message offset=0xc0 (i64.const 0) (global.get $dirty_pages_left))
-    (i64.store $message offset=0xc8 (i64.const 0) (i64.extend_i32_u (;I;) (memory.size $heap)))
-    (i64.store $message offset=0xd0 (i64.const 0) (memory.size $stable))
-    (i32.store $message offset=0xd8 (i64.const 0) (global.get $touched_end))
-    (i32.store $message offset=0xdc (i64.const 0) (global.get $written_end))
-    (i32.store $message offset=0xe0 (i64.const 0) (global.get $dropped))
+    (i64.store $message offset=0xc0 (i64.const 0) (global.get $counter))
+    (i64.store $message offset=0xc8 (i64.const 0) (global.get $accessed_pages_left))
+    (i64.store $message offset=0xd0 (i64.const 0) (global.get $dirty_pages_left))
+    (i64.store $message offset=0xd8 (i64.const 0) (i64.extend_i32_u (;I;) (memory.size $heap)))
+    (i64.store $message offset=0xe0 (i64.const 0) (memory.size $stable))
+    (i32.store $message offset=0xe8 (i64.const 0) (global.get $touched_end))
+    (i32.store $message offset=0xec (i64.const 0) (global.get $written_end))
+    (i32.store $message offset=0xf0 (i64.const 0) (global.get $dropped))
     (call $save_globals))
 
   ;; `link` writes the bodies of these two: one store, or load and set, for each saved global.
@@ -66,7 +66,7 @@
   ;; --------------------------------------------------------------------------------------------- traps and metering
 
   (func $trap (param $code i32)
-    (i32.store $message offset=0x94 (i64.const 0) (local.get $code))
+    (i32.store $message offset=0xa4 (i64.const 0) (local.get $code))
     (unreachable))
 
   (func $out_of_instructions (export "out_of_instructions")
@@ -80,6 +80,24 @@
       (then (local.set $left (i64.const 0x8000000000000000))))
     (global.set $counter (local.get $left))
     (if (i64.lt_s (local.get $left) (i64.const 0)) (then (call $out_of_instructions))))
+
+  ;; Bytes to be charged for, few enough that no product of them wraps and so many that nobody can pay for them.
+  (func $chargeable (export "chargeable") (param $size i64) (result i64)
+    (select (local.get $size) (i64.const 0x800000000000) (i64.lt_u (local.get $size) (i64.const 0x800000000000))))
+
+  ;; For a line of the log: 2 instructions a byte of what the log can hold at all, 50 of what it has room for.
+  (func $log_charge (export "log_charge") (param $size i64) (result i64)
+    (local $capacity i64) (local $room i64)
+    (local.set $capacity (i64.load32_u $message offset=0x90 (i64.const 0)))
+    (local.set $room (i64.load32_u $message offset=0x94 (i64.const 0)))
+    (i64.add
+      (i64.mul (i64.const 2)
+        (select (local.get $size) (local.get $capacity) (i64.lt_u (local.get $size) (local.get $capacity))))
+      (i64.mul (i64.const 50)
+        (select (local.get $size) (local.get $room) (i64.lt_u (local.get $size) (local.get $room))))))
+
+  (func $print_charge (export "print_charge") (param $size i64) (result i64)
+    (i64.mul (local.get $size) (i64.load $message offset=0x98 (i64.const 0))))
 
   (func $charge_size32 (export "charge_size32") (param $size i32) (result i32)
     (call $charge (i64.extend_i32_u (local.get $size)))
@@ -490,8 +508,8 @@
       (then (call $trap_in (i32.const 65) (local.get $function) (i32.const 0)))))
 
   (func $trap_in (param $code i32) (param $function i32) (param $kind i32)
-    (i32.store $message offset=0x98 (i64.const 0) (local.get $function))
-    (i32.store $message offset=0x9c (i64.const 0) (local.get $kind))
+    (i32.store $message offset=0xa8 (i64.const 0) (local.get $function))
+    (i32.store $message offset=0xac (i64.const 0) (local.get $kind))
     (call $trap (local.get $code)))
 
   ;; Traps where [address, address + size) leaves the heap; the size of the heap goes with the trap.
@@ -503,8 +521,8 @@
           (i64.gt_u (local.get $address) (local.get $heap_bytes))
           (i64.gt_u (local.get $size) (i64.sub (local.get $heap_bytes) (local.get $address))))
       (then
-        (i64.store $message offset=0xa0 (i64.const 0) (local.get $address))
-        (i64.store $message offset=0xa8 (i64.const 0) (local.get $size))
+        (i64.store $message offset=0xb0 (i64.const 0) (local.get $address))
+        (i64.store $message offset=0xb8 (i64.const 0) (local.get $size))
         (call $trap_in (i32.const 14) (local.get $function)
           (i32.add (i32.wrap_i64 (local.get $wasm_pages)) (i32.const 2))))))
 
@@ -516,8 +534,8 @@
           (i64.gt_u (local.get $offset) (local.get $total))
           (i64.gt_u (local.get $size) (i64.sub (local.get $total) (local.get $offset))))
       (then
-        (i64.store $message offset=0xa0 (i64.const 0) (local.get $offset))
-        (i64.store $message offset=0xa8 (i64.const 0) (local.get $size))
+        (i64.store $message offset=0xb0 (i64.const 0) (local.get $offset))
+        (i64.store $message offset=0xb8 (i64.const 0) (local.get $size))
         (call $trap_in (i32.const 14) (local.get $function) (i32.const 1))))
     (memory.copy $heap $message
       (i32.wrap_i64 (;I;) (local.get $target))
@@ -556,13 +574,13 @@
   (func $msg_reply_data_append (export "msg_reply_data_append") (param $source i32 (;I;)) (param $size i32 (;I;))
     (local $reply_bytes i64) (local $new_bytes i64)
     (call $check_may_respond (i32.const 4))
-    (local.set $reply_bytes (i64.load32_u $message offset=0x90 (i64.const 0)))
+    (local.set $reply_bytes (i64.load32_u $message offset=0xa0 (i64.const 0)))
     (local.set $new_bytes (i64.add (local.get $reply_bytes) (i64.extend_i32_u (;I;) (local.get $size))))
     (if (i32.or
           (i64.gt_u (local.get $new_bytes) (i64.load32_u $message offset=0x58 (i64.const 0)))
           (i64.lt_u (local.get $new_bytes) (local.get $reply_bytes)))
       (then
-        (i64.store $message offset=0xa0 (i64.const 0) (local.get $new_bytes))
+        (i64.store $message offset=0xb0 (i64.const 0) (local.get $new_bytes))
         (call $trap_in (i32.const 12) (i32.const 4) (i32.const 1))))
     (call $check_heap (i32.const 4)
       (i64.extend_i32_u (;I;) (local.get $source))
@@ -571,7 +589,7 @@
       (i64.add (i64.const 0x4100000) (local.get $reply_bytes))
       (local.get $source)
       (local.get $size))
-    (i64.store32 $message offset=0x90 (i64.const 0) (local.get $new_bytes)))
+    (i64.store32 $message offset=0xa0 (i64.const 0) (local.get $new_bytes)))
 
   (func $msg_reply (export "msg_reply")
     (call $check_may_respond (i32.const 5))
@@ -587,7 +605,7 @@
     (if (i32.eqz (local.get $type)) (then (return (local.get $instructions))))
     (if (i32.ne (local.get $type) (i32.const 1))
       (then
-        (i64.store32 $message offset=0xa0 (i64.const 0) (i64.extend_i32_u (local.get $type)))
+        (i64.store32 $message offset=0xb0 (i64.const 0) (i64.extend_i32_u (local.get $type)))
         (call $trap_in (i32.const 65) (i32.const 7) (i32.const 1))))
     (i64.add (local.get $instructions) (i64.load $message offset=0x48 (i64.const 0))))
 )

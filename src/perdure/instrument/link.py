@@ -18,7 +18,7 @@ from typing import NamedTuple, final
 
 from perdure.canister import TrapCode
 from perdure.errors import InvalidModuleError
-from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, SystemFunction
+from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, TRANSMISSION_INSTRUCTIONS, SystemFunction
 from perdure.instrument import abi
 from perdure.instrument.costs import SCHEDULES
 from perdure.instrument.inline import Inlined
@@ -90,7 +90,9 @@ class Instrumented:
     """A linked module and what stands beside it.
 
     `saved_globals` are in the replica's order: the exported ones in the order of their exports, then the mutable ones
-    that are not exported, by index. `data_segments` are (address in the heap, bytes), in order, to be applied once.
+    that are not exported, by index; `global_places` are their places in message memory, one for each global, though
+    one that is exported twice is saved twice. `data_segments` are (address in the heap, bytes), in order, to be applied
+    once.
     """
 
     module: Module
@@ -98,6 +100,7 @@ class Instrumented:
     is_64: bool
     methods: frozenset[str]
     saved_globals: tuple[SavedGlobal, ...]
+    global_places: tuple[int, ...]
     data_segments: tuple[tuple[int, bytes], ...]
     own_function_count: int
     """Functions with a lower index are the canister's; the others were appended."""
@@ -120,14 +123,22 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     """Append `kernel` to a validated module and make its calls of `ic0` go there.
 
     Raises:
-        InvalidModuleError: an active data segment does not fit the initial heap.
+        InvalidModuleError: an active data segment does not fit the initial heap, or there are more globals to save than
+            message memory has room for.
     """
     methods = [item for item in module.exports if item.kind is ExternKind.FUNCTION and _is_entry(item.name)]
     saved = _saved_globals(module)
+    distinct = tuple(dict.fromkeys(saved))
+    places = {item.global_index: place for place, item in enumerate(distinct)}
+    if len(distinct) > abi.MAX_SAVED_GLOBALS:
+        raise InvalidModuleError(
+            f"Wasm module has {len(distinct)} globals that are mutable or exported, which exceeds the maximum number "
+            f"allowed {abi.MAX_SAVED_GLOBALS}."
+        )
     linked, segments = _keep_data_aside(_own_memories(module))
     first_global = len(module.all_global_types)
     appendix = _Appendix(module)
-    functions = _append_kernel(appendix, kernel, first_global, saved)
+    functions = _append_kernel(appendix, kernel, first_global, distinct)
     redirects = _append_imports(appendix, module, functions, options)
     exports = _append_entries(appendix, module, methods, functions)
     codes = rewrite_codes(
@@ -164,6 +175,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         is_64=module.is_64,
         methods=frozenset(item.name for item in exports if _is_entry(item.name)),
         saved_globals=saved,
+        global_places=tuple(places[item.global_index] for item in saved),
         data_segments=segments,
         own_function_count=module.function_count,
         redirected_imports=tuple(module.imports[index].name for index in redirects),
@@ -234,7 +246,8 @@ def _address(segment: DataSegment, number: int, heap_bytes: int) -> int:
 def _saved_globals(module: Module) -> tuple[SavedGlobal, ...]:
     exported = [item.index for item in module.exports if item.kind is ExternKind.GLOBAL]
     types = module.all_global_types
-    hidden = [index for index, kind in enumerate(types) if kind.mutable and index not in set(exported)]
+    shown = set(exported)
+    hidden = [index for index, kind in enumerate(types) if kind.mutable and index not in shown]
     return tuple(SavedGlobal(index, *types[index]) for index in (*exported, *hidden))
 
 
@@ -270,14 +283,17 @@ class _Appendix:
 
     def __init__(self, module: Module) -> None:
         self.types = list(module.types)
+        # The first of equal types counts, as in a search from the front.
+        self._places = {func_type: place for place, func_type in reversed([*enumerate(self.types)])}
         self.first_function = module.function_count
         self.type_indices: list[int] = []
         self.codes: list[Code] = []
 
     def type_index(self, func_type: FuncType) -> int:
-        if func_type not in self.types:
+        place = self._places.setdefault(func_type, len(self.types))
+        if place == len(self.types):
             self.types.append(func_type)
-        return self.types.index(func_type)
+        return place
 
     def append(self, func_type: FuncType, body: bytes) -> int:
         """A function of these instructions, without locals; its index."""
@@ -368,11 +384,27 @@ def _replacement(
 
 
 def _charge(row: SystemFunction, parameters: Sequence[str], functions: Mapping[str, int]) -> bytes:
-    """Charge the overhead and, where the table says so, one instruction a byte."""
-    size = b""
-    if row.size_parameter is not None:
-        size = _widened(row.size_parameter, parameters) + _op("i64.add")
-    return _op("i64.const", row.instructions) + size + _op("call", functions["charge"])
+    """Charge the overhead and what the table says of bytes."""
+    bytes_charged = b"".join(
+        _charged_bytes(charge.parameter, parameters, functions) + _BYTE_CHARGE[charge.kind](functions) + _op("i64.add")
+        for charge in row.byte_charges
+    )
+    return _op("i64.const", row.instructions) + bytes_charged + _op("call", functions["charge"])
+
+
+def _charged_bytes(parameter: int, parameters: Sequence[str], functions: Mapping[str, int]) -> bytes:
+    """A number of bytes, small enough to be multiplied and added up."""
+    bounded = b"" if parameters[parameter] == "i32" else _op("call", functions["chargeable"])
+    return _widened(parameter, parameters) + bounded
+
+
+# From a number of bytes on the stack to their charge.
+_BYTE_CHARGE: Mapping[str, Callable[[Mapping[str, int]], bytes]] = {
+    "copy": lambda functions: b"",
+    "send": lambda functions: _op("i64.const", TRANSMISSION_INSTRUCTIONS) + _op("i64.mul"),
+    "log": lambda functions: _op("call", functions["log_charge"]),
+    "print": lambda functions: _op("call", functions["print_charge"]),
+}
 
 
 def _account(name: str, parameters: Sequence[str], functions: Mapping[str, int]) -> bytes:

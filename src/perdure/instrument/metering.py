@@ -53,6 +53,9 @@ _ENDS = (0x05, 0x0B)  # else, end
 _LOOP = 0x03
 _CALL, _RETURN_CALL, _MEMORY_GROW = 0x10, 0x12, 0x40
 
+MAX_LOCALS = 50_000
+"""Parameters and locals of one function; the engine takes no more."""
+
 # The groups of a scan: what ended a run of instructions.
 _LOOP_START, _EDIT, _TAIL_CALL_EDIT, _MANY_LABELS, _STOP = range(1, 6)
 
@@ -289,10 +292,15 @@ class _Rewriter:
         )
 
     def _inlined(self, body: bytes, scan: _Scan, changes: list[_Change], place: int) -> bytes:
-        """A body with code in place of some calls; scratch locals for it come behind the function's own."""
+        """A body with code in place of some calls; scratch locals for it come behind the function's own.
+
+        A function that has no room for them keeps its calls.
+        """
         inlines = self.rewrite.inlines
         scratch = next(iter(inlines.values())).params
         first_local, declarations = with_scratch_locals(body, self.rewrite.param_counts[place], scratch)
+        if first_local + len(scratch) > MAX_LOCALS:
+            return self._changed(body, scan.edits, changes)
         others = []
         for start, end in scan.edits:
             inlined = inlines.get(_unsigned(body[start:end], 1)) if body[start] == _CALL else None

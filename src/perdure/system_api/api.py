@@ -27,13 +27,13 @@ from perdure.canister import (
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.ic.reject import RejectCode
+from perdure.system_api.log import EntryLog
 from perdure.system_api.wording import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
 
 __all__ = [
     "MAX_CERTIFIED_DATA_BYTES",
     "MAX_ENVIRONMENT_VARIABLE_NAME_BYTES",
     "MAX_METHOD_NAME_BYTES",
-    "MAX_PRINT_BYTES",
     "MAX_TRAP_TEXT_BYTES",
     "SystemApi",
 ]
@@ -41,8 +41,6 @@ __all__ = [
 MAX_CERTIFIED_DATA_BYTES: Final = 32
 MAX_ENVIRONMENT_VARIABLE_NAME_BYTES: Final = 128
 MAX_METHOD_NAME_BYTES: Final = 20_000
-MAX_PRINT_BYTES: Final = 32 << 10
-"""Longer texts of ``debug_print`` are cut."""
 MAX_TRAP_TEXT_BYTES: Final = 16 << 10
 """Longer texts of ``trap`` are cut."""
 
@@ -78,7 +76,7 @@ class SystemApi:
         "_responded",
         "calls",
         "env",
-        "logs",
+        "log",
         "response",
     )
 
@@ -86,7 +84,7 @@ class SystemApi:
         self.env = env
         self.response: Reply | Reject | None = None
         self.calls: list[MethodCall] | None = None
-        self.logs: list[bytes] | None = None
+        self.log: EntryLog | None = None
         self._bit = _BIT[env.context]
         self._responded = not env.needs_to_respond
         self._reply: bytearray | None = None
@@ -112,12 +110,19 @@ class SystemApi:
             certified_data=self._certified_data,
             global_timer_ns=self._global_timer_ns,
             message_accepted=self._message_accepted,
-            logs=self.logs or [],
+            logs=[] if self.log is None else list(self.log.lines),
+            log_lines_dropped=0 if self.log is None else self.log.dropped,
         )
 
     def fail(self, trap: CanisterTrap, *, backtrace: tuple[str, ...] = (), instructions: int = 0) -> Trap:
         """What is left of an entry that trapped: why, and what it logged."""
-        return Trap(trap.code, trap.message, backtrace, instructions, self.logs or [])
+        return self.keep_log(Trap(trap.code, trap.message, backtrace, instructions))
+
+    def keep_log(self, trap: Trap) -> Trap:
+        """Give a trap what the entry had logged."""
+        if self.log is not None:
+            trap.logs, trap.log_lines_dropped = list(self.log.lines), self.log.dropped
+        return trap
 
     def check(self, function: str) -> None:
         """Trap unless `function` may be called in this context."""
@@ -563,9 +568,9 @@ class SystemApi:
 
     def debug_print(self, data: bytes) -> None:
         """Append to the canister's log."""
-        if self.logs is None:
-            self.logs = []
-        self.logs.append(bytes(data[:MAX_PRINT_BYTES]))
+        if self.log is None:
+            self.log = EntryLog(self.env.limits.log_bytes)
+        self.log.append(data)
 
     def trap(self, message: bytes) -> CanisterTrap:
         """What to raise: ``raise api.trap(b"...")``."""

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from perdure.canister import Callback, TrapCode
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.system_api.api import MAX_PRINT_BYTES, MAX_TRAP_TEXT_BYTES, SystemApi
+from perdure.system_api.api import MAX_TRAP_TEXT_BYTES, SystemApi
 from perdure.system_api.wording import CanisterTrap, out_of_range, reply_too_large
 
 __all__ = ["HOST_FUNCTIONS", "HostFunction", "Machine"]
@@ -205,11 +205,10 @@ def _certified_data_set(api: SystemApi, machine: Machine, source: int, size_byte
 def _debug_print(api: SystemApi, machine: Machine, source: int, size_bytes: int) -> None:
     # "This function never traps, even if the src+size exceeds the size of the memory (in which case system-generated
     # data are used instead)."
-    size_bytes = min(size_bytes, MAX_PRINT_BYTES)
     if source + size_bytes > machine.heap_bytes():
         api.debug_print(b"(debug_print message out of memory bounds)")
     else:
-        api.debug_print(machine.read(source, size_bytes))
+        api.debug_print(machine.read(source, min(size_bytes, api.env.limits.log_bytes)))
 
 
 def _trap(api: SystemApi, machine: Machine, source: int, size_bytes: int) -> None:

@@ -210,7 +210,16 @@ class _Decoder:
         return FuncType(*(self._val_types(what) for what in ("parameters", "results")))
 
     def _val_types(self, what: str) -> tuple[ValType, ...]:
-        return tuple([self.val_type() for _ in range(self.reader.count(what))])
+        reader = self.reader
+        count = reader.count(what)
+        start = reader.position
+        types = tuple(map(_VAL_TYPES.get, reader.data[start : start + count]))
+        known = tuple([kind for kind in types if kind is not None])
+        if len(known) < count:
+            reader.position = start + types.index(None)
+            self.val_type()  # says what is wrong
+        reader.position = start + count
+        return known
 
     def limits(self, what: str) -> Limits:
         """Limits of a memory or table: bit 0 a maximum, bit 1 shared (refused), bit 2 64-bit."""
