@@ -162,11 +162,15 @@ def test_messages_without_types_show_numbers_for_names():
     assert value_to_text(types[0], values[0]) == 'record { 97 = 1 : nat; 98 = variant { 17_724 = "x" } }'
 
 
-def test_an_empty_vector_of_anything_is_an_empty_blob():
-    for wire in ("vec text", "vec empty", "vec record {}", "blob"):
-        assert decode(encode(parse_types(f"({wire})"), [[]]), parse_types("(blob, opt blob)")[:1]) == (b"",)
-    with pytest.raises(CoercionError):
-        decode(encode(parse_types("(vec nat)"), [[1]]), parse_types("(blob)"))
+def test_a_blob_is_of_bytes_also_without_any():
+    for wire in ("vec empty", "blob"):
+        assert decode(encode(parse_types(f"({wire})"), [[]]), parse_types("(blob)")) == (b"",)
+    for wire in ("vec text", "vec nat32", "vec record {}", "vec opt nat8"):
+        message = encode(parse_types(f"({wire})"), [[]])
+        assert decode(message, parse_types("(opt blob)")) == (None,)
+        assert decode(message, parse_types("(vec principal)")) == ([],)
+        with pytest.raises(CoercionError, match="does not coerce to blob"):
+            decode(message, parse_types("(blob)"))
 
 
 def test_a_codec_without_types_does_not_encode():

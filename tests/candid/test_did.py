@@ -93,7 +93,7 @@ def test_imports_bring_types_and_on_request_the_service():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('import "types.did"', "no way given to load it"),
+        ('import "types.did"', "which only a file can: give the interface by its path"),
         ('import service "constructor.did"', "constructor, which cannot be imported"),
         ('import service "nothing.did"', "has no service to import"),
         ('import service "base.did"; service : { base : () -> () }', "two methods called 'base'"),
@@ -101,7 +101,26 @@ def test_imports_bring_types_and_on_request_the_service():
 )
 def test_imports_that_cannot_be(text, message):
     with pytest.raises(MalformedError, match=message):
-        parse(text, None if "no way" in message else loader, "main.did")
+        parse(text, None if "by its path" in message else loader, "main.did")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"line 1, column 8: cannot import 'a.did': no file a.did"),
+        ({"a.did": "type A = "}, r"^in a.did: line 1, column 10: found the end"),
+        ({"a.did": "type A = B"}, r"^in a.did: line 1, column 10: type B is not defined"),
+        ({"a.did": 'import "b.did"', "b.did": "type B = ;"}, r"^in b.did: line 1, column 10"),
+    ],
+)
+def test_what_is_wrong_in_an_import_says_in_which(files, message):
+    def load(name, _importing):
+        if name not in files:
+            raise FileNotFoundError(f"no file {name}")
+        return name, files[name]
+
+    with pytest.raises(MalformedError, match=message):
+        parse('import "a.did"', load, "main.did")
 
 
 @pytest.mark.parametrize(

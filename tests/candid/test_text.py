@@ -35,14 +35,14 @@ SELF = Principal.from_text("w7x7r-cok77-xa")
         ("opt opt nat", "opt null", Some(None)),
         ("blob", 'blob "a\\00\\ff"', b"a\x00\xff"),
         ("blob", "vec { 1; 2 }", b"\x01\x02"),
-        ("vec nat", 'blob "\\01"', [1]),
         ("vec text", 'vec { "a"; "b"; }', ["a", "b"]),
         ("record { a : nat; b : opt nat }", "record { a = 1; c = 2 }", {"a": 1, "b": None}),
         ("record { nat; text }", 'record { 1; "x" }', (1, "x")),
         ("record { nat; 5 : text; nat }", 'record { 1; 5 = "x"; 2 }', {"_0_": 1, "_5_": "x", "_6_": 2}),
         ("variant { a; b : nat }", "variant { a }", {"a": None}),
         ("variant { a; b : nat }", "variant { 98 = 5 }", {"b": 5}),
-        ("variant { a; b : nat }", "variant { b = 5; }", {"b": 5}),
+        ("record { nan : nat; inf : nat }", "record { nan = 1; inf = 2 }", {"inf": 2, "nan": 1}),
+        ("record { float64 }", "record { inf }", (math.inf,)),
         ("principal", 'principal "w7x7r-cok77-xa"', SELF),
         ("principal", 'service "w7x7r-cok77-xa"', SELF),
         ("func () -> ()", 'func "w7x7r-cok77-xa"."a b"', MethodRef(SELF, "a b")),
@@ -79,6 +79,14 @@ def test_values_are_read_at_their_types(type_, text, value):
         ("record { a : nat }", "record { a }", "expected `=`"),
         ("variant { a }", "variant { b }", "expected variant { a }"),
         ("variant { a }", "variant {}", "expected a name"),
+        ("variant { a }", "variant { a; }", "found '; })', expected `}`"),
+        ("variant { a : nat }", "variant { a = 1; }", "expected `}`"),
+        ("record { a : nat }", "record { true = 1 }", "expected `;`"),
+        ("vec nat", 'blob "\\01"', "expected vec nat"),
+        ("vec nat32", 'blob ""', "expected vec nat32"),
+        ("blob", "(vec {} : vec nat32)", "vec nat32 does not coerce to blob"),
+        ("principal", 'principal ""', "principal '' is too short for a checksum"),
+        ("principal", 'principal "alice"', "principal 'alice' is too short for a checksum"),
         ("empty", "null", "expected empty"),
         ("nat", "(5 : text)", "expected text"),
         ("nat", '("x" : text)', "text does not coerce to nat"),
@@ -141,6 +149,14 @@ def test_annotations_may_use_names():
         ("float64", 3.0, "3.0 : float64"),
         ("float64", -0.0, "-0.0 : float64"),
         ("float64", 1e300, "1e+300 : float64"),
+        ("float32", 1245.678, "1245.678 : float32"),
+        ("float32", 0.1, "0.1 : float32"),
+        ("float32", 16777216.0, "16777216.0 : float32"),
+        ("float32", -0.0, "-0.0 : float32"),
+        ("float32", 3.4028234663852886e38, "3.4028235e+38 : float32"),
+        ("float32", 1e-45, "1e-45 : float32"),
+        ("float32", math.inf, "inf : float32"),
+        ("float64", 1245.678, "1245.678 : float64"),
         ("bool", False, "false"),
         ("null", None, "null : null"),
         ("reserved", None, "null : reserved"),
@@ -182,6 +198,29 @@ def test_long_values_are_laid_out_over_lines():
   variant { a = 42 : nat },
 )"""
     )
+
+
+def test_a_variant_over_lines_has_no_semicolon():
+    types = parse_types("(variant { Ok : record { owner : principal; memo : text; amount : nat }; Err : text })")
+    value = {"Ok": {"owner": SELF, "memo": "a memo that makes the line too long for one", "amount": 10**20}}
+    assert (
+        values_to_text(types, [value])
+        == """(
+  variant {
+    Ok = record {
+      owner = principal "w7x7r-cok77-xa";
+      memo = "a memo that makes the line too long for one";
+      amount = 100_000_000_000_000_000_000 : nat;
+    }
+  },
+)"""
+    )
+
+
+def test_a_line_is_filled_to_its_last_column():
+    text = value_to_text(Text, "x" * 67)
+    assert len(values_to_text([Vec(Text)], [["x" * 68]])) == len(f"(vec {{ {text} }})") + 1 == 80
+    assert values_to_text([Vec(Text)], [["x" * 69]]).count("\n") == 4
 
 
 def test_what_must_be_of_its_type_to_print():

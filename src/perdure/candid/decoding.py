@@ -264,11 +264,13 @@ class _Compiler:
             bulk = readers.bulk(found)
             if bulk is not None:
                 return bulk
+        if wanted is Nat8 and found is not Empty:
+            # Also without elements: for the reference implementation a blob is a type of its own.
+            return readers.mismatch(f"{brief(Vec(found))} does not coerce to blob")
         decode = self.decoder(found, wanted)
         decode_vec = readers.vec_of_nothing(decode) if floor == 0 else readers.vec_of_values(decode, max(1, floor))
         if wanted is not Nat8:
             return decode_vec
-        # Nothing else coerces to nat8, so only a vector without elements gets here; as a blob it is bytes.
         self._add_frame()
         return readers.as_blob(decode_vec)
 

@@ -9,7 +9,8 @@ Spec: "Core Grammar", "Type Definitions", "Imports", "Interfaces".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, TypeAlias, final
@@ -307,6 +308,22 @@ class _Main:
     docs: str = ""
 
 
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Say in which imported file something is wrong; once, for the innermost."""
+    try:
+        yield
+    except _ImportedFileError:
+        raise
+    except MalformedError as error:
+        raise _ImportedFileError(f"in {file}: {error.message}", error.offset) from error
+
+
+@final
+class _ImportedFileError(MalformedError):
+    """Wrong in an imported file, which the message names."""
+
+
 @final
 class _Files:
     """A file and what it imports, read into one space of names."""
@@ -314,7 +331,7 @@ class _Files:
     def __init__(self, load: Loader | None) -> None:
         self.load = load
         self.types: dict[str, Rec] = {}
-        self.parsers: list[TypeParser] = []
+        self.parsers: dict[str, TypeParser] = {}
         self.mains: dict[str, _Main | None] = {}
         self.included: dict[str, Token] = {}
 
@@ -334,7 +351,7 @@ class _Files:
             self.mains[file] = _main(parser)
         if not tokens.sees("<end>"):
             raise tokens.error("the end")
-        self.parsers.append(parser)
+        self.parsers[file] = parser
         return parser
 
     def _import(self, parser: TypeParser, file: str) -> None:
@@ -342,12 +359,18 @@ class _Files:
         token = parser.tokens.token
         wanted = parser.text()
         if self.load is None:
-            raise parser.tokens.malformed(f"import of {wanted!r}, and no way given to load it", token)
+            raise parser.tokens.malformed(
+                f"import of {wanted!r}, which only a file can: give the interface by its path", token
+            )
         if len(self.mains) > _MAX_NESTING:
             raise parser.tokens.malformed(f"more than {_MAX_NESTING} files", token)
-        name, text = self.load(wanted, file)
+        try:
+            name, text = self.load(wanted, file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise parser.tokens.malformed(f"cannot import {wanted!r}: {error}", token) from error
         if name not in self.mains:
-            self.read(text, name)
+            with _naming(name):
+                self.read(text, name)
         if service is not None:
             self.included.setdefault(name, token)
 
@@ -384,8 +407,9 @@ def parse(text: str, load: Loader | None = None, file: str = "") -> Program:
 def _parse(text: str, load: Loader | None, file: str) -> Program:
     files = _Files(load)
     parser = files.read(text, file)
-    for one in files.parsers:
-        one.finish()
+    for name, one in files.parsers.items():
+        with nullcontext() if one is parser else _naming(name):
+            one.finish()
     main = files.mains[file]
     methods: dict[str, Method] = {}
     for name, token in files.included.items():

@@ -8,13 +8,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, final
 
 from perdure.candid.codec import decode, encode
 from perdure.candid.deep import Meter, guarded
 from perdure.candid.types import (
     Field,
+    Float32,
     Func,
     Null,
     Opt,
@@ -79,24 +81,23 @@ def _layout(document: str | _Group) -> str:
     """The text of a document; a stack instead of recursion, as values nest deep."""
     out: list[str] = []
     column = 0
-    # Each entry: a document or text, its indentation, whether it must stay on its line.
-    pending: list[tuple[str | _Group, int, bool]] = [(document, 0, False)]
+    # Each entry: a document or text, its indentation, whether it must stay on its line, the width of what follows.
+    pending: list[tuple[str | _Group, int, bool, int]] = [(document, 0, False, 0)]
     while pending:
-        item, indent, flat = pending.pop()
+        item, indent, flat, after = pending.pop()
         if isinstance(item, str):
             out.append(item)
             column = len(item) - item.rfind("\n") - 1 if "\n" in item else column + len(item)
             continue
-        # One column for the mark that follows.
-        flat = flat or column + item.width < _WIDTH or not item.items
-        parts: list[tuple[str | _Group, int, bool]] = [(item.head, indent, flat)]
+        flat = flat or column + item.width + after <= _WIDTH or not item.items
+        parts: list[tuple[str | _Group, int, bool, int]] = [(item.head, indent, flat, 0)]
         for position, one in enumerate(item.items):
             last = position == len(item.items) - 1
             before = (" " if position else item.pad) if flat else "\n" + " " * (indent + 2)
-            parts.append((before, indent, flat))
-            parts.append((one, indent + 2, flat))
-            parts.append(("" if last and flat else item.mark, indent, flat))
-        parts.append(((item.pad if flat else "\n" + " " * indent) + item.tail, indent, flat))
+            parts.append((before, indent, flat, 0))
+            parts.append((one, indent + 2, flat, len(item.mark)))
+            parts.append(("" if last and flat else item.mark, indent, flat, 0))
+        parts.append(((item.pad if flat else "\n" + " " * indent) + item.tail, indent, flat, 0))
         pending.extend(reversed(parts))
     return "".join(out)
 
@@ -131,7 +132,7 @@ class _Printer:
                 [(label, content)] = value.items()
                 [field] = [one for one in fields if one.label == label]
                 item = _label(field) if resolve(field.type) is Null else self._field(field, content)
-                return _Group("variant {", [item], ";", "}", " ")
+                return _Group("variant {", [item], "", "}", " ")  # the grammar has no `;` here
             case Func():
                 return f'func "{value.principal}".{quote(value.method)}'
             case Service():
@@ -167,7 +168,7 @@ def _primitive(value: Any, type_: Prim) -> str:
         case "null" | "reserved":
             return f"null : {type_}"
         case "float32" | "float64":
-            return f"{_float(value)} : {type_}"
+            return f"{_float(value, _shortest_float32 if type_ is Float32 else repr)} : {type_}"
         case _:
             return f"{_integer(value)} : {type_}"
 
@@ -177,10 +178,24 @@ def _integer(value: int) -> str:
     return f"{value:_}" if value.bit_length() < 3 * _MAX_DIGITS else f"{value:#x}"
 
 
-def _float(value: float) -> str:
+def _float(value: float, written: Callable[[float], str]) -> str:
+    text = written(value)
     if math.isfinite(value) and value == int(value) and abs(value) < 1e16:
-        return f"{int(value) if value else repr(value)[:-2]}.0"
-    return repr(value)
+        return f"{float(text):.0f}.0"
+    return text
+
+
+def _shortest_float32(value: float) -> str:
+    """The fewest digits that read as this value; nine are enough for any."""
+    texts = (f"{value:.{digits}g}" for digits in range(1, 9))
+    return next((text for text in texts if _as_float32(float(text)) == value), f"{value:.9g}")
+
+
+def _as_float32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.inf
 
 
 def _bytes(value: bytes) -> str:

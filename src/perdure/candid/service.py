@@ -126,13 +126,16 @@ def from_program(program: Program, init: tuple[Type, ...] | None = None) -> Serv
     )
 
 
-def load(text: str | bytes, *, args: str | bytes | None = None, loader: Loader | None = None) -> ServiceType:
+def load(
+    text: str | bytes, *, args: str | bytes | None = None, loader: Loader | None = None, file: str = ""
+) -> ServiceType:
     """The service that an interface describes.
 
     Args:
         text: of the ``.did`` file, or of a module's ``candid:service`` section.
         args: of its ``candid:args`` section, the types of the init arguments.
         loader: for imports; see ``did.parse``.
+        file: its name, for the loader.
 
     Raises:
         MalformedError: not Candid, or without a service.
@@ -140,7 +143,7 @@ def load(text: str | bytes, *, args: str | bytes | None = None, loader: Loader |
     interface, init = _decoded(text), None if args is None else _decoded(args)
     if loader is None:
         return _load(interface, init)
-    return _service(parse(interface, loader), init)
+    return _service(parse(interface, loader, file), init)
 
 
 @lru_cache(maxsize=64)

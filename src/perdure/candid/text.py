@@ -62,13 +62,17 @@ _RANGES: Final[Mapping[str, tuple[int | None, int | None]]] = {
     **{f"nat{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
     **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
 }
+#: Floats that the specification has no text for; as names of fields these words are no different from others.
+_FLOATS: Final[Mapping[str, tuple[str, Any]]] = {
+    "inf": ("float", math.inf),
+    "nan": ("float", math.nan),
+    "NaN": ("float", math.nan),
+}
 _CONSTANTS: Final[Mapping[str, tuple[str, Any]]] = {
     "true": ("bool", True),
     "false": ("bool", False),
     "null": ("null", None),
-    "inf": ("float", math.inf),
-    "nan": ("float", math.nan),
-    "NaN": ("float", math.nan),
+    **_FLOATS,
 }
 #: Types nest this deep without a definition, as in ``.did`` files.
 _MAX_TYPE_NESTING: Final = 100
@@ -238,14 +242,15 @@ class _Parser:
             name = self.type_parser.name()
             if tokens.accept("="):
                 return _Entry(field_hash(name), name, self.annotated())
-            if token.kind != "<text>":
+            if token.kind == "<identifier>" and name not in _FLOATS:
                 raise tokens.error("`=`")
-            return _Entry(next_id, None, self._annotation(_Node("text", name, token)))
+            kind, value = ("text", name) if token.kind == "<text>" else _FLOATS[name]
+            return _Entry(next_id, None, self._annotation(_Node(kind, value, token)))
         return _Entry(next_id, None, self.annotated())
 
     def _sees_name(self) -> bool:
         token = self.tokens.token
-        return token.kind == "<identifier>" and token.value not in RESERVED_WORDS and token.value not in _CONSTANTS
+        return token.kind == "<identifier>" and token.value not in RESERVED_WORDS
 
     def annotated_number(self) -> _Node:
         return self._annotation(self._number())
@@ -271,7 +276,6 @@ class _Parser:
             name = self.type_parser.name()
             id_ = field_hash(name)
         content = self.annotated() if tokens.accept("=") else _Node("null", None, token)
-        tokens.accept(";")
         tokens.expect("}")
         return _Node("variant", _Entry(id_, name, content), start)
 
@@ -291,7 +295,7 @@ class _Parser:
                 return self._primitive(node, want)
             case Opt(content):
                 return self._opt(node, content)
-            case Vec(element) if node.kind in ("vec", "blob"):
+            case Vec(element) if node.kind == "vec" or (node.kind == "blob" and is_blob(want)):
                 return self._vec(node, element, want)
             case Record() if node.kind == "record":
                 return self._record(node, want)
@@ -354,12 +358,9 @@ class _Parser:
         return Some(value) if is_nullable(content) else value
 
     def _vec(self, node: _Node, element: Type, want: Vec) -> Any:
-        nodes = node.value
         if node.kind == "blob":
-            if is_blob(want):
-                return node.value
-            nodes = [_Node("num", byte, node.token) for byte in node.value]
-        values = [self.at(one, element) for one in nodes]
+            return node.value
+        values = [self.at(one, element) for one in node.value]
         return bytes(values) if is_blob(want) else values
 
     def _record(self, node: _Node, want: Record) -> Any:

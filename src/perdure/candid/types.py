@@ -369,7 +369,7 @@ BY_NAME: Final[Mapping[str, Prim]] = {one.name: one for one in _PRIMITIVES}
 RESERVED_WORDS: Final = frozenset(
     [
         *("import", "service", "func", "type", "opt", "vec", "record", "variant", "blob", "null", "principal"),
-        *("oneway", "query", "composite_query"),
+        *("oneway", "query", "composite_query", "true", "false"),
     ]
 )
 #: Words that are quoted in output. As names of fields and methods, files do use the other names of types bare.
@@ -429,7 +429,7 @@ def children(type_: Type) -> Iterator[Type]:
 
 def quote(name: str) -> str:
     """A name as Candid text: bare where that is allowed, else in quotes."""
-    if name.isascii() and name.isidentifier() and name not in KEYWORDS and name not in ("true", "false"):
+    if name.isascii() and name.isidentifier() and name not in KEYWORDS:
         return name
     return quote_text(name)
 

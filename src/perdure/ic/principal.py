@@ -49,8 +49,10 @@ class Principal:
         except ValueError as error:
             raise MalformedError(f"principal {text!r} is not base 32") from error
         checksum, raw_bytes = decoded[:4], decoded[4:]
-        if len(checksum) < 4 or len(raw_bytes) > MAX_PRINCIPAL_BYTES:
-            raise MalformedError(f"principal {text!r} has {len(decoded) - 4} bytes, expected 0 to 29")
+        if len(checksum) < 4:
+            raise MalformedError(f"principal {text!r} is too short for a checksum, expected one such as 'aaaaa-aa'")
+        if len(raw_bytes) > MAX_PRINCIPAL_BYTES:
+            raise MalformedError(f"principal {text!r} has {len(raw_bytes)} bytes, expected 0 to {MAX_PRINCIPAL_BYTES}")
         expected = zlib.crc32(raw_bytes).to_bytes(4, "big")
         if checksum != expected:
             raise MalformedError(f"principal {text!r} has checksum {checksum.hex()}, expected {expected.hex()}")

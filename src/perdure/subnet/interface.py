@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Final
 
 from perdure.candid import encode, parse_values
@@ -14,6 +16,7 @@ __all__ = ["NO_VALUES", "Argument", "has_interface", "init_argument", "service_o
 
 SERVICE_SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 ARGS_SECTIONS: Final = ("icp:public candid:args", "icp:private candid:args")
+_MAX_DID_BYTES: Final = 8 << 20
 NO_VALUES: Final = b"DIDL\0\0"
 """The Candid message without values."""
 
@@ -26,22 +29,41 @@ def has_interface(module: CanisterModule | None) -> bool:
     return module is not None and any(name in module.custom_sections for name in SERVICE_SECTIONS)
 
 
-def service_of(what: str, module: CanisterModule | None, text: str | None = None) -> ServiceType:
-    """The interface of a module, or of a ``.did`` file's `text`.
+def service_of(what: str, module: CanisterModule | None, candid: str | os.PathLike[str] | None = None) -> ServiceType:
+    """The interface of a module, or of a ``.did`` file, given by its path (so that it may import others) or its text.
 
     Raises:
         UnsupportedError: there is none.
         MalformedError: it is no Candid. `what` says whose it is.
+        OSError: the file cannot be read.
     """
     sections = module.custom_sections if module is not None else {}
     args = next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
-    interface = text or next((sections[name] for name in SERVICE_SECTIONS if name in sections), None)
+    interface: str | bytes | None = next((sections[name] for name in SERVICE_SECTIONS if name in sections), None)
+    loader, file = None, ""
+    if candid is not None and not _is_did(candid):
+        loader, (file, interface) = _load_import, _load_import(os.fspath(candid), "")
+    elif candid is not None:
+        interface = str(candid)
     if interface is None:
         raise UnsupportedError(f"{what} has no section candid:service: pass candid='service.did'")
     try:
-        return load_service(interface, args=args)
+        return load_service(interface, args=args, loader=loader, file=file)
     except MalformedError as error:
         raise MalformedError(f"the interface of {what}: {error.message}", error.offset) from error
+
+
+def _is_did(candid: str | os.PathLike[str]) -> bool:
+    """Whether it is an interface's text rather than a path."""
+    return isinstance(candid, str) and ":" in candid
+
+
+def _load_import(wanted: str, importing: str) -> tuple[str, str]:
+    """The path and text of a file that another one imports, relative to that one."""
+    path = Path(importing).parent / wanted
+    if path.stat().st_size > _MAX_DID_BYTES:
+        raise OSError(f"{path} has more than {_MAX_DID_BYTES} bytes")
+    return os.path.normpath(path), path.read_text(encoding="utf-8")
 
 
 def init_argument(what: str, module: CanisterModule, arg: Argument) -> bytes:

@@ -486,15 +486,14 @@ class Canister:
 
     def service(self, candid: str | os.PathLike[str] | None = None) -> ServiceType:
         """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""
-        is_text = isinstance(candid, str) and ":" in candid
-        text = candid if candid is None or is_text else Path(candid).read_text(encoding="utf-8")
         module = self.module
         methods = module.exported_methods if module is not None else frozenset()
         # Before modules had the section, the Rust CDK gave them this method.
         is_old = not has_interface(module) and f"canister_query {CANDID_METHOD}" in methods
-        if text is None and is_old:
+        if candid is None and is_old:
             (text,) = decode(self.query(CANDID_METHOD, NO_VALUES), (Text,))
-        return service_of(f"canister {self.id}", module, None if text is None else str(text))
+            candid = str(text)
+        return service_of(f"canister {self.id}", module, candid)
 
     # --- code
 
