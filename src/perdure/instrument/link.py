@@ -20,29 +20,23 @@ from perdure.canister import TrapCode
 from perdure.errors import InvalidModuleError
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, TRANSMISSION_INSTRUCTIONS, SystemFunction
 from perdure.instrument import abi
+from perdure.instrument.appendix import Appendix, op, redirect_elements
 from perdure.instrument.costs import SCHEDULES
 from perdure.instrument.inline import Inlined
 from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
-    OPCODE_BY_NAME,
-    Code,
-    ConstExpr,
     DataSegment,
-    Element,
     Export,
     ExternKind,
     FuncType,
     Immediate,
-    ImmediateValue,
     Limits,
     MemArg,
     MemoryType,
     Module,
     ValType,
     decode,
-    encode_instruction,
-    instructions,
     locals_end,
     map_indices,
 )
@@ -137,7 +131,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         )
     linked, segments = _keep_data_aside(_own_memories(module))
     first_global = len(module.all_global_types)
-    appendix = _Appendix(module)
+    appendix = Appendix(module)
     functions = _append_kernel(appendix, kernel, first_global, distinct)
     redirects = _append_imports(appendix, module, functions, options)
     exports = _append_entries(appendix, module, methods, functions)
@@ -165,7 +159,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         codes=codes + tuple(appendix.codes),
         memories=linked.memories + _kernel_memories(kernel, options),
         globals=module.globals + kernel.globals,
-        elements=_redirect_elements(module.elements, redirects),
+        elements=redirect_elements(module.elements, redirects),
         exports=exports,
         start=None,
     )
@@ -257,18 +251,18 @@ _LOAD = {value: f"{value.text}.load" for value in _STORE}
 
 def _save_globals(saved: Sequence[SavedGlobal]) -> bytes:
     return b"".join(
-        _op("i64.const", 0)
-        + _op("global.get", item.global_index)
-        + _op(_STORE[item.val_type], MemArg(0, abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
+        op("i64.const", 0)
+        + op("global.get", item.global_index)
+        + op(_STORE[item.val_type], MemArg(0, abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
         for slot, item in enumerate(saved)
     )
 
 
 def _load_globals(saved: Sequence[SavedGlobal]) -> bytes:
     return b"".join(
-        _op("i64.const", 0)
-        + _op(_LOAD[item.val_type], MemArg(0, abi.GLOBALS_COMMITTED + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
-        + _op("global.set", item.global_index)
+        op("i64.const", 0)
+        + op(_LOAD[item.val_type], MemArg(0, abi.GLOBALS_COMMITTED + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
+        + op("global.set", item.global_index)
         for slot, item in enumerate(saved)
         if item.mutable
     )
@@ -277,40 +271,8 @@ def _load_globals(saved: Sequence[SavedGlobal]) -> bytes:
 # ------------------------------------------------------------------------------------------------- what gets appended
 
 
-@final
-class _Appendix:
-    """Types and functions to append to a module."""
-
-    def __init__(self, module: Module) -> None:
-        self.types = list(module.types)
-        # The first of equal types counts, as in a search from the front.
-        self._places = {func_type: place for place, func_type in reversed([*enumerate(self.types)])}
-        self.first_function = module.function_count
-        self.type_indices: list[int] = []
-        self.codes: list[Code] = []
-
-    def type_index(self, func_type: FuncType) -> int:
-        place = self._places.setdefault(func_type, len(self.types))
-        if place == len(self.types):
-            self.types.append(func_type)
-        return place
-
-    def append(self, func_type: FuncType, body: bytes) -> int:
-        """A function of these instructions, without locals; its index."""
-        return self.append_code(func_type, b"\0" + body + _op("end"))
-
-    def append_code(self, func_type: FuncType, code: bytes) -> int:
-        self.type_indices.append(self.type_index(func_type))
-        self.codes.append(Code(code))
-        return self.first_function + len(self.codes) - 1
-
-
-def _op(name: str, *immediates: ImmediateValue) -> bytes:
-    return encode_instruction(OPCODE_BY_NAME[name], immediates)
-
-
 def _append_kernel(
-    appendix: _Appendix, kernel: Module, first_global: int, saved: Sequence[SavedGlobal]
+    appendix: Appendix, kernel: Module, first_global: int, saved: Sequence[SavedGlobal]
 ) -> dict[str, int]:
     """Append the kernel's functions; indices of its exports by name."""
     first = appendix.first_function
@@ -336,7 +298,7 @@ def _exported(kernel: Module, name: str) -> int:
 
 
 def _append_imports(
-    appendix: _Appendix, module: Module, functions: Mapping[str, int], options: Options
+    appendix: Appendix, module: Module, functions: Mapping[str, int], options: Options
 ) -> dict[int, int]:
     """Wrap the imports that need it; for each import that is replaced, the function that stands for it."""
     redirects = {}
@@ -351,7 +313,7 @@ def _append_imports(
 
 
 def _inlines(
-    module: Module, redirects: Mapping[int, int], functions: Mapping[str, int], appendix: _Appendix
+    module: Module, redirects: Mapping[int, int], functions: Mapping[str, int], appendix: Appendix
 ) -> dict[int, Inlined]:
     """Code in place of calls where the call would cost more than the rest: a small access is three times faster so."""
     names = {functions["stable64_write"], functions["stable64_read"]}
@@ -370,40 +332,40 @@ def _replacement(
     """The function that a call should reach, and the body of a wrapper around it (empty: none is needed)."""
     stable = row.name in abi.NATIVE_STABLE_FUNCTIONS
     parameters = row.params(module.is_64)
-    arguments = b"".join(_op("local.get", number) for number in range(len(parameters)))
+    arguments = b"".join(op("local.get", number) for number in range(len(parameters)))
     charge = _charge(row, parameters, functions) if options.schedule else b""
     if stable and options.native_stable:
         plain = functions[row.name]
         return plain if options.accounting else functions.get(f"{row.name} unaccounted", plain), b""
     if row.name in abi.NATIVE_MESSAGE_FUNCTIONS and options.native_messages:
         target = functions[row.name]
-        return target, charge and charge + arguments + _op("call", target)
+        return target, charge and charge + arguments + op("call", target)
     account = _account(row.name, parameters, functions) if stable and options.accounting else b""
-    body = charge + arguments + _op("call", index) + account
+    body = charge + arguments + op("call", index) + account
     return index, body if charge or account else b""
 
 
 def _charge(row: SystemFunction, parameters: Sequence[str], functions: Mapping[str, int]) -> bytes:
     """Charge the overhead and what the table says of bytes."""
     bytes_charged = b"".join(
-        _charged_bytes(charge.parameter, parameters, functions) + _BYTE_CHARGE[charge.kind](functions) + _op("i64.add")
+        _charged_bytes(charge.parameter, parameters, functions) + _BYTE_CHARGE[charge.kind](functions) + op("i64.add")
         for charge in row.byte_charges
     )
-    return _op("i64.const", row.instructions) + bytes_charged + _op("call", functions["charge"])
+    return op("i64.const", row.instructions) + bytes_charged + op("call", functions["charge"])
 
 
 def _charged_bytes(parameter: int, parameters: Sequence[str], functions: Mapping[str, int]) -> bytes:
     """A number of bytes, small enough to be multiplied and added up."""
-    bounded = b"" if parameters[parameter] == "i32" else _op("call", functions["chargeable"])
+    bounded = b"" if parameters[parameter] == "i32" else op("call", functions["chargeable"])
     return _widened(parameter, parameters) + bounded
 
 
 # From a number of bytes on the stack to their charge.
 _BYTE_CHARGE: Mapping[str, Callable[[Mapping[str, int]], bytes]] = {
     "copy": lambda functions: b"",
-    "send": lambda functions: _op("i64.const", TRANSMISSION_INSTRUCTIONS) + _op("i64.mul"),
-    "log": lambda functions: _op("call", functions["log_charge"]),
-    "print": lambda functions: _op("call", functions["print_charge"]),
+    "send": lambda functions: op("i64.const", TRANSMISSION_INSTRUCTIONS) + op("i64.mul"),
+    "log": lambda functions: op("call", functions["log_charge"]),
+    "print": lambda functions: op("call", functions["print_charge"]),
 }
 
 
@@ -413,28 +375,28 @@ def _account(name: str, parameters: Sequence[str], functions: Mapping[str, int])
     if address is None:
         return b""
     function = functions["account_write" if address == 0 else "account_read"]
-    return _widened(address, parameters) + _widened(2, parameters) + _op("call", function)
+    return _widened(address, parameters) + _widened(2, parameters) + op("call", function)
 
 
 def _widened(parameter: int, parameters: Sequence[str]) -> bytes:
-    widen = _op("i64.extend_i32_u") if parameters[parameter] == "i32" else b""
-    return _op("local.get", parameter) + widen
+    widen = op("i64.extend_i32_u") if parameters[parameter] == "i32" else b""
+    return op("local.get", parameter) + widen
 
 
 _ENTRY = FuncType()
 
 
 def _append_entries(
-    appendix: _Appendix, module: Module, methods: Sequence[Export], functions: Mapping[str, int]
+    appendix: Appendix, module: Module, methods: Sequence[Export], functions: Mapping[str, int]
 ) -> tuple[Export, ...]:
     """Append the entries; the whole export section: the canister's methods first, then what the host needs."""
 
     def entry(body: bytes) -> int:
-        return appendix.append(_ENTRY, _op("call", functions["begin"]) + body + _op("call", functions["finish"]))
+        return appendix.append(_ENTRY, op("call", functions["begin"]) + body + op("call", functions["finish"]))
 
-    exports = [Export(item.name, ExternKind.FUNCTION, entry(_op("call", item.index))) for item in methods]
+    exports = [Export(item.name, ExternKind.FUNCTION, entry(op("call", item.index))) for item in methods]
     if module.start is not None:
-        exports.append(Export("canister_start", ExternKind.FUNCTION, entry(_op("call", module.start))))
+        exports.append(Export("canister_start", ExternKind.FUNCTION, entry(op("call", module.start))))
     exports.append(Export(abi.CALLBACK, ExternKind.FUNCTION, entry(_callback(appendix, module, functions))))
     exports.append(Export(abi.FINISH, ExternKind.FUNCTION, functions["finish"]))
     exports.append(Export(abi.LOAD_GLOBALS, ExternKind.FUNCTION, functions["load_globals"]))
@@ -442,43 +404,20 @@ def _append_entries(
     return tuple(exports)
 
 
-def _callback(appendix: _Appendix, module: Module, functions: Mapping[str, int]) -> bytes:
+def _callback(appendix: Appendix, module: Module, functions: Mapping[str, int]) -> bytes:
     """Call the function that the table has at the header's index, with the header's environment."""
     if not module.all_tables or module.all_tables[0].element is not ValType.FUNCREF:
         trap_code = MemArg(0, abi.HEADER["trap_code"].offset, MESSAGE_MEMORY)
         return (
-            _op("i64.const", 0)
-            + _op("i32.const", TrapCode.TABLE_OUT_OF_BOUNDS)
-            + _op("i32.store", trap_code)
-            + _op("unreachable")
+            op("i64.const", 0)
+            + op("i32.const", TrapCode.TABLE_OUT_OF_BOUNDS)
+            + op("i32.store", trap_code)
+            + op("unreachable")
         )
     pointer = ValType.I64 if module.is_64 else ValType.I32
     index = functions["callback_index64" if module.all_tables[0].is_64 else "callback_index"]
     return (
-        _op("call", functions["callback_environment"])
-        + _op("call", index)
-        + _op("call_indirect", appendix.type_index(FuncType((pointer,))), 0)
+        op("call", functions["callback_environment"])
+        + op("call", index)
+        + op("call_indirect", appendix.type_index(FuncType((pointer,))), 0)
     )
-
-
-def _redirect_elements(elements: tuple[Element, ...], redirects: Mapping[int, int]) -> tuple[Element, ...]:
-    """Tables hold what stands for a replaced import, so that indirect calls are charged and accounted as well."""
-
-    def redirected(item: int | ConstExpr) -> int | ConstExpr:
-        if isinstance(item, int):
-            return redirects.get(item, item)
-        move: Mapping[Immediate, Callable[[int], int]] = {Immediate.FUNCTION: lambda index: redirects.get(index, index)}
-        return ConstExpr(map_indices(item.code, move))
-
-    if not any(_mentions(item, redirects) for element in elements for item in element.items):
-        return elements
-    return tuple(
-        element._replace(items=tuple(redirected(item) for item in element.items))  # type: ignore[arg-type]
-        for element in elements
-    )
-
-
-def _mentions(item: int | ConstExpr, functions: Mapping[int, int]) -> bool:
-    if isinstance(item, int):
-        return item in functions
-    return any(step.opcode == 0xD2 and step.immediates[0] in functions for step in instructions(item.code))
