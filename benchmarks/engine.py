@@ -34,7 +34,7 @@ class Bench:
     ) -> None:
         compiler = compiler or Compiler(Engine(), None)
         store = TemporaryStore()
-        state = WasmState(TemporaryImage(store), TemporaryImage(store))
+        state = WasmState({name: TemporaryImage(store) for name in ("heap", "stable")})
         self.instance: WasmInstance = compiler.compile(wasm, options or Options()).instantiate(state)
         if "canister_init" in self.instance.module.exported_methods:
             self.run("canister_init", b"DIDL\0\0", Context.INIT)

@@ -9,14 +9,17 @@ Spec: "Abstract canisters" in the interface specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
-from typing import NamedTuple, Protocol, final
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple, Protocol, final
 
 from perdure.memory import Memory
 
 __all__ = [
+    "MEMORY_KINDS",
+    "NO_CHANGE",
     "UNLIMITED",
     "Callback",
     "CanisterFacts",
@@ -28,7 +31,9 @@ __all__ = [
     "Extent",
     "GlobalValue",
     "Image",
+    "Lifetime",
     "Limits",
+    "MemoryKind",
     "Method",
     "MethodCall",
     "PageDelta",
@@ -39,6 +44,7 @@ __all__ = [
     "Trap",
     "TrapCode",
     "WasmState",
+    "memory_kinds",
 ]
 
 UNLIMITED = (1 << 63) - 1
@@ -319,6 +325,50 @@ class GlobalValue(NamedTuple):
     bits: bytes
 
 
+Lifetime = Literal["heap", "stable"]
+"""What an upgrade does to a memory: a ``heap`` starts empty, unless the upgrade keeps it; what is ``stable`` stays.
+
+A reinstallation empties all of them."""
+
+
+class MemoryKind(NamedTuple):
+    """A memory that a canister has, by the name that it has everywhere: in deltas, records, files, commands.
+
+    `on_network`: whether the Internet Computer knows it; its snapshots then have it, its messages can ask for it.
+    """
+
+    name: str
+    lifetime: Lifetime
+    address_bits: int
+    on_network: bool = False
+
+
+MEMORY_KINDS: Final[Mapping[str, MemoryKind]] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            MemoryKind("heap", "heap", 32, on_network=True),
+            MemoryKind("stable", "stable", 64, on_network=True),
+        )
+    }
+)
+"""The memories that every canister has, by name."""
+
+
+def memory_kinds(others: Sequence[MemoryKind] = (), *, is_64: bool = False) -> Mapping[str, MemoryKind]:
+    """The memories of a module with a heap of this width: those that all have, then `others`.
+
+    Raises:
+        ValueError: two of them have one name.
+    """
+    heap = MEMORY_KINDS["heap"]._replace(address_bits=64 if is_64 else 32)
+    kinds = {kind.name: kind for kind in (*MEMORY_KINDS.values(), *others)}
+    if len(kinds) != len(MEMORY_KINDS) + len(others):
+        names = [kind.name for kind in others]
+        raise ValueError(f"memories have names of their own and not those of {[*MEMORY_KINDS]}, found {names}")
+    return MappingProxyType({**kinds, "heap": heap})
+
+
 class Extent(NamedTuple):
     """A run of a memory backed by a file. All four are multiples of 4,096 but the last extent's size may be any."""
 
@@ -364,6 +414,22 @@ class Image(Protocol):
         """
         ...
 
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """A copy of committed bytes, without a mapping.
+
+        Raises:
+            IndexError: they lie outside the memory.
+        """
+        ...
+
+    def fork(self) -> Image:
+        """A second image with the same content, of which nothing outlives the process; each goes its own way."""
+        ...
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """Address ranges of whole pages that may hold anything but zeros, ascending."""
+        ...
+
     def close(self) -> None:
         """Let go of the files. The image must not be mapped any more."""
         ...
@@ -381,20 +447,28 @@ class PageDelta(NamedTuple):
 
 
 class StateDelta(NamedTuple):
-    """What one message changed in a canister's state; `None`: nothing."""
+    """What one message changed in a canister's state: its memories by name, and all globals or, unchanged, `None`.
 
-    heap: PageDelta | None
-    stable: PageDelta | None
-    global_values: tuple[GlobalValue, ...] | None
+    A memory that is missing did not change.
+    """
+
+    memories: Mapping[str, PageDelta]
+    global_values: tuple[GlobalValue, ...] | None = None
+
+
+NO_CHANGE: Final = StateDelta(MappingProxyType({}))
+"""What a message changed that changed nothing."""
 
 
 @final
 @dataclass(slots=True)
 class WasmState:
-    """The state of a canister, and nothing else: heap, stable memory, globals that are mutable or exported."""
+    """The state of a canister, and nothing else: its memories, and globals that are mutable or exported.
 
-    heap: Image
-    stable: Image
+    `memories` has all those that its module names, and those that an earlier module left.
+    """
+
+    memories: dict[str, Image]
     global_values: tuple[GlobalValue, ...] | None = None
     """`None`: a module that has never run; its own initial values, its data segments not yet applied."""
 
@@ -427,6 +501,11 @@ class CanisterModule(Protocol):
         """Whether its heap has 64-bit addresses; its instructions then cost more cycles."""
         ...
 
+    @property
+    def memories(self) -> Mapping[str, MemoryKind]:
+        """The memories that its instances have, by name, always in the same order."""
+        ...
+
     def instantiate(self, state: WasmState) -> CanisterInstance:
         """An instance over `state`. Start code does not run; a fresh state gets its data segments applied."""
         ...
@@ -444,13 +523,8 @@ class CanisterInstance(Protocol):
         ...
 
     @property
-    def stable(self) -> Memory:
-        """Stable memory as it stands, uncommitted changes included."""
-        ...
-
-    @property
-    def heap(self) -> Memory:
-        """The heap as it stands, uncommitted changes included."""
+    def memories(self) -> Mapping[str, Memory]:
+        """All memories of its state by name, as they stand, uncommitted changes included."""
         ...
 
     @property
@@ -482,12 +556,15 @@ class CanisterInstance(Protocol):
         """Roll back, then apply `saved`, uncommitted."""
         ...
 
-    def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
+    def successor(
+        self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]
+    ) -> CanisterInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included (upgrade, reinstall).
 
-        What is not kept starts empty; globals start at the module's initial values. The predecessor must not run
-        meanwhile. `commit` on the successor makes the change final; `roll_back` on the successor discards it, and
-        the predecessor is again what was last committed.
+        What `keep` does not name starts empty; globals start at the module's initial values. `added` has images for
+        the memories that the predecessor does not have. The predecessor must not run meanwhile. `commit` on the
+        successor makes the change final; `roll_back` on the successor discards it, and the predecessor is again what
+        was last committed.
         """
         ...
 

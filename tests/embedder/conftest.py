@@ -30,7 +30,7 @@ class Harness:
         return self.compiler.compile(bytes(wasmtime.wat2wasm(source)), options)
 
     def state(self) -> WasmState:
-        return WasmState(TemporaryImage(self.store), TemporaryImage(self.store))
+        return WasmState({name: TemporaryImage(self.store) for name in ("heap", "stable")})
 
     def fresh(self, module: CompiledModule | str, state: WasmState | None = None) -> WasmInstance:
         if isinstance(module, str):

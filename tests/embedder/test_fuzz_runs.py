@@ -78,7 +78,7 @@ def check(seed: int, number: int) -> str:
         store = TemporaryStore()
         try:
             module = Compiler(shared_engine(), None).compile(wasm, mode)
-            instance = module.instantiate(WasmState(TemporaryImage(store), TemporaryImage(store)))
+            instance = module.instantiate(WasmState({name: TemporaryImage(store) for name in ("heap", "stable")}))
         except InternalError:
             raise
         except PerdureError as error:

@@ -4,6 +4,7 @@ import pytest
 import wasmtime
 
 from perdure.canister import (
+    NO_CHANGE,
     UNLIMITED,
     Callback,
     Context,
@@ -88,6 +89,10 @@ def number(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
+def state_of(instance):
+    return WasmState({name: memory.image for name, memory in instance.memories.items()}, instance.global_values)
+
+
 @pytest.fixture
 def counter(any_harness):
     return any_harness.fresh(COUNTER)
@@ -96,8 +101,8 @@ def counter(any_harness):
 def test_update_is_part_of_the_state_once_committed(any_harness, counter):
     assert number(any_harness.reply(counter, "inc")) == 1
     delta = counter.commit()
-    assert [(address, len(data)) for address, data in delta.heap.runs] == [(126976, 4096)]
-    assert delta.stable is None
+    assert [(address, len(data)) for address, data in delta.memories["heap"].runs] == [(126976, 4096)]
+    assert "stable" not in delta.memories
     assert delta.global_values == (GlobalValue("i64", (8).to_bytes(8, "little")), GlobalValue("f32", b"\0\0\0\x3f"))
     assert number(any_harness.reply(counter, "inc")) == 2
 
@@ -105,12 +110,12 @@ def test_update_is_part_of_the_state_once_committed(any_harness, counter):
 def test_nothing_to_commit_after_a_commit(any_harness, counter):
     any_harness.reply(counter, "inc")
     counter.commit()
-    assert counter.commit() == (None, None, None)
+    assert counter.commit() == NO_CHANGE
 
 
 def test_page_written_back_to_what_it_was_is_not_dirty(any_harness, counter):
     any_harness.run(counter, "same")
-    assert counter.commit() == (None, None, None)
+    assert counter.commit() == NO_CHANGE
 
 
 def test_query_leaves_no_trace(any_harness, counter):
@@ -134,7 +139,7 @@ def test_growth_is_committed(any_harness, counter):
     for pages in (3, 4, 5):
         any_harness.run(counter, "grow_heap")
         delta = counter.commit()
-        assert delta.heap.wasm_pages == pages
+        assert delta.memories["heap"].wasm_pages == pages
         assert counter.heap.read(pages * 65536 - 4, 4) == b"\x09\0\0\0"
     any_harness.run(counter, "inc")
     counter.roll_back()
@@ -161,16 +166,14 @@ def test_data_segments_are_applied_once(any_harness, counter):
     assert counter.heap.read(65536, 4) == b"\x01\x02\x03\0"
     any_harness.run(counter, "echo", b"\0\0\0\0")
     counter.commit()
-    again = any_harness.fresh(
-        counter.module, WasmState(counter.heap.image, counter.stable.image, counter.global_values)
-    )
+    again = any_harness.fresh(counter.module, state_of(counter))
     assert again.heap.read(65536, 4) == b"\0\0\0\0"
 
 
 def test_instance_over_a_committed_state_goes_on_where_it_was(any_harness, counter):
     any_harness.reply(counter, "inc")
     counter.commit()
-    state = WasmState(counter.heap.image, counter.stable.image, counter.global_values)
+    state = state_of(counter)
     counter.close()
     again = any_harness.fresh(counter.module, state)
     assert number(any_harness.reply(again, "inc")) == 2
@@ -189,12 +192,12 @@ def test_several_runs_before_one_commit_are_one_change(any_harness, counter):
     for address in (0, 5 * 4096, 9 * 4096):
         any_harness.run(counter, "stable", address.to_bytes(8, "little") + b"12345678")
     delta = counter.commit()
-    assert [(address, len(data)) for address, data in delta.stable.runs] == [
+    assert [(address, len(data)) for address, data in delta.memories["stable"].runs] == [
         (0, 4096),
         (5 * 4096, 4096),
         (9 * 4096, 4096),
     ]
-    assert delta.stable.wasm_pages == 3
+    assert delta.memories["stable"].wasm_pages == 3
     assert counter.stable.read(9 * 4096, 8) == b"12345678"
 
 
@@ -203,13 +206,13 @@ def test_trap_after_an_uncommitted_run_drops_both(any_harness, counter):
     any_harness.run(counter, "inc_trap")
     counter.roll_back()
     assert counter.stable.size() == 0
-    assert counter.commit() == (None, None, None)
+    assert counter.commit() == NO_CHANGE
 
 
 def test_commit_after_a_trap_commits_nothing(any_harness, counter):
     any_harness.run(counter, "stable", (0).to_bytes(8, "little") + b"12345678")
     any_harness.run(counter, "inc_trap")
-    assert counter.commit() == (None, None, None)
+    assert counter.commit() == NO_CHANGE
     assert counter.heap.image.wasm_pages == 2
     assert number(any_harness.reply(counter, "inc")) == 1
 
@@ -218,7 +221,7 @@ def test_trap_before_the_first_commit_leaves_a_module_that_has_never_run(any_har
     instance = any_harness.compile(COUNTER).instantiate(any_harness.state())
     any_harness.instances.append(instance)
     any_harness.run(instance, "inc_trap")
-    assert instance.commit() == (None, None, None)
+    assert instance.commit() == NO_CHANGE
     assert number(any_harness.reply(instance, "inc")) == 1
     instance.commit()
     assert instance.heap.read(65536, 3) == b"\x01\x02\x03"
@@ -246,10 +249,13 @@ def test_what_the_host_writes_is_uncommitted_like_anything_else(any_harness, cou
     assert counter.stable.grow(2) == 0
     counter.stable.write(70000, b"host")
     delta = counter.commit()
-    assert ([at for at, _ in delta.heap.runs], [at for at, _ in delta.stable.runs]) == ([126976], [69632])
+    assert ([at for at, _ in delta.memories["heap"].runs], [at for at, _ in delta.memories["stable"].runs]) == (
+        [126976],
+        [69632],
+    )
     assert number(any_harness.reply(counter, "inc")) == 6
     counter.heap.write(0, b"after")
-    assert [at for at, _ in counter.commit().heap.runs] == [0, 126976]
+    assert [at for at, _ in counter.commit().memories["heap"].runs] == [0, 126976]
     assert any_harness.reply(counter, "sizes")[:8] == (2).to_bytes(8, "little")
 
 
@@ -264,7 +270,7 @@ def test_save_and_restore(any_harness, counter):
     assert number(any_harness.reply(counter, "get")) == 1
     assert number(any_harness.reply(counter, "inc")) == 2
     delta = counter.commit()
-    assert delta.stable.wasm_pages == 1
+    assert delta.memories["stable"].wasm_pages == 1
     assert number(any_harness.reply(counter, "calls")) == 9
 
 
@@ -272,13 +278,13 @@ def test_successor_keeps_stable_memory_with_the_hooks_changes(any_harness, count
     any_harness.reply(counter, "inc")
     counter.commit()
     any_harness.run(counter, "canister_pre_upgrade")
-    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=False, keep_stable=True)
+    heir = counter.successor(any_harness.compile(COUNTER), keep={"stable"}, added={})
     any_harness.instances.append(heir)
     assert isinstance(any_harness.run(heir, "canister_post_upgrade"), Return)
     delta = heir.commit()
-    assert delta.heap.fresh
-    assert not delta.stable.fresh
-    assert [address for address, _ in delta.stable.runs] == [4096]  # one run: pages 1 and 2
+    assert delta.memories["heap"].fresh
+    assert not delta.memories["stable"].fresh
+    assert [address for address, _ in delta.memories["stable"].runs] == [4096]  # one run: pages 1 and 2
     assert number(heir.stable.read(4096, 4)) == 1001
     assert number(heir.stable.read(8192, 4)) == 10000
     assert number(any_harness.reply(heir, "get")) == 10000
@@ -288,7 +294,7 @@ def test_successor_keeps_stable_memory_with_the_hooks_changes(any_harness, count
 def test_successor_that_keeps_everything_keeps_the_heap_and_not_the_globals(any_harness, counter):
     any_harness.reply(counter, "inc")
     counter.commit()
-    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=True, keep_stable=True)
+    heir = counter.successor(any_harness.compile(COUNTER), keep={"heap", "stable"}, added={})
     any_harness.instances.append(heir)
     heir.commit()
     assert number(any_harness.reply(heir, "get")) == 1
@@ -299,7 +305,7 @@ def test_successor_rolled_back_leaves_the_predecessor(any_harness, counter):
     any_harness.reply(counter, "inc")
     counter.commit()
     any_harness.run(counter, "canister_pre_upgrade")
-    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=False, keep_stable=True)
+    heir = counter.successor(any_harness.compile(COUNTER), keep={"stable"}, added={})
     any_harness.run(heir, "canister_post_upgrade")
     heir.roll_back()
     heir.close()
@@ -313,7 +319,7 @@ def test_reinstall_starts_from_nothing(any_harness, counter):
     any_harness.run(counter, "stable", (0).to_bytes(8, "little") + b"12345678")
     any_harness.reply(counter, "inc")
     counter.commit()
-    heir = counter.successor(any_harness.compile(COUNTER), keep_heap=False, keep_stable=False)
+    heir = counter.successor(any_harness.compile(COUNTER), keep=(), added={})
     any_harness.instances.append(heir)
     any_harness.run(heir, "canister_init")
     heir.commit()
@@ -331,7 +337,9 @@ def test_forked_state_lives_its_own_life(any_harness, counter):
     heap, stable = counter.heap.image, counter.stable.image
     assert isinstance(heap, TemporaryImage)
     assert isinstance(stable, TemporaryImage)
-    other = any_harness.fresh(counter.module, WasmState(heap.fork(), stable.fork(), counter.global_values))
+    other = any_harness.fresh(
+        counter.module, WasmState({"heap": heap.fork(), "stable": stable.fork()}, counter.global_values)
+    )
     for instance, name in ((counter, "inc"), (other, "inc"), (other, "inc")):
         any_harness.reply(instance, name)
         instance.commit()

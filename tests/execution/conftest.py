@@ -16,6 +16,7 @@ from perdure.canister import (
     Trap,
     TrapCode,
     WasmState,
+    memory_kinds,
 )
 from perdure.execution import InstallMode, InstallOptions, Settings, SubnetState, add_canister, install_code
 from perdure.execution import World as RulesWorld
@@ -29,19 +30,20 @@ OWNER = b"owner"
 class FakeInstance:
     """Runs functions `f(api, instance)`; `state` is a dictionary that stands for the heap's content."""
 
-    def __init__(self, module, heap=None, stable=None, global_values=()):
+    def __init__(self, module, memories, global_values=()):
         self.module = module
-        self.heap = heap or BytesMemory()
-        self.stable = stable or BytesMemory()
+        self.memories = memories
+        self.heap, self.stable = memories["heap"], memories["stable"]
         self.global_values = global_values
         self.committed = self.copy()
         self.closed = False
 
     def copy(self):
-        return bytes(self.heap.data), bytes(self.stable.data)
+        return {name: bytes(memory.data) for name, memory in self.memories.items()}
 
     def set(self, saved):
-        self.heap.data[:], self.stable.data[:] = saved
+        for name, data in saved.items():
+            self.memories[name].data[:] = data
 
     def run(self, entry_point, env):
         api = SystemApi(env)
@@ -63,12 +65,8 @@ class FakeInstance:
         return result
 
     def changes(self):
-        heap, stable = self.copy()
-        return StateDelta(
-            PageDelta(self.heap.size(), [(0, heap)]) if heap != self.committed[0] else None,
-            PageDelta(self.stable.size(), [(0, stable)]) if stable != self.committed[1] else None,
-            None,
-        )
+        changed = {name: data for name, data in self.copy().items() if data != self.committed[name]}
+        return StateDelta({name: PageDelta(len(data) >> 16, [(0, data)]) for name, data in changed.items()})
 
     def commit(self):
         delta = self.changes()
@@ -79,16 +77,14 @@ class FakeInstance:
         self.set(self.committed)
 
     def save(self):
-        heap, stable = self.copy()
-        return StateDelta(PageDelta(0, [(0, heap)]), PageDelta(0, [(0, stable)]), None)
+        return StateDelta({name: PageDelta(0, [(0, data)]) for name, data in self.copy().items()})
 
     def restore(self, saved):
-        self.set((saved.heap.runs[0][1], saved.stable.runs[0][1]))
+        self.set({name: delta.runs[0][1] for name, delta in saved.memories.items()})
 
-    def successor(self, module, *, keep_heap, keep_stable):
-        heap = BytesMemory(self.heap.data if keep_heap else b"")
-        stable = BytesMemory(self.stable.data if keep_stable else b"")
-        new = FakeInstance(module, heap, stable)
+    def successor(self, module, *, keep, added):
+        kept = {name: BytesMemory(one.data if name in keep else b"") for name, one in self.memories.items()}
+        new = FakeInstance(module, {**kept, **added})
 
         def roll_back():
             self.roll_back()
@@ -118,11 +114,14 @@ class FakeModule:
         self.module_hash = hashlib.sha256(self.wasm).digest()
         self.exported_methods = frozenset(self.methods)
         self.is_64 = False
+        self.memories = memory_kinds()
 
     def instantiate(self, state):
-        if state.heap is None:
-            return FakeInstance(self)
-        return FakeInstance(self, state.heap, state.stable, state.global_values or ())
+        return FakeInstance(self, state.memories, state.global_values or ())
+
+
+def copies(memories):
+    return {name: BytesMemory(memory.data) for name, memory in memories.items()}
 
 
 class FakeHost:
@@ -139,8 +138,11 @@ class FakeHost:
     def compile(self, wasm):
         return self.modules[wasm]
 
-    def new_memories(self, canister_id):
-        return WasmState(None, None)
+    def new_memories(self, canister_id, names):
+        return WasmState(self.add_memories(canister_id, names))
+
+    def add_memories(self, canister_id, names):
+        return {name: BytesMemory() for name in names}
 
     def committed(self, canister_id, delta):
         self.commits.append(canister_id)
@@ -152,14 +154,14 @@ class FakeHost:
         pass
 
     def take_snapshot(self, canister_id, instance):
-        return SimpleNamespace(heap=BytesMemory(instance.heap.data), stable=BytesMemory(instance.stable.data))
+        return SimpleNamespace(memories=copies(instance.memories))
 
-    def new_snapshot(self, canister_id, heap_bytes, stable_bytes):
-        return SimpleNamespace(heap=BytesMemory(bytes(heap_bytes)), stable=BytesMemory(bytes(stable_bytes)))
+    def new_snapshot(self, canister_id, sizes_bytes):
+        return SimpleNamespace(memories={name: BytesMemory(bytes(size)) for name, size in sizes_bytes.items()})
 
-    def load_snapshot(self, canister_id, content, global_values):
+    def load_snapshot(self, canister_id, content, global_values, names):
         assert all(isinstance(value, GlobalValue) for value in global_values)
-        return WasmState(BytesMemory(content.heap.data), BytesMemory(content.stable.data), global_values)
+        return WasmState({**self.add_memories(canister_id, names), **copies(content.memories)}, global_values)
 
 
 class World:

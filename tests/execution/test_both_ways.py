@@ -136,7 +136,7 @@ def play(world, story, encode, method):
         request: response.data if isinstance(response, Reply) else (response.code, response.error_code)
         for request, response in subnet.responses.items()
     }
-    memories = [subnet.canisters[one].instance.stable for one in ids[:CANISTERS]]
+    memories = [subnet.canisters[one].instance.memories["stable"] for one in ids[:CANISTERS]]
     return refused, answers, [memory.read(0, 1) if memory.size() else b"" for memory in memories]
 
 

@@ -32,7 +32,7 @@ from typing import NamedTuple, final
 __all__ = ["CacheEntry", "CompileCache", "cache_directory"]
 
 _MAGIC = b"PERDUREC"
-_VERSION = 2
+_VERSION = 3
 _HEADER = struct.Struct("<8sII32s")
 _CHECKSUM_BYTES = 32
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from perdure.canister import MemoryKind
 from perdure.instrument import SCHEDULES, Instrumented, PageCharges
 from perdure.wasm import Module
 
@@ -16,7 +17,7 @@ class ModuleFacts(NamedTuple):
     """What an instance needs to know.
 
     `global_types` and `global_places` have an entry for each saved global; a place in message memory occurs more than
-    once where a global is exported more than once.
+    once where a global is exported more than once. `memories` are those beside heap and stable memory.
     """
 
     is_64: bool
@@ -30,6 +31,7 @@ class ModuleFacts(NamedTuple):
     page_charges: PageCharges | None
     data_segments: tuple[tuple[int, bytes], ...]
     custom_sections: Mapping[str, bytes]
+    memories: tuple[MemoryKind, ...]
 
 
 def facts_of(module: Module, linked: Instrumented) -> ModuleFacts:
@@ -46,6 +48,7 @@ def facts_of(module: Module, linked: Instrumented) -> ModuleFacts:
         page_charges=SCHEDULES[linked.options.schedule].page_charges if linked.options.schedule else None,
         data_segments=linked.data_segments,
         custom_sections={section.name: section.data for section in reversed(module.custom_sections)},
+        memories=linked.options.memories,
     )
 
 
@@ -91,4 +94,5 @@ def decode_facts(data: bytes) -> ModuleFacts:
             (address, blob) for (address, _), blob in zip(plain["data_segments"], segments, strict=True)
         ),
         custom_sections={name: blob for (name, _), blob in zip(plain["custom_sections"], sections, strict=True)},
+        memories=tuple(MemoryKind(*kind) for kind in plain["memories"]),
     )

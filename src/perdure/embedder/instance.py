@@ -11,16 +11,18 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, final
 
 from perdure.canister import (
+    NO_CHANGE,
     CanisterModule,
     Context,
     EntryPoint,
     Env,
     GlobalValue,
+    Image,
     Method,
     PageDelta,
     Reply,
@@ -41,8 +43,10 @@ from perdure.memory import PAGE_BYTES
 from perdure.system_api import SystemApi
 
 if TYPE_CHECKING:
+    from perdure.embedder.engine import Engine
     from perdure.embedder.facts import ModuleFacts
     from perdure.embedder.module import CompiledModule
+    from perdure.embedder.pagemap import PrivatePages
 
 __all__ = ["WasmInstance"]
 
@@ -68,7 +72,7 @@ class WasmInstance:
 
     Args:
         module: the code.
-        memories: heap and stable memory.
+        memories: by name; heap and stable memory are the engine's, the others lie beside them for the host.
         committed_globals: 16 bytes each, or `None` for a module that has never run.
         apply_data: whether data segments go into the heap when the module first gets its memories.
     """
@@ -76,16 +80,18 @@ class WasmInstance:
     def __init__(
         self,
         module: CompiledModule,
-        memories: tuple[ImageMemory, ImageMemory],
+        memories: dict[str, ImageMemory],
         committed_globals: bytes | None,
         *,
         apply_data: bool,
     ) -> None:
         self._module = module
         self._engine = module.engine
-        self._heap, self._stable = memories
+        self._memories = memories
+        self._heap, self._stable = memories["heap"], memories["stable"]
+        self._beside = [memory for memory in memories.values() if memory not in (self._heap, self._stable)]
         self._accounting, self._message = AnonymousMemory(), AnonymousMemory()
-        self._owned: list[ImageMemory] = [self._heap, self._stable]
+        self._owned = list(memories.values())
         self._view = memoryview(b"")
         self._read_globals = True
         self._committed_globals = committed_globals
@@ -124,15 +130,14 @@ class WasmInstance:
     @classmethod
     def create(cls, module: CompiledModule, state: WasmState) -> WasmInstance:
         """An instance over `state`."""
-        pages = module.engine.private_pages.another()
-        heap = ImageMemory(state.heap, pages)
-        stable = ImageMemory(state.stable, None if module.facts.accounting else pages)
+        scans = _scans(module.engine, module.facts)
+        memories = {name: ImageMemory(image, scans.get(name)) for name, image in state.memories.items()}
         packed = None if state.global_values is None else _pack(module.facts, state.global_values)
         try:
-            return cls(module, (heap, stable), packed, apply_data=packed is None)
+            return cls(module, memories, packed, apply_data=packed is None)
         except BaseException:
-            heap.close()
-            stable.close()
+            for memory in memories.values():
+                memory.close()
             raise
 
     # --- what the rules see
@@ -141,6 +146,13 @@ class WasmInstance:
     def module(self) -> CompiledModule:
         """The code."""
         return self._module
+
+    @property
+    def memories(self) -> Mapping[str, ImageMemory]:
+        """All memories as they stand, by name."""
+        for memory in self._beside:
+            memory.open()
+        return self._memories
 
     @property
     def stable(self) -> ImageMemory:
@@ -188,15 +200,17 @@ class WasmInstance:
             self.roll_back()
         self._note_outside_writes()
         if not self._uncommitted:
-            return StateDelta(None, None, None)
+            return NO_CHANGE
         self._harvest()
+        known = self._heap_changes
+        found = {}
+        for name, memory in self._memories.items():
+            delta = memory.changes() if memory is not self._heap or known is _UNKNOWN else known
+            if delta is not None:
+                found[name] = delta
         globals_now = self._globals_now()
         changed = globals_now != self._committed_globals
-        return StateDelta(
-            self._heap.changes() if self._heap_changes is _UNKNOWN else self._heap_changes,
-            self._stable.changes(),
-            _unpack(self._module.facts, globals_now) if changed else None,
-        )
+        return StateDelta(found, _unpack(self._module.facts, globals_now) if changed else None)
 
     def commit(self) -> StateDelta:
         """Hand what is uncommitted to the images."""
@@ -209,15 +223,13 @@ class WasmInstance:
             delta = self.changes()
             if not self._uncommitted:
                 return delta
-            if delta.heap is not None:
-                self._heap.commit(delta.heap)
-            if delta.stable is not None:
-                self._stable.commit(delta.stable)
+            for name, changed in delta.memories.items():
+                self._memories[name].commit(changed)
             self._committed_globals = self._globals_now()
             self._uncommitted = False
             self._heap_changes = _UNKNOWN
             if self._predecessor is not None:
-                self._owned = [self._heap, self._stable]
+                self._owned = list(self._memories.values())
                 self._predecessor._give_up(self._owned)
                 self._predecessor = None
         finally:
@@ -236,7 +248,7 @@ class WasmInstance:
     def save(self) -> StateDelta:
         """Copy what is uncommitted."""
         delta = self.changes()
-        return StateDelta(_copied(delta.heap), _copied(delta.stable), delta.global_values)
+        return delta._replace(memories={name: _copied(changed) for name, changed in delta.memories.items()})
 
     def restore(self, saved: StateDelta) -> None:
         """Roll back, then apply `saved`, uncommitted."""
@@ -244,9 +256,9 @@ class WasmInstance:
         state.enter()
         try:
             self._roll_back(state)
-            for memory, delta in ((self._heap, saved.heap), (self._stable, saved.stable)):
-                if delta is not None:
-                    self._apply(memory, delta)
+            memories = self.memories
+            for name, delta in saved.memories.items():
+                self._apply(memories[name], delta)
             if saved.global_values is not None:
                 self._current_globals = _pack(self._module.facts, saved.global_values)
                 self._drop_store()
@@ -255,24 +267,26 @@ class WasmInstance:
         finally:
             state.leave()
 
-    def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> WasmInstance:
+    def successor(self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]) -> WasmInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included."""
+        code: CompiledModule = module  # type: ignore[assignment]  # of the same engine
         if self._trapped:
             self.roll_back()
         self._harvest()
-        heap, stable = self._heap, self._stable
-        pages = self._engine.private_pages.another()
-        if not keep_heap:
-            heap = ImageMemory(heap.image, pages, fresh=True)
-        if keep_stable and not module.facts.accounting:  # type: ignore[attr-defined]
-            stable.private_pages = pages
-        if not keep_stable:
-            stable = ImageMemory(stable.image, None if module.facts.accounting else pages, fresh=True)  # type: ignore[attr-defined]
+        scans = _scans(self._engine, code.facts)
+        memories = dict(self._memories)
+        for name, memory in self._memories.items():
+            if name not in keep:
+                memories[name] = ImageMemory(memory.image, scans.get(name), fresh=True)
+            elif memory.private_pages is None:
+                memory.private_pages = scans.get(name)
+        for name, image in added.items():
+            memories[name] = ImageMemory(image, scans.get(name), fresh=True)
         self._drop_store()
-        heir = WasmInstance(module, (heap, stable), None, apply_data=not keep_heap)  # type: ignore[arg-type]
+        heir = WasmInstance(code, memories, None, apply_data="heap" not in keep)
         heir._uncommitted = True
         heir._predecessor = self
-        heir._owned = [memory for memory in (heap, stable) if memory not in self._owned]
+        heir._owned = [memory for memory in memories.values() if memory not in self._owned]
         return heir
 
     def close(self) -> None:
@@ -545,6 +559,8 @@ class WasmInstance:
             self._uncommitted = True
             if heap.written or heap.resized:
                 self._heap_changes = _UNKNOWN
+        elif self._beside and not self._uncommitted:
+            self._uncommitted = any(memory.changes() is not None for memory in self._beside)
 
     def _roll_back(self, state: ThreadState) -> None:
         state.instance = None
@@ -553,8 +569,8 @@ class WasmInstance:
         if self._uncommitted:
             self._harvest()
             sizes = self._heap.size_bytes, self._stable.size_bytes
-            self._heap.roll_back()
-            self._stable.roll_back()
+            for memory in self._memories.values():
+                memory.roll_back()
             if self._committed_globals is None or sizes != (self._heap.size_bytes, self._stable.size_bytes):
                 self._drop_store()
                 self._heap.resized = self._stable.resized = False
@@ -615,7 +631,11 @@ def _unpack(facts: ModuleFacts, packed: bytes) -> tuple[GlobalValue, ...]:
     )
 
 
-def _copied(delta: PageDelta | None) -> PageDelta | None:
-    if delta is None:
-        return None
+def _scans(engine: Engine, facts: ModuleFacts) -> Mapping[str, PrivatePages]:
+    """How changed pages are found of the memories that code writes by itself; of the others the host knows them."""
+    pages = engine.private_pages.another()
+    return {"heap": pages} if facts.accounting else {"heap": pages, "stable": pages}
+
+
+def _copied(delta: PageDelta) -> PageDelta:
     return delta._replace(runs=[(address, bytes(data)) for address, data in delta.runs])

@@ -157,6 +157,11 @@ class ImageMemory(LinearMemory):
         self._held: Mapping[int, bytes] = {}  # the image's, as of the last commit
         self._scan_ns = 0
 
+    def open(self) -> None:
+        """Be mapped, without an engine: a memory that only the host looks at, from when it first does."""
+        if self.range is None:
+            self.attach(0, WASM_PAGE_BYTES, 0)
+
     # --- the Memory protocol
 
     def size(self) -> int:
@@ -199,6 +204,8 @@ class ImageMemory(LinearMemory):
 
     def changes(self) -> PageDelta | None:
         """What differs from the committed content; the runs are views."""
+        if self.range is None:  # nobody has looked at it yet
+            return PageDelta(0, [], fresh=True) if self.fresh else None
         runs = self._known_runs() if self.private_pages is None else self._changed_runs()
         if not runs and self.size_bytes == self.committed_bytes and not self.fresh:
             return None
@@ -227,7 +234,8 @@ class ImageMemory(LinearMemory):
 
     def roll_back(self) -> None:
         """Be what was last committed."""
-        assert self.range is not None
+        if self.range is None:
+            return
         if self.size_bytes > self.committed_bytes:
             self.range.close_access(self.committed_bytes, self.size_bytes - self.committed_bytes)
             self.size_bytes = self.committed_bytes

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import final
 
-from perdure.canister import WasmState
+from perdure.canister import MemoryKind, WasmState, memory_kinds
 from perdure.embedder.bindings import ByteVector, check, error_message, function, take_bytes
 from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
 from perdure.embedder.engine import Engine, shared_engine, validate_original
@@ -60,6 +60,8 @@ class CompiledModule:
         check(_instantiate_pre(engine.host.linker(facts.is_64), code, byref(pre)), "link")
         assert pre.value is not None
         self.instance_pre: int = pre.value
+        self.memories: Mapping[str, MemoryKind] = memory_kinds(facts.memories, is_64=facts.is_64)
+        """The memories of its instances, by name."""
         self.max_seconds = MAX_SECONDS if facts.metered else MAX_SECONDS_UNMETERED
 
     @property

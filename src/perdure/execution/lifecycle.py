@@ -267,8 +267,7 @@ class _Installation:
             if trap is not None:
                 old.roll_back()
                 return trap
-        keep_heap = upgrading and self.options.wasm_memory_persistence == "keep"
-        new = self._new_instance(old, keep_heap=keep_heap, keep_stable=upgrading)
+        new = self._new_instance(old)
         hook = "canister_post_upgrade" if upgrading else "canister_init"
         # Whatever the mode, the new code sees the version that it makes.
         self.canister.facts.version += 1
@@ -281,10 +280,28 @@ class _Installation:
         self.canister.facts.version -= 1
         return new
 
-    def _new_instance(self, old: CanisterInstance | None, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
+    def _new_instance(self, old: CanisterInstance | None) -> CanisterInstance:
+        host, canister_id, kinds = self.world.host, self.canister.canister_id, self.module.memories
         if old is None:
-            return self.module.instantiate(self.world.host.new_memories(self.canister.canister_id))
-        return old.successor(self.module, keep_heap=keep_heap, keep_stable=keep_stable)
+            return self.module.instantiate(host.new_memories(canister_id, kinds))
+        missing = kinds.keys() - old.memories.keys()
+        added = host.add_memories(canister_id, sorted(missing)) if missing else {}
+        return old.successor(self.module, keep=self._kept(old), added=added)
+
+    def _kept(self, old: CanisterInstance) -> frozenset[str]:
+        """The memories that go on as they are."""
+        if self.options.mode is not InstallMode.UPGRADE:
+            return frozenset()
+        named, left = self.module.memories, old.module.memories
+        keeps_heap = self.options.wasm_memory_persistence == "keep"
+
+        def stays(name: str) -> bool:
+            if name in named:
+                return keeps_heap or named[name].lifetime == "stable"
+            # What the old module did not name either was stable when one before it did.
+            return name not in left or left[name].lifetime == "stable"
+
+        return frozenset(filter(stays, old.memories))
 
     def _undo(self, new: CanisterInstance, old: CanisterInstance | None) -> None:
         new.roll_back()
@@ -335,7 +352,8 @@ class _Installation:
         canister.global_timer_ns = self.global_timer_ns
         canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
         # Certified data and timer were taken over step by step above.
-        commit(world, canister, Return(heap_wasm_pages=instance.heap.size(), stable_wasm_pages=instance.stable.size()))
+        heap, stable = instance.memories["heap"].size(), instance.memories["stable"].size()
+        commit(world, canister, Return(heap_wasm_pages=heap, stable_wasm_pages=stable))
         canister.refresh(world.costs)
         check_hook(world, canister)
         canister.facts.version += 1

@@ -17,7 +17,7 @@ from perdure.execution.state import CanisterState, HookStatus, Snapshot
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
-from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.memory import WASM_PAGE_BYTES
 
 __all__ = ["delete", "list_all", "load", "read_data", "read_metadata", "take", "upload_data", "upload_metadata"]
 
@@ -27,6 +27,7 @@ _HOOK_NAMES: Final = {
     HookStatus.EXECUTED: "executed",
 }
 _HOOK_BY_NAME: Final = {name: status for status, name in _HOOK_NAMES.items()}
+_MEMORIES: Final = {"wasm_memory": "heap", "stable_memory": "stable"}
 _NUMBER_FORMAT: Final = {"i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
 
 Values = list[Any]
@@ -126,7 +127,9 @@ def load(
     try:
         module = snapshot.module or world.host.compile(bytes(snapshot.wasm))
         # The host checks that the globals are those of the module.
-        memories = world.host.load_snapshot(canister.canister_id, snapshot.content, snapshot.global_values)
+        memories = world.host.load_snapshot(
+            canister.canister_id, snapshot.content, snapshot.global_values, module.memories
+        )
         instance = module.instantiate(memories)
     except (MalformedError, UnsupportedError, ValueError) as error:
         return canister_error(
@@ -255,7 +258,7 @@ def read_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> Val
         return _out_of_range(canister, offset, size_bytes, limit_bytes)
     if kind == "wasm_module":
         return [{"chunk": bytes(snapshot.wasm[offset : offset + size_bytes])}]
-    return [{"chunk": _memory(snapshot, kind).read(offset, size_bytes)}]
+    return [{"chunk": snapshot.content.memories[_MEMORIES[kind]].read(offset, size_bytes)}]
 
 
 def _part_bytes(snapshot: Snapshot, kind: str) -> int:
@@ -264,10 +267,6 @@ def _part_bytes(snapshot: Snapshot, kind: str) -> int:
         "wasm_memory": snapshot.heap_bytes,
         "stable_memory": snapshot.stable_bytes,
     }[kind]
-
-
-def _memory(snapshot: Snapshot, kind: str) -> Memory:
-    return snapshot.content.heap if kind == "wasm_memory" else snapshot.content.stable
 
 
 def upload_metadata(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
@@ -283,7 +282,7 @@ def upload_metadata(world: World, canister: CanisterState, arg: dict[str, Any]) 
         uploaded=True,
         wasm=bytearray(arg["wasm_module_size"]),
         module=None,
-        content=world.host.new_snapshot(canister.canister_id, heap_bytes, stable_bytes),
+        content=world.host.new_snapshot(canister.canister_id, {"heap": heap_bytes, "stable": stable_bytes}),
         heap_bytes=heap_bytes,
         stable_bytes=stable_bytes,
         global_values=tuple(_global_value(value) for value in arg["globals"]),
@@ -338,6 +337,6 @@ def upload_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> V
     if kind == "wasm_module":
         snapshot.wasm[offset : offset + len(chunk)] = chunk
     else:
-        _memory(snapshot, kind).write(offset, chunk)
+        snapshot.content.memories[_MEMORIES[kind]].write(offset, chunk)
     canister.refresh(world.costs)
     return []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from typing import Any, Final, NamedTuple, Protocol, final
@@ -127,13 +128,8 @@ class SnapshotContent(Protocol):
     """The memories of a snapshot, kept by the host. Writable until first loaded, when it was uploaded."""
 
     @property
-    def heap(self) -> Memory:
-        """The heap."""
-        ...
-
-    @property
-    def stable(self) -> Memory:
-        """Stable memory."""
+    def memories(self) -> Mapping[str, Memory]:
+        """The memories by name."""
         ...
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, final
 
-from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, StateDelta, WasmState
+from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, StateDelta, WasmState
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
 from perdure.execution.state import SnapshotContent, SubnetState
@@ -37,8 +37,12 @@ class Host(Protocol):
         """
         ...
 
-    def new_memories(self, canister_id: bytes) -> WasmState:
+    def new_memories(self, canister_id: bytes, names: Iterable[str]) -> WasmState:
         """Empty memories for a canister's first module."""
+        ...
+
+    def add_memories(self, canister_id: bytes, names: Collection[str]) -> Mapping[str, Image]:
+        """More of them, for a module that has more than the one before."""
         ...
 
     def committed(self, canister_id: bytes, delta: StateDelta) -> None:
@@ -57,14 +61,18 @@ class Host(Protocol):
         """Keep a copy of the committed memories of `instance`."""
         ...
 
-    def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> SnapshotContent:
-        """Zeroed memories of these sizes, to be filled by an upload."""
+    def new_snapshot(self, canister_id: bytes, sizes_bytes: Mapping[str, int]) -> SnapshotContent:
+        """Zeroed memories of these sizes by name, to be filled by an upload."""
         ...
 
     def load_snapshot(
-        self, canister_id: bytes, content: SnapshotContent, global_values: tuple[GlobalValue, ...]
+        self,
+        canister_id: bytes,
+        content: SnapshotContent,
+        global_values: tuple[GlobalValue, ...],
+        names: Iterable[str],
     ) -> WasmState:
-        """Memories for a canister with the content of a snapshot, which stays as it is."""
+        """Memories for a canister with the content of a snapshot, which stays as it is; empty ones of other names."""
         ...
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple, final
 
-from perdure.canister import TrapCode
+from perdure.canister import MemoryKind, TrapCode
 from perdure.errors import InvalidModuleError
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, TRANSMISSION_INSTRUCTIONS, SystemFunction
 from perdure.instrument import abi
@@ -61,6 +61,7 @@ class Options:
         native_messages: False sends arguments, replies, caller and time through host functions.
         accounting: False leaves stable pages unmarked, uncharged and unlimited.
         max_stable_wasm_pages: the declared maximum of stable memory.
+        memories: memories beside the module's own, which only the host reads and writes.
     """
 
     schedule: str | None = "2025"
@@ -68,6 +69,7 @@ class Options:
     native_messages: bool = True
     accounting: bool = True
     max_stable_wasm_pages: int = MAX_STABLE_WASM_PAGES
+    memories: tuple[MemoryKind, ...] = ()
 
 
 class SavedGlobal(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 import traceback
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from perdure.canister import (
     EntryPoint,
     Env,
     GlobalValue,
+    Image,
     Method,
     Return,
     StateDelta,
@@ -96,15 +97,14 @@ class PythonInstance:
 
     Args:
         module: the code.
-        heap: where the attributes are kept.
-        stable: stable memory.
+        memories: by name; the attributes are kept in the heap.
         has_run: whether the heap holds attributes already.
     """
 
-    def __init__(self, module: PythonModule, heap: OverlayMemory, stable: OverlayMemory, *, has_run: bool) -> None:
+    def __init__(self, module: PythonModule, memories: dict[str, OverlayMemory], *, has_run: bool) -> None:
         self._module = module
-        self.heap = heap
-        self.stable = stable
+        self.memories: Mapping[str, OverlayMemory] = memories
+        self.heap, self.stable = memories["heap"], memories["stable"]
         self._object = module.new_object(self)
         self._set_attributes(self._stored_attributes() if has_run else {})
         self._live: dict[str, Any] | None = None
@@ -295,13 +295,16 @@ class PythonInstance:
 
     def changes(self) -> StateDelta:
         """What is uncommitted."""
-        return StateDelta(self.heap.changes(), self.stable.changes(), None)
+        found = {name: memory.changes() for name, memory in self.memories.items()}
+        return StateDelta({name: delta for name, delta in found.items() if delta is not None})
 
     def commit(self) -> StateDelta:
         """Make the uncommitted state the committed one."""
         self._is_touched = False
         self._live = None
-        delta = StateDelta(self.heap.commit(), self.stable.commit(), None)
+        delta = self.changes()
+        for name in delta.memories:
+            self.memories[name].commit()
         if self._predecessor is not None:
             self._predecessor.close()
             self._predecessor = None
@@ -313,8 +316,8 @@ class PythonInstance:
             # These remember sizes; what declared structures hold asks for them anew.
             self._manager = None
             self._virtual.clear()
-        self.heap.discard()
-        self.stable.discard()
+        for memory in self.memories.values():
+            memory.discard()
         if self._live is not None:
             self._set_attributes(self._live)
             self._live = None
@@ -332,20 +335,26 @@ class PythonInstance:
         """Roll back, then apply `saved`, uncommitted."""
         self.roll_back()
         self._live = dict(self._object.__dict__)
-        self.heap.apply(saved.heap)
-        self.stable.apply(saved.stable)
+        for name, delta in saved.memories.items():
+            self.memories[name].apply(delta)
         self._set_attributes(self._stored_attributes())
         self._is_touched = True
 
-    def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> CanisterInstance:
+    def successor(
+        self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]
+    ) -> CanisterInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included."""
         from perdure.kit.python_canister import PythonModule
 
         if not isinstance(module, PythonModule):
             raise InternalError("the code to come is no canister in Python")
         # "keep" is refused before this for modules without the section of enhanced orthogonal persistence.
-        stable = self.stable if keep_stable else OverlayMemory(self.stable.image, fresh=True)
-        heir = PythonInstance(module, OverlayMemory(self.heap.image, fresh=True), stable, has_run=False)
+        memories = {
+            name: memory if name in keep else OverlayMemory(memory.image, fresh=True)
+            for name, memory in self.memories.items()
+        }
+        memories.update({name: OverlayMemory(image, fresh=True) for name, image in added.items()})
+        heir = PythonInstance(module, memories, has_run=False)
         heir._predecessor = self
         return heir
 

@@ -106,10 +106,8 @@ class OverlayMemory:
         runs = [(page * PAGE_BYTES, bytes(self._written[page])) for page in sorted(self._written)]
         return PageDelta(self._wasm_pages, runs, self._fresh)
 
-    def apply(self, delta: PageDelta | None) -> None:
+    def apply(self, delta: PageDelta) -> None:
         """Take over changes of another copy of this memory, uncommitted."""
-        if delta is None:
-            return
         self._wasm_pages = delta.wasm_pages
         for address, data in delta.runs:
             self._put(address, data)

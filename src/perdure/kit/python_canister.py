@@ -36,7 +36,7 @@ from typing import Any, Final, TypeVar, final, overload
 
 from perdure.candid import Codec
 from perdure.candid.types import quote
-from perdure.canister import WasmState
+from perdure.canister import WasmState, memory_kinds
 from perdure.errors import MalformedError
 from perdure.kit.annotations import Annotations, Shape
 from perdure.kit.instance import PythonInstance
@@ -349,14 +349,15 @@ class PythonModule:
         self.wasm = _empty_module(self.custom_sections)
         self.module_hash = hashlib.sha256(self.wasm).digest()
         self.is_64 = False
+        self.memories = memory_kinds()
         own = {"__slots__": ("_perdure_instance",), "__qualname__": owner.__qualname__, "__module__": owner.__module__}
         self._class: type = type(owner.__name__, (owner,), own | {name: _Slot(name) for name in self.variables})
 
     def instantiate(self, state: WasmState) -> PythonInstance:
         """An instance over `state`."""
         has_run = state.global_values is not None
-        heap, stable_memory = (OverlayMemory(image, fresh=False) for image in (state.heap, state.stable))
-        return PythonInstance(self, heap, stable_memory, has_run=has_run)
+        memories = {name: OverlayMemory(image) for name, image in state.memories.items()}
+        return PythonInstance(self, memories, has_run=has_run)
 
     def new_object(self, instance: PythonInstance) -> Any:
         """An object of the class, not initialised, whose stable variables are `instance`'s."""

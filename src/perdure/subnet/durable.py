@@ -12,12 +12,21 @@ on they are the directory's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, PageDelta, StateDelta, WasmState
-from perdure.errors import InternalError, StorageError
+from perdure.canister import (
+    MEMORY_KINDS,
+    CanisterInstance,
+    CanisterModule,
+    GlobalValue,
+    Image,
+    PageDelta,
+    StateDelta,
+    WasmState,
+)
+from perdure.errors import InternalError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.records import (
     adopt,
@@ -34,7 +43,7 @@ from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
 from perdure.subnet.host import MemoryHost
-from perdure.subnet.memories import ReadableImage, StoredContent
+from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
 
 __all__ = ["DurableHost", "open_state"]
@@ -92,10 +101,16 @@ class DurableHost:
         """Have code at hand that is not compiled from its bytes."""
         self.temporary.provide(code)
 
-    def new_memories(self, canister_id: bytes) -> WasmState:
+    def new_memories(self, canister_id: bytes, names: Iterable[str]) -> WasmState:
         """Empty memories, temporary until the message commits."""
+        _refuse_others(names)
         self._replaced.add(canister_id)
-        return self.temporary.new_memories(canister_id)
+        return self.temporary.new_memories(canister_id, names)
+
+    def add_memories(self, canister_id: bytes, names: Collection[str]) -> Mapping[str, Image]:
+        """Empty memories for a canister whose next module has more of them, temporary until the message commits."""
+        _refuse_others(names)
+        return {}
 
     def committed(self, canister_id: bytes, delta: StateDelta) -> None:
         """Nothing to do yet: `executed` asks the instances themselves."""
@@ -108,18 +123,22 @@ class DurableHost:
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
         """Keep a copy of the committed memories."""
         state = _state_of(instance)
-        return StoredContent(_readable(state.heap).fork(), _readable(state.stable).fork())
+        return StoredContent({name: image.fork() for name, image in state.memories.items()})
 
-    def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> StoredContent:
-        """Zeroed memories of these sizes."""
-        return self.temporary.new_snapshot(canister_id, heap_bytes, stable_bytes)
+    def new_snapshot(self, canister_id: bytes, sizes_bytes: Mapping[str, int]) -> StoredContent:
+        """Zeroed memories of these sizes by name."""
+        return self.temporary.new_snapshot(canister_id, sizes_bytes)
 
     def load_snapshot(
-        self, canister_id: bytes, content: SnapshotContent, global_values: tuple[GlobalValue, ...]
+        self,
+        canister_id: bytes,
+        content: SnapshotContent,
+        global_values: tuple[GlobalValue, ...],
+        names: Iterable[str],
     ) -> WasmState:
         """Memories with the content of a snapshot, temporary until the message commits."""
         self._replaced.add(canister_id)
-        return self.temporary.load_snapshot(canister_id, content, global_values)
+        return self.temporary.load_snapshot(canister_id, content, global_values, names)
 
     def executed(self, state: SubnetState, message: ExecutedMessage) -> None:
         """A message is complete: make it a commit.
@@ -194,11 +213,13 @@ class DurableHost:
             if instance.is_deferred:
                 instance.commit_deferred()  # into temporary images
             state = instance.state
-            change.heap, change.stable = _whole(state.heap), _whole(state.stable)
+            change.heap, change.stable = (_whole(state.memories[name]) for name in ("heap", "stable"))
             change.global_values = state.global_values
             draft.moved[canister_id] = instance
         elif instance.is_deferred:
-            change.heap, change.stable, change.global_values = instance.changes()
+            delta = instance.changes()
+            change.heap, change.stable = delta.memories.get("heap"), delta.memories.get("stable")
+            change.global_values = delta.global_values
             draft.mapped.append(instance)
             return
         else:
@@ -226,8 +247,8 @@ class DurableHost:
 
     def _opener(self, canister_id: bytes) -> OpenMemories:
         def open_memories(global_values: tuple[GlobalValue, ...] | None) -> WasmState:
-            images = self.directory.image(canister_id, "heap"), self.directory.image(canister_id, "stable")
-            return WasmState(*images, global_values)
+            names = self.directory.canisters[canister_id].memories
+            return WasmState({name: self.directory.image(canister_id, name) for name in names}, global_values)
 
         return open_memories
 
@@ -278,7 +299,7 @@ class DurableHost:
 
         def memories(key: bytes) -> WasmState:
             found = past.canisters[key]
-            return WasmState(found.images["heap"], found.images["stable"], found.global_values)
+            return WasmState({**found.images}, found.global_values)
 
         def adopted(key: bytes, module: ResidentModule) -> ResidentInstance:
             state = host.memories[key] = memories(key)
@@ -295,7 +316,8 @@ class DurableHost:
             return module.reopen(self._opener(key), self.directory.canisters[key].global_values)
 
         def memories(key: bytes) -> WasmState:
-            return WasmState(self.directory.fork_image(key, "heap"), self.directory.fork_image(key, "stable"))
+            names = self.directory.canisters[key].memories
+            return WasmState({name: self.directory.fork_image(key, name) for name in names})
 
         records = {key: found.record for key, found in self.directory.canisters.items()}
         reader = _Reader(self, self.directory, records, adopted, memories)
@@ -345,7 +367,7 @@ class _Reader:
 
     def _snapshot(self, key: bytes) -> Snapshot:
         state = self.memories(key)
-        return decode_snapshot(self.records[key], StoredContent(_readable(state.heap), _readable(state.stable)))
+        return decode_snapshot(self.records[key], StoredContent(state.memories))
 
 
 def open_state(
@@ -364,26 +386,27 @@ def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
     if not isinstance(content, StoredContent):
         raise InternalError(f"a snapshot of another host: {type(content).__name__}")
     return CanisterChange(
-        heap=_whole(content.heap.image), stable=_whole(content.stable.image), record=encode_snapshot(snapshot)
+        heap=_whole(content.memories["heap"].image),
+        stable=_whole(content.memories["stable"].image),
+        record=encode_snapshot(snapshot),
     )
 
 
-def _whole(image: object) -> PageDelta:
+def _refuse_others(names: Iterable[str]) -> None:
+    others = set(names) - MEMORY_KINDS.keys()
+    if others:
+        raise UnsupportedError(f"a state directory has no place yet for the memories {sorted(others)}")
+
+
+def _whole(image: Image) -> PageDelta:
     """All that an image holds, for a memory that starts from nothing."""
-    readable = _readable(image)
-    size_bytes = readable.wasm_pages * WASM_PAGE_BYTES
+    size_bytes = image.wasm_pages * WASM_PAGE_BYTES
     runs = []
-    for start, end in readable.data_ranges():
+    for start, end in image.data_ranges():
         stop = min(end, size_bytes)
         if start < stop:
-            runs.append((start, readable.read(start, stop - start)))
-    return PageDelta(readable.wasm_pages, runs, fresh=True)
-
-
-def _readable(image: object) -> ReadableImage:
-    if not hasattr(image, "fork") or not hasattr(image, "read"):
-        raise InternalError(f"an image that cannot be read: {type(image).__name__}")
-    return image  # type: ignore[return-value]
+            runs.append((start, image.read(start, stop - start)))
+    return PageDelta(image.wasm_pages, runs, fresh=True)
 
 
 def _state_of(instance: CanisterInstance) -> WasmState:

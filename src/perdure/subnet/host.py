@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import final
 
-from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, PageDelta, StateDelta, WasmState
+from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, StateDelta, WasmState
 from perdure.errors import InternalError
 from perdure.execution.state import SnapshotContent, SubnetState
 from perdure.execution.world import ExecutedMessage
@@ -13,7 +13,7 @@ from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import TemporaryStore
 from perdure.storage.image import TemporaryImage
 from perdure.subnet.gate import Gate
-from perdure.subnet.memories import ReadableImage, StoredContent
+from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 
 __all__ = ["MemoryHost"]
@@ -63,10 +63,18 @@ class MemoryHost:
             found = self._modules[id(code)] = ResidentModule(code, self.residents)
         return found
 
-    def new_memories(self, canister_id: bytes) -> WasmState:
+    def new_memories(self, canister_id: bytes, names: Iterable[str]) -> WasmState:
         """Empty memories for a canister's first module."""
-        state = self.memories[canister_id] = WasmState(TemporaryImage(self.store), TemporaryImage(self.store))
+        state = self.memories[canister_id] = WasmState(self._empty(names))
         return state
+
+    def _empty(self, names: Iterable[str]) -> dict[str, Image]:
+        return {name: TemporaryImage(self.store) for name in names}
+
+    def add_memories(self, canister_id: bytes, names: Collection[str]) -> Mapping[str, Image]:
+        """Empty memories for a canister whose next module has more of them."""
+        images = self.memories[canister_id].memories
+        return {name: images.setdefault(name, TemporaryImage(self.store)) for name in names}
 
     def committed(self, canister_id: bytes, delta: StateDelta) -> None:
         """Nothing to do: the images have it."""
@@ -97,42 +105,41 @@ class MemoryHost:
         """Give a canister's pages back."""
         state = self.memories.pop(canister_id, None)
         if state is not None:
-            state.heap.close()
-            state.stable.close()
+            for image in state.memories.values():
+                image.close()
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
-        """Keep a copy of the committed memories: two forks, no bytes."""
-        return StoredContent(*_forked(self.memories[canister_id]))
+        """Keep a copy of the committed memories: forks, no bytes."""
+        return StoredContent(_forked(self.memories[canister_id]))
 
-    def new_snapshot(self, canister_id: bytes, heap_bytes: int, stable_bytes: int) -> StoredContent:
-        """Zeroed memories of these sizes, to be filled by an upload."""
-        heap, stable = TemporaryImage(self.store), TemporaryImage(self.store)
-        for image, size_bytes in ((heap, heap_bytes), (stable, stable_bytes)):
-            image.commit(PageDelta(-(-size_bytes // WASM_PAGE_BYTES), []))
-        return StoredContent(heap, stable)
+    def new_snapshot(self, canister_id: bytes, sizes_bytes: Mapping[str, int]) -> StoredContent:
+        """Zeroed memories of these sizes by name, to be filled by an upload."""
+        images = self._empty(sizes_bytes)
+        for name, size_bytes in sizes_bytes.items():
+            images[name].commit(PageDelta(-(-size_bytes // WASM_PAGE_BYTES), []))
+        return StoredContent(images)
 
     def load_snapshot(
-        self, canister_id: bytes, content: SnapshotContent, global_values: tuple[GlobalValue, ...]
+        self,
+        canister_id: bytes,
+        content: SnapshotContent,
+        global_values: tuple[GlobalValue, ...],
+        names: Iterable[str],
     ) -> WasmState:
-        """Memories for a canister with the content of a snapshot, which stays as it is."""
+        """Memories for a canister with the content of a snapshot, which stays as it is; empty ones of other names."""
         if not isinstance(content, StoredContent):
             raise InternalError(f"a snapshot of another host: {type(content).__name__}")
-        images = content.heap.image.fork(), content.stable.image.fork()
-        state = self.memories[canister_id] = WasmState(*images, global_values)
+        images = {**self._empty(name for name in names if name not in content.memories), **content.fork()}
+        state = self.memories[canister_id] = WasmState(images, global_values)
         return state
 
     def adopt(self, canister_id: bytes, instance: ResidentInstance) -> ResidentInstance:
         """An instance over forks of another subnet's memories, made when first used."""
         origin = instance.state
-        heap, stable = _forked(origin)
-        state = self.memories[canister_id] = WasmState(heap, stable, origin.global_values)
+        state = self.memories[canister_id] = WasmState(_forked(origin), origin.global_values)
         module = self._resident(instance.module.code)
         return module.instantiate(state)
 
 
-def _forked(state: WasmState) -> tuple[ReadableImage, ReadableImage]:
-    heap, stable = state.heap, state.stable
-    # Not `isinstance`: with a protocol it takes 78 us a canister.
-    if not hasattr(heap, "fork") or not hasattr(stable, "fork"):
-        raise InternalError(f"images that cannot be forked: {type(heap).__name__}, {type(stable).__name__}")
-    return heap.fork(), stable.fork()
+def _forked(state: WasmState) -> dict[str, Image]:
+    return {name: image.fork() for name, image in state.memories.items()}

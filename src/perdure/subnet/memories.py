@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol, final, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import final
 
 from perdure.canister import Image, PageDelta, StateDelta
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.residency import ResidentInstance
 
-__all__ = ["ImageMemory", "LiveMemory", "ReadableImage", "StoredContent"]
-
-
-@runtime_checkable
-class ReadableImage(Image, Protocol):
-    """An image that can be read without being mapped, and forked."""
-
-    def read(self, address: int, size_bytes: int) -> bytes:
-        """Committed bytes."""
-        ...
-
-    def fork(self) -> ReadableImage:
-        """A second image with the same content; costs nothing until one of them changes."""
-        ...
-
-    def data_ranges(self) -> Iterator[tuple[int, int]]:
-        """Address ranges of whole pages that may hold anything but zeros, ascending."""
-        ...
+__all__ = ["ImageMemory", "LiveMemory", "StoredContent"]
 
 
 def _whole_pages(memory: Memory, address: int, data: bytes | memoryview) -> tuple[int, bytes]:
@@ -43,7 +26,7 @@ def _whole_pages(memory: Memory, address: int, data: bytes | memoryview) -> tupl
 class ImageMemory:
     """An image as a memory; every write is a commit of its own. For snapshots, which nobody runs."""
 
-    def __init__(self, image: ReadableImage) -> None:
+    def __init__(self, image: Image) -> None:
         self.image = image
 
     def size(self) -> int:
@@ -72,36 +55,39 @@ class ImageMemory:
 class StoredContent:
     """The memories of a snapshot; implements `SnapshotContent`."""
 
-    def __init__(self, heap: ReadableImage, stable: ReadableImage) -> None:
-        self.heap = ImageMemory(heap)
-        self.stable = ImageMemory(stable)
+    def __init__(self, images: Mapping[str, Image]) -> None:
+        self.memories = {name: ImageMemory(image) for name, image in images.items()}
+
+    def fork(self) -> dict[str, Image]:
+        """The same content, for a canister to go on from."""
+        return {name: memory.image.fork() for name, memory in self.memories.items()}
 
 
 @final
 class LiveMemory:
-    """The stable memory or heap of a canister. A write is committed at once, as if by a message.
+    """A memory of a canister. A write is committed at once, as if by a message.
 
     Args:
         instance: the canister's.
         canister_id: of that canister.
-        which: ``stable`` or ``heap``.
+        name: of the memory.
         written: called after each write.
         gate: of the subnet.
     """
 
     def __init__(
-        self, instance: ResidentInstance, canister_id: bytes, which: str, written: Callable[[], None], gate: Gate
+        self, instance: ResidentInstance, canister_id: bytes, name: str, written: Callable[[], None], gate: Gate
     ) -> None:
         self._instance = instance
         self._raw_id = canister_id
-        self._which = which
+        self._name = name
         self._written = written
         self._gate = gate
 
     @property
     def _memory(self) -> Memory:
         self._instance.make_room()
-        return self._instance.stable if self._which == "stable" else self._instance.heap
+        return self._instance.memories[self._name]
 
     @at_rest
     def size(self) -> int:
@@ -135,7 +121,6 @@ class LiveMemory:
             self._commit(PageDelta(self.size(), [_whole_pages(self, address, data)]))
 
     def _commit(self, delta: PageDelta) -> None:
-        changed = StateDelta(None, delta, None) if self._which == "stable" else StateDelta(delta, None, None)
-        self._instance.restore(changed)
+        self._instance.restore(StateDelta({self._name: delta}))
         self._instance.commit()
         self._written()

@@ -6,16 +6,18 @@ needed and may be closed between messages; its images and globals are all that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import final
 
 from perdure.canister import (
+    NO_CHANGE,
     CanisterInstance,
     CanisterModule,
     EntryPoint,
     Env,
     GlobalValue,
+    Image,
     Return,
     StateDelta,
     Trap,
@@ -28,8 +30,6 @@ from perdure.subnet.gate import Gate, Outside
 
 __all__ = ["ResidentInstance", "ResidentModule", "Residents"]
 
-
-_NOTHING = StateDelta(None, None, None)
 
 _MAX_ADDRESS_BYTES = 64 << 40
 """Half of what a process can address: 255 stable memories of 500 GiB use up all of it."""
@@ -103,6 +103,7 @@ class ResidentModule:
         self.exported_methods = code.exported_methods
         self.module_hash = code.module_hash
         self.is_64 = code.is_64
+        self.memories = code.memories
         self.is_wasm = isinstance(code, CompiledModule)
         start = "canister_composite_query "
         self.composite_queries = frozenset(
@@ -187,14 +188,9 @@ class ResidentInstance:
         return state
 
     @property
-    def stable(self) -> Memory:
-        """Stable memory as it stands."""
-        return self._use().stable
-
-    @property
-    def heap(self) -> Memory:
-        """The heap as it stands."""
-        return self._use().heap
+    def memories(self) -> Mapping[str, Memory]:
+        """All memories as they stand, by name."""
+        return self._use().memories
 
     @property
     def global_values(self) -> tuple[GlobalValue, ...]:
@@ -246,7 +242,7 @@ class ResidentInstance:
         self._committed = True
         if self._residents.deferred:
             self._deferred = True
-            return _NOTHING
+            return NO_CHANGE
         return self._use().commit()
 
     def commit_deferred(self) -> None:
@@ -267,13 +263,14 @@ class ResidentInstance:
         """Roll back, then apply `saved`, uncommitted."""
         self._use().restore(saved)
 
-    def successor(self, module: CanisterModule, *, keep_heap: bool, keep_stable: bool) -> ResidentInstance:
+    def successor(
+        self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]
+    ) -> ResidentInstance:
         """An instance of `module` that takes over the memories."""
         if not isinstance(module, ResidentModule):
             raise InternalError(f"a resident's successor must be resident, found {type(module).__name__}")
-        live = self._use().successor(module.code, keep_heap=keep_heap, keep_stable=keep_stable)
-        memories = self._memories()
-        heir = ResidentInstance(module, WasmState(memories.heap, memories.stable), live)
+        live = self._use().successor(module.code, keep=keep, added=added)
+        heir = ResidentInstance(module, WasmState({**self._memories().memories, **added}), live)
         heir._open_memories = self._open_memories
         return heir
 
@@ -292,8 +289,8 @@ class ResidentInstance:
         self._global_values = self._live.global_values
         self.close()
         if self._open_memories is not None and self._state is not None:
-            self._state.heap.close()
-            self._state.stable.close()
+            for image in self._state.memories.values():
+                image.close()
             self._state = None
 
     def close(self) -> None:

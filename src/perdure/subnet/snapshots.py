@@ -7,17 +7,16 @@ written as zero, and left out when it is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
-from perdure.canister import GlobalValue, Reject, WasmState
-from perdure.errors import InternalError, StorageError, UnsupportedError
+from perdure.canister import GlobalValue, Image, Reject, WasmState
+from perdure.errors import StorageError, UnsupportedError
 from perdure.execution.snapshots import upload_metadata
 from perdure.execution.state import CanisterState, HookStatus
 from perdure.execution.world import World
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.storage import Snapshot, SnapshotMetadata, TemporaryStore, write_snapshot
+from perdure.storage import Snapshot, SnapshotMetadata, TemporaryImage, TemporaryStore, write_snapshot
 from perdure.subnet.management import as_error
-from perdure.subnet.memories import ReadableImage, StoredContent
+from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule
 
 __all__ = ["put_on", "upload", "write"]
@@ -35,7 +34,7 @@ def put_on(
     """
     metadata = snapshot.metadata
     global_values = _own_globals(metadata.global_values, module, snapshot.path)
-    memories = WasmState(snapshot.image("heap", store), snapshot.image("stable", store), global_values)
+    memories = WasmState(_memories(snapshot, module, store), global_values)
     canister.module, canister.instance = module, module.instantiate(memories)
     canister.heap_wasm_pages = metadata.wasm_memory_size // WASM_PAGE_BYTES
     canister.stable_wasm_pages = metadata.stable_memory_size // WASM_PAGE_BYTES
@@ -86,12 +85,20 @@ def upload(
     kept.global_values = _own_globals(metadata.global_values, module, snapshot.path)
     kept.wasm, kept.module = bytearray(module.wasm), module
     kept.heap_bytes, kept.stable_bytes = metadata.wasm_memory_size, metadata.stable_memory_size
-    kept.content = StoredContent(snapshot.image("heap", store), snapshot.image("stable", store))
+    kept.content = StoredContent(_memories(snapshot, module, store))
     kept.chunk_store = snapshot.chunks()
     kept.taken_at_ns = metadata.taken_at_timestamp
     canister.refresh(world.costs)
     world.state.changed.add(canister.canister_id)
     return kept.snapshot_id
+
+
+def _memories(snapshot: Snapshot, module: ResidentModule, store: TemporaryStore) -> dict[str, Image]:
+    """The snapshot's memories; those of the module's that the network does not know are empty."""
+    return {
+        name: snapshot.image(name, store) if kind.on_network else TemporaryImage(store)
+        for name, kind in module.memories.items()
+    }
 
 
 def _own_globals(found: tuple[GlobalValue, ...], module: ResidentModule, path: str) -> tuple[GlobalValue, ...]:
@@ -117,7 +124,7 @@ def write(path: str | os.PathLike[str], world: World, canister: CanisterState) -
     if not module.wasm.startswith((b"\0asm", b"\x1f\x8b")):
         raise UnsupportedError("a canister written in Python has no Wasm module to put into a snapshot")
     state = instance.state
-    heap, stable = _forked((state.heap, state.stable))
+    heap, stable = (state.memories[name].fork() for name in ("heap", "stable"))
     try:
         return write_snapshot(
             path,
@@ -140,10 +147,3 @@ def write(path: str | os.PathLike[str], world: World, canister: CanisterState) -
     finally:
         heap.close()
         stable.close()
-
-
-def _forked(images: Iterable[object]) -> tuple[ReadableImage, ReadableImage]:
-    heap, stable = images
-    if not isinstance(heap, ReadableImage) or not isinstance(stable, ReadableImage):
-        raise InternalError("images of another kind")
-    return heap.fork(), stable.fork()

@@ -648,7 +648,8 @@ class Canister:
 
     def _touched(self, kind: str) -> None:
         state, subnet = self._state, self._subnet
-        state.heap_wasm_pages, state.stable_wasm_pages = self._instance.heap.size(), self._instance.stable.size()
+        memories = self._instance.memories
+        state.heap_wasm_pages, state.stable_wasm_pages = memories["heap"].size(), memories["stable"].size()
         state.refresh(subnet._world.costs)
         subnet._state.changed.add(self._raw_id)
         subnet._done(kind, self._raw_id)
