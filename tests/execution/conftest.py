@@ -106,7 +106,7 @@ class FakeInstance:
 class FakeModule:
     """A module of Python functions by export name; `table` has the callbacks, called with their environment too."""
 
-    def __init__(self, methods, table=(), custom_sections=None, name="fake"):
+    def __init__(self, methods, table=(), custom_sections=None, name="fake", memories=()):
         self.methods = dict(methods)
         self.table = list(table)
         self.custom_sections = custom_sections or {}
@@ -114,7 +114,7 @@ class FakeModule:
         self.module_hash = hashlib.sha256(self.wasm).digest()
         self.exported_methods = frozenset(self.methods)
         self.is_64 = False
-        self.memories = memory_kinds()
+        self.memories = memory_kinds(memories)
 
     def instantiate(self, state):
         return FakeInstance(self, state.memories, state.global_values or ())

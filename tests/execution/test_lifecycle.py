@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.canister import CanisterStatus, Reject, Reply
+from perdure.canister import CanisterStatus, MemoryKind, Reject, Reply
 from perdure.execution import (
     FromUser,
     InstallMode,
@@ -299,3 +299,42 @@ def test_ids_are_given_out_in_order(world):
 
 def test_install_modes_are_candids_names():
     assert [mode.value for mode in InstallMode] == ["install", "reinstall", "upgrade"]
+
+
+class TestNamedMemories:
+    """Which memories of its own a canister takes along into other code."""
+
+    KINDS = (MemoryKind("users", "stable", 64), MemoryKind("scratch", "heap", 64))
+
+    @pytest.fixture
+    def written(self, world, fakes):
+        def init(api, instance):
+            for name in ("heap", "users", "scratch"):
+                instance.memories[name].grow(1)
+                instance.memories[name].write(0, b"x")
+
+        return world.install(fakes.Module({"canister_init": init}, memories=self.KINDS))
+
+    def install(self, world, fakes, canister, memories, mode="upgrade", name="next", **options):
+        module = fakes.Module({}, memories=memories, custom_sections=PERSISTENCE, name=name)
+        world.install(module, canister=canister, mode=mode, **options)
+        assert world.answer == Reply(b"")
+        return {name for name, memory in canister.instance.memories.items() if memory.size()}
+
+    def test_an_upgrade_keeps_what_is_stable(self, world, fakes, written):
+        assert self.install(world, fakes, written, self.KINDS) == {"users"}
+
+    def test_keeping_the_heap_keeps_what_lives_as_long(self, world, fakes, written):
+        kept = self.install(world, fakes, written, self.KINDS, wasm_memory_persistence="keep")
+        assert kept == {"heap", "users", "scratch"}
+
+    def test_a_reinstallation_keeps_nothing(self, world, fakes, written):
+        assert self.install(world, fakes, written, self.KINDS, "reinstall") == set()
+
+    def test_what_is_stable_waits_for_code_that_names_it_again(self, world, fakes, written):
+        assert self.install(world, fakes, written, (), wasm_memory_persistence="keep") == {"heap", "users"}
+        assert self.install(world, fakes, written, (), wasm_memory_persistence="replace") == {"users"}
+        others = (*self.KINDS[:1], MemoryKind("orders", "stable", 64))
+        assert self.install(world, fakes, written, others, wasm_memory_persistence="replace") == {"users"}
+        assert [*written.instance.memories] == ["heap", "stable", "users", "scratch", "orders"]
+        assert self.install(world, fakes, written, (), "reinstall") == set()

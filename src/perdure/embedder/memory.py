@@ -216,6 +216,8 @@ class ImageMemory(LinearMemory):
 
     def commit(self, delta: PageDelta) -> None:
         """Hand `delta`, which `changes` returned, to the image; what was private is then shown from its files."""
+        if self.range is None:
+            self.open()
         moved = self.image.commit(delta)
         self.committed_bytes = self.size_bytes
         before, self._held = self._held, self.image.held

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -664,8 +664,14 @@ class Canister:
         """The heap. Reads show it as it stands; a write is committed at once."""
         return self._memory("heap")
 
-    def _memory(self, which: str) -> LiveMemory:
-        return LiveMemory(self._instance, self._raw_id, which, lambda: self._touched(f"write_{which}"), self._gate)
+    @property
+    @at_rest
+    def memories(self) -> Mapping[str, LiveMemory]:
+        """All memories by name, ``heap`` and ``stable`` among them."""
+        return {name: self._memory(name) for name in self._instance.memories}
+
+    def _memory(self, name: str) -> LiveMemory:
+        return LiveMemory(self._instance, self._raw_id, name, lambda: self._touched(f"write_{name}"), self._gate)
 
     @property
     @at_rest

@@ -1,0 +1,122 @@
+"""A third memory of a canister, which no code of its own knows, goes wherever heap and stable memory go."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+import wasmtime
+from built_canisters import module
+
+from perdure import RejectError
+from perdure.canister import MemoryKind
+from perdure.instrument import Options
+from perdure.subnet import Canister, Subnet
+
+USERS = MemoryKind("users", "stable", 64)
+SCRATCH = MemoryKind("scratch", "heap", 64)
+BOTH = Options(memories=(USERS, SCRATCH))
+TRAPS = '(module (func (export "canister_post_upgrade") (unreachable)))'
+FIVE = struct.pack("<Q", 5)
+
+
+def put(canister: Canister, data: bytes, name: str = "users", address: int = 70_000) -> None:
+    """Write within the message that comes next."""
+    memory = canister._instance.memories[name]
+    if not memory.size():
+        memory.grow(2)
+    memory.write(address, data)
+
+
+def see(canister: Canister, size_bytes: int, name: str = "users", address: int = 70_000) -> bytes:
+    memory = canister.memories[name]
+    return memory.read(address, size_bytes) if memory.size() else b""
+
+
+def count(canister: Canister) -> int:
+    return int.from_bytes(canister.query("count"), "little")
+
+
+@pytest.fixture
+def canister() -> Canister:
+    return Subnet(instrumentation=BOTH).install(module("kv32"), FIVE)
+
+
+def test_commits_with_a_message_and_goes_with_a_trap(canister: Canister) -> None:
+    put(canister, b"kept")
+    canister.update("inc")
+    put(canister, b"lost")
+    with pytest.raises(RejectError):
+        canister.update("change_and_trap")
+    assert (see(canister, 4), count(canister)) == (b"kept", 6)
+
+
+def test_what_is_written_from_outside_is_kept(canister: Canister) -> None:
+    assert canister.memories["users"].grow(1) == 0
+    canister.memories["users"].write(9, b"outside")
+    canister.update("inc")
+    assert see(canister, 7, address=9) == b"outside"
+
+
+def test_forks_go_their_own_ways(canister: Canister) -> None:
+    put(canister, b"one")
+    canister.update("inc")
+    twin = canister._subnet.fork().canister(canister.id)
+    put(twin, b"two")
+    twin.update("inc")
+    assert [(see(one, 3), count(one)) for one in (canister, twin)] == [(b"one", 6), (b"two", 7)]
+
+
+def test_an_anchor_takes_it_back(canister: Canister) -> None:
+    put(canister, b"one")
+    canister.update("inc")
+    with canister._subnet.anchor():
+        put(canister, b"two")
+        canister.update("inc")
+        assert see(canister, 3) == b"two"
+    assert (see(canister, 3), count(canister)) == (b"one", 6)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("upgrade", b"one"), ("reinstall", b"")])
+def test_code_to_come_finds_what_lives_as_long(canister: Canister, mode: str, kept: bytes) -> None:
+    put(canister, b"one")
+    put(canister, b"heap", "scratch")
+    canister.update("inc")
+    getattr(canister, mode)(module("kv32"), FIVE)
+    assert (see(canister, 3), see(canister, 4, "scratch")) == (kept, b"")
+
+
+def test_an_upgrade_that_keeps_the_heap_keeps_what_lives_as_long() -> None:
+    canister = Subnet(instrumentation=BOTH).install(module("motoko_eop_v1"))
+    put(canister, b"heap", "scratch")
+    canister.upgrade(module("motoko_eop_v2"), wasm_memory_persistence="keep")
+    assert see(canister, 4, "scratch") == b"heap"
+
+
+def test_a_failed_upgrade_changes_nothing(canister: Canister) -> None:
+    put(canister, b"one")
+    put(canister, b"heap", "scratch")
+    canister.update("inc")
+    with pytest.raises(RejectError):
+        canister.upgrade(bytes(wasmtime.wat2wasm(TRAPS)))
+    assert (see(canister, 3), see(canister, 4, "scratch"), count(canister)) == (b"one", b"heap", 6)
+
+
+def test_snapshots_have_it(canister: Canister) -> None:
+    put(canister, b"one")
+    canister.update("inc")
+    snapshot = canister.take_snapshot()
+    put(canister, b"two")
+    canister.update("inc")
+    canister.load_snapshot(snapshot)
+    assert (see(canister, 3), count(canister)) == (b"one", 6)
+
+
+def test_a_snapshot_of_the_network_leaves_it_empty(canister: Canister, tmp_path) -> None:
+    put(canister, b"one")
+    canister.update("inc")
+    canister.write_snapshot(tmp_path / "snapshot")
+    put(canister, b"two")
+    canister.update("inc")
+    canister.load_snapshot(canister.upload_snapshot(tmp_path / "snapshot"))
+    assert (see(canister, 3), count(canister)) == (b"", 6)
