@@ -302,7 +302,9 @@ def test_a_broken_stream_is_exit_code_2():
 def test_a_missing_extra_is_named(dump, monkeypatch):
     monkeypatch.setitem(sys.modules, "numpy", None)
     for module in [
-        name for name in sys.modules if name.startswith(("perdure.inspection.tree", "perdure.inspection.gather"))
+        name
+        for name in sys.modules
+        if name.startswith(("perdure.inspection.tree", "perdure.stable.bulk", "perdure.stable.gather"))
     ]:
         monkeypatch.delitem(sys.modules, module)
     found = Answer("fsck", dump)

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.inspection.find import find, find_in_memory
-from perdure.inspection.region import Region, Run
 from perdure.inspection.source import open_source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import MemoryManager, StableBTreeMap, types
+from perdure.stable.region import Region, Run
 
 MAPS = ("u64_u64", "vec_vec", "b3_unit_set", "v1_blob10_blob10")
 

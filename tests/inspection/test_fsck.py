@@ -16,7 +16,7 @@ from perdure.inspection.schema import name_structures, parse_schema
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.stable.btree import BTree
-from perdure.stable.chunks import FIRST_CHUNK_ADDRESS
+from perdure.stable.layout import FIRST_CHUNK_ADDRESS
 
 SCHEMA = parse_schema('memories: {"page:0": {name: m, kind: btreemap, key: u64, value: raw}}')
 PAGE = 1024
@@ -606,3 +606,8 @@ def test_findings_give_addresses_in_memory_and_dump(every_structure, look):
     data[region.below_address(root)] = 0
     finding = next(finding for finding in check(data).errors if finding.code == "node-header")
     assert (finding.label, finding.address, finding.below_address) == ("1", root, region.below_address(root))
+
+
+def test_an_empty_map_of_large_pages_is_sound(build):
+    report = check(build.map(types.FixedBytes(100_000), types.u8, []))
+    assert report.errors == []

@@ -7,9 +7,9 @@ import pytest
 from perdure.ic.principal import Principal
 from perdure.inspection.find import find_in_memory
 from perdure.inspection.fsck import fsck
-from perdure.inspection.shape import bounds_sum
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
+from perdure.stable.layout import bounds_sum
 
 KEYS = {
     "u8": lambda r: r.randrange(256),

@@ -14,18 +14,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.inspection.find import VEC_DATA_ADDRESS, Inventory, Structure, slot_bytes
+from perdure.inspection.find import Inventory, Structure
 from perdure.inspection.schema import Schema
 from perdure.inspection.table import KEYED, Table, load_tree, open_table, tree_order
 from perdure.memory import PAGE_BYTES
-from perdure.stable.btree import MAX_DEPTH, BTree
-from perdure.stable.nodes import CAPACITY, OVERFLOW_HEADER, V2_HEADER_BYTES
+from perdure.stable.btree import BTree
+from perdure.stable.headers import ArrayHeader, magic_of
+from perdure.stable.layout import MAX_DEPTH
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from perdure.inspection.pages import ChangedPages
+    from perdure.stable.bulk import NodeReader
 
     Addresses = npt.NDArray[np.int64]
 
@@ -261,27 +263,16 @@ def _reachable(tree: BTree) -> tuple[Addresses, Addresses]:
     """
     import numpy as np
 
-    from perdure.inspection.gather import Gather
-
-    gather = Gather(_region(tree))
-    page_bytes, stride = tree.header.page_bytes, tree.header.allocator.stride
-    limit = _region(tree).size_bytes - page_bytes
+    reader = _reader(tree)
     level = np.array([tree.header.root] if tree.header.root else [], dtype=np.int64)
     found, links = [level[:0]], [level[:0]]
     for _ in range(MAX_DEPTH):
         if not len(level):
             break
-        offsets = level - 116
-        if ((offsets < 0) | (offsets % stride != 0) | (level > limit)).any():
-            raise MalformedError("a node address points between chunks or past the memory", int(level[0]))
-        heads = gather.rows(level, V2_HEADER_BYTES)
-        counts = heads[:, 5].astype(np.int64) | heads[:, 6].astype(np.int64) << 8
-        if (heads[:, :3] != np.frombuffer(b"BTN", np.uint8)).any() or ((counts < 1) | (counts > CAPACITY)).any():
-            raise MalformedError("a node does not start like one", int(level[0]))
-        found.append(level)
-        packed = heads[:, 3] == 2
-        links.append(np.where(packed, np.ascontiguousarray(heads[:, 7:]).view("<i8")[:, 0], 0))
-        level = _children(tree, gather, level, counts, heads)
+        heads = reader.heads(level)
+        found.append(heads.addresses)
+        links.append(heads.links)
+        level, _ = reader.children(heads)
     addresses = np.concatenate(found)
     order = np.argsort(addresses)
     addresses = addresses[order]
@@ -290,34 +281,21 @@ def _reachable(tree: BTree) -> tuple[Addresses, Addresses]:
     return addresses, np.concatenate(links)[order]
 
 
-def _children(tree: BTree, gather: Any, level: Addresses, counts: Addresses, heads: Any) -> Addresses:
-    """The children of the internal nodes of a level."""
-    import numpy as np
+def _reader(tree: BTree) -> NodeReader:
+    from perdure.stable.bulk import NodeReader, Strict
+    from perdure.stable.gather import Gather
 
-    slots = tree.header.slots
-    slot_size = 8 + slots.key_bytes + slots.value_bytes if slots else 0
-    starts = np.where(heads[:, 3] == 2, V2_HEADER_BYTES, 7 + counts * slot_size)
-    internal = heads[:, 4] == 1
-    children = []
-    for place in range(CAPACITY + 1):
-        has = internal & (counts >= place)
-        at = level[has] + starts[has] + 8 * place
-        children.append(gather.rows(at, 8).view("<i8")[:, 0] if has.any() else level[:0])
-    return np.concatenate(children)
-
-
-def _region(tree: BTree) -> Any:
-    return tree.memory
+    return NodeReader(Gather(tree.memory), tree.header, Strict(tree.header.allocator.capacity(tree.memory)))
 
 
 def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPages) -> Any:
     """Which chunks differ: those in changed pages, compared byte by byte."""
-    from perdure.inspection.gather import BLOCK_BYTES, Gather
+    from perdure.stable.gather import BLOCK_BYTES, Gather
 
     page_bytes = trees[0].header.page_bytes
     differs = pages.touches(addresses, page_bytes)
     places = differs.nonzero()[0]
-    old, new = (Gather(_region(tree)) for tree in trees)
+    old, new = (Gather(tree.memory) for tree in trees)
     block = max(1, BLOCK_BYTES // page_bytes)
     for start in range(0, len(places), block):
         part = places[start : start + block]
@@ -330,26 +308,20 @@ def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: Any, pag
     """Which of the asked nodes have an overflow page that changed. Unchanged pages link on alike in both."""
     import numpy as np
 
-    from perdure.inspection.gather import Gather
+    from perdure.stable.gather import refuse
 
-    region = _region(trees[0])
-    gather = Gather(region)
+    reader, other = (_reader(tree) for tree in trees)
     touched = np.zeros(len(links), dtype=bool)
     active = np.flatnonzero(asked & (links != 0))
     current = links[active]
-    limit = min(_region(tree).size_bytes for tree in trees) - trees[0].header.page_bytes
-    for _ in range(region.size_bytes // trees[0].header.allocator.stride + 1):
-        if not len(active):
-            return touched
-        if ((current < 116) | (current > limit)).any():
-            raise MalformedError("an overflow address points past the memory", int(current[0]))
+    while len(active):
+        refuse(current, ~other.is_body(current), "an overflow page of one state lies past the memory of the other")
+        _, following = reader.follow(current)
         hit = _differ(trees, current, pages)
         touched[active[hit]] = True
-        active, current = active[~hit], current[~hit]
-        heads = gather.rows(current, OVERFLOW_HEADER.size)
-        following = np.ascontiguousarray(heads[:, 3:]).view("<i8")[:, 0] if len(current) else current
+        active, following = active[~hit], following[~hit]
         active, current = active[following != 0], following[following != 0]
-    raise MalformedError("overflow pages run in a circle", int(current[0]))
+    return touched
 
 
 # Arrays, logs, cells
@@ -367,15 +339,14 @@ def _diff_positions(old: Table, new: Table, pages: ChangedPages | None) -> list[
 def _places(old: Table, new: Table, pages: ChangedPages | None) -> Iterator[int]:
     """Positions that may differ: of a vec or heap those whose slot lies in a changed page, else all."""
     most = max(len(old), len(new))
-    width = old.structure.value
-    if pages is None or old.structure.kind not in ("vec", "minheap") or width is None or width != new.structure.value:
+    if pages is None or old.structure.kind not in ("vec", "minheap") or old.structure.value != new.structure.value:
         yield from range(most)
         return
-    size = max(1, slot_bytes(width.max_bytes or 0, bool(width.is_fixed)))
+    longer = max(old, new, key=len).structure.region
+    header = ArrayHeader.read(longer, magic_of(longer))
     following = 0
     for page in pages.is_changed.nonzero()[0].tolist():
-        first = max(0, page * PAGE_BYTES - VEC_DATA_ADDRESS) // size
-        end = min(most, max(0, (page + 1) * PAGE_BYTES - VEC_DATA_ADDRESS) // size + 1)
-        yield from range(max(following, first), end)
-        following = max(following, end)
+        slots = header.slots_in(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
+        yield from range(max(following, slots.start), slots.stop)
+        following = max(following, slots.stop)
     yield from range(max(following, min(len(old), len(new))), most)

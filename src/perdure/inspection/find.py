@@ -15,20 +15,39 @@ Layouts and magics: ic-stable-structures 0.7.2; ``rts/motoko-rts/src/region.rs``
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
-from perdure.inspection.region import Region, Run
 from perdure.inspection.shape import MapShape, Width, map_shape
 from perdure.inspection.source import Extent, Layer, Source
 from perdure.memory import WASM_PAGE_BYTES, Memory
-from perdure.stable.btree import MapHeader
-from perdure.stable.chunks import FIRST_CHUNK_ADDRESS
-from perdure.stable.memory_manager import ManagerHeader
+from perdure.stable import motoko
+from perdure.stable.headers import (
+    ArrayHeader,
+    CellHeader,
+    LogHeader,
+    ManagerHeader,
+    MapHeader,
+    check_log_mark,
+    magic_of,
+)
+from perdure.stable.layout import (
+    CELL_MAGIC,
+    HEAP_MAGIC,
+    INTERNET_IDENTITY_MAGIC,
+    LOG_DATA_ADDRESS,
+    LOG_DATA_MAGIC,
+    LOG_INDEX_MAGIC,
+    MANAGER_MAGIC,
+    MAP_MAGIC,
+    SQLITE_MAGIC,
+    STRUCTURE_MAGICS,
+    VEC_MAGIC,
+)
+from perdure.stable.region import Region, Run
 
 __all__ = ["Inventory", "Manager", "Structure", "find", "find_in_memory"]
 
@@ -38,13 +57,15 @@ KINDS: Final = ("btreemap", "btreeset", "vec", "minheap", "log", "cell")
 MAX_SCANNED_PAGES: Final = 4096
 """Wasm pages whose first bytes are looked at where no manager is at page 0."""
 
-VEC_HEADER: Final = struct.Struct("<3sBQIB")
-VEC_DATA_ADDRESS: Final = 64
-LOG_INDEX_ADDRESS: Final = 40
-LOG_DATA_ADDRESS: Final = 32
-_MAGICS: Final = (b"BTR", b"SVC", b"SMH", b"SCL", b"GLI", b"GLD")
-_REGION_BLOCK_WASM_PAGES: Final = 128
-_REGION_TABLE_ADDRESS: Final = 4 + 4 * 32_768
+KIND_OF_MAGIC: Final = {
+    MAP_MAGIC: "btreemap",
+    VEC_MAGIC: "vec",
+    HEAP_MAGIC: "minheap",
+    CELL_MAGIC: "cell",
+    LOG_INDEX_MAGIC: "log-index",
+    LOG_DATA_MAGIC: "log-data",
+}
+"""What a memory is likely to hold, by its first bytes, whatever becomes of the rest."""
 
 
 @final
@@ -71,13 +92,11 @@ class Manager:
 
     def runs(self, memory_id: int) -> list[Run]:
         """The buckets of a memory, by ascending index, as the crate takes them."""
-        first, bucket_bytes = self.address + WASM_PAGE_BYTES, self.header.bucket_bytes
-        owners = self.header.owners[: self.header.allocated_buckets]
-        runs, index = [], owners.find(memory_id)
-        while index >= 0:
-            runs.append(Run(first + index * bucket_bytes, bucket_bytes))
-            index = owners.find(memory_id, index + 1)
-        return runs
+        header = self.header
+        return [
+            Run(self.address + header.bucket_address(index), header.bucket_bytes)
+            for index in header.buckets_of(memory_id)
+        ]
 
 
 @final
@@ -183,7 +202,7 @@ def find_in_memory(
     if extents is None:
         extents = [(0, memory.size() * WASM_PAGE_BYTES)]
     manager = _manager_at(memory, 0)
-    if manager is None and _head(memory, 0)[:3] not in _MAGICS:
+    if manager is None and magic_of(memory) not in STRUCTURE_MAGICS:
         manager = _manager_elsewhere(memory, extents)
     if manager is None:
         structures = _without_manager(memory, extents)
@@ -195,7 +214,7 @@ def find_in_memory(
 # Managers
 
 
-def _head(memory: Memory, address: int, size_bytes: int = 4) -> bytes:
+def _head(memory: Memory, address: int, size_bytes: int) -> bytes:
     try:
         return memory.read(address, size_bytes)
     except IndexError:
@@ -204,7 +223,7 @@ def _head(memory: Memory, address: int, size_bytes: int = 4) -> bytes:
 
 def _manager_at(memory: Memory, wasm_page: int) -> Manager | None:
     """The manager that starts at a page, also a damaged one."""
-    if _head(memory, wasm_page * WASM_PAGE_BYTES) != b"MGR\x01":
+    if _head(memory, wasm_page * WASM_PAGE_BYTES, len(MANAGER_MAGIC)) != MANAGER_MAGIC:
         return None
     window = Region.whole(memory, wasm_page * WASM_PAGE_BYTES)
     try:
@@ -213,9 +232,9 @@ def _manager_at(memory: Memory, wasm_page: int) -> Manager | None:
         return _motoko_manager(window, wasm_page)
     except PerdureError:
         return None
-    motoko = _motoko_manager(window, wasm_page)
     trouble = _trouble(header, window.size())
-    return motoko if motoko is not None and trouble else Manager(wasm_page, header, trouble)
+    found = _motoko_manager(window, wasm_page) if trouble else None
+    return found or Manager(wasm_page, header, trouble)
 
 
 def _trouble(header: ManagerHeader, wasm_pages: int) -> str:
@@ -227,14 +246,8 @@ def _trouble(header: ManagerHeader, wasm_pages: int) -> str:
 
 
 def _motoko_manager(window: Region, wasm_page: int) -> Manager | None:
-    """The manager read as MotokoStableBTree 1.0.0 writes it: big-endian, 255 owner bytes set to 255 at first."""
-    data = _head(window, 0, 2080 + 32_768)
-    if len(data) < 2080 + 32_768:
-        return None
-    allocated, bucket_wasm_pages = struct.unpack_from(">HH", data, 4)
-    owners = data[2080 : 2080 + allocated].ljust(32_768, b"\xff")
-    header = ManagerHeader(1, allocated, bucket_wasm_pages, struct.unpack_from(">255Q", data, 40), owners)
-    return Manager(wasm_page, header, is_motoko=True) if not _trouble(header, window.size()) else None
+    header = motoko.read_manager(window)
+    return None if header is None else Manager(wasm_page, header, is_motoko=True)
 
 
 def _manager_elsewhere(memory: Memory, extents: list[Extent]) -> Manager | None:
@@ -289,7 +302,7 @@ def _without_manager(memory: Memory, extents: list[Extent]) -> list[Structure]:
     occupied = first.used_bytes or WASM_PAGE_BYTES
     for wasm_page in _page_starts(extents):
         address = wasm_page * WASM_PAGE_BYTES
-        if address < occupied or _head(memory, address)[:3] not in _MAGICS:
+        if address < occupied or _head(memory, address, len(MAP_MAGIC)) not in STRUCTURE_MAGICS:
             continue
         region = Region.whole(memory, address)
         structure = _identify(f"page:{wasm_page}", region, None, extents, region.size_bytes)
@@ -317,36 +330,27 @@ def _identify(
 ) -> Structure:
     """What a memory holds, by its first bytes."""
     structure = Structure(label, "unknown", region, memory_id, allocated_bytes=allocated_bytes)
-    head = _head(region, 0, 16)
-    readers = {
-        b"BTR": _read_map,
-        b"SVC": _read_vec,
-        b"SMH": _read_vec,
-        b"SCL": _read_cell,
-        b"GLI": _read_log_index,
-        b"GLD": _read_log_data,
-    }
-    reader = readers.get(head[:3])
+    reader = _READERS.get(magic_of(region))
     if reader is not None:
         try:
             return reader(structure)
-        except (MalformedError, UnsupportedError, IndexError) as error:
-            return replace(structure, note=f"starts like {head[:3].decode()}: {error}")
-    return _unrecognised(structure, head, extents)
+        except (MalformedError, UnsupportedError) as error:
+            return replace(structure, note=f"starts like {magic_of(region).decode()}: {error}")
+    return _unrecognised(structure, _head(region, 0, len(SQLITE_MAGIC)), extents)
 
 
 def _unrecognised(structure: Structure, head: bytes, extents: list[Extent]) -> Structure:
-    if head == b"SQLite format 3\x00":
+    if head == SQLITE_MAGIC:
         return replace(structure, kind="sqlite", note="an SQLite database")
-    if head[:3] == b"MGR":
+    if head.startswith(MANAGER_MAGIC):
         return replace(structure, note="a memory manager within a memory, or of an unknown version")
-    regions = _motoko_regions(structure.region)
+    regions = motoko.count_regions(structure.region)
     if regions is not None:
         return replace(structure, kind="motoko-regions", version=2, entries=regions)
     if _is_blank(structure.region, extents):
         return replace(structure, kind="empty", entries=0, used_bytes=0)
     note = f"starts with {head[:8].hex(' ')}"
-    if head[:3] == b"IIC":
+    if head.startswith(INTERNET_IDENTITY_MAGIC):
         note = "the header of Internet Identity"
     return replace(structure, note=note)
 
@@ -368,12 +372,11 @@ def _is_blank(region: Region, extents: list[Extent]) -> bool:
 
 def _read_map(structure: Structure) -> Structure:
     region = structure.region
-    motoko = _motoko_map(structure)
-    if motoko is not None:
-        return motoko
+    foreign = motoko.read_map(region)
+    if foreign is not None:
+        return _motoko_map(structure, foreign)
     header = MapHeader.read(region)
     shape = map_shape(region, header)
-    used_bytes = FIRST_CHUNK_ADDRESS + header.allocator.allocated_chunks * header.allocator.stride
     is_set = shape.value.max_bytes == 0 and shape.key.max_bytes is not None
     note = ""
     if shape.node_versions == {1, 2}:
@@ -391,110 +394,68 @@ def _read_map(structure: Structure) -> Structure:
         entries=header.length,
         key=shape.key,
         value=shape.value,
-        used_bytes=used_bytes,
+        used_bytes=header.allocator.used_bytes,
         note=note,
         shape=shape,
     )
 
 
-def _motoko_map(structure: Structure) -> Structure | None:
-    """The map read as MotokoStableBTree writes it, where only that makes sense."""
-    data = structure.region.read(0, FIRST_CHUNK_ADDRESS)
-    if data[3] != 1 or data[52:56] != b"BTA\x01":
-        return None
-    (little_bytes,), (big_bytes,) = (struct.unpack_from(order + "Q", data, 60) for order in "<>")
-    key_bytes, value_bytes, root, entries = struct.unpack_from(">IIQQ", data, 4)
-    size_bytes = structure.region.size_bytes
-    if not little_bytes > size_bytes >= big_bytes or root >= size_bytes:
-        return None
-    (chunks,) = struct.unpack_from(">Q", data, 68)
+def _motoko_map(structure: Structure, header: MapHeader) -> Structure:
+    slots = header.slots
     return replace(
         structure,
         kind="motoko-btreemap",
-        version=1,
-        entries=entries,
-        key=Width(key_bytes, None),
-        value=Width(value_bytes, None),
-        used_bytes=FIRST_CHUNK_ADDRESS + chunks * (big_bytes + 16),
+        version=header.version,
+        entries=header.length,
+        key=Width(slots.key_bytes, None) if slots else None,
+        value=Width(slots.value_bytes, None) if slots else None,
+        used_bytes=header.allocator.used_bytes,
         note="MotokoStableBTree: the crate's magic, big-endian; named, not read",
     )
 
 
-def _motoko_regions(region: Region) -> int | None:
-    """How many regions the tables of Motoko's region manager hold, where those agree with each other throughout."""
-    head = _head(region, 0, 4)
-    blocks, regions = struct.unpack("<HH", head) if len(head) == 4 else (0, 0)
-    if not 16 <= regions < 32_767 or blocks > 32_768 or (blocks + 1) * _REGION_BLOCK_WASM_PAGES > region.size():
-        return None
-    owners = struct.unpack(f"<{2 * blocks}H", region.read(4, 4 * blocks))[::2]
-    table = region.read(_REGION_TABLE_ADDRESS, 12 * regions)
-    for index in range(regions):
-        (wasm_pages_plus_one,) = struct.unpack_from("<Q", table, 12 * index)
-        expected = -(-max(0, wasm_pages_plus_one - 1) // _REGION_BLOCK_WASM_PAGES)
-        if owners.count(index + 1) != expected:
-            return None
-    return regions if blocks else None
-
-
-def _read_vec(structure: Structure) -> Structure:
-    data = structure.region.read(0, VEC_HEADER.size)
-    magic, version, entries, max_bytes, is_fixed = VEC_HEADER.unpack(data)
-    if version != 1 or is_fixed > 1:
-        raise UnsupportedError(f"version {version} with fixed flag {is_fixed}, expected 1 and 0 or 1")
+def _read_array(structure: Structure) -> Structure:
+    header = ArrayHeader.read(structure.region, magic_of(structure.region))
     return replace(
         structure,
-        kind="vec" if magic == b"SVC" else "minheap",
-        version=version,
-        entries=entries,
-        value=Width(max_bytes, bool(is_fixed)),
-        used_bytes=VEC_DATA_ADDRESS + entries * slot_bytes(max_bytes, bool(is_fixed)),
+        kind=KIND_OF_MAGIC[header.magic],
+        version=header.version,
+        entries=header.length,
+        value=Width(header.max_size, header.is_fixed),
+        used_bytes=header.used_bytes,
     )
-
-
-def slot_bytes(max_bytes: int, is_fixed: bool) -> int:
-    """Bytes of a slot of a vec or heap: the element, preceded by its length unless it is fixed."""
-    return max_bytes if is_fixed else max_bytes + (1 if max_bytes <= 0xFF else 2 if max_bytes <= 0xFFFF else 4)
 
 
 def _read_cell(structure: Structure) -> Structure:
-    data = structure.region.read(0, 8)
-    if data[3] != 1:
-        raise UnsupportedError(f"cell version {data[3]}, expected 1")
-    size_bytes = int.from_bytes(data[4:8], "little")
-    seen = (size_bytes, size_bytes)
-    return replace(
-        structure, kind="cell", version=1, entries=1, value=Width(None, False, seen=seen), used_bytes=8 + size_bytes
-    )
+    header = CellHeader.read(structure.region)
+    value = Width(None, False, seen=(header.length, header.length))
+    return replace(structure, kind="cell", version=1, entries=1, value=value, used_bytes=header.used_bytes)
 
 
 def _read_log_index(structure: Structure) -> Structure:
-    data = structure.region.read(0, LOG_INDEX_ADDRESS)
-    if data[3] != 1:
-        raise UnsupportedError(f"log index version {data[3]}, expected 1")
-    entries = int.from_bytes(data[32:40], "little")
-    used_bytes = LOG_INDEX_ADDRESS + 8 * entries
+    header = LogHeader.read(structure.region)
     note = "the index of a log; its data is in another memory"
-    return replace(structure, kind="log-index", version=1, entries=entries, used_bytes=used_bytes, note=note)
+    return replace(
+        structure, kind="log-index", version=1, entries=header.length, used_bytes=header.index_bytes, note=note
+    )
 
 
 def _read_log_data(structure: Structure) -> Structure:
-    version = structure.region.read(0, 4)[3]
-    if version != 1:
-        raise UnsupportedError(f"log data version {version}, expected 1")
+    check_log_mark(structure.region, LOG_DATA_MAGIC)
     return replace(structure, kind="log-data", version=1, note="the data of a log; its index is in another memory")
 
 
+_READERS: Final[dict[bytes, Callable[[Structure], Structure]]] = {
+    MAP_MAGIC: _read_map,
+    VEC_MAGIC: _read_array,
+    HEAP_MAGIC: _read_array,
+    CELL_MAGIC: _read_cell,
+    LOG_INDEX_MAGIC: _read_log_index,
+    LOG_DATA_MAGIC: _read_log_data,
+}
+
+
 # Logs
-
-
-def log_data_bytes(index: Region, entries: int) -> int:
-    """Bytes of a log's entries together, from the last field of its index; -1 where the index does not reach."""
-    if entries == 0:
-        return 0
-    try:
-        return int.from_bytes(index.read(LOG_INDEX_ADDRESS + 8 * (entries - 1), 8), "little")
-    except IndexError:
-        return -1
 
 
 def _pair_logs(found: list[Structure], log_data: Mapping[str, int]) -> list[Structure]:
@@ -520,7 +481,7 @@ def _pair_logs(found: list[Structure], log_data: Mapping[str, int]) -> list[Stru
 
 def _candidates(index: Structure, free: list[Structure]) -> list[Structure]:
     """Data memories that can hold the entries of `index`, likeliest first: exact size, then nearest id."""
-    data_bytes = log_data_bytes(index.region, index.entries or 0)
+    data_bytes = LogHeader.read(index.region).data_bytes
     needed = max(1, -(-(LOG_DATA_ADDRESS + data_bytes) // WASM_PAGE_BYTES))
     fitting = [data for data in free if data_bytes >= 0 and data.region.size() >= needed]
     exact = [data for data in fitting if data.region.size() == needed]
@@ -534,13 +495,12 @@ def _candidates(index: Structure, free: list[Structure]) -> list[Structure]:
 
 
 def _joined(index: Structure, data: Structure, note: str) -> Structure:
-    entries = index.entries or 0
-    data_bytes = log_data_bytes(index.region, entries)
+    header = LogHeader.read(index.region)
     return replace(
         index,
         kind="log",
         value=Width(None, False),
-        used_bytes=LOG_INDEX_ADDRESS + 8 * entries + LOG_DATA_ADDRESS + data_bytes,
+        used_bytes=header.index_bytes + header.used_data_bytes,
         allocated_bytes=index.allocated_bytes + data.allocated_bytes,
         note=note,
         data=data.region,

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final, final
 
-from perdure.inspection.region import Region
+from perdure.stable.region import Region
 
 __all__ = ["KINDS_OF_DAMAGE", "Finding", "Findings"]
 

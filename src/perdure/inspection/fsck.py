@@ -6,40 +6,54 @@ what released crates do produce and what costs only space. `findings.KINDS_OF_DA
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any, Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.codec import RAW, Codec, codec
-from perdure.inspection.find import (
-    KINDS,
-    LOG_DATA_ADDRESS,
-    LOG_INDEX_ADDRESS,
-    VEC_DATA_ADDRESS,
-    VEC_HEADER,
-    Inventory,
-    Manager,
-    Structure,
-    slot_bytes,
-)
+from perdure.inspection.find import KIND_OF_MAGIC, KINDS, Inventory, Manager, Structure
 from perdure.inspection.findings import Finding, Findings
-from perdure.inspection.region import Region
 from perdure.inspection.schema import MemorySchema, Schema
-from perdure.inspection.shape import MapShape, bounds_sum, map_shape
+from perdure.inspection.shape import MapShape, map_shape
 from perdure.inspection.table import KEYED, load_tree, open_table, tree_order
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.stable.btree import DEFAULT_PAGE_BYTES, MIN_PAGE_BYTES, MapHeader
-from perdure.stable.memory_manager import MAX_BUCKETS
+from perdure.stable.headers import (
+    ArrayHeader,
+    CellHeader,
+    Fault,
+    LogHeader,
+    MapHeader,
+    check_log_mark,
+    magic_of,
+    map_reserved,
+)
+from perdure.stable.layout import (
+    ALLOCATOR_ADDRESS,
+    ARRAY_LENGTH_ADDRESS,
+    DEFAULT_PAGE_BYTES,
+    LOG_DATA_MAGIC,
+    MANAGER_RESERVED_ADDRESS,
+    MANAGER_RESERVED_BYTES,
+    MAP_RESERVED_ADDRESS,
+    MIN_PAGE_BYTES,
+    OWNERS_ADDRESS,
+    PAGE_SIZE_ADDRESS,
+    U64,
+    UNALLOCATED,
+    VERSION_ADDRESS,
+    bounds_sum,
+    end_address,
+    size_address,
+)
+from perdure.stable.region import Region
 
 __all__ = ["Report", "fsck"]
 
 SAMPLED_VALUES: Final = 1000
-_MAGIC_KINDS: Final = {b"BTR": "map", b"SVC": "vec", b"SMH": "minheap", b"SCL": "cell", b"GLI": "log", b"GLD": "log"}
-_OWNERS_ADDRESS: Final = 2080
-_SIZES_ADDRESS: Final = 40
+_FOUND_BY_THE_WALK: Final = {"chunk-count", "entry-count", "node-address"}
+"""Faults of a map's header that the walk over its nodes finds better."""
 
 
 @final
@@ -105,52 +119,22 @@ def _check_manager(manager: Manager, inventory: Inventory) -> Findings:
     def add(code: str, message: str, address: int) -> None:
         findings.add(code, message, address, base + address)
 
-    allocated, per_bucket = header.allocated_buckets, header.bucket_wasm_pages
-    if per_bucket == 0:
-        add("manager-bucket-size", "buckets of 0 Wasm pages", 6)
-    if allocated > MAX_BUCKETS:
-        add("manager-bucket-count", f"{allocated} buckets allocated, expected at most {MAX_BUCKETS}", 4)
-    wasm_pages = inventory.memory.size() - manager.wasm_page
-    if 1 + allocated * per_bucket > wasm_pages:
-        add(
-            "manager-truncated",
-            f"{allocated} buckets of {per_bucket} Wasm pages in a memory of {wasm_pages}",
-            4,
-        )
-    if any(inventory.memory.read(base + 8, 32)):
-        add("manager-reserved", "the 32 reserved bytes are not zero", 8)
-    for index in _owned_beyond(header.owners, allocated):
-        message = f"bucket {index} belongs to memory {header.owners[index]}, only {allocated} are allocated"
-        add("manager-owner-beyond", message, _OWNERS_ADDRESS + index)
-    for index in _indexes(header.owners[:allocated], 255):
-        add("manager-bucket-hole", f"bucket {index} belongs to no memory", _OWNERS_ADDRESS + index)
-    for memory_id, size in enumerate(header.wasm_pages):
-        owned = header.owners[:allocated].count(memory_id)
-        needed = -(-size // per_bucket) if per_bucket else 0
-        if size and owned < needed:
-            message = f"memory {memory_id} has {size} Wasm pages and {owned} buckets, expected {needed}"
-            add("manager-memory-size", message, _SIZES_ADDRESS + 8 * memory_id)
-        elif owned > needed and per_bucket:
+    for fault in header.faults(inventory.memory.size() - manager.wasm_page):
+        add(*fault)
+    if any(inventory.memory.read(base + MANAGER_RESERVED_ADDRESS, MANAGER_RESERVED_BYTES)):
+        message = f"the {MANAGER_RESERVED_BYTES} reserved bytes are not zero"
+        add("manager-reserved", message, MANAGER_RESERVED_ADDRESS)
+    for index in header.buckets_of(UNALLOCATED):
+        add("manager-bucket-hole", f"bucket {index} belongs to no memory", OWNERS_ADDRESS + index)
+    for memory_id, size in enumerate(header.wasm_pages if header.bucket_wasm_pages else ()):
+        owned, needed = len(list(header.buckets_of(memory_id))), -(-size // header.bucket_wasm_pages)
+        if owned > needed:
             message = f"memory {memory_id} owns {owned} buckets, {needed} would do"
-            add("manager-bucket-surplus", message, _SIZES_ADDRESS + 8 * memory_id)
+            add("manager-bucket-surplus", message, size_address(memory_id))
     if manager.trouble and not findings.counts:
         add("manager-header", manager.trouble, 0)
     _check_waste(manager, inventory, findings)
     return findings
-
-
-def _owned_beyond(owners: bytes, allocated: int) -> Iterator[int]:
-    beyond = owners[allocated:]
-    return (
-        (allocated + index for index, owner in enumerate(beyond) if owner != 255) if beyond.strip(b"\xff") else iter(())
-    )
-
-
-def _indexes(data: bytes, byte: int) -> Iterator[int]:
-    index = data.find(byte)
-    while index >= 0:
-        yield index
-        index = data.find(byte, index + 1)
 
 
 def _check_waste(manager: Manager, inventory: Inventory, findings: Findings) -> None:
@@ -199,16 +183,17 @@ def _check_structure(structure: Structure, declared: MemorySchema | None, findin
     facts = None
     key = codec(declared.key) if declared and declared.key else RAW
     value = codec(declared.value) if declared and declared.value else RAW
-    head = _read(structure.region, 0, 3)
-    if structure.kind in KEYED or (structure.kind == "unknown" and head == b"BTR"):
+    # What is unknown but begins like a structure is checked as that one: its header is what is broken.
+    kind = KIND_OF_MAGIC.get(magic_of(structure.region), "unknown") if structure.kind == "unknown" else structure.kind
+    if kind in KEYED:
         facts = _check_map(structure, key, findings)
-    elif structure.kind in ("vec", "minheap") or (structure.kind == "unknown" and head in (b"SVC", b"SMH")):
+    elif kind in ("vec", "minheap"):
         _check_array(structure, value, findings)
-    elif structure.kind == "cell" or (structure.kind == "unknown" and head == b"SCL"):
+    elif kind == "cell":
         _check_cell(structure, findings)
-    elif structure.kind.startswith("log") or (structure.kind == "unknown" and head in (b"GLI", b"GLD")):
+    elif kind.startswith("log"):
         _check_log(structure, findings)
-    elif structure.kind == "unknown" and structure.label != "page:0":
+    elif kind == "unknown" and structure.label != "page:0":
         findings.add_in(structure.region, "unknown", structure.note, 0)
     if structure.kind in KINDS and not _has_errors(findings) and (key is not RAW or value is not RAW):
         _check_types(structure, key, value, findings, all_values)
@@ -219,11 +204,12 @@ def _has_errors(findings: Findings) -> bool:
     return any(finding.severity == "error" for finding in findings.listed)
 
 
-def _read(region: Region, address: int, size_bytes: int) -> bytes:
-    try:
-        return region.read(address, size_bytes)
-    except IndexError:
-        return b""
+def _add_faults(region: Region, faults: Iterable[Fault], findings: Findings) -> bool:
+    """A finding for each fault; whether there was none."""
+    listed = list(faults)
+    for fault in listed:
+        findings.add_in(region, *fault)
+    return not listed
 
 
 def _check_map(structure: Structure, key: Codec, findings: Findings) -> Any:
@@ -231,51 +217,40 @@ def _check_map(structure: Structure, key: Codec, findings: Findings) -> Any:
     from perdure.inspection.tree_check import check_tree  # NumPy only where it is needed
 
     region = structure.region
-    data = _read(region, 0, 100)
-    if not _check_map_bytes(region, data, findings):
-        return None
     try:
         header = MapHeader.read(region)
+        reserved = map_reserved(region)
     except (MalformedError, UnsupportedError) as error:
-        findings.add_in(region, "map-version" if isinstance(error, UnsupportedError) else "map-header", str(error), 0)
+        _add_refused_map(region, error, findings)
         return None
-    _check_map_header(region, header, findings)
-    if header.page_bytes < MIN_PAGE_BYTES or header.page_bytes > region.size_bytes:
+    if header.version == 2 and header.slots is not None:
+        slots = f"{header.slots.key_bytes} and {header.slots.value_bytes}"
+        findings.add_in(region, "map-version", f"version 2 with maximum sizes ({slots}) of version 1", VERSION_ADDRESS)
         return None
+    if any(reserved):
+        message = "reserved bytes of the header are not zero"
+        findings.add_in(region, "map-reserved", message, MAP_RESERVED_ADDRESS)
+    _add_faults(region, (fault for fault in header.faults(region) if fault.code not in _FOUND_BY_THE_WALK), findings)
+    if header.slots is None and header.page_bytes != DEFAULT_PAGE_BYTES and bounds_sum(header.page_bytes) is None:
+        findings.add_in(region, "map-page-size-custom", f"a page size of {header.page_bytes}", PAGE_SIZE_ADDRESS)
+    if not MIN_PAGE_BYTES <= header.page_bytes <= region.size_bytes:
+        return None  # an empty map of large pages has no room for one yet
     shape = structure.shape or map_shape(region, header)
-    facts = check_tree(region, header, _reading(structure, shape, header, key, findings), findings)
+    # Nodes and chunks are looked for where the page size says, whatever the allocator says.
+    grid = replace(header, allocator=replace(header.allocator, chunk_bytes=header.page_bytes))
+    facts = check_tree(region, grid, _reading(structure, shape, header, key, findings), findings)
     if key.order is not None and _order_name(key) == "other" and not _has_errors(findings):
         _check_other_order(structure, key, findings)
     return facts
 
 
-def _check_map_bytes(region: Region, data: bytes, findings: Findings) -> bool:
-    """Magics and versions; whether the header can be read on."""
-    if len(data) < 100:
-        findings.add("map-header", "a map's header of 100 bytes does not fit into the memory", 0)
-        return False
-    if data[3] not in (1, 2) or (data[3] == 2 and data[8:12] != b"\xff\xff\xff\xff"):
-        findings.add_in(region, "map-version", f"version {data[3]}, page size marker {data[8:12].hex()}", 3)
-        return False
-    if data[52:56] != b"BTA\x01":
-        findings.add_in(region, "allocator-header", f"bad magic {data[52:56]!r}, expected b'BTA\\x01'", 52)
-        return False
-    if any(data[28:52]) or any(data[84:100]):
-        findings.add_in(region, "map-reserved", "reserved bytes of the header are not zero", 28)
-    return True
-
-
-def _check_map_header(region: Region, header: MapHeader, findings: Findings) -> None:
-    if header.page_bytes < MIN_PAGE_BYTES or header.page_bytes > region.size_bytes:
-        findings.add_in(region, "map-page-size", f"page size {header.page_bytes}, expected at least 128", 4)
-    if header.allocator.chunk_bytes != header.page_bytes:
-        message = f"chunks of {header.allocator.chunk_bytes} bytes, expected the page size {header.page_bytes}"
-        findings.add_in(region, "allocator-header", message, 60)
-    if (header.root == 0) != (header.length == 0):
-        message = f"{header.length} entries with the root at address {header.root:#x}"
-        findings.add_in(region, "root-length", message, 12)
-    if header.slots is None and header.page_bytes != DEFAULT_PAGE_BYTES and bounds_sum(header.page_bytes) is None:
-        findings.add_in(region, "map-page-size-custom", f"a page size of {header.page_bytes}", 4)
+def _add_refused_map(region: Region, error: MalformedError | UnsupportedError, findings: Findings) -> None:
+    if isinstance(error, UnsupportedError):
+        findings.add_in(region, "map-version", str(error), VERSION_ADDRESS)
+    elif (error.offset or 0) >= ALLOCATOR_ADDRESS:
+        findings.add_in(region, "allocator-header", str(error), error.offset)
+    else:
+        findings.add_in(region, "map-header", str(error), 0)
 
 
 def _order_name(key: Codec) -> str:
@@ -346,44 +321,34 @@ def _check_types(structure: Structure, key: Codec, value: Codec, findings: Findi
 
 def _check_array(structure: Structure, element: Codec, findings: Findings) -> None:
     region = structure.region
-    data = _read(region, 0, VEC_HEADER.size)
-    if len(data) < VEC_HEADER.size:
-        findings.add("array-header", "a header of 17 bytes does not fit into the memory", 0)
+    try:
+        header = ArrayHeader.read(region, magic_of(region))
+    except (MalformedError, UnsupportedError) as error:
+        findings.add_in(region, "array-header", str(error), 0)
         return
-    _, version, entries, max_bytes, fixed = VEC_HEADER.unpack(data)
-    if version != 1 or fixed > 1:
-        findings.add_in(region, "array-header", f"version {version}, fixed flag {fixed}, expected 1 and 0 or 1", 3)
+    if not _add_faults(region, header.faults(region), findings):
         return
-    width = slot_bytes(max_bytes, bool(fixed))
-    prefix = width - max_bytes
-    end = VEC_DATA_ADDRESS + entries * width
-    if end - (max_bytes if prefix else 0) > region.size_bytes:
-        message = f"{entries} slots of {width} bytes reach past the {region.size_bytes} of the memory"
-        findings.add_in(region, "array-truncated", message, 4)
-        return
-    if structure.kind in KINDS:
-        try:
-            open_table(structure)
-        except PerdureError as error:
-            findings.add_in(region, "array-header", str(error), 4)
-            return
-    if prefix:
-        _check_elements(region, entries, width, prefix, max_bytes, findings)
+    if header.length_bytes:
+        _check_elements(region, header, findings)
+    elif header.used_bytes > region.size_bytes:
+        message = f"{header.length} slots of {header.slot_bytes} bytes reach past the {region.size_bytes} of the memory"
+        findings.add_in(region, "array-truncated", message, ARRAY_LENGTH_ADDRESS)
     if structure.kind == "minheap" and not _has_errors(findings):
         _check_heap(structure, element, findings)
 
 
-def _check_elements(region: Region, entries: int, width: int, prefix: int, max_bytes: int, findings: Findings) -> None:
+def _check_elements(region: Region, header: ArrayHeader, findings: Findings) -> None:
     """The length of each element, against its bound and the end of the memory."""
-    for start in range(0, entries, 1 << 16):
-        count = min(1 << 16, entries - start)
-        address = VEC_DATA_ADDRESS + start * width
-        block = _read(region, address, min(count * width, region.size_bytes - address))
+    prefix, width = header.length_bytes, header.slot_bytes
+    for start in range(0, header.length, 1 << 16):
+        count = min(1 << 16, header.length - start)
+        address = header.slot_address(start)
+        block = region.read(address, min(count * width, region.size_bytes - address))
         for place in range(count):
             size = int.from_bytes(block[place * width : place * width + prefix], "little")
             end = address + place * width + prefix + size
-            if size > max_bytes or end > region.size_bytes:
-                message = f"element {start + place} has {size} bytes, expected at most {max_bytes}"
+            if size > header.max_size or end > region.size_bytes:
+                message = f"element {start + place} has {size} bytes, expected at most {header.max_size}"
                 findings.add_in(region, "array-element", message, address + place * width)
 
 
@@ -402,48 +367,43 @@ def _check_heap(structure: Structure, element: Codec, findings: Findings) -> Non
 
 
 def _check_cell(structure: Structure, findings: Findings) -> None:
-    data = _read(structure.region, 0, 8)
-    if len(data) < 8 or data[3] != 1:
-        findings.add_in(structure.region, "cell-header", f"starts with {data.hex(' ')}, expected 'SCL', 1", 0)
+    region = structure.region
+    try:
+        header = CellHeader.read(region)
+    except (MalformedError, UnsupportedError) as error:
+        findings.add_in(region, "cell-header", str(error), 0)
         return
-    (size_bytes,) = struct.unpack_from("<I", data, 4)
-    if 8 + size_bytes > structure.region.size_bytes:
-        message = f"a value of {size_bytes} bytes in a memory of {structure.region.size_bytes}"
-        findings.add_in(structure.region, "cell-truncated", message, 4)
+    _add_faults(region, header.faults(region), findings)
 
 
 def _check_log(structure: Structure, findings: Findings) -> None:
     region = structure.region
-    head = _read(region, 0, LOG_INDEX_ADDRESS)
-    if len(head) < 4 or head[3] != 1:
-        findings.add_in(region, "log-header", f"starts with {head[:4].hex(' ')}, expected 'GLI' or 'GLD', 1", 0)
+    try:
+        if magic_of(region) == LOG_DATA_MAGIC:
+            check_log_mark(region, LOG_DATA_MAGIC)
+            findings.add_in(region, "log-alone", "the data of a log without its index", 0)
+            return
+        header = LogHeader.read(region)
+    except (MalformedError, UnsupportedError) as error:
+        findings.add_in(region, "log-header", str(error), 0)
         return
-    if head[:3] == b"GLD":
-        findings.add_in(region, "log-alone", "the data of a log without its index", 0)
+    if not _add_faults(region, header.index_faults(region), findings):
         return
-    entries = int.from_bytes(head[32:40], "little")
-    if LOG_INDEX_ADDRESS + 8 * entries > region.size_bytes:
-        message = f"an index of {entries} entries in a memory of {region.size_bytes} bytes"
-        findings.add_in(region, "log-index-truncated", message, 32)
-        return
-    last = _check_offsets(region, entries, findings)
+    _check_offsets(region, header.length, findings)
     if structure.data is None:
         findings.add_in(region, "log-alone", "the index of a log without its data", 0)
-    elif LOG_DATA_ADDRESS + last > structure.data.size_bytes:
-        message = f"{last} bytes of entries in a data memory of {structure.data.size_bytes}"
-        findings.add_in(structure.data, "log-data-truncated", message, 0)
+    else:
+        _add_faults(region, header.data_faults(structure.data), findings)
 
 
-def _check_offsets(region: Region, entries: int, findings: Findings) -> int:
-    """The ends of a log's entries, which must ascend; the last."""
+def _check_offsets(region: Region, entries: int, findings: Findings) -> None:
+    """The ends of a log's entries, which must ascend."""
     previous = 0
     for start in range(0, entries, WASM_PAGE_BYTES):
         count = min(WASM_PAGE_BYTES, entries - start)
-        address = LOG_INDEX_ADDRESS + 8 * start
-        ends: Iterable[int] = struct.unpack(f"<{count}Q", region.read(address, 8 * count))
-        for place, end in enumerate(ends):
+        ends = U64.iter_unpack(region.read(end_address(start), U64.size * count))
+        for index, (end,) in enumerate(ends, start):
             if end < previous:
-                message = f"entry {start + place} ends at {end}, the one before at {previous}"
-                findings.add_in(region, "log-offsets", message, address + 8 * place)
+                message = f"entry {index} ends at {end}, the one before at {previous}"
+                findings.add_in(region, "log-offsets", message, end_address(index))
             previous = end
-    return previous

@@ -9,6 +9,7 @@ from typing import Final, final
 
 from perdure.inspection.find import Inventory, Structure
 from perdure.memory import WASM_PAGE_BYTES
+from perdure.stable.layout import end_address
 
 __all__ = ["PALETTE", "Span", "cells", "occupancy", "to_svg"]
 
@@ -67,9 +68,7 @@ def _spans_of(structure: Structure, inventory: Inventory) -> Iterator[Span]:
     used = structure.used_bytes if structure.used_bytes is not None else structure.region.size_bytes
     regions = [(structure.region, structure.memory_id, used)]
     if structure.data is not None:
-        from perdure.inspection.find import LOG_INDEX_ADDRESS
-
-        index_used = LOG_INDEX_ADDRESS + 8 * (structure.entries or 0)
+        index_used = end_address(structure.entries or 0)
         regions = [
             (structure.region, structure.memory_id, index_used),
             (structure.data, structure.data_memory_id, max(0, used - index_used)),

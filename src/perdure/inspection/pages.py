@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
-from perdure.inspection.region import Region, Run
 from perdure.inspection.source import Extent, Layer
 from perdure.memory import PAGE_BYTES
+from perdure.stable.region import Region, Run
 
 if TYPE_CHECKING:
     import numpy.typing as npt

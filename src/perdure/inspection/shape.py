@@ -12,7 +12,6 @@ What stays open is said to be open.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,22 +19,18 @@ from typing import Final, final
 
 from perdure.errors import MalformedError
 from perdure.memory import Memory
-from perdure.stable.access import read_exact
-from perdure.stable.btree import DEFAULT_PAGE_BYTES, MapHeader
-from perdure.stable.nodes import CAPACITY, NODE_HEADER, OVERFLOW_HEADER, V2_HEADER_BYTES
+from perdure.stable.headers import MapHeader
+from perdure.stable.layout import DEFAULT_PAGE_BYTES, bounds_sum
+from perdure.stable.nodes import RawNode, read_raw
 
-__all__ = ["MapShape", "RawNode", "Width", "bounds_sum", "map_shape", "sample_nodes"]
+__all__ = ["MapShape", "Width", "map_shape", "sample_nodes"]
 
 SAMPLE_NODES: Final = 64
 FEW_ENTRIES: Final = 2
 SEVERAL_VALUES: Final = 4
 MAX_FIXED_KEY_BYTES: Final = 1 << 16
-MAX_RUN_BYTES: Final = 256 << 20
-"""A node longer than this is left out of the sample."""
 MAX_SAMPLE_BYTES: Final = 8 << 20
 """A sample that has so much gets no further node."""
-
-_U32: Final = struct.Struct("<I")
 
 
 @final
@@ -65,28 +60,6 @@ class Width:
 
 def _span(seen: tuple[int, int]) -> str:
     return str(seen[0]) if seen[0] == seen[1] else f"{seen[0]}–{seen[1]}"
-
-
-@final
-@dataclass(frozen=True)
-class RawNode:
-    """A node before its keys and values are told apart.
-
-    Attributes:
-        address: of the chunk's body.
-        version: 1 or 2.
-        count: entries.
-        children: addresses.
-        body: the bytes after the children (version 2) or after the header (version 1).
-        tail_bytes: bytes of `body` in the last page; the entries end within them, or exactly before them.
-    """
-
-    address: int
-    version: int
-    count: int
-    children: tuple[int, ...]
-    body: bytes
-    tail_bytes: int
 
 
 @final
@@ -123,17 +96,6 @@ class MapShape:
         return self.keys_have_length is not None
 
 
-def bounds_sum(page_bytes: int) -> int | None:
-    """K + V of a version 2 map with this page size; ``None`` where no bounded types give it."""
-    if page_bytes == DEFAULT_PAGE_BYTES:
-        return None
-    for node_bytes in range(-(-4 * page_bytes // 3), -(-4 * (page_bytes + 1) // 3)):
-        total, rest = divmod(node_bytes - 191, CAPACITY)
-        if rest == 0 and total >= 0:
-            return total
-    return None
-
-
 def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -> list[RawNode]:
     """Up to `limit` nodes from the root on, breadth first. Damaged ones are left out: here nothing is judged."""
     queue, seen = [header.root] if header.root else [], {header.root}
@@ -141,8 +103,8 @@ def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -
     sampled_bytes = 0
     for address in queue:
         try:
-            node = _read_raw(memory, header, address)
-        except (MalformedError, struct.error):
+            node = read_raw(memory, header, address)
+        except MalformedError:
             continue
         found.append(node)
         sampled_bytes += len(node.body)
@@ -153,96 +115,6 @@ def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -
                 seen.add(child)
                 queue.append(child)
     return found
-
-
-def _read_raw(memory: Memory, header: MapHeader, address: int) -> RawNode:
-    page_bytes = header.page_bytes
-    page = read_exact(memory, address, page_bytes, "node")
-    magic, version, kind, count = NODE_HEADER.unpack_from(page)
-    if magic != b"BTN" or version not in (1, 2) or kind > 1 or not 0 < count <= CAPACITY:
-        raise MalformedError("no node", address)
-    children_bytes = 8 * (count + 1) if kind else 0
-    if version == 1:
-        slots = header.slots
-        if slots is None:
-            raise MalformedError("a version 1 node in a version 2 map", address)
-        end = NODE_HEADER.size + count * (8 + slots.key_bytes + slots.value_bytes)
-        children = struct.unpack_from(f"<{children_bytes // 8}Q", page, end)
-        return RawNode(address, 1, count, children, page[NODE_HEADER.size : end], 0)
-    parts, tail_bytes = _overflow_parts(memory, header, int.from_bytes(page[7:15], "little"))
-    start = V2_HEADER_BYTES + children_bytes
-    if start > page_bytes and parts:
-        raise MalformedError("children reach into overflow pages", address)
-    children = struct.unpack_from(f"<{children_bytes // 8}Q", page, V2_HEADER_BYTES)
-    body = b"".join((page[start:], *parts))
-    return RawNode(address, 2, count, children, body, tail_bytes or len(body))
-
-
-def _overflow_parts(memory: Memory, header: MapHeader, page: int) -> tuple[list[bytes], int]:
-    parts: list[bytes] = []
-    capacity = header.page_bytes - OVERFLOW_HEADER.size
-    while page:
-        if len(parts) * capacity > MAX_RUN_BYTES:
-            raise MalformedError("too long for a sample", page)
-        data = read_exact(memory, page, header.page_bytes, "overflow page")
-        magic, page = OVERFLOW_HEADER.unpack_from(data)
-        if magic != b"NOF":
-            raise MalformedError(f"bad magic {magic!r}, expected b'NOF'", page)
-        parts.append(data[OVERFLOW_HEADER.size :])
-    return parts, capacity if parts else 0
-
-
-def split_v1(node: RawNode, header: MapHeader) -> list[tuple[bytes, int]] | None:
-    """Keys and value sizes of a version 1 node; ``None`` where a length exceeds its slot."""
-    slots = header.slots
-    assert slots is not None
-    entries, offset = [], 0
-    for _ in range(node.count):
-        (key_bytes,) = _U32.unpack_from(node.body, offset)
-        key_at, offset = offset + 4, offset + 4 + slots.key_bytes
-        (value_bytes,) = _U32.unpack_from(node.body, offset)
-        offset += 4 + slots.value_bytes
-        if key_bytes > slots.key_bytes or value_bytes > slots.value_bytes:
-            return None
-        entries.append((node.body[key_at : key_at + key_bytes], value_bytes))
-    return entries
-
-
-def split_v2(node: RawNode, key_bytes: int | None, most: int | None) -> list[tuple[bytes, int]] | None:
-    """Keys and value sizes of a version 2 node if its keys are `key_bytes` wide (``None``: carry a length).
-
-    Args:
-        node: the node.
-        key_bytes: how to read it.
-        most: bytes that a key and a value may take together.
-
-    Returns:
-        ``None`` where that reading does not fit the pages that the node has.
-    """
-    body, offset, keys = node.body, 0, []
-    for _ in range(node.count):
-        size = key_bytes
-        if size is None:
-            if offset + 4 > len(body):
-                return None
-            (size,) = _U32.unpack_from(body, offset)
-            offset += 4
-        if offset + size > len(body) or (most is not None and size > most):
-            return None
-        keys.append(body[offset : offset + size])
-        offset += size
-    entries = []
-    for key in keys:
-        if offset + 4 > len(body):
-            return None
-        (size,) = _U32.unpack_from(body, offset)
-        offset += 4
-        if offset + size > len(body) or (most is not None and size + len(key) > most):
-            return None
-        entries.append((key, size))
-        offset += size
-    fits = offset > len(body) - node.tail_bytes or node.tail_bytes == len(body)
-    return entries if fits and len(set(keys)) == len(keys) else None
 
 
 def map_shape(memory: Memory, header: MapHeader, nodes: list[RawNode] | None = None) -> MapShape:
@@ -270,7 +142,7 @@ def _readings(header: MapHeader, nodes: list[RawNode], total: int | None) -> lis
     for key_bytes in (None, *_fixed_candidates(header, nodes, total)):
         entries = []
         for node in nodes:
-            split = split_v1(node, header) if node.version == 1 else split_v2(node, key_bytes, total)
+            split = node.split(key_bytes, total)
             if split is None:
                 break
             entries.append(tuple(split))

@@ -11,8 +11,10 @@ from perdure.inspection.codec import RAW, Codec, codec
 from perdure.inspection.find import Structure
 from perdure.inspection.schema import Schema
 from perdure.stable import types
-from perdure.stable.btree import BTree, MapHeader
+from perdure.stable.btree import BTree
 from perdure.stable.cell import StableCell
+from perdure.stable.headers import MapHeader
+from perdure.stable.layout import HEAP_MAGIC, VEC_MAGIC
 from perdure.stable.log import StableLog
 from perdure.stable.slots import SlotArray
 from perdure.stable.types import StorableType
@@ -234,7 +236,7 @@ def _elements(structure: Structure) -> tuple[int, Callable[[int], bytes]]:
     if structure.kind in ("vec", "minheap"):
         bound = (width.max_bytes or 0) if width else 0
         element = types.FixedBytes(bound) if width and width.is_fixed else types.Blob(bound)
-        array = SlotArray.load(region, b"SVC" if structure.kind == "vec" else b"SMH", element)
+        array = SlotArray.load(region, VEC_MAGIC if structure.kind == "vec" else HEAP_MAGIC, element)
         return len(array), array.read
     if structure.kind == "cell":
         cell = StableCell.load(region, types.raw)

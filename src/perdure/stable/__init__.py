@@ -32,15 +32,14 @@ Damaged bytes raise `perdure.MalformedError` with the address; no input makes a 
 
 from perdure.stable import types
 from perdure.stable.access import GrowFailedError, RestrictedMemory
-from perdure.stable.btree import MapHeader, NodeFacts
+from perdure.stable.btree import NodeFacts
 from perdure.stable.btreemap import StableBTreeMap
 from perdure.stable.btreeset import StableBTreeSet
-from perdure.stable.cell import CellHeader, StableCell
-from perdure.stable.chunks import AllocatorHeader
-from perdure.stable.log import LogHeader, StableLog
-from perdure.stable.memory_manager import Bucket, ManagerHeader, MemoryManager, VirtualMemory
+from perdure.stable.cell import StableCell
+from perdure.stable.headers import AllocatorHeader, ArrayHeader, CellHeader, LogHeader, ManagerHeader, MapHeader
+from perdure.stable.log import StableLog
+from perdure.stable.memory_manager import Bucket, MemoryManager, VirtualMemory
 from perdure.stable.min_heap import StableMinHeap
-from perdure.stable.slots import ArrayHeader
 from perdure.stable.stream import MemoryStream
 from perdure.stable.vec import StableVec
 

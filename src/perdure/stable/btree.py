@@ -27,124 +27,35 @@ Spec: ``src/btreemap.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, TypeVar, final
 
-from perdure.errors import MalformedError, UnsupportedError
+from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import UndoLog, read_exact, require_blank, write_growing
-from perdure.stable.chunks import ALLOCATOR_ADDRESS, FIRST_CHUNK_ADDRESS, AllocatorHeader, ChunkAllocator
-from perdure.stable.nodes import CAPACITY, MIN_ENTRIES, Node, NodeStore, V1Slots
+from perdure.stable.chunks import ChunkAllocator
+from perdure.stable.headers import AllocatorHeader, MapHeader
+from perdure.stable.layout import (
+    CAPACITY,
+    DEFAULT_PAGE_BYTES,
+    FIRST_CHUNK_ADDRESS,
+    LENGTH_ADDRESS,
+    MAX_DEPTH,
+    MIN_ENTRIES,
+    V1Slots,
+    max_node_bytes,
+    packed_page_bytes,
+)
+from perdure.stable.nodes import Node, NodeStore
 from perdure.stable.types import StorableType
 
-__all__ = ["BTree", "MapHeader", "NodeFacts", "max_node_bytes"]
+__all__ = ["BTree", "NodeFacts"]
 
 T = TypeVar("T")
-MAGIC: Final = b"BTR"
-PAGE_SIZE_MARKER: Final = 0xFFFF_FFFF
-MIN_PAGE_BYTES: Final = 128
-DEFAULT_PAGE_BYTES: Final = 1024
-MAX_DEPTH: Final = 32
-"""Deeper than any tree of 2**64 entries with at least 6 children a node."""
-
-_HEADER: Final = struct.Struct("<3sBIIQQ")
 _HALF: Final = CAPACITY // 2
-_U32_MASK: Final = 0xFFFF_FFFF
-
-
-def max_node_bytes(key_bytes: int, value_bytes: int) -> int:
-    """Bytes of the largest version 1 node: header, 11 slots, 12 children. Wraps as the crate's u32 does."""
-    return (191 + CAPACITY * (key_bytes + value_bytes)) & _U32_MASK
-
-
-@final
-@dataclass(frozen=True)
-class MapHeader:
-    """What the header of a map or set says.
-
-    Attributes:
-        version: as stored, 1 also for a migrated map.
-        slots: maximum key and value sizes where they are stored, else ``None``.
-        page_bytes: bytes of a node page.
-        root: address of the root node, 0 for an empty map.
-        length: number of entries.
-        allocator: the allocator's header.
-    """
-
-    version: int
-    slots: V1Slots | None
-    page_bytes: int
-    root: int
-    length: int
-    allocator: AllocatorHeader
-
-    @classmethod
-    def read(cls, memory: Memory) -> MapHeader:
-        """The header at address 0, checked against nothing but itself.
-
-        Raises:
-            MalformedError: no map there.
-            UnsupportedError: a version that no released crate reads, or the big-endian one of MotokoStableBTree.
-        """
-        return cls.decode(read_exact(memory, 0, FIRST_CHUNK_ADDRESS, "map header"), memory.size() * WASM_PAGE_BYTES)
-
-    @classmethod
-    def decode(cls, data: bytes, memory_bytes: int) -> MapHeader:
-        """The header in the first 100 bytes of a memory of `memory_bytes`; raises as `read`."""
-        magic, version, first, second, root, length = _HEADER.unpack_from(data)
-        if magic != MAGIC:
-            raise MalformedError(f"bad magic {magic!r}, expected {MAGIC!r}", 0)
-        if version not in (1, 2):
-            raise UnsupportedError(f"map version {version}, expected 1 or 2")
-        if _is_motoko(data, memory_bytes):
-            raise UnsupportedError("a map of MotokoStableBTree: the crate's magic, but all integers big-endian")
-        allocator = AllocatorHeader.decode(data[ALLOCATOR_ADDRESS:FIRST_CHUNK_ADDRESS])
-        if version == 2 and second == PAGE_SIZE_MARKER:
-            return cls(version, None, first, root, length, allocator)
-        if version == 2 and second == 0:
-            raise UnsupportedError("a map of crate 0.6.0-beta.0 or beta.1, which no release reads")
-        return cls(version, V1Slots(first, second), max_node_bytes(first, second), root, length, allocator)
-
-    def encode(self) -> bytes:
-        """The first 28 bytes."""
-        first, second = self.page_bytes, PAGE_SIZE_MARKER
-        if self.slots is not None:
-            first, second = self.slots.key_bytes, self.slots.value_bytes
-        return _HEADER.pack(MAGIC, self.version, first, second, self.root, self.length)
-
-    def check(self, memory: Memory) -> None:
-        """Raise `MalformedError` where the header contradicts itself or the size of the memory."""
-        if self.page_bytes < MIN_PAGE_BYTES:
-            raise MalformedError(f"page size {self.page_bytes}, expected at least {MIN_PAGE_BYTES}", 4)
-        if self.allocator.chunk_bytes != self.page_bytes:
-            raise MalformedError(
-                f"chunks of {self.allocator.chunk_bytes} bytes, expected the page size {self.page_bytes}",
-                ALLOCATOR_ADDRESS + 8,
-            )
-        capacity = memory.size() * WASM_PAGE_BYTES // self.allocator.stride
-        if self.allocator.allocated_chunks > capacity:
-            raise MalformedError(
-                f"{self.allocator.allocated_chunks} chunks allocated, the memory has room for {capacity}",
-                ALLOCATOR_ADDRESS + 16,
-            )
-        if self.length > CAPACITY * self.allocator.allocated_chunks:
-            raise MalformedError(f"{self.length} entries in {self.allocator.allocated_chunks} chunks", 20)
-        if self.root >= memory.size() * WASM_PAGE_BYTES:
-            raise MalformedError(f"root address {self.root:#x} in a memory of {memory.size():#x} Wasm pages", 12)
-        if (self.root == 0) != (self.length == 0):
-            raise MalformedError(f"{self.length} entries with the root at address {self.root:#x}", 12)
-
-
-def _is_motoko(data: bytes, memory_bytes: int) -> bool:
-    """Whether the header makes sense with big-endian integers only (MotokoStableBTree 1.0.0)."""
-    page_bytes = int.from_bytes(data[60:68], "little")
-    swapped = int.from_bytes(data[60:68], "big")
-    first, second = (int.from_bytes(data[start : start + 4], "big") for start in (4, 8))
-    return page_bytes > memory_bytes >= swapped == max_node_bytes(first, second) != page_bytes
 
 
 @final
@@ -275,14 +186,16 @@ class BTree:
             if bounds is not None and bounds(node.keys[index]):
                 return
             if remaining == 0:
-                raise MalformedError(f"more entries than the {self.header.length} that the header counts", 20)
+                raise MalformedError(
+                    f"more entries than the {self.header.length} that the header counts", LENGTH_ADDRESS
+                )
             remaining -= 1
             yield node, index
             if self.changes != changes:
                 raise RuntimeError("the structure was changed while it was being iterated over")
         if low is None and high is None and remaining:
             raise MalformedError(
-                f"{self.header.length - remaining} entries, the header counts {self.header.length}", 20
+                f"{self.header.length - remaining} entries, the header counts {self.header.length}", LENGTH_ADDRESS
             )
 
     def _bounds(self, after: bytes | None, reverse: bool, include_high: bool) -> Any:
@@ -582,7 +495,7 @@ class BTree:
 
     def _one_less(self) -> int:
         if self.header.length == 0:
-            raise MalformedError("more entries than the 0 that the header counts", 20)
+            raise MalformedError("more entries than the 0 that the header counts", LENGTH_ADDRESS)
         return self.header.length - 1
 
     def _take_outermost(self, node: Node, last: bool) -> tuple[bytes, bytes]:
@@ -677,7 +590,7 @@ def _new_header(key: StorableType[Any], value: StorableType[Any], version: int) 
     if version == 2:
         page_bytes = DEFAULT_PAGE_BYTES
         if key_bytes is not None and value_bytes is not None:
-            page_bytes = max_node_bytes(key_bytes, value_bytes) * 3 // 4
+            page_bytes = packed_page_bytes(key_bytes, value_bytes)
         return MapHeader(2, None, page_bytes, 0, 0, empty)
     if version != 1:
         raise ValueError(f"a map has version 1 or 2, found {version}")

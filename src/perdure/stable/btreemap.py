@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from perdure.memory import Memory
 from perdure.stable.access import is_blank
-from perdure.stable.btree import BTree, MapHeader, NodeFacts
+from perdure.stable.btree import BTree, NodeFacts
+from perdure.stable.headers import MapHeader
 from perdure.stable.types import StorableType, encode_checked
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Any, TypeVar, final
 
 from perdure.memory import Memory
 from perdure.stable import types
-from perdure.stable.btree import MapHeader, NodeFacts
+from perdure.stable.btree import NodeFacts
 from perdure.stable.btreemap import StableBTreeMap
+from perdure.stable.headers import MapHeader
 from perdure.stable.types import StorableType
 
 __all__ = ["StableBTreeSet"]

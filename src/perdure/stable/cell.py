@@ -15,45 +15,17 @@ Spec: ``src/cell.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar, final
+from typing import Generic, TypeVar, final
 
-from perdure.errors import MalformedError, UnsupportedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import GrowFailedError, UndoLog, is_blank, read_exact, require_blank
+from perdure.stable.headers import CellHeader
+from perdure.stable.layout import CELL_VALUE_ADDRESS
 from perdure.stable.types import StorableType
 
-__all__ = ["CellHeader", "StableCell"]
+__all__ = ["StableCell"]
 
 T = TypeVar("T")
-MAGIC: Final = b"SCL"
-HEADER: Final = struct.Struct("<3sBI")
-
-
-@final
-@dataclass(frozen=True)
-class CellHeader:
-    """What the header says: `length` bytes of value."""
-
-    length: int
-
-    @classmethod
-    def read(cls, memory: Memory) -> CellHeader:
-        """The header at address 0.
-
-        Raises:
-            MalformedError: another magic, or a value that does not fit the memory.
-            UnsupportedError: another version.
-        """
-        magic, version, length = HEADER.unpack(read_exact(memory, 0, HEADER.size, "cell header"))
-        if magic != MAGIC:
-            raise MalformedError(f"bad magic {magic!r}, expected {MAGIC!r}", 0)
-        if version != 1:
-            raise UnsupportedError(f"cell version {version}, expected 1")
-        if HEADER.size + length > memory.size() * WASM_PAGE_BYTES:
-            raise MalformedError(f"a value of {length} bytes in a memory of {memory.size():#x} Wasm pages", 4)
-        return cls(length)
 
 
 @final
@@ -81,8 +53,9 @@ class StableCell(Generic[T]):
             MalformedError: none is there, or its value does not fit the memory.
             UnsupportedError: another version.
         """
-        CellHeader.read(memory)
-        return cls(memory, value_type)
+        cell = cls(memory, value_type)
+        cell.header.check(memory)
+        return cell
 
     @classmethod
     def create(cls, memory: Memory, value_type: StorableType[T], value: T, *, overwrite: bool = False) -> StableCell[T]:
@@ -127,14 +100,16 @@ class StableCell(Generic[T]):
 
     def raw(self) -> bytes:
         """The encoded value."""
-        return read_exact(self.memory, HEADER.size, self.header.length, "value")
+        header = self.header
+        header.check(self.memory)
+        return read_exact(self.memory, CELL_VALUE_ADDRESS, header.length, "value")
 
     def _write(self, data: bytes) -> None:
         """Write header and value, growing first by the crate's own rule."""
         size_bytes = self.memory.size() * WASM_PAGE_BYTES
-        if len(data) > size_bytes - HEADER.size or size_bytes == 0:
-            delta = (len(data) + HEADER.size + WASM_PAGE_BYTES - size_bytes - 1) // WASM_PAGE_BYTES
+        if len(data) > size_bytes - CELL_VALUE_ADDRESS or size_bytes == 0:
+            delta = (len(data) + CELL_VALUE_ADDRESS + WASM_PAGE_BYTES - size_bytes - 1) // WASM_PAGE_BYTES
             if self.memory.grow(delta) == -1:
                 raise GrowFailedError(size_bytes // WASM_PAGE_BYTES, delta)
         with self._undo:
-            self._undo.write(0, HEADER.pack(MAGIC, 1, len(data)) + data)
+            self._undo.write(0, CellHeader(len(data)).encode() + data)

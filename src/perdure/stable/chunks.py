@@ -20,75 +20,30 @@ Spec: ``src/btreemap/allocator.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, final
 
 from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import read_exact, write_growing
+from perdure.stable.headers import AllocatorHeader, Fault
+from perdure.stable.layout import (
+    ALLOCATED_CHUNKS_ADDRESS,
+    ALLOCATOR_ADDRESS,
+    CHUNK_HEADER,
+    CHUNK_HEADER_BYTES,
+    CHUNK_MAGIC,
+    CHUNK_VERSION,
+    FIRST_BODY_ADDRESS,
+    FIRST_CHUNK_ADDRESS,
+    FREE_HEAD_ADDRESS,
+    VERSION_ADDRESS,
+)
 
-__all__ = [
-    "ALLOCATOR_ADDRESS",
-    "CHUNK_HEADER_BYTES",
-    "FIRST_CHUNK_ADDRESS",
-    "MAX_RUN_BYTES",
-    "AllocatorHeader",
-    "ChunkAllocator",
-    "neighbours",
-]
-
-ALLOCATOR_ADDRESS: Final = 52
-FIRST_CHUNK_ADDRESS: Final = 100
-CHUNK_HEADER_BYTES: Final = 16
+__all__ = ["MAX_RUN_BYTES", "ChunkAllocator", "neighbours", "walk_free_list"]
 
 MAX_RUN_BYTES: Final = 1 << 20
 """At most so many bytes of neighbouring chunks are read or written at once."""
-
-ALLOCATOR_HEADER: Final = struct.Struct("<3sB4xQQQ16x")
-CHUNK_HEADER: Final = struct.Struct("<3sBB3xQ")
-_ALLOCATOR_MAGIC: Final = b"BTA"
-_CHUNK_MAGIC: Final = b"CHK"
-
-
-@final
-@dataclass(frozen=True)
-class AllocatorHeader:
-    """What the header says.
-
-    Attributes:
-        chunk_bytes: bytes of a chunk's body, the page size of the map's nodes.
-        allocated_chunks: chunks in use.
-        free_head: address of the first free chunk's header.
-    """
-
-    chunk_bytes: int
-    allocated_chunks: int
-    free_head: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> AllocatorHeader:
-        """The header in `data`, unchecked beyond magic and version.
-
-        Raises:
-            MalformedError: wrong magic or version.
-        """
-        magic, version, chunk_bytes, allocated_chunks, free_head = ALLOCATOR_HEADER.unpack(data)
-        if magic != _ALLOCATOR_MAGIC:
-            raise MalformedError(f"bad magic {magic!r}, expected {_ALLOCATOR_MAGIC!r}", ALLOCATOR_ADDRESS)
-        if version != 1:
-            raise MalformedError(f"allocator version {version}, expected 1", ALLOCATOR_ADDRESS + 3)
-        return cls(chunk_bytes, allocated_chunks, free_head)
-
-    def encode(self) -> bytes:
-        """The 48 bytes at address 52."""
-        return ALLOCATOR_HEADER.pack(_ALLOCATOR_MAGIC, 1, self.chunk_bytes, self.allocated_chunks, self.free_head)
-
-    @property
-    def stride(self) -> int:
-        """Bytes from one chunk to the next."""
-        return self.chunk_bytes + CHUNK_HEADER_BYTES
 
 
 @final
@@ -149,7 +104,7 @@ class ChunkAllocator:
         """Mark `count` new chunks from `head` on as allocated; the new head, behind them."""
         new_head = head + count * self.stride
         self._write_chunk(new_head, 0, 0)
-        header = CHUNK_HEADER.pack(_CHUNK_MAGIC, 1, 1, 0)
+        header = CHUNK_HEADER.pack(CHUNK_MAGIC, CHUNK_VERSION, 1, 0)
         if count == 1:
             write_growing(self.memory, head, header)
             return new_head
@@ -180,16 +135,16 @@ class ChunkAllocator:
             for start in range(0, size, self.stride):
                 _check_chunk(block[start : start + CHUNK_HEADER_BYTES], chunk + start, is_allocated=True)
                 next_free = successor[first + start]
-                block[start : start + CHUNK_HEADER_BYTES] = CHUNK_HEADER.pack(_CHUNK_MAGIC, 1, 0, next_free)
+                block[start : start + CHUNK_HEADER_BYTES] = CHUNK_HEADER.pack(CHUNK_MAGIC, CHUNK_VERSION, 0, next_free)
             self.memory.write(chunk, bytes(block))
 
     def capacity(self) -> int:
         """Chunks for which the memory has room: a bound on any honest walk."""
-        return max(0, self.memory.size() * WASM_PAGE_BYTES - FIRST_CHUNK_ADDRESS) // self.stride
+        return self.header.capacity(self.memory)
 
     def is_body(self, address: int) -> bool:
         """Whether a chunk's body can be at `address`."""
-        offset = address - FIRST_CHUNK_ADDRESS - CHUNK_HEADER_BYTES
+        offset = address - FIRST_BODY_ADDRESS
         return offset >= 0 and offset % self.stride == 0
 
     def free_list(self) -> Iterator[int]:
@@ -198,19 +153,10 @@ class ChunkAllocator:
         Raises:
             MalformedError: a link leads out of the grid of chunks, to an allocated chunk, or in a circle.
         """
-        chunk, steps = self.header.free_head, self.capacity() + 1
-        if not chunk:
-            raise MalformedError("the free list is empty, it ends with a chunk that was never used", 76)
-        while chunk:
-            if steps == 0:
-                raise MalformedError("the free list runs in a circle", chunk)
-            if not self.is_body(chunk + CHUNK_HEADER_BYTES):
-                raise MalformedError("the free list leads to an address where no chunk starts", chunk)
-            allocated, next_free = self._read_chunk(chunk)
-            if allocated:
-                raise MalformedError("an allocated chunk is in the free list", chunk)
-            yield chunk + CHUNK_HEADER_BYTES
-            chunk, steps = next_free, steps - 1
+        for found in walk_free_list(self.memory, self.header):
+            if isinstance(found, Fault):
+                raise MalformedError(found.message, found.address)
+            yield found
 
     def chunks(self) -> Iterator[tuple[int, bool]]:
         """Every chunk up to the one at the end of the free list, by address: its body, whether it is marked allocated.
@@ -221,7 +167,7 @@ class ChunkAllocator:
             MalformedError: the free list is broken, or a header before its end is none.
         """
         *_, end = self.free_list()
-        for body in range(FIRST_CHUNK_ADDRESS + CHUNK_HEADER_BYTES, end + 1, self.stride):
+        for body in range(FIRST_BODY_ADDRESS, end + 1, self.stride):
             allocated, _ = self._read_chunk(body - CHUNK_HEADER_BYTES)
             yield body, bool(allocated)
 
@@ -229,7 +175,7 @@ class ChunkAllocator:
         return _check_chunk(read_exact(self.memory, chunk, CHUNK_HEADER_BYTES, "chunk header"), chunk)
 
     def _write_chunk(self, chunk: int, allocated: int, next_free: int) -> None:
-        write_growing(self.memory, chunk, CHUNK_HEADER.pack(_CHUNK_MAGIC, 1, allocated, next_free))
+        write_growing(self.memory, chunk, CHUNK_HEADER.pack(CHUNK_MAGIC, CHUNK_VERSION, allocated, next_free))
 
     def flush(self) -> None:
         """Write the header. Only its last state shows in the bytes, so an operation does this once, at its end."""
@@ -237,17 +183,48 @@ class ChunkAllocator:
 
     def _save(self, allocated_chunks: int, free_head: int) -> None:
         if allocated_chunks < 0:
-            raise MalformedError("more chunks are freed than the allocator counts", ALLOCATOR_ADDRESS + 16)
+            raise MalformedError("more chunks are freed than the allocator counts", ALLOCATED_CHUNKS_ADDRESS)
         self.header = AllocatorHeader(self.header.chunk_bytes, allocated_chunks, free_head)
+
+
+def walk_free_list(memory: Memory, header: AllocatorHeader) -> Iterator[int | Fault]:
+    """The free chunks' bodies, in the order of the list, the last never used; or what breaks it, and then no more."""
+    chunk, steps = header.free_head, 0
+    marker, limit = -1, 1  # a circle comes back to a chunk that is remembered for twice as many steps each time
+    last = memory.size() * WASM_PAGE_BYTES - CHUNK_HEADER_BYTES
+    if not chunk:
+        yield Fault("free-list-address", "the free list is empty, it ends with a chunk never used", FREE_HEAD_ADDRESS)
+    while chunk:
+        body = chunk + CHUNK_HEADER_BYTES
+        if chunk > last or not header.is_body(body):
+            yield Fault("free-list-address", "the free list leads to an address where no chunk starts", chunk)
+            return
+        if chunk == marker:
+            yield Fault("free-list-circle", f"the free list runs in a circle of {steps} chunks", chunk)
+            return
+        if steps == limit:
+            marker, limit, steps = chunk, 2 * limit, 0
+        try:
+            allocated, following = _check_chunk(memory.read(chunk, CHUNK_HEADER_BYTES), chunk)
+        except MalformedError as error:
+            yield Fault("chunk-header", str(error), chunk)
+            return
+        if allocated:
+            yield Fault("free-list-allocated", "an allocated chunk is in the free list", chunk)
+            return
+        yield body
+        chunk, steps = following, steps + 1
 
 
 def _check_chunk(data: bytes | bytearray, chunk: int, *, is_allocated: bool = False) -> tuple[int, int]:
     """The flag and the next free chunk of a chunk's header."""
     magic, version, allocated, next_free = CHUNK_HEADER.unpack(data)
-    if magic != _CHUNK_MAGIC:
-        raise MalformedError(f"bad magic {magic!r}, expected {_CHUNK_MAGIC!r}", chunk)
-    if version != 1 or allocated > 1:
-        raise MalformedError(f"chunk of version {version} with flag {allocated}, expected 1 and 0 or 1", chunk + 3)
+    if magic != CHUNK_MAGIC:
+        raise MalformedError(f"bad magic {magic!r}, expected {CHUNK_MAGIC!r}", chunk)
+    if version != CHUNK_VERSION or allocated > 1:
+        raise MalformedError(
+            f"chunk of version {version} with flag {allocated}, expected 1 and 0 or 1", chunk + VERSION_ADDRESS
+        )
     if is_allocated and not allocated:
         raise MalformedError("a chunk is freed that is not allocated", chunk)
     return allocated, next_free

@@ -17,68 +17,30 @@ Spec: ``src/log.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar, final, overload
+from typing import TYPE_CHECKING, TypeVar, final, overload
 
-from perdure.errors import MalformedError, UnsupportedError
+from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import GrowFailedError, UndoLog, is_blank, read_exact, require_blank, write_growing
+from perdure.stable.headers import LogHeader
+from perdure.stable.layout import (
+    LOG_COUNT_ADDRESS,
+    LOG_DATA_ADDRESS,
+    LOG_DATA_MAGIC,
+    LOG_INDEX_MAGIC,
+    U64,
+    end_address,
+    log_mark,
+)
 from perdure.stable.types import StorableType
 
 if TYPE_CHECKING:
     from perdure.stable.columns import Column
 
-__all__ = ["LogHeader", "StableLog"]
+__all__ = ["StableLog"]
 
 T = TypeVar("T")
-INDEX_MAGIC: Final = b"GLI"
-DATA_MAGIC: Final = b"GLD"
-DATA_ADDRESS: Final = 32
-COUNT_ADDRESS: Final = 32
-ENDS_ADDRESS: Final = 40
-
-
-@final
-@dataclass(frozen=True)
-class LogHeader:
-    """What the index memory says.
-
-    Attributes:
-        length: number of entries.
-        data_bytes: bytes of all entries.
-    """
-
-    length: int
-    data_bytes: int
-
-    @classmethod
-    def read(cls, index_memory: Memory, data_memory: Memory) -> LogHeader:
-        """The headers of both memories, checked against the sizes of the memories.
-
-        Raises:
-            MalformedError: another magic, or a length that does not fit.
-            UnsupportedError: another version.
-        """
-        for memory, magic in ((index_memory, INDEX_MAGIC), (data_memory, DATA_MAGIC)):
-            found, version = struct.unpack("<3sB", read_exact(memory, 0, 4, "log header"))
-            if found != magic:
-                raise MalformedError(f"bad magic {found!r}, expected {magic!r}", 0)
-            if version != 1:
-                raise UnsupportedError(f"{magic.decode()} version {version}, expected 1")
-        length = _u64(index_memory, COUNT_ADDRESS)
-        if ENDS_ADDRESS + 8 * length > index_memory.size() * WASM_PAGE_BYTES:
-            raise MalformedError(
-                f"{length} entries do not fit into an index of {index_memory.size():#x} Wasm pages", COUNT_ADDRESS
-            )
-        data_bytes = _u64(index_memory, ENDS_ADDRESS + 8 * length - 8) if length else 0
-        if DATA_ADDRESS + data_bytes > data_memory.size() * WASM_PAGE_BYTES:
-            raise MalformedError(
-                f"{data_bytes} bytes of entries do not fit into {data_memory.size():#x} Wasm pages",
-                ENDS_ADDRESS + 8 * length - 8,
-            )
-        return cls(length, data_bytes)
 
 
 @final
@@ -120,15 +82,15 @@ class StableLog(Sequence[T]):
         cls, index_memory: Memory, data_memory: Memory, element: StorableType[T], *, overwrite: bool = False
     ) -> StableLog[T]:
         """A new, empty log; `ValueError` over anything but blank memories unless `overwrite` is said."""
-        memories = ((index_memory, INDEX_MAGIC), (data_memory, DATA_MAGIC))
+        memories = ((index_memory, LOG_INDEX_MAGIC), (data_memory, LOG_DATA_MAGIC))
         for memory, _ in memories:
             if not overwrite:
                 require_blank(memory, "log")
         for memory, magic in memories:
             if memory.size() < 1 and memory.grow(1) == -1:
                 raise GrowFailedError(0, 1)
-            memory.write(0, magic + b"\x01")
-        index_memory.write(COUNT_ADDRESS, bytes(8))
+            memory.write(0, log_mark(magic))
+        index_memory.write(LOG_COUNT_ADDRESS, U64.pack(0))
         return cls(index_memory, data_memory, element)
 
     @classmethod
@@ -167,10 +129,10 @@ class StableLog(Sequence[T]):
         """Add an entry; its index. Bounds are not checked, as in the crate."""
         data, header = self.element_type.encode(value), self.header
         with self._data_undo, self._index_undo:
-            write_growing(self._data_undo, DATA_ADDRESS + header.data_bytes, data)
+            write_growing(self._data_undo, LOG_DATA_ADDRESS + header.data_bytes, data)
             end = header.data_bytes + len(data)
-            write_growing(self._index_undo, ENDS_ADDRESS + 8 * header.length, end.to_bytes(8, "little"))
-            self._index_undo.write(COUNT_ADDRESS, (header.length + 1).to_bytes(8, "little"))
+            write_growing(self._index_undo, end_address(header.length), U64.pack(end))
+            self._index_undo.write(LOG_COUNT_ADDRESS, U64.pack(header.length + 1))
         return header.length
 
     def extend(self, values: Iterable[T]) -> None:
@@ -181,7 +143,7 @@ class StableLog(Sequence[T]):
     def clear(self) -> None:
         """Forget every entry; their bytes stay."""
         with self._index_undo:
-            self._index_undo.write(COUNT_ADDRESS, bytes(8))
+            self._index_undo.write(LOG_COUNT_ADDRESS, U64.pack(0))
 
     def get(self, index: int) -> T | None:
         """The entry `index`, ``None`` past the end."""
@@ -201,11 +163,11 @@ class StableLog(Sequence[T]):
 
     def index_size_bytes(self) -> int:
         """Bytes in use of the index memory."""
-        return ENDS_ADDRESS + 8 * len(self)
+        return end_address(len(self))
 
     def data_size_bytes(self) -> int:
         """Bytes in use of the data memory."""
-        return DATA_ADDRESS + self.log_size_bytes()
+        return LOG_DATA_ADDRESS + self.log_size_bytes()
 
     def log_size_bytes(self) -> int:
         """Bytes of all entries."""
@@ -233,16 +195,16 @@ class StableLog(Sequence[T]):
         Raises:
             MalformedError: its end lies before its start, or past the data memory.
         """
-        field = ENDS_ADDRESS + 8 * index
-        start = _u64(self.index_memory, field - 8) if index else 0
+        field = end_address(index)
+        start = _u64(self.index_memory, end_address(index - 1)) if index else 0
         end = _u64(self.index_memory, field)
-        if not start <= end <= self.data_memory.size() * WASM_PAGE_BYTES - DATA_ADDRESS:
+        if not start <= end <= self.data_memory.size() * WASM_PAGE_BYTES - LOG_DATA_ADDRESS:
             raise MalformedError(f"entry {index} spans [{start}, {end})", field)
-        return self.data_memory.read(DATA_ADDRESS + start, end - start)
+        return self.data_memory.read(LOG_DATA_ADDRESS + start, end - start)
 
     def _read(self, index: int) -> T:
         return self.element_type.decode(self.raw(index))
 
 
 def _u64(memory: Memory, address: int) -> int:
-    return int.from_bytes(read_exact(memory, address, 8, "log index"), "little")
+    return int.from_bytes(read_exact(memory, address, U64.size, "log index"), "little")

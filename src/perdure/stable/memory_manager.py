@@ -22,27 +22,18 @@ Spec: ``src/memory_manager.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
-from perdure.errors import MalformedError, UnsupportedError
 from perdure.memory import WASM_PAGE_BYTES, Memory, check_range
-from perdure.stable.access import GrowFailedError, RestrictedMemory, is_blank, read_exact, require_blank, view_or_none
+from perdure.stable.access import GrowFailedError, RestrictedMemory, is_blank, require_blank, view_or_none
+from perdure.stable.headers import ManagerHeader
+from perdure.stable.layout import MAX_BUCKETS, MAX_MEMORIES, OWNERS_ADDRESS, U64, UNALLOCATED, size_address
 
 __all__ = ["MAX_BUCKETS", "MAX_MEMORIES", "Bucket", "ManagerHeader", "MemoryManager", "VirtualMemory"]
 
-MAGIC: Final = b"MGR"
-MAX_MEMORIES: Final = 255
-MAX_BUCKETS: Final = 32_768
 DEFAULT_BUCKET_WASM_PAGES: Final = 128
-UNALLOCATED: Final = 255
-OWNERS_ADDRESS: Final = 2080
-OWNERS_END: Final = OWNERS_ADDRESS + MAX_BUCKETS
-
-_HEADER: Final = struct.Struct("<3sBHH32x255Q")
-_SIZES_ADDRESS: Final = 40
 
 
 @final
@@ -59,84 +50,6 @@ class Bucket:
     index: int
     memory_id: int | None
     address: int
-
-
-@final
-@dataclass(frozen=True)
-class ManagerHeader:
-    """What the header says, unchecked.
-
-    Attributes:
-        version: layout version, 1.
-        allocated_buckets: buckets handed out so far.
-        bucket_wasm_pages: Wasm pages of a bucket.
-        wasm_pages: size of each of the 255 memories.
-        owners: the owner table, one byte a bucket.
-    """
-
-    version: int
-    allocated_buckets: int
-    bucket_wasm_pages: int
-    wasm_pages: tuple[int, ...]
-    owners: bytes
-
-    @classmethod
-    def read(cls, memory: Memory) -> ManagerHeader:
-        """The header at address 0.
-
-        Raises:
-            MalformedError: no "MGR" there, or the memory is too short.
-            UnsupportedError: a layout version other than 1 (a V2 was drafted, never released), or a Motoko one.
-        """
-        data = read_exact(memory, 0, OWNERS_END, "memory manager header")
-        magic, version, allocated, bucket_wasm_pages, *wasm_pages = _HEADER.unpack_from(data)
-        if magic != MAGIC:
-            raise MalformedError(f"bad magic {magic!r}, expected {MAGIC!r}", 0)
-        if version != 1:
-            raise UnsupportedError(f"memory manager layout version {version}, expected 1")
-        if _is_motoko(data):
-            raise UnsupportedError("a memory manager of MotokoStableBTree: the crate's magic, all integers big-endian")
-        return cls(version, allocated, bucket_wasm_pages, tuple(wasm_pages), data[OWNERS_ADDRESS:])
-
-    @property
-    def bucket_bytes(self) -> int:
-        """Bytes of a bucket."""
-        return self.bucket_wasm_pages * WASM_PAGE_BYTES
-
-    def check(self, memory_wasm_pages: int) -> None:
-        """Raise `MalformedError` where the header contradicts itself or the memory of `memory_wasm_pages`."""
-        if self.bucket_wasm_pages == 0:
-            raise MalformedError("bucket size 0, expected at least 1 Wasm page", 6)
-        if self.allocated_buckets > MAX_BUCKETS:
-            raise MalformedError(f"{self.allocated_buckets} buckets allocated, expected at most {MAX_BUCKETS}", 4)
-        unallocated = self.owners[self.allocated_buckets :]
-        if unallocated.strip(b"\xff"):
-            index = self.allocated_buckets + len(unallocated) - len(unallocated.lstrip(b"\xff"))
-            raise MalformedError(
-                f"bucket {index} is owned by memory {self.owners[index]}, only {self.allocated_buckets} are allocated",
-                OWNERS_ADDRESS + index,
-            )
-        if 1 + self.allocated_buckets * self.bucket_wasm_pages > memory_wasm_pages:
-            raise MalformedError(
-                f"{self.allocated_buckets} buckets of {self.bucket_wasm_pages} Wasm pages do not fit into "
-                f"{memory_wasm_pages}",
-                4,
-            )
-        for memory_id, wasm_pages in enumerate(self.wasm_pages):
-            owned = self.owners.count(memory_id) if wasm_pages else 0
-            if wasm_pages > owned * self.bucket_wasm_pages:
-                raise MalformedError(
-                    f"memory {memory_id} has {wasm_pages} Wasm pages but owns {owned} buckets of "
-                    f"{self.bucket_wasm_pages}",
-                    _SIZES_ADDRESS + 8 * memory_id,
-                )
-
-
-def _is_motoko(data: bytes) -> bool:
-    """Whether the number of owned buckets fits the header only when that is read as big-endian."""
-    owned = MAX_BUCKETS - data.count(b"\xff", OWNERS_ADDRESS)
-    little, big = (int.from_bytes(data[4:6], order) for order in ("little", "big"))
-    return owned == big != little
 
 
 @final
@@ -234,24 +147,18 @@ class MemoryManager:
         """The allocated buckets by index, holes included."""
         header = self.header
         return [
-            Bucket(index, None if owner == UNALLOCATED else owner, self._bucket_address(index))
+            Bucket(index, None if owner == UNALLOCATED else owner, header.bucket_address(index))
             for index, owner in enumerate(header.owners[: header.allocated_buckets])
         ]
 
-    def _bucket_address(self, index: int) -> int:
-        return WASM_PAGE_BYTES + index * self._header.bucket_bytes
-
     def _wasm_pages(self, memory_id: int) -> int:
-        return int.from_bytes(self.memory.read(_SIZES_ADDRESS + 8 * memory_id, 8), "little")
+        return int.from_bytes(self.memory.read(size_address(memory_id), U64.size), "little")
 
     def _bucket_addresses(self, memory_id: int) -> list[int]:
         """Where the buckets of a memory start, in the order of its own addresses."""
         self._header = header = self.header
         header.check(self.memory.size())
-        owners, found, addresses = header.owners, -1, []
-        while (found := owners.find(memory_id, found + 1)) >= 0:
-            addresses.append(self._bucket_address(found))
-        return addresses
+        return [header.bucket_address(index) for index in header.buckets_of(memory_id)]
 
     def _grow(self, memory_id: int, wasm_pages: int) -> int:
         """Grow a memory as the crate does, but refuse with -1, nothing changed, where the memory below cannot."""
@@ -274,10 +181,7 @@ class MemoryManager:
         return old
 
     def _save_header(self) -> None:
-        header = self._header
-        self.memory.write(
-            0, _HEADER.pack(MAGIC, 1, header.allocated_buckets, header.bucket_wasm_pages, *header.wasm_pages)
-        )
+        self.memory.write(0, self._header.encode())
 
 
 @final

@@ -8,22 +8,19 @@ Spec: ``src/min_heap.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final, Generic, TypeVar, final
+from typing import TypeVar, final
 
-from perdure.memory import Memory
-from perdure.stable.access import is_blank
-from perdure.stable.slots import ArrayHeader, SlotArray
-from perdure.stable.types import StorableType, encode_checked, order_of
+from perdure.stable.layout import HEAP_MAGIC
+from perdure.stable.slots import SlotFace
+from perdure.stable.types import Order, encode_checked, order_of
 
 __all__ = ["StableMinHeap"]
 
 T = TypeVar("T")
-MAGIC: Final = b"SMH"
 
 
 @final
-class StableMinHeap(Generic[T]):
+class StableMinHeap(SlotFace[T]):
     """A priority queue in a memory: the least element is on top. Iteration is in heap order, not sorted.
 
     >>> from perdure.memory import BytesMemory
@@ -34,39 +31,7 @@ class StableMinHeap(Generic[T]):
     (10, 20, 2)
     """
 
-    def __init__(self, slots: SlotArray, element: StorableType[T]) -> None:
-        """Use `load`, `create` or `init`."""
-        self._slots = slots
-        self.element_type = element
-        self._order = order_of(element)
-
-    @classmethod
-    def load(cls, memory: Memory, element: StorableType[T]) -> StableMinHeap[T]:
-        """The heap that is there; raises as `StableVec.load`."""
-        return cls(SlotArray.load(memory, MAGIC, element), element)
-
-    @classmethod
-    def create(cls, memory: Memory, element: StorableType[T], *, overwrite: bool = False) -> StableMinHeap[T]:
-        """A new, empty heap; `ValueError` over anything but a blank memory unless `overwrite` is said."""
-        return cls(SlotArray.create(memory, MAGIC, element, overwrite=overwrite), element)
-
-    @classmethod
-    def init(cls, memory: Memory, element: StorableType[T]) -> StableMinHeap[T]:
-        """`load` what is there, or `create` on a blank memory."""
-        return cls.create(memory, element) if is_blank(memory) else cls.load(memory, element)
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __iter__(self) -> Iterator[T]:
-        return (self.element_type.decode(self._slots.read(index)) for index in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"<StableMinHeap {self.element_type.name}, {len(self)} elements>"
-
-    def is_empty(self) -> bool:
-        """Whether there is no element."""
-        return len(self) == 0
+    magic = HEAP_MAGIC
 
     def peek(self) -> T | None:
         """The least element."""
@@ -79,11 +44,6 @@ class StableMinHeap(Generic[T]):
             self._slots.write(length, data)
             self._slots.set_length(length + 1)
             self._sift_up(length, data)
-
-    def extend(self, values: Iterable[T]) -> None:
-        """Add each of `values`."""
-        for value in values:
-            self.push(value)
 
     def pop(self) -> T | None:
         """Remove and return the least element; ``None`` if there is none."""
@@ -99,28 +59,18 @@ class StableMinHeap(Generic[T]):
                 self._sift_down(last, length - 1)
         return top
 
-    def clear(self) -> None:
-        """Forget every element; their bytes stay."""
-        with self._slots.change():
-            self._slots.set_length(0)
-
     @property
-    def header(self) -> ArrayHeader:
-        """The header as it is now."""
-        return ArrayHeader.read(self.memory, MAGIC)
-
-    @property
-    def memory(self) -> Memory:
-        """The memory below."""
-        return self._slots.memory
+    def _order(self) -> Order:
+        return order_of(self.element_type)
 
     def _sift_up(self, start: int, item: bytes) -> None:
         """Move a hole up from `start` to where `item` belongs; write it only if the hole moved."""
-        hole, weight = start, self._order(item)
+        order = self._order
+        hole, weight = start, order(item)
         while hole > 0:
             parent = (hole - 1) // 2
             above = self._slots.read(parent)
-            if not weight < self._order(above):
+            if not weight < order(above):
                 break
             self._slots.write(hole, above)
             hole = parent
@@ -129,14 +79,15 @@ class StableMinHeap(Generic[T]):
 
     def _sift_down(self, item: bytes, length: int) -> None:
         """Move a hole down from the top of `length` elements to where `item` belongs."""
-        hole, weight = 0, self._order(item)
+        order = self._order
+        hole, weight = 0, order(item)
         while (child := 2 * hole + 1) < length:
             data = self._slots.read(child)
             if child + 1 < length:
                 right = self._slots.read(child + 1)
-                if not self._order(data) < self._order(right):
+                if not order(data) < order(right):
                     child, data = child + 1, right
-            if not self._order(data) < weight:
+            if not order(data) < weight:
                 break
             self._slots.write(hole, data)
             hole = child

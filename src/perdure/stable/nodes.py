@@ -37,34 +37,26 @@ from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import read_exact, write_growing
 from perdure.stable.chunks import MAX_RUN_BYTES, ChunkAllocator, neighbours
+from perdure.stable.headers import MapHeader
+from perdure.stable.layout import (
+    CAPACITY,
+    MIN_ENTRIES,
+    MIN_PAGE_BYTES,
+    NODE_HEADER,
+    NODE_MAGIC,
+    OVERFLOW_HEADER,
+    OVERFLOW_MAGIC,
+    U32,
+    U64,
+    V2_HEADER_BYTES,
+    V1Slots,
+)
 
-__all__ = ["CAPACITY", "MIN_ENTRIES", "Node", "NodeStore", "V1Slots"]
+__all__ = ["Node", "NodeStore", "RawNode", "read_raw"]
 
-CAPACITY: Final = 11
-"""Entries of a full node; the crate's minimum degree is 6."""
-
-MIN_ENTRIES: Final = 6
-"""Entries from which one can be taken away without rebalancing."""
-
-NODE_HEADER: Final = struct.Struct("<3sBBH")
-V2_HEADER_BYTES: Final = 15
-OVERFLOW_HEADER: Final = struct.Struct("<3sQ")
-_OVERFLOW_FIELD: Final = 7
-_NODE_MAGIC: Final = b"BTN"
-_OVERFLOW_MAGIC: Final = b"NOF"
-_U32: Final = struct.Struct("<I")
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
 _WHOLE_PAGE_BYTES: Final = 16_384
 """Of a larger first page, only so much is read at once."""
-
-
-@final
-@dataclass(frozen=True)
-class V1Slots:
-    """The slot sizes of version 1 nodes: `key_bytes` is K, `value_bytes` is V."""
-
-    key_bytes: int
-    value_bytes: int
 
 
 @final
@@ -167,12 +159,6 @@ class Node:
         self.keys[index], self.values[index] = entry
         return old
 
-    def take_all(self, other: Node) -> None:
-        """Append the entries and children of `other`."""
-        self.values.extend(other.values)
-        self.keys.extend(other.keys)
-        self.children.extend(other.children)
-
 
 @final
 class _PagedRun:
@@ -250,8 +236,8 @@ class NodeStore:
             raise MalformedError("a node address points between chunks", address)
         page = read_exact(self.memory, address, min(self.page_bytes, _WHOLE_PAGE_BYTES), "node")
         magic, version, kind, count = NODE_HEADER.unpack_from(page)
-        if magic != _NODE_MAGIC:
-            raise MalformedError(f"bad magic {magic!r}, expected {_NODE_MAGIC!r}", address)
+        if magic != NODE_MAGIC:
+            raise MalformedError(f"bad magic {magic!r}, expected {NODE_MAGIC!r}", address)
         if kind > 1:
             raise MalformedError(f"node type {kind}, expected 0 or 1", address + 4)
         if not 0 < count <= CAPACITY:
@@ -276,7 +262,7 @@ class NodeStore:
         return node
 
     def _load_v2(self, address: int, page: bytes, count: int, is_internal: bool) -> Node:
-        first_overflow = int.from_bytes(page[_OVERFLOW_FIELD:V2_HEADER_BYTES], "little")
+        first_overflow = int.from_bytes(page[NODE_HEADER.size : V2_HEADER_BYTES], "little")
         run = self._run(address, page, first_overflow)
         offset = V2_HEADER_BYTES
         children: list[int] = []
@@ -325,8 +311,8 @@ class NodeStore:
                 window = read_exact(self.memory, page, max(ahead, OVERFLOW_HEADER.size), "page")
                 window_page, offset = page, 0
             magic, next_page = OVERFLOW_HEADER.unpack_from(window, offset)
-            if magic != _OVERFLOW_MAGIC:
-                raise MalformedError(f"bad magic {magic!r}, expected {_OVERFLOW_MAGIC!r}", page)
+            if magic != OVERFLOW_MAGIC:
+                raise MalformedError(f"bad magic {magic!r}, expected {OVERFLOW_MAGIC!r}", page)
             chain.append(page)
             page = next_page
         return chain
@@ -360,7 +346,7 @@ class NodeStore:
         for page, count in neighbours(overflow, stride):
             block = bytearray(read_exact(self.memory, page, (count - 1) * stride + page_bytes, "overflow pages"))
             for start in range(0, count * stride, stride):
-                part = OVERFLOW_HEADER.pack(_OVERFLOW_MAGIC, links[index]) + run[done : done + capacity]
+                part = OVERFLOW_HEADER.pack(OVERFLOW_MAGIC, links[index]) + run[done : done + capacity]
                 block[start : start + len(part)] = part
                 done, index = done + capacity, index + 1
             write_growing(self._target, page, bytes(block))
@@ -387,12 +373,12 @@ class NodeStore:
                     f"{slots.value_bytes}) of a version 1 node at address {address:#x}"
                 )
         kind = 0 if node.is_leaf else 1
-        write_growing(self._target, address, NODE_HEADER.pack(_NODE_MAGIC, 1, kind, len(keys)))
+        write_growing(self._target, address, NODE_HEADER.pack(NODE_MAGIC, 1, kind, len(keys)))
         offset = NODE_HEADER.size
         for key, value in zip(keys, values, strict=True):
-            write_growing(self._target, address + offset, _U32.pack(len(key)) + key)
+            write_growing(self._target, address + offset, U32.pack(len(key)) + key)
             offset += 4 + slots.key_bytes
-            write_growing(self._target, address + offset, _U32.pack(len(value)) + value)
+            write_growing(self._target, address + offset, U32.pack(len(value)) + value)
             offset += 4 + slots.value_bytes
         if node.children:
             write_growing(self._target, address + offset, _CHILDREN[len(node.children)].pack(*node.children))
@@ -403,11 +389,11 @@ class NodeStore:
         parts = [_CHILDREN[len(node.children)].pack(*node.children)] if node.children else []
         if self.key_bytes is None:
             for key in node.keys:
-                parts += (_U32.pack(len(key)), key)
+                parts += (U32.pack(len(key)), key)
         else:
             parts += node.keys
         for value in values:
-            parts += (_U32.pack(len(value)), value)
+            parts += (U32.pack(len(value)), value)
         size = V2_HEADER_BYTES + sum(map(len, parts))
         overflow = node.overflow
         needed = max(0, -(-(size - self.page_bytes) // self.page_capacity))
@@ -417,7 +403,7 @@ class NodeStore:
             self.allocator.free_many(overflow[needed:][::-1])
             del overflow[needed:]
         kind = 0 if node.is_leaf else 1
-        header = NODE_HEADER.pack(_NODE_MAGIC, 2, kind, len(node.keys))
+        header = NODE_HEADER.pack(NODE_MAGIC, 2, kind, len(node.keys))
         link = (overflow[0] if overflow else 0).to_bytes(8, "little")
         run = b"".join((header, link, *parts))
         self._write_paged(node.address, overflow, run)
@@ -451,3 +437,125 @@ def _slot(run: _Run, offset: int, slot_bytes: int, address: int, what: str) -> t
     if size > slot_bytes:
         raise MalformedError(f"a {what} of {size} bytes in a slot of {slot_bytes}", address + offset)
     return offset + 4, offset + 4 + size
+
+
+# Nodes of which nobody knows whether keys carry a length
+
+MAX_RAW_BYTES: Final = 256 << 20
+"""A longer node is not read raw."""
+
+Sizes = list[tuple[bytes, int]]
+"""Each key, and the bytes of its value."""
+
+
+@final
+@dataclass(frozen=True)
+class RawNode:
+    """A node before its keys and values are told apart.
+
+    Attributes:
+        address: of the chunk's body.
+        slots: of a version 1 node, whose entries are slots; ``None`` of a version 2 node, whose entries are packed.
+        count: entries.
+        children: addresses.
+        body: the bytes of the entries; in version 2 up to the end of the last page.
+        tail_bytes: bytes of `body` in the last page; the entries end within them, or exactly before them.
+    """
+
+    address: int
+    slots: V1Slots | None
+    count: int
+    children: tuple[int, ...]
+    body: bytes
+    tail_bytes: int
+
+    @property
+    def version(self) -> int:
+        """1 or 2."""
+        return 1 if self.slots else 2
+
+    def split(self, key_bytes: int | None, most: int | None) -> Sizes | None:
+        """The entries, if keys are `key_bytes` wide (``None``: carry a length); ``None`` where they cannot be.
+
+        Args:
+            key_bytes: how to read a version 2 node.
+            most: bytes that a key and a value may take together.
+        """
+        return self._split_packed(key_bytes, most) if self.slots is None else self._split_slots(self.slots)
+
+    def _split_slots(self, slots: V1Slots) -> Sizes | None:
+        entries = []
+        for offset in range(0, self.count * slots.entry_bytes, slots.entry_bytes):
+            value_at = offset + U32.size + slots.key_bytes
+            (key_bytes,), (value_bytes,) = U32.unpack_from(self.body, offset), U32.unpack_from(self.body, value_at)
+            if key_bytes > slots.key_bytes or value_bytes > slots.value_bytes:
+                return None
+            entries.append((self.body[offset + U32.size : offset + U32.size + key_bytes], value_bytes))
+        return entries
+
+    def _split_packed(self, key_bytes: int | None, most: int | None) -> Sizes | None:
+        body, offset, keys = self.body, 0, []
+        for _ in range(self.count):
+            size = key_bytes
+            if size is None:
+                if offset + U32.size > len(body):
+                    return None
+                (size,) = U32.unpack_from(body, offset)
+                offset += U32.size
+            if offset + size > len(body) or (most is not None and size > most):
+                return None
+            keys.append(body[offset : offset + size])
+            offset += size
+        entries = []
+        for key in keys:
+            if offset + U32.size > len(body):
+                return None
+            (size,) = U32.unpack_from(body, offset)
+            offset += U32.size
+            if offset + size > len(body) or (most is not None and size + len(key) > most):
+                return None
+            entries.append((key, size))
+            offset += size
+        fits = offset > len(body) - self.tail_bytes or self.tail_bytes == len(body)
+        return entries if fits and len(set(keys)) == len(keys) else None
+
+
+def read_raw(memory: Memory, header: MapHeader, address: int) -> RawNode:
+    """The node at `address`, whatever its keys are.
+
+    Raises:
+        MalformedError: no node, one that reaches out of the memory, or one of more than `MAX_RAW_BYTES`.
+    """
+    if header.page_bytes < MIN_PAGE_BYTES:
+        raise MalformedError(f"pages of {header.page_bytes} bytes", address)
+    page = read_exact(memory, address, header.page_bytes, "node")
+    magic, version, kind, count = NODE_HEADER.unpack_from(page)
+    is_known = version == 2 or (version == 1 and header.slots is not None)
+    if magic != NODE_MAGIC or not is_known or kind > 1 or not 0 < count <= CAPACITY:
+        raise MalformedError("no node", address)
+    children = _CHILDREN[count + 1 if kind else 0]
+    if version == 1 and header.slots is not None:
+        end = NODE_HEADER.size + count * header.slots.entry_bytes
+        if end + children.size > len(page):
+            raise MalformedError("a node of version 1 exceeds its page", address)
+        found = children.unpack_from(page, end)
+        return RawNode(address, header.slots, count, found, page[NODE_HEADER.size : end], 0)
+    (link,) = U64.unpack_from(page, NODE_HEADER.size)
+    parts = _raw_parts(memory, header.page_bytes, link)
+    body = b"".join((page[V2_HEADER_BYTES + children.size :], *parts))
+    tail_bytes = len(parts[-1]) if parts else len(body)
+    return RawNode(address, None, count, children.unpack_from(page, V2_HEADER_BYTES), body, tail_bytes)
+
+
+def _raw_parts(memory: Memory, page_bytes: int, page: int) -> list[bytes]:
+    parts: list[bytes] = []
+    while page:
+        if len(parts) * page_bytes > MAX_RAW_BYTES:
+            raise MalformedError("too long to be read raw", page)
+        data = read_exact(memory, page, page_bytes, "overflow page")
+        magic, following = OVERFLOW_HEADER.unpack_from(data)
+        if magic != OVERFLOW_MAGIC:
+            raise MalformedError(f"bad magic {magic!r}, expected {OVERFLOW_MAGIC!r}", page)
+        parts.append(data[OVERFLOW_HEADER.size :])
+        page = following
+    return parts

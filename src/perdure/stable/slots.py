@@ -19,82 +19,22 @@ Spec: ``src/base_vec.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-from typing import Any, Final, final
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, final
 
-from perdure.errors import MalformedError, UnsupportedError
-from perdure.memory import WASM_PAGE_BYTES, Memory
-from perdure.stable.access import UndoLog, read_exact, require_blank, write_growing
+from perdure.errors import MalformedError
+from perdure.memory import Memory
+from perdure.stable.access import UndoLog, is_blank, read_exact, require_blank, write_growing
+from perdure.stable.headers import ArrayHeader
+from perdure.stable.layout import ARRAY_LENGTH_ADDRESS, U64
 from perdure.stable.types import StorableType
 
-__all__ = ["ArrayHeader", "SlotArray"]
+if TYPE_CHECKING:
+    from perdure.stable.columns import Column
 
-HEADER: Final = struct.Struct("<3sBQIB")
-LENGTH_ADDRESS: Final = 4
-SLOTS_ADDRESS: Final = 64
+__all__ = ["SlotArray", "SlotFace"]
 
-
-@final
-@dataclass(frozen=True)
-class ArrayHeader:
-    """What the header of a Vec or MinHeap says.
-
-    Attributes:
-        magic: ``b"SVC"`` or ``b"SMH"``.
-        version: 1.
-        length: number of elements.
-        max_size: most bytes of an element.
-        is_fixed: whether every element has that many.
-    """
-
-    magic: bytes
-    version: int
-    length: int
-    max_size: int
-    is_fixed: bool
-
-    @classmethod
-    def read(cls, memory: Memory, magic: bytes) -> ArrayHeader:
-        """The header at address 0, checked against nothing but itself.
-
-        Raises:
-            MalformedError: another magic, or a flag that is none.
-            UnsupportedError: another version.
-        """
-        found, version, length, max_size, fixed = HEADER.unpack(read_exact(memory, 0, HEADER.size, "header"))
-        if found != magic:
-            raise MalformedError(f"bad magic {found!r}, expected {magic!r}", 0)
-        if version != 1:
-            raise UnsupportedError(f"{magic.decode()} version {version}, expected 1")
-        if fixed > 1:
-            raise MalformedError(f"fixed-size flag {fixed}, expected 0 or 1", 16)
-        return cls(found, version, length, max_size, bool(fixed))
-
-    @property
-    def length_bytes(self) -> int:
-        """Bytes of the length in front of an element."""
-        if self.is_fixed:
-            return 0
-        if self.max_size <= 0xFF:
-            return 1
-        return 2 if self.max_size <= 0xFFFF else 4
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of a slot."""
-        return self.max_size + self.length_bytes
-
-    def check(self, memory: Memory) -> None:
-        """Raise `MalformedError` where the last slot does not begin inside the memory."""
-        begin = SLOTS_ADDRESS + max(0, self.length - 1) * self.slot_bytes
-        size_bytes = memory.size() * WASM_PAGE_BYTES
-        # Slots of no bytes fit in any number; more than the memory has bytes are refused all the same.
-        if (self.length and begin + self.length_bytes > size_bytes) or self.length > size_bytes:
-            raise MalformedError(
-                f"{self.length} slots of {self.slot_bytes} bytes do not fit into {memory.size():#x} Wasm pages",
-                LENGTH_ADDRESS,
-            )
+T = TypeVar("T")
 
 
 @final
@@ -137,7 +77,7 @@ class SlotArray:
         if not overwrite:
             require_blank(memory, "array")
         header = ArrayHeader(magic, 1, 0, element.max_size, element.is_fixed)
-        write_growing(memory, 0, HEADER.pack(magic, 1, 0, header.max_size, header.is_fixed))
+        write_growing(memory, 0, header.encode())
         return cls(memory, header)
 
     def change(self) -> UndoLog:
@@ -145,7 +85,7 @@ class SlotArray:
         return self._undo
 
     def __len__(self) -> int:
-        length = int.from_bytes(read_exact(self.memory, LENGTH_ADDRESS, 8, "length"), "little")
+        length = int.from_bytes(read_exact(self.memory, ARRAY_LENGTH_ADDRESS, U64.size, "length"), "little")
         if length != self.header.length:
             self.header = ArrayHeader.read(self.memory, self.header.magic)
             self.header.check(self.memory)
@@ -153,7 +93,7 @@ class SlotArray:
 
     def read(self, index: int) -> bytes:
         """The element in slot `index`, which must exist."""
-        address = SLOTS_ADDRESS + index * self.header.slot_bytes
+        address = self.header.slot_address(index)
         size, length_bytes = self.header.max_size, self.header.length_bytes
         if length_bytes:
             size = int.from_bytes(read_exact(self.memory, address, length_bytes, "slot"), "little")
@@ -163,7 +103,7 @@ class SlotArray:
 
     def write(self, index: int, data: bytes) -> None:
         """Write slot `index`: the length, then the element, each growing the memory by what it needs."""
-        address = SLOTS_ADDRESS + index * self.header.slot_bytes
+        address = self.header.slot_address(index)
         length_bytes = self.header.length_bytes
         if length_bytes:
             write_growing(self._undo, address, len(data).to_bytes(length_bytes, "little"))
@@ -171,4 +111,81 @@ class SlotArray:
 
     def set_length(self, length: int) -> None:
         """Write the length; no slot is erased."""
-        self._undo.write(LENGTH_ADDRESS, length.to_bytes(8, "little"))
+        self._undo.write(ARRAY_LENGTH_ADDRESS, U64.pack(length))
+
+
+class SlotFace(Generic[T]):
+    """What `StableVec` and `StableMinHeap` have in common: a `SlotArray` with a type of elements."""
+
+    magic: ClassVar[bytes]
+
+    def __init__(self, slots: SlotArray, element: StorableType[T]) -> None:
+        """Use `load`, `create` or `init`."""
+        self._slots = slots
+        self.element_type = element
+
+    @classmethod
+    def load(cls, memory: Memory, element: StorableType[T]) -> Self:
+        """What is there.
+
+        Raises:
+            MalformedError: nothing of this kind is there, or it does not fit its memory.
+            ValueError: another bound than that of `element`; it can never change.
+        """
+        return cls(SlotArray.load(memory, cls.magic, element), element)
+
+    @classmethod
+    def create(cls, memory: Memory, element: StorableType[T], *, overwrite: bool = False) -> Self:
+        """A new, empty one; `ValueError` over anything but a blank memory unless `overwrite` is said."""
+        return cls(SlotArray.create(memory, cls.magic, element, overwrite=overwrite), element)
+
+    @classmethod
+    def init(cls, memory: Memory, element: StorableType[T]) -> Self:
+        """`load` what is there, or `create` on a blank memory."""
+        return cls.create(memory, element) if is_blank(memory) else cls.load(memory, element)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._read(place) for place in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.element_type.name}, {len(self)} elements>"
+
+    def push(self, value: T) -> None:
+        """Add `value`."""
+        raise NotImplementedError
+
+    def extend(self, values: Iterable[T]) -> None:
+        """Add each of `values`."""
+        for value in values:
+            self.push(value)
+
+    def clear(self) -> None:
+        """Forget every element; their bytes stay."""
+        with self._slots.change():
+            self._slots.set_length(0)
+
+    def is_empty(self) -> bool:
+        """Whether there is no element."""
+        return len(self) == 0
+
+    def column(self) -> Column:
+        """All elements in the order of their slots, as one NumPy column; needs the extra ``columns``."""
+        from perdure.stable.columns import read_slots  # NumPy only when it is asked for
+
+        return read_slots(self._slots, self.element_type)
+
+    @property
+    def header(self) -> ArrayHeader:
+        """The header as it is now."""
+        return ArrayHeader.read(self.memory, self.magic)
+
+    @property
+    def memory(self) -> Memory:
+        """The memory below."""
+        return self._slots.memory
+
+    def _read(self, place: int) -> T:
+        return self.element_type.decode(self._slots.read(place))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final, overload
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, final, overload
 
-from perdure.memory import Memory
-from perdure.stable.access import is_blank
-from perdure.stable.slots import ArrayHeader, SlotArray
-from perdure.stable.types import StorableType, encode_checked
-
-if TYPE_CHECKING:
-    from perdure.stable.columns import Column
+from perdure.stable.layout import VEC_MAGIC
+from perdure.stable.slots import SlotFace
+from perdure.stable.types import encode_checked
 
 __all__ = ["StableVec"]
 
 T = TypeVar("T")
-MAGIC: Final = b"SVC"
 
 
 @final
-class StableVec(Sequence[T]):
+class StableVec(SlotFace[T], Sequence[T]):
     """A growable array of bounded elements in a memory. Elements are set, pushed and popped, never inserted.
 
     >>> from perdure.memory import BytesMemory
@@ -31,33 +26,7 @@ class StableVec(Sequence[T]):
     (2, 2, [3, 1])
     """
 
-    def __init__(self, slots: SlotArray, element: StorableType[T]) -> None:
-        """Use `load`, `create` or `init`."""
-        self._slots = slots
-        self.element_type = element
-
-    @classmethod
-    def load(cls, memory: Memory, element: StorableType[T]) -> StableVec[T]:
-        """The vector that is there.
-
-        Raises:
-            MalformedError: none is there, or it does not fit its memory.
-            ValueError: another bound than that of `element`; it can never change.
-        """
-        return cls(SlotArray.load(memory, MAGIC, element), element)
-
-    @classmethod
-    def create(cls, memory: Memory, element: StorableType[T], *, overwrite: bool = False) -> StableVec[T]:
-        """A new, empty vector; `ValueError` over anything but a blank memory unless `overwrite` is said."""
-        return cls(SlotArray.create(memory, MAGIC, element, overwrite=overwrite), element)
-
-    @classmethod
-    def init(cls, memory: Memory, element: StorableType[T]) -> StableVec[T]:
-        """`load` what is there, or `create` on a blank memory."""
-        return cls.create(memory, element) if is_blank(memory) else cls.load(memory, element)
-
-    def __len__(self) -> int:
-        return len(self._slots)
+    magic = VEC_MAGIC
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -73,14 +42,8 @@ class StableVec(Sequence[T]):
         with self._slots.change():
             self._slots.write(place, data)
 
-    def __iter__(self) -> Iterator[T]:
-        return (self._read(place) for place in range(len(self)))
-
     def __reversed__(self) -> Iterator[T]:
         return (self._read(place) for place in range(len(self) - 1, -1, -1))
-
-    def __repr__(self) -> str:
-        return f"<StableVec {self.element_type.name}, {len(self)} elements>"
 
     def get(self, index: int) -> T | None:
         """The element at `index`, ``None`` past the end."""
@@ -99,11 +62,6 @@ class StableVec(Sequence[T]):
 
     append = push
 
-    def extend(self, values: Iterable[T]) -> None:
-        """Append each of `values`."""
-        for value in values:
-            self.push(value)
-
     def pop(self) -> T | None:
         """Remove and return the last element, ``None`` if there is none; its bytes stay."""
         length = len(self)
@@ -113,34 +71,6 @@ class StableVec(Sequence[T]):
         with self._slots.change():
             self._slots.set_length(length - 1)
         return value
-
-    def clear(self) -> None:
-        """Forget every element; their bytes stay."""
-        with self._slots.change():
-            self._slots.set_length(0)
-
-    def is_empty(self) -> bool:
-        """Whether there is no element."""
-        return len(self) == 0
-
-    def column(self) -> Column:
-        """All elements as one NumPy column; needs the extra ``columns``."""
-        from perdure.stable.columns import read_slots  # NumPy only when it is asked for
-
-        return read_slots(self._slots, self.element_type)
-
-    @property
-    def header(self) -> ArrayHeader:
-        """The header as it is now."""
-        return ArrayHeader.read(self.memory, MAGIC)
-
-    @property
-    def memory(self) -> Memory:
-        """The memory below."""
-        return self._slots.memory
-
-    def _read(self, place: int) -> T:
-        return self.element_type.decode(self._slots.read(place))
 
     def _place(self, index: Any) -> int:
         length = len(self)
