@@ -295,13 +295,13 @@ class Runner:
         state = self.subnet._state
         raw_id = Principal.from_text(canister_id).raw_bytes
         request = submit_ingress(self.subnet._world, raw_id, method, argument(arg), b"\x04", 0)
-        if not isinstance(request, int):
+        if not isinstance(request, bytes):
             if method == STABILIZE:
                 raise as_error(request)
             raise Refused(request.message)
         for _ in range(MAX_ROUNDS):
             self.round()
-            response = state.responses.pop(request, None)
+            response = state.ingress.find(request, 0)
             if isinstance(response, Reply):
                 return response.data.hex()
             if response is not None:

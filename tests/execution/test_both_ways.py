@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from perdure import Subnet
 from perdure.canister import Reply
 from perdure.execution import FromUser, round_, run_until_idle, start_canister, stop_canister, submit_ingress
+from perdure.execution.ingress import drawn_id
 
 HERE = Path(__file__).parent
 UNITS = 1_000_000
@@ -116,15 +117,16 @@ def play(world, story, encode, method):
     for action, *values in story:
         if action == "send":
             request = submit_ingress(world, ids[values[0]], method, encode(values[1], ids))
-            refused.append(None if isinstance(request, int) else request.error_code)
+            refused.append(None if isinstance(request, bytes) else request.error_code)
         elif action == "rounds":
             for _ in range(values[0]):
                 round_(world)
         elif action == "wait":
             subnet.time_ns += values[0] * 10**9
         elif action == "stop":
-            subnet.next_request_id += 1
-            stop_canister(world, subnet.canisters[ids[values[0]]], FromUser(subnet.next_request_id - 1), 0)
+            subnet.next_request_number += 1
+            origin = FromUser(drawn_id(subnet.next_request_number - 1))
+            stop_canister(world, subnet.canisters[ids[values[0]]], origin, 0)
         else:
             start_canister(world, subnet.canisters[ids[values[0]]])
         assert balanced(subnet)
@@ -134,7 +136,7 @@ def play(world, story, encode, method):
     assert balanced(subnet)
     answers = {
         request: response.data if isinstance(response, Reply) else (response.code, response.error_code)
-        for request, response in subnet.responses.items()
+        for request, (_, response) in subnet.ingress.answers()
     }
     memories = [subnet.canisters[one].instance.memories["stable"] for one in ids[:CANISTERS]]
     return refused, answers, [memory.read(0, 1) if memory.size() else b"" for memory in memories]

@@ -25,6 +25,7 @@ from perdure.execution import (
     submit_ingress,
     uninstall_code,
 )
+from perdure.execution.ingress import drawn_id
 from perdure.execution.records import encode_record, encode_subnet
 
 CANISTERS = 4
@@ -179,8 +180,8 @@ class Conservation(RuleBasedStateMachine):
     @rule(index=st.integers(0, CANISTERS - 1))
     def stop(self, index):
         for world, subnet, ids in self.each():
-            request = subnet.next_request_id
-            subnet.next_request_id += 1
+            request = drawn_id(subnet.next_request_number)
+            subnet.next_request_number += 1
             self.asked[request] = True
             stop_canister(world.rules, subnet.canisters[ids[index]], FromUser(request), 0)
 
@@ -198,7 +199,7 @@ class Conservation(RuleBasedStateMachine):
     @invariant()
     def no_answer_comes_twice(self):
         for index, world in enumerate(self.worlds):
-            for request, response in world.subnet.responses.items():
+            for request, (_, response) in world.subnet.ingress.answers():
                 assert isinstance(response, (Reply, Reject))
                 assert self.answered.setdefault((index, request), response) == response
 
@@ -209,7 +210,7 @@ class Conservation(RuleBasedStateMachine):
                 run_until_idle(world.rules)
                 advance_time(world.rules, 400 * 10**9)
             run_until_idle(world.rules)
-            assert self.asked.keys() <= subnet.responses.keys()
+            assert self.asked.keys() <= dict(subnet.ingress.answers()).keys()
             for canister in subnet.canisters.values():
                 assert not canister.contexts
                 assert not canister.open_calls
@@ -245,4 +246,4 @@ def test_a_trap_is_a_trap(world):
     canister = world.install(PROGRAM, [callback])
     request = submit_ingress(world.rules, canister.canister_id, "run", cbor2.dumps([["write"], ["trap"]]))
     run_until_idle(world.rules)
-    assert world.subnet.responses[request].error_code == "IC0503"
+    assert world.subnet.ingress.find(request, 0).error_code == "IC0503"

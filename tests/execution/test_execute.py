@@ -146,7 +146,7 @@ class TestOneCanister:
         canister = world.install({"canister_update info": info, "canister_query info2": info})
         request = submit_ingress(world.rules, canister.canister_id, "info", b"", caller_info=(b"attested", b"signer"))
         round_(world.rules)
-        assert world.subnet.responses[request] == Reply(b"attested by signer")
+        assert world.subnet.ingress.find(request, 0) == Reply(b"attested by signer")
         assert execute_query(
             world.rules, canister.canister_id, "info2", b"", caller_info_data=b"a", caller_info_signer=b"s"
         ) == Reply(b"a by s")
@@ -367,7 +367,8 @@ class TestCalls:
         first = submit_ingress(world.rules, caller.canister_id, "start", b"400")
         second = submit_ingress(world.rules, caller.canister_id, "start", b"400")
         round_(world.rules)
-        assert world.subnet.responses == {first: Reply(b"400"), second: Reply(b"100")}
+        answers = {request: answer[1] for request, answer in world.subnet.ingress.answers()}
+        assert answers == {first: Reply(b"400"), second: Reply(b"100")}
 
 
 class TestCallbacks:
@@ -448,7 +449,7 @@ class TestCallbacks:
         request = submit_ingress(world.rules, caller.canister_id, "start", b"", cycles=0)
         round_(world.rules)
         uninstall_code(world.rules, caller)
-        assert world.subnet.responses[request].code == 4
+        assert world.subnet.ingress.find(request, 0).code == 4
         run_until_idle(world.rules)
         assert not caller.contexts
         assert not caller.open_calls
@@ -476,7 +477,7 @@ class TestBoundedWait:
         world.subnet.time_ns += 3_000_000_000
         round_(world.rules)
         run_until_idle(world.rules)
-        reply = world.subnet.responses[request]
+        reply = world.subnet.ingress.find(request, 0)
         assert reply.data.startswith(b"reject:6:Call deadline has expired.")
         assert not world.subnet.deadlines
         assert world.subnet.lost_cycles == 1_000

@@ -21,6 +21,7 @@ from perdure.execution import (
     submit_ingress,
     uninstall_code,
 )
+from perdure.execution.ingress import drawn_id
 from perdure.ic.principal import Principal
 
 PERSISTENCE = {"icp:private enhanced-orthogonal-persistence": b""}
@@ -232,9 +233,9 @@ class TestReinstallAndUninstall:
 
 
 class TestStopping:
-    def stop(self, world, canister, request_id=99):
+    def stop(self, world, canister, request_id=b"99"):
         stop_canister(world.rules, canister, FromUser(request_id), 0)
-        return world.subnet.responses.get(request_id)
+        return world.subnet.ingress.find(request_id, 0)
 
     def test_at_once(self, world, full):
         assert self.stop(world, full) == Reply(b"DIDL\0\0")
@@ -262,13 +263,13 @@ class TestStopping:
         assert execute_ingress(world.rules, waiting.canister_id, "start", b"").error_code == "IC0509"
         run_until_idle(world.rules)
         assert waiting.facts.status is CanisterStatus.STOPPED
-        assert world.subnet.responses[99] == Reply(b"DIDL\0\0")
-        assert world.subnet.responses[1] == Reply(b"reply:late")
+        assert world.subnet.ingress.find(b"99", 0) == Reply(b"DIDL\0\0")
+        assert world.subnet.ingress.find(drawn_id(1), 0) == Reply(b"reply:late")
 
     def test_start_cancels(self, world, waiting):
         self.stop(world, waiting)
         start_canister(world.rules, waiting)
-        assert world.subnet.responses[99].error_code == "IC0511"
+        assert world.subnet.ingress.find(b"99", 0).error_code == "IC0511"
         run_until_idle(world.rules)
         assert waiting.facts.status is CanisterStatus.RUNNING
 
@@ -277,7 +278,7 @@ class TestStopping:
         self.stop(world, waiting)
         world.subnet.time_ns += 301_000_000_000
         round_(world.rules)
-        assert world.subnet.responses[99].error_code == "IC0206"
+        assert world.subnet.ingress.find(b"99", 0).error_code == "IC0206"
         assert waiting.facts.status is CanisterStatus.STOPPING
 
     def test_delete(self, world, full):

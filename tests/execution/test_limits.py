@@ -103,7 +103,7 @@ class TestRounds:
         answered = []
         for _ in range(3):
             round_(world.rules)
-            answered.append(len(world.subnet.responses))
+            answered.append(world.subnet.ingress.count)
         assert answered == [3, 6, 7]
 
     def test_time_goes_on(self, world):
@@ -267,7 +267,7 @@ class TestPrices:
         balance = canister.cycles
         request = submit_ingress(world.rules, canister.canister_id, "start", b"")
         round_(world.rules)
-        assert world.subnet.responses[request] == Reply(b"")
+        assert world.subnet.ingress.find(request, 0) == Reply(b"")
         assert seen["price"] == seen["paid"]
         assert balance - canister.cycles == seen["price"] + 5_001_000 + 1_200_000 + 5 * 2_000
 
@@ -291,7 +291,7 @@ class TestPrices:
             balance = canister.cycles
             request = submit_ingress(world.rules, canister.canister_id, "ask", b"")
             round_(world.rules)
-            assert world.subnet.responses[request] == Reply(b"")
+            assert world.subnet.ingress.find(request, 0) == Reply(b"")
             assert seen["price"] == seen["paid"] == costs.call(4, 3)
             # A fake uses 1,000 instructions.
             assert balance - canister.cycles == costs.call(4, 3) + costs.execution(1_000) + 1_200_000 + 3 * 2_000

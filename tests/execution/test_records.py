@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.canister import GlobalValue, Reject, Reply
+from perdure.canister import GlobalValue, Reply
 from perdure.errors import MalformedError
 from perdure.execution import Visibility, apply_settings, round_, run_until_idle, submit_ingress
 from perdure.execution.records import (
@@ -43,7 +43,6 @@ def busy(world, fakes):
     apply_settings(world.rules, callee, settings)
     callee.hook_status = HookStatus.EXECUTED
     callee.chunk_store[b"h" * 32] = b"chunk"
-    world.subnet.responses[77] = Reject(4, "no", "IC0406", ("frame",))
     submit_ingress(world.rules, caller.canister_id, "start", callee.canister_id)
     submit_ingress(world.rules, caller.canister_id, "start", b"nobody")
     round_(world.rules)
@@ -74,18 +73,19 @@ def test_everything_comes_back(busy):
         for name in canister.__slots__:
             if name != "limits":
                 assert getattr(revived, name) == getattr(canister, name), name
-    for name in ("ready", "deadlines", "stopping", "task_canisters", "outbox", "responses"):
+    for name in ("ready", "deadlines", "stopping", "task_canisters", "outbox"):
         assert getattr(subnet, name) == getattr(old, name), name
+    assert subnet.ingress.callees == old.ingress.callees != {}
     assert subnet.total_cycles() == old.total_cycles()
 
 
 def test_goes_on_as_if_nothing_had_happened(busy):
     subnet = revive(busy)
     run_until_idle(replace(busy.rules, state=subnet))
-    assert subnet.responses[1] == Reply(b"reply:answer")
-    assert subnet.responses[2].data.startswith(b"reject:3:IC0301")
-    assert subnet.responses[3] == Reply(b"answer")
-    assert subnet.responses[77] == Reject(4, "no", "IC0406", ("frame",))
+    first, second, third = (answer[1] for _, answer in sorted(subnet.ingress.answers()))
+    assert first == Reply(b"reply:answer")
+    assert second.data.startswith(b"reject:3:IC0301")
+    assert third == Reply(b"answer")
 
 
 def test_snapshots(busy):

@@ -192,7 +192,7 @@ class TestCallbacks:
         request = stage.submit(stage.a, p().call(stage.b.canister_id, "update", p().reply(), cycles=1_000))
         round_(stage.rules)
         uninstall_code(stage.rules, stage.a)
-        assert stage.subnet.responses[request].code == 4
+        assert stage.subnet.ingress.find(request, 0).code == 4
         run_until_idle(stage.rules)
         assert not stage.a.open_calls
         assert stage.balanced()
@@ -203,7 +203,7 @@ class TestCallbacks:
         round_(stage.rules)
         assert stage.install(stage.a, "upgrade") == Reply(b"")
         run_until_idle(stage.rules)
-        assert stage.subnet.responses[request].code == 5
+        assert stage.subnet.ingress.find(request, 0).code == 5
         assert not stage.a.contexts
         assert stage.balanced()
 
@@ -214,7 +214,7 @@ class TestCallbacks:
         round_(stage.rules)
         stage.subnet.time_ns += 2_000_000_000
         run_until_idle(stage.rules)
-        assert stage.subnet.responses[request] == Reply((6).to_bytes(8, "little"))
+        assert stage.subnet.ingress.find(request, 0) == Reply((6).to_bytes(8, "little"))
         assert stage.balanced()
 
 
@@ -259,7 +259,7 @@ class TestLifecycle:
         stop_canister(stage.rules, stage.a, FromUser(999), 0)
         assert stage.a.facts.status is CanisterStatus.STOPPING
         run_until_idle(stage.rules)
-        assert stage.subnet.responses[request] == Reply(b"late")
+        assert stage.subnet.ingress.find(request, 0) == Reply(b"late")
         assert stage.a.facts.status is CanisterStatus.STOPPED
         assert stage.query(stage.a, p().reply()).error_code == "IC0508"
         start_canister(stage.rules, stage.a)

@@ -398,9 +398,9 @@ def test_a_fork_between_call_and_answer(registry, caller):
         subnet.tick()
     fork = subnet.fork()
     fork.run_until_idle()
-    assert "is gone" in fork._state.responses[request].message
+    assert "is gone" in fork._state.ingress.find(request, fork.time_ns).message
     subnet.run_until_idle()
-    assert subnet._state.responses[request].data[:4] == b"DIDL"
+    assert subnet._state.ingress.find(request, 0).data[:4] == b"DIDL"
 
 
 def test_hooks_timers_and_inspection():

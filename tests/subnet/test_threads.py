@@ -176,6 +176,19 @@ def test_messages_of_other_canisters_are_executed_meanwhile(
     assert conserves(subnet)
 
 
+def test_one_request_on_two_threads_is_executed_once(subnet: Subnet, threads: ThreadPoolExecutor) -> None:
+    canister, other = (subnet.install(WASM) for _ in range(2))
+    with held(threads, canister, request_id=b"once") as answer:
+        again = [threads.submit(canister.update, "hold", request_id=b"once") for _ in range(3)]
+        assert numbers(other.update("count", request_id=b"another")) == (1, 1)
+        assert not any(future.done() for future in (answer, *again))
+    assert {future.result(PATIENCE) for future in (answer, *again)} == {struct.pack("<QQ", 1, 1)}
+    assert count(canister) == 1
+    calls = [threads.submit(canister.update, "call", other.id.raw_bytes, request_id=b"call") for _ in range(4)]
+    assert {future.result(PATIENCE) for future in calls} == {struct.pack("<QQ", 2, 2)}
+    assert (count(canister), count(other)) == (2, 2)
+
+
 def test_only_a_timer_that_is_due_comes_first(subnet: Subnet, threads: ThreadPoolExecutor) -> None:
     first, second, timed = (subnet.install(WASM) for _ in range(3))
     timed.update("set_timer", struct.pack("<Q", subnet.time_ns + 4 * subnet._world.config.round_ns))

@@ -61,9 +61,9 @@ class Machine:
         """Set a hook, past the inspection that an earlier one may refuse."""
         state = self.subnet._state
         code = bytes(self.program().hook(self.universal.Hook[name], program).reply())
-        call = CallMessage(FromUser(0), b"\x04", self.id, "update", code)
+        call = CallMessage(FromUser(b"hook"), b"\x04", self.id, "update", code)
         execute_call(self.subnet._world, state.canisters[self.id], call)
-        assert isinstance(state.responses.pop(0), Reply)
+        assert isinstance(state.ingress.find(b"hook", 0), Reply)
         self.entries.clear()
 
     def call(self, *, rejected=False, **callbacks):

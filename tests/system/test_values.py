@@ -449,11 +449,11 @@ class TestCalls:
             request = submit_ingress(machine.subnet._world, machine.id, "update", bytes(program), b"\x04", 0)
             for _ in range(5):
                 machine.subnet.tick()
-            assert request not in state.responses
+            assert state.ingress.find(request, 0) is None
             machine.subnet.advance_time(11 * 10**9)
             for _ in range(5):
                 machine.subnet.tick()
-            return state.responses.pop(request).data
+            return state.ingress.find(request, 0).data
 
         reply = both.do(run)
         assert reply == number(6) + b"Call deadline has expired."

@@ -86,8 +86,8 @@ class Runner:
     def hook(self, name, program):
         """Set a hook, past the inspection that an earlier one may refuse."""
         code = bytes(self.u.Program().hook(self.u.Hook[name], program).reply())
-        execute_call(self.rules, self.canister, CallMessage(FromUser(0), b"\x04", self.id, "update", code))
-        assert isinstance(self.subnet.responses.pop(0), Reply)
+        execute_call(self.rules, self.canister, CallMessage(FromUser(b"hook"), b"\x04", self.id, "update", code))
+        assert isinstance(self.subnet.ingress.find(b"hook", 0), Reply)
         self.machine.entries.clear()
 
     def call(self, **callbacks):

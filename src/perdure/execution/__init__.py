@@ -5,6 +5,7 @@ from __future__ import annotations
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
 from perdure.execution.identity import identify, root_key
+from perdure.execution.ingress import Answer, IngressHistory
 from perdure.execution.lifecycle import (
     InstallMode,
     InstallOptions,
@@ -23,9 +24,11 @@ from perdure.execution.scheduler import (
     advance_time,
     execute_ingress,
     has_work,
+    request_status,
     round_,
     run_until_idle,
     submit_ingress,
+    submit_request,
 )
 from perdure.execution.settings import validate_settings
 from perdure.execution.state import (
@@ -42,6 +45,7 @@ from perdure.execution.world import ExecutedMessage, Host, World
 __all__ = [
     "CYCLES_2026_08",
     "METHODS",
+    "Answer",
     "CallContext",
     "CallMessage",
     "CanisterState",
@@ -51,6 +55,7 @@ __all__ = [
     "FromUser",
     "HookStatus",
     "Host",
+    "IngressHistory",
     "InstallMode",
     "InstallOptions",
     "Response",
@@ -73,12 +78,14 @@ __all__ = [
     "identify",
     "install_code",
     "management_query",
+    "request_status",
     "root_key",
     "round_",
     "run_until_idle",
     "start_canister",
     "stop_canister",
     "submit_ingress",
+    "submit_request",
     "uninstall_code",
     "validate_settings",
 ]

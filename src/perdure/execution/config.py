@@ -71,5 +71,17 @@ class SubnetConfig:
     default_reserved_cycles_limit: int = 5_000_000_000_000
     default_provisional_cycles: int = 100_000_000_000_000
     allocation_charge_period_ns: int = 10 * _SECOND_NS
+    ingress_ttl_ns: int = 300 * _SECOND_NS
+    """How far ahead a request may expire, but for `ingress_drift_ns`."""
+    ingress_drift_ns: int = 60 * _SECOND_NS
+    ingress_history_max_answers: int = 20_000
+    ingress_history_max_bytes: int = 64 << 20
+    ingress_history_max_requests: int = 100_000
+    """Requests in progress, and those of which it is only known that they were answered."""
     round_ns: int = 1
     """How far a round moves the virtual clock, so that time never stands still across rounds."""
+
+    @property
+    def ingress_history_ns(self) -> int:
+        """How long the answer to a request is kept: longer than the request can come again."""
+        return self.ingress_ttl_ns + self.ingress_drift_ns

@@ -146,7 +146,7 @@ def _answer(world: World, context: CallContext, response: Response) -> None:
 def respond(world: World, origin: CallOrigin, response: Response, refund: int = 0) -> None:
     """Answer whoever waits; `refund` are the cycles that go back with it."""
     if isinstance(origin, FromUser):
-        world.state.responses[origin.request_id] = response
+        world.state.ingress.answer(origin.request_id, response, world.state.time_ns, world.config)
         # Ingress messages carry cycles only where a local subnet gives them away; what is not taken is gone again.
         world.state.minted_cycles -= refund
     else:

@@ -73,6 +73,10 @@ class _Mode(NamedTuple):
     commits: bool
 
 
+_Entry = tuple[Method, _Mode]
+"""What is entered, and how."""
+
+
 _UPDATE: Final = _Mode(Context.UPDATE, "update", commits=True)
 _REPLICATED_QUERY: Final = _Mode(Context.REPLICATED_QUERY, "replicated_query", commits=False)
 _TASK: Final = _Mode(Context.SYSTEM_TASK, "message", commits=True)
@@ -175,14 +179,14 @@ def _refuse(canister: CanisterState, message: CallMessage, prepaid: int) -> Reje
     return out_of_cycles(canister, missing) if missing > 0 else None
 
 
-def _mode_of(canister: CanisterState, method_name: str) -> tuple[str, _Mode] | Reject:
+def _entry_of(canister: CanisterState, method_name: str) -> _Entry | Reject:
     if canister.module is None:
         raise InternalError("a message reached a canister without code")
     exported = canister.module.exported_methods
     if (name := f"canister_update {method_name}") in exported:
-        return name, _UPDATE
+        return Method(name), _UPDATE
     if (name := f"canister_query {method_name}") in exported:
-        return name, _REPLICATED_QUERY
+        return Method(name), _REPLICATED_QUERY
     if f"canister_composite_query {method_name}" in exported:
         return rejected(
             ErrorCode.COMPOSITE_QUERY_CALLED_IN_REPLICATED_MODE,
@@ -204,7 +208,9 @@ def _queue_room(world: World, canister: CanisterState) -> dict[bytes, int] | Non
 # -- entries
 
 
-def execute_call(world: World, canister: CanisterState, message: CallMessage, fee: int = 0) -> int:
+def execute_call(
+    world: World, canister: CanisterState, message: CallMessage, fee: int = 0, time_ns: int | None = None
+) -> int:
     """Execute a request to a public method; instructions used.
 
     Args:
@@ -212,15 +218,15 @@ def execute_call(world: World, canister: CanisterState, message: CallMessage, fe
         canister: the callee.
         message: the request.
         fee: what the canister owes for it already, charged with the execution.
+        time_ns: what the message sees of the clock, by default what it says now.
     """
     prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
     refusal = _refuse(canister, message, prepaid + fee)
-    mode = refusal or _mode_of(canister, message.method_name)
-    if isinstance(mode, Reject):
+    entry = refusal or _entry_of(canister, message.method_name)
+    if isinstance(entry, Reject):
         pay(world, canister, fee)
-        respond(world, message.origin, mode, message.cycles)
+        respond(world, message.origin, entry, message.cycles)
         return 0
-    export_name, kind = mode
     origin = message.origin
     context = CallContext(
         canister.next_context_id,
@@ -233,7 +239,7 @@ def execute_call(world: World, canister: CanisterState, message: CallMessage, fe
         origin.deadline_ns if isinstance(origin, FromCanister) else 0,
     )
     canister.next_context_id += 1
-    return _execute_new(world, canister, context, Method(export_name), kind, message.arg, prepaid, fee)
+    return _execute_new(world, canister, context, entry, message.arg, prepaid, fee, time_ns)
 
 
 def execute_task(world: World, canister: CanisterState, task: str) -> int:
@@ -247,24 +253,25 @@ def execute_task(world: World, canister: CanisterState, task: str) -> int:
         return 0
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
     canister.next_context_id += 1
-    return _execute_new(world, canister, context, Method(task), _TASK, b"", prepaid, 0)
+    return _execute_new(world, canister, context, (Method(task), _TASK), b"", prepaid, 0)
 
 
 def _execute_new(
     world: World,
     canister: CanisterState,
     context: CallContext,
-    method: Method,
-    mode: _Mode,
+    entry: _Entry,
     arg: bytes,
     prepaid: int,
     fee: int,
+    time_ns: int | None = None,
 ) -> int:
     # While the canister runs, others may, and commit. So until it has returned, nothing is taken from anybody: the
     # records are between two messages all the time, and an entry that an exception cuts off has not been.
     instance = canister.instance
     if instance is None:
         raise InternalError("a canister with code has no instance")
+    method, mode = entry
     costs = world.costs_of(canister.module)
     liquid = canister.liquid_cycles - prepaid - fee
     limits = growth_limits(world, canister, mode.limits, liquid)
@@ -272,7 +279,7 @@ def _execute_new(
         mode.context,
         canister.facts,
         limits,
-        time_ns=world.state.time_ns,
+        time_ns=world.state.time_ns if time_ns is None else time_ns,
         caller=context.caller,
         arg=arg,
         method_name=method.export_name if mode is _TASK else "",

@@ -24,6 +24,7 @@ REJECTED: Final = "rejected"
 
 _EXECUTE: Final = "tests/execution/test_execute.py::"
 _LIFECYCLE: Final = "tests/execution/test_lifecycle.py::"
+_INGRESS: Final = "tests/execution/test_ingress.py::"
 _LIMITS: Final = "tests/execution/test_limits.py::"
 _MANAGEMENT: Final = "tests/execution/test_management.py::"
 _SYSTEM_API: Final = "tests/system_api/test_host_functions.py::"
@@ -180,9 +181,23 @@ _LIMIT_TESTS: Final = {
     "allocation_charge_period_ns": _LIMITS + "TestStorage::test_charged_at_most_every_ten_seconds",
     "dirty_page_overhead": _LIMITS + "TestEntries::test_install",
     "debug_prints": "tests/embedder/test_charges.py::test_printing_is_charged_where_it_is_on",
+    "ingress_ttl_ns": _INGRESS + "TestExpiry::test_too_old_and_too_far_ahead",
+    "ingress_drift_ns": _INGRESS + "TestExpiry::test_too_old_and_too_far_ahead",
+    "ingress_history_max_answers": _INGRESS + "TestBounds::test_by_number",
+    "ingress_history_max_bytes": _INGRESS + "TestBounds::test_by_size",
+    "ingress_history_max_requests": _INGRESS + "TestBounds::test_when_no_more_can_be_remembered",
     "round_ns": _LIMITS + "TestRounds::test_time_goes_on",
 }
-_LOCAL_LIMITS: Final = frozenset(["round_ns", "max_canisters", "default_provisional_cycles"])
+_LOCAL_LIMITS: Final = frozenset(
+    [
+        "round_ns",
+        "max_canisters",
+        "default_provisional_cycles",
+        "ingress_history_max_answers",
+        "ingress_history_max_bytes",
+        "ingress_history_max_requests",
+    ]
+)
 
 DIFFERENCES: Final = (
     "One subnet: every call stays on it, so that a request may have 10 MiB, and none is lost on the way.",

@@ -584,7 +584,7 @@ def management_query(world: World, caller: bytes, method_name: str, arg: bytes) 
     method = METHODS.get(method_name)
     if method is None or not method.query:
         return rejected(ErrorCode.CANISTER_METHOD_NOT_FOUND, f"Query method {method_name} not found.")
-    prepared = _prepare(world, CallMessage(FromUser(0), caller, b"", method_name, arg))
+    prepared = _prepare(world, CallMessage(FromUser(b""), caller, b"", method_name, arg))
     if isinstance(prepared, Reject):
         return prepared
     return _answer(prepared) or rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"{method_name} did not reply")

@@ -25,9 +25,9 @@ Response = Reply | Reject
 
 
 class FromUser(NamedTuple):
-    """A user waits for the response, under the number of the ingress message."""
+    """A user waits for the response, under the id of the request."""
 
-    request_id: int
+    request_id: bytes
 
 
 class FromCanister(NamedTuple):

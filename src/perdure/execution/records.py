@@ -39,7 +39,7 @@ VERSION: Final = 1
 _CANISTER_ELSEWHERE: Final = frozenset(
     ["facts", "module", "instance", "limits", "freezing_limit", "chunk_store", "snapshots"]
 )
-_SUBNET_ELSEWHERE: Final = frozenset(["canisters", "ready", "deadlines", "stopping", "changed"])
+_SUBNET_ELSEWHERE: Final = frozenset(["canisters", "ingress", "ready", "deadlines", "stopping", "changed"])
 _SNAPSHOT_ELSEWHERE: Final = frozenset(["module", "content"])
 
 
@@ -98,9 +98,14 @@ def _sequence(make: Callable[[Any], Any], item: _Coder) -> _Coder:
     def encode(value: Any) -> list[Any]:
         return [each(one) for one in value]
 
+    def encode_sorted(value: Any) -> list[Any]:
+        return sorted(map(each, value))  # in memory its order is another one in every process
+
     def decode(value: Any) -> Any:
         return make(item.decode(one) for one in _items(value, "a list"))
 
+    if make is set:
+        return _Coder(encode_sorted, decode)
     return _Coder(list if each is _same else encode, decode)
 
 
@@ -349,16 +354,20 @@ def decode_snapshot(data: bytes, content: SnapshotContent, module: CanisterModul
 
 
 def encode_subnet(subnet: SubnetState) -> bytes:
-    """Everything about a subnet but its canisters, limits and prices."""
-    return _dump(_encode_fields(subnet, _SUBNET_ELSEWHERE))
+    """Everything about a subnet but its canisters, answers, limits and prices."""
+    content = _encode_fields(subnet, _SUBNET_ELSEWHERE)
+    if subnet.ingress.callees:
+        content["requests"] = list(map(list, subnet.ingress.callees.items()))
+    return _dump(content)
 
 
 def decode_subnet(data: bytes) -> SubnetState:
-    """A subnet without canisters; `adopt` adds them.
+    """A subnet without canisters and answers; `adopt` adds the former.
 
     Raises:
         MalformedError: no such record.
     """
-    known = _decode_fields(SubnetState, _SUBNET_ELSEWHERE, _load(data))
-    subnet: SubnetState = _make(SubnetState, known)
+    content = _load(data)
+    subnet: SubnetState = _make(SubnetState, _decode_fields(SubnetState, _SUBNET_ELSEWHERE, content))
+    subnet.ingress.callees = _coder(dict[bytes, bytes]).decode(content.get("requests", []))
     return subnet

@@ -8,7 +8,7 @@ Spec: "The IC can execute any message that is at the head of its queue", "Call e
 
 from __future__ import annotations
 
-from perdure.canister import CanisterStatus, Reject
+from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.execution.effects import pay, respond
 from perdure.execution.execute import (
     TASKS,
@@ -19,6 +19,7 @@ from perdure.execution.execute import (
     out_of_cycles,
     refuse_call,
 )
+from perdure.execution.ingress import check_request_id, drawn_id
 from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage
@@ -31,13 +32,18 @@ from perdure.ic.reject import ErrorCode
 __all__ = [
     "advance_time",
     "deliver",
+    "execute_alone",
     "execute_at_once",
     "execute_ingress",
     "has_work",
+    "is_hook_due",
+    "request_status",
     "round_",
+    "run_hook",
     "run_until_answered",
     "run_until_idle",
     "submit_ingress",
+    "submit_request",
 ]
 
 _MANAGEMENT = MANAGEMENT_CANISTER.raw_bytes
@@ -55,11 +61,8 @@ def submit_ingress(
     cycles: int = 0,
     effective_canister_id: bytes | None = None,
     caller_info: tuple[bytes, bytes] = (b"", b""),
-) -> int | Reject:
-    """Let an ingress message in, if it may come in.
-
-    Returns:
-        Its number, under which `SubnetState.responses` will have the answer; or why it may not come in.
+) -> bytes | Reject:
+    """Let an ingress message in, if it may come in; see `submit_request`.
 
     Args:
         world: the subnet, and what it is wired to.
@@ -71,18 +74,65 @@ def submit_ingress(
         effective_canister_id: for calls of the management canister, whom they concern.
         caller_info: what the canister that signed for the sender attests, and its id.
     """
-    request_id = world.state.next_request_id
-    message = CallMessage(FromUser(request_id), sender, canister_id, method_name, arg, cycles, *caller_info)
-    payer = world.state.canisters.get(effective_canister_id or b"" if canister_id == _MANAGEMENT else canister_id)
-    fee = _induct(world, payer, message)
+    message = CallMessage(FromUser(b""), sender, canister_id, method_name, arg, cycles, *caller_info)
+    return submit_request(world, message, effective_canister_id)
+
+
+def submit_request(
+    world: World, message: CallMessage, effective_canister_id: bytes | None = None, expiry_ns: int | None = None
+) -> bytes | Reject:
+    """Let a user's request in, if it may come in.
+
+    Args:
+        world: the subnet, and what it is wired to.
+        message: the request. Where its id is empty, it gets one that no other request has.
+        effective_canister_id: for calls of the management canister, whom they concern.
+        expiry_ns: when the request expires; `None`: not before it is answered.
+
+    Returns:
+        Its id, under which `SubnetState.ingress` will have the answer; or why it may not come in. An id that is known
+        already brings nothing in: it is the other message's.
+
+    Raises:
+        ValueError: nobody can name a request so.
+    """
+    state = world.state
+    request_id: bytes = message.origin[0]
+    if request_id:
+        check_request_id(request_id)
+        if state.ingress.knows(request_id, state.time_ns):
+            return request_id
+    else:
+        request_id = drawn_id(state.next_request_number)
+        message.origin = FromUser(request_id)
+    is_management = message.callee == _MANAGEMENT
+    payer = state.canisters.get(effective_canister_id or b"" if is_management else message.callee)
+    fee = _refuse_request(world, expiry_ns) or _induct(world, payer, message)
     if isinstance(fee, Reject):
         return fee
     if payer is not None:
         pay(world, payer, fee)
-    world.state.next_request_id += 1
-    world.state.minted_cycles += cycles
-    world.state.outbox.append(message)
+    state.next_request_number += 1
+    state.minted_cycles += message.cycles
+    state.ingress.callees[request_id] = message.callee
+    state.outbox.append(message)
     return request_id
+
+
+def _refuse_request(world: World, expiry_ns: int | None) -> Reject | None:
+    """Why a request may not come in, whatever it asks for."""
+    now_ns = world.state.time_ns
+    if expiry_ns is not None and not now_ns <= expiry_ns <= now_ns + world.config.ingress_history_ns:
+        # These words of its beginning are what clients look for, to set their clocks right.
+        return rejected(
+            ErrorCode.INGRESS_MESSAGE_TIMEOUT,
+            f"Invalid request expiry: {expiry_ns} ns found, from {now_ns} to "
+            f"{now_ns + world.config.ingress_history_ns} ns expected",
+        )
+    if not world.state.ingress.has_room(world.config):
+        limit = world.config.ingress_history_max_requests
+        return rejected(ErrorCode.INGRESS_HISTORY_FULL, f"{limit} requests are remembered, no more can be")
+    return None
 
 
 def _induct(world: World, payer: CanisterState | None, message: CallMessage) -> int | Reject:
@@ -119,6 +169,7 @@ def execute_ingress(
     sender: bytes = b"\x04",
     cycles: int = 0,
     max_rounds: int = 1_000,
+    request_id: bytes | None = None,
 ) -> Response | None:
     """Submit an ingress message and run rounds until it is answered.
 
@@ -126,44 +177,98 @@ def execute_ingress(
         The response; `None` when `max_rounds` have passed or nothing is left to run: the answer depends on time going
         on (a bounded wait, a timer), or on somebody else.
     """
-    begun = execute_at_once(world, canister_id, method_name, arg, sender, cycles)
+    begun = execute_at_once(world, canister_id, method_name, arg, sender, cycles, request_id)
     if begun is None:
-        begun = submit_ingress(world, canister_id, method_name, arg, sender, cycles)
-    return run_until_answered(world, begun, max_rounds) if isinstance(begun, int) else begun
+        request = CallMessage(FromUser(request_id or b""), sender, canister_id, method_name, arg, cycles)
+        begun = submit_request(world, request)
+    elif is_hook_due(world, canister_id):
+        run_hook(world, canister_id)
+    return run_until_answered(world, begun, max_rounds) if isinstance(begun, bytes) else begun
 
 
 def execute_at_once(
-    world: World, canister_id: bytes, method_name: str, arg: bytes, sender: bytes = b"\x04", cycles: int = 0
-) -> Response | int | None:
+    world: World,
+    canister_id: bytes,
+    method_name: str,
+    arg: bytes,
+    sender: bytes = b"\x04",
+    cycles: int = 0,
+    request_id: bytes | None = None,
+) -> Response | bytes | None:
     """Execute an ingress message in a round of its own if it is all that there is to do, as most updates of tests are.
 
-    It does what `round_` would, without queues. While the canister runs, only its own state has to stay as it is:
-    messages for others may be executed in this way meanwhile.
+    It does what `round_` would, without queues, up to the low-memory hook: see `is_hook_due`. While the canister runs,
+    only its own state has to stay as it is: messages for others may be executed in this way meanwhile.
 
     Returns:
-        The response; or its number, for `run_until_answered`, if the canister has made calls; `None`: there is more to
-        do, and nothing was done.
+        The response, which may be an old one if the id is known; or the id, for `run_until_answered`, if the canister
+        has made calls; `None`: there is more to do, and nothing was done.
+
+    Raises:
+        ValueError: nobody can name a request so.
     """
-    canister = world.state.canisters.get(canister_id)
+    state = world.state
+    if request_id is not None:
+        check_request_id(request_id)
+        if state.ingress.knows(request_id, state.time_ns):
+            return _answer_again(world, request_id)
+    canister = state.canisters.get(canister_id)
     if canister is None or _has_more(world):
         return None
-    request_id = world.state.next_request_id
-    world.state.next_request_id += 1
-    message = CallMessage(FromUser(request_id), sender, canister_id, method_name, arg, cycles)
-    fee = _induct(world, canister, message)
+    number = state.next_request_number
+    state.next_request_number = number + 1
+    origin = FromUser(request_id or drawn_id(number))
+    message = CallMessage(origin, sender, canister_id, method_name, arg, cycles)
+    fee = (_refuse_request(world, None) if request_id is not None else None) or _induct(world, canister, message)
     if isinstance(fee, Reject):
         return fee
-    world.state.round_number += 1
-    world.state.time_ns += world.config.round_ns
-    used = execute_call(world, canister, message, fee)
-    world.state.minted_cycles += cycles
-    world.state.changed.add(canister_id)
-    # What is handed out is not kept: no commit has a response that somebody has seen.
-    response = world.state.responses.pop(request_id, None)
-    world.host.executed(world.state, _executed_call(message, used))
-    if canister.hook_status is HookStatus.READY:
-        _run_tasks(world, canister)
-    return response or world.state.responses.pop(request_id, request_id)
+    state.round_number += 1
+    state.time_ns += world.config.round_ns
+    if request_id is None:
+        return execute_alone(world, canister, message, fee, state.time_ns)
+    state.ingress.callees[request_id] = canister_id  # so that it is known to whoever brings it meanwhile
+    try:
+        return execute_alone(world, canister, message, fee, state.time_ns)
+    except BaseException:
+        state.ingress.callees.pop(request_id, None)
+        raise
+
+
+def _answer_again(world: World, request_id: bytes) -> Response | bytes:
+    """The answer to a request that is known, or its id while it is in progress."""
+    ingress = world.state.ingress
+    response = ingress.find(request_id, world.state.time_ns)
+    if response is not None or request_id in ingress.callees:
+        return response or request_id
+    words = f"request {request_id.hex()} was answered before, and the answer is not kept any more"
+    return rejected(ErrorCode.INGRESS_HISTORY_FULL, words)
+
+
+def execute_alone(
+    world: World, canister: CanisterState, message: CallMessage, fee: int, time_ns: int
+) -> Response | bytes:
+    """Execute a user's message that has come in at `time_ns`; its answer, or its id."""
+    state = world.state
+    used = execute_call(world, canister, message, fee, time_ns)
+    state.minted_cycles += message.cycles
+    state.changed.add(canister.facts.canister_id)
+    request_id: bytes = message.origin[0]
+    answer = state.ingress.newest.get(request_id)
+    if answer is None:
+        state.ingress.callees[request_id] = message.callee
+    world.host.executed(state, _executed_call(message, used, time_ns))
+    return request_id if answer is None else answer[1]
+
+
+def is_hook_due(world: World, canister_id: bytes) -> bool:
+    """Whether a message has left a canister with its low-memory hook to be run."""
+    canister = world.state.canisters.get(canister_id)
+    return canister is not None and canister.hook_status is HookStatus.READY
+
+
+def run_hook(world: World, canister_id: bytes) -> None:
+    """Run the low-memory hook of a canister, and what else is due for it."""
+    _run_tasks(world, world.state.canisters[canister_id])
 
 
 def _has_more(world: World) -> bool:
@@ -187,18 +292,50 @@ def _has_heartbeat(canister: CanisterState) -> bool:
     return canister.module is not None and "canister_heartbeat" in canister.module.exported_methods
 
 
-def run_until_answered(world: World, request_id: int, max_rounds: int = 1_000) -> Response | None:
+def run_until_answered(world: World, request_id: bytes, max_rounds: int = 1_000) -> Response | None:
     """Run rounds until an ingress message is answered; `None` as for `execute_ingress`."""
     for _ in range(max_rounds):
-        response = world.state.responses.pop(request_id, None)
+        response = world.state.ingress.find(request_id, world.state.time_ns)
         if response is not None or not has_work(world):
             return response
         round_(world)
-    return world.state.responses.pop(request_id, None)
+    return world.state.ingress.find(request_id, world.state.time_ns)
 
 
-def _executed_call(message: CallMessage, instructions: int) -> ExecutedMessage:
-    return ExecutedMessage("call", message.callee, message.method_name, message.caller, message.arg, instructions)
+def request_status(world: World, request_id: bytes) -> str:
+    """What became of a request: ``unknown``, ``received``, ``processing``, ``replied``, ``rejected`` or ``done``.
+
+    Spec: "Request status".
+    """
+    state = world.state
+    response = state.ingress.find(request_id, state.time_ns)
+    if response is not None:
+        return "replied" if isinstance(response, Reply) else "rejected"
+    if state.ingress.knows(request_id, state.time_ns):
+        return _status_in_progress(world, request_id)
+    return "unknown"
+
+
+def _status_in_progress(world: World, request_id: bytes) -> str:
+    state = world.state
+    callee = state.ingress.callees.get(request_id)
+    if callee is None:
+        return "done"
+    canister = state.canisters.get(callee)
+    waiting = (state.outbox, state.management_calls, () if canister is None else canister.inputs)
+    origin = FromUser(request_id)
+    is_waiting = any(
+        isinstance(message, CallMessage) and message.origin == origin for messages in waiting for message in messages
+    )
+    return "received" if is_waiting else "processing"
+
+
+def _executed_call(message: CallMessage, instructions: int, time_ns: int) -> ExecutedMessage:
+    origin = message.origin
+    request_id = origin.request_id if isinstance(origin, FromUser) else b""
+    return ExecutedMessage(
+        "call", message.callee, message.method_name, message.caller, message.arg, instructions, request_id, time_ns
+    )
 
 
 # -- rounds
@@ -262,7 +399,7 @@ def _run_canister(world: World, canister: CanisterState) -> None:
         world.state.changed.add(canister_id)
         if isinstance(message, CallMessage):
             used = execute_call(world, canister, message)
-            done = _executed_call(message, used)
+            done = _executed_call(message, used, world.state.time_ns)
         else:
             used = execute_response(world, canister, message)
             done = ExecutedMessage("response", canister_id, instructions=used)

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple, Protocol, final
 
 from perdure.canister import CanisterFacts, CanisterInstance, CanisterModule, GlobalValue, Limits
 from perdure.execution.cycles import CostSchedule
-from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, Response, ResponseMessage
+from perdure.execution.ingress import IngressHistory
+from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, ResponseMessage
 from perdure.memory import WASM_PAGE_BYTES, Memory
 
 __all__ = [
@@ -252,9 +253,8 @@ class SubnetState:
     round_number: int = 0
     canisters: dict[bytes, CanisterState] = field(default_factory=dict)
     next_canister_index: int = 0
-    next_request_id: int = 1
-    responses: dict[int, Response] = field(default_factory=dict)
-    """Responses to ingress messages, until somebody takes them."""
+    next_request_number: int = 1
+    ingress: IngressHistory = field(default_factory=IngressHistory)
     outbox: list[CallMessage | ResponseMessage] = field(default_factory=list)
     """What this round has sent and no canister has in its inputs yet."""
     management_calls: deque[CallMessage] = field(default_factory=deque)

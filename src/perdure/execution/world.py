@@ -23,6 +23,10 @@ class ExecutedMessage(NamedTuple):
     caller: bytes = b""
     arg: bytes = b""
     instructions: int = 0
+    request_id: bytes = b""
+    """Of a user's message; empty: nobody's."""
+    time_ns: int = 0
+    """What the message saw of the clock; 0: what the state says."""
 
 
 class Host(Protocol):

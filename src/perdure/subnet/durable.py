@@ -347,7 +347,6 @@ class _Reader:
         if not record:
             return World(SubnetState(seed=seed), self.host, config)
         state = decode_subnet(record)
-        state.responses.clear()  # they were handed out, or whoever waited for them is gone
         world = World(state, self.host, config)
         for key, canister_record in self.records.items():
             if not key.startswith(_SNAPSHOT):

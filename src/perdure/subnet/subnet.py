@@ -31,7 +31,10 @@ from perdure.execution.scheduler import (
     advance_time,
     execute_at_once,
     execute_ingress,
+    is_hook_due,
+    request_status,
     round_,
+    run_hook,
     run_until_answered,
     run_until_idle,
 )
@@ -286,6 +289,31 @@ class Subnet:
         advance_time(self._world, duration_ns)
         self._done("advance_time")
 
+    # --- requests
+
+    @alone
+    def response(self, request_id: bytes) -> bytes | None:
+        """The reply to a request, by the id that `Canister.update` was given or an error has told.
+
+        `None`: there is none yet, or it is not known any more, or never was; see `request_status`.
+
+        Raises:
+            RejectError: the canister or the system rejected the call.
+        """
+        state = self._state
+        response = state.ingress.find(request_id, state.time_ns)
+        if response is None or isinstance(response, Reply):
+            return None if response is None else response.data
+        raise as_error(response)
+
+    @alone
+    def request_status(self, request_id: bytes) -> str:
+        """What became of a request: ``unknown``, ``received``, ``processing``, ``replied``, ``rejected`` or ``done``.
+
+        ``done``: it was answered, and the answer is not kept any more.
+        """
+        return request_status(self._world, request_id)
+
     # --- states
 
     @alone
@@ -403,11 +431,28 @@ class Canister:
 
     # --- messages
 
-    def update(self, method: str, arg: bytes = b"", *, sender: Principal = ANONYMOUS, cycles: int = 0) -> bytes:
+    def update(
+        self,
+        method: str,
+        arg: bytes = b"",
+        *,
+        sender: Principal = ANONYMOUS,
+        cycles: int = 0,
+        request_id: bytes | None = None,
+    ) -> bytes:
         """Call an update method, or a query method in replicated mode, and run rounds until it has answered.
+
+        Args:
+            method: what to call.
+            arg: the argument.
+            sender: who calls.
+            cycles: that go with the call.
+            request_id: names the request, in 1 to 64 bytes: brought again, it is answered as before and nothing is
+                executed, for as long as answers are kept (`SubnetConfig.ingress_history_ns`).
 
         Raises:
             RejectError: the canister or the system rejected the call, or nothing is left to run that could answer it.
+            ValueError: nobody can name a request so.
         """
         subnet = self._subnet
         gate = subnet._gate
@@ -420,14 +465,19 @@ class Canister:
                     gate.become_alone(turn)
                 host = subnet._host
                 host.check()
-                message = subnet._world, self._raw_id, method, arg, sender.raw_bytes, cycles
-                response = execute_at_once(*message)
+                world = subnet._world
+                message = world, self._raw_id, method, arg, sender.raw_bytes, cycles
+                response = execute_at_once(*message, request_id)
                 if response is None:
                     gate.become_alone(turn)
-                    response = execute_ingress(*message, MAX_ROUNDS)
-                elif isinstance(response, int):
-                    gate.become_alone(turn)
-                    response = run_until_answered(subnet._world, response, MAX_ROUNDS)
+                    response = execute_ingress(*message, MAX_ROUNDS, request_id)
+                else:
+                    if world.state.task_canisters and is_hook_due(world, self._raw_id):
+                        gate.become_alone(turn)
+                        run_hook(world, self._raw_id)
+                    if response.__class__ is bytes:
+                        gate.become_alone(turn)
+                        response = run_until_answered(world, response, MAX_ROUNDS)
                 version = host.settle()
             finally:
                 gate.is_shared = turn
@@ -722,7 +772,7 @@ def _module_of(owner: type[Any]) -> CanisterModule:
 def _copy(world: World, host: MemoryHost) -> World:
     """A world over a deep copy of the state; code is shared, memories are forked."""
     state = world.state
-    shared: dict[int, object] = {}
+    shared: dict[int, object] = {id(state.ingress): state.ingress.fork()}
     for canister_id, canister in state.canisters.items():
         if isinstance(canister.instance, ResidentInstance):
             twin = host.adopt(canister_id, canister.instance)

@@ -1,0 +1,192 @@
+"""The ingress history: what became of users' requests, by their ids; what comes again is not executed again.
+
+Answers are kept for longer than a request may come again, up to a number and a size. Of requests beyond these that
+their senders named it stays known that they are *done*; in the end they are *unknown* like any other.
+
+Spec: "Request status", "Ingress expiry" in "HTTPS Interface".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from itertools import islice
+from typing import Final, NamedTuple, final
+
+from perdure.canister import Reject, Reply
+from perdure.execution.config import SubnetConfig
+from perdure.execution.messages import Response
+
+__all__ = ["MAX_REQUEST_ID_BYTES", "Answer", "IngressHistory", "check_request_id", "drawn_id", "is_drawn"]
+
+MAX_REQUEST_ID_BYTES: Final = 64
+
+_DRAWN_BYTES: Final = 9
+_GENERATION_ANSWERS: Final = 256
+_GENERATIONS: Final = 16
+_ENTRY_BYTES: Final = 128
+"""What an answer takes beside its payload, roughly."""
+
+
+def drawn_id(number: int) -> bytes:
+    """The id of a request that brings none, from its number: nine bytes, of which the first is zero."""
+    return number.to_bytes(_DRAWN_BYTES, "big")
+
+
+def is_drawn(request_id: bytes) -> bool:
+    """Whether an id has the form of those that subnets draw."""
+    return len(request_id) == _DRAWN_BYTES and not request_id[0]
+
+
+def check_request_id(request_id: bytes) -> None:
+    """Refuse what cannot be the id of a request that a sender names.
+
+    Raises:
+        ValueError: it is empty, too long, or has the form of those that subnets draw.
+    """
+    if not 0 < len(request_id) <= MAX_REQUEST_ID_BYTES:
+        raise ValueError(f"a request id has 1 to {MAX_REQUEST_ID_BYTES} bytes, found {len(request_id)}")
+    if is_drawn(request_id):
+        raise ValueError(
+            f"request id {request_id.hex()} is one that the subnet draws itself ({_DRAWN_BYTES} bytes, the first is "
+            "zero): name a request otherwise, or ask for the answer with `Subnet.response`"
+        )
+
+
+Answer = tuple[int, Response]
+"""Until when an answer is kept, ns since 1970, and the answer. A plain tuple: one is made for every message."""
+
+
+@final
+class _Generation(NamedTuple):
+    """Answers that were given one after another, and go together: nothing then has to look for the oldest one."""
+
+    answers: dict[bytes, Answer]
+    size_bytes: int
+    expiry_ns: int
+
+
+@final
+class IngressHistory:
+    """Requests in progress, and the answers of the others.
+
+    Only the newest generation of answers ever changes, so that a fork shares all others.
+
+    Attributes:
+        callees: whom the requests in progress are for, by request.
+        done: until when requests are known whose answers are gone, by request.
+        count: answers that were given, from the first one on.
+        newest: the newest answers, the last one among them.
+    """
+
+    __slots__ = (
+        "_keep_ns",
+        "_max_answers",
+        "_max_bytes",
+        "_older",
+        "_size_bytes",
+        "callees",
+        "count",
+        "done",
+        "newest",
+    )
+
+    def __init__(self) -> None:
+        self.callees: dict[bytes, bytes] = {}
+        self.done: dict[bytes, int] = {}
+        self.count = 0
+        self.newest: dict[bytes, Answer] = {}
+        self._older: list[_Generation] = []
+        # Of the newest generation. There is no room: the first answer begins one.
+        self._size_bytes = self._max_answers = self._max_bytes = self._keep_ns = 0
+
+    def fork(self) -> IngressHistory:
+        """A second history that is the same so far."""
+        twin = copy(self)
+        twin.callees, twin.done = self.callees.copy(), self.done.copy()
+        twin.newest, twin._older = self.newest.copy(), self._older.copy()
+        return twin
+
+    def find(self, request_id: bytes, time_ns: int) -> Response | None:
+        """The answer to a request; `None`: it has none, or at that time none any more."""
+        answer = self.newest.get(request_id)
+        for generation in reversed(self._older):
+            if answer is not None:
+                break
+            answer = generation.answers.get(request_id)
+        return answer[1] if answer is not None and answer[0] > time_ns else None
+
+    def knows(self, request_id: bytes, time_ns: int) -> bool:
+        """Whether a request has come before, as far as that is remembered at that time."""
+        return (
+            request_id in self.callees
+            or self.done.get(request_id, 0) > time_ns
+            or self.find(request_id, time_ns) is not None
+        )
+
+    def has_room(self, config: SubnetConfig) -> bool:
+        """Whether one more request can be remembered."""
+        return len(self.callees) + len(self.done) < config.ingress_history_max_requests
+
+    def answer(self, request_id: bytes, response: Response, time_ns: int, config: SubnetConfig) -> None:
+        """Keep the answer to a request, and make room. Time does not go back from one to the next."""
+        if len(self.newest) >= self._max_answers or self._size_bytes > self._max_bytes:
+            self._begin_generation(time_ns, config)
+        if self.callees:
+            self.callees.pop(request_id, None)
+        self.newest[request_id] = time_ns + self._keep_ns, response
+        self._size_bytes += len(response[0]) if response.__class__ is Reply else _reject_bytes(response)
+        self.count += 1
+
+    def _begin_generation(self, now_ns: int, config: SubnetConfig) -> None:
+        if self.newest:
+            expiry_ns = max(answer[0] for answer in self.newest.values())
+            size_bytes = self._size_bytes + len(self.newest) * _ENTRY_BYTES
+            self._older.append(_Generation(self.newest, size_bytes, expiry_ns))
+        self.newest = {}
+        self._size_bytes, self._max_answers = 0, _GENERATION_ANSWERS
+        self._max_bytes = config.ingress_history_max_bytes // _GENERATIONS
+        self._keep_ns = config.ingress_history_ns
+        self._make_room(now_ns, config)
+
+    def _make_room(self, now_ns: int, config: SubnetConfig) -> None:
+        """Let the oldest answers go: those that have expired, and those beyond what may be kept."""
+        self.done = {request_id: expiry_ns for request_id, expiry_ns in self.done.items() if expiry_ns > now_ns}
+        answers = sum(len(generation.answers) for generation in self._older)
+        size_bytes = sum(generation.size_bytes for generation in self._older)
+        while self._older:
+            oldest = self._older[0]
+            is_within = answers <= config.ingress_history_max_answers and size_bytes <= config.ingress_history_max_bytes
+            if is_within and oldest.expiry_ns > now_ns:
+                return
+            del self._older[0]
+            answers -= len(oldest.answers)
+            size_bytes -= oldest.size_bytes
+            # Nobody can send a request again under an id that the subnet drew.
+            self.done |= {
+                request_id: expiry_ns
+                for request_id, (expiry_ns, _) in oldest.answers.items()
+                if expiry_ns > now_ns and not is_drawn(request_id)
+            }
+
+    def answers(self) -> Iterator[tuple[bytes, Answer]]:
+        """All that are kept, oldest first."""
+        for generation in self._older:
+            yield from generation.answers.items()
+        yield from self.newest.items()
+
+    def last(self, count: int) -> list[tuple[bytes, Answer]]:
+        """The last `count` answers that are kept, oldest first."""
+        found: list[tuple[bytes, Answer]] = []
+        for answers in (self.newest, *(generation.answers for generation in reversed(self._older))):
+            found += islice(reversed(answers.items()), count - len(found))
+            if len(found) == count:
+                break
+        found.reverse()
+        return found
+
+
+def _reject_bytes(response: Response) -> int:
+    if not isinstance(response, Reject):
+        return len(response.data)
+    return len(response.message) + sum(map(len, response.backtrace))
