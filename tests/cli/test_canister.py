@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,12 @@ from pathlib import Path
 import click
 import pytest
 
+from perdure import Principal, Subnet
 from perdure.cli import main
-from perdure.cli.canister_state import Names
-from perdure.cli.units import CYCLES, DURATION, SIZE, show_bytes, show_cycles
+from perdure.cli.units import CYCLES, DURATION, SIZE
 from perdure.errors import StorageError
+from perdure.storage.names import Names
+from perdure.units import show_bytes, show_cycles
 
 ROOT = Path(__file__).parents[2]
 HASHES = json.loads((ROOT / "tests/canisters/hashes.json").read_text(encoding="utf-8"))
@@ -89,13 +93,55 @@ def test_arguments_in_every_form(fine, ledger, tmp_path):
 def test_replies_in_every_form(fine, ledger, tmp_path):
     assert fine("call", ledger, "symbol") == '("TST")'
     assert fine("call", ledger, "symbol", "-o", "text") == "TST"
-    assert json.loads(fine("call", ledger, "symbol", "--json")) == ["TST"]
-    assert json.loads(fine("call", ledger, "symbol", "--output", "json")) == ["TST"]
+    envelope = {
+        "response_bytes": "4449444c00017103545354",
+        "response_text": None,
+        "response_candid": '("TST")',
+        "response_json": ["TST"],
+    }
+    assert json.loads(fine("call", ledger, "symbol", "--json")) == envelope
+    assert json.loads(fine("call", ledger, "symbol", "--output", "json")) == envelope
     assert bytes.fromhex(fine("call", ledger, "symbol", "--output", "raw"))[:4] == b"DIDL"
     (tmp_path / "other.did").write_text("service : { symbol : () -> (reserved) query }")
     assert fine("call", ledger, "symbol", "--candid", "other.did") == "(null : reserved)"
     entries = json.loads(fine("call", ledger, "entries", "(0, 1)", "--json"))
-    assert entries[0][0]["to"] == "2vxsx-fae"
+    assert entries["response_json"][0][0]["to"] == "2vxsx-fae"
+
+
+def test_what_a_method_takes_is_said_where_nothing_is_given(run, ledger):
+    code, out, error = run("call", ledger, "balance_of")
+    assert (code, out) == (2, "")
+    assert "balance_of takes (principal): pass it, in Candid's text form" in error
+    code, _, error = run("install", "other", "--wasm", module("ledger"))
+    assert code == 2
+    assert "takes (record { fee : nat; holders : vec record" in error
+    assert "no argument was given: pass --args" in error
+
+
+def test_an_argument_from_standard_input(fine, ledger, monkeypatch):
+    for option in ("--argument-file", "--args-file"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'(principal "2vxsx-fae")')))
+        assert fine("call", ledger, "balance_of", option, "-") == "(100 : nat)"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes.fromhex("4449444c000168010104"))))
+    assert fine("call", ledger, "balance_of", "--argument-file", "-", "--argument-type", "bin") == "(100 : nat)"
+
+
+def test_an_interface_with_imports(fine, counter, tmp_path):
+    (tmp_path / "types.did").write_text("type Number = nat")
+    (tmp_path / "main.did").write_text('import "types.did"; service : { count : () -> (Number) query }')
+    assert fine("call", counter, "count", "--candid", "main.did") == "(0 : nat)"
+
+
+def test_the_management_canister(fine, run, counter):
+    canister_id = fine("id", counter)
+    status = fine("call", "aaaaa-aa", "canister_status", f'(record {{ canister_id = principal "{canister_id}" }})')
+    assert "status = variant { running }" in status
+    assert "freezing_threshold = 2_592_000 : nat" in status
+    stop = ("call", "aaaaa-aa", "stop_canister", f'(record {{ canister_id = principal "{canister_id}" }})')
+    code, _, error = run(*stop, "--identity", "alice")
+    assert (code, "IC0512" in error) == (1, True)
+    assert fine(*stop) == "()"
+    assert json.loads(fine("status", counter, "--json"))["status"] == "stopped"
 
 
 def test_a_module_without_an_interface(fine, run):
@@ -147,6 +193,29 @@ def test_a_trap_exits_with_1_and_its_backtrace(run, counter):
         ("settings", "update", "counter", "--add-environment-variable", "x"),
         ("logs", "counter", "--since", "yesterday"),
         ("snapshot", "restore", "counter", "xyz"),
+        ("snapshot", "download", "counter", "00", "-o", "x"),
+        ("create", ""),
+        ("create", "new\nline"),
+        ("create", "x" * 5000),
+        ("create", "2vxsx-fae"),
+        ("create", "--", "--help"),
+        ("create", "--all"),
+        ("install", "--all"),
+        ("install", "../counter", "--wasm", module("motoko_classical_v1")),
+        ("install", "counter", "--all"),
+        ("start",),
+        ("start", "counter", "--all"),
+        ("metadata", "counter", "nothing"),
+        ("call", "counter", "put"),
+        ("call", "counter", "inc", "--network", "ic"),
+        ("call", "counter", "inc", "-n", "https://example.org"),
+        ("call", "counter", "inc", "--ic"),
+        ("--network", "ic", "call", "counter", "inc"),
+        ("--ic", "status"),
+        ("call", "counter", "inc", "-e", "../x"),
+        ("settings", "update", "counter", "--remove-environment-variable", "A"),
+        ("settings", "update", "counter", "--log-visibility", "public", "--add-log-viewer", "alice"),
+        ("settings", "sync"),
         ("status", "counter", "--state", "elsewhere"),
     ],
 )
@@ -208,6 +277,49 @@ def test_settings(fine, counter):
     assert json.loads(fine("settings", "show", counter, "--json"))["controllers"] == ["2vxsx-fae"]
 
 
+def test_variables_and_viewers(fine, run, counter):
+    fine("update-settings", counter, "--add-environment-variable", "A=1", "--add-environment-variable", "B=2")
+    fine("settings", "update", counter, "--remove-environment-variable", "A", "--add-log-viewer", "alice", "-y")
+    fine("settings", "update", counter, "--add-log-viewer", "bob", "--remove-log-viewer", "alice")
+    found = json.loads(fine("settings", "show", counter, "--json"))
+    assert found["environment_variables"] == [{"name": "B", "value": "2"}]
+    bob = str(Principal.self_authenticating(b"bob"))
+    assert found["log_visibility"] == {"allowed_viewers": [bob]}
+    assert f"log_visibility: allowed_viewers {bob}" in fine("settings", "show", counter)
+    fine("settings", "update", counter, "--set-log-viewer", "2vxsx-fae")
+    assert json.loads(fine("settings", "show", counter, "--json"))["log_visibility"] == {
+        "allowed_viewers": ["2vxsx-fae"]
+    }
+
+
+def test_what_dfx_calls_otherwise(fine, counter):
+    canister_id = fine("status", counter, "-i")
+    assert fine("id", counter) == canister_id
+    assert json.loads(fine("id", counter, "--json")) == {counter: canister_id}
+    hash_ = json.loads(fine("status", counter, "--json"))["module_hash"]
+    assert fine("info", counter) == f"Controllers: 2vxsx-fae\nModule hash: 0x{hash_}"
+    assert fine("metadata", counter, "candid:service").startswith("service : {")
+    assert json.loads(fine("metadata", counter, "candid:service", "--json"))["value"].startswith("service : {")
+    before = json.loads(fine("status", counter, "--json"))["cycles"]
+    fine("deposit-cycles", "2t", counter)
+    assert json.loads(fine("status", counter, "--json"))["cycles"] == before + 2 * 10**12
+    assert fine("--network", "local", "call", counter, "count") == "(0 : nat)"
+    fine("uninstall-code", counter)
+    assert fine("info", counter).endswith("Module hash: None")
+    fine("stop", counter)
+    fine("delete", counter, "-y")
+
+
+def test_several_at_once(fine, run, counter):
+    fine("create", "other")
+    fine("stop", "--all")
+    assert [one["status"] for one in json.loads(fine("status", "--all", "--json"))] == ["stopped", "stopped"]
+    fine("start", counter, "other")
+    assert [one["status"] for one in json.loads(fine("status", "--json"))] == ["running", "running"]
+    fine("stop", "--all")
+    assert fine("delete", "--all").splitlines() == [f"deleted {counter}", "deleted other"]
+
+
 def test_life(fine, run, counter):
     fine("stop", counter)
     assert run("call", counter, "inc")[0] == 1
@@ -227,6 +339,36 @@ def test_logs(fine, run, counter):
     assert fine("logs", counter).startswith("[0. 2021-")
     assert fine("logs", counter, "--since", "2030-01-01T00:00:00Z") == ""
     assert fine("logs", counter, "--until", str(record["timestamp"])) == ""
+
+
+def test_logs_are_followed(fine, run, counter, tmp_path):
+    run("call", counter, "crash")
+    command = [sys.executable, "-m", "perdure", "canister", "logs", counter, "--follow", "--json", "--interval", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["index"] == 0
+        while run("call", counter, "crash")[0] == 2:
+            pass  # the one that follows has the directory just now
+        assert json.loads(process.stdout.readline())["index"] == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert [one["index"] for one in json.loads(fine("logs", counter, "--json", "--since-index", "1"))] == [1]
+    assert [one["index"] for one in json.loads(fine("logs", counter, "--json", "--until-index", "1"))] == [0]
+
+
+def test_a_snapshot_is_downloaded_by_its_id(fine, run, counter, tmp_path):
+    fine("call", counter, "inc")
+    taken = fine("snapshot", "create", counter)
+    fine("call", counter, "inc")
+    fine("snapshot", "download", counter, taken, "-o", "then")
+    fine("snapshot", "download", counter, "-o", "now")
+    for name, count in (("then", 1), ("now", 2)):
+        found = Subnet.open(tmp_path / name)
+        assert found.canisters[0].actor().count() == count
+    assert run("snapshot", "download", counter, "-o", "now")[0] == 2
+    fine("snapshot", "download", counter, "-o", "now", "--resume")
+    (tmp_path / "now/metadata.json").unlink()
+    assert run("snapshot", "download", counter, "-o", "now", "--resume")[0] == 2
 
 
 def test_snapshots(fine, counter, tmp_path):
@@ -264,6 +406,103 @@ def test_projects(fine, run, tmp_path, monkeypatch):
     assert fine("call", canister_id, "symbol") == '("TST")'
 
 
+PROJECT = """
+canisters:
+  - name: first
+    build: {steps: [{type: pre-built, path: MODULE}]}
+    settings: {environment_variables: {LEVEL: info}, log_visibility: public, wasm_memory_limit: 1gib}
+  - name: second
+    build: {steps: [{type: pre-built, path: MODULE}]}
+    settings: {controllers: [first]}
+  - {name: broken, build: {steps: [{type: pre-built, path: missing.wasm}]}, init_args: {path: gen/args.bin}}
+  - broken/entry
+environments:
+  - name: staging
+    canisters: [first]
+    settings: {first: {environment_variables: {LEVEL: debug}}}
+  - {name: production, network: ic}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "icp.yaml").write_text(PROJECT.replace("MODULE", module("motoko_classical_v1")))
+
+
+def variables(fine, name, *options):
+    found = json.loads(fine("settings", "show", name, "--json", *options))["environment_variables"]
+    return {one["name"]: one["value"] for one in found}
+
+
+def test_a_project_gives_settings_and_ids(fine, run, project):
+    code, _, error = run("install", "second")
+    assert (code, error) == (0, "no canister yet: controller first (for second), set when it is created\n")
+    fine("install", "first")
+    ids = {f"PUBLIC_CANISTER_ID:{name}": fine("id", name) for name in ("first", "second")}
+    assert variables(fine, "first") == {"LEVEL": "info", **ids}
+    assert variables(fine, "second") == ids
+    shown = json.loads(fine("settings", "show", "first", "--json"))
+    assert (shown["log_visibility"], shown["wasm_memory_limit"]) == ({"public": None}, 1 << 30)
+    fine("settings", "update", "first", "--wasm-memory-limit", "2gib", "--add-environment-variable", "MINE=1")
+    fine("settings", "sync")
+    assert variables(fine, "first") == {"LEVEL": "info", "MINE": "1", **ids}
+    assert json.loads(fine("settings", "show", "first", "--json"))["wasm_memory_limit"] == 1 << 30
+    controllers = json.loads(fine("settings", "show", "second", "--json"))["controllers"]
+    assert controllers == ["2vxsx-fae", ids["PUBLIC_CANISTER_ID:first"]]
+
+
+def test_a_broken_entry_stops_no_other(fine, run, project):
+    fine("install", "first")
+    assert fine("call", "first", "count") == "(0 : nat)"
+    code, _, error = run("install", "broken")
+    assert (code, "no module of canister 'broken'" in error) == (2, True)
+    code, _, error = run("install", "entry")
+    assert (code, "there is no broken/entry/canister.yaml" in error) == (2, True)
+
+
+def test_all_of_a_project(fine, run, project):
+    code, out, error = run("install", "--all")
+    assert code == 1
+    assert [line.split()[:2] for line in out.splitlines()] == [["install", "first"], ["install", "second"]]
+    assert "no module of canister 'broken' in it: build the project first; looked for missing.wasm, " in error
+    assert "perdure: entry: canister 'entry'" in error
+    assert variables(fine, "first").keys() > {"PUBLIC_CANISTER_ID:second", "PUBLIC_CANISTER_ID:broken"}
+
+
+def test_environments(fine, run, project, monkeypatch, tmp_path):
+    fine("install", "first", "-e", "staging")
+    assert variables(fine, "first", "-e", "staging")["LEVEL"] == "debug"
+    assert (tmp_path / ".perdure-staging").is_dir()
+    assert run("status", "first")[0] == 2
+    monkeypatch.setenv("ICP_ENVIRONMENT", "staging")
+    assert fine("call", "first", "count") == "(0 : nat)"
+    monkeypatch.setenv("ICP_ENVIRONMENT", "production")
+    code, _, error = run("call", "first", "inc")
+    assert (code, "is on the network 'ic'" in error) == (2, True)
+
+
+def test_the_fixture_gives_settings_and_ids_too(project, tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(canister):\n"
+        "    second = canister('second'); first = canister('first')\n"
+        "    found = {one['name']: one['value'] for one in second.settings()['environment_variables']}\n"
+        "    assert found == {'PUBLIC_CANISTER_ID:first': str(first.id), 'PUBLIC_CANISTER_ID:second': str(second.id)}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
 def test_quiet(fine, counter):
     assert fine("stop", counter, "-q") == ""
     assert fine("start", counter, "--quiet") == ""
@@ -278,20 +517,6 @@ def test_shells_complete_names(fine, counter, tmp_path):
         env=environment, capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert run.stdout.split() == ["plain,counter"]
-
-
-def test_every_command_has_an_example():
-    from perdure.cli.canister import canister
-
-    def commands(group, path):
-        for name, command in group.commands.items():
-            if isinstance(command, click.Group):
-                yield from commands(command, f"{path} {name}")
-            else:
-                yield f"{path} {name}", command
-
-    for path, command in commands(canister, "perdure canister"):
-        assert path in (command.help or "").partition("Example:")[2], path
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,12 @@ def test_help_names_every_command(perdure: Run) -> None:
     for command in ("demo", "run", "instrument", "canister", "stable", "state"):
         assert command in out
         assert "Example" in perdure(command, "--help").stdout
+
+
+def test_run_says_what_a_method_takes(perdure: Run) -> None:
+    asked = perdure("run", MAP, "get", code=2).stderr
+    assert "get takes (nat): pass it, in Candid's text form" in asked
+    assert (
+        "(opt (2 : nat))"
+        in perdure("run", MAP, "--init", "()", "insert_many=(vec { record { 1; 2 } })", "get=(1)").stdout
+    )

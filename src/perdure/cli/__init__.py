@@ -30,9 +30,6 @@ COMMANDS = {
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
     "state": _Command("perdure.cli.state:state", "Verify a state directory and read its history."),
-    "upgrade-check": _Command(
-        "perdure.cli.upgrade_check:upgrade_check", "Say what an upgrade would do, before it does."
-    ),
 }
 
 

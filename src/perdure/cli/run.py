@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from perdure.cli.argument import encoded
+
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
     from perdure.subnet import Canister
 
 __all__ = ["run"]
-
-_CANDID_SECTIONS = ("icp:public candid:service", "icp:private candid:service")
-_NO_ARGUMENTS = b"DIDL\0\0"
 
 
 class _Result(NamedTuple):
@@ -29,14 +28,14 @@ class _Result(NamedTuple):
 @click.command()
 @click.argument("module", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
-@click.option("--init", default="", metavar="HEX|@FILE", help="Argument of canister_init.")
+@click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def run(module: Path, calls: tuple[str, ...], init: str, as_json: bool, quiet: bool) -> None:
     """Install MODULE on a fresh subnet and call its methods, each as the export says: update or query.
 
-    An argument is hexadecimal, `@FILE`, or Candid text in parentheses where the module names its service. Without one,
-    a module with a Candid service gets an empty argument list, any other an empty argument.
+    An argument is hexadecimal, `@FILE`, or Candid text in parentheses. Without one it is `()`, unless the module says
+    that the method takes something.
 
     \b
     Example:
@@ -45,8 +44,10 @@ def run(module: Path, calls: tuple[str, ...], init: str, as_json: bool, quiet: b
     """  # noqa: D301 - click wants the backspace itself
     from perdure.subnet import Subnet
 
-    # A module's service is known only after it is compiled, so the bytes of --init are taken as they are.
-    canister = Subnet().install(module, _argument(init, b"", None, ""))
+    try:
+        canister = Subnet().install(module, _given(init))
+    except ValueError as error:
+        raise click.UsageError(f"{error}: pass --init") from error
     service = _service(canister)
     results = [_call(canister, service, call) for call in calls]
     if as_json:
@@ -61,7 +62,7 @@ def _call(canister: Canister, service: ServiceType | None, call: str) -> _Result
 
     method, _, text = call.partition("=")
     kind = _kind(canister, method)
-    argument = _argument(text, _NO_ARGUMENTS if service else b"", service, method)
+    argument = encoded(service.methods.get(method) if service is not None else None, _given(text))
     start = time.perf_counter_ns()
     reply = canister.update(method, argument) if kind == "update" else canister.query(method, argument)
     milliseconds = (time.perf_counter_ns() - start) / 1e6
@@ -78,13 +79,14 @@ def _kind(canister: Canister, method: str) -> str:
     raise click.UsageError(f"no method {method!r}, the module exports {', '.join(known) or 'none'}")
 
 
-def _argument(text: str, default: bytes, service: ServiceType | None, method: str) -> bytes:
+def _given(text: str) -> str | bytes | None:
+    """An argument as Candid text or bytes; `None`: none was given."""
     if not text:
-        return default
+        return None
     if text.startswith("@"):
         return Path(text[1:]).read_bytes()
     if text.startswith("("):
-        return _candid(text, service, method)
+        return text
     try:
         return bytes.fromhex(text)
     except ValueError as error:
@@ -93,26 +95,13 @@ def _argument(text: str, default: bytes, service: ServiceType | None, method: st
         ) from error
 
 
-def _candid(text: str, service: ServiceType | None, method: str) -> bytes:
-    from perdure.candid import parse_values
-
-    if service is None or method not in service.methods:
-        raise click.UsageError(f"no Candid type is known for {method or 'the init argument'!r}: pass hexadecimal")
-    _, values = parse_values(text, service.methods[method].func.args)
-    return service.methods[method].encode(values)
-
-
 def _service(canister: Canister) -> ServiceType | None:
-    from perdure.candid.service import load
-    from perdure.errors import PerdureError
+    from perdure.errors import MalformedError, RejectError, UnsupportedError
 
-    assert canister.module is not None
-    sections = canister.module.custom_sections
-    found = next((sections[name] for name in _CANDID_SECTIONS if name in sections), None)
     try:
-        return None if found is None else load(found.decode())
-    except (PerdureError, UnicodeDecodeError):
-        return None  # a damaged description does not keep the code from running
+        return canister.service()
+    except (MalformedError, UnsupportedError, RejectError):
+        return None  # without a description, or with a damaged one, the code runs all the same
 
 
 def _text(service: ServiceType | None, method: str, reply: bytes) -> str | None:

@@ -11,9 +11,9 @@ from typing import Final
 from perdure.candid import Codec, parse
 from perdure.candid.types import Func
 
-__all__ = ["codecs"]
+__all__ = ["INTERFACE", "codecs"]
 
-_INTERFACE: Final = """
+INTERFACE: Final = """
 type visibility = variant { controllers; public; allowed_viewers : vec principal };
 type variables = vec record { name : text; value : text };
 type settings = record {
@@ -110,7 +110,7 @@ service : {
 @lru_cache(maxsize=1)
 def codecs() -> dict[str, tuple[Codec, Codec]]:
     """By method name, how to decode its argument and encode its result."""
-    service = parse(_INTERFACE).service
+    service = parse(INTERFACE).service
     if service is None:
         raise AssertionError("the interface has a service")
     return {

@@ -17,7 +17,7 @@ What all tests share is prepared by overriding one fixture:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -26,8 +26,8 @@ import pytest
 if TYPE_CHECKING:
     from perdure.errors import RejectError
     from perdure.ic.principal import Principal
+    from perdure.project import Project
     from perdure.subnet import Canister, Subnet
-    from perdure.subnet.project import Project
 
 __all__ = ["Baselines", "alice", "bob", "canister", "install", "perdure_baseline", "subnet"]
 
@@ -75,7 +75,7 @@ class Baselines:
         Raises:
             LookupError: there is none.
         """
-        from perdure.subnet.project import Project
+        from perdure.project import Project
 
         if self._project is None:
             self._project = Project.find(self._root)
@@ -91,26 +91,37 @@ class Baselines:
             if key not in self._prepared:
                 subnet, ids = self._prepared[before]
                 fork = subnet.fork()
-                name, installed = self.install_marked(fork, marker)
+                name, installed = self.install_marked(fork, ids, marker)
                 self._prepared[key] = fork, {**ids, name: installed.id}
         return self._prepared[key]
 
-    def install_marked(self, subnet: Subnet, marker: pytest.Mark) -> tuple[str, Canister]:
-        """Install what one marker asks for."""
+    def install_marked(self, subnet: Subnet, ids: Mapping[str, Principal], marker: pytest.Mark) -> tuple[str, Canister]:
+        """Install what one marker asks for, beside the canisters that have `ids`."""
         options = dict(marker.kwargs)
         (name,) = marker.args or (options.pop("name"),)
         wasm, args = options.pop("wasm", None), options.pop("args", None)
         if wasm is None:
-            return name, self.install_named(subnet, name, args, **options)
+            return name, self.install_named(subnet, ids, name, args, **options)
         path = self._root / wasm if isinstance(wasm, str) else wasm
-        return name, subnet.install(path, () if args is None else args, **options)
+        return name, subnet.install(path, args, **options)
 
-    def install_named(self, subnet: Subnet, name: str, args: Any = None, **options: Any) -> Canister:
-        """Install a canister of the project, by default with the init arguments that the project says."""
+    def install_named(
+        self, subnet: Subnet, ids: Mapping[str, Principal], name: str, args: Any = None, **options: Any
+    ) -> Canister:
+        """Install a canister of the project, with the settings and, if there are no other, the arguments it says.
+
+        The canisters of the project that are there, which have `ids`, and this one learn each other's ids.
+        """
+        from perdure.subnet.deployment import configure
+
         described = self.project.canister(name)
+        wasm = described.wasm()
         if args is None:
-            args = described.init_args
-        return subnet.install(described.wasm(), b"DIDL\0\0" if args is None else args, **options)
+            args = described.init_args()
+        made = subnet.create_canister(**options)
+        configure(subnet, self.project, {**ids, name: made.id}, [name])
+        made.install(wasm, args)
+        return made
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +166,7 @@ def install(subnet: Subnet, pytestconfig: pytest.Config) -> Callable[..., Canist
         if isinstance(wasm, str):
             wasm = pytestconfig.rootpath / wasm
         argument = options.pop("arg", None)
-        return subnet.install(wasm, (args or b"DIDL\0\0") if argument is None else argument, **options)
+        return subnet.install(wasm, (args or None) if argument is None else argument, **options)
 
     return run
 
@@ -169,7 +180,7 @@ def canister(
 
     def find(name: str, **options: Any) -> Canister:
         if name not in ids:
-            ids[name] = _perdure_baselines.install_named(subnet, name, **options).id
+            ids[name] = _perdure_baselines.install_named(subnet, ids, name, **options).id
         return subnet.canister(ids[name])
 
     return find

@@ -9,6 +9,7 @@ from typing import Any, Final
 from perdure.candid import encode, parse_values
 from perdure.candid.service import ServiceType
 from perdure.candid.service import load as load_service
+from perdure.candid.types import Type, brief, is_nullable, resolve
 from perdure.canister import CanisterModule
 from perdure.errors import MalformedError, UnsupportedError
 
@@ -53,6 +54,14 @@ def service_of(what: str, module: CanisterModule | None, candid: str | os.PathLi
         raise MalformedError(f"the interface of {what}: {error.message}", error.offset) from error
 
 
+def _init_types(what: str, module: CanisterModule) -> tuple[Type, ...]:
+    """Of the init arguments, as far as the module says; one whose interface is damaged runs all the same."""
+    try:
+        return (service_of(what, module).init or ()) if has_interface(module) else ()
+    except MalformedError:
+        return ()
+
+
 def _is_did(candid: str | os.PathLike[str]) -> bool:
     """Whether it is an interface's text rather than a path."""
     return isinstance(candid, str) and ":" in candid
@@ -66,14 +75,23 @@ def _load_import(wanted: str, importing: str) -> tuple[str, str]:
     return os.path.normpath(path), path.read_text(encoding="utf-8")
 
 
-def init_argument(what: str, module: CanisterModule, arg: Argument) -> bytes:
+def init_argument(what: str, module: CanisterModule, arg: Argument | None, *, is_upgrade: bool = False) -> bytes:
     """The bytes of an init argument, of the types that the module names; a text suggests types where it names none.
+
+    Without one it is ``()``. At an upgrade also where the module names types: they are those of its init function, and
+    not every upgrade takes them.
 
     Raises:
         UnsupportedError: values for a module that names no types.
         MalformedError: a text that is no Candid, or not of these types.
-        ValueError: values that are not of these types.
+        ValueError: values that are not of these types, or none where the module takes some.
     """
+    if arg is None:
+        needed = () if is_upgrade else _init_types(what, module)
+        if not all(map(is_nullable, needed)):
+            listed = ", ".join(brief(resolve(one)) for one in needed)
+            raise ValueError(f"{what} takes ({listed}), and no argument was given")
+        return NO_VALUES
     if isinstance(arg, tuple):
         return service_of(what, module).encode_init(arg)
     if isinstance(arg, str):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from perdure.candid.service import ServiceType, load
 from perdure.canister import Reject, Reply
 from perdure.errors import RejectError
-from perdure.execution.interface import codecs
+from perdure.execution.interface import INTERFACE, codecs
 from perdure.execution.management import management_query
 from perdure.execution.messages import Response
 from perdure.execution.scheduler import execute_ingress
@@ -14,7 +15,7 @@ from perdure.execution.state import CanisterState
 from perdure.execution.world import World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 
-__all__ = ["as_error", "controller_of", "manage", "status_record"]
+__all__ = ["as_error", "controller_of", "manage", "management_service", "status_record"]
 
 MAX_ROUNDS = 1_000
 
@@ -29,6 +30,11 @@ def as_error(response: object) -> RejectError:
 def controller_of(canister: CanisterState) -> bytes:
     """The first of a canister's controllers, by bytes; the anonymous principal where it has none."""
     return min(canister.facts.controllers, default=ANONYMOUS.raw_bytes)
+
+
+def management_service() -> ServiceType:
+    """The interface of the management canister, of the methods that are handled here."""
+    return load(INTERFACE)
 
 
 def manage(world: World, canister: CanisterState, method: str, **fields: Any) -> Any:

@@ -7,14 +7,18 @@ written as zero, and left out when it is read.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Final
 
 from perdure.canister import GlobalValue, Image, Reject, WasmState
 from perdure.errors import StorageError, UnsupportedError
 from perdure.execution.snapshots import upload_metadata
 from perdure.execution.state import CanisterState, HookStatus
 from perdure.execution.world import World
+from perdure.ic.principal import Principal
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import Snapshot, SnapshotMetadata, TemporaryImage, TemporaryStore, write_snapshot
+from perdure.storage.snapshot import HookStatus as HookName
 from perdure.subnet.management import as_error
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule
@@ -22,6 +26,11 @@ from perdure.subnet.residency import ResidentInstance, ResidentModule
 __all__ = ["put_on", "upload", "write"]
 
 _COUNTER = GlobalValue("i64", bytes(8))
+_HOOK_NAMES: Final[Mapping[HookStatus, HookName]] = {
+    HookStatus.CONDITION_NOT_SATISFIED: "condition_not_satisfied",
+    HookStatus.READY: "ready",
+    HookStatus.EXECUTED: "executed",
+}
 
 
 def put_on(
@@ -111,39 +120,74 @@ def _own_globals(found: tuple[GlobalValue, ...], module: ResidentModule, path: s
     raise StorageError(f"globals of types {listed} found, the module has {types} and maybe a counter", path)
 
 
-def write(path: str | os.PathLike[str], world: World, canister: CanisterState) -> SnapshotMetadata:
-    """Write a canister's committed state as a snapshot directory.
+def write(
+    path: str | os.PathLike[str], world: World, canister: CanisterState, snapshot_id: bytes | None = None
+) -> SnapshotMetadata:
+    """Write a canister's committed state, or one of its snapshots, as a snapshot directory.
 
     Raises:
         StorageError: it exists, or cannot be written.
         UnsupportedError: the canister has no Wasm module.
+        KeyError: there is no such snapshot.
     """
-    instance, module = canister.instance, canister.module
-    if not isinstance(instance, ResidentInstance) or module is None:
-        raise UnsupportedError("a canister without code has no snapshot")
-    if not module.wasm.startswith((b"\0asm", b"\x1f\x8b")):
+    wasm, memories, chunks, metadata = _now(world, canister) if snapshot_id is None else _then(canister, snapshot_id)
+    if not wasm.startswith((b"\0asm", b"\x1f\x8b")):
         raise UnsupportedError("a canister written in Python has no Wasm module to put into a snapshot")
-    state = instance.state
-    heap, stable = (state.memories[name].fork() for name in ("heap", "stable"))
+    heap, stable = (memories[name].fork() for name in ("heap", "stable"))
     try:
         return write_snapshot(
             path,
-            wasm_module=module.wasm,
+            wasm_module=wasm,
             heap=heap,  # type: ignore[arg-type]
             stable=stable,  # type: ignore[arg-type]
-            chunks=canister.chunk_store,
-            metadata=SnapshotMetadata(
-                taken_at_timestamp=world.state.time_ns,
-                wasm_module_size=len(module.wasm),
-                wasm_memory_size=heap.wasm_pages * WASM_PAGE_BYTES,
-                stable_memory_size=stable.wasm_pages * WASM_PAGE_BYTES,
-                global_values=(*(state.global_values or ()), _COUNTER),
-                canister_version=canister.facts.version,
-                certified_data=canister.certified_data,
-                global_timer=canister.global_timer_ns,
-                on_low_wasm_memory_hook_status=canister.hook_status.name.lower(),  # type: ignore[arg-type]
-            ),
+            chunks=chunks,
+            metadata=metadata,
         )
     finally:
         heap.close()
         stable.close()
+
+
+_Parts = tuple[bytes, Mapping[str, Image], dict[bytes, bytes], SnapshotMetadata]
+"""The module, the memories by name, the chunk store, and the rest; sizes are set when it is written."""
+
+
+def _now(world: World, canister: CanisterState) -> _Parts:
+    instance, module = canister.instance, canister.module
+    if not isinstance(instance, ResidentInstance) or module is None:
+        raise UnsupportedError("a canister without code has no snapshot")
+    state = instance.state
+    metadata = SnapshotMetadata(
+        taken_at_timestamp=world.state.time_ns,
+        wasm_module_size=0,
+        wasm_memory_size=0,
+        stable_memory_size=0,
+        global_values=(*(state.global_values or ()), _COUNTER),
+        canister_version=canister.facts.version,
+        certified_data=canister.certified_data,
+        global_timer=canister.global_timer_ns,
+        on_low_wasm_memory_hook_status=_HOOK_NAMES[canister.hook_status],
+    )
+    return module.wasm, state.memories, canister.chunk_store, metadata
+
+
+def _then(canister: CanisterState, snapshot_id: bytes) -> _Parts:
+    kept = canister.snapshots.get(snapshot_id)
+    if kept is None or not isinstance(kept.content, StoredContent):
+        listed = ", ".join(one.hex() for one in canister.snapshots) or "none"
+        raise KeyError(
+            f"canister {Principal(canister.canister_id)} has no snapshot {snapshot_id.hex()}, it has {listed}"
+        )
+    metadata = SnapshotMetadata(
+        taken_at_timestamp=kept.taken_at_ns,
+        wasm_module_size=0,
+        wasm_memory_size=0,
+        stable_memory_size=0,
+        global_values=(*kept.global_values, _COUNTER),
+        canister_version=kept.canister_version,
+        certified_data=kept.certified_data,
+        global_timer=kept.global_timer_ns,
+        on_low_wasm_memory_hook_status=None if kept.hook_status is None else _HOOK_NAMES[kept.hook_status],
+    )
+    memories = {name: memory.image for name, memory in kept.content.memories.items()}
+    return bytes(kept.wasm), memories, kept.chunk_store, metadata

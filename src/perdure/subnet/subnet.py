@@ -40,7 +40,7 @@ from perdure.execution.scheduler import (
 )
 from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetState
 from perdure.execution.world import ExecutedMessage, World
-from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.instrument import Options
 from perdure.storage import Durability, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
@@ -49,7 +49,14 @@ from perdure.subnet.durable import DurableHost, open_state
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.interface import NO_VALUES, Argument, has_interface, init_argument, service_of
-from perdure.subnet.management import MAX_ROUNDS, as_error, controller_of, manage, status_record
+from perdure.subnet.management import (
+    MAX_ROUNDS,
+    as_error,
+    controller_of,
+    manage,
+    management_service,
+    status_record,
+)
 from perdure.subnet.memories import LiveMemory
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 from perdure.subnet.snapshots import put_on, upload, write
@@ -178,7 +185,7 @@ class Subnet:
     def install(
         self,
         wasm: Wasm,
-        arg: Argument = b"",
+        arg: Argument | None = None,
         *,
         canister_id: Principal | None = None,
         controllers: Iterable[Principal] = (),
@@ -188,21 +195,22 @@ class Subnet:
 
         Args:
             wasm: the module or its path, gzip or not.
-            arg: for ``canister_init``: bytes, Candid text, or a tuple of values for the types that it names.
+            arg: for ``canister_init``: bytes, Candid text, or a tuple of values for the types that it names; without
+                one ``()`` where it names no types, or none that need a value.
             canister_id: by default the next free one.
             controllers: by default the anonymous principal.
             cycles: the balance.
 
         Raises:
             RejectError: the module is refused, or its start or init code trapped.
-            ValueError: the id is taken.
+            ValueError: the id is taken, or the module takes arguments and `arg` is none or another.
         """
         code = self._code(wasm)
         canister = self.create_canister(canister_id=canister_id, controllers=controllers, cycles=cycles)
         state = canister._state
         try:
             canister._install(InstallOptions(InstallMode.INSTALL), code, arg)
-        except RejectError:
+        except (RejectError, MalformedError, UnsupportedError, ValueError):
             del self._state.canisters[state.canister_id]
             self._state.minted_cycles -= state.cycles
             self._done("create_canister", state.canister_id)
@@ -249,6 +257,11 @@ class Subnet:
         if canister_id.raw_bytes not in self._state.canisters:
             raise KeyError(f"no canister {canister_id} on this subnet")
         return Canister(self, canister_id)
+
+    @property
+    def management(self) -> Canister:
+        """The management canister, for calls as users make them: ``update``, ``query``, ``service``, ``actor``."""
+        return Canister(self, MANAGEMENT_CANISTER)
 
     @property
     def canisters(self) -> tuple[Canister, ...]:
@@ -536,6 +549,8 @@ class Canister:
 
     def service(self, candid: str | os.PathLike[str] | None = None) -> ServiceType:
         """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""
+        if self.id == MANAGEMENT_CANISTER:
+            return management_service() if candid is None else service_of("the management canister", None, candid)
         module = self.module
         methods = module.exported_methods if module is not None else frozenset()
         # Before modules had the section, the Rust CDK gave them this method.
@@ -547,7 +562,7 @@ class Canister:
 
     # --- code
 
-    def install(self, wasm: Wasm, arg: Argument = b"") -> None:
+    def install(self, wasm: Wasm, arg: Argument | None = None) -> None:
         """Install a module on a canister that has none.
 
         Raises:
@@ -558,7 +573,7 @@ class Canister:
     def upgrade(
         self,
         wasm: Wasm,
-        arg: Argument = b"",
+        arg: Argument | None = None,
         *,
         wasm_memory_persistence: str | None = None,
         skip_pre_upgrade: bool = False,
@@ -573,21 +588,31 @@ class Canister:
         options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
         self._install(options, self._subnet._code(wasm), arg)
 
-    def reinstall(self, wasm: Wasm, arg: Argument = b"") -> None:
+    def reinstall(self, wasm: Wasm, arg: Argument | None = None) -> None:
         """Install a module anew: all memories are lost."""
         self._install(InstallOptions(InstallMode.REINSTALL), self._subnet._code(wasm), arg)
 
     @alone
-    def _install(self, options: InstallOptions, wasm: bytes, arg: Argument) -> None:
+    def _install(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> None:
         state = self._state
         self._check_kind(wasm)
         if not isinstance(arg, bytes):
-            arg = init_argument(f"the module for {self.id}", self._subnet._host.compile(wasm), arg)
+            arg = self._init_argument(options, wasm, arg)
         self._subnet._host.check()
         response = install_code(self._subnet._world, state, options, wasm, arg, controller_of(state))
         self._subnet._done(f"{options.mode.value}_code", self._raw_id, arg)
         if isinstance(response, Reject):
             raise as_error(response)
+
+    def _init_argument(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> bytes:
+        try:
+            module = self._subnet._host.compile(wasm)
+        except (MalformedError, UnsupportedError):
+            if arg is not None:
+                raise
+            return NO_VALUES  # the module is to be refused by the rules, in their words
+        is_upgrade = options.mode is InstallMode.UPGRADE
+        return init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade)
 
     def _check_kind(self, wasm: bytes) -> None:
         old = self._state.module
@@ -662,14 +687,19 @@ class Canister:
         self._manage("delete_canister_snapshot", snapshot_id=snapshot_id)
 
     @alone
-    def write_snapshot(self, path: str | os.PathLike[str]) -> None:
+    def write_snapshot(self, path: str | os.PathLike[str], *, snapshot_id: bytes | None = None) -> None:
         """Write the canister's state as a snapshot directory that `icp canister snapshot upload` takes.
+
+        Args:
+            path: the directory, which is there whole or not at all.
+            snapshot_id: of a snapshot that is written instead of the state as it stands.
 
         Raises:
             StorageError: it exists, or cannot be written.
             UnsupportedError: there is no Wasm module.
+            KeyError: there is no such snapshot.
         """
-        write(path, self._subnet._world, self._state)
+        write(path, self._subnet._world, self._state, snapshot_id)
 
     @alone
     def upload_snapshot(self, path: str | os.PathLike[str], *, replace: bytes | None = None) -> bytes:

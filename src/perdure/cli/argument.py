@@ -1,0 +1,153 @@
+"""Arguments of calls as people write them, and replies as they read them; what `run` and `canister` share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from perdure.candid.service import ServiceMethod
+
+__all__ = ["argument_options", "encoded", "given", "shown", "shown_json"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def argument_options(command: Callable[P, R]) -> Callable[P, R]:
+    """`--args` and what goes with it."""
+    options = [
+        click.option("--args", "--argument", "args", metavar="TEXT", help="The argument."),
+        click.option(
+            "--args-file",
+            "--argument-file",
+            "args_file",
+            type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+            help="A file with the argument; - is standard input.",
+        ),
+        click.option(
+            "--args-format",
+            "--argument-type",
+            "--type",
+            "args_format",
+            type=click.Choice(["candid", "hex", "bin", "idl", "raw"]),
+            default="candid",
+            help="How the argument is written; idl and raw are dfx's words for candid and hex.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given(args: str | None, args_file: Path | None, args_format: str) -> str | bytes | None:
+    """The argument as Candid text or bytes; `None`: none was given.
+
+    Raises:
+        click.UsageError: it was given twice, or is not what its format says.
+    """
+    if args is not None and args_file is not None:
+        raise click.UsageError("an argument was given twice: as text and as a file")
+    if args_format == "bin":
+        if args_file is None:
+            raise click.UsageError("--args-format bin wants --args-file")
+        return _content(args_file)
+    text = args
+    if args_file is not None:
+        try:
+            text = _content(args_file).decode()
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"{args_file} is not text: say --args-format bin") from error
+    if text is None or args_format in ("candid", "idl"):
+        return text
+    try:
+        return bytes.fromhex(text.strip().removeprefix("0x"))
+    except ValueError as error:
+        raise click.UsageError(f"argument {text[:40]!r} is not hexadecimal") from error
+
+
+def _content(file: Path) -> bytes:
+    return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+
+
+def encoded(method: ServiceMethod | None, argument: str | bytes | None) -> bytes:
+    """The message for a call.
+
+    Args:
+        method: whose types it has; `None`: nothing is known of it.
+        argument: the bytes, Candid text with or without its parentheses, or `None`: ``()`` where that will do.
+
+    Raises:
+        click.UsageError: the method takes arguments, and none was given.
+        MalformedError: the text is no Candid, or not of these types.
+    """
+    if isinstance(argument, bytes):
+        return argument
+    from perdure.candid import encode, parse_values
+    from perdure.candid.types import brief, is_nullable, resolve
+
+    types = method.func.args if method is not None else ()
+    if argument is None:
+        if method is not None and not all(map(is_nullable, types)):
+            listed = ", ".join(brief(resolve(one)) for one in types)
+            raise click.UsageError(f"{method.name} takes ({listed}): pass it, in Candid's text form")
+        return encode(types, (None,) * len(types))
+    if not argument.lstrip().startswith("("):
+        argument = f"({argument})"
+    return encode(*parse_values(argument, types if method is not None else None))
+
+
+def shown(method: ServiceMethod | None, reply: bytes, output: str) -> str:
+    """A reply as text: ``auto``, ``candid``, ``text`` or ``hex``, or dfx's words ``idl``, ``pp`` and ``raw`` for them.
+
+    Raises:
+        MalformedError: it is not of the method's types, or no Candid, where ``candid`` is asked for.
+    """
+    if output in ("hex", "raw"):
+        return reply.hex()
+    from perdure.candid import decode_with_types, values_to_text
+    from perdure.errors import MalformedError
+
+    try:
+        types, values = decode_with_types(reply) if method is None else (method.func.results, method.decode(reply))
+    except MalformedError:
+        if output not in ("auto", "text"):
+            raise
+        return _printable(reply) or reply.hex()
+    if output == "text" and len(values) == 1 and isinstance(values[0], str):
+        return values[0]
+    return values_to_text(types, values)
+
+
+def shown_json(method: ServiceMethod | None, reply: bytes) -> str:
+    """A reply in JSON as icp prints it, and beside its ``response_candid`` the values as JSON, see `candid.json_form`.
+
+    ``response_bytes`` is hexadecimal; of the others those are null that the reply is not.
+    """
+    from perdure.candid import decode_with_types, values_to_text
+    from perdure.candid.json_form import values_to_json
+    from perdure.errors import MalformedError
+
+    record: dict[str, object] = {
+        "response_bytes": reply.hex(), "response_text": None, "response_candid": None, "response_json": None,
+    }  # fmt: skip
+    try:
+        types, values = decode_with_types(reply) if method is None else (method.func.results, method.decode(reply))
+        record["response_candid"] = values_to_text(types, values)
+        record["response_json"] = values_to_json(types, values)
+    except MalformedError:
+        record["response_text"] = _printable(reply)
+    return json.dumps(record, indent=2, ensure_ascii=False)
+
+
+def _printable(reply: bytes) -> str | None:
+    try:
+        text = reply.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text and text.isprintable() else None

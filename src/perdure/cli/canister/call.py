@@ -1,0 +1,103 @@
+"""`perdure canister call`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.cli.argument import argument_options, encoded, given, shown, shown_json
+from perdure.cli.canister.state import State, canister_argument, common, identity, principal_of
+from perdure.cli.units import CYCLES
+from perdure.ic.principal import MANAGEMENT_CANISTER
+
+if TYPE_CHECKING:
+    from perdure.candid.service import ServiceType
+    from perdure.subnet import Canister
+
+__all__ = ["call"]
+
+
+@click.command()
+@canister_argument
+@click.argument("method")
+@click.argument("text", required=False, metavar="[ARGS]")
+@click.option("--query", "kind", flag_value="query", help="Call as a query, whose effects are dropped.")
+@click.option("--update", "kind", flag_value="update", help="Call as an update, also a query method.")
+@argument_options
+@click.option("--candid", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The .did file.")
+@click.option("--cycles", "--with-cycles", type=CYCLES, default=0, help="Cycles to send along.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["auto", "candid", "text", "hex", "idl", "json", "pp", "raw"]),
+    default="auto",
+    help="How the reply is written; idl, pp and raw are dfx's words, json is the same as --json.",
+)
+@identity
+@common
+def call(
+    state: State,
+    canister: str,
+    method: str,
+    text: str | None,
+    kind: str | None,
+    args: str | None,
+    args_file: Path | None,
+    args_format: str,
+    candid: Path | None,
+    cycles: int,
+    output: str,
+    identity: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Call METHOD of CANISTER with ARGS in Candid's text form. A query method is called as a query.
+
+    CANISTER may be aaaaa-aa, the management canister.
+
+    With --json the reply is an object as icp prints it, of response_bytes (hexadecimal), response_text and
+    response_candid; response_json has the values as dfx's JSON: an option is an array of none or one, nat, int, nat64
+    and int64 are strings, a blob is an array of numbers.
+
+    \b
+    Example:
+        perdure canister call ledger transfer '(record { to = principal "2vxsx-fae"; amount = 5 })' --identity alice
+    """  # noqa: D301
+    if text is not None and args is not None:
+        raise click.UsageError("arguments were given twice: in place and with --args")
+    argument = given(text if args is None else args, args_file, args_format)
+    with state.open() as subnet:
+        if state.id_of(canister) == MANAGEMENT_CANISTER:
+            target, kind = subnet.management, kind or "update"
+            service: ServiceType | None = target.service(candid)
+        else:
+            target = state.find(subnet, canister)
+            service = _service(state, target, canister, candid)
+        known = service.methods.get(method) if service is not None else None
+        message = encoded(known, argument)
+        sender = principal_of(identity)
+        if (kind or _kind(target, method)) == "query":
+            reply = target.query(method, message, sender=sender)
+        else:
+            reply = target.update(method, message, sender=sender, cycles=cycles)
+        click.echo(shown_json(known, reply) if as_json or output == "json" else shown(known, reply, output))
+
+
+def _service(state: State, target: Canister, name: str, candid: Path | None) -> ServiceType | None:
+    from perdure.errors import UnsupportedError
+
+    described = state.described(name)
+    if candid is None and described is not None and described.candid is not None and described.candid.exists():
+        candid = described.candid
+    try:
+        return target.service(candid)
+    except UnsupportedError:
+        return None
+
+
+def _kind(target: Canister, method: str) -> str:
+    exported = target.module.exported_methods if target.module is not None else frozenset()
+    is_query = f"canister_query {method}" in exported or f"canister_composite_query {method}" in exported
+    return "query" if is_query else "update"

@@ -1,0 +1,273 @@
+"""What makes canisters and ends them: create, install, start, stop, uninstall-code, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from perdure.cli.argument import argument_options, given
+from perdure.cli.canister.state import State, canister_arguments, common, principal_of, say
+from perdure.cli.units import CYCLES
+from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from perdure.subnet import Canister, Subnet
+
+__all__ = ["create", "delete", "install", "start", "stop", "uninstall_code"]
+
+_PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
+_DEFAULT_CYCLES: Final = 100 * 10**12
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help="Every canister of the project that is not there yet.")
+@click.option("--controller", "controllers", multiple=True, metavar="NAME|PRINCIPAL", help="Who controls it.")
+@click.option("--cycles", "--with-cycles", type=CYCLES, default="100t", help="Its balance, such as 2t.")
+@click.option("--specified-id", metavar="ID", help="Its id, by default the next free one.")
+@common
+def create(
+    state: State,
+    name: str | None,
+    every: bool,
+    controllers: tuple[str, ...],
+    cycles: int,
+    specified_id: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Create a canister without code, with the settings that the project gives it.
+
+    \b
+    Example:
+        perdure canister create ledger --cycles 2t --controller alice
+        perdure canister create --all
+    """  # noqa: D301
+    if every and (name is not None or specified_id is not None):
+        raise click.UsageError("--all goes with neither a name nor an id")
+    names: list[str | None] = [name]
+    if every:
+        names = [one for one in _of_project(state) if one not in state.names.ids]
+    with state.open(create=True) as subnet:
+        made = {one: _create(state, subnet, one, controllers, cycles, specified_id) for one in names}
+        state.configure(subnet, [one for one in made if one is not None])
+    rows = [{"canister_id": str(one.id), "name": name} for name, one in made.items()]
+    text = "\n".join(f"created {row['name'] or ''} {row['canister_id']}" for row in rows)
+    say(as_json, quiet, rows if every else rows[0], text)
+
+
+def _of_project(state: State) -> list[str]:
+    if state.project is None:
+        raise click.UsageError("--all means the canisters of a project, and there is no icp.yaml or dfx.json here")
+    return list(state.project.canisters)
+
+
+def _create(
+    state: State,
+    subnet: Subnet,
+    name: str | None,
+    controllers: tuple[str, ...] = (),
+    cycles: int = _DEFAULT_CYCLES,
+    specified_id: str | None = None,
+) -> Canister:
+    from perdure.ic.principal import Principal
+    from perdure.project import check_name
+
+    if name is not None and check_name(name) in state.names.ids:
+        raise click.UsageError(f"canister {name!r} exists already: {state.names.ids[name]}")
+    wanted = Principal.from_text(specified_id) if specified_id is not None else None
+    try:
+        made = subnet.create_canister(
+            canister_id=wanted, controllers=[principal_of(one) for one in controllers], cycles=cycles
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if name is not None:
+        state.names.ids[name] = str(made.id)
+        state.names.save()
+    return made
+
+
+# -- install
+
+
+@click.command()
+@canister_arguments
+@click.option(
+    "-m",
+    "--mode",
+    type=click.Choice(["auto", "install", "reinstall", "upgrade"]),
+    default="auto",
+    help="auto: upgrade where there is code, install where there is none.",
+)
+@click.option("--wasm", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The module, gzip or not.")
+@argument_options
+@click.option("--wasm-memory-persistence", type=click.Choice(["keep", "replace"]), help="What becomes of the heap.")
+@click.option("--skip-pre-upgrade", is_flag=True, help="Do not run the old code's pre-upgrade hook.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before a reinstallation.")
+@common
+def install(
+    state: State,
+    canisters: tuple[str, ...],
+    every: bool,
+    mode: str,
+    wasm: Path | None,
+    args: str | None,
+    args_file: Path | None,
+    args_format: str,
+    wasm_memory_persistence: str | None,
+    skip_pre_upgrade: bool,
+    yes: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Install a module on CANISTER, which is created if need be, or upgrade it.
+
+    Without --wasm the module is the one that icp.yaml or dfx.json names. The project's settings are set, and the ids of
+    its canisters put into their environment variables as PUBLIC_CANISTER_ID:name.
+
+    \b
+    Example:
+        perdure canister install ledger --wasm ledger.wasm --args '(record { symbol = "TST" })'
+        perdure canister install --all
+    """  # noqa: D301
+    if every == bool(canisters):
+        raise click.UsageError("name canisters, or say --all")
+    if wasm is not None and (every or len(canisters) != 1):
+        raise click.UsageError("--wasm is the module of one canister")
+    names = _of_project(state) if every else list(canisters)
+    argument = given(args, args_file, args_format)
+    rows, failed = [], False
+    with state.open(create=True) as subnet:
+        # All of them are there before the first is installed, which may ask for the ids of the others.
+        for name in names if every else ():
+            if name not in state.names.ids:
+                _create(state, subnet, name)
+        for name in names:
+            try:
+                rows.append(
+                    _install(state, subnet, name, mode, wasm, argument, wasm_memory_persistence, skip_pre_upgrade, yes)
+                )
+            except (PerdureError, OSError) as error:
+                if not every:
+                    raise
+                failed = True
+                click.echo(f"perdure: {name}: {error}", err=True)
+    lines = [f"{row['mode']} {row['name']} {row['canister_id']}, module {row['module_hash'][:16]}" for row in rows]
+    say(as_json, quiet, rows if every or len(rows) > 1 else rows[0], "\n".join(lines))
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _install(
+    state: State,
+    subnet: Subnet,
+    name: str,
+    mode: str,
+    wasm: Path | None,
+    argument: str | bytes | None,
+    wasm_memory_persistence: str | None,
+    skip_pre_upgrade: bool,
+    yes: bool,
+) -> dict[str, str]:
+    described = state.described(name)
+    if wasm is None:
+        if described is None:
+            raise click.UsageError(f"no project here says what {name!r:.100} is: pass --wasm")
+        wasm = described.wasm()
+    target = state.find(subnet, name) if state.id_of(name) is not None else _create(state, subnet, name)
+    state.configure(subnet, [name] if described is not None else [])
+    if mode == "auto":
+        mode = "install" if target.module is None else "upgrade"
+    if mode == "reinstall" and not yes:
+        click.confirm(f"Reinstalling {name} loses all of its memory. Go on?", abort=True, err=True)
+    if argument is None and mode != "upgrade" and described is not None:
+        argument = described.init_args()
+    if isinstance(argument, str) and not argument.lstrip().startswith("("):
+        argument = f"({argument})"
+    try:
+        if mode == "upgrade":
+            persistence = wasm_memory_persistence or _default_persistence(target)
+            target.upgrade(wasm, argument, wasm_memory_persistence=persistence, skip_pre_upgrade=skip_pre_upgrade)
+        else:
+            (target.reinstall if mode == "reinstall" else target.install)(wasm, argument)
+    except ValueError as error:
+        raise click.UsageError(f"{error}: pass --args") from error
+    module_hash = (target.status().module_hash or b"").hex()
+    return {"canister_id": str(target.id), "name": name, "mode": mode, "module_hash": module_hash}
+
+
+def _default_persistence(target: Canister) -> str | None:
+    """Motoko with enhanced orthogonal persistence keeps its heap, as icp and dfx do it."""
+    return "keep" if target.module is not None and _PERSISTENCE_SECTION in target.module.custom_sections else None
+
+
+# -- life
+
+
+def _verb(name: str, done: str, act: Callable[[Canister], None], description: str) -> click.Command:
+    """A command that does one thing to canisters."""
+
+    def command(state: State, canisters: tuple[str, ...], every: bool, as_json: bool, quiet: bool) -> None:
+        _each(state, canisters, every, done, act, as_json, quiet)
+
+    command.__doc__ = f"{description}\n\n\b\nExample:\n    perdure canister {name} ledger\n"
+    return click.command(name)(canister_arguments(common(command)))
+
+
+def _each(
+    state: State,
+    canisters: tuple[str, ...],
+    every: bool,
+    done: str,
+    act: Callable[[Canister], None],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    rows, lines = [], []
+    with state.open() as subnet:
+        for target in state.chosen(subnet, canisters, every):
+            title = state.title(target)
+            act(target)
+            rows.append({"canister_id": str(target.id), "done": done})
+            lines.append(f"{done} {title}")
+    say(as_json, quiet, rows[0] if len(rows) == 1 else rows, "\n".join(lines))
+
+
+start = _verb("start", "started", lambda target: target.start(), "Let CANISTER take calls again.")
+stop = _verb("stop", "stopped", lambda target: target.stop(), "Let CANISTER take no more calls.")
+uninstall_code = _verb(
+    "uninstall-code", "uninstalled", lambda target: target.uninstall(), "Take code and memories of CANISTER away."
+)
+
+
+@click.command()
+@canister_arguments
+@click.option("-y", "--yes", is_flag=True, help="As in dfx; nothing is asked.")
+@click.option("--no-recover-cycles", "--no-withdrawal", is_flag=True, help="As in icp; cycles are burned.")
+@common
+def delete(
+    state: State,
+    canisters: tuple[str, ...],
+    every: bool,
+    yes: bool,
+    no_recover_cycles: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Remove the stopped CANISTER for ever, its cycles too.
+
+    \b
+    Example:
+        perdure canister delete ledger
+    """  # noqa: D301
+
+    def act(target: Canister) -> None:
+        target.delete()
+        if state.names.ids.pop(state.names.name_of(target.id) or "", None) is not None:
+            state.names.save()
+
+    _each(state, canisters, every, "deleted", act, as_json, quiet)

@@ -1,0 +1,61 @@
+"""Sizes, cycles and durations as people write and read them: ``1.5 MiB``, ``2t``, ``30d``, ``2_000_000``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Final
+
+__all__ = ["CYCLES", "DURATIONS", "SIZES", "parse_amount", "show_bytes", "show_cycles"]
+
+_NUMBER: Final = re.compile(r"([0-9][0-9_]*(?:\.[0-9_]+)?)\s*([a-z]*)", re.IGNORECASE)
+
+SIZES: Final[Mapping[str, int]] = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+}
+"""In bytes."""
+CYCLES: Final[Mapping[str, int]] = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+DURATIONS: Final[Mapping[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+"""In seconds."""
+
+
+def parse_amount(text: str, units: Mapping[str, int]) -> int:
+    """The amount that somebody wrote.
+
+    Args:
+        text: a number, and a unit if need be.
+        units: by name, in lower case; the empty name is what a bare number means.
+
+    Raises:
+        ValueError: no such number, an unknown unit, or no whole number of the smallest unit.
+    """
+    found = _NUMBER.fullmatch(text.strip())
+    unit = found.group(2).lower() if found else ""
+    if found is None or unit not in units:
+        raise ValueError(f"{text!r:.60} is not a number, and one of {', '.join(filter(None, units))}")
+    amount = Fraction(found.group(1).replace("_", "")) * units[unit]
+    if amount.denominator != 1:
+        raise ValueError(f"{text!r:.60} is not a whole number of the smallest unit")
+    return int(amount)
+
+
+def show_bytes(size_bytes: int) -> str:
+    """A size in the largest binary unit that it has one of."""
+    value = float(size_bytes)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{size_bytes} byte{'s' * (size_bytes != 1)}" if unit == "bytes" else f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} TiB"
+
+
+def show_cycles(cycles: int) -> str:
+    """Cycles in trillions, billions or millions, where there are so many."""
+    for letter, unit in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
+        if cycles >= unit:
+            return f"{cycles / unit:.4f}".rstrip("0").rstrip(".") + f" {letter}"
+    return str(cycles)
