@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 import wasmtime
@@ -112,7 +113,7 @@ def test_snapshots_have_it(canister: Canister) -> None:
     assert (see(canister, 3), count(canister)) == (b"one", 6)
 
 
-def test_a_snapshot_of_the_network_leaves_it_empty(canister: Canister, tmp_path) -> None:
+def test_a_snapshot_of_the_network_leaves_it_empty(canister: Canister, tmp_path: Path) -> None:
     put(canister, b"one")
     canister.update("inc")
     canister.write_snapshot(tmp_path / "snapshot")
@@ -120,3 +121,12 @@ def test_a_snapshot_of_the_network_leaves_it_empty(canister: Canister, tmp_path)
     canister.update("inc")
     canister.load_snapshot(canister.upload_snapshot(tmp_path / "snapshot"))
     assert (see(canister, 3), count(canister)) == (b"", 6)
+
+
+def test_a_canister_over_a_snapshot_directory_has_all_it_needs(tmp_path: Path) -> None:
+    Subnet().install(module("kv32"), FIVE).write_snapshot(tmp_path / "snapshot")
+    canister = Subnet.open(tmp_path / "snapshot").canisters[0]
+    snapshot = canister.take_snapshot()
+    canister.update("inc")
+    canister.load_snapshot(snapshot)
+    assert count(canister) == 5

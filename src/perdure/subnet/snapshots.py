@@ -19,6 +19,7 @@ from perdure.ic.principal import Principal
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import Snapshot, SnapshotMetadata, TemporaryImage, TemporaryStore, write_snapshot
 from perdure.storage.snapshot import HookStatus as HookName
+from perdure.subnet.host import MemoryHost
 from perdure.subnet.management import as_error
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule
@@ -33,9 +34,7 @@ _HOOK_NAMES: Final[Mapping[HookStatus, HookName]] = {
 }
 
 
-def put_on(
-    snapshot: Snapshot, world: World, canister: CanisterState, module: ResidentModule, store: TemporaryStore
-) -> None:
+def put_on(snapshot: Snapshot, world: World, canister: CanisterState, module: ResidentModule, host: MemoryHost) -> None:
     """Give a canister without code the state of a snapshot. Nothing is copied: its files are the memories' base.
 
     Raises:
@@ -43,7 +42,7 @@ def put_on(
     """
     metadata = snapshot.metadata
     global_values = _own_globals(metadata.global_values, module, snapshot.path)
-    memories = WasmState(_memories(snapshot, module, store), global_values)
+    memories = host.memories[canister.canister_id] = WasmState(_memories(snapshot, module, host.store), global_values)
     canister.module, canister.instance = module, module.instantiate(memories)
     canister.heap_wasm_pages = metadata.wasm_memory_size // WASM_PAGE_BYTES
     canister.stable_wasm_pages = metadata.stable_memory_size // WASM_PAGE_BYTES

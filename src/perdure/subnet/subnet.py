@@ -176,7 +176,7 @@ class Subnet:
         canister._state.charged_until_ns = subnet._state.time_ns
         host = subnet._host
         assert isinstance(host, MemoryHost)
-        put_on(opened, subnet._world, canister._state, host.compile(opened.wasm_module()), host.store)
+        put_on(opened, subnet._world, canister._state, host.compile(opened.wasm_module()), host)
         return subnet
 
     # --- canisters
