@@ -1,4 +1,4 @@
-"""Build `kernel.wasm` and `kernel64.wasm` from `kernel.wat`: python tools/build_kernel.py [--check]."""
+"""Build kernel.wasm and kernel64.wasm from kernel.wat, wasi.wasm from wasi.wat: tools/build_kernel.py [--check]."""
 
 from __future__ import annotations
 
@@ -30,24 +30,23 @@ def widen(text: str) -> str:
     return text
 
 
-def build(text: str) -> dict[str, bytes]:
-    """File names and contents of the built kernels."""
-    return {
-        "kernel.wasm": bytes(wasmtime.wat2wasm(text)),
-        "kernel64.wasm": bytes(wasmtime.wat2wasm(widen(text))),
-    }
+def build() -> dict[str, bytes]:
+    """File names and contents of what is built."""
+    kernel, wasi = ((INSTRUMENT / name).read_text(encoding="utf-8") for name in ("kernel.wat", "wasi.wat"))
+    texts = {"kernel.wasm": kernel, "kernel64.wasm": widen(kernel), "wasi.wasm": wasi}
+    return {name: bytes(wasmtime.wat2wasm(text)) for name, text in texts.items()}
 
 
 def main() -> int:
     """Write the files, or with --check compare them."""
-    built = build((INSTRUMENT / "kernel.wat").read_text(encoding="utf-8"))
+    built = build()
     stale = (
         [name for name, wasm in built.items() if (INSTRUMENT / name).read_bytes() != wasm]
         if "--check" in sys.argv
         else []
     )
     for name in stale:
-        print(f"{name} is not what kernel.wat says: run python tools/build_kernel.py")
+        print(f"{name} is not what its text says: run python tools/build_kernel.py")
     if "--check" not in sys.argv:
         for name, wasm in built.items():
             (INSTRUMENT / name).write_bytes(wasm)

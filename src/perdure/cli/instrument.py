@@ -1,17 +1,27 @@
-"""`perdure instrument`: rewrite a module as perdure runs it, and say what was added."""
+"""`perdure instrument`: rewrite a module as perdure runs it, or for the network without WASI; say what was done."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
 
-from perdure.instrument import SCHEDULES, Instrumented, Options, count_instructions, validate
+from perdure.instrument import (
+    SCHEDULES,
+    Instrumented,
+    Options,
+    ReplacedImport,
+    WithoutWasi,
+    count_instructions,
+    replace_wasi,
+    validate,
+)
 from perdure.instrument import instrument as instrument_module
 from perdure.wasm import Module, decode, encode
 
-__all__ = ["instrument"]
+__all__ = ["instrument", "without_wasi"]
 
 
 @click.command()
@@ -20,7 +30,9 @@ __all__ = ["instrument"]
 @click.option("--schedule", type=click.Choice([*SCHEDULES, "none"]), default="2025", help="What instructions cost.")
 @click.option("--host-stable", is_flag=True, help="Leave stable memory behind host calls.")
 @click.option("--no-accounting", is_flag=True, help="Do not mark, limit or charge stable pages.")
-@click.option("--stats", is_flag=True, help="Say what was added even when writing to a file.")
+@click.option("--wasi", is_flag=True, help="Replace what it imports from WASI, and nothing else: for the network.")
+@click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
+@click.option("--stats", is_flag=True, help="Say what was done even when writing to a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def instrument(
@@ -29,32 +41,71 @@ def instrument(
     schedule: str,
     host_stable: bool,
     no_accounting: bool,
+    wasi: bool,
+    stub: tuple[str, ...],
     stats: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Meter a module, link native stable memory to it, and say what was added.
 
+    With --wasi the result is for the network instead: it imports ic0 alone, and is otherwise as it was. A PATTERN is
+    for "module.name", with *, ? and [...].
+
     \b
     Example:
         perdure instrument counter.wasm -o counter.native.wasm --stats
+        perdure instrument --wasi program.wasm -o canister.wasm --stats
     """  # noqa: D301 - click wants the backspace itself
-    original = decode(module.read_bytes())
-    validate(original)
-    options = Options(
-        schedule=None if schedule == "none" else schedule,
-        native_stable=not host_stable,
-        accounting=not no_accounting,
-    )
-    result = instrument_module(original, options)
-    encoded = encode(result.module)
+    data = module.read_bytes()
+    imports: tuple[ReplacedImport, ...] = ()
+    if wasi:
+        if schedule != "2025" or host_stable or no_accounting:
+            raise click.UsageError("--wasi makes a module for the network, which does its own instrumentation")
+        from perdure.embedder.engine import validate_original
+
+        replaced = without_wasi(data, stub)
+        encoded = encode(replaced.module)
+        validate_original(encoded)
+        validate(replaced.module)
+        facts, imports = _wasi_facts(replaced, len(data), len(encoded)), replaced.imports
+    else:
+        if stub:
+            raise click.UsageError("--stub goes with --wasi")
+        original = decode(data)
+        validate(original)
+        options = Options(
+            schedule=None if schedule == "none" else schedule,
+            native_stable=not host_stable,
+            accounting=not no_accounting,
+        )
+        result = instrument_module(original, options)
+        encoded = encode(result.module)
+        facts = _facts(original, result, len(data), len(encoded))
     if output:
         output.write_bytes(encoded)
-    facts = _facts(original, result, module.stat().st_size, len(encoded))
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        rows = [item._asdict() for item in imports]
+        click.echo(json.dumps({**facts, "imports": rows} if wasi else facts, indent=2))
     elif not quiet and (stats or not output):
-        _print(facts)
+        _print(facts, imports)
+
+
+def without_wasi(wasm: bytes, stub: tuple[str, ...]) -> WithoutWasi:
+    """A module without WASI, for commands; a pattern that matches nothing is bad usage."""
+    try:
+        return replace_wasi(decode(wasm), stub)
+    except ValueError as error:
+        raise click.UsageError(f"--stub: {error}") from error
+
+
+def _wasi_facts(replaced: WithoutWasi, size_bytes: int, written_bytes: int) -> dict[str, object]:
+    return {
+        "size_bytes": size_bytes,
+        "written_bytes": written_bytes,
+        "initializer": replaced.initializer or None,
+        "renamed": dict(replaced.renamed),
+    }
 
 
 def _facts(original: Module, result: Instrumented, size_bytes: int, instrumented_bytes: int) -> dict[str, object]:
@@ -76,12 +127,30 @@ def _facts(original: Module, result: Instrumented, size_bytes: int, instrumented
     }
 
 
-def _print(facts: dict[str, object]) -> None:
+def _print(facts: Mapping[str, object], imports: Iterable[ReplacedImport]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if type(value) is int else value
-        table.add_row(name.replace("_", " "), str(shown))
+    table.add_column(no_wrap=True)
+    rows = [(name.replace("_", " "), _shown(value)) for name, value in facts.items()]
+    rows += [
+        (f"{item.module}.{item.name}", item.becomes + (f", by ic0.{item.calls}" if item.calls else ""))
+        for item in imports
+    ]
+    for title, shown in rows:
+        table.add_row(Text(title), Text(shown))
     Console().print(table)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case list():
+            return ", ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{old} to {new}" for old, new in value.items())
+        case int() if not isinstance(value, bool):
+            return f"{value:,}"
+        case _:
+            return str(value)

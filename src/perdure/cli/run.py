@@ -29,9 +29,19 @@ class _Result(NamedTuple):
 @click.argument("module", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
+@click.option("--wasi", is_flag=True, help="The module is for WASI: replace what it imports.")
+@click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def run(module: Path, calls: tuple[str, ...], init: str, as_json: bool, quiet: bool) -> None:
+def run(
+    module: Path,
+    calls: tuple[str, ...],
+    init: str,
+    wasi: bool,
+    stub: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Install MODULE on a fresh subnet and call its methods, each as the export says: update or query.
 
     An argument is hexadecimal, `@FILE`, or Candid text in parentheses. Without one it is `()`, unless the module says
@@ -41,13 +51,27 @@ def run(module: Path, calls: tuple[str, ...], init: str, as_json: bool, quiet: b
     Example:
         perdure run counter.wasm increment increment get
         perdure run ledger.wasm 'transfer=("alice", 10)'
+        perdure run --wasi program.wasm inc
     """  # noqa: D301 - click wants the backspace itself
+    from perdure.errors import RejectError
     from perdure.subnet import Subnet
 
+    code = module.read_bytes()
+    if wasi:
+        from perdure.cli.instrument import without_wasi
+        from perdure.wasm import encode
+
+        code = encode(without_wasi(code, stub).module)
+    elif stub:
+        raise click.UsageError("--stub goes with --wasi")
     try:
-        canister = Subnet().install(module, _given(init))
+        canister = Subnet().install(code, _given(init))
     except ValueError as error:
         raise click.UsageError(f"{error}: pass --init") from error
+    except RejectError as error:
+        if "'wasi_" in error.message:
+            click.echo("perdure: the module is for WASI: try perdure run --wasi", err=True)
+        raise
     service = _service(canister)
     results = [_call(canister, service, call) for call in calls]
     if as_json:

@@ -1,9 +1,10 @@
-"""Module to Module: validate, meter, link the native System API."""
+"""Module to Module: validate, replace WASI, meter, link the native System API."""
 
 from perdure.instrument.costs import SCHEDULES, PageCharges
 from perdure.instrument.link import Instrumented, Options, SavedGlobal, instrument, kernel_for, link
 from perdure.instrument.metering import count_instructions
 from perdure.instrument.validate import REPLICA, Policy, validate
+from perdure.instrument.wasi import ReplacedImport, WithoutWasi, replace_wasi, wasm_without_wasi
 
 __all__ = [
     "REPLICA",
@@ -12,10 +13,14 @@ __all__ = [
     "Options",
     "PageCharges",
     "Policy",
+    "ReplacedImport",
     "SavedGlobal",
+    "WithoutWasi",
     "count_instructions",
     "instrument",
     "kernel_for",
     "link",
+    "replace_wasi",
     "validate",
+    "wasm_without_wasi",
 ]

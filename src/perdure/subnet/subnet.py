@@ -41,7 +41,7 @@ from perdure.execution.scheduler import (
 from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetState
 from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
-from perdure.instrument import Options
+from perdure.instrument import Options, wasm_without_wasi
 from perdure.storage import Durability, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
 from perdure.subnet.copying import deep_copy
@@ -190,6 +190,7 @@ class Subnet:
         canister_id: Principal | None = None,
         controllers: Iterable[Principal] = (),
         cycles: int = DEFAULT_CYCLES,
+        wasi: bool = False,
     ) -> Canister:
         """Create a canister and install a module on it.
 
@@ -200,12 +201,14 @@ class Subnet:
             canister_id: by default the next free one.
             controllers: by default the anonymous principal.
             cycles: the balance.
+            wasi: the module is for WASI: replace what it imports as `perdure.instrument.replace_wasi` does.
 
         Raises:
             RejectError: the module is refused, or its start or init code trapped.
+            UnsupportedError: with `wasi`, the module imports what nothing stands in for.
             ValueError: the id is taken, or the module takes arguments and `arg` is none or another.
         """
-        code = self._code(wasm)
+        code = self._code(wasm, wasi=wasi)
         canister = self.create_canister(canister_id=canister_id, controllers=controllers, cycles=cycles)
         state = canister._state
         try:
@@ -238,15 +241,17 @@ class Subnet:
         self._host.executed(self._state, ExecutedMessage(kind, canister_id, arg=arg))
         self._host.wait(self._host.settle())
 
-    def _code(self, wasm: Wasm) -> bytes:
+    def _code(self, wasm: Wasm, *, wasi: bool = False) -> bytes:
         """The module as uploaded."""
         if isinstance(wasm, bytes | bytearray | memoryview):
-            return bytes(wasm)
-        if isinstance(wasm, str | os.PathLike):
-            return Path(wasm).read_bytes()
-        module = _module_of(wasm)
-        self._host.provide(module)
-        return module.wasm
+            code = bytes(wasm)
+        elif isinstance(wasm, str | os.PathLike):
+            code = Path(wasm).read_bytes()
+        else:
+            module = _module_of(wasm)
+            self._host.provide(module)
+            return module.wasm
+        return wasm_without_wasi(code) if wasi else code
 
     def canister(self, canister_id: Principal) -> Canister:
         """The handle of a canister of this subnet.
@@ -562,13 +567,13 @@ class Canister:
 
     # --- code
 
-    def install(self, wasm: Wasm, arg: Argument | None = None) -> None:
-        """Install a module on a canister that has none.
+    def install(self, wasm: Wasm, arg: Argument | None = None, *, wasi: bool = False) -> None:
+        """Install a module on a canister that has none; arguments as for `Subnet.install`.
 
         Raises:
             RejectError: there is code already, the module is refused, or its start or init code trapped.
         """
-        self._install(InstallOptions(InstallMode.INSTALL), self._subnet._code(wasm), arg)
+        self._install(InstallOptions(InstallMode.INSTALL), self._subnet._code(wasm, wasi=wasi), arg)
 
     def upgrade(
         self,
@@ -577,6 +582,7 @@ class Canister:
         *,
         wasm_memory_persistence: str | None = None,
         skip_pre_upgrade: bool = False,
+        wasi: bool = False,
     ) -> None:
         """Upgrade to a module: stable memory is kept, the heap only with ``wasm_memory_persistence="keep"``.
 
@@ -586,11 +592,11 @@ class Canister:
         if wasm_memory_persistence not in {None, "keep", "replace"}:
             raise ValueError(f"wasm_memory_persistence is 'keep', 'replace' or None, found {wasm_memory_persistence!r}")
         options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
-        self._install(options, self._subnet._code(wasm), arg)
+        self._install(options, self._subnet._code(wasm, wasi=wasi), arg)
 
-    def reinstall(self, wasm: Wasm, arg: Argument | None = None) -> None:
+    def reinstall(self, wasm: Wasm, arg: Argument | None = None, *, wasi: bool = False) -> None:
         """Install a module anew: all memories are lost."""
-        self._install(InstallOptions(InstallMode.REINSTALL), self._subnet._code(wasm), arg)
+        self._install(InstallOptions(InstallMode.REINSTALL), self._subnet._code(wasm, wasi=wasi), arg)
 
     @alone
     def _install(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> None:
