@@ -1,0 +1,139 @@
+"""Whether they are sound, and where they lie: fsck, map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from perdure.cli.stable.show import console_of, print_json
+from perdure.cli.stable.source import FOUND_WRONG, opened, options
+
+if TYPE_CHECKING:
+    from perdure.inspection.find import Inventory
+    from perdure.inspection.fsck import Report
+
+__all__ = ["fsck", "map_"]
+
+_COLOURS: Final = ("blue", "yellow", "red", "cyan", "green", "magenta", "bright_blue", "bright_red", "white")
+
+
+@click.command()
+@click.argument("source")
+@click.option("--all-values", is_flag=True, help="Decode every value with its declared type, not the first thousand.")
+@options
+def fsck(source: str, all_values: bool, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
+    """Prove a stable memory sound, or say what is not.
+
+    Each finding has an address and advice. Exit code 1 on errors, not on notes. Needs the extra "columns".
+
+    \b
+    Example:
+        perdure stable fsck ./my-snapshot
+    """  # noqa: D301
+    from perdure.inspection.fsck import fsck as check
+
+    with opened(source, schema_path) as (inventory, declared):
+        report = check(inventory, declared, all_values=all_values)
+    if as_json:
+        print_json(_report_json(report))
+    elif not quiet:
+        _print_report(report)
+    if report.errors:
+        raise click.exceptions.Exit(FOUND_WRONG)
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "errors": len(report.errors),
+        "checked": report.checked,
+        "counts": report.counts,
+        "findings": [
+            {**vars(finding), "severity": finding.severity, "advice": finding.advice} for finding in report.findings
+        ],
+        "trees": {label: vars(facts) for label, facts in report.facts.items()},
+    }
+
+
+def _print_report(report: Report) -> None:
+    from rich.text import Text
+
+    console = console_of()
+    for finding in report.findings:
+        style = "red" if finding.severity == "error" else "yellow"
+        where = "" if finding.address is None else f" at {finding.address:#x}"
+        if finding.below_address is not None and finding.below_address != finding.address:
+            where += f" ({finding.below_address:#x} in the dump)"
+        console.print(
+            Text.assemble(
+                (finding.severity, style), f" {finding.code}: memory {finding.label}{where}: {finding.message}"
+            )
+        )
+        console.print(Text(f"  {finding.advice}", style="dim"))
+    listed = len(report.findings)
+    total = sum(sum(counts.values()) for counts in report.counts.values())
+    if total > listed:
+        console.print(f"and {total - listed} more of the same kinds")
+    errors = len(report.errors)
+    click.echo(f"{report.checked} memories checked: {errors} errors, {listed - errors} notes listed")
+
+
+@click.command("map")
+@click.argument("source")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write an SVG here.")
+@options
+def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
+    """Show what occupies the memory.
+
+    As blocks here, or as an SVG with -o.
+
+    \b
+    Example:
+        perdure stable map canister.bin
+        perdure stable map canister.bin -o map.svg
+    """  # noqa: D301
+    from perdure.inspection.occupancy import occupancy, to_svg
+
+    with opened(source, schema_path) as (inventory, _):
+        if output is not None:
+            output.write_text(to_svg(inventory), encoding="utf-8")
+        if as_json:
+            print_json([vars(span) for span in occupancy(inventory)])
+        elif output is None:
+            _print_map(inventory, quiet=quiet)
+        elif not quiet:
+            click.echo(f"written to {output}")
+
+
+def _print_map(inventory: Inventory, *, quiet: bool) -> None:
+    from rich.text import Text
+
+    from perdure.inspection.occupancy import cells, legend, occupancy
+
+    console = console_of()
+    width = min(64, max(16, console.width - 2))
+    drawn = cells(occupancy(inventory), width * 12)
+    colours = {structure.label: _COLOURS[index % len(_COLOURS)] for index, structure in enumerate(inventory.structures)}
+    letters = {structure.label: _letter(index) for index, structure in enumerate(inventory.structures)}
+    text = Text()
+    for number, span in enumerate(drawn):
+        if span.use == "used":
+            mark = "█" if console.is_terminal and not console.no_color else letters[span.label]
+        else:
+            mark = {"manager": "#", "slack": "░", "free": "·"}[span.use]
+        text.append(mark, style=colours.get(span.label, ""))
+        if number % width == width - 1:
+            text.append("\n")
+    console.print(text, end="")
+    if quiet:
+        return
+    for structure in inventory.structures:
+        console.print(Text(f"{letters[structure.label]} {legend(structure)}", style=colours[structure.label]))
+    console.print(Text("# manager   ░ set aside, not in use   · nobody's"))
+
+
+def _letter(index: int) -> str:
+    """A letter for each structure, for where there are no colours."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    return alphabet[index % len(alphabet)]

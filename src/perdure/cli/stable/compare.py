@@ -1,0 +1,143 @@
+"""What they may be, and how they differ: infer, diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.cli.stable.show import console_of, print_json, printable
+from perdure.cli.stable.source import FOUND_WRONG, opened, options
+
+if TYPE_CHECKING:
+    from perdure.inspection.diff import StructureDiff
+
+__all__ = ["diff", "infer"]
+
+
+@click.command()
+@click.argument("source")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write stable.yaml here.")
+@options
+def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
+    """Draft a stable.yaml from the bytes, and say how sure it is.
+
+    \b
+    Example:
+        perdure stable infer canister.bin -o stable.yaml
+    """  # noqa: D301
+    from perdure.inspection.infer import draft
+    from perdure.inspection.schema import dump_schema
+
+    with opened(source, schema_path) as (inventory, _):
+        drafts = list(draft(inventory))
+        if output is not None:
+            if output.exists():
+                raise click.UsageError(f"{output} exists already")
+            output.write_text(dump_schema((found.memory, found.comment) for found in drafts), encoding="utf-8")
+        if as_json:
+            print_json(
+                [
+                    {
+                        **vars(found.memory),
+                        "sampled": found.sampled,
+                        "key_guesses": [vars(guess) for guess in found.key],
+                        "value_guesses": [vars(guess) for guess in found.value],
+                    }
+                    for found in drafts
+                ]
+            )
+        elif output is None:
+            comments = ((found.memory, "" if quiet else found.comment) for found in drafts)
+            click.echo(dump_schema(comments), nl=False)
+
+
+@click.command()
+@click.argument("before")
+@click.argument("after")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Changes to show of each; 0: all."
+)
+@click.option("--full-scan", is_flag=True, help="Compare every entry, not only those near changed pages.")
+@options
+def diff(
+    before: str, after: str, limit: int, full_scan: bool, as_json: bool, quiet: bool, schema_path: Path | None
+) -> None:
+    """Compare two stable memories by key. Exit code 1 if they differ.
+
+    4 KiB pages are compared first, so that only what is near a change is decoded.
+
+    \b
+    Example:
+        perdure stable diff monday.bin tuesday.bin
+    """  # noqa: D301
+    from perdure.inspection.diff import diff as compare
+
+    with opened(before, schema_path) as (old, declared), opened(after, schema_path) as (new, _):
+        found = list(compare(old, new, declared, full_scan=full_scan))
+        if as_json:
+            print_json([_diff_json(structure, limit) for structure in found])
+        elif not quiet:
+            for structure in found:
+                _print_diff(structure, limit)
+    if any(structure.status != "same" for structure in found):
+        raise click.exceptions.Exit(FOUND_WRONG)
+
+
+def _diff_json(found: StructureDiff, limit: int) -> dict[str, Any]:
+    shown = found.changes[:limit] if limit else found.changes
+    return {
+        "memory": found.label,
+        "name": found.name,
+        "status": found.status,
+        "kinds": list(found.kinds),
+        **{what: found.count(what) for what in ("added", "removed", "changed")},
+        "pages": dict(zip(("all", "compared", "changed"), found.pages, strict=True)),
+        "changes": [_change_json(found, change) for change in shown],
+    }
+
+
+def _change_json(found: StructureDiff, change: Any) -> dict[str, Any]:
+    from perdure.inspection.codec import to_json
+
+    sides: dict[str, Any] = {}
+    key: dict[str, Any] = {}
+    for side, table, data in zip(("before", "after"), found.tables, (change.before, change.after), strict=True):
+        assert table is not None
+        if data is None:
+            sides[side] = None
+            continue
+        key = dict(zip(table.key_columns, map(to_json, table.decode_key(change.key)), strict=True))
+        sides[side] = dict(zip(table.value_columns, map(to_json, table.decode_value(data)), strict=True))
+    return {"what": change.what, **key, **sides}
+
+
+def _print_diff(found: StructureDiff, limit: int) -> None:
+    from rich.text import Text
+
+    if found.status == "same":
+        return
+    console = console_of()
+    counts = ", ".join(f"{number} {what}" for what in ("added", "removed", "changed") if (number := found.count(what)))
+    kinds = " -> ".join(dict.fromkeys(kind or "nothing" for kind in found.kinds))
+    console.print(Text(f"{found.name} ({kinds}): {counts or found.status}", style="bold"))
+    shown = found.changes[:limit] if limit else found.changes
+    for change in shown:
+        mark, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[change.what]
+        console.print(Text(f"  {mark} {_change_text(found, change)}", style=style))
+    if len(found.changes) > len(shown):
+        console.print(Text(f"  and {len(found.changes) - len(shown)} more"))
+
+
+def _change_text(found: StructureDiff, change: Any) -> str:
+    tables = found.tables
+    table = tables[0] if change.after is None else tables[1]
+    assert table is not None
+    key = " ".join(printable(part) for part in table.decode_key(change.key))
+    values = [
+        " ".join(printable(part) for part in side.decode_value(data))
+        for side, data in zip(tables, (change.before, change.after), strict=True)
+        if data is not None and side is not None
+    ]
+    return f"{key}: {' -> '.join(values)}" if any(values) else key

@@ -1,0 +1,202 @@
+"""What is in them: rows, get, query."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.cli.stable.show import print_json, print_table, printable
+from perdure.cli.stable.source import FOUND_WRONG, open_table, opened, options
+
+if TYPE_CHECKING:
+    from perdure.inspection.table import Bound, Table
+
+__all__ = ["get", "query", "rows"]
+
+
+@click.command()
+@click.argument("source")
+@click.argument("structure")
+@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Rows to show; 0 for all.")
+@click.option("--from", "low", help="The first key or position.")
+@click.option("--to", "high", help="The last key or position.")
+@click.option("--reverse", is_flag=True, help="Backwards, from the last key on.")
+@click.option("--nl", is_flag=True, help="One JSON object a line.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV.")
+@options
+def rows(
+    source: str,
+    structure: str,
+    limit: int,
+    low: str | None,
+    high: str | None,
+    reverse: bool,
+    nl: bool,
+    as_csv: bool,
+    as_json: bool,
+    quiet: bool,
+    schema_path: Path | None,
+) -> None:
+    """Show the entries of a structure, in its own order.
+
+    STRUCTURE is a memory id, page:N, or a name from the schema. Keys are written as numbers, text, principals,
+    hexadecimal (raw), or JSON, as their type asks.
+
+    \b
+    Example:
+        perdure stable rows canister.bin 0 --limit 5
+        perdure stable rows canister.bin users --from 2vxsx-fae --nl
+    """  # noqa: D301
+    from itertools import islice
+
+    with opened(source, schema_path) as (inventory, declared):
+        table = open_table(inventory, declared, structure)
+        entries = table.entries(_bound(table, low), _bound(table, high), reverse=reverse)
+        decoded = (table.decode(entry) for entry in islice(entries, limit or None))
+        _print_rows(table.columns, decoded, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
+
+
+def _bound(table: Table, text: str | None) -> Bound | None:
+    from perdure.inspection.table import Bound
+
+    return None if text is None else Bound(_key_of(table, text))
+
+
+def _key_of(table: Table, text: str) -> Any:
+    """The key or position that a person wrote."""
+    try:
+        return int(text, 0) if table.key is None else table.key.from_text(text)
+    except ValueError as error:
+        what = "position" if table.key is None else table.key.name
+        raise click.BadParameter(f"{text!r} is no {what}: {error}") from error
+
+
+def _print_rows(
+    columns: Sequence[str], decoded: Iterable[Sequence[Any]], *, as_json: bool, nl: bool, as_csv: bool, quiet: bool
+) -> None:
+    import json
+
+    from perdure.inspection.codec import to_json
+
+    if as_json or nl:
+        objects = (dict(zip(columns, map(to_json, row), strict=True)) for row in decoded)
+        if nl:
+            for found in objects:
+                click.echo(json.dumps(found, ensure_ascii=False))
+        else:
+            print_json(list(objects))
+    elif as_csv:
+        import csv
+
+        from perdure.inspection.export import to_text
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        if not quiet:
+            writer.writerow(columns)
+        writer.writerows([to_text(value) for value in row] for row in decoded)
+    elif quiet:
+        for row in decoded:
+            click.echo("\t".join(printable(value) for value in row))
+    else:
+        print_table(columns, ([printable(value) for value in row] for row in decoded))
+
+
+@click.command()
+@click.argument("source")
+@click.argument("structure")
+@click.argument("key", required=False)
+@click.option("--raw", "as_raw", is_flag=True, help="The bytes of the value as they are.")
+@options
+def get(
+    source: str, structure: str, key: str | None, as_raw: bool, as_json: bool, quiet: bool, schema_path: Path | None
+) -> None:
+    """Show the value of one key, or at one position. Exit code 1 if there is none.
+
+    A cell needs no KEY.
+
+    \b
+    Example:
+        perdure stable get canister.bin 0 42
+        perdure stable get canister.bin users 2vxsx-fae --json
+    """  # noqa: D301
+    with opened(source, schema_path) as (inventory, declared):
+        table = open_table(inventory, declared, structure)
+        if key is None and table.key_columns:
+            raise click.UsageError("which key? only a cell has none")
+        at = 0 if key is None else _key_of(table, key)
+        data = table.get(at)
+        if data is None:
+            if not quiet:
+                click.echo(f"perdure: no entry {key!r} in {table.name}", err=True)
+            raise click.exceptions.Exit(FOUND_WRONG)
+        _print_value(table, (at, data), as_json=as_json, as_raw=as_raw)
+
+
+def _print_value(table: Table, entry: tuple[Any, bytes], *, as_json: bool, as_raw: bool) -> None:
+    from perdure.inspection.codec import to_json
+    from perdure.inspection.export import to_text
+
+    if as_raw:
+        sys.stdout.buffer.write(entry[1])
+    elif as_json:
+        print_json(dict(zip(table.columns, map(to_json, table.decode(entry)), strict=True)))
+    else:
+        values = [to_text(value) for value in table.decode_value(entry[1])]
+        click.echo("\t".join("" if value is None else str(value) for value in values))
+
+
+@click.command()
+@click.argument("source")
+@click.argument("sql")
+@click.option("-p", "--param", "params", type=(str, str), multiple=True, help="A named parameter and its value.")
+@click.option("--nl", is_flag=True, help="One JSON object a line.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV.")
+@options
+def query(
+    source: str,
+    sql: str,
+    params: tuple[tuple[str, str], ...],
+    nl: bool,
+    as_csv: bool,
+    as_json: bool,
+    quiet: bool,
+    schema_path: Path | None,
+) -> None:
+    """Run SQL over the structures as tables.
+
+    Tables are named as schema shows; needs the extra "sql". Conditions on keys become lookups and ranges. Composed
+    values are JSON: json_extract(value, '$.name').
+
+    \b
+    Example:
+        perdure stable query canister.bin "select count(*) from memory_0"
+        perdure stable query canister.bin "select * from users where key = :k" -p k 2vxsx-fae
+    """  # noqa: D301
+    from perdure.errors import UnsupportedError
+    from perdure.inspection.sql import connect
+
+    with opened(source, schema_path) as (inventory, declared):
+        connection = connect(inventory, declared)
+        import apsw
+
+        try:
+            cursor = connection.execute(sql, {name: _parameter(value) for name, value in params} or None)
+            described = cursor.get_description() if cursor.is_readonly else ()
+            columns = [column[0] for column in described]
+            _print_rows(columns, cursor, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
+        except apsw.ExecutionCompleteError:
+            _print_rows([], [], as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
+        except (apsw.Error, KeyError) as error:
+            raise UnsupportedError(f"SQL: {error}") from error
+
+
+def _parameter(text: str) -> Any:
+    """A parameter as SQLite takes it: what is written as a number is one, also past 63 bits."""
+    from perdure.inspection.codec import to_sql
+
+    is_number = text.removeprefix("-").isdecimal() and text == str(int(text))
+    return to_sql(int(text)) if is_number else text

@@ -1,0 +1,86 @@
+"""To Parquet, CSV and SQLite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.cli.stable.show import print_json
+from perdure.cli.stable.source import open_table, opened, options
+
+if TYPE_CHECKING:
+    from perdure.inspection.table import Table
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("source")
+@click.argument("structures", nargs=-1)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file, or a directory of files."
+)
+@click.option(
+    "--format", "form", type=click.Choice(("parquet", "csv", "sqlite")), help="Taken from the file's name if not said."
+)
+@options
+def export(
+    source: str,
+    structures: tuple[str, ...],
+    output: Path,
+    form: str | None,
+    as_json: bool,
+    quiet: bool,
+    schema_path: Path | None,
+) -> None:
+    """Write structures to Parquet, CSV or SQLite.
+
+    All of them, if none is named. Datasette opens the SQLite file as it is.
+
+    Parquet and CSV hold one structure a file: for several, OUTPUT is a directory.
+
+    \b
+    Example:
+        perdure stable export canister.bin -o canister.db
+        perdure stable export canister.bin users -o users.parquet
+    """  # noqa: D301
+    from perdure.inspection.sql import open_tables
+
+    form = form or {".parquet": "parquet", ".csv": "csv", ".db": "sqlite", ".sqlite": "sqlite"}.get(output.suffix)
+    if form is None:
+        raise click.UsageError("which --format? parquet, csv or sqlite")
+    with opened(source, schema_path) as (inventory, declared):
+        if structures:
+            tables = [open_table(inventory, declared, name) for name in structures]
+            reasons: list[str] = []
+        else:
+            tables, reasons = open_tables(inventory, declared)
+        written = _export(tables, output, form)
+        if as_json:
+            print_json(written)
+        elif not quiet:
+            for name, number in written.items():
+                click.echo(f"{name}: {number} rows")
+            for reason in reasons:
+                click.echo(f"left out: {reason}", err=True)
+
+
+def _export(tables: list[Table], output: Path, form: str) -> dict[str, int]:
+    from perdure.inspection.export import export_csv, export_parquet, export_sqlite
+
+    if form == "sqlite":
+        return export_sqlite(tables, output)
+    written = {}
+    for table in tables:
+        path = output
+        if len(tables) > 1 or output.is_dir():
+            output.mkdir(parents=True, exist_ok=True)
+            path = output / f"{table.name}.{form}"
+        if form == "parquet":
+            written[table.name] = export_parquet(table, path)
+        else:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                written[table.name] = export_csv(table, file)
+    return written

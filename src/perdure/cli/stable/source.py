@@ -1,0 +1,94 @@
+"""What the `perdure stable` commands share: their options, their exit codes, how SOURCE is opened."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from perdure.inspection.find import Inventory
+    from perdure.inspection.schema import Schema
+    from perdure.inspection.table import Table
+
+__all__ = ["COULD_NOT", "FOUND_WRONG", "open_table", "opened", "options"]
+
+FOUND_WRONG: Final = 1
+COULD_NOT: Final = 2
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def options(command: Callable[P, R]) -> Callable[P, R]:
+    """What every command takes."""
+    schema = click.option(
+        "--schema",
+        "schema_path",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The schema file; ./stable.yaml if there is one.",
+    )
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Nothing but what was asked for: no headings, no notes.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
+    return as_json(quiet(schema(_exit_codes(command))))
+
+
+def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn a damaged structure into exit code 1; what cannot be done is left to `perdure.cli.main`, code 2."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+        from perdure.errors import MalformedError
+
+        try:
+            return command(*arguments, **options)
+        except MalformedError as error:
+            click.echo(f"perdure: {error}", err=True)
+            raise click.exceptions.Exit(FOUND_WRONG) from error
+        except ModuleNotFoundError as error:
+            extra = {"numpy": "columns", "pyarrow": "columns", "apsw": "sql", "google": "protobuf"}.get(
+                error.name or ""
+            )
+            if extra is None:
+                raise
+            raise click.ClickException(f"this needs `pip install 'perdure[{extra}]'`") from error
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise click.exceptions.Exit(0) from None
+
+    return wrapped
+
+
+@contextmanager
+def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, Schema | None]]:
+    """The inventory of a source, with the names of the schema."""
+    from perdure.errors import MalformedError, UnsupportedError
+    from perdure.inspection.find import find
+    from perdure.inspection.schema import load_schema, name_structures
+    from perdure.inspection.source import open_source
+
+    default = Path("stable.yaml")
+    path = schema_path or (default if default.is_file() else None)
+    try:
+        schema = load_schema(path) if path is not None else None
+    except MalformedError as error:
+        raise UnsupportedError(f"{path}: {error}") from error
+    try:
+        opened = open_source(source)
+    except MalformedError as error:
+        raise UnsupportedError(f"{source}: {error}") from error
+    pairs = {label: entry.data for label, entry in schema.memories.items() if entry.data is not None} if schema else {}
+    with opened:
+        yield name_structures(find(opened, pairs), schema), schema
+
+
+def open_table(inventory: Inventory, schema: Schema | None, name: str) -> Table:
+    """The structure of a name or label as a table."""
+    from perdure.inspection.table import open_table
+
+    return open_table(inventory.structure(name), schema)

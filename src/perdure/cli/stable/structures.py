@@ -1,0 +1,223 @@
+"""What there is: ls, tree, schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.cli.stable.show import console_of, print_json, print_table, show_size
+from perdure.cli.stable.source import opened, options
+
+if TYPE_CHECKING:
+    from perdure.inspection.find import Inventory, Structure
+    from perdure.inspection.table import Table
+
+__all__ = ["ls", "schema", "tree"]
+
+
+@click.command()
+@click.argument("source")
+@options
+def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
+    """List every memory and the structure in it, found unaided.
+
+    \b
+    Example:
+        perdure stable ls canister.bin
+        perdure stable ls --json ./my-snapshot
+    """  # noqa: D301
+    with opened(source, schema_path) as (inventory, _):
+        if as_json:
+            print_json(_inventory_json(inventory))
+        elif quiet:
+            for structure in inventory.structures:
+                click.echo(structure.name or structure.label)
+        else:
+            _print_inventory(inventory)
+
+
+def _inventory_json(inventory: Inventory) -> dict[str, Any]:
+    managers = [
+        {
+            "wasm_page": manager.wasm_page,
+            "version": manager.header.version,
+            "bucket_wasm_pages": manager.header.bucket_wasm_pages,
+            "allocated_buckets": manager.header.allocated_buckets,
+            "is_motoko": manager.is_motoko,
+            "trouble": manager.trouble or None,
+        }
+        for manager in inventory.managers
+    ]
+    return {
+        "source": inventory.label,
+        "wasm_pages": inventory.memory.size(),
+        "managers": managers,
+        "structures": [_structure_json(structure) for structure in inventory.structures],
+    }
+
+
+def _structure_json(structure: Structure) -> dict[str, Any]:
+    return {
+        "memory": structure.label,
+        "name": structure.name,
+        "kind": structure.kind,
+        "version": structure.version,
+        "entries": structure.entries,
+        "key": _width_json(structure.key),
+        "value": _width_json(structure.value),
+        "wasm_pages": structure.region.size(),
+        "used_bytes": structure.used_bytes,
+        "allocated_bytes": structure.allocated_bytes,
+        "wasted_bytes": structure.wasted_bytes,
+        "address": structure.address,
+        "data_memory": structure.data_memory_id,
+        "note": structure.note or None,
+    }
+
+
+def _width_json(width: Any) -> dict[str, Any] | None:
+    if width is None:
+        return None
+    return {
+        "max_bytes": width.max_bytes,
+        "is_fixed": width.is_fixed,
+        "is_unbounded": width.is_unbounded,
+        "seen_bytes": width.seen,
+    }
+
+
+def _print_inventory(inventory: Inventory) -> None:
+    click.echo(f"{inventory.label}: {inventory.memory.size()} Wasm pages ({show_size(inventory.memory.size() << 16)})")
+    for manager in inventory.managers:
+        header = manager.header
+        where = "" if manager.wasm_page == 0 else f" at Wasm page {manager.wasm_page}"
+        kind = "big-endian (Motoko) " if manager.is_motoko else ""
+        click.echo(
+            f"{kind}memory manager{where}: version {header.version}, {header.allocated_buckets} buckets of "
+            f"{header.bucket_wasm_pages} Wasm pages{'; ' + manager.trouble if manager.trouble else ''}"
+        )
+    columns = ("memory", "name", "kind", "v", "entries", "key", "value", "used", "set aside", "wasted", "note")
+    rows = [
+        (
+            structure.label if structure.data_memory_id is None else f"{structure.label}+{structure.data_memory_id}",
+            structure.name,
+            structure.kind,
+            structure.version,
+            structure.entries,
+            structure.key,
+            structure.value,
+            show_size(structure.used_bytes),
+            show_size(structure.allocated_bytes),
+            show_size(structure.wasted_bytes),
+            structure.note,
+        )
+        for structure in inventory.structures
+    ]
+    shown = [index for index, column in enumerate(columns) if column == "memory" or any(row[index] for row in rows)]
+    print_table(
+        [columns[index] for index in shown],
+        [[row[index] for index in shown] for row in rows],
+        right=("v", "entries", "used", "set aside", "wasted"),
+    )
+
+
+@click.command()
+@click.argument("source")
+@options
+def tree(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
+    """Show how memories and structures nest.
+
+    Manager, memories, structures, and the shape of each B-tree. Reads every node; needs the extra "columns".
+
+    \b
+    Example:
+        perdure stable tree canister.bin
+    """  # noqa: D301
+    from perdure.inspection.fsck import fsck as check
+
+    with opened(source, schema_path) as (inventory, schema):
+        facts = check(inventory, schema).facts
+        shapes = {label: vars(found) for label, found in facts.items()}
+        if as_json:
+            nested = _inventory_json(inventory)
+            for structure in nested["structures"]:
+                structure["tree"] = shapes.get(structure["memory"])
+            print_json(nested)
+        else:
+            _print_tree(inventory, shapes, quiet=quiet)
+
+
+def _print_tree(inventory: Inventory, shapes: dict[str, dict[str, Any]], *, quiet: bool) -> None:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree(Text(inventory.label))
+    parent = root
+    for manager in inventory.managers:
+        parent = root.add(Text(f"memory manager, {manager.header.allocated_buckets} buckets"))
+    for structure in inventory.structures:
+        name = f" {structure.name}" if structure.name else ""
+        entries = "" if structure.entries is None else f", {structure.entries} entries"
+        version = "" if structure.version is None else f" version {structure.version}"
+        node = parent.add(Text(f"{structure.label}{name}: {structure.kind}{version}{entries}"))
+        if quiet:
+            continue
+        if structure.key is not None or structure.value is not None:
+            widths = [
+                f"{what} {width}" for what, width in (("key", structure.key), ("value", structure.value)) if width
+            ]
+            node.add(Text(f"bytes: {', '.join(widths)}"))
+        for what, number in shapes.get(structure.label, {}).items():
+            if number:
+                node.add(Text(f"{what.replace('_', ' ')}: {number}"))
+        if structure.note:
+            node.add(Text(structure.note))
+    console_of().print(root)
+
+
+@click.command()
+@click.argument("source")
+@options
+def schema(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
+    """Show the SQL tables that query and export see.
+
+    \b
+    Example:
+        perdure stable schema canister.bin
+    """  # noqa: D301
+    from perdure.inspection.sql import open_tables
+
+    with opened(source, schema_path) as (inventory, declared):
+        tables, reasons = open_tables(inventory, declared)
+        if as_json:
+            print_json([_table_json(table) for table in tables])
+            return
+        for table in tables:
+            columns = [*_columns_of(table, table.key_columns), *_columns_of(table, table.value_columns)]
+            click.echo(f"create table {table.name} ({', '.join(columns)});")
+        for reason in () if quiet else reasons:
+            click.echo(f"-- {reason}", err=True)
+
+
+def _columns_of(table: Table, names: Sequence[str]) -> list[str]:
+    codec = table.value
+    if names is table.key_columns:
+        if table.key is None:
+            return [f"{name} /* position */" for name in names]
+        codec = table.key
+    parts = codec.parts or [codec] * len(names)
+    return [f"{name} /* {part.name} */" for name, part in zip(names, parts, strict=True)]
+
+
+def _table_json(table: Table) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "memory": table.structure.label,
+        "entries": len(table),
+        "columns": list(table.columns),
+        "key": table.key.name if table.key is not None else None,
+        "value": table.value.name,
+    }
