@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from perdure.errors import (
+    HostError,
     InternalError,
     InvalidModuleError,
     MalformedError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANONYMOUS",
     "Canister",
+    "HostError",
     "InternalError",
     "InvalidModuleError",
     "MalformedError",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import final
 
 __all__ = [
+    "HostError",
     "InternalError",
     "InvalidModuleError",
     "MalformedError",
@@ -80,6 +81,11 @@ class StorageError(PerdureError):
         super().__init__(f"{path}: {message}")
         self.message = message
         self.path = str(path)
+
+
+@final
+class HostError(PerdureError):
+    """This machine could not do it: time or memory ran out. Nothing has changed, and elsewhere it may succeed."""
 
 
 @final

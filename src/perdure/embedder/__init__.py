@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from perdure.embedder.apart import Apart
 from perdure.embedder.cache import CompileCache, cache_directory
 from perdure.embedder.engine import Engine, shared_engine, validate_original
 from perdure.embedder.instance import WasmInstance
 from perdure.embedder.module import CompiledModule, Compiler, compile_module, shared_compiler
 
 __all__ = [
+    "Apart",
     "CompileCache",
     "CompiledModule",
     "Compiler",

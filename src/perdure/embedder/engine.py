@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 import time
-from ctypes import POINTER, byref, c_bool, c_char_p, c_size_t, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any, final
 
@@ -20,46 +20,13 @@ from perdure.embedder.creator import MemoryCreator
 from perdure.embedder.guard import Threads
 from perdure.embedder.host import HostCallbacks
 from perdure.embedder.pagemap import private_pages
+from perdure.embedder.settings import FEATURES, MAX_WASM_STACK_BYTES, RUNNING, SIZES, configure
 from perdure.errors import InternalError, MalformedError
 
-__all__ = ["MAX_WASM_STACK_BYTES", "TICK_SECONDS", "Engine", "shared_engine", "validate_original"]
-
-MAX_WASM_STACK_BYTES = 5 << 20
-"""The replica's limit: deeper recursion traps."""
+__all__ = ["MAX_WASM_STACK_BYTES", "TICK_SECONDS", "Engine", "is_valid", "shared_engine", "validate_original"]
 
 TICK_SECONDS = 0.1
 """How often a running message looks up: for Ctrl-C, and for its deadline."""
-
-_MEMORY_RESERVATION = 4 << 30  # 32-bit heaps need no bounds checks in it; a 64-bit memory starts with it and doubles
-_MEMORY_GUARD = 32 << 20
-
-_FEATURES = {
-    "wasm_bulk_memory": True,
-    "wasm_reference_types": True,
-    "wasm_simd": True,
-    "wasm_multi_value": True,
-    "wasm_tail_call": True,
-    "wasm_memory64": True,
-    "wasm_relaxed_simd": False,
-    "wasm_threads": False,
-    "wasm_gc": False,
-    "wasm_function_references": False,
-    "wasm_exceptions": False,
-    "wasm_wide_arithmetic": False,
-    "wasm_custom_page_sizes": False,
-    "wasm_stack_switching": False,
-    "wasm_component_model": False,
-}
-
-_RUNNING = {
-    "wasm_multi_memory": True,  # stable memory, accounting, messages
-    "cranelift_nan_canonicalization": True,  # the same bits on every machine
-    "memory_init_cow": False,  # the memory creator is not asked otherwise
-    "memory_may_move": True,
-    "epoch_interruption": True,
-    "native_unwind_info": False,
-    "parallel_compilation": True,
-}
 
 _config_new = function("wasm_config_new", c_void_p)
 _config_delete = function("wasm_config_delete", None, c_void_p)
@@ -70,15 +37,6 @@ _validate = function("wasmtime_module_validate", c_void_p, c_void_p, c_char_p, c
 
 
 _OFFSET = re.compile(r"\s*\(at offset (0x[0-9a-f]+)\)")
-
-
-def _set_flags(config: int, flags: dict[str, bool]) -> None:
-    for name, value in flags.items():
-        function(f"wasmtime_config_{name}_set", None, c_void_p, c_bool)(config, value)
-
-
-def _set_size(config: int, name: str, size_bytes: int) -> None:
-    function(f"wasmtime_config_{name}_set", None, c_void_p, c_uint64)(config, size_bytes)
 
 
 @final
@@ -94,13 +52,7 @@ class Engine:
     def __init__(self, *, portable: str | None = None, c_host: CHostFunctions | None = None) -> None:
         self.memory_creator = MemoryCreator()
         config = _config_new()
-        _set_flags(config, _FEATURES | _RUNNING)
-        _set_size(config, "memory_reservation", _MEMORY_RESERVATION)
-        _set_size(config, "memory_guard_size", _MEMORY_GUARD)
-        _set_size(config, "memory_reservation_for_growth", 0)
-        # The engine refuses a Wasm stack larger than its async stack, even where nothing is async.
-        _set_size(config, "async_stack_size", MAX_WASM_STACK_BYTES + (4 << 20))
-        _set_size(config, "max_wasm_stack", MAX_WASM_STACK_BYTES)
+        configure(_ffi.dll, config, FEATURES | RUNNING, SIZES)
         callbacks = self.memory_creator.callbacks
         function("wasmtime_config_host_memory_creator_set", None, c_void_p, POINTER(MemoryCreatorCallbacks))(
             config, byref(callbacks)
@@ -143,11 +95,11 @@ class Engine:
     @property
     def settings(self) -> str:
         """Everything that compiled code depends on besides the module: the compile cache's key."""
-        sizes = f"{_MEMORY_RESERVATION} {_MEMORY_GUARD} {MAX_WASM_STACK_BYTES}"
+        sizes = sorted(SIZES.items())
         # The library itself stands for its version: asking the package's metadata takes 13 ms. A changed file time only
         # costs a compilation, and the engine refuses code of another version by itself.
         library = Path(_ffi.filename).stat()
-        return f"wasmtime {library.st_size} {library.st_mtime_ns} {sorted((_FEATURES | _RUNNING).items())} {sizes}"
+        return f"wasmtime {library.st_size} {library.st_mtime_ns} {sorted((FEATURES | RUNNING).items())} {sizes}"
 
 
 @final
@@ -201,9 +153,17 @@ def shared_engine() -> Engine:
 def _original_engine() -> int:
     """An engine that only validates, with what the replica lets a canister use."""
     config = _config_new()
-    _set_flags(config, _FEATURES | {"wasm_multi_memory": False})
+    configure(_ffi.dll, config, FEATURES | {"wasm_multi_memory": False}, {})
     pointer: int = _engine_new(config)
     return pointer
+
+
+def is_valid(engine: int, wasm: bytes) -> bool:
+    """Whether an engine takes a module for valid, whatever becomes of compiling it."""
+    error = _validate(engine, wasm, len(wasm))
+    if error:
+        error_message(error)
+    return not error
 
 
 def validate_original(wasm: bytes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from perdure.canister import MemoryKind
-from perdure.instrument import SCHEDULES, Instrumented, PageCharges
+from perdure.instrument import SCHEDULES, Count, Counts, Instrumented, PageCharges
 from perdure.wasm import Module
 
 __all__ = ["ModuleFacts", "decode_facts", "encode_facts", "facts_of"]
@@ -32,9 +32,10 @@ class ModuleFacts(NamedTuple):
     data_segments: tuple[tuple[int, bytes], ...]
     custom_sections: Mapping[str, bytes]
     memories: tuple[MemoryKind, ...]
+    counts: Counts
 
 
-def facts_of(module: Module, linked: Instrumented) -> ModuleFacts:
+def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFacts:
     """The facts of a module that has been linked."""
     return ModuleFacts(
         is_64=linked.is_64,
@@ -49,6 +50,7 @@ def facts_of(module: Module, linked: Instrumented) -> ModuleFacts:
         data_segments=linked.data_segments,
         custom_sections={section.name: section.data for section in reversed(module.custom_sections)},
         memories=linked.options.memories,
+        counts=counts,
     )
 
 
@@ -95,4 +97,5 @@ def decode_facts(data: bytes) -> ModuleFacts:
         ),
         custom_sections={name: blob for (name, _), blob in zip(plain["custom_sections"], sections, strict=True)},
         memories=tuple(MemoryKind(*kind) for kind in plain["memories"]),
+        counts=Counts({name: Count(*count) for name, count in plain["counts"][0].items()}, plain["counts"][1]),
     )

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import final
 
 from perdure.canister import MemoryKind, WasmState, memory_kinds
+from perdure.embedder.apart import Apart, compile_apart
 from perdure.embedder.bindings import ByteVector, check, error_message, function, take_bytes
 from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
-from perdure.embedder.engine import Engine, shared_engine, validate_original
+from perdure.embedder.engine import Engine, is_valid, shared_engine, validate_original
 from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, facts_of
 from perdure.embedder.instance import WasmInstance
-from perdure.errors import InternalError
-from perdure.instrument import Options, instrument
+from perdure.errors import InternalError, UnsupportedError
+from perdure.instrument import Bounds, Options, counts_of, instrument
 from perdure.instrument.validate import validate
 from perdure.wasm import decode, encode, inflate
 
@@ -114,33 +115,64 @@ class Compiler:
         engine: compiles and runs.
         disk: where code is kept, or `None`.
         capacity: modules remembered.
+        bounds: what a module may ask of this machine.
+        apart: when another process compiles, and within which limits.
     """
 
-    def __init__(self, engine: Engine, disk: CompileCache | None, *, capacity: int = 64) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        disk: CompileCache | None,
+        *,
+        capacity: int = 64,
+        bounds: Bounds | None = None,
+        apart: Apart | None = None,
+    ) -> None:
         self._engine = engine
         self._disk = disk
+        self._bounds = bounds or Bounds()
+        self._apart = apart or Apart()
         self._capacity = capacity
         self._recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, wasm: bytes, options: Options | None = None) -> CompiledModule:
+    def compile(self, wasm: bytes, options: Options | None = None, *, known: bool = False) -> CompiledModule:
         """Compile a canister's module, plain or gzip.
+
+        Args:
+            wasm: the module as uploaded.
+            options: which passes it goes through.
+            known: that it has been taken before, by whatever bounds: these do not refuse it any more.
 
         Raises:
             MalformedError: bytes that are no module.
-            UnsupportedError: a module that the Internet Computer would not take.
+            UnsupportedError: a module that the Internet Computer would not take, or that exceeds the bounds.
+            HostError: time or memory ran out.
         """
         options = options or Options()
         key = self._key(wasm, options)
         with self._lock:
             if (found := self._recent.get(key)) is not None:
                 self._recent.move_to_end(key)
-                return found
-        module = self._load(key, wasm) or self._build(key, wasm, options)
+        if found is not None:
+            return found if known else self._within_bounds(found)
+        module = self._load(key, wasm)
+        if module is None:
+            module = self._build(key, wasm, options, known=known)
+        elif not known:
+            self._within_bounds(module)
         with self._lock:
             self._recent[key] = module
             if len(self._recent) > self._capacity:
                 self._recent.popitem(last=False)
+        return module
+
+    def _within_bounds(self, module: CompiledModule) -> CompiledModule:
+        """Refuse what had been compiled by other bounds; what the cache holds changes no answer."""
+        try:
+            self._bounds.check(module.facts.counts)
+        except UnsupportedError:  # perhaps only a bound of the true count
+            self._bounds.check(counts_of(decode(module.wasm), self._bounds))
         return module
 
     def _key(self, wasm: bytes, options: Options) -> bytes:
@@ -151,29 +183,46 @@ class Compiler:
         entry = self._disk.load(key) if self._disk is not None else None
         if entry is None:
             return None
-        code = c_void_p()
-        if error := _deserialize(self._engine.pointer, entry.code, len(entry.code), byref(code)):
-            error_message(error)  # another engine's code under our key: build anew
-            return None
-        assert code.value is not None
-        return CompiledModule(self._engine, wasm, decode_facts(entry.facts), code.value)
+        code = self._deserialized(entry.code)  # nothing where it is another engine's code: build anew
+        return None if code is None else CompiledModule(self._engine, wasm, decode_facts(entry.facts), code)
 
-    def _build(self, key: bytes, wasm: bytes, options: Options) -> CompiledModule:
+    def _deserialized(self, native: bytes) -> int | None:
+        code = c_void_p()
+        if error := _deserialize(self._engine.pointer, native, len(native), byref(code)):
+            error_message(error)
+            return None
+        return code.value
+
+    def _build(self, key: bytes, wasm: bytes, options: Options, *, known: bool) -> CompiledModule:
         original = decode(wasm)
         self._engine.threads.call(lambda: validate_original(inflate(wasm)))
         validate(original)
+        counts = counts_of(original, self._bounds)
+        if not known:
+            self._bounds.check(counts)
         linked = instrument(original, options)
-        binary = encode(linked.module)
+        code = self._compiled(encode(linked.module), counts.seconds)
+        module = CompiledModule(self._engine, wasm, facts_of(original, linked, counts), code)
+        if self._disk is not None:
+            self._disk.store(key, CacheEntry(encode_facts(module.facts), module.serialize()))
+        return module
+
+    def _compiled(self, binary: bytes, estimated_seconds: float) -> int:
+        """Native code of an instrumented module, from another process where it takes long."""
+        if estimated_seconds > self._apart.above_seconds and sys.executable:
+            found = self._deserialized(compile_apart(binary, self._apart, estimated_seconds))
+            if found is not None:
+                return found
         code = c_void_p()
         if error := self._engine.threads.call(
             lambda: _module_new(self._engine.pointer, binary, len(binary), byref(code))
         ):
-            raise InternalError(f"the instrumented module does not compile: {error_message(error)}")
+            message = error_message(error)
+            if self._engine.threads.call(lambda: is_valid(self._engine.pointer, binary)):
+                raise UnsupportedError(f"the engine cannot compile the module: {message}")
+            raise InternalError(f"the instrumented module does not compile: {message}")
         assert code.value is not None
-        module = CompiledModule(self._engine, wasm, facts_of(original, linked), code.value)
-        if self._disk is not None:
-            self._disk.store(key, CacheEntry(encode_facts(module.facts), module.serialize()))
-        return module
+        return code.value
 
 
 TOOLCHAIN = ("canister.py", "errors.py", "ic", "instrument", "memory.py", "wasm")
@@ -201,6 +250,6 @@ def shared_compiler() -> Compiler:
     return Compiler(shared_engine(), CompileCache(cache_directory(os.environ)))
 
 
-def compile_module(wasm: bytes, options: Options | None = None) -> CompiledModule:
+def compile_module(wasm: bytes, options: Options | None = None, *, known: bool = False) -> CompiledModule:
     """Compile a canister's module with the shared compiler; see `Compiler.compile`."""
-    return shared_compiler().compile(wasm, options)
+    return shared_compiler().compile(wasm, options, known=known)

@@ -15,6 +15,7 @@ from perdure.canister import Context
 from perdure.execution.config import SubnetConfig
 from perdure.execution.management import METHODS, REFUSED
 from perdure.ic.ic0 import ALL_CONTEXTS, FUNCTIONS, NON_SPECIFIED, START_CONTEXTS
+from perdure.instrument import HIGHEST, Bounds
 
 __all__ = ["Row", "render", "rows"]
 
@@ -188,6 +189,7 @@ _LIMIT_TESTS: Final = {
     "ingress_history_max_requests": _INGRESS + "TestBounds::test_when_no_more_can_be_remembered",
     "round_ns": _LIMITS + "TestRounds::test_time_goes_on",
 }
+_BOUNDS: Final = "tests/instrument/test_bounds.py::test_each_bound_is_inclusive_and_refuses_by_name"
 _LOCAL_LIMITS: Final = frozenset(
     [
         "round_ns",
@@ -263,6 +265,10 @@ def rows() -> Iterator[Row]:
         value = f"{getattr(defaults, field.name):,}".replace(",", "_")
         state = LOCAL if field.name in _LOCAL_LIMITS else WORKS
         yield Row("Limits", field.name, value, state, _LIMIT_TESTS[field.name])
+    for bound in fields(Bounds):
+        seen, where = HIGHEST[bound.name]
+        value = f"{getattr(Bounds(), bound.name):_}; the most seen in a real module: {seen:_}, {where}"
+        yield Row("Limits of what is compiled here", bound.name, value, LOCAL, f"{_BOUNDS}[{bound.name}]")
 
 
 def render() -> str:

@@ -1,5 +1,6 @@
 """Module to Module: validate, replace WASI, meter, link the native System API."""
 
+from perdure.instrument.bounds import HIGHEST, Bounds, Count, Counts, counts_of
 from perdure.instrument.costs import SCHEDULES, PageCharges
 from perdure.instrument.link import Instrumented, Options, SavedGlobal, instrument, kernel_for, link
 from perdure.instrument.metering import count_instructions
@@ -7,8 +8,12 @@ from perdure.instrument.validate import REPLICA, Policy, validate
 from perdure.instrument.wasi import ReplacedImport, WithoutWasi, replace_wasi, wasm_without_wasi
 
 __all__ = [
+    "HIGHEST",
     "REPLICA",
     "SCHEDULES",
+    "Bounds",
+    "Count",
+    "Counts",
     "Instrumented",
     "Options",
     "PageCharges",
@@ -17,6 +22,7 @@ __all__ = [
     "SavedGlobal",
     "WithoutWasi",
     "count_instructions",
+    "counts_of",
     "instrument",
     "kernel_for",
     "link",

@@ -45,7 +45,7 @@ from perdure.wasm.tokens import (
     token_pattern,
 )
 
-__all__ = ["Rewrite", "count_instructions", "opcode_histogram", "rewrite_codes"]
+__all__ = ["Rewrite", "count_instructions", "opcode_histogram", "opcode_numbers", "rewrite_codes"]
 
 _UNCONDITIONAL = (0x00, 0x0F, 0x0C, 0x12, 0x13)  # unreachable, return, br, return_call, return_call_indirect
 _CONDITIONAL = (0x04, 0x0D)  # if, br_if
@@ -112,6 +112,15 @@ def count_instructions(codes: Sequence[Code]) -> int:
         MalformedError: something that is no instruction.
     """
     return sum(sum(opcode_histogram(code).values()) for code in codes)
+
+
+def opcode_numbers(code: Code) -> bytes:
+    """The number of each instruction of a body, one byte each: of those with a prefix that of ``nop``.
+
+    Raises:
+        MalformedError: something that is no instruction.
+    """
+    return _PREFIXED.sub(b"\x01", _scan(code, _scanner(frozenset())).numbers)
 
 
 def opcode_histogram(code: Code) -> dict[int, int]:

@@ -42,7 +42,7 @@ from perdure.execution.world import ExecutedMessage, World
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
-from perdure.subnet.host import MemoryHost
+from perdure.subnet.host import CompileCode, MemoryHost
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
 
@@ -74,9 +74,7 @@ class DurableHost:
         residents: keeps engine instances few.
     """
 
-    def __init__(
-        self, directory: StateDirectory, compile_code: Callable[[bytes], CanisterModule], residents: Residents
-    ) -> None:
+    def __init__(self, directory: StateDirectory, compile_code: CompileCode, residents: Residents) -> None:
         self.directory = directory
         self.temporary = MemoryHost(compile_code, residents, directory.store)
         self.residents = residents
@@ -93,9 +91,9 @@ class DurableHost:
 
     # --- what the rules ask for
 
-    def compile(self, wasm: bytes) -> ResidentModule:
+    def compile(self, wasm: bytes, *, known: bool = False) -> ResidentModule:
         """Validate and compile a module."""
-        return self.temporary.compile(wasm)
+        return self.temporary.compile(wasm, known=known)
 
     def provide(self, code: CanisterModule) -> None:
         """Have code at hand that is not compiled from its bytes."""
@@ -360,7 +358,7 @@ class _Reader:
         for snapshot_id in found.snapshot_ids:
             canister.snapshots[snapshot_id] = self._snapshot(_SNAPSHOT + canister.canister_id + snapshot_id)
         if found.module_hash is not None:
-            module = self.host.compile(self.directory.blob(found.module_hash))
+            module = self.host.compile(self.directory.blob(found.module_hash), known=True)
             canister.module, canister.instance = module, self.adopted(canister.canister_id, module)
         return canister
 
@@ -371,7 +369,7 @@ class _Reader:
 
 def open_state(
     directory: StateDirectory,
-    compile_code: Callable[[bytes], CanisterModule],
+    compile_code: CompileCode,
     config: SubnetConfig,
     seed: bytes,
     gate: Gate,

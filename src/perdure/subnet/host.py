@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol, final
 
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, StateDelta, WasmState
 from perdure.errors import InternalError
@@ -16,7 +16,15 @@ from perdure.subnet.gate import Gate
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 
-__all__ = ["MemoryHost"]
+__all__ = ["CompileCode", "MemoryHost"]
+
+
+class CompileCode(Protocol):
+    """Compiles a module as uploaded; `known`: one that the state holds already, which no bound refuses any more."""
+
+    def __call__(self, wasm: bytes, *, known: bool = False) -> CanisterModule:
+        """The code."""
+        ...
 
 
 @final
@@ -31,7 +39,7 @@ class MemoryHost:
 
     def __init__(
         self,
-        compile_code: Callable[[bytes], CanisterModule],
+        compile_code: CompileCode,
         residents: Residents,
         store: TemporaryStore | None = None,
     ) -> None:
@@ -53,9 +61,9 @@ class MemoryHost:
         """Have code at hand that is not compiled from its bytes: a canister written in Python."""
         self._ready_made[code.wasm] = code
 
-    def compile(self, wasm: bytes) -> ResidentModule:
+    def compile(self, wasm: bytes, *, known: bool = False) -> ResidentModule:
         """Validate and compile a module; the same code gives the same object while it is in use."""
-        return self._resident(self._ready_made.get(wasm) or self._compile_code(wasm))
+        return self._resident(self._ready_made.get(wasm) or self._compile_code(wasm, known=known))
 
     def _resident(self, code: CanisterModule) -> ResidentModule:
         found = self._modules.get(id(code))

@@ -124,8 +124,8 @@ class Subnet:
         compiler = compiler or shared_compiler()
         ready_made = {module.wasm: module for module in map(_module_of, code)}
 
-        def compile_code(wasm: bytes) -> CanisterModule:
-            return ready_made.get(wasm) or compiler.compile(wasm, options)
+        def compile_code(wasm: bytes, *, known: bool = False) -> CanisterModule:
+            return ready_made.get(wasm) or compiler.compile(wasm, options, known=known)
 
         self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
         if path is None:

@@ -1,0 +1,292 @@
+"""What compiling a module will ask of this machine, from static counts, before anything is compiled.
+
+Native code cannot be interrupted, and some shapes of code cost an engine far more than their size: values that blocks
+hand on, locals that meet where control flow meets, operands that live across it, results of calls. Each is counted;
+the counts alone decide whether a module is refused, the same on every machine, and how long it may take.
+
+A count is first bounded by how often each instruction occurs, which one pass of the `re` engine tells. Only where that
+bound is not enough is a function read instruction by instruction, so real modules cost next to nothing here. What was
+measured, and the highest counts of real modules, are in RATIONALE.md and ``docs/fidelity.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import accumulate
+from typing import Final, NamedTuple, final
+
+from perdure.errors import UnsupportedError
+from perdure.instrument.metering import opcode_numbers
+from perdure.wasm import OPCODE_BY_NAME, OPCODES, Code, FuncType, Module, ValType, instructions, locals_end
+from perdure.wasm.instructions import Instruction, read_locals
+from perdure.wasm.reader import Reader
+
+__all__ = ["HIGHEST", "Bounds", "Count", "Counts", "counts_of"]
+
+
+class Count(NamedTuple):
+    """A number and where it was found: a function's index among those that the module defines, -1: in the module."""
+
+    value: int
+    function: int = -1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of what is compiled; every limit is inclusive, those but the first three of one function.
+
+    Args:
+        types: entries of the type section.
+        imports: entries of the import section.
+        exports: entries of the export section.
+        nesting: blocks, loops and ifs inside each other.
+        block_values: parameters and results of all its blocks, times the number of blocks that have any.
+        merged_locals: locals in use, times the places where control flow branches or meets.
+        stacked_values: operands that lie on the stack at those places, summed up.
+        call_results: results of all its calls.
+    """
+
+    types: int = 100_000
+    imports: int = 10_000
+    exports: int = 100_000
+    nesting: int = 10_000
+    block_values: int = 30_000_000
+    merged_locals: int = 10_000_000
+    stacked_values: int = 40_000_000
+    call_results: int = 500_000
+
+    def check(self, counts: Counts) -> None:
+        """Refuse what exceeds a limit.
+
+        Raises:
+            UnsupportedError: with the limit, the count and the place.
+        """
+        for field in fields(self):
+            count, limit = counts.highest[field.name], getattr(self, field.name)
+            if count.value > limit:
+                place = "the module" if count.function < 0 else f"function {count.function}"
+                raise UnsupportedError(
+                    f"{place} has {count.value} {_MEANING[field.name]}, of which at most {limit} are compiled here "
+                    f"(Bounds.{field.name})"
+                )
+
+
+_MEANING: Final = {
+    "types": "types",
+    "imports": "imports",
+    "exports": "exports",
+    "nesting": "blocks inside each other",
+    "block_values": "values that blocks hand on (parameters and results times blocks)",
+    "merged_locals": "locals that meet (locals times branches)",
+    "stacked_values": "operands on the stack across branches",
+    "call_results": "results of calls",
+}
+
+HIGHEST: Final[Mapping[str, tuple[int, str]]] = {
+    "types": (222, "PHP 8.3"),
+    "imports": (136, "PHP 8.3"),
+    "exports": (382, "PHP 8.3"),
+    "nesting": (3_289, "esbuild, in Go"),
+    "block_values": (74_529, "PHP 8.3"),
+    "merged_locals": (1_753_356, "wasm-utils of the Motoko playground"),
+    "stacked_values": (29_676, "PHP 8.3"),
+    "call_results": (2_327, "esbuild, in Go"),
+}
+"""The highest count of every real module that was looked at, and which."""
+
+
+class Counts(NamedTuple):
+    """What a module has."""
+
+    highest: Mapping[str, Count]
+    """By the names of `Bounds`: the highest of all functions, or a bound of it where that does not exceed the limit."""
+    seconds: float
+    """How long compiling takes, roughly, on one core."""
+
+
+# Seconds, measured on the developers' machine. Every function has some locals that meet; their price is in its bytes'.
+_FUNCTION, _BYTE, _TYPE, _DATA, _ELEMENT = 150e-6, 1.2e-6, 12e-6, 26e-6, 0.5e-6
+_VALUE: Final = {"block_values": 12e-9, "merged_locals": 0.45e-6, "stacked_values": 0.08e-6, "call_results": 2.4e-6}
+_USUAL_PER_BYTE: Final = {"merged_locals": 20}
+
+
+def counts_of(module: Module, bounds: Bounds) -> Counts:
+    """Count what a decoded and validated module has, as exactly as `bounds` need it."""
+    highest = {field.name: Count(0) for field in fields(Bounds)}
+    highest["types"] = Count(len(module.types))
+    highest["imports"] = Count(len(module.imports))
+    highest["exports"] = Count(len(module.exports))
+    seconds = _TYPE * len(module.types) + _DATA * len(module.data)
+    seconds += _ELEMENT * sum(len(element.items) for element in module.elements)
+    most_values = max((len(item.params) + len(item.results) for item in module.types), default=0)
+    most_results = max((len(item.results) for item in module.types), default=0)
+    rough: dict[bytes, _Rough] = {}
+    for index, code in enumerate(module.codes):
+        seen = rough.get(code.body)
+        if seen is None:
+            seen = rough[code.body] = _rough(code)
+        params = len(module.function_type(module.imported_function_count + index).params)
+        found = seen.bounded(params, most_values, most_results)
+        if any(value > getattr(bounds, name) for name, value in found.items()) or seen.guess > bounds.stacked_values:
+            found = _exact(module, code, seen, params)
+        for name, value in found.items():
+            if value > highest[name].value:
+                highest[name] = Count(value, index)
+        seconds += _FUNCTION + _BYTE * len(code.body)
+        for name, price in _VALUE.items():
+            seconds += price * max(0, found[name] - _USUAL_PER_BYTE.get(name, 0) * len(code.body))
+    return Counts(highest, seconds)
+
+
+# ------------------------------------------------------------------------------------------------- one pass, no objects
+
+_BLOCKS: Final = frozenset(OPCODE_BY_NAME[name].number for name in ("block", "loop", "if"))
+_END, _ELSE, _BR_TABLE = (OPCODE_BY_NAME[name].number for name in ("end", "else", "br_table"))
+_BRANCHES: Final = frozenset(OPCODE_BY_NAME[name].number for name in ("else", "br", "br_if", "br_table"))
+_ACCESSES: Final = frozenset(OPCODE_BY_NAME[name].number for name in ("local.get", "local.set", "local.tee"))
+_CALLS: Final = frozenset(
+    OPCODE_BY_NAME[name].number for name in ("call", "call_indirect", "return_call", "return_call_indirect")
+)
+_NOT_NESTING: Final = bytes(number for number in range(256) if number not in {*_BLOCKS, _END})
+_STEP: Final = dict.fromkeys(_BLOCKS, 1) | {_END: -1}
+
+
+class _Rough(NamedTuple):
+    """What the numbers of a body's instructions tell."""
+
+    body_bytes: int
+    instructions: int
+    blocks: int
+    branches: int
+    tables: int
+    accesses: int
+    declared: int
+    calls: int
+    nesting: int
+
+    @property
+    def guess(self) -> int:
+        """No more operands lie across branches; a hundred times fewer in real code, so this is no count to be told."""
+        return (self.blocks + self.branches) * self.instructions
+
+    def bounded(self, params: int, most_values: int, most_results: int) -> dict[str, int]:
+        """Counts that the true ones do not exceed; of operands across branches nothing is known."""
+        labels = self.body_bytes if self.tables else 0
+        locals_in_use = min(params + self.declared, self.accesses)
+        return {
+            "nesting": self.nesting,
+            "block_values": self.blocks * self.blocks * max(1, most_values),
+            "merged_locals": (self.blocks + self.branches + labels) * locals_in_use,
+            "stacked_values": 0,
+            "call_results": self.calls * most_results,
+        }
+
+
+def _rough(code: Code) -> _Rough:
+    numbers = opcode_numbers(code)
+    steps = numbers.translate(None, _NOT_NESTING)
+    return _Rough(
+        body_bytes=len(code.body),
+        instructions=len(numbers),
+        blocks=sum(map(numbers.count, _BLOCKS)),
+        branches=sum(map(numbers.count, _BRANCHES)),
+        tables=numbers.count(_BR_TABLE),
+        accesses=sum(map(numbers.count, _ACCESSES)),
+        declared=sum(count for count, _ in read_locals(Reader(code.body))),
+        calls=sum(map(numbers.count, _CALLS)),
+        nesting=max(accumulate(map(_STEP.__getitem__, steps)), default=0),
+    )
+
+
+# ------------------------------------------------------------------------------------------- instruction by instruction
+
+_BINARY: Final = frozenset({
+    "add", "sub", "mul", "div", "div_s", "div_u", "rem_s", "rem_u", "and", "or", "xor", "andnot",
+    "shl", "shr_s", "shr_u", "rotl", "rotr", "copysign", "min", "max", "pmin", "pmax",
+    "eq", "ne", "lt", "gt", "le", "ge", "lt_s", "lt_u", "gt_s", "gt_u", "le_s", "le_u", "ge_s", "ge_u",
+    "min_s", "min_u", "max_s", "max_u", "avgr_u", "swizzle", "shuffle",
+    "add_sat_s", "add_sat_u", "sub_sat_s", "sub_sat_u", "q15mulr_sat_s", "dot_i16x8_s",
+    "narrow_i16x8_s", "narrow_i16x8_u", "narrow_i32x4_s", "narrow_i32x4_u",
+})  # fmt: skip
+_PUSHES: Final = frozenset({"const", "local.get", "global.get", "memory.size", "table.size", "ref.null", "ref.func"})
+_POPS: Final = {
+    "drop": 1, "local.set": 1, "global.set": 1, "br_if": 1, "if": 1, "br_table": 1, "select": 2, "table.set": 2,
+    "table.grow": 1, "bitselect": 2, "memory.fill": 3, "memory.copy": 3, "memory.init": 3, "table.fill": 3,
+    "table.copy": 3, "table.init": 3, "call_indirect": 1,
+}  # fmt: skip
+
+
+def _effect(name: str) -> int:
+    """By how much an instruction raises the stack, calls and blocks apart; never less than it does."""
+    last = name.rpartition(".")[2]
+    if name in _PUSHES or last in _PUSHES:
+        return 1
+    if name in _POPS or last in _POPS:
+        return -_POPS.get(name, _POPS.get(last, 0))
+    if last.startswith("store"):
+        return -2
+    return -1 if last in _BINARY or last.startswith(("extmul", "replace_lane")) else 0
+
+
+_EFFECT: Final = {number: _effect(opcode.name) for number, opcode in OPCODES.items()}
+_NEVER_RETURN: Final = frozenset(
+    OPCODE_BY_NAME[name].number
+    for name in ("unreachable", "return", "br", "br_table", "return_call", "return_call_indirect")
+)
+_INDIRECT: Final = frozenset(OPCODE_BY_NAME[name].number for name in ("call_indirect", "return_call_indirect"))
+_VALUELESS: Final = -0x40
+
+
+def _exact(module: Module, code: Code, rough: _Rough, params: int) -> dict[str, int]:
+    """The true counts of one function."""
+    block_values = with_values = meetings = stacked = results = height = 0
+    entered: list[tuple[int, FuncType]] = []  # open blocks: the stack's height below their parameters, their types
+    for step in instructions(code.body, locals_end(code.body)):
+        number = step.opcode
+        height += _EFFECT[number]
+        if number in _BLOCKS:
+            block = _block_type(module, step)
+            block_values += len(block.params) + len(block.results)
+            with_values += bool(block.params or block.results)
+            entered.append((height - len(block.params), block))
+        elif number == _ELSE:
+            height = entered[-1][0] + len(entered[-1][1].params)
+        elif number == _END and entered:
+            below, block = entered.pop()
+            height = below + len(block.results)
+        elif number in _CALLS:
+            called = _called(module, step)
+            height += len(called.results) - len(called.params)
+            results += len(called.results)
+        if number in _BLOCKS or number in _BRANCHES:
+            labels = step.immediates[0] if number == _BR_TABLE else ()
+            meetings += 1 + (len(labels) if isinstance(labels, tuple) else 0)
+            stacked += max(0, height)
+        if number in _NEVER_RETURN:
+            height = entered[-1][0] if entered else 0
+    return {
+        "nesting": rough.nesting,
+        "block_values": block_values * with_values,
+        "merged_locals": meetings * min(params + rough.declared, rough.accesses),
+        "stacked_values": stacked,
+        "call_results": results,
+    }
+
+
+_ONE_RESULT: Final = FuncType(results=(ValType.I32,))
+
+
+def _block_type(module: Module, step: Instruction) -> FuncType:
+    value = step.immediates[0]
+    assert isinstance(value, int)
+    if value >= 0:
+        return module.types[value]
+    return FuncType() if value == _VALUELESS else _ONE_RESULT
+
+
+def _called(module: Module, step: Instruction) -> FuncType:
+    index = step.immediates[0]
+    assert isinstance(index, int)
+    return module.types[index] if step.opcode in _INDIRECT else module.function_type(index)
