@@ -405,8 +405,21 @@ class Image(Protocol):
         """Pages by address that are not what `extents()` says but this. Replaced by a commit, never changed."""
         ...
 
+    def prepare(self, delta: PageDelta) -> None:
+        """Have room for `delta`, so that `commit` of it will not fail for want of space. Nothing of it is to be seen.
+
+        A delta that is prepared and not committed is forgotten with the next one.
+
+        Raises:
+            StorageError: there is no room; nothing has changed.
+        """
+        ...
+
     def commit(self, delta: PageDelta) -> Sequence[Extent]:
-        """Make `delta` the committed content.
+        """Make `delta` the committed content. Prepares it, if that was not done.
+
+        A commit that an exception cut off is repeated with the same delta, or a copy of it; until then the image
+        refuses everything else, and afterwards a mapping is made anew from `extents`.
 
         Returns:
             Extents to map over a mapping made before, after which it may drop its private pages, but for those that

@@ -187,6 +187,9 @@ class FileImage:
     def extents(self):
         return self._extents
 
+    def prepare(self, delta):
+        raise AssertionError
+
     def commit(self, delta):
         raise AssertionError
 

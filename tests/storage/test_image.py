@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import linecache
 import os
 import random
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from perdure.canister import Extent, Image, PageDelta
 from perdure.errors import StorageError
 from perdure.storage import TemporaryImage, TemporaryStore, open_sealed
-from perdure.storage.disk import RealDisk
+from perdure.storage.disk import RealDisk, RealFile
+from perdure.storage.temporary import GRANULE_BYTES, unlinked_file
 
 PAGE = 4096
 WASM_PAGE = 65536
@@ -161,7 +165,7 @@ def test_a_large_memory_costs_nothing(store: TemporaryStore) -> None:
     assert image.read(last, PAGE) == page("last")
     assert image.read(last - PAGE, PAGE) == bytes(PAGE)
     assert image.mappings <= 12
-    assert [end - start for start, end in image.data_ranges()] == [PAGE, PAGE]
+    assert all(end - start <= WASM_PAGE for start, end in image.data_ranges())  # room is made in such steps
 
 
 def test_hot_commit_is_in_place(store: TemporaryStore) -> None:
@@ -364,6 +368,7 @@ def test_space_is_reused(store: TemporaryStore) -> None:
 def test_a_failed_write_makes_the_image_refuse(store: TemporaryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     image = TemporaryImage(store)
     image.commit(PageDelta(1, []))
+    image.commit(PageDelta(1, [(2 * PAGE, page("there is room"))]))
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -378,33 +383,196 @@ def test_a_failed_write_makes_the_image_refuse(store: TemporaryStore, monkeypatc
         fork.close()
         with pytest.raises(StorageError, match="No space left"):
             image.commit(PageDelta(1, [(0, page("a"))]))
-    with pytest.raises(StorageError, match="unusable"):
-        image.commit(PageDelta(1, [(0, page("a"))]))
-    with pytest.raises(StorageError, match="unusable"):
-        image.extents()
+    for use in (
+        lambda: image.commit(PageDelta(1, [(PAGE, page("b"))])),
+        lambda: image.prepare(PageDelta(1, [(0, page("a"))])),
+        lambda: image.read(0, 1),
+        image.extents,
+        image.fork,
+    ):
+        with pytest.raises(StorageError, match="a commit was cut off and is to be repeated: No space left"):
+            use()
+    image.commit(PageDelta(1, [(0, page("a"))]))
+    assert image.read(0, 3 * PAGE) == page("a") + bytes(PAGE) + page("there is room")
 
 
-def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = RealDisk().open(str(tmp_path / "f"), write=True, create=True)
-    pwrite, pwritev = os.pwrite, os.pwritev
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, memoryview(data)[:7], offset))
-    monkeypatch.setattr(os, "pwritev", lambda fd, data, offset: pwritev(fd, [memoryview(data[0])[:5]], offset))
-    file.pwrite(b"abcdefghijklmnop", 0)
-    file.pwritev([b"qrstuv", b"wxyz"], 16)
-    assert file.pread(100, 0) == b"abcdefghijklmnopqrstuvwxyz"
-    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
-    with pytest.raises(OSError, match="wrote 0 of 3"):
-        file.pwrite(b"abc", 0)
-    file.close()
+class SmallDisk:
+    """Unlinked files on a disk that has room for so many granules, and says so when it is asked."""
+
+    def __init__(self, granules: int) -> None:
+        self.room = granules
+        self.used = 0
+
+    def __call__(self, directory: str) -> SmallFile:
+        return SmallFile(self, unlinked_file(directory))
 
 
-def test_data_ranges_of_a_closed_image(store: TemporaryStore) -> None:
+class SmallFile:
+    """A file of a `SmallDisk`."""
+
+    def __init__(self, disk: SmallDisk, file: RealFile) -> None:
+        self._disk = disk
+        self._file = file
+        self._has: set[int] = set()
+
+    def reserve(self, offset: int, size_bytes: int) -> None:
+        wanted = set(range(offset // GRANULE_BYTES, -(-(offset + size_bytes) // GRANULE_BYTES))) - self._has
+        if len(wanted) > self._disk.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._disk.room -= len(wanted)
+        self._disk.used += len(wanted)
+        self._has |= wanted
+
+    def punch(self, offset: int, size_bytes: int) -> None:
+        gone = self._has & set(range(offset // GRANULE_BYTES, (offset + size_bytes) // GRANULE_BYTES))
+        self._has -= gone
+        self._disk.room += len(gone)
+        self._disk.used -= len(gone)
+        self._file.punch(offset, size_bytes)
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        self.reserve(offset, len(data))
+        self._file.pwrite(data, offset)
+
+    def pwrite_each(self, buffers: Sequence[bytes], offsets: Sequence[int]) -> None:
+        for data, offset in zip(buffers, offsets, strict=True):
+            self.pwrite(data, offset)
+
+    def pwritev(self, buffers: Sequence[bytes], offset: int) -> None:
+        self.pwrite(b"".join(buffers), offset)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("forked", [False, True])
+def test_without_room_nothing_changes(tmp_path: Path, forked: bool, fresh: bool) -> None:
+    disk = SmallDisk(8)
+    store = TemporaryStore(tmp_path, held_budget=0, create_file=disk)
     image = TemporaryImage(store)
+    image.commit(PageDelta(64, [(n * WASM_PAGE, page(str(n))) for n in range(5)]))
+    before = image.read(0, 64 * WASM_PAGE)
+    fork = image.fork() if forked else None
+    wanted = PageDelta(80, [(n * WASM_PAGE, page("new")) for n in range(40)], fresh)
+    for attempt in (image.prepare, image.commit):
+        with pytest.raises(StorageError, match="no room for a commit: No space left"):
+            attempt(wanted)
+        assert image.wasm_pages == 64
+        assert image.read(0, 64 * WASM_PAGE) == before
+        assert Shown(image).content() == before
+    image.commit(PageDelta(64, [(0, page("usable"))]))
+    assert image.read(0, 64 * WASM_PAGE) == page("usable") + before[PAGE:]
+    disk.room = 1000
+    image.prepare(wanted)
+    disk.room = 0  # what was prepared finds its room
+    image.commit(wanted)
+    assert image.read(0, PAGE) == image.read(39 * WASM_PAGE, PAGE) == page("new")
+    assert image.wasm_pages == 80
+    if fork is not None:
+        assert fork.read(0, 64 * WASM_PAGE) == before
+        fork.close()
     image.close()
-    with pytest.raises(ValueError, match="closed"):
-        image.extents()
-    with pytest.raises(ValueError, match="closed"):
-        image.commit(PageDelta(0, []))
+    assert disk.used == 0
+    store.close()
+
+
+class Interruption(BaseException):
+    """Comes at any place."""
+
+
+def interrupted_at(opcode: int, action: Callable[[], object], inside: str) -> bool:
+    """Run `action`, in whose code in the files `inside` an exception comes at that opcode; whether it did."""
+    left = opcode
+
+    def count(frame: types.FrameType, event: str, _: object) -> object:
+        nonlocal left
+        if inside not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        # No real signal comes between what a `with` has taken and its block.
+        if event == "opcode" and "with self._lock" not in linecache.getline(
+            frame.f_code.co_filename, frame.f_lineno or 0
+        ):
+            left -= 1
+            if left == 0:
+                raise Interruption
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)  # type: ignore[arg-type]
+    try:
+        action()
+    except Interruption:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+SCENES: dict[str, tuple[bool, PageDelta]] = {
+    "in place": (False, PageDelta(40, [(0, page("x")), (3 * PAGE, page("y")), (WASM_PAGE, page("z"))])),
+    "grow": (False, PageDelta(5000, [(0, page("x")), (39 * WASM_PAGE, page("y"))])),
+    "held": (True, PageDelta(40, [(PAGE, page("x"))])),
+    "blocks": (True, PageDelta(40, [(n * WASM_PAGE, page(f"x{n}")) for n in range(0, 40, 2)])),
+    "many pieces": (True, PageDelta(40, [(2 * n * PAGE, page(f"x{n}")) for n in range(40)])),
+    "anew": (False, PageDelta(3, [(0, page("x")), (WASM_PAGE, page("y"))], fresh=True)),
+    "anew in a fork": (True, PageDelta(3, [(0, page("x"))], fresh=True)),
+}
+
+
+class Scene:
+    """An image, what it holds, and what it is to hold after the scene's delta."""
+
+    def __init__(self, store: TemporaryStore, name: str) -> None:
+        self.forked, self.delta = SCENES[name]
+        self.parent = TemporaryImage(store)
+        self.parent.commit(PageDelta(40, [(n * PAGE, page(str(n))) for n in range(0, 64, 2)]))
+        self.image = self.parent.fork() if self.forked else self.parent
+        self.before = self.content()
+        self.after = bytearray(self.before.ljust(min(self.delta.wasm_pages, 40) * WASM_PAGE, b"\0"))
+        if self.delta.fresh:
+            self.after = bytearray(3 * WASM_PAGE)
+        for address, data in self.delta.runs:
+            self.after[address : address + PAGE] = data
+
+    def content(self) -> bytes:
+        return self.image.read(0, min(self.image.wasm_pages, 40) * WASM_PAGE)
+
+    def close(self) -> None:
+        if self.forked:
+            assert self.parent.read(0, 40 * WASM_PAGE) == self.before
+            self.image.close()
+        self.parent.close()
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_commit_interrupted_anywhere_did_not_begin_or_can_be_repeated(store: TemporaryStore, name: str) -> None:
+    opcode, outcomes = 1, set()
+    while True:
+        scene = Scene(store, name)
+        image, delta = scene.image, scene.delta
+        came = interrupted_at(opcode, lambda image=image, delta=delta: image.commit(delta), "/storage/")  # type: ignore[misc]
+        try:
+            found = scene.content()
+        except StorageError:
+            outcomes.add("unfinished")
+            delta = PageDelta(delta.wasm_pages, [(a, bytes(data)) for a, data in delta.runs], delta.fresh)
+        else:
+            outcomes.add("after" if found == scene.after else "before")
+            assert found in (scene.before, scene.after)
+        image.commit(delta)
+        assert scene.content() == scene.after
+        image.commit(PageDelta(delta.wasm_pages, [(PAGE, page("later"))]))
+        scene.after[PAGE : 2 * PAGE] = page("later")
+        assert scene.content() == scene.after
+        if opcode % 10 == 1 and image.wasm_pages <= 40:
+            assert Shown(image).content() == scene.after
+        scene.close()
+        if not came:
+            break
+        opcode += max(opcode // 8, 1)
+    assert outcomes == {"before", "unfinished", "after"}
 
 
 class ImageMachine(RuleBasedStateMachine):

@@ -104,6 +104,11 @@ class CommitFacts:
 
 def encode_memory(delta: PageDelta) -> list[Any]:
     """The ``heap`` or ``stable`` entry of a change, of whole pages in ascending order."""
+    return [delta.wasm_pages, delta.fresh, page_runs(delta)]
+
+
+def page_runs(delta: PageDelta) -> list[int]:
+    """First page and number of pages of each run, in turn; runs that touch as one."""
     runs: list[int] = []
     end = -1
     for address, data in delta.runs:
@@ -113,7 +118,7 @@ def encode_memory(delta: PageDelta) -> list[Any]:
         elif size_bytes:
             runs += (address // PAGE_BYTES, size_bytes // PAGE_BYTES)
         end = address + size_bytes if size_bytes else end
-    return [delta.wasm_pages, delta.fresh, runs]
+    return runs
 
 
 def encode_globals(values: Sequence[GlobalValue] | None) -> list[list[Any]] | None:

@@ -13,7 +13,7 @@ from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.changes import MEMORIES, CanisterChange, Message, encode_globals, encode_memory
 from perdure.storage.disk import Buffer
 from perdure.storage.durable import DurableMemory
-from perdure.storage.image import check_delta
+from perdure.storage.runs import check_delta
 
 if TYPE_CHECKING:
     from perdure.storage.directory import CanisterState, StateDirectory

@@ -20,7 +20,7 @@ from typing import final
 from perdure.canister import Extent, PageDelta
 from perdure.errors import InternalError, MalformedError, StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-from perdure.storage.changes import MemoryChange
+from perdure.storage.changes import MemoryChange, page_runs
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
 from perdure.storage.merkle import (
@@ -145,6 +145,7 @@ class DurableMemory:
         self._unhashed: set[int] = set()  # pages that the tree lacks
         self._fresh = False
         self._unapplied: PageDelta | None = None
+        self._applied: tuple[int, Sequence[int]] = (0, ())  # size and runs of the last one
         self._checked = False
         self.mapped = False
 
@@ -286,6 +287,7 @@ class DurableMemory:
         if len(self._logged) > _MAX_LOGGED:
             self._sort_logged()
         self.wasm_pages = delta.wasm_pages
+        self._applied = delta.wasm_pages, runs
         self._unapplied = delta
 
     def _start_anew(self) -> None:
@@ -298,9 +300,13 @@ class DurableMemory:
         """Whether the image waits for the bytes of a logged delta."""
         return self._unapplied is not None
 
+    def prepare(self, delta: PageDelta) -> None:
+        """Have room for a delta in the image, before it is logged."""
+        self.image().prepare(delta)
+
     def apply(self, delta: PageDelta) -> Sequence[Extent]:
-        """Put the bytes of the logged delta into the image."""
-        if self._unapplied is None:
+        """Put the bytes of the logged delta into the image. Again is fine: whoever was interrupted repeats it."""
+        if self._unapplied is None and (delta.wasm_pages, page_runs(delta)) != self._applied:
             raise InternalError("pages were to be committed before their log record")
         extents = self.image().commit(delta)
         self._unapplied = None
@@ -454,6 +460,11 @@ class DurableImage:
         """Bring what is held into temporary files; see `TemporaryImage.write_held`."""
         with self._lock:
             self._memory.image().write_held()
+
+    def prepare(self, delta: PageDelta) -> None:
+        """Have room for a delta, before `StateDirectory.commit` logs it; see `perdure.canister.Image`."""
+        with self._lock:
+            self._memory.prepare(delta)
 
     def commit(self, delta: PageDelta) -> Sequence[Extent]:
         """Show the pages of a delta that `StateDirectory.commit` has logged."""

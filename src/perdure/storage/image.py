@@ -14,6 +14,9 @@ distance from the block's start, so that neighbours stay neighbours; and the map
 The first few pages written to regions that others use too are held in memory instead: most forks never write more, and
 a block and a mapping for each would be most of what their first message costs. They go to blocks when there are more.
 
+A commit has two steps, so that what can fail for want of space fails before a committed byte changes: `prepare` decides
+where each page goes and has the file system allocate that; `commit` writes. A commit that was cut off may be repeated.
+
 Every piece is one kernel mapping. A block in many pieces is copied up whole; the more mappings the process uses, the
 fewer pieces are tolerated, and past the budget blocks grow until the image fits it.
 """
@@ -22,19 +25,18 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
-from itertools import islice
-from operator import add, eq, le, or_
-from typing import NamedTuple, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import final
 
 from perdure.canister import Extent, PageDelta
 from perdure.errors import StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
-from perdure.storage.disk import Buffer, DiskFile
+from perdure.storage.disk import DiskFile
+from perdure.storage.pieces import Piece, Pieces, extents_of
+from perdure.storage.runs import Runs, granules_of, join_ranges, shrinks
 from perdure.storage.temporary import Region, TemporaryStore
 
-__all__ = ["BLOCK_BYTES", "TemporaryImage", "check_delta", "open_sealed"]
+__all__ = ["BLOCK_BYTES", "TemporaryImage", "open_sealed"]
 
 BLOCK_BYTES = 2 << 20
 """What is copied up at once: the size of a huge page, and small enough to copy within a message."""
@@ -46,16 +48,18 @@ _HELD_PAGES = 16  # of one image
 _PIECES_PER_BLOCK = 32  # in a block before it is copied up: spreads the copy of 0.4 ms over as many commits
 
 
-class _Piece(NamedTuple):
-    start: int
-    end: int
-    region: Region
-    offset: int  # in the region's file
+_NO_RUNS = Runs((), 0)
+_Place = tuple[DiskFile, int, int, int]
+"""Where runs are written in place: file, the first of them, the first that is not, how far addresses lie before it."""
 
 
 @final
 class TemporaryImage:
     """An image over temporary pages, and over whatever it was forked from or opened over. One thread at a time.
+
+    An exception at any place (one of Python's own, an asynchronous one) leaves it as it was, or refusing everything
+    until the commit that was cut off is repeated. Its list of pieces changes in one store; a region's count is lowered
+    last, so that what may be lost is space, until the store is closed.
 
     Args:
         store: where its own pages go; images that live together share one. By default one for this image alone.
@@ -64,17 +68,24 @@ class TemporaryImage:
     def __init__(self, store: TemporaryStore | None = None) -> None:
         self._store = store or TemporaryStore()
         self._wasm_pages = 0
-        self._starts: list[int] = []
-        self._pieces: list[_Piece] = []
+        self._pieces = Pieces()
         self._regions: set[Region] = set()
         self._blocks: dict[int, tuple[Region, int]] = {}  # block -> own region, file offset of the block
         self._held: Mapping[int, bytes] = {}
         self._counted = (0, 0)
         self._closed = False
-        self._broken: str | None = None
+        self._unfinished: str | None = None  # why, where a commit was cut off
+        # What was prepared: the delta, its runs (with what was held, where nothing is held any more), which of them are
+        # written in place, the first of the others, whether those are held in memory, and, of a delta that starts
+        # anew, all that there is from then on, written already.
+        self._prepared: PageDelta | None = None
+        self._runs = _NO_RUNS
+        self._places: Sequence[_Place] = ()
+        self._others = 0
+        self._holds = False
+        self._base: Region | None = None
         self._pending: list[tuple[int, int]] = []  # ranges that the next commit tells a mapping to map anew
         self._retired: list[Region] = []  # references that a mapping may need until it was told so
-        self._capacity = 0  # where the last piece ends
 
     # -- what a mapping is made of
 
@@ -91,7 +102,7 @@ class TemporaryImage:
     def extents(self) -> Sequence[Extent]:
         """File-backed runs, ascending, not overlapping. Valid until the next `commit`."""
         self._check_usable()
-        return _join(self._pieces)
+        return extents_of(self._pieces)
 
     @property
     def held(self) -> Mapping[int, bytes]:
@@ -101,210 +112,285 @@ class TemporaryImage:
     def _check_usable(self) -> None:
         if self._closed:
             raise ValueError("the image is closed")
-        if self._broken is not None:
-            raise StorageError(f"unusable after a failed commit: {self._broken}", self._store.directory)
+        if self._unfinished is not None:
+            raise StorageError(f"a commit was cut off and is to be repeated: {self._unfinished}", self._store.directory)
 
-    # -- committing
+    # -- committing: first room
+
+    def prepare(self, delta: PageDelta) -> None:
+        """Have room for `delta`, of which nothing is to be seen; see `perdure.canister.Image`.
+
+        Raises:
+            StorageError: there is none; nothing has changed.
+            ValueError: a run is not whole pages, or lies outside the memory, or the memory shrinks.
+        """
+        self._check_usable()
+        if self._prepared is not delta:
+            self._prepare(delta)
+
+    def _prepare(self, delta: PageDelta) -> None:
+        if self._prepared is not None:
+            self._prepared = None
+            self._release_unused()
+        wasm_pages, runs, fresh = delta
+        if wasm_pages < self._wasm_pages and not fresh:
+            raise shrinks(self._wasm_pages, wasm_pages)
+        size_bytes = wasm_pages * WASM_PAGE_BYTES
+        self._runs = Runs(runs, size_bytes)
+        self._base = None
+        try:
+            if fresh or not self._wasm_pages:
+                self._prepare_anew(max(size_bytes, self._pieces.end))
+            else:
+                if wasm_pages > self._wasm_pages and size_bytes > self._pieces.end:
+                    self._reserve(size_bytes)
+                self._make_room(self._runs)
+        except OSError as error:
+            self._release_unused()
+            raise StorageError(f"no room for a commit: {error.strerror}", self._store.directory) from error
+        self._prepared = delta
+
+    def _prepare_anew(self, capacity: int) -> None:
+        # What was mapped before must be covered again, or its old bytes would show.
+        base = self._allocate(_region_bytes(capacity))
+        self._runs.write(base.file, 0, len(self._runs.starts), base.offset)
+        self._places, self._others, self._holds = (), len(self._runs.starts), False
+        self._base = base
+
+    def _make_room(self, runs: Runs) -> None:
+        position, end = 0, len(runs.starts)
+        places: list[_Place] = []
+        # What is held covers the files, so nothing is written in place under it.
+        while position < end and not self._held and (found := self._next_in_place(runs, position)):
+            piece, stop = found
+            distance = piece.offset - piece.start
+            runs.make_room(piece.region, position, stop, distance)
+            places.append((piece.region.file, position, stop, distance))
+            position = stop
+        self._places, self._others = places, position
+        if position == end:
+            self._holds = False
+            return
+        self._holds = self._can_hold(runs, position)
+        if not self._holds:
+            if self._held:
+                self._runs = runs = self._with_held(runs)
+            self._make_room_in_blocks(runs, position)
+
+    def _next_in_place(self, runs: Runs, position: int) -> tuple[Piece, int] | None:
+        """The piece of our own that the run at `position` lies in, and where the first run is that does not."""
+        piece = self._pieces.before(runs.starts[position])
+        if piece is None or piece.region.references != 1:
+            return None
+        stop = bisect_right(runs.ends, piece.end, position)
+        return (piece, stop) if stop > position else None
+
+    def _can_hold(self, runs: Runs, first: int) -> bool:
+        """Whether there is room in memory for the runs from `first` on."""
+        pages = sum(map(len, runs.buffers[first:])) // PAGE_BYTES
+        if pages > _HELD_PAGES or self._store.held_pages + pages > self._store.held_budget:
+            return False
+        return len(self._held) + pages <= _HELD_PAGES or len(self._held.keys() | _pages(runs, first).keys()) <= (
+            _HELD_PAGES
+        )
+
+    def _with_held(self, runs: Runs) -> Runs:
+        pages = {**self._held, **_pages(runs, 0)}
+        return Runs(sorted(pages.items()), self._pieces.end)
+
+    def _make_room_in_blocks(self, runs: Runs, first: int) -> None:
+        for index in range(first, len(runs.starts)):
+            address, end = runs.starts[index], runs.ends[index]
+            while address < end:
+                piece, stop = self._part(address, end)
+                if piece is not None:
+                    runs.make_room(piece.region, index, index + 1, piece.offset - piece.start)
+                else:  # not to be seen before it is placed
+                    self._write_block(address, runs.part(index, address, stop))
+                address = stop
+
+    def _write_block(self, address: int, data: memoryview) -> tuple[Region, int]:
+        """Write into a block of our own, had where it is not yet; its region, and where the data is in the file."""
+        block = address // BLOCK_BYTES
+        found = self._blocks.get(block)
+        if found is None or found[0].references != 1:
+            region = self._allocate(BLOCK_BYTES)
+            found = self._blocks[block] = (region, region.offset)
+        region, offset = found
+        offset += address - block * BLOCK_BYTES
+        region.file.pwrite(data, offset)
+        return region, offset
+
+    # -- committing: then bytes
 
     def commit(self, delta: PageDelta) -> Sequence[Extent]:
         """Make `delta` the committed content; see `perdure.canister.Image`.
 
         Raises:
-            StorageError: the pages could not be written; the image refuses further use.
+            StorageError: it could not be written. Where there was no room, nothing has changed. Else the image refuses
+                further use until a commit of the same delta succeeds; a mapping is then to be made anew.
             ValueError: a run is not whole pages, or lies outside the memory, or the memory shrinks.
         """
-        self._check_usable()
-        wasm_pages, runs, fresh = delta
-        if wasm_pages < self._wasm_pages and not fresh:
-            raise ValueError(f"a memory of {self._wasm_pages} Wasm pages cannot shrink to {wasm_pages}")
-        size_bytes = wasm_pages * WASM_PAGE_BYTES
-        checked = _Runs(runs, size_bytes)
-        remap: list[tuple[int, int]] = []
-        retired: list[Region] = []
-        if self._pending:
-            remap, self._pending = self._pending, remap
-            retired, self._retired = self._retired, retired
+        prepared = self._prepared
+        if prepared is None or not _is_same(prepared, delta):
+            self._check_usable()
+            self._prepare(delta)
+        elif self._closed:
+            self._check_usable()
+        self._unfinished = "it was interrupted"
+        runs = self._runs
         try:
-            if fresh:
-                self._start_anew(remap)
-            if size_bytes > self._capacity:
-                self._reserve(size_bytes, remap)
-            # What is held covers the files, so nothing is written in place under it.
-            done = 0 if self._held else self._write_in_place(checked, 0)
-            if done < len(checked.starts) and not self._hold(checked, done):
-                self._write_held(remap)
-                self._write_runs(checked, done, remap)
+            if self._base is not None:
+                self._start_anew(self._base)
+            for place in self._places:
+                runs.write(*place)
+            if self._holds:
+                self._held = {**self._held, **_pages(runs, self._others)}
+                self._recount()
+            elif self._others < len(runs.starts):
+                self._write_runs(runs, self._others)
+                self._held = {}
         except OSError as error:
-            raise self._break(error) from error
-        self._wasm_pages = wasm_pages
-        if not remap:
-            return ()
+            self._unfinished = error.strerror or str(error)
+            raise StorageError(f"commit failed: {self._unfinished}", self._store.directory) from error
+        self._wasm_pages = delta.wasm_pages
+        moved = self._moved() if self._pending or self._counted[1] != len(self._held) else ()
+        self._prepared = self._unfinished = None
+        self._runs = _NO_RUNS  # a view of a mapping keeps its addresses
+        if moved:
+            self.unmapped()
+        return moved
+
+    def _moved(self) -> Sequence[Extent]:
+        self._release_unused()
         self._recount()
-        for region in retired:
-            self._store.release(region)
-        return self._extents_within(remap)
+        return self._extents_within(self._pending)
 
-    def _start_anew(self, remap: list[tuple[int, int]]) -> None:
-        # What was mapped before must be covered again, or its old bytes would show.
-        capacity = self._capacity
-        self._forget_pieces()
-        if capacity:
-            self._reserve(capacity, remap)
+    def _start_anew(self, base: Region) -> None:
+        self._pending.append((0, base.size_bytes))
+        self._pieces = Pieces([Piece(0, base.size_bytes, base, base.offset)])
+        self._blocks, self._held = {}, {}
 
-    def _break(self, error: OSError) -> StorageError:
-        # In-place pages may be half written, and what they held before is gone.
-        self._broken = error.strerror or str(error)
-        return StorageError(f"commit failed: {self._broken}", self._store.directory)
-
-    def _reserve(self, size_bytes: int, remap: list[tuple[int, int]]) -> None:
+    def _reserve(self, size_bytes: int) -> None:
         """Back the memory up to `size_bytes` and more, so that most grows need no new mapping."""
-        start = self._capacity
-        end = _FIRST_REGION_BYTES
-        while end < size_bytes:
-            end *= 2
+        start, end = self._pieces.end, _region_bytes(size_bytes)
         region = self._allocate(end - start)
-        self._place(start, end, region, region.offset)
-        remap.append((start, end))
+        self._pending.append((start, end))
+        self._pieces.place(start, end, region, region.offset)
 
     def _allocate(self, size_bytes: int) -> Region:
         region = self._store.allocate(size_bytes)
         self._regions.add(region)
         return region
 
-    def _write_in_place(self, runs: _Runs, position: int) -> int:
-        """Write to pieces of our own, all runs of a piece at once, up to a run that is not in one; its position."""
-        while position < len(runs.starts):
-            index = bisect_right(self._starts, runs.starts[position]) - 1
-            if index < 0:
-                break
-            start, end, region, offset = self._pieces[index]
-            stop = bisect_right(runs.ends, end, position)
-            if region.references != 1 or stop == position:
-                break
-            runs.write(region.file, position, stop, offset - start)
-            position = stop
-        return position
-
-    def _hold(self, runs: _Runs, first: int) -> bool:
-        """Keep few pages in memory, those of the runs from `first` on; whether there was room."""
-        buffers = runs.buffers[first:]
-        pages = sum(map(len, buffers)) // PAGE_BYTES
-        if pages > _HELD_PAGES or self._store.held_pages + pages > self._store.held_budget:
-            return False
-        held = dict(self._held)
-        for address, buffer in zip(runs.starts[first:], buffers, strict=True):
-            for at in range(0, len(buffer), PAGE_BYTES):
-                held[address + at] = bytes(buffer[at : at + PAGE_BYTES])
-        if len(held) > _HELD_PAGES:
-            return False
-        self._held = held
-        self._recount()
-        return True
-
-    def _write_held(self, remap: list[tuple[int, int]]) -> None:
-        if self._held:
-            self._write_runs(_Runs(sorted(self._held.items()), self._capacity), 0, remap)
-            self._held = {}
-
-    def _write_runs(self, runs: _Runs, position: int, remap: list[tuple[int, int]]) -> None:
+    def _write_runs(self, runs: Runs, position: int) -> None:
         """Write runs from `position` on to pieces of our own, where need be to new ones."""
-        while (position := self._write_in_place(runs, position)) < len(runs.starts):
-            address, data = runs.starts[position], memoryview(runs.buffers[position]).cast("B")
-            while data:
-                written = self._write_part(address, data, remap)
-                address += written
-                data = data[written:]
+        while position < len(runs.starts):
+            if (found := self._next_in_place(runs, position)) is not None:
+                piece, stop = found
+                runs.write(piece.region.file, position, stop, piece.offset - piece.start)
+                position = stop
+                continue
+            address, end = runs.starts[position], runs.ends[position]
+            while address < end:
+                own, stop = self._part(address, end)
+                data = runs.part(position, address, stop)
+                if own is not None:
+                    own.region.file.pwrite(data, own.offset + address - own.start)
+                else:
+                    region, offset = self._write_block(address, data)
+                    self._pending.append((address, stop))
+                    self._pieces.place(address, stop, region, offset)
+                    self._spare_mappings(address // BLOCK_BYTES, runs, position)
+                address = stop
             position += 1
 
-    def _write_part(self, address: int, data: memoryview, remap: list[tuple[int, int]]) -> int:
-        """Write as much as lies in one piece of our own or outside of any; the bytes written."""
-        index = bisect_right(self._starts, address) - 1
-        if index >= 0 and address < self._pieces[index].end:
-            piece = self._pieces[index]
-            end = min(piece.end, address + len(data))
+    def _part(self, address: int, end: int) -> tuple[Piece | None, int]:
+        """A piece of our own that `address` lies in, if there is one, and how far one write from there can go."""
+        piece = self._pieces.before(address)
+        if piece is not None and address < piece.end:
+            end = min(piece.end, end)
             if piece.region.references == 1:
-                piece.region.file.pwrite(data[: end - address], piece.offset + address - piece.start)
-                return end - address
+                return piece, end
         else:
-            following = self._starts[index + 1] if index + 1 < len(self._starts) else address + len(data)
-            end = min(following, address + len(data))
-        end = min(end, (address // BLOCK_BYTES + 1) * BLOCK_BYTES)
-        self._write_up(address, data[: end - address], remap)
-        return end - address
-
-    def _write_up(self, address: int, data: memoryview, remap: list[tuple[int, int]]) -> None:
-        """Write into a block of our own and let it cover what was there."""
-        block = address // BLOCK_BYTES
-        region, offset = self._own_block(block)
-        offset += address - block * BLOCK_BYTES
-        region.file.pwrite(data, offset)
-        end = address + len(data)
-        self._place(address, end, region, offset)
-        remap.append((address, end))
-        self._spare_mappings(block, remap)
-
-    def _own_block(self, block: int) -> tuple[Region, int]:
-        found = self._blocks.get(block)
-        if found is None or found[0].references != 1:
-            region = self._allocate(BLOCK_BYTES)
-            found = self._blocks[block] = (region, region.offset)
-        return found
+            end = self._pieces.next_start(address, end)
+        return None, min(end, (address // BLOCK_BYTES + 1) * BLOCK_BYTES)
 
     # -- keeping the number of mappings within the budget
 
     def _used_mappings(self) -> int:
         return self._store.mappings + len(self._pieces) - self._counted[0]
 
-    def _spare_mappings(self, block: int, remap: list[tuple[int, int]]) -> None:
+    def _spare_mappings(self, block: int, runs: Runs, position: int) -> None:
         used = self._used_mappings()
         budget = self._store.mapping_budget
         allowed = _PIECES_PER_BLOCK if 2 * used < budget else 4 if used < budget else 1
         start = block * BLOCK_BYTES
         size_bytes = BLOCK_BYTES
-        if self._count_pieces(start, start + size_bytes) > allowed:
-            self._copy_up(start, start + size_bytes, remap)
-        # Past the budget, join ever larger blocks around the write, in the end the whole image.
-        while self._used_mappings() > budget and size_bytes < self._capacity:
-            size_bytes *= 8
-            start -= start % size_bytes
-            end = min(start + size_bytes, self._capacity)
-            if self._count_pieces(start, end) > 1:
-                self._copy_up(start, end, remap)
+        try:
+            if self._pieces.count(start, start + size_bytes) > allowed:
+                self._copy_up(start, start + size_bytes, runs, position)
+            # Past the budget, join ever larger blocks around the write, in the end the whole image.
+            while self._used_mappings() > budget and size_bytes < self._pieces.end:
+                size_bytes *= 8
+                start -= start % size_bytes
+                end = min(start + size_bytes, self._pieces.end)
+                if self._pieces.count(start, end) > 1:
+                    self._copy_up(start, end, runs, position)
+        except OSError:
+            return  # no room for the copy: the image stays in more pieces for now
 
-    def _count_pieces(self, start: int, end: int) -> int:
-        return bisect_left(self._starts, end) - bisect_right(self._starts, start) + 1
-
-    def _copy_up(self, start: int, end: int, remap: list[tuple[int, int]]) -> None:
-        """Make `[start, end)` one piece of our own."""
-        end = min(end, max(self._capacity, start + BLOCK_BYTES))
+    def _copy_up(self, start: int, end: int, runs: Runs | None = None, position: int = 0) -> None:
+        """Make `[start, end)` one piece of our own, with room for what runs from `position` on will write there."""
+        end = min(end, max(self._pieces.end, start + BLOCK_BYTES))
         region = self._allocate(end - start)
-        for piece_start, piece_end, source, offset in list(self._pieces_within(start, end)):
-            moved = region.offset + piece_start - start - offset
-            for data_start, data_end in source.file.data_ranges(offset, offset + piece_end - piece_start):
-                _copy(source.file, data_start, region.file, data_start + moved, data_end - data_start)
-        self._place(start, end, region, region.offset)
+        try:
+            for piece_start, piece_end, source, offset in list(self._pieces.within(start, end)):
+                moved = region.offset + piece_start - start - offset
+                for data_start, data_end in source.file.data_ranges(offset, offset + piece_end - piece_start):
+                    _copy(source.file, data_start, region.file, data_start + moved, data_end - data_start)
+            if runs is not None:
+                for index in range(position, bisect_left(runs.starts, end, position)):
+                    first, stop = max(start, runs.starts[index]), min(end, runs.ends[index])
+                    region.make_room(granules_of(first - start, stop - first))
+        except OSError:
+            self._regions.discard(region)
+            self._store.release(region)
+            raise
+        self._pending.append((start, end))
+        self._pieces.place(start, end, region, region.offset)
         for block in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
             self._blocks[block] = (region, region.offset + block * BLOCK_BYTES - start)
-        remap.append((start, end))
-        self._release_unused()
 
     def merge(self) -> None:
         """Bring the image into one piece, in pages of its own. The image must not be mapped."""
         self._check_usable()
+        pending = self._pending.copy()
         if len(self._pieces) > 1 or any(piece.region.references != 1 for piece in self._pieces):
             try:
-                self._copy_up(0, self._capacity, [])
+                self._copy_up(0, self._pieces.end)
             except OSError as error:
                 raise StorageError(f"merge failed: {error.strerror}", self._store.directory) from error
+            self._release_unused()
         self.write_held()
+        self._pending = pending
+        self._recount()
 
     def write_held(self) -> None:
         """Bring what is held into files, so that `extents()` is all there is. The image must not be mapped."""
         self._check_usable()
+        if not self._held:
+            return
+        pending = self._pending.copy()
         try:
-            self._write_held([])
+            held = self._with_held(Runs((), 0))
+            self._make_room_in_blocks(held, 0)
+            self._write_runs(held, 0)
         except OSError as error:
             raise StorageError(f"no room for held pages: {error.strerror}", self._store.directory) from error
+        self._held = {}
+        self._pending = pending
+        self._release_unused()
         self._recount()
 
     def cut(self, wasm_pages: int) -> None:
@@ -321,12 +407,11 @@ class TemporaryImage:
     def fork(self) -> TemporaryImage:
         """A second image with this content; from now on neither sees what the other commits. Both may be mapped."""
         self._check_usable()
+        self._prepared = None
         self._release_unused()
         child = TemporaryImage(self._store)
         child._wasm_pages = self._wasm_pages
-        child._starts = self._starts.copy()
         child._pieces = self._pieces.copy()
-        child._capacity = self._capacity
         child._blocks = self._blocks.copy()
         child._regions = self._regions.copy()
         child._held = self._held
@@ -340,22 +425,21 @@ class TemporaryImage:
         self._check_usable()
         self._pending += [(piece.start, piece.end) for piece in self._pieces if piece.region is not base]
         self._store.retain(base)
-        self._retired += self._regions
-        self._regions = set()
+        regions, self._regions = self._regions, set()
+        self._retired += regions
         self._forget_pieces()
         self._wasm_pages = wasm_pages
         self._regions.add(base)
         if base.size_bytes:
             # The rest of a last, partial page reads as zeros, mapped or not.
-            self._place(0, -(-base.size_bytes // PAGE_BYTES) * PAGE_BYTES, base, base.offset)
+            self._pieces.place(0, -(-base.size_bytes // PAGE_BYTES) * PAGE_BYTES, base, base.offset)
         self._recount()
 
     def unmapped(self) -> None:
         """Say that no mapping exists any more: what was kept for one is let go."""
         self._pending = []
-        for region in self._retired:
-            self._store.release(region)
-        self._retired = []
+        while self._retired:
+            self._store.release(self._retired.pop())
 
     def references_to(self, region: Region) -> int:
         """How many of the region's references are this image's, mappings made from it included."""
@@ -369,7 +453,7 @@ class TemporaryImage:
         check_range(address, size_bytes, self._wasm_pages * WASM_PAGE_BYTES)
         parts: list[bytes] = []
         position = address
-        for start, end, region, offset in self._pieces_within(address, address + size_bytes):
+        for start, end, region, offset in self._pieces.within(address, address + size_bytes):
             parts.append(bytes(start - position))
             found = region.file.pread(end - start, offset)
             parts.append(found)
@@ -382,11 +466,11 @@ class TemporaryImage:
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         """Address ranges of whole pages that may hold anything but zeros, ascending."""
         held = [(page, page + PAGE_BYTES) for page in sorted(self._held)]
-        return _join_ranges(heapq.merge(self._ranges_in_files(), held))
+        return join_ranges(heapq.merge(self._ranges_in_files(), held))
 
     def _ranges_in_files(self) -> Iterator[tuple[int, int]]:
         size_bytes = self._wasm_pages * WASM_PAGE_BYTES
-        for start, end, region, offset in list(self._pieces_within(0, size_bytes)):
+        for start, end, region, offset in list(self._pieces.within(0, size_bytes)):
             for data_start, data_end in region.file.data_ranges(offset, offset + end - start):
                 first = start + (data_start - offset) // PAGE_BYTES * PAGE_BYTES
                 yield first, min(size_bytes, start - (offset - data_end) // PAGE_BYTES * PAGE_BYTES)
@@ -399,49 +483,17 @@ class TemporaryImage:
             self._closed = True
             self._recount()
 
-    # -- the list of pieces
-
-    def _pieces_within(self, start: int, end: int) -> Iterator[_Piece]:
-        index = max(bisect_right(self._starts, start) - 1, 0)
-        while index < len(self._pieces) and (piece := self._pieces[index]).start < end:
-            if piece.end > start:
-                first = max(start, piece.start)
-                yield _Piece(first, min(end, piece.end), piece.region, piece.offset + first - piece.start)
-            index += 1
-
-    def _place(self, start: int, end: int, region: Region, offset: int) -> None:
-        """Let `[start, end)` come from `region`, whatever was there, joined with what it continues."""
-        first = bisect_right(self._starts, start) - 1
-        if first < 0 or self._pieces[first].end <= start:
-            first += 1
-        last = bisect_left(self._starts, end)
-        placed: list[_Piece] = []
-        if first < last and (head := self._pieces[first]).start < start:
-            placed.append(head._replace(end=start))
-        placed.append(_Piece(start, end, region, offset))
-        if first < last and (tail := self._pieces[last - 1]).end > end:
-            placed.append(_Piece(end, tail.end, tail.region, tail.offset + end - tail.start))
-        if first > 0:
-            first -= 1
-            placed.insert(0, self._pieces[first])
-        if last < len(self._pieces):
-            placed.append(self._pieces[last])
-            last += 1
-        joined = _join_pieces(placed)
-        self._pieces[first:last] = joined
-        self._starts[first:last] = [piece.start for piece in joined]
-        self._capacity = self._pieces[-1].end
+    # -- regions in use
 
     def _extents_within(self, ranges: list[tuple[int, int]]) -> Sequence[Extent]:
-        joined = _join_ranges(sorted(ranges))
-        return [extent for start, end in joined for extent in _join(self._pieces_within(start, end))]
+        joined = join_ranges(sorted(ranges))
+        return [extent for start, end in joined for extent in extents_of(self._pieces.within(start, end))]
 
     def _forget_pieces(self) -> None:
-        for region in self._regions:
-            self._store.release(region)
-        self._regions = set()
-        self._starts, self._pieces, self._blocks, self._held = [], [], {}, {}
-        self._capacity = 0
+        self._pieces, self._blocks, self._held = Pieces(), {}, {}
+        self._prepared = None
+        while self._regions:
+            self._store.release(self._regions.pop())
 
     def _release_unused(self) -> None:
         unused = self._regions - {piece.region for piece in self._pieces}
@@ -472,104 +524,28 @@ def open_sealed(store: TemporaryStore, file: DiskFile, *, offset: int = 0) -> Te
     return image
 
 
-def check_delta(delta: PageDelta, wasm_pages: int) -> None:
-    """Raise `ValueError` unless `delta` can be committed to a memory of `wasm_pages`."""
-    if delta.wasm_pages < wasm_pages and not delta.fresh:
-        raise ValueError(f"a memory of {wasm_pages} Wasm pages cannot shrink to {delta.wasm_pages}")
-    _Runs(delta.runs, delta.wasm_pages * WASM_PAGE_BYTES)
+def _region_bytes(size_bytes: int) -> int:
+    end = _FIRST_REGION_BYTES
+    while end < size_bytes:
+        end *= 2
+    return end
 
 
-class _Runs:
-    """Runs of a delta, checked: whole pages, ascending, within the memory. No Python instruction per run."""
-
-    __slots__ = ("buffers", "ends", "starts")
-
-    def __init__(self, runs: Sequence[tuple[int, Buffer]], size_bytes: int) -> None:
-        if len(runs) == 1:
-            ((start, buffer),) = runs
-            end = start + len(buffer)
-            if start % PAGE_BYTES or end % PAGE_BYTES or not 0 <= start <= end <= size_bytes:
-                raise self._error(start, end - start, size_bytes)
-            self.starts, self.buffers, self.ends = [start], [buffer], [end]
-            return
-        self.starts = [start for start, _ in runs]
-        self.buffers = [buffer for _, buffer in runs]
-        self.ends = list(map(add, self.starts, map(len, self.buffers)))
-        bits = reduce(or_, self.starts, 0) | reduce(or_, self.ends, 0)
-        ascending = all(map(le, self.ends, islice(self.starts, 1, None))) and all(map(le, self.starts, self.ends))
-        if bits % PAGE_BYTES or bits < 0 or not ascending or (self.ends and self.ends[-1] > size_bytes):
-            self._explain(size_bytes)
-
-    def _explain(self, size_bytes: int) -> None:
-        position = 0
-        for start, end in zip(self.starts, self.ends, strict=True):
-            if start % PAGE_BYTES or end % PAGE_BYTES or end > size_bytes or start < 0:
-                raise self._error(start, end - start, size_bytes)
-            if start < position:
-                raise ValueError(f"runs are not ascending: {start:#x} after {position:#x}")
-            position = end
-
-    @staticmethod
-    def _error(start: int, run_bytes: int, size_bytes: int) -> ValueError:
-        what = f"{run_bytes} bytes at {start:#x}"
-        return ValueError(f"a run of {what} is not whole pages of a memory of {size_bytes:#x} bytes")
-
-    def write(self, file: DiskFile, first: int, stop: int, distance: int) -> None:
-        """Write runs `first` to `stop` at their address plus `distance`, neighbours in one call."""
-        if stop - first == 1:
-            file.pwrite(self.buffers[first], self.starts[first] + distance)
-            return
-        starts, buffers = self.starts[first:stop], self.buffers[first:stop]
-        touching = sum(map(eq, self.ends[first:stop], islice(starts, 1, None)))
-        if 4 * touching < len(starts):
-            file.pwrite_each(buffers, list(map(distance.__add__, starts)))
-            return
-        begin = 0
-        for index in range(1, len(starts) + 1):
-            if index == len(starts) or starts[index] != self.ends[first + index - 1]:
-                file.pwritev(buffers[begin:index], starts[begin] + distance)
-                begin = index
+def _is_same(delta: PageDelta, other: PageDelta) -> bool:
+    """Whether two deltas are the same, or have the same pages: one may be a copy of the other's views."""
+    if delta is other:
+        return True
+    places = [(address, len(data)) for address, data in delta.runs]
+    return delta[::2] == other[::2] and places == [(address, len(data)) for address, data in other.runs]
 
 
-def _join_ranges(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Ascending ranges, those that touch as one."""
-    start = end = -1
-    for low, high in ranges:
-        if low > end:
-            if end > start:
-                yield start, end
-            start, end = low, high
-        else:
-            end = max(end, high)
-    if end > start:
-        yield start, end
-
-
-def _join_pieces(pieces: list[_Piece]) -> list[_Piece]:
-    joined = pieces[:1]
-    for piece in pieces[1:]:
-        last = joined[-1]
-        continues = last.region is piece.region and last.offset + last.end - last.start == piece.offset
-        if continues and last.end == piece.start:
-            joined[-1] = last._replace(end=piece.end)
-        else:
-            joined.append(piece)
-    return joined
-
-
-def _join(pieces: Iterator[_Piece] | list[_Piece]) -> list[Extent]:
-    """Extents, joined also across regions that lie side by side in one file."""
-    extents: list[Extent] = []
-    for start, end, region, offset in pieces:
-        descriptor = region.file.descriptor
-        if extents:
-            last = extents[-1]
-            ends_at = last.address + last.size_bytes, last.file_descriptor, last.file_offset + last.size_bytes
-            if ends_at == (start, descriptor, offset):
-                extents[-1] = last._replace(size_bytes=end - last.address)
-                continue
-        extents.append(Extent(start, end - start, descriptor, offset))
-    return extents
+def _pages(runs: Runs, first: int) -> dict[int, bytes]:
+    """Copies of the pages of the runs from `first` on, by address."""
+    return {
+        address + at: bytes(buffer[at : at + PAGE_BYTES])
+        for address, buffer in zip(runs.starts[first:], runs.buffers[first:], strict=True)
+        for at in range(0, len(buffer), PAGE_BYTES)
+    }
 
 
 def _copy(source: DiskFile, source_offset: int, target: DiskFile, target_offset: int, size_bytes: int) -> None:

@@ -10,18 +10,22 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import final
 
 from perdure.errors import StorageError
 from perdure.storage.disk import DiskFile, RealFile
 
-__all__ = ["HELD_BUDGET", "MAPPING_BUDGET", "Region", "TemporaryStore"]
+__all__ = ["GRANULE_BYTES", "HELD_BUDGET", "MAPPING_BUDGET", "Region", "TemporaryStore", "unlinked_file"]
 
 MAPPING_BUDGET = 16_384
 """Kernel mappings that the images of one store may need; the kernel allows 65,530 a process, for everything."""
 HELD_BUDGET = 8_192
 """Pages that the images of one store may hold in memory together, 32 MiB."""
+
+GRANULE_BYTES = 1 << 16
+"""What is written at once so that there is space for it: a Wasm page."""
 
 _FILE_BYTES = 8 << 40  # ext4 ends at 16 TiB; a second file is opened past this
 _STEP_BYTES = 16 << 30  # the file is extended (a hole, no disk) in such steps, because each is a journal entry
@@ -37,9 +41,12 @@ class Region:
         size_bytes: its size.
         references: images that use it. With exactly one, that image writes in place; a sealed region starts with
             one reference more than it has users and is never written.
+
+    Attributes:
+        room: granules that there is space for: pages in them can be overwritten.
     """
 
-    __slots__ = ("file", "offset", "references", "size_bytes", "store")
+    __slots__ = ("file", "offset", "references", "room", "size_bytes", "store")
 
     def __init__(
         self, file: DiskFile, offset: int, size_bytes: int, *, references: int = 0, store: TemporaryStore | None = None
@@ -48,7 +55,23 @@ class Region:
         self.offset = offset
         self.size_bytes = size_bytes
         self.references = references
+        self.room: set[int] = set()
         self.store = store
+
+    def make_room(self, granules: Collection[int]) -> None:
+        """Have space for granules, counted from the start of the region, whose bytes stay.
+
+        They are written once as they are. Not by ``fallocate``: giving such space back took 4 ms where what was
+        written in the usual way, and never reached the disk, takes 0.3.
+
+        Raises:
+            OSError: there is no space.
+        """
+        for granule in sorted(set(granules) - self.room):
+            offset = self.offset + granule * GRANULE_BYTES
+            size_bytes = min(GRANULE_BYTES, self.size_bytes - granule * GRANULE_BYTES)
+            self.file.pwrite(self.file.pread(size_bytes, offset), offset)
+            self.room.add(granule)
 
 
 @final
@@ -61,6 +84,7 @@ class TemporaryStore:
         mapping_budget: how many kernel mappings the images together may need before they copy more in order to be
             mapped in fewer pieces.
         held_budget: how many pages the images together may hold in memory.
+        create_file: makes an empty file in a directory, without a name.
     """
 
     def __init__(
@@ -69,16 +93,18 @@ class TemporaryStore:
         *,
         mapping_budget: int = MAPPING_BUDGET,
         held_budget: int = HELD_BUDGET,
+        create_file: Callable[[str], DiskFile] | None = None,
     ) -> None:
         self.directory = str(directory) if directory is not None else _default_directory()
         self.mapping_budget = mapping_budget
         self.held_budget = held_budget
         self.mappings = 0
         self.held_pages = 0
-        self._files: list[RealFile] = []
+        self._create_file = create_file or unlinked_file
+        self._files: list[DiskFile] = []
         self._end = _FILE_BYTES
         self._truncated = 0
-        self._free: dict[int, list[tuple[RealFile, int]]] = {}
+        self._free: dict[int, list[tuple[DiskFile, int]]] = {}
         self._lock = threading.Lock()
 
     def allocate(self, size_bytes: int) -> Region:
@@ -94,10 +120,7 @@ class TemporaryStore:
 
     def _extend(self, size_bytes: int) -> Region:
         if self._end + size_bytes > _FILE_BYTES:
-            file = tempfile.TemporaryFile(dir=self.directory, prefix="perdure-", buffering=0)  # noqa: SIM115
-            self._files.append(RealFile(os.dup(file.fileno()), self.directory))
-            file.close()
-            os.set_inheritable(self._files[-1].descriptor, False)
+            self._files.append(self._create_file(self.directory))
             self._end = self._truncated = 0
         file_end = self._end + size_bytes
         # A page past the end of the file is SIGBUS: the file reaches to the end of the region before anyone maps it.
@@ -119,8 +142,8 @@ class TemporaryStore:
             if region.references or region.store is not self:
                 return
             file = region.file
-            if not isinstance(file, RealFile) or file.descriptor < 0:
-                return
+            if file.descriptor < 0:
+                return  # closed before its images
             try:
                 file.punch(region.offset, region.size_bytes)
             except OSError:
@@ -145,6 +168,15 @@ class TemporaryStore:
     def __del__(self) -> None:
         for file in self._files:
             file.close()
+
+
+def unlinked_file(directory: str) -> RealFile:
+    """An empty file in a directory, without a name: gone with its descriptor."""
+    file = tempfile.TemporaryFile(dir=directory, prefix="perdure-", buffering=0)  # noqa: SIM115
+    descriptor = os.dup(file.fileno())
+    os.set_inheritable(descriptor, False)
+    file.close()
+    return RealFile(descriptor, directory)
 
 
 def _default_directory() -> str:
