@@ -21,16 +21,16 @@ from typing import Any
 from figures import Table, best_ns, main, median_ns
 from perdure.canister import Extent
 from perdure.inspection.diff import diff
-from perdure.inspection.find import find
+from perdure.inspection.find import find, name_structures
 from perdure.inspection.fsck import fsck
 from perdure.inspection.pages import changed_pages
-from perdure.inspection.schema import name_structures, parse_schema
 from perdure.inspection.source import Layer, Source, open_source
 from perdure.inspection.sql import connect
 from perdure.inspection.state import map_extents
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, BytesMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.stable.region import Region
+from perdure.values.schema import parse_schema
 
 SCHEMA = 'memories: {"page:0": {name: numbers, kind: btreemap, key: u64, value: u64}}'
 

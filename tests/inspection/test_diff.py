@@ -9,11 +9,11 @@ from perdure.errors import MalformedError
 from perdure.inspection.diff import Change, diff
 from perdure.inspection.find import find, find_in_memory
 from perdure.inspection.pages import changed_pages
-from perdure.inspection.schema import parse_schema
 from perdure.inspection.source import Layer, open_source
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import MemoryManager, StableBTreeMap, StableLog, StableVec, types
 from perdure.stable.region import Region, Run
+from perdure.values.schema import parse_schema
 
 
 def compare(before, after, schema=None, **options):

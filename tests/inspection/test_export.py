@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from perdure.errors import StorageError
+from perdure.inspection.arrow import in_bulk, to_batch
 from perdure.inspection.export import export_csv, export_parquet, export_sqlite
+from perdure.inspection.find import name_structures
 from perdure.inspection.occupancy import cells, occupancy, to_svg
-from perdure.inspection.schema import name_structures, parse_schema
 from perdure.inspection.sql import open_tables
 from perdure.inspection.table import open_table
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.stable import types
+from perdure.values.schema import parse_schema
 
 
 @pytest.fixture
@@ -69,15 +71,15 @@ def test_parquet(tables, tmp_path, people):
     assert pq.read_table(tmp_path / "ids.parquet").schema.types == [pa.uint64(), pa.binary()]
 
 
-def test_parquet_in_bulk_is_parquet_row_by_row(tmp_path, look, build, monkeypatch):
+def test_parquet_in_bulk_is_parquet_row_by_row(tmp_path, look, build):
     data = build.map(types.u32, types.raw, [(n, bytes(n % 7)) for n in range(500)])
     schema = parse_schema('memories: {"page:0": {name: m, kind: btreemap, key: u32, value: raw}}')
     table = open_table(look(data).structures[0], schema)
-    export_parquet(table, tmp_path / "bulk.parquet")
-    monkeypatch.setattr("perdure.inspection.export._in_bulk", lambda table: None)
-    monkeypatch.setattr("perdure.inspection.export.BATCH_ROWS", 77)
-    assert export_parquet(table, tmp_path / "rows.parquet") == 500
-    assert pq.read_table(tmp_path / "bulk.parquet") == pq.read_table(tmp_path / "rows.parquet")
+    assert export_parquet(table, tmp_path / "bulk.parquet") == 500
+    entries = list(table.entries())
+    rows = pa.Table.from_batches([to_batch(table, entries[start : start + 77]) for start in range(0, 500, 77)])
+    assert in_bulk(table) is not None
+    assert pq.read_table(tmp_path / "bulk.parquet") == rows
 
 
 def test_an_empty_table(tmp_path, look, build):

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.inspection.find import find_in_memory
+from perdure.inspection.find import find_in_memory, name_structures
 from perdure.inspection.findings import KINDS_OF_DAMAGE
 from perdure.inspection.fsck import Report, fsck
-from perdure.inspection.schema import name_structures, parse_schema
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.stable.btree import BTree
 from perdure.stable.layout import FIRST_CHUNK_ADDRESS
+from perdure.values.schema import parse_schema
 
 SCHEMA = parse_schema('memories: {"page:0": {name: m, kind: btreemap, key: u64, value: raw}}')
 PAGE = 1024

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import MalformedError
-from perdure.inspection.codec import codec, to_sql
-from perdure.inspection.find import find_in_memory
-from perdure.inspection.schema import name_structures, parse_schema
+from perdure.inspection.find import find_in_memory, name_structures
 from perdure.inspection.sql import connect
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
+from perdure.values.codec import codec
+from perdure.values.schema import parse_schema
+from perdure.values.show import to_sql
 
 
 @pytest.fixture(scope="module")

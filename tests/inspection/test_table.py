@@ -1,12 +1,13 @@
 import pytest
 
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.inspection.find import find_in_memory
+from perdure.ic.principal import Principal
+from perdure.inspection.find import find_in_memory, name_structures
 from perdure.inspection.infer import SURE, draft, guess
-from perdure.inspection.schema import MemorySchema, dump_schema, load_schema, name_structures, parse_schema
 from perdure.inspection.table import Bound, open_table
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
+from perdure.values.schema import MemorySchema, dump_schema, load_schema, parse_schema
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_get(tables, people):
 
 def test_get_in_an_unknown_order(look, build):
     """Keys whose order is not that of their bytes are found although nobody said so."""
-    data = build.map(types.principal, types.u64, [(types.Principal(bytes([9 - n] * n)), n) for n in range(1, 9)])
+    data = build.map(types.principal, types.u64, [(Principal(bytes([9 - n] * n)), n) for n in range(1, 9)])
     table = open_table(look(data).structures[0])
     for size in range(1, 9):
         assert table.get(bytes([9 - size] * size)) == size.to_bytes(8, "big")

@@ -14,7 +14,7 @@ from perdure.stable import CellHeader, LogHeader, MapHeader, StableBTreeMap, Sta
 
 SOURCE = Path(perdure.__file__).parent
 ROOMS = [path for room in ("stable", "inspection") for path in sorted((SOURCE / room).glob("*.py"))]
-OF_VALUES = {"types.py", "codec.py", "infer.py"}
+OF_VALUES = {"types.py", "plain_types.py", "composed_types.py", "codec.py", "infer.py"}
 OUTSIDE = [path for path in ROOMS if path.name not in OF_VALUES | {"layout.py"}]
 
 MARKS = {value for name, value in vars(layout).items() if name.endswith("_MAGIC")}

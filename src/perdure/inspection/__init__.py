@@ -10,15 +10,16 @@ open_source ──Source──▶ find ──Inventory──▶ open_table ─�
 own (`fsck`, `diff`, `export`, `sql`), imported when it is used.
 """
 
-from perdure.inspection.codec import Codec, codec
-from perdure.inspection.find import Inventory, Structure, find, find_in_memory
-from perdure.inspection.schema import MemorySchema, Schema, load_schema, name_structures, parse_schema
+from perdure.inspection.find import Inventory, Structure, find, find_in_memory, name_structures
 from perdure.inspection.source import Source, open_source
 from perdure.inspection.table import Bound, Table, open_table
+from perdure.values import Format, MemorySchema, Schema, codec, load_schema, parse_schema
+from perdure.values import Format as Codec
 
 __all__ = [
     "Bound",
     "Codec",
+    "Format",
     "Inventory",
     "MemorySchema",
     "Schema",

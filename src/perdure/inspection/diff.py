@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.inspection.find import Inventory, Structure
-from perdure.inspection.schema import Schema
-from perdure.inspection.table import KEYED, Table, load_tree, open_table, tree_order
+from perdure.inspection.table import KEYED, Table, load_tree, open_table, tree_key, tree_order
 from perdure.memory import PAGE_BYTES
+from perdure.stable import types
 from perdure.stable.btree import BTree
 from perdure.stable.headers import ArrayHeader, magic_of
 from perdure.stable.layout import MAX_DEPTH
+from perdure.values.schema import Schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,23 +207,10 @@ def _diff_entries(old: dict[bytes, bytes], new: dict[bytes, bytes], order: Calla
 
 def _all_entries(tree: BTree) -> dict[bytes, bytes]:
     """All entries of a tree, in bulk."""
-    from perdure.stable import types
     from perdure.stable.columns import read_columns
 
-    key_bytes = tree.nodes.key_bytes
-    key = types.raw if key_bytes is None or tree.header.slots else types.FixedBytes(key_bytes)
-    columns = read_columns(tree, key, types.raw)
-    return dict(zip(_pieces(columns.keys), _pieces(columns.values), strict=True))
-
-
-def _pieces(column: Any) -> list[bytes]:
-    """A column as `bytes`, one for each value."""
-    data = column.data.tobytes()
-    if column.offsets is None:
-        width = column.width
-        return [data[start : start + width] for start in range(0, len(data), width)] if width else [b""] * len(column)
-    ends = column.offsets.tolist()
-    return [data[start:end] for start, end in pairwise(ends)]
+    columns = read_columns(tree, tree_key(tree), types.raw)
+    return dict(zip(columns.keys.raws(), columns.values.raws(), strict=True))
 
 
 # Maps, what changed

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Final, TextIO
 
-from perdure.errors import PerdureError, StorageError, UnsupportedError
-from perdure.ic.principal import Principal
-from perdure.inspection.codec import RAW, Codec, to_json, to_sql
-from perdure.inspection.table import Table
-from perdure.stable import types
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from perdure.errors import StorageError, UnsupportedError
+from perdure.inspection.table import Entry, Table, fitted
+from perdure.values.plain import RAW
+from perdure.values.show import to_sql, to_text
 
 __all__ = ["FORMATS", "export_csv", "export_parquet", "export_sqlite"]
 
@@ -26,23 +21,14 @@ FORMATS: Final = ("parquet", "csv", "sqlite")
 BATCH_ROWS: Final = 1 << 16
 
 
-def to_text(value: Any) -> Any:
-    """A value as one field of text: bytes in hexadecimal, composed values as JSON."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
-    return str(value) if isinstance(value, Principal) else json.dumps(to_json(value), ensure_ascii=False)
-
-
 def export_csv(table: Table, file: TextIO) -> int:
     """Write a table as CSV with a header; how many rows."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)
     rows = 0
-    for entry in table.entries():
-        writer.writerow([to_text(value) for value in table.decode(entry)])
-        rows += 1
+    for batch in _batches(table):
+        writer.writerows([to_text(value) for value in table.decode(entry)] for entry in batch)
+        rows += len(batch)
     return rows
 
 
@@ -78,18 +64,26 @@ def _write_table(connection: sqlite3.Connection, table: Table) -> int:
     connection.execute(f'create table "{table.name}" ({", ".join(columns)}{primary})')
     insert = f'insert into "{table.name}" values ({", ".join("?" * len(columns))})'
     rows = 0
-    entries = table.entries()
-    while batch := list(islice(entries, BATCH_ROWS)):
+    for batch in _batches(table):
         connection.executemany(insert, ([to_sql(value) for value in table.decode(entry)] for entry in batch))
         rows += len(batch)
     return rows
+
+
+def _batches(table: Table) -> Iterator[list[Entry]]:
+    """All entries, in pieces."""
+    entries = table.all_entries()
+    while batch := list(islice(entries, BATCH_ROWS)):
+        yield batch
 
 
 # Parquet
 
 
 def export_parquet(table: Table, path: Path) -> int:
-    """Write a table as Parquet; how many rows. Plain keys and values go in bulk, without a Python object for each.
+    """Write a table as Parquet, records and lists as nested columns; how many rows.
+
+    Plain keys and values go in bulk, without a Python object for each. What does not decode is null.
 
     Raises:
         UnsupportedError: pyarrow is not installed.
@@ -97,92 +91,21 @@ def export_parquet(table: Table, path: Path) -> int:
     """
     try:
         import pyarrow.parquet as pq
+
+        from perdure.inspection.arrow import in_bulk, schema_of, to_batch
     except ImportError as error:
         raise UnsupportedError("Parquet needs `pip install 'perdure[columns]'`") from error
+    table = fitted(table)
     rows = 0
-    batches = _arrow_tables(table)
-    first = next(batches)
     try:
-        with pq.ParquetWriter(path, first.schema) as writer:
-            for batch in chain([first], batches):
-                writer.write_table(batch)
+        whole = in_bulk(table)
+        with pq.ParquetWriter(path, schema_of(table) if whole is None else whole.schema) as writer:
+            if whole is not None:
+                writer.write_table(whole)
+                return len(whole)
+            for batch in _batches(table):
+                writer.write_batch(to_batch(table, batch))
                 rows += len(batch)
     except OSError as error:
         raise StorageError(str(error), path) from error
     return rows
-
-
-def _arrow_tables(table: Table) -> Iterator[pa.Table]:
-    """The table in pieces, at least one."""
-    whole = _in_bulk(table)
-    if whole is not None:
-        yield whole
-        return
-    import pyarrow as pa
-
-    schema = pa.schema([(name, _arrow_type(codec)) for name, codec in zip(table.columns, _codecs(table), strict=True)])
-    entries = table.entries()
-    batch = list(islice(entries, BATCH_ROWS))
-    while True:
-        columns = zip(*(table.decode(entry) for entry in batch), strict=True) if batch else [()] * len(schema)
-        arrays = [_arrow_array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-        yield pa.Table.from_arrays(arrays, schema=schema)
-        batch = list(islice(entries, BATCH_ROWS))
-        if not batch:
-            return
-
-
-def _codecs(table: Table) -> list[Codec | None]:
-    """The codec of each column; ``None`` for positions. Parts of which nothing is known count as a record: JSON."""
-    keys: Sequence[Codec | None] = [None] * len(table.key_columns)
-    if table.key is not None:
-        keys = table.key.parts or [table.key] * len(table.key_columns)
-    values: Sequence[Codec | None] = table.value.parts or [table.value] * len(table.value_columns)
-    return [*keys, *(values if table.value_columns else ())]
-
-
-def _arrow_type(codec: Codec | None) -> Any:
-    import pyarrow as pa
-
-    name = codec.name.removesuffix("le") if codec is not None else "u64"  # a position
-    if name in ("raw", "bytes", "Vec<u8>"):
-        return pa.binary()
-    if name[:1] in "ui" and name[1:] in ("8", "16", "32", "64"):
-        return getattr(pa, ("uint" if name[0] == "u" else "int") + name[1:])()
-    return {"bool": pa.bool_(), "f32": pa.float32(), "f64": pa.float64()}.get(name, pa.string())
-
-
-def _arrow_array(values: Sequence[Any], kind: Any) -> Any:
-    """A column; what did not decode is null."""
-    import pyarrow as pa
-
-    if pa.types.is_string(kind):
-        return pa.array([None if value is None else str(to_text(value)) for value in values], kind)
-    wanted = bytes if pa.types.is_binary(kind) else bool if pa.types.is_boolean(kind) else int | float
-    return pa.array([value if isinstance(value, wanted) else None for value in values], kind)
-
-
-def _in_bulk(table: Table) -> pa.Table | None:
-    """The whole table at once, where the crate's own columns say the same; else ``None``."""
-    tree = table.tree
-    names = {"raw": "Vec<u8>", "bytes": "Vec<u8>", "text": "String"}
-    if tree is None or table.key is None or table.key.fields or table.value.fields or not table.value_columns:
-        return None
-    plain = {"Vec<u8>", "String", "u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64", "bool"}
-    key_name, value_name = (names.get(codec.name, codec.name) for codec in (table.key, table.value))
-    if not {key_name, value_name} <= plain:
-        return None
-    key = types.parse(key_name)
-    if key_name == "Vec<u8>" and tree.nodes.key_bytes is not None and tree.header.slots is None:
-        key = types.FixedBytes(tree.nodes.key_bytes)
-    try:
-        from perdure.stable.columns import read_columns
-
-        arrow = read_columns(tree, key, types.parse(value_name)).to_arrow()
-    except (ImportError, PerdureError):
-        return None  # something does not decode, or is damaged: row by row tells what
-    import pyarrow as pa
-
-    if key_name == "Vec<u8>":
-        arrow = arrow.set_column(0, "key", arrow.column(0).cast(pa.binary()))
-    return arrow.rename_columns(list(table.columns))

@@ -48,11 +48,9 @@ from perdure.stable.layout import (
     VEC_MAGIC,
 )
 from perdure.stable.region import Region, Run
+from perdure.values.schema import KINDS, Schema
 
-__all__ = ["Inventory", "Manager", "Structure", "find", "find_in_memory"]
-
-KINDS: Final = ("btreemap", "btreeset", "vec", "minheap", "log", "cell")
-"""Kinds whose entries can be read."""
+__all__ = ["KINDS", "Inventory", "Manager", "Structure", "find", "find_in_memory", "name_structures"]
 
 MAX_SCANNED_PAGES: Final = 4096
 """Wasm pages whose first bytes are looked at where no manager is at page 0."""
@@ -120,6 +118,7 @@ class Structure:
         data: the other half of a log.
         data_memory_id: id of that.
         name: from the schema.
+        labels: names of Candid fields by number, where the source knows them.
     """
 
     label: str
@@ -137,6 +136,7 @@ class Structure:
     data: Region | None = field(default=None, repr=False)
     data_memory_id: int | None = None
     name: str | None = None
+    labels: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def wasted_bytes(self) -> int | None:
@@ -186,7 +186,8 @@ class Inventory:
 def find(source: Source, log_data: Mapping[str, int] | None = None) -> Inventory:
     """The inventory of an opened source; see `find_in_memory`."""
     inventory = find_in_memory(source.memory, source.extents, log_data)
-    return replace(inventory, label=source.label, layers=source.layers)
+    structures = tuple(replace(structure, labels=source.labels) for structure in inventory.structures)
+    return replace(inventory, label=source.label, layers=source.layers, structures=structures)
 
 
 def find_in_memory(
@@ -506,3 +507,14 @@ def _joined(index: Structure, data: Structure, note: str) -> Structure:
         data=data.region,
         data_memory_id=data.memory_id,
     )
+
+
+# Names
+
+
+def name_structures(inventory: Inventory, schema: Schema | None) -> Inventory:
+    """The inventory with the names of the schema."""
+    if schema is None:
+        return inventory
+    named = [replace(structure, name=schema.of(structure.label).name) for structure in inventory.structures]
+    return replace(inventory, structures=tuple(named))

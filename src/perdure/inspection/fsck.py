@@ -12,10 +12,8 @@ from itertools import islice, pairwise
 from typing import Any, Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
-from perdure.inspection.codec import RAW, Codec, codec
 from perdure.inspection.find import KIND_OF_MAGIC, KINDS, Inventory, Manager, Structure
 from perdure.inspection.findings import Finding, Findings
-from perdure.inspection.schema import MemorySchema, Schema
 from perdure.inspection.shape import MapShape, map_shape
 from perdure.inspection.table import KEYED, load_tree, open_table, tree_order
 from perdure.memory import WASM_PAGE_BYTES
@@ -48,6 +46,9 @@ from perdure.stable.layout import (
     size_address,
 )
 from perdure.stable.region import Region
+from perdure.values.format import Format
+from perdure.values.plain import RAW
+from perdure.values.schema import MemorySchema, Schema
 
 __all__ = ["Report", "fsck"]
 
@@ -93,7 +94,7 @@ def fsck(inventory: Inventory, schema: Schema | None = None, *, all_values: bool
         findings = Findings(structure.label)
         collected.append(findings)
         declared = schema.memories.get(structure.label) if schema else None
-        found = _check_structure(structure, declared, findings, all_values)
+        found = _check_structure(structure, schema, findings, all_values)
         if found is not None:
             facts[structure.label] = found
         if schema is not None:
@@ -178,11 +179,12 @@ def _check_missing(inventory: Inventory, schema: Schema) -> Findings:
 # Structures
 
 
-def _check_structure(structure: Structure, declared: MemorySchema | None, findings: Findings, all_values: bool) -> Any:
+def _check_structure(structure: Structure, schema: Schema | None, findings: Findings, all_values: bool) -> Any:
     """Check one structure; the facts of a map."""
     facts = None
-    key = codec(declared.key) if declared and declared.key else RAW
-    value = codec(declared.value) if declared and declared.value else RAW
+    schema = schema or Schema({})
+    declared = schema.of(structure.label)
+    key, value = schema.format(declared.key) or RAW, schema.format(declared.value) or RAW
     # What is unknown but begins like a structure is checked as that one: its header is what is broken.
     kind = KIND_OF_MAGIC.get(magic_of(structure.region), "unknown") if structure.kind == "unknown" else structure.kind
     if kind in KEYED:
@@ -212,7 +214,7 @@ def _add_faults(region: Region, faults: Iterable[Fault], findings: Findings) -> 
     return not listed
 
 
-def _check_map(structure: Structure, key: Codec, findings: Findings) -> Any:
+def _check_map(structure: Structure, key: Format, findings: Findings) -> Any:
     """The header, then everything below it."""
     from perdure.inspection.tree_check import check_tree  # NumPy only where it is needed
 
@@ -239,7 +241,7 @@ def _check_map(structure: Structure, key: Codec, findings: Findings) -> Any:
     # Nodes and chunks are looked for where the page size says, whatever the allocator says.
     grid = replace(header, allocator=replace(header.allocator, chunk_bytes=header.page_bytes))
     facts = check_tree(region, grid, _reading(structure, shape, header, key, findings), findings)
-    if key.order is not None and _order_name(key) == "other" and not _has_errors(findings):
+    if key.order is not None and key.collation == "other" and not _has_errors(findings):
         _check_other_order(structure, key, findings)
     return facts
 
@@ -253,13 +255,7 @@ def _add_refused_map(region: Region, error: MalformedError | UnsupportedError, f
         findings.add_in(region, "map-header", str(error), 0)
 
 
-def _order_name(key: Codec) -> str:
-    from perdure.inspection.tree_check import key_reading
-
-    return key_reading(key, None, False).order
-
-
-def _reading(structure: Structure, shape: MapShape, header: MapHeader, key: Codec, findings: Findings) -> Any:
+def _reading(structure: Structure, shape: MapShape, header: MapHeader, key: Format, findings: Findings) -> Any:
     """How keys are read: as the bytes say, else as declared. A contradiction between the two is an error."""
     from perdure.inspection.tree_check import key_reading
 
@@ -289,7 +285,7 @@ def _sampled_order(shape: MapShape) -> str:
     return "bytes"
 
 
-def _check_other_order(structure: Structure, key: Codec, findings: Findings) -> None:
+def _check_other_order(structure: Structure, key: Format, findings: Findings) -> None:
     """Keys whose order no arithmetic on bytes expresses, one after the other."""
     try:
         tree = load_tree(structure, key)
@@ -304,9 +300,9 @@ def _check_other_order(structure: Structure, key: Codec, findings: Findings) -> 
         findings.add_in(structure.region, "key-type", f"keys do not decode as {key.name}: {error}", 0)
 
 
-def _check_types(structure: Structure, key: Codec, value: Codec, findings: Findings, all_values: bool) -> None:
+def _check_types(structure: Structure, key: Format, value: Format, findings: Findings, all_values: bool) -> None:
     """Decode keys and values as declared: the first thousand, or all."""
-    schema = Schema({structure.label: MemorySchema(structure.label, None, None, key.name, value.name)})
+    schema = Schema({structure.label: MemorySchema(structure.label, key=key, value=value)})
     try:
         table = open_table(structure, schema)
         for at, data in islice(table.entries(), None if all_values else SAMPLED_VALUES):
@@ -319,7 +315,7 @@ def _check_types(structure: Structure, key: Codec, value: Codec, findings: Findi
         findings.add("key-type", str(error))
 
 
-def _check_array(structure: Structure, element: Codec, findings: Findings) -> None:
+def _check_array(structure: Structure, element: Format, findings: Findings) -> None:
     region = structure.region
     try:
         header = ArrayHeader.read(region, magic_of(region))
@@ -352,7 +348,7 @@ def _check_elements(region: Region, header: ArrayHeader, findings: Findings) -> 
                 findings.add_in(region, "array-element", message, address + place * width)
 
 
-def _check_heap(structure: Structure, element: Codec, findings: Findings) -> None:
+def _check_heap(structure: Structure, element: Format, findings: Findings) -> None:
     """No element less than its parent, by the declared order, or by bytes."""
     values = [data for _, data in open_table(structure).entries()]
     try:

@@ -14,10 +14,10 @@ from itertools import islice, pairwise
 from typing import Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
-from perdure.inspection.codec import codec
 from perdure.inspection.find import KINDS, Inventory, Structure
-from perdure.inspection.schema import MemorySchema
 from perdure.inspection.table import KEYED, open_table
+from perdure.values.codec import codec
+from perdure.values.schema import MemorySchema
 
 __all__ = ["SURE", "Draft", "Guess", "draft", "guess"]
 

@@ -19,12 +19,13 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, final
 
 from perdure.errors import MalformedError, StorageError
+from perdure.inspection.labels import ModuleLabels
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
 
 __all__ = ["Extent", "Layer", "Source", "open_source"]
@@ -33,6 +34,7 @@ MAX_STABLE_BYTES: Final = 500 << 30
 """The largest stable memory the Internet Computer has; more than this is not read from a stream."""
 
 STABLE_MEMORY_FILE: Final = "stable_memory.bin"
+MODULE_FILE: Final = "wasm_module.bin"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -65,6 +67,7 @@ class Source(AbstractContextManager["Source"]):
         memory: the bytes.
         extents: where bytes are that may differ from zero; ascending, not overlapping.
         layers: the files behind the memory, ascending; none where that is not known.
+        labels: names of Candid fields by number, out of the module that the memory belongs to.
         on_close: releases what was opened.
     """
 
@@ -75,11 +78,13 @@ class Source(AbstractContextManager["Source"]):
         extents: list[Extent] | None = None,
         layers: Sequence[Layer] = (),
         on_close: Callable[[], None] | None = None,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         self.label = label
         self.memory = memory
         self.extents = extents if extents is not None else [(0, memory.size() * WASM_PAGE_BYTES)]
         self.layers = tuple(layers)
+        self.labels: Mapping[int, str] = {} if labels is None else labels
         self._on_close = on_close
 
     def close(self) -> None:
@@ -126,10 +131,16 @@ def _open(text: str, stdin: BinaryIO | None) -> Source:
 def _open_directory(path: Path) -> Source:
     stable = path / STABLE_MEMORY_FILE
     if stable.is_file():
-        return _open_file(stable, label=str(path))
+        source = _open_file(stable, label=str(path))
+        source.labels = ModuleLabels(lambda: _module(path / MODULE_FILE))
+        return source
     if (path / "metadata.json").is_file():
         return Source(str(path), BytesMemory())
     raise StorageError(f"no {STABLE_MEMORY_FILE} in it: name a canister of a state directory as {path}:CANISTER", path)
+
+
+def _module(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _open_state(path: Path, canister: str) -> Source:

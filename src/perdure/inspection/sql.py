@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import PerdureError, UnsupportedError
-from perdure.inspection.codec import Codec, to_sql
 from perdure.inspection.find import KINDS, Inventory
-from perdure.inspection.schema import Schema
 from perdure.inspection.table import Bound, Entry, Table, open_table
+from perdure.values.format import Format
+from perdure.values.schema import Schema
+from perdure.values.show import to_sql
 
 if TYPE_CHECKING:
     import apsw
@@ -26,6 +27,7 @@ __all__ = ["connect", "connect_tables", "open_tables"]
 _EQ, _GT, _LE, _LT, _GE = 2, 4, 8, 16, 32
 """SQLite's constraint operators, as in ``sqlite3.h``."""
 _OPERATORS: Final = {_EQ: "=", _GT: ">", _LE: "<=", _LT: "<", _GE: ">="}
+_SHOWN_AS: Final[dict[str, type]] = {"bytes": bytes, "text": str, "principal": str}
 _WITH_VALUES: Final = 1
 _DESCENDING: Final = 2
 
@@ -95,7 +97,7 @@ def _declaration(table: Table) -> str:
     return f"create table x({', '.join([*columns, *hidden])}, primary key(_key)) without rowid"
 
 
-def _key_codecs(table: Table) -> list[Codec | None]:
+def _key_codecs(table: Table) -> list[Format | None]:
     if not table.key_columns:
         return []
     if table.key is None:
@@ -103,14 +105,14 @@ def _key_codecs(table: Table) -> list[Codec | None]:
     return list(table.key.parts) or [table.key] * len(table.key_columns)
 
 
-def _affinity(codec: Codec | None) -> str:
+def _affinity(found: Format | None) -> str:
     """Integers past 63 bits are text, so that a column of wider ones must not turn text into numbers."""
-    if codec is None or codec.name == "bool":
+    if found is None:
         return "integer"
-    bits = codec.name[1:].removesuffix("le")
-    if codec.name[:1] in "ui" and bits.isdecimal():
-        return "integer" if int(bits) < 64 or codec.name[:3] == "i64" else ""
-    return "text" if codec.name.lower() in ("text", "string", "principal") else ""
+    kind = found.kind
+    if kind.name == "integer":
+        return "integer" if 0 < kind.bits < 64 or (kind.bits == 64 and kind.is_signed) else ""
+    return {"bool": "integer", "text": "text", "principal": "text"}.get(kind.name, "")
 
 
 @final
@@ -290,7 +292,7 @@ class _CannotNarrowError(Exception):
     """The conditions do not translate into a range of keys: every entry is to be looked at."""
 
 
-def _key_range(key: Codec, conditions: list[Condition]) -> bytes | tuple[Bound | None, Bound | None]:
+def _key_range(key: Format, conditions: list[Condition]) -> bytes | tuple[Bound | None, Bound | None]:
     """The one key, or the range of keys, that can meet the conditions."""
     parts = key.parts or (key,)
     prefix = b""
@@ -322,7 +324,7 @@ def _key_range(key: Codec, conditions: list[Condition]) -> bytes | tuple[Bound |
     return low, high
 
 
-def _low(key: Codec, data: bytes, is_inclusive: bool) -> Bound:
+def _low(key: Format, data: bytes, is_inclusive: bool) -> Bound:
     """From `data` on; of a key of several parts, from (or past) all that begin with it."""
     if is_inclusive or not key.parts:
         return Bound(data, is_inclusive)
@@ -332,7 +334,7 @@ def _low(key: Codec, data: bytes, is_inclusive: bool) -> Bound:
     return Bound(following)
 
 
-def _high(key: Codec, data: bytes, is_inclusive: bool) -> Bound | None:
+def _high(key: Format, data: bytes, is_inclusive: bool) -> Bound | None:
     if not is_inclusive or not key.parts:
         return Bound(data, is_inclusive)
     following = _successor(data)
@@ -345,16 +347,16 @@ def _successor(prefix: bytes) -> bytes | None:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else None
 
 
-def _encode(codec: Codec, operator: str, argument: Any) -> bytes | None:
+def _encode(codec: Format, operator: str, argument: Any) -> bytes | None:
     """The bytes of a condition's value; ``None`` where it does not narrow.
 
     Raises:
         _CannotMatchError: no key is equal to it, or lies on the asked side of it.
         _CannotNarrowError: SQLite might see a match where bytes do not show one.
     """
-    if codec.name[:1] in "ui" and codec.name[1:].removesuffix("le").isdecimal():
+    if codec.kind.name == "integer":
         return _encode_integer(codec, operator, argument)
-    wanted = bytes if codec.is_blob else str if codec.name.lower() in ("text", "string", "principal") else None
+    wanted = _SHOWN_AS.get(codec.kind.name)
     if wanted is None and (operator != "=" or not codec.is_ordered or codec.fields):
         raise _CannotNarrowError
     if wanted is not None and not isinstance(argument, wanted):
@@ -365,17 +367,22 @@ def _encode(codec: Codec, operator: str, argument: Any) -> bytes | None:
         raise (_CannotMatchError if operator == "=" and wanted is not None else _CannotNarrowError) from error
 
 
-def _encode_integer(codec: Codec, operator: str, argument: Any) -> bytes | None:
+def _encode_integer(codec: Format, operator: str, argument: Any) -> bytes | None:
     if isinstance(argument, str) and len(argument) == 39 and argument.isdecimal():
         argument = int(argument)
     if isinstance(argument, float) and argument.is_integer():
         argument = int(argument)
     if not isinstance(argument, int):
         raise _CannotNarrowError
-    bits = int(codec.name[1:].removesuffix("le"))
-    least, most = (-(1 << bits - 1), (1 << bits - 1) - 1) if codec.name[0] == "i" else (0, (1 << bits) - 1)
-    if least <= argument <= most:
-        return codec.encode(argument)
+    bits = codec.kind.bits
+    if not bits and operator != "=":
+        raise _CannotNarrowError
+    least, most = (-(1 << bits - 1), (1 << bits - 1) - 1) if codec.kind.is_signed and bits else (0, (1 << bits) - 1)
+    if least <= argument <= most or not bits:
+        try:
+            return codec.encode(argument)
+        except ValueError as error:
+            raise _CannotNarrowError from error
     if operator == "=" or (argument < least) == (operator in ("<", "<=")):
         raise _CannotMatchError
     return None

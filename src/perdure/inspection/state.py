@@ -16,6 +16,7 @@ from typing import Final
 from perdure.canister import Extent
 from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
+from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Layer, Source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
 from perdure.storage import StateDirectory
@@ -41,7 +42,8 @@ def open_canister(path: Path, canister: str) -> Source:
         raise StorageError("not a state directory", path)
     directory = StateDirectory.open(path, read_only=True)
     try:
-        image = directory.image(_find(directory, canister).raw_bytes, "stable")
+        canister_id = _find(directory, canister).raw_bytes
+        image = directory.image(canister_id, "stable")
         image.write_held()
         extents = list(image.extents())
         memory = map_extents(extents, image.wasm_pages)
@@ -51,7 +53,9 @@ def open_canister(path: Path, canister: str) -> Source:
         raise
     ranges = [(extent.address, extent.address + extent.size_bytes) for extent in extents]
     # Open until the source is closed: as long as a reader is there, the owner leaves the files as they are.
-    return Source(f"{path}:{canister}", memory, ranges, layers, directory.close)
+    module_hash = directory.canisters[canister_id].module_hash
+    labels = ModuleLabels(lambda: directory.blob(module_hash) if module_hash else None)
+    return Source(f"{path}:{canister}", memory, ranges, layers, directory.close, labels)
 
 
 def _find(directory: StateDirectory, canister: str) -> Principal:

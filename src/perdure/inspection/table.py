@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
-from perdure.inspection.codec import RAW, Codec, codec
 from perdure.inspection.find import Structure
-from perdure.inspection.schema import Schema
 from perdure.stable import types
 from perdure.stable.btree import BTree
 from perdure.stable.cell import StableCell
@@ -18,8 +16,11 @@ from perdure.stable.layout import HEAP_MAGIC, VEC_MAGIC
 from perdure.stable.log import StableLog
 from perdure.stable.slots import SlotArray
 from perdure.stable.types import StorableType
+from perdure.values.format import Format, decode_as
+from perdure.values.plain import RAW
+from perdure.values.schema import Schema
 
-__all__ = ["KEYED", "Bound", "Entry", "Table", "open_table"]
+__all__ = ["KEYED", "Bound", "Entry", "Table", "fitted", "open_table", "tree_key"]
 
 KEYED: Final = ("btreemap", "btreeset")
 
@@ -60,15 +61,15 @@ class Table:
 
     Attributes:
         structure: what is read.
-        key: codec of the keys; ``None`` where entries have a position instead.
-        value: codec of the values.
+        key: format of the keys; ``None`` where entries have a position instead.
+        value: format of the values.
         columns: names of the columns, in order: those of the key or ``position``, then those of the value.
         key_columns: those of the key or ``position``.
         value_columns: those of the value.
         tree: what is below a map; ``None`` for others.
     """
 
-    def __init__(self, structure: Structure, key: Codec | None, value: Codec) -> None:
+    def __init__(self, structure: Structure, key: Format | None, value: Format) -> None:
         """Use `open_table`."""
         self.structure = structure
         self.key = key
@@ -105,6 +106,20 @@ class Table:
         end = count if high is None else min(count, high.at + high.is_inclusive)
         places = range(first, end)
         return ((place, read(place)) for place in (reversed(places) if reverse else places))
+
+    def all_entries(self) -> Iterator[Entry]:
+        """All entries, as `entries`; those of a map are read together, where NumPy is there and nothing is damaged."""
+        if self.tree is None:
+            return self.entries()
+        try:
+            from perdure.stable.columns import read_columns
+        except ImportError:
+            return self.entries()
+        try:
+            columns = read_columns(self.tree, tree_key(self.tree), types.raw)
+        except PerdureError:
+            return self.entries()  # which come to what is sound before they raise
+        return zip(columns.keys.raws(), columns.values.raws(), strict=True)
 
     def _walk(self, tree: BTree, low: Bound | None, high: Bound | None, reverse: bool, values: bool) -> Iterator[Entry]:
         order = tree_order(tree)
@@ -154,11 +169,8 @@ class Table:
         return _parts(self.value, value) if self.value_columns else ()
 
 
-def _parts(source: Codec, data: bytes) -> tuple[Any, ...]:
-    try:
-        value = source.decode(data)
-    except MalformedError:
-        value = data
+def _parts(source: Format, data: bytes) -> tuple[Any, ...]:
+    value = decode_as(source, data)
     if not source.fields:
         return (value,)
     if not isinstance(value, dict):
@@ -171,7 +183,20 @@ def tree_order(tree: BTree) -> Callable[[bytes], Any]:
     return tree._order or bytes
 
 
-def _key_columns(structure: Structure, key: Codec | None) -> tuple[str, ...]:
+def tree_key(tree: BTree) -> StorableType[bytes]:
+    """The type of a tree's keys that leaves them as they are."""
+    width = tree.nodes.key_bytes
+    return types.raw if width is None or tree.header.slots is not None else types.FixedBytes(width)
+
+
+def fitted(table: Table) -> Table:
+    """The same table, with the kinds that its keys and values themselves tell."""
+    keys = None if table.key is None else table.key.fitted(key for key, _ in table.entries(values=False))
+    values = table.value.fitted(value for _, value in table.all_entries())
+    return table if keys is table.key and values is table.value else Table(table.structure, keys, values)
+
+
+def _key_columns(structure: Structure, key: Format | None) -> tuple[str, ...]:
     if structure.kind == "cell":
         return ()
     if key is None:
@@ -179,7 +204,7 @@ def _key_columns(structure: Structure, key: Codec | None) -> tuple[str, ...]:
     return tuple(f"key_{name}" for name in key.fields) or ("key",)
 
 
-def _value_columns(structure: Structure, value: Codec, taken: tuple[str, ...]) -> tuple[str, ...]:
+def _value_columns(structure: Structure, value: Format, taken: tuple[str, ...]) -> tuple[str, ...]:
     if structure.kind == "btreeset":
         return ()
     return tuple(f"value_{name}" if name in taken else name for name in value.fields) or ("value",)
@@ -192,22 +217,25 @@ def open_table(structure: Structure, schema: Schema | None = None) -> Table:
         UnsupportedError: a kind without entries, or keys whose width nobody knows.
         MalformedError: the structure's header is damaged.
     """
-    declared = schema.of(structure) if schema is not None else None
-    value = codec(declared.value) if declared and declared.value else RAW
+    schema = schema or Schema({})
+    declared = schema.of(structure.label)
+    key, value = schema.format(declared.key) or RAW, schema.format(declared.value) or RAW
+    if structure.labels is not None:
+        key, value = key.named(structure.labels), value.named(structure.labels)
     if structure.kind not in (*KEYED, "vec", "minheap", "log", "cell"):
         what = structure.note or structure.kind
         raise UnsupportedError(f"memory {structure.label} holds no entries that can be read: {what}")
     if structure.kind not in KEYED:
         return Table(structure, None, value)
-    return Table(structure, codec(declared.key) if declared and declared.key else RAW, value)
+    return Table(structure, key, value)
 
 
-def load_tree(structure: Structure, key: Codec) -> BTree:
-    """The tree of a map, with keys of the width and order that codec and bytes tell.
+def load_tree(structure: Structure, key: Format) -> BTree:
+    """The tree of a map, with keys of the width and order that format and bytes tell.
 
     Raises:
         UnsupportedError: neither tells whether keys carry a length.
-        MalformedError: codec and bytes contradict each other.
+        MalformedError: format and bytes contradict each other.
     """
     shape = structure.shape
     header = MapHeader.read(structure.region)

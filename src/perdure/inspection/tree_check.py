@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
-from perdure.inspection.codec import Codec
 from perdure.inspection.findings import Findings
 from perdure.stable.bulk import NodeReader, Nodes, Spans, read_marks
 from perdure.stable.chunks import walk_free_list
@@ -33,6 +32,7 @@ from perdure.stable.layout import (
     MIN_ENTRIES,
 )
 from perdure.stable.region import Region
+from perdure.values.format import Format
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -97,16 +97,9 @@ class KeyReading:
     is_certain: bool = False
 
 
-def key_reading(codec: Codec, width: int | None, is_known: bool) -> KeyReading:
-    """The reading of keys of a codec."""
-    name = codec.name
-    order = "bytes" if codec.order is None else "other"
-    if name.lower() == "principal":
-        order = "size"
-    elif name[:1] in "ui" and name[1:].removesuffix("le").isdecimal():
-        signs = [part for part, is_so in (("little", name.endswith("le")), ("signed", name[0] == "i")) if is_so]
-        order = "-".join(signs) or "bytes"
-    return KeyReading(width, is_known, order, codec.is_ordered)
+def key_reading(key: Format, width: int | None, is_known: bool) -> KeyReading:
+    """The reading of keys of a format."""
+    return KeyReading(width, is_known, key.collation, key.is_ordered)
 
 
 @final

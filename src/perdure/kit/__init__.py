@@ -9,19 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perdure.kit.annotations import (
-        float32,
-        int8,
-        int16,
-        int32,
-        int64,
-        nat,
-        nat8,
-        nat16,
-        nat32,
-        nat64,
-        nat128,
-    )
     from perdure.kit.calls import call, gather, ic, notify, reject, trap
     from perdure.kit.python_canister import (
         canister,
@@ -35,6 +22,19 @@ if TYPE_CHECKING:
         stable,
         timer,
         update,
+    )
+    from perdure.values.annotations import (
+        float32,
+        int8,
+        int16,
+        int32,
+        int64,
+        nat,
+        nat8,
+        nat16,
+        nat32,
+        nat64,
+        nat128,
     )
 
 _PLACES = {

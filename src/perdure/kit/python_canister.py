@@ -38,7 +38,6 @@ from perdure.candid import Codec
 from perdure.candid.types import quote
 from perdure.canister import WasmState, memory_kinds
 from perdure.errors import MalformedError
-from perdure.kit.annotations import Annotations, Shape
 from perdure.kit.instance import PythonInstance
 from perdure.kit.overlay import OverlayMemory
 from perdure.memory import Memory
@@ -51,6 +50,7 @@ from perdure.stable import (
     StableVec,
 )
 from perdure.system_api import SystemApi
+from perdure.values.annotations import Annotations, Shape
 from perdure.wasm.leb import encode_unsigned
 
 __all__ = [

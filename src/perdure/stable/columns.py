@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import numpy as np
@@ -28,6 +28,7 @@ from perdure.stable.btree import BTree
 from perdure.stable.bulk import NodeReader, Nodes, Strict, copy_leaves
 from perdure.stable.gather import Bytes, Gather, Offsets, copy_items, flat_bytes, items, ramps, refuse
 from perdure.stable.headers import LogHeader
+from perdure.stable.kind import BOOL, kind_of
 from perdure.stable.layout import (
     ARRAY_LENGTH_ADDRESS,
     LENGTH_ADDRESS,
@@ -37,7 +38,7 @@ from perdure.stable.layout import (
     end_address,
 )
 from perdure.stable.slots import SlotArray
-from perdure.stable.types import Reverse, StorableType
+from perdure.stable.types import StorableType
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,14 +50,6 @@ _BLOCK_ENTRIES: Final = 1 << 15
 
 _BLOCK_NODES: Final = 1 << 12
 """Nodes that are read or copied together, for the same reason."""
-
-_DTYPES: Final = {
-    "bool": "u1",
-    **{f"u{bits}": f">u{bits // 8}" for bits in (8, 16, 32, 64)},
-    **{f"i{bits}": f">i{bits // 8}" for bits in (8, 16, 32, 64)},
-    "f32": ">f4",
-    "f64": ">f8",
-}
 
 
 @final
@@ -94,12 +87,20 @@ class Column:
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(self.length))
 
+    def raws(self) -> Iterator[bytes]:
+        """All encoded values."""
+        data, width = self.data.tobytes(), self.width
+        if self.offsets is not None:
+            return (data[start:end] for start, end in pairwise(self.offsets.tolist()))
+        if not width:
+            return repeat(b"", self.length)
+        return (data[start : start + width] for start in range(0, len(data), width))
+
     def to_numpy(self) -> npt.NDArray[Any]:
         """Numbers in native byte order; fixed bytes as rows of `width` bytes; others as an array of `bytes` objects."""
-        dtype = _DTYPES.get(_plain_name(self.type))
-        if dtype is not None and self.offsets is None:
-            numbers = self.data.view(dtype)
-            return numbers.astype(bool if self.type.name == "bool" else numbers.dtype.newbyteorder("="))
+        if self.offsets is None and _is_number(self.type):
+            numbers = self.data.view(_stored_as(self.type))
+            return numbers.astype(bool if kind_of(self.type) == BOOL else numbers.dtype.newbyteorder("="))
         if self.offsets is None:
             return self.data.reshape(self.length, self.width)
         objects = np.empty(self.length, dtype=object)
@@ -114,12 +115,12 @@ class Column:
         """
         import pyarrow as pa  # only when it is asked for
 
-        if self.offsets is None and _plain_name(self.type) in _DTYPES:
+        if self.offsets is None and _is_number(self.type):
             return pa.array(self.to_numpy())
         data = pa.py_buffer(self.data)
         if self.offsets is None:
             return pa.FixedSizeBinaryArray.from_buffers(pa.binary(self.width), self.length, [None, data])
-        is_text, is_large = _plain_name(self.type) == "String", len(self.data) >= 1 << 31
+        is_text, is_large = _stored_as(self.type) == "utf-8", len(self.data) >= 1 << 31
         kind = (
             (pa.large_string() if is_large else pa.string())
             if is_text
@@ -370,10 +371,15 @@ def _sized(storable: StorableType[Any], data: Bytes, ends: Offsets) -> Column:
 
 
 def _checked(column: Column) -> Column:
-    if column.type.name == "bool" and len(column.data) and column.data.max() > 1:
+    if kind_of(column.type) == BOOL and len(column.data) and column.data.max() > 1:
         raise MalformedError(f"a bool is 00 or 01, found {int(column.data.max()):02x}")
     return column
 
 
-def _plain_name(storable: StorableType[Any]) -> str:
-    return _plain_name(storable.inner) if isinstance(storable, Reverse) else storable.name
+def _stored_as(storable: StorableType[Any]) -> str:
+    """What the bytes of a type are as they stand; bytes, where it does not say."""
+    return getattr(storable, "stored_as", None) or "bytes"
+
+
+def _is_number(storable: StorableType[Any]) -> bool:
+    return _stored_as(storable) not in ("utf-8", "bytes")

@@ -28,7 +28,7 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
         perdure stable infer canister.bin -o stable.yaml
     """  # noqa: D301
     from perdure.inspection.infer import draft
-    from perdure.inspection.schema import dump_schema
+    from perdure.values.schema import dump_schema
 
     with opened(source, schema_path) as (inventory, _):
         drafts = list(draft(inventory))
@@ -99,7 +99,7 @@ def _diff_json(found: StructureDiff, limit: int) -> dict[str, Any]:
 
 
 def _change_json(found: StructureDiff, change: Any) -> dict[str, Any]:
-    from perdure.inspection.codec import to_json
+    from perdure.values.show import to_json
 
     sides: dict[str, Any] = {}
     key: dict[str, Any] = {}

@@ -80,7 +80,7 @@ def _print_rows(
 ) -> None:
     import json
 
-    from perdure.inspection.codec import to_json
+    from perdure.values.show import to_json
 
     if as_json or nl:
         objects = (dict(zip(columns, map(to_json, row), strict=True)) for row in decoded)
@@ -92,7 +92,7 @@ def _print_rows(
     elif as_csv:
         import csv
 
-        from perdure.inspection.export import to_text
+        from perdure.values.show import to_text
 
         writer = csv.writer(sys.stdout, lineterminator="\n")
         if not quiet:
@@ -137,8 +137,7 @@ def get(
 
 
 def _print_value(table: Table, entry: tuple[Any, bytes], *, as_json: bool, as_raw: bool) -> None:
-    from perdure.inspection.codec import to_json
-    from perdure.inspection.export import to_text
+    from perdure.values.show import to_json, to_text
 
     if as_raw:
         sys.stdout.buffer.write(entry[1])
@@ -196,7 +195,7 @@ def query(
 
 def _parameter(text: str) -> Any:
     """A parameter as SQLite takes it: what is written as a number is one, also past 63 bits."""
-    from perdure.inspection.codec import to_sql
+    from perdure.values.show import to_sql
 
     is_number = text.removeprefix("-").isdecimal() and text == str(int(text))
     return to_sql(int(text)) if is_number else text

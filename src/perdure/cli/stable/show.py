@@ -57,7 +57,7 @@ def show_size(size_bytes: int | None) -> str:
 
 def printable(value: Any) -> str:
     """A decoded value on one line, shortened."""
-    from perdure.inspection.export import to_text
+    from perdure.values.show import to_text
 
     text = "" if value is None else str(to_text(value))
     text = text.encode("unicode_escape").decode() if not text.isprintable() else text

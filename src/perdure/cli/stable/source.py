@@ -13,8 +13,8 @@ import click
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
-    from perdure.inspection.schema import Schema
     from perdure.inspection.table import Table
+    from perdure.values.schema import Schema
 
 __all__ = ["COULD_NOT", "FOUND_WRONG", "open_table", "opened", "options"]
 
@@ -68,9 +68,9 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
 def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, Schema | None]]:
     """The inventory of a source, with the names of the schema."""
     from perdure.errors import MalformedError, UnsupportedError
-    from perdure.inspection.find import find
-    from perdure.inspection.schema import load_schema, name_structures
+    from perdure.inspection.find import find, name_structures
     from perdure.inspection.source import open_source
+    from perdure.values.schema import load_schema
 
     default = Path("stable.yaml")
     path = schema_path or (default if default.is_file() else None)

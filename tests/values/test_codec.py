@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from perdure.errors import MalformedError
 from perdure.ic.principal import ANONYMOUS
-from perdure.inspection.codec import RAW, codec, to_json, to_sql
+from perdure.values import RAW, codec, to_json, to_sql
 
 CASES = [
     ("raw", "0x0a0b", "0a0b", b"\x0a\x0b"),

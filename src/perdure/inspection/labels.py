@@ -1,0 +1,74 @@
+"""Names of Candid fields, out of a module's interface: messages have only their numbers, hashes of the names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Final, final
+
+from perdure.candid import parse
+from perdure.candid.types import Record, Type, Variant, children
+from perdure.errors import PerdureError
+from perdure.wasm import decode
+
+__all__ = ["ModuleLabels", "labels_of"]
+
+_SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
+
+
+@final
+class ModuleLabels(Mapping[int, str]):
+    """The names in the interface of a module, which is read when one is first asked for.
+
+    Args:
+        read: gives the module, gzipped or not; ``None`` where there is none. Whatever is wrong with it, there are no
+            names then: they are a help for reading, not a part of the data.
+    """
+
+    def __init__(self, read: Callable[[], bytes | None]) -> None:
+        self._read = read
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        try:
+            data = self._read()
+            module = decode(data) if data else None
+            interface = next((found for name in _SECTIONS if module and (found := module.custom(name))), b"")
+            return labels_of(interface.decode())
+        except (PerdureError, OSError, UnicodeDecodeError):
+            return {}
+
+    def __getitem__(self, number: int) -> str:
+        return self._labels[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._labels)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+
+def labels_of(interface: str) -> dict[int, str]:
+    """The name of every field of every type in a ``.did`` file, by number.
+
+    Raises:
+        MalformedError: it is no Candid.
+    """
+    program = parse(interface)
+    pending: list[Type] = [*program.types.values(), *(program.init or ())]
+    pending += [] if program.service is None else [program.service]
+    seen: set[int] = set()
+    found: dict[int, str] = {}
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        definition = getattr(one, "type", None)  # of a name
+        if definition is not None:
+            pending.append(definition)
+            continue
+        if isinstance(one, Record | Variant):
+            found.update({part.id: part.name for part in one.fields if part.name is not None})
+        pending.extend(children(one))
+    return found

@@ -1,0 +1,242 @@
+"""Candid messages as values: by the types that they carry, or by types that are known.
+
+The types stand in the head of every message, and all messages of one structure have the same head, or a few. So a head
+is parsed once, and a message is recognised by the bytes of its head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeAlias, final
+
+from perdure.candid import Codec, parse_type
+from perdure.candid import types as candid
+from perdure.candid.header import Header, read_header
+from perdure.candid.types import Field, Opt, Prim, Rec, Record, Service, Type, Variant, Vec, resolve
+from perdure.errors import MalformedError
+from perdure.stable.kind import BOOL, BYTES, DOCUMENT, PRINCIPAL, TEXT, UNIT, Kind, integer, option
+from perdure.values.format import Format
+
+__all__ = ["CandidValue", "SelfDescribing", "kind_of_type", "merged"]
+
+Convert: TypeAlias = Callable[[Any], Any]
+
+_HEADS: Final = 8
+"""Heads that are remembered; a structure has one for each version of its program."""
+
+_MAX_HEADS: Final = 64
+_MAX_KINDS: Final = 1_000
+_MAX_DEPTH: Final = 16
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@final
+class SelfDescribing(Format):
+    """A message with one value, or several, read by the types in it.
+
+    Args:
+        labels: names of fields by their numbers, which is all that a message has of them.
+        kind: of the values, where that is known.
+    """
+
+    name = "candid"
+
+    def __init__(self, labels: Mapping[int, str] | None = None, kind: Kind = DOCUMENT) -> None:
+        self.kind = kind
+        self._labels = labels or {}
+        self._heads: list[tuple[bytes, Codec]] = []
+
+    @classmethod
+    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Format:
+        """``candid``, or ``candid(TYPE)`` with a type as in a ``.did`` file."""
+        if arguments is None:
+            return cls()
+        try:
+            return CandidValue(parse_type(name.partition("(")[2][:-1]))
+        except MalformedError as error:
+            raise ValueError(f"{name!r}: {error}") from error
+
+    def decode(self, data: bytes) -> Any:
+        """The value; a list of several."""
+        values = self._codec(data).decode(data)
+        return values[0] if len(values) == 1 else list(values)
+
+    def encode(self, value: Any) -> bytes:
+        """Refuse: a value does not say its type."""
+        raise ValueError("candid values are read here, not written: declare candid(TYPE)")
+
+    def named(self, labels: Mapping[int, str]) -> Format:
+        """With names for the fields."""
+        return SelfDescribing(labels, self.kind)
+
+    def fitted(self, values: Iterable[bytes]) -> Format:
+        """With the kind of all `values`; of those that no one kind describes, a document."""
+        heads: list[bytes] = []
+        kind: Kind | None = None
+        head = b"\xff"
+        for data in values:
+            if data.startswith(head):
+                continue
+            known = next((one for one in heads if data.startswith(one)), None)
+            if known is None:
+                try:
+                    header = read_header(data)
+                except MalformedError:
+                    continue
+                known = data[: header.size]
+                heads.append(known)
+                found = [kind_of_type(one) for one in _labelled(header, self._labels)]
+                of_head = found[0] if len(found) == 1 else DOCUMENT
+                kind = of_head if kind is None else merged(kind, of_head)
+                if len(heads) > _MAX_HEADS:
+                    return self
+            head = known
+        return self if kind is None else SelfDescribing(self._labels, kind)
+
+    def _codec(self, data: bytes) -> Codec:
+        for head, codec in self._heads:
+            if data.startswith(head):
+                return codec
+        header = read_header(data)
+        codec = Codec(_labelled(header, self._labels) if self._labels else None)
+        self._heads = [(data[: header.size], codec), *self._heads[: _HEADS - 1]]
+        return codec
+
+
+@final
+class CandidValue(Format):
+    """One value of a known type, what ``Encode!`` in a hand-written ``Storable`` gives; coerced where it is of another.
+
+    Args:
+        type: in Candid.
+        to_candid: from the value that a program handles to the one that Candid takes.
+        from_candid: the other way.
+    """
+
+    def __init__(self, type: Type, to_candid: Convert = _same, from_candid: Convert = _same) -> None:  # noqa: A002
+        self.name = f"candid({type})"
+        self.kind = kind_of_type(type)
+        self._codec = Codec((type,))
+        self._to_candid = to_candid
+        self._from_candid = from_candid
+
+    def encode(self, value: Any) -> bytes:
+        """The message that says the value."""
+        return self._codec.encode((self._to_candid(value),))
+
+    def decode(self, data: bytes) -> Any:
+        """The value."""
+        return self._from_candid(self._codec.decode(data)[0])
+
+
+def _labelled(header: Header, labels: Mapping[int, str]) -> tuple[Type, ...]:
+    """The types of a message with names for their fields; functions and services keep theirs."""
+    if not labels:
+        return header.types
+    renamed = {
+        id(entry): Rec(entry.name) for entry in header.table if not isinstance(entry.type, candid.Func | Service)
+    }
+
+    def place(found: Type) -> Type:
+        return renamed.get(id(found), found)
+
+    def fields(found: tuple[Field, ...]) -> tuple[Field, ...]:
+        return tuple(Field(one.id, place(one.type), labels.get(one.id)) for one in found)
+
+    for entry in header.table:
+        if id(entry) not in renamed:
+            continue
+        match entry.type:
+            case Opt(content):
+                made: Type = Opt(place(content))
+            case Vec(element):
+                made = Vec(place(element))
+            case Record(own):
+                made = Record(fields(own))
+            case Variant(own):
+                made = Variant(fields(own))
+            case other:
+                made = other
+        renamed[id(entry)].define(made)
+    return tuple(map(place, header.types))
+
+
+# -- kinds
+
+_PRIMITIVE: Final[Mapping[str, Kind]] = {
+    "null": UNIT,
+    "reserved": UNIT,
+    "empty": UNIT,
+    "bool": BOOL,
+    "text": TEXT,
+    "principal": PRINCIPAL,
+    "nat": integer(0),
+    "int": integer(0, is_signed=True),
+    **{f"nat{bits}": integer(bits) for bits in (8, 16, 32, 64)},
+    **{f"int{bits}": integer(bits, is_signed=True) for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": Kind("float", bits) for bits in (32, 64)},
+}
+
+
+def kind_of_type(type: Type) -> Kind:  # noqa: A002 -- what it is
+    """The kind of the values of a type. What is recursive, empty, nested very deep or very large is a document."""
+    return _Kinds().of(type, _MAX_DEPTH)
+
+
+class _Kinds:
+    """One conversion: a type of a few bytes may stand for a tree of millions."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_KINDS
+        self._open: set[int] = set()
+
+    def of(self, found: Type, depth: int) -> Kind:
+        found = resolve(found)
+        if isinstance(found, Prim):
+            return _PRIMITIVE[found.name]
+        self._left -= 1
+        if depth == 0 or self._left < 0 or id(found) in self._open:
+            return DOCUMENT
+        self._open.add(id(found))
+        try:
+            return self._composed(found, depth - 1)
+        finally:
+            self._open.discard(id(found))
+
+    def _composed(self, found: Type, depth: int) -> Kind:
+        match found:
+            case Opt(content):
+                return DOCUMENT if candid.is_nullable(content) else option(self.of(content, depth))
+            case Vec(element):
+                return BYTES if candid.is_blob(found) else Kind("list", parts=(self.of(element, depth),))
+            case Record(fields) if found.is_tuple:
+                return Kind("tuple", parts=tuple(self.of(one.type, depth) for one in fields))
+            case Record(fields) | Variant(fields) if fields:
+                name = "record" if isinstance(found, Record) else "variant"
+                parts = tuple(self.of(one.type, depth) for one in fields)
+                return Kind(name, labels=tuple(one.label for one in fields), parts=parts)
+            case Service():
+                return PRINCIPAL
+            case _:
+                return DOCUMENT
+
+
+def merged(one: Kind, other: Kind) -> Kind:
+    """The kind that the values of both are of: fields of either, options where one has none; else a document."""
+    if one == other:
+        return one
+    if UNIT in (one, other) or "option" in (one.name, other.name):
+        inner = [kind.parts[0] if kind.name == "option" else kind for kind in (one, other) if kind != UNIT]
+        whole = inner[0] if len(inner) == 1 else merged(inner[0], inner[1])
+        return whole if whole.name in ("option", "document") else option(whole)
+    if one.name != other.name or one.name not in ("record", "variant", "list"):
+        return DOCUMENT
+    if one.name == "list":
+        return Kind("list", parts=(merged(one.parts[0], other.parts[0]),))
+    parts = dict(zip(one.labels, one.parts, strict=True))
+    for label, part in zip(other.labels, other.parts, strict=True):
+        parts[label] = merged(parts[label], part) if label in parts else part
+    return Kind(one.name, labels=tuple(parts), parts=tuple(parts.values()))

@@ -1,0 +1,204 @@
+"""The protocol of all formats, with what most of them have in common."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, final
+
+from perdure.errors import MalformedError, PerdureError
+from perdure.ic.principal import Principal
+from perdure.stable import types
+from perdure.stable.kind import DOCUMENT, Kind, kind_of
+from perdure.stable.types import Order, StorableType
+
+__all__ = ["Format", "StorableFormat", "as_format", "decode_as"]
+
+
+class Format(ABC):
+    """A way to read and write values.
+
+    It is a `StorableType`, so that structures take it as it is. Two methods and a name are enough for one of your own:
+
+    >>> class Celsius(Format):
+    ...     name = "celsius"
+    ...     kind = Kind("float", 64)
+    ...     def decode(self, data): return int.from_bytes(data, "big", signed=True) / 10
+    ...     def encode(self, value): return round(value * 10).to_bytes(2, "big", signed=True)
+    >>> from perdure.values import MemorySchema, parse_schema
+    >>> by_name = parse_schema('memories: {3: {kind: vec, value: celsius}}', formats=[Celsius()])
+    >>> by_object = MemorySchema("3", kind="vec", value=Celsius())
+
+    Attributes:
+        name: as written in ``stable.yaml``; `codec(name)` gives an equal one.
+        kind: what the values are.
+        max_size: bound of the bytes, ``None`` where there is none.
+        is_fixed: whether each value takes exactly `max_size`.
+        order: order of encoded keys; ``None`` where bytes compare right.
+        is_ordered: whether that is known to be the program's order.
+        collation: `order` in a word that arithmetic on bytes can follow: ``bytes``, ``size`` (shorter first),
+            ``little``, ``signed``, ``little-signed``; else ``other``.
+        sql_ordered: whether SQLite orders what `to_sql` gives as `order` does.
+        stored_as: what the bytes are as they stand: a NumPy type, ``utf-8``, ``bytes``; ``None``: they must be decoded.
+        fields: names of the columns that a value takes, where it takes several.
+        parts: their formats, where the bytes are those of the parts one after the other.
+    """
+
+    name: str = ""
+    kind: Kind = DOCUMENT
+    max_size: int | None = None
+    is_fixed: bool = False
+    order: Order | None = None
+    is_ordered: bool = False
+    sql_ordered: bool = False
+    stored_as: str | None = None
+    fields: tuple[str, ...] = ()
+    parts: tuple[Format, ...] = ()
+
+    @abstractmethod
+    def decode(self, data: bytes) -> Any:
+        """The value; `MalformedError` where it is none."""
+
+    @abstractmethod
+    def encode(self, value: Any) -> bytes:
+        """The bytes of a value, also of one from JSON or SQL; `ValueError` where there are none."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Format) and type(self) is type(other) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"<format {self.name}>"
+
+    @property
+    def collation(self) -> str:
+        """See the class."""
+        return "bytes" if self.order is None else "other"
+
+    @property
+    def fixed_bytes(self) -> int | None:
+        """Width, where every value has the same."""
+        return self.max_size if self.is_fixed else None
+
+    def from_text(self, text: str) -> bytes:
+        """The bytes of what a person wrote: a number, a text, a principal, hexadecimal, else JSON.
+
+        Raises:
+            ValueError: that is none.
+        """
+        if self.kind.name == "text":
+            return self.encode(text)
+        if self.kind.name == "principal":
+            return self.encode(text)
+        if self.kind.name == "integer":
+            return self.encode(int(text, 0))
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = bytes.fromhex(text.removeprefix("0x"))
+        return self.encode(value)
+
+    def from_sql(self, value: Any) -> bytes:
+        """The bytes of a value as `to_sql` shows it.
+
+        Raises:
+            ValueError: no bytes decode to it.
+        """
+        if isinstance(value, str):
+            is_wide = self.kind.name == "integer" and value.removeprefix("-").isdecimal()
+            return self.encode(int(value)) if is_wide else self.from_text(value)
+        if isinstance(value, bytes) != (self.kind.name == "bytes"):
+            raise ValueError(f"a {self.name} is {'' if self.kind.name == 'bytes' else 'not '}shown as a blob")
+        return self.encode(value)
+
+    def is_valid(self, data: bytes) -> bool:
+        """Whether `data` decodes."""
+        try:
+            self.decode(data)
+        except PerdureError:
+            return False
+        return True
+
+    def named(self, labels: Mapping[int, str]) -> Format:
+        """The same, with names for fields that the bytes only number."""
+        return self
+
+    def fitted(self, values: Iterable[bytes]) -> Format:
+        """The same, with the kind that `values` themselves tell, where they do."""
+        return self
+
+
+@final
+class StorableFormat(Format):
+    """A type of a stable structure as a format."""
+
+    _SQL_ORDERED: ClassVar[tuple[str, ...]] = ("integer", "float", "text", "bool", "bytes")
+
+    def __init__(self, storable: StorableType[Any], name: str | None = None) -> None:
+        self.storable = storable
+        self.name = name or storable.name
+        self.kind = kind_of(storable)
+        self.max_size = storable.max_size
+        self.is_fixed = storable.is_fixed
+        self.order = storable.order
+        self.is_ordered = True
+        self.stored_as = getattr(storable, "stored_as", None)
+        is_reversed = isinstance(storable, types.Reverse)
+        is_wide = self.kind.name == "integer" and self.kind.bits > 64 and self.kind.is_signed
+        self.sql_ordered = self.kind.name in self._SQL_ORDERED and not is_reversed and not is_wide
+
+    @property
+    def collation(self) -> str:
+        """That of the type."""
+        found = getattr(self.storable, "collation", None)
+        return found if isinstance(found, str) else super().collation
+
+    def decode(self, data: bytes) -> Any:
+        """The value."""
+        return self.storable.decode(data)
+
+    def encode(self, value: Any) -> bytes:
+        """The bytes, within the type's bound."""
+        try:
+            return types.encode_checked(self.storable, _revived(self.kind, self.name, value))
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"{value!r} is no {self.name}") from error
+
+
+def as_format(found: Format | StorableType[Any]) -> Format:
+    """A format out of what somebody passed: itself, or a type of a stable structure."""
+    return found if isinstance(found, Format) else StorableFormat(found)
+
+
+def decode_as(source: Format, data: bytes) -> Any:
+    """The value; the bytes themselves where they do not decode."""
+    try:
+        return source.decode(data)
+    except MalformedError:
+        return data
+
+
+def _revived(kind: Kind, name: str, value: Any) -> Any:
+    """A value from JSON or SQL as the type wants it."""
+    if kind.name == "principal" and isinstance(value, str):
+        try:
+            return Principal.from_text(value)
+        except MalformedError as error:
+            raise ValueError(str(error)) from error
+    if kind.name == "bool" and value in (0, 1):
+        return bool(value)
+    if kind.name == "bytes":
+        if isinstance(value, int):
+            raise ValueError(f"{value!r} is no {name}")
+        return bytes.fromhex(value) if isinstance(value, str) else value
+    if kind.name == "tuple" and isinstance(value, list):
+        return tuple(_revived(part, name, item) for part, item in zip(kind.parts, value, strict=True))
+    if kind.name == "option" and value is not None:
+        return _revived(kind.parts[0], name, value)
+    is_number = kind.name == "integer" and not kind.is_signed
+    if is_number and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"{value!r} is no {name}")
+    return value
