@@ -515,6 +515,11 @@ class CanisterModule(Protocol):
         ...
 
     @property
+    def operators(self) -> int:
+        """Operators of the module as the replica instruments it, which compiling is charged by; 0: not Wasm."""
+        ...
+
+    @property
     def memories(self) -> Mapping[str, MemoryKind]:
         """The memories that its instances have, by name, always in the same order."""
         ...

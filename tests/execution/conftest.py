@@ -114,6 +114,7 @@ class FakeModule:
         self.module_hash = hashlib.sha256(self.wasm).digest()
         self.exported_methods = frozenset(self.methods)
         self.is_64 = False
+        self.operators = 0
         self.memories = memory_kinds(memories)
 
     def instantiate(self, state):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 
 from perdure.canister import Reply, Trap, TrapCode
+from perdure.errors import MalformedError
 from perdure.execution import (
     CYCLES_2026_08,
+    InstallMode,
+    InstallOptions,
     SubnetConfig,
     advance_time,
     execute_ingress,
     execute_query,
+    install_code,
     round_,
     run_until_idle,
     submit_ingress,
@@ -92,6 +96,71 @@ class TestEntries:
         # Never more than was set aside.
         assert before - canister.cycles == 40_005_000_000 + 1_202_000
         assert world.balanced()
+
+
+class TestCompiling:
+    """The modules here have no operators of their own; what they would cost is told to them."""
+
+    @staticmethod
+    def module(fakes, methods, operators):
+        module = fakes.Module(methods, name=f"{operators} operators")
+        module.operators = operators
+        return module
+
+    def test_install(self, world, fakes):
+        seen = []
+        init = {"canister_init": lambda api, _: seen.append(api.env.limits.instructions)}
+        canister = world.install(self.module(fakes, init, 1_000))
+        assert isinstance(world.answer, Reply)
+        # 6,000 instructions an operator, on top of the 1,000 of init, within the same limit.
+        assert seen == [300_000_000_000 - 6_000_000]
+        assert world.FUND - canister.cycles == 5_000_000 + 6_000_000 + 1_000
+        assert world.balanced()
+
+    def test_once_for_each_module_whatever_was_compiled_before(self, world, fakes):
+        module = self.module(fakes, {"canister_init": lambda *_: None, "canister_post_upgrade": lambda *_: None}, 500)
+        canister = world.install(module)
+        for mode in ("reinstall", "upgrade"):
+            before = canister.cycles
+            world.install(module, canister=canister, mode=mode)
+            assert before - canister.cycles == 5_000_000 + 3_000_000 + 1_000
+
+    def test_pre_upgrade_runs_before_anything_is_compiled(self, world, fakes):
+        seen = []
+
+        def note(api, _):
+            seen.append(api.env.limits.instructions)
+
+        canister = world.install(self.module(fakes, {"canister_pre_upgrade": note}, 0))
+        world.install(self.module(fakes, {"canister_post_upgrade": note}, 100), canister=canister, mode="upgrade")
+        assert seen == [300_000_000_000, 300_000_000_000 - 1_000 - 600_000]
+
+    def test_no_more_than_the_limit(self, world, fakes):
+        canister = world.install(self.module(fakes, {}, 10**9))
+        assert isinstance(world.answer, Reply)
+        assert world.FUND - canister.cycles == 5_000_000 + 300_000_000_000
+
+    def test_what_does_not_compile_is_charged_by_its_bytes(self, world, fakes):
+        canister = world.create()
+        world.host.modules[b"broken"] = None
+        compile_ = world.host.compile
+
+        def refuse(wasm):
+            if wasm == b"broken":
+                raise MalformedError("no module")
+            return compile_(wasm)
+
+        world.host.compile = refuse
+        options = InstallOptions(InstallMode.INSTALL)
+        answer = install_code(world.rules, canister, options, b"broken", b"", b"owner")
+        assert answer.error_code == "IC0505"
+        assert world.FUND - canister.cycles == 5_000_000 + 6 * 6_000
+        assert world.balanced()
+
+    def test_price_is_configuration(self, fakes):
+        world = fakes.World(config=SubnetConfig(cost_to_compile_wasm_instruction=7))
+        canister = world.install(self.module(fakes, {}, 1_000))
+        assert world.FUND - canister.cycles == 5_000_000 + 7_000
 
 
 class TestRounds:

@@ -48,7 +48,7 @@ class Stage:
         self.rules = self.facade._world
         self.subnet = self.rules.state
         self.wasm = [(CANISTERS / "modules" / f"universal{bits}.wasm").read_bytes() for bits in (32, 64)]
-        self.a, self.b = (self.facade.install(wasm, cycles=10**15)._state for wasm in self.wasm)
+        self.a, self.b = (self.facade.install(wasm, b"", cycles=10**15)._state for wasm in self.wasm)
 
     def update(self, canister, program, method="update"):
         return execute_ingress(self.rules, canister.canister_id, method, bytes(program))

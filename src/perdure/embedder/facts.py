@@ -97,5 +97,5 @@ def decode_facts(data: bytes) -> ModuleFacts:
         ),
         custom_sections={name: blob for (name, _), blob in zip(plain["custom_sections"], sections, strict=True)},
         memories=tuple(MemoryKind(*kind) for kind in plain["memories"]),
-        counts=Counts({name: Count(*count) for name, count in plain["counts"][0].items()}, plain["counts"][1]),
+        counts=Counts({name: Count(*count) for name, count in plain["counts"][0].items()}, *plain["counts"][1:]),
     )

@@ -86,6 +86,11 @@ class CompiledModule:
         return self.facts.custom_sections
 
     @property
+    def operators(self) -> int:
+        """Operators of the module as the replica instruments it."""
+        return self.facts.counts.operators
+
+    @property
     def is_64(self) -> bool:
         """Whether its heap has 64-bit addresses."""
         return self.facts.is_64

@@ -30,6 +30,8 @@ class SubnetConfig:
     instruction_overhead_per_query_call: int = 50_000_000
     reserved_cleanup_execution_in_percent: int = 5
     dirty_page_overhead: int = 1_000
+    cost_to_compile_wasm_instruction: int = 6_000
+    """Instructions for each operator of a module as the replica instruments it, whenever it gets into a canister."""
 
     max_query_call_depth: int = 6
     queue_capacity: int = 500

@@ -9,6 +9,7 @@ from typing import Any
 
 from perdure.canister import MethodCall, Return, Trap
 from perdure.errors import InternalError
+from perdure.execution.cycles import CostSchedule
 from perdure.execution.messages import (
     CallContext,
     CallMessage,
@@ -26,13 +27,43 @@ from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 from perdure.memory import WASM_PAGE_BYTES
 
-__all__ = ["accept", "check_hook", "commit", "log_entry", "pay", "record_change", "respond", "settle", "take_effects"]
+__all__ = [
+    "accept",
+    "check_hook",
+    "commit",
+    "compile_instructions",
+    "log_entry",
+    "pay",
+    "pay_for_compiling",
+    "record_change",
+    "respond",
+    "settle",
+    "take_effects",
+]
 
 
 def pay(world: World, canister: CanisterState, cycles: int) -> None:
     """Take from a canister what it has used."""
     canister.cycles -= cycles
     world.state.consumed_cycles += cycles
+
+
+def compile_instructions(world: World, operators: int) -> int:
+    """What compiling is charged, within the limit of ``install_code``.
+
+    The replica charges a hundredth for a module that it has compiled since its last checkpoint; here each costs the
+    same whatever was compiled before, so that a figure does not depend on the past.
+    """
+    config = world.config
+    return min(config.cost_to_compile_wasm_instruction * operators, config.max_instructions_per_install_code)
+
+
+def pay_for_compiling(world: World, canister: CanisterState, operators: int, costs: CostSchedule) -> int:
+    """Take from a canister, as far as it has them, the cycles for compiling; what was taken."""
+    cycles = min(costs.execution(compile_instructions(world, operators)), max(0, canister.cycles))
+    pay(world, canister, cycles)
+    world.state.changed.add(canister.canister_id)
+    return cycles
 
 
 def log_entry(world: World, canister: CanisterState, result: Trap | Return) -> None:

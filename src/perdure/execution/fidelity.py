@@ -187,6 +187,7 @@ _LIMIT_TESTS: Final = {
     "ingress_history_max_answers": _INGRESS + "TestBounds::test_by_number",
     "ingress_history_max_bytes": _INGRESS + "TestBounds::test_by_size",
     "ingress_history_max_requests": _INGRESS + "TestBounds::test_when_no_more_can_be_remembered",
+    "cost_to_compile_wasm_instruction": _LIMITS + "TestCompiling::test_install",
     "round_ns": _LIMITS + "TestRounds::test_time_goes_on",
 }
 _BOUNDS: Final = "tests/instrument/test_bounds.py::test_each_bound_is_inclusive_and_refuses_by_name"
@@ -217,7 +218,10 @@ DIFFERENCES: Final = (
     "`canister_version` grows with a replicated query too, as the replica does; the specification lets both.",
     "The hash of environment variables is left out of a canister's history.",
     "`sender_canister_version` is recorded and not compared with the sender's version.",
-    "Taking, loading, reading and uploading snapshots costs no instructions; their storage is paid for.",
+    "Taking, reading and uploading snapshots costs no instructions, loading one those of compiling its module; their "
+    "storage is paid for.",
+    "Compiling costs the same each time; the replica charges a hundredth for a module that it has compiled since its "
+    "last checkpoint.",
     "Certificates say the virtual time; a client that compares it with its own clock has to be told.",
     "Rejections for memory that cannot grow name no numbers of bytes and cycles.",
     "A round runs what its canisters had before it; the network goes on within a round until nothing is left to do.",

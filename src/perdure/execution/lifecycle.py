@@ -25,7 +25,15 @@ from perdure.canister import (
     Trap,
 )
 from perdure.errors import InternalError, MalformedError, UnsupportedError
-from perdure.execution.effects import check_hook, commit, log_entry, record_change, respond
+from perdure.execution.effects import (
+    check_hook,
+    commit,
+    compile_instructions,
+    log_entry,
+    pay_for_compiling,
+    record_change,
+    respond,
+)
 from perdure.execution.execute import growth_limits
 from perdure.execution.messages import CallOrigin
 from perdure.execution.rejects import canister_error, rejected, trap_reject
@@ -154,6 +162,8 @@ def install_code(
     try:
         module = world.host.compile(wasm)
     except (MalformedError, UnsupportedError) as error:
+        # What does not compile is charged by its bytes.
+        pay_for_compiling(world, canister, len(wasm), world.costs)
         return canister_error(
             canister.canister_id, ErrorCode.CANISTER_INVALID_WASM, f"Canister's Wasm module is not valid: {error}"
         )
@@ -267,6 +277,10 @@ class _Installation:
             if trap is not None:
                 old.roll_back()
                 return trap
+        self.instructions = min(
+            self.instructions + compile_instructions(self.world, self.module.operators),
+            self.world.config.max_instructions_per_install_code,
+        )
         new = self._new_instance(old)
         hook = "canister_post_upgrade" if upgrading else "canister_init"
         # Whatever the mode, the new code sees the version that it makes.

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from perdure.canister import CanisterStatus, GlobalValue, Reject
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.execution.effects import record_change
+from perdure.execution.effects import compile_instructions, pay_for_compiling, record_change
 from perdure.execution.rejects import canister_error, rejected
 from perdure.execution.state import CanisterState, HookStatus, Snapshot
 from perdure.execution.world import World
@@ -126,6 +126,14 @@ def load(
         )
     try:
         module = snapshot.module or world.host.compile(bytes(snapshot.wasm))
+        costs = world.costs_of(module)
+        missing = costs.execution(compile_instructions(world, module.operators)) - canister.liquid_cycles
+        if module.operators and missing > 0:
+            return rejected(
+                ErrorCode.CANISTER_OUT_OF_CYCLES,
+                f"Canister snapshot loading failed with `Canister {Principal(canister.canister_id)} is out of cycles: "
+                f"please top up the canister with at least {missing} additional cycles`.",
+            )
         # The host checks that the globals are those of the module.
         memories = world.host.load_snapshot(
             canister.canister_id, snapshot.content, snapshot.global_values, module.memories
@@ -137,6 +145,8 @@ def load(
             ErrorCode.CANISTER_CONTRACT_VIOLATION,
             f"Canister snapshot cannot be loaded: {error}",
         )
+    if module.operators:
+        pay_for_compiling(world, canister, module.operators, costs)
     if canister.instance is not None:
         canister.instance.close()
     snapshot.module = module

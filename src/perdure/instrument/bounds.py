@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, final
 
 from perdure.errors import UnsupportedError
 from perdure.instrument.metering import opcode_numbers
+from perdure.instrument.operators import replica_operators, replica_overhead
 from perdure.wasm import OPCODE_BY_NAME, OPCODES, Code, FuncType, Module, ValType, instructions, locals_end
 from perdure.wasm.instructions import Instruction, read_locals
 from perdure.wasm.reader import Reader
@@ -104,6 +105,8 @@ class Counts(NamedTuple):
     """By the names of `Bounds`: the highest of all functions, or a bound of it where that does not exceed the limit."""
     seconds: float
     """How long compiling takes, roughly, on one core."""
+    operators: int
+    """Operators of the module as the replica instruments it, which compiling is charged by."""
 
 
 # Seconds, measured on the developers' machine. Every function has some locals that meet; their price is in its bytes'.
@@ -122,11 +125,13 @@ def counts_of(module: Module, bounds: Bounds) -> Counts:
     seconds += _ELEMENT * sum(len(element.items) for element in module.elements)
     most_values = max((len(item.params) + len(item.results) for item in module.types), default=0)
     most_results = max((len(item.results) for item in module.types), default=0)
+    operators = replica_overhead(module)
     rough: dict[bytes, _Rough] = {}
     for index, code in enumerate(module.codes):
         seen = rough.get(code.body)
         if seen is None:
-            seen = rough[code.body] = _rough(code)
+            seen = rough[code.body] = _rough(code, is_64=module.is_64)
+        operators += seen.operators
         params = len(module.function_type(module.imported_function_count + index).params)
         found = seen.bounded(params, most_values, most_results)
         if any(value > getattr(bounds, name) for name, value in found.items()) or seen.guess > bounds.stacked_values:
@@ -137,7 +142,7 @@ def counts_of(module: Module, bounds: Bounds) -> Counts:
         seconds += _FUNCTION + _BYTE * len(code.body)
         for name, price in _VALUE.items():
             seconds += price * max(0, found[name] - _USUAL_PER_BYTE.get(name, 0) * len(code.body))
-    return Counts(highest, seconds)
+    return Counts(highest, seconds, operators)
 
 
 # ------------------------------------------------------------------------------------------------- one pass, no objects
@@ -165,6 +170,7 @@ class _Rough(NamedTuple):
     declared: int
     calls: int
     nesting: int
+    operators: int
 
     @property
     def guess(self) -> int:
@@ -184,7 +190,7 @@ class _Rough(NamedTuple):
         }
 
 
-def _rough(code: Code) -> _Rough:
+def _rough(code: Code, *, is_64: bool) -> _Rough:
     numbers = opcode_numbers(code)
     steps = numbers.translate(None, _NOT_NESTING)
     return _Rough(
@@ -197,6 +203,7 @@ def _rough(code: Code) -> _Rough:
         declared=sum(count for count, _ in read_locals(Reader(code.body))),
         calls=sum(map(numbers.count, _CALLS)),
         nesting=max(accumulate(map(_STEP.__getitem__, steps)), default=0),
+        operators=replica_operators(numbers, is_64=is_64),
     )
 
 

@@ -45,7 +45,16 @@ from perdure.wasm.tokens import (
     token_pattern,
 )
 
-__all__ = ["Rewrite", "count_instructions", "opcode_histogram", "opcode_numbers", "rewrite_codes"]
+__all__ = [
+    "BULK_LENGTH",
+    "BULK_LENGTH_32",
+    "NOP",
+    "Rewrite",
+    "count_instructions",
+    "opcode_histogram",
+    "opcode_numbers",
+    "rewrite_codes",
+]
 
 _UNCONDITIONAL = (0x00, 0x0F, 0x0C, 0x12, 0x13)  # unreachable, return, br, return_call, return_call_indirect
 _CONDITIONAL = (0x04, 0x0D)  # if, br_if
@@ -55,6 +64,9 @@ _CALL, _RETURN_CALL, _MEMORY_GROW = 0x10, 0x12, 0x40
 
 MAX_LOCALS = 50_000
 """Parameters and locals of one function; the engine takes no more."""
+
+NOP, BULK_LENGTH, BULK_LENGTH_32 = 0x01, 0xF1, 0xF0
+_BULK_PREFIX = 0xFC
 
 # The groups of a scan: what ended a run of instructions.
 _LOOP_START, _EDIT, _TAIL_CALL_EDIT, _MANY_LABELS, _STOP = range(1, 6)
@@ -115,12 +127,21 @@ def count_instructions(codes: Sequence[Code]) -> int:
 
 
 def opcode_numbers(code: Code) -> bytes:
-    """The number of each instruction of a body, one byte each: of those with a prefix that of ``nop``.
+    """The number of each instruction of a body, one byte each.
+
+    Those with a prefix are `NOP`, but for the bulk operations that are charged by their length: `BULK_LENGTH` where
+    that has the width of an address, `BULK_LENGTH_32` where it has 32 bits whatever the heap.
 
     Raises:
         MalformedError: something that is no instruction.
     """
-    return _PREFIXED.sub(b"\x01", _scan(code, _scanner(frozenset())).numbers)
+    return _PREFIXED.sub(_one_byte, _scan(code, _scanner(frozenset())).numbers)
+
+
+def _one_byte(match: re.Match[bytes]) -> bytes:
+    encoded = match[0]
+    width = _LENGTHS.get(_prefixed_number(encoded) & 0xFF) if encoded[0] == _BULK_PREFIX else None
+    return bytes((NOP if width is None else BULK_LENGTH if width else BULK_LENGTH_32,))
 
 
 def opcode_histogram(code: Code) -> dict[int, int]:

@@ -349,6 +349,7 @@ class PythonModule:
         self.wasm = _empty_module(self.custom_sections)
         self.module_hash = hashlib.sha256(self.wasm).digest()
         self.is_64 = False
+        self.operators = 0
         self.memories = memory_kinds()
         own = {"__slots__": ("_perdure_instance",), "__qualname__": owner.__qualname__, "__module__": owner.__module__}
         self._class: type = type(owner.__name__, (owner,), own | {name: _Slot(name) for name in self.variables})

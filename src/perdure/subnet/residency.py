@@ -103,6 +103,7 @@ class ResidentModule:
         self.exported_methods = code.exported_methods
         self.module_hash = code.module_hash
         self.is_64 = code.is_64
+        self.operators = code.operators
         self.memories = code.memories
         self.is_wasm = isinstance(code, CompiledModule)
         start = "canister_composite_query "
