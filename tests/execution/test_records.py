@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.canister import GlobalValue, Reply
-from perdure.errors import MalformedError
+from perdure.canister import GlobalValue, Reject, Reply
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution import Visibility, apply_settings, round_, run_until_idle, submit_ingress
 from perdure.execution.records import (
     adopt,
     decode_record,
+    decode_response,
     decode_snapshot,
     decode_subnet,
     encode_record,
+    encode_response,
     encode_snapshot,
     encode_subnet,
 )
@@ -108,30 +110,54 @@ def test_truncated_records(busy):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.pop("settings"), "lacks its settings"),
-        (lambda content: content.pop("status"), "lacks 'status'"),
-        (lambda content: content.update(status=9), "expected CanisterStatus"),
-        (lambda content: content.update(cycles="many"), "expected int"),
-        (lambda content: content.update(inputs=[["Nobody", {}]]), "expected one of CallMessage, ResponseMessage"),
-        (lambda content: content.update(contexts=[[1]]), "expected a pair of 2 parts"),
-        (lambda content: content.update(stop_requests=[{}]), "lacks a field"),
+        (lambda content: content.pop(7), r"canister record lacks settings \(field 7\)"),
+        (lambda content: content.pop(2), r"canister record lacks status \(field 2\)"),
+        (lambda content: content.update({2: 9}), "canister record.status is int '9', expected an integer of 1 to 3"),
+        (lambda content: content.update({8: "many"}), "canister record.cycles is str 'many', expected an integer of 0"),
+        (lambda content: content.update({8: -1}), "canister record.cycles is int '-1'"),
+        (
+            lambda content: content.update({12: bytes(33)}),
+            "canister record.certified_data is .* expected 0 to 32 bytes",
+        ),
+        (
+            lambda content: content.update({15: [[7, {}]]}),
+            r"canister record.inputs\[0\] is .* tagged with one of \[0, 1\]",
+        ),
+        (
+            lambda content: content.update({16: [[1]]}),
+            "canister record.contexts is list '.1.', expected a list of pairs",
+        ),
+        (lambda content: content.update({18: [[b"b", 1], [b"a", 1]]}), "open_calls_to is not ascending"),
+        (lambda content: content.update({21: [{}]}), r"canister record.stop_requests\[0\] lacks origin"),
+        (lambda content: content[7].update({99: 1}), "canister record.settings has a field 99"),
+        (lambda content: content.update({"cycles": 1}), "canister record has a field 'cycles'"),
     ],
 )
 def test_wrong_fields(busy, change, words):
-    version, content = cbor2.loads(encode_record(next(iter(busy.subnet.canisters.values()))))
+    version, kind, content = cbor2.loads(encode_record(next(iter(busy.subnet.canisters.values()))))
     change(content)
     with pytest.raises(MalformedError, match=words):
-        decode_record(cbor2.dumps([version, content]))
+        decode_record(cbor2.dumps([version, kind, content]))
 
 
-def test_unknown_fields_and_versions(busy):
-    version, content = cbor2.loads(encode_record(next(iter(busy.subnet.canisters.values()))))
-    decode_record(cbor2.dumps([version, {**content, "from the future": 1}]))
-    with pytest.raises(MalformedError, match="record of version 99"):
-        decode_record(cbor2.dumps([99, content]))
+def test_other_versions_and_kinds(busy):
+    version, kind, content = cbor2.loads(encode_record(next(iter(busy.subnet.canisters.values()))))
+    assert (version, kind) == (1, 2)
+    with pytest.raises(UnsupportedError, match="record: version 99 found; this version of perdure reads 1"):
+        decode_record(cbor2.dumps([99, kind, content]))
+    with pytest.raises(MalformedError, match="kind is int '1', expected 2"):
+        decode_record(encode_subnet(busy.subnet))
+
+
+def test_answers():
+    for response in (Reply(b"x"), Reject(4, "no", "IC0406", ("a", "b"))):
+        assert decode_response(encode_response(response)) == response
+    for wrong in (b"", encode_response(Reply(b"x"))[:-1], cbor2.dumps([2, [b""]]), cbor2.dumps([0, [b"", 1]])):
+        with pytest.raises(MalformedError):
+            decode_response(wrong)
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes(data):
-    with pytest.raises(MalformedError):
+    with pytest.raises((MalformedError, UnsupportedError)):
         decode_record(data)

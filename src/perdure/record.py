@@ -1,0 +1,386 @@
+"""Records: values as bytes by an explicit schema, which is a format of its own and not the classes of today.
+
+```
+ record    CBOR  [version, kind, fields]
+ fields    { number: value }, ascending; a field that has its default is left out
+ union     [number of the alternative, value]
+ set, mapping whose order is no state: sorted by encoded key
+```
+
+A schema is a table of numbered fields, each with a type and, where it may be missing, a default, both as they are
+*written*. Renaming an attribute changes the table's left side and no byte; a new version has a new number and a
+migration from the one before. Decoding is strict: what is missing, unknown, of another type or out of range is an error
+that names the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any, NamedTuple, final
+
+import cbor2
+
+from perdure.errors import MalformedError, UnsupportedError
+
+__all__ = [
+    "BOOL",
+    "PLAIN",
+    "TEXT",
+    "Coder",
+    "Field",
+    "Format",
+    "Table",
+    "blob",
+    "integer",
+    "mapping",
+    "nat",
+    "optional",
+    "row",
+    "sequence",
+    "sorted_mapping",
+    "sorted_set",
+    "structure",
+    "union",
+]
+
+
+class Coder(NamedTuple):
+    """How values of one type are written and read. `encode` is `None` where they are written as they are."""
+
+    encode: Callable[[Any], Any] | None
+    decode: Callable[[Any, str], Any]
+    """From what was read and the name of the field, for errors."""
+
+
+def _wrong(where: str, expected: str, found: object) -> MalformedError:
+    return MalformedError(f"{where} is {type(found).__name__} {str(found)[:40]!r}, expected {expected}")
+
+
+def _plain(kind: type) -> Coder:
+    def decode(value: Any, where: str) -> Any:
+        if type(value) is not kind:
+            raise _wrong(where, kind.__name__, value)
+        return value
+
+    return Coder(None, decode)
+
+
+BOOL = _plain(bool)
+TEXT = _plain(str)
+
+
+def integer(low: int, high: int, make: Callable[[int], Any] | None = None) -> Coder:
+    """An integer within bounds, both included; `make` gives it its Python type."""
+
+    def decode(value: Any, where: str) -> Any:
+        if type(value) is not int or not low <= value <= high:
+            raise _wrong(where, f"an integer of {low} to {high}", value)
+        return value if make is None else make(value)
+
+    return Coder(None if make is None else int, decode)
+
+
+def nat(bits: int) -> Coder:
+    """An integer that is not negative, of so many bits."""
+    return integer(0, (1 << bits) - 1)
+
+
+def blob(low: int = 0, high: int | None = None, make: type[bytes] | type[bytearray] = bytes) -> Coder:
+    """Bytes, so many of them."""
+    end = 1 << 62 if high is None else high
+
+    def decode(value: Any, where: str) -> Any:
+        if type(value) is not bytes or not low <= len(value) <= end:
+            bounds = "bytes" if high is None else f"{low} to {high} bytes"
+            raise _wrong(where, bounds, value)
+        return make(value)
+
+    return Coder(None if make is bytes else bytes, decode)
+
+
+def optional(of: Coder) -> Coder:
+    """A value or nothing."""
+    encode = of.encode
+    return Coder(
+        None if encode is None else lambda value: None if value is None else encode(value),
+        lambda value, where: None if value is None else of.decode(value, where),
+    )
+
+
+def _items(value: Any, where: str, expected: str = "a list") -> list[Any]:
+    if type(value) is not list:
+        raise _wrong(where, expected, value)
+    return value
+
+
+def sequence(of: Coder, make: Callable[[Iterable[Any]], Any] = list) -> Coder:
+    """Values in their order."""
+    each = of.encode
+
+    def decode(value: Any, where: str) -> Any:
+        return make([of.decode(one, f"{where}[{index}]") for index, one in enumerate(_items(value, where))])
+
+    return Coder(list if each is None else lambda value: [each(one) for one in value], decode)
+
+
+def _ascending(keys: list[Any], where: str) -> None:
+    for before, key in pairwise(keys):
+        if not before < key:
+            raise MalformedError(f"{where} is not ascending: {before!r}, then {key!r}")
+
+
+def sorted_set(of: Coder) -> Coder:
+    """A set, whose order in memory is another one in every process."""
+
+    def decode(value: Any, where: str) -> Any:
+        found = {of.decode(one, where) for one in _items(value, where)}
+        _ascending(value, where)
+        return found
+
+    each = of.encode
+    return Coder(sorted if each is None else lambda value: sorted(map(each, value)), decode)
+
+
+def _pairs(key: Coder, of: Coder, *, in_order: bool) -> Coder:
+    encode_key, encode_value = key.encode, of.encode
+
+    def encode(content: Mapping[Any, Any]) -> list[Any]:
+        pairs = [
+            [one if encode_key is None else encode_key(one), value if encode_value is None else encode_value(value)]
+            for one, value in content.items()
+        ]
+        if not in_order:
+            pairs.sort(key=lambda pair: pair[0])
+        return pairs
+
+    def decode(value: Any, where: str) -> Any:
+        found: dict[Any, Any] = {}
+        pairs = _items(value, where, "a list of pairs")
+        for pair in pairs:
+            if type(pair) is not list or len(pair) != 2:
+                raise _wrong(where, "a list of pairs", pair)
+            one = key.decode(pair[0], f"a key of {where}")
+            if one in found:
+                raise MalformedError(f"{where} has {pair[0]!r} twice")
+            found[one] = of.decode(pair[1], f"{where}[{str(pair[0])[:40]}]")
+        if not in_order:
+            _ascending([pair[0] for pair in pairs], where)
+        return found
+
+    return Coder(encode, decode)
+
+
+def mapping(key: Coder, of: Coder) -> Coder:
+    """A mapping whose order is part of the state: that in which keys were added."""
+    return _pairs(key, of, in_order=True)
+
+
+def sorted_mapping(key: Coder, of: Coder) -> Coder:
+    """A mapping whose order says nothing."""
+    return _pairs(key, of, in_order=False)
+
+
+def row(make: Callable[..., Any], *parts: tuple[str, Coder]) -> Coder:
+    """A fixed number of values, for tuples of few parts that are written often."""
+    encoders = [part.encode for _, part in parts]
+    plain = all(encode is None for encode in encoders)
+
+    def encode_parts(value: Any) -> list[Any]:
+        return [one if each is None else each(one) for each, one in zip(encoders, value, strict=True)]
+
+    def decode(value: Any, where: str) -> Any:
+        found = _items(value, where, f"a list of {len(parts)}")
+        if len(found) != len(parts):
+            raise _wrong(where, f"a list of {len(parts)}", value)
+        return make(*(part.decode(one, f"{where}.{name}") for (name, part), one in zip(parts, found, strict=True)))
+
+    return Coder(list if plain else encode_parts, decode)
+
+
+def union(alternatives: Mapping[int, tuple[type, Coder]]) -> Coder:
+    """One of several classes, by number."""
+    numbers = {kind: (number, of.encode) for number, (kind, of) in alternatives.items()}
+
+    def encode(value: Any) -> list[Any]:
+        number, each = numbers[type(value)]
+        return [number, value if each is None else each(value)]
+
+    def decode(value: Any, where: str) -> Any:
+        found = _items(value, where, "a tagged value")
+        if len(found) != 2 or type(found[0]) is not int or found[0] not in alternatives:
+            raise _wrong(where, f"a value tagged with one of {sorted(alternatives)}", value)
+        return alternatives[found[0]][1].decode(found[1], where)
+
+    return Coder(encode, decode)
+
+
+def _check_plain(value: Any, where: str) -> Any:
+    if type(value) in (int, str, bytes, bool, float, type(None)):
+        return value
+    if type(value) is list:
+        return [_check_plain(one, where) for one in value]
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {key: _check_plain(one, where) for key, one in value.items()}
+    raise _wrong(where, "a plain value", value)
+
+
+PLAIN = Coder(None, _check_plain)
+"""A value of CBOR that may be anything: numbers, text, bytes, lists, mappings by text."""
+
+_REQUIRED = object()
+
+
+class Field(NamedTuple):
+    """A field of a table.
+
+    Attributes:
+        number: its name in the format, never used again for another one.
+        name: of the attribute.
+        of: its type.
+        default: as it is written; belongs to the format. Without one the field is always written.
+        get: takes the value from the object, where it is not its attribute `name`.
+    """
+
+    number: int
+    name: str
+    of: Coder
+    default: Any = _REQUIRED
+    get: Callable[[Any], Any] | None = None
+
+
+@final
+class Table:
+    """The fields of one kind of record.
+
+    Args:
+        name: for errors.
+        fields: in ascending order of their numbers.
+    """
+
+    def __init__(self, name: str, *fields: Field) -> None:
+        self.name = name
+        self.fields = fields
+        if [field.number for field in fields] != sorted({field.number for field in fields}):
+            raise ValueError(f"the fields of {name} are not numbered in ascending order")
+        self._by_number = {field.number: field for field in fields}
+        self._plan = [
+            (field.number, field.get or attrgetter(field.name), field.of.encode, self._default(field))
+            for field in fields
+        ]
+
+    def _default(self, field: Field) -> Any:
+        return _REQUIRED if field.default is _REQUIRED else field.of.decode(field.default, field.name)
+
+    def encode(self, value: object) -> dict[int, Any]:
+        """The fields of an object, by number."""
+        content = {}
+        for number, get, encode, default in self._plan:
+            one = get(value)
+            if one != default:
+                content[number] = one if encode is None else encode(one)
+        return content
+
+    def decode(self, content: Any, where: str = "") -> dict[str, Any]:
+        """The values by name.
+
+        Raises:
+            MalformedError: a field is missing, unknown, or not what its type says.
+        """
+        where = where or self.name
+        if type(content) is not dict:
+            raise _wrong(where, "fields by number", content)
+        for number in content:
+            if type(number) is not int or number not in self._by_number:
+                raise MalformedError(f"{where} has a field {number!r} that this version of the format does not")
+        found: dict[str, Any] = {}
+        for field in self.fields:
+            value = content.get(field.number, field.default)
+            if value is _REQUIRED:
+                raise MalformedError(f"{where} lacks {field.name} (field {field.number})")
+            found[field.name] = field.of.decode(value, f"{where}.{field.name}")
+        return found
+
+
+def structure(make: Callable[..., Any], table: Table) -> Coder:
+    """An object with a table of its own."""
+    return Coder(table.encode, lambda value, where: make(**table.decode(value, where)))
+
+
+Migration = Callable[[int, dict[int, Any]], dict[int, Any]]
+"""Fields, as written, of a kind in one version to those of the next."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A version of a schema.
+
+    Attributes:
+        name: for errors.
+        version: the one that is written.
+        tables: by kind.
+        migrations: from each older version that can be read to the next.
+    """
+
+    name: str
+    version: int
+    tables: Mapping[int, Table]
+    migrations: Mapping[int, Migration]
+
+    def dump(self, kind: int, content: dict[int, Any]) -> bytes:
+        """A record of today's version."""
+        return cbor2.dumps([self.version, kind, content])
+
+    def encode(self, kind: int, value: object) -> bytes:
+        """An object as a record."""
+        return self.dump(kind, self.tables[kind].encode(value))
+
+    def _load(self, data: bytes) -> tuple[int, int, dict[int, Any]]:
+        try:
+            found = cbor2.loads(data)
+        except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
+            raise MalformedError(f"{self.name}: no CBOR: {error}") from error
+        if type(found) is not list or len(found) != 3 or type(found[2]) is not dict:
+            raise _wrong(self.name, "a version, a kind and fields", found)
+        version, kind, content = found
+        if type(version) is not int or not (version in self.migrations or version == self.version):
+            known = ", ".join(map(str, sorted({*self.migrations, self.version})))
+            raise UnsupportedError(f"{self.name}: version {version!r} found; this version of perdure reads {known}")
+        if type(kind) is not int or kind not in self.tables:
+            raise _wrong(f"{self.name}: kind", f"one of {sorted(self.tables)}", kind)
+        return version, kind, content
+
+    def decode(self, kind: int, data: bytes) -> dict[str, Any]:
+        """The values of a record by name, from any version that can be read.
+
+        Raises:
+            MalformedError: no such record.
+            UnsupportedError: it has a version that cannot be read, perhaps a newer one.
+        """
+        version, found, content = self._load(data)
+        if found != kind:
+            raise _wrong(f"{self.name}: kind", str(kind), found)
+        return self.tables[kind].decode(self._migrated(version, kind, content))
+
+    def _migrated(self, version: int, kind: int, content: dict[int, Any]) -> dict[int, Any]:
+        while version < self.version:
+            content = self.migrations[version](kind, content)
+            version += 1
+        return content
+
+    def rewrite(self, data: bytes) -> bytes:
+        """A record of any version that can be read in today's, checked.
+
+        Raises:
+            MalformedError: no such record.
+            UnsupportedError: it has a version that cannot be read.
+        """
+        version, kind, content = self._load(data)
+        if version == self.version:
+            return data
+        content = self._migrated(version, kind, content)
+        self.tables[kind].decode(content)
+        return self.dump(kind, content)
