@@ -554,6 +554,11 @@ class CanisterInstance(Protocol):
         """Enter the canister. A missing `Method` is `Trap(METHOD_NOT_FOUND)`, a bad `Callback` traps as Wasm says."""
         ...
 
+    @property
+    def is_dirty(self) -> bool:
+        """Whether anything is uncommitted, or may be: `run` came out with an exception, or nobody ended its message."""
+        ...
+
     def changes(self) -> StateDelta:
         """What is uncommitted. The runs are views, valid until the next `run`, `commit` or `roll_back`."""
         ...

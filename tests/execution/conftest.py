@@ -64,6 +64,10 @@ class FakeInstance:
         result.heap_wasm_pages, result.stable_wasm_pages = self.heap.size(), self.stable.size()
         return result
 
+    @property
+    def is_dirty(self):
+        return self.copy() != self.committed
+
     def changes(self):
         changed = {name: data for name, data in self.copy().items() if data != self.committed[name]}
         return StateDelta({name: PageDelta(len(data) >> 16, [(0, data)]) for name, data in changed.items()})
@@ -145,14 +149,25 @@ class FakeHost:
     def add_memories(self, canister_id, names):
         return {name: BytesMemory() for name in names}
 
-    def committed(self, canister_id, delta):
-        self.commits.append(canister_id)
-
-    def executed(self, state, message):
+    def keep(self, state, message, journal):
         pass
 
-    def discarded(self, canister_id):
+    def was_kept(self, journal):
+        return False
+
+    def apply(self, state, journal):
+        for canister_id, instance in journal.commits.items():
+            instance.commit()
+            self.commits.append(canister_id)
+
+    def undone(self, journal):
         pass
+
+    def pause(self):
+        pass
+
+    def discard(self, canister_id, instance):
+        instance.close()
 
     def take_snapshot(self, canister_id, instance):
         return SimpleNamespace(memories=copies(instance.memories))
@@ -187,7 +202,9 @@ class World:
         module = methods if isinstance(methods, FakeModule) else FakeModule(methods, table, name=str(id(methods)))
         canister = canister or self.create(cycles)
         options = InstallOptions(InstallMode(mode), **options)
+        self.rules.begin()
         self.answer = install_code(self.rules, canister, options, self.host.add(module), arg, OWNER)
+        self.rules.finish()
         return canister
 
     def balanced(self):

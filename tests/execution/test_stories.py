@@ -60,9 +60,12 @@ class Stage:
         return execute_query(self.rules, canister.canister_id, method, bytes(program))
 
     def install(self, canister, mode, **options):
-        return install_code(
+        self.rules.begin()
+        answer = install_code(
             self.rules, canister, InstallOptions(InstallMode(mode), **options), self.wasm[0], b"", b"\x04"
         )
+        self.rules.finish()
+        return answer
 
     def balanced(self):
         subnet = self.subnet

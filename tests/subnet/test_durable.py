@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from built_canisters import call, module
@@ -190,21 +191,35 @@ def test_a_killed_process_loses_no_reply_that_it_gave(path: Path) -> None:
         assert found in {replies[-1], replies[-1] + 1}
 
 
-def test_after_a_failed_commit_nothing_more_is_taken_and_the_state_is_the_one_before(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class FullDisk:
+    """A host whose next commit finds no room."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+        self.is_full = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.host, name)
+
+    def keep(self, *arguments: Any) -> None:
+        if self.is_full:
+            self.is_full = False
+            raise StorageError("commit failed: No space left on device", "log")
+        self.host.keep(*arguments)
+
+
+def test_a_commit_that_finds_no_room_has_not_been_and_the_next_one_is_taken(path: Path) -> None:
     subnet = Subnet(path)
     canister = subnet.install(module("kv32"), FIVE)
     canister.update("inc")
-
-    def full(*_: object, **__: object) -> int:
-        raise StorageError("commit failed: No space left on device", path)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(subnet._host.directory, "commit", full)  # type: ignore[union-attr]
-        with pytest.raises(StorageError, match="No space left"):
-            canister.update("inc")
-    with pytest.raises(StorageError, match="open the state anew"):
+    subnet._world.host = FullDisk(subnet._world.host)
+    before = subnet._state.canisters[canister.id.raw_bytes].cycles
+    with pytest.raises(StorageError, match="No space left") as raised:
         canister.update("inc")
+    assert raised.value.committed is False  # type: ignore[attr-defined]
+    assert count(canister) == 6
+    assert subnet._state.canisters[canister.id.raw_bytes].cycles == before
+    canister.update("inc")
+    assert count(canister) == 7
     crash(subnet)
-    assert count(Subnet(path).canister(canister.id)) == 6
+    assert count(Subnet(path).canister(canister.id)) == 7

@@ -104,6 +104,17 @@ def conserves(subnet: Subnet) -> bool:
     return state.minted_cycles == state.total_cycles() + state.consumed_cycles + state.lost_cycles
 
 
+class StandIn:
+    """Stands for a part of a subnet, and does some things in another way."""
+
+    def __init__(self, part: Any, **instead: Callable[..., Any]) -> None:
+        self._part = part
+        self.__dict__.update(instead)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+
 def crash(subnet: Subnet) -> None:
     subnet._host.directory.abandon()  # type: ignore[union-attr]
 
@@ -308,19 +319,19 @@ def test_a_message_cut_off_has_not_been(subnet: Subnet, threads: ThreadPoolExecu
     subnet.tick()
 
 
-def test_a_failure_between_messages_gives_the_turn_back(
-    subnet: Subnet, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_between_messages_gives_the_turn_back(subnet: Subnet, threads: ThreadPoolExecutor) -> None:
     canister, other = (subnet.install(WASM) for _ in range(2))
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    with monkeypatch.context() as patched:
-        patched.setattr(subnet._host, "executed", fail)
-        with pytest.raises(ZeroDivisionError):
-            threads.submit(canister.update, "count").result(PATIENCE)
+    host = subnet._world.host
+    subnet._world.host = StandIn(host, keep=fail)
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(canister.update, "count").result(PATIENCE)
+    subnet._world.host = host
     assert subnet._gate.is_shared is None
+    assert count(canister) == 0
     assert threads.submit(count, other).result(PATIENCE) == 0
     subnet.tick()
 
@@ -409,37 +420,38 @@ def test_a_reply_is_handed_out_when_it_is_kept_and_the_turn_is_given_back_before
     subnet = Subnet(tmp_path / "state")
     first, second = (subnet.install(WASM) for _ in range(2))
     directory, waiting, kept = subnet._host.directory, threading.Event(), threading.Event()  # type: ignore[union-attr]
-    wait = directory.wait
 
     def slow(version: int) -> None:
         waiting.set()
         kept.wait(PATIENCE)
-        wait(version)
+        directory.wait(version)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(directory, "wait", slow)
-        answers = [threads.submit(first.update, "count")]
-        waiting.wait(PATIENCE)
-        answers += [threads.submit(item.update, "count") for item in (first, second)]
-        await_state(lambda: directory.version == 7)
-        answers.append(threads.submit(first.query, "read"))  # tells what is not yet kept
-        assert not any(answer.done() for answer in answers)
-        kept.set()
-        assert numbers(answers[-1].result(PATIENCE)) == (2, 2)
-        assert sorted(numbers(answer.result(PATIENCE)) for answer in answers[:3]) == [(1, 1), (1, 1), (2, 2)]
+    before = directory.version
+    subnet._host.directory = StandIn(directory, wait=slow)  # type: ignore[assignment, union-attr]
+    answers = [threads.submit(first.update, "count")]
+    waiting.wait(PATIENCE)
+    answers += [threads.submit(item.update, "count") for item in (first, second)]
+    await_state(lambda: directory.version == before + 3)
+    answers.append(threads.submit(first.query, "read"))  # tells what is not yet kept
+    assert not any(answer.done() for answer in answers)
+    kept.set()
+    assert numbers(answers[-1].result(PATIENCE)) == (2, 2)
+    assert sorted(numbers(answer.result(PATIENCE)) for answer in answers[:3]) == [(1, 1), (1, 1), (2, 2)]
 
 
-def test_after_a_failed_sync_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_failed_sync_nothing_more_is_told(tmp_path: Path) -> None:
     subnet = Subnet(tmp_path / "state")
     canister = subnet.install(WASM)
 
     def fail(_: int) -> None:
         raise StorageError("sync failed: Input/output error", tmp_path)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(subnet._host.directory, "wait", fail)  # type: ignore[union-attr]
-        with pytest.raises(StorageError, match="sync failed"):
-            canister.update("count")
+    directory = subnet._host.directory  # type: ignore[union-attr]
+    subnet._host.directory = StandIn(directory, wait=fail)  # type: ignore[assignment, union-attr]
+    with pytest.raises(StorageError, match="sync failed") as raised:
+        canister.update("count")
+    assert raised.value.committed is None  # type: ignore[attr-defined]
+    subnet._host.directory = directory  # type: ignore[union-attr]
     for act in (lambda: canister.update("count"), lambda: canister.query("read"), subnet.tick):
         with pytest.raises(StorageError, match="open the state anew"):
             act()

@@ -47,7 +47,7 @@ def installed(universal_wasm):
     subnets = []
     for options in (NATIVE, HOST_CALLS):
         subnet = Subnet(instrumentation=options, seed=b"system tests")
-        canister = subnet.install(universal_wasm, cycles=10**18)
+        canister = subnet.install(universal_wasm, b"", cycles=10**18)
         variables = [{"name": "b", "value": "zwei"}, {"name": "a", "value": "eins"}]
         canister.update_settings(environment_variables=variables)
         subnets.append((subnet, canister.id))

@@ -63,6 +63,7 @@ class Machine:
         code = bytes(self.program().hook(self.universal.Hook[name], program).reply())
         call = CallMessage(FromUser(b"hook"), b"\x04", self.id, "update", code)
         execute_call(self.subnet._world, state.canisters[self.id], call)
+        self.subnet._world.finish()
         assert isinstance(state.ingress.find(b"hook", 0), Reply)
         self.entries.clear()
 

@@ -37,7 +37,7 @@ CONTEXTS = [context for context in Context if context not in (Context.START, Con
 def machine(universal, universal_wasm, monkeypatch):
     """A universal canister, and what each entry into it came to."""
     subnet = Subnet()
-    canister = subnet.install(universal_wasm, cycles=10**18)
+    canister = subnet.install(universal_wasm, b"", cycles=10**18)
     canister.update_settings(environment_variables=[{"name": "a", "value": "one"}])
     state = subnet._state
     subnet._world.certify = lambda canister_id, data, time_ns: b"certificate of " + canister_id + data
@@ -75,7 +75,10 @@ class Runner:
 
     def install(self, mode, arg=b""):
         options = InstallOptions(InstallMode(mode))
-        return install_code(self.rules, self.canister, options, self.machine.wasm, arg, b"\x04")
+        self.rules.begin()
+        answer = install_code(self.rules, self.canister, options, self.machine.wasm, arg, b"\x04")
+        self.rules.finish()
+        return answer
 
     def update(self, code, method="update"):
         return execute_ingress(self.rules, self.id, method, bytes(code), b"\x04")
@@ -87,6 +90,7 @@ class Runner:
         """Set a hook, past the inspection that an earlier one may refuse."""
         code = bytes(self.u.Program().hook(self.u.Hook[name], program).reply())
         execute_call(self.rules, self.canister, CallMessage(FromUser(b"hook"), b"\x04", self.id, "update", code))
+        self.rules.finish()
         assert isinstance(self.subnet.ingress.find(b"hook", 0), Reply)
         self.machine.entries.clear()
 

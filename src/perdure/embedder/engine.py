@@ -17,7 +17,7 @@ from wasmtime import _ffi
 from perdure.embedder.bindings import EPOCH_CALLBACK, MemoryCreatorCallbacks, engine_error, error_message, function
 from perdure.embedder.c_host import CHostFunctions
 from perdure.embedder.creator import MemoryCreator
-from perdure.embedder.guard import Threads
+from perdure.embedder.guard import threads
 from perdure.embedder.host import HostCallbacks
 from perdure.embedder.pagemap import private_pages
 from perdure.embedder.settings import FEATURES, MAX_WASM_STACK_BYTES, RUNNING, SIZES, configure
@@ -61,7 +61,7 @@ class Engine:
         if not self.pointer:
             raise InternalError("the engine refused its settings")
         self.stops = 0
-        self.threads = Threads()
+        self.threads = threads
         self.clock = EpochClock(self.pointer)
         self.c_host = c_host
         self.host = HostCallbacks(self.pointer, self.threads, c_host)

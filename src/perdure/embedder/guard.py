@@ -18,9 +18,9 @@ from _thread import get_ident
 from collections.abc import Callable
 from ctypes import byref, c_size_t, c_void_p
 from types import FrameType
-from typing import Any, final
+from typing import Any, Final, final
 
-__all__ = ["ThreadState", "Threads", "check_recursion"]
+__all__ = ["ThreadState", "check_recursion", "threads"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SIGNAL_NUMBERS = tuple(int(number) for number in _SIGNALS)
@@ -75,6 +75,16 @@ class ThreadState:
             self._put_back()
             if self._pending:
                 self.run_pending()
+
+    def pause(self) -> None:
+        """Between two messages: run the handlers that were put off, which may raise."""
+        if self._pending and not self.is_deep:
+            self.run_pending()
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether a message runs within another's."""
+        return self.depth > 1
 
     def run_pending(self) -> None:
         """Run the handlers that were put off so far; what they raise is for the caller to carry on."""
@@ -164,6 +174,10 @@ class Threads:
         if failures:
             raise failures[0]
         return results[0]
+
+
+threads: Final = Threads()
+"""Of this process."""
 
 
 def check_recursion() -> None:

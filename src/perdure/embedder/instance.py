@@ -113,8 +113,6 @@ class WasmInstance:
         self._stops = 0
         self.max_seconds = module.max_seconds
         """A message that runs longer traps; what stops a message whose instructions are not counted."""
-        self.outside: AbstractContextManager[None] | None = None
-        """Entered for as long as the canister's code runs, and nothing else: others may go on meanwhile."""
         self.machine = HostMachine(self, self._heap, self._stable, is_64=module.facts.is_64)
         self.failure: BaseException | None = None
         """What a host function raised."""
@@ -171,8 +169,20 @@ class WasmInstance:
         assert found is not None
         return _unpack(self._module.facts, found)
 
-    def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
+    @property
+    def is_dirty(self) -> bool:
+        """Whether anything is uncommitted."""
+        return self._uncommitted or self._trapped or self._predecessor is not None
+
+    def run(
+        self, entry_point: EntryPoint, env: Env, outside: AbstractContextManager[None] | None = None
+    ) -> Trap | Return:
         """Enter the canister.
+
+        Args:
+            entry_point: where.
+            env: what it may see.
+            outside: entered for as long as the canister's code runs, and nothing else: others may go on meanwhile.
 
         Raises:
             KeyboardInterrupt: or whatever else a signal handler raised meanwhile.
@@ -182,7 +192,7 @@ class WasmInstance:
         state = self._engine.threads.here()
         state.enter()
         try:
-            outcome = self._run(state, entry_point, env)
+            outcome = self._run(state, entry_point, env, outside)
         except BaseException:
             self._roll_back(state)
             state.leave()
@@ -350,7 +360,9 @@ class WasmInstance:
 
     # --- one entry
 
-    def _run(self, state: ThreadState, entry_point: EntryPoint, env: Env) -> Trap | Return:
+    def _run(
+        self, state: ThreadState, entry_point: EntryPoint, env: Env, outside: AbstractContextManager[None] | None
+    ) -> Trap | Return:
         if self._trapped:
             self._roll_back(state)
         if self._store is None or self._heap.resized or self._stable.resized:
@@ -374,10 +386,10 @@ class WasmInstance:
         self._stops = self._engine.stops
         self._engine.clock.start()
         state.instance = self
-        if self.outside is None:
+        if outside is None:
             ended = self._store.call(entry, state)  # type: ignore[union-attr]
         else:
-            with self.outside:
+            with outside:
                 ended = self._store.call(entry, state)  # type: ignore[union-attr]
         state.instance = None
         outcome = self._returned(env, before) if ended is None else self._failed(env, ended)

@@ -61,8 +61,8 @@ def compile_instructions(world: World, operators: int) -> int:
 def pay_for_compiling(world: World, canister: CanisterState, operators: int, costs: CostSchedule) -> int:
     """Take from a canister, as far as it has them, the cycles for compiling; what was taken."""
     cycles = min(costs.execution(compile_instructions(world, operators)), max(0, canister.cycles))
+    world.touch(canister)
     pay(world, canister, cycles)
-    world.state.changed.add(canister.canister_id)
     return cycles
 
 
@@ -71,6 +71,7 @@ def log_entry(world: World, canister: CanisterState, result: Trap | Return) -> N
     if not result.logs and isinstance(result, Return):
         return
     max_bytes = world.config.max_log_bytes
+    canister.log = canister.log.copy()  # a journal may have the one before
     canister.log.next_index += result.log_lines_dropped
     for line in result.logs:
         canister.log.append(world.state.time_ns, line, max_bytes)
@@ -93,7 +94,9 @@ def commit(world: World, canister: CanisterState, result: Return) -> None:
     instance = canister.instance
     if instance is None:
         raise InternalError("a canister without an instance cannot commit")
-    world.host.committed(canister.canister_id, instance.commit())
+    if world.journal is None:
+        raise InternalError("a commit outside of a transaction")
+    world.journal.commits[canister.canister_id] = instance
     heap, stable = result.heap_wasm_pages, result.stable_wasm_pages
     if heap != canister.heap_wasm_pages or stable != canister.stable_wasm_pages:
         canister.heap_wasm_pages, canister.stable_wasm_pages = heap, stable

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from perdure.canister import (
     UNLIMITED,
+    CanisterInstance,
     CanisterStatus,
     Context,
     EntryPoint,
@@ -42,14 +43,18 @@ from perdure.execution.rejects import (
     rejected,
     trap_reject,
 )
-from perdure.execution.state import CanisterState
+from perdure.execution.state import CanisterState, HookStatus
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 from perdure.memory import WASM_PAGE_BYTES
 
 __all__ = [
+    "HEARTBEAT_TASK",
+    "HOOK_TASK",
     "TASKS",
+    "TIMER_TASK",
+    "clean_instance",
     "execute_call",
     "execute_response",
     "execute_task",
@@ -57,9 +62,13 @@ __all__ = [
     "inspect_message",
     "out_of_cycles",
     "refuse_call",
+    "task_is_done",
 ]
 
-TASKS: Final = ("canister_on_low_wasm_memory", "canister_global_timer", "canister_heartbeat")
+HOOK_TASK: Final = "canister_on_low_wasm_memory"
+TIMER_TASK: Final = "canister_global_timer"
+HEARTBEAT_TASK: Final = "canister_heartbeat"
+TASKS: Final = (HOOK_TASK, TIMER_TASK, HEARTBEAT_TASK)
 """System tasks, in the order in which a round runs them."""
 
 _MANAGEMENT: Final = b""
@@ -208,10 +217,20 @@ def _queue_room(world: World, canister: CanisterState) -> dict[bytes, int] | Non
 # -- entries
 
 
+def clean_instance(canister: CanisterState) -> CanisterInstance:
+    """A canister's instance, without what an entry that an exception cut off has left in it."""
+    instance = canister.instance
+    if instance is None:
+        raise InternalError("a canister with code has no instance")
+    if instance.is_dirty:
+        instance.roll_back()
+    return instance
+
+
 def execute_call(
     world: World, canister: CanisterState, message: CallMessage, fee: int = 0, time_ns: int | None = None
 ) -> int:
-    """Execute a request to a public method; instructions used.
+    """Execute a request to a public method; instructions used. Begins a transaction, which the caller finishes.
 
     Args:
         world: the subnet, and what it is wired to.
@@ -224,6 +243,8 @@ def execute_call(
     refusal = _refuse(canister, message, prepaid + fee)
     entry = refusal or _entry_of(canister, message.method_name)
     if isinstance(entry, Reject):
+        world.begin()
+        world.touch(canister)
         pay(world, canister, fee)
         respond(world, message.origin, entry, message.cycles)
         return 0
@@ -238,21 +259,23 @@ def execute_call(
         message.caller_info_signer,
         origin.deadline_ns if isinstance(origin, FromCanister) else 0,
     )
-    canister.next_context_id += 1
     return _execute_new(world, canister, context, entry, message.arg, prepaid, fee, time_ns)
 
 
-def execute_task(world: World, canister: CanisterState, task: str) -> int:
-    """Execute a system task if the canister exports it and can pay; instructions used."""
+def execute_task(world: World, canister: CanisterState, task: str) -> int | None:
+    """Execute a system task if the canister exports it and can pay; `None`: it does not, and nothing was begun.
+
+    Returns:
+        Instructions used, in a transaction that the caller finishes.
+    """
     if canister.module is None or task not in canister.module.exported_methods:
-        return 0
+        return None
     if canister.facts.status is not CanisterStatus.RUNNING:
-        return 0
+        return None
     prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
     if canister.liquid_cycles < prepaid:
-        return 0
+        return None
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
-    canister.next_context_id += 1
     return _execute_new(world, canister, context, (Method(task), _TASK), b"", prepaid, 0)
 
 
@@ -266,11 +289,8 @@ def _execute_new(
     fee: int,
     time_ns: int | None = None,
 ) -> int:
-    # While the canister runs, others may, and commit. So until it has returned, nothing is taken from anybody: the
-    # records are between two messages all the time, and an entry that an exception cuts off has not been.
-    instance = canister.instance
-    if instance is None:
-        raise InternalError("a canister with code has no instance")
+    # While the canister runs, others may, and commit. So until it has returned, nothing is taken from anybody.
+    instance = clean_instance(canister)
     method, mode = entry
     costs = world.costs_of(canister.module)
     liquid = canister.liquid_cycles - prepaid - fee
@@ -290,11 +310,16 @@ def _execute_new(
         cycle_balance=canister.cycles - prepaid - fee,
         liquid_cycle_balance=liquid,
         cycles_available=context.available_cycles,
-        global_timer_ns=canister.global_timer_ns,
+        global_timer_ns=0 if method.export_name == TIMER_TASK else canister.global_timer_ns,
         costs=costs,
         queue_room=_queue_room(world, canister) if canister.open_calls_to else None,
     )
     result = _check_heap(canister, mode, limits) or instance.run(method, env)
+    world.begin()
+    world.touch(canister)
+    canister.next_context_id += 1
+    if mode is _TASK:
+        task_is_done(canister, method.export_name)
     pay(world, canister, fee + min(costs.execution(result.instructions), prepaid))
     log_entry(world, canister, result)
     context.instructions += result.instructions
@@ -308,8 +333,15 @@ def _execute_new(
         canister.facts.version += 1
         take_effects(world, canister, context, result)
     settle(world, canister, context)
-    world.state.changed.add(canister.facts.canister_id)
     return result.instructions
+
+
+def task_is_done(canister: CanisterState, task: str) -> None:
+    """Note that a task ran, or that it cannot: a timer is off then, and a hook waits for its condition to end."""
+    if task == HOOK_TASK:
+        canister.hook_status = HookStatus.EXECUTED
+    elif task == TIMER_TASK:
+        canister.global_timer_ns = 0
 
 
 def _check_heap(canister: CanisterState, mode: _Mode, limits: Limits) -> Trap | None:
@@ -325,14 +357,15 @@ def _check_heap(canister: CanisterState, mode: _Mode, limits: Limits) -> Trap | 
 
 
 def execute_response(world: World, canister: CanisterState, message: ResponseMessage) -> int:
-    """Run the callback that waits for a response; instructions used."""
+    """Run the callback that waits for a response; instructions used. In a transaction that the caller finishes."""
+    world.begin()
+    world.touch(canister)
     call = _close_call(world, canister, message)
     if call is None:
         world.state.lost_cycles += message.refund
         return 0
     context = canister.contexts[call.context_id]
     context.open_calls -= 1
-    world.state.changed.add(canister.canister_id)
     if context.deleted or canister.instance is None:
         canister.cycles += call.prepaid_execution
         if context.open_calls == 0:
@@ -373,9 +406,7 @@ def _run_callback(
     world: World, canister: CanisterState, context: CallContext, call: OpenCall, message: ResponseMessage
 ) -> tuple[Trap | Return, int]:
     """Enter the callback, then the cleanup callback if it trapped. A trap of the callback is rolled back."""
-    instance, response = canister.instance, message.response
-    if instance is None:
-        raise InternalError("a callback without an instance")
+    instance, response = clean_instance(canister), message.response
     limits = growth_limits(world, canister, "callback", canister.liquid_cycles)
     all_instructions = world.config.max_instructions_per_message
     kept_back = all_instructions * world.config.reserved_cleanup_execution_in_percent // 100 if call.on_cleanup else 0
@@ -446,8 +477,7 @@ def _run_cleanup(
 
 def inspect_message(world: World, canister: CanisterState, message: CallMessage) -> Reject | None:
     """Ask the canister whether it lets an ingress message in; `None`: it does."""
-    instance = canister.instance
-    if canister.module is None or instance is None:
+    if canister.module is None or canister.instance is None:
         return no_code_to_accept()
     if "canister_inspect_message" not in canister.module.exported_methods:
         return None
@@ -468,6 +498,7 @@ def inspect_message(world: World, canister: CanisterState, message: CallMessage)
         global_timer_ns=canister.global_timer_ns,
         costs=world.costs_of(canister.module),
     )
+    instance = clean_instance(canister)
     result = instance.run(Method("canister_inspect_message"), env)
     instance.roll_back()
     if isinstance(result, Trap):

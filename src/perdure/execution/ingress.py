@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from itertools import islice
-from typing import Final, NamedTuple, final
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, final
 
 from perdure.canister import Reject, Reply
 from perdure.execution.config import SubnetConfig
@@ -52,6 +53,9 @@ def check_request_id(request_id: bytes) -> None:
             "zero): name a request otherwise, or ask for the answer with `Subnet.response`"
         )
 
+
+Mark = tuple[tuple[Any, ...], int, dict[bytes, bytes] | None]
+"""Attributes of a history, the number of its newest answers, and who had requests in progress."""
 
 Answer = tuple[int, Response]
 """Until when an answer is kept, ns since 1970, and the answer. A plain tuple: one is made for every message."""
@@ -107,6 +111,20 @@ class IngressHistory:
         twin.newest, twin._older = self.newest.copy(), self._older.copy()
         return twin
 
+    def mark(self) -> Mark:
+        """What `back_to` needs to undo what comes after."""
+        callees = self.callees.copy() if self.callees else None
+        return _slots_of(self), len(self.newest), callees
+
+    def back_to(self, mark: Mark) -> None:
+        """Be again what it was at `mark`; may be done again."""
+        values, length, callees = mark
+        for name, value in zip(self.__slots__, values, strict=True):
+            setattr(self, name, value)
+        while len(self.newest) > length:
+            self.newest.popitem()
+        self.callees = {} if callees is None else callees.copy()
+
     def find(self, request_id: bytes, time_ns: int) -> Response | None:
         """The answer to a request; `None`: it has none, or at that time none any more."""
         answer = self.newest.get(request_id)
@@ -142,7 +160,7 @@ class IngressHistory:
         if self.newest:
             expiry_ns = max(answer[0] for answer in self.newest.values())
             size_bytes = self._size_bytes + len(self.newest) * _ENTRY_BYTES
-            self._older.append(_Generation(self.newest, size_bytes, expiry_ns))
+            self._older = [*self._older, _Generation(self.newest, size_bytes, expiry_ns)]
         self.newest = {}
         self._size_bytes, self._max_answers = 0, _GENERATION_ANSWERS
         self._max_bytes = config.ingress_history_max_bytes // _GENERATIONS
@@ -159,11 +177,11 @@ class IngressHistory:
             is_within = answers <= config.ingress_history_max_answers and size_bytes <= config.ingress_history_max_bytes
             if is_within and oldest.expiry_ns > now_ns:
                 return
-            del self._older[0]
+            self._older = self._older[1:]
             answers -= len(oldest.answers)
             size_bytes -= oldest.size_bytes
             # Nobody can send a request again under an id that the subnet drew.
-            self.done |= {
+            self.done = self.done | {
                 request_id: expiry_ns
                 for request_id, (expiry_ns, _) in oldest.answers.items()
                 if expiry_ns > now_ns and not is_drawn(request_id)
@@ -184,6 +202,9 @@ class IngressHistory:
                 break
         found.reverse()
         return found
+
+
+_slots_of = attrgetter(*IngressHistory.__slots__)
 
 
 def _reject_bytes(response: Response) -> int:

@@ -34,7 +34,7 @@ from perdure.execution.effects import (
     record_change,
     respond,
 )
-from perdure.execution.execute import growth_limits
+from perdure.execution.execute import clean_instance, growth_limits
 from perdure.execution.messages import CallOrigin
 from perdure.execution.rejects import canister_error, rejected, trap_reject
 from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest
@@ -107,11 +107,11 @@ def add_canister(
         raise ValueError(f"canister {Principal(canister_id)} exists already")
     facts = CanisterFacts(canister_id=canister_id, subnet_id=world.state.subnet_id, root_key=world.state.root_key)
     canister = CanisterState(facts, settings, cycles, charged_until_ns=world.state.time_ns)
+    world.touch(canister)
     world.state.canisters[canister_id] = canister
     apply_settings(world, canister, settings)
     facts.version = 0
     record_change(world, canister, origin, "creation", controllers=list(settings.controllers))
-    world.state.changed.add(canister_id)
     return canister
 
 
@@ -125,12 +125,12 @@ def _next_id(world: World) -> bytes:
 
 def apply_settings(world: World, canister: CanisterState, settings: Settings) -> None:
     """Make `settings` those of the canister."""
+    world.touch(canister)
     canister.settings = settings
     canister.facts.controllers = frozenset(settings.controllers)
     canister.facts.environment_variables = dict(settings.environment_variables)
     canister.refresh(world.costs)
     check_hook(world, canister)
-    world.state.changed.add(canister.canister_id)
 
 
 # -- code
@@ -256,12 +256,12 @@ class _Installation:
                 f"Canister installation failed with `Canister {Principal(canister.canister_id)} is out of cycles: "
                 f"please top up the canister with at least {missing} additional cycles`.",
             )
+        world.touch(canister)
         canister.cycles -= prepaid
         result = self._enter_all(arg)
         used = min(costs.execution(self.instructions), prepaid)
         canister.cycles += prepaid - used
         world.state.consumed_cycles += used
-        world.state.changed.add(canister.canister_id)
         if isinstance(result, Trap):
             limit = world.config.max_instructions_per_install_code
             return trap_reject(canister.canister_id, result, limit)
@@ -270,7 +270,7 @@ class _Installation:
 
     def _enter_all(self, arg: bytes) -> Trap | CanisterInstance:
         """The steps that the mode asks for; on a trap everything is as it was."""
-        old = self.canister.instance
+        old = None if self.canister.instance is None else clean_instance(self.canister)
         upgrading = self.options.mode is InstallMode.UPGRADE
         if upgrading and old is not None and not self.options.skip_pre_upgrade:
             trap = self._enter(old, "canister_pre_upgrade", Context.PRE_UPGRADE, b"")
@@ -297,10 +297,14 @@ class _Installation:
     def _new_instance(self, old: CanisterInstance | None) -> CanisterInstance:
         host, canister_id, kinds = self.world.host, self.canister.canister_id, self.module.memories
         if old is None:
-            return self.module.instantiate(host.new_memories(canister_id, kinds))
+            instance = self.module.instantiate(host.new_memories(canister_id, kinds))
+            self.world.made(lambda: host.discard(canister_id, instance))
+            return instance
         missing = kinds.keys() - old.memories.keys()
         added = host.add_memories(canister_id, sorted(missing)) if missing else {}
-        return old.successor(self.module, keep=self._kept(old), added=added)
+        heir = old.successor(self.module, keep=self._kept(old), added=added)
+        self.world.made(heir.roll_back)
+        return heir
 
     def _kept(self, old: CanisterInstance) -> frozenset[str]:
         """The memories that go on as they are."""
@@ -320,8 +324,7 @@ class _Installation:
     def _undo(self, new: CanisterInstance, old: CanisterInstance | None) -> None:
         new.roll_back()
         if old is None:
-            new.close()
-            self.world.host.discarded(self.canister.canister_id)
+            self.world.host.discard(self.canister.canister_id, new)
         self.canister.facts.version -= 1
 
     def _enter(self, instance: CanisterInstance, export: str, context: Context, arg: bytes) -> Trap | None:
@@ -360,7 +363,7 @@ class _Installation:
     def _finish(self, instance: CanisterInstance, sender_version: int | None) -> None:
         world, canister = self.world, self.canister
         if self.options.mode is InstallMode.REINSTALL:
-            canister.log.purge()
+            canister.log = canister.log.purged()
         canister.module, canister.instance = self.module, instance
         canister.certified_data = self.certified_data
         canister.global_timer_ns = self.global_timer_ns
@@ -385,24 +388,23 @@ class _Installation:
 
 def uninstall_code(world: World, canister: CanisterState, origin: tuple[bytes, int | None] = (b"", None)) -> None:
     """Take code and memories away; whoever waits for the canister is refused."""
+    world.touch(canister)
     _drop_code(world, canister)
     canister.chunk_store.clear()
     canister.facts.version += 1
     record_change(world, canister, origin, "code_uninstall")
     canister.refresh(world.costs)
-    world.state.changed.add(canister.canister_id)
 
 
 def _drop_code(world: World, canister: CanisterState) -> None:
-    if canister.instance is not None:
-        canister.instance.close()
-        world.host.discarded(canister.canister_id)
+    if (instance := canister.instance) is not None:
+        world.afterwards(lambda: world.host.discard(canister.canister_id, instance))
     canister.module = canister.instance = None
     canister.heap_wasm_pages = canister.stable_wasm_pages = 0
     canister.certified_data = b""
     canister.global_timer_ns = 0
     canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
-    canister.log.purge()
+    canister.log = canister.log.purged()
     world.state.task_canisters.discard(canister.canister_id)
     refusal = rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, "Canister has been uninstalled.")._replace(
         code=RejectCode.CANISTER_REJECT
@@ -420,6 +422,7 @@ def _drop_code(world: World, canister: CanisterState) -> None:
 
 def start_canister(world: World, canister: CanisterState) -> None:
     """Run again; whoever waits for it to stop is refused."""
+    world.touch(canister)
     for request in canister.stop_requests:
         name = Principal(canister.canister_id)
         refusal = rejected(ErrorCode.CANISTER_STOPPING_CANCELLED, f"Canister {name}'s stop request was cancelled.")
@@ -427,12 +430,11 @@ def start_canister(world: World, canister: CanisterState) -> None:
     canister.stop_requests.clear()
     canister.facts.status = CanisterStatus.RUNNING
     world.state.stopping.discard(canister.canister_id)
-    world.state.changed.add(canister.canister_id)
 
 
 def stop_canister(world: World, canister: CanisterState, origin: CallOrigin, cycles: int) -> None:
     """Take no more calls; answer once nothing is left open."""
-    world.state.changed.add(canister.canister_id)
+    world.touch(canister)
     if canister.facts.status is CanisterStatus.STOPPED:
         respond(world, origin, _NO_VALUES, cycles)
         return
@@ -452,19 +454,19 @@ def finish_stopping(world: World) -> None:
     for canister_id in sorted(world.state.stopping):
         canister = world.state.canisters[canister_id]
         if not canister.contexts and not canister.open_calls:
+            world.touch(canister)
             canister.facts.status = CanisterStatus.STOPPED
             world.state.stopping.discard(canister_id)
             for request in canister.stop_requests:
                 respond(world, request.origin, _NO_VALUES, request.cycles)
             canister.stop_requests.clear()
-            world.state.changed.add(canister_id)
             continue
         late = [request for request in canister.stop_requests if request.deadline_ns <= world.state.time_ns]
         for request in late:
+            world.touch(canister)
             canister.stop_requests.remove(request)
             refusal = rejected(ErrorCode.STOP_CANISTER_REQUEST_TIMEOUT, "Stop canister request timed out")
             respond(world, request.origin, refusal, request.cycles)
-            world.state.changed.add(canister_id)
 
 
 def delete_canister(world: World, canister: CanisterState) -> Reject | None:
@@ -484,9 +486,9 @@ def delete_canister(world: World, canister: CanisterState) -> Reject | None:
         )
     if canister.contexts or canister.open_calls:
         raise InternalError("a stopped canister has something open")
+    world.touch(canister)
     _drop_code(world, canister)
     world.state.consumed_cycles += canister.cycles + canister.reserved_cycles
     del world.state.canisters[canister.canister_id]
     world.state.ready.pop(canister.canister_id, None)
-    world.state.changed.add(canister.canister_id)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum, unique
 from typing import Any, Final, NamedTuple, final
 
@@ -535,9 +536,9 @@ def _prepare(world: World, message: CallMessage) -> tuple[ManagementMethod, Call
 
 def _answer(prepared: tuple[ManagementMethod, Call]) -> Response | None:
     method, call = prepared
-    answer = method.handler(call)
     if call.canister is not _NOBODY:
-        call.world.state.changed.add(call.canister.canister_id)
+        call.world.touch(call.canister)
+    answer = method.handler(call)
     if answer is None or isinstance(answer, Reject):
         return answer
     return Reply(codecs()[call.message.method_name][1].encode(answer))
@@ -562,6 +563,7 @@ _REJECTED_WITHOUT_CODE: Final = frozenset(["install_code", "install_chunked_code
 
 def execute_management_call(world: World, message: CallMessage) -> None:
     """Execute a call of the management canister and answer it, unless the answer comes later."""
+    message = replace(message)  # methods take its cycles; the one in the queue stays what it was, should this be undone
     method = METHODS.get(message.method_name)
     is_canister = isinstance(message.origin, FromCanister)
     if method is not None and not (method.update and (is_canister or method.ingress)):

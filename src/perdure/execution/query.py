@@ -26,7 +26,7 @@ from perdure.canister import (
     Trap,
     TrapCode,
 )
-from perdure.execution.execute import growth_limits, out_of_cycles, refuse_call
+from perdure.execution.execute import clean_instance, growth_limits, out_of_cycles, refuse_call
 from perdure.execution.management import management_query
 from perdure.execution.messages import Response
 from perdure.execution.rejects import as_seen_by_canister, no_such_callback, rejected, trap_reject
@@ -57,11 +57,14 @@ def execute_query(
         return _not_found(canister_id)
     query = _Query(world, canister_id, (caller_info_data, caller_info_signer))
     response = query.call(canister, sender, method_name, arg, 0)
-    statistics = canister.query_statistics
-    statistics[0] += 1
-    statistics[1] += query.instructions
-    statistics[2] += len(arg)
-    statistics[3] += len(response.data if isinstance(response, Reply) else response.message.encode())
+    reply_bytes = len(response.data if isinstance(response, Reply) else response.message.encode())
+    calls, instructions, arg_bytes, response_bytes = canister.query_statistics
+    canister.query_statistics = [
+        calls + 1,
+        instructions + query.instructions,
+        arg_bytes + len(arg),
+        response_bytes + reply_bytes,
+    ]
     return response
 
 
@@ -86,9 +89,10 @@ class _Query:
         refusal = self._refuse(canister)
         if refusal is not None:
             return refusal
-        module, instance = canister.module, canister.instance
-        if module is None or instance is None:
+        module = canister.module
+        if module is None:
             return trap_reject(canister.canister_id, Trap(TrapCode.WASM_MODULE_NOT_FOUND))
+        instance = clean_instance(canister)
         context = Context.NON_REPLICATED_QUERY
         export_name = f"canister_query {method_name}"
         if export_name not in module.exported_methods:

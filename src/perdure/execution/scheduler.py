@@ -8,18 +8,25 @@ Spec: "The IC can execute any message that is at the head of its queue", "Call e
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.execution.effects import pay, respond
 from perdure.execution.execute import (
+    HEARTBEAT_TASK,
+    HOOK_TASK,
     TASKS,
+    TIMER_TASK,
     execute_call,
     execute_response,
     execute_task,
     inspect_message,
     out_of_cycles,
     refuse_call,
+    task_is_done,
 )
 from perdure.execution.ingress import check_request_id, drawn_id
+from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage
@@ -79,7 +86,11 @@ def submit_ingress(
 
 
 def submit_request(
-    world: World, message: CallMessage, effective_canister_id: bytes | None = None, expiry_ns: int | None = None
+    world: World,
+    message: CallMessage,
+    effective_canister_id: bytes | None = None,
+    expiry_ns: int | None = None,
+    ticket: Ticket | None = None,
 ) -> bytes | Reject:
     """Let a user's request in, if it may come in.
 
@@ -88,6 +99,7 @@ def submit_request(
         message: the request. Where its id is empty, it gets one that no other request has.
         effective_canister_id: for calls of the management canister, whom they concern.
         expiry_ns: when the request expires; `None`: not before it is answered.
+        ticket: follows it in.
 
     Returns:
         Its id, under which `SubnetState.ingress` will have the answer; or why it may not come in. An id that is known
@@ -110,12 +122,17 @@ def submit_request(
     fee = _refuse_request(world, expiry_ns) or _induct(world, payer, message)
     if isinstance(fee, Reject):
         return fee
-    if payer is not None:
-        pay(world, payer, fee)
     state.next_request_number += 1
+    world.begin()
+    if ticket is not None:
+        ticket.journal = world.journal
+    if payer is not None:
+        world.touch(payer)
+        pay(world, payer, fee)
     state.minted_cycles += message.cycles
     state.ingress.callees[request_id] = message.callee
     state.outbox.append(message)
+    world.finish()
     return request_id
 
 
@@ -161,7 +178,7 @@ def not_found(canister_id: bytes) -> Reject:
     return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {Principal(canister_id)} not found.")
 
 
-def execute_ingress(
+def execute_ingress(  # noqa: PLR0913, PLR0917 -- the parts of an ingress message
     world: World,
     canister_id: bytes,
     method_name: str,
@@ -170,6 +187,7 @@ def execute_ingress(
     cycles: int = 0,
     max_rounds: int = 1_000,
     request_id: bytes | None = None,
+    ticket: Ticket | None = None,
 ) -> Response | None:
     """Submit an ingress message and run rounds until it is answered.
 
@@ -177,10 +195,10 @@ def execute_ingress(
         The response; `None` when `max_rounds` have passed or nothing is left to run: the answer depends on time going
         on (a bounded wait, a timer), or on somebody else.
     """
-    begun = execute_at_once(world, canister_id, method_name, arg, sender, cycles, request_id)
+    begun = execute_at_once(world, canister_id, method_name, arg, sender, cycles, request_id, ticket)
     if begun is None:
         request = CallMessage(FromUser(request_id or b""), sender, canister_id, method_name, arg, cycles)
-        begun = submit_request(world, request)
+        begun = submit_request(world, request, ticket=ticket)
     elif is_hook_due(world, canister_id):
         run_hook(world, canister_id)
     return run_until_answered(world, begun, max_rounds) if isinstance(begun, bytes) else begun
@@ -194,6 +212,7 @@ def execute_at_once(
     sender: bytes = b"\x04",
     cycles: int = 0,
     request_id: bytes | None = None,
+    ticket: Ticket | None = None,
 ) -> Response | bytes | None:
     """Execute an ingress message in a round of its own if it is all that there is to do, as most updates of tests are.
 
@@ -225,10 +244,10 @@ def execute_at_once(
     state.round_number += 1
     state.time_ns += world.config.round_ns
     if request_id is None:
-        return execute_alone(world, canister, message, fee, state.time_ns)
-    state.ingress.callees[request_id] = canister_id  # so that it is known to whoever brings it meanwhile
+        return execute_alone(world, canister, message, fee, state.time_ns, ticket)
     try:
-        return execute_alone(world, canister, message, fee, state.time_ns)
+        state.ingress.callees[request_id] = canister_id  # so that it is known to whoever brings it meanwhile
+        return execute_alone(world, canister, message, fee, state.time_ns, ticket)
     except BaseException:
         state.ingress.callees.pop(request_id, None)
         raise
@@ -245,18 +264,19 @@ def _answer_again(world: World, request_id: bytes) -> Response | bytes:
 
 
 def execute_alone(
-    world: World, canister: CanisterState, message: CallMessage, fee: int, time_ns: int
+    world: World, canister: CanisterState, message: CallMessage, fee: int, time_ns: int, ticket: Ticket | None = None
 ) -> Response | bytes:
     """Execute a user's message that has come in at `time_ns`; its answer, or its id."""
     state = world.state
     used = execute_call(world, canister, message, fee, time_ns)
+    if ticket is not None:
+        ticket.journal = world.journal
     state.minted_cycles += message.cycles
-    state.changed.add(canister.facts.canister_id)
     request_id: bytes = message.origin[0]
     answer = state.ingress.newest.get(request_id)
     if answer is None:
         state.ingress.callees[request_id] = message.callee
-    world.host.executed(state, _executed_call(message, used, time_ns))
+    world.finish(_executed_call(message, used, time_ns))
     return request_id if answer is None else answer[1]
 
 
@@ -369,15 +389,18 @@ def round_(world: World) -> None:
     if world.state.outbox:
         deliver(world)
     while world.state.management_calls:
+        world.begin()
         call = world.state.management_calls.popleft()
         execute_management_call(world, call)
-        world.host.executed(world.state, ExecutedMessage("management", b"", call.method_name, call.caller, call.arg))
+        world.finish(ExecutedMessage("management", b"", call.method_name, call.caller, call.arg))
     for canister_id in _schedule(world):
         canister = world.state.canisters.get(canister_id)
         if canister is not None:
             _run_canister(world, canister)
     if world.state.stopping:
+        world.begin()
         finish_stopping(world)
+        world.finish()
     if world.state.outbox:
         deliver(world)
 
@@ -392,43 +415,48 @@ def _run_canister(world: World, canister: CanisterState) -> None:
     budget = world.config.max_instructions_per_round
     if canister.canister_id in world.state.task_canisters:
         budget -= _run_tasks(world, canister)
-    inputs = canister.inputs
-    while inputs and budget > 0:
-        message = inputs.popleft()
-        canister_id = canister.canister_id
-        world.state.changed.add(canister_id)
+    while canister.inputs and budget > 0:
+        message = canister.inputs[0]
         if isinstance(message, CallMessage):
             used = execute_call(world, canister, message)
             done = _executed_call(message, used, world.state.time_ns)
         else:
             used = execute_response(world, canister, message)
-            done = ExecutedMessage("response", canister_id, instructions=used)
-        world.host.executed(world.state, done)
+            done = ExecutedMessage("response", canister.canister_id, instructions=used)
+        canister.inputs.popleft()
+        world.finish(done)
         budget -= used
         if canister.hook_status is HookStatus.READY:
             budget -= _run_tasks(world, canister)
-    if not inputs:
+    if not canister.inputs:
         world.state.ready.pop(canister.canister_id, None)
 
 
 def _run_tasks(world: World, canister: CanisterState) -> int:
     instructions = 0
     for task in TASKS:
-        if task == "canister_on_low_wasm_memory":
-            if canister.hook_status is not HookStatus.READY:
-                continue
-            canister.hook_status = HookStatus.EXECUTED
-        elif task == "canister_global_timer":
-            if not 0 < canister.global_timer_ns <= world.state.time_ns or not _can_run(world, canister):
-                continue
-            canister.global_timer_ns = 0
+        if not _is_task_due(world, canister, task):
+            continue
         used = execute_task(world, canister, task)
-        if used:
-            world.host.executed(world.state, ExecutedMessage("task", canister.canister_id, task, instructions=used))
-        instructions += used
+        if used is not None:
+            world.finish(ExecutedMessage("task", canister.canister_id, task, instructions=used))
+            instructions += used
+        elif task != HEARTBEAT_TASK:
+            world.begin()
+            world.touch(canister)
+            task_is_done(canister, task)
+            world.finish()
     if not canister.global_timer_ns and not _has_heartbeat(canister) and canister.hook_status is not HookStatus.READY:
         world.state.task_canisters.discard(canister.canister_id)
     return instructions
+
+
+def _is_task_due(world: World, canister: CanisterState, task: str) -> bool:
+    if task == HOOK_TASK:
+        return canister.hook_status is HookStatus.READY
+    if task == TIMER_TASK:
+        return 0 < canister.global_timer_ns <= world.state.time_ns and _can_run(world, canister)
+    return True
 
 
 def _can_run(world: World, canister: CanisterState) -> bool:
@@ -441,12 +469,14 @@ def _can_run(world: World, canister: CanisterState) -> bool:
 
 def deliver(world: World) -> None:
     """Hand what was sent to its receivers, in the order in which it was sent."""
+    world.begin()
     outbox, world.state.outbox = world.state.outbox, []
     for message in outbox:
         if isinstance(message, CallMessage):
             _deliver_call(world, message)
         else:
             _deliver_response(world, message)
+    world.finish()
 
 
 def _deliver_call(world: World, message: CallMessage) -> None:
@@ -456,20 +486,22 @@ def _deliver_call(world: World, message: CallMessage) -> None:
     canister = world.state.canisters.get(message.callee)
     if canister is None:
         respond(world, message.origin, not_found(message.callee), message.cycles)
-        return
-    canister.inputs.append(message)
-    world.state.ready[message.callee] = None
-    world.state.changed.add(message.callee)
+    else:
+        _put(world, canister, message)
 
 
 def _deliver_response(world: World, message: ResponseMessage) -> None:
     canister = world.state.canisters.get(message.receiver)
     if canister is None:
         world.state.lost_cycles += message.refund
-        return
+    else:
+        _put(world, canister, message)
+
+
+def _put(world: World, canister: CanisterState, message: CallMessage | ResponseMessage) -> None:
+    world.touch(canister)
     canister.inputs.append(message)
-    world.state.ready[message.receiver] = None
-    world.state.changed.add(message.receiver)
+    world.state.ready[canister.canister_id] = None
 
 
 # -- time
@@ -478,12 +510,15 @@ def _deliver_response(world: World, message: ResponseMessage) -> None:
 def _expire_calls(world: World) -> None:
     """Answer bounded-wait calls whose time is up; the real answer, if it comes, finds nobody."""
     expired = [key for key, deadline_ns in world.state.deadlines.items() if deadline_ns <= world.state.time_ns]
+    world.begin()
     for canister_id, call_id in sorted(expired):
+        world.touch(world.state.canisters[canister_id])
         del world.state.deadlines[canister_id, call_id]
         _forget_messages(world, canister_id, call_id)
         # Without its IC0601 in front, as canisters on the network get it (seen in the output of Motoko's suite).
         refusal = Reject(ErrorCode.DEADLINE_EXPIRED.reject_code, "Call deadline has expired.")
         world.state.outbox.append(ResponseMessage(canister_id, call_id, refusal, 0))
+    world.finish()
 
 
 def _forget_messages(world: World, canister_id: bytes, call_id: int) -> None:
@@ -497,6 +532,9 @@ def _forget_messages(world: World, canister_id: bytes, call_id: int) -> None:
 
     caller = world.state.canisters[canister_id]
     callee = world.state.canisters.get(caller.open_calls[call_id].callee)
+    if callee is not None:
+        world.touch(callee)
+    world.state.outbox = list(world.state.outbox)  # the journal has the one before
     queues = [caller.inputs, world.state.outbox]
     if callee is not None and callee is not caller:
         queues.append(callee.inputs)
@@ -521,14 +559,13 @@ def advance_time(world: World, duration_ns: int) -> None:
 def _charge_storage(world: World, canister: CanisterState, elapsed_ns: int) -> None:
     memory_bytes = max(canister.memory_bytes(), canister.settings.memory_allocation)
     due = world.costs.storage(memory_bytes, canister.settings.compute_allocation, elapsed_ns)
+    world.touch(canister)
     canister.charged_until_ns = world.state.time_ns
     from_reserved = min(due, canister.reserved_cycles)
     from_balance = min(due - from_reserved, canister.cycles)
     canister.reserved_cycles -= from_reserved
     canister.cycles -= from_balance
     world.state.consumed_cycles += from_reserved + from_balance
-    if due:
-        world.state.changed.add(canister.canister_id)
     if from_reserved + from_balance < due:
         _run_dry(world, canister)
 
@@ -537,5 +574,5 @@ def _run_dry(world: World, canister: CanisterState) -> None:
     uninstall_code(world, canister)
     canister.snapshots.clear()
     canister.history.clear()
-    canister.settings.compute_allocation = canister.settings.memory_allocation = 0
+    canister.settings = replace(canister.settings, compute_allocation=0, memory_allocation=0)
     canister.refresh(world.costs)

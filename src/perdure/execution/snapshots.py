@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 from typing import Any, Final
 
 from perdure.canister import CanisterStatus, GlobalValue, Reject
@@ -147,9 +148,10 @@ def load(
         )
     if module.operators:
         pay_for_compiling(world, canister, module.operators, costs)
-    if canister.instance is not None:
-        canister.instance.close()
-    snapshot.module = module
+    if (replaced := canister.instance) is not None:
+        world.afterwards(lambda: world.host.discard(canister.canister_id, replaced))
+    world.made(lambda: world.host.discard(canister.canister_id, instance))
+    canister.snapshots[snapshot.snapshot_id] = replace(snapshot, module=module)
     canister.module, canister.instance = module, instance
     canister.heap_wasm_pages = snapshot.heap_bytes // WASM_PAGE_BYTES
     canister.stable_wasm_pages = snapshot.stable_bytes // WASM_PAGE_BYTES
@@ -266,9 +268,13 @@ def read_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> Val
     limit_bytes = _part_bytes(snapshot, kind)
     if offset + size_bytes > limit_bytes or size_bytes > world.config.max_inter_canister_payload_bytes:
         return _out_of_range(canister, offset, size_bytes, limit_bytes)
+    return [{"chunk": _bytes_of(snapshot, kind, offset, size_bytes)}]
+
+
+def _bytes_of(snapshot: Snapshot, kind: str, offset: int, size_bytes: int) -> bytes:
     if kind == "wasm_module":
-        return [{"chunk": bytes(snapshot.wasm[offset : offset + size_bytes])}]
-    return [{"chunk": snapshot.content.memories[_MEMORIES[kind]].read(offset, size_bytes)}]
+        return bytes(snapshot.wasm[offset : offset + size_bytes])
+    return snapshot.content.memories[_MEMORIES[kind]].read(offset, size_bytes)
 
 
 def _part_bytes(snapshot: Snapshot, kind: str) -> int:
@@ -325,6 +331,13 @@ def _check_sizes(world: World, canister: CanisterState, arg: dict[str, Any]) -> 
     )
 
 
+def _fill(snapshot: Snapshot, kind: str, offset: int, chunk: bytes) -> None:
+    if kind == "wasm_module":
+        snapshot.wasm[offset : offset + len(chunk)] = chunk
+    else:
+        snapshot.content.memories[_MEMORIES[kind]].write(offset, chunk)
+
+
 def upload_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
     """Fill in some bytes of a snapshot that was begun by an upload."""
     snapshot = _find(canister, arg["snapshot_id"])
@@ -339,14 +352,14 @@ def upload_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> V
     ((kind, where),) = arg["kind"].items()
     chunk = arg["chunk"]
     if kind == "wasm_chunk":
-        snapshot.chunk_store[hashlib.sha256(chunk).digest()] = chunk
+        chunks = {**snapshot.chunk_store, hashlib.sha256(chunk).digest(): chunk}
+        canister.snapshots[snapshot.snapshot_id] = replace(snapshot, chunk_store=chunks)
         return []
     offset, limit_bytes = where["offset"], _part_bytes(snapshot, kind)
     if offset + len(chunk) > limit_bytes:
         return _out_of_range(canister, offset, len(chunk), limit_bytes)
-    if kind == "wasm_module":
-        snapshot.wasm[offset : offset + len(chunk)] = chunk
-    else:
-        snapshot.content.memories[_MEMORIES[kind]].write(offset, chunk)
+    before = _bytes_of(snapshot, kind, offset, len(chunk))
+    world.made(lambda: _fill(snapshot, kind, offset, before))
+    _fill(snapshot, kind, offset, chunk)
     canister.refresh(world.costs)
     return []

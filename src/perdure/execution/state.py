@@ -104,10 +104,13 @@ class CanisterLog:
         while self.size_bytes > max_bytes:
             self.size_bytes -= len(self.records.popleft().content)
 
-    def purge(self) -> None:
-        """Forget the lines, not the numbering."""
-        self.records.clear()
-        self.size_bytes = 0
+    def copy(self) -> CanisterLog:
+        """A log with the same lines, to be added to."""
+        return CanisterLog(self.records.copy(), self.next_index, self.size_bytes)
+
+    def purged(self) -> CanisterLog:
+        """A log without lines that goes on with the numbering."""
+        return CanisterLog(next_index=self.next_index)
 
 
 class Change(NamedTuple):

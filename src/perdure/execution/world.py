@@ -1,4 +1,18 @@
-"""What the rules work with: a subnet's state, and what it is wired to."""
+"""What the rules work with: a subnet's state, what it is wired to, and the transaction that is under way.
+
+```
+ begin ─▶ rules change records in place; `touch` notes what each was ─▶ keep ─▶ is_kept ─▶ apply ─▶ over
+                                                                       (host)  (one store)  (host)
+```
+
+An exception may come out of any line between: a full disk, no memory left, a bug, another thread's doing. Nothing
+catches it where it happens. What was begun stays in `World.journal`, and whoever comes next calls `recover`: before
+`is_kept` was stored, every record gets back what it was; after it, the rest is done. Both set absolute values, so a
+recovery that is itself cut off is done again from its start.
+
+A canister's code runs before `begin` wherever others may run beside it (`subnet.gate`): until it has returned, nothing
+is taken from anybody.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +20,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, final
 
-from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, StateDelta, WasmState
+from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, WasmState
+from perdure.errors import InternalError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
-from perdure.execution.state import SnapshotContent, SubnetState
+from perdure.execution.journal import Journal
+from perdure.execution.state import CanisterState, SnapshotContent, SubnetState
 
 __all__ = ["ExecutedMessage", "Host", "World"]
 
@@ -49,16 +65,32 @@ class Host(Protocol):
         """More of them, for a module that has more than the one before."""
         ...
 
-    def committed(self, canister_id: bytes, delta: StateDelta) -> None:
-        """Memories of a canister changed for good. The delta's views are valid during this call only."""
+    def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
+        """Make sure that what a message did can be committed, and where there is a disk, log it.
+
+        `SubnetState.changed` says which records it touched, `Journal.commits` whose memories. Whatever is raised, the
+        message can be undone, unless `was_kept` says otherwise.
+        """
         ...
 
-    def executed(self, state: SubnetState, message: ExecutedMessage) -> None:
-        """A message is complete: the state is one that may be kept. `SubnetState.changed` says what it touched."""
+    def was_kept(self, journal: Journal) -> bool:
+        """Whether `keep` had done its work, although it did not return."""
         ...
 
-    def discarded(self, canister_id: bytes) -> None:
-        """A canister's memories are gone for good (uninstalled, deleted); its instance was closed."""
+    def apply(self, state: SubnetState, journal: Journal) -> None:
+        """Do the rest of a commit that was kept. It may be done again, from whatever it was cut off at."""
+        ...
+
+    def undone(self, journal: Journal) -> None:
+        """Forget what was noted for a message that was undone. It may be done again."""
+        ...
+
+    def pause(self) -> None:
+        """Between two messages: let in whoever was put off. Whatever that raises, the message before is kept."""
+        ...
+
+    def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
+        """Let go of an instance and its memories for good (uninstalled, replaced, undone). It may be done again."""
         ...
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> SnapshotContent:
@@ -94,7 +126,71 @@ class World:
     costs: CostSchedule = CYCLES_2026_08
     certify: Callable[[bytes, bytes, int], bytes] | None = None
     """A certificate for a canister's id, certified data and the time in ns; asked for only when a query wants it."""
+    journal: Journal | None = None
+    """Of the transaction that is under way, or was when an exception cut it off."""
 
     def costs_of(self, module: CanisterModule | None) -> CostSchedule:
         """What entries into a module cost, and the calls that it makes."""
         return self.costs.wasm64 if module is not None and module.is_64 else self.costs
+
+    # --- the transaction
+
+    def begin(self) -> None:
+        """Begin one; nothing was changed yet."""
+        self.journal = Journal(self.state, self.journal)
+
+    def touch(self, canister: CanisterState) -> None:
+        """Say that a canister's record is about to change."""
+        if self.journal is not None:
+            self.journal.note(self.state, canister)
+        self.state.changed.add(canister.facts.canister_id)
+
+    def afterwards(self, act: Callable[[], object]) -> None:
+        """Do something that cannot be undone once the transaction is kept, at once where there is none."""
+        if self.journal is None:
+            act()
+        else:
+            self.journal.after.append(act)
+
+    def made(self, give_back: Callable[[], object]) -> None:
+        """Say how something that was made is given back if the transaction is undone."""
+        if self.journal is not None:
+            self.journal.made.append(give_back)
+
+    def finish(self, message: ExecutedMessage | None = None) -> None:
+        """End the transaction: all of it is kept from here on.
+
+        Args:
+            message: what history says about it; `None`: no commit of its own, it goes with the next one.
+        """
+        journal = self.journal
+        if journal is None:
+            raise InternalError("a transaction ended that had not begun")
+        if message is not None:
+            self.host.keep(self.state, message, journal)
+        journal.is_kept = True
+        self._apply(journal)
+        self.host.pause()
+
+    def _apply(self, journal: Journal) -> None:
+        self.host.apply(self.state, journal)
+        for act in journal.after:
+            act()
+        self.journal = journal.outer
+
+    def undo(self) -> None:
+        """Have the transaction never have been."""
+        journal = self.journal
+        if journal is not None:
+            journal.put_back(self.state)
+            self.host.undone(journal)
+            self.journal = journal.outer
+
+    def recover(self) -> None:
+        """Finish, or undo, what an exception has cut off. Call it before anything else where `journal` is left over."""
+        while (journal := self.journal) is not None:
+            if journal.is_kept or self.host.was_kept(journal):
+                journal.is_kept = True
+                self._apply(journal)
+            else:
+                self.undo()

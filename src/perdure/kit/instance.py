@@ -293,6 +293,11 @@ class PythonInstance:
 
     # -- commit and rollback
 
+    @property
+    def is_dirty(self) -> bool:
+        """Whether anything is uncommitted."""
+        return self._is_touched or self.heap.is_changed or self.stable.is_changed
+
     def changes(self) -> StateDelta:
         """What is uncommitted."""
         found = {name: memory.changes() for name, memory in self.memories.items()}

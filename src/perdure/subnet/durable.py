@@ -1,9 +1,8 @@
 """A subnet whose state outlives the process: every message is one commit to a state directory.
 
-While a message runs, nothing of it is final. `ResidentInstance.commit` only notes that there is something to commit;
-when the rules say that a message is complete, its pages, the records of the canisters it changed and the subnet's own
-record become one record of the log, and only then do the images take the pages. So the state found after a crash is
-always the one between two messages.
+While a message runs, nothing of it is final. When the rules say that it is complete (`keep`), its pages, the records of
+the canisters that it changed and the subnet's own become one record of the log, and only then (`apply`) do the images
+take the pages. So the state found after a crash is always the one between two messages.
 
 A canister's memories are temporary images until the first such commit (an installation, a loaded snapshot); from then
 on they are the directory's.
@@ -16,18 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-from perdure.canister import (
-    MEMORY_KINDS,
-    CanisterInstance,
-    CanisterModule,
-    GlobalValue,
-    Image,
-    PageDelta,
-    StateDelta,
-    WasmState,
-)
+from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
 from perdure.errors import InternalError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig
+from perdure.execution.journal import Journal
 from perdure.execution.records import (
     adopt,
     decode_record,
@@ -42,7 +33,7 @@ from perdure.execution.world import ExecutedMessage, World
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
-from perdure.subnet.host import CompileCode, MemoryHost
+from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
 
@@ -57,9 +48,10 @@ _SNAPSHOT = b"snapshot "
 class _Draft:
     """One commit on its way: what changes, and what has to happen to instances and images once it is in the log."""
 
+    journal: Journal
+    version: int
     uploading: bool
     changes: dict[bytes, CanisterChange] = field(default_factory=dict)
-    mapped: list[ResidentInstance] = field(default_factory=list)
     moved: dict[bytes, ResidentInstance] = field(default_factory=dict)
     unmapped: list[bytes] = field(default_factory=list)
 
@@ -81,8 +73,7 @@ class DurableHost:
         self._failed: StorageError | None = None
         self._versions: dict[bytes, int] = {}  # of each canister's last commit
         self._waited = 0
-        self._replaced: set[bytes] = set()
-        self._discarded: set[bytes] = set()
+        self._draft: _Draft | None = None
 
     @property
     def store(self) -> TemporaryStore:
@@ -102,7 +93,6 @@ class DurableHost:
     def new_memories(self, canister_id: bytes, names: Iterable[str]) -> WasmState:
         """Empty memories, temporary until the message commits."""
         _refuse_others(names)
-        self._replaced.add(canister_id)
         return self.temporary.new_memories(canister_id, names)
 
     def add_memories(self, canister_id: bytes, names: Collection[str]) -> Mapping[str, Image]:
@@ -110,17 +100,13 @@ class DurableHost:
         _refuse_others(names)
         return {}
 
-    def committed(self, canister_id: bytes, delta: StateDelta) -> None:
-        """Nothing to do yet: `executed` asks the instances themselves."""
-
-    def discarded(self, canister_id: bytes) -> None:
-        """A canister's memories are gone, from the next commit on."""
-        self._discarded.add(canister_id)
-        self.temporary.discarded(canister_id)
+    def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
+        """Let go of an instance; the directory's memories go with the commit that says so."""
+        resident(instance).discard()
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
         """Keep a copy of the committed memories."""
-        state = _state_of(instance)
+        state = resident(instance).state
         return StoredContent({name: image.fork() for name, image in state.memories.items()})
 
     def new_snapshot(self, canister_id: bytes, sizes_bytes: Mapping[str, int]) -> StoredContent:
@@ -135,32 +121,55 @@ class DurableHost:
         names: Iterable[str],
     ) -> WasmState:
         """Memories with the content of a snapshot, temporary until the message commits."""
-        self._replaced.add(canister_id)
         return self.temporary.load_snapshot(canister_id, content, global_values, names)
 
-    def executed(self, state: SubnetState, message: ExecutedMessage) -> None:
-        """A message is complete: make it a commit.
+    def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
+        """Log a message; its pages, the records that it changed and the subnet's own become one commit.
 
         Raises:
-            StorageError: it could not be kept. The subnet must be opened anew; what it was told to keep is there.
+            StorageError: it could not be logged.
         """
         self.check()
-        argument_hash = hashlib.sha256(message.arg).digest()
-        number = self.directory.version + 1
+        draft = self._drafted(state, message, journal)
         facts = Message(
-            number.to_bytes(8, "big"),
+            draft.version.to_bytes(8, "big"),
             message.canister_id,
             message.kind,
             message.method_name,
             message.caller,
-            argument_hash,
+            hashlib.sha256(message.arg).digest(),
             message.instructions,
         )
-        try:
-            self._commit(state, facts)
-        except StorageError as error:
-            self._failed = error
-            raise
+        self._draft = draft
+        self.directory.commit(facts, draft.changes, subnet_record=encode_subnet(state), wait=False)
+
+    def was_kept(self, journal: Journal) -> bool:
+        """Whether the log has it."""
+        draft = self._draft
+        return draft is not None and draft.journal is journal and self.directory.version >= draft.version
+
+    def apply(self, state: SubnetState, journal: Journal) -> None:
+        """Give the images what the log has."""
+        draft = self._draft
+        if draft is None or draft.journal is not journal:
+            return  # nothing was logged for it
+        self._versions.update(dict.fromkeys(draft.changes, draft.version))
+        for instance in journal.commits.values():
+            instance.commit()
+        for key in draft.unmapped:
+            self.directory.apply(key, draft.changes[key])
+        for canister_id, instance in draft.moved.items():
+            instance.move(self._opener(canister_id), instance.global_values)
+        state.changed.clear()
+        self._draft = None
+
+    def undone(self, journal: Journal) -> None:
+        """Forget the commit that was drafted."""
+        self._draft = None
+
+    def pause(self) -> None:
+        """Let signal handlers run."""
+        self.temporary.pause()
 
     def check(self) -> None:
         """Raise what a commit has failed with: from then on memory and disk differ. `ValueError` once it is closed."""
@@ -170,23 +179,17 @@ class DurableHost:
 
     # --- one commit
 
-    def _commit(self, state: SubnetState, message: Message) -> None:
+    def _drafted(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> _Draft:
         # Only an upload changes a snapshot that is kept already.
-        draft = _Draft(uploading=message.method.startswith("upload_canister_snapshot"))
-        for canister_id in sorted(state.changed | self._discarded):
+        uploading = message.method_name.startswith("upload_canister_snapshot")
+        draft = _Draft(journal, self.directory.version + 1, uploading)
+        for canister_id in sorted(state.changed):
             canister = state.canisters.get(canister_id)
             if canister is not None:
                 self._add(canister, draft)
             elif canister_id in self.directory.canisters:
                 draft.changes[canister_id] = CanisterChange(deleted=True)
-        version = self.directory.commit(message, draft.changes, subnet_record=encode_subnet(state), wait=False)
-        self._versions.update(dict.fromkeys(draft.changes, version))
-        for instance in draft.mapped:
-            instance.commit_deferred()
-        self._settle(draft)
-        state.changed.clear()
-        self._replaced.clear()
-        self._discarded.clear()
+        return draft
 
     def _add(self, canister: CanisterState, draft: _Draft) -> None:
         change = draft.changes[canister.canister_id] = CanisterChange(record=encode_record(canister))
@@ -204,21 +207,21 @@ class DurableHost:
     def _add_memories(self, canister: CanisterState, change: CanisterChange, draft: _Draft) -> None:
         canister_id, instance = canister.canister_id, canister.instance
         if not isinstance(instance, ResidentInstance):
-            if canister_id in self._discarded and canister_id in self.directory.canisters:
-                change.heap = change.stable = PageDelta(0, (), fresh=True)
-                change.global_values = ()
-        elif canister_id in self._replaced:
-            if instance.is_deferred:
-                instance.commit_deferred()  # into temporary images
+            known = self.directory.canisters.get(canister_id)
+            if known is None or not known.module_hash:
+                return
+            change.heap = change.stable = PageDelta(0, (), fresh=True)
+            change.global_values = ()
+        elif instance.is_temporary:
+            instance.commit()  # into temporary images, which go if this is undone
             state = instance.state
             change.heap, change.stable = (_whole(state.memories[name]) for name in ("heap", "stable"))
             change.global_values = state.global_values
             draft.moved[canister_id] = instance
-        elif instance.is_deferred:
+        elif canister_id in draft.journal.commits:
             delta = instance.changes()
             change.heap, change.stable = delta.memories.get("heap"), delta.memories.get("stable")
             change.global_values = delta.global_values
-            draft.mapped.append(instance)
             return
         else:
             return
@@ -234,14 +237,6 @@ class DurableHost:
             if key not in self.directory.canisters or (snapshot.uploaded and draft.uploading):
                 draft.changes[key] = _snapshot_change(snapshot)
                 draft.unmapped.append(key)
-
-    def _settle(self, draft: _Draft) -> None:
-        """Give the directory's images what no mapping gives them; what was temporary lives on them from now on."""
-        for key in draft.unmapped:
-            self.directory.apply(key, draft.changes[key])
-        for canister_id, instance in draft.moved.items():
-            instance.move(self._opener(canister_id), instance.global_values)
-            self.temporary.discarded(canister_id)
 
     def _opener(self, canister_id: bytes) -> OpenMemories:
         def open_memories(global_values: tuple[GlobalValue, ...] | None) -> WasmState:
@@ -278,6 +273,7 @@ class DurableHost:
             self.directory.wait(version)
         except StorageError as error:
             self._failed = error
+            error.committed = None  # type: ignore[attr-defined]  # what the platter has is unknown
             raise
         self._waited = max(self._waited, version)
 
@@ -300,8 +296,7 @@ class DurableHost:
             return WasmState({**found.images}, found.global_values)
 
         def adopted(key: bytes, module: ResidentModule) -> ResidentInstance:
-            state = host.memories[key] = memories(key)
-            return module.instantiate(state)
+            return module.instantiate(memories(key))
 
         records = {key: found.record for key, found in past.canisters.items()}
         reader = _Reader(host, self.directory, records, adopted, memories)
@@ -375,7 +370,7 @@ def open_state(
     gate: Gate,
 ) -> World:
     """The subnet that a state directory holds, over a host that keeps it there."""
-    return DurableHost(directory, compile_code, Residents(gate, deferred=True)).restore(config, seed)
+    return DurableHost(directory, compile_code, Residents(gate)).restore(config, seed)
 
 
 def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
@@ -404,9 +399,3 @@ def _whole(image: Image) -> PageDelta:
         if start < stop:
             runs.append((start, image.read(start, stop - start)))
     return PageDelta(image.wasm_pages, runs, fresh=True)
-
-
-def _state_of(instance: CanisterInstance) -> WasmState:
-    if not isinstance(instance, ResidentInstance):
-        raise InternalError(f"an instance of another host: {type(instance).__name__}")
-    return instance.state

@@ -7,16 +7,22 @@ reaches further (rounds, installing, forks, checkpoints) is *alone*: it waits un
 holds the lock throughout.
 
 So the rules never see two messages at once; they see that between entering a canister and its return others have been.
+
+Whatever an exception cuts off here, `end` sets right: what a thread has noted, it has noted under its own number.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from functools import wraps
 from threading import get_ident
 from typing import Concatenate, ParamSpec, Protocol, TypeVar, final
+
+from perdure.errors import UnsupportedError
 
 __all__ = ["Gate", "Outside", "alone", "at_rest"]
 
@@ -31,12 +37,13 @@ _PAUSES = (50e-6, 30e-3, 30e-3)
 class Gate:
     """The turns of one subnet.
 
+        turn = gate.turn
         with gate.lock:
-            turn = gate.beside(canister_id)     # or gate.alone()
             try:
-                ...                             # gate.become_alone(turn), if it turns out to reach further
+                gate.beside(turn, canister_id)     # or gate.alone(turn)
+                ...                                # gate.become_alone(turn), if it turns out to reach further
             finally:
-                gate.is_shared = turn
+                gate.end(turn)
 
     Entries nest where Python calls back while it holds the lock. They never wait, since the one around them would not
     end; `RuntimeError` says where they would have to, and where a signal handler makes one while its thread is outside.
@@ -54,8 +61,19 @@ class Gate:
         self._pauses = _PAUSES if patient else ()
         self._outside: dict[bytes, int] = {}  # by canister: the thread
         self._returned = threading.Condition(self.lock)
-        self._wanted = 0  # entries that wait to be alone; no new one comes in before them
-        self._begun = 0  # those of them that have begun a message, and go first
+        self._wanted: set[int] = set()  # threads that wait to be alone; no new entry comes in before them
+        self._begun: set[int] = set()  # those of them that have begun a message, and go first
+        self._is_of_parent = False
+        _GATES.add(self)
+
+    @property
+    def turn(self) -> bool | None:
+        """What `is_shared` has to be again at the end of an entry that is about to begin; `None`: it is not nested."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return self.is_shared
+        if self._outside and get_ident() in self._outside.values():
+            raise _within_a_message()
+        return None
 
     @property
     def is_busy(self) -> bool:
@@ -74,54 +92,60 @@ class Gate:
                 return
         self._is_awaited = bool(self._pauses)
 
-    def beside(self, canister_id: bytes) -> bool | None:
-        """Begin an entry for one canister once that one is at rest; what `is_shared` has to be again at its end."""
-        turn = self.is_shared
+    def beside(self, turn: bool | None, canister_id: bytes) -> None:
+        """Begin an entry for one canister once that one is at rest."""
         self._is_awaited = False
         if (self._outside or self._wanted) and not self._is_nested(turn, canister_id):
             while canister_id in self._outside or self._wanted:
                 self._returned.wait()
+        if self._is_of_parent:
+            raise UnsupportedError("this subnet belongs to the process that was forked; open or make another one here")
         self.is_shared = turn is None  # a nested one does not let go of what the one around it holds
-        return turn
 
-    def alone(self) -> bool | None:
-        """Begin an entry that has the subnet to itself; what `is_shared` has to be again at its end."""
-        turn = self.is_shared
+    def alone(self, turn: bool | None) -> None:
+        """Begin an entry that has the subnet to itself."""
         if (self._outside or self._begun) and not self._is_nested(turn, None):
-            self._wanted += 1
-            try:
-                while self._outside or self._begun:
-                    self._returned.wait()
-            finally:
-                self._stop_wanting()
+            self._wanted.add(get_ident())
+            while self._outside or self._begun:
+                self._returned.wait()
+            self._stop_wanting()
+        if self._is_of_parent:
+            raise UnsupportedError("this subnet belongs to the process that was forked; open or make another one here")
         self.is_shared = False
-        return turn
 
     def become_alone(self, turn: bool | None) -> None:
         """Go on alone within an entry that `beside` has begun. Nobody who is not beside it comes in between."""
         if self._outside and not self._is_nested(turn, None):
             self.is_shared = None
-            self._wanted += 1
-            self._begun += 1
-            try:
-                while self._outside:
-                    self._returned.wait()
-            finally:
-                self._begun -= 1
-                self._stop_wanting()
+            self._begun.add(get_ident())
+            self._wanted.add(get_ident())
+            while self._outside:
+                self._returned.wait()
+            self._stop_wanting()
         self.is_shared = False
 
+    def end(self, turn: bool | None) -> None:
+        """End an entry, however far it has come."""
+        if not self.lock._is_owned():  # type: ignore[attr-defined]  # an exception kept it from coming back
+            self.lock.acquire()
+        if turn is None and (self._wanted or self._outside):
+            self._stop_wanting()
+            mine = get_ident()
+            for canister_id in [key for key, thread in self._outside.items() if thread == mine]:
+                del self._outside[canister_id]
+        self.is_shared = turn
+
     def _stop_wanting(self) -> None:
-        self._wanted -= 1
+        self._begun.discard(get_ident())
+        self._wanted.discard(get_ident())
         self._returned.notify_all()
 
     def _is_nested(self, turn: bool | None, canister_id: bytes | None) -> bool:
         """Whether this thread is within an entry already and must not wait. `None`: it needs the whole subnet."""
-        is_outside = get_ident() in self._outside.values()
-        if turn is None and not is_outside:
+        if turn is None:
             return False
-        if is_outside or canister_id is None or canister_id in self._outside:
-            raise RuntimeError("called from within a message: what is wanted is not free before that has ended")
+        if canister_id is None or canister_id in self._outside:
+            raise _within_a_message()
         return True
 
     def leave(self, canister_id: bytes) -> None:
@@ -134,8 +158,32 @@ class Gate:
         """Go on with the entry."""
         self.lock.acquire()
         self.is_shared = True
-        del self._outside[canister_id]
+        self._outside.pop(canister_id, None)
         self._returned.notify_all()
+
+    def _after_fork(self) -> None:
+        """In a child: whoever held the lock is not here, and files are the parent's."""
+        self._is_of_parent = True
+        self.lock = threading.RLock()
+        self._returned = threading.Condition(self.lock)
+        self._outside.clear()
+        self._wanted.clear()
+        self._begun.clear()
+
+
+def _within_a_message() -> RuntimeError:
+    return RuntimeError("called from within a message: what is wanted is not free before that has ended")
+
+
+_GATES: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for gate in _GATES:
+        gate._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @final
@@ -159,6 +207,10 @@ class _Gated(Protocol):
     @property
     def _gate(self) -> Gate: ...
 
+    def _recover(self) -> None:
+        """Finish or undo what an exception has cut off before."""
+        ...
+
 
 _Owner = TypeVar("_Owner", bound=_Gated)
 
@@ -171,12 +223,15 @@ def alone(
     @wraps(method)
     def entry(self: _Owner, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         gate = self._gate
+        turn = gate.turn
         with gate.lock:
-            turn = gate.alone()
             try:
+                gate.alone(turn)
+                if turn is None:
+                    self._recover()
                 return method(self, *args, **kwargs)
             finally:
-                gate.is_shared = turn
+                gate.end(turn)
 
     return entry
 
@@ -197,11 +252,14 @@ def at_rest(
     @wraps(method)
     def entry(self: _OneOwner, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         gate = self._gate
+        turn = gate.turn
         with gate.lock:
-            turn = gate.beside(self._raw_id)
             try:
+                gate.beside(turn, self._raw_id)
+                if turn is None:
+                    self._recover()
                 return method(self, *args, **kwargs)
             finally:
-                gate.is_shared = turn
+                gate.end(turn)
 
     return entry

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, final
 
-from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, StateDelta, WasmState
+from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
+from perdure.embedder.guard import threads
 from perdure.errors import InternalError
+from perdure.execution.journal import Journal
 from perdure.execution.state import SnapshotContent, SubnetState
 from perdure.execution.world import ExecutedMessage
 from perdure.memory import WASM_PAGE_BYTES
@@ -16,7 +18,7 @@ from perdure.subnet.gate import Gate
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 
-__all__ = ["CompileCode", "MemoryHost"]
+__all__ = ["CompileCode", "MemoryHost", "resident"]
 
 
 class CompileCode(Protocol):
@@ -46,7 +48,6 @@ class MemoryHost:
         self._compile_code = compile_code
         self.residents = residents
         self.store = store or TemporaryStore()
-        self.memories: dict[bytes, WasmState] = {}
         self._modules: dict[int, ResidentModule] = {}
         self._ready_made: dict[bytes, CanisterModule] = {}
         self._closed = False
@@ -73,22 +74,34 @@ class MemoryHost:
 
     def new_memories(self, canister_id: bytes, names: Iterable[str]) -> WasmState:
         """Empty memories for a canister's first module."""
-        state = self.memories[canister_id] = WasmState(self._empty(names))
-        return state
+        return WasmState(self._empty(names))
 
     def _empty(self, names: Iterable[str]) -> dict[str, Image]:
         return {name: TemporaryImage(self.store) for name in names}
 
     def add_memories(self, canister_id: bytes, names: Collection[str]) -> Mapping[str, Image]:
         """Empty memories for a canister whose next module has more of them."""
-        images = self.memories[canister_id].memories
-        return {name: images.setdefault(name, TemporaryImage(self.store)) for name in names}
+        return self._empty(names)
 
-    def committed(self, canister_id: bytes, delta: StateDelta) -> None:
-        """Nothing to do: the images have it."""
-
-    def executed(self, state: SubnetState, message: ExecutedMessage) -> None:
+    def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
         """Nothing to do: what is in memory is as durable as it gets."""
+        self.check()
+
+    def was_kept(self, journal: Journal) -> bool:
+        """No."""
+        return False
+
+    def apply(self, state: SubnetState, journal: Journal) -> None:
+        """Commit the memories."""
+        for instance in journal.commits.values():
+            instance.commit()
+
+    def undone(self, journal: Journal) -> None:
+        """Nothing was noted."""
+
+    def pause(self) -> None:
+        """Let signal handlers run."""
+        threads.here().pause()
 
     def check(self) -> None:
         """Raise `ValueError` once it is closed."""
@@ -106,19 +119,14 @@ class MemoryHost:
     def close(self) -> None:
         """Give all pages back. The store stays for as long as a fork uses it."""
         self._closed = True
-        for canister_id in list(self.memories):
-            self.discarded(canister_id)
 
-    def discarded(self, canister_id: bytes) -> None:
-        """Give a canister's pages back."""
-        state = self.memories.pop(canister_id, None)
-        if state is not None:
-            for image in state.memories.values():
-                image.close()
+    def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
+        """Let go of an instance, and give its pages back."""
+        resident(instance).discard()
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
         """Keep a copy of the committed memories: forks, no bytes."""
-        return StoredContent(_forked(self.memories[canister_id]))
+        return StoredContent(_forked(resident(instance).state))
 
     def new_snapshot(self, canister_id: bytes, sizes_bytes: Mapping[str, int]) -> StoredContent:
         """Zeroed memories of these sizes by name, to be filled by an upload."""
@@ -138,15 +146,20 @@ class MemoryHost:
         if not isinstance(content, StoredContent):
             raise InternalError(f"a snapshot of another host: {type(content).__name__}")
         images = {**self._empty(name for name in names if name not in content.memories), **content.fork()}
-        state = self.memories[canister_id] = WasmState(images, global_values)
-        return state
+        return WasmState(images, global_values)
 
-    def adopt(self, canister_id: bytes, instance: ResidentInstance) -> ResidentInstance:
+    def adopt(self, instance: ResidentInstance) -> ResidentInstance:
         """An instance over forks of another subnet's memories, made when first used."""
         origin = instance.state
-        state = self.memories[canister_id] = WasmState(_forked(origin), origin.global_values)
         module = self._resident(instance.module.code)
-        return module.instantiate(state)
+        return module.instantiate(WasmState(_forked(origin), origin.global_values))
+
+
+def resident(instance: CanisterInstance) -> ResidentInstance:
+    """An instance of a subnet of ours; the rules know it by less."""
+    if not isinstance(instance, ResidentInstance):
+        raise InternalError(f"an instance of another host: {type(instance).__name__}")
+    return instance
 
 
 def _forked(state: WasmState) -> dict[str, Image]:

@@ -8,6 +8,7 @@ from perdure.candid.service import ServiceType, load
 from perdure.canister import Reject, Reply
 from perdure.errors import RejectError
 from perdure.execution.interface import INTERFACE, codecs
+from perdure.execution.journal import Ticket
 from perdure.execution.management import management_query
 from perdure.execution.messages import Response
 from perdure.execution.scheduler import execute_ingress
@@ -37,13 +38,14 @@ def management_service() -> ServiceType:
     return load(INTERFACE)
 
 
-def manage(world: World, canister: CanisterState, method: str, **fields: Any) -> Any:
+def manage(world: World, canister: CanisterState, method: str, *, ticket: Ticket | None = None, **fields: Any) -> Any:
     """Call a method that takes a record with a canister's id, and run rounds until it has answered.
 
     Args:
         world: the canister's.
         canister: is named in the argument; its controller makes the call.
         method: of the management canister.
+        ticket: follows the call.
         fields: of the argument, beside ``canister_id``; those left out are null.
 
     Returns:
@@ -55,7 +57,7 @@ def manage(world: World, canister: CanisterState, method: str, **fields: Any) ->
     takes, gives = codecs()[method]
     arg = takes.encode([{"canister_id": Principal(canister.canister_id), **fields}])
     sender, callee = controller_of(canister), MANAGEMENT_CANISTER.raw_bytes
-    return _result(execute_ingress(world, callee, method, arg, sender, 0, MAX_ROUNDS), gives)
+    return _result(execute_ingress(world, callee, method, arg, sender, 0, MAX_ROUNDS, ticket=ticket), gives)
 
 
 def status_record(world: World, canister: CanisterState) -> dict[str, Any]:

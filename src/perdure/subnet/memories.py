@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import final
+from collections.abc import Mapping
+from typing import Protocol, final
 
-from perdure.canister import Image, PageDelta, StateDelta
+from perdure.canister import Image, PageDelta
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.residency import ResidentInstance
@@ -63,31 +63,47 @@ class StoredContent:
         return {name: memory.image.fork() for name, memory in self.memories.items()}
 
 
+class MemoryOwner(Protocol):
+    """A canister, as its memories know it."""
+
+    @property
+    def _raw_id(self) -> bytes: ...
+
+    @property
+    def _gate(self) -> Gate: ...
+
+    def _recover(self) -> None: ...
+
+    def _write(self, name: str, delta: PageDelta) -> None: ...
+
+
 @final
 class LiveMemory:
     """A memory of a canister. A write is committed at once, as if by a message.
 
     Args:
         instance: the canister's.
-        canister_id: of that canister.
+        owner: the canister.
         name: of the memory.
-        written: called after each write.
-        gate: of the subnet.
     """
 
-    def __init__(
-        self, instance: ResidentInstance, canister_id: bytes, name: str, written: Callable[[], None], gate: Gate
-    ) -> None:
+    def __init__(self, instance: ResidentInstance, owner: MemoryOwner, name: str) -> None:
         self._instance = instance
-        self._raw_id = canister_id
+        self._owner = owner
+        self._raw_id = owner._raw_id
         self._name = name
-        self._written = written
-        self._gate = gate
+        self._gate = owner._gate
+
+    def _recover(self) -> None:
+        self._owner._recover()
 
     @property
     def _memory(self) -> Memory:
-        self._instance.make_room()
-        return self._instance.memories[self._name]
+        instance = self._instance
+        instance.make_room()
+        if instance.is_dirty:
+            instance.roll_back()
+        return instance.memories[self._name]
 
     @at_rest
     def size(self) -> int:
@@ -121,6 +137,4 @@ class LiveMemory:
             self._commit(PageDelta(self.size(), [_whole_pages(self, address, data)]))
 
     def _commit(self, delta: PageDelta) -> None:
-        self._instance.restore(StateDelta({self._name: delta}))
-        self._instance.commit()
-        self._written()
+        self._owner._write(self._name, delta)

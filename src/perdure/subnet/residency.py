@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import final
 
 from perdure.canister import (
-    NO_CHANGE,
     CanisterInstance,
     CanisterModule,
     EntryPoint,
@@ -58,13 +57,11 @@ class Residents:
     Args:
         gate: of their subnet.
         capacity: how many may stay when `evict` is called.
-        deferred: whether commits wait for `ResidentInstance.commit_deferred`.
     """
 
-    def __init__(self, gate: Gate, capacity: int = 1_024, *, deferred: bool = False) -> None:
+    def __init__(self, gate: Gate, capacity: int = 1_024) -> None:
         self.gate = gate
         self.capacity = capacity
-        self.deferred = deferred
         self._used: dict[ResidentInstance, None] = {}
         self._asked = 0
 
@@ -144,13 +141,14 @@ class ResidentInstance:
 
     __slots__ = (
         "_committed",
-        "_deferred",
+        "_entered",
         "_global_values",
         "_instructions",
         "_is_outside",
         "_live",
         "_module",
         "_open_memories",
+        "_predecessor",
         "_residents",
         "_state",
         "last_used",
@@ -164,7 +162,8 @@ class ResidentInstance:
         self._open_memories: OpenMemories | None = None
         self._global_values = state.global_values if state is not None else None
         self._committed = self._global_values is not None
-        self._deferred = False
+        self._entered = False
+        self._predecessor: ResidentInstance | None = None
         self._is_outside = False
         self._instructions: dict[str | int, int] = {}
         self.last_used = 0
@@ -204,8 +203,7 @@ class ResidentInstance:
         live = self._live
         if live is None:
             live = self._use()
-        if self._deferred:
-            raise InternalError("a canister was entered before the message before was committed")
+        self._entered = True  # until somebody commits it or rolls it back, whatever comes out of here
         self.last_used = env.time_ns
         if self._residents.gate.is_shared and live.__class__ is WasmInstance:
             return self._run_beside(live, entry_point, env)
@@ -218,43 +216,48 @@ class ResidentInstance:
         if 0 < expected < _FEW_INSTRUCTIONS:
             outcome = live.run(entry_point, env)
         else:
-            live.outside = Outside(self._residents.gate, env.facts.canister_id)
             self._is_outside = True
             try:
-                outcome = live.run(entry_point, env)
+                outcome = live.run(entry_point, env, Outside(self._residents.gate, env.facts.canister_id))
             finally:
                 self._is_outside = False
-                live.outside = None
         # A few short ones after a long one do not yet say that the next one is.
         self._instructions[name] = max(outcome.instructions, expected // 2)
         return outcome
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether it was entered and nobody has committed that or rolled it back."""
+        return self._entered
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether its memories are its own, and go with it; others can be opened anew."""
+        return self._open_memories is None
 
     def changes(self) -> StateDelta:
         """What is uncommitted."""
         return self._use().changes()
 
-    @property
-    def is_deferred(self) -> bool:
-        """Whether a commit waits for `commit_deferred`."""
-        return self._deferred
-
     def commit(self) -> StateDelta:
-        """Make the uncommitted state the committed one: now, or at `commit_deferred` (and then ask `changes`)."""
+        """Make the uncommitted state the committed one."""
+        delta = self._use().commit()
         self._committed = True
-        if self._residents.deferred:
-            self._deferred = True
-            return NO_CHANGE
-        return self._use().commit()
-
-    def commit_deferred(self) -> None:
-        """Do what `commit` put off."""
-        self._deferred = False
-        self._use().commit()
+        self._entered = False
+        if self._predecessor is not None:
+            self._predecessor.close()
+            self._predecessor = None
+        return delta
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""
         if self._live is not None:
             self._live.roll_back()
+        if self._predecessor is not None:  # which has its memories back, and whose heir this was to be
+            self.close()
+            self._predecessor._entered = False
+            self._predecessor = None
+        self._entered = False
 
     def save(self) -> StateDelta:
         """Copy what is uncommitted."""
@@ -262,6 +265,7 @@ class ResidentInstance:
 
     def restore(self, saved: StateDelta) -> None:
         """Roll back, then apply `saved`, uncommitted."""
+        self._entered = True
         self._use().restore(saved)
 
     def successor(
@@ -270,29 +274,40 @@ class ResidentInstance:
         """An instance of `module` that takes over the memories."""
         if not isinstance(module, ResidentModule):
             raise InternalError(f"a resident's successor must be resident, found {type(module).__name__}")
+        self._entered = True  # its memories have a second owner until the heir commits or rolls back
         live = self._use().successor(module.code, keep=keep, added=added)
         heir = ResidentInstance(module, WasmState({**self._memories().memories, **added}), live)
         heir._open_memories = self._open_memories
+        heir._predecessor = self
+        heir._entered = True
         return heir
 
     def move(self, open_memories: OpenMemories, global_values: tuple[GlobalValue, ...] | None) -> None:
         """Live on other memories of the same content from now on; they are opened when next used."""
-        self.close()
-        self._state = None
+        self.discard()
         self._open_memories = open_memories
         self._global_values = global_values
         self._committed = True
 
     def evict(self) -> None:
         """Close the real instance, and memories that can be opened again; the next use makes them anew."""
-        if self._live is None or not self._committed or self._deferred or self._is_outside:
+        if self._live is None or not self._committed or self._entered or self._is_outside:
             return
         self._global_values = self._live.global_values
         self.close()
-        if self._open_memories is not None and self._state is not None:
-            for image in self._state.memories.values():
+        if not self.is_temporary:
+            self._close_memories()
+
+    def _close_memories(self) -> None:
+        state, self._state = self._state, None
+        if state is not None:
+            for image in state.memories.values():
                 image.close()
-            self._state = None
+
+    def discard(self) -> None:
+        """Let go of everything for good, of memories that are its own too. Again is fine."""
+        self.close()
+        self._close_memories()
 
     def close(self) -> None:
         """Let go of memories and engine."""

@@ -42,7 +42,7 @@ def put_on(snapshot: Snapshot, world: World, canister: CanisterState, module: Re
     """
     metadata = snapshot.metadata
     global_values = _own_globals(metadata.global_values, module, snapshot.path)
-    memories = host.memories[canister.canister_id] = WasmState(_memories(snapshot, module, host.store), global_values)
+    memories = WasmState(_memories(snapshot, module, host.store), global_values)
     canister.module, canister.instance = module, module.instantiate(memories)
     canister.heap_wasm_pages = metadata.wasm_memory_size // WASM_PAGE_BYTES
     canister.stable_wasm_pages = metadata.stable_memory_size // WASM_PAGE_BYTES
@@ -97,7 +97,7 @@ def upload(
     kept.chunk_store = snapshot.chunks()
     kept.taken_at_ns = metadata.taken_at_timestamp
     canister.refresh(world.costs)
-    world.state.changed.add(canister.canister_id)
+    world.touch(canister)
     return kept.snapshot_id
 
 

@@ -20,12 +20,17 @@ from typing import Any, final
 from perdure.candid import decode
 from perdure.candid.service import ServiceType
 from perdure.candid.types import Text
-from perdure.canister import CanisterModule, CanisterStatus, GlobalValue, Reject, Reply
+from perdure.canister import CanisterModule, CanisterStatus, GlobalValue, PageDelta, Reject, Reply, Return, StateDelta
 from perdure.embedder import Compiler, shared_compiler
-from perdure.errors import MalformedError, RejectError, UnsupportedError
+from perdure.embedder.guard import threads
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution.config import SubnetConfig
+from perdure.execution.effects import commit
+from perdure.execution.execute import clean_instance
 from perdure.execution.identity import identify
+from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
+from perdure.execution.messages import Response
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import (
     advance_time,
@@ -140,6 +145,34 @@ class Subnet:
     def _state(self) -> SubnetState:
         return self._world.state
 
+    def _recover(self) -> None:
+        """Finish or undo what an exception has cut off, and refuse where memory and disk may differ."""
+        self._host.check()
+        if self._world.journal is not None:
+            self._world.recover()
+
+    @contextmanager
+    def _undisturbed(self, ticket: Ticket) -> Iterator[World]:
+        """Work on the state, alone: signal handlers wait, and what comes out says what became of it."""
+        signals = threads.here()
+        signals.enter()
+        try:
+            yield self._world
+        except BaseException as error:
+            self._say(error, ticket)
+            raise
+        finally:
+            signals.leave()
+
+    def _say(self, error: BaseException, ticket: Ticket) -> None:
+        """Finish or undo what `error` has cut off, and note on it whether the message was kept."""
+        try:
+            self._world.recover()
+        except BaseException:
+            error.committed = None  # type: ignore[attr-defined]  # nobody knows before it is opened anew
+        else:
+            error.committed = ticket.is_kept  # type: ignore[attr-defined]
+
     @property
     def _host(self) -> MemoryHost | DurableHost:
         return self._world.host  # type: ignore[return-value]  # the rules know it by less
@@ -209,16 +242,33 @@ class Subnet:
             ValueError: the id is taken, or the module takes arguments and `arg` is none or another.
         """
         code = self._code(wasm, wasi=wasi)
-        canister = self.create_canister(canister_id=canister_id, controllers=controllers, cycles=cycles)
-        state = canister._state
-        try:
-            canister._install(InstallOptions(InstallMode.INSTALL), code, arg)
-        except (RejectError, MalformedError, UnsupportedError, ValueError):
-            del self._state.canisters[state.canister_id]
-            self._state.minted_cycles -= state.cycles
-            self._done("create_canister", state.canister_id)
-            raise
+        self._compiled(code)
+        settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
+        options = InstallOptions(InstallMode.INSTALL)
+        with self._undisturbed(Ticket()) as world:
+            world.begin()
+            state = self._create(settings, cycles, canister_id)
+            canister = Canister(self, Principal(state.canister_id))
+            raw_arg = canister._init_argument(options, code, arg)
+            response = install_code(world, state, options, code, raw_arg, controller_of(state))
+            if isinstance(response, Reject):
+                world.undo()
+                raise as_error(response)
+            world.finish(ExecutedMessage("install_code", state.canister_id, arg=raw_arg))
+        self._host.wait(self._host.settle())
         return canister
+
+    def _compiled(self, code: bytes) -> CanisterModule | None:
+        """A module, compiled before anything is begun, as that may take long; `None`: the rules will refuse it."""
+        try:
+            return self._host.compile(code)
+        except (MalformedError, UnsupportedError):
+            return None
+
+    def _create(self, settings: Settings, cycles: int, canister_id: Principal | None) -> CanisterState:
+        raw_id = canister_id.raw_bytes if canister_id is not None else None
+        self._state.minted_cycles += cycles
+        return add_canister(self._world, settings, cycles, raw_id, (settings.controllers[0], None))
 
     @alone
     def create_canister(
@@ -230,15 +280,21 @@ class Subnet:
     ) -> Canister:
         """Create a canister without code; arguments as for `install`."""
         settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
-        raw_id = canister_id.raw_bytes if canister_id is not None else None
-        state = add_canister(self._world, settings, cycles, raw_id, (settings.controllers[0], None))
-        self._state.minted_cycles += cycles
-        self._done("create_canister", state.canister_id)
+        with self._transaction("create_canister") as message:
+            state = self._create(settings, cycles, canister_id)
+            message.append(state.canister_id)
         return Canister(self, Principal(state.canister_id))
 
-    def _done(self, kind: str, canister_id: bytes = b"", arg: bytes = b"") -> None:
-        """Something was done to the state from outside; keep it."""
-        self._host.executed(self._state, ExecutedMessage(kind, canister_id, arg=arg))
+    @contextmanager
+    def _transaction(self, kind: str, canister_id: bytes = b"", arg: bytes = b"") -> Iterator[list[bytes]]:
+        """One commit of what is done from outside. A canister's id may be added to what it gives, once it is known."""
+        ids = [canister_id] if canister_id else []
+        ticket = Ticket()
+        with self._undisturbed(ticket) as world:
+            world.begin()
+            ticket.journal = world.journal
+            yield ids
+            world.finish(ExecutedMessage(kind, ids[0] if ids else b"", arg=arg))
         self._host.wait(self._host.settle())
 
     def _code(self, wasm: Wasm, *, wasi: bool = False) -> bytes:
@@ -279,15 +335,15 @@ class Subnet:
     @alone
     def tick(self) -> None:
         """Run one round."""
-        self._host.check()
-        round_(self._world)
+        with self._undisturbed(Ticket()) as world:
+            round_(world)
         self._host.wait(self._host.settle())
 
     @alone
     def run_until_idle(self) -> int:
         """Run rounds until nothing is left to do but heartbeats; how many were run."""
-        self._host.check()
-        rounds = run_until_idle(self._world)
+        with self._undisturbed(Ticket()) as world:
+            rounds = run_until_idle(world)
         self._host.wait(self._host.settle())
         return rounds
 
@@ -304,8 +360,8 @@ class Subnet:
     @alone
     def advance_time(self, duration_ns: int) -> None:
         """Let time pass; what is due runs with the next round."""
-        advance_time(self._world, duration_ns)
-        self._done("advance_time")
+        with self._transaction("advance_time"):
+            advance_time(self._world, duration_ns)
 
     # --- requests
 
@@ -364,8 +420,7 @@ class Subnet:
     def _end_anchor(self, kept: World) -> None:
         for canister in self._state.canisters.values():
             if canister.instance is not None:
-                canister.instance.close()
-            self._host.discarded(canister.canister_id)
+                self._host.discard(canister.canister_id, canister.instance)
         self._world = kept
 
     @alone
@@ -400,12 +455,21 @@ class Subnet:
         if isinstance(host, DurableHost):
             host.directory.checkpoint()
 
-    @alone
     def close(self) -> None:
         """Let go of files and engine; a state directory gets a last checkpoint. The subnet is of no use afterwards."""
+        gate = self._gate
+        turn = gate.turn
+        with gate.lock:
+            try:
+                gate.alone(turn)
+                self._close()
+            finally:
+                gate.end(turn)
+
+    def _close(self) -> None:
         for canister in self._state.canisters.values():
-            if canister.instance is not None:
-                canister.instance.close()
+            if isinstance(instance := canister.instance, ResidentInstance):
+                instance.close()
         self._host.close()
 
     def __enter__(self) -> Subnet:
@@ -473,36 +537,58 @@ class Canister:
             ValueError: nobody can name a request so.
         """
         subnet = self._subnet
-        gate = subnet._gate
+        gate, ticket = subnet._gate, Ticket()
         if gate.is_busy:
             gate.stand_back()
+        turn = gate.turn
         with gate.lock:
-            turn = gate.beside(self._raw_id)
             try:
-                if self._reaches_further(method):
-                    gate.become_alone(turn)
-                host = subnet._host
-                host.check()
-                world = subnet._world
-                message = world, self._raw_id, method, arg, sender.raw_bytes, cycles
-                response = execute_at_once(*message, request_id)
-                if response is None:
-                    gate.become_alone(turn)
-                    response = execute_ingress(*message, MAX_ROUNDS, request_id)
-                else:
-                    if world.state.task_canisters and is_hook_due(world, self._raw_id):
-                        gate.become_alone(turn)
-                        run_hook(world, self._raw_id)
-                    if response.__class__ is bytes:
-                        gate.become_alone(turn)
-                        response = run_until_answered(world, response, MAX_ROUNDS)
-                version = host.settle()
+                gate.beside(turn, self._raw_id)
+                request = self._raw_id, method, arg, sender.raw_bytes, cycles
+                response = self._update(turn, ticket, request, request_id)
+                version = subnet._host.settle()
+            except BaseException as error:
+                subnet._say(error, ticket)
+                raise
             finally:
-                gate.is_shared = turn
-        host.wait(version)
+                gate.end(turn)
+        subnet._host.wait(version)
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
+
+    def _update(
+        self,
+        turn: bool | None,
+        ticket: Ticket,
+        request: tuple[bytes, str, bytes, bytes, int],
+        request_id: bytes | None,
+    ) -> Response | None:
+        subnet = self._subnet
+        gate = subnet._gate
+        if turn is None:
+            subnet._recover()
+        if self._reaches_further(request[1]):
+            gate.become_alone(turn)
+        world, signals = subnet._world, threads.here()
+        signals.enter()
+        try:
+            response = execute_at_once(world, *request, request_id, ticket)
+        finally:
+            signals.leave()
+        is_done = response is not None and response.__class__ is not bytes
+        if is_done and not (world.state.task_canisters and is_hook_due(world, self._raw_id)):
+            return response  # type: ignore[return-value]
+        gate.become_alone(turn)
+        signals.enter()
+        try:
+            if response is None:
+                return execute_ingress(world, *request, MAX_ROUNDS, request_id, ticket)
+            if is_hook_due(world, self._raw_id):
+                run_hook(world, self._raw_id)
+            return response if is_done else run_until_answered(world, response, MAX_ROUNDS)  # type: ignore[arg-type, return-value]
+        finally:
+            signals.leave()
 
     def query(self, method: str, arg: bytes = b"", *, sender: Principal = ANONYMOUS) -> bytes:
         """Call a query or composite query method; nothing that it does stays.
@@ -511,21 +597,26 @@ class Canister:
             RejectError: the canister or the system rejected the query.
         """
         subnet = self._subnet
-        gate = subnet._gate
+        gate, signals = subnet._gate, threads.here()
         if gate.is_busy:
             gate.stand_back()
+        turn = gate.turn
         with gate.lock:
-            turn = gate.beside(self._raw_id)
             try:
+                gate.beside(turn, self._raw_id)
+                if turn is None:
+                    subnet._recover()
                 if reaches_further := self._reaches_further(method):
                     gate.become_alone(turn)
-                host = subnet._host
-                host.check()
-                response = execute_query(subnet._world, self._raw_id, method, arg, sender.raw_bytes)
-                version = host.settle(None if reaches_further else self._raw_id)
+                signals.enter()
+                try:
+                    response = execute_query(subnet._world, self._raw_id, method, arg, sender.raw_bytes)
+                finally:
+                    signals.leave()
+                version = subnet._host.settle(None if reaches_further else self._raw_id)
             finally:
-                gate.is_shared = turn
-        host.wait(version)
+                gate.end(turn)
+        subnet._host.wait(version)
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
@@ -600,17 +691,17 @@ class Canister:
 
     @alone
     def _install(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> None:
-        state = self._state
-        self._check_kind(wasm)
-        if not isinstance(arg, bytes):
-            arg = self._init_argument(options, wasm, arg)
-        self._subnet._host.check()
-        response = install_code(self._subnet._world, state, options, wasm, arg, controller_of(state))
-        self._subnet._done(f"{options.mode.value}_code", self._raw_id, arg)
+        state, subnet = self._state, self._subnet
+        self._check_kind(subnet._compiled(wasm))
+        raw_arg = self._init_argument(options, wasm, arg)
+        with subnet._transaction(f"{options.mode.value}_code", self._raw_id, raw_arg):
+            response = install_code(subnet._world, state, options, wasm, raw_arg, controller_of(state))
         if isinstance(response, Reject):
             raise as_error(response)
 
     def _init_argument(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> bytes:
+        if isinstance(arg, bytes):
+            return arg
         try:
             module = self._subnet._host.compile(wasm)
         except (MalformedError, UnsupportedError):
@@ -620,14 +711,10 @@ class Canister:
         is_upgrade = options.mode is InstallMode.UPGRADE
         return init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade)
 
-    def _check_kind(self, wasm: bytes) -> None:
+    def _check_kind(self, new: CanisterModule | None) -> None:
         old = self._state.module
-        if not isinstance(old, ResidentModule):
-            return
-        try:
-            new = self._subnet._host.compile(wasm)
-        except (MalformedError, UnsupportedError):
-            return  # to be refused by the rules, in their words
+        if not isinstance(old, ResidentModule) or not isinstance(new, ResidentModule):
+            return  # what is no module is refused by the rules, in their words
         if type(new.code) is not type(old.code):
             raise UnsupportedError(
                 f"canister {self.id} cannot go from Wasm to Python or back: uninstall it first, and write the bytes of "
@@ -716,29 +803,33 @@ class Canister:
             RejectError: the module is refused, there are too many snapshots, or none of the id to replace.
         """
         opened = Snapshot.open(path)
-        host = self._subnet._host
-        module = host.compile(opened.wasm_module())
-        snapshot_id = upload(opened, self._subnet._world, self._state, module, host.store, replace)
-        self._subnet._done("upload_snapshot", self._raw_id)
-        return snapshot_id
+        subnet = self._subnet
+        module = subnet._host.compile(opened.wasm_module())
+        with subnet._transaction("upload_snapshot", self._raw_id):
+            return upload(opened, subnet._world, self._state, module, subnet._host.store, replace)
 
     @alone
     def _manage(self, method: str, /, **fields: Any) -> Any:
-        self._subnet._host.check()
-        try:
-            return manage(self._subnet._world, self._state, method, **fields)
-        finally:
-            self._subnet._done(method, self._raw_id)
+        subnet, ticket = self._subnet, Ticket()
+        with subnet._undisturbed(ticket) as world:
+            result = manage(world, self._state, method, ticket=ticket, **fields)
+        subnet._host.wait(subnet._host.settle())
+        return result
 
     # --- what there is to see
 
-    def _touched(self, kind: str) -> None:
-        state, subnet = self._state, self._subnet
-        memories = self._instance.memories
-        state.heap_wasm_pages, state.stable_wasm_pages = memories["heap"].size(), memories["stable"].size()
-        state.refresh(subnet._world.costs)
-        subnet._state.changed.add(self._raw_id)
-        subnet._done(kind, self._raw_id)
+    def _recover(self) -> None:
+        self._subnet._recover()
+
+    def _write(self, name: str, delta: PageDelta) -> None:
+        """Make a change of a memory a commit of its own."""
+        state, instance, world = self._state, clean_instance(self._state), self._subnet._world
+        with self._subnet._transaction(f"write_{name}", self._raw_id):
+            world.touch(state)
+            world.made(instance.roll_back)
+            instance.restore(StateDelta({name: delta}))
+            heap, stable = instance.memories["heap"].size(), instance.memories["stable"].size()
+            commit(world, state, Return(heap_wasm_pages=heap, stable_wasm_pages=stable))
 
     @property
     def stable(self) -> LiveMemory:
@@ -757,7 +848,7 @@ class Canister:
         return {name: self._memory(name) for name in self._instance.memories}
 
     def _memory(self, name: str) -> LiveMemory:
-        return LiveMemory(self._instance, self._raw_id, name, lambda: self._touched(f"write_{name}"), self._gate)
+        return LiveMemory(self._instance, self, name)
 
     @property
     @at_rest
@@ -809,9 +900,9 @@ def _copy(world: World, host: MemoryHost) -> World:
     """A world over a deep copy of the state; code is shared, memories are forked."""
     state = world.state
     shared: dict[int, object] = {id(state.ingress): state.ingress.fork()}
-    for canister_id, canister in state.canisters.items():
+    for canister in state.canisters.values():
         if isinstance(canister.instance, ResidentInstance):
-            twin = host.adopt(canister_id, canister.instance)
+            twin = host.adopt(canister.instance)
             shared[id(canister.instance)] = twin
             shared[id(canister.module)] = twin.module
         for snapshot in canister.snapshots.values():

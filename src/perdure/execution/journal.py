@@ -1,0 +1,172 @@
+"""What a message has changed so far: what each record was before, and what is left to do once it is kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Final, final
+
+from perdure.canister import CanisterInstance, CanisterStatus
+from perdure.execution.messages import CallContext
+from perdure.execution.state import CanisterState, HookStatus, SubnetState
+
+__all__ = ["Journal", "Ticket"]
+
+_COPIED: Final[dict[str, Callable[[Any], Any]]] = {
+    "inputs": deque.copy,
+    "contexts": dict.copy,
+    "open_calls": dict.copy,
+    "open_calls_to": dict.copy,
+    "stop_requests": list.copy,
+    "history": list.copy,
+    "chunk_store": dict.copy,
+    "snapshots": dict.copy,
+    "query_statistics": list.copy,
+}
+"""Fields that rules change in place, one level deep. What they hold is replaced and never changed, contexts apart."""
+
+_COMPUTED: Final = frozenset(["limits"])
+_FIELDS: Final = tuple(
+    name for name in CanisterState.__slots__ if name not in _COPIED and name not in _COMPUTED and name != "facts"
+)
+_FACTS: Final = ("controllers", "status", "version", "environment_variables")
+_CONTEXT: Final = tuple(CallContext.__slots__)
+_SUBNET: Final = ("minted_cycles", "consumed_cycles", "lost_cycles", "next_canister_index", "random_counter")
+"""Clock, round and request number are not among them: they may go on without the message that moved them."""
+
+_fields_of = attrgetter(*_FIELDS)
+_copied_of = attrgetter(*_COPIED)
+_facts_of = attrgetter(*_FACTS)
+_context_of = attrgetter(*_CONTEXT)
+_subnet_of = attrgetter(*_SUBNET)
+
+
+def _set(target: object, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    for name, value in zip(names, values, strict=True):
+        setattr(target, name, value)
+
+
+def _copies(values: tuple[Any, ...]) -> list[Any]:
+    return [copy(value) for copy, value in zip(_COPIED.values(), values, strict=True)]
+
+
+@final
+class _Before:
+    """What a canister's record was; `existed`: whether the subnet had it."""
+
+    __slots__ = ("canister", "contexts", "copies", "existed", "facts", "fields")
+
+    def __init__(self, canister: CanisterState, *, existed: bool) -> None:
+        self.canister = canister
+        self.existed = existed
+        self.fields = _fields_of(canister)
+        self.copies = _copies(_copied_of(canister))
+        self.contexts = [(context, _context_of(context)) for context in canister.contexts.values()]
+        self.facts = _facts_of(canister.facts)
+
+    def put_back(self, state: SubnetState) -> None:
+        canister = self.canister
+        _set(canister, _FIELDS, self.fields)
+        _set(canister, tuple(_COPIED), tuple(_copies(tuple(self.copies))))  # copies: it may have to be done again
+        for context, values in self.contexts:
+            _set(context, _CONTEXT, values)
+        _set(canister.facts, _FACTS, self.facts)
+        canister.limits.clear()
+        if self.existed:
+            state.canisters[canister.canister_id] = canister
+        else:
+            state.canisters.pop(canister.canister_id, None)
+        _index(state, canister, exists=self.existed)
+
+
+def _index(state: SubnetState, canister: CanisterState, *, exists: bool) -> None:
+    """Have the subnet's indices say of a canister what its record says. `task_canisters` may have one too many."""
+    canister_id, module = canister.canister_id, canister.module
+    if exists and canister.inputs:
+        state.ready[canister_id] = None
+    else:
+        state.ready.pop(canister_id, None)
+    if exists and canister.facts.status is CanisterStatus.STOPPING:
+        state.stopping.add(canister_id)
+    else:
+        state.stopping.discard(canister_id)
+    has_heartbeat = module is not None and "canister_heartbeat" in module.exported_methods
+    if exists and (canister.global_timer_ns or canister.hook_status is HookStatus.READY or has_heartbeat):
+        state.task_canisters.add(canister_id)
+    elif not exists:
+        state.task_canisters.discard(canister_id)
+    calls = canister.open_calls if exists else {}
+    for key in [key for key in state.deadlines if key[0] == canister_id and key[1] not in calls]:
+        del state.deadlines[key]
+    state.deadlines.update({(canister_id, key): call.deadline_ns for key, call in calls.items() if call.deadline_ns})
+
+
+@final
+class Ticket:
+    """Follows one message: afterwards, whatever came out, tells whether it was kept."""
+
+    __slots__ = ("journal",)
+
+    def __init__(self) -> None:
+        self.journal: Journal | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was, once `World.recover` has returned."""
+        return self.journal is not None and self.journal.is_kept
+
+
+@final
+class Journal:
+    """See `World`. One for each transaction; nested where a canister in Python calls another while it runs."""
+
+    __slots__ = (
+        "_before",
+        "_ingress",
+        "_management_calls",
+        "_outbox",
+        "_outbox_length",
+        "_subnet",
+        "after",
+        "commits",
+        "is_kept",
+        "made",
+        "outer",
+    )
+
+    def __init__(self, state: SubnetState, outer: Journal | None) -> None:
+        self.outer = outer
+        self.is_kept = False
+        """Stored once: before, everything is undone; after, the rest is done."""
+        self.commits: dict[bytes, CanisterInstance] = {}
+        """Instances whose uncommitted state becomes the committed one."""
+        self.after: list[Callable[[], object]] = []
+        """What else is to be done once it is kept; each may be done again."""
+        self.made: list[Callable[[], object]] = []
+        """What gives back what was made meanwhile, if it is undone; each may be done again."""
+        self._before: dict[bytes, _Before] = {}
+        self._subnet = _subnet_of(state)
+        self._ingress = state.ingress.mark()
+        self._outbox, self._outbox_length = state.outbox, len(state.outbox)
+        self._management_calls = state.management_calls.copy() if state.management_calls else None
+
+    def note(self, state: SubnetState, canister: CanisterState) -> None:
+        """Note what a canister's record is, unless that was done."""
+        canister_id = canister.facts.canister_id
+        if canister_id not in self._before:
+            self._before[canister_id] = _Before(canister, existed=canister_id in state.canisters)
+
+    def put_back(self, state: SubnetState) -> None:
+        """Have everything be what it was when the journal began."""
+        for before in self._before.values():
+            before.put_back(state)
+        state.ingress.back_to(self._ingress)
+        _set(state, _SUBNET, self._subnet)
+        state.outbox = self._outbox
+        del state.outbox[self._outbox_length :]
+        state.management_calls = deque() if self._management_calls is None else self._management_calls.copy()
+        for instance in self.commits.values():
+            instance.roll_back()
+        for undo in self.made:
+            undo()
