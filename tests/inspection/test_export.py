@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perdure.errors import StorageError
-from perdure.inspection.arrow import in_bulk, to_batch
+from perdure.inspection.arrow import to_batch
 from perdure.inspection.export import export_csv, export_parquet, export_sqlite
 from perdure.inspection.find import name_structures
 from perdure.inspection.occupancy import cells, occupancy, to_svg
@@ -78,7 +78,7 @@ def test_parquet_in_bulk_is_parquet_row_by_row(tmp_path, look, build):
     assert export_parquet(table, tmp_path / "bulk.parquet") == 500
     entries = list(table.entries())
     rows = pa.Table.from_batches([to_batch(table, entries[start : start + 77]) for start in range(0, 500, 77)])
-    assert in_bulk(table) is not None
+    assert table.raw_columns() is not None
     assert pq.read_table(tmp_path / "bulk.parquet") == rows
 
 

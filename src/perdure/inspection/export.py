@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from perdure.errors import StorageError, UnsupportedError
 from perdure.inspection.table import Entry, Table, fitted
+from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.plain import RAW
 from perdure.values.show import to_sql, to_text
+
+if TYPE_CHECKING:
+    from perdure.stable.columns import Column
 
 __all__ = ["FORMATS", "export_csv", "export_parquet", "export_sqlite"]
 
@@ -64,10 +68,33 @@ def _write_table(connection: sqlite3.Connection, table: Table) -> int:
     connection.execute(f'create table "{table.name}" ({", ".join(columns)}{primary})')
     insert = f'insert into "{table.name}" values ({", ".join("?" * len(columns))})'
     rows = 0
-    for batch in _batches(table):
-        connection.executemany(insert, ([to_sql(value) for value in table.decode(entry)] for entry in batch))
+    for batch in _sql_rows(table):
+        connection.executemany(insert, batch)
         rows += len(batch)
     return rows
+
+
+def _sql_rows(table: Table) -> Iterator[list[Any]]:
+    """All rows as SQLite has them, in pieces; columns at a time where the formats can."""
+    columns = table.raw_columns()
+    if columns is None or table.key is None:
+        for batch in _batches(table):
+            yield [[to_sql(value) for value in table.decode(entry)] for entry in batch]
+        return
+    keys, values = columns
+    for start in range(0, len(keys), BATCH_ROWS):
+        halves = [_sql_columns(table.key, keys.slice(start, start + BATCH_ROWS))]
+        if table.value_columns:
+            halves.append(_sql_columns(table.value, values.slice(start, start + BATCH_ROWS)))
+        yield list(zip(*chain.from_iterable(halves), strict=True))
+
+
+def _sql_columns(source: Format, column: Column) -> list[Sequence[Any]]:
+    whole = None if source.fields else source.to_sql_column(column)
+    if whole is not None:
+        return [whole]
+    rows = (parts_of(source, decode_as(source, data)) for data in column.raws())
+    return list(zip(*(tuple(map(to_sql, row)) for row in rows), strict=True))
 
 
 def _batches(table: Table) -> Iterator[list[Entry]]:
@@ -92,19 +119,15 @@ def export_parquet(table: Table, path: Path) -> int:
     try:
         import pyarrow.parquet as pq
 
-        from perdure.inspection.arrow import in_bulk, schema_of, to_batch
+        from perdure.inspection.arrow import batches, schema_of
     except ImportError as error:
         raise UnsupportedError("Parquet needs `pip install 'perdure[columns]'`") from error
     table = fitted(table)
     rows = 0
     try:
-        whole = in_bulk(table)
-        with pq.ParquetWriter(path, schema_of(table) if whole is None else whole.schema) as writer:
-            if whole is not None:
-                writer.write_table(whole)
-                return len(whole)
-            for batch in _batches(table):
-                writer.write_batch(to_batch(table, batch))
+        with pq.ParquetWriter(path, schema_of(table)) as writer:
+            for batch in batches(table, BATCH_ROWS):
+                writer.write_batch(batch)
                 rows += len(batch)
     except OSError as error:
         raise StorageError(str(error), path) from error

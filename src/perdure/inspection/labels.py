@@ -6,10 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Final, final
 
-from perdure.candid import parse
-from perdure.candid.types import Record, Type, Variant, children
 from perdure.errors import PerdureError
-from perdure.wasm import decode
 
 __all__ = ["ModuleLabels", "labels_of"]
 
@@ -30,6 +27,8 @@ class ModuleLabels(Mapping[int, str]):
 
     @cached_property
     def _labels(self) -> dict[int, str]:
+        from perdure.wasm import decode  # only when a name is asked for: every source has labels
+
         try:
             data = self._read()
             module = decode(data) if data else None
@@ -54,6 +53,9 @@ def labels_of(interface: str) -> dict[int, str]:
     Raises:
         MalformedError: it is no Candid.
     """
+    from perdure.candid import parse
+    from perdure.candid.types import Record, Type, Variant, children
+
     program = parse(interface)
     pending: list[Type] = [*program.types.values(), *(program.init or ())]
     pending += [] if program.service is None else [program.service]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import Structure
@@ -16,9 +16,12 @@ from perdure.stable.layout import HEAP_MAGIC, VEC_MAGIC
 from perdure.stable.log import StableLog
 from perdure.stable.slots import SlotArray
 from perdure.stable.types import StorableType
-from perdure.values.format import Format, decode_as
+from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.plain import RAW
 from perdure.values.schema import Schema
+
+if TYPE_CHECKING:
+    from perdure.stable.columns import Column
 
 __all__ = ["KEYED", "Bound", "Entry", "Table", "fitted", "open_table", "tree_key"]
 
@@ -109,17 +112,22 @@ class Table:
 
     def all_entries(self) -> Iterator[Entry]:
         """All entries, as `entries`; those of a map are read together, where NumPy is there and nothing is damaged."""
+        columns = self.raw_columns()
+        return self.entries() if columns is None else zip(columns[0].raws(), columns[1].raws(), strict=True)
+
+    def raw_columns(self) -> tuple[Column, Column] | None:
+        """All encoded keys and values of a map; ``None`` without NumPy, and where only what is sound can be read."""
         if self.tree is None:
-            return self.entries()
+            return None
         try:
             from perdure.stable.columns import read_columns
         except ImportError:
-            return self.entries()
+            return None
         try:
             columns = read_columns(self.tree, tree_key(self.tree), types.raw)
         except PerdureError:
-            return self.entries()  # which come to what is sound before they raise
-        return zip(columns.keys.raws(), columns.values.raws(), strict=True)
+            return None
+        return columns.keys, columns.values
 
     def _walk(self, tree: BTree, low: Bound | None, high: Bound | None, reverse: bool, values: bool) -> Iterator[Entry]:
         order = tree_order(tree)
@@ -162,20 +170,11 @@ class Table:
         """The key's columns. What does not decode is shown as bytes."""
         if self.key is None:
             return (key,) if self.key_columns else ()
-        return _parts(self.key, key)
+        return parts_of(self.key, decode_as(self.key, key))
 
     def decode_value(self, value: bytes) -> tuple[Any, ...]:
         """The value's columns. What does not decode is shown as bytes, in the first of them."""
-        return _parts(self.value, value) if self.value_columns else ()
-
-
-def _parts(source: Format, data: bytes) -> tuple[Any, ...]:
-    value = decode_as(source, data)
-    if not source.fields:
-        return (value,)
-    if not isinstance(value, dict):
-        return (value, *[None] * (len(source.fields) - 1))
-    return tuple(value.get(name) for name in source.fields)
+        return parts_of(self.value, decode_as(self.value, value)) if self.value_columns else ()
 
 
 def tree_order(tree: BTree) -> Callable[[bytes], Any]:
@@ -192,7 +191,9 @@ def tree_key(tree: BTree) -> StorableType[bytes]:
 def fitted(table: Table) -> Table:
     """The same table, with the kinds that its keys and values themselves tell."""
     keys = None if table.key is None else table.key.fitted(key for key, _ in table.entries(values=False))
-    values = table.value.fitted(value for _, value in table.all_entries())
+    columns = table.raw_columns()
+    raws = (value for _, value in table.entries()) if columns is None else columns[1].raws()
+    values = table.value.fitted(raws)
     return table if keys is table.key and values is table.value else Table(table.structure, keys, values)
 
 

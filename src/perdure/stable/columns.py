@@ -26,7 +26,7 @@ from perdure.errors import MalformedError
 from perdure.memory import Memory
 from perdure.stable.btree import BTree
 from perdure.stable.bulk import NodeReader, Nodes, Strict, copy_leaves
-from perdure.stable.gather import Bytes, Gather, Offsets, copy_items, flat_bytes, items, ramps, refuse
+from perdure.stable.gather import Bytes, Gather, Mask, Offsets, copy_items, flat_bytes, items, ramps, refuse
 from perdure.stable.headers import LogHeader
 from perdure.stable.kind import BOOL, kind_of
 from perdure.stable.layout import (
@@ -43,7 +43,7 @@ from perdure.stable.types import StorableType
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Column", "Columns", "read_columns", "read_log", "read_slots"]
+__all__ = ["Column", "Columns", "gather_column", "read_columns", "read_log", "read_slots"]
 
 _BLOCK_ENTRIES: Final = 1 << 15
 """Entries whose bytes are gathered together: so few that the nodes they are in stay in the processor's caches."""
@@ -86,6 +86,46 @@ class Column:
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(self.length))
+
+    def spans(self) -> tuple[Offsets, Offsets]:
+        """Where each value begins in `data`, and where it ends."""
+        if self.offsets is not None:
+            return self.offsets[:-1], self.offsets[1:]
+        starts = self.width * np.arange(self.length, dtype=np.int64)
+        return starts, starts + self.width
+
+    def starts_with(self, prefix: bytes) -> Mask:
+        """Which values begin with these bytes."""
+        starts, ends = self.spans()
+        found: Mask = ends - starts >= len(prefix)
+        if prefix and found.any():
+            heads = copy_items(self.data, None, starts[found], len(prefix)).reshape(-1, len(prefix))
+            found[found] = (heads == np.frombuffer(prefix, np.uint8)).all(axis=1)
+        return found
+
+    def slice(self, start: int, stop: int) -> Column:
+        """The values from `start` up to `stop`, without a copy."""
+        stop = min(stop, self.length)
+        if self.offsets is None:
+            return Column(self.type, self.data[start * self.width : stop * self.width], None, self.width, stop - start)
+        offsets = self.offsets[start : stop + 1]
+        return Column(self.type, self.data[offsets[0] : offsets[-1]], offsets - offsets[0], 0, stop - start)
+
+    def of(self, storable: StorableType[Any]) -> Column:
+        """The same bytes as values of another type.
+
+        Raises:
+            MalformedError: they have not the size of one.
+        """
+        if self.offsets is not None:
+            if storable.max_size is not None and (np.diff(self.offsets) > storable.max_size).any():
+                raise MalformedError(f"a {storable.name} of more than {storable.max_size} bytes")
+            return _sized(storable, self.data, self.offsets)
+        if storable.is_fixed and storable.max_size != self.width:
+            raise MalformedError(f"a {storable.name} of not {storable.max_size} bytes")
+        if storable.is_fixed:
+            return _checked(Column(storable, self.data, None, self.width, self.length))
+        return Column(storable, self.data, self.width * np.arange(self.length + 1, dtype=np.int64), 0, self.length)
 
     def raws(self) -> Iterator[bytes]:
         """All encoded values."""
@@ -325,6 +365,15 @@ def _places(counts_by_level: list[Offsets]) -> tuple[list[Offsets], Offsets]:
         is_first[firsts] = True
         places.append(starts[~is_first] - 1)
     return places, starts
+
+
+def gather_column(storable: StorableType[Any], flat: Bytes, offsets: Offsets, sizes: Offsets) -> Column:
+    """The column of the values at `offsets` in `flat`.
+
+    Raises:
+        MalformedError: one is longer than its type allows.
+    """
+    return _gather(storable, flat, None, offsets, sizes)
 
 
 def _gather(

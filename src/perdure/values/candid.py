@@ -6,8 +6,9 @@ is parsed once, and a message is recognised by the bytes of its head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeAlias, final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, reduce
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from perdure.candid import Codec, parse_type
 from perdure.candid import types as candid
@@ -15,7 +16,12 @@ from perdure.candid.header import Header, read_header
 from perdure.candid.types import Field, Opt, Prim, Rec, Record, Service, Type, Variant, Vec, resolve
 from perdure.errors import MalformedError
 from perdure.stable.kind import BOOL, BYTES, DOCUMENT, PRINCIPAL, TEXT, UNIT, Kind, integer, option
-from perdure.values.format import Format
+from perdure.values.format import Format, decode_as
+from perdure.values.show import to_sql
+
+if TYPE_CHECKING:
+    from perdure.stable.columns import Column
+    from perdure.stable.gather import Offsets
 
 __all__ = ["CandidValue", "SelfDescribing", "kind_of_type", "merged"]
 
@@ -24,6 +30,7 @@ Convert: TypeAlias = Callable[[Any], Any]
 _HEADS: Final = 8
 """Heads that are remembered; a structure has one for each version of its program."""
 
+_COMPOSED: Final = ("record", "tuple", "variant", "list")
 _MAX_HEADS: Final = 64
 _MAX_KINDS: Final = 1_000
 _MAX_DEPTH: Final = 16
@@ -47,7 +54,7 @@ class SelfDescribing(Format):
     def __init__(self, labels: Mapping[int, str] | None = None, kind: Kind = DOCUMENT) -> None:
         self.kind = kind
         self._labels = labels or {}
-        self._heads: list[tuple[bytes, Codec]] = []
+        self._heads: list[_Head] = []
 
     @classmethod
     def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Format:
@@ -61,7 +68,7 @@ class SelfDescribing(Format):
 
     def decode(self, data: bytes) -> Any:
         """The value; a list of several."""
-        values = self._codec(data).decode(data)
+        values = self._head(data).codec.decode(data)
         return values[0] if len(values) == 1 else list(values)
 
     def encode(self, value: Any) -> bytes:
@@ -74,36 +81,115 @@ class SelfDescribing(Format):
 
     def fitted(self, values: Iterable[bytes]) -> Format:
         """With the kind of all `values`; of those that no one kind describes, a document."""
-        heads: list[bytes] = []
-        kind: Kind | None = None
-        head = b"\xff"
+        heads: list[_Head] = []
+        head = None
         for data in values:
-            if data.startswith(head):
+            if head is not None and data.startswith(head.data):
                 continue
-            known = next((one for one in heads if data.startswith(one)), None)
-            if known is None:
+            head = next((one for one in heads if data.startswith(one.data)), None)
+            if head is None:
                 try:
-                    header = read_header(data)
+                    head = _Head.read(data, self._labels)
                 except MalformedError:
                     continue
-                known = data[: header.size]
-                heads.append(known)
-                found = [kind_of_type(one) for one in _labelled(header, self._labels)]
-                of_head = found[0] if len(found) == 1 else DOCUMENT
-                kind = of_head if kind is None else merged(kind, of_head)
+                heads.append(head)
                 if len(heads) > _MAX_HEADS:
                     return self
-            head = known
-        return self if kind is None else SelfDescribing(self._labels, kind)
+        kind = reduce(merged, (one.kind for one in heads)) if heads else DOCUMENT
+        return SelfDescribing(self._labels, kind)
 
-    def _codec(self, data: bytes) -> Codec:
-        for head, codec in self._heads:
-            if data.startswith(head):
-                return codec
+    def to_arrow(self, column: Column) -> Any:
+        """All messages with a head whose values have the kind of the column in step, others one by one."""
+        if self.kind == DOCUMENT:
+            return None
+        import pyarrow as pa
+
+        from perdure.values.arrow import to_array
+
+        arrays, places = [], []
+        for head, rows in self._by_head(column):
+            array = head.read_in_step(column, rows) if head is not None and head.kind == self.kind else None
+            if array is None:
+                array = to_array(self.kind, [decode_as(self, column.raw(row)) for row in rows.tolist()])
+            arrays.append(array)
+            places.append(rows)
+        return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays).take(_inverse(places))
+
+    def to_sql_column(self, column: Column) -> list[Any] | None:
+        """JSON of all messages with a head whose values are composed in step, others one by one."""
+        try:
+            from perdure.values.arrow import json_texts
+        except ImportError:
+            return None
+        found: list[Any] = [None] * len(column)
+        for head, rows in self._by_head(column):
+            array = head.read_in_step(column, rows) if head is not None and head.kind.name in _COMPOSED else None
+            texts: Iterable[Any] = ()
+            if head is not None and array is not None:
+                texts = json_texts(head.kind, array)
+            else:
+                texts = (to_sql(decode_as(self, column.raw(row))) for row in rows.tolist())
+            for row, text in zip(rows.tolist(), texts, strict=True):
+                found[row] = text
+        return found
+
+    def _by_head(self, column: Column) -> Iterator[tuple[_Head | None, Offsets]]:
+        """The rows with each head; those with none, or with one of too many, together."""
+        import numpy as np
+
+        rest = np.arange(len(column))
+        for _ in range(_HEADS):
+            if not len(rest):
+                return
+            try:
+                head = self._head(column.raw(int(rest[0])))
+            except MalformedError:
+                break
+            has = column.starts_with(head.data)[rest]
+            yield head, rest[has]
+            rest = rest[~has]
+        if len(rest):
+            yield None, rest
+
+    def _head(self, data: bytes) -> _Head:
+        for head in self._heads:
+            if data.startswith(head.data):
+                return head
+        head = _Head.read(data, self._labels)
+        self._heads = [head, *self._heads[: _HEADS - 1]]
+        return head
+
+
+@final
+class _Head:
+    """The head of messages: its bytes, the types in it with their names, how messages with it are decoded."""
+
+    def __init__(self, data: bytes, types: tuple[Type, ...], codec: Codec) -> None:
+        self.data = data
+        self.types = types
+        self.codec = codec
+
+    @classmethod
+    def read(cls, data: bytes, labels: Mapping[int, str]) -> _Head:
         header = read_header(data)
-        codec = Codec(_labelled(header, self._labels) if self._labels else None)
-        self._heads = [(data[: header.size], codec), *self._heads[: _HEADS - 1]]
-        return codec
+        types = _labelled(header, labels)
+        return cls(data[: header.size], types, Codec(types if labels else None))
+
+    @cached_property
+    def kind(self) -> Kind:
+        return kind_of_type(self.types[0]) if len(self.types) == 1 else DOCUMENT
+
+    def read_in_step(self, column: Column, rows: Offsets) -> Any:
+        """The values of some messages as an Arrow array; ``None`` where they have to be decoded one by one."""
+        if self.kind == DOCUMENT:
+            return None
+        from perdure.values.candid_columns import NotColumnarError, read_messages
+
+        starts, ends = column.spans()
+        try:
+            return read_messages(self.types[0], self.kind, column.data, starts[rows] + len(self.data), ends[rows])
+        except NotColumnarError:
+            return None
 
 
 @final
@@ -130,6 +216,16 @@ class CandidValue(Format):
     def decode(self, data: bytes) -> Any:
         """The value."""
         return self._from_candid(self._codec.decode(data)[0])
+
+
+def _inverse(places: list[Offsets]) -> Offsets:
+    """Where each row is found in the rows of `places`, one after the other."""
+    import numpy as np
+
+    joined = np.concatenate(places)
+    found = np.empty(len(joined), dtype=np.int64)
+    found[joined] = np.arange(len(joined))
+    return found
 
 
 def _labelled(header: Header, labels: Mapping[int, str]) -> tuple[Type, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import Principal
@@ -13,7 +13,10 @@ from perdure.stable import types
 from perdure.stable.kind import DOCUMENT, Kind, kind_of
 from perdure.stable.types import Order, StorableType
 
-__all__ = ["Format", "StorableFormat", "as_format", "decode_as"]
+if TYPE_CHECKING:
+    from perdure.stable.columns import Column
+
+__all__ = ["Format", "StorableFormat", "as_format", "decode_as", "parts_of"]
 
 
 class Format(ABC):
@@ -126,6 +129,21 @@ class Format(ABC):
         """The same, with names for fields that the bytes only number."""
         return self
 
+    def to_arrow(self, column: Column) -> Any:
+        """A column of encoded values as an Arrow array of `kind`, where that goes without decoding one by one.
+
+        Returns:
+            ``None`` where it does not; then `decode` is asked for each.
+
+        Raises:
+            MalformedError: something does not decode; then `decode` is asked for each, too.
+        """
+        return None
+
+    def to_sql_column(self, column: Column) -> list[Any] | None:
+        """The same as `to_sql` shows the values."""
+        return None
+
     def fitted(self, values: Iterable[bytes]) -> Format:
         """The same, with the kind that `values` themselves tell, where they do."""
         return self
@@ -179,6 +197,15 @@ def decode_as(source: Format, data: bytes) -> Any:
         return source.decode(data)
     except MalformedError:
         return data
+
+
+def parts_of(source: Format, value: Any) -> tuple[Any, ...]:
+    """A value in the columns that its format has; one that has not decoded in the first of them."""
+    if not source.fields:
+        return (value,)
+    if not isinstance(value, dict):
+        return (value, *[None] * (len(source.fields) - 1))
+    return tuple(value.get(name) for name in source.fields)
 
 
 def _revived(kind: Kind, name: str, value: Any) -> Any:
