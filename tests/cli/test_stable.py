@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -269,7 +270,7 @@ def test_map(dump, tmp_path):
     assert "A 0: btreemap" in drawn
     assert "A 0" not in Answer("map", dump, "-q").out
     spans = Answer("map", dump, "--json").json
-    assert spans[0] == {"start": 0, "end": 65536, "label": "manager", "use": "manager"}
+    assert spans[0] == {"start": 0, "end": 65536, "memory": "manager", "use": "manager"}
     assert Answer("map", dump, "-o", "map.svg").code == 0
     assert (tmp_path / "map.svg").read_text().startswith("<svg")
 
@@ -363,3 +364,172 @@ def test_the_documentation_lists_every_finding():
     text = (ROOT / "docs" / "stable.md").read_text(encoding="utf-8")
     for code, (severity, advice) in KINDS_OF_DAMAGE.items():
         assert f"| `{code}` | {severity} | {advice} |" in text
+
+
+# What must not be lost or misread
+
+
+def test_a_schema_that_lies_in_the_directory_is_named(dump, schema, tmp_path):
+    (tmp_path / "stable.yaml").write_text(Path(schema).read_text())
+    found = Answer("ls", dump)
+    assert "names and types are those of ./stable.yaml" in found.err
+    assert Answer("ls", dump, "--json").json["structures"][0]["name"] == "users"
+    assert Answer("ls", dump, "-q").err == ""
+    assert "stable.yaml" not in Answer("ls", dump, "--schema", schema).err
+
+
+def test_memories_that_are_made_when_first_used_are_no_error(dump, schema):
+    path = Path(schema).with_name("more.yaml")
+    path.write_text(Path(schema).read_text() + "  9: {name: later, kind: vec}\n")
+    found = Answer("fsck", dump, "--schema", str(path), "--json")
+    assert found.code == 0
+    assert [one["code"] for one in found.json["findings"] if one["memory"] == "schema"] == ["memory-missing"]
+
+
+def test_json_calls_a_memory_memory_everywhere(dump):
+    assert {one["memory"] for one in Answer("map", dump, "--json").json} >= {"manager", "0", "1", "3"}
+    assert [one["memory"] for one in Answer("infer", dump, "--json").json] == ["0", "1", "3"]
+
+
+def test_another_kind_than_the_schema_says_is_not_read(dump, tmp_path):
+    (tmp_path / "other.yaml").write_text("memories:\n  0: {name: users, kind: vec, value: text}\n")
+    found = Answer("rows", dump, "users", "--schema", "other.yaml")
+    assert (found.code, "memory 0 holds a btreemap, the schema says vec" in found.err) == (2, True)
+    (tmp_path / "other.yaml").write_text("memories:\n  0: {name: users, kind: btreemap, key: u32, value: text}\n")
+    found = Answer("rows", dump, "users", "--schema", "other.yaml")
+    assert (found.code, "memory 0: keys declared as u32 of 4 bytes" in found.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("map", "-o", "map.png"), "the picture is an SVG: name it map.svg"),
+        (("infer", "-o", "schema.json"), "a schema is YAML: name it schema.yaml"),
+        (
+            ("export", "-o", "many.parquet"),
+            "many.parquet holds one structure, name which, or a directory for all:",
+        ),
+        (("export", "-o", "many.csv"), "many.csv holds one structure"),
+        (("export", "0", "-o", "x.csv", "--format", "parquet"), "x.csv is the name of csv, not of parquet"),
+        (("export", "-o", "there.db"), "there.db: exists already"),
+        (("export", "0", "-o", "there.csv"), "there.csv: exists already"),
+        (("export", "0", "-o", "there.parquet"), "there.parquet: exists already"),
+        (("query", "select * from user"), "no such table: user; there is memory_0, memory_1, memory_3"),
+    ],
+)
+def test_what_would_be_lost_or_not_what_its_name_says(dump, tmp_path, arguments, message):
+    for name in ("there.db", "there.csv", "there.parquet"):
+        (tmp_path / name).write_text("mine")
+    found = Answer(arguments[0], dump, *arguments[1:])
+    assert (found.code, message in found.err) == (2, True), found.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.csv", "there.db", "there.parquet"]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+
+def test_an_export_that_fails_leaves_no_file(tmp_path):
+    memory = BytesMemory()
+    manager = MemoryManager.create(memory, bucket_wasm_pages=2)
+    users = StableBTreeMap.create(manager.get(0), types.u64, types.text)
+    users.update((number, f"user {number}") for number in range(1000))
+    data = bytearray(memory.data)
+    at = data.rindex(b"BTN")
+    data[at : at + 3] = b"XXX"
+    (tmp_path / "damaged.bin").write_bytes(data)
+    for name in ("out.csv", "out.parquet", "out.db"):
+        assert Answer("export", "damaged.bin", "0", "-o", name).code != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged.bin"]
+
+
+@pytest.fixture
+def motoko(tmp_path):
+    from perdure import Subnet
+
+    canister = Subnet().install(ROOT / "tests/canisters/modules/motoko_eop_v1.wasm.gz")
+    canister.write_snapshot(tmp_path / "motoko")
+    return "motoko"
+
+
+def test_a_motoko_snapshot_is_said_to_be_one(motoko, tmp_path):
+    said = "a Motoko canister keeps its variables in the heap, wasm_memory.bin"
+    assert said in Answer("ls", motoko).out
+    assert said in Answer("ls", motoko, "--json").json["note"]
+    assert said in Answer("map", motoko).out
+    for output in (("x.db",), ("x.csv",), ("x.parquet",), ("many", "--format", "csv")):
+        found = Answer("export", motoko, "-o", *output)
+        assert (found.code, "nothing to export: no structure" in found.err, said in found.err) == (2, True, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["motoko"]
+
+
+def test_an_interrupted_download_is_not_read(motoko, tmp_path):
+    (tmp_path / "motoko/stable_memory.bin").write_bytes(bytes(65536))
+    (tmp_path / "motoko/.download_progress.json").write_text("{}")
+    for command in ("ls", "fsck", "tree", "infer", "map"):
+        for source in ("motoko", "motoko/stable_memory.bin"):
+            found = Answer(command, source)
+            assert (found.code, "the download is not complete" in found.err) == (2, True)
+            assert "icp canister snapshot download --resume" in found.err
+
+
+def test_canisters_of_a_state_directory_go_by_name(tmp_path):
+    from perdure import Subnet
+    from perdure.storage.names import Names
+
+    with Subnet(tmp_path / "state") as subnet:
+        canister = subnet.install(ROOT / "tests/canisters/modules/structures.wasm.gz", b"")
+        names = Names(tmp_path / "state")
+        names.ids["registry"] = str(canister.id)
+        names.save()
+    by_name, by_id = (Answer("ls", f"state:{one}", "--json").json for one in ("registry", canister.id))
+    assert by_name["structures"] == by_id["structures"]
+    found = Answer("ls", "state:register")
+    assert (found.code, f"no canister 'register' in it, found {canister.id} (registry)" in found.err) == (2, True)
+
+
+# SQL reads, and nothing else
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "attach 'x.db' as x", "attach ':memory:' as x", "vacuum into 'x.db'", "vacuum", "detach main",
+        "create table x(a)", "create temp table x(a)", "create view x as select 1", "create index x on memory_0(key)",
+        "create virtual table x using fts5(a)", "insert into memory_0 values (1, 2)", "update memory_0 set value = 1",
+        "delete from memory_0", "drop table memory_0", "alter table memory_0 rename to x", "analyze",
+        "pragma journal_mode = wal", "pragma temp_store_directory = '.'", "pragma writable_schema = 1",
+        "pragma temp_store = file", "select load_extension('x')", "select readfile('/etc/passwd')",
+        "select writefile('x.db', 'x')", "select fts3_tokenizer('x')", "update sqlite_master set sql = ''",
+        "select 1; attach 'x.db' as x",
+    ],
+)  # fmt: skip
+def test_sql_changes_nothing_and_reaches_no_file(dump, tmp_path, sql):
+    found = Answer("query", dump, sql)
+    assert (found.code, found.out) in ((2, ""), (2, "1\n1\n")), found.out
+    assert "SQL" in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select count(*) from memory_0", "select * from memory_0 order by value desc",
+        "with recursive t(x) as (select 1 union all select x + 1 from t where x < 5) select sum(x) from t",
+        "select value, count(*) from memory_0 group by value having count(*) > 0 limit 3",
+        "pragma table_info(memory_0)",
+        "select name from pragma_table_list", "select json_extract('[1]', '$[0]'), value from json_each('[1]')",
+        "explain query plan select * from memory_0", "select sql from sqlite_master", "select upper('x') || 'y'",
+    ],
+)  # fmt: skip
+def test_sql_that_reads(dump, tmp_path, sql):
+    assert Answer("query", dump, sql).code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sql_without_end_can_be_interrupted(dump):
+    sql = "with recursive t(x) as (select 1 union all select x + 1 from t) select count(*) from t"
+    command = [sys.executable, "-c", "from perdure.cli import main; main()", "stable", "query", dump, sql]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "interrupted" in process.stderr.read()

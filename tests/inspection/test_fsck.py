@@ -13,7 +13,7 @@ from perdure.inspection.find import find_in_memory, name_structures
 from perdure.inspection.findings import KINDS_OF_DAMAGE
 from perdure.inspection.fsck import Report, fsck
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
-from perdure.stable import StableBTreeMap, types
+from perdure.stable import MemoryManager, StableBTreeMap, types
 from perdure.stable.btree import BTree
 from perdure.stable.layout import FIRST_CHUNK_ADDRESS
 from perdure.values.schema import parse_schema
@@ -524,6 +524,60 @@ def test_a_sound_memory_as_declared(every_structure, schema_text):
 )
 def test_what_differs_from_the_schema(entry, code, every_structure):
     assert code in codes(check(every_structure, parse_schema(f"memories: {{{entry}}}")))
+
+
+def test_memories_without_pages_are_a_note(every_structure):
+    report = check(every_structure, parse_schema("memories: {9: {name: x, kind: vec}}"))
+    assert [found.severity for found in report.findings if found.code == "memory-missing"] == ["note"]
+
+
+# A manager that is no longer there
+
+MESSAGE = b"DIDL\x01\x6d\x78\x01\x00\x03" + bytes(range(24))
+
+
+def managed(ids, bucket_wasm_pages=128):
+    """A manager with a map in each of `ids`, one bucket each."""
+    memory = BytesMemory()
+    manager = MemoryManager.create(memory, bucket_wasm_pages=bucket_wasm_pages)
+    for number in ids:
+        found = StableBTreeMap.create(manager.get(number), types.u64, types.u64)
+        found.update((key, key) for key in range(300))
+    return bytearray(memory.data)
+
+
+@pytest.mark.parametrize(
+    ("ids", "bucket_wasm_pages", "message", "holds"),
+    [
+        ([0, 1], 128, MESSAGE, "a Candid message (stable_save)"),
+        ([0, 1, 7], 16, MESSAGE * 50, "a Candid message (stable_save)"),
+        ([0, 1], 1, len(MESSAGE).to_bytes(4, "little") + MESSAGE, "a Candid message (stable_save)"),
+        ([0], 128, MESSAGE, "a Candid message (stable_save)"),
+        ([3], 128, b"\xa1" * 2000, "other bytes"),
+        ([0, 1], 128, bytes(65536), "zeros"),
+        ([0, 1], 128, b"\xa1" * 65536, "other bytes"),
+    ],
+)
+def test_a_manager_that_was_overwritten(ids, bucket_wasm_pages, message, holds):
+    data = managed(ids, bucket_wasm_pages)
+    assert codes(check(bytes(data))) <= {"waste"}
+    data[: len(message)] = message
+    [finding] = check(bytes(data)).errors
+    assert (finding.code, finding.label, finding.address) == ("manager-overwritten", "manager", 0)
+    assert finding.message.startswith(f"page 0 holds {holds} where structures at page:1")
+    assert (f"of {bucket_wasm_pages}-page buckets" in finding.message) == (len(ids) > 1 and bucket_wasm_pages > 1)
+
+
+def test_structures_that_never_had_a_manager():
+    memory = BytesMemory()
+    StableBTreeMap.create(memory, types.u64, types.u64).update((key, key) for key in range(300))
+    assert codes(check(bytes(memory.data))) <= {"waste"}
+    for start, again in ((1, 0), (3, 0), (129, 0), (1, 8), (3, 7)):
+        data = bytearray(start * 65536)
+        data[0:5] = b"\1\2\3\4\5"
+        data += memory.data
+        data += (bytes(again * 65536 - len(memory.data)) + memory.data) if again else b""
+        assert codes(check(bytes(data))) <= {"waste"}, (start, again)
 
 
 # Nothing the real library wrote is an error

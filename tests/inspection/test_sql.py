@@ -165,3 +165,9 @@ def test_damage_is_told(look, build):
     assert ask(connection, "select sum(value) from t") == [(4950,)]
     with pytest.raises(MalformedError, match="bad magic"):
         ask(damaged, "select sum(value) from t")
+
+
+def test_names_in_sql_are_quoted():
+    from perdure.inspection.sql import quoted
+
+    assert quoted('a" b); --') == '"a"" b); --"'

@@ -35,6 +35,8 @@ def demo(plot: Path | None, as_json: bool, quiet: bool, messages: int, entries: 
     Example:
         perdure demo --plot demo.svg
     """  # noqa: D301 - click wants the backspace itself
+    if plot and plot.suffix != ".svg":
+        raise click.UsageError(f"the picture is an SVG: name it {plot.with_suffix('.svg').name}")
     runs = _run_all(messages, entries, silent=as_json or quiet)
     same = _same_bytes(runs)
     if plot:

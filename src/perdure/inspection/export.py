@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from perdure.errors import StorageError, UnsupportedError
+from perdure.inspection.sql import quoted
 from perdure.inspection.table import Entry, Table, fitted
 from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.plain import RAW
@@ -19,7 +20,7 @@ from perdure.values.show import to_sql, to_text
 if TYPE_CHECKING:
     from perdure.stable.columns import Column
 
-__all__ = ["FORMATS", "export_csv", "export_parquet", "export_sqlite"]
+__all__ = ["FORMATS", "export_csv", "export_csv_file", "export_parquet", "export_sqlite"]
 
 FORMATS: Final = ("parquet", "csv", "sqlite")
 BATCH_ROWS: Final = 1 << 16
@@ -36,6 +37,31 @@ def export_csv(table: Table, file: TextIO) -> int:
     return rows
 
 
+def export_csv_file(table: Table, path: Path) -> int:
+    """Write a table into a new CSV file; how many rows.
+
+    Raises:
+        StorageError: the file exists, or cannot be written.
+    """
+    with _whole(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        return export_csv(table, file)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that is there at the end whole, or not at all."""
+    draft = path.with_name(path.name + ".partial")
+    if path.exists():
+        raise StorageError("exists already", path)
+    try:
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), path) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 # SQLite
 
 
@@ -45,28 +71,24 @@ def export_sqlite(tables: Iterable[Table], path: Path) -> dict[str, int]:
     Raises:
         StorageError: the file exists, or cannot be written.
     """
-    if path.exists():
-        raise StorageError("exists already", path)
     rows: dict[str, int] = {}
-    try:
-        with closing(sqlite3.connect(path)) as connection, connection:
-            for table in tables:
-                rows[table.name] = _write_table(connection, table)
-    except sqlite3.Error as error:
-        raise StorageError(str(error), path) from error
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    with _whole(path) as draft:
+        try:
+            with closing(sqlite3.connect(draft)) as connection, connection:
+                for table in tables:
+                    rows[table.name] = _write_table(connection, table)
+        except sqlite3.Error as error:
+            raise StorageError(str(error), path) from error
     return rows
 
 
 def _write_table(connection: sqlite3.Connection, table: Table) -> int:
-    columns = [f'"{name}"' for name in table.columns]
+    columns = [quoted(name) for name in table.columns]
     unique = table.key is None or table.key.is_ordered or table.key is RAW
-    keys = ", ".join(f'"{name}"' for name in table.key_columns)
+    keys = ", ".join(map(quoted, table.key_columns))
     primary = f", primary key ({keys})" if keys and unique else ""
-    connection.execute(f'create table "{table.name}" ({", ".join(columns)}{primary})')
-    insert = f'insert into "{table.name}" values ({", ".join("?" * len(columns))})'
+    connection.execute(f"create table {quoted(table.name)} ({', '.join(columns)}{primary})")
+    insert = f"insert into {quoted(table.name)} values ({', '.join('?' * len(columns))})"
     rows = 0
     for batch in _sql_rows(table):
         connection.executemany(insert, batch)
@@ -108,13 +130,13 @@ def _batches(table: Table) -> Iterator[list[Entry]]:
 
 
 def export_parquet(table: Table, path: Path) -> int:
-    """Write a table as Parquet, records and lists as nested columns; how many rows.
+    """Write a table into a new Parquet file, records and lists as nested columns; how many rows.
 
     Plain keys and values go in bulk, without a Python object for each. What does not decode is null.
 
     Raises:
         UnsupportedError: pyarrow is not installed.
-        StorageError: the file cannot be written.
+        StorageError: the file exists, or cannot be written.
     """
     try:
         import pyarrow.parquet as pq
@@ -124,11 +146,8 @@ def export_parquet(table: Table, path: Path) -> int:
         raise UnsupportedError("Parquet needs `pip install 'perdure[columns]'`") from error
     table = fitted(table)
     rows = 0
-    try:
-        with pq.ParquetWriter(path, schema_of(table)) as writer:
-            for batch in batches(table, BATCH_ROWS):
-                writer.write_batch(batch)
-                rows += len(batch)
-    except OSError as error:
-        raise StorageError(str(error), path) from error
+    with _whole(path) as draft, pq.ParquetWriter(draft, schema_of(table)) as writer:
+        for batch in batches(table, BATCH_ROWS):
+            writer.write_batch(batch)
+            rows += len(batch)
     return rows

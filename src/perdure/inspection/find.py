@@ -176,6 +176,7 @@ class Inventory:
         Raises:
             UnsupportedError: there is none.
         """
+        name = str(name)
         for structure in self.structures:
             if name in (structure.name, structure.label, "memory_" + structure.label.replace(":", "_")):
                 return structure

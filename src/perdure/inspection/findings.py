@@ -19,6 +19,7 @@ _REPORT: Final = "harmless for reading"
 KINDS_OF_DAMAGE: Final[dict[str, tuple[str, str]]] = {
     # memory manager
     "manager-header": ("error", _RESTORE),
+    "manager-overwritten": ("error", "export what can be read, restore a snapshot from before; write no more at 0"),
     "manager-bucket-size": ("error", _RESTORE),
     "manager-bucket-count": ("error", _RESTORE),
     "manager-truncated": ("error", "the dump is incomplete: download it again"),
@@ -29,7 +30,7 @@ KINDS_OF_DAMAGE: Final[dict[str, tuple[str, str]]] = {
     "manager-reserved": ("note", _REPORT),
     # what is declared
     "kind-differs": ("error", "the memory holds something else than stable.yaml says: correct one of them"),
-    "memory-missing": ("error", "declared as active, but the memory has no pages"),
+    "memory-missing": ("note", "made when it is first used, or never yet; if it has been in use, restore a snapshot"),
     "memory-undeclared": ("note", "add it to stable.yaml, so that nobody takes the id for something else"),
     "memory-retired": ("note", "its buckets cannot be given back; never reuse the id"),
     "memory-reserved": ("note", "declared as reserved, but it has pages: declare it as active"),

@@ -14,6 +14,7 @@ from typing import Any, Final, final
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import KIND_OF_MAGIC, KINDS, Inventory, Manager, Structure
 from perdure.inspection.findings import Finding, Findings
+from perdure.inspection.overwritten import lost_manager
 from perdure.inspection.shape import MapShape, map_shape
 from perdure.inspection.table import KEYED, load_tree, open_table, tree_order
 from perdure.memory import WASM_PAGE_BYTES
@@ -89,6 +90,10 @@ def fsck(inventory: Inventory, schema: Schema | None = None, *, all_values: bool
         all_values: decode every value with its declared codec, not the first thousand.
     """
     collected = [_check_manager(manager, inventory) for manager in inventory.managers]
+    lost = lost_manager(inventory)
+    if lost is not None:
+        collected.append(Findings("manager"))
+        collected[-1].add("manager-overwritten", lost.message, 0, 0)
     facts: dict[str, Any] = {}
     for structure in inventory.structures:
         findings = Findings(structure.label)

@@ -129,6 +129,7 @@ def _open(text: str, stdin: BinaryIO | None) -> Source:
 
 
 def _open_directory(path: Path) -> Source:
+    _check_download(path)
     stable = path / STABLE_MEMORY_FILE
     if stable.is_file():
         source = _open_file(stable, label=str(path))
@@ -143,6 +144,13 @@ def _module(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
+def _check_download(directory: Path) -> None:
+    """Refuse what an interrupted download left, which has its full size and is in part zeros."""
+    from perdure.storage.snapshot import check_download  # most sources need no storage
+
+    check_download(directory)
+
+
 def _open_state(path: Path, canister: str) -> Source:
     """A canister of a state directory, by id or name.
 
@@ -154,6 +162,8 @@ def _open_state(path: Path, canister: str) -> Source:
 
 
 def _open_file(path: Path, label: str | None = None) -> Source:
+    if path.name == STABLE_MEMORY_FILE:
+        _check_download(path.parent)
     with path.open("rb") as file:
         if file.read(2) == _GZIP_MAGIC:
             file.seek(0)

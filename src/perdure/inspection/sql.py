@@ -22,7 +22,7 @@ from perdure.values.show import to_sql
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["connect", "connect_tables", "open_tables"]
+__all__ = ["connect", "connect_tables", "open_tables", "quoted"]
 
 _EQ, _GT, _LE, _LT, _GE = 2, 4, 8, 16, 32
 """SQLite's constraint operators, as in ``sqlite3.h``."""
@@ -66,8 +66,54 @@ def connect_tables(tables: Iterable[Table]) -> apsw.Connection:
     module: Any = _Module(by_name)
     connection.create_module("perdure", module, use_bestindex_object=True, read_only=True)
     for name in by_name:
-        connection.execute(f'create virtual table "{name}" using perdure')
+        connection.execute(f"create virtual table {quoted(name)} using perdure")
+    _only_read(connection)
     return connection
+
+
+def quoted(name: str) -> str:
+    """A name in SQL, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+_READING: Final = ("SQLITE_SELECT", "SQLITE_READ", "SQLITE_RECURSIVE", "SQLITE_TRANSACTION", "SQLITE_SAVEPOINT")
+_PRAGMAS: Final = frozenset(
+    [
+        *("collation_list", "compile_options", "function_list", "module_list", "pragma_list"),
+        *("table_info", "table_list", "table_xinfo"),
+    ]
+)
+_FUNCTIONS_WITH_FILES: Final = frozenset(["load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"])
+_STEPS_BETWEEN_SIGNALS: Final = 1_000_000
+
+
+def _only_read(connection: apsw.Connection) -> None:
+    """Let SQL read the tables, and neither change anything nor reach a file: what is not known to read is refused.
+
+    That means ``attach`` and ``vacuum into`` above all. Sorting stays in memory, as its temporary files would be files.
+    A statement without end can be interrupted.
+    """
+    import apsw
+
+    connection.execute("pragma temp_store = memory")
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    reading = {getattr(apsw, name) for name in _READING}
+
+    def authorize(code: int, first: str | None, second: str | None, *_: object) -> int:
+        if code in reading:
+            return int(apsw.SQLITE_OK)
+        if code == apsw.SQLITE_FUNCTION and (second or "").lower() not in _FUNCTIONS_WITH_FILES:
+            return int(apsw.SQLITE_OK)
+        if code == apsw.SQLITE_PRAGMA and (first or "").lower() in _PRAGMAS:
+            return int(apsw.SQLITE_OK)
+        what = str(apsw.mapping_authorizer_function[code]).removeprefix("SQLITE_").replace("_", " ").lower()
+        named = next((one for one in ((first,) if what == "pragma" else (second, first)) if one), "")
+        raise UnsupportedError(f"SQL only reads here: no {what}{f' ({named:.100})' if named else ''}")
+
+    connection.authorizer = authorize
+    # What it returns matters less than that Python is entered, where signals are seen.
+    connection.set_progress_handler(lambda: False, _STEPS_BETWEEN_SIGNALS)
 
 
 @final
@@ -90,7 +136,7 @@ def _declaration(table: Table) -> str:
     """
     codecs = [*_key_codecs(table), *(table.value.parts or [table.value] * len(table.value_columns))]
     types = [_affinity(codec) for codec in codecs]
-    columns = [f'"{name}" {kind}'.rstrip() for name, kind in zip(table.columns, types, strict=False)]
+    columns = [f"{quoted(name)} {kind}".rstrip() for name, kind in zip(table.columns, types, strict=False)]
     hidden = ['"_key" hidden blob', '"_value" hidden blob']
     if table.key is None:
         return f"create table x({', '.join([*columns, *hidden])})"

@@ -20,6 +20,7 @@ from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Layer, Source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
 from perdure.storage import StateDirectory
+from perdure.storage.names import Names
 
 __all__ = ["map_extents", "open_canister"]
 
@@ -33,7 +34,7 @@ def open_canister(path: Path, canister: str) -> Source:
 
     Args:
         path: the state directory.
-        canister: its id, as text.
+        canister: its id, as text, or the name that `perdure canister` knows it by.
 
     Raises:
         StorageError: no state directory, no such canister, or one that cannot be read.
@@ -60,12 +61,14 @@ def open_canister(path: Path, canister: str) -> Source:
 
 def _find(directory: StateDirectory, canister: str) -> Principal:
     known = [Principal(found) for found in directory.canisters if len(found) <= MAX_PRINCIPAL_BYTES]
+    names = Names(Path(directory.path))
     try:
-        wanted = Principal.from_text(canister)
+        wanted = Principal.from_text(names.ids.get(canister, canister))
     except MalformedError:
         wanted = None
     if wanted is None or wanted not in known:
-        listed = ", ".join(map(str, sorted(known))) or "none"
+        titled = ((one, names.name_of(one)) for one in sorted(known))
+        listed = ", ".join(f"{one} ({name})" if name else str(one) for one, name in titled) or "none"
         raise StorageError(f"no canister {canister!r} in it, found {listed}", directory.path)
     return wanted
 

@@ -226,6 +226,10 @@ def open_table(structure: Structure, schema: Schema | None = None) -> Table:
     if structure.kind not in (*KEYED, "vec", "minheap", "log", "cell"):
         what = structure.note or structure.kind
         raise UnsupportedError(f"memory {structure.label} holds no entries that can be read: {what}")
+    if declared.kind not in (None, *(KEYED if structure.kind in KEYED else (structure.kind,))):
+        raise UnsupportedError(
+            f"memory {structure.label} holds a {structure.kind}, the schema says {declared.kind}: correct one of them"
+        )
     if structure.kind not in KEYED:
         return Table(structure, None, value)
     return Table(structure, key, value)
@@ -246,7 +250,8 @@ def load_tree(structure: Structure, key: Format) -> BTree:
             key_bytes, has_length = shape.key_bytes, shape.keys_have_length is not False
         if key.fixed_bytes is not None and key.fixed_bytes != key_bytes:
             found = "carry a length" if has_length else f"have {key_bytes} bytes"
-            raise MalformedError(f"keys declared as {key.name} of {key.fixed_bytes} bytes {found}")
+            message = f"memory {structure.label}: keys declared as {key.name} of {key.fixed_bytes} bytes {found}"
+            raise MalformedError(message)
     elif header.length and shape is not None and not shape.node_versions:
         raise MalformedError(f"the root of a map of {header.length} entries is no node", header.root)
     elif key is RAW and header.length and header.slots is None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, StorageError, UnsupportedError
@@ -32,7 +32,7 @@ from perdure.storage.disk import RealDisk, RealFile
 from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.temporary import TemporaryStore
 
-__all__ = ["Snapshot", "SnapshotMetadata", "write_snapshot"]
+__all__ = ["Snapshot", "SnapshotMetadata", "check_download", "write_snapshot"]
 
 _COPY_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 64 << 20
@@ -251,6 +251,24 @@ def _decode_v128(payload: Any) -> bytes:
     return struct.pack(f"<{len(payload)}I", *payload).ljust(16, b"\0")
 
 
+DOWNLOAD_PROGRESS: Final = ".download_progress.json"
+"""Where `icp` keeps what it has of a download until it has all; files have their full size from the start."""
+
+
+def check_download(directory: Path) -> None:
+    """Refuse a directory whose download was interrupted: where its files read as zeros, something is missing.
+
+    Raises:
+        StorageError: it was.
+    """
+    if (directory / DOWNLOAD_PROGRESS).exists():
+        raise StorageError(
+            f"the download is not complete, {DOWNLOAD_PROGRESS} is still there: "
+            "go on with `icp canister snapshot download --resume`, or download it again",
+            directory,
+        )
+
+
 @final
 class Snapshot:
     """A snapshot directory, open for reading. Made by `Snapshot.open`; sealed: nothing is ever written to it.
@@ -270,9 +288,10 @@ class Snapshot:
         """Read the metadata and check that the files are there, in the sizes it gives. Reads no memory.
 
         Raises:
-            StorageError: it cannot be read, or its parts do not fit each other.
+            StorageError: it cannot be read, its parts do not fit each other, or its download was interrupted.
         """
         directory = Path(path)
+        check_download(directory)
         try:
             if (directory / "metadata.json").stat().st_size > _MAX_METADATA_BYTES:
                 raise StorageError("metadata.json is too long to be one", path)

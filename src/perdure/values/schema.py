@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias, final
 
 import yaml
 
+from perdure import yaml_core
 from perdure.errors import MalformedError, StorageError
 from perdure.stable.types import StorableType
 from perdure.values.codec import codec
@@ -102,8 +103,8 @@ def parse_schema(text: str, *, formats: Iterable[Format] = ()) -> Schema:
         MalformedError: no YAML, or something unknown in it.
     """
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        document = yaml_core.load(text)
+    except (RecursionError, ValueError) as error:
         raise MalformedError(f"no YAML: {error}") from error
     memories = document.get("memories") if isinstance(document, dict) else None
     if not isinstance(memories, dict):
@@ -122,7 +123,7 @@ def _memory(label: str, entry: Any, formats: Mapping[str, Format]) -> MemorySche
     if not page.isdecimal() or (page == label and int(page) > 254):
         raise MalformedError(f"memory {label!r}: expected an id from 0 to 254, or page:N")
     if not isinstance(entry, dict):
-        raise MalformedError(f"memory {label}: expected a mapping, found {entry!r}")
+        raise MalformedError(f"memory {label}: expected a mapping, found {type(entry).__name__}")
     unknown = [name for name in entry if name not in _FIELDS]
     if unknown:
         raise MalformedError(f"memory {label}: unknown field {unknown[0]!r}, expected one of {', '.join(_FIELDS)}")

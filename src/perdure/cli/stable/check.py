@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from perdure.cli.stable.show import console_of, print_json
-from perdure.cli.stable.source import FOUND_WRONG, opened, options
+from perdure.cli.stable.show import console_of, print_json, record_of
+from perdure.cli.stable.source import FOUND_WRONG, about_nothing, opened, options
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
@@ -50,7 +50,8 @@ def _report_json(report: Report) -> dict[str, Any]:
         "checked": report.checked,
         "counts": report.counts,
         "findings": [
-            {**vars(finding), "severity": finding.severity, "advice": finding.advice} for finding in report.findings
+            {**record_of(finding), "severity": finding.severity, "advice": finding.advice}
+            for finding in report.findings
         ],
         "trees": {label: vars(facts) for label, facts in report.facts.items()},
     }
@@ -95,13 +96,18 @@ def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_pa
     """  # noqa: D301
     from perdure.inspection.occupancy import occupancy, to_svg
 
+    if output is not None and output.suffix != ".svg":
+        raise click.UsageError(f"the picture is an SVG: name it {output.with_suffix('.svg').name}")
     with opened(source, schema_path) as (inventory, _):
         if output is not None:
             output.write_text(to_svg(inventory), encoding="utf-8")
         if as_json:
-            print_json([vars(span) for span in occupancy(inventory)])
+            print_json([record_of(span) for span in occupancy(inventory)])
         elif output is None:
-            _print_map(inventory, quiet=quiet)
+            if inventory.structures:
+                _print_map(inventory, quiet=quiet)
+            if not quiet and (note := about_nothing(source, inventory)):
+                click.echo(note)
         elif not quiet:
             click.echo(f"written to {output}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.cli.stable.show import console_of, print_json, printable
+from perdure.cli.stable.show import console_of, print_json, printable, record_of
 from perdure.cli.stable.source import FOUND_WRONG, opened, options
 
 if TYPE_CHECKING:
@@ -35,12 +35,14 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
         if output is not None:
             if output.exists():
                 raise click.UsageError(f"{output} exists already")
+            if output.suffix not in (".yaml", ".yml"):
+                raise click.UsageError(f"a schema is YAML: name it {output.with_suffix('.yaml').name}")
             output.write_text(dump_schema((found.memory, found.comment) for found in drafts), encoding="utf-8")
         if as_json:
             print_json(
                 [
                     {
-                        **vars(found.memory),
+                        **record_of(found.memory),
                         "sampled": found.sampled,
                         "key_guesses": [vars(guess) for guess in found.key],
                         "value_guesses": [vars(guess) for guess in found.value],

@@ -13,7 +13,9 @@ from perdure.cli.stable.show import print_json, print_table, printable
 from perdure.cli.stable.source import FOUND_WRONG, open_table, opened, options
 
 if TYPE_CHECKING:
+    from perdure.inspection.find import Inventory
     from perdure.inspection.table import Bound, Table
+    from perdure.values.schema import Schema
 
 __all__ = ["get", "query", "rows"]
 
@@ -165,7 +167,7 @@ def query(
     quiet: bool,
     schema_path: Path | None,
 ) -> None:
-    """Run SQL over the structures as tables.
+    """Run SQL over the structures as tables. It reads: whatever would change something or reach a file is refused.
 
     Tables are named as schema shows; needs the extra "sql". Conditions on keys become lookups and ranges. Composed
     values are JSON: json_extract(value, '$.name').
@@ -190,7 +192,15 @@ def query(
         except apsw.ExecutionCompleteError:
             _print_rows([], [], as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
         except (apsw.Error, KeyError) as error:
-            raise UnsupportedError(f"SQL: {error}") from error
+            hint = f"; there is {_known(inventory, declared)}" if "no such table" in str(error) else ""
+            raise UnsupportedError(f"SQL: {error}{hint}") from error
+
+
+def _known(inventory: Inventory, schema: Schema | None) -> str:
+    from perdure.inspection.sql import open_tables
+
+    tables, reasons = open_tables(inventory, schema)
+    return "; ".join([", ".join(table.name for table in tables) or "none", *reasons])
 
 
 def _parameter(text: str) -> Any:

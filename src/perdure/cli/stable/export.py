@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from perdure.cli.stable.show import print_json
-from perdure.cli.stable.source import open_table, opened, options
+from perdure.cli.stable.source import about_nothing, open_table, opened, options
 
 if TYPE_CHECKING:
     from perdure.inspection.table import Table
 
 __all__ = ["export"]
+
+_FORMS: Final = {".parquet": "parquet", ".csv": "csv", ".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"}
 
 
 @click.command()
@@ -46,9 +48,13 @@ def export(
         perdure stable export canister.bin -o canister.db
         perdure stable export canister.bin users -o users.parquet
     """  # noqa: D301
+    from perdure.errors import UnsupportedError
     from perdure.inspection.sql import open_tables
 
-    form = form or {".parquet": "parquet", ".csv": "csv", ".db": "sqlite", ".sqlite": "sqlite"}.get(output.suffix)
+    said = _FORMS.get(output.suffix)
+    if form is not None and said not in (None, form):
+        raise click.UsageError(f"{output.name} is the name of {said}, not of {form}")
+    form = form or said
     if form is None:
         raise click.UsageError("which --format? parquet, csv or sqlite")
     with opened(source, schema_path) as (inventory, declared):
@@ -57,6 +63,11 @@ def export(
             reasons: list[str] = []
         else:
             tables, reasons = open_tables(inventory, declared)
+        if not tables:
+            raise UnsupportedError("; ".join((f"nothing to export: {about_nothing(source, inventory)}", *reasons)))
+        if len(tables) > 1 and form != "sqlite" and said is not None and not output.is_dir():
+            listed = ", ".join(table.name for table in tables)
+            raise click.UsageError(f"{output.name} holds one structure, name which, or a directory for all: {listed}")
         written = _export(tables, output, form)
         if as_json:
             print_json(written)
@@ -68,7 +79,7 @@ def export(
 
 
 def _export(tables: list[Table], output: Path, form: str) -> dict[str, int]:
-    from perdure.inspection.export import export_csv, export_parquet, export_sqlite
+    from perdure.inspection.export import export_csv_file, export_parquet, export_sqlite
 
     if form == "sqlite":
         return export_sqlite(tables, output)
@@ -78,9 +89,5 @@ def _export(tables: list[Table], output: Path, form: str) -> dict[str, int]:
         if len(tables) > 1 or output.is_dir():
             output.mkdir(parents=True, exist_ok=True)
             path = output / f"{table.name}.{form}"
-        if form == "parquet":
-            written[table.name] = export_parquet(table, path)
-        else:
-            with path.open("w", encoding="utf-8", newline="") as file:
-                written[table.name] = export_csv(table, file)
+        written[table.name] = (export_parquet if form == "parquet" else export_csv_file)(table, path)
     return written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from perdure.inspection.table import Table
     from perdure.values.schema import Schema
 
-__all__ = ["COULD_NOT", "FOUND_WRONG", "open_table", "opened", "options"]
+__all__ = ["COULD_NOT", "FOUND_WRONG", "about_nothing", "open_table", "opened", "options"]
 
 FOUND_WRONG: Final = 1
 COULD_NOT: Final = 2
+_MAX_MODULE_BYTES: Final = 128 << 20
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,6 +76,8 @@ def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, S
 
     default = Path("stable.yaml")
     path = schema_path or (default if default.is_file() else None)
+    if path is default and not click.get_current_context().params.get("quiet"):
+        click.echo("names and types are those of ./stable.yaml; --schema names another", err=True)
     try:
         schema = load_schema(path) if path is not None else None
     except MalformedError as error:
@@ -85,6 +89,37 @@ def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, S
     pairs = {label: entry.data for label, entry in schema.memories.items() if entry.data is not None} if schema else {}
     with opened:
         yield name_structures(find(opened, pairs), schema), schema
+
+
+def about_nothing(source: str, inventory: Inventory) -> str:
+    """What to say of a stable memory in which there is nothing to read; empty where there is something."""
+    from perdure.inspection.find import KINDS
+
+    if any(structure.kind in KINDS for structure in inventory.structures):
+        return ""
+    found = "its stable memory is empty"
+    if inventory.structures:
+        kinds = ", ".join(f"{one.kind} ({one.label})" for one in inventory.structures)
+        found = f"no structure of ic-stable-structures is in its stable memory, found {kinds}"
+    if not _is_motoko(Path(source) / "wasm_module.bin"):
+        return found
+    return (
+        f"{found}: a Motoko canister keeps its variables in the heap, wasm_memory.bin, which is not read here; "
+        "run it and ask it, by Subnet.open or `perdure canister snapshot upload`"
+    )
+
+
+def _is_motoko(module: Path) -> bool:
+    from perdure.errors import MalformedError
+    from perdure.wasm import decode
+
+    try:
+        data = module.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = zlib.decompressobj(31).decompress(data, _MAX_MODULE_BYTES)
+        return any(section.name.endswith("motoko:compiler") for section in decode(data).custom_sections)
+    except (OSError, zlib.error, MalformedError):
+        return False
 
 
 def open_table(inventory: Inventory, schema: Schema | None, name: str) -> Table:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perdure.cli.stable.show import console_of, print_json, print_table, show_size
-from perdure.cli.stable.source import opened, options
+from perdure.cli.stable.source import about_nothing, opened, options
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory, Structure
@@ -31,15 +31,20 @@ def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> Non
     """  # noqa: D301
     with opened(source, schema_path) as (inventory, _):
         if as_json:
-            print_json(_inventory_json(inventory))
+            print_json({**_inventory_json(inventory), "note": about_nothing(source, inventory) or None})
         elif quiet:
             for structure in inventory.structures:
                 click.echo(structure.name or structure.label)
         else:
             _print_inventory(inventory)
+            if note := about_nothing(source, inventory):
+                click.echo(note)
 
 
 def _inventory_json(inventory: Inventory) -> dict[str, Any]:
+    from perdure.inspection.overwritten import lost_manager
+
+    lost = lost_manager(inventory)
     managers = [
         {
             "wasm_page": manager.wasm_page,
@@ -55,6 +60,7 @@ def _inventory_json(inventory: Inventory) -> dict[str, Any]:
         "source": inventory.label,
         "wasm_pages": inventory.memory.size(),
         "managers": managers,
+        "lost_manager": vars(lost) if lost is not None else None,
         "structures": [_structure_json(structure) for structure in inventory.structures],
     }
 
@@ -90,6 +96,8 @@ def _width_json(width: Any) -> dict[str, Any] | None:
 
 
 def _print_inventory(inventory: Inventory) -> None:
+    from perdure.inspection.overwritten import lost_manager
+
     click.echo(f"{inventory.label}: {inventory.memory.size()} Wasm pages ({show_size(inventory.memory.size() << 16)})")
     for manager in inventory.managers:
         header = manager.header
@@ -99,6 +107,9 @@ def _print_inventory(inventory: Inventory) -> None:
             f"{kind}memory manager{where}: version {header.version}, {header.allocated_buckets} buckets of "
             f"{header.bucket_wasm_pages} Wasm pages{'; ' + manager.trouble if manager.trouble else ''}"
         )
+    lost = lost_manager(inventory)
+    if lost is not None:
+        click.echo(f"no memory manager: {lost.message}")
     columns = ("memory", "name", "kind", "v", "entries", "key", "value", "used", "set aside", "wasted", "note")
     rows = [
         (
