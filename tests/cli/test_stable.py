@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shlex
 import signal
@@ -533,3 +534,14 @@ def test_sql_without_end_can_be_interrupted(dump):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert "interrupted" in process.stderr.read()
+
+
+def test_ls_breaks_no_name_in_a_narrow_terminal(dump):
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    command = [sys.executable, "-c", "from perdure.cli import main; main()", "stable", "ls", dump]
+    subprocess.run(command, stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    lines = os.read(ours, 1 << 16).decode().splitlines()[2:]
+    assert any(line.split()[:2] == ["0", "btreemap"] for line in lines), lines
+    assert max(map(len, lines)) <= 80

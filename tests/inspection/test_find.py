@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from perdure.inspection.find import find, find_in_memory
 from perdure.inspection.source import open_source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
-from perdure.stable import MemoryManager, StableBTreeMap, types
+from perdure.stable import MemoryManager, StableBTreeMap, StableVec, types
 from perdure.stable.region import Region, Run
 
 MAPS = ("u64_u64", "vec_vec", "b3_unit_set", "v1_blob10_blob10")
@@ -258,3 +258,11 @@ def test_region_reads_across_runs():
         region.write(0, b"x")
     with pytest.raises(PermissionError):
         region.grow(1)
+
+
+def test_no_more_is_used_than_there_is():
+    memory = BytesMemory()
+    found = StableVec.create(memory, types.Blob(70_000))
+    found.extend([b"x" * 10] * 3)
+    [structure] = find_in_memory(memory).structures
+    assert structure.used_bytes == structure.allocated_bytes == len(memory.data)

@@ -94,3 +94,22 @@ def test_a_memory_is_not_written(tmp_path):
     path.write_bytes(bytes(WASM_PAGE_BYTES))
     with open_source(str(path)) as source, pytest.raises(PermissionError):
         source.memory.write(0, b"x")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\0asm\1\0\0\0", "a Wasm module"),
+        (b"\x28\xb5\x2f\xfd" + bytes(100), "packed by zstd"),
+        (b"memories:\n  0: {name: users}\n", "a text"),
+        (b"PK\3\4" + bytes(100), "a zip file"),
+        (b"SQLite format 3\0" + bytes(4080), "an SQLite database"),
+    ],
+)
+def test_files_of_another_kind_are_said_to_be(tmp_path, content, kind):
+    path = tmp_path / "dump.bin"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=f"{kind}.*, not a stable memory: {len(content)} bytes are not whole"):
+        open_source(str(path))
+    path.write_bytes(content + bytes(65536 - len(content)))
+    open_source(str(path)).close()

@@ -51,3 +51,11 @@ def test_there_is_no_error_before_it_happened():
     context = rejects()
     with pytest.raises(AssertionError, match="nothing was rejected yet"):
         _ = context.error
+
+
+def test_codes_go_by_their_names():
+    error = RejectError(5, "IC0503", "trapped", ())
+    with rejects(code="CANISTER_ERROR"):
+        raise error
+    with pytest.raises(ValueError, match="no reject code 'CANISTER_EROR', expected 1 to 6 or one of SYS_FATAL, "):
+        rejects(code="CANISTER_EROR")

@@ -54,6 +54,9 @@ def run(
         perdure run --wasi program.wasm inc
     """  # noqa: D301 - click wants the backspace itself
     from perdure.errors import RejectError
+
+    if module.suffix == ".py":
+        raise click.UsageError(f"{module.name} is Python, a module is Wasm: see docs/python-canisters.md")
     from perdure.subnet import Subnet
 
     code = module.read_bytes()

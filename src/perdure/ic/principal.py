@@ -32,9 +32,15 @@ class Principal:
     __slots__ = ("raw_bytes",)
 
     def __init__(self, raw_bytes: bytes) -> None:
-        if len(raw_bytes) > MAX_PRINCIPAL_BYTES:
-            raise ValueError(f"a principal has at most {MAX_PRINCIPAL_BYTES} bytes, found {len(raw_bytes)}")
-        self.raw_bytes = bytes(raw_bytes)
+        try:
+            size_bytes = len(raw_bytes)
+            self.raw_bytes = bytes(raw_bytes)
+        except TypeError as error:
+            raise TypeError(
+                f"a principal is made of its bytes, found {raw_bytes!r:.80}: Principal.from_text reads a text"
+            ) from error
+        if size_bytes > MAX_PRINCIPAL_BYTES:
+            raise ValueError(f"a principal has at most {MAX_PRINCIPAL_BYTES} bytes, found {size_bytes}")
 
     @classmethod
     def from_text(cls, text: str) -> Principal:

@@ -424,7 +424,8 @@ def _read_array(structure: Structure) -> Structure:
         version=header.version,
         entries=header.length,
         value=Width(header.max_size, header.is_fixed),
-        used_bytes=header.used_bytes,
+        # The memory ends with what is written, which may be within the last slot.
+        used_bytes=min(header.used_bytes, structure.region.size_bytes),
     )
 
 

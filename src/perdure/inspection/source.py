@@ -36,6 +36,14 @@ MAX_STABLE_BYTES: Final = 500 << 30
 STABLE_MEMORY_FILE: Final = "stable_memory.bin"
 MODULE_FILE: Final = "wasm_module.bin"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_HEAD_BYTES: Final = 256
+_OTHER_FILES: Final = {
+    b"\0asm": "a Wasm module",
+    b"\x28\xb5\x2f\xfd": "packed by zstd, to be unpacked first",
+    b"PK\x03\x04": "a zip file",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\xfd7zXZ\0": "packed by xz, to be unpacked first",
+}
 _CHUNK_BYTES: Final = 1 << 20
 
 Extent = tuple[int, int]
@@ -165,10 +173,24 @@ def _open_file(path: Path, label: str | None = None) -> Source:
     if path.name == STABLE_MEMORY_FILE:
         _check_download(path.parent)
     with path.open("rb") as file:
-        if file.read(2) == _GZIP_MAGIC:
+        head = file.read(_HEAD_BYTES)
+        if head[:2] == _GZIP_MAGIC:
             file.seek(0)
             return _open_stream(file, label or str(path))
+        _check_kind(head, os.fstat(file.fileno()).st_size, path)
         return _map(file, label or str(path))
+
+
+def _check_kind(head: bytes, size_bytes: int, path: Path) -> None:
+    """Refuse what is plainly another kind of file: it begins as one, and a memory of whole Wasm pages it is not."""
+    if size_bytes % WASM_PAGE_BYTES == 0:
+        return
+    kind = next((kind for magic, kind in _OTHER_FILES.items() if head.startswith(magic)), None)
+    text = head.decode(errors="ignore")
+    if kind is None and text and all(char.isprintable() or char.isspace() for char in text):
+        kind = "a text"
+    if kind is not None:
+        raise StorageError(f"{kind}, not a stable memory: {size_bytes} bytes are not whole Wasm pages", path)
 
 
 def _map(file: BinaryIO, label: str) -> Source:

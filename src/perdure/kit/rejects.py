@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import final
 
 from perdure.errors import RejectError
+from perdure.ic.reject import RejectCode
 
 __all__ = ["Rejects", "rejects"]
 
@@ -17,8 +18,12 @@ class Rejects:
 
     __slots__ = ("_code", "_error", "_error_code", "_match")
 
-    def __init__(self, code: int | None, match: str | None, error_code: str | None) -> None:
-        self._code = code
+    def __init__(self, code: int | str | None, match: str | None, error_code: str | None) -> None:
+        if isinstance(code, str) and code not in RejectCode.__members__:
+            raise ValueError(
+                f"no reject code {code!r:.60}, expected 1 to 6 or one of {', '.join(RejectCode.__members__)}"
+            )
+        self._code = RejectCode[code].value if isinstance(code, str) else code
         self._match = match
         self._error_code = error_code
         self._error: RejectError | None = None
@@ -61,7 +66,7 @@ class Rejects:
         return ""
 
 
-def rejects(*, code: int | None = None, match: str | None = None, error_code: str | None = None) -> Rejects:
+def rejects(*, code: int | str | None = None, match: str | None = None, error_code: str | None = None) -> Rejects:
     """A context in which a call must be rejected.
 
         with rejects(code=5, match="assertion failed") as rejected:
@@ -69,7 +74,7 @@ def rejects(*, code: int | None = None, match: str | None = None, error_code: st
         assert "ledger" in rejected.error.backtrace[0]
 
     Args:
-        code: the reject code, 1 to 6.
+        code: the reject code, 1 to 6, or its name, such as ``"CANISTER_ERROR"``.
         match: a regular expression, searched for in the message.
         error_code: the replica's code, such as ``"IC0503"``.
 

@@ -641,6 +641,8 @@ class Canister:
             UnsupportedError: the module does not say which methods it has.
             MalformedError: what it says is no Candid.
         """
+        if not isinstance(sender, Principal):
+            raise TypeError(f"the sender is a Principal, found {sender!r:.80}: Principal.from_text reads a text")
         return Actor(self, self.service(candid), sender, cycles=cycles)
 
     def service(self, candid: str | os.PathLike[str] | None = None) -> ServiceType:
@@ -884,6 +886,12 @@ class Canister:
     def logs(self) -> tuple[LogRecord, ...]:
         """Lines that the canister printed and traps that it ended in, oldest first."""
         return tuple(self._state.log.records)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Canister) and other._subnet is self._subnet and other._raw_id == self._raw_id
+
+    def __hash__(self) -> int:
+        return hash((id(self._subnet), self._raw_id))
 
     def __repr__(self) -> str:
         return f"<Canister {self.id}>"

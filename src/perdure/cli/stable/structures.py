@@ -132,6 +132,7 @@ def _print_inventory(inventory: Inventory) -> None:
         [columns[index] for index in shown],
         [[row[index] for index in shown] for row in rows],
         right=("v", "entries", "used", "set aside", "wasted"),
+        whole=("memory", "name", "kind", "v", "entries"),
     )
 
 
