@@ -105,6 +105,30 @@ def test_state_shows_history_blames_and_verifies(perdure: Run, tmp_path: Path) -
     assert "stable" in perdure("state", "verify", path, code=1).stderr
 
 
+def test_state_is_replayed(perdure: Run, tmp_path: Path) -> None:
+    from perdure.subnet import Subnet
+
+    path = tmp_path / "state"
+    with Subnet(path) as subnet:
+        canister = subnet.install(KV, bytes(8))
+    assert "keeps no history" in perdure("state", "replay", path, code=2).stderr
+    with Subnet(path, history=None) as subnet:
+        for _ in range(3):
+            subnet.canister(canister.id).update("inc")
+        same = subnet.version
+    done = json.loads(perdure("state", "replay", path, "--json").stdout)
+    assert done == {"start": same - 3, "end": same, "difference": None}
+    assert f"versions {same} to {same} are the same" in perdure("state", "replay", path, "--from", same - 1).stdout
+    with Subnet(path, history=None) as subnet:
+        other = subnet.canister(canister.id)
+        other.update("inc")
+        other._instance._live.heap.bytes[200] = 1  # type: ignore[union-attr]  # which no message has done
+        other.update("inc")
+    assert f"version {same + 2} differs: call inc" in perdure("state", "replay", path, code=1).stderr
+    difference = json.loads(perdure("state", "replay", path, "--json", code=1).stdout)["difference"]
+    assert (difference["version"], difference["method"]) == (same + 2, "inc")
+
+
 def test_help_names_every_command(perdure: Run) -> None:
     out = perdure("--help").stdout
     for command in ("demo", "run", "instrument", "canister", "stable", "state"):

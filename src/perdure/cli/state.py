@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from perdure.storage import Version
+    from perdure.subnet.replay import Replayed
 
 __all__ = ["state"]
 
@@ -94,6 +95,8 @@ def _row(version: Version) -> dict[str, Any]:
         "method": message.method,
         "caller": _name(message.caller),
         "argument_hash": message.argument_hash.hex(),
+        "request_id": message.message_id.hex(),
+        "time_ns": message.time_ns,
         "instructions": message.instructions,
         "changed_pages": changed,
     }
@@ -158,6 +161,58 @@ def blame(source: str, stable_offset: str | None, heap_offset: str | None, as_js
         click.echo(f"version {row['version']}: {row['kind']} {row['method']} on {row['canister']} by {row['caller']}")
     if row is None:
         raise SystemExit(1)
+
+
+@state.command()
+@_DIRECTORY
+@click.option("--from", "start", type=click.IntRange(0), metavar="VERSION", help="Begin after this version.")
+@_JSON
+@_QUIET
+def replay(directory: Path, start: int | None, as_json: bool, quiet: bool) -> None:
+    """Do the kept history again and compare the state after each message. Exit code 1 where one is another.
+
+    What came from outside is taken from the history, which the state must have been opened with; what follows from it
+    is done again, in temporary files. The directory is only read.
+
+    \b
+    Example:
+        perdure state replay .perdure
+    """  # noqa: D301
+    from perdure.subnet.replay import replay
+
+    result = replay(directory, start=start)
+    difference = result.difference
+    if as_json:
+        click.echo(json.dumps(_replayed(result), indent=2))
+    elif difference is None:
+        if not quiet:
+            click.echo(f"versions {result.start + 1} to {result.end} are the same again")
+    else:
+        message = difference.message
+        words = f"{message.kind} {message.method}".rstrip()
+        found = "makes no commit" if difference.found is None else f"gives state hash {difference.found.hex()}"
+        click.echo(
+            f"version {difference.version} differs: {words} on {_name(message.canister)} {found}, "
+            f"the history has {difference.expected.hex()}",
+            err=True,
+        )
+    if difference is not None:
+        raise SystemExit(1)
+
+
+def _replayed(result: Replayed) -> dict[str, Any]:
+    facts: dict[str, Any] = {"start": result.start, "end": result.end, "difference": None}
+    if result.difference is not None:
+        version, message, expected, found = result.difference
+        facts["difference"] = {
+            "version": version,
+            "kind": message.kind,
+            "canister": _name(message.canister),
+            "method": message.method,
+            "expected": expected.hex(),
+            "found": None if found is None else found.hex(),
+        }
+    return facts
 
 
 @state.command()

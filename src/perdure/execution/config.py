@@ -6,10 +6,10 @@ Source: `rs/config/src/{subnet_config,embedders,execution_environment}.rs` and `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, final
 
-__all__ = ["GIB", "SubnetConfig"]
+__all__ = ["GIB", "SubnetConfig", "changed_fields"]
 
 GIB: Final = 1 << 30
 _PAGE = 4096
@@ -87,3 +87,10 @@ class SubnetConfig:
     def ingress_history_ns(self) -> int:
         """How long the answer to a request is kept: longer than the request can come again."""
         return self.ingress_ttl_ns + self.ingress_drift_ns
+
+
+def changed_fields(config: SubnetConfig) -> dict[str, int]:
+    """What a configuration has other than the default one, by name: ``SubnetConfig(**changed_fields(config))``."""
+    default = SubnetConfig()
+    values = ((field.name, getattr(config, field.name)) for field in fields(config))
+    return {name: value for name, value in values if value != getattr(default, name)}

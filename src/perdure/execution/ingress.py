@@ -78,6 +78,7 @@ class IngressHistory:
 
     Attributes:
         callees: whom the requests in progress are for, by request.
+        begun: named requests that are executed at this moment, while others may commit: nothing of them is kept yet.
         done: until when requests are known whose answers are gone, by request.
         count: answers that were given, from the first one on.
         newest: the newest answers, the last one among them.
@@ -89,6 +90,7 @@ class IngressHistory:
         "_max_bytes",
         "_older",
         "_size_bytes",
+        "begun",
         "callees",
         "count",
         "done",
@@ -97,6 +99,7 @@ class IngressHistory:
 
     def __init__(self) -> None:
         self.callees: dict[bytes, bytes] = {}
+        self.begun: set[bytes] = set()
         self.done: dict[bytes, int] = {}
         self.count = 0
         self.newest: dict[bytes, Answer] = {}
@@ -107,7 +110,7 @@ class IngressHistory:
     def fork(self) -> IngressHistory:
         """A second history that is the same so far."""
         twin = copy(self)
-        twin.callees, twin.done = self.callees.copy(), self.done.copy()
+        twin.callees, twin.begun, twin.done = self.callees.copy(), set(), self.done.copy()
         twin.newest, twin._older = self.newest.copy(), self._older.copy()
         return twin
 
@@ -138,6 +141,7 @@ class IngressHistory:
         """Whether a request has come before, as far as that is remembered at that time."""
         return (
             request_id in self.callees
+            or request_id in self.begun
             or self.done.get(request_id, 0) > time_ns
             or self.find(request_id, time_ns) is not None
         )

@@ -124,6 +124,7 @@ class Journal:
     __slots__ = (
         "_before",
         "_ingress",
+        "_inputs",
         "_management_calls",
         "_outbox",
         "_outbox_length",
@@ -148,6 +149,7 @@ class Journal:
         self._before: dict[bytes, _Before] = {}
         self._subnet = _subnet_of(state)
         self._ingress = state.ingress.mark()
+        self._inputs = len(state.inputs or ())
         self._outbox, self._outbox_length = state.outbox, len(state.outbox)
         self._management_calls = state.management_calls.copy() if state.management_calls else None
 
@@ -162,6 +164,8 @@ class Journal:
         for before in self._before.values():
             before.put_back(state)
         state.ingress.back_to(self._ingress)
+        if state.inputs is not None:
+            del state.inputs[self._inputs :]
         _set(state, _SUBNET, self._subnet)
         state.outbox = self._outbox
         del state.outbox[self._outbox_length :]

@@ -449,8 +449,9 @@ _NO_VALUES: Final = Reply(b"DIDL\x00\x00")
 """A Candid reply without values."""
 
 
-def finish_stopping(world: World) -> None:
-    """Stop the canisters that have nothing left open, and give up on requests that waited too long."""
+def finish_stopping(world: World) -> bool:
+    """Stop the canisters that have nothing left open, and give up on requests that waited too long; whether it did."""
+    did = False
     for canister_id in sorted(world.state.stopping):
         canister = world.state.canisters[canister_id]
         if not canister.contexts and not canister.open_calls:
@@ -460,6 +461,7 @@ def finish_stopping(world: World) -> None:
             for request in canister.stop_requests:
                 respond(world, request.origin, _NO_VALUES, request.cycles)
             canister.stop_requests.clear()
+            did = True
             continue
         late = [request for request in canister.stop_requests if request.deadline_ns <= world.state.time_ns]
         for request in late:
@@ -467,6 +469,8 @@ def finish_stopping(world: World) -> None:
             canister.stop_requests.remove(request)
             refusal = rejected(ErrorCode.STOP_CANISTER_REQUEST_TIMEOUT, "Stop canister request timed out")
             respond(world, request.origin, refusal, request.cycles)
+            did = True
+    return did
 
 
 def delete_canister(world: World, canister: CanisterState) -> Reject | None:

@@ -26,6 +26,7 @@ from perdure.execution.execute import (
     task_is_done,
 )
 from perdure.execution.ingress import check_request_id, drawn_id
+from perdure.execution.inputs import message_fields
 from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
@@ -122,8 +123,9 @@ def submit_request(
     fee = _refuse_request(world, expiry_ns) or _induct(world, payer, message)
     if isinstance(fee, Reject):
         return fee
-    state.next_request_number += 1
     world.begin()
+    state.note("submit", message_fields(message), effective_canister_id, expiry_ns)
+    state.next_request_number += 1
     if ticket is not None:
         ticket.journal = world.journal
     if payer is not None:
@@ -246,18 +248,17 @@ def execute_at_once(
     if request_id is None:
         return execute_alone(world, canister, message, fee, state.time_ns, ticket)
     try:
-        state.ingress.callees[request_id] = canister_id  # so that it is known to whoever brings it meanwhile
+        state.ingress.begun.add(request_id)  # so that it is known to whoever brings it meanwhile
         return execute_alone(world, canister, message, fee, state.time_ns, ticket)
-    except BaseException:
-        state.ingress.callees.pop(request_id, None)
-        raise
+    finally:
+        state.ingress.begun.discard(request_id)
 
 
 def _answer_again(world: World, request_id: bytes) -> Response | bytes:
     """The answer to a request that is known, or its id while it is in progress."""
     ingress = world.state.ingress
     response = ingress.find(request_id, world.state.time_ns)
-    if response is not None or request_id in ingress.callees:
+    if response is not None or request_id in ingress.callees or request_id in ingress.begun:
         return response or request_id
     words = f"request {request_id.hex()} was answered before, and the answer is not kept any more"
     return rejected(ErrorCode.INGRESS_HISTORY_FULL, words)
@@ -273,6 +274,8 @@ def execute_alone(
         ticket.journal = world.journal
     state.minted_cycles += message.cycles
     request_id: bytes = message.origin[0]
+    if state.inputs is not None:
+        state.note("call", message_fields(message), time_ns)
     answer = state.ingress.newest.get(request_id)
     if answer is None:
         state.ingress.callees[request_id] = message.callee
@@ -288,6 +291,7 @@ def is_hook_due(world: World, canister_id: bytes) -> bool:
 
 def run_hook(world: World, canister_id: bytes) -> None:
     """Run the low-memory hook of a canister, and what else is due for it."""
+    world.state.note("hook", canister_id)
     _run_tasks(world, world.state.canisters[canister_id])
 
 
@@ -340,7 +344,7 @@ def _status_in_progress(world: World, request_id: bytes) -> str:
     state = world.state
     callee = state.ingress.callees.get(request_id)
     if callee is None:
-        return "done"
+        return "processing" if request_id in state.ingress.begun else "done"
     canister = state.canisters.get(callee)
     waiting = (state.outbox, state.management_calls, () if canister is None else canister.inputs)
     origin = FromUser(request_id)
@@ -382,6 +386,8 @@ def run_until_idle(world: World, max_rounds: int = 10_000) -> int:
 
 def round_(world: World) -> None:
     """One round: deliver, run the management canister's calls, then every canister that has something to do."""
+    if world.state.inputs is not None:
+        world.state.note_round()
     world.state.round_number += 1
     world.state.time_ns += world.config.round_ns
     if world.state.deadlines:
@@ -399,8 +405,8 @@ def round_(world: World) -> None:
             _run_canister(world, canister)
     if world.state.stopping:
         world.begin()
-        finish_stopping(world)
-        world.finish()
+        did = finish_stopping(world)
+        world.finish(ExecutedMessage("stopping", b"") if did else None)
     if world.state.outbox:
         deliver(world)
 
@@ -548,6 +554,7 @@ def advance_time(world: World, duration_ns: int) -> None:
     """Let time pass: canisters pay for their existence, and lose their code when they cannot."""
     if duration_ns < 0:
         raise ValueError(f"time does not go back, asked for {duration_ns} ns")
+    world.state.note("advance", duration_ns)
     world.state.time_ns += duration_ns
     for canister_id in sorted(world.state.canisters):
         canister = world.state.canisters[canister_id]

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol, final
 from perdure.canister import CanisterFacts, CanisterInstance, CanisterModule, GlobalValue, Limits
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.ingress import IngressHistory
+from perdure.execution.inputs import Clock, Input
 from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, ResponseMessage
 from perdure.memory import WASM_PAGE_BYTES, Memory
 
@@ -270,11 +271,26 @@ class SubnetState:
     stopping: set[bytes] = field(default_factory=set)
     changed: set[bytes] = field(default_factory=set)
     """Canisters whose record changed since somebody last cleared the set; deleted ones included."""
+    inputs: list[Input] | None = None
+    """What came from outside since the last commit; `None`: nobody wants to know."""
     minted_cycles: int = 0
     consumed_cycles: int = 0
     """Cycles paid for resources or burned on purpose."""
     lost_cycles: int = 0
     """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
+
+    def note(self, kind: str, *fields: Any) -> None:
+        """Say what is about to be done, or is about to be committed, because somebody outside asked for it."""
+        if self.inputs is not None:
+            clock = Clock(self.time_ns, self.round_number, self.next_request_number)
+            self.inputs.append(Input(kind, clock, fields))
+
+    def note_round(self) -> None:
+        """Say that a round begins. Rounds in which nothing is committed do not add up."""
+        count = 0
+        if self.inputs and self.inputs[-1].kind == "rounds":
+            (count,) = self.inputs.pop().fields
+        self.note("rounds", count + 1)
 
     def random_bytes(self, size_bytes: int = 32) -> bytes:
         """The next bytes of the subnet's randomness, a function of seed and counter alone."""

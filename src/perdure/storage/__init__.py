@@ -3,7 +3,7 @@
 from perdure.storage.changes import CanisterChange, Message
 from perdure.storage.directory import CanisterState, Durability, Recovery, StateDirectory, StorageLimits
 from perdure.storage.durable import DurableImage
-from perdure.storage.history import PastCanister, PastState, Version
+from perdure.storage.history import PastCanister, PastState, Version, changes_of
 from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.snapshot import Snapshot, SnapshotMetadata, write_snapshot
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
@@ -26,6 +26,7 @@ __all__ = [
     "TemporaryImage",
     "TemporaryStore",
     "Version",
+    "changes_of",
     "open_sealed",
     "pack_snapshot",
     "unpack_snapshot",

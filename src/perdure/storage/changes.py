@@ -3,7 +3,7 @@
 The meta part of a log record is one CBOR map:
 
 ```
- "message"    [id, canister, kind, method, caller, argument hash, instructions]
+ "message"    [id, canister, kind, method, caller, argument hash, instructions, time in ns, inputs: the rules' own]
  "subnet"     the rules' record of the whole subnet, if it changed
  "canisters"  { canister id: {
                   "slot"     number of the canister's files
@@ -49,6 +49,10 @@ class Message(NamedTuple):
     caller: bytes = b""
     argument_hash: bytes = b""
     instructions: int = 0
+    time_ns: int = 0
+    """What the message saw of the subnet's clock."""
+    inputs: bytes = b""
+    """Where history is kept: what came from outside since the commit before, to be done again; opaque here."""
 
 
 @final

@@ -350,6 +350,11 @@ class StateDirectory:
         """Canisters by id, as committed."""
         return MappingProxyType(self._canisters)
 
+    @property
+    def keeps_history(self) -> bool:
+        """Whether commits have in them what they replaced, and what they came from."""
+        return self._history.keep != 0
+
     def state_hash(self) -> bytes:
         """The hash of the whole committed state: the same commits give the same hash."""
         with self._lock, self._told("hash the state"):

@@ -27,7 +27,15 @@ from typing import TYPE_CHECKING, NamedTuple, final
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-from perdure.storage.changes import MEMORIES, CommitFacts, MemoryChange, Message, decode_globals, decode_meta
+from perdure.storage.changes import (
+    MEMORIES,
+    CanisterChange,
+    CommitFacts,
+    MemoryChange,
+    Message,
+    decode_globals,
+    decode_meta,
+)
 from perdure.storage.checkpoint import Checkpoint
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
@@ -36,7 +44,7 @@ from perdure.storage.log import BLOCK, LogRecord, Place, scan
 if TYPE_CHECKING:
     from perdure.storage.directory import StateDirectory
 
-__all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "open_past"]
+__all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "changes_of", "open_past"]
 
 _HEADER = struct.Struct("<4sIQQ32s")
 _MAGIC = b"PDHS"
@@ -102,6 +110,34 @@ def changed_byte(disk: Disk, version: Version, canister_id: bytes, kind: str, ad
     finally:
         file.close()
     return (change.fresh or after is not None) and (after or 0) != (old or 0)
+
+
+def changes_of(disk: Disk, version: Version) -> dict[bytes, CanisterChange]:
+    """What a commit changed, as it was handed to `StateDirectory.commit`. Its file must still hold the record."""
+    changes = {}
+    file = disk.open(version.path)
+    try:
+        for canister_id, entry in version.facts.canisters.items():
+            change = changes[canister_id] = CanisterChange(
+                module_hash=entry.get("module"),
+                record=entry.get("record"),
+                global_values=decode_globals(entry.get("globals")),
+                deleted=bool(entry.get("gone")),
+            )
+            change.heap, change.stable = (_delta(file, version.record, entry.get(name)) for name in MEMORIES)
+    finally:
+        file.close()
+    return changes
+
+
+def _delta(file: DiskFile, record: LogRecord, change: MemoryChange | None) -> PageDelta | None:
+    if change is None:
+        return None
+    runs = [
+        (first * PAGE_BYTES, file.pread(pages * PAGE_BYTES, record.pages_offset + index * PAGE_BYTES))
+        for first, pages, index in change.runs
+    ]
+    return PageDelta(change.wasm_pages, runs, change.fresh)
 
 
 def _byte(file: DiskFile, record: LogRecord, change: MemoryChange, address: int) -> int | None:
@@ -204,6 +240,7 @@ class History:
 class PastCanister:
     """A canister as it was; see `perdure.storage.CanisterState`."""
 
+    slot: int
     module_hash: bytes
     global_values: tuple[GlobalValue, ...] | None
     record: bytes
@@ -219,6 +256,7 @@ class PastState:
     state_hash: bytes
     subnet_record: bytes
     canisters: dict[bytes, PastCanister]
+    next_slot: int
 
     def close(self) -> None:
         """Let go of the images."""
@@ -243,7 +281,7 @@ def open_past(directory: StateDirectory, versions: Iterator[Version], version: i
         reached = later.version - 1
     if reached != version:
         raise StorageError(f"version {version} is not kept, the oldest is {reached}", directory.path)
-    return PastState(version, state_hash, past.subnet_record, past.build())
+    return PastState(version, state_hash, past.subnet_record, past.build(), past.next_slot)
 
 
 class _Past:
@@ -252,8 +290,9 @@ class _Past:
     def __init__(self, directory: StateDirectory) -> None:
         self._directory = directory
         self.subnet_record = directory.subnet_record
+        self.next_slot = directory.next_slot
         self._canisters = {
-            canister_id: PastCanister(state.module_hash, state.global_values, state.record)
+            canister_id: PastCanister(state.slot, state.module_hash, state.global_values, state.record)
             for canister_id, state in directory.canisters.items()
         }
         self._sizes: dict[tuple[bytes, str], int] = {}
@@ -267,10 +306,11 @@ class _Past:
         for canister_id, before in version.facts.before.items():
             if before.get("new"):
                 self._canisters.pop(canister_id, None)
+                self.next_slot = min(self.next_slot, version.facts.canisters[canister_id]["slot"])
                 self._anew |= {(canister_id, name) for name in MEMORIES}
                 continue
             globals_ = decode_globals(before["globals"])
-            self._canisters[canister_id] = PastCanister(before["module"], globals_, before["record"])
+            self._canisters[canister_id] = PastCanister(before["slot"], before["module"], globals_, before["record"])
             for name in MEMORIES:
                 if name in before:
                     self._undo_memory(version, (canister_id, name), before[name])

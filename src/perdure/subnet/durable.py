@@ -17,7 +17,8 @@ from typing import final
 
 from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
 from perdure.errors import InternalError, StorageError, UnsupportedError
-from perdure.execution.config import SubnetConfig
+from perdure.execution.config import SubnetConfig, changed_fields
+from perdure.execution.inputs import encode_inputs
 from perdure.execution.journal import Journal
 from perdure.execution.records import (
     adopt,
@@ -70,6 +71,8 @@ class DurableHost:
         self.directory = directory
         self.temporary = MemoryHost(compile_code, residents, directory.store)
         self.residents = residents
+        self.watch: Callable[[Message], None] | None = None
+        """Called before each commit; what it raises ends the message."""
         self._failed: StorageError | None = None
         self._versions: dict[bytes, int] = {}  # of each canister's last commit
         self._waited = 0
@@ -132,14 +135,18 @@ class DurableHost:
         self.check()
         draft = self._drafted(state, message, journal)
         facts = Message(
-            draft.version.to_bytes(8, "big"),
+            message.request_id,
             message.canister_id,
             message.kind,
             message.method_name,
             message.caller,
             hashlib.sha256(message.arg).digest(),
             message.instructions,
+            message.time_ns or state.time_ns,
+            encode_inputs(state.inputs) if state.inputs else b"",
         )
+        if self.watch is not None:
+            self.watch(facts)
         self._draft = draft
         self.directory.commit(facts, draft.changes, subnet_record=encode_subnet(state), wait=False)
 
@@ -161,6 +168,8 @@ class DurableHost:
         for canister_id, instance in draft.moved.items():
             instance.move(self._opener(canister_id), instance.global_values)
         state.changed.clear()
+        if state.inputs:
+            state.inputs.clear()
         self._draft = None
 
     def undone(self, journal: Journal) -> None:
@@ -314,7 +323,11 @@ class DurableHost:
 
         records = {key: found.record for key, found in self.directory.canisters.items()}
         reader = _Reader(self, self.directory, records, adopted, memories)
-        return reader.world(self.directory.subnet_record, config, seed)
+        world = reader.world(self.directory.subnet_record, config, seed)
+        if self.directory.keeps_history:
+            world.state.inputs = []
+            world.state.note("open", changed_fields(config), seed)
+        return world
 
 
 @final

@@ -254,6 +254,9 @@ class Subnet:
             if isinstance(response, Reject):
                 world.undo()
                 raise as_error(response)
+            if world.state.inputs is not None:
+                raw_id = None if canister_id is None else canister_id.raw_bytes
+                world.state.note("install", raw_id, settings.controllers, cycles, self._keep_code(code), raw_arg)
             world.finish(ExecutedMessage("install_code", state.canister_id, arg=raw_arg))
         self._host.wait(self._host.settle())
         return canister
@@ -264,6 +267,10 @@ class Subnet:
             return self._host.compile(code)
         except (MalformedError, UnsupportedError):
             return None
+
+    def _keep_code(self, code: bytes) -> bytes:
+        """Have a module for the history, which may name one that nobody got; its SHA-256."""
+        return self._durable.directory.put_blob(code)
 
     def _create(self, settings: Settings, cycles: int, canister_id: Principal | None) -> CanisterState:
         raw_id = canister_id.raw_bytes if canister_id is not None else None
@@ -282,6 +289,8 @@ class Subnet:
         settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
         with self._transaction("create_canister") as message:
             state = self._create(settings, cycles, canister_id)
+            raw_id = None if canister_id is None else canister_id.raw_bytes
+            self._state.note("create", raw_id, settings.controllers, cycles)
             message.append(state.canister_id)
         return Canister(self, Principal(state.canister_id))
 
@@ -698,6 +707,9 @@ class Canister:
         raw_arg = self._init_argument(options, wasm, arg)
         with subnet._transaction(f"{options.mode.value}_code", self._raw_id, raw_arg):
             response = install_code(subnet._world, state, options, wasm, raw_arg, controller_of(state))
+            if subnet._state.inputs is not None:
+                mode, module_hash = options.mode.value, subnet._keep_code(wasm)
+                subnet._state.note("code", self._raw_id, mode, *options[1:], module_hash, raw_arg)
         if isinstance(response, Reject):
             raise as_error(response)
 
@@ -808,6 +820,7 @@ class Canister:
         subnet = self._subnet
         module = subnet._host.compile(opened.wasm_module())
         with subnet._transaction("upload_snapshot", self._raw_id):
+            subnet._state.note("record")
             return upload(opened, subnet._world, self._state, module, subnet._host.store, replace)
 
     @alone
@@ -830,6 +843,7 @@ class Canister:
             world.touch(state)
             world.made(instance.roll_back)
             instance.restore(StateDelta({name: delta}))
+            world.state.note("record")
             heap, stable = instance.memories["heap"].size(), instance.memories["stable"].size()
             commit(world, state, Return(heap_wasm_pages=heap, stable_wasm_pages=stable))
 
@@ -916,4 +930,6 @@ def _copy(world: World, host: MemoryHost) -> World:
         for snapshot in canister.snapshots.values():
             shared[id(snapshot.content)] = snapshot.content
             shared[id(snapshot.module)] = snapshot.module
-    return replace(world, state=deep_copy(state, shared), host=host)
+    copied = deep_copy(state, shared)
+    copied.inputs = None  # a copy is in memory, and has no past
+    return replace(world, state=copied, host=host)
