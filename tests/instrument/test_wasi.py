@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from perdure import RejectError, Subnet
 from perdure.embedder.engine import validate_original
 from perdure.errors import InvalidModuleError, PerdureError, UnsupportedError
+from perdure.execution.config import SubnetConfig
 from perdure.instrument import replace_wasi, validate, wasm_without_wasi
 from perdure.instrument.wasi import PREVIEW_1, WithoutWasi
 from perdure.subnet import Canister
@@ -285,7 +286,7 @@ def test_parts_of_a_line_become_one_line_and_lines_come_apart() -> None:
 
 @pytest.fixture(scope="module")
 def printing() -> Subnet:
-    subnet = Subnet()
+    subnet = Subnet(config=SubnetConfig(max_log_bytes=1 << 20))
     subnet.install(encode(replaced(PRINTING).module))
     return subnet
 
@@ -325,7 +326,7 @@ FLOOD = """
   (memory 1)
   (data (i32.const 0) "\\10\\00\\00\\00\\01\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\0a")
   (func (export "canister_update flood") (local $left i32)
-    (local.set $left (i32.const 100000))
+    (local.set $left (i32.const 20000))
     (loop $next
       (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
       (br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
@@ -400,6 +401,56 @@ def test_init_and_post_upgrade_initialise_first() -> None:
 def test_who_initialises_by_hand_is_not_initialised_twice() -> None:
     by_hand = '(func (export "canister_init") (call $initialize) (call $note (i32.const 2)))'
     assert order(by_hand + POST_UPGRADE) == [12, 13]
+
+
+WRAPPED = """
+  (memory 1)
+  (global $order (mut i32) (i32.const 0))
+  (func $constructors (call $one))
+  (func $note (param i32) (global.set $order (i32.add (i32.mul (global.get $order) (i32.const 10)) (local.get 0))))
+  (func $one (call $note (i32.const 1)))
+  (func $nine (call $note (i32.const 9)))
+  (func $init (call $note (i32.const 2)))
+  (func $closes (param i32) (result i32) (i32.add (local.get 0) (global.get $order)))
+  (func $answer
+    (i32.store (i32.const 0) (call $fd_close (i32.const 0)))
+    (call $append (i32.const 0) (i32.const 4))
+    (call $reply))
+  (func (export "canister_init") (call $constructors) (call $init) (call $nine))
+  (func (export "canister_update order") (call $constructors) (call $answer) (call $nine))
+  (func (export "__ic_custom_fd_close") (param i32) (result i32)
+    (call $constructors) (call $closes (local.get 0)) (call $nine))
+  {more}
+"""
+
+
+def test_constructors_that_every_export_would_run_run_once() -> None:
+    text = REPLY + imported("fd_close") + WRAPPED.format(more="")
+    assert replaced(text).initializer == "__wasm_call_ctors"
+    module = encode(replaced(text).module)
+    canister = Subnet().install(module)
+    assert [canister.update("order") for _ in range(2)] == [(12).to_bytes(4, "little")] * 2
+    canister.upgrade(module)
+    assert canister.update("order") == (1).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '(func (export "other"))',
+        '(func (export "other") (call $constructors))',
+        '(func (export "other") (call $one) (call $init) (call $nine))',
+        '(func (export "other") (local i32) (call $constructors) (call $init))',
+        '(func (export "other") (call $constructors) (call $init) (call $nine) (call $nine))',
+        '(func (export "other") (call $constructors) (call $note (i32.const 1)))',
+        '(func (export "other") (param i32) (call $constructors) (call $init))',
+        '(export "other" (func $append))',
+    ],
+)
+def test_exports_that_are_not_all_wrapped_stay_what_they_are(more: str) -> None:
+    text = REPLY + imported("fd_close") + WRAPPED.format(more=more)
+    assert replaced(text).initializer == ""
+    assert Subnet().install(encode(replaced(text).module)).update("order") != (12).to_bytes(4, "little")
 
 
 def test_the_start_function_stays_what_it_was() -> None:

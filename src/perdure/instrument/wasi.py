@@ -13,7 +13,8 @@ Each import that is replaced keeps its place and becomes an import of ``ic0``: t
     any other env.* of emscripten             traps, saying its name
 
 What remains has nothing behind it and is refused by name. An ``_initialize`` is called by init and post_upgrade rather
-than being the start function, where ``ic0.time`` may not be called.
+than being the start function, where ``ic0.time`` may not be called. Where a linker has wrapped every export to run the
+constructors, these run there too, once, instead of with each message.
 
 Source: ``wasi_snapshot_preview1.witx``; emscripten's ``system_libs`` and ``library.js``; ic-wasi-polyfill's README.
 """
@@ -33,6 +34,7 @@ from perdure.ic.ic0 import FUNCTIONS
 from perdure.instrument.appendix import Appendix, op, redirect_elements
 from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.wasm import (
+    OPCODE_BY_NAME,
     ConstExpr,
     Export,
     ExternKind,
@@ -41,6 +43,7 @@ from perdure.wasm import (
     GlobalType,
     Immediate,
     Import,
+    Instruction,
     MemArg,
     Module,
     ValType,
@@ -63,6 +66,8 @@ LINE_BYTES = 512
 
 _BADF, _NOENT, _NOSYS = 8, 44, 52
 _UNUSED_SLOT = "msg_reply"
+_ENTRY = FuncType()
+_CALL, _LOCAL_GET = OPCODE_BY_NAME["call"].number, OPCODE_BY_NAME["local.get"].number
 _MAX_NAME_BYTES = 200
 _MAX_LISTED = 10
 
@@ -137,7 +142,7 @@ class ReplacedImport(NamedTuple):
 class WithoutWasi:
     """A module that imports ``ic0`` alone, and what was done to it.
 
-    `renamed` has new names of exports by old ones; `initializer` is the export that init and post_upgrade now call.
+    `renamed` has new names of exports by old ones; `initializer` is the function that init and post_upgrade now call.
     """
 
     module: Module
@@ -165,15 +170,14 @@ def replace_wasi(module: Module, stub: Iterable[str] = ()) -> WithoutWasi:
         UnsupportedError: imports that nothing stands in for, or of wrong types; a command, which runs once and ends.
         ValueError: a pattern that no import matches.
     """
+    module, initializer = _initializer(module)
     choices = _choices(module, tuple(stub))
     appendix = Appendix(module)
     imports, slots = _slotted(module, choices, appendix)
     stand_ins = _StandIns(module, appendix, slots)
     redirects = {index: choice.make(stand_ins) for index, choice in choices.items()}
-    exports, renamed = _renamed(module.exports)
-    initializer = next((name for name in INITIALIZERS if _exported_function(module, name) is not None), "")
-    exports = _with_hooks(exports, module, stand_ins, initializer)
-    exports = tuple(item for item in exports if item.name != initializer and not item.name.startswith(CUSTOM))
+    exports, renamed = _renamed(item for item in module.exports if not item.name.startswith(CUSTOM))
+    exports = _with_hooks(exports, module, stand_ins, None if initializer is None else initializer.function)
     codes = module.codes
     if redirects:
         codes = rewrite_codes(codes, Rewrite(redirects=redirects, is_64=module.is_64))
@@ -187,12 +191,77 @@ def replace_wasi(module: Module, stub: Iterable[str] = ()) -> WithoutWasi:
         elements=redirect_elements(module.elements, redirects),
         exports=exports,
     )
-    return WithoutWasi(changed, tuple(choice.report for choice in choices.values()), renamed, initializer)
+    reports = tuple(choice.report for choice in choices.values())
+    return WithoutWasi(changed, reports, renamed, "" if initializer is None else initializer.name)
 
 
 def _exported_function(module: Module, name: str) -> int | None:
     found = (item.index for item in module.exports if item.name == name and item.kind is ExternKind.FUNCTION)
     return next(found, None)
+
+
+# ---------------------------------------------------------------------------------------------------------- initializer
+
+
+class _Initializer(NamedTuple):
+    """The function that has to run before any other."""
+
+    name: str
+    function: int
+
+
+def _initializer(module: Module) -> tuple[Module, _Initializer | None]:
+    """The module without the export, or the wrappers, that run its constructors; and what runs them."""
+    for name in INITIALIZERS:
+        index = _exported_function(module, name)
+        if index is not None:
+            if module.function_type(index) != _ENTRY:
+                raise UnsupportedError(f"export {name} has type {module.function_type(index)}, expected {_ENTRY}")
+            exports = tuple(item for item in module.exports if item.name != name)
+            return replace(module, exports=exports), _Initializer(name, index)
+    constructors = module.imported_function_count
+    if not _only_calls(module, constructors):
+        return module, None
+    unwrapped = [
+        replace(item, index=_wrapped(module, item.index, constructors)) if item.kind is ExternKind.FUNCTION else item
+        for item in module.exports
+    ]
+    if any(item.index < 0 for item in unwrapped):
+        return module, None
+    return replace(module, exports=tuple(unwrapped)), _Initializer(INITIALIZERS[-1], constructors)
+
+
+_MAX_WRAPPER_BYTES = 256
+
+
+def _only_calls(module: Module, function: int) -> bool:
+    """Whether a function is as a linker makes the one that runs all constructors, which it puts first."""
+    if not module.codes or module.function_type(function) != _ENTRY:
+        return False
+    steps = _steps(module, function)
+    return bool(steps) and all(step.opcode == _CALL for step in steps)
+
+
+def _wrapped(module: Module, function: int, constructors: int) -> int:
+    """What a linker wrapped, where nobody initializes: between constructors and destructors; -1 for other functions."""
+    func_type = module.function_type(function)
+    before = [(_CALL, (constructors,))] + [(_LOCAL_GET, (place,)) for place in range(len(func_type.params))]
+    steps = [(step.opcode, step.immediates) for step in _steps(module, function)]
+    called = [values[0] for opcode, values in steps[len(before) :] if opcode == _CALL]
+    if steps[: len(before)] != before or not 1 <= len(called) == len(steps) - len(before) <= 2:
+        return -1
+    inner, *destructors = (index for index in called if isinstance(index, int))
+    same = module.function_type(inner) == func_type and all(module.function_type(one) == _ENTRY for one in destructors)
+    return inner if same else -1
+
+
+def _steps(module: Module, function: int) -> list[Instruction]:
+    """The instructions, without the last `end`, of a small function without locals; none of any other."""
+    place = function - module.imported_function_count
+    body = module.codes[place].body if place >= 0 else b""
+    if not body or body[0] or len(body) > _MAX_WRAPPER_BYTES:
+        return []
+    return list(instructions(body, 1))[:-1]
 
 
 # -------------------------------------------------------------------------------------------------------------- choices
@@ -466,11 +535,11 @@ def _slotted(
 
 _UNDERSCORED = re.compile(r"(canister_(?:update|query|composite_query))_(.+)", re.DOTALL)
 _HOOKS = ("canister_init", "canister_post_upgrade")
-_ENTRY = FuncType()
 
 
-def _renamed(exports: tuple[Export, ...]) -> tuple[tuple[Export, ...], dict[str, str]]:
+def _renamed(originals: Iterable[Export]) -> tuple[tuple[Export, ...], dict[str, str]]:
     """Exports by the names of canister methods, and which were changed."""
+    exports = tuple(originals)
     renamed = {
         item.name: f"{match[1]} {match[2]}"
         for item in exports
@@ -484,12 +553,9 @@ def _renamed(exports: tuple[Export, ...]) -> tuple[tuple[Export, ...], dict[str,
 
 
 def _with_hooks(
-    exports: tuple[Export, ...], module: Module, stand_ins: _StandIns, initializer: str
+    exports: tuple[Export, ...], module: Module, stand_ins: _StandIns, initialize: int | None
 ) -> tuple[Export, ...]:
     """Entry points that initialise first, where that is their place, and print what is held at their end."""
-    initialize = _exported_function(module, initializer)
-    if initialize is not None and module.function_type(initialize) != _ENTRY:
-        raise UnsupportedError(f"export {initializer} has type {module.function_type(initialize)}, expected {_ENTRY}")
     last = b"" if stand_ins.flush is None else op("call", stand_ins.flush)
 
     def first(item: Export) -> bytes:
@@ -517,4 +583,4 @@ def _calls(module: Module, caller: int, callee: int) -> bool:
     if place < 0:
         return False
     body = module.codes[place].body
-    return any(step.opcode == 0x10 and step.immediates == (callee,) for step in instructions(body, locals_end(body)))
+    return any(step.opcode == _CALL and step.immediates == (callee,) for step in instructions(body, locals_end(body)))

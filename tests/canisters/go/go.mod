@@ -1,0 +1,3 @@
+module canister
+
+go 1.26
