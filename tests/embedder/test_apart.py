@@ -59,6 +59,7 @@ def test_a_host_error_is_no_reject_and_changes_nothing():
     )
     with pytest.raises(HostError):
         subnet.install(WASM)
+    assert not subnet.canisters
     assert isinstance(HostError("x"), perdure.PerdureError)
 
 

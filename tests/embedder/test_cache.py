@@ -113,7 +113,7 @@ def compiled(cache, wasm=WASM, options=None):
     compiler = Compiler(shared_engine(), cache)
     built = []
     build = compiler._build
-    compiler._build = lambda *arguments, known: built.append(1) or build(*arguments, known=known)  # type: ignore[method-assign, func-returns-value]
+    compiler._build = lambda *arguments, **how: built.append(1) or build(*arguments, **how)  # type: ignore[method-assign, func-returns-value]
     return compiler.compile(wasm, options), not built
 
 

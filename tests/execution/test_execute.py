@@ -666,3 +666,49 @@ def test_memory_growth_is_bounded_by_cycles(world):
     assert code == TrapCode.INSUFFICIENT_CYCLES_IN_MEMORY_GROW
     # About 360e9 cycles keep 360e9 / (127_000 * 2_592_000) GiB for thirty days.
     assert pages == pytest.approx(360e9 / (127_000 * 2_592_000) * 16_384, rel=0.01)
+
+
+class TestAsTheReplicaShowsIt:
+    def test_cycles_after_the_reply_can_be_accepted(self, world, fakes):
+        seen = []
+
+        def reply_first(api, instance):
+            api.msg_reply()
+            seen.append((api.msg_cycles_available(), api.msg_cycles_accept(300_000), api.msg_cycles_available()))
+
+        callee = world.install({"canister_update f": reply_first})
+
+        def ask(api, instance):
+            fakes.call(api, callee.canister_id, "f", cycles=1_000_000)
+
+        def answered(api, instance, environment):
+            seen.append(api.msg_cycles_refunded())
+            api.msg_reply()
+
+        caller = world.install({"canister_update ask": ask}, [answered, fakes.on_reject])
+        assert isinstance(execute_ingress(world.rules, caller.canister_id, "ask", b""), Reply)
+        assert seen == [(1_000_000, 300_000, 700_000), 700_000]
+        assert world.balanced()
+
+    def test_no_route_outside_of_the_subnet(self, world, fakes):
+        def ask(api, instance):
+            fakes.call(api, api.msg_arg_data(), "f")
+
+        caller = world.install({"canister_update ask": ask}, [fakes.on_reply, fakes.on_reject])
+        inside, outside = Principal.from_index(77).raw_bytes, Principal.from_index(1 << 20).raw_bytes
+        said = [execute_ingress(world.rules, caller.canister_id, "ask", callee).data for callee in (inside, outside)]
+        assert said[0].startswith(b"reject:3:IC0301")
+        assert said[1] == b"reject:3:No route to canister %s" % str(Principal(outside)).encode()
+
+    def test_silence_of_queries_and_updates(self, world):
+        methods = {f"canister_{kind} {kind}": lambda *_: None for kind in ("update", "query", "composite_query")}
+        canister = world.install(methods)
+        said = [
+            execute_query(world.rules, canister.canister_id, "query", b""),
+            execute_query(world.rules, canister.canister_id, "composite_query", b""),
+            execute_ingress(world.rules, canister.canister_id, "query", b""),
+            execute_ingress(world.rules, canister.canister_id, "update", b""),
+        ]
+        assert {reject.error_code for reject in said} == {"IC0506"}
+        endings = [reject.message.partition(f"Canister {Principal(canister.canister_id)} ")[2] for reject in said]
+        assert endings == ["did not produce a response", *["did not reply to the call"] * 3]

@@ -12,6 +12,7 @@ from perdure.canister import CanisterStatus, GlobalValue, Reject, Reply
 from perdure.execution import METHODS, execute_ingress, execute_query, run_until_idle, submit_ingress
 from perdure.execution.interface import codecs
 from perdure.execution.management import REFUSED, Who
+from perdure.execution.settings import settings_record
 from perdure.ic.principal import Principal
 
 OWNER = b"owner"
@@ -151,8 +152,17 @@ class TestSettings:
         "settings",
         [
             {"controllers": [Principal(bytes([index])) for index in range(11)]},
+            {"controllers": [Principal(OWNER)] * 11},
             {"compute_allocation": 101},
-            {"memory_allocation": 1 << 48},
+            {"memory_allocation": (1 << 48) + 1},
+            {"wasm_memory_limit": (1 << 48) + 1},
+            {"wasm_memory_threshold": (1 << 48) + 1},
+            {"wasm_memory_threshold": 1 << 70},
+            {"reserved_cycles_limit": 1 << 128},
+            {"minimum_incoming_canister_call_cycles": 1 << 128},
+            {"log_memory_limit": (4 << 10) - 1},
+            {"log_memory_limit": (2 << 20) + 1},
+            {"environment_variables": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]},
             {"log_visibility": {"allowed_viewers": [Principal(bytes([index])) for index in range(11)]}},
             {"freezing_threshold": 1 << 64},
             {"environment_variables": [{"name": str(index), "value": ""} for index in range(21)]},
@@ -165,6 +175,33 @@ class TestSettings:
         result = management.user("update_settings", management.about(target, settings=settings))
         assert result.code == 5
         assert target.settings == before
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("memory_allocation", 1 << 48),
+            ("wasm_memory_limit", 1 << 48),
+            ("wasm_memory_threshold", 1 << 48),
+            ("freezing_threshold", (1 << 64) - 1),
+            ("reserved_cycles_limit", (1 << 128) - 1),
+            ("minimum_incoming_canister_call_cycles", (1 << 128) - 1),
+            ("log_memory_limit", 0),
+            ("log_memory_limit", 4 << 10),
+            ("log_memory_limit", 2 << 20),
+            ("environment_variables", [{"name": "", "value": "x"}]),
+        ],
+    )
+    def test_ranges(self, management, target, name, value):
+        arg = management.about(target, settings={name: value})
+        assert management.user("update_settings", arg) is None
+        found = settings_record(target.settings)[name]
+        assert found == value
+
+    def test_lists_are_refused_at_creation_too(self, management):
+        twice = {"environment_variables": [{"name": "A", "value": "x"}] * 2}
+        result = management.user("provisional_create_canister_with_cycles", {"settings": twice})
+        assert (result.code, result.error_code) == (5, "IC0504")
+        assert "'A' is there more than once" in result.message
 
     def test_idle_burn_and_freezing_limit(self, management, target):
         management.user("update_settings", management.about(target, settings={"compute_allocation": 1}))
@@ -371,17 +408,6 @@ class TestKnowledge:
         assert len(management.query("fetch_canister_logs", management.about(target), STRANGER)) == 1
         assert management.user("fetch_canister_logs", management.about(target)).error_code == "IC0406"
 
-    def test_old_log_lines_go(self, management, fakes):
-        def talk(api, instance):
-            api.debug_print(bytes(1_000))
-            api.msg_reply()
-
-        target = management.world.install({"canister_update talk": talk})
-        for _ in range(10):
-            execute_ingress(management.rules, target.canister_id, "talk", b"")
-        assert [record.sequence for record in target.log.records] == [6, 7, 8, 9]
-        assert target.log.size_bytes == 4_000
-
     def test_composite_queries_may_ask(self, management, fakes):
         def ask(api, instance):
             arg = management.encode("canister_status", {"canister_id": Principal(api.canister_self())})
@@ -390,6 +416,96 @@ class TestKnowledge:
         asker = management.world.install({"canister_composite_query ask": ask}, [fakes.on_reply, fakes.on_reject])
         reply = execute_query(management.rules, asker.canister_id, "ask", b"")
         assert reply.data.startswith(b"reply:DIDL")
+
+
+class TestLogs:
+    @pytest.fixture
+    def talker(self, management):
+        def talk(api, instance):
+            count, size = map(int, api.msg_arg_data().split())
+            for number in range(count):
+                api.debug_print(b"%d " % number + bytes(size))
+            api.msg_reply()
+
+        return management.world.install({"canister_update talk": talk, "canister_update boom": boom})
+
+    @staticmethod
+    def say(management, talker, count, size):
+        reply = execute_ingress(management.rules, talker.canister_id, "talk", b"%d %d" % (count, size))
+        assert isinstance(reply, Reply)
+
+    @staticmethod
+    def fetch(management, talker, **filters):
+        arg = management.about(talker, filter=filters or None)
+        return [line["idx"] for line in management.query("fetch_canister_logs", arg)["canister_log_records"]]
+
+    def test_old_lines_go(self, management, talker):
+        for _ in range(10):
+            self.say(management, talker, 1, 1_000)
+        # Each takes 20 bytes beside its own.
+        assert [record.sequence for record in talker.log.records] == [6, 7, 8, 9]
+        assert talker.log.size_bytes == 4 * (20 + 2 + 1_000)
+
+    def test_lines_that_one_message_dropped_keep_their_numbers(self, management, talker):
+        self.say(management, talker, 10, 1_000)
+        assert self.fetch(management, talker) == [7, 8, 9]
+        self.say(management, talker, 1, 0)
+        assert self.fetch(management, talker) == [7, 8, 9, 10]
+
+    def test_default_and_store_size(self, management, talker):
+        status = management.user("canister_status", management.about(talker))
+        assert status["settings"]["log_memory_limit"] == 4_096
+        # Header, index and capacity, for as long as there is a module.
+        assert status["memory_metrics"]["log_memory_store_size"] == 8_192 + 4_096
+        empty = management.world.create()
+        status = management.user("canister_status", management.about(empty))
+        assert status["memory_metrics"]["log_memory_store_size"] == 0
+
+    def test_the_parts_of_memory_make_the_whole(self, management, talker):
+        self.say(management, talker, 1, 100)
+        status = management.user("canister_status", management.about(talker))
+        metrics = status["memory_metrics"]
+        metrics.pop("global_memory_size")
+        metrics.pop("custom_sections_size")
+        assert sum(metrics.values()) == status["memory_size"]
+
+    def test_a_larger_limit_keeps_more_and_a_smaller_one_less(self, management, talker):
+        wide = management.about(talker, settings={"log_memory_limit": 64 << 10})
+        assert management.user("update_settings", wide) is None
+        self.say(management, talker, 50, 1_000)
+        assert self.fetch(management, talker) == list(range(50))
+        narrow = management.about(talker, settings={"log_memory_limit": 4 << 10})
+        assert management.user("update_settings", narrow) is None
+        assert self.fetch(management, talker) == [46, 47, 48, 49]
+
+    def test_no_limit_no_log(self, management, talker):
+        self.say(management, talker, 3, 10)
+        none = management.about(talker, settings={"log_memory_limit": 0})
+        assert management.user("update_settings", none) is None
+        self.say(management, talker, 3, 10)
+        execute_ingress(management.rules, talker.canister_id, "boom", b"")
+        assert self.fetch(management, talker) == []
+        status = management.user("canister_status", management.about(talker))
+        assert status["memory_metrics"]["log_memory_store_size"] == 0
+
+    def test_ranges_of_numbers_and_times(self, management, talker):
+        self.say(management, talker, 5, 10)
+        assert self.fetch(management, talker, by_idx={"start": 1, "end": 3}) == [1, 2]
+        now = management.subnet.time_ns
+        assert self.fetch(management, talker, by_timestamp_nanos={"start": now + 1, "end": now + 2}) == []
+        assert len(self.fetch(management, talker, by_timestamp_nanos={"start": 0, "end": now + 2})) == 5
+
+    def test_no_more_than_a_response_holds(self, management, talker):
+        wide = management.about(talker, settings={"log_memory_limit": 64 << 10})
+        assert management.user("update_settings", wide) is None
+        self.say(management, talker, 10, 998)
+        management.rules.config = replace(management.rules.config, max_fetch_canister_logs_bytes=3 * 1_040)
+        assert self.fetch(management, talker) == [7, 8, 9]
+        assert self.fetch(management, talker, by_idx={"start": 1, "end": 9}) == [1, 2, 3]
+
+
+def boom(api, instance):
+    raise api.trap(b"boom")
 
 
 class TestSnapshots:

@@ -86,7 +86,7 @@ def test_goes_on_as_if_nothing_had_happened(busy):
     run_until_idle(replace(busy.rules, state=subnet))
     first, second, third = (answer[1] for _, answer in sorted(subnet.ingress.answers()))
     assert first == Reply(b"reply:answer")
-    assert second.data.startswith(b"reject:3:IC0301")
+    assert second.data.startswith(b"reject:3:No route to canister")
     assert third == Reply(b"answer")
 
 

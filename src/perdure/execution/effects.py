@@ -70,7 +70,7 @@ def log_entry(world: World, canister: CanisterState, result: Trap | Return) -> N
     """Keep what an entry printed, and why it trapped."""
     if not result.logs and isinstance(result, Return):
         return
-    max_bytes = world.config.max_log_bytes
+    max_bytes = min(canister.settings.log_memory_limit, world.config.max_log_memory_limit_bytes)
     canister.log = canister.log.copy()  # a journal may have the one before
     canister.log.next_index += result.log_lines_dropped
     for line in result.logs:

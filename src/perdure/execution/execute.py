@@ -115,7 +115,6 @@ def _base_limits(world: World, kind: str) -> Limits:
         call_payload_bytes=config.max_local_request_payload_bytes,
         call_timeout_seconds=config.max_call_timeout_seconds,
         queue_capacity=config.queue_capacity,
-        log_bytes=config.max_log_bytes,
         print_instructions=int(config.debug_prints),
     )
 
@@ -129,6 +128,7 @@ def growth_limits(world: World, canister: CanisterState, kind: str, spare_cycles
     if limits is None:
         limits = canister.limits[kind] = _base_limits(world, kind)
     settings = canister.settings
+    limits.log_bytes = min(settings.log_memory_limit, world.config.max_log_memory_limit_bytes)
     heap_wasm_pages, heap_code = UNLIMITED, 0
     if settings.wasm_memory_limit and kind in ("update", "install"):
         heap_wasm_pages = settings.wasm_memory_limit // WASM_PAGE_BYTES

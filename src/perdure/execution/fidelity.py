@@ -174,7 +174,11 @@ _LIMIT_TESTS: Final = {
     "max_snapshots_per_canister": _MANAGEMENT + "TestSnapshots::test_list_delete_limit",
     "max_wasm64_memory_bytes": _MANAGEMENT + "TestSnapshots::test_upload_limits",
     "max_inter_canister_payload_bytes": _MANAGEMENT + "TestSnapshots::test_download_and_upload_to_another_canister",
-    "max_log_bytes": _MANAGEMENT + "TestKnowledge::test_old_log_lines_go",
+    "default_log_memory_limit_bytes": _MANAGEMENT + "TestLogs::test_default_and_store_size",
+    "min_log_memory_limit_bytes": _MANAGEMENT + "TestSettings::test_ranges",
+    "max_log_memory_limit_bytes": _MANAGEMENT + "TestSettings::test_ranges",
+    "max_fetch_canister_logs_bytes": _MANAGEMENT + "TestLogs::test_no_more_than_a_response_holds",
+    "max_sum_exported_function_name_lengths": "tests/subnet/test_benchmarking.py::test_names_of_exports",
     "max_canisters": _MANAGEMENT + "TestCreation::test_no_room",
     "default_freezing_threshold_seconds": _MANAGEMENT + "TestSettings::test_idle_burn_and_freezing_limit",
     "default_reserved_cycles_limit": _MANAGEMENT + "TestCreation::test_by_a_canister_for_cycles",
@@ -225,8 +229,14 @@ DIFFERENCES: Final = (
     "Certificates say the virtual time; a client that compares it with its own clock has to be told.",
     "Rejections for memory that cannot grow name no numbers of bytes and cycles.",
     "A round runs what its canisters had before it; the network goes on within a round until nothing is left to do.",
-    "After `msg_reply` no cycles are available, as the specification says; the replica still shows them.",
-    "Export names sum to 20,000 bytes at most, the replica's published limit; one published benchmark module has more.",
+    "After `msg_reply` cycles are available and can be accepted until the entry ends, as in the replica; the "
+    "specification says that there are none.",
+    "A call to an id outside of the subnet's 2^20 finds `No route to canister`, as on the network where no subnet has "
+    "it.",
+    "A query that does not reply `did not produce a response`, as the replica says; composite and replicated queries "
+    "`did not reply to the call`, as updates do: what the replica says of them was not found out.",
+    "`SubnetConfig.benchmarking()` lifts the limits of instructions and of export names, as PocketIC does for "
+    "canbench.",
     "Modules with tables or values of external references are refused.",
     "A mistyped callback is `IC0502`; the help sentences of rejects, and some words of the management canister's, are "
     "from memory of the replica's and not compared with it.",

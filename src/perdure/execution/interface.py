@@ -20,11 +20,12 @@ type settings = record {
   controllers : opt vec principal; compute_allocation : opt nat; memory_allocation : opt nat;
   freezing_threshold : opt nat; reserved_cycles_limit : opt nat; minimum_incoming_canister_call_cycles : opt nat;
   log_visibility : opt visibility; snapshot_visibility : opt visibility; status_visibility : opt visibility;
+  log_memory_limit : opt nat;
   wasm_memory_limit : opt nat; wasm_memory_threshold : opt nat; environment_variables : opt variables };
 type definite_settings = record {
   controllers : vec principal; compute_allocation : nat; memory_allocation : nat;
   freezing_threshold : nat; reserved_cycles_limit : nat; minimum_incoming_canister_call_cycles : nat;
-  log_visibility : visibility; snapshot_visibility : visibility; status_visibility : visibility;
+  log_visibility : visibility; log_memory_limit : nat; snapshot_visibility : visibility; status_visibility : visibility;
   wasm_memory_limit : nat; wasm_memory_threshold : nat; environment_variables : variables };
 type snapshot_source = variant { taken_from_canister : reserved; metadata_upload : reserved };
 type change = record { timestamp_nanos : nat64; canister_version : nat64;
@@ -47,6 +48,7 @@ type timer = variant { inactive; active : nat64 };
 type hook_status = variant { condition_not_satisfied; ready; executed };
 type one_snapshot = record { canister_id : principal; snapshot_id : blob };
 type range = record { offset : nat64; size : nat64 };
+type log_range = record { start : nat64; end : nat64 };
 type place = record { offset : nat64 };
 service : {
   create_canister : (record { settings : opt settings; sender_canister_version : opt nat64 }) -> (canister);
@@ -74,14 +76,15 @@ service : {
     settings : definite_settings; module_hash : opt blob; memory_size : nat;
     memory_metrics : record { wasm_memory_size : nat; stable_memory_size : nat; global_memory_size : nat;
       wasm_binary_size : nat; custom_sections_size : nat; canister_history_size : nat; wasm_chunk_store_size : nat;
-      snapshots_size : nat };
+      snapshots_size : nat; log_memory_store_size : nat };
     cycles : nat; reserved_cycles : nat; idle_cycles_burned_per_day : nat;
     query_stats : record { num_calls_total : nat; num_instructions_total : nat; request_payload_bytes_total : nat;
       response_payload_bytes_total : nat } }) query;
   canister_info : (record { canister_id : principal; num_requested_changes : opt nat64 }) -> (record {
     total_num_changes : nat64; recent_changes : vec change; module_hash : opt blob; controllers : vec principal });
   canister_metadata : (record { canister_id : principal; name : text }) -> (record { value : blob });
-  fetch_canister_logs : (canister) -> (record {
+  fetch_canister_logs : (record { canister_id : principal; filter : opt variant {
+      by_idx : log_range; by_timestamp_nanos : log_range } }) -> (record {
     canister_log_records : vec record { idx : nat64; timestamp_nanos : nat64; content : blob } }) query;
   take_canister_snapshot : (record { canister_id : principal; replace_snapshot : opt blob; uninstall_code : opt bool;
     sender_canister_version : opt nat64 }) -> (snapshot);

@@ -127,6 +127,8 @@ def apply_settings(world: World, canister: CanisterState, settings: Settings) ->
     """Make `settings` those of the canister."""
     world.touch(canister)
     canister.settings = settings
+    canister.log = canister.log.copy()  # a journal may have the one before
+    canister.log.limit(settings.log_memory_limit)
     canister.facts.controllers = frozenset(settings.controllers)
     canister.facts.environment_variables = dict(settings.environment_variables)
     canister.refresh(world.costs)

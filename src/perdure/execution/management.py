@@ -9,9 +9,10 @@ Spec: "The IC management canister".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from enum import Enum, unique
+from itertools import accumulate
 from typing import Any, Final, NamedTuple, final
 
 from perdure.canister import CanisterFacts, CanisterStatus, Reject, Reply
@@ -32,12 +33,13 @@ from perdure.execution.lifecycle import (
 )
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response
 from perdure.execution.rejects import rejected
-from perdure.execution.settings import changed_settings, settings_record, validate_settings
-from perdure.execution.state import CanisterState, Change, Settings, Visibility
+from perdure.execution.settings import changed_settings, refuse_lists, settings_record, validate_settings
+from perdure.execution.state import CanisterState, Change, LogRecord, Settings, Visibility
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 from perdure.memory import WASM_PAGE_BYTES
+from perdure.system_api import LINE_OVERHEAD_BYTES
 
 __all__ = ["METHODS", "ManagementMethod", "Who", "execute_management_call", "is_allowed_by_ingress", "management_query"]
 
@@ -99,6 +101,7 @@ def _new_settings(call: Call) -> Settings | Reject:
         freezing_threshold=config.default_freezing_threshold_seconds,
         reserved_cycles_limit=config.default_reserved_cycles_limit,
         wasm_memory_limit=config.default_wasm_memory_limit_bytes,
+        log_memory_limit=config.default_log_memory_limit_bytes,
     )
     if len(call.world.state.canisters) >= config.max_canisters:
         return rejected(
@@ -106,8 +109,9 @@ def _new_settings(call: Call) -> Settings | Reject:
             f"Subnet has reached the allowed canister limit of {config.max_canisters} canisters. "
             "Retry creating the canister.",
         )
-    settings = changed_settings(settings, call.arg["settings"])
-    return validate_settings(call.world, settings) or settings
+    wanted = call.arg["settings"]
+    settings = changed_settings(settings, wanted)
+    return refuse_lists(call.world, wanted) or validate_settings(call.world, settings) or settings
 
 
 def _create_canister(call: Call) -> Values | Reject:
@@ -148,8 +152,9 @@ def _provisional_top_up(call: Call) -> Values:
 
 
 def _update_settings(call: Call) -> Values | Reject:
-    settings = changed_settings(call.canister.settings, call.arg["settings"])
-    refusal = validate_settings(call.world, settings)
+    wanted = call.arg["settings"]
+    settings = changed_settings(call.canister.settings, wanted)
+    refusal = refuse_lists(call.world, wanted) or validate_settings(call.world, settings)
     if refusal is not None:
         return refusal
     before = call.canister.settings.controllers
@@ -311,6 +316,7 @@ def _canister_status(call: Call) -> Values:
                 "canister_history_size": canister.history_bytes(),
                 "wasm_chunk_store_size": sum(len(chunk) for chunk in canister.chunk_store.values()),
                 "snapshots_size": sum(snapshot.total_bytes for snapshot in canister.snapshots.values()),
+                "log_memory_store_size": canister.log_store_bytes(),
             },
             "cycles": canister.cycles,
             "reserved_cycles": canister.reserved_cycles,
@@ -376,14 +382,29 @@ def _canister_metadata(call: Call) -> Values | Reject:
 
 
 def _fetch_canister_logs(call: Call) -> Values:
+    """The newest lines that a response holds; of a range the oldest."""
+    records: list[LogRecord] = list(call.canister.log.records)
+    if call.arg["filter"] is None:
+        found = _fitting(reversed(records), call.world.config.max_fetch_canister_logs_bytes)[::-1]
+    else:
+        ((by, bounds),) = call.arg["filter"].items()
+        place = {"by_idx": "sequence", "by_timestamp_nanos": "time_ns"}[by]
+        asked_for = (record for record in records if bounds["start"] <= getattr(record, place) < bounds["end"])
+        found = _fitting(asked_for, call.world.config.max_fetch_canister_logs_bytes)
     return [
         {
             "canister_log_records": [
                 {"idx": record.sequence, "timestamp_nanos": record.time_ns, "content": record.content}
-                for record in call.canister.log.records
+                for record in found
             ]
         }
     ]
+
+
+def _fitting(records: Iterable[LogRecord], max_bytes: int) -> list[LogRecord]:
+    kept = list(records)
+    sizes = accumulate(len(record.content) + LINE_OVERHEAD_BYTES for record in kept)
+    return [record for record, size in zip(kept, sizes, strict=True) if size <= max_bytes]
 
 
 # -- snapshots

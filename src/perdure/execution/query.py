@@ -156,7 +156,8 @@ class _Query:
         if result.response is not None:
             return result.response
         name = Principal(canister.canister_id)
-        return rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not reply to the call")
+        silence = "produce a response" if env.context is Context.NON_REPLICATED_QUERY else "reply to the call"
+        return rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not {silence}")
 
     def nested(self, caller: CanisterState, call: MethodCall, depth: int) -> Response:
         """The answer to a call from a composite query."""

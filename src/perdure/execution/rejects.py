@@ -10,7 +10,7 @@ from typing import Final
 
 from perdure.canister import Reject, Trap, TrapCode
 from perdure.ic.principal import Principal
-from perdure.ic.reject import ErrorCode
+from perdure.ic.reject import ErrorCode, RejectCode
 
 __all__ = [
     "as_seen_by_canister",
@@ -19,10 +19,26 @@ __all__ = [
     "memory_limit_exceeded",
     "no_code_to_accept",
     "no_such_callback",
+    "no_such_canister",
     "rejected",
     "trap_log",
     "trap_reject",
 ]
+
+_SUBNET_CANISTERS: Final = 1 << 20
+
+
+def no_such_canister(canister_id: bytes) -> Reject:
+    """There is no such canister; an id that no subnet of the network would have reaches none.
+
+    A subnet has 2^20 ids; here they begin with 0, and are 8 bytes of a number and two that say whose they are.
+    """
+    name = Principal(canister_id)
+    number, kind = int.from_bytes(canister_id[:8]), canister_id[8:]
+    if kind == b"\x01\x01" and number < _SUBNET_CANISTERS:
+        return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {name} not found.")
+    return Reject(RejectCode.DESTINATION_INVALID, f"No route to canister {name}")
+
 
 _DOCS: Final = "https://internetcomputer.org/docs/current/references/execution-errors#"
 _TOOLCHAIN_HELP: Final = (

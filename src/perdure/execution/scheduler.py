@@ -31,7 +31,7 @@ from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage
-from perdure.execution.rejects import rejected
+from perdure.execution.rejects import no_such_canister, rejected
 from perdure.execution.state import CanisterState, HookStatus
 from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
@@ -491,7 +491,7 @@ def _deliver_call(world: World, message: CallMessage) -> None:
         return
     canister = world.state.canisters.get(message.callee)
     if canister is None:
-        respond(world, message.origin, not_found(message.callee), message.cycles)
+        respond(world, message.origin, no_such_canister(message.callee), message.cycles)
     else:
         _put(world, canister, message)
 

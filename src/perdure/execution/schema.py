@@ -138,6 +138,7 @@ _SETTINGS = structure(
         Field(10, "wasm_memory_limit", _NAT64, 3 << 30),
         Field(11, "wasm_memory_threshold", _NAT64, 0),
         Field(12, "environment_variables", mapping(TEXT, TEXT), []),
+        Field(13, "log_memory_limit", _NAT64, 4 << 10),
     ),
 )
 _STOP_REQUEST = structure(

@@ -6,7 +6,7 @@ Spec: "IC method update_settings", "IC method create_canister".
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from perdure.canister import Reject
 from perdure.execution.rejects import rejected
@@ -15,7 +15,7 @@ from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 
-__all__ = ["changed_settings", "settings_record", "validate_settings"]
+__all__ = ["changed_settings", "refuse_lists", "settings_record", "validate_settings"]
 
 
 def _visibility(value: dict[str, Any]) -> Visibility:
@@ -53,19 +53,57 @@ def settings_record(settings: Settings) -> dict[str, Any]:
     return record
 
 
+_RANGES: Final = {
+    "memory_allocation": (1 << 48, "[0..2^48]"),
+    "wasm_memory_limit": (1 << 48, "[0..2^48]"),
+    "wasm_memory_threshold": (1 << 48, "[0..2^48]"),
+    "freezing_threshold": ((1 << 64) - 1, "[0..2^64-1]"),
+    "reserved_cycles_limit": ((1 << 128) - 1, "[0..2^128-1]"),
+    "minimum_incoming_canister_call_cycles": ((1 << 128) - 1, "[0..2^128-1]"),
+}
+"""The most that a number may be, "inclusively"."""
+
+
+def refuse_lists(world: World, wanted: dict[str, Any] | None) -> Reject | None:
+    """Why lists cannot be as they were sent: what is in them twice counts twice."""
+    lists = wanted or {}
+    controllers, variables = lists.get("controllers") or (), lists.get("environment_variables") or ()
+    most = world.config.max_controllers
+    if len(controllers) > most:
+        text = f"Invalid settings: 'controllers' length exceeds maximum size allowed of {most}."
+        return rejected(ErrorCode.INVALID_MANAGEMENT_PAYLOAD, f"{text} Found {len(controllers)}.")._replace(
+            code=RejectCode.CANISTER_ERROR
+        )
+    names = [variable["name"] for variable in variables]
+    if len(names) > world.config.max_environment_variables:
+        return rejected(
+            ErrorCode.CANISTER_CONTRACT_VIOLATION,
+            f"Too many environment variables: {len(names)}, allowed {world.config.max_environment_variables}",
+        )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        return rejected(
+            ErrorCode.CANISTER_CONTRACT_VIOLATION,
+            f"Duplicate environment variables are not allowed: {twice!r} is there more than once",
+        )
+    return None
+
+
 def validate_settings(world: World, settings: Settings) -> Reject | None:
     """Why `settings` cannot be; `None`: they can."""
     config = world.config
     payload = ErrorCode.CANISTER_CONTRACT_VIOLATION
-    if len(settings.controllers) > config.max_controllers:
-        found = len(settings.controllers)
-        text = f"Invalid settings: 'controllers' length exceeds maximum size allowed of {config.max_controllers}."
-        return rejected(ErrorCode.INVALID_MANAGEMENT_PAYLOAD, f"{text} Found {found}.")._replace(
-            code=RejectCode.CANISTER_ERROR
+    for name, (most, text) in _RANGES.items():
+        found = getattr(settings, name)
+        if found > most:
+            return rejected(payload, f"Invalid settings: {name} expected to be in the range of {text}, got {found}")
+    low, high = config.min_log_memory_limit_bytes, config.max_log_memory_limit_bytes
+    if settings.log_memory_limit and not low <= settings.log_memory_limit <= high:
+        return rejected(
+            payload,
+            f"Invalid settings: log_memory_limit expected to be 0 or in the range of [{low}..{high}], "
+            f"got {settings.log_memory_limit}",
         )
-    for name, bits in (("memory_allocation", 48), ("freezing_threshold", 64), ("wasm_memory_limit", 48)):
-        if getattr(settings, name) >= 1 << bits:
-            return rejected(payload, f"Invalid settings: {name} expected to be in the range of [0..2^{bits}-1]")
     lists = (settings.log_visibility, settings.snapshot_visibility, settings.status_visibility)
     if any(len(visibility.viewers) > config.max_allowed_viewers for visibility in lists):
         return rejected(payload, f"Invalid settings: at most {config.max_allowed_viewers} allowed viewers")

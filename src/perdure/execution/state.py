@@ -18,6 +18,7 @@ from perdure.execution.ingress import IngressHistory
 from perdure.execution.inputs import Clock, Input
 from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, ResponseMessage
 from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.system_api import LINE_OVERHEAD_BYTES
 
 __all__ = [
     "CONTROLLERS_ONLY",
@@ -38,6 +39,9 @@ DEFAULT_TIME_NS: Final = 1_620_328_630_000_000_000
 """Where the virtual clock starts: 6 May 2021, the day before Genesis."""
 
 _HISTORY_CHANGE_BYTES: Final = 64
+_LINE_OVERHEAD_BYTES: Final = 20
+_LOG_STORE_BYTES: Final = 8 << 10
+"""Header and index of a canister's log, beside its lines."""
 
 
 @unique
@@ -77,6 +81,8 @@ class Settings:
     wasm_memory_limit: int = 3 << 30
     wasm_memory_threshold: int = 0
     environment_variables: dict[str, str] = field(default_factory=dict)
+    log_memory_limit: int = 4 << 10
+    """What the log may hold; 0: nothing is logged."""
 
 
 class LogRecord(NamedTuple):
@@ -90,7 +96,10 @@ class LogRecord(NamedTuple):
 @final
 @dataclass(slots=True)
 class CanisterLog:
-    """The newest lines, at most so many bytes of them; indices go on after old lines are dropped."""
+    """The newest lines, at most so many bytes of them; indices go on after old lines are dropped.
+
+    A line takes its own bytes and `_LINE_OVERHEAD_BYTES`, as in the replica's store of 2026 (``log_memory_store``).
+    """
 
     records: deque[LogRecord] = field(default_factory=deque)
     next_index: int = 0
@@ -98,12 +107,18 @@ class CanisterLog:
 
     def append(self, time_ns: int, content: bytes, max_bytes: int) -> None:
         """Add a line, cut to what fits, and drop the oldest ones beyond `max_bytes`."""
-        content = content[:max_bytes]
+        if not max_bytes:
+            return
+        content = content[: max(0, max_bytes - LINE_OVERHEAD_BYTES)]
         self.records.append(LogRecord(self.next_index, time_ns, content))
         self.next_index += 1
-        self.size_bytes += len(content)
+        self.size_bytes += len(content) + _LINE_OVERHEAD_BYTES
+        self.limit(max_bytes)
+
+    def limit(self, max_bytes: int) -> None:
+        """Drop the oldest lines beyond `max_bytes`."""
         while self.size_bytes > max_bytes:
-            self.size_bytes -= len(self.records.popleft().content)
+            self.size_bytes -= len(self.records.popleft().content) + _LINE_OVERHEAD_BYTES
 
     def copy(self) -> CanisterLog:
         """A log with the same lines, to be added to."""
@@ -226,6 +241,11 @@ class CanisterState:
         """What the history takes."""
         return len(self.history) * _HISTORY_CHANGE_BYTES
 
+    def log_store_bytes(self) -> int:
+        """What the log takes: its whole capacity, for as long as there is a module that may print."""
+        limit_bytes = self.settings.log_memory_limit
+        return _LOG_STORE_BYTES + limit_bytes if limit_bytes and self.module is not None else 0
+
     def memory_bytes(self) -> int:
         """Everything of the canister that takes memory and is paid for."""
         return (
@@ -234,6 +254,7 @@ class CanisterState:
             + self.history_bytes()
             + sum(len(chunk) for chunk in self.chunk_store.values())
             + sum(snapshot.total_bytes for snapshot in self.snapshots.values())
+            + self.log_store_bytes()
         )
 
     def refresh(self, costs: CostSchedule) -> None:

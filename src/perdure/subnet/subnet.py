@@ -46,7 +46,7 @@ from perdure.execution.scheduler import (
 from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetState
 from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
-from perdure.instrument import Options, wasm_without_wasi
+from perdure.instrument import REPLICA, Options, wasm_without_wasi
 from perdure.storage import Durability, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
 from perdure.subnet.copying import deep_copy
@@ -129,16 +129,19 @@ class Subnet:
         compiler = compiler or shared_compiler()
         ready_made = {module.wasm: module for module in map(_module_of, code)}
 
+        config = config or SubnetConfig()
+        policy = replace(REPLICA, max_method_name_bytes=config.max_sum_exported_function_name_lengths)
+
         def compile_code(wasm: bytes, *, known: bool = False) -> CanisterModule:
-            return ready_made.get(wasm) or compiler.compile(wasm, options, known=known)
+            return ready_made.get(wasm) or compiler.compile(wasm, options, known=known, policy=policy)
 
         self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
         if path is None:
             host = MemoryHost(compile_code, Residents(self._gate))
-            self._world = World(SubnetState(seed=seed), host, config or SubnetConfig())
+            self._world = World(SubnetState(seed=seed), host, config)
         else:
             directory = StateDirectory.open(path, durability=durability, history=history)
-            self._world = open_state(directory, compile_code, config or SubnetConfig(), seed, self._gate)
+            self._world = open_state(directory, compile_code, config, seed, self._gate)
         identify(self._world)
 
     @property
@@ -222,7 +225,7 @@ class Subnet:
         *,
         canister_id: Principal | None = None,
         controllers: Iterable[Principal] = (),
-        cycles: int = DEFAULT_CYCLES,
+        cycles: int | None = None,
         wasi: bool = False,
     ) -> Canister:
         """Create a canister and install a module on it.
@@ -233,7 +236,7 @@ class Subnet:
                 one ``()`` where it names no types, or none that need a value.
             canister_id: by default the next free one.
             controllers: by default the anonymous principal.
-            cycles: the balance.
+            cycles: the balance; by default `SubnetConfig.default_provisional_cycles`.
             wasi: the module is for WASI: replace what it imports as `perdure.instrument.replace_wasi` does.
 
         Raises:
@@ -272,7 +275,8 @@ class Subnet:
         """Have a module for the history, which may name one that nobody got; its SHA-256."""
         return self._durable.directory.put_blob(code)
 
-    def _create(self, settings: Settings, cycles: int, canister_id: Principal | None) -> CanisterState:
+    def _create(self, settings: Settings, cycles: int | None, canister_id: Principal | None) -> CanisterState:
+        cycles = self._world.config.default_provisional_cycles if cycles is None else cycles
         raw_id = canister_id.raw_bytes if canister_id is not None else None
         self._state.minted_cycles += cycles
         return add_canister(self._world, settings, cycles, raw_id, (settings.controllers[0], None))
@@ -283,7 +287,7 @@ class Subnet:
         *,
         canister_id: Principal | None = None,
         controllers: Iterable[Principal] = (),
-        cycles: int = DEFAULT_CYCLES,
+        cycles: int | None = None,
     ) -> Canister:
         """Create a canister without code; arguments as for `install`."""
         settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))

@@ -233,8 +233,8 @@ class SystemApi:
 
     def _available(self) -> int:
         # "When the call is responded to (reply or reject), all available cycles are refunded to the caller, and this
-        # will return 0." A context that may not respond any more has nothing left either.
-        return 0 if self._responded else self.env.cycles_available - self._accepted
+        # will return 0." The replica refunds when the entry ends: until then they are there, and can be accepted.
+        return self.env.cycles_available - self._accepted
 
     def _balance_change(self) -> int:
         attached = self._pending.cycles if self._pending is not None else 0
