@@ -105,6 +105,7 @@ def test_nearest_manifest_wins(icp):
         ("icp.yaml", "environments: 5"),
         ("icp.yaml", "environments: [5]"),
         ("icp.yaml", "environments: [missing.yaml]"),
+        ("icp.yaml", "environments: [/dev/zero]"),
         ("dfx.json", '{"canisters": []}'),
         ("dfx.json", "{"),
         ("dfx.json", "[" * 100_000),
@@ -151,7 +152,8 @@ def test_a_broken_entry_is_trouble_of_its_own(tmp_path, entry, name, message):
     ("init_args", "error", "message"),
     [
         ("{path: gen/args.bin, format: bin}", StorageError, "init_args of canister 'a': no such file or directory"),
-        ("{path: ., format: bin}", StorageError, "is a directory"),
+        ("{path: ., format: bin}", StorageError, "init_args of canister 'a': not a file of at most 4194304 bytes"),
+        ("{path: /dev/zero, format: bin}", StorageError, "not a file of at most 4194304 bytes"),
         ("{value: xy, format: hex}", MalformedError, "init_args of canister 'a' are not hexadecimal: 'xy'"),
         ("{value: '()', format: bin}", MalformedError, "have neither a value nor a path"),
         ("{value: '()', format: idl}", MalformedError, "format 'idl', expected candid, hex or bin"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -169,8 +170,9 @@ class ProjectCanister:
     def _read(self, path: str, what: str) -> bytes:
         file = self.directory / path
         try:
-            if file.stat().st_size > _MAX_BYTES:
-                raise StorageError(f"{what} of canister {self.name!r}: more than {_MAX_BYTES} bytes", file)
+            if not _is_small_file(file):
+                message = f"{what} of canister {self.name!r}: not a file of at most {_MAX_BYTES} bytes"
+                raise StorageError(message, file)
             return file.read_bytes()
         except OSError as error:
             raise StorageError(f"{what} of canister {self.name!r}: {(error.strerror or '').lower()}", file) from error
@@ -311,10 +313,16 @@ class Project:
         return found
 
 
+def _is_small_file(path: Path) -> bool:
+    """Whether it can be read to its end: a device or a pipe may have none."""
+    status = path.stat()
+    return stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_BYTES
+
+
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise MalformedError(f"{path.name} has more than {_MAX_BYTES} bytes")
+        if not _is_small_file(path):
+            raise MalformedError(f"{path.name} is not a file of at most {_MAX_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             return json.loads(text)

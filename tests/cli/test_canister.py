@@ -465,8 +465,18 @@ def test_all_of_a_project(fine, run, project):
     assert code == 1
     assert [line.split()[:2] for line in out.splitlines()] == [["install", "first"], ["install", "second"]]
     assert "no module of canister 'broken' in it: build the project first; looked for missing.wasm, " in error
-    assert "perdure: entry: canister 'entry'" in error
+    assert "perdure: entry: canister 'entry' of icp.yaml: there is no broken/entry/canister.yaml" in error
+    code, _, error = run("create", "--all")
+    assert (code, "perdure: entry: canister 'entry'" in error, "broken:" in error) == (1, True, False)
     assert variables(fine, "first").keys() > {"PUBLIC_CANISTER_ID:second", "PUBLIC_CANISTER_ID:broken"}
+
+
+def test_create_all(fine, run, project):
+    code, out, error = run("create", "--all", "--cycles", "2t")
+    assert (code, [line.split()[1] for line in out.splitlines()]) == (1, ["first", "second", "broken"])
+    assert error.count("perdure: ") == 1
+    assert [one["cycles"] for one in json.loads(fine("status", "--json"))] == [2 * 10**12] * 3
+    assert variables(fine, "broken").keys() == {f"PUBLIC_CANISTER_ID:{one}" for one in ("first", "second", "broken")}
 
 
 def test_environments(fine, run, project, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,22 +71,28 @@ def _is_did(candid: str | os.PathLike[str]) -> bool:
 def _load_import(wanted: str, importing: str) -> tuple[str, str]:
     """The path and text of a file that another one imports, relative to that one."""
     path = Path(importing).parent / wanted
-    if path.stat().st_size > _MAX_DID_BYTES:
-        raise OSError(f"{path} has more than {_MAX_DID_BYTES} bytes")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_DID_BYTES:
+        raise OSError(f"{path} is not a file of at most {_MAX_DID_BYTES} bytes")
     return os.path.normpath(path), path.read_text(encoding="utf-8")
 
 
-def init_argument(what: str, module: CanisterModule, arg: Argument | None, *, is_upgrade: bool = False) -> bytes:
+def init_argument(what: str, module: CanisterModule | None, arg: Argument | None, *, is_upgrade: bool = False) -> bytes:
     """The bytes of an init argument, of the types that the module names; a text suggests types where it names none.
 
-    Without one it is ``()``. At an upgrade also where the module names types: they are those of its init function, and
-    not every upgrade takes them.
+    Without one it is ``()``, as it is without a module, which the rules are to refuse in their words. At an upgrade
+    also where the module names types: they are those of its init function, and not every upgrade takes them.
+
 
     Raises:
         UnsupportedError: values for a module that names no types.
         MalformedError: a text that is no Candid, or not of these types.
         ValueError: values that are not of these types, or none where the module takes some.
     """
+    if isinstance(arg, bytes):
+        return arg
+    if module is None:
+        return NO_VALUES
     if arg is None:
         needed = () if is_upgrade else _init_types(what, module)
         if not all(map(is_nullable, needed)):
@@ -94,7 +101,5 @@ def init_argument(what: str, module: CanisterModule, arg: Argument | None, *, is
         return NO_VALUES
     if isinstance(arg, tuple):
         return service_of(what, module).encode_init(arg)
-    if isinstance(arg, str):
-        types = service_of(what, module).init if has_interface(module) else None
-        return encode(*parse_values(arg, types))
-    return arg
+    types = service_of(what, module).init if has_interface(module) else None
+    return encode(*parse_values(arg, types))

@@ -245,14 +245,13 @@ class Subnet:
             ValueError: the id is taken, or the module takes arguments and `arg` is none or another.
         """
         code = self._code(wasm, wasi=wasi)
-        self._compiled(code)
+        raw_arg = init_argument("the module", self._compiled(code), arg)
         settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
         options = InstallOptions(InstallMode.INSTALL)
         with self._undisturbed(Ticket()) as world:
             world.begin()
             state = self._create(settings, cycles, canister_id)
             canister = Canister(self, Principal(state.canister_id))
-            raw_arg = canister._init_argument(options, code, arg)
             response = install_code(world, state, options, code, raw_arg, controller_of(state))
             if isinstance(response, Reject):
                 world.undo()
@@ -707,8 +706,10 @@ class Canister:
     @alone
     def _install(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> None:
         state, subnet = self._state, self._subnet
-        self._check_kind(subnet._compiled(wasm))
-        raw_arg = self._init_argument(options, wasm, arg)
+        module = subnet._compiled(wasm)
+        self._check_kind(module)
+        is_upgrade = options.mode is InstallMode.UPGRADE
+        raw_arg = init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade)
         with subnet._transaction(f"{options.mode.value}_code", self._raw_id, raw_arg):
             response = install_code(subnet._world, state, options, wasm, raw_arg, controller_of(state))
             if subnet._state.inputs is not None:
@@ -716,18 +717,6 @@ class Canister:
                 subnet._state.note("code", self._raw_id, mode, *options[1:], module_hash, raw_arg)
         if isinstance(response, Reject):
             raise as_error(response)
-
-    def _init_argument(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> bytes:
-        if isinstance(arg, bytes):
-            return arg
-        try:
-            module = self._subnet._host.compile(wasm)
-        except (MalformedError, UnsupportedError):
-            if arg is not None:
-                raise
-            return NO_VALUES  # the module is to be refused by the rules, in their words
-        is_upgrade = options.mode is InstallMode.UPGRADE
-        return init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade)
 
     def _check_kind(self, new: CanisterModule | None) -> None:
         old = self._state.module

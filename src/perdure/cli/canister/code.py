@@ -48,21 +48,42 @@ def create(
     """  # noqa: D301
     if every and (name is not None or specified_id is not None):
         raise click.UsageError("--all goes with neither a name nor an id")
-    names: list[str | None] = [name]
-    if every:
-        names = [one for one in _of_project(state) if one not in state.names.ids]
     with state.open(create=True) as subnet:
-        made = {one: _create(state, subnet, one, controllers, cycles, specified_id) for one in names}
-        state.configure(subnet, [one for one in made if one is not None])
-    rows = [{"canister_id": str(one.id), "name": name} for name, one in made.items()]
+        if every:
+            made, failed = _create_missing(state, subnet, controllers, cycles)
+        else:
+            made, failed = {name: _create(state, subnet, name, controllers, cycles, specified_id)}, False
+            state.configure(subnet, [name] if name is not None else [])
+    rows = [{"canister_id": str(one.id), "name": title} for title, one in made.items()]
     text = "\n".join(f"created {row['name'] or ''} {row['canister_id']}" for row in rows)
     say(as_json, quiet, rows if every else rows[0], text)
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
 def _of_project(state: State) -> list[str]:
     if state.project is None:
         raise click.UsageError("--all means the canisters of a project, and there is no icp.yaml or dfx.json here")
     return list(state.project.canisters)
+
+
+def _create_missing(
+    state: State, subnet: Subnet, controllers: tuple[str, ...] = (), cycles: int = _DEFAULT_CYCLES
+) -> tuple[dict[str | None, Canister], bool]:
+    """Make the project's canisters that are not there, with their settings; whether the project is wrong about one."""
+    made: dict[str | None, Canister] = {}
+    failed = False
+    for name in _of_project(state):
+        if name in state.names.ids:
+            continue
+        try:
+            state.described(name)
+            made[name] = _create(state, subnet, name, controllers, cycles)
+            state.configure(subnet, [name])
+        except PerdureError as error:
+            failed = True
+            click.echo(f"perdure: {name}: {error}", err=True)
+    return made, failed
 
 
 def _create(
@@ -142,10 +163,10 @@ def install(
     argument = given(args, args_file, args_format)
     rows, failed = [], False
     with state.open(create=True) as subnet:
-        # All of them are there before the first is installed, which may ask for the ids of the others.
-        for name in names if every else ():
-            if name not in state.names.ids:
-                _create(state, subnet, name)
+        if every:
+            # All of them are there before the first is installed, which may ask for the ids of the others.
+            _, failed = _create_missing(state, subnet)
+            names = [name for name in names if name in state.names.ids]
         for name in names:
             try:
                 rows.append(
