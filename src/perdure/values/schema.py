@@ -19,9 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
 
-import yaml
-
-from perdure import yaml_core
 from perdure.errors import MalformedError, StorageError
 from perdure.stable.types import StorableType
 from perdure.values.codec import codec
@@ -102,6 +99,8 @@ def parse_schema(text: str, *, formats: Iterable[Format] = ()) -> Schema:
     Raises:
         MalformedError: no YAML, or something unknown in it.
     """
+    from perdure import yaml_core  # PyYAML is half of what a listing imports, and most sources have no schema
+
     try:
         document = yaml_core.load(text)
     except (RecursionError, ValueError) as error:
@@ -152,6 +151,8 @@ def _check_codec(label: str, name: object, formats: Mapping[str, Format]) -> Non
 
 def dump_schema(memories: Iterable[tuple[MemorySchema, str]]) -> str:
     """A schema as text, each memory with a comment."""
+    import yaml
+
     lines = ["memories:"]
     for memory, comment in memories:
         declared = {name: getattr(memory, name) for name in _FIELDS}
