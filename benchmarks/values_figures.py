@@ -64,6 +64,7 @@ def measure(quick: bool) -> Table:
             (structure,) = name_structures(find(source), schema).structures
 
             def to_parquet() -> None:
+                (directory / "users.parquet").unlink(missing_ok=True)
                 assert export_parquet(open_table(structure, schema), directory / "users.parquet") == ENTRIES
 
             def to_sqlite() -> None:

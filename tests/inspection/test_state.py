@@ -1,7 +1,10 @@
 """Canisters of a state directory as sources: the pieces of their images are mapped, and known to be shared."""
 
+from pathlib import Path
+
 import pytest
 
+from perdure.candid import field_hash
 from perdure.canister import PageDelta
 from perdure.errors import StorageError
 from perdure.ic.principal import Principal
@@ -89,3 +92,19 @@ def test_a_canister_that_is_not_there(state):
     for name in (str(Principal.from_index(6)), "backend"):
         with pytest.raises(StorageError, match=str(CANISTER)):
             open_source(f"{path}:{name}")
+
+
+def test_the_module_of_the_canister_names_fields(state):
+    path, _, _ = state
+    module = (Path(__file__).parents[1] / "canisters" / "modules" / "ledger.wasm.gz").read_bytes()
+    with StateDirectory.open(path) as directory:
+        change = CanisterChange(module_hash=directory.put_blob(module))
+        directory.commit(Message(kind="update"), {CANISTER.raw_bytes: change}, apply=True)
+    with open_source(f"{path}:{CANISTER}") as source:
+        assert source.labels[field_hash("balance")] == "balance"
+
+
+def test_a_canister_without_a_module_names_none(state):
+    path, _, _ = state
+    with open_source(f"{path}:{CANISTER}") as source:
+        assert dict(source.labels) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from perdure.ic.principal import Principal
@@ -39,11 +40,49 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_ci
 
 
 def json_text(value: Any) -> str:
-    """`to_json` as text."""
+    """`to_json` as text, of values nested in any depth."""
     try:
         return _ENCODER.encode(value)
+    except RecursionError:
+        return _deep_text(value)
     except (ValueError, TypeError):  # a float that is no number, a key that is no text
+        pass
+    try:
         return json.dumps(to_json(value), ensure_ascii=False)
+    except RecursionError:
+        return _deep_text(value)
+
+
+def _deep_text(value: Any) -> str:
+    """The same without a frame for each level."""
+    out: list[str] = []
+    pending: list[tuple[str, Any]] = [("", value)]  # what to write first, and then what value
+    while pending:
+        text, found = pending.pop()
+        out.append(text)
+        if isinstance(found, dict):
+            names = [f"{encode_basestring(str(to_json(name)))}: " for name in found]
+            pending.append(("}", _NOTHING))
+            _push(pending, "{", names, list(found.values()))
+        elif isinstance(found, list | tuple | set | frozenset):
+            pending.append(("]", _NOTHING))
+            _push(pending, "[", [""] * len(found), list(found))
+        elif found is not _NOTHING:
+            out.append(json.dumps(to_json(found), ensure_ascii=False))
+    return "".join(out)
+
+
+_NOTHING: Final = object()
+
+
+def _push(pending: list[tuple[str, Any]], opening: str, names: list[str], values: list[Any]) -> None:
+    pieces = [
+        ((", " if index else opening) + name, value)
+        for index, (name, value) in enumerate(zip(names, values, strict=True))
+    ]
+    pending.extend(reversed(pieces))
+    if not values:
+        pending.append((opening, _NOTHING))
 
 
 def to_sql(value: Any) -> Any:
