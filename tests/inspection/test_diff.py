@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from perdure.errors import MalformedError
 from perdure.inspection.diff import Change, diff
 from perdure.inspection.find import find, find_in_memory
-from perdure.inspection.pages import changed_pages
+from perdure.inspection.pages import ChangedPages, changed_pages
 from perdure.inspection.source import Layer, open_source
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import MemoryManager, StableBTreeMap, StableLog, StableVec, types
@@ -181,7 +182,7 @@ def test_changed_pages_in_scattered_buckets():
     one = Region.whole(ReadOnlyMemory(data))
     other = Region(ReadOnlyMemory(scattered), [Run(bucket * WASM_PAGE_BYTES, WASM_PAGE_BYTES) for bucket in buckets])
     found = changed_pages(one, other, [(0, size)], [(0, size)])
-    assert found.is_changed.nonzero()[0].tolist() == [0, 5, size // PAGE_BYTES - 1]
+    assert found.ranges.tolist() == [[0, 1], [5, 6], [size // PAGE_BYTES - 1, size // PAGE_BYTES]]
     assert found.compared == size // PAGE_BYTES
     touched = found.touches(np.array([PAGE_BYTES, 5 * PAGE_BYTES - 10, size + 5]), 20)
     assert touched.tolist() == [False, True, False]
@@ -207,3 +208,48 @@ def test_holes_and_shared_layers_are_skipped():
     shifted = Layer(0, size, (1, 2), PAGE_BYTES)
     assert changed_pages(*regions, [(0, size)], [(0, size)], [base], [shifted]).compared == 64
     assert changed_pages(regions[0], Region(regions[1].below, []), *holes).count == 64
+
+
+class Sparse:
+    """Zeros as far as one likes, and a few bytes at the start; what is read is noted."""
+
+    def __init__(self, data, size_bytes):
+        self.data, self.size_bytes, self.read_bytes = data, size_bytes, 0
+
+    def size(self):
+        return self.size_bytes // WASM_PAGE_BYTES
+
+    def read(self, address, size_bytes):
+        self.read_bytes += size_bytes
+        return self.data[address : address + size_bytes].ljust(size_bytes, b"\0")
+
+
+def test_what_is_apparent_only_takes_neither_time_nor_memory():
+    data = random.Random(2).randbytes(WASM_PAGE_BYTES)
+    changed = bytearray(data)
+    changed[PAGE_BYTES] ^= 1
+    small, huge = Sparse(data, WASM_PAGE_BYTES), Sparse(bytes(changed), 512 << 30)
+    extents = [(0, WASM_PAGE_BYTES)]
+    tracemalloc.start()
+    found = changed_pages(Region.whole(small), Region.whole(huge), extents, extents)
+    assert found.touches(np.array([0, PAGE_BYTES, 400 << 30]), 1).tolist() == [False, True, True]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.ranges.tolist() == [[1, 2], [16, (512 << 30) // PAGE_BYTES]]
+    assert (found.total, found.count) == ((512 << 30) // PAGE_BYTES, 1 + (512 << 30) // PAGE_BYTES - 16)
+    assert huge.read_bytes == WASM_PAGE_BYTES
+    assert peak < 4 << 20
+
+
+def test_touching_agrees_with_a_flag_for_each_page():
+    draw = random.Random(3)
+    for _ in range(50):
+        flags = np.array([draw.random() < 0.3 for _ in range(40)])
+        edges = np.flatnonzero(np.diff(flags, prepend=False, append=False)).reshape(-1, 2)
+        found = ChangedPages(40, edges, 0)
+        addresses, size = np.array([draw.randrange(45 * PAGE_BYTES) for _ in range(20)]), draw.choice([1, 5000, 20000])
+        expected = [
+            bool(flags[at // PAGE_BYTES : (at + size - 1) // PAGE_BYTES + 1].any()) for at in addresses.tolist()
+        ]
+        assert found.touches(addresses, size).tolist() == expected
+        assert found.count == flags.sum()

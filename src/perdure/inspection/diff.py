@@ -139,7 +139,7 @@ def _diff_structure(
     extra = 0
     if old.data is not None and new.data is not None:
         extra = changed_pages(old.data, new.data, *below).count
-    found.pages = (len(pages.is_changed), pages.compared, pages.count + extra)
+    found.pages = (pages.total, pages.compared, pages.count + extra)
     if pages.count + extra == 0 and not full_scan and old.region.size_bytes == new.region.size_bytes:
         return found
     if old.kind != new.kind and {old.kind, new.kind} - set(KEYED):
@@ -332,8 +332,8 @@ def _places(old: Table, new: Table, pages: ChangedPages | None) -> Iterator[int]
     longer = max(old, new, key=len).structure.region
     header = ArrayHeader.read(longer, magic_of(longer))
     following = 0
-    for page in pages.is_changed.nonzero()[0].tolist():
-        slots = header.slots_in(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
-        yield from range(max(following, slots.start), slots.stop)
+    for first, end in pages.ranges.tolist():
+        slots = header.slots_in(first * PAGE_BYTES, end * PAGE_BYTES)
+        yield from range(max(following, slots.start), min(slots.stop, most))
         following = max(following, slots.stop)
     yield from range(max(following, min(len(old), len(new))), most)

@@ -1,12 +1,16 @@
 """Which 4 KiB pages differ between two memories, without looking at what cannot differ.
 
-Holes that both have, and bytes that both take from the same place of the same file, are skipped unread.
+Holes that both have, and bytes that both take from the same place of the same file, are skipped unread. What comes out
+is ranges, so that time and memory follow the data and what changed, never the apparent size: 500 GiB of hole are one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
@@ -29,24 +33,27 @@ class ChangedPages:
     """The pages of a region that differ between two states of it.
 
     Attributes:
-        is_changed: one flag for each page; a page that only one of the two has counts as changed.
+        total: pages of the larger state.
+        ranges: first page and the one after the last of each run of pages that differ, ascending and apart; a page that
+            only one of the two has counts as changed.
         compared: pages that had to be read.
     """
 
-    is_changed: npt.NDArray[np.bool_]
+    total: int
+    ranges: npt.NDArray[np.int64]
     compared: int
 
     @property
     def count(self) -> int:
         """Pages that differ."""
-        return int(self.is_changed.sum())
+        return int((self.ranges[:, 1] - self.ranges[:, 0]).sum())
 
     def touches(self, addresses: npt.NDArray[np.int64], size_bytes: int) -> npt.NDArray[np.bool_]:
         """Whether any of the `size_bytes` bytes from each address lies in a changed page."""
-        before = np.concatenate([[0], np.cumsum(self.is_changed)])
-        first = np.clip(addresses // PAGE_BYTES, 0, len(self.is_changed))
-        last = np.clip((addresses + max(1, size_bytes) - 1) // PAGE_BYTES + 1, 0, len(self.is_changed))
-        found: npt.NDArray[np.bool_] = before[last] > before[first]
+        starts, ends = np.append(self.ranges[:, 0], np.iinfo(np.int64).max), self.ranges[:, 1]
+        first = addresses // PAGE_BYTES
+        last = (addresses + max(1, size_bytes) - 1) // PAGE_BYTES
+        found: npt.NDArray[np.bool_] = starts[np.searchsorted(ends, first, side="right")] <= last
         return found
 
 
@@ -70,8 +77,7 @@ def changed_pages(
     """
     size_bytes = min(one.size_bytes, other.size_bytes)
     pages = -(-max(one.size_bytes, other.size_bytes) // PAGE_BYTES)
-    is_changed = np.zeros(pages, dtype=np.bool_)
-    is_changed[size_bytes // PAGE_BYTES :] = True
+    changed: list[Extent] = []
     compared = 0
     address = 0
     for left, right in _aligned(one, other, size_bytes):
@@ -79,9 +85,25 @@ def changed_pages(
         for span in _not_both_holes(left, right, one_extents, other_extents):
             for start, end in _without(span, shared):
                 compared += (end - start) // PAGE_BYTES
-                _compare(one, other, address + start, address + end, is_changed)
+                changed += _compare(one, other, address + start, address + end)
         address += left.size_bytes
-    return ChangedPages(is_changed, compared)
+    if size_bytes // PAGE_BYTES < pages:
+        changed.append((size_bytes // PAGE_BYTES, pages))
+    return ChangedPages(pages, np.array(list(_joined(changed)), dtype=np.int64).reshape(-1, 2), compared)
+
+
+def _joined(ranges: Iterable[Extent]) -> Iterator[Extent]:
+    """Ascending ranges with those that touch made one."""
+    current: Extent | None = None
+    for start, end in ranges:
+        if current is not None and start <= current[1]:
+            current = (current[0], max(current[1], end))
+            continue
+        if current is not None:
+            yield current
+        current = (start, end)
+    if current is not None:
+        yield current
 
 
 def _shared(left: Run, right: Run, left_layers: Sequence[Layer], right_layers: Sequence[Layer]) -> Iterator[Extent]:
@@ -124,41 +146,33 @@ def _without(span: Extent, holes: Sequence[Extent]) -> Iterator[Extent]:
 
 def _aligned(one: Region, other: Region, size_bytes: int) -> Iterator[tuple[Run, Run]]:
     """Runs of equal length that hold the same bytes of both regions."""
-    lefts, rights = list(one.pieces(0, size_bytes)), list(other.pieces(0, size_bytes))
+    lefts, rights = deque(one.pieces(0, size_bytes)), deque(other.pieces(0, size_bytes))
     while lefts and rights:
-        left, right = lefts.pop(0), rights.pop(0)
+        left, right = lefts.popleft(), rights.popleft()
         size = min(left.size_bytes, right.size_bytes)
         yield Run(left.address, size), Run(right.address, size)
         for run, rest in ((left, lefts), (right, rights)):
             if run.size_bytes > size:
-                rest.insert(0, Run(run.address + size, run.size_bytes - size))
+                rest.appendleft(Run(run.address + size, run.size_bytes - size))
 
 
 def _not_both_holes(left: Run, right: Run, left_extents: list[Extent], right_extents: list[Extent]) -> Iterator[Extent]:
     """The parts of a pair of runs, whole pages from their start, where one of the two has bytes."""
     spans = sorted([*_clip(left, left_extents), *_clip(right, right_extents)])
-    current: Extent | None = None
-    for start, end in spans:
-        start -= start % PAGE_BYTES
-        end = min(left.size_bytes, end + -end % PAGE_BYTES)
-        if current is not None and start <= current[1]:
-            current = (current[0], max(current[1], end))
-            continue
-        if current is not None:
-            yield current
-        current = (start, end)
-    if current is not None:
-        yield current
+    return _joined((start - start % PAGE_BYTES, min(left.size_bytes, end + -end % PAGE_BYTES)) for start, end in spans)
 
 
 def _clip(run: Run, extents: list[Extent]) -> Iterator[Extent]:
     """The extents within a run, from its start."""
-    for start, end in extents:
-        if end > run.address and start < run.address + run.size_bytes:
-            yield max(0, start - run.address), min(run.size_bytes, end - run.address)
+    run_end = run.address + run.size_bytes
+    for start, end in extents[bisect_right(extents, run.address, key=itemgetter(1)) :]:
+        if start >= run_end:
+            break
+        yield max(0, start - run.address), min(run.size_bytes, end - run.address)
 
 
-def _compare(one: Region, other: Region, start: int, end: int, is_changed: npt.NDArray[np.bool_]) -> None:
+def _compare(one: Region, other: Region, start: int, end: int) -> Iterator[Extent]:
+    """Runs of pages that differ."""
     for address in range(start, end, _BLOCK_BYTES):
         size = min(_BLOCK_BYTES, end - address)
         left = np.frombuffer(one.view(address, size), dtype=np.uint64)
@@ -167,4 +181,5 @@ def _compare(one: Region, other: Region, start: int, end: int, is_changed: npt.N
         if differs.any():
             first = address // PAGE_BYTES
             found = differs.reshape(-1, PAGE_BYTES // 8).any(axis=1)
-            is_changed[first : first + len(found)] |= found
+            edges = np.flatnonzero(np.diff(found, prepend=False, append=False)) + first
+            yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
