@@ -16,10 +16,10 @@ import pytest
 from built_canisters import module
 from test_threads import LONG, SHORT, WASM, await_state, is_outside
 
-from perdure import RejectError
+from perdure import Principal, RejectError
 from perdure.errors import StorageError
 from perdure.kit import canister as python_canister
-from perdure.kit import nat64, stable, update
+from perdure.kit import ic, nat64, notify, stable, update
 from perdure.stable import StableCell
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.replay import Replayed, replay
@@ -191,6 +191,42 @@ def test_a_state_that_is_another_one_the_second_time(path: Path) -> None:
     assert difference is not None
     assert (difference.version, difference.message.method) == (calm + 1, "moody")
     assert difference.found not in (None, difference.expected)
+
+
+def test_a_message_that_was_cut_off_and_came_again(path: Path) -> None:
+    """In the replay nothing cuts it off; still it is executed in the second round, with that one's time."""
+    interrupts = [True]
+
+    @python_canister
+    class Tells:
+        @update
+        def tell(self, other: Principal) -> None:
+            notify(other, "note_time", b"DIDL\0\0")
+
+    @python_canister
+    class Noting:
+        time: StableCell[nat64] = stable(default=0)
+
+        @update
+        def note_time(self) -> None:
+            if interrupts:
+                interrupts.pop()
+                raise KeyboardInterrupt
+            self.time.set(ic.time_ns)
+
+    with Subnet(path, history=None) as subnet:
+        tells, noting = subnet.install(Tells), subnet.install(Noting)
+        tells.actor().tell(noting.id)
+        with pytest.raises(KeyboardInterrupt):
+            subnet.tick()
+        subnet.tick()
+        noted = subnet.version
+        tells.actor().tell(noting.id)
+        subnet.run_until_idle()
+    assert not interrupts
+    result = replay(path, code=[Tells, Noting])
+    assert result.difference is None
+    assert result.end > noted
 
 
 SCRIPT = """
