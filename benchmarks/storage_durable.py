@@ -43,7 +43,7 @@ def change_of(number: int, data: bytes, pages: tuple[int, int] = (1, 1)) -> Cani
     heap, stable = (
         PageDelta(MEMORY_PAGES // 16, [(at * PAGE, data) for at in places(number, count)]) for count in pages
     )
-    return CanisterChange(heap=heap if pages[0] else None, stable=stable if pages[1] else None)
+    return CanisterChange({**({"heap": heap} if pages[0] else {}), **({"stable": stable} if pages[1] else {})})
 
 
 def places(number: int, count: int) -> list[int]:
@@ -105,7 +105,7 @@ def message_times(directory: str, pages: tuple[int, int], batches: int) -> list[
 
     large = PageDelta(1024, [(0, bytes(48 << 20))])  # the log gets its size once, not in what is measured
     for _ in range(2):
-        state.commit(MESSAGE, {b"other": CanisterChange(stable=large)}, apply=True)
+        state.commit(MESSAGE, {b"other": CanisterChange({"stable": large})}, apply=True)
     state.checkpoint()
     actions: list[Callable[[int], None]] = [ours, sqlite, bare]
     times: list[list[float]] = [[], [], []]
@@ -203,7 +203,7 @@ def recovery_figures(directory: str, quick: bool) -> list[dict[str, object]]:
     blob = rng.randbytes(1 << 20)
     for number in range(target >> 20):
         runs = [((number % 256) << 20, blob)]
-        state.commit(MESSAGE, {NAME: CanisterChange(stable=PageDelta(4096, runs))}, apply=True)
+        state.commit(MESSAGE, {NAME: CanisterChange({"stable": PageDelta(4096, runs)})}, apply=True)
     state.sync()
     state.abandon()
     os.sync()

@@ -75,7 +75,12 @@ class StorageError(PerdureError):
     Args:
         message: what happened, lower case, without the path.
         path: the file or directory concerned.
+
+    Attributes:
+        committed: of a message, where this is about one: whether it is kept; `None`: not known.
     """
+
+    committed: bool | None = None
 
     def __init__(self, message: str, path: object) -> None:
         super().__init__(f"{path}: {message}")

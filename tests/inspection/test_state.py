@@ -23,7 +23,7 @@ CANISTER = Principal.from_index(5)
 def commit(directory: StateDirectory, data: bytes, *pages: int) -> None:
     """Commit whole pages of 4 KiB of `data`; all of them if none is named."""
     runs = [(4096 * page, data[4096 * page : 4096 * page + 4096]) for page in pages] or [(0, data)]
-    change = CanisterChange(stable=PageDelta(len(data) // WASM_PAGE_BYTES, runs))
+    change = CanisterChange({"stable": PageDelta(len(data) // WASM_PAGE_BYTES, runs)})
     directory.commit(Message(kind="update"), {CANISTER.raw_bytes: change}, apply=True)
 
 

@@ -27,8 +27,10 @@ from typing import Any, Literal
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import PerdureError
 from perdure.storage import (
+    Answer,
     CanisterChange,
     Message,
+    PythonCode,
     StateDirectory,
     StorageLimits,
     TemporaryStore,
@@ -73,9 +75,11 @@ class Model:
 
     canisters: dict[bytes, dict[str, Any]] = field(default_factory=dict)
     subnet: bytes = b""
+    answers: dict[bytes, Answer] = field(default_factory=dict)
 
     def copy(self) -> Model:
-        return Model({name: dict(state) for name, state in self.canisters.items()}, self.subnet)
+        canisters = {name: {**state, "memories": dict(state["memories"])} for name, state in self.canisters.items()}
+        return Model(canisters, self.subnet, dict(self.answers))
 
 
 @dataclass
@@ -91,13 +95,18 @@ class Journal:
 
 def change_of(rng: random.Random, model: Model, name: bytes, module: bytes | None) -> CanisterChange:
     """A random change of one canister, made in the model too."""
-    empty = {"heap": b"", "stable": b"", "globals": None, "record": b"", "module": b""}
-    state = model.canisters.setdefault(name, dict(empty))
+    empty = {"globals": None, "record": b"", "module": b"", "code": PythonCode()}
+    state = model.canisters.setdefault(name, {**empty, "memories": {}})
     change = CanisterChange()
-    if rng.random() < 0.7:
-        change.heap = delta_of(rng, state, "heap")
-    if rng.random() < 0.5:
-        change.stable = delta_of(rng, state, "stable")
+    if rng.random() < 0.05 and state["memories"]:
+        change.dropped = frozenset(rng.sample(sorted(state["memories"]), 1))
+        for gone in change.dropped:
+            del state["memories"][gone]
+    for kind, chance in (("heap", 0.7), ("stable", 0.5), ("users-1.x", 0.2)):
+        if rng.random() < chance:
+            change.memories[kind] = delta_of(rng, state["memories"], kind)
+    if rng.random() < 0.1:
+        change.code = state["code"] = PythonCode("actor", rng.randbytes(32), rng.randbytes(20))
     if rng.random() < 0.5:
         change.global_values = (GlobalValue("i64", rng.randbytes(8)),)
         state["globals"] = change.global_values
@@ -110,7 +119,7 @@ def change_of(rng: random.Random, model: Model, name: bytes, module: bytes | Non
 
 def delta_of(rng: random.Random, state: dict[str, Any], kind: str) -> PageDelta:
     fresh = rng.random() < 0.06
-    old: bytes = bytes(len(state[kind])) if fresh else state[kind]
+    old: bytes = bytes(len(state.get(kind, b""))) if fresh else state.get(kind, b"")
     if fresh and rng.random() < 0.5:
         old = b""
     wasm_pages = max(len(old) // WASM_PAGE, 1) + (rng.random() < 0.05)
@@ -151,10 +160,19 @@ def run_script(disk: Any, journal: Journal, *, seed: int, commits: int, level: L
         subnet = rng.randbytes(rng.choice((50, 3000))) if rng.random() < 0.3 else None
         if subnet is not None:
             model.subnet = subnet
+        answers, forgotten = _answers(rng, model)
         journal.models.append(model)
         journal.appended += 1
         wait = rng.random() < 0.7
-        state.commit(Message(b"%d" % state.version), changes, subnet_record=subnet, apply=True, wait=wait)
+        state.commit(
+            Message(b"%d" % state.version),
+            changes,
+            subnet_record=subnet,
+            answers=answers,
+            forgotten=forgotten,
+            apply=True,
+            wait=wait,
+        )
         if HISTORY is None or rng.random() < 0.2:  # a hash that is asked for seldom covers many commits
             journal.hashes[state.version] = state.state_hash()
         if level == "message" and wait:
@@ -172,13 +190,26 @@ def run_script(disk: Any, journal: Journal, *, seed: int, commits: int, level: L
     journal.acknowledged = journal.appended
 
 
+def _answers(rng: random.Random, model: Model) -> tuple[list[Answer], list[bytes]]:
+    """Some that go and some that come, one of them perhaps for a request that has one."""
+    forgotten = [key for key in model.answers if rng.random() < 0.1]
+    for key in forgotten:
+        del model.answers[key]
+    answers = [Answer(rng.randbytes(1), rng.randrange(1 << 60), rng.randbytes(30)) for _ in range(rng.randrange(3))]
+    answers = list({answer.request_id: answer for answer in answers}.values())
+    for answer in answers:
+        model.answers.pop(answer.request_id, None)
+        model.answers[answer.request_id] = answer
+    return answers, forgotten
+
+
 def _now_and_then(rng: random.Random, state: StateDirectory, journal: Journal) -> None:
     chance = rng.random()
     if chance < 0.03:
         state.checkpoint()
         journal.acknowledged = state.version
     elif chance < 0.05 and state.canisters:
-        forks = [state.fork_image(name, "heap") for name in state.canisters]
+        forks = [state.fork_image(name, kind) for name, found in state.canisters.items() for kind in found.memories]
         state.checkpoint()
         journal.acknowledged = state.version
         for fork in forks:
@@ -240,12 +271,15 @@ def _compare(state: StateDirectory, journal: Journal, rng: random.Random) -> Non
         past_version = rng.randrange(version)
         past = state.at(past_version)
         model = journal.models[past_version]
-        if past.canisters.keys() != model.canisters.keys() or past.subnet_record != model.subnet:
+        known = past.canisters.keys() == model.canisters.keys() and past.answers == model.answers
+        if not known or past.subnet_record != model.subnet:
             raise BrokenPromiseError(f"the past version {past_version} is not what it was")
         for name, canister in past.canisters.items():
             expected = model.canisters[name]
+            if canister.images.keys() != expected["memories"].keys() or canister.code != expected["code"]:
+                raise BrokenPromiseError(f"past version {past_version}: memories or code of {name!r}")
             for kind, image in canister.images.items():
-                if image.read(0, image.wasm_pages * WASM_PAGE) != expected[kind]:
+                if image.read(0, image.wasm_pages * WASM_PAGE) != expected["memories"][kind]:
                     raise BrokenPromiseError(f"past version {past_version}: {kind} of {name!r} is not what it was")
         past.close()
 
@@ -253,14 +287,18 @@ def _compare(state: StateDirectory, journal: Journal, rng: random.Random) -> Non
 def _compare_state(state: StateDirectory, model: Model, what: str) -> None:
     if state.canisters.keys() != model.canisters.keys() or state.subnet_record != model.subnet:
         raise BrokenPromiseError(f"{what}: {sorted(state.canisters)} recovered, {sorted(model.canisters)} committed")
+    if list(state.answers.items()) != list(model.answers.items()):
+        raise BrokenPromiseError(f"{what}: {len(state.answers)} answers recovered, {len(model.answers)} committed")
     for name, canister in state.canisters.items():
         expected = model.canisters[name]
-        found = (canister.global_values, canister.record, canister.module_hash)
-        if found != (expected["globals"], expected["record"], expected["module"]):
+        found = (canister.global_values, canister.record, canister.module_hash, canister.code)
+        if found != (expected["globals"], expected["record"], expected["module"], expected["code"]):
             raise BrokenPromiseError(f"{what}: globals, record or module of {name!r} are not what was committed")
-        for kind in ("heap", "stable"):
-            image = canister.memories[kind].image()
-            if image.read(0, image.wasm_pages * WASM_PAGE) != expected[kind]:
+        if canister.memories.keys() != expected["memories"].keys():
+            raise BrokenPromiseError(f"{what}: {name!r} has the memories {sorted(canister.memories)}")
+        for kind, memory in canister.memories.items():
+            image = memory.image()
+            if image.read(0, image.wasm_pages * WASM_PAGE) != expected["memories"][kind]:
                 raise BrokenPromiseError(f"{what}: {kind} of {name!r} is not what was committed")
 
 
@@ -378,11 +416,13 @@ SYNC_REMOVALS: dict[str, tuple[str, str]] = {
     "no sync of the checkpoint file": ("sync", "/checkpoint.new"),
     "no sync of blobs": ("sync", "/blobs/"),
     "no sync of history": ("sync", "/history/"),
+    "no sync of answers": ("sync", "/answers/"),
     "no sync of the parent directory": ("sync directory", "//"),
     "no sync of the directory": ("sync directory", "/state/"),
     "no sync of the images' directory": ("sync directory", "/images/"),
     "no sync of the blobs' directory": ("sync directory", "/blobs/"),
     "no sync of the history's directory": ("sync directory", "/history/"),
+    "no sync of the answers' directory": ("sync directory", "/answers/"),
 }
 
 CODE_REMOVALS: dict[str, tuple[object, str, object]] = {

@@ -41,7 +41,7 @@ def commit_for_ever(path: str, pipe: int) -> None:
         version = state.version + 1
         runs = [(page * PAGE, page_of(version, page)) for page in changed_pages(version)]
         delta = PageDelta(PAGES // 16, runs)
-        half = CanisterChange(heap=delta if version % 2 else None, stable=None if version % 2 else delta)
+        half = CanisterChange({"heap" if version % 2 else "stable": delta})
         state.commit(Message(b"%d" % version), {CANISTER: half}, subnet_record=b"%d" % version, apply=True)
         os.write(pipe, b"%d\n" % version)
 

@@ -35,7 +35,7 @@ def page(text: str) -> bytes:
 
 
 def heap(*runs: tuple[int, bytes], wasm_pages: int = 1, fresh: bool = False) -> CanisterChange:
-    return CanisterChange(heap=PageDelta(wasm_pages, [(index * PAGE, data) for index, data in runs], fresh))
+    return CanisterChange({"heap": PageDelta(wasm_pages, [(index * PAGE, data) for index, data in runs], fresh)})
 
 
 def commit(state: StateDirectory, *runs: tuple[int, bytes], name: bytes = A, message: bytes = b"", **more: Any) -> int:
@@ -65,8 +65,7 @@ def test_keeps_everything(path: str) -> None:
     with StateDirectory.open(path) as state:
         module = state.put_blob(b"a module")
         change = CanisterChange(
-            heap=PageDelta(2, [(PAGE, page("h"))]),
-            stable=PageDelta(1, [(0, page("s") + page("t"))]),
+            {"heap": PageDelta(2, [(PAGE, page("h"))]), "stable": PageDelta(1, [(0, page("s") + page("t"))])},
             global_values=globals_,
             module_hash=module,
             record=b"rules",
@@ -250,7 +249,7 @@ def test_a_mapped_image_follows_a_checkpoint(path: str) -> None:
 
         for number in range(6):
             delta = PageDelta(2, [(number % 2 * PAGE, page(str(number)))])
-            state.commit(Message(), {A: CanisterChange(heap=delta)})
+            state.commit(Message(), {A: CanisterChange({"heap": delta})})
             for extent in image.commit(delta):
                 shown.pop(extent.address, None)
                 shown[extent.address] = extent
@@ -288,7 +287,7 @@ def test_nonsense_is_refused_before_it_is_logged(path: str) -> None:
             heap((0, b"short"), wasm_pages=2),
             heap((40, page("x")), wasm_pages=2),
             heap(wasm_pages=1),
-            CanisterChange(deleted=False, heap=PageDelta(2, [(PAGE, page("b")), (0, page("a"))])),
+            CanisterChange({"heap": PageDelta(2, [(PAGE, page("b")), (0, page("a"))])}),
         ):
             with pytest.raises(ValueError):
                 state.commit(Message(), {A: change}, apply=True)
@@ -297,7 +296,7 @@ def test_nonsense_is_refused_before_it_is_logged(path: str) -> None:
         assert state.version == 1
         with pytest.raises(KeyError):
             state.image(B, "heap")
-        with pytest.raises(ValueError, match="no memory"):
+        with pytest.raises(KeyError, match="no memory"):
             state.image(A, "stack")
     with pytest.raises(ValueError, match="closed"):
         state.image(A, "heap")
@@ -495,7 +494,7 @@ def test_a_full_disk_leaves_the_state_as_it_was(disk: Any, store: TemporaryStore
 def test_a_full_disk_at_a_checkpoint(disk: Any, store: TemporaryStore, part: str) -> None:
     state = opened(disk, store, history=None)
     commit(state, (0, page("a")))
-    disk.faults.append(("write", part, errno.ENOSPC))
+    disk.faults += [("write", part, errno.ENOSPC)] * 2  # the reserve was not enough
     with pytest.raises(StorageError, match="No space left"):
         state.checkpoint()
     commit(state, (1, page("b")))
@@ -510,7 +509,7 @@ def test_a_checkpoint_that_failed_half_way_is_no_damage(disk: Any, store: Tempor
         commit(state, (0, page("a")), (12, page("b")))
     with opened(disk, store) as state:
         commit(state, (12, page("c")))
-        disk.faults = [("write", ".hash", errno.ENOSPC)]
+        disk.faults = [("write", ".hash", errno.ENOSPC)] * 2
         with pytest.raises(StorageError):
             state.checkpoint()
         assert state.verify() == []
@@ -564,10 +563,10 @@ def test_a_log_of_another_format_is_refused(disk: Any, store: TemporaryStore) ->
     commit(state, (0, page("a")))
     state.abandon()
     log = disk.open("/state/log", write=True)
-    log.pwrite((1).to_bytes(2, "little"), 4)
-    with pytest.raises(StorageError, match="format 1 found, 2 expected"):
+    log.pwrite((9).to_bytes(2, "little"), 4)
+    with pytest.raises(StorageError, match="format 9 found, 1 expected"):
         opened(disk, store)
-    log.pwrite((2).to_bytes(2, "little"), 4)
+    log.pwrite((1).to_bytes(2, "little"), 4)
     with opened(disk, store) as state:
         assert read(state, 0) == page("a")
 
@@ -610,7 +609,7 @@ def test_commits_after_a_failed_checkpoint_are_recovered(disk: Any, store: Tempo
         commit(state, *((n, page(str(n))) for n in range(16)))
     state = opened(disk, store)
     commit(state, (3, page("new")))
-    disk.faults = [("write", "checkpoint.new", errno.ENOSPC)]
+    disk.faults = [("write", "checkpoint.new", errno.ENOSPC)] * 2
     with pytest.raises(StorageError, match="checkpoint"):
         state.checkpoint()
     disk.faults = []
@@ -627,7 +626,7 @@ def test_commits_that_are_waited_for_later(path: str) -> None:
         versions = [
             state.commit(Message(b"m", A), {A: heap((n, page(str(n))))}, apply=True, wait=False) for n in range(16)
         ]
-        large = CanisterChange(stable=PageDelta(64, [(0, bytes(range(256)) * 8192)]))
+        large = CanisterChange({"stable": PageDelta(64, [(0, bytes(range(256)) * 8192)])})
         versions += [state.commit(Message(b"m", A), {A: large}, apply=True, wait=False) for _ in range(3)]
         state.wait(versions[-1])
         state.wait(versions[0])
@@ -640,7 +639,7 @@ def test_commits_that_are_waited_for_later(path: str) -> None:
 
 def test_more_than_can_gather_is_written_though_nobody_waits(path: str) -> None:
     state = StateDirectory.open(path)
-    large = CanisterChange(stable=PageDelta(8, [(0, bytes(range(256)) * 1024)]))
+    large = CanisterChange({"stable": PageDelta(8, [(0, bytes(range(256)) * 1024)])})
     for _ in range(3):  # from the second time on, commits gather from the start
         versions = [state.commit(Message(b"m", A), {A: large}, apply=True, wait=False) for _ in range(8)]
         state.wait(versions[-1])

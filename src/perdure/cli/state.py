@@ -64,25 +64,45 @@ def verify(directory: Path, as_json: bool, quiet: bool) -> None:
 @state.command()
 @_DIRECTORY
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest so many.")
+@click.option("--keep", metavar="N|all", help="Keep so many messages from now on; what is too much goes.")
 @_JSON
 @_QUIET
-def history(directory: Path, limit: int, as_json: bool, quiet: bool) -> None:
-    """List messages, newest first, with what each changed.
+def history(directory: Path, limit: int, keep: str | None, as_json: bool, quiet: bool) -> None:
+    """List messages, newest first, with what each changed; or say how many a directory keeps.
 
-    The log keeps what happened since the last checkpoint; more is there if the state was opened with a history.
+    The log keeps what happened since the last checkpoint; more is there if the directory keeps a history. How long that
+    is belongs to the directory, whoever opens it.
 
     \b
     Example:
         perdure state history .perdure --limit 10
+        perdure state history .perdure --keep all
     """  # noqa: D301
     from perdure.storage import StateDirectory
 
+    if keep is not None:
+        _keep(directory, keep, as_json=as_json, quiet=quiet)
+        return
     with StateDirectory.open(directory, read_only=True) as opened:
         rows = [_row(version) for version in opened.history()[:limit]]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif not quiet:
         _print_history(rows)
+
+
+def _keep(directory: Path, keep: str, *, as_json: bool, quiet: bool) -> None:
+    from perdure.storage import StateDirectory
+
+    if keep != "all" and not keep.isdecimal():
+        raise click.UsageError(f"--keep {keep}: expected a number of messages, or all")
+    with StateDirectory.open(directory) as opened:
+        opened.keep_history(None if keep == "all" else int(keep))
+        kept = len(opened.history())
+    if as_json:
+        click.echo(json.dumps({"keep": keep if keep == "all" else int(keep), "kept": kept}, indent=2))
+    elif not quiet:
+        click.echo(f"{directory} keeps {keep} messages from now on, {kept} are there")
 
 
 def _row(version: Version) -> dict[str, Any]:
@@ -245,8 +265,7 @@ def merge(directory: Path, keep: int, quiet: bool) -> None:
 def _checkpoint(directory: Path, keep: int | None, *, quiet: bool) -> None:
     from perdure.storage import StateDirectory
 
-    # A history that is not asked for is left alone, so that checkpoints of this command drop nothing.
-    with StateDirectory.open(directory, history=0 if keep is not None else None) as opened:
+    with StateDirectory.open(directory) as opened:
         opened.checkpoint()
         version = opened.version
         if keep is not None:

@@ -1,23 +1,27 @@
 """The only writer of files: images, commit log, checkpoints, snapshots."""
 
-from perdure.storage.changes import CanisterChange, Message
+from perdure.storage.changes import Answer, CanisterChange, Message, PythonCode
 from perdure.storage.directory import CanisterState, Durability, Recovery, StateDirectory, StorageLimits
 from perdure.storage.durable import DurableImage
 from perdure.storage.history import PastCanister, PastState, Version, changes_of
 from perdure.storage.image import TemporaryImage, open_sealed
+from perdure.storage.kept import KeepHistory
 from perdure.storage.snapshot import Snapshot, SnapshotMetadata, write_snapshot
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
 from perdure.storage.transport import pack_snapshot, unpack_snapshot
 
 __all__ = [
     "MAPPING_BUDGET",
+    "Answer",
     "CanisterChange",
     "CanisterState",
     "Durability",
     "DurableImage",
+    "KeepHistory",
     "Message",
     "PastCanister",
     "PastState",
+    "PythonCode",
     "Recovery",
     "Snapshot",
     "SnapshotMetadata",

@@ -1,42 +1,78 @@
 """What a commit changes, and how its record says so.
 
-The meta part of a log record is one CBOR map:
+The meta part of a log record is one CBOR map of numbered fields, see `perdure.record`; without one nothing changed:
 
 ```
- "message"    [id, canister, kind, method, caller, argument hash, instructions, time in ns, inputs: the rules' own]
- "subnet"     the rules' record of the whole subnet, if it changed
- "canisters"  { canister id: {
-                  "slot"     number of the canister's files
-                  "gone"     true, if the canister was deleted
-                  "module"   SHA-256 of the module, or null
-                  "globals"  [[type, bits]...], or null
-                  "record"   the rules' record of the canister
-                  "heap"     [Wasm pages, fresh, [first page, pages, first page, pages...]]
-                  "stable"   the same } }                      only what changed
- "before"     the same two maps with the values before, if history is kept
+ 1 message    [id, canister, kind, method, caller, argument hash, instructions, time in ns, inputs: the rules' own]
+ 2 subnet     the rules' record of the whole subnet
+ 3 canisters  [[canister id, entry]...], ascending
+ 4 answers    [[request id, expiry in ns, answer]...], new ones or new for a request
+ 5 forgotten  [request id...]
+ 6 before     2 to 5 with the values before, if history is kept: `forgotten` are answers that did not exist
+
+ entry  1 slot      number of the canister's files
+        2 gone      true: the canister was deleted
+        3 new       true, in `before`: there was no such canister
+        4 module    SHA-256 of the module; empty: none
+        5 globals   [[type, bits]...]
+        6 not run   true: there are no globals, the module has not run
+        7 record    the rules' record of the canister
+        8 code      [name, hash, schema] of a canister that is no Wasm
+        9 memories  [[name, [Wasm pages, fresh, [first page, pages, first page, pages...]]]...], ascending by name;
+                    in `before` null for a memory that did not exist
+       10 dropped   [name...], memories that are gone
 ```
 
-The pages of the record follow in the order of "canisters", heap before stable; then the pages of "before".
+The pages of the record follow in the order of canisters and of memories within them, then the pages of `before`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 import cbor2
 
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import MalformedError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.record import (
+    BOOL,
+    TEXT,
+    Coder,
+    Field,
+    Table,
+    blob,
+    nat,
+    optional,
+    row,
+    sequence,
+    sorted_mapping,
+    structure,
+)
 
-__all__ = ["MEMORIES", "CanisterChange", "CommitFacts", "MemoryChange", "Message", "decode_meta"]
-
-MEMORIES = ("heap", "stable")
-"""The memories of a canister, in the order in which their pages are stored."""
+__all__ = [
+    "GLOBALS",
+    "NAME",
+    "NO_CODE",
+    "PYTHON_CODE",
+    "Answer",
+    "CanisterChange",
+    "CommitFacts",
+    "Entry",
+    "MemoryChange",
+    "Message",
+    "PythonCode",
+    "check_name",
+    "decode_meta",
+    "encode_memory",
+    "page_runs",
+]
 
 _MAX_WASM_PAGES = (1 << 40) // WASM_PAGE_BYTES
+_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
 class Message(NamedTuple):
@@ -55,33 +91,50 @@ class Message(NamedTuple):
     """Where history is kept: what came from outside since the commit before, to be done again; opaque here."""
 
 
+class Answer(NamedTuple):
+    """The answer to a request, kept by the request's id until it is forgotten. What it says is opaque here."""
+
+    request_id: bytes
+    expiry_ns: int
+    response: bytes
+
+
+class PythonCode(NamedTuple):
+    """What is kept of code that is no Wasm.
+
+    Attributes:
+        name: what it is called; empty: there is none.
+        hash: over name, declarations and source.
+        schema: what it declared, opaque here.
+    """
+
+    name: str = ""
+    hash: bytes = b""
+    schema: bytes = b""
+
+
 @final
 @dataclass(slots=True)
 class CanisterChange:
     """What a commit changes in one canister; `None`: nothing.
 
     Attributes:
-        heap: changed pages of the heap.
-        stable: changed pages of stable memory.
+        memories: changed pages by name of the memory; one that does not exist yet is created.
+        dropped: names of memories that are gone. One that is also in `memories` begins anew.
         global_values: all globals.
         module_hash: SHA-256 of the module, a blob of the directory; empty: no module any more.
         record: what the rules keep about the canister, opaque here.
+        code: what is kept of code that is no Wasm.
         deleted: the canister is gone, and all else about it.
     """
 
-    heap: PageDelta | None = None
-    stable: PageDelta | None = None
+    memories: dict[str, PageDelta] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
     global_values: tuple[GlobalValue, ...] | None = None
     module_hash: bytes | None = None
     record: bytes | None = None
+    code: PythonCode | None = None
     deleted: bool = False
-
-    def memories(self) -> Iterator[tuple[str, PageDelta]]:
-        """The memories that changed, in the order of `MEMORIES`."""
-        if self.heap is not None:
-            yield "heap", self.heap
-        if self.stable is not None:
-            yield "stable", self.stable
 
 
 class MemoryChange(NamedTuple):
@@ -95,19 +148,99 @@ class MemoryChange(NamedTuple):
 
 @final
 @dataclass(slots=True)
+class Entry:
+    """The part of a record about one canister; see the module."""
+
+    slot: int
+    gone: bool
+    new: bool
+    module: bytes | None
+    global_values: tuple[GlobalValue, ...] | None
+    not_run: bool
+    record: bytes | None
+    code: PythonCode | None
+    memories: dict[str, MemoryChange | None]
+    dropped: tuple[str, ...]
+
+
+@final
+@dataclass(slots=True)
 class CommitFacts:
     """The decoded meta part of a record."""
 
     message: Message
-    subnet_record: bytes | None
-    canisters: dict[bytes, dict[str, Any]] = field(default_factory=dict)
-    before: dict[bytes, dict[str, Any]] = field(default_factory=dict)
-    subnet_before: bytes | None = None
-    page_count: int = 0
+    subnet: bytes | None = None
+    canisters: dict[bytes, Entry] = field(default_factory=dict)
+    answers: tuple[Answer, ...] = ()
+    forgotten: tuple[bytes, ...] = ()
+    before: CommitFacts | None = None
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError` unless a memory can be called so: the name is part of its files' names."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"a memory cannot be called {name[:80]!r}: expected 1 to 64 of a-z, 0-9, '_', '.', '-'")
+
+
+def _decode_name(value: Any, where: str) -> str:
+    name: str = TEXT.decode(value, where)
+    if not _NAME.fullmatch(name):
+        raise MalformedError(f"{where} is {name[:80]!r}, which no memory can be called")
+    return name
+
+
+_BYTES, _NAT64 = blob(), nat(64)
+NO_CODE: Final = PythonCode()
+NAME: Final = Coder(None, _decode_name)
+GLOBALS: Final = sequence(row(GlobalValue, ("type", TEXT), ("bits", blob(4, 16))), tuple)
+PYTHON_CODE: Final = row(PythonCode, ("name", TEXT), ("hash", _BYTES), ("schema", _BYTES))
+_MESSAGE = row(
+    Message,
+    ("id", _BYTES),
+    ("canister", _BYTES),
+    ("kind", TEXT),
+    ("method", TEXT),
+    ("caller", _BYTES),
+    ("argument hash", _BYTES),
+    ("instructions", _NAT64),
+    ("time", _NAT64),
+    ("inputs", _BYTES),
+)
+_ANSWER = row(Answer, ("request id", blob(1)), ("expiry", _NAT64), ("response", _BYTES))
+_MEMORY = row(lambda *parts: parts, ("Wasm pages", nat(24)), ("fresh", BOOL), ("runs", sequence(nat(29), tuple)))
+_ENTRY = structure(
+    Entry,
+    Table(
+        "canister",
+        Field(1, "slot", nat(48)),
+        Field(2, "gone", BOOL, False),
+        Field(3, "new", BOOL, False),
+        Field(4, "module", optional(blob(0, 32)), None),
+        Field(5, "global_values", optional(GLOBALS), None),
+        Field(6, "not_run", BOOL, False),
+        Field(7, "record", optional(_BYTES), None),
+        Field(8, "code", optional(PYTHON_CODE), None),
+        Field(9, "memories", sorted_mapping(NAME, optional(_MEMORY)), []),
+        Field(10, "dropped", sequence(NAME, tuple), []),
+    ),
+)
+_CHANGES = (
+    Field(2, "subnet", optional(_BYTES), None),
+    Field(3, "canisters", sorted_mapping(_BYTES, _ENTRY), []),
+    Field(4, "answers", sequence(_ANSWER, tuple), []),
+    Field(5, "forgotten", sequence(blob(1), tuple), []),
+)
+_BEFORE = Table("before", *_CHANGES)
+_META = Table(
+    "commit record",
+    Field(1, "message", _MESSAGE),
+    *_CHANGES,
+    Field(6, "before", optional(structure(dict, _BEFORE)), None),
+)
 
 
 def encode_memory(delta: PageDelta) -> list[Any]:
-    """The ``heap`` or ``stable`` entry of a change, of whole pages in ascending order."""
+    """The entry of a memory, of whole pages in ascending order."""
     return [delta.wasm_pages, delta.fresh, page_runs(delta)]
 
 
@@ -125,14 +258,9 @@ def page_runs(delta: PageDelta) -> list[int]:
     return runs
 
 
-def encode_globals(values: Sequence[GlobalValue] | None) -> list[list[Any]] | None:
+def encode_globals(values: Sequence[GlobalValue]) -> list[list[Any]]:
     """Globals as lists."""
-    return None if values is None else [[value_type, bits] for value_type, bits in values]
-
-
-def decode_globals(values: list[list[Any]] | None) -> tuple[GlobalValue, ...] | None:
-    """The inverse of `encode_globals`."""
-    return None if values is None else tuple(GlobalValue(value_type, bits) for value_type, bits in values)
+    return [[value_type, bits] for value_type, bits in values]
 
 
 def decode_meta(meta: bytes, page_count: int) -> CommitFacts:
@@ -142,41 +270,43 @@ def decode_meta(meta: bytes, page_count: int) -> CommitFacts:
         MalformedError: it is not what the module docstring says, or its pages are not those of the record.
     """
     try:
-        found = cbor2.loads(meta)
-        facts = CommitFacts(Message(*found["message"]), found.get("subnet"))
-        index = 0
-        facts.canisters, index = _decode_canisters(found["canisters"], index)
-        before = found.get("before", {})
-        facts.before, index = _decode_canisters(before.get("canisters", {}), index)
-        facts.subnet_before = before.get("subnet")
-        facts.page_count = index
-    except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        content = cbor2.loads(meta)
+    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
         raise MalformedError(f"commit record: {error}") from error
+    found = _META.decode(content)
+    before = found.pop("before")
+    facts = CommitFacts(**found)
+    index = _place(facts.canisters, 0)
+    if before is not None:
+        facts.before = CommitFacts(facts.message, **before)
+        index = _place(facts.before.canisters, index)
     if index != page_count:
         raise MalformedError(f"commit record: {page_count} pages found, {index} expected")
     return facts
 
 
-def _decode_canisters(found: Mapping[bytes, dict[str, Any]], index: int) -> tuple[dict[bytes, dict[str, Any]], int]:
-    canisters: dict[bytes, dict[str, Any]] = {}
-    for canister_id, entry in found.items():
-        decoded = canisters[canister_id] = dict(entry)
-        for name in MEMORIES:
-            if (encoded := decoded.get(name)) is not None:
-                decoded[name], index = _decode_memory(encoded, index)
-    return canisters, index
+def _place(canisters: Mapping[bytes, Entry], index: int) -> int:
+    """Say where the pages of entries lie, from `index` on; where they end."""
+    for entry in canisters.values():
+        placed: dict[str, MemoryChange | None] = {}
+        for name, found in entry.memories.items():
+            placed[name] = None
+            if found is not None:
+                wasm_pages, fresh, flat = found
+                placed[name], index = _place_memory(wasm_pages, fresh, flat, index)  # type: ignore[arg-type]
+        entry.memories = placed
+    return index
 
 
-def _decode_memory(encoded: list[Any], index: int) -> tuple[MemoryChange, int]:
-    wasm_pages, fresh, flat = encoded
-    if not 0 <= wasm_pages <= _MAX_WASM_PAGES:
-        raise ValueError(f"a memory of {wasm_pages} Wasm pages")
+def _place_memory(wasm_pages: int, fresh: bool, flat: Sequence[int], index: int) -> tuple[MemoryChange, int]:
+    if wasm_pages > _MAX_WASM_PAGES or len(flat) % 2:
+        raise MalformedError(f"commit record: a memory of {wasm_pages} Wasm pages, {len(flat)} numbers of runs")
     runs = []
     position = 0
     for first, pages in zip(flat[::2], flat[1::2], strict=True):
         if first < position or pages <= 0 or (first + pages) * PAGE_BYTES > wasm_pages * WASM_PAGE_BYTES:
-            raise ValueError(f"{pages} pages from page {first} of {wasm_pages} Wasm pages")
+            raise MalformedError(f"commit record: {pages} pages from page {first} of {wasm_pages} Wasm pages")
         runs.append((first, pages, index))
         index += pages
         position = first + pages
-    return MemoryChange(wasm_pages, bool(fresh), tuple(runs)), index
+    return MemoryChange(wasm_pages, fresh, tuple(runs)), index

@@ -2,20 +2,27 @@
 
 ```
  ┌────────────┬───────┬─────────────────────────────────────────────────┐
- │ magic      │  8 B  │ "PERDURE", 0                                     │ 0
+ │ magic      │  8 B  │ "PERDURE1"                                      │ 0
  │ format     │  u32  │ 1; any other is refused                         │ 8
  │ zero       │  u32  │                                                 │ 12
  │ body bytes │  u64  │                                                 │ 16
  │ checksum   │  32 B │ SHA-256 of bytes 0..23 and of the body          │ 24
- │ body       │       │ CBOR                                            │ 56
+ │ body       │       │ CBOR, numbered fields, see `perdure.record`     │ 56
  └────────────┴───────┴─────────────────────────────────────────────────┘
- body  { "epoch", "version", "hash": state hash, "subnet": record, "next slot",
-         "canisters": { id: [slot, module hash, globals, record, heap, stable] } }
- heap, stable  [generation of the files, Wasm pages, root of the page tree]
+ 1 epoch   2 version   3 state hash   4 the rules' record of the subnet   5 next slot
+ 6 history     how many commits are kept; null: all          7 extensions  [name...], ascending
+ 8 records     version of the rules' records in it
+ 9 canisters   [[canister id, entry]...], ascending
+ 10 answers    [[epoch, entries, SHA-256 of the file]...]
+
+ entry  1 slot   2 module hash   3 globals or null   4 record   5 code [name, hash, schema]
+        6 memories  [[name, [generation of the files, Wasm pages, root of the page tree]]...], ascending
 ```
 
 Replaced as a whole: written beside, synced, renamed, the directory synced. Its checksum is what the first record of
 the log continues.
+
+The magic is another one than that of directories written before there was a format with a version.
 """
 
 from __future__ import annotations
@@ -23,18 +30,61 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, final
+from typing import NamedTuple, final
 
 import cbor2
 
+from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, UnsupportedError
+from perdure.record import TEXT, Field, Table, blob, nat, optional, row, sequence, sorted_mapping, structure
+from perdure.storage.changes import GLOBALS, NAME, NO_CODE, PYTHON_CODE, PythonCode
 from perdure.storage.disk import Disk
 
-__all__ = ["Checkpoint", "decode_checkpoint", "encode_checkpoint", "replace_file"]
+__all__ = [
+    "AnswerFile",
+    "Checkpoint",
+    "KeptCanister",
+    "KeptMemory",
+    "decode_checkpoint",
+    "encode_checkpoint",
+    "replace_file",
+]
 
 _HEADER = struct.Struct("<8sIIQ32s")
-_MAGIC = b"PERDURE\0"
+_MAGIC = b"PERDURE1"
+_OLD_MAGIC = b"PERDURE\0"
 FORMAT = 1
+
+_HASH, _NAT48 = blob(32, 32), nat(48)
+
+
+class KeptMemory(NamedTuple):
+    """A memory's files: their generation (0: there are none), its size, the root of its page tree."""
+
+    generation: int
+    wasm_pages: int
+    root: bytes
+
+
+class AnswerFile(NamedTuple):
+    """A file of answers: the epoch in its name, how many entries it has, its SHA-256."""
+
+    epoch: int
+    entries: int
+    hash: bytes
+
+
+@final
+@dataclass(slots=True)
+class KeptCanister:
+    """A canister as the checkpoint has it."""
+
+    slot: int
+    module_hash: bytes = b""
+    global_values: tuple[GlobalValue, ...] | None = None
+    record: bytes = b""
+    code: PythonCode = NO_CODE
+    memories: dict[str, KeptMemory] = field(default_factory=dict)
 
 
 @final
@@ -47,22 +97,47 @@ class Checkpoint:
     state_hash: bytes = b""
     subnet_record: bytes = b""
     next_slot: int = 0
-    canisters: dict[bytes, list[Any]] = field(default_factory=dict)
+    history: int | None = 0
+    extensions: tuple[str, ...] = ()
+    records: int = 0
+    canisters: dict[bytes, KeptCanister] = field(default_factory=dict)
+    answers: tuple[AnswerFile, ...] = ()
     checksum: bytes = b""
+
+
+_MEMORY = row(KeptMemory, ("generation", _NAT48), ("Wasm pages", nat(24)), ("root", _HASH))
+_CANISTER = structure(
+    KeptCanister,
+    Table(
+        "canister",
+        Field(1, "slot", _NAT48),
+        Field(2, "module_hash", blob(0, 32), b""),
+        Field(3, "global_values", optional(GLOBALS), None),
+        Field(4, "record", blob(), b""),
+        Field(5, "code", PYTHON_CODE, ["", b"", b""]),
+        Field(6, "memories", sorted_mapping(NAME, _MEMORY), []),
+    ),
+)
+_BODY = Table(
+    "checkpoint",
+    Field(1, "epoch", nat(64)),
+    Field(2, "version", nat(64)),
+    Field(3, "state_hash", _HASH),
+    Field(4, "subnet_record", blob(), b""),
+    Field(5, "next_slot", _NAT48, 0),
+    Field(6, "history", optional(nat(64)), 0),
+    Field(7, "extensions", sequence(TEXT, tuple), []),
+    Field(8, "records", nat(32), 0),
+    Field(9, "canisters", sorted_mapping(blob(), _CANISTER), []),
+    Field(
+        10, "answers", sequence(row(AnswerFile, ("epoch", nat(64)), ("entries", _NAT48), ("hash", _HASH)), tuple), []
+    ),
+)
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The file's bytes; sets `checkpoint.checksum`."""
-    body = cbor2.dumps(
-        {
-            "epoch": checkpoint.epoch,
-            "version": checkpoint.version,
-            "hash": checkpoint.state_hash,
-            "subnet": checkpoint.subnet_record,
-            "next slot": checkpoint.next_slot,
-            "canisters": checkpoint.canisters,
-        }
-    )
+    body = cbor2.dumps(_BODY.encode(checkpoint))
     head = _HEADER.pack(_MAGIC, FORMAT, 0, len(body), b"")[:24]
     checkpoint.checksum = sha256(head + body).digest()
     return head + checkpoint.checksum + body
@@ -75,11 +150,17 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
         MalformedError: not a checkpoint, or damaged.
         UnsupportedError: a format that this version does not know.
     """
+    if data.startswith(_OLD_MAGIC):
+        raise UnsupportedError(
+            "a state directory of before there was a format with a version: with the revision of perdure that wrote "
+            "it, take a snapshot of each canister (`perdure canister snapshot create` and `download`), then load it"
+        )
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise MalformedError(f"bad magic {data[:8]!r}, expected {_MAGIC!r}", 0)
     _, format_, _, body_bytes, checksum = _HEADER.unpack_from(data)
     if format_ != FORMAT:
-        raise UnsupportedError(f"state directory of format {format_}; this version reads format {FORMAT}")
+        newer = "a newer version of perdure wrote it" if format_ > FORMAT else "there is no such format"
+        raise UnsupportedError(f"state directory of format {format_}; this version reads format {FORMAT}: {newer}")
     body = data[_HEADER.size :]
     if len(body) != body_bytes:
         raise MalformedError(f"{len(body)} bytes found, {body_bytes} expected", _HEADER.size)
@@ -87,17 +168,13 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
         raise MalformedError("checksum mismatch", 24)
     try:
         found = cbor2.loads(body)
-        return Checkpoint(
-            found["epoch"],
-            found["version"],
-            found["hash"],
-            found["subnet"],
-            found["next slot"],
-            found["canisters"],
-            checksum,
-        )
-    except (cbor2.CBORDecodeError, KeyError, TypeError) as error:
+    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
         raise MalformedError(f"checkpoint body: {error}", _HEADER.size) from error
+    checkpoint = Checkpoint(**_BODY.decode(found), checksum=checksum)
+    slots = [canister.slot for canister in checkpoint.canisters.values()]
+    if len(set(slots)) != len(slots) or any(slot >= checkpoint.next_slot for slot in slots):
+        raise MalformedError(f"checkpoint: slots {slots[:5]}, the next one is {checkpoint.next_slot}")
+    return checkpoint
 
 
 def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:

@@ -70,6 +70,7 @@ class CommitLog:
         self.sealed = sealed
         self.durable = place.version
         self.failed: str | None = None
+        self.in_doubt: str | None = None  # an exception cut off what keeps memory and log together
 
     @property
     def version(self) -> int:
@@ -93,7 +94,9 @@ class CommitLog:
                 raise self._refusal(error) from error
 
     def _refusal(self, error: OSError) -> StorageError:
-        return StorageError(f"commit {self.version + 1} could not be written: {error.strerror}", self._path)
+        refusal = StorageError(f"commit {self.version + 1} could not be written: {error.strerror}", self._path)
+        refusal.committed = False
+        return refusal
 
     def _allocate(self, needed_bytes: int) -> None:
         target = max(self._allocated, _FIRST_BYTES)
@@ -124,10 +127,20 @@ class CommitLog:
             else:
                 self._start_or_gather(buffers, size_bytes, version)
         except OSError as error:
-            raise self._refusal(error) from error
+            raise self._cut(error) from error
         self._place = Place(self._place.epoch, version, checksum)
         self.position += size_bytes
         return version
+
+    def _cut(self, error: OSError) -> StorageError:
+        """Leave nothing of a record that could not be written."""
+        refusal = self._refusal(error)
+        try:
+            self._file.pwrite(end_mark(), self.position)
+        except OSError:
+            self.failed = error.strerror or str(error)
+            refusal.committed = None
+        return refusal
 
     def seal(self, state_hash: bytes) -> None:
         """Have it on the platter that images are about to be newer than the checkpoint says."""
@@ -156,8 +169,14 @@ class CommitLog:
             self._gathered_bytes += size_bytes
             self._gathered_version = version
 
+    def check_usable(self) -> None:
+        """Raise `StorageError` where memory and log may differ."""
+        self.check()
+        if self.in_doubt is not None:
+            raise StorageError(f"{self.in_doubt}; open the directory anew", self._path)
+
     def check(self) -> None:
-        """Raise `StorageError` after a failed write."""
+        """Raise `StorageError` after a failed sync."""
         if self.failed is not None:
             raise StorageError(
                 f"no more commits after a failed one ({self.failed}); open the directory anew", self._path

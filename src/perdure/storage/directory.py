@@ -5,9 +5,11 @@
  readers      held, shared, by whoever reads; a checkpoint waits for them
  checkpoint   what the images hold and where the log begins    perdure.storage.checkpoint
  log          commits since the checkpoint                     perdure.storage.log
- images/      heap and stable memory of every canister         perdure.storage.durable
+ images/      the memories of every canister                   perdure.storage.durable
  blobs/       modules and chunks, named by their SHA-256
+ answers/     answers to requests, as of the checkpoint        perdure.storage.answers
  history/     logs of earlier epochs, if history is kept       perdure.storage.history
+ reserve      a MiB that is there when the disk is full
 ```
 
 The order that keeps the promise: blobs, then the log record that names them, then (at a checkpoint) images and hashes,
@@ -20,29 +22,21 @@ best in one place.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, final
+from typing import final
 
-import cbor2
-
-from perdure.canister import GlobalValue
+from perdure.canister import PageDelta
 from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.storage.changes import (
-    MEMORIES,
-    CanisterChange,
-    MemoryChange,
-    Message,
-    decode_globals,
-    decode_meta,
-    encode_globals,
-)
+from perdure.record import Format
+from perdure.storage.answers import Answers
+from perdure.storage.changes import Answer, CanisterChange, Entry, Message, decode_meta
 from perdure.storage.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, replace_file
 from perdure.storage.commit_log import CommitLog
 from perdure.storage.disk import Disk, DiskFile, RealDisk, read_whole
@@ -50,77 +44,18 @@ from perdure.storage.draft import Draft
 from perdure.storage.durable import DurableImage, DurableMemory, Files, LoggedPages
 from perdure.storage.history import History, PastState, Segment, Version, changed_byte, open_past
 from perdure.storage.image import TemporaryImage
+from perdure.storage.kept import CanisterState, Durability, KeepHistory, Recovery, StorageLimits
 from perdure.storage.log import LogRecord, Place, find_tail, record_bytes, scan
 from perdure.storage.merkle import ZERO_PAGE_HASH, PageTree
 from perdure.storage.temporary import TemporaryStore
 
 __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
 
-Durability = Literal["message", "round", "checkpoint", "never"]
-
 _PATIENCE = 4
 """How many times as long the log may get while forks make a checkpoint copy what they share."""
 
-_SUBDIRECTORIES = ("images", "blobs", "history")
-
-
-@final
-@dataclass(slots=True)
-class CanisterState:
-    """A canister as committed, its memories apart.
-
-    Attributes:
-        module_hash: SHA-256 of the module, a blob of the directory; empty: none is installed.
-        global_values: globals; `None`: the module has not run.
-        record: what the rules keep about it, opaque here.
-    """
-
-    slot: int
-    module_hash: bytes = b""
-    global_values: tuple[GlobalValue, ...] | None = None
-    record: bytes = b""
-    memories: dict[str, DurableMemory] = field(default_factory=dict)
-    facts_hash: bytes = b""
-
-    def hash(self, canister_id: bytes) -> bytes:
-        """The hash of everything about the canister, over what `facts_hash` keeps until one of them changes."""
-        if not self.facts_hash:
-            globals_ = cbor2.dumps(encode_globals(self.global_values))
-            parts = (b"perdure canister 1", canister_id, self.module_hash, globals_, self.record)
-            self.facts_hash = sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).digest()
-        hashes = [self.memories[name].hash() for name in MEMORIES]
-        return sha256(b"".join((self.facts_hash, *hashes))).digest()
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class StorageLimits:
-    """Sizes at which a directory does something, in bytes.
-
-    Attributes:
-        log_bytes: a log longer than this leads to a checkpoint.
-        check_bytes: an image with at most this much data is compared with its hashes when it is first used.
-    """
-
-    log_bytes: int = 64 << 20
-    check_bytes: int = 64 << 20
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What opening found beyond the last checkpoint.
-
-    Attributes:
-        commits: whole records that were replayed.
-        torn: whether something that is not a whole record followed them: a commit that a crash cut off, never
-            acknowledged if durability was on.
-        damaged_version: the first acknowledged version that could not be recovered; `None`: all were.
-    """
-
-    commits: int
-    torn: bool
-    damaged_version: int | None
+_SUBDIRECTORIES = ("images", "blobs", "answers", "history")
+_RESERVE_BYTES = 1 << 20
 
 
 @final
@@ -133,7 +68,7 @@ class StateDirectory:
     # -- opening
 
     def __init__(
-        self, files: Files, durability: Durability, *, read_only: bool, log_bytes: int, history: int | None
+        self, files: Files, durability: Durability, *, read_only: bool, log_bytes: int, records: Format | None
     ) -> None:
         self._files = files
         self.disk = files.disk
@@ -154,16 +89,22 @@ class StateDirectory:
         self.next_slot = 0
         self._locks: list[DiskFile] = []
         self._closed = False
-        self._history = History(self.disk, files.directory, keep=history)
+        self._records = records
+        self._answers = Answers(self.disk, files.directory)
+        files.check = self.check
+        self._history = History(self.disk, files.directory, keep=0)
+        self.extensions: tuple[str, ...] = ()
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 -- each is a property of the directory or of this opening
         cls,
         path: str | os.PathLike[str],
         *,
         durability: Durability = "message",
         read_only: bool = False,
-        history: int | None = 0,
+        history: KeepHistory = "kept",
+        extensions: Sequence[str] = (),
+        records: Format | None = None,
         accept_last_good: bool = False,
         limits: StorageLimits | None = None,
         disk: Disk | None = None,
@@ -177,7 +118,11 @@ class StateDirectory:
                 (``round``), at a checkpoint, made automatically as the log grows (``checkpoint``), or at a checkpoint
                 that is asked for (``never``). The state found after a crash is always that after a whole commit.
             read_only: change nothing; sees the last whole commit, also while an owner has it open.
-            history: how many commits to keep for `at`, `history` and `blame`; `None`: all.
+            history: how many commits to keep for `at`, `history` and `blame`; `None`: all; ``kept``: as the directory
+                does so far. Anything else is what it does from now on; what is then too much goes.
+            extensions: names of what its canisters use beyond the network's rules; those of a directory only ever
+                become more.
+            records: the format of the rules' records: older ones are rewritten at the first checkpoint.
             accept_last_good: where acknowledged commits are damaged, open the last good state instead of raising.
             limits: sizes at which things are done.
             disk: the disk.
@@ -188,14 +133,16 @@ class StateDirectory:
         """
         limits = limits or StorageLimits()
         files = Files(disk or RealDisk(), str(path), store or TemporaryStore(), limits.check_bytes)
-        directory = cls(files, durability, read_only=read_only, log_bytes=limits.log_bytes, history=history)
+        directory = cls(files, durability, read_only=read_only, log_bytes=limits.log_bytes, records=records)
         try:
             with directory._told("open"):
                 directory._take_locks()
                 if not directory.disk.exists(f"{path}/checkpoint"):
-                    directory._create()
+                    directory._create(0 if history == "kept" else history)
                 directory._load()
                 directory._recover(accept_last_good=accept_last_good)
+                if not read_only:
+                    directory._set_up(history, extensions)
         except BaseException:
             directory._release()
             raise
@@ -230,7 +177,50 @@ class StateDirectory:
         lock.truncate(0)
         lock.pwrite(f"{os.getpid()}\n".encode(), 0)
 
-    def _create(self) -> None:
+    def _set_up(self, history: KeepHistory, extensions: Sequence[str]) -> None:
+        """Do what was asked for beyond what the directory is."""
+        self._keep_reserve()
+        wanted = tuple(sorted({*self.extensions, *extensions}))
+        keep = self._checkpoint.history if history == "kept" else history
+        if (wanted, keep) != (self.extensions, self._checkpoint.history):
+            self.extensions = wanted
+            self.keep_history(keep)
+
+    def keep_history(self, keep: int | None) -> None:
+        """Keep so many commits from now on; `None`: all. What is too much goes, in whole segments.
+
+        Raises:
+            StorageError: it could not be written, or somebody reads the directory; it keeps what it kept.
+        """
+        before, self._history.keep = self._history.keep, keep
+        try:
+            self.checkpoint()
+        except BaseException:
+            self._history.keep = before
+            raise
+        if keep is not None:
+            self.forget(self._version - keep)
+
+    @property
+    def history_kept(self) -> int | None:
+        """How many commits are kept; `None`: all."""
+        return self._history.keep
+
+    def _keep_reserve(self) -> None:
+        """Have the last MiB of a disk that becomes full: see `_checkpoint_now`."""
+        path = f"{self.path}/reserve"
+        if self.disk.exists(path):
+            return
+        try:
+            file = self.disk.open(path, write=True, create=True)
+            try:
+                file.pwrite(bytes(_RESERVE_BYTES), 0)
+            finally:
+                file.close()
+        except OSError:
+            self.disk.remove(path)  # full already
+
+    def _create(self, history: int | None) -> None:
         if self.read_only:
             raise StorageError("not a state directory: no checkpoint in it", self.path)
         strangers = set(self.disk.list_directory(self.path)) - {
@@ -238,6 +228,7 @@ class StateDirectory:
             "readers",
             "log",
             "checkpoint.new",
+            "reserve",
             *_SUBDIRECTORIES,
         }
         if strangers:
@@ -249,7 +240,7 @@ class StateDirectory:
         log.truncate(0)
         log.close()
         self.disk.sync_directory(self.path)  # or the checkpoint may be found without the rest
-        checkpoint = Checkpoint(epoch=1, state_hash=self._hash_state(PageTree(), b""))
+        checkpoint = Checkpoint(epoch=1, state_hash=self._hash_state(), history=history)
         replace_file(self.disk, self.path, "checkpoint", encode_checkpoint(checkpoint))
 
     def _load(self) -> None:
@@ -262,12 +253,14 @@ class StateDirectory:
         self.next_slot = checkpoint.next_slot
         self._tree.resize(checkpoint.next_slot)
         self.subnet_record = checkpoint.subnet_record
-        for canister_id, (slot, module, globals_, record, *memories) in checkpoint.canisters.items():
-            state = CanisterState(slot, module, decode_globals(globals_), record)
-            for name, (generation, wasm_pages, root) in zip(MEMORIES, memories, strict=True):
-                state.memories[name] = DurableMemory(self._files, f"{slot}-{name}", generation, wasm_pages, root)
+        self._history.keep, self.extensions = checkpoint.history, checkpoint.extensions
+        self._answers.load(checkpoint.answers)
+        for canister_id, kept in sorted(checkpoint.canisters.items(), key=lambda item: item[1].slot):
+            state = CanisterState(kept.slot, kept.module_hash, kept.global_values, kept.record, kept.code)
+            for name, memory in kept.memories.items():
+                state.memories[name] = self.new_memory(kept.slot, name, *memory)
             self._canisters[canister_id] = state
-            self._tree.set_leaves(slot, state.hash(canister_id))
+            self._tree.set_leaves(kept.slot, state.hash(canister_id))
         if self.state_hash() != checkpoint.state_hash:
             raise StorageError("the state hash is not that of its parts", f"{self.path}/checkpoint")
 
@@ -318,25 +311,35 @@ class StateDirectory:
     def _replay_commit(self, file: DiskFile, record: LogRecord, pages: dict[tuple[bytes, str], LoggedPages]) -> None:
         facts = decode_meta(record.meta, record.page_count)
         for canister_id, entry in facts.canisters.items():
-            if entry.get("gone"):
-                self._remove(canister_id)
-                for name in MEMORIES:
-                    pages.pop((canister_id, name), None)
-                continue
-            state = self._state_for(canister_id, entry["slot"])
-            for name in MEMORIES:
-                change: MemoryChange | None = entry.get(name)
+            self._replay_canister(canister_id, entry, pages)
+            for name, change in entry.memories.items():
                 if change is not None:
                     logged = pages.setdefault((canister_id, name), LoggedPages(file))
                     logged.add(record.pages_offset, change)
-            state.module_hash = entry.get("module", state.module_hash)
-            if "globals" in entry:
-                state.global_values = decode_globals(entry["globals"])
-            state.record = entry.get("record", state.record)
-            self._touch(canister_id, state)
-        if facts.subnet_record is not None:
-            self.subnet_record = facts.subnet_record
+        if facts.subnet is not None:
+            self.subnet_record = facts.subnet
+        self._answers.take(facts.forgotten, facts.answers)
         self._version = record.version
+
+    def _replay_canister(self, canister_id: bytes, entry: Entry, pages: dict[tuple[bytes, str], LoggedPages]) -> None:
+        known = self._canisters.get(canister_id)
+        gone = set(entry.dropped) if known is None or not entry.gone else set(known.memories)
+        for name in gone:
+            pages.pop((canister_id, name), None)
+        if entry.gone:
+            if known is None:
+                raise MalformedError(f"a record deletes canister {canister_id.hex()}, which there is not")
+            self._remove(canister_id)
+            return
+        if known is None and entry.slot < self.next_slot:
+            raise MalformedError(f"a record gives slot {entry.slot} to a new canister, the next is {self.next_slot}")
+        state = self._state_for(canister_id, entry.slot)
+        self._drop(state, entry.dropped)
+        for name in entry.memories:
+            if name not in state.memories:
+                state.memories[name] = self.new_memory(state.slot, name)
+        state.replay(entry)
+        self._touch(canister_id, state)
 
     # -- what is committed
 
@@ -355,6 +358,11 @@ class StateDirectory:
         """Whether commits have in them what they replaced, and what they came from."""
         return self._history.keep != 0
 
+    @property
+    def answers(self) -> Mapping[bytes, Answer]:
+        """Answers by request id, in the order in which they were given."""
+        return self._answers.kept
+
     def state_hash(self) -> bytes:
         """The hash of the whole committed state: the same commits give the same hash."""
         with self._lock, self._told("hash the state"):
@@ -362,29 +370,38 @@ class StateDirectory:
             for canister_id in stale:
                 state = self._canisters[canister_id]
                 self._tree.set_leaves(state.slot, state.hash(canister_id))
-            return self._hash_state(self._tree, self.subnet_record)
+            return self._hash_state()
 
-    @staticmethod
-    def _hash_state(tree: PageTree, subnet_record: bytes) -> bytes:
-        return sha256(b"perdure state 1" + tree.root() + sha256(subnet_record).digest()).digest()
+    def _hash_state(self) -> bytes:
+        parts = (b"perdure state 1", self._tree.root(), sha256(self.subnet_record).digest(), self._answers.hash())
+        return sha256(b"".join(parts)).digest()
+
+    def new_memory(
+        self, slot: int, name: str, generation: int = 0, wasm_pages: int = 0, root: bytes | None = None
+    ) -> DurableMemory:
+        """A memory of a canister, empty or as a checkpoint has it."""
+        if root is None:
+            return DurableMemory(self._files, f"{slot}-{name}")
+        return DurableMemory(self._files, f"{slot}-{name}", generation, wasm_pages, root)
 
     def _memory(self, canister_id: bytes, kind: str) -> DurableMemory:
         self._check_open()
-        if kind not in MEMORIES:
-            raise ValueError(f"no memory {kind!r}, expected one of {MEMORIES}")
         state = self._canisters.get(canister_id)
         if state is None:
             raise KeyError(f"no canister {canister_id.hex()}")
+        if kind not in state.memories:
+            raise KeyError(f"canister {canister_id.hex()} has no memory {kind!r}, only {sorted(state.memories)}")
         return state.memories[kind]
 
     def image(self, canister_id: bytes, kind: str) -> DurableImage:
-        """The image of a canister's ``heap`` or ``stable`` memory, to be mapped; close it when it is not any more.
+        """The image of a canister's memory, to be mapped; close it when it is not any more.
 
         Raises:
-            KeyError: no such canister.
+            KeyError: no such canister, or it has no such memory.
             StorageError: the files cannot be read, or their pages are not what was committed.
         """
         with self._lock, self._told("open an image"):
+            self.check()
             memory = self._memory(canister_id, kind)
             memory.check_once()
             memory.image()
@@ -394,6 +411,7 @@ class StateDirectory:
     def fork_image(self, canister_id: bytes, kind: str) -> TemporaryImage:
         """An image with the committed content, of which nothing is kept; the caller closes it."""
         with self._lock, self._told("open an image"):
+            self.check()
             memory = self._memory(canister_id, kind)
             memory.check_once()
             return memory.image().fork()
@@ -442,6 +460,8 @@ class StateDirectory:
         changes: Mapping[bytes, CanisterChange],
         *,
         subnet_record: bytes | None = None,
+        answers: Sequence[Answer] = (),
+        forgotten: Sequence[bytes] = (),
         apply: bool = False,
         wait: bool = True,
     ) -> int:
@@ -454,24 +474,39 @@ class StateDirectory:
             message: what history says about it.
             changes: by canister; an id that is not known yet is a new canister.
             subnet_record: what the rules keep about the subnet, if it changed; opaque here.
+            answers: to requests, kept until they are forgotten.
+            forgotten: ids of requests whose answers go, before `answers` come.
             apply: put the deltas into the images too, for memories that are not mapped.
             wait: return when the commit is as durable as asked; else ask `wait` before anybody is told of it.
 
         Raises:
-            StorageError: not written; the state is as before. After a failed sync nothing more can be committed.
+            StorageError: with ``committed`` False, nothing was written and the state is as before, usable; with `None`
+                it is not known, and everything refuses until the directory is opened anew.
             ValueError: a delta is not whole pages within its memory.
         """
         with self._lock, self._told("commit"):
             self._check_writable()
             log = self._log_for_commit()
-            version = self._log_commit(log, Draft(self, message, changes, subnet_record))
+            draft = Draft(self, message, changes, subnet_record, answers, forgotten)
+            for key, delta in self._deltas(changes):
+                memory = draft.created.get(key) or self._canisters[key[0]].memories[key[1]]
+                if apply or not memory.mapped:  # who maps one has prepared it
+                    memory.prepare(delta)
+            version = self._log_commit(log, draft)
             if apply:
-                for canister_id, change in changes.items():
-                    if not change.deleted:
-                        self.apply(canister_id, change)
+                for (canister_id, name), delta in self._deltas(changes):
+                    self._canisters[canister_id].memories[name].apply(delta)
+            log.in_doubt = None
         if wait and self.durability == "message":
             log.sync(version)
         return version
+
+    @staticmethod
+    def _deltas(changes: Mapping[bytes, CanisterChange]) -> Iterator[tuple[tuple[bytes, str], PageDelta]]:
+        for canister_id, change in changes.items():
+            if not change.deleted:
+                for name, delta in change.memories.items():
+                    yield (canister_id, name), delta
 
     def _log_commit(self, log: CommitLog, draft: Draft) -> int:
         meta = draft.meta(with_before=self._history.keep != 0)
@@ -480,36 +515,45 @@ class StateDirectory:
             self._checkpoint_now()
         log.reserve(size_bytes)
         hashed = self._history.keep != 0 or log.sealed
+        log.in_doubt = "a commit was interrupted"  # until memory has what the log has
         try:
             if hashed:
                 self._account(draft)
-            self._version = log.append(meta, draft.pages, state_hash=self.state_hash() if hashed else b"")
-            if not hashed:
-                self._account(draft)  # while the disk is at work
-        except BaseException as error:
-            if hashed or not isinstance(error, StorageError):
+            version = log.append(meta, draft.pages, state_hash=self.state_hash() if hashed else b"")
+        except StorageError as error:
+            if hashed:
                 log.failed = f"the log and what was accounted for differ: {error}"
+                error.committed = None
+            elif error.committed is False:
+                log.in_doubt = None
             raise
-        return self._version
+        self._version = version
+        if not hashed:
+            self._account(draft)  # while the disk is at work
+        return version
 
     def _account(self, draft: Draft) -> None:
-        for canister_id, change in draft.changes.items():
+        for canister_id in sorted(draft.changes):
+            change = draft.changes[canister_id]
             if change.deleted:
                 self._remove(canister_id)
                 continue
-            entry = draft.entries[canister_id]
-            state = self._state_for(canister_id, entry["slot"])
-            if change.module_hash is not None:
-                state.module_hash = change.module_hash
-            if change.global_values is not None:
-                state.global_values = change.global_values
-            if change.record is not None:
-                state.record = change.record
-            for name, delta in change.memories():
-                state.memories[name].log(delta, entry[name][2])
+            state = self._state_for(canister_id, draft.slots[canister_id])
+            state.take(change)
+            if change.dropped:
+                self._drop(state, change.dropped)
+            for name, delta in change.memories.items():
+                memory = draft.created.get((canister_id, name))
+                if memory is not None:
+                    state.memories[name] = memory
+                else:
+                    memory = state.memories[name]
+                memory.log(delta, draft.runs[canister_id, name])
             self._touch(canister_id, state)
         if draft.subnet_record is not None:
             self.subnet_record = draft.subnet_record
+        if draft.answers or draft.forgotten:
+            self._answers.take(draft.forgotten, draft.answers)
 
     def wait(self, version: int) -> None:
         """Return when `version` is on the platter, where the durability is ``round`` or ``message``. For any thread.
@@ -523,7 +567,7 @@ class StateDirectory:
 
     def apply(self, canister_id: bytes, change: CanisterChange) -> None:
         """Put a logged change into a canister's images; for memories that are not mapped."""
-        for name, delta in change.memories():
+        for name, delta in change.memories.items():
             self._canisters[canister_id].memories[name].apply(delta)
 
     def _log_for_commit(self) -> CommitLog:
@@ -545,8 +589,6 @@ class StateDirectory:
         state = self._canisters.get(canister_id)
         if state is None:
             state = self._canisters[canister_id] = CanisterState(slot)
-            for name in MEMORIES:
-                state.memories[name] = DurableMemory(self._files, f"{slot}-{name}")
             self.next_slot = max(self.next_slot, slot + 1)
             self._tree.resize(self.next_slot)
         return state
@@ -561,6 +603,13 @@ class StateDirectory:
         self._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
         for memory in state.memories.values():
             memory.close()
+
+    def _drop(self, state: CanisterState, names: Collection[str]) -> None:
+        for name in names:
+            memory = state.memories.pop(name, None)
+            if memory is not None:
+                self._files.dropped[f"{state.slot}-{name}"] = memory.generation
+                memory.close()
 
     def _memories(self) -> Iterator[DurableMemory]:
         for state in self._canisters.values():
@@ -599,7 +648,14 @@ class StateDirectory:
         try:
             if not readers.lock(exclusive=True):
                 return False
-            self._write_checkpoint()
+            try:
+                self._write_checkpoint()
+            except OSError as error:
+                if error.errno != errno.ENOSPC or not self.disk.exists(f"{self.path}/reserve"):
+                    raise
+                self.disk.remove(f"{self.path}/reserve")  # this is what it is for
+                self._write_checkpoint()
+            self._keep_reserve()
         finally:
             readers.close()
         return True
@@ -619,13 +675,19 @@ class StateDirectory:
         self.disk.sync_directory(f"{self.path}/images")
         old = self._checkpoint
         self._history.save(f"{self.path}/log", log.position, old, self._version)
+        self._rewrite_records()
+        state_hash = self.state_hash()
         new = Checkpoint(
             old.epoch + 1,
             self._version,
             state_hash,
             self.subnet_record,
             self.next_slot,
-            {canister_id: _checkpoint_entry(state) for canister_id, state in self._canisters.items()},
+            self._history.keep,
+            self.extensions,
+            self._records.version if self._records is not None else old.records,
+            {canister_id: state.kept() for canister_id, state in self._canisters.items()},
+            self._answers.write(old.epoch + 1),
         )
         data = encode_checkpoint(new)
         replace_file(self.disk, self.path, "checkpoint", data)
@@ -634,9 +696,25 @@ class StateDirectory:
         self._files.settled = True
         for memory in memories:
             memory.settle()
+        self._answers.settle(new.answers)
+        self._files.dropped.clear()
+        log.in_doubt = None
         self._files.close_orphans()
         self._remove_strays()
         self._history.trim(self._version)
+
+    def _rewrite_records(self) -> None:
+        """Bring the rules' records into today's version; the checkpoint on the platter keeps the old ones."""
+        records = self._records
+        if records is None or self._checkpoint.records == records.version:
+            return
+        self._log_for_commit().in_doubt = "a checkpoint with records of a newer version was cut off"
+        if self.subnet_record:
+            self.subnet_record = records.rewrite(self.subnet_record)
+        for canister_id, state in self._canisters.items():
+            if state.record:
+                state.record = records.rewrite(state.record)
+                self._touch(canister_id, state)
 
     @staticmethod
     def _sync_files(log: CommitLog, files: list[DiskFile]) -> None:
@@ -666,7 +744,7 @@ class StateDirectory:
     def history(self) -> list[Version]:
         """What is kept of the past, newest first."""
         with self._lock, self._told("read the history"):
-            self._check_open()
+            self.check()
             return list(self._versions())
 
     def _versions(self) -> Iterator[Version]:
@@ -680,7 +758,7 @@ class StateDirectory:
             StorageError: that version is not kept.
         """
         with self._lock, self._told("open the past"):
-            self._check_open()
+            self.check()
             return open_past(self, self._versions(), version)
 
     def blame(self, canister_id: bytes, kind: str, address: int) -> Version | None:
@@ -704,6 +782,7 @@ class StateDirectory:
         problems = []
         with self._lock, self._told("verify"):
             self._check_open()
+            problems += self._answers.problems()
             for canister_id, state in self._canisters.items():
                 for kind, memory in state.memories.items():
                     problems += [f"{canister_id.hex()} {kind}: {problem}" for problem in memory.problems()]
@@ -713,6 +792,17 @@ class StateDirectory:
                     problems.append(f"blob {name}: its bytes are not those of its name")
         return problems
 
+    def check(self) -> None:
+        """Raise where nothing can be read or committed any more: a sync failed, or an exception cut off a commit.
+
+        Raises:
+            StorageError: open the directory anew; what it was told to keep is there.
+            ValueError: it is closed.
+        """
+        self._check_open()
+        if self._log is not None:
+            self._log.check_usable()
+
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the state directory is closed")
@@ -721,7 +811,7 @@ class StateDirectory:
         self._check_open()
         if self.read_only:
             raise StorageError("open for reading", self.path)
-        self._log_for_commit().check()
+        self._log_for_commit().check_usable()
 
     def close(self) -> None:
         """Make a last checkpoint where that can be, and let go. Again is fine."""
@@ -730,7 +820,13 @@ class StateDirectory:
         try:
             log = self._log
             under_way = any(memory.unapplied for memory in self._memories())
-            if log is not None and log.failed is None and (log.position or self._changed()) and not under_way:
+            if (
+                log is not None
+                and log.failed is None
+                and log.in_doubt is None
+                and (log.position or self._changed())
+                and not under_way
+            ):
                 self.end_round()  # a reader may be in the way of the checkpoint
                 with self._told("checkpoint"):
                     self._checkpoint_now()
@@ -761,9 +857,3 @@ class StateDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _checkpoint_entry(state: CanisterState) -> list[Any]:
-    memories = [state.memories[name] for name in MEMORIES]
-    files = [[memory.generation, memory.wasm_pages, memory.root()] for memory in memories]
-    return [state.slot, state.module_hash, encode_globals(state.global_values), state.record, *files]

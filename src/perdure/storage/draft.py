@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import cbor2
@@ -10,7 +10,7 @@ import cbor2
 from perdure.canister import PageDelta
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-from perdure.storage.changes import MEMORIES, CanisterChange, Message, encode_globals, encode_memory
+from perdure.storage.changes import Answer, CanisterChange, Message, check_name, encode_globals, encode_memory
 from perdure.storage.disk import Buffer
 from perdure.storage.durable import DurableMemory
 from perdure.storage.runs import check_delta
@@ -26,14 +26,28 @@ class Draft:
     """What a commit changes, as the record will have it.
 
     Attributes:
-        entries: the record's "canisters".
+        slots: of each canister's files.
         pages: the record's pages, runs of any length.
+        runs: which pages change, by canister and memory.
+        created: memories that did not exist before.
 
     Raises:
         ValueError: a delta is not whole pages within its memory, or there is nothing to delete.
     """
 
-    __slots__ = ("_directory", "_message", "changes", "entries", "pages", "subnet_record")
+    __slots__ = (
+        "_directory",
+        "_entries",
+        "_message",
+        "answers",
+        "changes",
+        "created",
+        "forgotten",
+        "pages",
+        "runs",
+        "slots",
+        "subnet_record",
+    )
 
     def __init__(
         self,
@@ -41,45 +55,62 @@ class Draft:
         message: Message,
         changes: Mapping[bytes, CanisterChange],
         subnet_record: bytes | None,
+        answers: Sequence[Answer] = (),
+        forgotten: Sequence[bytes] = (),
     ) -> None:
         self._directory = directory
         self._message = message
         self.changes = changes
         self.subnet_record = subnet_record
+        self.answers = answers
+        self.forgotten = forgotten
         self.pages: list[Buffer] = []
-        self.entries: dict[bytes, dict[str, Any]] = {}
+        self.slots: dict[bytes, int] = {}
+        self.runs: dict[tuple[bytes, str], list[int]] = {}
+        self.created: dict[tuple[bytes, str], DurableMemory] = {}
+        self._entries: list[list[Any]] = []
         next_slot = directory.next_slot
-        for canister_id, change in changes.items():
+        for canister_id in sorted(changes):
             state = directory.canisters.get(canister_id)
-            self.entries[canister_id] = self._entry(canister_id, change, state, next_slot)
+            self.slots[canister_id] = next_slot if state is None else state.slot
             next_slot += state is None
+            self._entries.append([canister_id, self._entry(canister_id, changes[canister_id], state)])
 
-    def _entry(
-        self, canister_id: bytes, change: CanisterChange, state: CanisterState | None, next_slot: int
-    ) -> dict[str, Any]:
-        entry: dict[str, Any] = {"slot": next_slot if state is None else state.slot}
+    def _entry(self, canister_id: bytes, change: CanisterChange, state: CanisterState | None) -> dict[int, Any]:
+        entry: dict[int, Any] = {1: self.slots[canister_id]}
         if change.deleted:
             if state is None:
                 raise ValueError(f"no canister {canister_id.hex()} to delete")
-            entry["gone"] = True
+            entry[2] = True
             return entry
         if change.module_hash is not None:
-            entry["module"] = change.module_hash
+            entry[4] = change.module_hash
         if change.global_values is not None:
-            entry["globals"] = encode_globals(change.global_values)
+            entry[5] = encode_globals(change.global_values)
         if change.record is not None:
-            entry["record"] = change.record
-        for name, delta in change.memories():
-            self._check(delta, state.memories[name] if state is not None else None)
-            entry[name] = encode_memory(delta)
-            self.pages += [data for _, data in delta.runs]
+            entry[7] = change.record
+        if change.code is not None:
+            entry[8] = list(change.code)
+        if change.memories:
+            entry[9] = [[name, self._memory(canister_id, name, change, state)] for name in sorted(change.memories)]
+        if change.dropped:
+            entry[10] = sorted(change.dropped)
         return entry
 
-    @staticmethod
-    def _check(delta: PageDelta, memory: DurableMemory | None) -> None:
-        if memory is not None and memory.unapplied:
+    def _memory(self, canister_id: bytes, name: str, change: CanisterChange, state: CanisterState | None) -> list[Any]:
+        delta = change.memories[name]
+        memory = None if state is None or name in change.dropped else state.memories.get(name)
+        if memory is None:
+            check_name(name)
+            slot = self.slots[canister_id]
+            self.created[canister_id, name] = self._directory.new_memory(slot, name)
+        elif memory.unapplied:
             raise InternalError("the pages of the commit before are not in the image yet")
-        check_delta(delta, memory.wasm_pages if memory is not None else 0)
+        check_delta(delta, 0 if memory is None else memory.wasm_pages)
+        self.pages += [data for _, data in delta.runs]
+        encoded = encode_memory(delta)
+        self.runs[canister_id, name] = encoded[2]
+        return encoded
 
     @property
     def page_count(self) -> int:
@@ -88,26 +119,52 @@ class Draft:
 
     def meta(self, *, with_before: bool) -> bytes:
         """The record's meta part; with what the commit replaces, whose pages follow the others, if history is kept."""
-        meta: dict[str, Any] = {"message": list(self._message), "canisters": self.entries}
+        meta: dict[int, Any] = {1: list(self._message)}
         if self.subnet_record is not None:
-            meta["subnet"] = self.subnet_record
+            meta[2] = self.subnet_record
+        if self._entries:
+            meta[3] = self._entries
+        if self.answers:
+            meta[4] = list(self.answers)
+        if self.forgotten:
+            meta[5] = list(self.forgotten)
         if with_before:
-            subnet_before = self._directory.subnet_record if self.subnet_record is not None else None
-            before = {canister_id: self._before(canister_id, change) for canister_id, change in self.changes.items()}
-            meta["before"] = {"canisters": before, "subnet": subnet_before}
+            meta[6] = self._before()
         return cbor2.dumps(meta)
 
-    def _before(self, canister_id: bytes, change: CanisterChange) -> dict[str, Any]:
-        state = self._directory.canisters.get(canister_id)
+    def _before(self) -> dict[int, Any]:
+        before: dict[int, Any] = {}
+        if self.subnet_record is not None:
+            before[2] = self._directory.subnet_record
+        if self._entries:
+            before[3] = [[canister_id, self._entry_before(canister_id)] for canister_id, _ in self._entries]
+        kept = self._directory.answers
+        touched = dict.fromkeys((*self.forgotten, *(answer[0] for answer in self.answers)))
+        if touched:
+            before[4] = [kept[request_id] for request_id in touched if request_id in kept]
+            before[5] = [request_id for request_id in touched if request_id not in kept]
+        return before
+
+    def _entry_before(self, canister_id: bytes) -> dict[int, Any]:
+        state, change = self._directory.canisters.get(canister_id), self.changes[canister_id]
         if state is None:
-            return {"slot": -1, "new": True}
-        before: dict[str, Any] = {"slot": state.slot, "module": state.module_hash, "record": state.record}
-        before["globals"] = encode_globals(state.global_values)
-        whole = {name: PageDelta(0, (), fresh=True) for name in MEMORIES} if change.deleted else {}
-        for name, delta in (whole or dict(change.memories())).items():
-            old = _content_before(state.memories[name], delta)
-            before[name] = encode_memory(old)
+            return {1: self.slots[canister_id], 3: True}
+        before: dict[int, Any] = {1: state.slot, 4: state.module_hash, 7: state.record, 8: list(state.code)}
+        if state.global_values is None:
+            before[6] = True
+        else:
+            before[5] = encode_globals(state.global_values)
+        gone = set(state.memories) if change.deleted else change.dropped & state.memories.keys()
+        memories: list[list[Any]] = []
+        for name in sorted(gone | change.memories.keys()):
+            memory = state.memories.get(name)
+            if memory is None:
+                memories.append([name, None])
+                continue
+            old = _content_before(memory, PageDelta(0, (), fresh=True) if name in gone else change.memories[name])
+            memories.append([name, encode_memory(old)])
             self.pages += [data for _, data in old.runs]
+        before[9] = memories
         return before
 
 

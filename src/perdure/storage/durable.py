@@ -13,7 +13,7 @@ has the files of the last checkpoint and the log has everything.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -53,6 +53,8 @@ class Files:
         settled: whether the files are exactly those of the checkpoint; a checkpoint that was cut off leaves newer ones.
         lock: of the directory.
         orphans: replaced files, which a fork may use.
+        check: raises where what is in memory is not to be trusted any more.
+        dropped: generations of dropped memories whose files the checkpoint still names.
     """
 
     disk: Disk
@@ -62,6 +64,8 @@ class Files:
     settled: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
     orphans: list[Region] = field(default_factory=list)
+    check: Callable[[], None] = lambda: None
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def close_orphans(self) -> None:
         """Close replaced files that no fork uses any more."""
@@ -152,6 +156,10 @@ class DurableMemory:
     def path(self, suffix: str) -> str:
         """The image file (``img``) or the hash file (``hash``)."""
         return f"{self._files.directory}/images/{self._name}-{self.generation}.{suffix}"
+
+    def check(self) -> None:
+        """Raise where what is in memory is not to be trusted any more."""
+        self._files.check()
 
     # -- reading
 
@@ -369,7 +377,8 @@ class DurableMemory:
     def _open_writers(self, *, new: bool) -> None:
         for writer in self._writers.values():
             writer.close()
-        self.generation += new
+        if new:
+            self.generation = max(self.generation, self._files.dropped.get(self._name, 0)) + 1
         for suffix in ("img", "hash"):
             self._writers[suffix] = self._files.disk.open(self.path(suffix), write=True, create=True)
             if new:
@@ -449,6 +458,7 @@ class DurableImage:
     def extents(self) -> Sequence[Extent]:
         """File-backed runs; see `perdure.canister.Image`."""
         with self._lock:
+            self._memory.check()
             return self._memory.image().extents()
 
     @property
@@ -464,6 +474,7 @@ class DurableImage:
     def prepare(self, delta: PageDelta) -> None:
         """Have room for a delta, before `StateDirectory.commit` logs it; see `perdure.canister.Image`."""
         with self._lock:
+            self._memory.check()
             self._memory.prepare(delta)
 
     def commit(self, delta: PageDelta) -> Sequence[Extent]:
@@ -473,11 +484,13 @@ class DurableImage:
     def fork(self) -> TemporaryImage:
         """A second image with this content, of which nothing is kept."""
         with self._lock:
+            self._memory.check()
             return self._memory.image().fork()
 
     def read(self, address: int, size_bytes: int) -> bytes:
         """Committed bytes. Raises `IndexError` outside the memory."""
         with self._lock:
+            self._memory.check()
             return self._memory.image().read(address, size_bytes)
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 ```
  history/FIRST-LAST.log
  ┌──────────┬─────────┬──────────────────────────────────────────────────────┐
- │ magic    │  4 B    │ "PDHS"                                               │ 0
+ │ magic    │  4 B    │ "PDSH"                                               │ 0
  │ format   │  u32    │ 1                                                    │ 4
  │ epoch    │  u64    │ of the records                                       │ 8
  │ version  │  u64    │ before the first record                              │ 16
@@ -25,15 +25,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from perdure.canister import GlobalValue, PageDelta
-from perdure.errors import StorageError
+from perdure.errors import InternalError, StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.changes import (
-    MEMORIES,
+    NO_CODE,
+    Answer,
     CanisterChange,
     CommitFacts,
+    Entry,
     MemoryChange,
     Message,
-    decode_globals,
+    PythonCode,
     decode_meta,
 )
 from perdure.storage.checkpoint import Checkpoint
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "changes_of", "open_past"]
 
 _HEADER = struct.Struct("<4sIQQ32s")
-_MAGIC = b"PDHS"
+_MAGIC = b"PDSH"
 _FORMAT = 1
 _RUN_PAGES = 1024
 _COPY_BYTES = 8 << 20
@@ -85,24 +87,23 @@ class Version:
         """How many pages changed, by canister and memory."""
         counts: dict[tuple[bytes, str], int] = {}
         for canister_id, entry in self.facts.canisters.items():
-            for name in MEMORIES:
-                if name in entry:
-                    counts[canister_id, name] = sum(pages for _, pages, _ in entry[name].runs)
+            for name, change in entry.memories.items():
+                if change is not None:
+                    counts[canister_id, name] = sum(pages for _, pages, _ in change.runs)
         return counts
 
     @property
     def undoable(self) -> bool:
         """Whether the record has what it replaced."""
-        return self.facts.canisters.keys() == self.facts.before.keys()
+        return self.facts.before is not None
 
 
 def changed_byte(disk: Disk, version: Version, canister_id: bytes, kind: str, address: int) -> bool:
     """Whether a commit changed the byte at `address` of a memory. Its file must still hold the record."""
-    entry = version.facts.canisters.get(canister_id, {})
-    change: MemoryChange | None = entry.get(kind)
+    change = _memory_change(version.facts, canister_id, kind)
     if change is None:
         return False
-    before: MemoryChange | None = version.facts.before.get(canister_id, {}).get(kind)
+    before = None if version.facts.before is None else _memory_change(version.facts.before, canister_id, kind)
     file = disk.open(version.path)
     try:
         after = _byte(file, version.record, change, address)
@@ -114,30 +115,39 @@ def changed_byte(disk: Disk, version: Version, canister_id: bytes, kind: str, ad
 
 def changes_of(disk: Disk, version: Version) -> dict[bytes, CanisterChange]:
     """What a commit changed, as it was handed to `StateDirectory.commit`. Its file must still hold the record."""
-    changes = {}
     file = disk.open(version.path)
     try:
-        for canister_id, entry in version.facts.canisters.items():
-            change = changes[canister_id] = CanisterChange(
-                module_hash=entry.get("module"),
-                record=entry.get("record"),
-                global_values=decode_globals(entry.get("globals")),
-                deleted=bool(entry.get("gone")),
+        return {
+            canister_id: CanisterChange(
+                {
+                    name: _delta(file, version.record, change)
+                    for name, change in entry.memories.items()
+                    if change is not None
+                },
+                frozenset(entry.dropped),
+                entry.global_values,
+                entry.module,
+                entry.record,
+                entry.code,
+                entry.gone,
             )
-            change.heap, change.stable = (_delta(file, version.record, entry.get(name)) for name in MEMORIES)
+            for canister_id, entry in version.facts.canisters.items()
+        }
     finally:
         file.close()
-    return changes
 
 
-def _delta(file: DiskFile, record: LogRecord, change: MemoryChange | None) -> PageDelta | None:
-    if change is None:
-        return None
+def _delta(file: DiskFile, record: LogRecord, change: MemoryChange) -> PageDelta:
     runs = [
         (first * PAGE_BYTES, file.pread(pages * PAGE_BYTES, record.pages_offset + index * PAGE_BYTES))
         for first, pages, index in change.runs
     ]
     return PageDelta(change.wasm_pages, runs, change.fresh)
+
+
+def _memory_change(facts: CommitFacts, canister_id: bytes, kind: str) -> MemoryChange | None:
+    entry = facts.canisters.get(canister_id)
+    return None if entry is None else entry.memories.get(kind)
 
 
 def _byte(file: DiskFile, record: LogRecord, change: MemoryChange, address: int) -> int | None:
@@ -244,6 +254,7 @@ class PastCanister:
     module_hash: bytes
     global_values: tuple[GlobalValue, ...] | None
     record: bytes
+    code: PythonCode = NO_CODE
     images: dict[str, TemporaryImage] = field(default_factory=dict)
 
 
@@ -256,6 +267,7 @@ class PastState:
     state_hash: bytes
     subnet_record: bytes
     canisters: dict[bytes, PastCanister]
+    answers: dict[bytes, Answer]
     next_slot: int
 
     def close(self) -> None:
@@ -281,7 +293,7 @@ def open_past(directory: StateDirectory, versions: Iterator[Version], version: i
         reached = later.version - 1
     if reached != version:
         raise StorageError(f"version {version} is not kept, the oldest is {reached}", directory.path)
-    return PastState(version, state_hash, past.subnet_record, past.build(), past.next_slot)
+    return PastState(version, state_hash, past.subnet_record, past.build(), past.answers, past.next_slot)
 
 
 class _Past:
@@ -292,28 +304,49 @@ class _Past:
         self.subnet_record = directory.subnet_record
         self.next_slot = directory.next_slot
         self._canisters = {
-            canister_id: PastCanister(state.slot, state.module_hash, state.global_values, state.record)
+            canister_id: PastCanister(state.slot, state.module_hash, state.global_values, state.record, state.code)
             for canister_id, state in directory.canisters.items()
         }
+        self.answers = dict(directory.answers)
+        self._names = {canister_id: set(state.memories) for canister_id, state in directory.canisters.items()}
         self._sizes: dict[tuple[bytes, str], int] = {}
         self._pages: dict[tuple[bytes, str], dict[int, tuple[str, int]]] = {}
         self._anew: set[tuple[bytes, str]] = set()  # memories of which nothing of today remains
 
     def undo(self, version: Version) -> None:
         """Put back what one commit replaced."""
-        if version.facts.subnet_before is not None:
-            self.subnet_record = version.facts.subnet_before
-        for canister_id, before in version.facts.before.items():
-            if before.get("new"):
-                self._canisters.pop(canister_id, None)
-                self.next_slot = min(self.next_slot, version.facts.canisters[canister_id]["slot"])
-                self._anew |= {(canister_id, name) for name in MEMORIES}
-                continue
-            globals_ = decode_globals(before["globals"])
-            self._canisters[canister_id] = PastCanister(before["slot"], before["module"], globals_, before["record"])
-            for name in MEMORIES:
-                if name in before:
-                    self._undo_memory(version, (canister_id, name), before[name])
+        before = version.facts.before
+        if before is None:
+            raise InternalError("a record without what it replaced")
+        if before.subnet is not None:
+            self.subnet_record = before.subnet
+        for request_id in before.forgotten:
+            self.answers.pop(request_id, None)
+        self.answers.update((answer.request_id, answer) for answer in before.answers)
+        for canister_id, entry in before.canisters.items():
+            self._undo_canister(version, canister_id, entry)
+
+    def _undo_canister(self, version: Version, canister_id: bytes, entry: Entry) -> None:
+        if entry.new:
+            self._canisters.pop(canister_id, None)
+            self.next_slot = min(self.next_slot, entry.slot)
+            self._anew |= {(canister_id, name) for name in self._names.pop(canister_id, ())}
+            return
+        self._canisters[canister_id] = PastCanister(
+            entry.slot,
+            entry.module or b"",
+            None if entry.not_run else entry.global_values,
+            entry.record or b"",
+            entry.code or NO_CODE,
+        )
+        names = self._names.setdefault(canister_id, set())
+        for name, change in entry.memories.items():
+            if change is None:
+                names.discard(name)
+                self._anew.add((canister_id, name))
+            else:
+                names.add(name)
+                self._undo_memory(version, (canister_id, name), change)
 
     def _undo_memory(self, version: Version, key: tuple[bytes, str], before: MemoryChange) -> None:
         self._sizes[key] = before.wasm_pages
@@ -329,14 +362,15 @@ class _Past:
     def build(self) -> dict[bytes, PastCanister]:
         """The canisters with their images."""
         for canister_id, canister in self._canisters.items():
-            for name in MEMORIES:
+            for name in sorted(self._names[canister_id]):
                 canister.images[name] = self._image(canister_id, name)
         return self._canisters
 
     def _image(self, canister_id: bytes, name: str) -> TemporaryImage:
         key = (canister_id, name)
         directory = self._directory
-        if key in self._anew or canister_id not in directory.canisters:
+        known = directory.canisters.get(canister_id)
+        if key in self._anew or known is None or name not in known.memories:
             image = TemporaryImage(directory.store)
         else:
             image = directory.fork_image(canister_id, name)

@@ -3,8 +3,8 @@
 ```
  record (a multiple of 4,096 bytes)
  ┌──────────────┬───────┬──────────────────────────────────────────────────────────────┐
- │ magic        │  4 B  │ "PDLR"                                                       │ 0
- │ format       │  u16  │ 2                                                            │ 4
+ │ magic        │  4 B  │ "PDSL"                                                       │ 0
+ │ format       │  u16  │ 1                                                            │ 4
  │ kind         │  u16  │ 0: a commit; 1: a seal                                       │ 6
  │ epoch        │  u64  │ of the checkpoint that the record continues                  │ 8
  │ version      │  u64  │ of the state after this commit; a seal: that before it       │ 16
@@ -52,8 +52,8 @@ BLOCK = 4096
 _CHECKED = struct.Struct("<4sHHQQQIIII32s32s")
 _SUMS = struct.Struct("<32sI")
 _HEADER_BYTES = _CHECKED.size + _SUMS.size
-_MAGIC = b"PDLR"
-_FORMAT = 2
+_MAGIC = b"PDSL"
+_FORMAT = 1
 _COMMIT, _SEAL = 0, 1
 _NO_HASH = bytes(32)
 _ZEROS = bytes(BLOCK)

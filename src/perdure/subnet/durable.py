@@ -219,17 +219,17 @@ class DurableHost:
             known = self.directory.canisters.get(canister_id)
             if known is None or not known.module_hash:
                 return
-            change.heap = change.stable = PageDelta(0, (), fresh=True)
+            change.dropped = frozenset(known.memories)
             change.global_values = ()
         elif instance.is_temporary:
             instance.commit()  # into temporary images, which go if this is undone
             state = instance.state
-            change.heap, change.stable = (_whole(state.memories[name]) for name in ("heap", "stable"))
+            change.memories = {name: _whole(image) for name, image in state.memories.items()}
             change.global_values = state.global_values
             draft.moved[canister_id] = instance
         elif canister_id in draft.journal.commits:
             delta = instance.changes()
-            change.heap, change.stable = delta.memories.get("heap"), delta.memories.get("stable")
+            change.memories = dict(delta.memories)
             change.global_values = delta.global_values
             return
         else:
@@ -282,7 +282,7 @@ class DurableHost:
             self.directory.wait(version)
         except StorageError as error:
             self._failed = error
-            error.committed = None  # type: ignore[attr-defined]  # what the platter has is unknown
+            error.committed = None  # what the platter has is unknown
             raise
         self._waited = max(self._waited, version)
 
@@ -391,8 +391,7 @@ def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
     if not isinstance(content, StoredContent):
         raise InternalError(f"a snapshot of another host: {type(content).__name__}")
     return CanisterChange(
-        heap=_whole(content.memories["heap"].image),
-        stable=_whole(content.memories["stable"].image),
+        memories={name: _whole(memory.image) for name, memory in content.memories.items()},
         record=encode_snapshot(snapshot),
     )
 

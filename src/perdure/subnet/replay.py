@@ -140,14 +140,18 @@ def _lay_out(past: PastState, origin: StateDirectory, path: Path) -> Path:
                 target.commit(Message(), {key: CanisterChange(record=b"")}, apply=True)
                 target.commit(Message(), {key: CanisterChange(deleted=True)})
                 continue
-            change = CanisterChange(None, None, canister.global_values, canister.module_hash, canister.record)
+            change = CanisterChange(
+                global_values=canister.global_values,
+                module_hash=canister.module_hash,
+                record=canister.record,
+                code=canister.code,
+            )
             _copy_blobs(origin, target, key, change)
             target.commit(Message(), {key: change})
             for name, image in canister.images.items():
                 for delta in _pieces(image):
-                    change = CanisterChange(heap=delta) if name == "heap" else CanisterChange(stable=delta)
-                    target.commit(Message(), {key: change}, apply=True)
-        target.commit(Message(), {}, subnet_record=past.subnet_record)
+                    target.commit(Message(), {key: CanisterChange({name: delta})}, apply=True)
+        target.commit(Message(), {}, subnet_record=past.subnet_record, answers=list(past.answers.values()))
     return path
 
 
@@ -257,8 +261,8 @@ class _Replay:
         canisters = self.subnet._state.canisters
         for version in versions:
             for canister_id, entry in version.facts.canisters.items():
-                if canister_id in canisters and "record" in entry:
-                    statistics = decode_record(entry["record"]).state.query_statistics
+                if canister_id in canisters and entry.record is not None:
+                    statistics = decode_record(entry.record).state.query_statistics
                     canisters[canister_id].query_statistics = statistics
 
     # --- inputs, by their kinds
@@ -332,7 +336,15 @@ class _Replay:
         with StateDirectory.open(self.path, durability="checkpoint") as target:
             for key, change in changes.items():
                 _copy_blobs(self.origin, target, key, change)
-            target.commit(version.message, changes, subnet_record=version.facts.subnet_record, apply=True)
+            facts = version.facts
+            target.commit(
+                version.message,
+                changes,
+                subnet_record=facts.subnet,
+                answers=facts.answers,
+                forgotten=facts.forgotten,
+                apply=True,
+            )
         self._open()
         self._made = self._wanted.popleft()
 

@@ -32,6 +32,7 @@ from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.messages import Response
 from perdure.execution.query import execute_query
+from perdure.execution.records import RECORDS
 from perdure.execution.scheduler import (
     advance_time,
     execute_at_once,
@@ -47,7 +48,7 @@ from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetSt
 from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.instrument import REPLICA, Options, wasm_without_wasi
-from perdure.storage import Durability, Snapshot, StateDirectory
+from perdure.storage import Durability, KeepHistory, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
 from perdure.subnet.copying import deep_copy
 from perdure.subnet.durable import DurableHost, open_state
@@ -105,7 +106,8 @@ class Subnet:
         durability: when what a message did is on the platter: before its reply is handed out (``message``), at the end
             of the round (``round``), at a checkpoint that is made when the log grows (``checkpoint``) or that is asked
             for (``never``). Whatever the level, a crash leaves the state between two messages.
-        history: how many commits to keep for `at`; `None`: all.
+        history: how many commits the directory keeps for `at` from now on; `None`: all; ``kept``: as it does so far, a
+            new one none.
         config: limits, by the replica's names.
         instrumentation: which passes the code of canisters goes through.
         seed: of the subnet's randomness.
@@ -118,7 +120,7 @@ class Subnet:
         path: str | os.PathLike[str] | None = None,
         *,
         durability: Durability = "message",
-        history: int | None = 0,
+        history: KeepHistory = "kept",
         config: SubnetConfig | None = None,
         instrumentation: Options | None = None,
         seed: bytes = b"",
@@ -140,7 +142,7 @@ class Subnet:
             host = MemoryHost(compile_code, Residents(self._gate))
             self._world = World(SubnetState(seed=seed), host, config)
         else:
-            directory = StateDirectory.open(path, durability=durability, history=history)
+            directory = StateDirectory.open(path, durability=durability, history=history, records=RECORDS)
             self._world = open_state(directory, compile_code, config, seed, self._gate)
         identify(self._world)
 

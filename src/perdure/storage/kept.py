@@ -1,0 +1,112 @@
+"""What an open state directory has of each canister, and what it is told and tells when it is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal, final
+
+import cbor2
+
+from perdure.canister import GlobalValue
+from perdure.storage.changes import NO_CODE, CanisterChange, Entry, PythonCode, encode_globals
+from perdure.storage.checkpoint import KeptCanister, KeptMemory
+from perdure.storage.durable import DurableMemory
+
+__all__ = ["CanisterState", "Durability", "KeepHistory", "Recovery", "StorageLimits"]
+
+Durability = Literal["message", "round", "checkpoint", "never"]
+
+KeepHistory = int | Literal["kept"] | None
+"""How many commits a directory keeps; `None`: all; ``kept``: as it does so far, a new one none."""
+
+
+@final
+@dataclass(slots=True)
+class CanisterState:
+    """A canister as committed, its memories apart.
+
+    Attributes:
+        module_hash: SHA-256 of the module, a blob of the directory; empty: none is installed.
+        global_values: globals; `None`: the module has not run.
+        record: what the rules keep about it, opaque here.
+        code: what is kept of code that is no Wasm.
+        memories: by name.
+    """
+
+    slot: int
+    module_hash: bytes = b""
+    global_values: tuple[GlobalValue, ...] | None = None
+    record: bytes = b""
+    code: PythonCode = NO_CODE
+    memories: dict[str, DurableMemory] = field(default_factory=dict)
+    facts_hash: bytes = b""
+
+    def hash(self, canister_id: bytes) -> bytes:
+        """The hash of everything about the canister, over what `facts_hash` keeps until one of them changes."""
+        if not self.facts_hash:
+            globals_ = b"" if self.global_values is None else cbor2.dumps(encode_globals(self.global_values))
+            code = cbor2.dumps(list(self.code))
+            parts = (b"perdure canister 1", canister_id, self.module_hash, globals_, self.record, code)
+            self.facts_hash = sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).digest()
+        memories = [(name.encode(), memory.hash()) for name, memory in sorted(self.memories.items())]
+        named = [len(name).to_bytes(8, "little") + name + hash_ for name, hash_ in memories]
+        return sha256(b"".join((self.facts_hash, *named))).digest()
+
+    def take(self, change: CanisterChange) -> None:
+        """Take over what a commit changes, memories apart."""
+        if change.module_hash is not None:
+            self.module_hash = change.module_hash
+        if change.global_values is not None:
+            self.global_values = change.global_values
+        if change.record is not None:
+            self.record = change.record
+        if change.code is not None:
+            self.code = change.code
+
+    def replay(self, entry: Entry) -> None:
+        """Take over what a record says, memories apart."""
+        self.take(
+            CanisterChange(
+                module_hash=entry.module, global_values=entry.global_values, record=entry.record, code=entry.code
+            )
+        )
+
+    def kept(self) -> KeptCanister:
+        """The canister as a checkpoint has it."""
+        memories = {
+            name: KeptMemory(memory.generation, memory.wasm_pages, memory.root())
+            for name, memory in self.memories.items()
+        }
+        return KeptCanister(self.slot, self.module_hash, self.global_values, self.record, self.code, memories)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StorageLimits:
+    """Sizes at which a directory does something, in bytes.
+
+    Attributes:
+        log_bytes: a log longer than this leads to a checkpoint.
+        check_bytes: an image with at most this much data is compared with its hashes when it is first used.
+    """
+
+    log_bytes: int = 64 << 20
+    check_bytes: int = 64 << 20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening found beyond the last checkpoint.
+
+    Attributes:
+        commits: whole records that were replayed.
+        torn: whether something that is not a whole record followed them: a commit that a crash cut off, never
+            acknowledged if durability was on.
+        damaged_version: the first acknowledged version that could not be recovered; `None`: all were.
+    """
+
+    commits: int
+    torn: bool
+    damaged_version: int | None
