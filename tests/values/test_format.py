@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Annotated
 
+import numpy as np
 import pytest
 
 from perdure.errors import MalformedError
@@ -16,8 +17,19 @@ from perdure.inspection.sql import connect
 from perdure.inspection.table import open_table
 from perdure.memory import BytesMemory, ReadOnlyMemory
 from perdure.stable import StableBTreeMap, types
+from perdure.stable.columns import Column
 from perdure.stable.kind import DOCUMENT, Kind, integer, kind_of
-from perdure.values import Format, MemorySchema, Schema, as_format, codec, dump_schema, load_schema, parse_schema
+from perdure.values import (
+    Format,
+    MemorySchema,
+    Schema,
+    as_format,
+    codec,
+    dump_schema,
+    load_schema,
+    parse_schema,
+    to_sql,
+)
 from perdure.values.annotations import Annotations
 
 
@@ -165,3 +177,36 @@ def test_no_format_is_told_by_its_name():
     ]
     told = [path.name for path in rooms if ".name[" in path.read_text() or ".name.lower()" in path.read_text()]
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("u64", [0, 5, (1 << 63) - 1]),
+        ("u64", [0, (1 << 64) - 1]),
+        ("i64le", [-(1 << 63), 7]),
+        ("u8", [1, 255]),
+        ("f32", [0.5, float("inf")]),
+        ("bool", [True, False]),
+        ("text", ["", "é", "a" * 300]),
+        ("raw", [b"", b"\xff"]),
+        ("[u8; 2]", [b"ab", b"\0\0"]),
+        ("u128", [1 << 100]),
+        ("principal", []),
+    ],
+)
+def test_columns_for_sqlite_are_what_single_values_are(name, values):
+    found = codec(name)
+    encoded = [found.encode(value) for value in values]
+    ends = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
+    column = Column(types.raw, np.frombuffer(b"".join(encoded), np.uint8), ends, 0, len(encoded))
+    whole = found.to_sql_column(column)
+    expected = [to_sql(value) for value in values]
+    assert whole in (None, expected)
+
+
+def test_a_column_that_does_not_decode_is_left_to_single_values():
+    column = Column(types.raw, np.frombuffer(b"\xff\x02\x03", np.uint8), np.array([0, 1, 3]), 0, 2)
+    assert codec("text").to_sql_column(column) is None
+    assert codec("u8").to_sql_column(column) is None
+    assert codec("cbor").to_sql_column(column) is None

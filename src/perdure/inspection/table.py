@@ -192,8 +192,10 @@ def fitted(table: Table) -> Table:
     """The same table, with the kinds that its keys and values themselves tell."""
     keys = None if table.key is None else table.key.fitted(key for key, _ in table.entries(values=False))
     columns = table.raw_columns()
-    raws = (value for _, value in table.entries()) if columns is None else columns[1].raws()
-    values = table.value.fitted(raws)
+    if columns is None:
+        values = table.value.fitted(value for _, value in table.entries())
+    else:
+        values = table.value.fitted_to(columns[1])
     return table if keys is table.key and values is table.value else Table(table.structure, keys, values)
 
 

@@ -141,6 +141,9 @@ _WRITERS: Final[dict[str, Callable[[Any], str]]] = {
     "text": encode_basestring,
     "principal": '"{}"'.format,
     "integer": str,
+    "bool": {False: "false", True: "true"}.__getitem__,
+    "float": lambda value: repr(value) if value - value == 0 else f'"{value}"',
+    "bytes": lambda value: f'"{value.hex()}"',
 }
 
 

@@ -95,8 +95,19 @@ class SelfDescribing(Format):
                 heads.append(head)
                 if len(heads) > _MAX_HEADS:
                     return self
-        kind = reduce(merged, (one.kind for one in heads)) if heads else DOCUMENT
-        return SelfDescribing(self._labels, kind)
+        return self._of_heads(heads)
+
+    def _of_heads(self, heads: list[_Head]) -> Format:
+        return SelfDescribing(self._labels, reduce(merged, (one.kind for one in heads)) if heads else DOCUMENT)
+
+    def fitted_to(self, column: Column) -> Format:
+        """The same, looking at each head once."""
+        heads: list[_Head] = []
+        for head, _ in self._by_head(column, _MAX_HEADS):
+            if head is None:  # more heads, or what is no message: one by one
+                return self.fitted(column.raws())
+            heads.append(head)
+        return self._of_heads(heads)
 
     def to_arrow(self, column: Column) -> Any:
         """All messages with a head whose values have the kind of the column in step, others one by one."""
@@ -133,12 +144,12 @@ class SelfDescribing(Format):
                 found[row] = text
         return found
 
-    def _by_head(self, column: Column) -> Iterator[tuple[_Head | None, Offsets]]:
+    def _by_head(self, column: Column, limit: int = _HEADS) -> Iterator[tuple[_Head | None, Offsets]]:
         """The rows with each head; those with none, or with one of too many, together."""
         import numpy as np
 
         rest = np.arange(len(column))
-        for _ in range(_HEADS):
+        for _ in range(limit):
             if not len(rest):
                 return
             try:

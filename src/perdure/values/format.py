@@ -129,6 +129,10 @@ class Format(ABC):
         """The same, with names for fields that the bytes only number."""
         return self
 
+    def fitted_to(self, column: Column) -> Format:
+        """`fitted` to a whole column."""
+        return self.fitted(column.raws())
+
     def to_arrow(self, column: Column) -> Any:
         """A column of encoded values as an Arrow array of `kind`, where that goes without decoding one by one.
 
@@ -142,7 +146,20 @@ class Format(ABC):
 
     def to_sql_column(self, column: Column) -> list[Any] | None:
         """The same as `to_sql` shows the values."""
-        return None
+        stored_as = self.stored_as
+        if stored_as is None:
+            return None
+        try:
+            whole = column.of(self)
+            if stored_as == "bytes":
+                return list(whole.raws())
+            if stored_as == "utf-8":
+                return [str(data, "utf-8") for data in whole.raws()]
+        except (MalformedError, UnicodeDecodeError):
+            return None
+        numbers: list[Any] = whole.to_numpy().tolist()
+        is_wide = stored_as[1:] == "u8" and len(numbers) and max(numbers) >= 1 << 63  # which SQLite has as text
+        return None if is_wide else numbers
 
     def fitted(self, values: Iterable[bytes]) -> Format:
         """The same, with the kind that `values` themselves tell, where they do."""
