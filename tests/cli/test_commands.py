@@ -98,6 +98,44 @@ def test_state_shows_history_blames_and_verifies(perdure: Run, tmp_path: Path) -
     assert "version" in perdure("state", "verify", path).stdout
     perdure("state", "merge", path)
     assert json.loads(perdure("state", "history", path, "--json").stdout) == []
+
+
+def test_state_is_copied_salvaged_and_measured(perdure: Run, tmp_path: Path) -> None:
+    from perdure.subnet import Subnet
+
+    path = tmp_path / "state"
+    with Subnet(path) as subnet:
+        canister = subnet.install(KV, b"\5" + bytes(7))
+        canister.update("inc")
+        assert json.loads(perdure("state", "backup", path, "-o", tmp_path / "copy", "--json").stdout)["version"]
+        canister.update("inc")
+    with Subnet(tmp_path / "copy") as copy:
+        assert copy.canister(canister.id).query("count") == (6).to_bytes(8, "little")
+    perdure("state", "backup", path, "-o", tmp_path / "copy", code=2)
+    assert json.loads(perdure("state", "salvage", path, "-o", tmp_path / "saved", "--json").stdout)["lost"] == []
+    with Subnet(tmp_path / "saved") as saved:
+        assert saved.canister(canister.id).query("count") == (7).to_bytes(8, "little")
+    taken = json.loads(perdure("state", "du", path, "--json").stdout)
+    assert taken["total_bytes"] >= taken["memories"][f"{canister.id} heap"] > 0
+    assert "total" in perdure("state", "du", path).stdout
+
+
+def test_how_much_history_is_kept_belongs_to_the_directory(perdure: Run, tmp_path: Path) -> None:
+    from perdure.subnet import Subnet
+
+    path = tmp_path / "state"
+    with Subnet(path, history=None) as subnet:
+        canister = subnet.install(KV, bytes(8))
+        canister.update("inc")
+    perdure("canister", "call", "--state", path, canister.id, "inc", "--output", "hex")
+    with Subnet(path) as subnet:
+        subnet.canister(canister.id).update("inc")
+    rows = json.loads(perdure("state", "history", path, "--json").stdout)
+    assert [row["version"] for row in rows] == list(range(len(rows), 0, -1))
+    assert json.loads(perdure("state", "history", path, "--keep", "1", "--json").stdout)["keep"] == 1
+    assert len(json.loads(perdure("state", "history", path, "--json").stdout)) <= 2
+    assert "all messages" in perdure("state", "history", path, "--keep", "all").stdout
+    perdure("state", "history", path, "--keep", "many", code=2)
     image = next((path / "images").glob("*-stable*.img"))
     damaged = bytearray(image.read_bytes())
     damaged[4100] ^= 1

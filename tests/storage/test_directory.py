@@ -200,6 +200,20 @@ def test_what_is_no_state_directory_is_left_alone(tmp_path: Path) -> None:
         StateDirectory.open(tmp_path / "a" / "b")
 
 
+def test_forks_dropped_without_a_word_leave_nothing_open(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        for n in range(12):
+            commit(state, (0, page(str(n))))
+            state.fork_image(A, "heap")  # nobody closes it
+            fork = state.fork_image(A, "heap")
+            state.checkpoint()
+            del fork
+            if n == 2:
+                before = len(list(Path("/proc/self/fd").iterdir()))
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
+        assert len(list((Path(path) / "images").iterdir())) == 2
+
+
 # -- the order of a commit
 
 

@@ -235,6 +235,81 @@ def _replayed(result: Replayed) -> dict[str, Any]:
     return facts
 
 
+_COPY = click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Where to.")
+
+
+@state.command()
+@_DIRECTORY
+@_COPY
+@_JSON
+@_QUIET
+def backup(directory: Path, target: Path, as_json: bool, quiet: bool) -> None:
+    """Copy a state directory as of its last whole commit, also while it is in use.
+
+    \b
+    Example:
+        perdure state backup .perdure -o backup
+    """  # noqa: D301
+    from perdure.storage import backup
+
+    version = backup(directory, target)
+    if as_json:
+        click.echo(json.dumps({"target": str(target), "version": version}, indent=2))
+    elif not quiet:
+        click.echo(f"{target} has version {version}")
+
+
+@state.command()
+@_DIRECTORY
+@_COPY
+@_JSON
+@_QUIET
+def salvage(directory: Path, target: Path, as_json: bool, quiet: bool) -> None:
+    """Copy what can be read of a damaged state directory, and say what is lost. Exit code 1 where something is.
+
+    \b
+    Example:
+        perdure state salvage .perdure -o salvaged
+    """  # noqa: D301
+    from perdure.storage import salvage
+
+    found = salvage(directory, target)
+    if as_json:
+        facts = {"target": str(target), "version": found.version, "canisters": found.canisters, "lost": found.lost}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        if not quiet:
+            click.echo(f"{target} has {found.canisters} canisters as of version {found.version}")
+        for what in found.lost:
+            click.echo(f"lost: {what}", err=True)
+    if found.lost:
+        raise SystemExit(1)
+
+
+@state.command()
+@_DIRECTORY
+@_JSON
+@_QUIET
+def du(directory: Path, as_json: bool, quiet: bool) -> None:
+    """Say what takes how much of the disk.
+
+    \b
+    Example:
+        perdure state du .perdure
+    """  # noqa: D301
+    from perdure.storage import StateDirectory, usage
+
+    with StateDirectory.open(directory, read_only=True) as opened:
+        found = usage(opened)
+    memories = {f"{_name(key)} {name}": size_bytes for (key, name), size_bytes in found.memories.items()}
+    if as_json:
+        facts = {"memories": memories, "others": found.others, "total_bytes": found.total_bytes}
+        click.echo(json.dumps(facts, indent=2))
+    elif not quiet:
+        for name, size_bytes in (*memories.items(), *found.others.items(), ("total", found.total_bytes)):
+            click.echo(f"{size_bytes:>15,}  {name}")
+
+
 @state.command()
 @_DIRECTORY
 @_QUIET

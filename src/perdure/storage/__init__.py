@@ -1,5 +1,6 @@
 """The only writer of files: images, commit log, checkpoints, snapshots."""
 
+from perdure.storage.backup import Salvaged, Usage, backup, salvage, usage
 from perdure.storage.changes import Answer, CanisterChange, Message, PythonCode
 from perdure.storage.directory import CanisterState, Durability, Recovery, StateDirectory, StorageLimits
 from perdure.storage.durable import DurableImage
@@ -23,16 +24,21 @@ __all__ = [
     "PastState",
     "PythonCode",
     "Recovery",
+    "Salvaged",
     "Snapshot",
     "SnapshotMetadata",
     "StateDirectory",
     "StorageLimits",
     "TemporaryImage",
     "TemporaryStore",
+    "Usage",
     "Version",
+    "backup",
     "changes_of",
     "open_sealed",
     "pack_snapshot",
+    "salvage",
     "unpack_snapshot",
+    "usage",
     "write_snapshot",
 ]

@@ -45,16 +45,16 @@ from perdure.storage.durable import DurableImage, DurableMemory, Files, LoggedPa
 from perdure.storage.history import History, PastState, Segment, Version, changed_byte, open_past
 from perdure.storage.image import TemporaryImage
 from perdure.storage.kept import CanisterState, Durability, KeepHistory, Recovery, StorageLimits
-from perdure.storage.log import LogRecord, Place, find_tail, record_bytes, scan
+from perdure.storage.log import LogRecord, Place, Tail, find_tail, record_bytes, scan
 from perdure.storage.merkle import ZERO_PAGE_HASH, PageTree
 from perdure.storage.temporary import TemporaryStore
 
-__all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
+__all__ = ["SUBDIRECTORIES", "CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
 
 _PATIENCE = 4
 """How many times as long the log may get while forks make a checkpoint copy what they share."""
 
-_SUBDIRECTORIES = ("images", "blobs", "answers", "history")
+SUBDIRECTORIES = ("images", "blobs", "answers", "history")
 _RESERVE_BYTES = 1 << 20
 
 
@@ -94,6 +94,8 @@ class StateDirectory:
         files.check = self.check
         self._history = History(self.disk, files.directory, keep=0)
         self.extensions: tuple[str, ...] = ()
+        self.log_bytes_used = 0
+        self._lost: list[str] | None = None
 
     @classmethod
     def open(  # noqa: PLR0913 -- each is a property of the directory or of this opening
@@ -106,6 +108,7 @@ class StateDirectory:
         extensions: Sequence[str] = (),
         records: Format | None = None,
         accept_last_good: bool = False,
+        lost: list[str] | None = None,
         limits: StorageLimits | None = None,
         disk: Disk | None = None,
         store: TemporaryStore | None = None,
@@ -124,6 +127,7 @@ class StateDirectory:
                 become more.
             records: the format of the rules' records: older ones are rewritten at the first checkpoint.
             accept_last_good: where acknowledged commits are damaged, open the last good state instead of raising.
+            lost: where given, damage is added to it in words, as far as the rest can be had without; else it raises.
             limits: sizes at which things are done.
             disk: the disk.
             store: where uncommitted and temporary pages go.
@@ -139,6 +143,7 @@ class StateDirectory:
                 directory._take_locks()
                 if not directory.disk.exists(f"{path}/checkpoint"):
                     directory._create(0 if history == "kept" else history)
+                directory._lost = lost
                 directory._load()
                 directory._recover(accept_last_good=accept_last_good)
                 if not read_only:
@@ -229,11 +234,11 @@ class StateDirectory:
             "log",
             "checkpoint.new",
             "reserve",
-            *_SUBDIRECTORIES,
+            *SUBDIRECTORIES,
         }
         if strangers:
             raise StorageError(f"neither empty nor a state directory: {sorted(strangers)[0]!r} is in it", self.path)
-        for name in _SUBDIRECTORIES:
+        for name in SUBDIRECTORIES:
             self.disk.make_directory(f"{self.path}/{name}")
         self.disk.open(f"{self.path}/readers", write=True, create=True).close()
         log = self.disk.open(f"{self.path}/log", write=True, create=True)
@@ -254,15 +259,27 @@ class StateDirectory:
         self._tree.resize(checkpoint.next_slot)
         self.subnet_record = checkpoint.subnet_record
         self._history.keep, self.extensions = checkpoint.history, checkpoint.extensions
-        self._answers.load(checkpoint.answers)
+        with self._bearable("answers to requests"):
+            self._answers.load(checkpoint.answers)
         for canister_id, kept in sorted(checkpoint.canisters.items(), key=lambda item: item[1].slot):
             state = CanisterState(kept.slot, kept.module_hash, kept.global_values, kept.record, kept.code)
             for name, memory in kept.memories.items():
                 state.memories[name] = self.new_memory(kept.slot, name, *memory)
             self._canisters[canister_id] = state
             self._tree.set_leaves(kept.slot, state.hash(canister_id))
-        if self.state_hash() != checkpoint.state_hash:
-            raise StorageError("the state hash is not that of its parts", f"{self.path}/checkpoint")
+        with self._bearable("something that the checkpoint has"):
+            if self.state_hash() != checkpoint.state_hash:
+                raise StorageError("the state hash is not that of its parts", f"{self.path}/checkpoint")
+
+    @contextmanager
+    def _bearable(self, what: str) -> Iterator[None]:
+        """Go on without what is damaged, where that was asked for."""
+        try:
+            yield
+        except (OSError, StorageError, MalformedError) as error:
+            if self._lost is None:
+                raise
+            self._lost.append(f"{what}: {error}")
 
     # -- recovery
 
@@ -271,11 +288,11 @@ class StateDirectory:
         file = self.disk.open(file_path, write=not self.read_only)
         self._locks.append(file)
         checkpoint = self._checkpoint
-        records = list(scan(file, Place(checkpoint.epoch, checkpoint.version, checkpoint.checksum)))
+        records, tail = self._scan(file)
         self._files.settled = not any(record.is_seal for record in records)
         end = records[-1].offset + records[-1].size_bytes if records else 0
+        self.log_bytes_used = end
         self._replay(file, records)
-        tail = find_tail(file, checkpoint.epoch, self._version, end)
         self.recovery = Recovery(sum(not record.is_seal for record in records), tail.torn, tail.damaged_version)
         if tail.damaged_version is not None and not accept_last_good:
             raise StorageError(
@@ -296,6 +313,19 @@ class StateDirectory:
         if (tail.torn or not self._files.settled) and not self._checkpoint_now() and tail.damaged_version is not None:
             raise StorageError("open for reading in another process; try again when it is closed", self.path)
 
+    def _scan(self, file: DiskFile) -> tuple[list[LogRecord], Tail]:
+        checkpoint = self._checkpoint
+        before = -1
+        while True:
+            records = list(scan(file, Place(checkpoint.epoch, checkpoint.version, checkpoint.checksum)))
+            end = records[-1].offset + records[-1].size_bytes if records else 0
+            version = records[-1].version if records else checkpoint.version
+            tail = find_tail(file, checkpoint.epoch, version, end)
+            # A reader may come between a record and the next one; it looks like damage until it is read again.
+            if tail.damaged_version is None or not self.read_only or len(records) == before:
+                return records, tail
+            before = len(records)
+
     def _replay(self, file: DiskFile, records: list[LogRecord]) -> None:
         """Take up what the log has, and compare the state with the hash that the last record has, if it has one."""
         pages: dict[tuple[bytes, str], LoggedPages] = {}
@@ -303,10 +333,12 @@ class StateDirectory:
             if not record.is_seal:
                 self._replay_commit(file, record, pages)
         for (canister_id, name), logged in pages.items():
-            self._canisters[canister_id].memories[name].recover(logged)
+            with self._bearable(f"what the log has of {name} of canister {canister_id.hex()}"):
+                self._canisters[canister_id].memories[name].recover(logged)
         expected = records[-1].state_hash if records else b""
-        if expected and self.state_hash() != expected:
-            raise StorageError(f"version {self._version} does not give the state hash that was kept", self.path)
+        with self._bearable("something that the log has"):
+            if expected and self.state_hash() != expected:
+                raise StorageError(f"version {self._version} does not give the state hash that was kept", self.path)
 
     def _replay_commit(self, file: DiskFile, record: LogRecord, pages: dict[tuple[bytes, str], LoggedPages]) -> None:
         facts = decode_meta(record.meta, record.page_count)

@@ -483,6 +483,10 @@ class TemporaryImage:
             self._closed = True
             self._recount()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_retired"):
+            self.close()
+
     # -- regions in use
 
     def _extents_within(self, ranges: list[tuple[int, int]]) -> Sequence[Extent]:

@@ -105,7 +105,8 @@ class TemporaryStore:
         self._end = _FILE_BYTES
         self._truncated = 0
         self._free: dict[int, list[tuple[DiskFile, int]]] = {}
-        self._lock = threading.Lock()
+        # Taken again where an image goes with the garbage while a region is being had.
+        self._lock = threading.RLock()
 
     def allocate(self, size_bytes: int) -> Region:
         """A region of zeros, with one reference. Costs address space only, until it is written."""
