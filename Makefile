@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test portable lowest check lint format types contracts bench canisters canisters-ci conformance clean
+.PHONY: demo test portable lowest check lint format types contracts bench canisters canisters-ci toolchains-ci conformance clean
 
 $(CORE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,12 +27,13 @@ test: $(DEV)
 portable: $(DEV)
 	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q
 
-# The engine's generated bindings are used, so the oldest version of its range is tested too.
+# The engine's generated bindings are used, so the oldest version of its range is tested too; large programs that take
+# long to compile would show nothing more of it.
 LOWEST_WASMTIME := 49.0.0
 lowest: $(DEV)
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' wasmtime==$(LOWEST_WASMTIME)
-	$(VENV)-lowest/bin/python -m pytest -n auto -q tests/embedder tests/instrument tests/subnet
+	$(VENV)-lowest/bin/python -m pytest -n auto -q tests/embedder tests/instrument tests/subnet --ignore=tests/subnet/test_wasi.py
 
 check: lint types contracts
 
@@ -57,6 +58,10 @@ canisters: $(DEV)
 
 canisters-ci: $(DEV)
 	$(BIN)/python tests/canisters/build.py c go wat motoko
+
+# The sources of docs/toolchains.md, with the compilers that canisters-ci has installed.
+toolchains-ci: canisters-ci
+	TOOLCHAINS="C,C with its library,Go,Motoko,Wasm by hand" $(BIN)/python -m pytest -q tests/test_toolchains.py
 
 # make conformance SUITE=candid DIR=.../dfinity/candid/test: outside suites, which are not kept here
 conformance: $(DEV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from statistics import median
@@ -28,6 +29,11 @@ def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
+def processor_seconds() -> float:
+    """Of this process and of those that it waited for: large modules are compiled in one of their own."""
+    return sum(os.times()[:4])
+
+
 def measure(quick: bool) -> Table:
     """The pass alone and with reading and writing; a cold installation against compiling the module as it is."""
     table = Table("wasi_figures")
@@ -48,7 +54,7 @@ def measure(quick: bool) -> Table:
         with Subnet(compiler=Compiler(engine, None)) as subnet:
             subnet.install(wasm, wasi=True)
 
-    for what, clock, target in (("", time.perf_counter, 1.6), (", processor time", time.process_time, None)):
+    for what, clock, target in (("", time.perf_counter, 1.6), (", processor time", processor_seconds, None)):
         pairs = [(seconds(install, clock), seconds(compiler(engine, wasm), clock)) for _ in range(1 if quick else 5)]
         ratio = median(installing / compiling for installing, compiling in pairs)
         table.add(f"wasi_go: cold installation / Wasmtime's compilation{what}", ratio, "ratio", target)
