@@ -23,7 +23,8 @@ def section(number: int, contents: bytes) -> bytes:
     [
         (b"", 0, r"found magic b'', expected b'\\x00asm'"),
         (b"\0asn\x01\0\0\0", 0, "found magic"),
-        (b"\0asm\x0d\0\x01\0", 4, "found version"),
+        (b"\0asm\x0d\0\x01\0", 4, "found a component, expected a core module"),
+        (b"\0asm\x02\0\0\0", 4, "found version"),
         (HEADER + b"\x0d\0", 8, "found section id 13, expected 0 to 12"),
         (HEADER + b"\x01", 9, "a section size"),
         (HEADER + b"\x01\x05\0", 10, "found a section of 5 bytes before 1, expected it to fit"),
