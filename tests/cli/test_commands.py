@@ -98,6 +98,11 @@ def test_state_shows_history_blames_and_verifies(perdure: Run, tmp_path: Path) -
     assert "version" in perdure("state", "verify", path).stdout
     perdure("state", "merge", path)
     assert json.loads(perdure("state", "history", path, "--json").stdout) == []
+    image = next((path / "images").glob("*-stable*.img"))
+    damaged = bytearray(image.read_bytes())
+    damaged[4100] ^= 1
+    image.write_bytes(damaged)
+    assert "stable" in perdure("state", "verify", path, code=1).stderr
 
 
 def test_state_is_copied_salvaged_and_measured(perdure: Run, tmp_path: Path) -> None:
@@ -136,11 +141,6 @@ def test_how_much_history_is_kept_belongs_to_the_directory(perdure: Run, tmp_pat
     assert len(json.loads(perdure("state", "history", path, "--json").stdout)) <= 2
     assert "all messages" in perdure("state", "history", path, "--keep", "all").stdout
     perdure("state", "history", path, "--keep", "many", code=2)
-    image = next((path / "images").glob("*-stable*.img"))
-    damaged = bytearray(image.read_bytes())
-    damaged[4100] ^= 1
-    image.write_bytes(damaged)
-    assert "stable" in perdure("state", "verify", path, code=1).stderr
 
 
 def test_state_is_replayed(perdure: Run, tmp_path: Path) -> None:
