@@ -397,3 +397,12 @@ def test_reprs_name_structure_and_type():
     ):
         assert type(structure).__name__ in repr(structure)
         assert "u8" in repr(structure)
+
+
+def test_another_vec_in_the_place_of_a_loaded_one():
+    memory = BytesMemory()
+    vec = StableVec.create(memory, types.u16)
+    vec.extend([1, 2])
+    StableVec.create(memory, types.u64, overwrite=True).push(3)
+    with pytest.raises(MalformedError, match="another array"):
+        len(vec)

@@ -45,6 +45,12 @@ class SlotArray:
         """Use `load` or `create`."""
         self.memory = memory
         self.header = header
+        # The bound of the elements never changes, so neither does this.
+        self._first, self._slot_bytes, self._length_bytes = (
+            header.slot_address(0),
+            header.slot_bytes,
+            header.length_bytes,
+        )
         self._undo = UndoLog(memory)
 
     @classmethod
@@ -87,14 +93,16 @@ class SlotArray:
     def __len__(self) -> int:
         length = int.from_bytes(read_exact(self.memory, ARRAY_LENGTH_ADDRESS, U64.size, "length"), "little")
         if length != self.header.length:
-            self.header = ArrayHeader.read(self.memory, self.header.magic)
-            self.header.check(self.memory)
+            header = ArrayHeader.read(self.memory, self.header.magic)
+            header.check(self.memory)
+            if (header.max_size, header.is_fixed) != (self.header.max_size, self.header.is_fixed):
+                raise MalformedError("another array was created here since this one was loaded", 0)
+            self.header = header
         return length
 
     def read(self, index: int) -> bytes:
         """The element in slot `index`, which must exist."""
-        address = self.header.slot_address(index)
-        size, length_bytes = self.header.max_size, self.header.length_bytes
+        address, size, length_bytes = self._first + index * self._slot_bytes, self._slot_bytes, self._length_bytes
         if length_bytes:
             size = int.from_bytes(read_exact(self.memory, address, length_bytes, "slot"), "little")
             if size > self.header.max_size:
@@ -103,8 +111,7 @@ class SlotArray:
 
     def write(self, index: int, data: bytes) -> None:
         """Write slot `index`: the length, then the element, each growing the memory by what it needs."""
-        address = self.header.slot_address(index)
-        length_bytes = self.header.length_bytes
+        address, length_bytes = self._first + index * self._slot_bytes, self._length_bytes
         if length_bytes:
             write_growing(self._undo, address, len(data).to_bytes(length_bytes, "little"))
         write_growing(self._undo, address + length_bytes, data)
