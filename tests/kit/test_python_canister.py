@@ -386,7 +386,7 @@ def test_composite_queries(registry, caller):
 
 
 def test_calls_to_nobody_are_rejected(caller):
-    assert "not found" in caller.actor().expects_a_rejection(ALICE)
+    assert "No route to canister" in caller.actor().expects_a_rejection(ALICE)
 
 
 def test_a_fork_between_call_and_answer(registry, caller):
