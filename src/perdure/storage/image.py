@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from perdure.canister import Extent, PageDelta
@@ -102,7 +102,7 @@ class TemporaryImage:
     def extents(self) -> Sequence[Extent]:
         """File-backed runs, ascending, not overlapping. Valid until the next `commit`."""
         self._check_usable()
-        return extents_of(self._pieces)
+        return extents_of(self._to_map(self._pieces))
 
     @property
     def held(self) -> Mapping[int, bytes]:
@@ -254,6 +254,8 @@ class TemporaryImage:
             self._unfinished = error.strerror or str(error)
             raise StorageError(f"commit failed: {self._unfinished}", self._store.directory) from error
         self._wasm_pages = delta.wasm_pages
+        if self._store.holes_take_room and not self._holds:
+            self._pending += zip(runs.starts, runs.ends, strict=True)  # what was a hole is to be mapped now
         moved = self._moved() if self._pending or self._counted[1] != len(self._held) else ()
         self._prepared = self._unfinished = None
         self._runs = _NO_RUNS  # a view of a mapping keeps its addresses
@@ -491,7 +493,17 @@ class TemporaryImage:
 
     def _extents_within(self, ranges: list[tuple[int, int]]) -> Sequence[Extent]:
         joined = join_ranges(sorted(ranges))
-        return [extent for start, end in joined for extent in extents_of(self._pieces.within(start, end))]
+        return [extent for start, end in joined for extent in extents_of(self._to_map(self._pieces.within(start, end)))]
+
+    def _to_map(self, pieces: Iterable[Piece]) -> Iterable[Piece]:
+        """The pieces, without holes where those take room when they are merely read: zeros of nobody take none."""
+        if not self._store.holes_take_room:
+            return pieces
+        return [
+            Piece(piece.start + low - piece.offset, piece.start + high - piece.offset, piece.region, low)
+            for piece in pieces
+            for low, high in piece.region.file.data_ranges(piece.offset, piece.offset + piece.end - piece.start)
+        ]
 
     def _forget_pieces(self) -> None:
         self._pieces, self._blocks, self._held = Pieces(), {}, {}

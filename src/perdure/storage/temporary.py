@@ -17,7 +17,15 @@ from typing import final
 from perdure.errors import StorageError
 from perdure.storage.disk import DiskFile, RealFile
 
-__all__ = ["GRANULE_BYTES", "HELD_BUDGET", "MAPPING_BUDGET", "Region", "TemporaryStore", "unlinked_file"]
+__all__ = [
+    "GRANULE_BYTES",
+    "HELD_BUDGET",
+    "MAPPING_BUDGET",
+    "Region",
+    "TemporaryStore",
+    "holes_take_room",
+    "unlinked_file",
+]
 
 MAPPING_BUDGET = 16_384
 """Kernel mappings that the images of one store may need; the kernel allows 65,530 a process, for everything."""
@@ -74,6 +82,19 @@ class Region:
             self.room.add(granule)
 
 
+def holes_take_room(descriptor: int) -> bool:
+    """Whether a file lies on a tmpfs."""
+    try:
+        device = os.fstat(descriptor).st_dev
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(
+        line.split()[2] == number and line.partition(" - ")[2].startswith("tmpfs ") for line in mounts.splitlines()
+    )
+
+
 @final
 class TemporaryStore:
     """Temporary pages for any number of images, gone with the process.
@@ -100,6 +121,8 @@ class TemporaryStore:
         self.held_budget = held_budget
         self.mappings = 0
         self.held_pages = 0
+        self.holes_take_room = False
+        """Whether the file system is memory, where reading a hole through a mapping needs room, and SIGBUS says so."""
         self._create_file = create_file or unlinked_file
         self._files: list[DiskFile] = []
         self._end = _FILE_BYTES
@@ -122,6 +145,7 @@ class TemporaryStore:
     def _extend(self, size_bytes: int) -> Region:
         if self._end + size_bytes > _FILE_BYTES:
             self._files.append(self._create_file(self.directory))
+            self.holes_take_room = holes_take_room(self._files[-1].descriptor)
             self._end = self._truncated = 0
         file_end = self._end + size_bytes
         # A page past the end of the file is SIGBUS: the file reaches to the end of the region before anyone maps it.
