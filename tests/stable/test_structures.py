@@ -403,6 +403,6 @@ def test_another_vec_in_the_place_of_a_loaded_one():
     memory = BytesMemory()
     vec = StableVec.create(memory, types.u16)
     vec.extend([1, 2])
-    StableVec.create(memory, types.u64, overwrite=True).push(3)
+    StableVec.create(memory, types.u64, overwrite=True).extend(range(5))
     with pytest.raises(MalformedError, match="another array"):
         len(vec)
