@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.canister import Reject, Reply
@@ -195,6 +195,7 @@ class TestBounds:
         assert execute_ingress(*ask) == Reply(b"1002")
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400)), max_size=12), st.integers(0, 12))
 def test_forks_go_their_own_ways(steps, split):
     """A history that was forked, against one that never was."""
@@ -214,7 +215,7 @@ def test_forks_go_their_own_ways(steps, split):
     give(whole, 0, steps)
     assert list(origin.answers()) == list(whole.answers())
     assert twin.count == number + 300
-    assert twin.last(300) == list(twin.answers())[-300:]
+    assert list(twin.answers())[-1] == (drawn_id(number + 299), (number + 299 + SMALL.ingress_history_ns, Reply(b"9")))
 
 
 def test_names():
@@ -224,3 +225,49 @@ def test_names():
     for right in (b"x", bytes(32), bytes(64), b"\1" + bytes(8)):
         check_request_id(right)
         assert not is_drawn(right)
+
+
+class Keeper:
+    """Keeps answers as a state directory does: what it is told, by id, in the order in which it came."""
+
+    def __init__(self, history):
+        self.kept = {}
+        self.seen = history.kept()
+
+    def follow(self, history):
+        changes = history.changes(self.seen)
+        for request_id in changes.forgotten:
+            self.kept.pop(request_id, None)
+        for answer in changes.answers:
+            self.kept.pop(answer.request_id, None)
+            self.kept[answer.request_id] = answer
+        self.seen = history.kept()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 3), st.integers(0, 200)), max_size=12), st.integers(0, 12))
+def test_what_is_kept_goes_on_as_if_it_had_never_stopped(steps, split):
+    """A history that was written down and taken up again, against one that never was."""
+    config = SubnetConfig(ingress_history_max_answers=300, ingress_history_max_bytes=1 << 16, ingress_ttl_ns=1_000)
+    whole, time_ns, number = IngressHistory(), 0, 0
+    keeper, again = Keeper(whole), None
+    for index, (is_named, per_commit, step_ns) in enumerate(steps):
+        if index == split:
+            again = IngressHistory()
+            again.take_up(keeper.kept.values(), config)
+        for _ in range(100):
+            time_ns += step_ns
+            for _ in range(per_commit):
+                number += 1
+                request_id = b"named %d" % number if is_named else drawn_id(number)
+                for history in filter(None, (whole, again)):
+                    history.answer(request_id, Reply(bytes(number % 500)), time_ns, config)
+            keeper.follow(whole)
+    if again is not None:
+        assert list(again.answers()) == list(whole.answers())
+        assert again.done == whole.done
+    assert {answer.request_id: answer[1:] for answer in keeper.kept.values() if answer.response is not None} == {
+        request_id: (expiry_ns, keeper.kept[request_id].generation, response)
+        for request_id, (expiry_ns, response) in whole.answers()
+    }
+    assert {answer.request_id for answer in keeper.kept.values() if answer.response is None} == whole.done.keys()

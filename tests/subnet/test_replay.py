@@ -18,6 +18,7 @@ from test_threads import LONG, SHORT, WASM, await_state, is_outside
 
 from perdure import Principal, RejectError
 from perdure.errors import StorageError
+from perdure.execution import SubnetConfig
 from perdure.kit import canister as python_canister
 from perdure.kit import ic, nat64, notify, stable, update
 from perdure.stable import StableCell
@@ -161,6 +162,18 @@ def test_a_history_that_was_begun_late(path: Path) -> None:
         subnet.canister(canister.id).update("inc")
         subnet.canister(canister.id).load_snapshot(canister._state.snapshots.popitem()[0])
     assert check(path).start == begun
+
+
+def test_answers_that_were_forgotten(path: Path) -> None:
+    """They are part of the state; a replay that begins between forgets the same ones with the same message."""
+    config = SubnetConfig(ingress_history_max_answers=256)
+    with Subnet(path, history=None, config=config, durability="checkpoint") as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        for number in range(600):
+            canister.update("inc", request_id=b"%d" % number)
+        assert subnet.request_status(b"0") == "done"
+    for start in (None, 300):
+        check(path, start)
 
 
 def test_a_state_that_is_another_one_the_second_time(path: Path) -> None:

@@ -8,7 +8,7 @@ Spec: "Request status", "Ingress expiry" in "HTTPS Interface".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from itertools import islice
 from operator import attrgetter
@@ -18,7 +18,17 @@ from perdure.canister import Reject, Reply
 from perdure.execution.config import SubnetConfig
 from perdure.execution.messages import Response
 
-__all__ = ["MAX_REQUEST_ID_BYTES", "Answer", "IngressHistory", "check_request_id", "drawn_id", "is_drawn"]
+__all__ = [
+    "MAX_REQUEST_ID_BYTES",
+    "Answer",
+    "AnswerChanges",
+    "IngressHistory",
+    "Keeping",
+    "KeptAnswer",
+    "check_request_id",
+    "drawn_id",
+    "is_drawn",
+]
 
 MAX_REQUEST_ID_BYTES: Final = 64
 
@@ -65,9 +75,43 @@ Answer = tuple[int, Response]
 class _Generation(NamedTuple):
     """Answers that were given one after another, and go together: nothing then has to look for the oldest one."""
 
+    number: int
     answers: dict[bytes, Answer]
     size_bytes: int
     expiry_ns: int
+
+
+@final
+class KeptAnswer(NamedTuple):
+    """An answer as somebody keeps it.
+
+    Attributes:
+        generation: the number of those that it goes with.
+        response: `None`: it is only known that the request is done.
+    """
+
+    request_id: bytes
+    expiry_ns: int
+    generation: int
+    response: Response | None
+
+
+@final
+class AnswerChanges(NamedTuple):
+    """What a keeper has to do: forget some, then keep others, which may take the places of old ones."""
+
+    forgotten: list[bytes]
+    answers: list[KeptAnswer]
+
+
+@final
+class Keeping(NamedTuple):
+    """What a history was when somebody kept it. These are never changed, except that the newest answers get more."""
+
+    total: int
+    older: list[_Generation]
+    newest: dict[bytes, Answer]
+    done: dict[bytes, int]
 
 
 @final
@@ -82,6 +126,7 @@ class IngressHistory:
         done: until when requests are known whose answers are gone, by request.
         count: answers that were given, from the first one on.
         newest: the newest answers, the last one among them.
+        number: of the generation that they are.
     """
 
     __slots__ = (
@@ -95,13 +140,14 @@ class IngressHistory:
         "count",
         "done",
         "newest",
+        "number",
     )
 
     def __init__(self) -> None:
         self.callees: dict[bytes, bytes] = {}
         self.begun: set[bytes] = set()
         self.done: dict[bytes, int] = {}
-        self.count = 0
+        self.count = self.number = 0
         self.newest: dict[bytes, Answer] = {}
         self._older: list[_Generation] = []
         # Of the newest generation. There is no room: the first answer begins one.
@@ -164,8 +210,9 @@ class IngressHistory:
         if self.newest:
             expiry_ns = max(answer[0] for answer in self.newest.values())
             size_bytes = self._size_bytes + len(self.newest) * _ENTRY_BYTES
-            self._older = [*self._older, _Generation(self.newest, size_bytes, expiry_ns)]
+            self._older = [*self._older, _Generation(self.number, self.newest, size_bytes, expiry_ns)]
         self.newest = {}
+        self.number += 1
         self._size_bytes, self._max_answers = 0, _GENERATION_ANSWERS
         self._max_bytes = config.ingress_history_max_bytes // _GENERATIONS
         self._keep_ns = config.ingress_history_ns
@@ -197,15 +244,51 @@ class IngressHistory:
             yield from generation.answers.items()
         yield from self.newest.items()
 
-    def last(self, count: int) -> list[tuple[bytes, Answer]]:
-        """The last `count` answers that are kept, oldest first."""
-        found: list[tuple[bytes, Answer]] = []
-        for answers in (self.newest, *(generation.answers for generation in reversed(self._older))):
-            found += islice(reversed(answers.items()), count - len(found))
+    # --- for whoever keeps it
+
+    def kept(self) -> Keeping:
+        """What it is now, for `changes`."""
+        return Keeping(self.count, self._older, self.newest, self.done)
+
+    def changes(self, before: Keeping) -> AnswerChanges:
+        """What has changed since then."""
+        answers = self._last(self.count - before.total)
+        if before.newest is self.newest and before.done is self.done:
+            return AnswerChanges([], answers)
+        alive = {id(answers) for answers in (self.newest, *(one.answers for one in self._older))}
+        known = (*(one.answers for one in before.older), before.newest)
+        gone = [request_id for answers in known if id(answers) not in alive for request_id in answers]
+        gone += before.done.keys() - self.done.keys()
+        forgotten = sorted(request_id for request_id in gone if request_id not in self.done)
+        done = sorted(self.done.keys() - before.done.keys())
+        return AnswerChanges(
+            forgotten, [*(KeptAnswer(request_id, self.done[request_id], 0, None) for request_id in done), *answers]
+        )
+
+    def _last(self, count: int) -> list[KeptAnswer]:
+        """The last `count` answers, as far as they are kept, oldest first."""
+        found: list[KeptAnswer] = []
+        generations = ((one.number, one.answers) for one in reversed(self._older))
+        for number, answers in ((self.number, self.newest), *generations):
+            newest = islice(reversed(answers.items()), count - len(found))
+            found += [KeptAnswer(request_id, expiry_ns, number, one) for request_id, (expiry_ns, one) in newest]
             if len(found) == count:
                 break
         found.reverse()
         return found
+
+    def take_up(self, answers: Iterable[KeptAnswer], config: SubnetConfig) -> None:
+        """Go on from what somebody has kept; nothing may be there yet."""
+        for request_id, expiry_ns, number, response in sorted(answers, key=attrgetter("generation")):
+            if response is None:
+                self.done[request_id] = expiry_ns
+                continue
+            if number != self.number or not self._max_answers:
+                self._begin_generation(0, config)
+                self.number = number
+            self.newest[request_id] = expiry_ns, response
+            self._size_bytes += len(response.data) if isinstance(response, Reply) else _reject_bytes(response)
+            self.count += 1
 
 
 _slots_of = attrgetter(*IngressHistory.__slots__)

@@ -18,21 +18,24 @@ from typing import final
 from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
 from perdure.errors import InternalError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig, changed_fields
+from perdure.execution.ingress import IngressHistory, KeptAnswer
 from perdure.execution.inputs import encode_inputs
 from perdure.execution.journal import Journal
 from perdure.execution.records import (
     adopt,
     decode_record,
+    decode_response,
     decode_snapshot,
     decode_subnet,
     encode_record,
+    encode_response,
     encode_snapshot,
     encode_subnet,
 )
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
 from perdure.execution.world import ExecutedMessage, World
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
+from perdure.storage import Answer, CanisterChange, Message, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
 from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.memories import StoredContent
@@ -77,6 +80,7 @@ class DurableHost:
         self._versions: dict[bytes, int] = {}  # of each canister's last commit
         self._waited = 0
         self._draft: _Draft | None = None
+        self._ingress = IngressHistory().kept()  # as of the last commit
 
     @property
     def store(self) -> TemporaryStore:
@@ -148,7 +152,15 @@ class DurableHost:
         if self.watch is not None:
             self.watch(facts)
         self._draft = draft
-        self.directory.commit(facts, draft.changes, subnet_record=encode_subnet(state), wait=False)
+        forgotten, answers = state.ingress.changes(self._ingress)
+        self.directory.commit(
+            facts,
+            draft.changes,
+            subnet_record=encode_subnet(state),
+            answers=[_stored(answer) for answer in answers],
+            forgotten=forgotten,
+            wait=False,
+        )
 
     def was_kept(self, journal: Journal) -> bool:
         """Whether the log has it."""
@@ -170,6 +182,7 @@ class DurableHost:
         state.changed.clear()
         if state.inputs:
             state.inputs.clear()
+        self._ingress = state.ingress.kept()
         self._draft = None
 
     def undone(self, journal: Journal) -> None:
@@ -308,7 +321,7 @@ class DurableHost:
             return module.instantiate(memories(key))
 
         records = {key: found.record for key, found in past.canisters.items()}
-        reader = _Reader(host, self.directory, records, adopted, memories)
+        reader = _Reader(host, self.directory, records, past.answers, adopted, memories)
         return reader.world(past.subnet_record, SubnetConfig(), b"")
 
     def restore(self, config: SubnetConfig, seed: bytes) -> World:
@@ -322,8 +335,9 @@ class DurableHost:
             return WasmState({name: self.directory.fork_image(key, name) for name in names})
 
         records = {key: found.record for key, found in self.directory.canisters.items()}
-        reader = _Reader(self, self.directory, records, adopted, memories)
+        reader = _Reader(self, self.directory, records, self.directory.answers, adopted, memories)
         world = reader.world(self.directory.subnet_record, config, seed)
+        self._ingress = world.state.ingress.kept()
         if self.directory.keeps_history:
             world.state.inputs = []
             world.state.note("open", changed_fields(config), seed)
@@ -339,6 +353,7 @@ class _Reader:
         host: of the subnet.
         directory: has the blobs.
         records: of canisters and snapshots.
+        answers: to requests, by id.
         adopted: makes a canister's instance.
         memories: gives a snapshot's memories.
     """
@@ -346,6 +361,7 @@ class _Reader:
     host: DurableHost | MemoryHost
     directory: StateDirectory
     records: Mapping[bytes, bytes]
+    answers: Mapping[bytes, Answer]
     adopted: Callable[[bytes, ResidentModule], ResidentInstance]
     memories: Callable[[bytes], WasmState]
 
@@ -353,6 +369,7 @@ class _Reader:
         if not record:
             return World(SubnetState(seed=seed), self.host, config)
         state = decode_subnet(record)
+        state.ingress.take_up(map(_found, self.answers.values()), config)
         world = World(state, self.host, config)
         for key, canister_record in self.records.items():
             if not key.startswith(_SNAPSHOT):
@@ -400,6 +417,19 @@ def _refuse_others(names: Iterable[str]) -> None:
     others = set(names) - MEMORY_KINDS.keys()
     if others:
         raise UnsupportedError(f"a state directory has no place yet for the memories {sorted(others)}")
+
+
+def _stored(answer: KeptAnswer) -> Answer:
+    """An answer as the directory has it: after its generation; nothing where the request is done."""
+    request_id, expiry_ns, generation, response = answer
+    content = b"" if response is None else generation.to_bytes(8, "little") + encode_response(response)
+    return Answer(request_id, expiry_ns, content)
+
+
+def _found(answer: Answer) -> KeptAnswer:
+    request_id, expiry_ns, content = answer
+    generation = int.from_bytes(content[:8], "little")
+    return KeptAnswer(request_id, expiry_ns, generation, decode_response(content[8:]) if content else None)
 
 
 def _whole(image: Image) -> PageDelta:

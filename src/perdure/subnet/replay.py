@@ -65,7 +65,13 @@ class _CutOff(Exception):  # noqa: N818 -- it ends what was cut off when it was 
     pass
 
 
-def replay(path: str | os.PathLike[str], *, start: int | None = None, code: Iterable[type[Any]] = ()) -> Replayed:
+def replay(
+    path: str | os.PathLike[str],
+    *,
+    start: int | None = None,
+    config: SubnetConfig | None = None,
+    code: Iterable[type[Any]] = (),
+) -> Replayed:
     """Do the kept history of a state directory again, and compare the state after each commit.
 
     The directory is only read, and may be in use. The replay needs as much room for temporary files as the state has.
@@ -73,20 +79,22 @@ def replay(path: str | os.PathLike[str], *, start: int | None = None, code: Iter
     Args:
         path: the directory.
         start: the version to begin with, or the next one at which something came from outside; by default the oldest.
+        config: limits that the state was opened with, should that be so long ago that the history does not say it.
         code: the classes of canisters in Python that the state has.
 
     Raises:
         StorageError: it is no state directory, or keeps no history that can be replayed.
     """
     with StateDirectory.open(path, read_only=True) as origin, tempfile.TemporaryDirectory() as scratch:
-        steps = _steps(origin, start)
+        opened = _Opened(config or SubnetConfig(), b"")
+        opened, steps = _steps(origin, start, opened)
         first = steps[0].versions[0].version - 1
         past = origin.at(first)
         try:
             target = _lay_out(past, origin, Path(scratch) / "state")
         finally:
             past.close()
-        with _Replay(origin, target, list(code)) as again:
+        with _Replay(origin, target, list(code), *opened) as again:
             end = first
             for step in steps:
                 try:
@@ -105,7 +113,21 @@ class _Step(NamedTuple):
     versions: list[Version]
 
 
-def _steps(origin: StateDirectory, start: int | None) -> list[_Step]:
+@final
+class _Opened(NamedTuple):
+    """How a state was opened."""
+
+    config: SubnetConfig
+    seed: bytes
+
+
+def _opened(one: Input) -> _Opened:
+    config, seed = one.fields
+    return _Opened(SubnetConfig(**config), seed)
+
+
+def _steps(origin: StateDirectory, start: int | None, opened: _Opened) -> tuple[_Opened, list[_Step]]:
+    """What is to be done, and how the state was opened before that."""
     steps: list[_Step] = []
     for version in _kept(origin):
         inputs = decode_inputs(version.message.inputs)
@@ -114,10 +136,12 @@ def _steps(origin: StateDirectory, start: int | None) -> list[_Step]:
         elif steps:
             steps[-1].versions.append(version)
     wanted = [step for step in steps if start is None or step.versions[0].version > start]
+    for step in steps[: len(steps) - len(wanted)]:
+        opened = next((_opened(one) for one in reversed(step.inputs) if one.kind == "open"), opened)
     if not wanted:
         words = "keeps no history that can be replayed" if not steps else f"nothing came from outside after {start}"
         raise StorageError(f"{words}: open it with Subnet(path, history=None) before there is something", origin.path)
-    return wanted
+    return opened, wanted
 
 
 def _kept(origin: StateDirectory) -> list[Version]:
@@ -183,13 +207,15 @@ class _Replay:
         origin: the directory of the first time.
         path: of the second one.
         code: classes of Python canisters.
+        config: limits, until an input says others.
+        seed: of the randomness, until an input says another one.
     """
 
     origin: StateDirectory
     path: Path
     code: Sequence[type[Any]]
-    config: SubnetConfig = field(default_factory=SubnetConfig)
-    seed: bytes = b""
+    config: SubnetConfig
+    seed: bytes
     subnet: Subnet = field(init=False)
     _wanted: deque[Version] = field(default_factory=deque)
     """Commits that the input under way has still to make."""
@@ -268,8 +294,7 @@ class _Replay:
     # --- inputs, by their kinds
 
     def open(self, one: Input, _: _Step) -> None:
-        config, self.seed = one.fields
-        self.config = SubnetConfig(**config)
+        self.config, self.seed = _opened(one)
         self._reopen()
 
     def call(self, one: Input, _: _Step) -> None:
