@@ -520,10 +520,6 @@ class StateDirectory:
             self._check_writable()
             log = self._log_for_commit()
             draft = Draft(self, message, changes, subnet_record, answers, forgotten)
-            for key, delta in self._deltas(changes):
-                memory = draft.created.get(key) or self._canisters[key[0]].memories[key[1]]
-                if apply or not memory.mapped:  # who maps one has prepared it
-                    memory.prepare(delta)
             version = self._log_commit(log, draft)
             if apply:
                 for (canister_id, name), delta in self._deltas(changes):

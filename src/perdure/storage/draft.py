@@ -102,11 +102,14 @@ class Draft:
         memory = None if state is None or name in change.dropped else state.memories.get(name)
         if memory is None:
             check_name(name)
-            slot = self.slots[canister_id]
-            self.created[canister_id, name] = self._directory.new_memory(slot, name)
+            memory = self._directory.new_memory(self.slots[canister_id], name)
+            self.created[canister_id, name] = memory
         elif memory.unapplied:
             raise InternalError("the pages of the commit before are not in the image yet")
-        check_delta(delta, 0 if memory is None else memory.wasm_pages)
+        if not memory.mapped:
+            memory.prepare(delta)
+        elif not memory.is_prepared(delta):
+            check_delta(delta, memory.wasm_pages)
         self.pages += [data for _, data in delta.runs]
         encoded = encode_memory(delta)
         self.runs[canister_id, name] = encoded[2]

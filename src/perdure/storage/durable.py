@@ -312,6 +312,10 @@ class DurableMemory:
         """Have room for a delta in the image, before it is logged."""
         self.image().prepare(delta)
 
+    def is_prepared(self, delta: PageDelta) -> bool:
+        """Whether the image has room for just this delta, which so was checked."""
+        return self._image is not None and self._image.is_prepared(delta)
+
     def apply(self, delta: PageDelta) -> Sequence[Extent]:
         """Put the bytes of the logged delta into the image. Again is fine: whoever was interrupted repeats it."""
         if self._unapplied is None and (delta.wasm_pages, page_runs(delta)) != self._applied:

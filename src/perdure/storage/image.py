@@ -128,6 +128,10 @@ class TemporaryImage:
         if self._prepared is not delta:
             self._prepare(delta)
 
+    def is_prepared(self, delta: PageDelta) -> bool:
+        """Whether just this delta was prepared last."""
+        return self._prepared is delta
+
     def _prepare(self, delta: PageDelta) -> None:
         if self._prepared is not None:
             self._prepared = None
@@ -147,7 +151,9 @@ class TemporaryImage:
                 self._make_room(self._runs)
         except OSError as error:
             self._release_unused()
-            raise StorageError(f"no room for a commit: {error.strerror}", self._store.directory) from error
+            refusal = StorageError(f"no room for a commit: {error.strerror}", self._store.directory)
+            refusal.committed = False
+            raise refusal from error
         self._prepared = delta
 
     def _prepare_anew(self, capacity: int) -> None:
