@@ -15,7 +15,7 @@ from perdure.canister import Context
 from perdure.execution.config import SubnetConfig
 from perdure.execution.management import METHODS, REFUSED
 from perdure.ic.ic0 import ALL_CONTEXTS, FUNCTIONS, NON_SPECIFIED, START_CONTEXTS
-from perdure.instrument import HIGHEST, Bounds
+from perdure.instrument import HIGHEST, REPLICA, Bounds
 
 __all__ = ["Row", "render", "rows"]
 
@@ -194,6 +194,13 @@ _LIMIT_TESTS: Final = {
     "cost_to_compile_wasm_instruction": _LIMITS + "TestCompiling::test_install",
     "round_ns": _LIMITS + "TestRounds::test_time_goes_on",
 }
+_MODULE_LIMITS: Final = {
+    "max_functions": (19_580, "PHP 8.3", "test_functions_are_limited_in_number"),
+    "max_globals": (36, "Motoko", "test_globals_are_numbers_and_limited"),
+    "max_code_bytes": (12_270_875, "PHP 8.3", "test_the_code_section_is_limited"),
+    "max_function_instructions": (87_743, "esbuild, in Go", "test_functions_are_limited_in_size"),
+}
+"""Of `perdure.instrument.Policy`, whose values are the replica's."""
 _BOUNDS: Final = "tests/instrument/test_bounds.py::test_each_bound_is_inclusive_and_refuses_by_name"
 _LOCAL_LIMITS: Final = frozenset(
     [
@@ -279,6 +286,9 @@ def rows() -> Iterator[Row]:
         value = f"{getattr(defaults, field.name):,}".replace(",", "_")
         state = LOCAL if field.name in _LOCAL_LIMITS else WORKS
         yield Row("Limits", field.name, value, state, _LIMIT_TESTS[field.name])
+    for name, (seen, where, test) in _MODULE_LIMITS.items():
+        value = f"{getattr(REPLICA, name):_}; the most seen in a real module: {seen:_}, {where}"
+        yield Row("Limits of modules", name, value, WORKS, f"tests/instrument/test_validate.py::{test}")
     for bound in fields(Bounds):
         seen, where = HIGHEST[bound.name]
         value = f"{getattr(Bounds(), bound.name):_}; the most seen in a real module: {seen:_}, {where}"
