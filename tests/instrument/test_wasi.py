@@ -286,7 +286,7 @@ def test_parts_of_a_line_become_one_line_and_lines_come_apart() -> None:
 
 @pytest.fixture(scope="module")
 def printing() -> Subnet:
-    subnet = Subnet(config=SubnetConfig(max_log_bytes=1 << 20))
+    subnet = Subnet(config=SubnetConfig(default_log_memory_limit_bytes=1 << 20))
     subnet.install(encode(replaced(PRINTING).module))
     return subnet
 
