@@ -563,6 +563,14 @@ class CanisterInstance(Protocol):
         """What is uncommitted. The runs are views, valid until the next `run`, `commit` or `roll_back`."""
         ...
 
+    def prepare(self) -> StateDelta:
+        """What `commit` is going to commit, having room for it; the runs are views, as those of `changes`.
+
+        Raises:
+            StorageError: there is no room; nothing has changed.
+        """
+        ...
+
     def commit(self) -> StateDelta:
         """Make the uncommitted state the committed one: hand its pages to the images. Returns what changed."""
         ...

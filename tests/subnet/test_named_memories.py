@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
@@ -130,3 +131,134 @@ def test_a_canister_over_a_snapshot_directory_has_all_it_needs(tmp_path: Path) -
     canister.update("inc")
     canister.load_snapshot(snapshot)
     assert count(canister) == 5
+
+
+def on_disk(path: Path, **more: Any) -> Subnet:
+    return Subnet(path, **{"instrumentation": BOTH, **more})
+
+
+def crash(subnet: Subnet) -> None:
+    """Let go of the directory as a killed process would: without a checkpoint."""
+    subnet._host.directory.abandon()  # type: ignore[union-attr]
+
+
+def state_hash(subnet: Subnet) -> bytes:
+    return subnet._host.directory.state_hash()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_survives_a_crash(tmp_path: Path, checkpoint: bool) -> None:
+    subnet = on_disk(tmp_path / "state")
+    canister = subnet.install(module("kv32"), FIVE)
+    put(canister, b"first")
+    canister.update("inc")
+    if checkpoint:
+        subnet.checkpoint()
+    put(canister, b"second", address=100)
+    canister.update("inc")
+    put(canister, b"lost")
+    with pytest.raises(RejectError):
+        canister.update("change_and_trap")
+    hash_ = state_hash(subnet)
+    crash(subnet)
+    for _ in range(2):  # once from the log, once from the images
+        with on_disk(tmp_path / "state") as subnet:
+            again = subnet.canister(canister.id)
+            assert state_hash(subnet) == hash_
+            assert (see(again, 5), see(again, 6, address=100), count(again)) == (b"first", b"second", 7)
+
+
+def test_the_state_hash_is_of_it_too(tmp_path: Path) -> None:
+    hashes = []
+    for name, data in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        with on_disk(tmp_path / name) as subnet:
+            canister = subnet.install(module("kv32"), FIVE)
+            put(canister, data)
+            canister.update("inc")
+            hashes.append(state_hash(subnet))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_past_has_it(tmp_path: Path) -> None:
+    with on_disk(tmp_path / "state", history=None) as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        versions = []
+        for data in (b"one", b"two", b"six"):
+            put(canister, data)
+            canister.update("inc")
+            versions.append(subnet._host.directory.version)  # type: ignore[union-attr]
+        subnet.checkpoint()
+        canister.reinstall(module("kv32"), FIVE)
+        past = [subnet.at(version).canister(canister.id) for version in versions]
+        assert [see(one, 3) for one in past] == [b"one", b"two", b"six"]
+        assert see(canister, 3) == b""
+        put(past[1], b"new")
+        past[1].update("inc")
+        assert [see(one, 3) for one in past] == [b"one", b"new", b"six"]
+
+
+def test_a_fork_of_what_is_on_disk_changes_no_file(tmp_path: Path) -> None:
+    with on_disk(tmp_path / "state") as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        put(canister, b"one")
+        canister.update("inc")
+        hash_ = state_hash(subnet)
+        twin = subnet.fork().canister(canister.id)
+        put(twin, b"two")
+        twin.update("inc")
+        with subnet.anchor():
+            put(canister, b"six")
+            canister.update("inc")
+        assert (see(canister, 3), see(twin, 3), state_hash(subnet)) == (b"one", b"two", hash_)
+
+
+def test_upgrades_and_snapshots_are_kept(tmp_path: Path) -> None:
+    subnet = on_disk(tmp_path / "state")
+    canister = subnet.install(module("kv32"), FIVE)
+    put(canister, b"one")
+    put(canister, b"heap", "scratch")
+    canister.update("inc")
+    snapshot = canister.take_snapshot()
+    put(canister, b"two")
+    canister.upgrade(module("kv32"))
+    for _ in range(2):
+        crash(subnet)
+        subnet = on_disk(tmp_path / "state")
+        canister = subnet.canister(canister.id)
+        assert (see(canister, 3), see(canister, 4, "scratch")) == (b"two", b"")
+    canister.load_snapshot(snapshot)
+    crash(subnet)
+    with on_disk(tmp_path / "state") as subnet:
+        canister = subnet.canister(canister.id)
+        assert (see(canister, 3), see(canister, 4, "scratch")) == (b"one", b"heap")
+        canister.uninstall()
+        canister.install(module("kv32"), FIVE)
+        assert (see(canister, 3), see(canister, 4, "scratch")) == (b"", b"")
+
+
+def test_code_with_more_memories_gets_them(tmp_path: Path) -> None:
+    more = Options(memories=(USERS, SCRATCH, USERS._replace(name="orders")))
+    with on_disk(tmp_path / "state") as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        put(canister, b"one")
+        canister.update("inc")
+        canister.take_snapshot()
+    subnet = on_disk(tmp_path / "state", instrumentation=more)
+    canister = subnet.canister(canister.id)
+    with pytest.raises(RejectError):
+        canister.upgrade(bytes(wasmtime.wat2wasm(TRAPS)))
+    canister.upgrade(module("kv32"))
+    put(canister, b"two", "orders")
+    canister.update("inc")
+    crash(subnet)
+    subnet = on_disk(tmp_path / "state", instrumentation=more)
+    canister = subnet.canister(canister.id)
+    assert (see(canister, 3), see(canister, 3, "orders")) == (b"one", b"two")
+    canister.load_snapshot(canister.snapshots()[0]["id"])
+    assert (see(canister, 3), see(canister, 3, "orders")) == (b"one", b"")
+    crash(subnet)
+    with on_disk(tmp_path / "state", instrumentation=Options()) as subnet:  # code that knows neither leaves both
+        canister = subnet.canister(canister.id)
+        canister.upgrade(module("kv32"))
+        assert {*canister.memories} == {"heap", "stable", "users", "scratch", "orders"}
+        assert (see(canister, 3), see(canister, 3, "orders")) == (b"one", b"")

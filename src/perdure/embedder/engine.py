@@ -17,8 +17,8 @@ from wasmtime import _ffi
 from perdure.embedder.bindings import EPOCH_CALLBACK, MemoryCreatorCallbacks, engine_error, error_message, function
 from perdure.embedder.c_host import CHostFunctions
 from perdure.embedder.creator import MemoryCreator
-from perdure.embedder.guard import threads
-from perdure.embedder.host import HostCallbacks
+from perdure.embedder.guard import Spares, covered, threads
+from perdure.embedder.host import HostCallbacks, trap_new
 from perdure.embedder.pagemap import private_pages
 from perdure.embedder.settings import FEATURES, MAX_WASM_STACK_BYTES, RUNNING, SIZES, configure
 from perdure.errors import InternalError, MalformedError
@@ -50,7 +50,8 @@ class Engine:
     """
 
     def __init__(self, *, portable: str | None = None, c_host: CHostFunctions | None = None) -> None:
-        self.memory_creator = MemoryCreator()
+        self.spares = Spares(trap_new, lambda: engine_error("cut off"))
+        self.memory_creator = MemoryCreator(self.spares)
         config = _config_new()
         configure(_ffi.dll, config, FEATURES | RUNNING, SIZES)
         callbacks = self.memory_creator.callbacks
@@ -64,24 +65,32 @@ class Engine:
         self.threads = threads
         self.clock = EpochClock(self.pointer)
         self.c_host = c_host
-        self.host = HostCallbacks(self.pointer, self.threads, c_host)
+        self.host = HostCallbacks(self.pointer, self.threads, self.spares, c_host)
         self.epoch_callback = EPOCH_CALLBACK(self._tick)
         os.register_at_fork(after_in_child=self._after_fork)
         environment = os.environ if portable is None else {"PERDURE_PORTABLE": portable}
         self.private_pages = private_pages(environment)
 
+    @covered
     def _tick(self, context: int, data: int, delta_out: Any, kind_out: Any) -> int:
         """Asked by a running message at each tick: 0 to go on for another one, or an error to stop."""
         try:
-            self.clock.start()
             delta_out[0] = 1
             kind_out[0] = 0
-            if not self.threads.is_main_alive() and getattr(sys, "last_type", None) is KeyboardInterrupt:
-                self.stop_messages()  # Ctrl-C has ended the program, which now waits for its other threads
-            state = self.threads.here()
-            return engine_error("stopped") if state.instance is not None and state.instance.must_stop() else 0
+            return engine_error("stopped") if self._must_stop() else 0
         except BaseException as error:
-            return engine_error(repr(error))
+            spares = self.spares
+            place = spares.next
+            spares.next = place + 1
+            spares.causes[place] = error
+            return spares.errors[place]
+
+    def _must_stop(self) -> bool:
+        self.clock.start()
+        if not self.threads.is_main_alive() and getattr(sys, "last_type", None) is KeyboardInterrupt:
+            self.stop_messages()  # Ctrl-C has ended the program, which now waits for its other threads
+        instance = self.threads.here().instance
+        return instance is not None and instance.must_stop()
 
     def stop_messages(self) -> None:
         """End every message that runs now, on any thread, within a tick: `run` raises `KeyboardInterrupt` there."""

@@ -1,10 +1,14 @@
-"""Plumbing: what keeps a signal handler, or a small stack, from ending in the middle of a C call.
+"""Plumbing: what keeps an exception of somebody else's, or a small stack, from ending in the middle of a C call.
 
 Python runs signal handlers on the main thread, between any two of its instructions, those of a ctypes callback
-included. A handler that raises there makes the callback return null, and the engine goes on with a null memory. So
-while the engine runs on the main thread, handlers are put off: one that comes is run at the next tick of the epoch
-clock, outside of anything delicate, and if it raises, the message is interrupted and the exception comes out of `run`.
+included. So while a message is on its way there, handlers are put off: one that comes is run between messages, or at
+the next tick of the epoch clock, where, if it raises, the message is interrupted and the exception comes out of `run`.
 (A worker thread for each message would be safe as well; handing over to one and back costs 13 us, this costs 1 us.)
+
+Against asynchronous exceptions, which any thread may send to any other, nothing can be put off. One that comes out of a
+ctypes callback leaves whatever was in the place of the result, which the engine takes for a pointer. `covered` makes a
+callback's first instruction part of its ``try``, and its last resort, `spares`, needs no call in which a second
+exception could come: so the result is always one of ours, and says *failed*.
 """
 
 from __future__ import annotations
@@ -15,15 +19,18 @@ import signal
 import sys
 import threading
 from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import byref, c_size_t, c_void_p
-from types import FrameType
-from typing import Any, Final, final
+from time import monotonic
+from types import FrameType, FunctionType
+from typing import Any, Final, TypeVar, final
 
-__all__ = ["ThreadState", "check_recursion", "threads"]
+__all__ = ["Spares", "ThreadState", "Threads", "check_recursion", "covered", "threads"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_SIGNAL_NUMBERS = tuple(int(number) for number in _SIGNALS)
+_ALL_SIGNALS = tuple(sorted(int(number) for number in signal.valid_signals()))
+_LOOK_SECONDS = 0.05
+"""How long a handler of a signal that had none may go unnoticed. Looking at all of them takes 2.5 us, at one 40 ns; one
+that is not noticed in time raises like an asynchronous exception: the message ends, and is kept or undone whole."""
 
 WORKER_STACK_BYTES = 16 << 20
 _ENOUGH_STACK_BYTES = 7 << 20  # 5 MiB of Wasm, and callbacks into Python at its end
@@ -31,13 +38,14 @@ _ENOUGH_STACK_BYTES = 7 << 20  # 5 MiB of Wasm, and callbacks into Python at its
 _FRAMES = 60  # Python frames that the deepest callback takes, twice over
 
 _Handler = Callable[[int, FrameType | None], Any]
+_Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
 
 @final
 class ThreadState:
     """What the engine's callbacks need to know about the thread they run on."""
 
-    __slots__ = ("_found", "_handlers", "_pending", "depth", "instance", "is_main", "roomy")
+    __slots__ = ("_found", "_handlers", "_look_at", "_numbers", "_pending", "depth", "instance", "is_main", "roomy")
 
     def __init__(self, is_main: bool) -> None:
         self.instance: Any = None
@@ -45,6 +53,8 @@ class ThreadState:
         self.is_main = is_main
         self.roomy = _stack_bytes() >= _ENOUGH_STACK_BYTES
         self.depth = 0
+        self._numbers: tuple[int, ...] = ()  # signals that had a Python handler when all were looked at
+        self._look_at = 0.0
         self._found: tuple[Any, ...] = ()
         self._handlers: list[tuple[int, _Handler]] = []
         self._pending: list[tuple[int, FrameType | None]] = []
@@ -57,7 +67,11 @@ class ThreadState:
         if self.depth or not self.is_main:
             self.depth += 1
             return
-        found = tuple(map(_signal.getsignal, _SIGNAL_NUMBERS))
+        if (now := monotonic()) > self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            self._numbers = tuple(number for number in _ALL_SIGNALS if callable(_signal.getsignal(number)))
+            self._found = ()
+        found = tuple(map(_signal.getsignal, self._numbers))
         if found != self._found:
             self._look_up(found)
         try:
@@ -96,7 +110,7 @@ class ThreadState:
     def _look_up(self, found: tuple[Any, ...]) -> None:
         known = dict(self._handlers)
         handlers: list[tuple[int, _Handler]] = []
-        for number, handler in zip(_SIGNAL_NUMBERS, found, strict=True):
+        for number, handler in zip(self._numbers, found, strict=True):
             if handler == self._put_off:  # a storm of signals has kept `_put_back` from ending
                 handlers.append((number, known[number]))
             elif handler is not None and handler.__class__ is not int:
@@ -116,6 +130,86 @@ class ThreadState:
 
     def _put_off(self, number: int, frame: FrameType | None) -> None:
         self._pending.append((number, frame))
+
+
+@final
+class Spares:
+    """Results for callbacks that were cut off, made beforehand, and what cut them off.
+
+    Taken without a call, see `covered`:
+
+        place = spares.next
+        spares.next = place + 1
+        spares.causes[place] = error
+        return spares.traps[place]
+    """
+
+    __slots__ = ("_make_error", "_make_trap", "causes", "errors", "next", "taken", "traps")
+
+    def __init__(self, make_trap: Callable[[], int], make_error: Callable[[], int]) -> None:
+        self._make_trap = make_trap
+        self._make_error = make_error
+        self.traps: list[int] = []
+        self.errors: list[int] = []
+        self.causes: list[BaseException | None] = []
+        self.next = self.taken = 0
+        self.refill()
+
+    def refill(self) -> None:
+        """Make new ones in place of those that were taken. A place is never used again: another thread may be there."""
+        for _ in range(self.next + _SPARES - len(self.causes)):
+            self.traps.append(self._make_trap())
+            self.errors.append(self._make_error())
+            self.causes.append(None)
+
+    def take_cause(self) -> BaseException | None:
+        """What cut a callback off, if something did that nobody has taken yet."""
+        if self.taken == self.next:
+            return None
+        place = self.taken
+        self.taken = place + 1
+        cause, self.causes[place] = self.causes[place], None
+        self.refill()
+        return cause
+
+
+_SPARES = 64
+
+
+def covered(callback: _Callable) -> _Callable:
+    """A function whose body is one ``try``, with its first instruction within it as well.
+
+    Where a function begins (``RESUME``), Python looks for signals and asynchronous exceptions, and that is before any
+    line of it. So the range of the first entry in its table of exceptions is made to begin there. Format of the table:
+    "Objects/exception_handling_notes.txt" of CPython, the same from 3.11 on.
+    """
+    assert isinstance(callback, FunctionType)
+    code = callback.__code__
+    start, _, target, _ = next(entry for entry in _entries(code.co_exceptiontable) if not entry[3])
+    table = _varint(0, 0x80) + _varint(start) + _varint(target) + _varint(0) + code.co_exceptiontable
+    callback.__code__ = code.replace(co_exceptiontable=table)
+    return callback
+
+
+def _entries(table: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Start, length and target in code units, and the depth of the stack, times two."""
+    values: list[int] = []
+    value = 0
+    for byte in table:
+        value = value << 6 | byte & 0x3F
+        if not byte & 0x40:
+            values.append(value)
+            value = 0
+    for place in range(0, len(values), 4):
+        yield values[place], values[place + 1], values[place + 2], values[place + 3]
+
+
+def _varint(value: int, mark: int = 0) -> bytes:
+    groups = [value & 0x3F]
+    while value := value >> 6:
+        groups.insert(0, 0x40 | value & 0x3F)
+    groups[0] |= mark
+    return bytes(groups)
 
 
 @final

@@ -13,16 +13,23 @@ from ctypes import POINTER, byref, c_char_p, c_size_t, c_uint8, c_void_p
 from typing import Any, Protocol, final
 
 from perdure.embedder.bindings import HOST_FUNCTION, check, function
-from perdure.embedder.guard import Threads
+from perdure.embedder.guard import Spares, Threads, covered
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
 from perdure.system_api import HOST_FUNCTIONS, HostFunction
 
-__all__ = ["HostCallbacks"]
+__all__ = ["HostCallbacks", "trap_new"]
 
 _UNREACHABLE = 9  # wasmtime_trap_code_enum
 _VALUE_KIND = {"i32": 0, "i64": 1}
 
 _trap_new_code = function("wasmtime_trap_new_code", c_size_t, c_uint8)
+
+
+def trap_new() -> int:
+    """A new trap for a callback to return."""
+    return _trap_new_code(_UNREACHABLE)  # type: ignore[no-any-return]
+
+
 _valtype_new = function("wasm_valtype_new", c_void_p, c_uint8)
 _functype_new = function("wasm_functype_new", c_void_p, c_void_p, c_void_p)
 _functype_delete = function("wasm_functype_delete", None, c_void_p)
@@ -69,11 +76,13 @@ class HostCallbacks:
     Args:
         engine: a ``wasm_engine_t*``.
         threads: know which instance runs.
+        spares: what a callback that was cut off returns.
         c_functions: take the place of the Python functions of the same names.
     """
 
-    def __init__(self, engine: int, threads: Threads, c_functions: CFunctions | None = None) -> None:
+    def __init__(self, engine: int, threads: Threads, spares: Spares, c_functions: CFunctions | None = None) -> None:
         self._engine = engine
+        self._spares = spares
         self._threads = threads
         self._c_functions = c_functions
         self._linkers: dict[bool, int] = {}
@@ -104,24 +113,29 @@ class HostCallbacks:
         return linker
 
     def _callback(self, host_function: HostFunction, params: tuple[str, ...]) -> Callable[..., int]:
-        here = self._threads.here
+        here, spares = self._threads.here, self._spares
         # A value takes 16 bytes; of an i32 only the lower half of its first word counts.
         places = tuple((2 * n, 0xFFFF_FFFF if kind == "i32" else (1 << 64) - 1) for n, kind in enumerate(params))
 
+        @covered
         def callback(data: int, caller: int, values: Any, count: int) -> int:
-            instance = None
             try:
                 instance = here().instance
-                result = host_function(
-                    instance.host_api(), instance.machine, *[values[at] & mask for at, mask in places]
-                )
-                if result is not None:
-                    values[0] = result
-                instance.host_done()
+                try:
+                    result = host_function(
+                        instance.host_api(), instance.machine, *[values[at] & mask for at, mask in places]
+                    )
+                    if result is not None:
+                        values[0] = result
+                    instance.host_done()
+                except BaseException as error:
+                    instance.failure = error
+                    return trap_new()
                 return 0
             except BaseException as error:
-                if instance is not None:
-                    instance.failure = error
-                return _trap_new_code(_UNREACHABLE)  # type: ignore[no-any-return]
+                place = spares.next
+                spares.next = place + 1
+                spares.causes[place] = error
+                return spares.traps[place]
 
         return callback

@@ -35,6 +35,22 @@ from perdure.canister import (
 from perdure.embedder.guard import ThreadState, check_recursion
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
+from perdure.embedder.states import (
+    CLEAN,
+    COMMIT,
+    ENTER,
+    HAND_OVER,
+    HARVEST,
+    PREPARE,
+    RAN,
+    READY,
+    RETURN,
+    ROLL_BACK,
+    RUNNING,
+    TRAP,
+    TRAPPED,
+    WRITE,
+)
 from perdure.embedder.store import EngineTrap, Store
 from perdure.embedder.traps import demangled, trap_of
 from perdure.errors import InternalError
@@ -101,10 +117,9 @@ class WasmInstance:
         self._predecessor: WasmInstance | None = None
         self._process = os.getpid()
         self._store: Store | None = None
-        self._uncommitted = False
-        self._harvested = True
+        self._state = CLEAN
+        self._ready: StateDelta | None = None  # while a commit is prepared, or was cut off
         self._heap_changes: PageDelta | None = _UNKNOWN
-        self._trapped = False
         self._metered = module.facts.metered
         self._page_charges = module.facts.page_charges
         self._api: SystemApi | None = None
@@ -172,7 +187,7 @@ class WasmInstance:
     @property
     def is_dirty(self) -> bool:
         """Whether anything is uncommitted."""
-        return self._uncommitted or self._trapped or self._predecessor is not None
+        return self._state is not CLEAN or self._predecessor is not None
 
     def run(
         self, entry_point: EntryPoint, env: Env, outside: AbstractContextManager[None] | None = None
@@ -206,10 +221,9 @@ class WasmInstance:
 
     def changes(self) -> StateDelta:
         """What is uncommitted; the runs are views."""
-        if self._trapped:
-            self.roll_back()
+        self._drop_broken()
         self._note_outside_writes()
-        if not self._uncommitted:
+        if self._state is CLEAN:
             return NO_CHANGE
         self._harvest()
         known = self._heap_changes
@@ -222,29 +236,49 @@ class WasmInstance:
         changed = globals_now != self._committed_globals
         return StateDelta(found, _unpack(self._module.facts, globals_now) if changed else None)
 
-    def commit(self) -> StateDelta:
-        """Hand what is uncommitted to the images."""
+    def prepare(self) -> StateDelta:
+        """What `commit` will commit; the images have room for it."""
         if os.getpid() != self._process:
             # Parent and child would write the same files, and the page map that was opened shows the parent's pages.
             raise InternalError("a forked child process must not commit; open the state anew there")
+        delta = self.changes()
+        for name, changed in delta.memories.items():
+            self._memories[name].image.prepare(changed)
+        if self._state is not CLEAN:
+            self._ready = delta
+        self._state = PREPARE[self._state]
+        return delta
+
+    def commit(self) -> StateDelta:
+        """Hand what is uncommitted to the images."""
         state = self._engine.threads.here()
         state.enter()
         try:
-            delta = self.changes()
-            if not self._uncommitted:
+            delta = self._ready or self.prepare()
+            if self._state is CLEAN:
                 return delta
             for name, changed in delta.memories.items():
                 self._memories[name].commit(changed)
             self._committed_globals = self._globals_now()
-            self._uncommitted = False
             self._heap_changes = _UNKNOWN
             if self._predecessor is not None:
                 self._owned = list(self._memories.values())
                 self._predecessor._give_up(self._owned)
                 self._predecessor = None
+            self._ready = None
+            self._state = COMMIT[self._state]
         finally:
             state.leave()
         return delta
+
+    def finish_commit(self) -> None:
+        """Do the rest of a commit that was cut off, for the images only; then this instance has to be closed."""
+        delta = self._ready
+        if delta is None or self._state is not READY:
+            return  # nothing, or all of it, was done
+        for name, changed in delta.memories.items():
+            self._memories[name].image.commit(changed)
+        self._committed_globals = self._globals_now()
 
     def roll_back(self) -> None:
         """Drop everything uncommitted, globals included."""
@@ -272,7 +306,7 @@ class WasmInstance:
             if saved.global_values is not None:
                 self._current_globals = _pack(self._module.facts, saved.global_values)
                 self._drop_store()
-            self._uncommitted = True
+            self._state = WRITE[self._state]
             self._heap_changes = _UNKNOWN
         finally:
             state.leave()
@@ -280,9 +314,9 @@ class WasmInstance:
     def successor(self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]) -> WasmInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included."""
         code: CompiledModule = module  # type: ignore[assignment]  # of the same engine
-        if self._trapped:
-            self.roll_back()
+        self._drop_broken()
         self._harvest()
+        self._state = HAND_OVER[self._state]
         scans = _scans(self._engine, code.facts)
         memories = dict(self._memories)
         for name, memory in self._memories.items():
@@ -294,7 +328,7 @@ class WasmInstance:
             memories[name] = ImageMemory(image, scans.get(name), fresh=True)
         self._drop_store()
         heir = WasmInstance(code, memories, None, apply_data="heap" not in keep)
-        heir._uncommitted = True
+        heir._state = WRITE[heir._state]
         heir._predecessor = self
         heir._owned = [memory for memory in memories.values() if memory not in self._owned]
         return heir
@@ -350,7 +384,7 @@ class WasmInstance:
     def instructions_used(self) -> int:
         """Instructions of the entry that runs, so far."""
         assert self._env is not None
-        self._finish()
+        self._finish(self._store)
         return self._env.limits.instructions - int(_OUT.unpack_from(self._view, _OUT_OFFSET)[_LEFT])
 
     def grow_stable(self, wasm_pages: int) -> int:
@@ -363,11 +397,11 @@ class WasmInstance:
     def _run(
         self, state: ThreadState, entry_point: EntryPoint, env: Env, outside: AbstractContextManager[None] | None
     ) -> Trap | Return:
-        if self._trapped:
+        if self._state is TRAPPED or self._state is RUNNING:
             self._roll_back(state)
         if self._store is None or self._heap.resized or self._stable.resized:
             self._renew()
-        elif not self._harvested:
+        else:
             self._harvest()
         index = environment = 0
         if entry_point.__class__ is Method:
@@ -377,11 +411,12 @@ class WasmInstance:
         else:
             entry = self._store.function(abi.CALLBACK)  # type: ignore[union-attr]
             index, environment = entry_point  # type: ignore[misc]
-        before = self._heap_before() if self._uncommitted and env.context in _CHARGED_FOR_HEAP else None
+        before = self._heap_before() if self._state is not CLEAN and env.context in _CHARGED_FOR_HEAP else None
         self._fill(env, index, environment)
         self._heap_changes = _UNKNOWN
         self._env, self._api, self.failure = env, None, None
-        self._uncommitted, self._harvested, self._read_globals = True, False, False
+        self._ready, self._read_globals = None, False
+        self._state = ENTER[self._state]
         self._stop_at = time.monotonic() + self.max_seconds
         self._stops = self._engine.stops
         self._engine.clock.start()
@@ -392,6 +427,8 @@ class WasmInstance:
             with outside:
                 ended = self._store.call(entry, state)  # type: ignore[union-attr]
         state.instance = None
+        if (spares := self._engine.spares).taken != spares.next and (cause := spares.take_cause()) is not None:
+            raise cause  # it came where a callback began, and the engine was told that the callback had failed
         outcome = self._returned(env, before) if ended is None else self._failed(env, ended)
         if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
             self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]
@@ -462,6 +499,7 @@ class WasmInstance:
     def _returned(self, env: Env, before: dict[int, bytes] | None) -> Return:
         view, api, limits = self._view, self._api, env.limits
         out = _OUT.unpack_from(view, _OUT_OFFSET)
+        self._state = RETURN[self._state]
         result = Return() if api is None else api.finish()
         if view[_RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
             result.response = Reply(view[abi.REPLY : abi.REPLY + out[0]].tobytes())
@@ -480,10 +518,10 @@ class WasmInstance:
         return result
 
     def _failed(self, env: Env, ended: EngineTrap) -> Trap:
-        self._trapped = True
-        self._finish()
+        self._finish(self._store)
         out = _OUT.unpack_from(self._view, _OUT_OFFSET)
-        self._harvest()
+        self._take_written(out[-2])
+        self._state = TRAP[self._state]
         self._drop_store()
         interruption, self._interruption = self._interruption, None
         if interruption is not None:
@@ -509,37 +547,36 @@ class WasmInstance:
         if self._accounting.range is not None:
             self._accounting.range.drop(0, self._accounting.size_bytes)
         memories = (self._heap, self._stable, self._accounting, self._message)
-        self._store = Store(self._engine, self._module.instance_pre, memories)
+        store = Store(self._engine, self._module.instance_pre, memories)
         if self._engine.c_host is not None:
-            self._engine.c_host.bind(self._store)
+            self._engine.c_host.bind(store)
         self._heap.resized = self._stable.resized = False
         self._view = self._message.bytes
         if self._current_globals is not None:
-            self._load_globals(self._current_globals)
+            self._load_globals(store, self._current_globals)
+            self._store = store  # last: one that was not made whole is none
             return
         if self._apply_data:
             for address, data in self._module.facts.data_segments:
                 self._heap.bytes[address : address + len(data)] = data
-        self._finish()
+        self._finish(store)
         self._read_globals = False
         self._current_globals = self._globals_now()
-        self._uncommitted = True  # a module that has never run: its initial memory and globals
+        self._state = WRITE[self._state]  # a module that has never run: its initial memory and globals
+        self._store = store
 
     def _drop_store(self) -> None:
         if self._store is not None:
             self._store.close()
             self._store = None
 
-    def _finish(self) -> None:
+    def _finish(self, store: Store | None) -> None:
         """Have the kernel write the out-fields and the globals."""
-        store = self._store
         assert store is not None
         if store.call(store.function(abi.FINISH), self._engine.threads.here()) is not None:
             raise InternalError("the kernel trapped")
 
-    def _load_globals(self, values: bytes) -> None:
-        store = self._store
-        assert store is not None
+    def _load_globals(self, store: Store, values: bytes) -> None:
         self._view[abi.GLOBALS_COMMITTED : abi.GLOBALS_COMMITTED + len(values)] = values
         self._view[abi.GLOBALS_CURRENT : self._globals_end] = values
         if values and store.call(store.function(abi.LOAD_GLOBALS), self._engine.threads.here()) is not None:
@@ -556,41 +593,58 @@ class WasmInstance:
 
     def _harvest(self) -> None:
         """Take over the kernel's list of written pages before the next entry clears it."""
-        if self._harvested:
-            return
-        self._harvested = True
-        end = _OUT.unpack_from(self._view, _OUT_OFFSET)[-2]
+        if self._state is RAN:
+            self._take_written(_OUT.unpack_from(self._view, _OUT_OFFSET)[-2])
+            self._state = HARVEST[self._state]
+
+    def _take_written(self, end: int) -> None:
         if end > abi.WRITTEN_LIST:
             pages: Iterable[int] = self._accounting.bytes[abi.WRITTEN_LIST : end].cast("I")
             self._stable.written.update(pages)
+
+    def _drop_broken(self) -> None:
+        """Roll back what no commit may be made of: an entry that trapped, or whose end nobody has seen."""
+        if self._state is TRAPPED or self._state is RUNNING:
+            self.roll_back()
 
     def _note_outside_writes(self) -> None:
         """Count what the host itself has written to the memories, or grown, as uncommitted."""
         heap, stable = self._heap, self._stable
         if heap.written or stable.written or heap.resized or stable.resized:
-            self._uncommitted = True
+            self._note_write()
             if heap.written or heap.resized:
                 self._heap_changes = _UNKNOWN
-        elif self._beside and not self._uncommitted:
-            self._uncommitted = any(memory.changes() is not None for memory in self._beside)
+        elif self._beside and self._state is CLEAN and any(memory.changes() is not None for memory in self._beside):
+            self._note_write()
+
+    def _note_write(self) -> None:
+        if self._state is not RUNNING and self._state is not TRAPPED and self._state is not RAN:
+            self._state = WRITE[self._state]
 
     def _roll_back(self, state: ThreadState) -> None:
         state.instance = None
-        self._note_outside_writes()
-        self._heap_changes = _UNKNOWN
-        if self._uncommitted:
+        before, self._heap_changes, self._ready = self._state, _UNKNOWN, None
+        if before is CLEAN:
+            self._note_outside_writes()
+            before = self._state
+        if before is not CLEAN:
             self._harvest()
+            self._state = RUNNING  # a rollback that is cut off is done again, and more thoroughly
             sizes = self._heap.size_bytes, self._stable.size_bytes
             for memory in self._memories.values():
-                memory.roll_back()
-            if self._committed_globals is None or sizes != (self._heap.size_bytes, self._stable.size_bytes):
+                memory.roll_back(everything=before is RUNNING)
+            if (
+                before is RUNNING
+                or self._committed_globals is None
+                or sizes != (self._heap.size_bytes, self._stable.size_bytes)
+            ):
                 self._drop_store()
                 self._heap.resized = self._stable.resized = False
             elif self._store is not None and self._globals_now() != self._committed_globals:
-                self._load_globals(self._committed_globals)
+                self._load_globals(self._store, self._committed_globals)
             self._current_globals = self._committed_globals
             self._read_globals = True
-            self._uncommitted = self._trapped = False
+            self._state = ROLL_BACK[self._state]
         if self._predecessor is not None:
             self._predecessor._roll_back(state)
 

@@ -234,15 +234,15 @@ class ImageMemory(LinearMemory):
         self.written.clear()
         self._drop_reads()
 
-    def roll_back(self) -> None:
-        """Be what was last committed."""
+    def roll_back(self, *, everything: bool = False) -> None:
+        """Be what was last committed. `everything`: nobody knows what was written."""
         if self.range is None:
             return
         if self.size_bytes > self.committed_bytes:
             self.range.close_access(self.committed_bytes, self.size_bytes - self.committed_bytes)
             self.size_bytes = self.committed_bytes
         runs = self._private_runs()
-        if len(runs) > _MANY_RUNS:
+        if everything or len(runs) > _MANY_RUNS:
             runs = [(0, self.size_bytes)]
         for start, end in runs:
             self._drop(start, end)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from perdure.canister import TrapCode
 from perdure.embedder.bindings import (
@@ -67,6 +68,23 @@ _NO_VALUES = (c_uint64 * 2)()
 _NO_VALUES_ADDRESS = ctypes.addressof(_NO_VALUES)
 
 
+_gettrace, _getprofile = sys.gettrace, sys.getprofile
+
+
+def _untraced(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the engine without what debuggers and profilers have set: that may raise wherever a callback begins."""
+    trace, profile = _gettrace(), _getprofile()
+    if trace is None and profile is None:
+        return function(*arguments)
+    try:
+        sys.settrace(None)
+        sys.setprofile(None)
+        return function(*arguments)
+    finally:
+        sys.setprofile(profile)
+        sys.settrace(trace)
+
+
 class EngineTrap(NamedTuple):
     """How a call ended that did not return. `frames` are (function index, name or empty), innermost first."""
 
@@ -96,14 +114,17 @@ class Store:
         self._instance = Instance()
         self._store: int = _store_new(engine.pointer, None, None)
         # For instances that nobody closes. (Not `__del__`, which runs for the others too, when handlers may raise.)
-        self._finalizer = weakref.finalize(self, _store_delete, self._store)
+        self._finalizer = weakref.finalize(self, _untraced, _store_delete, self._store)
         self._finalizer.atexit = False
         self.context: int = _store_context(self._store)
         _store_limiter(self._store, -1, _MAX_TABLE_ELEMENTS, -1, -1, -1)
         _set_deadline(self.context, 1)
         _set_callback(self._store, engine.epoch_callback, None, None)
-        error = _instantiate(instance_pre, self.context, byref(self._instance), byref(self._trap))
+        error = _untraced(_instantiate, instance_pre, self.context, byref(self._instance), byref(self._trap))
         if error or self._trap.value:
+            if (cause := engine.spares.take_cause()) is not None:
+                self.close()
+                raise cause
             message = error_message(error) if error else "trap"
             self.close()
             raise UnsupportedError(f"the module cannot be instantiated: {message}")
@@ -118,10 +139,13 @@ class Store:
     def call(self, entry: int, state: ThreadState) -> EngineTrap | None:
         """Call an entry of type ``() -> ()``; `None` when it returned."""
         if state.roomy:
-            error = _call(self.context, entry, _NO_VALUES_ADDRESS, 1, self._trap_address)
+            if _gettrace() is None and _getprofile() is None:
+                error = _call(self.context, entry, _NO_VALUES_ADDRESS, 1, self._trap_address)
+            else:
+                error = _untraced(_call, self.context, entry, _NO_VALUES_ADDRESS, 1, self._trap_address)
         else:
             error = self._engine.threads.call(
-                lambda: _call(self.context, entry, _NO_VALUES_ADDRESS, 1, self._trap_address)
+                lambda: _untraced(_call, self.context, entry, _NO_VALUES_ADDRESS, 1, self._trap_address)
             )
         if error is None and self._trap.value is None:
             return None
@@ -132,7 +156,7 @@ class Store:
         extern = Extern()
         _export_get(self.context, byref(self._instance), name.encode(), len(name), byref(extern))
         old_wasm_pages = c_uint64()
-        error = _memory_grow(self.context, byref(extern.of.memory), wasm_pages, byref(old_wasm_pages))
+        error = _untraced(_memory_grow, self.context, byref(extern.of.memory), wasm_pages, byref(old_wasm_pages))
         if error:
             error_message(error)
             return -1
@@ -147,10 +171,9 @@ class Store:
     def close(self) -> None:
         """Let go of the instance; its memories stay."""
         if self._store:
-            self._finalizer.detach()
-            _store_delete(self._store)
             self._store = 0
             self._functions.clear()
+            self._finalizer()  # once, whatever comes out of here
 
     def _find(self, name: str) -> int:
         extern = Extern()

@@ -303,6 +303,11 @@ class PythonInstance:
         found = {name: memory.changes() for name, memory in self.memories.items()}
         return StateDelta({name: delta for name, delta in found.items() if delta is not None})
 
+    def prepare(self) -> StateDelta:
+        """What `commit` is going to commit; the images have room for it."""
+        memories = {name: memory.prepare() for name, memory in self.memories.items()}
+        return StateDelta({name: delta for name, delta in memories.items() if delta is not None})
+
     def commit(self) -> StateDelta:
         """Make the uncommitted state the committed one."""
         self._is_touched = False

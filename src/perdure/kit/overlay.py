@@ -30,6 +30,7 @@ class OverlayMemory:
         self.max_wasm_pages = 1 << 48
         self._fresh = fresh
         self._written: dict[int, bytearray] = {}
+        self._ready: PageDelta | None = None
         self._reload()
 
     def _reload(self) -> None:
@@ -117,12 +118,21 @@ class OverlayMemory:
         pages: Iterable[int] = range(len(data) // PAGE_BYTES)
         self._written.update((first + one, bytearray(data[one * PAGE_BYTES : (one + 1) * PAGE_BYTES])) for one in pages)
 
+    def prepare(self) -> PageDelta | None:
+        """What `commit` is going to hand to the image, which has room for it; the same while nothing else happens."""
+        if self._ready is None:
+            self._ready = self.changes()
+            if self._ready is not None:
+                self.image.prepare(self._ready)
+        return self._ready
+
     def commit(self) -> PageDelta | None:
         """Hand what is uncommitted to the image; what it was."""
-        delta = self.changes()
+        delta = self.prepare()
         if delta is None:
             return None
         self.image.commit(delta)
+        self._ready = None
         cached = self._cached if not self._fresh else {}
         self._fresh = False
         self._written = {}
@@ -133,5 +143,6 @@ class OverlayMemory:
 
     def discard(self) -> None:
         """Drop what is uncommitted."""
+        self._ready = None
         self._written.clear()
         self._wasm_pages = self._committed_wasm_pages

@@ -263,7 +263,8 @@ class TemporaryImage:
         if self._store.holes_take_room and not self._holds:
             self._pending += zip(runs.starts, runs.ends, strict=True)  # what was a hole is to be mapped now
         moved = self._moved() if self._pending or self._counted[1] != len(self._held) else ()
-        self._prepared = self._unfinished = None
+        self._unfinished = None  # before what was prepared is forgotten: cut off in between, it can be repeated
+        self._prepared = None
         self._runs = _NO_RUNS  # a view of a mapping keeps its addresses
         if moved:
             self.unmapped()

@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
-from perdure.errors import InternalError, StorageError, UnsupportedError
+from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
+from perdure.errors import InternalError, StorageError
 from perdure.execution.config import SubnetConfig, changed_fields
 from perdure.execution.ingress import IngressHistory, KeptAnswer
 from perdure.execution.inputs import encode_inputs
@@ -58,6 +58,8 @@ class _Draft:
     changes: dict[bytes, CanisterChange] = field(default_factory=dict)
     moved: dict[bytes, ResidentInstance] = field(default_factory=dict)
     unmapped: list[bytes] = field(default_factory=list)
+    added: dict[bytes, CanisterChange] = field(default_factory=dict)
+    """Memories that a canister did not have before."""
 
 
 @final
@@ -99,13 +101,11 @@ class DurableHost:
 
     def new_memories(self, canister_id: bytes, names: Iterable[str]) -> WasmState:
         """Empty memories, temporary until the message commits."""
-        _refuse_others(names)
         return self.temporary.new_memories(canister_id, names)
 
     def add_memories(self, canister_id: bytes, names: Collection[str]) -> Mapping[str, Image]:
         """Empty memories for a canister whose next module has more of them, temporary until the message commits."""
-        _refuse_others(names)
-        return {}
+        return self.temporary.add_memories(canister_id, names)
 
     def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
         """Let go of an instance; the directory's memories go with the commit that says so."""
@@ -173,6 +173,8 @@ class DurableHost:
         if draft is None or draft.journal is not journal:
             return  # nothing was logged for it
         self._versions.update(dict.fromkeys(draft.changes, draft.version))
+        for canister_id, change in draft.added.items():
+            self.directory.apply(canister_id, change)
         for instance in journal.commits.values():
             instance.commit()
         for key in draft.unmapped:
@@ -198,6 +200,7 @@ class DurableHost:
         self.temporary.check()
         if self._failed is not None:
             raise StorageError(f"a commit failed, open the state anew: {self._failed.message}", self.directory.path)
+        self.directory.check()
 
     # --- one commit
 
@@ -238,12 +241,19 @@ class DurableHost:
             instance.commit()  # into temporary images, which go if this is undone
             state = instance.state
             change.memories = {name: _whole(image) for name, image in state.memories.items()}
+            known = self.directory.canisters.get(canister_id)
+            change.dropped = frozenset(known.memories if known is not None else ()) - change.memories.keys()
             change.global_values = state.global_values
             draft.moved[canister_id] = instance
         elif canister_id in draft.journal.commits:
-            delta = instance.changes()
+            delta = instance.prepare()
             change.memories = dict(delta.memories)
             change.global_values = delta.global_values
+            names = self.directory.canisters[canister_id].memories
+            added = {name: delta for name, delta in change.memories.items() if name not in names}
+            if added:  # temporary until now, in the image of its own that the instance still has
+                draft.added[canister_id] = CanisterChange(added)
+                draft.moved[canister_id] = instance
             return
         else:
             return
@@ -411,12 +421,6 @@ def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
         memories={name: _whole(memory.image) for name, memory in content.memories.items()},
         record=encode_snapshot(snapshot),
     )
-
-
-def _refuse_others(names: Iterable[str]) -> None:
-    others = set(names) - MEMORY_KINDS.keys()
-    if others:
-        raise UnsupportedError(f"a state directory has no place yet for the memories {sorted(others)}")
 
 
 def _stored(answer: KeptAnswer) -> Answer:

@@ -84,8 +84,10 @@ class MemoryHost:
         return self._empty(names)
 
     def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
-        """Nothing to do: what is in memory is as durable as it gets."""
+        """Have room for all memories, so that they are committed together or not at all."""
         self.check()
+        for instance in journal.commits.values():
+            instance.prepare()
 
     def was_kept(self, journal: Journal) -> bool:
         """No."""

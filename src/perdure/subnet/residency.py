@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import final
 
 from perdure.canister import (
+    NO_CHANGE,
     CanisterInstance,
     CanisterModule,
     EntryPoint,
@@ -144,6 +145,7 @@ class ResidentInstance:
         "_entered",
         "_global_values",
         "_instructions",
+        "_is_committing",
         "_is_outside",
         "_live",
         "_module",
@@ -162,7 +164,7 @@ class ResidentInstance:
         self._open_memories: OpenMemories | None = None
         self._global_values = state.global_values if state is not None else None
         self._committed = self._global_values is not None
-        self._entered = False
+        self._entered = self._is_committing = False
         self._predecessor: ResidentInstance | None = None
         self._is_outside = False
         self._instructions: dict[str | int, int] = {}
@@ -239,11 +241,27 @@ class ResidentInstance:
         """What is uncommitted."""
         return self._use().changes()
 
+    def prepare(self) -> StateDelta:
+        """What `commit` is going to commit, having room for it."""
+        return self._use().prepare()
+
     def commit(self) -> StateDelta:
         """Make the uncommitted state the committed one."""
-        delta = self._use().commit()
+        live = self._use()
+        if self._is_committing:  # and was cut off: its mappings may show anything
+            if isinstance(live, WasmInstance):
+                live.finish_commit()
+            else:
+                live.commit()
+            self._global_values = live.global_values
+            self._committed = True
+            self.close()
+            delta = NO_CHANGE
+        else:
+            self._is_committing = True
+            delta = live.commit()
         self._committed = True
-        self._entered = False
+        self._is_committing = self._entered = False
         if self._predecessor is not None:
             self._predecessor.close()
             self._predecessor = None

@@ -1,0 +1,412 @@
+"""Interrupts what perdure does at one opcode of its own Python code after the other, and tells what became of it.
+
+Run it for every opcode, in memory and on disk:
+
+    python tests/subnet/injector.py --every 1
+
+An exception is raised by a trace function right before an opcode of a file of perdure is executed; any exception may
+come there: a signal handler's, an asynchronous one, `MemoryError`. Then the subnet has to be as before a message or as
+after it, and go on; on disk, it may refuse by name instead until it is opened anew, and then be so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import perdure
+from perdure import PerdureError, StorageError
+from perdure.embedder.guard import threads
+from perdure.subnet import Canister, Subnet
+
+ROOT = str(Path(perdure.__file__).parent)
+CANISTERS = Path(__file__).parents[1] / "canisters"
+UNIVERSAL = (CANISTERS / "modules" / "universal32.wasm").read_bytes()
+
+# Under a trace function, the line that a `with` block returns to at its end is traced once more, before the lock is
+# released, where no signal and no asynchronous exception is ever looked for: an exception there keeps the lock.
+_EXIT_OF_LOCK = re.compile(r"\s*with (self\.)?_?(gate\.)?_?lock:")
+
+
+class Interruption(BaseException):
+    """Comes from anywhere."""
+
+
+def _program() -> Any:
+    spec = importlib.util.spec_from_file_location("injector_universal", CANISTERS / "universal" / "universal.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.Program
+
+
+P = _program()
+
+
+# --- what is interrupted
+
+
+def _count(register: int, address: int) -> Any:
+    """Count in a register (the heap) and at an address of stable memory."""
+    return (
+        P()
+        .set(register, P().add(P().get(register), 1))
+        .then(P().set(251, P().alloc(8)).store64(P().get(251), P().get(register)))
+        .then(P().stable64_write(address, P().span(P().get(251), 8)))
+    )
+
+
+def _calling(callee: Canister) -> bytes:
+    reached = _count(1, 0).reply(b"p")
+    return bytes(
+        _count(1, 0).call(
+            callee.id.raw_bytes,
+            "update",
+            reached,
+            on_reply=_count(2, 4096).reply(b"ok"),
+            on_reject=P().reply(b"rejected"),
+        )
+    )
+
+
+@dataclass
+class Stage:
+    """A subnet with two canisters that is about to do something."""
+
+    subnet: Subnet
+    a: Canister
+    b: Canister
+
+    @classmethod
+    def of(cls, subnet: Subnet) -> Stage:
+        a, b = subnet.canisters[:2]
+        return cls(subnet, a, b)
+
+
+def prepared(path: Path | None) -> Stage:
+    subnet = Subnet(path, durability="round")
+    stage = Stage(subnet, subnet.install(UNIVERSAL, b""), subnet.install(UNIVERSAL, b""))
+    for canister in (stage.a, stage.b):
+        canister.update("update", bytes(P().stable64_grow(1).drop().reply(b"")))
+        canister.update("update", bytes(_count(1, 0).then(_count(2, 4096)).reply(b"")))
+    subnet.checkpoint()
+    return stage
+
+
+def _timer(stage: Stage) -> None:
+    stage.subnet.tick()
+
+
+def _set_timer(stage: Stage) -> None:
+    from_now = P().global_timer_set(1).drop()
+    hook = [name for name in dir(P) if name == "hook"]
+    assert hook, from_now
+    module = sys.modules["injector_universal"]
+    stage.a.update("update", bytes(P().hook(module.Hook.GLOBAL_TIMER, _count(1, 0)).then(from_now).reply(b"")))
+
+
+def _snapshot(stage: Stage) -> None:
+    stage.a.take_snapshot()
+
+
+def _load(stage: Stage) -> None:
+    stage.a.load_snapshot(stage.a.snapshots()[0]["id"])
+
+
+ACTIONS: dict[str, tuple[Callable[[Stage], object], Callable[[Stage], object] | None]] = {
+    "call": (lambda stage: stage.a.update("update", _calling(stage.b)), None),
+    "update": (lambda stage: stage.a.update("update", bytes(_count(1, 0).then(_count(2, 4096)).reply(b""))), None),
+    "query": (lambda stage: stage.a.query("query", bytes(_count(1, 0).reply(b""))), None),
+    "timer": (_timer, _set_timer),
+    "install": (lambda stage: stage.subnet.install(UNIVERSAL, b""), None),
+    "upgrade": (lambda stage: stage.a.upgrade(UNIVERSAL, b""), None),
+    "snapshot": (_snapshot, None),
+    "load": (_load, _snapshot),
+    "fork": (lambda stage: stage.subnet.fork().close(), None),
+    "checkpoint": (lambda stage: stage.subnet.checkpoint(), None),
+    "write": (lambda stage: stage.a.stable.write(9_000, b"by hand"), None),
+}
+"""What is interrupted, and what prepares it."""
+
+
+# --- the state, but for clock and numbers
+
+
+_TIMES = re.compile(r"\b1[67]\d{17}\b")
+_DRAWN = re.compile(r"request_id=b'[^']*'")
+
+
+def fingerprint(subnet: Subnet) -> str:
+    """Everything that a message changes, as text, without times and without the numbers of requests."""
+    state = subnet._state
+    parts = [
+        f"{state.minted_cycles} {state.consumed_cycles} {state.lost_cycles} {state.next_canister_index}",
+        repr(state.outbox),
+        repr(list(state.management_calls)),
+    ]
+    for canister_id in sorted(state.canisters):
+        canister = state.canisters[canister_id]
+        handle = Canister(subnet, perdure.Principal(canister_id))
+        fields = [
+            canister.cycles,
+            canister.reserved_cycles,
+            canister.facts.version,
+            canister.facts.status,
+            canister.certified_data,
+            canister.hook_status,
+            list(canister.inputs),
+            canister.contexts,
+            canister.open_calls,
+            canister.open_calls_to,
+            canister.next_context_id,
+            canister.next_call_id,
+            canister.total_changes,
+            sorted(canister.snapshots),
+            canister.global_timer_ns == 0,
+            canister.module is not None and canister.module.module_hash,
+        ]
+        parts.append(repr(fields))
+        if canister.instance is not None:
+            for memory in (handle.heap, handle.stable):
+                data = memory.read(0, memory.size() << 16)
+                parts.append(f"{len(data)} {hash(data)}")
+            parts.append(repr(handle.globals))
+    return _DRAWN.sub("", _TIMES.sub("T", "\n".join(parts)))
+
+
+# --- interrupting
+
+
+@dataclass
+class Injector:
+    """Raises before the `place`-th opcode of perdure's own code; `where` says which one it was."""
+
+    place: int
+    signals_only: bool = False
+    seen: int = 0
+    where: str = ""
+    lines: dict[str, list[str]] = field(default_factory=dict)
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.startswith(ROOT):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and not self.where:
+            self._opcode(frame)
+        return self
+
+    def _opcode(self, frame: FrameType) -> None:
+        if self.signals_only and threads.here().depth:
+            return
+        self.seen += 1
+        if self.seen == self.place and not self._is_exit_of_lock(frame):
+            code = frame.f_code
+            self.where = f"{code.co_filename[len(ROOT) + 1 :]}:{frame.f_lineno} {code.co_name} +{frame.f_lasti}"
+            raise KeyboardInterrupt if self.signals_only else Interruption
+
+    def _is_exit_of_lock(self, frame: FrameType) -> bool:
+        name = frame.f_code.co_filename
+        lines = self.lines.get(name) or self.lines.setdefault(name, Path(name).read_text().split("\n"))
+        exits = bool(_EXIT_OF_LOCK.match(lines[(frame.f_lineno or 1) - 1]))
+        self.place += exits  # the next one then
+        return exits
+
+
+@contextmanager
+def tracing(injector: Injector) -> Iterator[None]:
+    before = sys.gettrace()
+    sys.settrace(injector)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@dataclass
+class Scene:
+    """One action, in memory or on disk, with the states that it may leave."""
+
+    action: str
+    on_disk: bool
+    signals_only: bool = False
+
+    def __post_init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="perdure-injector-"))
+        self.act, prepare = ACTIONS[self.action]
+        stage = prepared(self.folder / "origin" if self.on_disk else None)
+        if prepare is not None:
+            prepare(stage)
+        self.origin = stage
+        if self.on_disk:
+            stage.subnet.close()
+        self.allowed = self._allowed()
+
+    def close(self) -> None:
+        if not self.on_disk:
+            self.origin.subnet.close()
+        shutil.rmtree(self.folder)
+
+    @contextmanager
+    def stage(self) -> Iterator[Stage]:
+        if not self.on_disk:
+            with self.origin.subnet.fork() as subnet:
+                yield Stage.of(subnet)
+            return
+        path = self.folder / "copy"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(self.folder / "origin", path)
+        subnet = Subnet(path, durability="round")
+        try:
+            yield Stage.of(subnet)
+        finally:
+            try:
+                subnet.close()
+            except (PerdureError, ValueError):
+                subnet._host.directory.abandon()  # type: ignore[union-attr]
+
+    def _allowed(self) -> set[str]:
+        """The states between the messages of an action that nobody interrupts."""
+        found = set()
+        with self.stage() as stage:
+            world = stage.subnet._world
+            found.add(fingerprint(stage.subnet))
+            finish = world.host.pause
+
+            class Watching:
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(host, name)
+
+                def pause(self) -> None:
+                    finish()
+                    states.append(world.state)
+                    found.add(fingerprint(stage.subnet))
+
+            host, states = world.host, []
+            world.host = Watching()  # type: ignore[assignment]
+            self.act(stage)
+            world.host = host
+            found.add(fingerprint(stage.subnet))
+        return found
+
+    def interrupt(self, place: int) -> tuple[bool, str, str]:
+        """Interrupt at one place: whether there was one, which, and what is wrong (nothing: an empty text)."""
+        with self.stage() as stage:
+            injector = Injector(place, self.signals_only)
+            error: BaseException | None = None
+            try:
+                with tracing(injector):
+                    self.act(stage)
+            except (Interruption, KeyboardInterrupt, RuntimeError) as caught:
+                error = caught
+            if not injector.where:
+                return False, "", ""
+            return True, injector.where, self._check(stage, error)
+
+    def _check(self, stage: Stage, error: BaseException | None) -> str:
+        try:
+            found = fingerprint(stage.subnet)
+        except StorageError as refused:
+            if not self.on_disk or self.signals_only:
+                return f"refuses: {refused}"
+            return self._reopened()
+        except Exception as wrong:  # whatever it is, it is wrong
+            return f"live: {wrong!r}"
+        if found not in self.allowed:
+            return "torn: " + self._difference(found)
+        try:
+            stage.subnet.run_until_idle()
+            before = self._counted(stage)
+            stage.a.update("update", bytes(_count(1, 0).reply(b"")))
+            after = self._counted(stage)
+        except Exception as wrong:
+            return f"not usable: {wrong!r}"
+        if after != before + 1:
+            return f"counted from {before} to {after}"
+        if self.on_disk:
+            expected = fingerprint(stage.subnet)
+            stage.subnet.close()
+            with Subnet(self.folder / "copy", durability="round") as again:
+                if fingerprint(again) != expected:
+                    return "another state on disk"
+        del error
+        return ""
+
+    def _reopened(self) -> str:
+        with Subnet(self.folder / "copy", durability="round") as again:
+            found = fingerprint(again)
+            return "" if found in self.allowed else "torn on disk: " + self._difference(found)
+
+    @staticmethod
+    def _counted(stage: Stage) -> int:
+        return int.from_bytes(stage.a.stable.read(0, 8), "little")
+
+    def _difference(self, found: str) -> str:
+        best: list[str] = []
+        for allowed in self.allowed:
+            lines = [
+                f"{ours} != {theirs}"
+                for ours, theirs in zip(found.split("\n"), allowed.split("\n"), strict=False)
+                if ours != theirs
+            ]
+            if not best or len(lines) < len(best):
+                best = lines
+        return " | ".join(best)[:400]
+
+
+def survey(scene: Scene, first: int, every: int) -> tuple[int, dict[str, str]]:
+    """Interrupt at every `every`-th opcode from the `first` on: how many there were, and what was wrong where."""
+    tried, wrong, place = 0, {}, first
+    while True:
+        was_there, where, problem = scene.interrupt(place)
+        if not was_there:
+            return tried, wrong
+        tried += 1
+        if problem:
+            wrong[f"{place} {where}"] = problem
+        place += every
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("actions", nargs="*", help=", ".join(ACTIONS))
+    parser.add_argument("--every", type=int, default=1, help="interrupt at every N-th opcode")
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--where", choices=["memory", "disk", "both"], default="both")
+    parser.add_argument("--signals", action="store_true", help="only where signal handlers are not put off")
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    report, failed = {}, False
+    for action in chosen.actions or ACTIONS:
+        for on_disk in (False, True):
+            if chosen.where != "both" and on_disk != (chosen.where == "disk"):
+                continue
+            scene = Scene(action, on_disk, chosen.signals)
+            tried, wrong = survey(scene, chosen.first, chosen.every)
+            scene.close()
+            name = f"{action} {'on disk' if on_disk else 'in memory'}"
+            report[name] = {"interrupted": tried, "wrong": wrong}
+            failed |= bool(wrong)
+            if not chosen.json:
+                print(f"{name}: interrupted at {tried} places, wrong at {len(wrong)}", flush=True)
+                for where, problem in list(wrong.items())[:12]:
+                    print(f"    {where}: {problem}", flush=True)
+    if chosen.json:
+        print(json.dumps(report, indent=1))
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
