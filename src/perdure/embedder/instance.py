@@ -566,9 +566,9 @@ class WasmInstance:
         self._store = store
 
     def _drop_store(self) -> None:
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
     def _finish(self, store: Store | None) -> None:
         """Have the kernel write the out-fields and the globals."""

@@ -166,10 +166,10 @@ class DurableMemory:
     def image(self) -> TemporaryImage:
         """The committed content, opened where it is not yet."""
         if self._image is None:
-            base = self._open_base()
-            self._image = TemporaryImage(self._files.store)
-            self._image.rebase(base, self._base_wasm_pages)
-            self._image.unmapped()
+            image = TemporaryImage(self._files.store)
+            image.rebase(self._open_base(), self._base_wasm_pages)
+            image.unmapped()
+            self._image = image  # last: one that was not made whole is none
         return self._image
 
     def _open_base(self) -> Region:
