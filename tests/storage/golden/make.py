@@ -1,0 +1,143 @@
+"""Make golden state directories: what a version of the format looks like, for good.
+
+    python tests/storage/golden/make.py [NAME]
+
+A directory here is made once, when its version of the format is settled, and never again: later revisions have to read
+it as it is. Each is a tar archive (the log and the reserve are mostly zeros); beside it `NAME.json` says what is in it.
+A new version of the format gets new names; the old ones stay.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "canisters" / "universal"))
+
+from universal import Hook, Program  # noqa: E402
+
+from perdure import Principal, Subnet  # noqa: E402
+from perdure.canister import GlobalValue, PageDelta  # noqa: E402
+from perdure.execution import submit_ingress  # noqa: E402
+from perdure.storage import Answer, CanisterChange, Message, PythonCode, StateDirectory  # noqa: E402
+
+MODULES = HERE.parents[1] / "canisters" / "modules"
+PAGE = 4096
+DAY_NS = 86_400 * 10**9
+ALICE = Principal(b"\1" * 29)
+
+
+def busy(path: Path) -> dict[str, Any]:
+    """A subnet with all of its history, in the middle of something: calls in flight, a timer, a snapshot, chunks."""
+    with Subnet(path, history=None, seed=b"golden") as subnet:
+        kv = subnet.install(MODULES / "kv32.wasm", (5).to_bytes(8, "little"))
+        kv.update("stable64_grow", (1).to_bytes(8, "little"))
+        kv.update("store", (4096).to_bytes(8, "little") + b"golden bytes")
+        kv.update("inc", request_id=b"a named request")
+        snapshot = kv.take_snapshot()
+        kv.update("inc")
+        kv.update_settings(
+            freezing_threshold=10_000, environment_variables=[{"name": "z", "value": "1"}, {"name": "a", "value": "2"}]
+        )
+        one, two = (subnet.install(MODULES / "universal32.wasm", b"", controllers=[ALICE]) for _ in range(2))
+        gone = subnet.install(MODULES / "kv32.wasm", bytes(8))
+        gone.stop()
+        gone.delete()
+        subnet.checkpoint()
+        timer = Program().hook(Hook.GLOBAL_TIMER, Program().debug_print(b"the timer"))
+        one.update(
+            "update", bytes(timer.global_timer_set(subnet.time_ns + DAY_NS).drop().debug_print(b"set").reply(b""))
+        )
+        one._manage("upload_chunk", chunk=b"a chunk")
+        waits = Program().call(
+            bytes(two.id.raw_bytes),
+            "update",
+            Program().call(bytes(one.id.raw_bytes), "update", Program().reply(b"from far")),
+            on_reply=Program().reply(Program().msg_arg_data()),
+            cycles=1000,
+        )
+        submit_ingress(subnet._world, one.id.raw_bytes, "update", bytes(waits))
+        subnet.tick()
+        state = subnet._state
+        open_calls = sum(len(canister.open_calls) for canister in state.canisters.values())
+        assert open_calls, "nothing is in flight"
+        return {
+            "kv": str(kv.id),
+            "one": str(one.id),
+            "snapshot": snapshot.hex(),
+            "open_calls": open_calls,
+            "request": next(iter(state.ingress.callees)).hex(),
+            **facts_of(subnet),
+        }
+
+
+def plain(path: Path) -> dict[str, Any]:
+    """A subnet without history whose last messages are in the log only."""
+    subnet = Subnet(path, durability="message", seed=b"plain")
+    kv = subnet.install(MODULES / "kv32.wasm", (1).to_bytes(8, "little"))
+    subnet.checkpoint()
+    kv.update("inc")
+    kv.update("inc")
+    facts = {"kv": str(kv.id), **facts_of(subnet)}
+    subnet._world.host.directory.abandon()  # type: ignore[attr-defined]
+    return facts
+
+
+def facts_of(subnet: Subnet) -> dict[str, Any]:
+    directory: StateDirectory = subnet._world.host.directory  # type: ignore[attr-defined]
+    return {"version": directory.version, "state_hash": directory.state_hash().hex(), "answers": len(directory.answers)}
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What no canister uses yet: memories of other names, code that is no Wasm, extensions, answers forgotten."""
+    with StateDirectory.open(path, history=10, extensions=["memories", "schema"]) as state:
+        page = b"golden".ljust(PAGE, b".")
+        memories = {name: PageDelta(1, [(0, page)]) for name in ("heap", "log", "users-1.x")}
+        code = PythonCode("counter", bytes(range(32)), b"a schema")
+        change = CanisterChange(memories, global_values=(GlobalValue("i64", bytes(8)),), record=b"opaque", code=code)
+        answers = [Answer(bytes([n]), 10**18 + n, b"answer %d" % n) for n in range(5)]
+        state.commit(Message(b"m1", b"actor", "update", "set"), {b"actor": change}, answers=answers, apply=True)
+        state.checkpoint()
+        change = CanisterChange({"heap": PageDelta(2, [(PAGE, page)])}, frozenset(["log"]))
+        state.commit(Message(b"m2", b"actor"), {b"actor": change}, forgotten=[b"\2"], subnet_record=b"s", apply=True)
+        state.commit(Message(b"m3"), {b"actor": CanisterChange(record=b"changed")}, answers=[Answer(b"\4", 1, b"anew")])
+        facts = {"version": state.version, "state_hash": state.state_hash().hex(), "answers": len(state.answers)}
+        state.abandon()
+        return facts
+
+
+MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {"v1-busy": busy, "v1-plain": plain, "v1-kept": kept}
+
+
+def pack(directory: Path, target: Path) -> None:
+    """Without locks and reserve, with no times and owners in it."""
+    with tarfile.open(target, "w:xz") as archive:
+        for path in sorted(directory.rglob("*")):
+            if path.name in ("lock", "reserve"):
+                continue
+            entry = tarfile.TarInfo(str(path.relative_to(directory)))
+            entry.type = tarfile.DIRTYPE if path.is_dir() else tarfile.REGTYPE
+            entry.mode = 0o755 if path.is_dir() else 0o644
+            data = b"" if path.is_dir() else path.read_bytes()
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def main() -> None:
+    for name in sys.argv[1:] or MAKERS:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "state"
+            facts = MAKERS[name](path)
+            pack(path, HERE / f"{name}.tar.xz")
+        (HERE / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Golden directories: what versions of the format wrote is read for good, verifies, and goes on.
+
+`golden/make.py` made them, once. They are not to be made again: a test that fails here says that the code does not read
+what people have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import Principal, Subnet
+from perdure.canister import GlobalValue
+from perdure.storage import Answer, PythonCode, StateDirectory
+
+GOLDEN = Path(__file__).with_name("golden")
+MODULES = Path(__file__).parents[1] / "canisters" / "modules"
+PAGE = 4096
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.json"))
+
+
+def unpack(name: str, target: Path) -> dict[str, Any]:
+    """Lay a golden directory out; what is in it."""
+    with tarfile.open(GOLDEN / f"{name}.tar.xz") as archive:
+        archive.extractall(target, filter="data")
+    facts: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
+    return facts
+
+
+def number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def test_every_version_is_there() -> None:
+    assert {"v1-busy", "v1-kept", "v1-plain"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_opens_and_verifies(tmp_path: Path, name: str, read_only: bool) -> None:
+    facts = unpack(name, tmp_path / "state")
+    for _ in range(2):
+        with StateDirectory.open(tmp_path / "state", read_only=read_only) as state:
+            assert state.version == facts["version"]
+            assert state.state_hash().hex() == facts["state_hash"]
+            assert len(state.answers) == facts["answers"]
+            assert state.verify() == []
+
+
+def test_what_was_in_flight_goes_on(tmp_path: Path) -> None:
+    facts = unpack("v1-busy", tmp_path / "state")
+    with Subnet(tmp_path / "state") as subnet:
+        kv, one = (subnet.canister(Principal.from_text(facts[name])) for name in ("kv", "one"))
+        request = bytes.fromhex(facts["request"])
+        assert subnet.request_status(request) == "processing"
+        assert subnet.request_status(b"a named request") == "replied"
+        assert number(kv.query("count")) == 7
+        assert kv.stable.read(4096, 12) == b"golden bytes"
+        assert kv.settings()["freezing_threshold"] == 10_000
+        variables = kv.settings()["environment_variables"]
+        assert [variable["name"] for variable in variables] == ["a", "z"]
+        subnet.run_until_idle()
+        assert subnet.response(request) == b"from far"
+        subnet.advance_time(2 * 86_400 * 10**9)
+        subnet.run_until_idle()
+        assert [record.content for record in one.logs()] == [b"set", b"the timer"]
+        assert [entry["id"].hex() for entry in kv.snapshots()] == [facts["snapshot"]]
+        kv.load_snapshot(bytes.fromhex(facts["snapshot"]))
+        assert number(kv.query("count")) == 6
+        assert number(kv.update("inc")) == 7
+    with Subnet(tmp_path / "state") as subnet:
+        kv = subnet.canister(Principal.from_text(facts["kv"]))
+        assert number(kv.query("count")) == 7
+        kv.upgrade(MODULES / "kv32.wasm")
+        assert kv.stable.read(4096, 12) == b"golden bytes"
+        past = subnet.at(facts["version"])
+        assert number(past.canister(kv.id).query("count")) == 7
+        past.close()
+        past = subnet.at(3)
+        assert number(past.canister(kv.id).query("count")) == 5
+        past.close()
+    with StateDirectory.open(tmp_path / "state", read_only=True) as state:
+        assert state.verify() == []
+        assert state.history_kept is None
+        assert [version.version for version in state.history()] == list(range(state.version, 0, -1))
+
+
+def test_what_is_in_the_log_only_goes_on(tmp_path: Path) -> None:
+    facts = unpack("v1-plain", tmp_path / "state")
+    with Subnet(tmp_path / "state") as subnet:
+        kv = subnet.canister(Principal.from_text(facts["kv"]))
+        assert number(kv.query("count")) == 3
+        assert number(kv.update("inc")) == 4
+    with Subnet(tmp_path / "state") as subnet:
+        assert number(subnet.canister(kv.id).query("count")) == 4
+
+
+def test_what_no_canister_uses_yet(tmp_path: Path) -> None:
+    unpack("v1-kept", tmp_path / "state")
+    page = b"golden".ljust(PAGE, b".")
+    with StateDirectory.open(tmp_path / "state") as state:
+        assert (state.history_kept, state.extensions, state.subnet_record) == (10, ("memories", "schema"), b"s")
+        found = state.canisters[b"actor"]
+        assert found.code == PythonCode("counter", bytes(range(32)), b"a schema")
+        assert (found.global_values, found.record) == ((GlobalValue("i64", bytes(8)),), b"changed")
+        images = {name: memory.image() for name, memory in found.memories.items()}
+        assert images.keys() == {"heap", "users-1.x"}
+        assert images["heap"].read(0, 2 * PAGE) == page + page
+        assert list(state.answers.values()) == [
+            *(Answer(bytes([n]), 10**18 + n, b"answer %d" % n) for n in (0, 1, 3)),
+            Answer(b"\4", 1, b"anew"),
+        ]
+        past = state.at(1)
+        assert past.canisters[b"actor"].images.keys() == {"heap", "log", "users-1.x"}
+        assert past.canisters[b"actor"].images["log"].read(0, PAGE) == page
+        assert len(past.answers) == 5
+        past.close()
+
+
+def test_the_same_state_hash_under_any_hash_seed(tmp_path: Path) -> None:
+    code = "import make, pathlib, sys; print(make.busy(pathlib.Path(sys.argv[1]))['state_hash'])"
+    found = set()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / seed)],
+            cwd=GOLDEN,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1
