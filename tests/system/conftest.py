@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 # Helpers that tests import by name lie beside them; importlib mode puts nothing on the path by itself.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from system_machine import HOST_CALLS, NATIVE, Both, Machine, spied_entries
+from system_machine import HOST_CALLS, NATIVE, Both, Machine
 
 from perdure import Subnet
 
@@ -57,15 +58,15 @@ def installed(universal_wasm):
 
 
 @pytest.fixture
-def machines(installed, universal, universal_wasm, monkeypatch):
+def machines(installed, universal, universal_wasm):
     """A machine with native functions and one behind host calls, in the same state."""
-    entries = spied_entries(monkeypatch)
-    pair = [
-        Machine(subnet.fork(), canister_id, universal, universal_wasm, entries) for subnet, canister_id in installed
-    ]
-    yield pair
-    for machine in pair:
-        machine.subnet.close()
+    with ExitStack() as stack:
+        pair = []
+        for subnet, canister_id in installed:
+            fork = stack.enter_context(subnet.fork())
+            stream = stack.enter_context(fork.events())
+            pair.append(Machine(fork, canister_id, universal, universal_wasm, stream))
+        yield pair
 
 
 @pytest.fixture

@@ -5,37 +5,37 @@ from __future__ import annotations
 from perdure.canister import Context, Env, Limits, Method, Reply
 from perdure.errors import RejectError
 from perdure.execution import CallMessage, FromUser
+from perdure.execution.events import Ended, Trapped
 from perdure.execution.execute import execute_call
 from perdure.instrument import Options
-from perdure.subnet.residency import ResidentInstance
 
 NATIVE = Options()
 HOST_CALLS = Options(native_stable=False, native_messages=False)
 
 
-def spied_entries(monkeypatch):
-    """A list that will hold what each entry into a canister came to: (context, result)."""
-    entries, run = [], ResidentInstance.run
-
-    def spying(instance, entry_point, env):
-        context = env.context
-        result = run(instance, entry_point, env)
-        entries.append((context, result))
-        return result
-
-    monkeypatch.setattr(ResidentInstance, "run", spying)
-    return entries
-
-
 class Machine:
-    """Drives one canister; `entries` are those since they were last cleared, of all machines: (context, result)."""
+    """Drives one canister; `events` are those of what was last done, `stream` has those since."""
 
-    def __init__(self, subnet, canister_id, universal, wasm, entries):
+    def __init__(self, subnet, canister_id, universal, wasm, stream):
         self.subnet, self.universal, self.wasm = subnet, universal, wasm
         self.canister = subnet.canister(canister_id)
         self.id = canister_id.raw_bytes
-        self.entries = entries
+        self.stream, self.events = stream, []
         self.error = None
+
+    def look(self):
+        """Have in `events` what has happened since the last look."""
+        self.events = list(self.stream)
+
+    def end(self, context):
+        """What the first entry in a context came to."""
+        ends = (event for event in self.events if isinstance(event, Ended | Trapped))
+        return next(end for end in ends if end.context is context)
+
+    def left(self):
+        """What entries have left behind, memories apart."""
+        state = self.canister._state
+        return state.cycles, state.certified_data, state.global_timer_ns, state.open_calls, self.canister.logs()
 
     def program(self):
         return self.universal.Program()
@@ -48,14 +48,15 @@ class Machine:
 
     def run(self, way, program):
         """Run a program in the context that `way` leads to; what its entry came to."""
-        self.entries.clear()
+        self.look()
         self.error = None
         context, enter = WAYS[way]
         try:
             enter(self, program)
         except RejectError as error:
             self.error = error
-        return next(result for seen, result in self.entries if seen is context)
+        self.look()
+        return self.end(context)
 
     def hook(self, name, program):
         """Set a hook, past the inspection that an earlier one may refuse."""
@@ -65,7 +66,7 @@ class Machine:
         execute_call(self.subnet._world, state.canisters[self.id], call)
         self.subnet._world.finish()
         assert isinstance(state.ingress.find(b"hook", 0), Reply)
-        self.entries.clear()
+        self.look()
 
     def call(self, *, rejected=False, **callbacks):
         """A program that calls a query of this canister, which replies or rejects."""
@@ -103,7 +104,7 @@ def _global_timer(machine, program):
     machine.hook("GLOBAL_TIMER", program)
     machine.hook("HEARTBEAT", machine.program())
     machine.update(machine.program().global_timer_set(1).drop().reply())
-    machine.entries.clear()
+    machine.look()
     machine.subnet.tick()
 
 
@@ -111,7 +112,7 @@ def _on_low_wasm_memory(machine, program):
     machine.hook("ON_LOW_WASM_MEMORY", program)
     limit = 1 << 30
     machine.canister.update_settings(wasm_memory_limit=limit, wasm_memory_threshold=0)
-    machine.entries.clear()
+    machine.look()
     machine.canister.update_settings(wasm_memory_threshold=limit)  # its round runs the hook before other tasks
 
 
@@ -127,7 +128,7 @@ def _transform(machine, program):
         arg=bytes(program),
         costs=machine.subnet._world.costs,
     )
-    canister.instance.run(Method("canister_query query"), env)
+    machine.subnet._world.enter(canister.instance, Method("canister_query query"), env)
     canister.instance.roll_back()
 
 
@@ -180,12 +181,13 @@ class Both:
     def _same(self, act):
         outcomes = []
         for machine in self.machines:
-            machine.entries.clear()
+            machine.look()
             try:
                 outcome = act(machine)
             except RejectError as error:
                 outcome = (error.code, error.error_code, error.message, error.backtrace)
-            outcomes.append((outcome, [(context, result) for context, result in machine.entries]))
+            machine.look()
+            outcomes.append((outcome, machine.events, machine.left()))
         assert outcomes[0] == outcomes[1]
         return outcomes[0][0]
 

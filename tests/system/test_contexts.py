@@ -11,7 +11,8 @@ import wasmtime
 from system_machine import HOST_CALLS, NATIVE, WAYS
 
 from perdure import RejectError, Subnet
-from perdure.canister import Context, Return, Trap, TrapCode
+from perdure.canister import Context, TrapCode
+from perdure.execution.events import Ended, Trapped
 from perdure.ic.ic0 import FUNCTIONS
 
 NEEDS_CALL = {"call_on_cleanup", "call_data_append", "call_with_best_effort_response", "call_cycles_add128"}
@@ -72,8 +73,9 @@ def test_every_function(machines, bits, way):
         allowed = context.value in function.contexts
         native, host_calls = (machine.run(way, probe(machine, name, allowed)) for machine in machines)
         assert native == host_calls, name
+        assert machines[0].left() == machines[1].left(), name
         if not allowed:
-            assert isinstance(native, Trap), name
+            assert isinstance(native, Trapped), name
             assert (native.code, native.message) == (TrapCode.CONTRACT_VIOLATION, words(name, MODES[way])), name
             if way in TOLD:
                 assert machines[0].error.error_code == "IC0504", name
@@ -81,7 +83,7 @@ def test_every_function(machines, bits, way):
         elif name == "trap":
             assert native.code is TrapCode.CALLED_TRAP
         else:
-            assert isinstance(native, Return), (name, native)
+            assert isinstance(native, Ended), (name, native)
 
 
 def start_module(bits):

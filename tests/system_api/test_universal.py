@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from perdure import Subnet
-from perdure.canister import Context, Reply, Return, Trap, TrapCode
+from perdure.canister import Context, Reply, TrapCode
 from perdure.execution import (
     CallMessage,
     FromUser,
@@ -22,9 +22,9 @@ from perdure.execution import (
     install_code,
     round_,
 )
+from perdure.execution.events import Ended, Trapped
 from perdure.execution.execute import execute_call
 from perdure.ic.ic0 import FUNCTIONS
-from perdure.subnet.residency import ResidentInstance
 from perdure.system_api import wrong_context
 
 NEEDS_CALL = {"call_on_cleanup", "call_data_append", "call_with_best_effort_response", "call_cycles_add128"}
@@ -34,30 +34,22 @@ CONTEXTS = [context for context in Context if context not in (Context.START, Con
 
 
 @pytest.fixture
-def machine(universal, universal_wasm, monkeypatch):
+def machine(universal, universal_wasm):
     """A universal canister, and what each entry into it came to."""
     subnet = Subnet()
     canister = subnet.install(universal_wasm, b"", cycles=10**18)
     canister.update_settings(environment_variables=[{"name": "a", "value": "one"}])
     state = subnet._state
     subnet._world.certify = lambda canister_id, data, time_ns: b"certificate of " + canister_id + data
-    entries, run = [], ResidentInstance.run
-
-    def spying(instance, entry_point, env):
-        context = env.context
-        result = run(instance, entry_point, env)
-        entries.append((context, result))
-        return result
-
-    monkeypatch.setattr(ResidentInstance, "run", spying)
-    return SimpleNamespace(
-        subnet=state,
-        rules=subnet._world,
-        canister=state.canisters[canister._state.canister_id],
-        entries=entries,
-        wasm=universal_wasm,
-        u=universal,
-    )
+    with subnet.events() as stream:
+        yield SimpleNamespace(
+            subnet=state,
+            rules=subnet._world,
+            canister=state.canisters[canister._state.canister_id],
+            stream=stream,
+            wasm=universal_wasm,
+            u=universal,
+        )
 
 
 class Runner:
@@ -69,9 +61,14 @@ class Runner:
         self.id = self.canister.canister_id
 
     def run(self, context, program):
-        self.machine.entries.clear()
+        self.forget()
         getattr(self, "in_" + context.name.lower())(bytes(program), program)
-        return next(result for seen, result in self.machine.entries if seen is context)
+        ends = [event for event in self.machine.stream if isinstance(event, Ended | Trapped)]
+        return next(end for end in ends if end.context is context)
+
+    def forget(self):
+        """Let go of what has happened so far."""
+        list(self.machine.stream)
 
     def install(self, mode, arg=b""):
         options = InstallOptions(InstallMode(mode))
@@ -92,7 +89,7 @@ class Runner:
         execute_call(self.rules, self.canister, CallMessage(FromUser(b"hook"), b"\x04", self.id, "update", code))
         self.rules.finish()
         assert isinstance(self.subnet.ingress.find(b"hook", 0), Reply)
-        self.machine.entries.clear()
+        self.forget()
 
     def call(self, **callbacks):
         reject = callbacks.pop("reject", False)
@@ -167,7 +164,7 @@ def test_table_of_contexts(machine, bits, context):
             continue
         result = runner.run(context, program_for(machine.u, name, context))
         if context.value not in function.contexts:
-            assert isinstance(result, Trap), name
+            assert isinstance(result, Trapped), name
             assert (result.code, result.message) == (
                 TrapCode.CONTRACT_VIOLATION,
                 wrong_context(name, context, task),
@@ -175,7 +172,7 @@ def test_table_of_contexts(machine, bits, context):
         elif name == "trap":
             assert result.code is TrapCode.CALLED_TRAP
         else:
-            assert isinstance(result, Return), (name, result)
+            assert isinstance(result, Ended), (name, result)
 
 
 def number(value, size_bytes=8):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.canister import MethodCall, Return, Trap
+from perdure.canister import MethodCall, Reject, Return, Trap
 from perdure.errors import InternalError
 from perdure.execution.cycles import CostSchedule
+from perdure.execution.events import Answered, Sent
 from perdure.execution.messages import (
     CallContext,
     CallMessage,
@@ -167,6 +168,8 @@ def _send(world: World, canister: CanisterState, context: CallContext, call: Met
     world.state.outbox.append(
         CallMessage(origin, canister.canister_id, call.callee, call.method_name, call.arg, call.cycles)
     )
+    if world.streams:
+        world.tell(Sent("call", canister.canister_id, call.callee, call.method_name, call.cycles, len(call.arg)))
 
 
 def _answer(world: World, context: CallContext, response: Response) -> None:
@@ -179,12 +182,29 @@ def _answer(world: World, context: CallContext, response: Response) -> None:
 
 def respond(world: World, origin: CallOrigin, response: Response, refund: int = 0) -> None:
     """Answer whoever waits; `refund` are the cycles that go back with it."""
+    if world.streams:
+        _tell_response(world, origin, response, refund)
     if isinstance(origin, FromUser):
         world.state.ingress.answer(origin.request_id, response, world.state.time_ns, world.config)
         # Ingress messages carry cycles only where a local subnet gives them away; what is not taken is gone again.
         world.state.minted_cycles -= refund
     else:
         world.state.outbox.append(ResponseMessage(origin.canister_id, origin.call_id, response, refund))
+
+
+def _tell_response(world: World, origin: CallOrigin, response: Response, refund: int) -> None:
+    code, payload_bytes = 0, 0
+    if isinstance(response, Reject):
+        code, payload_bytes = int(response.code), len(response.message.encode())
+    else:
+        payload_bytes = len(response.data)
+    if isinstance(origin, FromUser):
+        world.tell(Answered(origin.request_id, payload_bytes, code))
+        return
+    caller = world.state.canisters.get(origin.canister_id)
+    call = caller.open_calls.get(origin.call_id) if caller is not None else None
+    callee = call.callee if call is not None else b""  # nobody waits any more: its time is up, or it was uninstalled
+    world.tell(Sent("response", callee, origin.canister_id, "", refund, payload_bytes, code))
 
 
 def settle(world: World, canister: CanisterState, context: CallContext) -> None:

@@ -27,12 +27,14 @@ from perdure.canister import (
 )
 from perdure.errors import InternalError
 from perdure.execution.effects import accept, log_entry, pay, respond, settle, take_effects
+from perdure.execution.events import Taken
 from perdure.execution.messages import (
     CallContext,
     CallMessage,
     FromCanister,
     OpenCall,
     ResponseMessage,
+    request_of,
 )
 from perdure.execution.rejects import (
     as_seen_by_canister,
@@ -239,6 +241,8 @@ def execute_call(
         fee: what the canister owes for it already, charged with the execution.
         time_ns: what the message sees of the clock, by default what it says now.
     """
+    if world.streams:
+        world.tell(Taken("call", message.callee, message.method_name, message.caller, request_of(message)))
     prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
     refusal = _refuse(canister, message, prepaid + fee)
     entry = refusal or _entry_of(canister, message.method_name)
@@ -275,6 +279,8 @@ def execute_task(world: World, canister: CanisterState, task: str) -> int | None
     prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
     if canister.liquid_cycles < prepaid:
         return None
+    if world.streams:
+        world.tell(Taken("task", canister.canister_id, task))
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
     return _execute_new(world, canister, context, (Method(task), _TASK), b"", prepaid, 0)
 
@@ -314,7 +320,7 @@ def _execute_new(
         costs=costs,
         queue_room=_queue_room(world, canister) if canister.open_calls_to else None,
     )
-    result = _check_heap(canister, mode, limits) or instance.run(method, env)
+    result = _check_heap(canister, mode, limits) or world.enter(instance, method, env)
     world.begin()
     world.touch(canister)
     canister.next_context_id += 1
@@ -358,6 +364,8 @@ def _check_heap(canister: CanisterState, mode: _Mode, limits: Limits) -> Trap | 
 
 def execute_response(world: World, canister: CanisterState, message: ResponseMessage) -> int:
     """Run the callback that waits for a response; instructions used. In a transaction that the caller finishes."""
+    if world.streams:
+        world.tell(Taken("response", canister.canister_id))
     world.begin()
     world.touch(canister)
     call = _close_call(world, canister, message)
@@ -435,7 +443,7 @@ def _run_callback(
         queue_room=_queue_room(world, canister),
     )
     callback = call.on_reply if is_reply else call.on_reject
-    result = instance.run(callback, env)
+    result = world.enter(instance, callback, env)
     log_entry(world, canister, result)
     if isinstance(result, Return):
         return result, result.instructions
@@ -461,7 +469,7 @@ def _run_cleanup(
     instance = canister.instance
     if instance is None:
         raise InternalError("a cleanup without an instance")
-    result = instance.run(on_cleanup, env)
+    result = world.enter(instance, on_cleanup, env)
     log_entry(world, canister, result)
     if isinstance(result, Return):
         accept(world, canister, context, result)
@@ -499,7 +507,7 @@ def inspect_message(world: World, canister: CanisterState, message: CallMessage)
         costs=world.costs_of(canister.module),
     )
     instance = clean_instance(canister)
-    result = instance.run(Method("canister_inspect_message"), env)
+    result = world.enter(instance, Method("canister_inspect_message"), env)
     instance.roll_back()
     if isinstance(result, Trap):
         return trap_reject(canister.canister_id, result, limits.instructions)

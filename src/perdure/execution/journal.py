@@ -134,12 +134,15 @@ class Journal:
         "is_kept",
         "made",
         "outer",
+        "version",
     )
 
     def __init__(self, state: SubnetState, outer: Journal | None) -> None:
         self.outer = outer
         self.is_kept = False
         """Stored once: before, everything is undone; after, the rest is done."""
+        self.version = 0
+        """Of the state directory, once it has the transaction; 0: there is none, or it goes with the next one."""
         self.commits: dict[bytes, CanisterInstance] = {}
         """Instances whose uncommitted state becomes the committed one."""
         self.after: list[Callable[[], object]] = []
@@ -152,6 +155,11 @@ class Journal:
         self._inputs = len(state.inputs or ())
         self._outbox, self._outbox_length = state.outbox, len(state.outbox)
         self._management_calls = state.management_calls.copy() if state.management_calls else None
+
+    @property
+    def canister_ids(self) -> tuple[bytes, ...]:
+        """Whose records have been touched."""
+        return tuple(sorted(self._before))
 
     def note(self, state: SubnetState, canister: CanisterState) -> None:
         """Note what a canister's record is, unless that was done."""

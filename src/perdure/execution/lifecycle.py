@@ -349,7 +349,7 @@ class _Installation:
             global_timer_ns=self.global_timer_ns if context is not Context.PRE_UPGRADE else canister.global_timer_ns,
             costs=world.costs_of(instance.module),
         )
-        result = instance.run(Method(export), env)
+        result = world.enter(instance, Method(export), env)
         self.instructions += result.instructions
         log_entry(world, canister, result)
         if isinstance(result, Trap):

@@ -19,6 +19,7 @@ __all__ = [
     "OpenCall",
     "Response",
     "ResponseMessage",
+    "request_of",
 ]
 
 Response = Reply | Reject
@@ -56,6 +57,11 @@ class CallMessage:
     cycles: int = 0
     caller_info_data: bytes = b""
     caller_info_signer: bytes = b""
+
+
+def request_of(message: CallMessage) -> bytes:
+    """The id of a user's request; empty: a canister's call."""
+    return message.origin.request_id if isinstance(message.origin, FromUser) else b""
 
 
 @final

@@ -26,6 +26,7 @@ from perdure.canister import (
     Trap,
     TrapCode,
 )
+from perdure.execution.events import Taken
 from perdure.execution.execute import clean_instance, growth_limits, out_of_cycles, refuse_call
 from perdure.execution.management import management_query
 from perdure.execution.messages import Response
@@ -55,6 +56,8 @@ def execute_query(
     canister = world.state.canisters.get(canister_id)
     if canister is None:
         return _not_found(canister_id)
+    if world.streams:
+        world.tell(Taken("query", canister_id, method_name, sender))
     query = _Query(world, canister_id, (caller_info_data, caller_info_signer))
     response = query.call(canister, sender, method_name, arg, 0)
     reply_bytes = len(response.data if isinstance(response, Reply) else response.message.encode())
@@ -145,7 +148,7 @@ class _Query:
 
     def enter(self, instance: CanisterInstance, entry: EntryPoint, env: Env) -> Trap | Return:
         """Run one entry and count its instructions."""
-        result = instance.run(entry, env)
+        result = self.world.enter(instance, entry, env)
         self.instructions += result.instructions
         return result
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.execution.effects import pay, respond
+from perdure.execution.events import Delivered, Taken
 from perdure.execution.execute import (
     HEARTBEAT_TASK,
     HOOK_TASK,
@@ -30,7 +31,7 @@ from perdure.execution.inputs import message_fields
 from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
-from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage
+from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage, request_of
 from perdure.execution.rejects import no_such_canister, rejected
 from perdure.execution.state import CanisterState, HookStatus
 from perdure.execution.world import ExecutedMessage, World
@@ -355,11 +356,8 @@ def _status_in_progress(world: World, request_id: bytes) -> str:
 
 
 def _executed_call(message: CallMessage, instructions: int, time_ns: int) -> ExecutedMessage:
-    origin = message.origin
-    request_id = origin.request_id if isinstance(origin, FromUser) else b""
-    return ExecutedMessage(
-        "call", message.callee, message.method_name, message.caller, message.arg, instructions, request_id, time_ns
-    )
+    who, request_id = (message.callee, message.method_name, message.caller), request_of(message)
+    return ExecutedMessage("call", *who, message.arg, instructions, request_id, time_ns)
 
 
 # -- rounds
@@ -397,6 +395,8 @@ def round_(world: World) -> None:
     while world.state.management_calls:
         world.begin()
         call = world.state.management_calls.popleft()
+        if world.streams:
+            world.tell(Taken("management", b"", call.method_name, call.caller, request_of(call)))
         execute_management_call(world, call)
         world.finish(ExecutedMessage("management", b"", call.method_name, call.caller, call.arg))
     for canister_id in _schedule(world):
@@ -488,6 +488,8 @@ def deliver(world: World) -> None:
 def _deliver_call(world: World, message: CallMessage) -> None:
     if message.callee in (_MANAGEMENT, world.state.subnet_id):
         world.state.management_calls.append(message)
+        if world.streams:
+            world.tell(_delivered(_MANAGEMENT, message))
         return
     canister = world.state.canisters.get(message.callee)
     if canister is None:
@@ -508,6 +510,14 @@ def _put(world: World, canister: CanisterState, message: CallMessage | ResponseM
     world.touch(canister)
     canister.inputs.append(message)
     world.state.ready[canister.canister_id] = None
+    if world.streams:
+        world.tell(_delivered(canister.canister_id, message))
+
+
+def _delivered(receiver: bytes, message: CallMessage | ResponseMessage) -> Delivered:
+    if isinstance(message, ResponseMessage):
+        return Delivered("response", receiver, b"", "")
+    return Delivered("call", receiver, message.caller, message.method_name)
 
 
 # -- time

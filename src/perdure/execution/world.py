@@ -20,10 +20,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, final
 
-from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, WasmState
+from perdure.canister import (
+    CanisterInstance,
+    CanisterModule,
+    EntryPoint,
+    Env,
+    GlobalValue,
+    Image,
+    Return,
+    Trap,
+    WasmState,
+)
 from perdure.errors import InternalError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
+from perdure.execution.events import Begun, Committed, Event, Stream, ended
 from perdure.execution.journal import Journal
 from perdure.execution.state import CanisterState, SnapshotContent, SubnetState
 
@@ -66,7 +77,7 @@ class Host(Protocol):
         ...
 
     def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
-        """Make sure that what a message did can be committed, and where there is a disk, log it.
+        """Make sure that what a message did can be committed, and where there is a disk, log it: `Journal.version`.
 
         `SubnetState.changed` says which records it touched, `Journal.commits` whose memories. Whatever is raised, the
         message can be undone, unless `was_kept` says otherwise.
@@ -128,6 +139,25 @@ class World:
     """A certificate for a canister's id, certified data and the time in ns; asked for only when a query wants it."""
     journal: Journal | None = None
     """Of the transaction that is under way, or was when an exception cut it off."""
+    streams: tuple[Stream, ...] = ()
+    """Of those who listen. Where there is nobody, no event is made."""
+
+    # --- what happens
+
+    def tell(self, event: Event) -> None:
+        """Add to the streams. Ask first whether there are any: to make an event costs more than that."""
+        for stream in self.streams:
+            stream.add(event)
+
+    def enter(self, instance: CanisterInstance, entry: EntryPoint, env: Env) -> Trap | Return:
+        """Run an entry of a canister. Others may run meanwhile: see `subnet.gate`."""
+        if not self.streams:
+            return instance.run(entry, env)
+        canister_id, context = env.facts.canister_id, env.context
+        self.tell(Begun(canister_id, entry[0], context))
+        result = instance.run(entry, env)
+        self.tell(ended(canister_id, context, result, self.costs_of(instance.module)))
+        return result
 
     def costs_of(self, module: CanisterModule | None) -> CostSchedule:
         """What entries into a module cost, and the calls that it makes."""
@@ -177,6 +207,8 @@ class World:
         for act in journal.after:
             act()
         self.journal = journal.outer
+        if self.streams:
+            self.tell(Committed(journal.version, journal.canister_ids))
 
     def undo(self) -> None:
         """Have the transaction never have been."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -84,6 +84,8 @@ class StateDirectory:
         self._tree = PageTree()
         self._stale: set[bytes] = set()  # canisters whose hash the tree lacks
         self._checkpoint = Checkpoint()
+        self.on_checkpoint: Callable[[int], None] | None = None
+        """Told the version of each checkpoint once it is made; it must not raise."""
         self._log: CommitLog | None = None
         self._version = 0
         self.next_slot = 0
@@ -686,6 +688,8 @@ class StateDirectory:
             self._keep_reserve()
         finally:
             readers.close()
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(self._checkpoint.version)
         return True
 
     def _write_checkpoint(self) -> None:

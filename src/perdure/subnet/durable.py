@@ -161,6 +161,7 @@ class DurableHost:
             forgotten=forgotten,
             wait=False,
         )
+        journal.version = draft.version
 
     def was_kept(self, journal: Journal) -> bool:
         """Whether the log has it."""

@@ -26,6 +26,7 @@ from perdure.embedder.guard import threads
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.effects import commit
+from perdure.execution.events import Checkpointed, Stream, Taken
 from perdure.execution.execute import clean_instance
 from perdure.execution.identity import identify
 from perdure.execution.journal import Ticket
@@ -251,6 +252,8 @@ class Subnet:
         settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
         options = InstallOptions(InstallMode.INSTALL)
         with self._undisturbed(Ticket()) as world:
+            if world.streams:
+                world.tell(Taken("install_code", canister_id.raw_bytes if canister_id is not None else b""))
             world.begin()
             state = self._create(settings, cycles, canister_id)
             canister = Canister(self, Principal(state.canister_id))
@@ -305,6 +308,8 @@ class Subnet:
         ids = [canister_id] if canister_id else []
         ticket = Ticket()
         with self._undisturbed(ticket) as world:
+            if world.streams:
+                world.tell(Taken(kind, canister_id))
             world.begin()
             ticket.journal = world.journal
             yield ids
@@ -377,6 +382,38 @@ class Subnet:
         with self._transaction("advance_time"):
             advance_time(self._world, duration_ns)
 
+    # --- what happens
+
+    @contextmanager
+    def events(self, capacity: int = 100_000) -> Iterator[Stream]:
+        """What happens on this subnet within the block, as small records: see `perdure.execution.events`.
+
+            with subnet.events() as stream:
+                canister.update("increment")
+            for event in stream:
+                print(event)
+
+        Blocks nest, each with a stream of its own. A fork has none.
+
+        Args:
+            capacity: how many events the stream holds until they are read; `Stream.lost` counts the others.
+        """
+        stream = Stream(capacity)
+        with self._gate.lock:
+            self._listen((*self._world.streams, stream))
+        try:
+            yield stream
+        finally:
+            with self._gate.lock:
+                self._listen(tuple(other for other in self._world.streams if other is not stream))
+
+    def _listen(self, streams: tuple[Stream, ...]) -> None:
+        world = self._world
+        world.streams = streams
+        if isinstance(world.host, DurableHost):
+            tell = None if not streams else lambda version: world.tell(Checkpointed(version))
+            world.host.directory.on_checkpoint = tell
+
     # --- requests
 
     @alone
@@ -428,6 +465,7 @@ class Subnet:
     def _begin_anchor(self) -> World:
         kept = self._world
         self._world = self._twin(self._gate)._world
+        self._world.streams = kept.streams
         return kept
 
     @alone
@@ -435,6 +473,7 @@ class Subnet:
         for canister in self._state.canisters.values():
             if canister.instance is not None:
                 self._host.discard(canister.canister_id, canister.instance)
+        kept.streams = self._world.streams
         self._world = kept
 
     @alone
@@ -927,4 +966,4 @@ def _copy(world: World, host: MemoryHost) -> World:
             shared[id(snapshot.module)] = snapshot.module
     copied = deep_copy(state, shared)
     copied.inputs = None  # a copy is in memory, and has no past
-    return replace(world, state=copied, host=host)
+    return replace(world, state=copied, host=host, streams=())
