@@ -106,16 +106,10 @@ def prepared(path: Path | None) -> Stage:
     return stage
 
 
-def _timer(stage: Stage) -> None:
-    stage.subnet.tick()
-
-
 def _set_timer(stage: Stage) -> None:
-    from_now = P().global_timer_set(1).drop()
-    hook = [name for name in dir(P) if name == "hook"]
-    assert hook, from_now
-    module = sys.modules["injector_universal"]
-    stage.a.update("update", bytes(P().hook(module.Hook.GLOBAL_TIMER, _count(1, 0)).then(from_now).reply(b"")))
+    hook = sys.modules["injector_universal"].Hook.GLOBAL_TIMER
+    program = P().hook(hook, _count(1, 0)).then(P().global_timer_set(1).drop()).reply(b"")
+    stage.a.update("update", bytes(program))
 
 
 def _snapshot(stage: Stage) -> None:
@@ -130,7 +124,7 @@ ACTIONS: dict[str, tuple[Callable[[Stage], object], Callable[[Stage], object] | 
     "call": (lambda stage: stage.a.update("update", _calling(stage.b)), None),
     "update": (lambda stage: stage.a.update("update", bytes(_count(1, 0).then(_count(2, 4096)).reply(b""))), None),
     "query": (lambda stage: stage.a.query("query", bytes(_count(1, 0).reply(b""))), None),
-    "timer": (_timer, _set_timer),
+    "timer": (lambda stage: stage.subnet.tick(), _set_timer),
     "install": (lambda stage: stage.subnet.install(UNIVERSAL, b""), None),
     "upgrade": (lambda stage: stage.a.upgrade(UNIVERSAL, b""), None),
     "snapshot": (_snapshot, None),
@@ -212,17 +206,21 @@ class Injector:
         if self.signals_only and threads.here().depth:
             return
         self.seen += 1
-        if self.seen == self.place and not self._is_exit_of_lock(frame):
+        if self.seen == self.place and not self._is_left_out(frame):
             code = frame.f_code
             self.where = f"{code.co_filename[len(ROOT) + 1 :]}:{frame.f_lineno} {code.co_name} +{frame.f_lasti}"
             raise KeyboardInterrupt if self.signals_only else Interruption
 
-    def _is_exit_of_lock(self, frame: FrameType) -> bool:
+    def _is_left_out(self, frame: FrameType) -> bool:
+        """The exit line of a lock; and what Python itself swallows."""
         name = frame.f_code.co_filename
         lines = self.lines.get(name) or self.lines.setdefault(name, Path(name).read_text().split("\n"))
-        exits = bool(_EXIT_OF_LOCK.match(lines[(frame.f_lineno or 1) - 1]))
-        self.place += exits  # the next one then
-        return exits
+        left_out = bool(_EXIT_OF_LOCK.match(lines[(frame.f_lineno or 1) - 1]))
+        caller: FrameType | None = frame
+        while caller is not None and not left_out:
+            left_out, caller = caller.f_code.co_name == "__del__", caller.f_back
+        self.place += left_out  # the next one then
+        return left_out
 
 
 @contextmanager
@@ -301,6 +299,13 @@ class Scene:
             found.add(fingerprint(stage.subnet))
         return found
 
+    def count(self) -> int:
+        """How many places there are."""
+        injector = Injector(0, self.signals_only)
+        with self.stage() as stage, tracing(injector):
+            self.act(stage)
+        return injector.seen
+
     def interrupt(self, place: int) -> tuple[bool, str, str]:
         """Interrupt at one place: whether there was one, which, and what is wrong (nothing: an empty text)."""
         with self.stage() as stage:
@@ -321,6 +326,7 @@ class Scene:
         except StorageError as refused:
             if not self.on_disk or self.signals_only:
                 return f"refuses: {refused}"
+            stage.subnet._host.directory.abandon()  # type: ignore[union-attr]
             return self._reopened()
         except Exception as wrong:  # whatever it is, it is wrong
             return f"live: {wrong!r}"
@@ -328,9 +334,15 @@ class Scene:
             return "torn: " + self._difference(found)
         try:
             stage.subnet.run_until_idle()
+            stage.a.update("update", bytes(_count(1, 0).reply(b"")))
             before = self._counted(stage)
             stage.a.update("update", bytes(_count(1, 0).reply(b"")))
             after = self._counted(stage)
+        except StorageError as refused:
+            if not self.on_disk or self.signals_only:
+                return f"refuses: {refused}"
+            stage.subnet._host.directory.abandon()  # type: ignore[union-attr]
+            return self._reopened()
         except Exception as wrong:
             return f"not usable: {wrong!r}"
         if after != before + 1:

@@ -74,15 +74,19 @@ _gettrace, _getprofile = sys.gettrace, sys.getprofile
 def _untraced(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call the engine without what debuggers and profilers have set: that may raise wherever a callback begins."""
     trace, profile = _gettrace(), _getprofile()
-    if trace is None and profile is None:
-        return function(*arguments)
+    # What is no function was set in C, as cProfile is: that does not raise, and could not be set again from here.
+    trace, profile = trace if callable(trace) else None, profile if callable(profile) else None
     try:
-        sys.settrace(None)
-        sys.setprofile(None)
+        if trace is not None:
+            sys.settrace(None)
+        if profile is not None:
+            sys.setprofile(None)
         return function(*arguments)
     finally:
-        sys.setprofile(profile)
-        sys.settrace(trace)
+        if profile is not None:
+            sys.setprofile(profile)
+        if trace is not None:
+            sys.settrace(trace)
 
 
 class EngineTrap(NamedTuple):
