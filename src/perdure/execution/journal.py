@@ -13,17 +13,17 @@ from perdure.execution.state import CanisterState, HookStatus, SubnetState
 
 __all__ = ["Journal", "Ticket"]
 
-_COPIED: Final[dict[str, Callable[[Any], Any]]] = {
-    "inputs": deque.copy,
-    "contexts": dict.copy,
-    "open_calls": dict.copy,
-    "open_calls_to": dict.copy,
-    "stop_requests": list.copy,
-    "history": list.copy,
-    "chunk_store": dict.copy,
-    "snapshots": dict.copy,
-    "query_statistics": list.copy,
-}
+_COPIED: Final = (
+    "inputs",
+    "contexts",
+    "open_calls",
+    "open_calls_to",
+    "stop_requests",
+    "history",
+    "chunk_store",
+    "snapshots",
+    "query_statistics",
+)
 """Fields that rules change in place, one level deep. What they hold is replaced and never changed, contexts apart."""
 
 _COMPUTED: Final = frozenset(["limits"])
@@ -47,10 +47,6 @@ def _set(target: object, names: tuple[str, ...], values: tuple[Any, ...]) -> Non
         setattr(target, name, value)
 
 
-def _copies(values: tuple[Any, ...]) -> list[Any]:
-    return [copy(value) for copy, value in zip(_COPIED.values(), values, strict=True)]
-
-
 @final
 class _Before:
     """What a canister's record was; `existed`: whether the subnet had it."""
@@ -61,14 +57,15 @@ class _Before:
         self.canister = canister
         self.existed = existed
         self.fields = _fields_of(canister)
-        self.copies = _copies(_copied_of(canister))
-        self.contexts = [(context, _context_of(context)) for context in canister.contexts.values()]
+        self.copies = [value.copy() for value in _copied_of(canister)]
+        contexts = canister.contexts
+        self.contexts = [(context, _context_of(context)) for context in contexts.values()] if contexts else ()
         self.facts = _facts_of(canister.facts)
 
     def put_back(self, state: SubnetState) -> None:
         canister = self.canister
         _set(canister, _FIELDS, self.fields)
-        _set(canister, tuple(_COPIED), tuple(_copies(tuple(self.copies))))  # copies: it may have to be done again
+        _set(canister, _COPIED, tuple(value.copy() for value in self.copies))  # again: this may have to be done again
         for context, values in self.contexts:
             _set(context, _CONTEXT, values)
         _set(canister.facts, _FACTS, self.facts)

@@ -302,10 +302,10 @@ class ResidentInstance:
 
     def move(self, open_memories: OpenMemories, global_values: tuple[GlobalValue, ...] | None) -> None:
         """Live on other memories of the same content from now on; they are opened when next used."""
-        self.discard()
-        self._open_memories = open_memories
         self._global_values = global_values
         self._committed = True
+        self._open_memories = open_memories  # before it has none: cut off in between, it is moved again
+        self.discard()
 
     def evict(self) -> None:
         """Close the real instance, and memories that can be opened again; the next use makes them anew."""

@@ -1,0 +1,57 @@
+"""An exception may come anywhere: a message is then as if it had not been, or whole, and the subnet goes on.
+
+`injector.py` says how, and does the same at every opcode; here it is a few places of each action.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PLACES = {"memory": 24, "disk": 10}
+
+
+def _injector() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("perdure_injector", Path(__file__).with_name("injector.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+injector = _injector()
+
+
+def interrupted(action: str, where: str, *, signals_only: bool) -> tuple[int, dict[str, str]]:
+    scene = injector.Scene(action, where == "disk", signals_only)
+    try:
+        places = scene.count()
+        every = max(1, places // PLACES[where])
+        tried, wrong = injector.survey(scene, 1 + every // 3, every)
+        assert tried or not places
+        return tried, wrong
+    finally:
+        scene.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("action", injector.ACTIONS)
+def test_any_exception_anywhere(action: str, where: str) -> None:
+    tried, wrong = interrupted(action, where, signals_only=False)
+    assert tried >= PLACES[where] - 1
+    assert wrong == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("action", ["call", "install", "write"])
+def test_a_signal_where_handlers_are_not_put_off(action: str, where: str) -> None:
+    _, wrong = interrupted(action, where, signals_only=True)
+    assert wrong == {}
