@@ -396,8 +396,10 @@ def _lasting_seal(self: Any, state_hash: bytes) -> None:
         _seal(self, state_hash)
 
 
-def _in_place(disk: Any, path: str, name: str, data: bytes) -> None:
+def _in_place(disk: Any, path: str, name: str) -> None:
     """A file changed in place instead of replaced."""
+    new = disk.open(f"{path}/{name}.new")
+    data = new.pread(new.size(), 0)
     file = disk.open(f"{path}/{name}", write=True, create=True)
     file.pwrite(data, 0)
     file.truncate(len(data))
@@ -433,7 +435,7 @@ CODE_REMOVALS: dict[str, tuple[object, str, object]] = {
     "images changed before the seal is synced": (commit_log.CommitLog, "seal", _lasting_seal),
     "images before the log": (StateDirectory, "_write_checkpoint", _unsynced_log),
     "log used again before the checkpoint": (StateDirectory, "_write_checkpoint", _recycle_early),
-    "files changed in place": (directory, "replace_file", _in_place),
+    "files changed in place": (directory, "put_in_place", _in_place),
 }
 
 

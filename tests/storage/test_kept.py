@@ -366,6 +366,52 @@ def test_a_commit_interrupted_anywhere_happened_or_did_not_or_the_directory_refu
     assert outcomes >= {1, 2, "refuses"}
 
 
+def test_a_checkpoint_interrupted_anywhere_loses_nothing_that_comes_later(
+    store: TemporaryStore, simulated_disk: ModuleType
+) -> None:
+    opcode, outcomes = 1, set()
+    while True:
+        disk = simulated_disk.SimulatedDisk()
+        state = StateDirectory.open("/state", disk=disk, store=store, history=None)
+        commit(state, heap=whole("old"), users=whole("old"))
+        state.checkpoint()
+        state.commit(Message(), {A: CanisterChange(record=b"new")}, answers=[answer(1)])
+        commit(state, heap=whole("new"), users=whole("new"))
+        came = interrupted_at(opcode, state.checkpoint)
+        try:
+            commit(state, heap=whole("newer"))
+        except StorageError as error:
+            outcomes.add(error.message.partition(";")[0])
+            expected = "new"
+        else:
+            outcomes.add("usable")
+            expected = "newer"
+        state.abandon()
+        with StateDirectory.open("/state", disk=disk.copy(), store=store) as again:
+            assert again.verify() == []
+            assert content(again) == {"heap": page(expected), "users": page("new")}
+            assert len(again.history()) == again.version == (4 if expected == "newer" else 3)
+        if not came:
+            break
+        opcode += max(opcode // 10, 1)
+    assert outcomes == {"usable", "a checkpoint was cut off"}
+
+
+def test_a_checkpoint_that_cannot_be_said_to_be_there_is_the_last_thing_done(disk: Any, store: TemporaryStore) -> None:
+    state = opened(disk, store)
+    commit(state, heap=whole("old"))
+    disk.at_step = lambda what: (
+        disk.faults.append(("sync", "/state", errno.EIO)) if what == "name /state/checkpoint" else None
+    )
+    with pytest.raises(StorageError):
+        state.checkpoint()
+    disk.at_step, disk.faults = None, []
+    with pytest.raises(StorageError, match="a checkpoint was cut off; open the directory anew"):
+        commit(state, heap=whole("new"))
+    state.close()
+    assert content(opened(disk, store)) == {"heap": page("old")}
+
+
 def read_all(state: StateDirectory, newer: int = 9) -> int:
     """The version that a directory shows, the same everywhere."""
     heap, users = (state.fork_image(A, name).read(0, PAGE) for name in ("heap", "users"))

@@ -47,7 +47,9 @@ __all__ = [
     "KeptMemory",
     "decode_checkpoint",
     "encode_checkpoint",
+    "put_in_place",
     "replace_file",
+    "write_beside",
 ]
 
 _HEADER = struct.Struct("<8sIIQ32s")
@@ -179,6 +181,12 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
 
 def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
     """Make `directory/name` be `data`, or leave it as it was, whatever happens meanwhile."""
+    write_beside(disk, directory, name, data)
+    put_in_place(disk, directory, name)
+
+
+def write_beside(disk: Disk, directory: str, name: str, data: bytes) -> None:
+    """Have `data` on the platter beside `directory/name`, for `put_in_place`."""
     path = f"{directory}/{name}"
     disk.remove(path + ".new")
     file = disk.open(path + ".new", write=True, create=True)
@@ -187,5 +195,10 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
         file.sync()
     finally:
         file.close()
+
+
+def put_in_place(disk: Disk, directory: str, name: str) -> None:
+    """Replace `directory/name` by what was written beside it; on the platter when this returns."""
+    path = f"{directory}/{name}"
     disk.rename(path + ".new", path)
     disk.sync_directory(directory)

@@ -37,7 +37,14 @@ from perdure.memory import WASM_PAGE_BYTES
 from perdure.record import Format
 from perdure.storage.answers import Answers
 from perdure.storage.changes import Answer, CanisterChange, Entry, Message, decode_meta
-from perdure.storage.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, replace_file
+from perdure.storage.checkpoint import (
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    put_in_place,
+    replace_file,
+    write_beside,
+)
 from perdure.storage.commit_log import CommitLog
 from perdure.storage.disk import Disk, DiskFile, RealDisk, read_whole
 from perdure.storage.draft import Draft
@@ -97,6 +104,7 @@ class StateDirectory:
         self._history = History(self.disk, files.directory, keep=0)
         self.extensions: tuple[str, ...] = ()
         self.log_bytes_used = 0
+        self._is_past_return = False
         self._lost: list[str] | None = None
 
     @classmethod
@@ -694,6 +702,18 @@ class StateDirectory:
 
     def _write_checkpoint(self) -> None:
         log = self._log_for_commit()
+        log.in_doubt = "a checkpoint was cut off"
+        self._is_past_return = False
+        try:
+            self._write_files(log)
+        except (OSError, StorageError):
+            if not self._is_past_return:
+                log.in_doubt = None  # the old checkpoint and the log are all there is
+            raise
+        log.in_doubt = None
+        self._history.trim(self._version)
+
+    def _write_files(self, log: CommitLog) -> None:
         memories = list(self._memories())
         state_hash = self.state_hash()
         if any(memory.changed for memory in memories):
@@ -721,8 +741,10 @@ class StateDirectory:
             {canister_id: state.kept() for canister_id, state in self._canisters.items()},
             self._answers.write(old.epoch + 1),
         )
-        data = encode_checkpoint(new)
-        replace_file(self.disk, self.path, "checkpoint", data)
+        write_beside(self.disk, self.path, "checkpoint", encode_checkpoint(new))
+        # From here on nobody knows which one is there; what was appended to the other's log would be lost.
+        self._is_past_return = True
+        put_in_place(self.disk, self.path, "checkpoint")
         self._checkpoint = new
         log.recycle(new.epoch, new.checksum)
         self._files.settled = True
@@ -730,17 +752,15 @@ class StateDirectory:
             memory.settle()
         self._answers.settle(new.answers)
         self._files.dropped.clear()
-        log.in_doubt = None
         self._files.close_orphans()
         self._remove_strays()
-        self._history.trim(self._version)
 
     def _rewrite_records(self) -> None:
         """Bring the rules' records into today's version; the checkpoint on the platter keeps the old ones."""
         records = self._records
         if records is None or self._checkpoint.records == records.version:
             return
-        self._log_for_commit().in_doubt = "a checkpoint with records of a newer version was cut off"
+        self._is_past_return = True  # memory has what the log has not
         if self.subnet_record:
             self.subnet_record = records.rewrite(self.subnet_record)
         for canister_id, state in self._canisters.items():
