@@ -470,18 +470,27 @@ def test_run_after_close_and_close_twice(harness):
     counter.close()
 
 
-def test_failure_of_ours_in_a_host_function_rolls_back(harness, monkeypatch):
-    counter = harness.fresh(COUNTER)
+CERTIFIED = """(module
+  (import "ic0" "data_certificate_size" (func $size (result i32)))
+  (import "ic0" "msg_reply" (func $reply))
+  (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+  (memory 1)
+  (func $inc (i32.store (i32.const 0) (i32.add (i32.load (i32.const 0)) (i32.const 1))))
+  (func (export "canister_update inc") (call $inc) (call $append (i32.const 0) (i32.const 4)) (call $reply))
+  (func (export "canister_query certified") (call $inc) (drop (call $size))))"""
+
+
+def test_failure_of_ours_in_a_host_function_rolls_back(harness):
+    counter = harness.fresh(CERTIFIED)
     harness.reply(counter, "inc")
     counter.commit()
 
-    def fail(*_: object) -> None:
+    def fail() -> bytes:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(counter.machine, "read", fail)
+    env = harness.env(Context.NON_REPLICATED_QUERY, certificate=fail)
     with pytest.raises(InternalError, match="ZeroDivisionError"):
-        harness.run(counter, "reject")
-    monkeypatch.undo()
+        counter.run(Method("canister_query certified"), env)
     assert number(harness.reply(counter, "inc")) == 2
 
 

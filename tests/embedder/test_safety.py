@@ -16,7 +16,7 @@ import pytest
 
 from perdure.canister import Limits, Return, Trap, TrapCode
 from perdure.embedder.creator import MemoryCreator
-from perdure.embedder.memory import AnonymousMemory
+from perdure.embedder.settings import SIZES
 from perdure.errors import InternalError
 from perdure.instrument import Options
 
@@ -290,25 +290,17 @@ def mapped(start: int, end: int) -> set[str]:
     return found if at >= end else found | {"hole"}
 
 
-def test_what_lies_beyond_a_memory_cannot_be_accessed(harness, monkeypatch):
-    """Compiled code leaves out bounds checks in the reservation and guard that it asked for."""
-    asked = []
-    attach = AnonymousMemory.attach
-
-    def record(memory, minimum, reserved, guard):
-        asked.append((memory, reserved, guard))
-        attach(memory, minimum, reserved, guard)
-
-    for kind in (AnonymousMemory, type(harness.fresh(LOOPS).heap)):
-        monkeypatch.setattr(kind, "attach", record)
+def test_what_lies_beyond_a_memory_cannot_be_accessed(harness):
+    """Compiled code leaves out bounds checks in the reservation and guard that the engine was configured with."""
     instance = harness.fresh(LOOPS)
     harness.run(instance, "grow_heap_bomb", limits=Limits(instructions=10**6))
     instance.commit()
-    assert len(asked) == 4
-    for memory, reserved, guard in asked:
-        assert guard > 0
+    memories = [*instance.memories.values(), instance._accounting, instance._message]
+    assert [memory.range is not None for memory in memories] == [True] * 4
+    for memory in memories:
         beyond = memory.base + memory.size_bytes
-        assert mapped(beyond, memory.base + max(reserved, memory.size_bytes) + guard) == {"---p"}
+        end = memory.base + max(SIZES["memory_reservation"], memory.size_bytes) + SIZES["memory_guard_size"]
+        assert mapped(beyond, end) == {"---p"}
         assert not memory.size_bytes or mapped(memory.base, beyond) == {"rw-p"}
 
 

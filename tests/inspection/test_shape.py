@@ -7,8 +7,10 @@ import pytest
 from perdure.ic.principal import Principal
 from perdure.inspection.find import find_in_memory
 from perdure.inspection.fsck import fsck
+from perdure.inspection.shape import map_shape, sample_nodes
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
+from perdure.stable.headers import MapHeader
 from perdure.stable.layout import bounds_sum
 
 KEYS = {
@@ -72,9 +74,13 @@ def test_values_of_megabytes(build, look):
     assert (found.entries, found.key.max_bytes, found.value.seen) == (8, 8, (1 << 20, 1 << 20))
 
 
-def test_the_sample_is_bounded(build, look, monkeypatch):
-    monkeypatch.setattr("perdure.inspection.shape.MAX_SAMPLE_BYTES", 5000)
-    data = build.map(types.u64, types.raw, [(n, bytes(100)) for n in range(500)])
-    (found,) = look(data).structures
-    assert len(found.shape.entries) < 8
-    assert found.key.max_bytes == 8
+def test_the_sample_is_bounded():
+    memory = BytesMemory()
+    mapping = StableBTreeMap.create(memory, types.u64, types.raw)
+    for n in range(500):
+        mapping[n] = bytes(100)
+    header = MapHeader.read(memory)
+    nodes = sample_nodes(memory, header, max_bytes=5000)
+    shape = map_shape(memory, header, nodes)
+    assert len(nodes) == len(shape.entries) < 8 < len(sample_nodes(memory, header))
+    assert shape.key.max_bytes == 8

@@ -6,9 +6,8 @@ import shutil
 import pytest
 
 from perdure.errors import MalformedError, StorageError
-from perdure.inspection import source as source_module
 from perdure.inspection.find import find
-from perdure.inspection.source import open_source
+from perdure.inspection.source import MAX_STABLE_BYTES, open_source
 from perdure.memory import WASM_PAGE_BYTES
 
 
@@ -52,10 +51,23 @@ def test_a_broken_gzip_stream(cut, tmp_path):
         open_source(str(path))
 
 
-def test_a_stream_without_end(monkeypatch):
-    monkeypatch.setattr(source_module, "MAX_STABLE_BYTES", 1 << 20)
+class Much(bytes):
+    """Says that it has more bytes than any stable memory."""
+
+    def __len__(self):
+        return MAX_STABLE_BYTES + 1
+
+
+class Endless:
+    """A stream that has given much by the time it is looked at."""
+
+    def read(self, size_bytes):
+        return b"\0\0" if size_bytes == 2 else Much()
+
+
+def test_a_stream_without_end():
     with pytest.raises(MalformedError, match="500 GiB"):
-        open_source("-", io.BytesIO(bytes(2 << 20)))
+        open_source("-", Endless())
 
 
 def test_an_empty_input(tmp_path):

@@ -219,7 +219,6 @@ def test_instances_are_counted(pic):
     assert server.list_instances().count("Deleted") == before + 1
 
 
-def test_arguments_with_ic_pys_types_need_ic_py(pic, monkeypatch):
-    monkeypatch.setattr("perdure.pocket_ic._ic_py", None)
+def test_arguments_with_ic_pys_types_need_ic_py(pic):
     with pytest.raises(UnsupportedError, match="need ic-py"):
         pic.install_code(pic.create_canister(), EMPTY, [{"type": 5, "value": 5}])

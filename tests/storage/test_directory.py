@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -674,22 +675,30 @@ def test_what_nobody_waited_for_is_kept_by_closing_beside_a_reader(path: str) ->
         assert read(state, 4) == page("4")
 
 
-def test_an_interrupted_wait_leaves_the_disk_to_the_next(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with StateDirectory.open(path) as state:
-        version = state.commit(Message(b"m", A), {A: heap((0, page("a")))}, apply=True, wait=False)
-        log = state._log_for_commit()
+@contextmanager
+def interrupted(*names: str) -> Iterator[None]:
+    """Ctrl-C comes as soon as a function of one of these names begins."""
 
-        def interrupted() -> None:
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name in names:
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patched:
-            patched.setattr(log, "_wait_for_disk", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                state.wait(version)
-        with monkeypatch.context() as patched:
-            patched.setattr(log._file, "_started", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                state.wait(version)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        sys.settrace(before)
+
+
+def test_an_interrupted_wait_leaves_the_disk_to_the_next(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        version = state.commit(Message(b"m", A), {A: heap((0, page("a")))}, apply=True, wait=False)
+        with interrupted("_wait_for_disk"):
+            state.wait(version)
+        with interrupted("_finish_direct", "_finish_buffered"):
+            state.wait(version)
         state.wait(version)
         commit(state, (1, page("b")))
         state.abandon()

@@ -96,8 +96,13 @@ class MapShape:
         return self.keys_have_length is not None
 
 
-def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -> list[RawNode]:
-    """Up to `limit` nodes from the root on, breadth first. Damaged ones are left out: here nothing is judged."""
+def sample_nodes(
+    memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES, max_bytes: int = MAX_SAMPLE_BYTES
+) -> list[RawNode]:
+    """Up to `limit` nodes from the root on, breadth first, until they have more than `max_bytes`.
+
+    Damaged ones are left out: here nothing is judged.
+    """
     queue, seen = [header.root] if header.root else [], {header.root}
     found: list[RawNode] = []
     sampled_bytes = 0
@@ -108,7 +113,7 @@ def sample_nodes(memory: Memory, header: MapHeader, limit: int = SAMPLE_NODES) -
             continue
         found.append(node)
         sampled_bytes += len(node.body)
-        if len(found) == limit or sampled_bytes > MAX_SAMPLE_BYTES:
+        if len(found) == limit or sampled_bytes > max_bytes:
             break
         for child in node.children:
             if child not in seen and len(queue) < 4 * limit:

@@ -165,13 +165,22 @@ def _direct_writer(descriptor: int) -> DirectWriter | None:
 
 @final
 class RealFile:
-    """A file of the operating system."""
+    """A file of the operating system.
 
-    __slots__ = ("_name", "_started", "_writer", "descriptor")
+    Args:
+        descriptor: of the file, which is this one's to close.
+        name: its path, for messages.
+        direct_writer: makes what writes it directly; `None`: it cannot be had.
+    """
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    __slots__ = ("_direct_writer", "_name", "_started", "_writer", "descriptor")
+
+    def __init__(
+        self, descriptor: int, name: str, direct_writer: Callable[[int], DirectWriter | None] = _direct_writer
+    ) -> None:
         self.descriptor = descriptor
         self._name = name
+        self._direct_writer = direct_writer
         self._writer: DirectWriter | None = None
         self._started: Callable[[], None] | None = None
 
@@ -259,7 +268,7 @@ class RealFile:
     def start(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Begin to write; see `DiskFile.start`. Without direct writes this only writes, and `finish` syncs."""
         if self._started is None:
-            self._writer = _direct_writer(self.descriptor)
+            self._writer = self._direct_writer(self.descriptor)
         writer = self._writer
         if writer is not None and sum(map(len, buffers)) <= CAPACITY_BYTES:
             writer.start(buffers, offset)
