@@ -89,3 +89,62 @@ def test_what_cannot_be_done_is_said(perdure: Run, program: Path) -> None:
     assert "--stub goes with --wasi" in perdure("instrument", "--stub", "*", program, code=2).stderr
     assert "own instrumentation" in perdure("instrument", "--wasi", "--host-stable", program, code=2).stderr
     assert "perdure run --wasi" in perdure("run", program, "hello", code=1).stderr
+    assert "perdure instrument --wasi" in perdure("instrument", program, code=2).stderr
+
+
+PRINTS = """(module
+  (import "ic0" "debug_print" (func $print (param i32 i32)))
+  (import "ic0" "msg_reply" (func $reply))
+  (import "ic0" "trap" (func $trap (param i32 i32)))
+  (memory (data "at the start" "[b]one\\ntwo[/b]" "no good"))
+  (func (export "canister_init") (call $print (i32.const 0) (i32.const 12)))
+  (func (export "canister_update tell") (call $print (i32.const 12) (i32.const 14)) (call $reply))
+  (func (export "canister_update fail")
+    (call $print (i32.const 12) (i32.const 6)) (call $trap (i32.const 26) (i32.const 7))))"""
+
+
+@pytest.fixture
+def printing(tmp_path: Path) -> Path:
+    path = tmp_path / "printing.wasm"
+    path.write_bytes(bytes(wasmtime.wat2wasm(PRINTS)))
+    return path
+
+
+def test_run_shows_what_is_printed_before_each_reply(perdure: Run, printing: Path) -> None:
+    shown = [line.split("  ")[:2] for line in perdure("run", printing, "tell", "tell").stdout.splitlines()]
+    told = [["log", "[b]one"], ["log", "two[/b]"], ["update tell", ""]]
+    assert shown == [["log", "at the start"], ["installed as rwlgt-iiaaa-aaaaa-aaaaa-cai"], *told, *told]
+    done = json.loads(perdure("run", printing, "tell", "--json").stdout)
+    assert done["log"] == ["at the start", "[b]one\ntwo[/b]"]
+    assert perdure("run", printing, "tell", "--quiet").stdout == ""
+
+
+def test_a_call_that_fails_leaves_what_came_before_it(perdure: Run, printing: Path) -> None:
+    failed = perdure("run", printing, "tell", "fail", "tell", code=1)
+    lines = failed.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines[4:]] == ["update tell", "log", "log"]
+    assert lines[-2:] == ["log  [b]one", "log  [TRAP]: no good"]
+    assert "'no good'" in failed.stderr
+    done = json.loads(perdure("run", printing, "tell", "fail", "--json", code=1).stdout)
+    assert [call["method"] for call in done["calls"]] == ["tell"]
+    assert done["log"][2] == "[b]one"
+
+
+def test_a_trap_while_installing_tells_what_was_printed(perdure: Run, tmp_path: Path) -> None:
+    path = tmp_path / "trapping.wasm"
+    path.write_bytes(bytes(wasmtime.wat2wasm(PRINTS.replace("(i32.const 12)))", "(i32.const 12)) unreachable)", 1))))
+    assert perdure("run", path, code=1).stdout.splitlines() == ["log  at the start", "log  [TRAP]: unreachable"]
+
+
+def test_a_file_that_is_no_module_is_named(perdure: Run, tmp_path: Path) -> None:
+    path = tmp_path / "counter.wat"
+    path.write_text("(module)")
+    for command in (("instrument", path), ("instrument", "--wasi", path), ("run", "--wasi", path)):
+        assert f"{path}: found Wasm's text format" in perdure(*command, code=2).stderr
+
+
+def test_instrument_refuses_what_an_installation_refuses(perdure: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mistyped.wasm"
+    path.write_bytes(b"\0asm\1\0\0\0\1\4\1\x60\0\0\3\2\1\0\x0a\5\1\3\0\x6a\x0b")
+    for flags in ((), ("--wasi",)):
+        assert "type mismatch" in perdure("instrument", *flags, path, code=2).stderr

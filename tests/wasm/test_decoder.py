@@ -23,6 +23,8 @@ def section(number: int, contents: bytes) -> bytes:
     [
         (b"", 0, r"found magic b'', expected b'\\x00asm'"),
         (b"\0asn\x01\0\0\0", 0, "found magic"),
+        (b"(module)", 0, "found Wasm's text format, expected a binary module: assemble it"),
+        (b"\n ;; by hand\n(module)", 0, "found Wasm's text format"),
         (b"\0asm\x0d\0\x01\0", 4, "found a component, expected a core module"),
         (b"\0asm\x02\0\0\0", 4, "found version"),
         (HEADER + b"\x0d\0", 8, "found section id 13, expected 0 to 12"),

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
+from perdure.errors import InvalidModuleError, MalformedError
 from perdure.instrument import (
     SCHEDULES,
+    WASI,
     Instrumented,
     Options,
     ReplacedImport,
@@ -21,7 +23,7 @@ from perdure.instrument import (
 from perdure.instrument import instrument as instrument_module
 from perdure.wasm import Module, decode, encode
 
-__all__ = ["instrument", "without_wasi"]
+__all__ = ["decoded", "instrument", "without_wasi"]
 
 
 @click.command()
@@ -57,23 +59,23 @@ def instrument(
         perdure instrument counter.wasm -o counter.native.wasm --stats
         perdure instrument --wasi program.wasm -o canister.wasm --stats
     """  # noqa: D301 - click wants the backspace itself
-    data = module.read_bytes()
+    from perdure.embedder.engine import validate_original
+
+    original, size_bytes = decoded(module), module.stat().st_size
     imports: tuple[ReplacedImport, ...] = ()
     if wasi:
         if schedule != "2025" or host_stable or no_accounting:
             raise click.UsageError("--wasi makes a module for the network, which does its own instrumentation")
-        from perdure.embedder.engine import validate_original
-
-        replaced = without_wasi(data, stub)
+        replaced = without_wasi(original, stub)
         encoded = encode(replaced.module)
         validate_original(encoded)
         validate(replaced.module)
-        facts, imports = _wasi_facts(replaced, len(data), len(encoded)), replaced.imports
+        facts, imports = _wasi_facts(replaced, size_bytes, len(encoded)), replaced.imports
     else:
         if stub:
             raise click.UsageError("--stub goes with --wasi")
-        original = decode(data)
-        validate(original)
+        validate_original(encode(original))
+        _validate(original)
         options = Options(
             schedule=None if schedule == "none" else schedule,
             native_stable=not host_stable,
@@ -81,7 +83,7 @@ def instrument(
         )
         result = instrument_module(original, options)
         encoded = encode(result.module)
-        facts = _facts(original, result, len(data), len(encoded))
+        facts = _facts(original, result, size_bytes, len(encoded))
     if output:
         output.write_bytes(encoded)
     if as_json:
@@ -91,10 +93,27 @@ def instrument(
         _print(facts, imports)
 
 
-def without_wasi(wasm: bytes, stub: tuple[str, ...]) -> WithoutWasi:
+def decoded(path: Path) -> Module:
+    """The module in a file, gzip or not; what is malformed is told with the file's name."""
+    try:
+        return decode(path.read_bytes())
+    except MalformedError as error:
+        raise MalformedError(f"{path}: {error.message}", error.offset) from error
+
+
+def _validate(module: Module) -> None:
+    try:
+        validate(module)
+    except InvalidModuleError:
+        if any(item.module in WASI for item in module.imports):
+            click.echo("perdure: the module is for WASI: try perdure instrument --wasi", err=True)
+        raise
+
+
+def without_wasi(module: Module, stub: tuple[str, ...]) -> WithoutWasi:
     """A module without WASI, for commands; a pattern that matches nothing is bad usage."""
     try:
-        return replace_wasi(decode(wasm), stub)
+        return replace_wasi(module, stub)
     except ValueError as error:
         raise click.UsageError(f"--stub: {error}") from error
 
@@ -147,10 +166,12 @@ def _print(facts: Mapping[str, object], imports: Iterable[ReplacedImport]) -> No
 def _shown(value: object) -> str:
     match value:
         case list():
-            return ", ".join(map(str, value))
+            return ", ".join(map(str, value)) or "none"
         case dict():
-            return ", ".join(f"{old} to {new}" for old, new in value.items())
+            return ", ".join(f"{old} to {new}" for old, new in value.items()) or "none"
         case int() if not isinstance(value, bool):
             return f"{value:,}"
+        case None:
+            return "none"
         case _:
             return str(value)

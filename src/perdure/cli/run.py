@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import click
 
@@ -44,6 +44,8 @@ def run(
 ) -> None:
     """Install MODULE on a fresh subnet and call its methods, each as the export says: update or query.
 
+    What the canister prints while it is installed or updated is shown before the reply, as `log`; a query keeps none.
+
     An argument is hexadecimal, `@FILE`, or Candid text in parentheses. Without one it is `()`, unless the module says
     that the method takes something.
 
@@ -53,35 +55,47 @@ def run(
         perdure run ledger.wasm 'transfer=("alice", 10)'
         perdure run --wasi program.wasm inc
     """  # noqa: D301 - click wants the backspace itself
-    from perdure.errors import RejectError
-
     if module.suffix == ".py":
         raise click.UsageError(f"{module.name} is Python, a module is Wasm: see docs/python-canisters.md")
     from perdure.subnet import Subnet
 
     code = module.read_bytes()
     if wasi:
-        from perdure.cli.instrument import without_wasi
+        from perdure.cli.instrument import decoded, without_wasi
         from perdure.wasm import encode
 
-        code = encode(without_wasi(code, stub).module)
+        code = encode(without_wasi(decoded(module), stub).module)
     elif stub:
         raise click.UsageError("--stub goes with --wasi")
+    canister = Subnet().create_canister()
+    results: list[_Result] = []
+    show = _Shown(canister, silent=as_json or quiet)
     try:
-        canister = Subnet().install(code, _given(init))
+        _install(canister, code, init)
+        show.installed()
+        service = _service(canister)
+        for call in calls:
+            results.append(_call(canister, service, call))
+            show.result(results[-1])
+    finally:
+        show.log()
+        if as_json:
+            rows = [{**result._asdict(), "reply": result.reply.hex()} for result in results]
+            done = {"canister_id": str(canister.id), "calls": rows, "log": _lines(canister)}
+            click.echo(json.dumps(done, indent=2))
+
+
+def _install(canister: Canister, code: bytes, init: str) -> None:
+    from perdure.errors import RejectError
+
+    try:
+        canister.install(code, _given(init))
     except ValueError as error:
         raise click.UsageError(f"{error}: pass --init") from error
     except RejectError as error:
         if "'wasi_" in error.message:
             click.echo("perdure: the module is for WASI: try perdure run --wasi", err=True)
         raise
-    service = _service(canister)
-    results = [_call(canister, service, call) for call in calls]
-    if as_json:
-        rows = [{**result._asdict(), "reply": result.reply.hex()} for result in results]
-        click.echo(json.dumps({"canister_id": str(canister.id), "calls": rows}, indent=2))
-    elif not quiet:
-        _print(canister, results)
 
 
 def _call(canister: Canister, service: ServiceType | None, call: str) -> _Result:
@@ -143,18 +157,45 @@ def _text(service: ServiceType | None, method: str, reply: bytes) -> str | None:
         return None
 
 
-def _print(canister: Canister, results: list[_Result]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
+@final
+class _Shown:
+    """What happens, line by line as it happens: a call that fails takes nothing away of those before it."""
 
-    console = Console(highlight=False)
-    console.print(f"[dim]installed as[/dim] {canister.id}")
-    for result in results:
+    def __init__(self, canister: Canister, *, silent: bool) -> None:
+        from rich.console import Console
+
+        self._canister = canister
+        self._console = Console(highlight=False, quiet=silent, soft_wrap=True)
+        self._logged = 0
+
+    def installed(self) -> None:
+        self.log()
+        self._console.print(f"[dim]installed as[/dim] {self._canister.id}")
+
+    def result(self, result: _Result) -> None:
+        from rich.markup import escape
+
+        self.log()
         shown = result.text if result.text is not None else _readable(result.reply)
-        console.print(
+        self._console.print(
             f"{result.kind} [bold]{escape(result.method)}[/bold]  {escape(shown)}"
             f"  [dim]{result.milliseconds:.2f} ms[/dim]"
         )
+
+    def log(self) -> None:
+        """What the canister has printed since the last time."""
+        from rich.markup import escape
+
+        lines = _lines(self._canister)
+        for text in lines[self._logged :]:
+            is_trap = text.startswith("[TRAP]")  # its backtrace comes with the error
+            for line in (text.splitlines() or [""])[: 1 if is_trap else None]:
+                self._console.print(f"[dim]log[/dim]  {escape(line)}")
+        self._logged = len(lines)
+
+
+def _lines(canister: Canister) -> list[str]:
+    return [record.content.decode(errors="backslashreplace") for record in canister.logs()]
 
 
 def _readable(reply: bytes) -> str:

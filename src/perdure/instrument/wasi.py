@@ -54,7 +54,7 @@ from perdure.wasm import (
     map_indices,
 )
 
-__all__ = ["ReplacedImport", "WithoutWasi", "replace_wasi", "wasm_without_wasi"]
+__all__ = ["WASI", "ReplacedImport", "WithoutWasi", "replace_wasi", "wasm_without_wasi"]
 
 WASI = frozenset({"wasi_snapshot_preview1", "wasi_unstable"})
 """Both have the functions below; where preview 0 differs, in constants, we give an error either way."""

@@ -13,6 +13,7 @@ Spec: "Binary Format", https://webassembly.github.io/spec/core/binary/index.html
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from typing import final
@@ -52,6 +53,7 @@ MAX_MODULE_BYTES = 100 << 20
 _MAGIC = b"\0asm"
 _VERSION = b"\x01\0\0\0"
 _COMPONENT = b"\x01\0"  # in the version's upper half, which the component model calls the layer
+_TEXT = re.compile(rb"\s*(?:\((?:module|component|;)|;;)")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _VAL_TYPES = {int(value): value for value in ValType}
 _MAX_PAGES = {False: 1 << 16, True: 1 << 48}
@@ -75,6 +77,8 @@ def decode(data: bytes, *, max_bytes: int = MAX_MODULE_BYTES) -> Module:
     """
     wasm = inflate(data, max_bytes=max_bytes)
     reader = Reader(wasm)
+    if _TEXT.match(wasm):
+        reader.fail("found Wasm's text format, expected a binary module: assemble it, as with wasmtime.wat2wasm")
     _header(reader, _MAGIC, "magic")
     if wasm[6:8] == _COMPONENT:
         reader.fail("found a component, expected a core module, as toolchains make for wasm32-wasip1")
