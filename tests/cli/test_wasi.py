@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,3 +149,37 @@ def test_instrument_refuses_what_an_installation_refuses(perdure: Run, tmp_path:
     path.write_bytes(b"\0asm\1\0\0\0\1\4\1\x60\0\0\3\2\1\0\x0a\5\1\3\0\x6a\x0b")
     for flags in ((), ("--wasi",)):
         assert "type mismatch" in perdure("instrument", *flags, path, code=2).stderr
+
+
+def test_names_from_a_module_do_not_reach_the_terminal_as_they_are(perdure: Run, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.wasm"
+    name = r"\1b[2J\07\0a"
+    text = f'(module (import "h" "{name}" (func)) (memory 1) (func (export "canister_update_{name}")))'
+    path.write_bytes(bytes(wasmtime.wat2wasm(text)))
+    shown = perdure("instrument", "--wasi", "--stub", "h.*", path).stdout
+    assert r"h.\u{1b}[2J\u{7}\u{a}" in shown
+    printed = [
+        shown,
+        perdure("instrument", "--wasi", path, code=2).stderr,
+        perdure("run", "--wasi", "--stub", "h.*", path, "none", code=2).stderr,
+    ]
+    assert [r"\u{7}" in text for text in printed] == [True] * 3
+    assert [text for text in printed if "\x1b" in text or "\7" in text] == []
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+from perdure.cli import main
+main()
+"""
+
+
+def test_an_output_that_cannot_be_written_leaves_what_was_there(program: Path) -> None:
+    before = program.read_bytes()
+    command = [sys.executable, "-B", "-c", LIMITED, "instrument", "--wasi", "--stub", "*.f", program, "-o", program]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert b"File too large" in done.stderr
+    assert program.read_bytes() == before
+    assert list(program.parent.iterdir()) == [program]

@@ -423,3 +423,30 @@ def test_every_choice_of_passes_makes_a_module(link_text: Callable, options: Opt
     linked.run()
     assert linked.read("stable", 0, 100) == b"x" * 100
     assert linked.pages("written") == ([0] if options.accounting else [])
+
+
+@pytest.mark.parametrize("options", [Options(), Options(native_stable=False), Options(schedule=None)])
+def test_references_to_functions_stay_declared(link_text: Callable, options: Options) -> None:
+    """Those to a replaced import go where its calls go; those that only an export declared are declared anew."""
+    module = link_text(
+        """(module
+        (import "ic0" "stable64_size" (func $size (result i64)))
+        (memory 1)
+        (elem declare func $size)
+        (func $shown (export "shown"))
+        (func (export "canister_update f") (drop (ref.func $size)) (drop (ref.func $shown))))""",
+        options,
+    )
+    module.run()
+    assert module.field("trap_code") == 0
+
+
+def test_an_import_that_is_a_method_is_charged_as_its_calls_are(link_text: Callable) -> None:
+    imported = '(module (import "ic0" "msg_reply" (func $reply)) (memory 1) '
+    called = link_text(imported + '(func (export "canister_update f") (call $reply)))')
+    shown = link_text(imported + '(export "canister_update f" (func $reply)))')
+    for module in (called, shown):
+        module.fill(instruction_limit=1_000_000)
+        module.run()
+    assert called.instructions() - shown.instructions() == 6
+    assert shown.instructions() > 0

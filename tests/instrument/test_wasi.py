@@ -322,6 +322,33 @@ def test_what_a_message_left_in_half_a_line_is_gone_if_it_traps_and_stands_befor
     assert lines(canister)[3:] == [b"half"]
 
 
+ENDS = """
+  (memory 65536)
+  (data (i32.const 0) "\\f0\\ff\\ff\\ff\\10\\00\\00\\00")
+  (data (i32.const 0xfffffff0) "0123456789abcde\\0a")
+  (func (export "canister_update print")
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (call $reply))
+  (func (export "canister_update fill")
+    (drop (call $random_get (i32.const -16) (i32.const 16)))
+    (call $append (i32.const -16) (i32.const 16))
+    (call $reply))
+  (func (export "canister_update around") (drop (call $random_get (i32.const -16) (i32.const 17))) (call $reply))
+"""
+
+
+def test_the_last_byte_of_4_gib_is_reached_and_nothing_goes_around_it() -> None:
+    text = REPLY + imported("fd_write") + imported("random_get") + ENDS
+    subnet = Subnet()
+    canister = subnet.install(encode(replaced(text).module))
+    canister.update_settings(wasm_memory_limit=1 << 32)
+    canister.update("print")
+    assert lines(canister) == [b"0123456789abcde"]
+    assert len(set(canister.update("fill"))) > 8
+    with pytest.raises(RejectError, match="unreachable"):
+        canister.update("around")
+
+
 FLOOD = """
   (memory 1)
   (data (i32.const 0) "\\10\\00\\00\\00\\01\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\0a")
@@ -403,10 +430,32 @@ def test_who_initialises_by_hand_is_not_initialised_twice() -> None:
     assert order(by_hand + POST_UPGRADE) == [12, 13]
 
 
+def test_an_initializer_that_is_init_as_well_runs_once() -> None:
+    module = REPLY + HOOKED.format(name="_initialize", hooks='(export "canister_init" (func $initialize))')
+    assert int.from_bytes(install(module).query("order"), "little") == 1
+
+
+def test_an_initializer_needs_a_hook_that_is_a_function() -> None:
+    text = '(memory 1) (func (export "_initialize")) (global (export "canister_init") i32 (i32.const 0))'
+    assert refused(text) == "export canister_init is a global, expected a function"
+
+
+@pytest.mark.parametrize("name", ["_initialize", "__ic_custom_fd_close"])
+def test_an_import_is_no_function_of_the_modules_own(name: str) -> None:
+    text = imported("fd_close") + f'(export "{name}" (func $fd_close)) (memory 1)'
+    assert refused(text) == f"export {name} is an import, expected a function that the module defines"
+
+
+def test_what_was_processed_is_left_alone_whatever_it_exports() -> None:
+    hooks = '(func (export "canister_init")) (func (export "canister_post_upgrade"))'
+    text = imported("fd_close") + '(memory 1) (func $i (export "_initialize") (call $r)) (func $r)' + hooks
+    assert replaced(text).initializer == "_initialize"
+
+
 WRAPPED = """
   (memory 1)
   (global $order (mut i32) (i32.const 0))
-  (func $constructors (call $one))
+  (func $__wasm_call_ctors (call $one))
   (func $note (param i32) (global.set $order (i32.add (i32.mul (global.get $order) (i32.const 10)) (local.get 0))))
   (func $one (call $note (i32.const 1)))
   (func $nine (call $note (i32.const 9)))
@@ -416,10 +465,10 @@ WRAPPED = """
     (i32.store (i32.const 0) (call $fd_close (i32.const 0)))
     (call $append (i32.const 0) (i32.const 4))
     (call $reply))
-  (func (export "canister_init") (call $constructors) (call $init) (call $nine))
-  (func (export "canister_update order") (call $constructors) (call $answer) (call $nine))
+  (func (export "canister_init") (call $__wasm_call_ctors) (call $init) (call $nine))
+  (func (export "canister_update order") (call $__wasm_call_ctors) (call $answer) (call $nine))
   (func (export "__ic_custom_fd_close") (param i32) (result i32)
-    (call $constructors) (call $closes (local.get 0)) (call $nine))
+    (call $__wasm_call_ctors) (call $closes (local.get 0)) (call $nine))
   {more}
 """
 
@@ -434,16 +483,33 @@ def test_constructors_that_every_export_would_run_run_once() -> None:
     assert canister.update("order") == (1).to_bytes(4, "little")
 
 
+GUARDED = """
+  (memory 1)
+  (func ${name} (call $check))
+  (func $check unreachable)
+  (func $inner (call $reply))
+  (func (export "canister_update f") (call ${name}) (call $inner))
+"""
+
+
+@pytest.mark.parametrize(("name", "wasi"), [("guard", imported("fd_close")), ("__wasm_call_ctors", "")])
+def test_a_guard_that_every_export_calls_first_is_no_constructor(name: str, wasi: str) -> None:
+    text = REPLY + wasi + GUARDED.format(name=name)
+    assert replaced(text).initializer == ""
+    with pytest.raises(RejectError, match="unreachable"):
+        install(text).update("f")
+
+
 @pytest.mark.parametrize(
     "more",
     [
         '(func (export "other"))',
-        '(func (export "other") (call $constructors))',
+        '(func (export "other") (call $__wasm_call_ctors))',
         '(func (export "other") (call $one) (call $init) (call $nine))',
-        '(func (export "other") (local i32) (call $constructors) (call $init))',
-        '(func (export "other") (call $constructors) (call $init) (call $nine) (call $nine))',
-        '(func (export "other") (call $constructors) (call $note (i32.const 1)))',
-        '(func (export "other") (param i32) (call $constructors) (call $init))',
+        '(func (export "other") (local i32) (call $__wasm_call_ctors) (call $init))',
+        '(func (export "other") (call $__wasm_call_ctors) (call $init) (call $nine) (call $nine))',
+        '(func (export "other") (call $__wasm_call_ctors) (call $note (i32.const 1)))',
+        '(func (export "other") (param i32) (call $__wasm_call_ctors) (call $init))',
         '(export "other" (func $append))',
     ],
 )
@@ -526,6 +592,23 @@ def test_no_index_moves_and_code_without_wasi_stays_as_it_is() -> None:
     assert isinstance(closing, int)
     assert closing >= first_appended
     assert all(isinstance(item, int) and item >= first_appended for item in result.elements[1].items)
+
+
+def test_exports_references_and_the_start_function_follow_an_import() -> None:
+    declared = "(elem declare func $fd_close) (func $plain (drop (ref.func $fd_close)) (drop (ref.func $plain)))"
+    own = '(export "closes" (func $fd_close)) (export "canister_update f" (func $g)) (export "p" (func $plain))'
+    text = '(import "host" "g" (func $g))' + imported("fd_close") + declared + own + "(memory 1)"
+    result = replaced(text, "host.*").module
+    closes, _, plain = (item.index for item in result.exports)
+    assert result.elements[0].items == (closes,)
+    assert (result.function_type(closes), plain) == (PREVIEW_1["fd_close"], 2)
+    with pytest.raises(RejectError, match=r"host\.g was called"):
+        Subnet().install(encode(result)).update("f")
+    printing = imported("fd_write") + text
+    with pytest.raises(RejectError, match=r"host\.g was called"):
+        install(printing, "host.*").update("f")
+    with pytest.raises(RejectError, match=r"host\.g was called"):
+        install('(import "host" "g" (func $g)) (memory 1) (start $g)', "host.*")
 
 
 INDIRECT = """
@@ -677,8 +760,23 @@ def test_a_pattern_goes_before_what_would_stand_in() -> None:
     assert becomes(imported("fd_close") + "(memory 1)", "*.fd_close") == {f"{WASI}.fd_close": "a trap when called"}
 
 
+def test_a_pattern_is_never_for_what_the_network_has() -> None:
+    text = REPLY + '(import "ic0" "newer" (func)) (import "host" "f" (func)) (memory 1)'
+    assert becomes(text, "*") == {"ic0.newer": "a trap when called", "host.f": "a trap when called"}
+
+
+def test_names_in_messages_are_cut() -> None:
+    name, kind = "n" * 100_000, FuncType((I32,))
+    for text in (imported(name, kind), f'(import "{name}" "f" (func))', imported("fd_close", kind, "wasi_unstable")):
+        assert len(refused(text + "(memory 1)")) < 1000
+    own = f'(func (export "canister_update_{name}")) (func (export "canister_update {name}"))'
+    assert len(refused(own)) < 1000
+
+
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"no imported function matches 'env\.\*'; the module imports host\.f"):
+    with pytest.raises(
+        ValueError, match=r"no imported function matches 'env\.\*'; beside ic0's the module imports host\.f"
+    ):
         replace_wasi(wat('(import "host" "f" (func))'), ["env.*"])
 
 

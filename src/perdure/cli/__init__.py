@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from io import StringIO
 from typing import NamedTuple, NoReturn, final
 
 import click
+
+from perdure.cli.terminal import printable
 
 __all__ = ["main"]
 
 FAILED = 1
 COULD_NOT = 2
+LAYOUT = "\n\t"
+"""What messages are laid out with."""
 
 
 class _Command(NamedTuple):
@@ -69,7 +74,9 @@ def main() -> NoReturn:
     try:
         code = perdure(prog_name="perdure", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        text = StringIO()
+        error.show(text)
+        click.echo(printable(text.getvalue(), keep=LAYOUT), err=True, nl=False)
         sys.exit(COULD_NOT)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -85,5 +92,5 @@ def _explain(error: Exception) -> int:
 
     if isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError):
         raise error
-    click.echo(f"perdure: {error}", err=True)
+    click.echo(f"perdure: {printable(str(error), keep=LAYOUT)}", err=True)
     return FAILED if isinstance(error, RejectError) else COULD_NOT

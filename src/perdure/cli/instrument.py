@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
 
+from perdure.cli.terminal import printable
 from perdure.errors import InvalidModuleError, MalformedError
 from perdure.instrument import (
     SCHEDULES,
@@ -85,7 +87,7 @@ def instrument(
         encoded = encode(result.module)
         facts = _facts(original, result, size_bytes, len(encoded))
     if output:
-        output.write_bytes(encoded)
+        _write(output, encoded)
     if as_json:
         rows = [item._asdict() for item in imports]
         click.echo(json.dumps({**facts, "imports": rows} if wasi else facts, indent=2))
@@ -108,6 +110,20 @@ def _validate(module: Module) -> None:
         if any(item.module in WASI for item in module.imports):
             click.echo("perdure: the module is for WASI: try perdure instrument --wasi", err=True)
         raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All or nothing: the output may be the input, and the disk be full."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)  # a device or a pipe
+        return
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def without_wasi(module: Module, stub: tuple[str, ...]) -> WithoutWasi:
@@ -159,7 +175,7 @@ def _print(facts: Mapping[str, object], imports: Iterable[ReplacedImport]) -> No
         for item in imports
     ]
     for title, shown in rows:
-        table.add_row(Text(title), Text(shown))
+        table.add_row(Text(printable(title)), Text(printable(shown)))
     Console().print(table)
 
 

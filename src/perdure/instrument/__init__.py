@@ -4,8 +4,9 @@ from perdure.instrument.bounds import HIGHEST, Bounds, Count, Counts, counts_of
 from perdure.instrument.costs import SCHEDULES, PageCharges
 from perdure.instrument.link import Instrumented, Options, SavedGlobal, instrument, kernel_for, link
 from perdure.instrument.metering import count_instructions
+from perdure.instrument.reactor import WASI
 from perdure.instrument.validate import REPLICA, Policy, validate
-from perdure.instrument.wasi import WASI, ReplacedImport, WithoutWasi, replace_wasi, wasm_without_wasi
+from perdure.instrument.wasi import ReplacedImport, WithoutWasi, replace_wasi, wasm_without_wasi
 
 __all__ = [
     "HIGHEST",

@@ -10,6 +10,7 @@ aside as an entry).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,6 +28,8 @@ from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
     DataSegment,
+    Element,
+    ElementMode,
     Export,
     ExternKind,
     FuncType,
@@ -40,6 +43,7 @@ from perdure.wasm import (
     locals_end,
     map_indices,
 )
+from perdure.wasm.tokens import leb_forms
 
 __all__ = ["Instrumented", "Options", "SavedGlobal", "instrument", "kernel_for", "link"]
 
@@ -136,7 +140,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     appendix = Appendix(module)
     functions = _append_kernel(appendix, kernel, first_global, distinct)
     redirects = _append_imports(appendix, module, functions, options)
-    exports = _append_entries(appendix, module, methods, functions)
+    exports = _append_entries(appendix, module, methods, functions, redirects)
     codes = rewrite_codes(
         module.codes,
         Rewrite(
@@ -161,7 +165,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         codes=codes + tuple(appendix.codes),
         memories=linked.memories + _kernel_memories(kernel, options),
         globals=module.globals + kernel.globals,
-        elements=redirect_elements(module.elements, redirects),
+        elements=redirect_elements(module.elements + _declared(module), redirects),
         exports=exports,
         start=None,
     )
@@ -176,6 +180,17 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         own_function_count=module.function_count,
         redirected_imports=tuple(module.imports[index].name for index in redirects),
     )
+
+
+def _declared(module: Module) -> tuple[Element, ...]:
+    """What ``ref.func`` names has to be declared somewhere, and the exports that did so are not there any more."""
+    functions = tuple(sorted(set(module.exported_functions.values())))
+    if not functions or not any(b"\xd2" in code.body for code in module.codes):
+        return ()
+    named = re.compile(rb"\xd2" + leb_forms(functions), re.DOTALL)
+    if not any(named.search(code.body) for code in module.codes):
+        return ()
+    return (Element(ElementMode.DECLARATIVE, ValType.FUNCREF, functions),)
 
 
 def _is_entry(name: str) -> bool:
@@ -389,16 +404,23 @@ _ENTRY = FuncType()
 
 
 def _append_entries(
-    appendix: Appendix, module: Module, methods: Sequence[Export], functions: Mapping[str, int]
+    appendix: Appendix,
+    module: Module,
+    methods: Sequence[Export],
+    functions: Mapping[str, int],
+    redirects: Mapping[int, int],
 ) -> tuple[Export, ...]:
     """Append the entries; the whole export section: the canister's methods first, then what the host needs."""
 
     def entry(body: bytes) -> int:
         return appendix.append(_ENTRY, op("call", functions["begin"]) + body + op("call", functions["finish"]))
 
-    exports = [Export(item.name, ExternKind.FUNCTION, entry(op("call", item.index))) for item in methods]
+    def calling(index: int) -> int:
+        return entry(op("call", redirects.get(index, index)))
+
+    exports = [Export(item.name, ExternKind.FUNCTION, calling(item.index)) for item in methods]
     if module.start is not None:
-        exports.append(Export("canister_start", ExternKind.FUNCTION, entry(op("call", module.start))))
+        exports.append(Export("canister_start", ExternKind.FUNCTION, calling(module.start)))
     exports.append(Export(abi.CALLBACK, ExternKind.FUNCTION, entry(_callback(appendix, module, functions))))
     exports.append(Export(abi.FINISH, ExternKind.FUNCTION, functions["finish"]))
     exports.append(Export(abi.LOAD_GLOBALS, ExternKind.FUNCTION, functions["load_globals"]))

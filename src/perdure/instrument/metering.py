@@ -60,7 +60,7 @@ _UNCONDITIONAL = (0x00, 0x0F, 0x0C, 0x12, 0x13)  # unreachable, return, br, retu
 _CONDITIONAL = (0x04, 0x0D)  # if, br_if
 _ENDS = (0x05, 0x0B)  # else, end
 _LOOP = 0x03
-_CALL, _RETURN_CALL, _MEMORY_GROW = 0x10, 0x12, 0x40
+_CALL, _RETURN_CALL, _MEMORY_GROW, _REF_FUNC = 0x10, 0x12, 0x40, 0xD2
 
 MAX_LOCALS = 50_000
 """Parameters and locals of one function; the engine takes no more."""
@@ -83,7 +83,7 @@ class Rewrite:
         out_of_instructions: a function without parameters and results that does not return.
         charge_dynamic32: an (i32) -> i32 that charges its argument and returns it.
         charge_dynamic64: the same for i64.
-        redirects: imported functions, and the function to call instead of each.
+        redirects: imported functions, and the function to call, or to refer to, instead of each.
         inlines: of those, the ones whose calls are replaced by code; all have parameters of the same types.
         param_counts: how many parameters each function has, in the order of the bodies; needed for `inlines`.
         memory_grow: a function to call instead of ``memory.grow`` of memory 0; `None` leaves it.
@@ -181,11 +181,11 @@ def _unsigned(code: bytes, position: int) -> int:
 @cache
 def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
     """An expression that matches a run of instructions and what ends it: a block's end, or something to change."""
-    ended = {_CALL, _MEMORY_GROW, BR_TABLE, _LOOP, *BULK, *_UNCONDITIONAL, *_CONDITIONAL, *_ENDS}
+    ended = {_CALL, _MEMORY_GROW, _REF_FUNC, BR_TABLE, _LOOP, *BULK, *_UNCONDITIONAL, *_CONDITIONAL, *_ENDS}
     run = token_pattern(number for number in OPCODES if number not in ended)
     targets = leb_forms(redirected) if redirected else b"(?!)"
     memory_0 = leb_forms([0])
-    run += rb"|\x10(?!" + targets + b")" + INDEX + rb"|\x40(?!" + memory_0 + b")" + INDEX
+    run += rb"|[\x10\xd2](?!" + targets + b")" + INDEX + rb"|\x40(?!" + memory_0 + b")" + INDEX
     ends = charset(_ENDS)
     unconditional = rb"(?:[\x00\x0f]|[\x0c\x12]" + INDEX + rb"|\x13" + INDEX + INDEX + b")"
     dead = possessive(unconditional, b"*") + ends + b"*+"
@@ -193,7 +193,7 @@ def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
         ends + b"++",
         rb"\x0d" + INDEX + ends + rb"*+|\x04" + BLOCK_TYPE + ends + b"*+",
         rb"(\x03" + BLOCK_TYPE + b")",
-        rb"(\x10" + targets + rb"|\x40" + memory_0 + b"|" + token_pattern(BULK) + b")",
+        rb"([\x10\xd2]" + targets + rb"|\x40" + memory_0 + b"|" + token_pattern(BULK) + b")",
         rb"(\x12" + targets + b")" + dead,
         unconditional + dead,
         rb"\x0e" + FEW_LABELS,
@@ -367,7 +367,7 @@ class _Rewriter:
         number = old[0]
         if number == _MEMORY_GROW:
             return old if rewrite.memory_grow is None else _call(rewrite.memory_grow)
-        if number in {_CALL, _RETURN_CALL}:
+        if number in {_CALL, _RETURN_CALL, _REF_FUNC}:
             return old[:1] + encode_unsigned(rewrite.redirects[_unsigned(old, 1)])
         return self._before_bulk(_unsigned(old, 1)) + old
 
@@ -396,7 +396,7 @@ def _candidates(rewrite: Rewrite) -> re.Pattern[bytes]:
     """Found in every body that has anything to change when nothing is metered, and in few others."""
     alternatives = []
     if rewrite.redirects:
-        alternatives.append(rb"[\x10\x12]" + leb_forms(rewrite.redirects.keys()))
+        alternatives.append(rb"[\x10\x12\xd2]" + leb_forms(rewrite.redirects.keys()))
     if rewrite.memory_grow is not None:
         alternatives.append(rb"\x40" + leb_forms([0]))
     if rewrite.drop_flag_global is not None:

@@ -33,44 +33,36 @@ from perdure.errors import UnsupportedError
 from perdure.ic.ic0 import FUNCTIONS
 from perdure.instrument.appendix import Appendix, op, redirect_elements
 from perdure.instrument.metering import Rewrite, rewrite_codes
+from perdure.instrument.reactor import WASI, Hooks, initializer_of, own_function, renamed_exports
 from perdure.wasm import (
-    OPCODE_BY_NAME,
     ConstExpr,
-    Export,
     ExternKind,
     FuncType,
     Global,
     GlobalType,
     Immediate,
     Import,
-    Instruction,
     MemArg,
     Module,
     ValType,
     decode,
     encode,
-    instructions,
     locals_end,
     map_indices,
 )
 
-__all__ = ["WASI", "ReplacedImport", "WithoutWasi", "replace_wasi", "wasm_without_wasi"]
-
-WASI = frozenset({"wasi_snapshot_preview1", "wasi_unstable"})
-"""Both have the functions below; where preview 0 differs, in constants, we give an error either way."""
+__all__ = ["ReplacedImport", "WithoutWasi", "replace_wasi", "wasm_without_wasi"]
 
 CUSTOM = "__ic_custom_"
-INITIALIZERS = ("_initialize", "__wasm_call_ctors")
 LINE_BYTES = 512
 """How much of a line is held until it ends; `wasi.wat` knows it too."""
 
 _BADF, _NOENT, _NOSYS = 8, 44, 52
 _UNUSED_SLOT = "msg_reply"
-_ENTRY = FuncType()
-_CALL, _LOCAL_GET = OPCODE_BY_NAME["call"].number, OPCODE_BY_NAME["local.get"].number
 _MAX_NAME_BYTES = 200
 _MAX_LISTED = 10
 
+# Preview 0 has them too; where it differs, in constants, we give an error either way.
 # i is i32, I is i64; an i32 comes back from all but proc_exit.
 _PREVIEW_1 = """
 args_get ii                     args_sizes_get ii           environ_get ii              environ_sizes_get ii
@@ -170,14 +162,15 @@ def replace_wasi(module: Module, stub: Iterable[str] = ()) -> WithoutWasi:
         UnsupportedError: imports that nothing stands in for, or of wrong types; a command, which runs once and ends.
         ValueError: a pattern that no import matches.
     """
-    module, initializer = _initializer(module)
+    module, initializer = initializer_of(module)
     choices = _choices(module, tuple(stub))
     appendix = Appendix(module)
     imports, slots = _slotted(module, choices, appendix)
     stand_ins = _StandIns(module, appendix, slots)
     redirects = {index: choice.make(stand_ins) for index, choice in choices.items()}
-    exports, renamed = _renamed(item for item in module.exports if not item.name.startswith(CUSTOM))
-    exports = _with_hooks(exports, module, stand_ins, None if initializer is None else initializer.function)
+    exports, renamed = renamed_exports(item for item in module.exports if not item.name.startswith(CUSTOM))
+    hooks = Hooks(module, appendix, stand_ins.flush, redirects, None if initializer is None else initializer.function)
+    exports = hooks.added_to(exports)
     codes = module.codes
     if redirects:
         codes = rewrite_codes(codes, Rewrite(redirects=redirects, is_64=module.is_64))
@@ -190,78 +183,10 @@ def replace_wasi(module: Module, stub: Iterable[str] = ()) -> WithoutWasi:
         globals=module.globals + stand_ins.globals,
         elements=redirect_elements(module.elements, redirects),
         exports=exports,
+        start=None if module.start is None else redirects.get(module.start, module.start),
     )
     reports = tuple(choice.report for choice in choices.values())
     return WithoutWasi(changed, reports, renamed, "" if initializer is None else initializer.name)
-
-
-def _exported_function(module: Module, name: str) -> int | None:
-    found = (item.index for item in module.exports if item.name == name and item.kind is ExternKind.FUNCTION)
-    return next(found, None)
-
-
-# ---------------------------------------------------------------------------------------------------------- initializer
-
-
-class _Initializer(NamedTuple):
-    """The function that has to run before any other."""
-
-    name: str
-    function: int
-
-
-def _initializer(module: Module) -> tuple[Module, _Initializer | None]:
-    """The module without the export, or the wrappers, that run its constructors; and what runs them."""
-    for name in INITIALIZERS:
-        index = _exported_function(module, name)
-        if index is not None:
-            if module.function_type(index) != _ENTRY:
-                raise UnsupportedError(f"export {name} has type {module.function_type(index)}, expected {_ENTRY}")
-            exports = tuple(item for item in module.exports if item.name != name)
-            return replace(module, exports=exports), _Initializer(name, index)
-    constructors = module.imported_function_count
-    if not _only_calls(module, constructors):
-        return module, None
-    unwrapped = [
-        replace(item, index=_wrapped(module, item.index, constructors)) if item.kind is ExternKind.FUNCTION else item
-        for item in module.exports
-    ]
-    if any(item.index < 0 for item in unwrapped):
-        return module, None
-    return replace(module, exports=tuple(unwrapped)), _Initializer(INITIALIZERS[-1], constructors)
-
-
-_MAX_WRAPPER_BYTES = 256
-
-
-def _only_calls(module: Module, function: int) -> bool:
-    """Whether a function is as a linker makes the one that runs all constructors, which it puts first."""
-    if not module.codes or module.function_type(function) != _ENTRY:
-        return False
-    steps = _steps(module, function)
-    return bool(steps) and all(step.opcode == _CALL for step in steps)
-
-
-def _wrapped(module: Module, function: int, constructors: int) -> int:
-    """What a linker wrapped, where nobody initializes: between constructors and destructors; -1 for other functions."""
-    func_type = module.function_type(function)
-    before = [(_CALL, (constructors,))] + [(_LOCAL_GET, (place,)) for place in range(len(func_type.params))]
-    steps = [(step.opcode, step.immediates) for step in _steps(module, function)]
-    called = [values[0] for opcode, values in steps[len(before) :] if opcode == _CALL]
-    if steps[: len(before)] != before or not 1 <= len(called) == len(steps) - len(before) <= 2:
-        return -1
-    inner, *destructors = (index for index in called if isinstance(index, int))
-    same = module.function_type(inner) == func_type and all(module.function_type(one) == _ENTRY for one in destructors)
-    return inner if same else -1
-
-
-def _steps(module: Module, function: int) -> list[Instruction]:
-    """The instructions, without the last `end`, of a small function without locals; none of any other."""
-    place = function - module.imported_function_count
-    body = module.codes[place].body if place >= 0 else b""
-    if not body or body[0] or len(body) > _MAX_WRAPPER_BYTES:
-        return []
-    return list(instructions(body, 1))[:-1]
 
 
 # -------------------------------------------------------------------------------------------------------------- choices
@@ -279,15 +204,16 @@ def _choices(module: Module, patterns: tuple[str, ...]) -> dict[int, _Choice]:
     functions = [
         (index, item, module.function_type(index)) for index, item in enumerate(module.imported(ExternKind.FUNCTION))
     ]
-    names = [f"{item.module}.{item.name}" for _, item, _ in functions]
+    names = {index: f"{item.module}.{item.name}" for index, item, _ in functions if not _is_ic0(item)}
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"no imported function matches {pattern!r}; the module imports {_listed(names)}")
+        if not any(fnmatchcase(name, pattern) for name in names.values()):
+            others = _listed([item for _, item, _ in functions if not _is_ic0(item)])
+            raise ValueError(f"no imported function matches {pattern!r}; beside ic0's the module imports {others}")
     is_emscripten = _is_emscripten(module)
     choices: dict[int, _Choice] = {}
     foreign = []
     for index, item, func_type in functions:
-        if any(fnmatchcase(names[index], pattern) for pattern in patterns):
+        if index in names and any(fnmatchcase(names[index], pattern) for pattern in patterns):
             choices[index] = _trap(item, func_type)
         elif item.module in WASI:
             choices[index] = _wasi(module, item, func_type)
@@ -299,7 +225,7 @@ def _choices(module: Module, patterns: tuple[str, ...]) -> dict[int, _Choice]:
             _check_legalised(item, func_type, is_64=module.is_64)
     if foreign:
         _refuse_foreign(foreign)
-    if choices and _exported_function(module, "_start") is not None:
+    if choices and "_start" in module.exported_functions:
         raise UnsupportedError(
             "the module is a command: it exports _start, which runs a program once to its end. A canister is a "
             "reactor: build with -mexec-model=reactor (clang, zig cc), --no-entry (emscripten), "
@@ -308,19 +234,23 @@ def _choices(module: Module, patterns: tuple[str, ...]) -> dict[int, _Choice]:
     return choices
 
 
+def _is_ic0(item: Import) -> bool:
+    return item.module == "ic0" and item.name in FUNCTIONS
+
+
 def _wasi(module: Module, item: Import, func_type: FuncType) -> _Choice:
-    own = _exported_function(module, CUSTOM + item.name)
+    own = own_function(module, CUSTOM + item.name)
     if own is not None:
         if module.function_type(own) != func_type:
             raise UnsupportedError(
                 f"the module exports {CUSTOM}{item.name} of type {module.function_type(own)}, "
-                f"but imports {item.module}.{item.name} of type {func_type}"
+                f"but imports {_shown(item)} of type {func_type}"
             )
         index = own
         return _Choice(ReplacedImport(item.module, item.name, f"own {CUSTOM}{item.name}"), lambda _: index)
     expected = PREVIEW_1.get(item.name)
     if expected is None:
-        raise UnsupportedError(f"the module imports {item.module}.{item.name}, which WASI preview 1 does not have")
+        raise UnsupportedError(f"the module imports {_shown(item)}, which WASI preview 1 does not have")
     if found := _in_text(module, "wasi", item, expected, func_type):
         return found
     error = _BADF if item.name.startswith("fd_") else _NOENT if item.name.startswith("path_") else _NOSYS
@@ -338,17 +268,14 @@ def _env(module: Module, item: Import, func_type: FuncType) -> _Choice:
 def _in_text(module: Module, group: str, item: Import, expected: FuncType, func_type: FuncType) -> _Choice | None:
     """The function of `wasi.wat` that stands in for an import, if there is one; of several the one of its type."""
     key = f"{group} {item.name}"
-    found = [entry.index for entry in _text().exports if entry.name == key or entry.name.startswith(key + " ")]
-    found = [index for index in found if _text().function_type(index) == expected]
+    found = [index for index in _by_key().get(key, ()) if _text().function_type(index) == expected]
     if not found:
         return None
     if func_type != expected:
         _refuse_type(item, func_type, expected)
     if module.is_64 or not module.all_memories:
         what = "has a heap with 64-bit addresses" if module.is_64 else "has no memory"
-        raise UnsupportedError(
-            f"the module imports {item.module}.{item.name} and {what}: WASI preview 1 takes 32-bit addresses"
-        )
+        raise UnsupportedError(f"the module imports {_shown(item)} and {what}: WASI preview 1 takes 32-bit addresses")
     calls = _CALLS.get(key, "")
     return _Choice(ReplacedImport(item.module, item.name, "a stand-in", calls), lambda made: made.from_text(found[0]))
 
@@ -393,24 +320,31 @@ def _is_emscripten(module: Module) -> bool:
 
 
 def _refuse_type(item: Import, found: FuncType, expected: FuncType) -> NoReturn:
-    raise UnsupportedError(f"import {item.module}.{item.name} has type {found}, expected {expected}")
+    raise UnsupportedError(f"import {_shown(item)} has type {found}, expected {expected}")
 
 
 def _refuse_foreign(foreign: list[Import]) -> NoReturn:
-    names = [f"{item.module}.{item.name}" for item in foreign]
     spaces = sorted({item.module for item in foreign})
     if all(len(item.module) == 1 and len(item.name) <= 3 for item in foreign):
         hint = "names are minified, as emscripten does from -O3 on: build with -sSTANDALONE_WASM, or add -g2"
     else:
         hints = (hint for pattern, hint in _HINTS if any(re.match(pattern, space) for space in spaces))
-        patterns = " ".join(f"--stub '{space}.*'" for space in spaces[:_MAX_LISTED])
+        patterns = " ".join(f"--stub '{_cut(space)}.*'" for space in spaces[:_MAX_LISTED])
         hint = next(hints, "nothing stands in for them") + f". With {patterns} they trap when called"
-    raise UnsupportedError(f"the module imports {_listed(names)}, which the Internet Computer does not have: {hint}")
+    raise UnsupportedError(f"the module imports {_listed(foreign)}, which the Internet Computer does not have: {hint}")
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(name[:_MAX_NAME_BYTES] for name in names[:_MAX_LISTED])
-    return shown + (f" and {len(names) - _MAX_LISTED:,} more" if len(names) > _MAX_LISTED else "") or "none"
+def _listed(items: list[Import]) -> str:
+    shown = ", ".join(map(_shown, items[:_MAX_LISTED]))
+    return shown + (f" and {len(items) - _MAX_LISTED:,} more" if len(items) > _MAX_LISTED else "") or "none"
+
+
+def _shown(item: Import) -> str:
+    return _cut(f"{item.module}.{item.name}")
+
+
+def _cut(name: str) -> str:
+    return name[:_MAX_NAME_BYTES]
 
 
 # ------------------------------------------------------------------------------------------------------------ stand-ins
@@ -420,6 +354,15 @@ def _listed(names: list[str]) -> str:
 def _text() -> Module:
     """`wasi.wat`, built."""
     return decode(files(__package__).joinpath("wasi.wasm").read_bytes())
+
+
+@cache
+def _by_key() -> dict[str, list[int]]:
+    """Functions of `wasi.wat` by group and name."""
+    found: dict[str, list[int]] = {}
+    for item in _text().exports:
+        found.setdefault(" ".join(item.name.split(" ")[:2]), []).append(item.index)
+    return found
 
 
 _FLUSH, _EXCHANGE = "flush", "exchange"
@@ -528,59 +471,3 @@ def _slotted(
             index += 1
         imports.append(item)
     return tuple(imports), slots
-
-
-# -------------------------------------------------------------------------------------------------------------- exports
-
-
-_UNDERSCORED = re.compile(r"(canister_(?:update|query|composite_query))_(.+)", re.DOTALL)
-_HOOKS = ("canister_init", "canister_post_upgrade")
-
-
-def _renamed(originals: Iterable[Export]) -> tuple[tuple[Export, ...], dict[str, str]]:
-    """Exports by the names of canister methods, and which were changed."""
-    exports = tuple(originals)
-    renamed = {
-        item.name: f"{match[1]} {match[2]}"
-        for item in exports
-        if item.kind is ExternKind.FUNCTION and (match := _UNDERSCORED.fullmatch(item.name))
-    }
-    names = {item.name for item in exports}
-    for old, new in renamed.items():
-        if new in names:
-            raise UnsupportedError(f"the module exports both {old!r} and {new!r}, which are one method")
-    return tuple(replace(item, name=renamed.get(item.name, item.name)) for item in exports), renamed
-
-
-def _with_hooks(
-    exports: tuple[Export, ...], module: Module, stand_ins: _StandIns, initialize: int | None
-) -> tuple[Export, ...]:
-    """Entry points that initialise first, where that is their place, and print what is held at their end."""
-    last = b"" if stand_ins.flush is None else op("call", stand_ins.flush)
-
-    def first(item: Export) -> bytes:
-        if initialize is None or item.name not in _HOOKS or _calls(module, item.index, initialize):
-            return b""
-        return op("call", initialize)
-
-    def wrapped(item: Export) -> Export:
-        is_entry = item.kind is ExternKind.FUNCTION and item.name.startswith("canister_")
-        if not is_entry or module.function_type(item.index) != _ENTRY or not (first(item) or last):
-            return item
-        return replace(item, index=stand_ins.appendix.append(_ENTRY, first(item) + op("call", item.index) + last))
-
-    changed = tuple(map(wrapped, exports))
-    if initialize is None:
-        return changed
-    missing = [name for name in _HOOKS if all(item.name != name for item in exports)]
-    alone = stand_ins.appendix.append(_ENTRY, op("call", initialize) + last) if missing else 0
-    return changed + tuple(Export(name, ExternKind.FUNCTION, alone) for name in missing)
-
-
-def _calls(module: Module, caller: int, callee: int) -> bool:
-    """Whether a function calls another one directly: who initialises by hand must not do it twice."""
-    place = caller - module.imported_function_count
-    if place < 0:
-        return False
-    body = module.codes[place].body
-    return any(step.opcode == _CALL and step.immediates == (callee,) for step in instructions(body, locals_end(body)))

@@ -65,7 +65,7 @@
   (func (export "wasi random_get") (param $place i32) (param $size i32) (result i32)
     (local $state i64) (local $mixed i64) (local $end i32)
     (local.set $state (i64.xor (global.get $random) (call $time)))
-    (local.set $end (i32.add (local.get $place) (local.get $size)))
+    (local.set $end (call $end (local.get $place) (local.get $size)))
     (block $done
       (loop $next
         (local.set $state (i64.add (local.get $state) (i64.const 0x9e3779b97f4a7c15)))
@@ -108,11 +108,20 @@
     (i32.store (local.get $result) (local.get $sum))
     (i32.const 0))
 
+  ;; Where so many bytes end, 0 for the end of 4 GiB; what goes around it leaves the heap, as a load would.
+  (func $end (param $start i32) (param $size i32) (result i32)
+    (local $end i32)
+    (local.set $end (i32.add (local.get $start) (local.get $size)))
+    (if (i32.and
+          (i32.lt_u (local.get $end) (local.get $start))
+          (i32.ne (local.get $end) (i32.const 0)))
+      (then unreachable))
+    (local.get $end))
+
   ;; Line by line to the log, whose entries end without a newline; what is left over is held.
   (func $print (param $start i32) (param $size i32)
     (local $end i32) (local $place i32)
-    (local.set $end (i32.add (local.get $start) (local.get $size)))
-    (if (i32.lt_u (local.get $end) (local.get $start)) (then unreachable))  ;; leaves the heap, as a load would
+    (local.set $end (call $end (local.get $start) (local.get $size)))
     (local.set $place (local.get $start))
     (block $done
       (loop $next

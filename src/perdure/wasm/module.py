@@ -348,6 +348,11 @@ class Module:
         imported = tuple(kind for kind in types if isinstance(kind, GlobalType))
         return imported + tuple(item.type for item in self.globals)
 
+    @cached_property
+    def exported_functions(self) -> Mapping[str, int]:
+        """Indices of exported functions, by the names of the exports."""
+        return {item.name: item.index for item in self.exports if item.kind is ExternKind.FUNCTION}
+
     @property
     def is_64(self) -> bool:
         """Whether memory 0 has 64-bit addresses; False without a memory."""
