@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +16,8 @@ import pytest
 PLACES = {"memory": 24, "disk": 10}
 
 
-def _injector() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("perdure_injector", Path(__file__).with_name("injector.py"))
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"perdure_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,7 +26,7 @@ def _injector() -> ModuleType:
     return module
 
 
-injector = _injector()
+injector = _script("injector")
 
 
 def interrupted(action: str, where: str, *, signals_only: bool) -> tuple[int, dict[str, str]]:
@@ -55,3 +56,11 @@ def test_any_exception_anywhere(action: str, where: str) -> None:
 def test_a_signal_where_handlers_are_not_put_off(action: str, where: str) -> None:
     _, wrong = interrupted(action, where, signals_only=True)
     assert wrong == {}
+
+
+@pytest.mark.slow
+def test_killed_while_canisters_call_each_other() -> None:
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import kill_script; print(kill_script.run(4, seed=7) >= 0)"
+    folder = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
