@@ -16,6 +16,7 @@ import pytest
 
 from perdure.canister import Limits, Return, Trap, TrapCode
 from perdure.embedder.creator import MemoryCreator
+from perdure.embedder.guard import Spares
 from perdure.embedder.settings import SIZES
 from perdure.errors import InternalError
 from perdure.instrument import Options
@@ -335,7 +336,7 @@ def test_loads_at_every_edge_trap(harness, width):
 
 
 def test_memory_creator_refuses_what_nobody_gave():
-    creator = MemoryCreator()
+    creator = MemoryCreator(Spares(lambda: 1, lambda: 2))
     assert creator._new_memory(0, 0, 0, 0, 0, 0, 0) != 0
 
 

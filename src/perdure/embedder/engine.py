@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
 import os
 import re
@@ -121,12 +122,12 @@ class EpochClock:
     def __init__(self, engine: int) -> None:
         self._engine = engine
         self._wake = threading.Event()
-        self._started = False
+        self._is_running = False
         self.busy = 0
 
     def after_fork(self) -> None:
         """In the child the thread is gone."""
-        self._started = False
+        self._is_running = False
         self._wake = threading.Event()
 
     def start(self) -> None:
@@ -136,20 +137,32 @@ class EpochClock:
             self._start()
 
     def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            threading.Thread(target=self._run, args=(self._wake,), name="perdure-epochs", daemon=True).start()
+        # Not a `threading.Thread`, whose `start` waits for the new one to begin: an asynchronous exception for this
+        # thread that comes meanwhile ends the new one, which has this one's number until then, and the wait never ends.
+        begun = self._is_running
+        while not begun:
+            has_begun = _thread.allocate_lock()
+            has_begun.acquire()
+            _thread.start_new_thread(self._run, (self._wake, has_begun))
+            begun = has_begun.acquire(timeout=1)
         self._wake.set()
 
-    def _run(self, wake: threading.Event) -> None:
-        while wake.wait():
-            time.sleep(TICK_SECONDS)
-            _increment_epoch(self._engine)
-            self.busy -= 1
-            if self.busy < 0:
+    def _run(self, wake: threading.Event, has_begun: _thread.LockType) -> None:
+        self._is_running = True
+        has_begun.release()
+        try:
+            while wake.wait():
+                time.sleep(TICK_SECONDS)
+                _increment_epoch(self._engine)
+                self.busy -= 1
+                if self.busy < 0:
+                    wake.clear()
+                    if self.busy >= 0:  # a message began in between
+                        wake.set()
+        finally:
+            if wake is self._wake:
+                self._is_running = False
                 wake.clear()
-                if self.busy >= 0:  # a message began in between
-                    wake.set()
 
 
 @functools.cache

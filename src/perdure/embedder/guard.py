@@ -27,10 +27,13 @@ from typing import Any, Final, TypeVar, final
 
 __all__ = ["Spares", "ThreadState", "Threads", "check_recursion", "covered", "threads"]
 
+_USUAL = ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGPROF", "SIGCHLD")
+_USUAL_SIGNALS = tuple(int(getattr(signal, name)) for name in _USUAL)
+"""Looked at every time, 40 ns each."""
 _ALL_SIGNALS = tuple(sorted(int(number) for number in signal.valid_signals()))
 _LOOK_SECONDS = 0.05
-"""How long a handler of a signal that had none may go unnoticed. Looking at all of them takes 2.5 us, at one 40 ns; one
-that is not noticed in time raises like an asynchronous exception: the message ends, and is kept or undone whole."""
+"""How long a handler of another signal that had none may go unnoticed. Looking at all of them takes 2.5 us. One that is
+not noticed in time raises like an asynchronous exception: the message ends, and is kept or undone whole."""
 
 WORKER_STACK_BYTES = 16 << 20
 _ENOUGH_STACK_BYTES = 7 << 20  # 5 MiB of Wasm, and callbacks into Python at its end
@@ -69,7 +72,8 @@ class ThreadState:
             return
         if (now := monotonic()) > self._look_at:
             self._look_at = now + _LOOK_SECONDS
-            self._numbers = tuple(number for number in _ALL_SIGNALS if callable(_signal.getsignal(number)))
+            others = (number for number in _ALL_SIGNALS if number not in _USUAL_SIGNALS)
+            self._numbers = _USUAL_SIGNALS + tuple(number for number in others if callable(_signal.getsignal(number)))
             self._found = ()
         found = tuple(map(_signal.getsignal, self._numbers))
         if found != self._found:
