@@ -52,13 +52,23 @@ class Referee:
         self._process.communicate()
 
 
+def cargo_environment() -> dict[str, str]:
+    """Where cargo finds its toolchain and its settings, whatever HOME is: beside itself, as it was installed."""
+    cargo = Path(shutil.which("cargo") or "")
+    home = cargo.parent.parent
+    found = {"CARGO_HOME": home, "RUSTUP_HOME": home.with_name(".rustup")}
+    return {**{name: str(path) for name, path in found.items() if path.is_dir()}, **os.environ}
+
+
 @pytest.fixture(scope="module")
 def referee() -> Iterator[Referee]:
     if shutil.which("cargo") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("cargo is not here to build the reference")
     target = Path(sys.prefix) / "referee"
     build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", str(HERE / "Cargo.toml")]
-    done = subprocess.run([*build, "--target-dir", str(target)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*build, "--target-dir", str(target)], capture_output=True, text=True, check=False, env=cargo_environment()
+    )
     if done.returncode:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the reference cannot be built: {done.stderr[-500:]}")
     made = Referee(target / "debug/referee")

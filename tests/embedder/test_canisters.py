@@ -48,7 +48,7 @@ def story(harness, name, options):
         if isinstance(outcome, Return):
             delta = instance.commit()
             told.append((method, outcome.response, outcome.logs, outcome.certified_data, outcome.stable_dirty_pages))
-            told.append([None if part is None else part.wasm_pages for part in delta[:2]])
+            told.append({name: changed.wasm_pages for name, changed in delta.memories.items()})
         else:
             instance.roll_back()
             told.append((method, outcome.code, outcome.message, outcome.backtrace))
@@ -90,7 +90,7 @@ def test_64_bit_heap_grows_past_its_first_reservation(harness):
         instance.roll_back()
         assert instance.heap.size() == 1
     harness.run(instance, "grow")
-    assert [address for address, _ in instance.commit().heap.runs] == [0, 0x111000000]
+    assert [address for address, _ in instance.commit().memories["heap"].runs] == [0, 0x111000000]
     for _ in range(2):
         assert isinstance(harness.run(instance, "look"), Return)
         instance.roll_back()

@@ -303,6 +303,13 @@ class Interruption(BaseException):
     """Comes at any place."""
 
 
+def is_within_a_finalizer(frame: types.FrameType | None) -> bool:
+    """Whether whatever comes out is swallowed by Python itself."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
 def interrupted_at(opcode: int, action: Callable[[], object]) -> bool:
     """Run `action`, in whose code in `storage` an exception comes at that opcode; whether it did."""
     left = opcode
@@ -314,7 +321,7 @@ def interrupted_at(opcode: int, action: Callable[[], object]) -> bool:
         frame.f_trace_opcodes = True
         # No real signal comes between what a `with` has taken and its block.
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).lstrip()
-        if event == "opcode" and not line.startswith("with "):
+        if event == "opcode" and not line.startswith("with ") and not is_within_a_finalizer(frame):
             left -= 1
             if left == 0:
                 raise Interruption
@@ -362,7 +369,7 @@ def test_a_commit_interrupted_anywhere_happened_or_did_not_or_the_directory_refu
             assert again.verify() == []
         if not came:
             break
-        opcode += max(opcode // 12, 1)
+        opcode += max(opcode // 24, 1)
     assert outcomes >= {1, 2, "refuses"}
 
 
