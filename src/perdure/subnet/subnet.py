@@ -249,7 +249,7 @@ class Subnet:
         """
         code = self._code(wasm, wasi=wasi)
         raw_arg = init_argument("the module", self._compiled(code), arg)
-        settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
+        settings = self._settings(controllers)
         options = InstallOptions(InstallMode.INSTALL)
         with self._undisturbed(Ticket()) as world:
             if world.streams:
@@ -279,6 +279,17 @@ class Subnet:
         """Have a module for the history, which may name one that nobody got; its SHA-256."""
         return self._durable.directory.put_blob(code)
 
+    def _settings(self, controllers: Iterable[Principal]) -> Settings:
+        """Those of a new canister."""
+        config = self._world.config
+        return Settings(
+            controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,),
+            freezing_threshold=config.default_freezing_threshold_seconds,
+            reserved_cycles_limit=config.default_reserved_cycles_limit,
+            wasm_memory_limit=config.default_wasm_memory_limit_bytes,
+            log_memory_limit=config.default_log_memory_limit_bytes,
+        )
+
     def _create(self, settings: Settings, cycles: int | None, canister_id: Principal | None) -> CanisterState:
         cycles = self._world.config.default_provisional_cycles if cycles is None else cycles
         raw_id = canister_id.raw_bytes if canister_id is not None else None
@@ -294,7 +305,7 @@ class Subnet:
         cycles: int | None = None,
     ) -> Canister:
         """Create a canister without code; arguments as for `install`."""
-        settings = Settings(controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,))
+        settings = self._settings(controllers)
         with self._transaction("create_canister") as message:
             state = self._create(settings, cycles, canister_id)
             raw_id = None if canister_id is None else canister_id.raw_bytes
