@@ -12,7 +12,6 @@ after it, and go on; on disk, it may refuse by name instead until it is opened a
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
 import shutil
@@ -25,14 +24,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from counting import UNIVERSAL, P, count, universal
+
 import perdure
 from perdure import PerdureError, StorageError
 from perdure.embedder.guard import threads
 from perdure.subnet import Canister, Subnet
 
 ROOT = str(Path(perdure.__file__).parent)
-CANISTERS = Path(__file__).parents[1] / "canisters"
-UNIVERSAL = (CANISTERS / "modules" / "universal32.wasm").read_bytes()
+WASM = UNIVERSAL.read_bytes()
 
 # Under a trace function, the line that a `with` block returns to at its end is traced once more, before the lock is
 # released, where no signal and no asynchronous exception is ever looked for: an exception there keeps the lock.
@@ -43,40 +43,17 @@ class Interruption(BaseException):
     """Comes from anywhere."""
 
 
-def _program() -> Any:
-    spec = importlib.util.spec_from_file_location("injector_universal", CANISTERS / "universal" / "universal.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.Program
-
-
-P = _program()
-
-
 # --- what is interrupted
 
 
-def _count(register: int, address: int) -> Any:
-    """Count in a register (the heap) and at an address of stable memory."""
-    return (
-        P()
-        .set(register, P().add(P().get(register), 1))
-        .then(P().set(251, P().alloc(8)).store64(P().get(251), P().get(register)))
-        .then(P().stable64_write(address, P().span(P().get(251), 8)))
-    )
-
-
 def _calling(callee: Canister) -> bytes:
-    reached = _count(1, 0).reply(b"p")
+    reached = count(1, 0).reply(b"p")
     return bytes(
-        _count(1, 0).call(
+        count(1, 0).call(
             callee.id.raw_bytes,
             "update",
             reached,
-            on_reply=_count(2, 4096).reply(b"ok"),
+            on_reply=count(2, 4096).reply(b"ok"),
             on_reject=P().reply(b"rejected"),
         )
     )
@@ -98,17 +75,17 @@ class Stage:
 
 def prepared(path: Path | None) -> Stage:
     subnet = Subnet(path, durability="round")
-    stage = Stage(subnet, subnet.install(UNIVERSAL, b""), subnet.install(UNIVERSAL, b""))
+    stage = Stage(subnet, subnet.install(WASM, b""), subnet.install(WASM, b""))
     for canister in (stage.a, stage.b):
         canister.update("update", bytes(P().stable64_grow(1).drop().reply(b"")))
-        canister.update("update", bytes(_count(1, 0).then(_count(2, 4096)).reply(b"")))
+        canister.update("update", bytes(count(1, 0).then(count(2, 4096)).reply(b"")))
     subnet.checkpoint()
     return stage
 
 
 def _set_timer(stage: Stage) -> None:
-    hook = sys.modules["injector_universal"].Hook.GLOBAL_TIMER
-    program = P().hook(hook, _count(1, 0)).then(P().global_timer_set(1).drop()).reply(b"")
+    hook = universal.Hook.GLOBAL_TIMER
+    program = P().hook(hook, count(1, 0)).then(P().global_timer_set(1).drop()).reply(b"")
     stage.a.update("update", bytes(program))
 
 
@@ -122,11 +99,11 @@ def _load(stage: Stage) -> None:
 
 ACTIONS: dict[str, tuple[Callable[[Stage], object], Callable[[Stage], object] | None]] = {
     "call": (lambda stage: stage.a.update("update", _calling(stage.b)), None),
-    "update": (lambda stage: stage.a.update("update", bytes(_count(1, 0).then(_count(2, 4096)).reply(b""))), None),
-    "query": (lambda stage: stage.a.query("query", bytes(_count(1, 0).reply(b""))), None),
+    "update": (lambda stage: stage.a.update("update", bytes(count(1, 0).then(count(2, 4096)).reply(b""))), None),
+    "query": (lambda stage: stage.a.query("query", bytes(count(1, 0).reply(b""))), None),
     "timer": (lambda stage: stage.subnet.tick(), _set_timer),
-    "install": (lambda stage: stage.subnet.install(UNIVERSAL, b""), None),
-    "upgrade": (lambda stage: stage.a.upgrade(UNIVERSAL, b""), None),
+    "install": (lambda stage: stage.subnet.install(WASM, b""), None),
+    "upgrade": (lambda stage: stage.a.upgrade(WASM, b""), None),
     "snapshot": (_snapshot, None),
     "load": (_load, _snapshot),
     "fork": (lambda stage: stage.subnet.fork().close(), None),
@@ -334,9 +311,9 @@ class Scene:
             return "torn: " + self._difference(found)
         try:
             stage.subnet.run_until_idle()
-            stage.a.update("update", bytes(_count(1, 0).reply(b"")))
+            stage.a.update("update", bytes(count(1, 0).reply(b"")))
             before = self._counted(stage)
-            stage.a.update("update", bytes(_count(1, 0).reply(b"")))
+            stage.a.update("update", bytes(count(1, 0).reply(b"")))
             after = self._counted(stage)
         except StorageError as refused:
             if not self.on_disk or self.signals_only:

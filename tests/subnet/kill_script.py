@@ -12,44 +12,20 @@ nobody was told of are there as well. One directory lives through all kills.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import random
 import shutil
 import signal
 import struct
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-CANISTERS = Path(__file__).parents[1] / "canisters"
+from counting import UNIVERSAL, P, count
+
 THREADS = 3
-
-
-def _programs() -> Any:
-    spec = importlib.util.spec_from_file_location("kill_universal", CANISTERS / "universal" / "universal.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.Program
-
-
-P = _programs()
-
-
-def count(register: int, address: int) -> Any:
-    """Count in a register (the heap) and at an address of stable memory."""
-    return (
-        P()
-        .set(register, P().add(P().get(register), 1))
-        .then(P().set(251, P().alloc(8)).store64(P().get(251), P().get(register)))
-        .then(P().stable64_write(address, P().span(P().get(251), 8)))
-    )
 
 
 def calling(callee: bytes) -> bytes:
@@ -91,7 +67,7 @@ def prepare(path: Path) -> None:
 
     with Subnet(path) as subnet:
         for _ in range(THREADS):
-            canister = subnet.install((CANISTERS / "modules" / "universal32.wasm").read_bytes(), b"")
+            canister = subnet.install(UNIVERSAL.read_bytes(), b"")
             canister.update("update", bytes(P().stable64_grow(1).drop().reply(b"")))
 
 
