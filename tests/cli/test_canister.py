@@ -561,3 +561,19 @@ def test_damaged_names_are_an_error(tmp_path):
         (tmp_path / "names.json").write_text(content)
         with pytest.raises(StorageError):
             Names(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["names.json", "names.json.new"])
+def test_names_are_not_written_through_links(tmp_path, name):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "precious").write_text("{}")
+    (tmp_path / "state" / name).symlink_to(tmp_path / "precious")
+    if name == "names.json":
+        with pytest.raises(StorageError, match="symbolic link"):
+            Names(tmp_path / "state")
+    else:
+        names = Names(tmp_path / "state")
+        names.ids["kv"] = "aaaaa-aa"
+        names.save()
+        assert Names(tmp_path / "state").ids == names.ids
+    assert (tmp_path / "precious").read_text() == "{}"

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import InternalError, StorageError
-from perdure.storage import CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore, open_sealed
+from perdure.storage import Answer, CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore, open_sealed
 from perdure.storage.disk import RealDisk
 
 PAGE = 4096
@@ -126,6 +126,123 @@ def test_a_second_owner_is_told_who_has_it(path: str) -> None:
     with StateDirectory.open(path), pytest.raises(StorageError, match=str(os.getpid())):
         StateDirectory.open(path)
     StateDirectory.open(path).close()
+
+
+def test_a_directory_of_another_user_is_written_when_told_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+    before = {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(StorageError, match=f"belongs to user {os.getuid()}.*trust_owner=True"):
+        StateDirectory.open(path)
+    assert {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()} == before
+    with StateDirectory.open(path, read_only=True) as state:
+        assert read(state, 0) == page("a")
+    with StateDirectory.open(path, trust_owner=True) as state:
+        commit(state, (0, page("b")))
+
+
+@pytest.mark.parametrize("durability", ["message", "checkpoint", "never", "round"])
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved", "exchanged", "linked"])
+def test_the_loss_of_the_lock_is_noticed(path: str, durability: Any, how: str) -> None:
+    state = StateDirectory.open(path, durability=durability)
+    commit(state, (0, page("a")))
+    state.sync()
+    lock = Path(path, "lock")
+    if how in {"moved", "exchanged"}:
+        Path(path).rename(path + "-moved")
+        if how == "exchanged":
+            shutil.copytree(path + "-moved", path)
+    else:
+        lock.unlink()
+        if how == "replaced":
+            lock.write_bytes(b"1\n")
+        if how == "linked":
+            lock.symlink_to(path + "/log")
+    with pytest.raises(StorageError, match="the lock was removed, or the directory moved"):  # noqa: PT012 -- either
+        commit(state, (0, page("b")))
+        state.end_round()
+    with pytest.raises(StorageError, match="open the directory anew"):
+        commit(state, (0, page("c")))
+    state.close()
+    if how == "moved":
+        Path(path + "-moved").rename(path)
+    if how == "linked":
+        lock.unlink()
+    with StateDirectory.open(path) as state:
+        # What was not acknowledged may be there and may not.
+        assert read(state, 0) in {page("a"), page("b")}
+        assert state.verify() == []
+
+
+def test_who_takes_the_lock_away_does_not_get_in(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")))
+        Path(path, "lock").unlink()
+        with pytest.raises(StorageError, match="open in another process, whose lock was removed"):
+            StateDirectory.open(path)
+        state.abandon()
+    StateDirectory.open(path).close()
+
+
+def everything(directory: Path) -> list[str]:
+    return sorted(str(file.relative_to(directory)) for file in directory.rglob("*"))
+
+
+def a_full_directory(path: str) -> list[str]:
+    """One with every kind of file in it; their names."""
+    with StateDirectory.open(path, history=None) as state:
+        change = heap((0, page("a")))
+        change.module_hash = state.put_blob(b"a module")
+        answers = [Answer(b"request", 10**18, b"answer")]
+        state.commit(Message(b"m", A), {A: change}, answers=answers, apply=True)
+    return everything(Path(path))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+def test_whatever_is_no_file_is_refused_by_name(tmp_path: Path, kind: str, read_only: bool) -> None:
+    for name in a_full_directory(f"{tmp_path}/whole"):
+        shutil.copytree(tmp_path / "whole", tmp_path / "state")
+        found, outside = tmp_path / "state" / name, tmp_path / "outside"
+        found.rename(outside)
+        found.symlink_to(outside) if kind == "link" else os.mkfifo(found)
+        before = outside.read_bytes() if outside.is_file() else everything(outside)
+        with pytest.raises(StorageError, match=kind) as error:
+            StateDirectory.open(tmp_path / "state", read_only=read_only)
+        assert error.value.path == str(found)
+        assert before == (outside.read_bytes() if outside.is_file() else everything(outside))
+        shutil.rmtree(tmp_path / "state")
+        outside.unlink() if outside.is_file() else shutil.rmtree(outside)
+
+
+def test_links_that_come_later_lead_nowhere(path: str, tmp_path: Path) -> None:
+    a_full_directory(path)
+    outside = tmp_path / "outside"
+    outside.write_bytes(bytes(65_536))
+    state = StateDirectory.open(path)
+    for name in everything(Path(path)):
+        if name.startswith(("images/", "history/", "answers/")) or name in {"readers", "reserve", "checkpoint"}:
+            Path(path, name).unlink()
+            Path(path, name).symlink_to(outside)
+    with pytest.raises(StorageError, match="symbolic link"):
+        commit(state, (0, page("b")))
+    with pytest.raises(StorageError, match="symbolic link"):
+        state.checkpoint()
+    state.abandon()
+    assert outside.read_bytes() == bytes(65_536)
+
+
+def test_the_way_to_a_directory_may_be_a_link(path: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "way").symlink_to("elsewhere")
+    for name in ("way", "way/state"):
+        with StateDirectory.open(tmp_path / name) as state:
+            commit(state, (0, page("a")))
+        with StateDirectory.open(tmp_path / name, read_only=True) as state:
+            assert read(state, 0) == page("a")
+        shutil.rmtree(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").mkdir()
 
 
 TWO_PROCESSES = """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,142 @@ def test_a_removed_file_is_noticed(file: RealFile, tmp_path: Path) -> None:
         file.finish()
     with pytest.raises(FileNotFoundError, match="removed"):
         file.sync()
+
+
+# -- what somebody else may have put there
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    (tmp_path / "inside" / "images").mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"precious")
+    return outside
+
+
+PUT: dict[str, Callable[[Path, Path], object]] = {
+    "a symbolic link": lambda place, outside: place.symlink_to(outside / "precious"),
+    "symbolic link": lambda place, outside: place.symlink_to(outside / "nowhere"),
+    "a FIFO": lambda place, outside: os.mkfifo(place),
+    "a socket": lambda place, outside: os.mknod(place, 0o600 | stat.S_IFSOCK),
+    "a directory": lambda place, outside: place.mkdir(),
+    "hard links": lambda place, outside: place.hardlink_to(outside / "precious"),
+}
+
+
+@pytest.mark.parametrize("where", ["log", "images/0-heap-1.img"])
+@pytest.mark.parametrize("what", PUT)
+def test_nothing_but_files_is_opened_within(
+    outside: Path, what: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = outside.parent / "inside"
+    monkeypatch.chdir(root / where.rpartition("/")[0])  # names of sockets are short
+    PUT[what](Path(Path(where).name), outside)
+    disk = RealDisk().within(str(root))
+    for create in (False, True):
+        with pytest.raises(OSError, match=what) as error:
+            disk.open(f"{root}/{where}", write=True, create=create)
+        assert error.value.filename == f"{root}/{where}"
+    if what == "hard links":
+        disk.open(f"{root}/{where}").close()  # of a copy made of links; reading changes nothing
+    else:
+        with pytest.raises(OSError, match=what):
+            disk.open(f"{root}/{where}")
+    assert [file.name for file in outside.iterdir()] == ["precious"]
+    assert (outside / "precious").read_bytes() == b"precious"
+    disk.close()
+
+
+def test_a_device_is_not_opened_within(outside: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root makes devices")
+    root = outside.parent / "inside"
+    try:
+        os.mknod(root / "log", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("not even root makes devices here")
+    with pytest.raises(OSError, match=r"a device|not permitted|denied"):
+        RealDisk().within(str(root)).open(f"{root}/log", write=True)
+
+
+def test_no_directory_is_followed_within(outside: Path) -> None:
+    root = outside.parent / "inside"
+    (root / "images").rmdir()
+    (root / "images").symlink_to(outside)
+    disk = RealDisk().within(str(root))
+    actions: list[Callable[[], object]] = [
+        lambda: disk.open(f"{root}/images/precious"),
+        lambda: disk.open(f"{root}/images/new", write=True, create=True),
+        lambda: disk.exists(f"{root}/images/precious"),
+        lambda: disk.list_directory(f"{root}/images"),
+        lambda: disk.list_directory(str(root)),
+        lambda: disk.make_directory(f"{root}/images"),
+        lambda: disk.make_directory(f"{root}/images/new"),
+        lambda: disk.remove(f"{root}/images/precious"),
+        lambda: disk.rename(f"{root}/images/precious", f"{root}/log"),
+        lambda: disk.sync_directory(f"{root}/images"),
+    ]
+    for action in actions:
+        with pytest.raises(OSError, match="a symbolic link"):
+            action()
+    assert [file.name for file in outside.iterdir()] == ["precious"]
+    disk.close()
+
+
+def test_links_on_the_way_to_a_directory_are_the_users(outside: Path) -> None:
+    (outside / "way").symlink_to(outside.parent / "inside")
+    disk = RealDisk().within(f"{outside}/way/")
+    disk.open(f"{outside}/way/images/new", write=True, create=True).close()
+    assert disk.list_directory(f"{outside}/way/images") == ["new"]
+    assert (outside.parent / "inside" / "images" / "new").exists()
+
+
+def test_what_is_removed_or_replaced_is_the_link(outside: Path) -> None:
+    root = outside.parent / "inside"
+    for name in ("one", "two"):
+        (root / name).symlink_to(outside / "precious")
+    (root / "new").write_bytes(b"new")
+    disk = RealDisk().within(str(root))
+    disk.remove(f"{root}/one")
+    disk.rename(f"{root}/new", f"{root}/two")
+    assert (root / "two").read_bytes() == b"new"
+    assert (outside / "precious").read_bytes() == b"precious"
+
+
+def test_a_directory_stays_the_one_that_was_opened(outside: Path) -> None:
+    root = outside.parent / "inside"
+    disk = RealDisk().within(str(root))
+    file = disk.open(f"{root}/lock", write=True, create=True)
+    assert file.is_at(f"{root}/lock")
+    root.rename(outside.parent / "moved")
+    assert not file.is_at(f"{root}/lock")
+    root.mkdir()
+    (root / "lock").write_bytes(b"another one")
+    assert not file.is_at(f"{root}/lock")
+    assert disk.open(f"{root}/lock").size() == 0
+    assert disk.list_directory(str(root)) == ["images", "lock"]
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_descriptors_are_given_back(outside: Path) -> None:
+    root = outside.parent / "inside"
+    disk = RealDisk().within(str(root))
+    (root / "link").symlink_to(outside)
+
+    def use() -> None:
+        disk.open(f"{root}/images/one", write=True, create=True).close()
+        for name in ("link", "link/precious", "images"):
+            with pytest.raises(OSError, match=r"link|directory"):
+                disk.open(f"{root}/{name}")
+        disk.exists(f"{root}/images/one")
+
+    use()
+    before = descriptors()
+    use()
+    assert descriptors() == before
+    disk.close()
+    assert descriptors() == before - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import struct
 import tarfile
@@ -240,3 +241,18 @@ def test_an_archive_that_would_fill_the_disk_is_refused(store: TemporaryStore, t
     pack_snapshot(tmp_path / "snap", tmp_path / "a")
     with pytest.raises(StorageError, match="more than is left"):
         unpack_snapshot(tmp_path / "a", tmp_path / "b", max_data_bytes=600)
+
+
+FILES = ("metadata.json", "wasm_module.bin", "wasm_memory.bin", "stable_memory.bin", "wasm_chunk_store")
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+@pytest.mark.parametrize("name", FILES)
+def test_whatever_is_no_file_is_refused_by_name(store: TemporaryStore, tmp_path: Path, name: str, kind: str) -> None:
+    example(store, tmp_path / "snapshot", stable_wasm_pages=2)
+    found = tmp_path / "snapshot" / name
+    found.rename(tmp_path / "outside")
+    found.symlink_to(tmp_path / "outside") if kind == "link" else os.mkfifo(found)
+    with pytest.raises(StorageError, match=kind) as error:
+        Snapshot.open(tmp_path / "snapshot")
+    assert error.value.path == str(found)

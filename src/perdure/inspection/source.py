@@ -140,7 +140,7 @@ def _open_directory(path: Path) -> Source:
     _check_download(path)
     stable = path / STABLE_MEMORY_FILE
     if stable.is_file():
-        source = _open_file(stable, label=str(path))
+        source = _open_file(stable, label=str(path), flags=os.O_NOFOLLOW)
         source.labels = ModuleLabels(lambda: _module(path / MODULE_FILE))
         return source
     if (path / "metadata.json").is_file():
@@ -149,7 +149,7 @@ def _open_directory(path: Path) -> Source:
 
 
 def _module(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 
 def _check_download(directory: Path) -> None:
@@ -169,10 +169,11 @@ def _open_state(path: Path, canister: str) -> Source:
     return state.open_canister(path, canister)
 
 
-def _open_file(path: Path, label: str | None = None) -> Source:
+def _open_file(path: Path, label: str | None = None, flags: int = 0) -> Source:
+    """A file; one of a snapshot, which somebody else may have made, is not to be a link."""
     if path.name == STABLE_MEMORY_FILE:
         _check_download(path.parent)
-    with path.open("rb") as file:
+    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
         head = file.read(_HEAD_BYTES)
         if head[:2] == _GZIP_MAGIC:
             file.seek(0)

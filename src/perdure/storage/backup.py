@@ -40,11 +40,11 @@ def backup(source: str | os.PathLike[str], target: str | os.PathLike[str], *, di
     with StateDirectory.open(source, read_only=True, disk=disk) as origin, _made(disk, str(target)) as made:
         try:
             for name in SUBDIRECTORIES:
-                for file in disk.list_directory(f"{origin.path}/{name}"):
+                for file in origin.disk.list_directory(f"{origin.path}/{name}"):
                     if not file.endswith(".new"):
-                        _copy(disk, f"{origin.path}/{name}/{file}", f"{made}/{name}/{file}")
-            _copy(disk, f"{origin.path}/log", f"{made}/log", origin.log_bytes_used, tail=bytes(BLOCK))
-            _copy(disk, f"{origin.path}/checkpoint", f"{made}/checkpoint")
+                        _copy(origin, f"{name}/{file}", disk, made)
+            _copy(origin, "log", disk, made, origin.log_bytes_used, tail=bytes(BLOCK))
+            _copy(origin, "checkpoint", disk, made)
             for directory in (*(f"{made}/{name}" for name in SUBDIRECTORIES), made):
                 disk.sync_directory(directory)
         except OSError as error:
@@ -59,9 +59,9 @@ class _made:  # noqa: N801 -- used as a function
     """A directory beside `target` that becomes it, or goes."""
 
     def __init__(self, disk: Disk, target: str) -> None:
-        self._disk = disk
         self._target = target
         self._path = f"{target.rstrip('/')}.partial"
+        self._disk = disk.within(self._path)
 
     def __enter__(self) -> str:
         if self._disk.exists(self._target):
@@ -82,17 +82,19 @@ class _made:  # noqa: N801 -- used as a function
                         self._disk.remove(f"{directory}/{name}")
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            return
-        self._disk.rename(self._path, self._target)
-        self._disk.sync_directory(str(Path(self._target).parent))
+        if kind is None:
+            self._disk.rename(self._path, self._target)
+            self._disk.sync_directory(str(Path(self._target).parent))
+        self._disk.close()
 
 
-def _copy(disk: Disk, source: str, target: str, size_bytes: int | None = None, tail: bytes = b"") -> None:
+def _copy(
+    source: StateDirectory, name: str, disk: Disk, made: str, size_bytes: int | None = None, tail: bytes = b""
+) -> None:
     """Copy a file, or its first bytes, with its holes; it is on the platter when this returns."""
-    origin = disk.open(source)
+    origin = source.disk.open(f"{source.path}/{name}")
     try:
-        copied = disk.open(target, write=True, create=True)
+        copied = disk.open(f"{made}/{name}", write=True, create=True)
         try:
             end = origin.size() if size_bytes is None else size_bytes
             copied.truncate(end)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import final
 
@@ -46,16 +46,26 @@ class CommitLog:
         sealed: whether the log has a seal.
         write_behind: write at once and sync when asked, for those who seldom ask; else every record is on its way to
             the platter from `append` on.
+        check_lock: raises `OSError` where the directory is not ours any more.
     """
 
     def __init__(
-        self, file: DiskFile, path: str, place: Place, position: int, *, sealed: bool, write_behind: bool
+        self,
+        file: DiskFile,
+        path: str,
+        place: Place,
+        position: int,
+        *,
+        sealed: bool,
+        write_behind: bool,
+        check_lock: Callable[[], None] = lambda: None,
     ) -> None:
         self._file = file
         self._path = path
         self._place = place
         self._allocated = file.size()
         self._write_behind = write_behind
+        self._check_lock = check_lock
         self._mutex = threading.Lock()
         self._under_way = 0  # newest version of the write that was started
         self._started_at = 0.0
@@ -175,6 +185,16 @@ class CommitLog:
         if self.in_doubt is not None:
             raise StorageError(f"{self.in_doubt}; open the directory anew", self._path)
 
+    def check_owner(self) -> None:
+        """Raise `StorageError` where the directory is not ours any more, now and from now on."""
+        try:
+            self._check_lock()
+        except OSError as error:
+            self.failed = error.strerror or str(error)
+            refusal = StorageError(self.failed, self._path)
+            refusal.committed = False
+            raise refusal from error
+
     def check(self) -> None:
         """Raise `StorageError` after a failed sync."""
         if self.failed is not None:
@@ -254,6 +274,7 @@ class CommitLog:
                 self._file.finish()
             else:
                 self._file.sync()
+            self._check_lock()
             done = True
         except OSError as error:
             self.failed = error.strerror or str(error)

@@ -97,6 +97,7 @@ class StateDirectory:
         self._version = 0
         self.next_slot = 0
         self._locks: list[DiskFile] = []
+        self._lock_path = str(Path(f"{files.directory}/lock").absolute())  # wherever this process goes meanwhile
         self._closed = False
         self._records = records
         self._answers = Answers(self.disk, files.directory)
@@ -119,6 +120,7 @@ class StateDirectory:
         records: Format | None = None,
         accept_last_good: bool = False,
         lost: list[str] | None = None,
+        trust_owner: bool = False,
         limits: StorageLimits | None = None,
         disk: Disk | None = None,
         store: TemporaryStore | None = None,
@@ -138,6 +140,7 @@ class StateDirectory:
             records: the format of the rules' records: older ones are rewritten at the first checkpoint.
             accept_last_good: where acknowledged commits are damaged, open the last good state instead of raising.
             lost: where given, damage is added to it in words, as far as the rest can be had without; else it raises.
+            trust_owner: write into a directory that belongs to another user.
             limits: sizes at which things are done.
             disk: the disk.
             store: where uncommitted and temporary pages go.
@@ -146,11 +149,12 @@ class StateDirectory:
             StorageError: another owner has it, it cannot be read or written, or it is damaged.
         """
         limits = limits or StorageLimits()
-        files = Files(disk or RealDisk(), str(path), store or TemporaryStore(), limits.check_bytes)
+        files = Files((disk or RealDisk()).within(str(path)), str(path), store or TemporaryStore(), limits.check_bytes)
         directory = cls(files, durability, read_only=read_only, log_bytes=limits.log_bytes, records=records)
         try:
             with directory._told("open"):
-                directory._take_locks()
+                directory._take_locks(trust_owner=trust_owner)
+                directory._look_around()
                 if not directory.disk.exists(f"{path}/checkpoint"):
                     directory._create(0 if history == "kept" else history)
                 directory._lost = lost
@@ -173,7 +177,13 @@ class StateDirectory:
         except (MalformedError, UnsupportedError) as error:
             raise StorageError(str(error), self.path) from error
 
-    def _take_locks(self) -> None:
+    def _look_around(self) -> None:
+        """Refuse what is neither a file nor a directory, wherever it lies."""
+        for path in (self.path, *(f"{self.path}/{name}" for name in SUBDIRECTORIES)):
+            if self.disk.exists(path):
+                self.disk.list_directory(path)
+
+    def _take_locks(self, *, trust_owner: bool) -> None:
         if self.read_only:
             if self.disk.exists(f"{self.path}/readers"):
                 readers = self.disk.open(f"{self.path}/readers")
@@ -184,11 +194,18 @@ class StateDirectory:
         if not self.disk.exists(self.path):
             self.disk.make_directory(self.path)
             self.disk.sync_directory(str(Path(self.path).parent))
+        owner_id = self.disk.owner(self.path)
+        if owner_id != os.geteuid() and not trust_owner:
+            raise StorageError(
+                f"belongs to user {owner_id}, and this is user {os.geteuid()}: open it with trust_owner=True to write "
+                "into it nevertheless, or for reading",
+                self.path,
+            )
         lock = self.disk.open(f"{self.path}/lock", write=True, create=True)
         self._locks.append(lock)
         if not lock.lock(exclusive=True):
-            owner = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StorageError(f"open in another process ({owner}); close it, or open this one for reading", self.path)
+            holder = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StorageError(f"open in another process ({holder}); close it, or open this one for reading", self.path)
         lock.truncate(0)
         lock.pwrite(f"{os.getpid()}\n".encode(), 0)
 
@@ -297,6 +314,9 @@ class StateDirectory:
         file_path = f"{self.path}/log"
         file = self.disk.open(file_path, write=not self.read_only)
         self._locks.append(file)
+        if not self.read_only and not file.lock(exclusive=True):
+            # Whoever takes the lock away from an owner does not get in.
+            raise StorageError("open in another process, whose lock was removed; close it", self.path)
         checkpoint = self._checkpoint
         records, tail = self._scan(file)
         self._files.settled = not any(record.is_seal for record in records)
@@ -317,7 +337,13 @@ class StateDirectory:
         self._locks.remove(file)
         place = Place(checkpoint.epoch, self._version, records[-1].checksum if records else checkpoint.checksum)
         self._log = CommitLog(
-            file, file_path, place, end, sealed=not self._files.settled, write_behind=self.durability != "message"
+            file,
+            file_path,
+            place,
+            end,
+            sealed=not self._files.settled,
+            write_behind=self.durability != "message",
+            check_lock=self._check_lock,
         )
         # Nothing is to be appended before what is not whole is out of reach.
         if (tail.torn or not self._files.settled) and not self._checkpoint_now() and tail.damaged_version is not None:
@@ -529,6 +555,8 @@ class StateDirectory:
         with self._lock, self._told("commit"):
             self._check_writable()
             log = self._log_for_commit()
+            if self.durability in {"checkpoint", "never"}:  # the others ask when the log is synced
+                log.check_owner()
             draft = Draft(self, message, changes, subnet_record, answers, forgotten)
             version = self._log_commit(log, draft)
             if apply:
@@ -608,6 +636,11 @@ class StateDirectory:
         for name, delta in change.memories.items():
             self._canisters[canister_id].memories[name].apply(delta)
 
+    def _check_lock(self) -> None:
+        """Raise where the directory may have another owner by now."""
+        if not self._locks[0].is_at(self._lock_path):
+            raise OSError(errno.ENOLCK, "the lock was removed, or the directory moved", self._lock_path)
+
     def _log_for_commit(self) -> CommitLog:
         if self._log is None:
             raise InternalError("a directory open for writing has no log")
@@ -682,6 +715,7 @@ class StateDirectory:
 
     def _checkpoint_now(self) -> bool:
         """Make a checkpoint unless somebody reads the directory."""
+        self._log_for_commit().check_owner()
         readers = self.disk.open(f"{self.path}/readers")
         try:
             if not readers.lock(exclusive=True):
@@ -903,6 +937,7 @@ class StateDirectory:
         for file in self._locks:
             file.close()
         self._locks = []
+        self.disk.close()
 
     def __enter__(self) -> StateDirectory:
         return self

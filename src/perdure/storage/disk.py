@@ -5,6 +5,11 @@ renamed or removed name only after `Disk.sync_directory`; before that, writes ma
 
 Errors are `OSError`, as the system gives them; the layer that knows which file of which state is concerned turns them
 into `StorageError`.
+
+What somebody else may have written is opened through `Disk.within`: the way to the directory is the user's, links and
+all; below it nothing is followed, and nothing but files is opened. What was opened is asked what it is, not what is to
+be; names are looked up from the directory as it was opened first. So what is moved or exchanged meanwhile leads nowhere
+else.
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import repeat
-from pathlib import Path
 from typing import Protocol, final
 
 from perdure.storage.aio import CAPACITY_BYTES, DirectWriter
@@ -93,6 +99,10 @@ class DiskFile(Protocol):
         """Take or change the advisory lock without waiting; False when another opener holds it."""
         ...
 
+    def is_at(self, path: str) -> bool:
+        """Whether a path leads to this file, and not to another one or nowhere."""
+        ...
+
     def close(self) -> None:
         """Let go; locks are released."""
         ...
@@ -100,6 +110,22 @@ class DiskFile(Protocol):
 
 class Disk(Protocol):
     """Names of files. Paths are text."""
+
+    def within(self, path: str) -> Disk:
+        """The same disk, with mistrust of what lies in a directory, which may not be there yet; close it.
+
+        Links below the directory, hard ones of files that are to be written, and whatever is neither a file nor a
+        directory are refused, with an `OSError` that says so.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        ...
+
+    def owner(self, path: str) -> int:
+        """Number of the user who owns a directory."""
+        ...
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> DiskFile:
         """Open a file. `create` makes it where it is missing."""
@@ -173,7 +199,7 @@ class RealFile:
         direct_writer: makes what writes it directly; `None`: it cannot be had.
     """
 
-    __slots__ = ("_direct_writer", "_name", "_started", "_writer", "descriptor")
+    __slots__ = ("_direct_writer", "_identity", "_name", "_started", "_writer", "descriptor")
 
     def __init__(
         self, descriptor: int, name: str, direct_writer: Callable[[int], DirectWriter | None] = _direct_writer
@@ -182,6 +208,7 @@ class RealFile:
         self._name = name
         self._direct_writer = direct_writer
         self._writer: DirectWriter | None = None
+        self._identity: tuple[int, int] | None = None
         self._started: Callable[[], None] | None = None
 
     def size(self) -> int:
@@ -309,6 +336,17 @@ class RealFile:
             return False
         return True
 
+    def is_at(self, path: str) -> bool:
+        """Whether a path leads to this file, and not to another one or nowhere."""
+        if self._identity is None:
+            own = os.fstat(self.descriptor)
+            self._identity = own.st_dev, own.st_ino
+        try:
+            found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 -- for every message; a `Path` costs more
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
+
     def close(self) -> None:
         """Let go; locks are released. Again is fine."""
         writer, self._writer = self._writer, None
@@ -319,39 +357,172 @@ class RealFile:
             os.close(descriptor)
 
 
+_LINK = "is a symbolic link, which nothing in this directory may be: put what it leads to in its place"
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_REFUSED = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR)  # by `open` itself, in less clear words
+
+
 @final
 class RealDisk:
-    """The operating system's files."""
+    """The operating system's files.
+
+    Args:
+        root: the directory that is not trusted, see `Disk.within`; empty: there is none.
+    """
+
+    def __init__(self, root: str = "") -> None:
+        self._root = root.rstrip("/") or root
+        self._descriptor = -1
+
+    def within(self, path: str) -> RealDisk:
+        """The same disk, with mistrust of what lies in a directory; see `Disk.within`."""
+        return RealDisk(path)
+
+    def close(self) -> None:
+        """Let go of the directory. Again is fine."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def owner(self, path: str) -> int:
+        """Number of the user who owns a directory."""
+        with self._directory(path) as descriptor:
+            return os.fstat(descriptor).st_uid
+
+    # -- where names are looked up
+
+    def _inner(self, path: str) -> list[str] | None:
+        """The names on the way from the root to `path`; `None`: it does not lie below it."""
+        if not self._root or not path.startswith(self._root):
+            return None
+        rest = path[len(self._root) :]
+        return [name for name in rest.split("/") if name] if rest.startswith("/") or self._root == "/" else None
+
+    @contextmanager
+    def _directory(self, path: str) -> Iterator[int]:
+        """Open a directory."""
+        names = [] if path == self._root else self._inner(path)
+        if names is None:
+            descriptor = os.open(path, _DIRECTORY)
+        else:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._root, _DIRECTORY)
+            descriptor = os.dup(self._descriptor)
+        try:
+            for name in names or ():
+                try:
+                    inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+                except OSError as error:
+                    raise _explained(error, name, descriptor, path) from error
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _place(self, path: str) -> Iterator[tuple[str, int | None]]:
+        """What to call a file, and in which directory."""
+        names = self._inner(path)
+        if not names:
+            yield path, None
+            return
+        with self._directory("/".join((self._root, *names[:-1]))) as descriptor:
+            yield names[-1], descriptor
+
+    # -- names
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
         """Open a file. `create` makes it where it is missing."""
         flags = os.O_CLOEXEC | (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
-        return RealFile(os.open(path, flags, 0o644), path)
+        with self._place(path) as (name, directory):
+            if directory is None:
+                return RealFile(os.open(name, flags, 0o644), path)
+            try:
+                # A FIFO without a writer is opened without waiting, to be refused.
+                descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644, dir_fd=directory)
+            except OSError as error:
+                raise _explained(error, name, directory, path) from error
+            try:
+                _check_kind(os.fstat(descriptor), path, write=write)
+            except OSError:
+                os.close(descriptor)
+                raise
+            return RealFile(descriptor, path)
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or directory."""
-        return Path(path).exists()
+        try:
+            with self._place(path) as (name, directory):
+                os.stat(name, dir_fd=directory, follow_symlinks=directory is None)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def list_directory(self, path: str) -> list[str]:
         """Names within, sorted."""
-        return sorted(entry.name for entry in Path(path).iterdir())
+        with self._directory(path) as descriptor, os.scandir(descriptor) as entries:
+            names = []
+            for entry in entries:
+                if self._root and not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                    _check_kind(entry.stat(follow_symlinks=False), f"{path}/{entry.name}", write=False)
+                names.append(entry.name)
+        return sorted(names)
 
     def make_directory(self, path: str) -> None:
         """Make one directory; one that is there is fine."""
-        Path(path).mkdir(exist_ok=True)
+        with self._place(path) as (name, directory):
+            try:
+                os.mkdir(name, dir_fd=directory)
+            except FileExistsError:
+                with self._directory(path):
+                    return
 
     def rename(self, source: str, target: str) -> None:
         """Replace `target` by `source`, atomically."""
-        Path(source).replace(target)
+        with self._place(source) as (old, old_directory), self._place(target) as (new, new_directory):
+            os.replace(old, new, src_dir_fd=old_directory, dst_dir_fd=new_directory)
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is gone is fine."""
-        Path(path).unlink(missing_ok=True)
+        with self._place(path) as (name, directory):
+            try:
+                os.unlink(name, dir_fd=directory)
+            except FileNotFoundError:
+                return
 
     def sync_directory(self, path: str) -> None:
         """Return when the names in the directory are on the platter."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with self._directory(path) as descriptor:
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+
+def _check_kind(found: os.stat_result, path: str, *, write: bool) -> None:
+    """Raise unless it is a file, which nobody else has a name for if it is to be written."""
+    kind = stat.S_IFMT(found.st_mode)
+    if kind == stat.S_IFLNK:
+        raise OSError(errno.ELOOP, _LINK, path)
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"is {_KINDS.get(kind, 'a directory')}, expected a file", path)
+    if write and found.st_nlink > 1:
+        raise OSError(
+            errno.EMLINK,
+            f"has {found.st_nlink} names (hard links), and what is written here would change under all of them: "
+            "open a real copy instead",
+            path,
+        )
+
+
+def _explained(error: OSError, name: str, directory: int, path: str) -> OSError:
+    """The error with what is wrong, where it is what lies at that place, and not the place itself."""
+    if error.errno in (*_REFUSED, errno.ENOTDIR):
+        try:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            _check_kind(found, path, write=False)
+        except OSError as clearer:
+            return clearer
+    return OSError(error.errno, error.strerror, path)

@@ -558,6 +558,10 @@ class _NoFile:
         del exclusive
         return True
 
+    def is_at(self, path: str) -> bool:
+        del path
+        return True
+
     def close(self) -> None:
         return
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Final, final
 
 from perdure.errors import StorageError
 from perdure.ic.principal import Principal
+from perdure.storage.checkpoint import replace_file
+from perdure.storage.disk import Disk, RealDisk
 
 __all__ = ["Names"]
 
@@ -21,24 +22,33 @@ class Names:
 
     Args:
         directory: of the state.
+        disk: where it is.
 
     Raises:
         StorageError: the file is there and cannot be read.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "names.json"
+    def __init__(self, directory: Path, disk: Disk | None = None) -> None:
+        self._directory = str(directory)
+        self._file = f"{directory}/names.json"
+        self._disk = (disk or RealDisk()).within(self._directory)
         self.ids: dict[str, str] = self._load()
 
     def _load(self) -> dict[str, str]:
         try:
-            if self._file.stat().st_size > _MAX_BYTES:
-                raise StorageError(f"more than {_MAX_BYTES} bytes", self._file)
-            content = json.loads(self._file.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (ValueError, RecursionError, OSError) as error:
+            if not self._disk.exists(self._file):
+                return {}
+            file = self._disk.open(self._file)
+            try:
+                if file.size() > _MAX_BYTES:
+                    raise StorageError(f"more than {_MAX_BYTES} bytes", self._file)
+                content = json.loads(file.pread(file.size(), 0))
+            finally:
+                file.close()
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"cannot be read: {error}", self._file) from error
+        except OSError as error:
+            raise StorageError(f"cannot be read: {error.strerror or error}", self._file) from error
         if not isinstance(content, dict) or not all(isinstance(one, str) for one in content.values()):
             raise StorageError("expected a mapping from names to canister ids", self._file)
         return content
@@ -49,13 +59,8 @@ class Names:
         Raises:
             StorageError: it cannot be written.
         """
-        draft = self._file.with_name("names.json.partial")
         try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(self.ids, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._file)
+            replace_file(self._disk, self._directory, "names.json", (json.dumps(self.ids, indent=1) + "\n").encode())
         except OSError as error:
             raise StorageError((error.strerror or str(error)).lower(), self._file) from error
 

@@ -37,6 +37,7 @@ __all__ = ["Snapshot", "SnapshotMetadata", "check_download", "write_snapshot"]
 _COPY_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 64 << 20
 _MAX_MEMORY_BYTES = 1 << 40
+_MAX_MODULE_BYTES = 1 << 30  # and of a chunk; the network takes a tenth of that
 _SOURCES = ("taken_from_canister", "metadata_upload")
 _HOOK_STATUSES = ("condition_not_satisfied", "ready", "executed")
 
@@ -269,6 +270,9 @@ def check_download(directory: Path) -> None:
         )
 
 
+_NO_METADATA = SnapshotMetadata(0, 0, 0, 0)
+
+
 @final
 class Snapshot:
     """A snapshot directory, open for reading. Made by `Snapshot.open`; sealed: nothing is ever written to it.
@@ -282,6 +286,7 @@ class Snapshot:
         self.path = path
         self.metadata = metadata
         self._files: list[RealFile] = []
+        self._disk = RealDisk().within(path)  # somebody else may have made it
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Snapshot:
@@ -290,29 +295,35 @@ class Snapshot:
         Raises:
             StorageError: it cannot be read, its parts do not fit each other, or its download was interrupted.
         """
-        directory = Path(path)
-        check_download(directory)
+        check_download(Path(path))
+        snapshot = cls(str(path), _NO_METADATA)
         try:
-            if (directory / "metadata.json").stat().st_size > _MAX_METADATA_BYTES:
-                raise StorageError("metadata.json is too long to be one", path)
-            metadata = SnapshotMetadata.from_json((directory / "metadata.json").read_bytes())
-            sizes = {
-                "wasm_module.bin": metadata.wasm_module_size,
-                "wasm_memory.bin": metadata.wasm_memory_size,
-                "stable_memory.bin": metadata.stable_memory_size,
-            }
-            for name, expected in sizes.items():
-                file = directory / name
-                found = file.stat().st_size if expected or file.exists() else 0
-                if found != expected:
-                    raise StorageError(f"{found} bytes found, {expected} expected by metadata.json", file)
-                if name != "wasm_module.bin" and expected % WASM_PAGE_BYTES:
-                    raise StorageError(f"{expected} bytes are not whole Wasm pages", file)
+            snapshot._disk.list_directory(snapshot.path)
+            snapshot.metadata = SnapshotMetadata.from_json(snapshot._read("metadata.json", _MAX_METADATA_BYTES))
+            snapshot._check_sizes()
         except OSError as error:
             raise StorageError(f"not a snapshot: {error.strerror}", error.filename or path) from error
         except MalformedError as error:
             raise StorageError(str(error), path) from error
-        return cls(str(path), metadata)
+        return snapshot
+
+    def _check_sizes(self) -> None:
+        sizes = {
+            "wasm_module.bin": self.metadata.wasm_module_size,
+            "wasm_memory.bin": self.metadata.wasm_memory_size,
+            "stable_memory.bin": self.metadata.stable_memory_size,
+        }
+        for name, expected in sizes.items():
+            path = f"{self.path}/{name}"
+            found = 0
+            if expected or self._disk.exists(path):
+                file = self._disk.open(path)
+                found = file.size()
+                file.close()
+            if found != expected:
+                raise StorageError(f"{found} bytes found, {expected} expected by metadata.json", path)
+            if name != "wasm_module.bin" and expected % WASM_PAGE_BYTES:
+                raise StorageError(f"{expected} bytes are not whole Wasm pages", path)
 
     def wasm_module(self) -> bytes:
         """The module as uploaded."""
@@ -330,11 +341,19 @@ class Snapshot:
             chunks[hash_] = chunk
         return chunks
 
-    def _read(self, name: str) -> bytes:
+    def _read(self, name: str, max_bytes: int = _MAX_MODULE_BYTES) -> bytes:
+        path = f"{self.path}/{name}"
         try:
-            return (Path(self.path) / name).read_bytes()
+            file = self._disk.open(path)
+            try:
+                size_bytes = file.size()
+                if size_bytes > max_bytes:
+                    raise StorageError(f"{size_bytes} bytes found, at most {max_bytes} expected", path)
+                return file.pread(size_bytes, 0)
+            finally:
+                file.close()
         except OSError as error:
-            raise StorageError(error.strerror or str(error), f"{self.path}/{name}") from error
+            raise StorageError(error.strerror or str(error), path) from error
 
     def image(self, kind: str, store: TemporaryStore) -> TemporaryImage:
         """An image over the ``heap`` or ``stable`` file: what is committed to it goes to `store`, the file stays."""
@@ -345,7 +364,7 @@ class Snapshot:
         if not size_bytes:
             return TemporaryImage(store)
         try:
-            file = RealDisk().open(f"{self.path}/{name}")
+            file = self._disk.open(f"{self.path}/{name}")
         except OSError as error:
             raise StorageError(error.strerror or str(error), f"{self.path}/{name}") from error
         self._files.append(file)
@@ -358,6 +377,7 @@ class Snapshot:
         for file in self._files:
             file.close()
         self._files.clear()
+        self._disk.close()
 
 
 def write_snapshot(

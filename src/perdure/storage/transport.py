@@ -75,7 +75,8 @@ def pack_snapshot(path: str | os.PathLike[str], archive: str | os.PathLike[str])
     snapshot = Snapshot.open(path)
     names = ["metadata.json", "wasm_module.bin"]
     names += [f"wasm_chunk_store/{hash_.hex()}.bin" for hash_ in snapshot.metadata.wasm_chunk_store]
-    names += [name for name in _MEMORY_FILES if (Path(path) / name).exists()]
+    disk = RealDisk().within(str(path))
+    names += [name for name in _MEMORY_FILES if disk.exists(f"{path}/{name}")]
     try:
         with (
             Path(archive).open("xb") as file,
@@ -83,13 +84,13 @@ def pack_snapshot(path: str | os.PathLike[str], archive: str | os.PathLike[str])
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
         ):
             for name in names:
-                _add(tar, Path(path), name)
+                _add(tar, disk, str(path), name)
     except OSError as error:
         raise StorageError(f"could not be packed: {error.strerror}", error.filename or archive) from error
 
 
-def _add(tar: tarfile.TarFile, directory: Path, name: str) -> None:
-    file = RealDisk().open(str(directory / name))
+def _add(tar: tarfile.TarFile, disk: RealDisk, directory: str, name: str) -> None:
+    file = disk.open(f"{directory}/{name}")
     try:
         size_bytes = file.size()
         info = tarfile.TarInfo(name)

@@ -114,9 +114,10 @@ class Subnet:
         seed: of the subnet's randomness.
         compiler: compiles the code of canisters; by default the one that the process shares.
         code: the classes of canisters in Python that a state directory may hold.
+        trust_owner: write into a state directory that belongs to another user.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is a property of the subnet
         self,
         path: str | os.PathLike[str] | None = None,
         *,
@@ -127,6 +128,7 @@ class Subnet:
         seed: bytes = b"",
         compiler: Compiler | None = None,
         code: Iterable[type[Any]] = (),
+        trust_owner: bool = False,
     ) -> None:
         options = instrumentation or Options()
         compiler = compiler or shared_compiler()
@@ -143,7 +145,9 @@ class Subnet:
             host = MemoryHost(compile_code, Residents(self._gate))
             self._world = World(SubnetState(seed=seed), host, config)
         else:
-            directory = StateDirectory.open(path, durability=durability, history=history, records=RECORDS)
+            directory = StateDirectory.open(
+                path, durability=durability, history=history, records=RECORDS, trust_owner=trust_owner
+            )
             self._world = open_state(directory, compile_code, config, seed, self._gate)
         identify(self._world)
 
