@@ -786,7 +786,6 @@ class StateDirectory:
             memory.settle()
         self._answers.settle(new.answers)
         self._files.dropped.clear()
-        self._files.close_orphans()
         self._remove_strays()
 
     def _rewrite_records(self) -> None:
@@ -931,7 +930,6 @@ class StateDirectory:
         for state in self._canisters.values():
             for memory in state.memories.values():
                 memory.close()
-        self._files.close_orphans()
         if self._log is not None:
             self._log.close()
         for file in self._locks:

@@ -21,7 +21,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import repeat
 from typing import Protocol, final
 
@@ -191,7 +191,7 @@ def _direct_writer(descriptor: int) -> DirectWriter | None:
 
 @final
 class RealFile:
-    """A file of the operating system.
+    """A file of the operating system; closed where nobody has it any more, if nobody has closed it.
 
     Args:
         descriptor: of the file, which is this one's to close.
@@ -355,6 +355,10 @@ class RealFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            self.close()
 
 
 _LINK = "is a symbolic link, which nothing in this directory may be: put what it leads to in its place"

@@ -52,7 +52,6 @@ class Files:
         check_bytes: an image with at most this much data is compared with its hashes when it is first used.
         settled: whether the files are exactly those of the checkpoint; a checkpoint that was cut off leaves newer ones.
         lock: of the directory.
-        orphans: replaced files, which a fork may use.
         check: raises where what is in memory is not to be trusted any more.
         dropped: generations of dropped memories whose files the checkpoint still names.
     """
@@ -63,16 +62,8 @@ class Files:
     check_bytes: int
     settled: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
-    orphans: list[Region] = field(default_factory=list)
     check: Callable[[], None] = lambda: None
     dropped: dict[str, int] = field(default_factory=dict)
-
-    def close_orphans(self) -> None:
-        """Close replaced files that no fork uses any more."""
-        for region in self.orphans:
-            if region.references <= 1:
-                region.file.close()
-        self.orphans = [region for region in self.orphans if region.references > 1]
 
 
 @final
@@ -180,7 +171,8 @@ class DurableMemory:
                 found = file.size()
                 file.close()
                 raise StorageError(f"{found:#x} bytes found, {size_bytes:#x} expected", self.path("img"))
-            # One user that never goes away: only a checkpoint writes it.
+            # One user that never goes away: only a checkpoint writes it. A fork may need the file for longer than we
+            # do, so that nobody closes it: it goes with the last who has it.
             self._base = Region(file, 0, size_bytes, references=1)
             self._base_generation = self.generation if size_bytes else -1
         return self._base
@@ -409,15 +401,9 @@ class DurableMemory:
             # The same file: a mapping keeps what it shows of it.
             self._base.size_bytes = self.wasm_pages * WASM_PAGE_BYTES
         else:
-            self._let_go_of_base()
+            self._base = None
         self._image.rebase(self._open_base(), self.wasm_pages)
         self.tree().settle(self._fetch)
-
-    def _let_go_of_base(self) -> None:
-        if self._base is not None:
-            self._files.orphans.append(self._base)
-            self._base = None
-        self._files.close_orphans()
 
     def rest(self) -> None:
         """Let go of files and image unless they are needed.
@@ -437,7 +423,7 @@ class DurableMemory:
         if self._image is not None:
             self._image.close()
             self._image = None
-        self._let_go_of_base()
+        self._base = None
 
 
 @final

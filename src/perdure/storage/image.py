@@ -536,8 +536,8 @@ class TemporaryImage:
 def open_sealed(store: TemporaryStore, file: DiskFile, *, offset: int = 0) -> TemporaryImage:
     """An image over a file that is never written, such as a snapshot's ``stable_memory.bin``, from `offset` on.
 
-    Its size is the file's, rounded up to a Wasm page. The caller closes `file` after the image and its forks. The file
-    must not be cut while it is mapped: a page past its end is SIGBUS.
+    Its size is the file's, rounded up to a Wasm page. `file` is closed with the image and the last of its forks, or by
+    the caller after them. It must not be cut while it is mapped: a page past its end is SIGBUS.
     """
     size_bytes = max(file.size() - offset, 0)
     image = TemporaryImage(store)
