@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import subprocess
+import sys
+import time
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import wasmtime
@@ -38,20 +44,54 @@ def test_time_that_runs_out_is_an_error_of_the_host():
         Compiler(shared_engine(), None, apart=Apart(above_seconds=0, max_seconds=0)).compile(_slow())
 
 
-def _slow() -> bytes:
-    """A module that takes a few seconds, however fast the machine."""
-    loops = " ".join(
+def _slow(functions: int = 2) -> bytes:
+    """A module that takes a second for each function, however fast the machine."""
+    body = " ".join(
         f"(loop (local.set {i} (local.get {(7 * i + 1) % 1500})) (br_if 0 (local.get {i})))" for i in range(1500)
     )
-    return bytes(
-        wasmtime.wat2wasm(f"(module (func (local {'i32 ' * 1500}) {loops}) (func (local {'i32 ' * 1500}) nop {loops}))")
-    )
+    text = "".join(f"(func (local {'i32 ' * 1500}) {'nop ' * i} {body})" for i in range(functions))
+    return bytes(wasmtime.wat2wasm(f"(module {text})"))
 
 
 def test_memory_that_runs_out_is_an_error_of_the_host():
     apart = Apart(above_seconds=0, max_memory_bytes=300 << 20)
     with pytest.raises(HostError, match=r"memory|failed"):
         Compiler(shared_engine(), None, apart=apart).compile(_slow())
+
+
+def test_the_compiling_process_ends_with_the_one_that_asked(tmp_path):
+    script = tmp_path / "asks.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "from perdure.embedder import Apart, Compiler, shared_engine\n"
+        "wasm = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "Compiler(shared_engine(), None, apart=Apart(above_seconds=0)).compile(wasm)\n"
+    )
+    (tmp_path / "slow.wasm").write_bytes(_slow(functions=12))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    asking = subprocess.Popen([sys.executable, str(script), str(tmp_path / "slow.wasm")], env=environment)
+    compiling = _soon(lambda: _children(asking.pid))
+    asking.kill()
+    asking.wait()
+    _soon(lambda: not any((process / "exe").exists() for process in compiling))  # a zombie has none
+    assert {path.name for path in tmp_path.iterdir()} == {"asks.py", "slow.wasm"}
+
+
+def _children(parent: int) -> list[Path]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(process)
+    return found
+
+
+def _soon(condition):
+    deadline = time.monotonic() + 60
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return value
 
 
 def test_a_host_error_is_no_reject_and_changes_nothing():

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, final
 
 from wasmtime import _ffi
@@ -51,15 +50,15 @@ def compile_apart(binary: bytes, apart: Apart, estimated_seconds: float) -> byte
         len(binary) / 1e6,
         estimated_seconds,
     )
-    with tempfile.TemporaryDirectory(prefix="perdure-") as directory:
-        module, output = Path(directory, "module"), Path(directory, "code")
-        module.write_bytes(binary)
-        command = [sys.executable, "-I", "-S", settings.__file__, str(_ffi.filename), str(module), str(output)]
+    command = [sys.executable, "-I", "-S", settings.__file__, str(_ffi.filename), str(apart.max_memory_bytes)]
+    with tempfile.TemporaryFile() as module, tempfile.TemporaryFile() as output:
+        module.write(binary)
+        module.seek(0)
         with subprocess.Popen(
-            [*command, str(apart.max_memory_bytes)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            command,
+            stdin=module,
+            stdout=output,
+            stderr=subprocess.PIPE,  # the process ends when it is closed, as it is when this one is killed
             start_new_session=True,  # Ctrl-C comes here, and ends it from here
         ) as process:
             try:
@@ -68,7 +67,8 @@ def compile_apart(binary: bytes, apart: Apart, estimated_seconds: float) -> byte
                 process.kill()
                 raise
         if process.returncode == 0:
-            return output.read_bytes()
+            output.seek(0)
+            return output.read()
     raise _failure(process.returncode, said, apart)
 
 

@@ -6,15 +6,19 @@ needs nothing but the engine's library, whose path it is told: importing package
 
 Usage::
 
-    python settings.py LIBRARY MODULE OUTPUT MEMORY_BYTES
+    python settings.py LIBRARY MEMORY_BYTES < MODULE > COMPILED 2> PIPE
 
-The compiled module goes to OUTPUT; exit code 0, or 1 and the engine's message on standard error.
+Exit code 0, or 1 and the engine's message on standard error. Files come open and need no names, so none are left behind
+by whoever is killed; and this process ends when nobody reads its standard error any more.
 """
 
 from __future__ import annotations
 
+import _thread
 import ctypes
+import os
 import resource
+import select
 import sys
 from ctypes import POINTER, byref, c_bool, c_char_p, c_size_t, c_ubyte, c_uint64, c_void_p
 
@@ -96,14 +100,22 @@ def _message(library: ctypes.CDLL, error: int) -> str:
     return ctypes.string_at(text.data, text.size).decode(errors="replace")
 
 
-def main(library_path: str, module_path: str, output_path: str, memory_bytes: str) -> int:
+def _end_with_the_reader() -> None:
+    """Wait until the other end of standard error is closed: whoever asked is gone."""
+    poll = select.poll()
+    poll.register(sys.stderr.fileno(), 0)  # an error is always reported
+    poll.poll()
+    os._exit(1)
+
+
+def main(library_path: str, memory_bytes: str) -> int:
     """Compile one module."""
+    _thread.start_new_thread(_end_with_the_reader, ())  # the engine is called without the interpreter's lock
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     library = ctypes.CDLL(library_path)
     engine = _make_engine(library)
-    with open(module_path, "rb") as file:  # noqa: PTH123 -- pathlib takes longer to import than this to run
-        binary = file.read()
+    binary = sys.stdin.buffer.read()
     compiled, output = c_void_p(), _Bytes()
     library.wasmtime_module_new.restype = c_void_p
     library.wasmtime_module_new.argtypes = [c_void_p, c_char_p, c_size_t, POINTER(c_void_p)]
@@ -114,8 +126,8 @@ def main(library_path: str, module_path: str, output_path: str, memory_bytes: st
     if error:
         sys.stderr.write(_message(library, error))
         return 1
-    with open(output_path, "wb") as file:  # noqa: PTH123
-        file.write((c_ubyte * output.size).from_address(ctypes.addressof(output.data.contents)))
+    sys.stdout.buffer.write((c_ubyte * output.size).from_address(ctypes.addressof(output.data.contents)))
+    sys.stdout.buffer.flush()
     return 0
 
 
