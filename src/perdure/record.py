@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from operator import attrgetter
+from itertools import compress, pairwise
+from operator import attrgetter, ne
 from typing import Any, NamedTuple, final
 
 import cbor2
@@ -241,14 +241,14 @@ class Field(NamedTuple):
         name: of the attribute.
         of: its type.
         default: as it is written; belongs to the format. Without one the field is always written.
-        get: takes the value from the object, where it is not its attribute `name`.
+        attribute: of the object that has the value, with dots where it is one of an attribute's; empty: `name`.
     """
 
     number: int
     name: str
     of: Coder
     default: Any = _REQUIRED
-    get: Callable[[Any], Any] | None = None
+    attribute: str = ""
 
 
 @final
@@ -266,22 +266,19 @@ class Table:
         if [field.number for field in fields] != sorted({field.number for field in fields}):
             raise ValueError(f"the fields of {name} are not numbered in ascending order")
         self._by_number = {field.number: field for field in fields}
-        self._plan = [
-            (field.number, field.get or attrgetter(field.name), field.of.encode, self._default(field))
-            for field in fields
-        ]
+        self._encoders = [(field.number, field.of.encode) for field in fields]
+        self._defaults = [self._default(field) for field in fields]
+        # Two names at least, as with one there is no tuple.
+        self._values = attrgetter(*(field.attribute or field.name for field in fields), "__class__")
 
     def _default(self, field: Field) -> Any:
         return _REQUIRED if field.default is _REQUIRED else field.of.decode(field.default, field.name)
 
     def encode(self, value: object) -> dict[int, Any]:
         """The fields of an object, by number."""
-        content = {}
-        for number, get, encode, default in self._plan:
-            one = get(value)
-            if one != default:
-                content[number] = one if encode is None else encode(one)
-        return content
+        values = self._values(value)
+        written = compress(zip(self._encoders, values, strict=False), map(ne, values, self._defaults))
+        return {number: one if encode is None else encode(one) for (number, encode), one in written}
 
     def decode(self, content: Any, where: str = "") -> dict[str, Any]:
         """The values by name.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Final
 
 from perdure.canister import Callback, CanisterStatus, GlobalValue, Reject, Reply
@@ -170,11 +169,11 @@ _STATISTICS = row(
 _CANISTER = Table(
     "canister record",
     Field(1, "canister_id", _ID),
-    Field(2, "status", _STATUS, get=attrgetter("facts.status")),
-    Field(3, "canister_version", _NAT64, 0, attrgetter("facts.version")),
-    Field(4, "module_hash", optional(_HASH), None, lambda canister: canister.module and canister.module.module_hash),
-    Field(5, "chunk_hashes", sequence(_HASH, tuple), [], lambda canister: tuple(sorted(canister.chunk_store))),
-    Field(6, "snapshot_ids", sequence(blob(1, 64), tuple), [], lambda canister: tuple(canister.snapshots)),
+    Field(2, "status", _STATUS, attribute="facts.status"),
+    Field(3, "canister_version", _NAT64, 0, "facts.version"),
+    Field(4, "module_hash", optional(_HASH), None),
+    Field(5, "chunk_hashes", sequence(_HASH, tuple), []),
+    Field(6, "snapshot_ids", sequence(blob(1, 64), tuple), []),
     Field(7, "settings", _SETTINGS),
     Field(8, "cycles", _CYCLES, 0),
     Field(9, "reserved_cycles", _CYCLES, 0),

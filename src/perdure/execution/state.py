@@ -233,6 +233,21 @@ class CanisterState:
         return self.facts.canister_id
 
     @property
+    def module_hash(self) -> bytes | None:
+        """SHA-256 of its module; `None`: it has none."""
+        return None if self.module is None else self.module.module_hash
+
+    @property
+    def chunk_hashes(self) -> tuple[bytes, ...]:
+        """SHA-256 of each chunk that it has stored, ascending."""
+        return tuple(sorted(self.chunk_store))
+
+    @property
+    def snapshot_ids(self) -> tuple[bytes, ...]:
+        """Its snapshots, oldest first."""
+        return tuple(self.snapshots)
+
+    @property
     def liquid_cycles(self) -> int:
         """Cycles that may be spent; negative: frozen."""
         return self.cycles - max(self.freezing_limit - self.reserved_cycles, 0)
