@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol, final
 
@@ -72,14 +73,12 @@ class Context(Enum):
     INSPECT_MESSAGE = "F"
     SYSTEM_TASK = "T"
 
-    # One bit each, so that a set of contexts is an integer (the kernel checks contexts with one `and`).
-    @property
-    def bit(self) -> int:
-        """This context's bit in a set of contexts."""
-        return _CONTEXT_BIT[self]
+    bit: int
+    """One each, so that a set of contexts is an integer: the kernel asks what is in one with an `and`."""
 
 
-_CONTEXT_BIT = {context: 1 << index for index, context in enumerate(Context)}
+for _index, _context in enumerate(Context):
+    _context.bit = 1 << _index
 
 
 @unique
@@ -448,6 +447,9 @@ class Image(Protocol):
         ...
 
 
+_DATA = itemgetter(1)
+
+
 class PageDelta(NamedTuple):
     """What one message changed in one memory: its new size and the changed runs, ascending, whole pages.
 
@@ -457,6 +459,11 @@ class PageDelta(NamedTuple):
     wasm_pages: int
     runs: Sequence[tuple[int, bytes | memoryview]]
     fresh: bool = False
+
+    @property
+    def changed_bytes(self) -> int:
+        """How many bytes all runs have."""
+        return sum(map(len, map(_DATA, self.runs)))
 
 
 class StateDelta(NamedTuple):

@@ -180,7 +180,7 @@ class Injector:
         return self
 
     def _opcode(self, frame: FrameType) -> None:
-        if self.signals_only and threads.here().depth:
+        if self.signals_only and threads.here.state.depth:
             return
         self.seen += 1
         if self.seen == self.place and not self._is_left_out(frame):

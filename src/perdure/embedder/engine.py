@@ -90,7 +90,7 @@ class Engine:
         self.clock.start()
         if not self.threads.is_main_alive() and getattr(sys, "last_type", None) is KeyboardInterrupt:
             self.stop_messages()  # Ctrl-C has ended the program, which now waits for its other threads
-        instance = self.threads.here().instance
+        instance = self.threads.here.state.instance
         return instance is not None and instance.must_stop()
 
     def stop_messages(self) -> None:

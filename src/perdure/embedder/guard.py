@@ -217,20 +217,19 @@ def _varint(value: int, mark: int = 0) -> bytes:
 
 
 @final
+class _Here(threading.local):
+    """`state` is that of the thread that asks: found in C, as each message asks five times."""
+
+    def __init__(self) -> None:
+        self.state = ThreadState(get_ident() == threading.main_thread().ident)
+
+
+@final
 class Threads:
     """The state of each thread, and a way to run something on a thread with a large stack."""
 
     def __init__(self) -> None:
-        self._local = threading.local()
-        self._main = threading.main_thread().ident
-
-    def here(self) -> ThreadState:
-        """The state of this thread."""
-        try:
-            return self._local.state  # type: ignore[no-any-return]
-        except AttributeError:
-            self._local.state = state = ThreadState(get_ident() == self._main)
-            return state
+        self.here = _Here()
 
     @staticmethod
     def is_main_alive() -> bool:
@@ -239,22 +238,21 @@ class Threads:
 
     def after_fork(self) -> None:
         """In the child, the thread that forked is the main thread."""
-        self._main = get_ident()
-        self.here().is_main = True
+        self.here.state.is_main = True
 
     def call(self, function: Callable[[], Any]) -> Any:
         """`function()` on a stack that is large enough for the engine: here, or on another thread, and wait for it.
 
         There it counts as run by the instance that runs here.
         """
-        state = self.here()
+        state = self.here.state
         if state.roomy:
             return function()
         results: list[Any] = []
         failures: list[BaseException] = []
 
         def work() -> None:
-            there = self.here()
+            there = self.here.state
             there.instance = state.instance
             try:
                 results.append(function())
@@ -272,10 +270,6 @@ class Threads:
         if failures:
             raise failures[0]
         return results[0]
-
-
-threads: Final = Threads()
-"""Of this process."""
 
 
 def check_recursion() -> None:
@@ -312,3 +306,7 @@ def _stack_bytes() -> int:
     library.pthread_attr_destroy.argtypes = [c_void_p]
     library.pthread_attr_destroy(attributes)
     return 0 if failed else size.value
+
+
+threads: Final = Threads()
+"""Of this process."""

@@ -120,7 +120,7 @@ class HostCallbacks:
         @covered
         def callback(data: int, caller: int, values: Any, count: int) -> int:
             try:
-                instance = here().instance
+                instance = here.state.instance
                 try:
                     result = host_function(
                         instance.host_api(), instance.machine, *[values[at] & mask for at, mask in places]

@@ -32,7 +32,7 @@ from perdure.canister import (
     TrapCode,
     WasmState,
 )
-from perdure.embedder.guard import ThreadState, check_recursion
+from perdure.embedder.guard import ThreadState, check_recursion, threads
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
 from perdure.embedder.states import (
@@ -40,9 +40,7 @@ from perdure.embedder.states import (
     COMMIT,
     ENTER,
     HAND_OVER,
-    HARVEST,
     PREPARE,
-    RAN,
     READY,
     RETURN,
     ROLL_BACK,
@@ -77,7 +75,6 @@ _REPLIED, _REJECTED = 1, 2
 _LARGE_BYTES = 4 << 20
 _MAX_CALLER_BYTES = abi.HEADER["caller"].size_bytes
 _SIZES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
-_BITS = {context: context.bit for context in Context}
 
 
 @final
@@ -133,7 +130,7 @@ class WasmInstance:
         """What a host function raised."""
         self._interruption: BaseException | None = None
         check_recursion()
-        state = self._engine.threads.here()
+        state = threads.here.state
         state.enter()
         try:
             self._renew()
@@ -204,7 +201,7 @@ class WasmInstance:
             InternalError: a bug in a host function.
         """
         check_recursion()
-        state = self._engine.threads.here()
+        state = threads.here.state
         state.enter()
         try:
             outcome = self._run(state, entry_point, env, outside)
@@ -221,11 +218,9 @@ class WasmInstance:
 
     def changes(self) -> StateDelta:
         """What is uncommitted; the runs are views."""
-        self._drop_broken()
-        self._note_outside_writes()
+        self._take_stock()
         if self._state is CLEAN:
             return NO_CHANGE
-        self._harvest()
         known = self._heap_changes
         found = {}
         for name, memory in self._memories.items():
@@ -251,7 +246,7 @@ class WasmInstance:
 
     def commit(self) -> StateDelta:
         """Hand what is uncommitted to the images."""
-        state = self._engine.threads.here()
+        state = threads.here.state
         state.enter()
         try:
             delta = self._ready or self.prepare()
@@ -259,7 +254,7 @@ class WasmInstance:
                 return delta
             for name, changed in delta.memories.items():
                 self._memories[name].commit(changed)
-            self._committed_globals = self._globals_now()
+            self._committed_globals = self._current_globals
             self._heap_changes = _UNKNOWN
             if self._predecessor is not None:
                 self._owned = list(self._memories.values())
@@ -282,7 +277,7 @@ class WasmInstance:
 
     def roll_back(self) -> None:
         """Drop everything uncommitted, globals included."""
-        state = self._engine.threads.here()
+        state = threads.here.state
         state.enter()
         try:
             self._roll_back(state)
@@ -296,7 +291,7 @@ class WasmInstance:
 
     def restore(self, saved: StateDelta) -> None:
         """Roll back, then apply `saved`, uncommitted."""
-        state = self._engine.threads.here()
+        state = threads.here.state
         state.enter()
         try:
             self._roll_back(state)
@@ -314,8 +309,7 @@ class WasmInstance:
     def successor(self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]) -> WasmInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included."""
         code: CompiledModule = module  # type: ignore[assignment]  # of the same engine
-        self._drop_broken()
-        self._harvest()
+        self._take_stock()
         self._state = HAND_OVER[self._state]
         scans = _scans(self._engine, code.facts)
         memories = dict(self._memories)
@@ -335,7 +329,7 @@ class WasmInstance:
 
     def close(self) -> None:
         """Let go of memories and engine."""
-        state = self._engine.threads.here()
+        state = threads.here.state
         state.enter()
         try:
             self._drop_store()
@@ -370,7 +364,7 @@ class WasmInstance:
 
     def must_stop(self) -> bool:
         """Whether the running message has to end; runs signal handlers that were put off."""
-        state = self._engine.threads.here()
+        state = threads.here.state
         try:
             state.run_pending()
         except BaseException as error:
@@ -401,8 +395,6 @@ class WasmInstance:
             self._roll_back(state)
         if self._store is None or self._heap.resized or self._stable.resized:
             self._renew()
-        else:
-            self._harvest()
         index = environment = 0
         if entry_point.__class__ is Method:
             entry = self._store.function(entry_point[0])  # type: ignore[union-attr]
@@ -411,7 +403,7 @@ class WasmInstance:
         else:
             entry = self._store.function(abi.CALLBACK)  # type: ignore[union-attr]
             index, environment = entry_point  # type: ignore[misc]
-        before = self._heap_before() if self._state is not CLEAN and env.context in _CHARGED_FOR_HEAP else None
+        before = self._heap_before() if self._state is not CLEAN and not env.context.bit & _FREE_OF_HEAP else None
         self._fill(env, index, environment)
         self._heap_changes = _UNKNOWN
         self._env, self._api, self.failure = env, None, None
@@ -443,7 +435,7 @@ class WasmInstance:
         _IN.pack_into(
             view,
             0,
-            _BITS[env.context],
+            env.context.bit,
             0 if env.needs_to_respond else 1,
             limits.instructions,
             limits.stable_accessed_pages,
@@ -488,7 +480,7 @@ class WasmInstance:
         if before:
             result.heap_dirty_pages = sum(before.get(address) != data for address, data in _pages(delta))
         else:
-            result.heap_dirty_pages = sum(len(data) for _, data in delta.runs) // PAGE_BYTES
+            result.heap_dirty_pages = delta.changed_bytes // PAGE_BYTES
         limits = env.limits
         if self._page_charges is not None:
             price = sum(self._page_charges)
@@ -499,6 +491,7 @@ class WasmInstance:
     def _returned(self, env: Env, before: dict[int, bytes] | None) -> Return:
         view, api, limits = self._view, self._api, env.limits
         out = _OUT.unpack_from(view, _OUT_OFFSET)
+        self._take_written(out[-2])
         self._state = RETURN[self._state]
         result = Return() if api is None else api.finish()
         if view[_RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
@@ -510,7 +503,7 @@ class WasmInstance:
         result.stable_accessed_pages = limits.stable_accessed_pages - out[_LEFT + 1]
         result.stable_dirty_pages = limits.stable_dirty_pages - out[_LEFT + 2]
         result.heap_wasm_pages, result.stable_wasm_pages = out[_LEFT + 3], out[_LEFT + 4]
-        if self._metered and env.context in _CHARGED_FOR_HEAP:
+        if self._metered and not env.context.bit & _FREE_OF_HEAP:
             self._charge_for_heap(result, env, before)
         if out[-1]:  # data.drop or elem.drop: segments come back with a new instance, as on the network
             self._globals_now()
@@ -573,13 +566,13 @@ class WasmInstance:
     def _finish(self, store: Store | None) -> None:
         """Have the kernel write the out-fields and the globals."""
         assert store is not None
-        if store.call(store.function(abi.FINISH), self._engine.threads.here()) is not None:
+        if store.call(store.function(abi.FINISH), threads.here.state) is not None:
             raise InternalError("the kernel trapped")
 
     def _load_globals(self, store: Store, values: bytes) -> None:
         self._view[abi.GLOBALS_COMMITTED : abi.GLOBALS_COMMITTED + len(values)] = values
         self._view[abi.GLOBALS_CURRENT : self._globals_end] = values
-        if values and store.call(store.function(abi.LOAD_GLOBALS), self._engine.threads.here()) is not None:
+        if values and store.call(store.function(abi.LOAD_GLOBALS), threads.here.state) is not None:
             raise InternalError("the kernel trapped")
 
     # --- the transaction
@@ -591,44 +584,35 @@ class WasmInstance:
         assert self._current_globals is not None
         return self._current_globals
 
-    def _harvest(self) -> None:
-        """Take over the kernel's list of written pages before the next entry clears it."""
-        if self._state is RAN:
-            self._take_written(_OUT.unpack_from(self._view, _OUT_OFFSET)[-2])
-            self._state = HARVEST[self._state]
-
     def _take_written(self, end: int) -> None:
+        """Take over the kernel's list of written pages, which ends there, before the next entry clears it."""
         if end > abi.WRITTEN_LIST:
             pages: Iterable[int] = self._accounting.bytes[abi.WRITTEN_LIST : end].cast("I")
             self._stable.written.update(pages)
 
-    def _drop_broken(self) -> None:
-        """Roll back what no commit may be made of: an entry that trapped, or whose end nobody has seen."""
+    def _take_stock(self) -> None:
+        """Let what is uncommitted be what may be committed, and all of it.
+
+        An entry that trapped, or whose end nobody has seen, is rolled back; what the host itself has written to the
+        memories, or grown, counts.
+        """
         if self._state is TRAPPED or self._state is RUNNING:
             self.roll_back()
-
-    def _note_outside_writes(self) -> None:
-        """Count what the host itself has written to the memories, or grown, as uncommitted."""
         heap, stable = self._heap, self._stable
         if heap.written or stable.written or heap.resized or stable.resized:
-            self._note_write()
+            self._state = WRITE[self._state]
             if heap.written or heap.resized:
                 self._heap_changes = _UNKNOWN
         elif self._beside and self._state is CLEAN and any(memory.changes() is not None for memory in self._beside):
-            self._note_write()
-
-    def _note_write(self) -> None:
-        if self._state is not RUNNING and self._state is not TRAPPED and self._state is not RAN:
             self._state = WRITE[self._state]
 
     def _roll_back(self, state: ThreadState) -> None:
         state.instance = None
         before, self._heap_changes, self._ready = self._state, _UNKNOWN, None
         if before is CLEAN:
-            self._note_outside_writes()
+            self._take_stock()
             before = self._state
         if before is not CLEAN:
-            self._harvest()
             self._state = RUNNING  # a rollback that is cut off is done again, and more thoroughly
             sizes = self._heap.size_bytes, self._stable.size_bytes
             for memory in self._memories.values():
@@ -666,12 +650,13 @@ _LEFT = [field.offset for field in _FIELDS if field.offset >= _OUT_OFFSET].index
 _UNKNOWN: Final = PageDelta(-1, ())
 """Says that the heap has not been compared with its committed bytes since it last ran."""
 
-_CHARGED_FOR_HEAP: Final = frozenset(Context) - {
-    Context.NON_REPLICATED_QUERY,
-    Context.REPLICATED_QUERY,
-    Context.TRANSFORM,
-    Context.INSPECT_MESSAGE,
-}
+_FREE_OF_HEAP: Final = (
+    Context.NON_REPLICATED_QUERY.bit
+    | Context.REPLICATED_QUERY.bit
+    | Context.TRANSFORM.bit
+    | Context.INSPECT_MESSAGE.bit
+)
+"""Contexts in which changed pages of the heap are not charged."""
 
 
 def _pages(delta: PageDelta) -> Iterator[tuple[int, bytes]]:

@@ -7,10 +7,10 @@ never written through the mapping.
 from __future__ import annotations
 
 import os
-import time
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from time import perf_counter_ns
 from typing import final
 
 from perdure.canister import Extent, Image, PageDelta
@@ -275,13 +275,15 @@ class ImageMemory(LinearMemory):
         Dropping a page and faulting it in again costs 4.6 us, comparing it with its committed bytes 0.5 us. So what the
         last commit wrote stays private, as long as it is little, and goes when the next commit writes other pages.
         """
-        now = {}
-        if keep and sum(len(data) for _, data in delta.runs) <= _KEPT_BYTES:
-            now = {address: self._held.get(address) or bytes(data) for address, data in delta.runs}
-        for runs in (self._kept.items(), delta.runs):
-            for address, data in runs:
-                if address not in now or len(now[address]) != len(data):
-                    self._drop(address, address + len(data))
+        held, now = self._held, {}
+        gone: Iterable[tuple[int, bytes | memoryview]] = self._kept.items()
+        if keep and delta.changed_bytes <= _KEPT_BYTES:
+            now = {address: held.get(address) or bytes(data) for address, data in delta.runs}
+        else:
+            gone = (*gone, *delta.runs)
+        for address, data in gone:
+            if address not in now or len(now[address]) != len(data):
+                self._drop(address, address + len(data))
         self._kept = now
 
     def _known_runs(self) -> list[tuple[int, int]]:
@@ -291,9 +293,9 @@ class ImageMemory(LinearMemory):
         if self.private_pages is None:
             return self._known_runs()
         base = self.base
-        began = time.perf_counter_ns()
+        began = perf_counter_ns()
         runs = self.private_pages.runs(base, base + self.size_bytes)
-        self._scan_ns += time.perf_counter_ns() - began
+        self._scan_ns += perf_counter_ns() - began
         return [(start - base, end - base) for start, end in runs]
 
     def _changed_runs(self) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ _PAGEMAP = "/proc/self/pagemap"
 _PAGEMAP_SCAN = 0xC060_6610  # _IOWR('f', 16, struct pm_scan_arg)
 _FILE, _PRESENT, _SWAPPED, _ZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _ARGUMENT = struct.Struct("<12Q")
+_RANGE, _RANGE_OFFSET = struct.Struct("<2Q"), 16
 _WALK_END = struct.Struct("<32xQ")
 _VECTOR_LENGTH = 512
 _CATEGORIES = (_FILE | _ZERO, _FILE | _ZERO, _PRESENT | _SWAPPED, 0)  # inverted, all of, any of, to return
@@ -126,10 +127,11 @@ class PageScan:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._argument = bytearray(_ARGUMENT.size)
         vector = (ctypes.c_uint64 * (3 * _VECTOR_LENGTH))()
         self._words = memoryview(vector).cast("B").cast("Q")
-        self._vector_address = ctypes.addressof(vector)
+        address = ctypes.addressof(vector)
+        size_bytes = _ARGUMENT.size
+        self._argument = bytearray(_ARGUMENT.pack(size_bytes, 0, 0, 0, 0, address, _VECTOR_LENGTH, 0, *_CATEGORIES))
 
     def another(self) -> PageScan:
         """A scan with a vector of its own, for another thread."""
@@ -148,9 +150,7 @@ class PageScan:
         found: list[tuple[int, int]] = []
         argument, words = self._argument, self._words
         while True:
-            _ARGUMENT.pack_into(
-                argument, 0, 96, 0, start, end, 0, self._vector_address, _VECTOR_LENGTH, 0, *_CATEGORIES
-            )
+            _RANGE.pack_into(argument, _RANGE_OFFSET, start, end)
             count = fcntl.ioctl(self._descriptor, _PAGEMAP_SCAN, argument)
             found += [(words[place], words[place + 1]) for place in range(0, 3 * count, 3)]
             (start,) = _WALK_END.unpack_from(argument)

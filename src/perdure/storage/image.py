@@ -49,8 +49,8 @@ _PIECES_PER_BLOCK = 32  # in a block before it is copied up: spreads the copy of
 
 
 _NO_RUNS = Runs((), 0)
-_Place = tuple[DiskFile, int, int, int]
-"""Where runs are written in place: file, the first of them, the first that is not, how far addresses lie before it."""
+_Place = tuple[Region, int, int, int]
+"""Where runs are written in place: into what, the first of them, the first that is not, how far from their address."""
 
 
 @final
@@ -124,23 +124,18 @@ class TemporaryImage:
             StorageError: there is none; nothing has changed.
             ValueError: a run is not whole pages, or lies outside the memory, or the memory shrinks.
         """
-        self._check_usable()
-        if self._prepared is not delta:
-            self._prepare(delta)
-
-    def is_prepared(self, delta: PageDelta) -> bool:
-        """Whether just this delta was prepared last."""
-        return self._prepared is delta
-
-    def _prepare(self, delta: PageDelta) -> None:
-        if self._prepared is not None:
+        if self._closed or self._unfinished is not None:
+            self._check_usable()
+        if (before := self._prepared) is delta:
+            return
+        if before is not None:
             self._prepared = None
             self._release_unused()
-        wasm_pages, runs, fresh = delta
+        wasm_pages, changed, fresh = delta
         if wasm_pages < self._wasm_pages and not fresh:
             raise shrinks(self._wasm_pages, wasm_pages)
         size_bytes = wasm_pages * WASM_PAGE_BYTES
-        self._runs = Runs(runs, size_bytes)
+        self._runs = runs = Runs(changed, size_bytes)
         self._base = None
         try:
             if fresh or not self._wasm_pages:
@@ -148,7 +143,7 @@ class TemporaryImage:
             else:
                 if wasm_pages > self._wasm_pages and size_bytes > self._pieces.end:
                     self._reserve(size_bytes)
-                self._make_room(self._runs)
+                self._make_room(runs)
         except OSError as error:
             self._release_unused()
             refusal = StorageError(f"no room for a commit: {error.strerror}", self._store.directory)
@@ -156,10 +151,14 @@ class TemporaryImage:
             raise refusal from error
         self._prepared = delta
 
+    def is_prepared(self, delta: PageDelta) -> bool:
+        """Whether just this delta was prepared last."""
+        return self._prepared is delta
+
     def _prepare_anew(self, capacity: int) -> None:
         # What was mapped before must be covered again, or its old bytes would show.
         base = self._allocate(_region_bytes(capacity))
-        self._runs.write(base.file, 0, len(self._runs.starts), base.offset)
+        self._runs.write(base, 0, len(self._runs.starts), base.offset)
         self._places, self._others, self._holds = (), len(self._runs.starts), False
         self._base = base
 
@@ -167,12 +166,10 @@ class TemporaryImage:
         position, end = 0, len(runs.starts)
         places: list[_Place] = []
         # What is held covers the files, so nothing is written in place under it.
-        while position < end and not self._held and (found := self._next_in_place(runs, position)):
-            piece, stop = found
-            distance = piece.offset - piece.start
-            runs.make_room(piece.region, position, stop, distance)
-            places.append((piece.region.file, position, stop, distance))
-            position = stop
+        while position < end and not self._held and (place := self._next_in_place(runs, position)):
+            runs.make_room(*place)
+            places.append(place)
+            position = place[2]
         self._places, self._others = places, position
         if position == end:
             self._holds = False
@@ -183,13 +180,16 @@ class TemporaryImage:
                 self._runs = runs = self._with_held(runs)
             self._make_room_in_blocks(runs, position)
 
-    def _next_in_place(self, runs: Runs, position: int) -> tuple[Piece, int] | None:
-        """The piece of our own that the run at `position` lies in, and where the first run is that does not."""
+    def _next_in_place(self, runs: Runs, position: int) -> _Place | None:
+        """Where the run at `position` is written, and those after it that lie in the same piece, if that is our own."""
         piece = self._pieces.before(runs.starts[position])
-        if piece is None or piece.region.references != 1:
+        if piece is None:
             return None
-        stop = bisect_right(runs.ends, piece.end, position)
-        return (piece, stop) if stop > position else None
+        start, end, region, offset = piece
+        if region.references != 1:
+            return None
+        stop = bisect_right(runs.ends, end, position)
+        return (region, position, stop, offset - start) if stop > position else None
 
     def _can_hold(self, runs: Runs, first: int) -> bool:
         """Whether there is room in memory for the runs from `first` on."""
@@ -238,9 +238,8 @@ class TemporaryImage:
             ValueError: a run is not whole pages, or lies outside the memory, or the memory shrinks.
         """
         prepared = self._prepared
-        if prepared is None or not _is_same(prepared, delta):
-            self._check_usable()
-            self._prepare(delta)
+        if prepared is not delta and not _is_same(prepared, delta):
+            self.prepare(delta)
         elif self._closed:
             self._check_usable()
         self._unfinished = "it was interrupted"
@@ -295,10 +294,9 @@ class TemporaryImage:
     def _write_runs(self, runs: Runs, position: int) -> None:
         """Write runs from `position` on to pieces of our own, where need be to new ones."""
         while position < len(runs.starts):
-            if (found := self._next_in_place(runs, position)) is not None:
-                piece, stop = found
-                runs.write(piece.region.file, position, stop, piece.offset - piece.start)
-                position = stop
+            if (place := self._next_in_place(runs, position)) is not None:
+                runs.write(*place)
+                position = place[2]
                 continue
             address, end = runs.starts[position], runs.ends[position]
             while address < end:
@@ -554,10 +552,10 @@ def _region_bytes(size_bytes: int) -> int:
     return end
 
 
-def _is_same(delta: PageDelta, other: PageDelta) -> bool:
-    """Whether two deltas are the same, or have the same pages: one may be a copy of the other's views."""
-    if delta is other:
-        return True
+def _is_same(delta: PageDelta | None, other: PageDelta) -> bool:
+    """Whether two deltas have the same pages: one may be a copy of the other's views."""
+    if delta is None:
+        return False
     places = [(address, len(data)) for address, data in delta.runs]
     return delta[::2] == other[::2] and places == [(address, len(data)) for address, data in other.runs]
 

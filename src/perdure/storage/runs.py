@@ -10,7 +10,7 @@ from typing import final
 
 from perdure.canister import PageDelta
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-from perdure.storage.disk import Buffer, DiskFile
+from perdure.storage.disk import Buffer
 from perdure.storage.temporary import GRANULE_BYTES, Region
 
 __all__ = ["Runs", "check_delta", "granules_of", "join_ranges", "shrinks"]
@@ -41,9 +41,24 @@ class Runs:
     __slots__ = ("buffers", "ends", "starts")
 
     def __init__(self, runs: Sequence[tuple[int, Buffer]], size_bytes: int) -> None:
-        if len(runs) < _FEW:
-            self._take_few(runs, size_bytes)
+        if len(runs) >= _FEW:
+            self._take_many(runs, size_bytes)
             return
+        starts: list[int] = []
+        ends: list[int] = []
+        buffers: list[Buffer] = []
+        self.starts, self.ends, self.buffers = starts, ends, buffers
+        position = 0
+        for start, buffer in runs:
+            end = start + len(buffer)
+            starts.append(start)
+            buffers.append(buffer)
+            ends.append(end)
+            if (start | end) % PAGE_BYTES or start < position or end > size_bytes:
+                self._explain(size_bytes)
+            position = end
+
+    def _take_many(self, runs: Sequence[tuple[int, Buffer]], size_bytes: int) -> None:
         self.starts = [start for start, _ in runs]
         self.buffers = [buffer for _, buffer in runs]
         self.ends = list(map(add, self.starts, map(len, self.buffers)))
@@ -51,18 +66,6 @@ class Runs:
         ascending = all(map(le, self.ends, islice(self.starts, 1, None))) and all(map(le, self.starts, self.ends))
         if bits % PAGE_BYTES or bits < 0 or not ascending or (self.ends and self.ends[-1] > size_bytes):
             self._explain(size_bytes)
-
-    def _take_few(self, runs: Sequence[tuple[int, Buffer]], size_bytes: int) -> None:
-        self.starts, self.buffers, self.ends = [], [], []
-        position = 0
-        for start, buffer in runs:
-            end = start + len(buffer)
-            self.starts.append(start)
-            self.buffers.append(buffer)
-            self.ends.append(end)
-            if (start | end) % PAGE_BYTES or start < position or end > size_bytes:
-                self._explain(size_bytes)
-            position = end
 
     def _explain(self, size_bytes: int) -> None:
         position = 0
@@ -78,8 +81,9 @@ class Runs:
         what = f"{run_bytes} bytes at {start:#x}"
         return ValueError(f"a run of {what} is not whole pages of a memory of {size_bytes:#x} bytes")
 
-    def write(self, file: DiskFile, first: int, stop: int, distance: int) -> None:
-        """Write runs `first` to `stop` at their address plus `distance`, neighbours in one call."""
+    def write(self, region: Region, first: int, stop: int, distance: int) -> None:
+        """Write runs `first` to `stop` into a region's file at their address plus `distance`, neighbours at once."""
+        file = region.file
         if stop - first == 1:
             file.pwrite(self.buffers[first], self.starts[first] + distance)
             return
@@ -111,7 +115,7 @@ class Runs:
             for index in range(first, stop):
                 low = (self.starts[index] + distance) // GRANULE_BYTES
                 high = (self.ends[index] + distance - 1) // GRANULE_BYTES
-                if low not in room or (low != high and not room.issuperset(range(low, high))) or high not in room:
+                if low not in room or (high != low and not room.issuperset(range(low, high + 1))):
                     region.make_room(range(low, high + 1))
             return
         needed = set(map(GRANULE_BYTES.__rfloordiv__, map(distance.__add__, self.starts[first:stop])))

@@ -103,7 +103,7 @@ class MemoryHost:
 
     def pause(self) -> None:
         """Let signal handlers run."""
-        threads.here().pause()
+        threads.here.state.pause()
 
     def check(self) -> None:
         """Raise `ValueError` once it is closed."""

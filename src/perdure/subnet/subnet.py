@@ -164,7 +164,7 @@ class Subnet:
     @contextmanager
     def _undisturbed(self, ticket: Ticket) -> Iterator[World]:
         """Work on the state, alone: signal handlers wait, and what comes out says what became of it."""
-        signals = threads.here()
+        signals = threads.here.state
         signals.enter()
         try:
             yield self._world
@@ -638,7 +638,7 @@ class Canister:
             subnet._recover()
         if self._reaches_further(request[1]):
             gate.become_alone(turn)
-        world, signals = subnet._world, threads.here()
+        world, signals = subnet._world, threads.here.state
         signals.enter()
         try:
             response = execute_at_once(world, *request, request_id, ticket)
@@ -665,7 +665,7 @@ class Canister:
             RejectError: the canister or the system rejected the query.
         """
         subnet = self._subnet
-        gate, signals = subnet._gate, threads.here()
+        gate, signals = subnet._gate, threads.here.state
         if gate.is_busy:
             gate.stand_back()
         turn = gate.turn

@@ -54,7 +54,6 @@ _ALLOWED: Final = {
 }
 _REPLICATED_BITS: Final = sum(bit for letter, bit in _LETTER_BIT.items() if letter not in _NON_REPLICATED)
 _COMPOSITE_BITS: Final = sum(_LETTER_BIT[letter] for letter in ("CQ", "CRy", "CRt"))
-_BIT: Final = {context: context.bit for context in Context}
 
 
 @final
@@ -85,7 +84,7 @@ class SystemApi:
         self.response: Reply | Reject | None = None
         self.calls: list[MethodCall] | None = None
         self.log: EntryLog | None = None
-        self._bit = _BIT[env.context]
+        self._bit = env.context.bit
         self._responded = not env.needs_to_respond
         self._reply: bytearray | None = None
         self._pending: MethodCall | None = None
