@@ -34,8 +34,8 @@ from perdure.storage import (
     StateDirectory,
     StorageLimits,
     TemporaryStore,
+    checkpoints,
     commit_log,
-    directory,
     log,
 )
 
@@ -217,7 +217,9 @@ def _now_and_then(rng: random.Random, state: StateDirectory, journal: Journal) -
 
 
 def _open(disk: Any, level: Level, store: TemporaryStore) -> StateDirectory:
-    return StateDirectory.open(ROOT, durability=level, disk=disk, store=store, limits=LIMITS, history=HISTORY)
+    return StateDirectory.open(
+        ROOT, durability=level, disk=disk, store=store, limits=LIMITS, history=HISTORY, blobs_of=lambda *_: ()
+    )
 
 
 def check(disk: Any, journal: Journal, store: TemporaryStore, rng: random.Random) -> None:
@@ -275,6 +277,8 @@ def _compare(state: StateDirectory, journal: Journal, rng: random.Random) -> Non
         if not known or past.subnet_record != model.subnet:
             raise BrokenPromiseError(f"the past version {past_version} is not what it was")
         for name, canister in past.canisters.items():
+            if canister.module_hash:
+                state.blob(canister.module_hash)
             expected = model.canisters[name]
             if canister.images.keys() != expected["memories"].keys() or canister.code != expected["code"]:
                 raise BrokenPromiseError(f"past version {past_version}: memories or code of {name!r}")
@@ -367,20 +371,28 @@ def _ignore(what: str, path: str) -> Callable[[Any], None]:
     return prepare
 
 
-def _recycle_early(self: StateDirectory) -> None:
+def _recycle_early(self: checkpoints.Checkpoints, state_log: commit_log.CommitLog) -> None:
     """The checkpoint with the log used again before the checkpoint file says so."""
-    state_log = self._log
-    assert state_log is not None
     state_log._file.pwrite(bytes(4096), 0)
-    _write_checkpoint(self)
+    _write_checkpoint(self, state_log)
 
 
-def _unsynced_log(self: StateDirectory) -> None:
+def _unsynced_log(self: checkpoints.Checkpoints, state_log: commit_log.CommitLog) -> None:
     """The checkpoint without the log on the platter first."""
-    state_log = self._log
-    assert state_log is not None
     with _patched(type(state_log), "sync", lambda *_: None):
-        _write_checkpoint(self)
+        _write_checkpoint(self, state_log)
+
+
+def _collect_early(self: checkpoints.Checkpoints, state_log: commit_log.CommitLog) -> None:
+    """Blobs gone before the checkpoint that does not name them."""
+    self.collect_blobs()
+    _write_checkpoint(self, state_log)
+
+
+def _collect_the_past(self: checkpoints.Checkpoints, state_log: commit_log.CommitLog) -> None:
+    """Blobs gone that only history names."""
+    _write_checkpoint(self, state_log)
+    self._blobs.collect(tuple)
 
 
 def _acknowledge_early(self: Any, meta: bytes, pages: Any, **options: Any) -> int:
@@ -407,7 +419,7 @@ def _in_place(disk: Any, path: str, name: str) -> None:
     disk.sync_directory(path)
 
 
-_write_checkpoint = StateDirectory._write_checkpoint
+_write_checkpoint = checkpoints.Checkpoints._write
 _append = commit_log.CommitLog.append
 _seal = commit_log.CommitLog.seal
 
@@ -433,9 +445,11 @@ CODE_REMOVALS: dict[str, tuple[object, str, object]] = {
     "acknowledged before the sync": (commit_log.CommitLog, "append", _acknowledge_early),
     "no seal before images change": (commit_log.CommitLog, "seal", lambda self, _: self.sync(self.version)),
     "images changed before the seal is synced": (commit_log.CommitLog, "seal", _lasting_seal),
-    "images before the log": (StateDirectory, "_write_checkpoint", _unsynced_log),
-    "log used again before the checkpoint": (StateDirectory, "_write_checkpoint", _recycle_early),
-    "files changed in place": (directory, "put_in_place", _in_place),
+    "images before the log": (checkpoints.Checkpoints, "_write", _unsynced_log),
+    "log used again before the checkpoint": (checkpoints.Checkpoints, "_write", _recycle_early),
+    "blobs go before the checkpoint": (checkpoints.Checkpoints, "_write", _collect_early),
+    "blobs go that history names": (checkpoints.Checkpoints, "_write", _collect_the_past),
+    "files changed in place": (checkpoints, "put_in_place", _in_place),
 }
 
 

@@ -44,6 +44,8 @@ REMOVALS = (
     "images changed before the seal is synced",
     "images before the log",
     "log used again before the checkpoint",
+    "blobs go before the checkpoint",
+    "blobs go that history names",
     "files changed in place",
 )
 

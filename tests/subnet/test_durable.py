@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import struct
@@ -79,6 +80,27 @@ def test_upgrades_snapshots_and_writes_from_outside_are_kept(path: Path) -> None
     crash(subnet)
     canister = Subnet(path).canister(canister.id)
     assert (count(canister), len(canister.snapshots())) == (5, 1)
+
+
+def test_a_module_that_nothing_uses_any_more_takes_no_room(path: Path) -> None:
+    """Snapshots have their own copy; the chunks that a canister has stay."""
+    with Subnet(path) as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        snapshot = canister.take_snapshot()
+        canister._manage("upload_chunk", chunk=b"a chunk")
+        canister.reinstall(module("stable_access"))
+        old, new, chunk = (
+            hashlib.sha256(data).hexdigest() for data in (module("kv32"), module("stable_access"), b"a chunk")
+        )
+        assert {name.name for name in (path / "blobs").iterdir()} == {old, new, chunk}
+    assert {name.name for name in (path / "blobs").iterdir()} == {new, chunk}
+    with Subnet(path) as subnet:
+        again = subnet.canister(canister.id)
+        again.load_snapshot(snapshot)
+        assert count(again) == 5
+        assert (path / "blobs" / old).exists()
+    with Subnet(path) as subnet:
+        assert count(subnet.canister(canister.id)) == 5
 
 
 def test_a_snapshot_directory_goes_out_and_comes_back(path: Path, tmp_path: Path) -> None:

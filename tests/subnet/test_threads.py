@@ -403,8 +403,8 @@ def test_a_checkpoint_is_made_beside_a_running_message(tmp_path: Path, threads: 
     canister.update("count")
     for method in ("hold_and_trap", "hold"):
         with held(threads, canister, method):
-            epoch = subnet._host.directory._checkpoint.epoch  # type: ignore[union-attr]
-            while subnet._host.directory._checkpoint.epoch < epoch + 2:  # type: ignore[union-attr]
+            epoch = subnet._host.directory._checkpoints.last.epoch  # type: ignore[union-attr]
+            while subnet._host.directory._checkpoints.last.epoch < epoch + 2:  # type: ignore[union-attr]
                 other.update("count")
     expected = [count(item) for item in (canister, other)]
     assert expected[0] == 2

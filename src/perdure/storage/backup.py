@@ -17,7 +17,8 @@ from typing import final
 from perdure.canister import PageDelta
 from perdure.errors import PerdureError, StorageError
 from perdure.storage.changes import CanisterChange, Message
-from perdure.storage.directory import SUBDIRECTORIES, StateDirectory
+from perdure.storage.checkpoints import SUBDIRECTORIES
+from perdure.storage.directory import StateDirectory
 from perdure.storage.disk import Disk, RealDisk, read_whole
 from perdure.storage.durable import DurableMemory
 from perdure.storage.kept import StorageLimits

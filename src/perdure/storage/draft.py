@@ -1,9 +1,9 @@
-"""One commit before it is in the log: checked, and put into the parts of a record. Nothing is accounted for yet."""
+"""One commit before it is in the log: checked, and put into the parts of a record, before it is accounted for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import cbor2
 
@@ -11,12 +11,11 @@ from perdure.canister import PageDelta
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.changes import Answer, CanisterChange, Message, check_name, encode_globals, encode_memory
+from perdure.storage.committed import Committed
 from perdure.storage.disk import Buffer
 from perdure.storage.durable import DurableMemory
+from perdure.storage.kept import CanisterState
 from perdure.storage.runs import check_delta
-
-if TYPE_CHECKING:
-    from perdure.storage.directory import CanisterState, StateDirectory
 
 __all__ = ["Draft"]
 
@@ -36,7 +35,7 @@ class Draft:
     """
 
     __slots__ = (
-        "_directory",
+        "_committed",
         "_entries",
         "_message",
         "answers",
@@ -51,14 +50,14 @@ class Draft:
 
     def __init__(
         self,
-        directory: StateDirectory,
+        committed: Committed,
         message: Message,
         changes: Mapping[bytes, CanisterChange],
         subnet_record: bytes | None,
         answers: Sequence[Answer] = (),
         forgotten: Sequence[bytes] = (),
     ) -> None:
-        self._directory = directory
+        self._committed = committed
         self._message = message
         self.changes = changes
         self.subnet_record = subnet_record
@@ -69,9 +68,9 @@ class Draft:
         self.runs: dict[tuple[bytes, str], list[int]] = {}
         self.created: dict[tuple[bytes, str], DurableMemory] = {}
         self._entries: list[list[Any]] = []
-        next_slot = directory.next_slot
+        next_slot = committed.next_slot
         for canister_id in sorted(changes):
-            state = directory.canisters.get(canister_id)
+            state = committed.canisters.get(canister_id)
             self.slots[canister_id] = next_slot if state is None else state.slot
             next_slot += state is None
             self._entries.append([canister_id, self._entry(canister_id, changes[canister_id], state)])
@@ -102,7 +101,7 @@ class Draft:
         memory = None if state is None or name in change.dropped else state.memories.get(name)
         if memory is None:
             check_name(name)
-            memory = self._directory.new_memory(self.slots[canister_id], name)
+            memory = self._committed.new_memory(self.slots[canister_id], name)
             self.created[canister_id, name] = memory
         elif memory.unapplied:
             raise InternalError("the pages of the commit before are not in the image yet")
@@ -135,13 +134,38 @@ class Draft:
             meta[6] = self._before()
         return cbor2.dumps(meta)
 
+    def account(self) -> None:
+        """Make it what is committed, its pages apart; the record is in the log, or nothing else will be."""
+        committed = self._committed
+        for canister_id in sorted(self.changes):
+            change = self.changes[canister_id]
+            if change.deleted:
+                committed.remove(canister_id)
+                continue
+            state = committed.state_for(canister_id, self.slots[canister_id])
+            state.take(change)
+            if change.dropped:
+                committed.drop(state, change.dropped)
+            for name, delta in change.memories.items():
+                memory = self.created.get((canister_id, name))
+                if memory is not None:
+                    state.memories[name] = memory
+                else:
+                    memory = state.memories[name]
+                memory.log(delta, self.runs[canister_id, name])
+            committed.touch(canister_id)
+        if self.subnet_record is not None:
+            committed.subnet_record = self.subnet_record
+        if self.answers or self.forgotten:
+            committed.answers.take(self.forgotten, self.answers)
+
     def _before(self) -> dict[int, Any]:
         before: dict[int, Any] = {}
         if self.subnet_record is not None:
-            before[2] = self._directory.subnet_record
+            before[2] = self._committed.subnet_record
         if self._entries:
             before[3] = [[canister_id, self._entry_before(canister_id)] for canister_id, _ in self._entries]
-        kept = self._directory.answers
+        kept = self._committed.answers.kept
         touched = dict.fromkeys((*self.forgotten, *(answer[0] for answer in self.answers)))
         if touched:
             before[4] = [kept[request_id] for request_id in touched if request_id in kept]
@@ -149,7 +173,7 @@ class Draft:
         return before
 
     def _entry_before(self, canister_id: bytes) -> dict[int, Any]:
-        state, change = self._directory.canisters.get(canister_id), self.changes[canister_id]
+        state, change = self._committed.canisters.get(canister_id), self.changes[canister_id]
         if state is None:
             return {1: self.slots[canister_id], 3: True}
         before: dict[int, Any] = {1: state.slot, 4: state.module_hash, 7: state.record, 8: list(state.code)}

@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import NamedTuple, final
 
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import InternalError, StorageError
@@ -39,12 +39,10 @@ from perdure.storage.changes import (
     decode_meta,
 )
 from perdure.storage.checkpoint import Checkpoint
+from perdure.storage.committed import Committed
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
 from perdure.storage.log import BLOCK, LogRecord, Place, scan
-
-if TYPE_CHECKING:
-    from perdure.storage.directory import StateDirectory
 
 __all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "changes_of", "open_past"]
 
@@ -194,16 +192,27 @@ class History:
         self._disk.rename(path + ".new", path)
         self._disk.sync_directory(self._path)
 
-    def trim(self, version: int) -> None:
-        """Remove segments that are older than what is to be kept. A directory that keeps none leaves what is there."""
-        self.forget(version - self.keep if self.keep else 0)
+    def trim(self, version: int) -> bool:
+        """Remove segments that are older than what is to be kept. A directory that keeps none leaves what is there.
 
-    def forget(self, version: int) -> None:
-        """Remove segments of which nothing is newer than `version`, and what a crash cut off."""
+        Returns:
+            Whether there was one.
+        """
+        return self.forget(version - self.keep if self.keep else 0)
+
+    def forget(self, version: int) -> bool:
+        """Remove segments of which nothing is newer than `version`, and what a crash cut off.
+
+        Returns:
+            Whether there was one.
+        """
+        removed = False
         for name in self._disk.list_directory(self._path):
             last = int(name[21:41]) if name.endswith(".log") and name[21:41].isdigit() else 0
             if not name.endswith(".log") or last <= version:
                 self._disk.remove(f"{self._path}/{name}")
+                removed = True
+        return removed
 
     def versions(self, live: Segment) -> Iterator[Version]:
         """Kept commits, newest first, as far back as they follow each other without a gap.
@@ -277,11 +286,11 @@ class PastState:
                 image.close()
 
 
-def open_past(directory: StateDirectory, versions: Iterator[Version], version: int) -> PastState:
+def open_past(committed: Committed, versions: Iterator[Version], version: int) -> PastState:
     """The state after `version`, from today's and what later commits replaced."""
-    past = _Past(directory)
-    state_hash = directory.state_hash()
-    reached = directory.version
+    past = _Past(committed)
+    state_hash = committed.state_hash()
+    reached = committed.version
     for later in versions:
         if later.version == version:
             state_hash = later.state_hash
@@ -292,23 +301,23 @@ def open_past(directory: StateDirectory, versions: Iterator[Version], version: i
         past.undo(later)
         reached = later.version - 1
     if reached != version:
-        raise StorageError(f"version {version} is not kept, the oldest is {reached}", directory.path)
+        raise StorageError(f"version {version} is not kept, the oldest is {reached}", committed.files.directory)
     return PastState(version, state_hash, past.subnet_record, past.build(), past.answers, past.next_slot)
 
 
 class _Past:
     """Walks backwards; of every page keeps where its oldest replaced content lies."""
 
-    def __init__(self, directory: StateDirectory) -> None:
-        self._directory = directory
-        self.subnet_record = directory.subnet_record
-        self.next_slot = directory.next_slot
+    def __init__(self, committed: Committed) -> None:
+        self._committed = committed
+        self.subnet_record = committed.subnet_record
+        self.next_slot = committed.next_slot
         self._canisters = {
             canister_id: PastCanister(state.slot, state.module_hash, state.global_values, state.record, state.code)
-            for canister_id, state in directory.canisters.items()
+            for canister_id, state in committed.canisters.items()
         }
-        self.answers = dict(directory.answers)
-        self._names = {canister_id: set(state.memories) for canister_id, state in directory.canisters.items()}
+        self.answers = dict(committed.answers.kept)
+        self._names = {canister_id: set(state.memories) for canister_id, state in committed.canisters.items()}
         self._sizes: dict[tuple[bytes, str], int] = {}
         self._pages: dict[tuple[bytes, str], dict[int, tuple[str, int]]] = {}
         self._anew: set[tuple[bytes, str]] = set()  # memories of which nothing of today remains
@@ -368,12 +377,12 @@ class _Past:
 
     def _image(self, canister_id: bytes, name: str) -> TemporaryImage:
         key = (canister_id, name)
-        directory = self._directory
-        known = directory.canisters.get(canister_id)
+        committed = self._committed
+        known = committed.canisters.get(canister_id)
         if key in self._anew or known is None or name not in known.memories:
-            image = TemporaryImage(directory.store)
+            image = TemporaryImage(committed.files.store)
         else:
-            image = directory.fork_image(canister_id, name)
+            image = committed.fork_image(canister_id, name)
         size = self._sizes.get(key, image.wasm_pages)
         if size < image.wasm_pages:
             image.cut(size)
@@ -389,7 +398,7 @@ class _Past:
                 if page >= limit:
                     continue
                 if path not in files:
-                    files[path] = self._directory.disk.open(path)
+                    files[path] = self._committed.files.disk.open(path)
                 runs.append((page * PAGE_BYTES, files[path].pread(PAGE_BYTES, offset)))
                 if len(runs) == _RUN_PAGES:
                     image.commit(PageDelta(wasm_pages, runs))

@@ -41,7 +41,7 @@ from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
 
-__all__ = ["DurableHost", "open_state"]
+__all__ = ["DurableHost", "blobs_of", "open_state"]
 
 _SNAPSHOT = b"snapshot "
 """Snapshots are kept as canisters of the directory, under this prefix; canister ids are at most 29 bytes."""
@@ -401,6 +401,11 @@ class _Reader:
     def _snapshot(self, key: bytes) -> Snapshot:
         state = self.memories(key)
         return decode_snapshot(self.records[key], StoredContent(state.memories))
+
+
+def blobs_of(key: bytes, record: bytes) -> tuple[bytes, ...]:
+    """The chunks that a canister's record names. A snapshot has its module and its chunks in its own."""
+    return () if key.startswith(_SNAPSHOT) else decode_record(record).chunk_hashes
 
 
 def open_state(

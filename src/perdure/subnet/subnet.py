@@ -52,7 +52,7 @@ from perdure.instrument import REPLICA, Options, wasm_without_wasi
 from perdure.storage import Durability, KeepHistory, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
 from perdure.subnet.copying import deep_copy
-from perdure.subnet.durable import DurableHost, open_state
+from perdure.subnet.durable import DurableHost, blobs_of, open_state
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.interface import NO_VALUES, Argument, has_interface, init_argument, service_of
@@ -146,7 +146,12 @@ class Subnet:
             self._world = World(SubnetState(seed=seed), host, config)
         else:
             directory = StateDirectory.open(
-                path, durability=durability, history=history, records=RECORDS, trust_owner=trust_owner
+                path,
+                durability=durability,
+                history=history,
+                records=RECORDS,
+                blobs_of=blobs_of,
+                trust_owner=trust_owner,
             )
             self._world = open_state(directory, compile_code, config, seed, self._gate)
         identify(self._world)

@@ -1,0 +1,155 @@
+"""The committed state of a directory: what its checkpoint has, with the commits of the log after it.
+
+Whoever opens the directory, commits to it or looks at its past works on this one value; it reads no log and writes no
+checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from hashlib import sha256
+from typing import final
+
+from perdure.errors import MalformedError
+from perdure.record import Format
+from perdure.storage.answers import Answers
+from perdure.storage.changes import CanisterChange, Entry
+from perdure.storage.checkpoint import KeptCanister
+from perdure.storage.durable import DurableMemory, Files
+from perdure.storage.image import TemporaryImage
+from perdure.storage.kept import CanisterState
+from perdure.storage.merkle import ZERO_PAGE_HASH, PageTree
+
+__all__ = ["Committed"]
+
+
+@final
+class Committed:
+    """What is committed.
+
+    Attributes:
+        files: where it lies.
+        version: number of the newest commit; 0: none yet.
+        subnet_record: what the rules keep about the subnet, opaque here.
+        next_slot: of the next new canister's files.
+        canisters: by id.
+        answers: to requests.
+        extensions: names of what canisters use beyond the network's rules.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.version = 0
+        self.subnet_record = b""
+        self.next_slot = 0
+        self.canisters: dict[bytes, CanisterState] = {}
+        self.answers = Answers(files.disk, files.directory)
+        self.extensions: tuple[str, ...] = ()
+        self._tree = PageTree()
+        self._stale: set[bytes] = set()  # canisters whose hash the tree lacks
+
+    # -- its hash
+
+    def state_hash(self) -> bytes:
+        """The hash of all of it: the same commits give the same hash."""
+        stale, self._stale = self._stale, set()
+        for canister_id in stale:
+            state = self.canisters[canister_id]
+            self._tree.set_leaves(state.slot, state.hash(canister_id))
+        parts = (b"perdure state 1", self._tree.root(), sha256(self.subnet_record).digest(), self.answers.hash())
+        return sha256(b"".join(parts)).digest()
+
+    def touch(self, canister_id: bytes) -> None:
+        """Have a canister's hash made again."""
+        self.canisters[canister_id].facts_hash = b""
+        self._stale.add(canister_id)
+
+    # -- canisters and their memories
+
+    def new_memory(self, slot: int, name: str) -> DurableMemory:
+        """An empty memory of a canister."""
+        return DurableMemory(self.files, f"{slot}-{name}")
+
+    def memories(self) -> Iterator[DurableMemory]:
+        """All memories of all canisters."""
+        for state in self.canisters.values():
+            yield from state.memories.values()
+
+    def fork_image(self, canister_id: bytes, name: str) -> TemporaryImage:
+        """An image with the committed content of a memory, of which nothing is kept."""
+        memory = self.canisters[canister_id].memories[name]
+        memory.check_once()
+        return memory.image().fork()
+
+    def grow(self, next_slot: int) -> None:
+        """Have room for canisters in slots below `next_slot`."""
+        self.next_slot = max(self.next_slot, next_slot)
+        self._tree.resize(self.next_slot)
+
+    def restore(self, canister_id: bytes, kept: KeptCanister) -> None:
+        """Take up a canister as a checkpoint has it, in a slot that there is room for."""
+        state = CanisterState(kept.slot, kept.module_hash, kept.global_values, kept.record, kept.code)
+        for name, (generation, wasm_pages, root) in kept.memories.items():
+            state.memories[name] = DurableMemory(self.files, f"{kept.slot}-{name}", generation, wasm_pages, root)
+        self.canisters[canister_id] = state
+        self._tree.set_leaves(kept.slot, state.hash(canister_id))
+
+    def state_for(self, canister_id: bytes, slot: int) -> CanisterState:
+        """A canister's state, made where there is none."""
+        state = self.canisters.get(canister_id)
+        if state is None:
+            state = self.canisters[canister_id] = CanisterState(slot)
+            self.grow(slot + 1)
+        return state
+
+    def remove(self, canister_id: bytes) -> None:
+        """Have a canister no more; its files go at the next checkpoint."""
+        state = self.canisters.pop(canister_id)
+        self._stale.discard(canister_id)
+        self._tree.set_leaves(state.slot, ZERO_PAGE_HASH)
+        for memory in state.memories.values():
+            memory.close()
+
+    def drop(self, state: CanisterState, names: Collection[str]) -> None:
+        """Have some of a canister's memories no more."""
+        for name in names:
+            memory = state.memories.pop(name, None)
+            if memory is not None:
+                self.files.dropped[f"{state.slot}-{name}"] = memory.generation
+                memory.close()
+
+    def replay(self, canister_id: bytes, entry: Entry) -> None:
+        """Take up what a record of the log says of a canister, pages apart.
+
+        Raises:
+            MalformedError: it cannot follow on what is here.
+        """
+        known = self.canisters.get(canister_id)
+        if entry.gone:
+            if known is None:
+                raise MalformedError(f"a record deletes canister {canister_id.hex()}, which there is not")
+            self.remove(canister_id)
+            return
+        if known is None and entry.slot < self.next_slot:
+            raise MalformedError(f"a record gives slot {entry.slot} to a new canister, the next is {self.next_slot}")
+        state = self.state_for(canister_id, entry.slot)
+        self.drop(state, entry.dropped)
+        for name in entry.memories:
+            if name not in state.memories:
+                state.memories[name] = self.new_memory(state.slot, name)
+        state.replay(entry)
+        self.touch(canister_id)
+
+    def apply(self, canister_id: bytes, change: CanisterChange) -> None:
+        """Put logged pages into a canister's images; for memories that are not mapped."""
+        for name, delta in change.memories.items():
+            self.canisters[canister_id].memories[name].apply(delta)
+
+    def rewrite(self, records: Format) -> None:
+        """Bring the rules' records into a format's version."""
+        if self.subnet_record:
+            self.subnet_record = records.rewrite(self.subnet_record)
+        for canister_id, state in self.canisters.items():
+            if state.record:
+                state.record = records.rewrite(state.record)
+                self.touch(canister_id)

@@ -1,0 +1,86 @@
+"""Who may have a state directory open: one owner that writes, or readers, while no checkpoint is made.
+
+The owner holds ``lock``, whose place it looks at before anything is acknowledged: a lock that was removed, or a
+directory that was moved, may let a second owner in. Readers hold ``readers``, shared.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import final
+
+from perdure.errors import StorageError
+from perdure.storage.disk import Disk, DiskFile
+
+__all__ = ["Locks"]
+
+
+@final
+class Locks:
+    """The locks that one opening of a directory holds.
+
+    Args:
+        disk: where it is.
+        path: of the directory.
+    """
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self._owned = str(Path(f"{path}/lock").absolute())  # wherever this process goes meanwhile
+        self._held: list[DiskFile] = []
+
+    def share(self) -> None:
+        """Be one who reads.
+
+        Raises:
+            StorageError: a checkpoint is being made.
+        """
+        if not self._disk.exists(f"{self._path}/readers"):
+            return
+        readers = self._disk.open(f"{self._path}/readers")
+        self._held.append(readers)
+        if not readers.lock(exclusive=False):
+            raise StorageError("a checkpoint is being made; try again in a moment", self._path)
+
+    def own(self, *, trust_owner: bool) -> None:
+        """Be the one who writes; the directory is made where there is none.
+
+        Args:
+            trust_owner: also where the directory belongs to another user.
+
+        Raises:
+            StorageError: another process owns it, or it belongs to another user.
+        """
+        if not self._disk.exists(self._path):
+            self._disk.make_directory(self._path)
+            self._disk.sync_directory(str(Path(self._path).parent))
+        owner_id = self._disk.owner(self._path)
+        if owner_id != os.geteuid() and not trust_owner:
+            raise StorageError(
+                f"belongs to user {owner_id}, and this is user {os.geteuid()}: open it with trust_owner=True to write "
+                "into it nevertheless, or for reading",
+                self._path,
+            )
+        lock = self._disk.open(f"{self._path}/lock", write=True, create=True)
+        self._held.append(lock)
+        if not lock.lock(exclusive=True):
+            holder = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StorageError(
+                f"open in another process ({holder}); close it, or open this one for reading", self._path
+            )
+        lock.truncate(0)
+        lock.pwrite(f"{os.getpid()}\n".encode(), 0)
+
+    def check(self) -> None:
+        """Raise `OSError` where the directory may have another owner by now."""
+        if not self._held[0].is_at(self._owned):
+            raise OSError(errno.ENOLCK, "the lock was removed, or the directory moved", self._owned)
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        for file in self._held:
+            file.close()
+        self._held = []
