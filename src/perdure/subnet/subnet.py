@@ -25,6 +25,7 @@ from perdure.embedder import Compiler, shared_compiler
 from perdure.embedder.guard import threads
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution.config import SubnetConfig
+from perdure.execution.cycles import CostSchedule
 from perdure.execution.effects import commit
 from perdure.execution.events import Checkpointed, Stream, Taken
 from perdure.execution.execute import clean_instance
@@ -111,6 +112,7 @@ class Subnet:
             new one none.
         config: limits, by the replica's names.
         instrumentation: which passes the code of canisters goes through.
+        costs: what everything costs; by default what it does on the network.
         seed: of the subnet's randomness.
         compiler: compiles the code of canisters; by default the one that the process shares.
         code: the classes of canisters in Python that a state directory may hold.
@@ -125,6 +127,7 @@ class Subnet:
         history: KeepHistory = "kept",
         config: SubnetConfig | None = None,
         instrumentation: Options | None = None,
+        costs: CostSchedule | None = None,
         seed: bytes = b"",
         compiler: Compiler | None = None,
         code: Iterable[type[Any]] = (),
@@ -154,6 +157,8 @@ class Subnet:
                 trust_owner=trust_owner,
             )
             self._world = open_state(directory, compile_code, config, seed, self._gate)
+        if costs is not None:
+            self._world.costs = costs
         identify(self._world)
 
     @property
@@ -354,9 +359,23 @@ class Subnet:
         Raises:
             KeyError: there is none of this id.
         """
-        if canister_id.raw_bytes not in self._state.canisters:
+        if canister_id not in self:
             raise KeyError(f"no canister {canister_id} on this subnet")
         return Canister(self, canister_id)
+
+    def __contains__(self, canister_id: Principal) -> bool:
+        """Whether there is a canister of this id."""
+        return canister_id.raw_bytes in self._state.canisters
+
+    @property
+    def id(self) -> Principal:
+        """The principal of the subnet."""
+        return Principal(self._state.subnet_id)
+
+    @property
+    def root_key(self) -> bytes:
+        """The key that certificates are checked with, in DER; empty without the extra ``certification``."""
+        return self._state.root_key
 
     @property
     def management(self) -> Canister:

@@ -1,7 +1,7 @@
 """What works, what is a local stand-in, what is refused: the rows of ``docs/fidelity.md``, from the tables in code.
 
-``python -m perdure.execution.fidelity`` prints the document. Each row that works names the test that proves it; a test
-fails when one names none that exists, or when the document is not what these rows say.
+`python tools/render_fidelity.py > docs/fidelity.md` makes the document. Each row that works names the test that proves
+it; a test fails when one names none that exists, or when the document is not what these rows say.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def render() -> str:
         "# Fidelity",
         "",
         "What perdure does of interface specification 0.66, and how it is proven. Made by",
-        "`python -m perdure.execution.fidelity > docs/fidelity.md` from the tables that the code runs by; a test fails",
+        "`python tools/render_fidelity.py > docs/fidelity.md` from the tables that the code runs by; a test fails",
         "when this page is not what they say, or when a row names a test that does not exist. `*` is every context but",
         "start; the letters are the specification's. Every function is also called in every context on Wasm, with 32-",
         "and 64-bit heaps: `tests/system_api/test_universal.py`. The behaviour stories run on Python canisters",
