@@ -23,13 +23,14 @@ from perdure.canister import Extent
 from perdure.inspection.diff import diff
 from perdure.inspection.find import find, name_structures
 from perdure.inspection.fsck import fsck
+from perdure.inspection.open import open_source
 from perdure.inspection.pages import changed_pages
-from perdure.inspection.source import Layer, Source, open_source
+from perdure.inspection.source import Layer, Source
 from perdure.inspection.sql import connect
-from perdure.inspection.state import map_extents
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, BytesMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.stable.region import Region
+from perdure.storage.mapped import map_extents
 from perdure.values.schema import parse_schema
 
 SCHEMA = 'memories: {"page:0": {name: numbers, kind: btreemap, key: u64, value: u64}}'

@@ -14,7 +14,7 @@ from perdure.candid import Codec, parse_type
 from perdure.ic.principal import Principal
 from perdure.inspection.export import export_parquet, export_sqlite
 from perdure.inspection.find import find, name_structures
-from perdure.inspection.source import open_source
+from perdure.inspection.open import open_source
 from perdure.inspection.table import open_table
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types

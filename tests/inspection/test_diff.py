@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from perdure.errors import MalformedError
 from perdure.inspection.diff import Change, diff
 from perdure.inspection.find import find, find_in_memory
+from perdure.inspection.open import open_source
 from perdure.inspection.pages import ChangedPages, changed_pages
-from perdure.inspection.source import Layer, open_source
+from perdure.inspection.source import Layer
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import MemoryManager, StableBTreeMap, StableLog, StableVec, types
 from perdure.stable.region import Region, Run

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.inspection.find import find, find_in_memory
-from perdure.inspection.source import open_source
+from perdure.inspection.open import open_source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import MemoryManager, StableBTreeMap, StableVec, types
 from perdure.stable.region import Region, Run

@@ -10,8 +10,8 @@ from perdure.errors import StorageError
 from perdure.ic.principal import Principal
 from perdure.inspection.diff import diff
 from perdure.inspection.find import find
+from perdure.inspection.open import open_source
 from perdure.inspection.pages import changed_pages
-from perdure.inspection.source import open_source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.stable.region import Region

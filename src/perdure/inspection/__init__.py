@@ -11,7 +11,8 @@ own (`fsck`, `diff`, `export`, `sql`), imported when it is used.
 """
 
 from perdure.inspection.find import Inventory, Structure, find, find_in_memory, name_structures
-from perdure.inspection.source import Source, open_source
+from perdure.inspection.open import open_source
+from perdure.inspection.source import Source
 from perdure.inspection.table import Bound, Table, open_table
 from perdure.values import Format, MemorySchema, Schema, codec, load_schema, parse_schema
 from perdure.values import Format as Codec

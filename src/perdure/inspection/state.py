@@ -1,32 +1,20 @@
-"""The stable memory of a canister in a state directory, as of its last commit, as a read-only memory.
-
-Plumbing: the pieces of files that make up an image are mapped into one reservation of address space, as the embedder
-maps them for a running canister, so that a layered image reads like a flat file and shares its pages with it.
-"""
+"""The stable memory of a canister in a state directory, as of its last commit, as a read-only memory."""
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from perdure.canister import Extent
 from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Layer, Source
-from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
 from perdure.storage import StateDirectory
+from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
 
-__all__ = ["map_extents", "open_canister"]
-
-_MAP_FIXED: Final = 0x10
-_MAP_NORESERVE: Final = 0x4000
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+__all__ = ["open_canister"]
 
 
 def open_canister(path: Path, canister: str) -> Source:
@@ -76,28 +64,3 @@ def _find(directory: StateDirectory, canister: str) -> Principal:
 def _layer(extent: Extent) -> Layer:
     status = os.fstat(extent.file_descriptor)
     return Layer(extent.address, extent.size_bytes, (status.st_dev, status.st_ino), extent.file_offset)
-
-
-def map_extents(extents: Sequence[Extent], wasm_pages: int) -> Memory:
-    """The pieces of files as one memory, zeros between them. The mappings outlive the descriptors.
-
-    Raises:
-        StorageError: the kernel refuses a mapping.
-    """
-    size_bytes = wasm_pages * WASM_PAGE_BYTES
-    if size_bytes == 0:
-        return BytesMemory()
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    reservation = mmap.mmap(-1, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(reservation))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
-    for extent in extents:
-        size = min(extent.size_bytes, size_bytes - extent.address)
-        at = start + extent.address
-        kind = mmap.MAP_PRIVATE | _MAP_FIXED
-        found = libc.mmap(at, size, mmap.PROT_READ, kind, extent.file_descriptor, extent.file_offset)
-        if found == _MAP_FAILED:
-            raise StorageError(f"cannot map its files: {os.strerror(ctypes.get_errno())}", "image")
-    return ReadOnlyMemory(memoryview(reservation))

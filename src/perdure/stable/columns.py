@@ -27,7 +27,7 @@ from perdure.memory import Memory
 from perdure.stable.btree import BTree
 from perdure.stable.bulk import NodeReader, Nodes, Strict, copy_leaves
 from perdure.stable.gather import Bytes, Gather, Mask, Offsets, copy_items, flat_bytes, items, ramps, refuse
-from perdure.stable.headers import LogHeader
+from perdure.stable.headers import ArrayHeader, LogHeader
 from perdure.stable.kind import BOOL, kind_of
 from perdure.stable.layout import (
     ARRAY_LENGTH_ADDRESS,
@@ -37,7 +37,6 @@ from perdure.stable.layout import (
     MAX_DEPTH,
     end_address,
 )
-from perdure.stable.slots import SlotArray
 from perdure.stable.types import StorableType
 
 if TYPE_CHECKING:
@@ -212,9 +211,9 @@ def read_columns(tree: BTree, key: StorableType[Any], value: StorableType[Any]) 
     return Columns(reader.column(key, *key_spans), reader.column(value, *value_spans))
 
 
-def read_slots(slots: SlotArray, element: StorableType[Any]) -> Column:
-    """All elements of a Vec or MinHeap, in the order of their slots."""
-    length, header, flat = len(slots), slots.header, flat_bytes(slots.memory)
+def read_slots(memory: Memory, header: ArrayHeader, length: int, element: StorableType[Any]) -> Column:
+    """The first elements of a Vec or MinHeap, in the order of their slots."""
+    flat = flat_bytes(memory)
     prefix, slot_bytes = header.length_bytes, header.slot_bytes
     begins = header.slot_address(0) + slot_bytes * np.arange(length, dtype=np.int64)
     if not prefix:

@@ -182,7 +182,7 @@ class SlotFace(Generic[T]):
         """All elements in the order of their slots, as one NumPy column; needs the extra ``columns``."""
         from perdure.stable.columns import read_slots  # NumPy only when it is asked for
 
-        return read_slots(self._slots, self.element_type)
+        return read_slots(self.memory, self._slots.header, len(self), self.element_type)
 
     @property
     def header(self) -> ArrayHeader:

@@ -71,7 +71,7 @@ def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, S
     """The inventory of a source, with the names of the schema."""
     from perdure.errors import MalformedError, UnsupportedError
     from perdure.inspection.find import find, name_structures
-    from perdure.inspection.source import open_source
+    from perdure.inspection.open import open_source
     from perdure.values.schema import load_schema
 
     default = Path("stable.yaml")

@@ -7,7 +7,7 @@ import pytest
 
 from perdure.errors import MalformedError, StorageError
 from perdure.inspection.find import find
-from perdure.inspection.source import MAX_STABLE_BYTES, open_source
+from perdure.inspection.open import MAX_STABLE_BYTES, open_source
 from perdure.memory import WASM_PAGE_BYTES
 
 

@@ -1,0 +1,216 @@
+"""Where the bytes come from: a state directory, a snapshot, a raw dump or standard input, opened for reading.
+
+| SOURCE | what is opened |
+|---|---|
+| ``STATE_DIR:CANISTER`` | the stable memory of a canister in a state directory, as of its last commit |
+| ``SNAPSHOT_DIR`` | ``stable_memory.bin`` of a downloaded snapshot |
+| ``FILE`` | a raw dump of stable memory, gzip or not |
+| ``-`` | the same from standard input |
+
+Files are mapped, never read whole: what is not looked at costs nothing, and holes of a sparse file are known to be
+zeros without touching them. A compressed input goes through an unlinked temporary file, itself sparse.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from perdure.errors import MalformedError, StorageError
+from perdure.inspection.labels import ModuleLabels
+from perdure.inspection.source import Extent, Layer, Source
+from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
+
+__all__ = ["open_source"]
+
+MAX_STABLE_BYTES: Final = 500 << 30
+"""The largest stable memory the Internet Computer has; more than this is not read from a stream."""
+
+STABLE_MEMORY_FILE: Final = "stable_memory.bin"
+MODULE_FILE: Final = "wasm_module.bin"
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_HEAD_BYTES: Final = 256
+_OTHER_FILES: Final = {
+    b"\0asm": "a Wasm module",
+    b"\x28\xb5\x2f\xfd": "packed by zstd, to be unpacked first",
+    b"PK\x03\x04": "a zip file",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\xfd7zXZ\0": "packed by xz, to be unpacked first",
+}
+_CHUNK_BYTES: Final = 1 << 20
+
+
+def open_source(text: str, stdin: BinaryIO | None = None) -> Source:
+    """Open what SOURCE names.
+
+    Raises:
+        StorageError: there is no such thing, or it cannot be read.
+        MalformedError: a broken gzip stream, or one past the size of any stable memory.
+    """
+    try:
+        return _open(text, stdin)
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), text) from error
+
+
+def _open(text: str, stdin: BinaryIO | None) -> Source:
+    if text == "-":
+        return _open_stream(stdin if stdin is not None else sys.stdin.buffer, "standard input")
+    path = Path(text)
+    if path.is_dir():
+        return _open_directory(path)
+    if path.exists():
+        return _open_file(path)
+    directory, colon, canister = text.rpartition(":")
+    if colon and Path(directory).is_dir():
+        return _open_state(Path(directory), canister)
+    raise StorageError("no such file, snapshot or state directory", text)
+
+
+def _open_directory(path: Path) -> Source:
+    _check_download(path)
+    stable = path / STABLE_MEMORY_FILE
+    if stable.is_file():
+        source = _open_file(stable, label=str(path), flags=os.O_NOFOLLOW)
+        source.labels = ModuleLabels(lambda: _module(path / MODULE_FILE))
+        return source
+    if (path / "metadata.json").is_file():
+        return Source(str(path), BytesMemory())
+    raise StorageError(f"no {STABLE_MEMORY_FILE} in it: name a canister of a state directory as {path}:CANISTER", path)
+
+
+def _module(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+
+
+def _check_download(directory: Path) -> None:
+    """Refuse what an interrupted download left, which has its full size and is in part zeros."""
+    from perdure.storage.snapshot import check_download  # most sources need no storage
+
+    check_download(directory)
+
+
+def _open_state(path: Path, canister: str) -> Source:
+    """A canister of a state directory, by id or name.
+
+    The storage package knows that layout and is asked for it; nothing here does.
+    """
+    from perdure.inspection.state import open_canister  # most sources need no storage
+
+    return open_canister(path, canister)
+
+
+def _open_file(path: Path, label: str | None = None, flags: int = 0) -> Source:
+    """A file; one of a snapshot, which somebody else may have made, is not to be a link."""
+    if path.name == STABLE_MEMORY_FILE:
+        _check_download(path.parent)
+    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+        head = file.read(_HEAD_BYTES)
+        if head[:2] == _GZIP_MAGIC:
+            file.seek(0)
+            return _open_stream(file, label or str(path))
+        _check_kind(head, os.fstat(file.fileno()).st_size, path)
+        return _map(file, label or str(path))
+
+
+def _check_kind(head: bytes, size_bytes: int, path: Path) -> None:
+    """Refuse what is plainly another kind of file: it begins as one, and a memory of whole Wasm pages it is not."""
+    if size_bytes % WASM_PAGE_BYTES == 0:
+        return
+    kind = next((kind for magic, kind in _OTHER_FILES.items() if head.startswith(magic)), None)
+    text = head.decode(errors="ignore")
+    if kind is None and text and all(char.isprintable() or char.isspace() for char in text):
+        kind = "a text"
+    if kind is not None:
+        raise StorageError(f"{kind}, not a stable memory: {size_bytes} bytes are not whole Wasm pages", path)
+
+
+def _map(file: BinaryIO, label: str) -> Source:
+    """The file as a memory. A file that is truncated while it is mapped kills the reader: dumps are not written to."""
+    status = os.fstat(file.fileno())
+    if status.st_size == 0:
+        return Source(label, BytesMemory())
+    extents = list(_data_extents(file.fileno(), status.st_size))
+    mapping = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
+    file_name = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    layer = Layer(0, status.st_size, file_name, 0)
+    return Source(label, ReadOnlyMemory(memoryview(mapping)), extents, [layer])
+
+
+def _data_extents(descriptor: int, size_bytes: int) -> Iterator[Extent]:
+    """The parts of a file that are not holes; all of it where the file system cannot tell."""
+    position = 0
+    while position < size_bytes:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                yield position, size_bytes
+            return
+        position = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, position
+
+
+def _open_stream(stream: BinaryIO, label: str) -> Source:
+    """A stream, unpacked where it is gzip, through a sparse temporary file that has no name."""
+    with tempfile.TemporaryFile() as file:
+        first = stream.read(2)
+        chunks = _chunks(stream, first)
+        for offset, chunk in _at_offsets(_unpacked(chunks) if first == _GZIP_MAGIC else chunks):
+            if offset + len(chunk) > MAX_STABLE_BYTES:
+                raise MalformedError("more than the 500 GiB of the largest stable memory", offset)
+            _write_sparsely(file, offset, chunk)
+        file.flush()
+        return _map(file, label)
+
+
+def _chunks(stream: BinaryIO, first: bytes) -> Iterator[bytes]:
+    if first:
+        yield first
+    while chunk := stream.read(_CHUNK_BYTES):
+        yield chunk
+
+
+def _at_offsets(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    for chunk in chunks:
+        yield offset, chunk
+        offset += len(chunk)
+
+
+def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The members of a gzip stream, in pieces of bounded size."""
+    decoder, rest = zlib.decompressobj(31), b""
+    read_bytes = 0
+    for chunk in chunks:
+        read_bytes += len(chunk)
+        rest += chunk
+        while rest:
+            if decoder.eof:
+                decoder = zlib.decompressobj(31)
+            try:
+                piece = decoder.decompress(rest, _CHUNK_BYTES)
+            except zlib.error as error:
+                raise MalformedError(f"broken gzip stream: {error}", max(0, read_bytes - len(rest))) from error
+            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            if piece:
+                yield piece
+    if not decoder.eof:
+        raise MalformedError("the gzip stream ends early", read_bytes)
+
+
+def _write_sparsely(file: BinaryIO, offset: int, chunk: bytes) -> None:
+    """Write what is not zero; a block of zeros stays a hole."""
+    file.truncate(offset + len(chunk))
+    for start in range(0, len(chunk), WASM_PAGE_BYTES):
+        block = chunk[start : start + WASM_PAGE_BYTES]
+        if block.count(0) != len(block):
+            file.seek(offset + start)
+            file.write(block)
