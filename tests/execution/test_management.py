@@ -10,9 +10,9 @@ import pytest
 from perdure.candid.types import resolve
 from perdure.canister import CanisterStatus, GlobalValue, Reject, Reply
 from perdure.execution import METHODS, execute_ingress, execute_query, run_until_idle, submit_ingress
-from perdure.execution.interface import codecs
 from perdure.execution.management import REFUSED, Who
-from perdure.execution.settings import settings_record
+from perdure.execution.management.interface import codecs
+from perdure.execution.management.settings import settings_record
 from perdure.ic.principal import Principal
 
 OWNER = b"owner"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from perdure.canister import GlobalValue, Reject, Reply
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution import Visibility, apply_settings, round_, run_until_idle, submit_ingress
+from perdure.execution.management.snapshots import take
 from perdure.execution.records import (
     adopt,
     decode_record,
@@ -23,7 +24,6 @@ from perdure.execution.records import (
     encode_snapshot,
     encode_subnet,
 )
-from perdure.execution.snapshots import take
 from perdure.execution.state import HookStatus
 
 

@@ -18,6 +18,7 @@ from perdure.execution.lifecycle import (
     uninstall_code,
 )
 from perdure.execution.management import METHODS, execute_management_call, management_query
+from perdure.execution.management.settings import validate_settings
 from perdure.execution.messages import CallContext, CallMessage, FromCanister, FromUser, Response, ResponseMessage
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import (
@@ -30,7 +31,6 @@ from perdure.execution.scheduler import (
     submit_ingress,
     submit_request,
 )
-from perdure.execution.settings import validate_settings
 from perdure.execution.state import (
     CanisterState,
     HookStatus,

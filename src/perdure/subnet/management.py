@@ -7,9 +7,9 @@ from typing import Any
 from perdure.candid.service import ServiceType, load
 from perdure.canister import Reject, Reply
 from perdure.errors import RejectError
-from perdure.execution.interface import INTERFACE, codecs
 from perdure.execution.journal import Ticket
 from perdure.execution.management import management_query
+from perdure.execution.management.interface import INTERFACE, codecs
 from perdure.execution.messages import Response
 from perdure.execution.scheduler import execute_ingress
 from perdure.execution.state import CanisterState

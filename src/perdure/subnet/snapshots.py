@@ -12,7 +12,7 @@ from typing import Final
 
 from perdure.canister import GlobalValue, Image, Reject, WasmState
 from perdure.errors import StorageError, UnsupportedError
-from perdure.execution.snapshots import upload_metadata
+from perdure.execution.management.snapshots import upload_metadata
 from perdure.execution.state import CanisterState, HookStatus
 from perdure.execution.world import World
 from perdure.ic.principal import Principal

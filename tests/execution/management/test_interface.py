@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from perdure.candid import parse, subtype
-from perdure.execution.interface import INTERFACE
 from perdure.execution.management import METHODS
+from perdure.execution.management.interface import INTERFACE
 
 FACTS = Path(__file__).parents[1] / "facts"
 

@@ -10,7 +10,7 @@ import struct
 from dataclasses import replace
 from typing import Any, Final
 
-from perdure.canister import CanisterStatus, GlobalValue, Reject
+from perdure.canister import CanisterInstance, CanisterModule, CanisterStatus, GlobalValue, Reject
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution.effects import compile_instructions, pay_for_compiling, record_change
 from perdure.execution.rejects import canister_error, rejected
@@ -148,6 +148,26 @@ def load(
         )
     if module.operators:
         pay_for_compiling(world, canister, module.operators, costs)
+    _restore(world, canister, snapshot, module, instance)
+    canister.facts.version += 1
+    record_change(
+        world,
+        canister,
+        origin,
+        "load_snapshot",
+        snapshot_id=snapshot.snapshot_id,
+        canister_version=snapshot.canister_version,
+        taken_at_timestamp=snapshot.taken_at_ns,
+        source="metadata_upload" if snapshot.uploaded else "taken_from_canister",
+    )
+    canister.refresh(world.costs)
+    return []
+
+
+def _restore(
+    world: World, canister: CanisterState, snapshot: Snapshot, module: CanisterModule, instance: CanisterInstance
+) -> None:
+    """Give the canister what a snapshot has, with the code and the memories that were made of it."""
     if (replaced := canister.instance) is not None:
         world.afterwards(lambda: world.host.discard(canister.canister_id, replaced))
     world.made(lambda: world.host.discard(canister.canister_id, instance))
@@ -164,19 +184,6 @@ def load(
         canister.hook_status = snapshot.hook_status
     if canister.global_timer_ns or "canister_heartbeat" in module.exported_methods:
         world.state.task_canisters.add(canister.canister_id)
-    canister.facts.version += 1
-    record_change(
-        world,
-        canister,
-        origin,
-        "load_snapshot",
-        snapshot_id=snapshot.snapshot_id,
-        canister_version=snapshot.canister_version,
-        taken_at_timestamp=snapshot.taken_at_ns,
-        source="metadata_upload" if snapshot.uploaded else "taken_from_canister",
-    )
-    canister.refresh(world.costs)
-    return []
 
 
 def list_all(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values:

@@ -1,0 +1,23 @@
+"""The management canister, by topic: canisters, code, what is known, snapshots; `table` has the methods and calls them.
+
+Spec: "The IC management canister".
+"""
+
+from perdure.execution.management.call import ManagementMethod, Who
+from perdure.execution.management.table import (
+    METHODS,
+    REFUSED,
+    execute_management_call,
+    is_allowed_by_ingress,
+    management_query,
+)
+
+__all__ = [
+    "METHODS",
+    "REFUSED",
+    "ManagementMethod",
+    "Who",
+    "execute_management_call",
+    "is_allowed_by_ingress",
+    "management_query",
+]
