@@ -10,7 +10,7 @@ from perdure.candid import parse, subtype
 from perdure.execution.management import METHODS
 from perdure.execution.management.interface import INTERFACE
 
-FACTS = Path(__file__).parents[1] / "facts"
+FACTS = Path(__file__).parents[2] / "facts"
 
 
 def methods(text):
