@@ -118,6 +118,31 @@ FREESTANDING = ("-nostdlib", "-Wl,--no-entry")
 REACTOR = ("-mexec-model=reactor", "-D_GNU_SOURCE", "-Wl,--strip-all")
 
 
+SQLITE = "better-sqlite3@12.11.1"
+"""An npm package with the amalgamation of SQLite 3.53.2 in it."""
+
+SQLITE_FLAGS = tuple(
+    f"-DSQLITE_{option}"
+    for option in (
+        *("OS_OTHER=1", "THREADSAFE=0", "OMIT_WAL", "TEMP_STORE=3", "OMIT_LOAD_EXTENSION", "DQS=0"),
+        *("DEFAULT_MEMSTATUS=0", "OMIT_DEPRECATED", "OMIT_SHARED_CACHE", "OMIT_LOCALTIME", "MAX_MMAP_SIZE=0"),
+        *("ENABLE_DBSTAT_VTAB", "ENABLE_RTREE", "ENABLE_FTS5"),
+    )
+)
+"""One file, one thread, temporary tables in the heap; and what the example uses."""
+
+
+def sqlite_module(recipe: Recipe) -> bytes:
+    """The example in C with SQLite in it."""
+    amalgamation = npm_directory(SQLITE) / "node_modules" / "better-sqlite3" / "deps" / "sqlite3"
+    out, library = WORK / f"{recipe.name}.wasm", WORK / f"{SQLITE}.o"
+    common = ("--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-g0", "-I", amalgamation)
+    zig("cc", *common, *SQLITE_FLAGS, "-c", "-o", library, amalgamation / "sqlite3.c")
+    own = ("-std=c17", "-Wall", "-Wextra", "-Werror", "-Wl,--strip-all", "-Wl,-z,stack-size=1048576")
+    zig("cc", *common, *own, "-o", out, HERE / recipe.source, library)
+    return out.read_bytes()
+
+
 def go_module(recipe: Recipe) -> bytes:
     """A reactor by Go's own compiler, with the standard library that comes with it."""
     out = WORK / f"{recipe.name}.wasm"
@@ -316,6 +341,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("save_restore", "c", "c/save_restore.c", C_32),
     Recipe("universal32", "c", "universal/universal.c", C_32),
     Recipe("universal64", "c", "universal/universal.c", C_64),
+    Recipe("sqlite", "c", "../../examples/sqlite/canister.c", sqlite_module),
     Recipe("globals", "wat", "wat/globals.wat", wat_module),
     Recipe("motoko_classical_v1", "motoko", "motoko/classical_v1.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
@@ -325,6 +351,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("ledger", "rust", "rust/ledger", rust_module),
     Recipe("messenger", "rust", "rust/messenger", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
+    Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
     Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
     Recipe("wasi_go", "go", "go", go_module, *WASI),
@@ -346,7 +373,7 @@ def entry(recipe: Recipe, module: bytes) -> dict[str, str | int]:
     return {
         "file": str(recipe.path(len(module)).relative_to(ROOT)),
         "language": recipe.language,
-        "source": f"tests/canisters/{recipe.source}",
+        "source": str((HERE / recipe.source).resolve().relative_to(ROOT)),
         "size_bytes": len(module),
         "sha256": hashlib.sha256(module).hexdigest(),
     }

@@ -22,7 +22,9 @@ from perdure.stable import MemoryManager, StableBTreeMap, StableCell, StableLog,
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "stable" / "vectors"
-COMMANDS = ("ls", "tree", "rows", "get", "schema", "infer", "query", "diff", "export", "fsck", "map")
+COMMANDS = (
+    *("ls", "tree", "rows", "get", "schema", "infer", "query", "diff", "export", "extract", "patch", "fsck", "map"),
+)
 
 
 class Answer:

@@ -178,11 +178,6 @@ def test_motoko_regions_are_named(look):
     assert (found.kind, found.entries) == ("motoko-regions", 17)
 
 
-def test_an_sqlite_database_is_named(look):
-    (found,) = look(b"SQLite format 3\x00" + bytes(WASM_PAGE_BYTES)).structures
-    assert found.kind == "sqlite"
-
-
 def test_what_is_not_known_is_unknown(look):
     assert [found.kind for found in look(b"hello").structures] == ["unknown"]
     assert [found.kind for found in look(bytes(WASM_PAGE_BYTES)).structures] == ["empty"]

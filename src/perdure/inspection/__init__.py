@@ -12,7 +12,9 @@ own (`fsck`, `diff`, `export`, `sql`), imported when it is used.
 
 from perdure.inspection.find import Inventory, Structure, find, find_in_memory, name_structures
 from perdure.inspection.open import open_source
+from perdure.inspection.reading_sql import Limits
 from perdure.inspection.source import Source
+from perdure.inspection.sqlite import open_sqlite
 from perdure.inspection.table import Bound, Table, open_table
 from perdure.values import Format, MemorySchema, Schema, codec, load_schema, parse_schema
 from perdure.values import Format as Codec
@@ -22,6 +24,7 @@ __all__ = [
     "Codec",
     "Format",
     "Inventory",
+    "Limits",
     "MemorySchema",
     "Schema",
     "Source",
@@ -33,6 +36,7 @@ __all__ = [
     "load_schema",
     "name_structures",
     "open_source",
+    "open_sqlite",
     "open_table",
     "parse_schema",
 ]

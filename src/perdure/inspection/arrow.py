@@ -9,13 +9,15 @@ from typing import Any, Final
 import pyarrow as pa
 
 from perdure.errors import MalformedError
+from perdure.inspection.sqlite import DatabaseTable, quoted
 from perdure.inspection.table import Entry, Table
 from perdure.stable.columns import Column
 from perdure.stable.kind import DOCUMENT, Kind, integer
 from perdure.values.arrow import to_array, to_type
 from perdure.values.format import Format, decode_as, parts_of
+from perdure.values.show import to_text
 
-__all__ = ["batches", "schema_of", "to_batch"]
+__all__ = ["batches", "database_batches", "database_schema", "schema_of", "to_batch"]
 
 _POSITION: Final = integer(64)
 
@@ -83,3 +85,36 @@ def to_batch(table: Table, entries: Sequence[Entry]) -> Any:
     columns = zip(*map(table.decode, entries), strict=True)
     arrays = [to_array(kind, values) for kind, values in zip(_kinds(table), columns, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema_of(table))
+
+
+_SQL_TYPES: Final = {
+    frozenset(): pa.null(),
+    frozenset(["integer"]): pa.int64(),
+    frozenset(["real"]): pa.float64(),
+    frozenset(["text"]): pa.string(),
+    frozenset(["blob"]): pa.binary(),
+}
+"""By the types of the values that a column of SQLite has; a column of several is shown as text."""
+
+
+def database_schema(table: DatabaseTable) -> Any:
+    """The schema of a table of SQLite: by its values, since declared types bind nobody."""
+    kinds = ", ".join(f"group_concat(distinct typeof({quoted(name)}))" for name in table.columns)
+    (found,) = table.database.connection.execute(f"select {kinds} from {table.full_name}")
+    types = (_SQL_TYPES.get(frozenset((kind or "null").split(",")) - {"null"}, pa.string()) for kind in found)
+    return pa.schema(list(zip(table.columns, types, strict=True)))
+
+
+def database_batches(table: DatabaseTable, schema: Any, rows: int) -> Iterator[Any]:
+    """The table in batches of so many rows."""
+    entries = table.rows()
+    while batch := list(islice(entries, rows)):
+        arrays = []
+        for field, values in zip(schema, zip(*batch, strict=True), strict=True):
+            is_text = field.type == pa.string()
+            arrays.append(pa.array([_text(value) for value in values] if is_text else values, field.type))
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(to_text(value))

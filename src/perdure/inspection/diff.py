@@ -40,11 +40,14 @@ _MANY_NODES: Final = 20_000
 @final
 @dataclass(frozen=True)
 class Change:
-    """One entry that differs: `before` or `after` is ``None`` where it is not there."""
+    """One entry that differs: `before` or `after` is ``None`` where it is not there.
+
+    Key and values are encoded as the table decodes them: bytes, or of a table of SQLite, tuples.
+    """
 
     key: Any
-    before: bytes | None
-    after: bytes | None
+    before: Any
+    after: Any
 
     @property
     def what(self) -> str:
@@ -55,13 +58,30 @@ class Change:
 
 
 @final
+@dataclass(frozen=True)
+class RowsOf:
+    """How rows of SQLite are shown, which need no decoding; as far as changes are concerned, a `Table`."""
+
+    key_columns: tuple[str, ...]
+    value_columns: tuple[str, ...]
+
+    def decode_key(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The key."""
+        return key
+
+    def decode_value(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The row."""
+        return value
+
+
+@final
 @dataclass
 class StructureDiff:
     """How one structure differs.
 
     Attributes:
         label: of its memory.
-        name: from the schema, else as tables are called.
+        name: from the schema, else as tables are called; of a database, its table.
         status: ``same``, ``changed``, ``added``, ``removed``, ``replaced`` (another kind or shape), ``unread`` (bytes
             differ, and nobody knows what they mean).
         kinds: kind before and after.
@@ -75,7 +95,7 @@ class StructureDiff:
     status: str
     kinds: tuple[str | None, str | None]
     changes: list[Change] = field(default_factory=list)
-    tables: tuple[Table | None, Table | None] = field(default=(None, None), repr=False)
+    tables: tuple[Table | RowsOf | None, Table | RowsOf | None] = field(default=(None, None), repr=False)
     pages: tuple[int, int, int] = (0, 0, 0)
 
     def count(self, what: str) -> int:
@@ -107,6 +127,8 @@ def diff(
         old, new = olds.get(label), news.get(label)
         if old is None or new is None:
             yield _one_sided(old, new)
+        elif old.kind == new.kind == "sqlite":
+            yield from _diff_databases(old, new, before, after, full_scan=full_scan)
         else:
             yield _diff_structure(old, new, before, after, schema, full_scan=full_scan)
 
@@ -120,6 +142,29 @@ def _one_sided(old: Structure | None, new: Structure | None) -> StructureDiff:
 
 def _name(structure: Structure) -> str:
     return structure.name or "memory_" + structure.label.replace(":", "_")
+
+
+def _diff_databases(
+    old: Structure, new: Structure, before: Inventory, after: Inventory, *, full_scan: bool
+) -> Iterator[StructureDiff]:
+    """One for each table that differs, or one for the database where none does."""
+    from perdure.inspection.pages import changed_pages
+    from perdure.inspection.sqlite_diff import diff_databases  # apsw only where it is needed
+
+    kinds = (old.kind, new.kind)
+    pages = changed_pages(old.region, new.region, before.extents, after.extents, before.layers, after.layers)
+    counted = (pages.total, pages.compared, pages.count)
+    same = StructureDiff(old.label, _name(new), "same", kinds, pages=counted)
+    if not (pages.count or full_scan or old.region.size_bytes != new.region.size_bytes):
+        yield same
+        return
+    found = [table for table in diff_databases(old, new) if table.status != "same"]
+    for table in found:
+        rows = RowsOf(table.keys, table.columns)
+        changes = [Change(*change) for change in table.changes]
+        yield StructureDiff(old.label, table.name, table.status, kinds, changes, (rows, rows), counted)
+    if not found:
+        yield same
 
 
 def _diff_structure(

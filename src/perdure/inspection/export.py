@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from perdure.errors import StorageError, UnsupportedError
-from perdure.inspection.sql import quoted
+from perdure.inspection.sqlite import DatabaseTable, quoted
 from perdure.inspection.table import Entry, Table, fitted
+from perdure.inspection.whole import whole_file
 from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.plain import RAW
 from perdure.values.show import to_sql, to_text
@@ -26,57 +27,50 @@ FORMATS: Final = ("parquet", "csv", "sqlite")
 BATCH_ROWS: Final = 1 << 16
 
 
-def export_csv(table: Table, file: TextIO) -> int:
+def export_csv(table: Table | DatabaseTable, file: TextIO) -> int:
     """Write a table as CSV with a header; how many rows."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)
     rows = 0
+    if isinstance(table, DatabaseTable):
+        for row in table.rows():
+            writer.writerow(map(to_text, row))
+            rows += 1
+        return rows
     for batch in _batches(table):
         writer.writerows([to_text(value) for value in table.decode(entry)] for entry in batch)
         rows += len(batch)
     return rows
 
 
-def export_csv_file(table: Table, path: Path) -> int:
+def export_csv_file(table: Table | DatabaseTable, path: Path) -> int:
     """Write a table into a new CSV file; how many rows.
 
     Raises:
         StorageError: the file exists, or cannot be written.
     """
-    with _whole(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         return export_csv(table, file)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Where to write a file that is there at the end whole, or not at all."""
-    draft = path.with_name(path.name + ".partial")
-    if path.exists():
-        raise StorageError("exists already", path)
-    try:
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        raise StorageError((error.strerror or str(error)).lower(), path) from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 # SQLite
 
 
-def export_sqlite(tables: Iterable[Table], path: Path) -> dict[str, int]:
+def export_sqlite(tables: Iterable[Table | DatabaseTable], path: Path) -> dict[str, int]:
     """Write tables into a new SQLite file; how many rows each has.
 
     Raises:
         StorageError: the file exists, or cannot be written.
     """
     rows: dict[str, int] = {}
-    with _whole(path) as draft:
+    with whole_file(path) as draft:
         try:
             with closing(sqlite3.connect(draft)) as connection, connection:
                 for table in tables:
-                    rows[table.name] = _write_table(connection, table)
+                    if isinstance(table, DatabaseTable):
+                        rows[table.name] = _copy_rows(connection, table)
+                    else:
+                        rows[table.name] = _write_table(connection, table)
         except sqlite3.Error as error:
             raise StorageError(str(error), path) from error
     return rows
@@ -94,6 +88,14 @@ def _write_table(connection: sqlite3.Connection, table: Table) -> int:
         connection.executemany(insert, batch)
         rows += len(batch)
     return rows
+
+
+def _copy_rows(connection: sqlite3.Connection, table: DatabaseTable) -> int:
+    """The rows of a table as they are, without types, constraints and indexes; `extract` keeps those."""
+    columns = ", ".join(map(quoted, table.columns))
+    connection.execute(f"create table {quoted(table.name)} ({columns})")
+    insert = f"insert into {quoted(table.name)} values ({', '.join('?' * len(table.columns))})"
+    return connection.executemany(insert, table.rows()).rowcount if table.columns else 0
 
 
 def _sql_rows(table: Table) -> Iterator[list[Any]]:
@@ -129,7 +131,7 @@ def _batches(table: Table) -> Iterator[list[Entry]]:
 # Parquet
 
 
-def export_parquet(table: Table, path: Path) -> int:
+def export_parquet(table: Table | DatabaseTable, path: Path) -> int:
     """Write a table into a new Parquet file, records and lists as nested columns; how many rows.
 
     Plain keys and values go in bulk, without a Python object for each. What does not decode is null.
@@ -141,13 +143,18 @@ def export_parquet(table: Table, path: Path) -> int:
     try:
         import pyarrow.parquet as pq
 
-        from perdure.inspection.arrow import batches, schema_of
+        from perdure.inspection.arrow import batches, database_batches, database_schema, schema_of
     except ImportError as error:
         raise UnsupportedError("Parquet needs `pip install 'perdure[columns]'`") from error
-    table = fitted(table)
+    if isinstance(table, DatabaseTable):
+        described = database_schema(table)
+        pieces = database_batches(table, described, BATCH_ROWS)
+    else:
+        table = fitted(table)
+        described, pieces = schema_of(table), batches(table, BATCH_ROWS)
     rows = 0
-    with _whole(path) as draft, pq.ParquetWriter(draft, schema_of(table)) as writer:
-        for batch in batches(table, BATCH_ROWS):
+    with whole_file(path) as draft, pq.ParquetWriter(draft, described) as writer:
+        for batch in pieces:
             writer.write_batch(batch)
             rows += len(batch)
     return rows

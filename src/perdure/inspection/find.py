@@ -9,7 +9,8 @@ one, the first bytes of each Wasm page are looked at. Whatever is not recognised
 | ``SVC`` | vec | | ``GLI``, ``GLD`` | log: index and data, in two memories |
 | ``SMH`` | minheap | | ``MGR`` | the manager itself |
 
-Named but not read: the big-endian twins of MotokoStableBTree, the regions of Motoko, SQLite databases.
+SQLite databases are found too, wherever in an otherwise unknown memory they begin; `inspection.sqlite` opens them.
+Named but not read: the big-endian twins of MotokoStableBTree, the regions of Motoko.
 Layouts and magics: ic-stable-structures 0.7.2; ``rts/motoko-rts/src/region.rs`` of dfinity/motoko for the regions.
 """
 
@@ -43,17 +44,27 @@ from perdure.stable.layout import (
     LOG_INDEX_MAGIC,
     MANAGER_MAGIC,
     MAP_MAGIC,
+    SQLITE_FIRST_PAGE,
+    SQLITE_HEADER,
+    SQLITE_JOURNAL_MAGICS,
     SQLITE_MAGIC,
     STRUCTURE_MAGICS,
     VEC_MAGIC,
 )
 from perdure.stable.region import Region, Run
+from perdure.stable.sqlite import SqliteHeader
 from perdure.values.schema import KINDS, Schema
 
 __all__ = ["KINDS", "Inventory", "Manager", "Structure", "find", "find_in_memory", "name_structures"]
 
 MAX_SCANNED_PAGES: Final = 4096
 """Wasm pages whose first bytes are looked at where no manager is at page 0."""
+
+MAX_SEARCHED_BYTES: Final = 64 << 20
+"""Of a memory that nothing else is known of, in which a database is looked for at any address."""
+
+_SEARCHED_AT_ONCE: Final = 1 << 20
+_JOURNAL_HEAD_BYTES: Final = 128 << 10
 
 KIND_OF_MAGIC: Final = {
     MAP_MAGIC: "btreemap",
@@ -118,6 +129,7 @@ class Structure:
         data: the other half of a log.
         data_memory_id: id of that.
         name: from the schema.
+        offset: bytes of its virtual memory that are before it, and not in `region`.
         labels: names of Candid fields by number, where the source knows them.
     """
 
@@ -136,6 +148,7 @@ class Structure:
     data: Region | None = field(default=None, repr=False)
     data_memory_id: int | None = None
     name: str | None = None
+    offset: int = 0
     labels: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -211,6 +224,9 @@ def find_in_memory(
         return Inventory("memory", memory, extents, (), tuple(structures))
     found = [*_before_manager(memory, manager, extents), *_managed(memory, manager, extents)]
     return Inventory("memory", memory, extents, (manager,), tuple(_pair_logs(found, log_data or {})))
+
+
+_BEGINNINGS: Final = (*STRUCTURE_MAGICS, SQLITE_MAGIC)
 
 
 # Managers
@@ -298,13 +314,13 @@ def _without_manager(memory: Memory, extents: list[Extent]) -> list[Structure]:
         return []
     whole = Region.whole(memory)
     first = _identify("page:0", whole, None, extents, size_bytes)
-    if first.kind.startswith("motoko") or first.kind == "sqlite":
+    if first.kind.startswith("motoko"):
         return [first]
     found = [first]
-    occupied = first.used_bytes or WASM_PAGE_BYTES
+    occupied = max(WASM_PAGE_BYTES, first.address + (first.used_bytes or 0))
     for wasm_page in _page_starts(extents):
         address = wasm_page * WASM_PAGE_BYTES
-        if address < occupied or _head(memory, address, len(MAP_MAGIC)) not in STRUCTURE_MAGICS:
+        if address < occupied or not _head(memory, address, len(SQLITE_MAGIC)).startswith(_BEGINNINGS):
             continue
         region = Region.whole(memory, address)
         structure = _identify(f"page:{wasm_page}", region, None, extents, region.size_bytes)
@@ -332,18 +348,22 @@ def _identify(
 ) -> Structure:
     """What a memory holds, by its first bytes."""
     structure = Structure(label, "unknown", region, memory_id, allocated_bytes=allocated_bytes)
+    head = _head(region, 0, len(SQLITE_MAGIC))
+    if head == SQLITE_MAGIC:
+        try:
+            return _database(structure, SqliteHeader.read(region))
+        except MalformedError as error:
+            return replace(structure, note=f"starts like an SQLite database: {error}")
     reader = _READERS.get(magic_of(region))
     if reader is not None:
         try:
             return reader(structure)
         except (MalformedError, UnsupportedError) as error:
             return replace(structure, note=f"starts like {magic_of(region).decode()}: {error}")
-    return _unrecognised(structure, _head(region, 0, len(SQLITE_MAGIC)), extents)
+    return _unrecognised(structure, head, extents)
 
 
 def _unrecognised(structure: Structure, head: bytes, extents: list[Extent]) -> Structure:
-    if head == SQLITE_MAGIC:
-        return replace(structure, kind="sqlite", note="an SQLite database")
     if head.startswith(MANAGER_MAGIC):
         return replace(structure, note="a memory manager within a memory, or of an unknown version")
     regions = motoko.count_regions(structure.region)
@@ -351,10 +371,61 @@ def _unrecognised(structure: Structure, head: bytes, extents: list[Extent]) -> S
         return replace(structure, kind="motoko-regions", version=2, entries=regions)
     if _is_blank(structure.region, extents):
         return replace(structure, kind="empty", entries=0, used_bytes=0)
+    inside = _database_inside(structure, extents)
+    if inside is not None:
+        return inside
     note = f"starts with {head[:8].hex(' ')}"
     if head.startswith(INTERNET_IDENTITY_MAGIC):
         note = "the header of Internet Identity"
     return replace(structure, note=note)
+
+
+def _database(structure: Structure, header: SqliteHeader, offset: int = 0) -> Structure:
+    """A database that begins at `offset` of the memory."""
+    region = structure.region.part(offset) if offset else structure.region
+    used_bytes = header.file_bytes(region.size_bytes)
+    note = f"{used_bytes // header.page_bytes} pages of {header.page_bytes} bytes"
+    if header.is_wal:
+        note += "; in WAL mode, and what its log held is not here"
+    if offset:
+        note += f"; from byte {offset} of its memory on"
+    return replace(
+        structure,
+        kind="sqlite",
+        region=region,
+        used_bytes=header.file_bytes(region.size_bytes),
+        note=note,
+        offset=offset,
+    )
+
+
+def _database_inside(structure: Structure, extents: list[Extent]) -> Structure | None:
+    """The first database in a memory that begins with something else, such as a library's own page."""
+    region = structure.region
+    for start in range(0, min(region.size_bytes, MAX_SEARCHED_BYTES), _SEARCHED_AT_ONCE):
+        piece = region.read(start, min(_SEARCHED_AT_ONCE + SQLITE_HEADER.size, region.size_bytes - start))
+        at = piece.find(SQLITE_MAGIC)
+        while at >= 0:
+            try:
+                header = SqliteHeader.read(region, start + at)
+                if not _is_in_journal(region, start + at):
+                    return _database(structure, header, start + at)
+            except MalformedError:
+                pass
+            at = piece.find(SQLITE_MAGIC, at + 1)
+    return None
+
+
+def _is_in_journal(region: Region, address: int) -> bool:
+    """Whether what looks like a database is the first page of one in a journal or log, where a file system keeps it.
+
+    A record of a journal is a page's number and the page, from a whole sector on; a journal that has done its work
+    begins with zeros.
+    """
+    start = max(0, address - _JOURNAL_HEAD_BYTES)
+    before = region.read(start, address - start)
+    is_record = address % 8 != 0 and before.endswith(SQLITE_FIRST_PAGE)
+    return is_record or any(magic in before for magic in SQLITE_JOURNAL_MAGICS)
 
 
 def _is_blank(region: Region, extents: list[Extent]) -> bool:

@@ -84,6 +84,11 @@ KINDS_OF_DAMAGE: Final[dict[str, tuple[str, str]]] = {
     "log-offsets": ("error", "the ends of the entries do not ascend: restore"),
     "log-data-truncated": ("error", _RESTORE),
     "log-alone": ("note", "the other half is in another memory, or gone"),
+    # databases
+    "sqlite-truncated": ("error", "the dump is incomplete, or the header was written over: download it again"),
+    "sqlite-damaged": ("error", "extract it and let `sqlite3 FILE .recover` save what can be read; restore a snapshot"),
+    "sqlite-foreign-key": ("note", "rows refer to rows that are not there: `pragma foreign_keys` was off for a while"),
+    "sqlite-wal": ("note", "what was in the log beside the file is not here; `pragma journal_mode = delete` before"),
     # space
     "waste": ("note", "a smaller bucket size, or fewer memories, would take less"),
     "unknown": ("note", "nothing that perdure knows: a structure of its own, or overwritten"),

@@ -200,6 +200,10 @@ def _check_structure(structure: Structure, schema: Schema | None, findings: Find
         _check_cell(structure, findings)
     elif kind.startswith("log"):
         _check_log(structure, findings)
+    elif kind == "sqlite":
+        from perdure.inspection.sqlite_check import check_database  # apsw only where it is needed
+
+        check_database(structure, findings)
     elif kind == "unknown" and structure.label != "page:0":
         findings.add_in(structure.region, "unknown", structure.note, 0)
     if structure.kind in KINDS and not _has_errors(findings) and (key is not RAW or value is not RAW):

@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
 
-from perdure.errors import PerdureError, UnsupportedError
-from perdure.inspection.find import KINDS, Inventory
+from perdure.errors import PerdureError
+from perdure.inspection.find import KINDS, Inventory, Structure
+from perdure.inspection.reading_sql import Limits, limit, only_read
+from perdure.inspection.sqlite import Database, attached, connect_beside, databases, open_database, quoted
 from perdure.inspection.table import Bound, Entry, Table, open_table
 from perdure.values.format import Format
 from perdure.values.schema import Schema
@@ -22,7 +24,7 @@ from perdure.values.show import to_sql
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["connect", "connect_tables", "open_tables", "quoted"]
+__all__ = ["connect", "connect_all", "connect_tables", "open_tables", "quoted"]
 
 _EQ, _GT, _LE, _LT, _GE = 2, 4, 8, 16, 32
 """SQLite's constraint operators, as in ``sqlite3.h``."""
@@ -47,8 +49,8 @@ def open_tables(inventory: Inventory, schema: Schema | None = None) -> tuple[lis
 
 
 def connect(inventory: Inventory, schema: Schema | None = None) -> apsw.Connection:
-    """A connection to a database whose tables are the structures."""
-    return connect_tables(open_tables(inventory, schema)[0])
+    """A connection to a database whose tables are the structures, with the databases of SQLite that were found."""
+    return connect_all(open_tables(inventory, schema)[0], databases(inventory))[0]
 
 
 def connect_tables(tables: Iterable[Table]) -> apsw.Connection:
@@ -57,63 +59,31 @@ def connect_tables(tables: Iterable[Table]) -> apsw.Connection:
     Raises:
         UnsupportedError: apsw is not installed.
     """
-    try:
-        import apsw
-    except ImportError as error:
-        raise UnsupportedError("SQL needs `pip install 'perdure[sql]'`") from error
-    connection = apsw.Connection(":memory:")
+    return connect_all(tables, ())[0]
+
+
+def connect_all(tables: Iterable[Table], structures: Sequence[Structure]) -> tuple[apsw.Connection, list[Database]]:
+    """A connection to structures as tables and to databases, for reading; the databases as they are called in it.
+
+    A database that is alone is ``main``; where there are several, each is called after its memory.
+
+    Raises:
+        UnsupportedError: apsw is not installed.
+        MalformedError: SQLite does not take one for a database.
+    """
     by_name = {table.name: table for table in tables}
+    if len(structures) == 1 and not by_name:
+        database = open_database(structures[0])
+        return database.connection, [database]
+    connection = connect_beside(structures)
+    found = attached(connection, structures)
     module: Any = _Module(by_name)
     connection.create_module("perdure", module, use_bestindex_object=True, read_only=True)
     for name in by_name:
         connection.execute(f"create virtual table {quoted(name)} using perdure")
-    _only_read(connection)
-    return connection
-
-
-def quoted(name: str) -> str:
-    """A name in SQL, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-_READING: Final = ("SQLITE_SELECT", "SQLITE_READ", "SQLITE_RECURSIVE", "SQLITE_TRANSACTION", "SQLITE_SAVEPOINT")
-_PRAGMAS: Final = frozenset(
-    [
-        *("collation_list", "compile_options", "function_list", "module_list", "pragma_list"),
-        *("table_info", "table_list", "table_xinfo"),
-    ]
-)
-_FUNCTIONS_WITH_FILES: Final = frozenset(["load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"])
-_STEPS_BETWEEN_SIGNALS: Final = 1_000_000
-
-
-def _only_read(connection: apsw.Connection) -> None:
-    """Let SQL read the tables, and neither change anything nor reach a file: what is not known to read is refused.
-
-    That means ``attach`` and ``vacuum into`` above all. Sorting stays in memory, as its temporary files would be files.
-    A statement without end can be interrupted.
-    """
-    import apsw
-
-    connection.execute("pragma temp_store = memory")
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-    reading = {getattr(apsw, name) for name in _READING}
-
-    def authorize(code: int, first: str | None, second: str | None, *_: object) -> int:
-        if code in reading:
-            return int(apsw.SQLITE_OK)
-        if code == apsw.SQLITE_FUNCTION and (second or "").lower() not in _FUNCTIONS_WITH_FILES:
-            return int(apsw.SQLITE_OK)
-        if code == apsw.SQLITE_PRAGMA and (first or "").lower() in _PRAGMAS:
-            return int(apsw.SQLITE_OK)
-        what = str(apsw.mapping_authorizer_function[code]).removeprefix("SQLITE_").replace("_", " ").lower()
-        named = next((one for one in ((first,) if what == "pragma" else (second, first)) if one), "")
-        raise UnsupportedError(f"SQL only reads here: no {what}{f' ({named:.100})' if named else ''}")
-
-    connection.authorizer = authorize
-    # What it returns matters less than that Python is entered, where signals are seen.
-    connection.set_progress_handler(lambda: False, _STEPS_BETWEEN_SIGNALS)
+    limit(connection, Limits())
+    only_read(connection)
+    return connection, found
 
 
 @final

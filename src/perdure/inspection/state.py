@@ -14,7 +14,7 @@ from perdure.storage import StateDirectory
 from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
 
-__all__ = ["open_canister"]
+__all__ = ["canister_id_of", "open_canister"]
 
 
 def open_canister(path: Path, canister: str) -> Source:
@@ -45,6 +45,15 @@ def open_canister(path: Path, canister: str) -> Source:
     module_hash = directory.canisters[canister_id].module_hash
     labels = ModuleLabels(lambda: directory.blob(module_hash) if module_hash else None)
     return Source(f"{path}:{canister}", memory, ranges, layers, directory.close, labels)
+
+
+def canister_id_of(path: Path, canister: str) -> Principal:
+    """The id of a canister of a state directory, by id or name; raises as `open_canister`."""
+    directory = StateDirectory.open(path, read_only=True)
+    try:
+        return _find(directory, canister)
+    finally:
+        directory.close()
 
 
 def _find(directory: StateDirectory, canister: str) -> Principal:

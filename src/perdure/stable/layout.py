@@ -196,3 +196,23 @@ REGION_ENTRY: Final = struct.Struct("<Q4x")
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 INTERNET_IDENTITY_MAGIC: Final = b"IIC"
 STRUCTURE_MAGICS: Final = (MAP_MAGIC, VEC_MAGIC, HEAP_MAGIC, CELL_MAGIC, LOG_INDEX_MAGIC, LOG_DATA_MAGIC)
+
+SQLITE_HEADER: Final = struct.Struct(">16sHBBB3B12I20sII")
+"""The database file format of SQLite, 1.3: magic, page size, versions for writing and reading, bytes reserved in each
+page, three fractions, change counter, pages, free pages (first, count), schema (cookie, format), cache size, largest
+root, encoding, user version, vacuum mode, application id; unused; the counter that the number of pages is of, version
+of the library."""
+SQLITE_JOURNAL_MAGICS: Final = (b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+"""How a rollback journal and a write-ahead log begin."""
+
+SQLITE_FIRST_PAGE: Final = b"\0\0\0\1"
+"""The number of the first page, as a rollback journal has it before the page."""
+
+SQLITE_COUNTER_ADDRESS: Final = 24
+SQLITE_COUNTER_BYTES: Final = 8
+"""Change counter and number of pages."""
+
+SQLITE_VERSION_CHECK: Final = (24, 16)
+"""Where SQLite looks, and how far, at the beginning of a transaction: has anybody written since the last one?"""
+
+SQLITE_VERSIONS: Final = slice(18, 20)

@@ -47,8 +47,12 @@ class Region:
         """All of `memory` from `start_address` on."""
         return cls(memory, [Run(start_address, memory.size() * WASM_PAGE_BYTES - start_address)])
 
+    def part(self, address: int) -> Region:
+        """The same bytes from `address` on."""
+        return Region(self.below, list(self.pieces(address, self.size_bytes - address)), self.size_bytes - address)
+
     def size(self) -> int:
-        """Size in Wasm pages."""
+        """Size in Wasm pages, a partial last one left out."""
         return self.size_bytes // WASM_PAGE_BYTES
 
     def grow(self, wasm_pages: int) -> int:

@@ -98,6 +98,11 @@ class LiveMemory:
         self._owner._recover()
 
     @property
+    def origin(self) -> object:
+        """Whose memory it is: another object after an upgrade, a loaded snapshot, an anchor, in a fork."""
+        return self._instance
+
+    @property
     def _memory(self) -> Memory:
         instance = self._instance
         instance.make_room()

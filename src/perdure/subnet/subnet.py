@@ -11,11 +11,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from perdure.candid import decode
 from perdure.candid.service import ServiceType
@@ -53,6 +53,7 @@ from perdure.instrument import REPLICA, Options, wasm_without_wasi
 from perdure.storage import Durability, KeepHistory, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
 from perdure.subnet.copying import deep_copy
+from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost, blobs_of, open_state
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.host import MemoryHost
@@ -68,6 +69,9 @@ from perdure.subnet.management import (
 from perdure.subnet.memories import LiveMemory
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 from perdure.subnet.snapshots import put_on, upload, write
+
+if TYPE_CHECKING:
+    import apsw
 
 __all__ = ["Canister", "Status", "Subnet"]
 
@@ -160,6 +164,8 @@ class Subnet:
         if costs is not None:
             self._world.costs = costs
         identify(self._world)
+
+    _anchors = 0
 
     @property
     def _state(self) -> SubnetState:
@@ -504,6 +510,7 @@ class Subnet:
     def _begin_anchor(self) -> World:
         kept = self._world
         self._world = self._twin(self._gate)._world
+        self._anchors += 1
         self._world.streams = kept.streams
         return kept
 
@@ -514,6 +521,7 @@ class Subnet:
                 self._host.discard(canister.canister_id, canister.instance)
         kept.streams = self._world.streams
         self._world = kept
+        self._anchors -= 1
 
     @alone
     def at(self, version: int) -> Subnet:
@@ -527,6 +535,11 @@ class Subnet:
         twin._gate = Gate()
         twin._world = self._durable.at(version, twin._gate)
         return twin
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether it is within an anchor: whatever happens is undone."""
+        return self._anchors > 0
 
     @property
     def version(self) -> int:
@@ -909,10 +922,23 @@ class Canister:
     def _recover(self) -> None:
         self._subnet._recover()
 
-    def _write(self, name: str, delta: PageDelta) -> None:
+    @alone
+    def commit_pages(self, name: str, delta: PageDelta, *, kind: str, check: Callable[[], object]) -> None:
+        """Make a change of many pages of a memory one commit.
+
+        Args:
+            name: of the memory.
+            delta: the pages, and how large the memory is then.
+            kind: of the commit, as the history has it.
+            check: called with the subnet to itself; raises where the change must not be made.
+        """
+        check()
+        self._write(name, delta, kind)
+
+    def _write(self, name: str, delta: PageDelta, kind: str = "") -> None:
         """Make a change of a memory a commit of its own."""
         state, instance, world = self._state, clean_instance(self._state), self._subnet._world
-        with self._subnet._transaction(f"write_{name}", self._raw_id):
+        with self._subnet._transaction(kind or f"write_{name}", self._raw_id):
             world.touch(state)
             world.made(instance.roll_back)
             instance.restore(StateDelta({name: delta}))
@@ -938,6 +964,40 @@ class Canister:
 
     def _memory(self, name: str) -> LiveMemory:
         return LiveMemory(self._instance, self, name)
+
+    @property
+    def open_call_contexts(self) -> int:
+        """How many calls the canister has begun to answer, and has not answered."""
+        return len(self._state.contexts)
+
+    def sqlite(
+        self,
+        *,
+        write: bool | Literal["unsafe"] = False,
+        at: int | None = None,
+        name: str | None = None,
+        limits: Any = None,
+    ) -> apsw.Connection:
+        """A connection of apsw to the SQLite database in stable memory, where it lies (extra ``sql``).
+
+        It shows the state that this handle shows: a fork's handle has connections of its own, and within an anchor what
+        is written is undone at its end. A transaction sees one state; where a message changes the database meanwhile,
+        it ends with `apsw.BusyError`.
+
+        Args:
+            write: each transaction of SQLite becomes one commit of the canister's state, of the kind ``sqlite``. For
+                modules that say that they look again at what others have written; ``"unsafe"``: for others too, within
+                ``subnet.anchor()``.
+            at: a version of the state directory, to read what was.
+            name: the label that ``perdure stable ls`` shows, where there are several databases.
+            limits: `perdure.inspection.Limits`, of time, length and memory.
+
+        Raises:
+            UnsupportedError: there is no database, apsw is missing, or nobody may write now: the module does not say
+                that it looks again, or the canister is within a call.
+        """
+        connection: apsw.Connection = door("Canister.sqlite")(self, write=write, at=at, name=name, limits=limits)
+        return connection
 
     @property
     @at_rest

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perdure.cli.stable.show import print_json, print_table, printable
-from perdure.cli.stable.source import FOUND_WRONG, open_table, opened, options
+from perdure.cli.stable.source import (
+    FOUND_WRONG,
+    open_database_table,
+    open_table,
+    opened,
+    options,
+    sql_errors,
+)
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
@@ -45,8 +52,8 @@ def rows(
 ) -> None:
     """Show the entries of a structure, in its own order.
 
-    STRUCTURE is a memory id, page:N, or a name from the schema. Keys are written as numbers, text, principals,
-    hexadecimal (raw), or JSON, as their type asks.
+    STRUCTURE is a memory id, page:N, a name from the schema, or a table of an SQLite database. Keys are written as
+    numbers, text, principals, hexadecimal (raw), or JSON, as their type asks.
 
     \b
     Example:
@@ -56,6 +63,13 @@ def rows(
     from itertools import islice
 
     with opened(source, schema_path) as (inventory, declared):
+        rows_of = open_database_table(inventory, structure)
+        if rows_of is not None:
+            with sql_errors():
+                found = rows_of.rows(*map(_sql_bound, (low, high)), reverse=reverse)
+                shown = islice(found, limit or None)
+                _print_rows(rows_of.columns, shown, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
+            return
         table = open_table(inventory, declared, structure)
         entries = table.entries(_bound(table, low), _bound(table, high), reverse=reverse)
         decoded = (table.decode(entry) for entry in islice(entries, limit or None))
@@ -66,6 +80,10 @@ def _bound(table: Table, text: str | None) -> Bound | None:
     from perdure.inspection.table import Bound
 
     return None if text is None else Bound(_key_of(table, text))
+
+
+def _sql_bound(text: str | None) -> Any:
+    return None if text is None else _parameter(text)
 
 
 def _key_of(table: Table, text: str) -> Any:
@@ -156,6 +174,7 @@ def _print_value(table: Table, entry: tuple[Any, bytes], *, as_json: bool, as_ra
 @click.option("-p", "--param", "params", type=(str, str), multiple=True, help="A named parameter and its value.")
 @click.option("--nl", is_flag=True, help="One JSON object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV.")
+@click.option("--pages", is_flag=True, help="Not the rows: plan and pages, by table and index of an SQLite database.")
 @options
 def query(
     source: str,
@@ -163,11 +182,14 @@ def query(
     params: tuple[tuple[str, str], ...],
     nl: bool,
     as_csv: bool,
+    pages: bool,
     as_json: bool,
     quiet: bool,
     schema_path: Path | None,
 ) -> None:
-    """Run SQL over the structures as tables. It reads: whatever would change something or reach a file is refused.
+    """Run SQL over the structures as tables, and over SQLite databases where they lie.
+
+    It reads: whatever would change something or reach a file is refused.
 
     Tables are named as schema shows; needs the extra "sql". Conditions on keys become lookups and ranges. Composed
     values are JSON: json_extract(value, '$.name').
@@ -177,30 +199,51 @@ def query(
         perdure stable query canister.bin "select count(*) from memory_0"
         perdure stable query canister.bin "select * from users where key = :k" -p k 2vxsx-fae
     """  # noqa: D301
-    from perdure.errors import UnsupportedError
     from perdure.inspection.sql import connect
 
-    with opened(source, schema_path) as (inventory, declared):
+    bindings = {name: _parameter(value) for name, value in params} or None
+    with opened(source, schema_path) as (inventory, declared), sql_errors(lambda: _known(inventory, declared)):
+        if pages:
+            _print_pages(inventory, sql, bindings, as_json=as_json, quiet=quiet)
+            return
         connection = connect(inventory, declared)
         import apsw
 
         try:
-            cursor = connection.execute(sql, {name: _parameter(value) for name, value in params} or None)
+            cursor = connection.execute(sql, bindings)
             described = cursor.get_description() if cursor.is_readonly else ()
             columns = [column[0] for column in described]
             _print_rows(columns, cursor, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
         except apsw.ExecutionCompleteError:
             _print_rows([], [], as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
-        except (apsw.Error, KeyError) as error:
-            hint = f"; there is {_known(inventory, declared)}" if "no such table" in str(error) else ""
-            raise UnsupportedError(f"SQL: {error}{hint}") from error
+
+
+def _print_pages(inventory: Inventory, sql: str, bindings: Any, *, as_json: bool, quiet: bool) -> None:
+    from perdure.inspection.sqlite_pages import explain_pages
+
+    explained = explain_pages(inventory, sql, bindings)
+    if as_json:
+        print_json(explained.to_json())
+        return
+    rows = [(used.name, used.kind, used.read, used.total) for used in explained.used]
+    rows.append(("in all", "", explained.read, explained.total))
+    print_table(("pages of", "kind", "read", "of"), rows, right=("read", "of"))
+    if not quiet:
+        for step in explained.plan:
+            click.echo(f"plan: {step}")
+        size = f"{explained.page_bytes} bytes"
+        click.echo(f"{explained.rows} rows; pages of {size}, {explained.stable_pages} of 4096 bytes")
 
 
 def _known(inventory: Inventory, schema: Schema | None) -> str:
     from perdure.inspection.sql import open_tables
+    from perdure.inspection.sqlite import databases, table_names
 
     tables, reasons = open_tables(inventory, schema)
-    return "; ".join([", ".join(table.name for table in tables) or "none", *reasons])
+    names = [table.name for table in tables]
+    for structure in databases(inventory):
+        names += table_names(structure)
+    return "; ".join([", ".join(names) or "none", *reasons])
 
 
 def _parameter(text: str) -> Any:

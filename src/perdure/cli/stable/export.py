@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from perdure.cli.stable.show import print_json
-from perdure.cli.stable.source import about_nothing, open_table, opened, options
+from perdure.cli.stable.source import (
+    about_nothing,
+    open_database_table,
+    open_table,
+    opened,
+    options,
+    sql_errors,
+)
 
 if TYPE_CHECKING:
+    from perdure.inspection.find import Inventory
+    from perdure.inspection.sqlite import DatabaseTable
     from perdure.inspection.table import Table
+    from perdure.values.schema import Schema
 
 __all__ = ["export"]
 
@@ -37,9 +48,9 @@ def export(
     quiet: bool,
     schema_path: Path | None,
 ) -> None:
-    """Write structures to Parquet, CSV or SQLite.
+    """Write structures, and tables of SQLite databases, to Parquet, CSV or SQLite.
 
-    All of them, if none is named. Datasette opens the SQLite file as it is.
+    All of them, if none is named; extract gives a database as it is. Datasette opens the SQLite file as it is.
 
     Parquet and CSV hold one structure a file: for several, OUTPUT is a directory.
 
@@ -58,17 +69,20 @@ def export(
     if form is None:
         raise click.UsageError("which --format? parquet, csv or sqlite")
     with opened(source, schema_path) as (inventory, declared):
+        tables: list[Table | DatabaseTable] = []
+        reasons: list[str] = []
         if structures:
-            tables = [open_table(inventory, declared, name) for name in structures]
-            reasons: list[str] = []
+            tables += [_named(inventory, declared, name) for name in structures]
         else:
-            tables, reasons = open_tables(inventory, declared)
+            found, reasons = open_tables(inventory, declared)
+            tables += [*found, *_database_tables(inventory)]
         if not tables:
             raise UnsupportedError("; ".join((f"nothing to export: {about_nothing(source, inventory)}", *reasons)))
         if len(tables) > 1 and form != "sqlite" and said is not None and not output.is_dir():
             listed = ", ".join(table.name for table in tables)
             raise click.UsageError(f"{output.name} holds one structure, name which, or a directory for all: {listed}")
-        written = _export(tables, output, form)
+        with sql_errors() if any(structure.kind == "sqlite" for structure in inventory.structures) else nullcontext():
+            written = _export(tables, output, form)
         if as_json:
             print_json(written)
         elif not quiet:
@@ -78,7 +92,21 @@ def export(
                 click.echo(f"left out: {reason}", err=True)
 
 
-def _export(tables: list[Table], output: Path, form: str) -> dict[str, int]:
+def _named(inventory: Inventory, declared: Schema | None, name: str) -> Table | DatabaseTable:
+    return open_database_table(inventory, name) or open_table(inventory, declared, name)
+
+
+def _database_tables(inventory: Inventory) -> list[DatabaseTable]:
+    """All tables of all databases but those that a virtual table keeps for itself."""
+    if not any(structure.kind == "sqlite" for structure in inventory.structures):
+        return []
+    from perdure.inspection.sqlite import databases, open_database
+
+    with sql_errors():
+        return [table for structure in databases(inventory) for table in open_database(structure).tables()]
+
+
+def _export(tables: list[Table | DatabaseTable], output: Path, form: str) -> dict[str, int]:
     from perdure.inspection.export import export_csv_file, export_parquet, export_sqlite
 
     if form == "sqlite":

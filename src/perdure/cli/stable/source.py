@@ -14,10 +14,20 @@ import click
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
+    from perdure.inspection.sqlite import DatabaseTable
     from perdure.inspection.table import Table
     from perdure.values.schema import Schema
 
-__all__ = ["COULD_NOT", "FOUND_WRONG", "about_nothing", "open_table", "opened", "options"]
+__all__ = [
+    "COULD_NOT",
+    "FOUND_WRONG",
+    "about_nothing",
+    "open_database_table",
+    "open_table",
+    "opened",
+    "options",
+    "sql_errors",
+]
 
 FOUND_WRONG: Final = 1
 COULD_NOT: Final = 2
@@ -95,7 +105,7 @@ def about_nothing(source: str, inventory: Inventory) -> str:
     """What to say of a stable memory in which there is nothing to read; empty where there is something."""
     from perdure.inspection.find import KINDS
 
-    if any(structure.kind in KINDS for structure in inventory.structures):
+    if any(structure.kind in (*KINDS, "sqlite") for structure in inventory.structures):
         return ""
     found = "its stable memory is empty"
     if inventory.structures:
@@ -120,6 +130,35 @@ def _is_motoko(module: Path) -> bool:
         return any(section.name.endswith("motoko:compiler") for section in decode(data).custom_sections)
     except (OSError, zlib.error, MalformedError):
         return False
+
+
+def open_database_table(inventory: Inventory, name: str) -> DatabaseTable | None:
+    """The table of an SQLite database of that name; `None` where there is no database, or a structure is meant."""
+    if not any(structure.kind == "sqlite" for structure in inventory.structures):
+        return None
+    from perdure.inspection.sqlite import find_table
+
+    return find_table(inventory, name)
+
+
+@contextmanager
+def sql_errors(about: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """What SQLite says: damage is exit code 1, bad SQL 2. `about` adds what there is, where a name was wrong."""
+    import apsw
+
+    from perdure.errors import MalformedError, UnsupportedError
+
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise MalformedError(f"SQLite: {error}") from error
+    except UnicodeDecodeError as error:
+        raise MalformedError(
+            f"a text that is no UTF-8 ({error.object[:16]!r}): ask for cast(column as blob)"
+        ) from error
+    except (apsw.Error, KeyError) as error:
+        hint = f"; there is {about()}" if "no such table" in str(error) else ""
+        raise UnsupportedError(f"SQL: {error}{hint}") from error
 
 
 def open_table(inventory: Inventory, schema: Schema | None, name: str) -> Table:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.cli import LAYOUT
 from perdure.cli.stable.show import console_of, print_json, print_table, show_size
-from perdure.cli.stable.source import about_nothing, opened, options
+from perdure.cli.stable.source import about_nothing, opened, options, sql_errors
+from perdure.cli.terminal import printable
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory, Structure
@@ -81,7 +83,29 @@ def _structure_json(structure: Structure) -> dict[str, Any]:
         "address": structure.address,
         "data_memory": structure.data_memory_id,
         "note": structure.note or None,
+        **({"tables": tables} if (tables := _tables_in(structure)) is not None else {}),
     }
+
+
+def _tables_in(structure: Structure) -> list[str] | None:
+    """The tables of an SQLite database; `None` of anything else, and where nobody can look (apsw is not here)."""
+    from perdure.errors import UnsupportedError
+
+    if structure.kind != "sqlite":
+        return None
+    from perdure.inspection.sqlite import table_names
+
+    try:
+        return list(table_names(structure))
+    except UnsupportedError:
+        return None
+
+
+def _note_of(structure: Structure) -> str:
+    tables = _tables_in(structure)
+    if tables is None:
+        return structure.note
+    return f"{', '.join(tables) or 'no tables'}: {structure.note}"
 
 
 def _width_json(width: Any) -> dict[str, Any] | None:
@@ -123,7 +147,7 @@ def _print_inventory(inventory: Inventory) -> None:
             show_size(structure.used_bytes),
             show_size(structure.allocated_bytes),
             show_size(structure.wasted_bytes),
-            structure.note,
+            _note_of(structure),
         )
         for structure in inventory.structures
     ]
@@ -204,14 +228,32 @@ def schema(source: str, as_json: bool, quiet: bool, schema_path: Path | None) ->
 
     with opened(source, schema_path) as (inventory, declared):
         tables, reasons = open_tables(inventory, declared)
+        found = _statements(inventory)
         if as_json:
-            print_json([_table_json(table) for table in tables])
+            print_json([*map(_table_json, tables), *found])
             return
+        for statement in found:
+            click.echo(f"{printable(statement['sql'], keep=LAYOUT)};")
         for table in tables:
             columns = [*_columns_of(table, table.key_columns), *_columns_of(table, table.value_columns)]
             click.echo(f"create table {table.name} ({', '.join(columns)});")
         for reason in () if quiet else reasons:
             click.echo(f"-- {reason}", err=True)
+
+
+def _statements(inventory: Inventory) -> list[dict[str, Any]]:
+    """What the databases of SQLite were made with."""
+    if not any(structure.kind == "sqlite" for structure in inventory.structures):
+        return []
+    from perdure.inspection.sqlite import databases, open_database
+
+    sql = "select type, name, sql from sqlite_schema where sql is not null"
+    statements = []
+    with sql_errors():
+        for structure in databases(inventory):
+            for kind, name, text in open_database(structure).connection.execute(sql):
+                statements.append({"name": name, "memory": structure.label, "type": kind, "sql": str(text)})
+    return statements
 
 
 def _columns_of(table: Table, names: Sequence[str]) -> list[str]:

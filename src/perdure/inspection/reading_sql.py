@@ -1,0 +1,147 @@
+"""What SQL may do here, whoever wrote it: read, within limits. One authorizer and one set of limits for all of it.
+
+The SQL is the user's, but views, triggers and virtual tables in a database are whoever's filled that memory.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, final
+
+from perdure.errors import HostError, UnsupportedError
+
+if TYPE_CHECKING:
+    import apsw
+
+__all__ = ["Limits", "limit", "only_read", "only_this_database"]
+
+_READING: Final = ("SQLITE_SELECT", "SQLITE_READ", "SQLITE_RECURSIVE", "SQLITE_TRANSACTION", "SQLITE_SAVEPOINT")
+_WRITING: Final = ("SQLITE_INSERT", "SQLITE_UPDATE", "SQLITE_DELETE")
+_PRAGMAS: Final = frozenset(
+    [
+        *("collation_list", "compile_options", "function_list", "module_list", "pragma_list", "database_list"),
+        *("table_info", "table_list", "table_xinfo", "index_list", "index_info", "index_xinfo", "foreign_key_list"),
+        *("integrity_check", "quick_check", "foreign_key_check"),
+    ]
+)
+_PRAGMAS_ASKED: Final = frozenset(
+    [
+        *("application_id", "user_version", "schema_version", "data_version", "encoding", "auto_vacuum"),
+        *("page_count", "page_size", "freelist_count", "cache_size", "journal_mode"),
+    ]
+)
+"""Those that set something where they are given a value."""
+
+_FUNCTIONS_WITH_FILES: Final = frozenset(["load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"])
+_STEPS_BETWEEN_LOOKS: Final = 1_000
+_MOST_SECONDS_BETWEEN_LOOKS: Final = 1.0
+
+
+@final
+@dataclass(frozen=True)
+class Limits:
+    """How much one connection may take.
+
+    Attributes:
+        seconds: that a statement may work; while its caller does something else, at most a second is counted each time
+            SQLite comes back; `None`: for ever. Ctrl-C ends a statement in any case.
+        length_bytes: of a text, a blob, a row and a statement.
+        heap_bytes: that all connections of this process have together (`apsw.hard_heap_limit`), where nobody has set
+            less or more before; `None`: leave it alone.
+    """
+
+    seconds: float | None = 60.0
+    length_bytes: int = 64 << 20
+    heap_bytes: int | None = 2 << 30
+
+
+def limit(connection: apsw.Connection, limits: Limits) -> None:
+    """Bound what statements take, and trust nothing that a schema says."""
+    import apsw
+
+    connection.execute("pragma temp_store = memory")  # temporary files would be files
+    connection.execute("pragma cell_size_check = on")
+    for name, value in (("DEFENSIVE", 1), ("TRUSTED_SCHEMA", 0), ("ENABLE_LOAD_EXTENSION", 0)):
+        connection.config(getattr(apsw, f"SQLITE_DBCONFIG_{name}"), value)
+    for name, value in (("LENGTH", limits.length_bytes), ("SQL_LENGTH", 1 << 20), ("LIKE_PATTERN_LENGTH", 1_000)):
+        connection.limit(getattr(apsw, f"SQLITE_LIMIT_{name}"), value)
+    if limits.heap_bytes is not None and apsw.hard_heap_limit(-1) == 0:
+        apsw.hard_heap_limit(limits.heap_bytes)
+    clock = _Clock(limits.seconds)
+    connection.exec_trace = clock.begin
+    # Even without a limit of time Python has to be entered now and then: that is where signals are seen.
+    connection.set_progress_handler(clock.look, _STEPS_BETWEEN_LOOKS)
+
+
+@final
+class _Clock:
+    """How long the statement has worked that began last."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._worked = self._last = 0.0
+
+    def begin(self, _cursor: Any, _sql: str, _bindings: Any) -> bool:
+        self._worked, self._last = 0.0, time.monotonic()
+        return True
+
+    def look(self) -> bool:
+        now = time.monotonic()
+        self._worked += min(now - self._last, _MOST_SECONDS_BETWEEN_LOOKS)
+        self._last = now
+        if self._seconds is not None and self._worked > self._seconds:
+            raise HostError(f"SQL has worked for {self._seconds:g} s, the limit of one statement: ask for less")
+        return False
+
+
+def only_read(connection: apsw.Connection) -> None:
+    """Let SQL read, and neither change anything nor reach a file: what is not known to read is refused.
+
+    That means ``attach`` and ``vacuum into`` above all.
+    """
+    import apsw
+
+    reading = {getattr(apsw, name) for name in _READING}
+    writing = {getattr(apsw, name) for name in _WRITING}
+
+    def authorize(code: int, first: str | None, second: str | None, place: str | None, *_: object) -> int:
+        if code in reading or (code == apsw.SQLITE_FUNCTION and (second or "").lower() not in _FUNCTIONS_WITH_FILES):
+            return int(apsw.SQLITE_OK)
+        if code == apsw.SQLITE_PRAGMA:
+            name = (first or "").lower()
+            if name in _PRAGMAS or (name in _PRAGMAS_ASKED and second is None):
+                return int(apsw.SQLITE_OK)
+        if code in writing and place not in (None, "temp") and connection.readonly(place):
+            return int(apsw.SQLITE_OK)  # an R-tree prepares to write before it reads; the file itself refuses
+        what = str(apsw.mapping_authorizer_function[code]).removeprefix("SQLITE_").replace("_", " ").lower()
+        named = next((one for one in ((first,) if what == "pragma" else (second, first)) if one), "")
+        raise UnsupportedError(f"SQL only reads here: no {what}{f' ({named:.100})' if named else ''}")
+
+    connection.authorizer = authorize
+
+
+_PRAGMAS_OF_THE_FILE: Final = frozenset(
+    [
+        *("locking_mode", "journal_mode", "synchronous", "temp_store", "temp_store_directory", "mmap_size"),
+        *("data_store_directory", "wal_checkpoint", "wal_autocheckpoint", "writable_schema", "trusted_schema"),
+    ]
+)
+"""Those that would make reads stale, need files, or take back what is refused here."""
+
+
+def only_this_database(connection: apsw.Connection) -> None:
+    """Let SQL read and write the database, and reach no other file."""
+    import apsw
+
+    def authorize(code: int, first: str | None, second: str | None, *_: object) -> int:
+        refused = (
+            (code == apsw.SQLITE_ATTACH and first != "")  # VACUUM attaches a nameless one, in memory
+            or (code == apsw.SQLITE_PRAGMA and second is not None and (first or "").lower() in _PRAGMAS_OF_THE_FILE)
+            or (code == apsw.SQLITE_FUNCTION and (second or "").lower() in _FUNCTIONS_WITH_FILES)
+        )
+        if refused:
+            raise UnsupportedError(f"SQL writes this database alone: no {first or second!r:.100}")
+        return int(apsw.SQLITE_OK)
+
+    connection.authorizer = authorize

@@ -1,0 +1,229 @@
+"""A file of SQLite that lies in a memory, as SQLite reads and writes it: one VFS for all of them (extra ``sql``: apsw).
+
+```
+SQLite ──xRead, xLock──▶ DatabaseFile ──read──▶ Memory: live, of a state directory, a snapshot, a dump
+   └── opens by a name that `connect` has given to the file, and nothing else
+```
+
+Where the memory may change meanwhile (a canister's), a transaction sees one state or ends: the change counter in the
+header is the witness, as it is for SQLite itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Final, Protocol, final
+
+import apsw
+
+from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES, SQLITE_HEADER, SQLITE_VERSION_CHECK
+from perdure.stable.region import Region
+from perdure.stable.sqlite import SqliteHeader
+
+__all__ = ["VFS_NAME", "DatabaseFile", "Fixed", "Place", "connect", "name_of"]
+
+VFS_NAME: Final = "perdure"
+_AHEAD_BYTES: Final = 65_536
+_CACHE_KIB: Final = 65_536
+
+
+def size_bytes_of(memory: Memory) -> int:
+    """Of a memory that may begin within a Wasm page of another."""
+    return memory.size_bytes if isinstance(memory, Region) else memory.size() * WASM_PAGE_BYTES
+
+
+class Place(Protocol):
+    """Where a database lies."""
+
+    def memory(self) -> Memory:
+        """The memory that begins with it. Asked for again where the file has grown past its end."""
+        ...
+
+    def epoch(self) -> object:
+        """The same object until something other than a transaction has put another database in its place."""
+        ...
+
+
+@final
+class Fixed:
+    """A place that stays as it is."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def memory(self) -> Memory:
+        """The memory."""
+        return self._memory
+
+    def epoch(self) -> object:
+        """Always the same."""
+        return None
+
+
+class DatabaseFile:
+    """An open database in a memory, for reading.
+
+    Args:
+        place: where it lies.
+        changes: whether somebody may write to the memory while it is open.
+    """
+
+    is_writable = False
+
+    def __init__(self, place: Place, *, changes: bool = False) -> None:
+        self._place = place
+        self._changes = changes
+        self._level = 0
+        self._ahead = b""  # bytes from `_ahead_at` on: a scan reads page after page
+        self._ahead_at = self._following = 0
+        self._is_replaced = False
+        self.touched: tuple[set[int], set[int]] | None = None
+        """Offsets of pages read and written, while somebody counts them."""
+        self._epoch = place.epoch()
+        self._memory = place.memory()
+        self._look()
+
+    def _look(self) -> None:
+        """Take size and change counter from the header."""
+        epoch = self._place.epoch()
+        if epoch is not self._epoch:
+            self._epoch, self._memory, self._is_replaced = epoch, self._place.memory(), True
+        header = SqliteHeader.read(self._memory)
+        if self._changes and header.pages * header.page_bytes > size_bytes_of(self._memory):
+            self._memory = self._place.memory()
+            header = SqliteHeader.read(self._memory)
+        self._size_bytes = header.file_bytes(size_bytes_of(self._memory))
+        self.page_bytes = header.page_bytes
+        self._counter = self._read_counter()
+        self._ahead = b""
+
+    def _read_counter(self) -> bytes:
+        return self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+
+    def _check(self) -> None:
+        """Raise where what a transaction reads is no longer what it has begun with."""
+        if not self._changes or not self._level:
+            return
+        if self._place.epoch() is not self._epoch or self._read_counter() != self._counter:
+            raise apsw.BusyError("the canister has changed the database since this transaction began: begin it anew")
+
+    # --- what SQLite calls
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        """The bytes, fewer at the end of the file."""
+        if self._is_replaced and (offset, amount) == SQLITE_VERSION_CHECK:
+            # How SQLite finds out whether the pages that it has kept are still good: they are not.
+            self._is_replaced = False
+            return bytes(byte ^ 0xFF for byte in self._load(offset, amount))
+        if self.touched is not None:
+            self.touched[0].add(offset - offset % self.page_bytes)
+        start = offset - self._ahead_at
+        if start >= 0 and start + amount <= len(self._ahead):
+            return self._ahead[start : start + amount]
+        have = max(0, min(amount, self._size_bytes - offset))
+        if offset == self._following and offset:
+            self._ahead, self._ahead_at = self._load(offset, min(_AHEAD_BYTES, self._size_bytes - offset)), offset
+            found = self._ahead[:have]
+        else:
+            found = self._load(offset, have)
+        self._following = offset + have
+        self._check()
+        return SqliteHeader.without_log(found) if offset == 0 and have >= SQLITE_HEADER.size else found
+
+    def _load(self, offset: int, size_bytes: int) -> bytes:
+        return self._memory.read(offset, size_bytes) if size_bytes > 0 else b""
+
+    def xFileSize(self) -> int:  # noqa: N802
+        """In bytes, as the header says."""
+        return self._size_bytes
+
+    def xLock(self, level: int) -> None:  # noqa: N802
+        """Begin a transaction, or write in it."""
+        if self._level == apsw.SQLITE_LOCK_NONE:
+            self._look()
+        if level >= apsw.SQLITE_LOCK_RESERVED:
+            raise apsw.ReadOnlyError("the database is open for reading")
+        self._level = level
+
+    def xUnlock(self, level: int) -> None:  # noqa: N802
+        """End it."""
+        self._level = level
+        self._ahead = b""
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        """Refuse."""
+        raise apsw.ReadOnlyError("the database is open for reading")
+
+    def xTruncate(self, size_bytes: int) -> None:  # noqa: N802
+        """Refuse."""
+        raise apsw.ReadOnlyError("the database is open for reading")
+
+    def xCheckReservedLock(self) -> bool:  # noqa: N802
+        """Nobody else holds a lock on what lies in a memory."""
+        return False
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        """Nothing waits."""
+
+    def xClose(self) -> None:  # noqa: N802
+        """Nothing is held."""
+
+    def xSectorSize(self) -> int:  # noqa: N802
+        """Of a page of state."""
+        return 4096
+
+    def xDeviceCharacteristics(self) -> int:  # noqa: N802
+        """None that would keep SQLite from looking again: IMMUTABLE gives stale reads."""
+        return 0
+
+    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
+        """Not known."""
+        return False
+
+
+class _Vfs(apsw.VFS):
+    """Opens what `connect` has named. Clock and randomness are the system's."""
+
+    def __init__(self) -> None:
+        super().__init__(VFS_NAME, "", maxpathname=64)
+        self.files: dict[str, DatabaseFile] = {}
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802
+        file = self.files.pop(str(name.filename() if isinstance(name, apsw.URIFilename) else name), None)
+        if file is None or not flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            raise apsw.CantOpenError("no journal, log or temporary file belongs to a database in a memory")
+        writing = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        flags[1] = flags[0] if file.is_writable else flags[0] & ~writing | apsw.SQLITE_OPEN_READONLY
+        return file
+
+    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
+        return False
+
+    def xFullPathname(self, name: str) -> str:  # noqa: N802
+        return name
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        raise apsw.IOError("nothing can be deleted here")
+
+    def xDlOpen(self, filename: str) -> int:  # noqa: N802
+        return 0
+
+
+_VFS: Final = _Vfs()
+_NUMBERS: Final = itertools.count(1)
+
+
+def connect(file: DatabaseFile) -> apsw.Connection:
+    """A connection to the one file; nothing is limited yet."""
+    flags = apsw.SQLITE_OPEN_READWRITE if file.is_writable else apsw.SQLITE_OPEN_READONLY
+    connection = apsw.Connection(name_of(file), vfs=VFS_NAME, flags=flags)
+    connection.execute(f"pragma cache_size = -{_CACHE_KIB}")
+    return connection
+
+
+def name_of(file: DatabaseFile) -> str:
+    """A name by which SQLite opens a file, once."""
+    name = f"memory-{next(_NUMBERS)}"
+    _VFS.files[name] = file
+    return name

@@ -1,0 +1,115 @@
+"""Which pages a statement reads, by table and index: what a join costs where every page is a page of stable memory.
+
+The pages are counted from nothing: neither the schema nor a page is in a cache when the statement begins. That is what
+a canister has after an upgrade, and what each query has that no update has warmed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from perdure.inspection.find import Inventory, Structure, find_in_memory
+from perdure.inspection.sqlite import Database, choose_database, open_database
+from perdure.memory import PAGE_BYTES, Memory
+
+__all__ = ["Explained", "PagesOf", "explain_pages"]
+
+_FREE: Final = "free or unknown"
+
+
+@final
+@dataclass(frozen=True)
+class PagesOf:
+    """Pages of one table or index.
+
+    Attributes:
+        name: of it; ``sqlite_schema`` is the first page and what follows of it.
+        kind: ``table``, ``index``, or what else has pages.
+        read: that the statement read, each counted once.
+        total: that it has.
+    """
+
+    name: str
+    kind: str
+    read: int
+    total: int
+
+
+@final
+@dataclass(frozen=True)
+class Explained:
+    """What a statement read.
+
+    Attributes:
+        plan: the steps of ``explain query plan``.
+        rows: that came out.
+        page_bytes: of a page of SQLite.
+        read: pages of SQLite, each counted once.
+        total: pages that the database has.
+        stable_pages: of 4,096 bytes, that is, pages of stable memory.
+        used: by table and index, most first.
+    """
+
+    plan: tuple[str, ...]
+    rows: int
+    page_bytes: int
+    read: int
+    total: int
+    stable_pages: int
+    used: tuple[PagesOf, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As an object."""
+        return {**vars(self), "plan": list(self.plan), "used": [vars(used) for used in self.used]}
+
+
+def explain_pages(
+    where: Memory | Inventory | Structure,
+    sql: str,
+    bindings: Mapping[str, Any] | Sequence[Any] | None = None,
+    *,
+    name: str | None = None,
+) -> Explained:
+    """Run a statement that reads, and count its pages.
+
+    Args:
+        where: a memory with a database in it, live perhaps; or what `find` has found.
+        sql: one statement.
+        bindings: for its parameters.
+        name: of the database, where there are several.
+
+    Raises:
+        UnsupportedError: no database, several, or SQL that does not read.
+        apsw.Error: SQLite refuses the statement.
+    """
+    if not isinstance(where, Structure):
+        where = choose_database(where if isinstance(where, Inventory) else find_in_memory(where), name)
+    database = open_database(where)
+    plan = tuple(str(row[3]) for row in database.connection.execute(f"explain query plan {sql}", bindings))
+    database = open_database(database.structure)  # nothing of the plan is in its cache
+    read: set[int] = set()
+    database.file.touched = (read, set())
+    rows = sum(1 for _ in database.connection.execute(sql, bindings))
+    database.file.touched = None
+    page_bytes = database.file.page_bytes
+    used, total = _by_name(database, {offset // page_bytes + 1 for offset in read})
+    stable_pages = {
+        page for offset in read for page in range(offset // PAGE_BYTES, -(-(offset + page_bytes) // PAGE_BYTES))
+    }
+    return Explained(plan, rows, page_bytes, len(read), total, len(stable_pages), used)
+
+
+def _by_name(database: Database, read: set[int]) -> tuple[tuple[PagesOf, ...], int]:
+    connection = database.connection
+    kinds = dict(connection.execute("select name, type from sqlite_schema"))
+    owners = dict(connection.execute("select pageno, name from dbstat"))
+    totals, counts = Counter(owners.values()), Counter(owners.get(page, _FREE) for page in read)
+    used = tuple(
+        PagesOf(name, str(kinds.get(name, "table" if name == "sqlite_schema" else "")), count, totals[name])
+        for name, count in counts.most_common()
+    )
+    (total,) = next(connection.execute("pragma page_count"))
+    return used, int(total)

@@ -1,0 +1,26 @@
+"""New files that are there whole, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perdure.errors import StorageError
+
+__all__ = ["whole_file"]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that is there at the end whole, or not at all."""
+    draft = path.with_name(path.name + ".partial")
+    if path.exists():
+        raise StorageError("exists already", path)
+    try:
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), path) from error
+    finally:
+        draft.unlink(missing_ok=True)

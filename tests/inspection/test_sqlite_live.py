@@ -1,0 +1,529 @@
+"""Stories of canisters with a database: filled, upgraded, opened from outside, written, undone, forked."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "subnet"))
+from built_canisters import module
+
+from perdure import RejectError, Subnet
+from perdure.candid import decode as decode_values
+from perdure.candid import encode as encode_values
+from perdure.candid import parse_values
+from perdure.errors import PerdureError, UnsupportedError
+from perdure.inspection import open_source, open_sqlite
+from perdure.inspection.find import find_in_memory
+from perdure.inspection.sqlite import choose_database
+from perdure.inspection.sqlite_live import GUEST_SECTION, CommitError
+from perdure.subnet import Canister
+
+SCHEMA = "create table t(a integer primary key, b); insert into t values (1, 'one'), (2, 'two')"
+EMPTY = b"DIDL\0\0"
+
+
+@pytest.fixture
+def subnet() -> Iterator[Subnet]:
+    with Subnet() as subnet:
+        yield subnet
+
+
+@pytest.fixture
+def canister(subnet: Subnet) -> Canister:
+    canister = subnet.install(module("sqlite"))
+    canister.update("exec", SCHEMA.encode())
+    return canister
+
+
+def ask(canister: Canister, sql: str) -> list[list[str]]:
+    return [line.split("\t") for line in canister.query("query", sql.encode()).decode().splitlines()]
+
+
+def rows(connection: apsw.Connection, sql: str = "select a from t order by a") -> list[object]:
+    return [row[0] if len(row) == 1 else row for row in connection.execute(sql)]
+
+
+def is_sound(canister: Canister) -> bool:
+    return ask(canister, "pragma integrity_check") == [["ok"]]
+
+
+def test_the_story_of_the_guest_in_c(subnet, canister):
+    canister.update("exec", b"insert into t select a + 10, b from t")
+    canister.upgrade(module("sqlite"))
+    outside = canister.sqlite(write=True)
+    assert rows(outside) == [1, 2, 11, 12]
+    with outside:
+        outside.execute("insert into t values (3, 'from outside')")
+    assert ask(canister, "select b from t where a = 3") == [["from outside"]]
+    before = canister.stable.read(0, 8192)
+    with pytest.raises(RejectError, match="UNIQUE"):
+        canister.update("exec", b"insert into t values (4, 'gone'); insert into t values (1, 'twice')")
+    assert canister.stable.read(0, 8192) == before
+    fork = subnet.fork()
+    twin = fork.canister(canister.id)
+    with twin.sqlite(write=True) as inside_fork:
+        inside_fork.execute("delete from t")
+    assert (ask(twin, "select count(*) from t"), ask(canister, "select count(*) from t")) == ([["0"]], [["5"]])
+    assert rows(outside) == [1, 2, 3, 11, 12]
+    assert is_sound(canister)
+
+
+def test_rows_come_and_go_in_both_directions(canister):
+    outside = canister.sqlite(write=True)
+    for number in range(100, 140):
+        if number % 2:
+            canister.update("exec", f"insert into t values ({number}, '{'x' * number * 20}')".encode())
+        else:
+            with outside:
+                outside.execute("insert into t values (?, ?)", (number, "y" * number * 20))
+    expected = [1, 2, *range(100, 140)]
+    assert rows(outside) == expected
+    assert ask(canister, "select a from t order by a") == [[str(number)] for number in expected]
+    canister.update("exec", b"delete from t where a > 110; vacuum")
+    assert rows(outside) == [1, 2, *range(100, 111)]
+    with outside:
+        outside.execute("delete from t where a > 100")
+    outside.execute("vacuum")
+    assert ask(canister, "select count(*) from t") == [["3"]]
+    assert is_sound(canister)
+    assert rows(outside, "pragma integrity_check") == ["ok"]
+
+
+def test_a_commit_of_sqlite_is_one_commit_of_its_own_kind(tmp_path):
+    with Subnet(tmp_path / "state", history=None) as subnet:
+        canister = subnet.install(module("sqlite"))
+        canister.update("exec", SCHEMA.encode())
+        version = subnet.version
+        with canister.sqlite(write=True) as outside:
+            outside.execute("insert into t values (3, 'x')")
+            outside.execute("update t set b = 'y'")
+        assert subnet.version == version + 1
+        for ended in ("rollback", "commit"):  # of nothing
+            outside.execute("begin immediate")
+            outside.execute(ended)
+        outside.execute("begin")
+        outside.execute("delete from t")
+        outside.execute("rollback")
+        assert subnet.version == version + 1
+        assert rows(canister.sqlite(at=version)) == [1, 2]
+        assert rows(canister.sqlite(at=version + 1), "select distinct b from t") == ["y"]
+        with pytest.raises(UnsupportedError, match="what was is not written to"):
+            canister.sqlite(at=version, write=True)
+    from perdure.storage import StateDirectory
+
+    directory = StateDirectory.open(tmp_path / "state", read_only=True)
+    kinds = [entry.message.kind for entry in directory.history()]
+    directory.close()
+    assert kinds.count("sqlite") == 1
+    with open_source(f"{tmp_path / 'state'}:{canister.id}") as source:
+        assert rows(open_sqlite(source.memory)) == [1, 2, 3]
+    with Subnet(tmp_path / "state") as again:
+        assert ask(again.canister(canister.id), "select count(*) from t") == [["3"]]
+
+
+def test_a_snapshot_is_read_where_it_lies(canister, tmp_path):
+    canister.write_snapshot(tmp_path / "snapshot")
+    with open_source(str(tmp_path / "snapshot")) as source:
+        assert rows(open_sqlite(source.memory)) == [1, 2]
+    assert rows(Subnet.open(tmp_path / "snapshot").canisters[0].sqlite()) == [1, 2]
+
+
+def test_a_transaction_sees_one_state_or_ends(canister):
+    canister.update("exec", b"with recursive n(i) as (select 10 union all select i + 1 from n where i < 9999) "
+                            b"insert into t select i, 'some text ' || i from n")  # fmt: skip
+    outside = canister.sqlite()
+    reading = outside.execute("select a from t")
+    assert [next(reading)[0] for _ in range(3)] == [1, 2, 10]
+    canister.update("exec", b"insert into t values (3, 'meanwhile')")
+    with pytest.raises(apsw.BusyError):
+        list(reading)
+    assert len(rows(outside)) == 9993
+
+
+@pytest.mark.parametrize("begin", ["begin", "begin immediate"])
+def test_two_writers_and_nothing_is_lost(canister, begin):
+    outside, other = canister.sqlite(write=True), canister.sqlite(write=True)
+    outside.execute(begin)
+    assert rows(outside) == [1, 2]
+    with other:
+        other.execute("insert into t values (3, 'first')")
+    with pytest.raises((CommitError, apsw.BusyError)):  # noqa: PT012 - as early as it may be
+        outside.execute("insert into t values (3, 'second')")
+        outside.execute("commit")
+    if outside.in_transaction:
+        outside.execute("rollback")
+    assert rows(outside) == rows(other) == [1, 2, 3]
+    assert ask(canister, "select b from t where a = 3") == [["first"]]
+    assert is_sound(canister)
+
+
+def test_a_guest_that_grew_the_file_meanwhile(canister):
+    outside = canister.sqlite(write=True)
+    outside.execute("begin immediate")
+    outside.execute("insert into t values (7, 'lost')")
+    canister.update("exec", b"create table more(x); insert into more values (zeroblob(300000))")
+    with pytest.raises(CommitError, match="the canister has changed the database"):
+        outside.execute("commit")
+    assert rows(outside) == [1, 2]
+    with outside:
+        outside.execute("insert into t values (7, 'kept')")
+    assert ask(canister, "select b from t where a = 7") == [["kept"]]
+    assert ask(canister, "select length(x) from more") == [["300000"]]
+    assert is_sound(canister)
+
+
+def test_what_the_guest_was_reading_when_others_wrote(canister):
+    reply = canister.update("prepare", b"select a from t")
+    (number,) = struct.unpack_from("<I", reply)
+    assert canister.update("step", struct.pack("<II", number, 1))[0] == 0
+    with canister.sqlite(write=True) as outside:
+        outside.execute("insert into t values (3, 'x')")
+    with pytest.raises(RejectError, match="changed from outside while this was being read"):
+        canister.update("step", struct.pack("<II", number, 1))
+    canister.update("reset", struct.pack("<I", number))
+    reply = canister.update("step", struct.pack("<II", number, 10))
+    assert struct.unpack_from("<BII", reply) == (1, 1, 3)
+
+
+def test_an_anchor_undoes_what_was_written_within(subnet, canister):
+    outside = canister.sqlite(write=True)
+    assert rows(outside) == [1, 2]
+    with subnet.anchor():
+        with outside:
+            outside.execute("insert into t values (3, 'x')")
+        canister.update("exec", b"insert into t values (4, 'y')")
+        assert rows(outside) == [1, 2, 3, 4]
+    assert rows(outside) == [1, 2]
+    canister.update("exec", b"insert into t values (5, 'z')")
+    assert rows(outside) == [1, 2, 5]
+    outside.execute("begin immediate")
+    with subnet.anchor():
+        outside.execute("insert into t values (6, 'across')")
+        with pytest.raises(CommitError):
+            outside.execute("commit")
+    assert rows(outside) == [1, 2, 5]
+
+
+def test_another_database_in_its_place_is_seen_as_another(subnet, canister):
+    outside = canister.sqlite(write=True)
+    assert rows(outside) == [1, 2]
+    canister.reinstall(module("sqlite"))
+    with pytest.raises((UnsupportedError, PerdureError, apsw.Error)):
+        rows(outside)
+    canister.update("exec", SCHEMA.replace("one", "eins").encode())
+    assert rows(outside, "select b from t") == ["eins", "two"]
+
+
+def test_a_module_that_does_not_look_again_is_read_only(subnet, canister):
+    wasm = module("sqlite")
+    import gzip
+
+    plain = gzip.decompress(wasm)
+    other = subnet.install(plain.replace(GUEST_SECTION.encode(), GUEST_SECTION.replace("perdure", "another").encode()))
+    other.update("exec", SCHEMA.encode())
+    assert rows(other.sqlite()) == [1, 2]
+    with pytest.raises(UnsupportedError, match="does not say"):
+        other.sqlite(write=True)
+    with pytest.raises(UnsupportedError, match=r"for within `with subnet\.anchor"):
+        other.sqlite(write="unsafe")
+    with subnet.anchor():
+        with other.sqlite(write="unsafe") as outside:
+            outside.execute("insert into t values (3, 'x')")
+        assert ask(other, "select count(*) from t") == [["3"]]
+    assert ask(other, "select count(*) from t") == [["2"]]
+    with pytest.raises(ValueError, match="'unsafe'"):
+        canister.sqlite(write="yes")
+
+
+def test_nobody_writes_while_a_canister_waits_for_an_answer(subnet, canister):
+    connection = canister.sqlite(write=True)
+    state = canister._state
+    state.contexts[1] = object()
+    try:
+        assert canister.open_call_contexts == 1
+        with pytest.raises(UnsupportedError, match="within 1 calls that it has not answered"):
+            connection.execute("insert into t values (3, 'x')")
+        with pytest.raises(UnsupportedError, match="within 1 calls"):
+            canister.sqlite(write=True)
+        assert rows(connection) == [1, 2]
+    finally:
+        del state.contexts[1]
+    with connection:
+        connection.execute("insert into t values (3, 'x')")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "attach 'x.db' as x", "vacuum into 'x.db'", "pragma locking_mode = exclusive", "pragma journal_mode = delete",
+        "pragma writable_schema = 1", "select load_extension('x')", "select writefile('x.db', 'x')",
+    ],
+)  # fmt: skip
+def test_who_writes_reaches_no_other_file(canister, sql, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UnsupportedError, apsw.Error)):
+        canister.sqlite(write=True).execute(sql).fetchall()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_canister_without_a_database(subnet):
+    with pytest.raises(UnsupportedError, match="no SQLite database here, found nothing"):
+        subnet.install(module("sqlite")).sqlite()
+    with pytest.raises(ValueError, match="has no code"):
+        subnet.create_canister().sqlite()
+
+
+def test_a_full_commit_that_fails_leaves_both_as_they_were(canister, monkeypatch):
+    outside = canister.sqlite(write=True)
+
+    def fail(*_: object, **__: object) -> None:
+        raise UnsupportedError("as asked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Canister, "commit_pages", fail)
+        outside.execute("begin")
+        outside.execute("insert into t values (3, 'x')")
+        with pytest.raises(CommitError, match="as asked"):
+            outside.execute("commit")
+    assert rows(outside) == [1, 2]
+    with outside:
+        outside.execute("insert into t values (4, 'x')")
+    assert ask(canister, "select a from t") == [["1"], ["2"], ["4"]]
+    assert is_sound(canister)
+
+
+def test_threads_that_write_from_inside_and_outside(canister):
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failures.append(error)
+
+        return threading.Thread(target=run)
+
+    def inside() -> None:
+        for number in range(30):
+            canister.update("exec", f"insert into t values ({1000 + number}, 'i')".encode())
+
+    def outside() -> None:
+        number = 0
+        while number < 30:
+            try:
+                with canister.sqlite(write=True) as connection:
+                    connection.execute("insert into t values (?, 'o')", (2000 + number,))
+                number += 1
+            except (apsw.BusyError, CommitError):
+                continue
+
+    threads = [guarded(inside), guarded(outside)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert failures == []
+    assert ask(canister, "select count(*) from t") == [["62"]]
+    assert is_sound(canister)
+
+
+# --- the guest's methods
+
+
+def text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<I", len(data)) + data
+
+
+def value(one: object) -> bytes:
+    match one:
+        case None:
+            return b"\0"
+        case int():
+            return b"\1" + struct.pack("<q", one)
+        case float():
+            return b"\2" + struct.pack("<d", one)
+        case str():
+            return b"\3" + text(one)
+        case _:
+            return b"\4" + text(one)
+
+
+def values(reply: bytes) -> tuple[bool, list[tuple[object, ...]]]:
+    is_done, columns, count = struct.unpack_from("<BII", reply)
+    at, found = 9, []
+    for _ in range(count * columns):
+        kind, at = reply[at], at + 1
+        if kind in (1, 2):
+            found.append(*struct.unpack_from("<q" if kind == 1 else "<d", reply, at))
+            at += 8
+        elif kind:
+            (size,) = struct.unpack_from("<I", reply, at)
+            data, at = reply[at + 4 : at + 4 + size], at + 4 + size
+            found.append(data.decode() if kind == 3 else data)
+        else:
+            found.append(None)
+    assert at == len(reply)
+    return bool(is_done), [tuple(found[row * columns : (row + 1) * columns]) for row in range(count)]
+
+
+def test_values_of_every_kind_through_every_method(canister):
+    row = (7, None, -(1 << 63), 0.1, "häß\0x", b"\0\xff")
+    columns = "a integer primary key, b, c, d, e, f"
+    canister.update("exec", f"create table v({columns})".encode())
+    insert = text("insert into v values (?, ?, ?, ?, ?, ?)")
+    canister.update("run", insert + b"".join(map(value, row)))
+    assert values(canister.query("select", text("select * from v where a = ?") + value(7))) == (True, [row])
+    many = b"".join(value(number) + b"".join(map(value, row[1:])) for number in range(100, 350))
+    assert canister.update("run_many", insert + struct.pack("<I", 250) + many) == struct.pack("<Q", 250)
+    number, parameters, count = struct.unpack_from(
+        "<III", canister.update("prepare", b"select a, e from v where a >= ?")
+    )
+    assert (parameters, count) == (1, 2)
+    canister.update("bind", struct.pack("<II", number, 1) + value(340))
+    assert values(canister.update("step", struct.pack("<II", number, 6))) == (
+        False, [(340 + index, row[4]) for index in range(6)],
+    )  # fmt: skip
+    assert values(canister.update("step", struct.pack("<II", number, 6)))[0]
+    canister.update("finalize", struct.pack("<I", number))
+    with pytest.raises(RejectError, match="no such statement"):
+        canister.update("step", struct.pack("<II", number, 6))
+
+
+@pytest.mark.parametrize(
+    ("method", "arg", "message"),
+    [
+        ("exec", b"begin; insert into t values (9, 9)", "a transaction ends with its message"),
+        ("exec", b"select from", "syntax error"),
+        ("exec", b"pragma locking_mode = exclusive", "not authorized"),
+        ("exec", b"attach 'x' as x", "not authorized"),
+        ("run", b"\xff\xff\xff\xff", "the argument ends too early"),
+        ("run", text("select 1; select 2"), "one statement, found more"),
+        ("run", text("select ?") + b"\5", "no such kind of value"),
+        ("run", text("select ?") + b"\3\xff\xff\xff\x7f", "the argument ends too early"),
+        ("run", text("select 1") + value(1), "out of range"),
+        ("run_many", text("insert into t values (?, 1)") + b"\2\0\0\0" + value(7), "the argument ends too early"),
+        ("step", b"\1\0\0\0\1\0\0\0", "no such statement"),
+        ("prepare", b"  ", "no statement"),
+        ("prepare", b"select 1; drop table t", "one statement, found more"),
+    ],
+)
+def test_what_the_guest_refuses_changes_nothing(canister, method, arg, message):
+    before = canister.stable.read(0, 8192)
+    with pytest.raises(RejectError, match=message):
+        canister.update(method, arg)
+    assert canister.stable.read(0, 8192) == before
+    assert ask(canister, "select count(*) from t") == [["2"]]
+
+
+def test_only_controllers_write(canister):
+    from perdure import Principal
+
+    with pytest.raises(RejectError, match="updates are for controllers"):
+        canister.update("exec", b"select 1", sender=Principal(b"\7" * 10))
+    assert canister.query("query", b"select count(*) from t", sender=Principal(b"\7" * 10)) == b"2\n"
+
+
+def test_the_guest_writes_over_nothing_else(subnet):
+    canister = subnet.install(module("sqlite"))
+    canister.stable.grow(1)
+    canister.stable.write(0, b"something else")
+    with pytest.raises(RejectError, match="begins with something else than a database"):
+        canister.update("exec", b"create table t(a)")
+    assert canister.stable.read(0, 14) == b"something else"
+
+
+def test_full_text_and_r_trees_in_the_guest(canister):
+    canister.update(
+        "exec",
+        b"create virtual table words using fts5(text); insert into words values ('hello world'), ('other');"
+        b"create virtual table boxes using rtree(id, low, high); insert into boxes values (1, 2, 3)",
+    )
+    assert ask(canister, "select text from words where words match 'hello'") == [["hello world"]]
+    assert rows(canister.sqlite(), "select text from words where words match 'hello'") == ["hello world"]
+    with canister.sqlite(write=True) as outside:
+        outside.execute("insert into words values ('hello again')")
+        outside.execute("insert into boxes values (2, 10, 11)")
+    assert ask(canister, "select count(*) from words where words match 'hello'") == [["2"]]
+    assert ask(canister, "select id from boxes where low > 5") == [["2"]]
+    assert is_sound(canister)
+
+
+# --- other guests
+
+
+def people(canister: Canister, method: str, arguments: str) -> object:
+    send = canister.query if method in {"adults", "check"} else canister.update
+    found = decode_values(send(method, encode_values(*parse_values(arguments))))
+    return found[0] if found else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "offset"), [("wasi_sqlite", 0), ("sqlite_vfs", 65_536)])
+def test_the_story_of_a_guest_by_a_crate(subnet, name, offset):
+    wasm = module(name)
+    canister = subnet.install(wasm, EMPTY, wasi=name.startswith("wasi"))
+    people(canister, "fill", "(2000 : int64)")
+    found = choose_database(find_in_memory(canister.stable))
+    assert (found.label, found.offset) == ("120", offset)
+    outside = canister.sqlite()
+    assert rows(outside, "select count(*) from person") == [2000]
+    canister.upgrade(wasm, EMPTY, wasi=name.startswith("wasi"))
+    people(canister, "fill", "(1000 : int64)")
+    assert rows(outside, "select count(*) from person") == [3000]
+    assert rows(outside, "pragma integrity_check") == ["ok"]
+    with pytest.raises(UnsupportedError, match="does not say"):
+        canister.sqlite(write=True)
+    of_age = people(canister, "adults", "(18 : int64)")
+    with subnet.anchor():
+        with canister.sqlite(write="unsafe") as inside:
+            inside.execute("insert into person(name, age) select name, 50 from person limit 100")
+        canister.upgrade(wasm, EMPTY, wasi=name.startswith("wasi"))
+        if name == "wasi_sqlite":  # the other keeps the size in a page of its own
+            assert people(canister, "adults", "(18 : int64)") == of_age + 100
+    assert people(canister, "adults", "(18 : int64)") == of_age
+    fork = subnet.fork().canister(canister.id)
+    people(fork, "fill", "(1 : int64)")
+    assert rows(fork.sqlite(), "select count(*) from person") == [3001]
+    assert rows(outside, "select count(*) from person") == [3000]
+
+
+def test_a_database_in_a_virtual_memory_grows_with_its_buckets(subnet):
+    from perdure.memory import BytesMemory
+    from perdure.stable import MemoryManager, StableCell, types
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from sqlite_files import made
+
+    wasm = module("sqlite")
+    memory = BytesMemory()
+    manager = MemoryManager.create(memory, bucket_wasm_pages=1)
+    data = made("create table t(a integer primary key, b)")
+    manager.get(3).grow(1)
+    manager.get(3).write(0, data)
+    StableCell.create(manager.get(4), types.text, "beside")
+    canister = subnet.install(wasm)
+    canister.stable.grow(memory.size())
+    canister.stable.write(0, bytes(memory.data))
+    with canister.sqlite(write=True) as outside:
+        outside.executemany("insert into t values (?, ?)", ((number, "x" * 100) for number in range(5000)))
+    assert rows(outside, "select count(*) from t") == [5000]
+    assert rows(canister.sqlite(), "pragma integrity_check") == ["ok"]
+    assert StableCell.load(MemoryManager.load(canister.stable).get(4), types.text).value == "beside"
+    assert MemoryManager.load(canister.stable).get(3).size() > 8
+
+
+def test_what_events_say(subnet, canister):
+    with subnet.events() as stream, canister.sqlite(write=True) as outside:
+        outside.execute("insert into t values (3, 'x')")
+    told = [json.loads(json.dumps(type(event).__name__)) for event in stream]
+    assert told == ["Taken", "Committed"]
