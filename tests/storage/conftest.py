@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 def _module(name: str) -> ModuleType:
     if name not in sys.modules:

@@ -6,9 +6,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
+from interrupting import is_interrupted, no_hang
 
 from perdure.storage.aio import CAPACITY_BYTES
 from perdure.storage.disk import RealDisk, RealFile
@@ -41,6 +43,29 @@ def test_what_is_started_is_there_when_finished(file: RealFile, direct: bool, mo
         file.finish()
     file.finish()
     assert file.pread(16 * BLOCK, 0) == b"".join(_blocks("a", "b")) * 8
+
+
+def test_a_write_that_was_cut_off_anywhere_is_done_again(file: RealFile) -> None:
+    def write() -> None:
+        file.start(_blocks("a", "b"), 0)
+        file.finish()
+
+    for place in count(1, 2):
+        file.pwrite(bytes(2 * BLOCK), 0)
+        with no_hang(20):
+            was_there = is_interrupted(write, place)
+            file.finish()
+            write()
+        assert file.pread(2 * BLOCK, 0) == b"".join(_blocks("a", "b"))
+        if not was_there:
+            break
+    assert place > 30
+
+
+def test_a_file_that_nobody_has_any_more_is_closed(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    assert RealDisk().open(path, write=True, create=True).lock(exclusive=True)
+    assert RealDisk().open(path, write=True).lock(exclusive=True)
 
 
 def test_more_than_a_direct_write_can_have(file: RealFile) -> None:

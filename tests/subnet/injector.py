@@ -1,8 +1,10 @@
 """Interrupts what perdure does at one opcode of its own Python code after the other, and tells what became of it.
 
-Run it for every opcode, in memory and on disk:
+Run it for every opcode; for every one in each stack of calls; or for every one in one of the actions:
 
-    python tests/subnet/injector.py --every 1
+    python tests/subnet/injector.py --where memory
+    python tests/subnet/injector.py --where disk --same 1
+    python tests/subnet/injector.py --where disk --same 1 --depth 1 --new
 
 An exception is raised by a trace function right before an opcode of a file of perdure is executed; any exception may
 come there: a signal handler's, an asynchronous one, `MemoryError`. Then the subnet has to be as before a message or as
@@ -12,12 +14,15 @@ after it, and go on; on disk, it may refuse by name instead until it is opened a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +41,7 @@ WASM = UNIVERSAL.read_bytes()
 
 # Under a trace function, the line that a `with` block returns to at its end is traced once more, before the lock is
 # released, where no signal and no asynchronous exception is ever looked for: an exception there keeps the lock.
-_EXIT_OF_LOCK = re.compile(r"\s*with (self\.)?_?(gate\.)?_?lock:")
+_EXIT_OF_LOCK = re.compile(r"\s*with (self\.)?_?(gate\.)?_?(lock|mutex):")
 
 
 class Interruption(BaseException):
@@ -66,15 +71,16 @@ class Stage:
     subnet: Subnet
     a: Canister
     b: Canister
+    path: Path | None = None
 
     @classmethod
-    def of(cls, subnet: Subnet) -> Stage:
+    def of(cls, subnet: Subnet, path: Path | None = None) -> Stage:
         a, b = subnet.canisters[:2]
-        return cls(subnet, a, b)
+        return cls(subnet, a, b, path)
 
 
 def prepared(path: Path | None) -> Stage:
-    subnet = Subnet(path, durability="round")
+    subnet = Subnet(path, durability="message")
     stage = Stage(subnet, subnet.install(WASM, b""), subnet.install(WASM, b""))
     for canister in (stage.a, stage.b):
         canister.update("update", bytes(P().stable64_grow(1).drop().reply(b"")))
@@ -97,6 +103,19 @@ def _load(stage: Stage) -> None:
     stage.a.load_snapshot(stage.a.snapshots()[0]["id"])
 
 
+def _delete(stage: Stage) -> None:
+    stage.a.stop()
+    stage.a.delete()
+
+
+def _open(stage: Stage) -> None:
+    if stage.path is None:
+        Subnet().close()
+    else:  # where the process before was killed
+        stage.subnet = Subnet(stage.path, durability="message")
+        stage.a, stage.b = stage.subnet.canisters[:2]
+
+
 ACTIONS: dict[str, tuple[Callable[[Stage], object], Callable[[Stage], object] | None]] = {
     "call": (lambda stage: stage.a.update("update", _calling(stage.b)), None),
     "update": (lambda stage: stage.a.update("update", bytes(count(1, 0).then(count(2, 4096)).reply(b""))), None),
@@ -109,6 +128,8 @@ ACTIONS: dict[str, tuple[Callable[[Stage], object], Callable[[Stage], object] | 
     "fork": (lambda stage: stage.subnet.fork().close(), None),
     "checkpoint": (lambda stage: stage.subnet.checkpoint(), None),
     "write": (lambda stage: stage.a.stable.write(9_000, b"by hand"), None),
+    "delete": (_delete, None),
+    "open": (_open, None),
 }
 """What is interrupted, and what prepares it."""
 
@@ -170,6 +191,10 @@ class Injector:
     seen: int = 0
     where: str = ""
     lines: dict[str, list[str]] = field(default_factory=dict)
+    stacks: dict[int, list[int]] | None = None
+    """Where given, the places of each stack of calls are noted."""
+    depth: int = 0
+    """How many frames of a stack count."""
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         if not frame.f_code.co_filename.startswith(ROOT):
@@ -183,9 +208,12 @@ class Injector:
         if self.signals_only and threads.here.state.depth:
             return
         self.seen += 1
+        if self.stacks is not None:
+            self.stacks.setdefault(_stack(frame, self.depth), []).append(self.seen)
         if self.seen == self.place and not self._is_left_out(frame):
             code = frame.f_code
             self.where = f"{code.co_filename[len(ROOT) + 1 :]}:{frame.f_lineno} {code.co_name} +{frame.f_lasti}"
+            sys.settrace(None)  # which takes as long as all the rest
             raise KeyboardInterrupt if self.signals_only else Interruption
 
     def _is_left_out(self, frame: FrameType) -> bool:
@@ -198,6 +226,15 @@ class Injector:
             left_out, caller = caller.f_code.co_name == "__del__", caller.f_back
         self.place += left_out  # the next one then
         return left_out
+
+
+def _stack(frame: FrameType | None, depth: int) -> int:
+    """The opcodes at which a frame and its next callers stand."""
+    found: list[object] = []
+    while frame is not None and depth:
+        found += (id(frame.f_code), frame.f_lasti)  # the hash of code changes as it is specialised
+        frame, depth = frame.f_back, depth - 1
+    return hash(tuple(found))
 
 
 @contextmanager
@@ -226,8 +263,16 @@ class Scene:
             prepare(stage)
         self.origin = stage
         if self.on_disk:
-            stage.subnet.close()
+            self._leave(stage)
         self.allowed = self._allowed()
+
+    def _leave(self, stage: Stage) -> None:
+        """Have the directory as a new process finds it."""
+        if self.action == "open":  # what it has to recover, and bytes that have to be thrown away
+            stage.a.update("update", bytes(count(1, 0).reply(b"")))
+            stage.subnet._host.directory.abandon()  # type: ignore[union-attr]
+            return
+        stage.subnet.close()
 
     def close(self) -> None:
         if not self.on_disk:
@@ -243,14 +288,18 @@ class Scene:
         path = self.folder / "copy"
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(self.folder / "origin", path)
-        subnet = Subnet(path, durability="round")
+        stage = Stage(Subnet(), None, None, path)  # type: ignore[arg-type]
+        if self.action != "open":
+            stage = Stage.of(Subnet(path, durability="message"), path)
+            if self.action != "query":  # which compares all pages with their hashes
+                stage.subnet._host.directory._files.check_bytes = 0  # type: ignore[union-attr]
         try:
-            yield Stage.of(subnet)
+            yield stage
         finally:
             try:
-                subnet.close()
+                stage.subnet.close()
             except (PerdureError, ValueError):
-                subnet._host.directory.abandon()  # type: ignore[union-attr]
+                stage.subnet._host.directory.abandon()  # type: ignore[union-attr]
 
     def _allowed(self) -> set[str]:
         """The states between the messages of an action that nobody interrupts."""
@@ -283,6 +332,18 @@ class Scene:
             self.act(stage)
         return injector.seen
 
+    def places(self, same: int, depth: int, known: set[int]) -> list[int]:
+        """The first `same` places of each stack of calls, of which the innermost `depth` frames count.
+
+        So not every turn of every loop is among them. Stacks that are known are left out, the others are known then.
+        """
+        injector = Injector(0, self.signals_only, stacks={}, depth=depth)
+        with self.stage() as stage, tracing(injector):
+            self.act(stage)
+        found = {stack: places for stack, places in (injector.stacks or {}).items() if stack not in known}
+        known.update(found)
+        return sorted(place for places in found.values() for place in places[:same])
+
     def interrupt(self, place: int) -> tuple[bool, str, str]:
         """Interrupt at one place: whether there was one, which, and what is wrong (nothing: an empty text)."""
         with self.stage() as stage:
@@ -299,6 +360,10 @@ class Scene:
 
     def _check(self, stage: Stage, error: BaseException | None) -> str:
         try:
+            if self.action == "open" and error is not None and self.on_disk:
+                if not self.signals_only:  # what was being made then goes with the exception
+                    traceback.clear_frames(error.__traceback__)
+                _open(stage)
             found = fingerprint(stage.subnet)
         except StorageError as refused:
             if not self.on_disk or self.signals_only:
@@ -311,10 +376,11 @@ class Scene:
             return "torn: " + self._difference(found)
         try:
             stage.subnet.run_until_idle()
-            stage.a.update("update", bytes(count(1, 0).reply(b"")))
-            before = self._counted(stage)
-            stage.a.update("update", bytes(count(1, 0).reply(b"")))
-            after = self._counted(stage)
+            canister = stage.b if self.action == "delete" else stage.a
+            canister.update("update", bytes(count(1, 0).reply(b"")))
+            before = self._counted(canister)
+            canister.update("update", bytes(count(1, 0).reply(b"")))
+            after = self._counted(canister)
         except StorageError as refused:
             if not self.on_disk or self.signals_only:
                 return f"refuses: {refused}"
@@ -327,20 +393,20 @@ class Scene:
         if self.on_disk:
             expected = fingerprint(stage.subnet)
             stage.subnet.close()
-            with Subnet(self.folder / "copy", durability="round") as again:
+            with Subnet(self.folder / "copy", durability="message") as again:
                 if fingerprint(again) != expected:
                     return "another state on disk"
         del error
         return ""
 
     def _reopened(self) -> str:
-        with Subnet(self.folder / "copy", durability="round") as again:
+        with Subnet(self.folder / "copy", durability="message") as again:
             found = fingerprint(again)
             return "" if found in self.allowed else "torn on disk: " + self._difference(found)
 
     @staticmethod
-    def _counted(stage: Stage) -> int:
-        return int.from_bytes(stage.a.stable.read(0, 8), "little")
+    def _counted(canister: Canister) -> int:
+        return int.from_bytes(canister.stable.read(0, 8), "little")
 
     def _difference(self, found: str) -> str:
         best: list[str] = []
@@ -355,41 +421,51 @@ class Scene:
         return " | ".join(best)[:400]
 
 
-def survey(scene: Scene, first: int, every: int) -> tuple[int, dict[str, str]]:
-    """Interrupt at every `every`-th opcode from the `first` on: how many there were, and what was wrong where."""
-    tried, wrong, place = 0, {}, first
-    while True:
+def survey(scene: Scene, places: Iterable[int]) -> tuple[int, dict[str, str]]:
+    """Interrupt at these opcodes, as far as there are so many: how many there were, and what was wrong where."""
+    tried, wrong = 0, {}
+    for place in places:
         was_there, where, problem = scene.interrupt(place)
         if not was_there:
-            return tried, wrong
+            break
         tried += 1
         if problem:
             wrong[f"{place} {where}"] = problem
-        place += every
+    return tried, wrong
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("actions", nargs="*", help=", ".join(ACTIONS))
-    parser.add_argument("--every", type=int, default=1, help="interrupt at every N-th opcode")
+    parser.add_argument("--every", type=int, default=1, help="interrupt at every N-th place")
     parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--same", type=int, help="interrupt an opcode in the same stack of calls N times at most")
+    parser.add_argument("--depth", type=int, default=6, help="how many frames make a stack")
+    parser.add_argument("--new", action="store_true", help="leave out what an action before has interrupted")
     parser.add_argument("--where", choices=["memory", "disk", "both"], default="both")
     parser.add_argument("--signals", action="store_true", help="only where signal handlers are not put off")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     report, failed = {}, False
+    known: dict[bool, set[int]] = {False: set(), True: set()}
     for action in chosen.actions or ACTIONS:
         for on_disk in (False, True):
             if chosen.where != "both" and on_disk != (chosen.where == "disk"):
                 continue
+            began = time.monotonic()
             scene = Scene(action, on_disk, chosen.signals)
-            tried, wrong = survey(scene, chosen.first, chosen.every)
+            places: Iterable[int] = itertools.count(1)
+            if chosen.same is not None:
+                scene.count()  # what is made once is made
+                places = scene.places(chosen.same, chosen.depth, known[on_disk] if chosen.new else set())
+            tried, wrong = survey(scene, itertools.islice(places, chosen.first - 1, None, chosen.every))
             scene.close()
             name = f"{action} {'on disk' if on_disk else 'in memory'}"
             report[name] = {"interrupted": tried, "wrong": wrong}
             failed |= bool(wrong)
             if not chosen.json:
-                print(f"{name}: interrupted at {tried} places, wrong at {len(wrong)}", flush=True)
+                seconds = time.monotonic() - began
+                print(f"{name}: interrupted at {tried} places, wrong at {len(wrong)}, {seconds:.0f} s", flush=True)
                 for where, problem in list(wrong.items())[:12]:
                     print(f"    {where}: {problem}", flush=True)
     if chosen.json:

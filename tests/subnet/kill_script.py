@@ -4,9 +4,9 @@
 
 A forked child opens the directory, checks it, and then three threads send updates that make calls: each counts in its
 canister, in the callee, and again when the answer is there, in heap and stable memory. Acknowledged updates are told to
-the parent through a pipe; SIGKILL comes after up to 150 ms. What is found has to be a state between two messages: once
-everything in flight has been answered, every count agrees, no acknowledged update is missing and at most those that
-nobody was told of are there as well. One directory lives through all kills.
+the parent through a pipe; SIGKILL comes after up to 150 ms of that. What is found has to be a state between two
+messages: once everything in flight has been answered, every count agrees, no acknowledged update is missing and at most
+those that nobody was told of are there as well. One directory lives through all kills.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ from typing import Any
 
 from counting import UNIVERSAL, P, count
 
+from perdure.embedder import shared_compiler
+from perdure.subnet import Canister, Subnet
+
 THREADS = 3
+_MAX_DELAY_SECONDS = 0.15
 
 
 def calling(callee: bytes) -> bytes:
@@ -48,8 +52,6 @@ def counts(canister: Any) -> tuple[int, ...]:
 
 def check(subnet: Any, told: list[int]) -> None:
     """That the state is one between two messages, and has what was acknowledged (`told`, by canister)."""
-    from perdure.subnet import Canister
-
     subnet.run_until_idle()
     found = [counts(canister) for canister in subnet.canisters]
     started, done, reached = (sum(item[part] for item in found) for part in range(3))
@@ -63,8 +65,7 @@ def check(subnet: Any, told: list[int]) -> None:
 
 
 def prepare(path: Path) -> None:
-    from perdure.subnet import Subnet
-
+    """Make the directory, in a process of its own: a child of one with threads could wait for them for ever."""
     with Subnet(path) as subnet:
         for _ in range(THREADS):
             canister = subnet.install(UNIVERSAL.read_bytes(), b"")
@@ -73,8 +74,6 @@ def prepare(path: Path) -> None:
 
 def traffic(path: Path, pipe: int, told: list[int]) -> None:
     """In the child, until it is killed: say what was found, then every update that was answered."""
-    from perdure.subnet import Subnet
-
     subnet = Subnet(path)
     try:
         check(subnet, told)
@@ -94,8 +93,8 @@ def traffic(path: Path, pipe: int, told: list[int]) -> None:
     for index in range(THREADS):
         threading.Thread(target=send, args=(index,), daemon=True).start()
     while True:
-        time.sleep(0.02)
-        if random.random() < 0.2:
+        time.sleep(0.01)
+        if random.random() < 0.1:
             subnet.checkpoint()
 
 
@@ -149,9 +148,10 @@ def run(kills: int, seed: int) -> int:
             finally:
                 os._exit(1)
         assert os.waitpid(preparer, 0)[1] == 0
+        shared_compiler().compile(UNIVERSAL.read_bytes())  # from the cache; children have it then
         told = [0] * THREADS
         for _ in range(kills + 1):
-            told = one(path, told, chance.uniform(0, 0.15))
+            told = one(path, told, chance.uniform(0, _MAX_DELAY_SECONDS))
         return sum(told)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ import pytest
 from built_canisters import call, module
 
 from perdure import RejectError, StorageError
+from perdure.storage import StateDirectory
 from perdure.subnet import Canister, Subnet
 
 FIVE = struct.pack("<Q", 5)
@@ -245,3 +246,98 @@ def test_a_commit_that_finds_no_room_has_not_been_and_the_next_one_is_taken(path
     assert count(canister) == 7
     crash(subnet)
     assert count(Subnet(path).canister(canister.id)) == 7
+
+
+# --- exceptions that come from elsewhere
+
+
+class Interrupted(BaseException):
+    """A signal handler's, say."""
+
+
+def raising(*_: object, **__: object) -> None:
+    raise Interrupted
+
+
+def test_an_opening_that_fails_leaves_the_directory_to_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Subnet(path) as subnet:
+        subnet.install(module("kv32"), FIVE)
+    with monkeypatch.context() as patch:
+        patch.setattr("perdure.subnet.subnet.open_state", raising)
+        with pytest.raises(Interrupted) as raised:
+            Subnet(path)
+    with Subnet(path) as subnet:  # while `raised` still has the frames of the one before
+        assert count(subnet.canisters[0]) == 5
+    assert raised.value
+
+
+def test_a_wait_for_the_disk_that_is_cut_off_says_that_nobody_knows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Subnet(path) as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        acts = [
+            lambda: canister.update("inc", request_id=b"a"),
+            lambda: subnet.install(module("kv32"), FIVE),
+            lambda: canister.stable.grow(1),
+            lambda: canister.add_cycles(1),
+            subnet.tick,
+        ]
+        for act in acts:
+            with monkeypatch.context() as patch:
+                patch.setattr(StateDirectory, "wait", raising)
+                with pytest.raises(Interrupted) as raised:
+                    act()
+            assert raised.value.committed is None  # type: ignore[attr-defined]
+        assert subnet.request_status(b"a") == "replied"
+        assert count(canister) == 6
+
+
+def test_what_was_kept_before_the_exception_is_said_to_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Subnet(path) as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        acts = [
+            lambda: canister.update("inc", request_id=b"a"),
+            lambda: subnet.install(module("kv32"), FIVE),
+            lambda: canister.stable.grow(1),
+            lambda: canister.add_cycles(1),
+        ]
+        for act in acts:
+            with monkeypatch.context() as patch:
+                patch.setattr("perdure.subnet.durable.DurableHost.pause", raising)
+                with pytest.raises(Interrupted) as raised:
+                    act()
+            assert raised.value.committed is True  # type: ignore[attr-defined]
+            log = subnet._durable.directory._log_for_commit()
+            assert log.durable == log.version, "said to be kept, and not on the platter yet"
+        assert len(subnet.canisters) == 2
+        assert count(canister) == 6
+
+
+def test_an_exception_before_anything_is_begun_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Subnet(path) as subnet:
+        canister = subnet.install(module("kv32"), FIVE)
+        monkeypatch.setattr("perdure.subnet.gate.Gate.is_busy", property(raising))
+        with pytest.raises(Interrupted) as raised:
+            canister.update("inc")
+        assert raised.value.committed is False  # type: ignore[attr-defined]
+
+
+def test_closing_after_a_commit_that_was_cut_off_keeps_what_others_committed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subnet = Subnet(path)
+    canister = subnet.install(module("kv32"), FIVE)
+    with monkeypatch.context() as patch:
+        patch.setattr(StateDirectory, "wait", lambda *_: None)  # as if they were still waiting
+        for _ in range(3):
+            canister.update("inc")
+        patch.setattr("perdure.storage.commit_log.CommitLog.append", raising)
+        with pytest.raises(Interrupted) as raised:
+            canister.update("inc")
+        assert raised.value.committed is False  # type: ignore[attr-defined]
+    with pytest.raises(StorageError, match="a commit was interrupted; open the directory anew"):
+        canister.update("inc")
+    subnet.close()
+    with Subnet(path) as again:
+        assert count(again.canisters[0]) == 8

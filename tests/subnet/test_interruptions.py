@@ -34,7 +34,7 @@ def interrupted(action: str, where: str, *, signals_only: bool) -> tuple[int, di
     try:
         places = scene.count()
         every = max(1, places // PLACES[where])
-        tried, wrong = injector.survey(scene, 1 + every // 3, every)
+        tried, wrong = injector.survey(scene, range(1 + every // 3, places + 1, every))
         assert tried or not places
         return tried, wrong
     finally:

@@ -197,8 +197,7 @@ class WasmInstance:
             outside: entered for as long as the canister's code runs, and nothing else: others may go on meanwhile.
 
         Raises:
-            KeyboardInterrupt: or whatever else a signal handler raised meanwhile.
-            InternalError: a bug in a host function.
+            KeyboardInterrupt: or whatever else a signal handler, another thread, or a bug in a host function raised.
         """
         check_recursion()
         state = threads.here.state

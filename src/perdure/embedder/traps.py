@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from perdure.canister import Env, Trap, TrapCode
-from perdure.errors import InternalError
 from perdure.instrument import abi
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
@@ -34,12 +33,14 @@ def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseExcept
         max_seconds: for the message of an interrupted entry.
 
     Raises:
-        InternalError: a host function failed, which is no fault of the canister.
+        BaseException: `failure`, where that is no trap: a bug, no memory, or what came from another thread. Nobody can
+            tell these apart, so it comes out as what it is.
     """
     if isinstance(failure, CanisterTrap):
         return Trap(failure.code, failure.message)
     if failure is not None:
-        raise InternalError(f"a host function failed: {failure!r}") from failure
+        failure.add_note("It came out of a host function that a canister had called; the message is undone.")
+        raise failure
     if code is TrapCode.UNREACHABLE and reason[0]:
         return _native(env, *reason)
     if code is TrapCode.INTERRUPTED:

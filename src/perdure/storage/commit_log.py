@@ -31,6 +31,8 @@ _STEP_BYTES = 8 << 20  # takes 10 ms, in which a commit has to wait
 _ZEROS = bytes(1 << 20)
 _MIN_PATIENCE_SECONDS = 0.001  # eight threads take half of that to be back, each with its turn at the interpreter
 _MAX_PATIENCE_SECONDS = 0.01
+_LONG_SECONDS = 1.0
+"""After which it is looked at whether somebody still waits for the disk: an exception may have ended that unseen."""
 _GATHER_BYTES = 512 << 10  # less than what can be written at once, the record that reaches it included
 
 
@@ -75,6 +77,7 @@ class CommitLog:
         self._gathered: list[bytes] = []
         self._gathered_at = self._gathered_bytes = self._gathered_version = 0
         self._leader = 0  # the thread that waits for the disk
+        self._led_until = 0.0  # when that is to be doubted
         self._waiting: list[tuple[int, threading.Lock]] = []
         self.position = position
         self.sealed = sealed
@@ -207,6 +210,9 @@ class CommitLog:
     def sync(self, version: int) -> None:
         """Return when `version` is on the platter. One caller waits for the disk, the others for that one.
 
+        An exception may come out of any line of it (Ctrl-C on the way to the disk). So each step can be done again, and
+        nobody relies on being woken: whoever waited for long goes to the disk too.
+
         Raises:
             StorageError: the disk failed. What it kept is unknown, so nothing more is committed.
         """
@@ -216,9 +222,9 @@ class CommitLog:
             self._sync(version)
         except BaseException:
             with self._mutex:
-                if self._leader == get_ident():  # Ctrl-C, on the way to the disk
+                if self._leader == get_ident():
                     self._leader = 0
-                    self._wake()
+                self._wake()
             raise
 
     def _sync(self, version: int) -> None:
@@ -239,10 +245,12 @@ class CommitLog:
     def _turn(self, version: int, *, patient: bool) -> threading.Lock | None:
         """What to wait for; `None`: the disk itself."""
         all_here = len(self._waiting) + 1 >= self._together or not patient
-        if not self._leader and (self._under_way or all_here):
+        is_led = self._leader and self._leader != get_ident() and time.monotonic() < self._led_until
+        if not is_led and (self._under_way or all_here):
             if not self._under_way:
                 self._start_gathered()
                 self.check()
+            self._led_until = time.monotonic() + _LONG_SECONDS
             self._leader = get_ident()
             return None
         turn = threading.Lock()
@@ -255,7 +263,7 @@ class CommitLog:
         came = False
         try:
             # Whoever waits for the disk wakes the others; where nobody does, the first whose patience ends will.
-            came = turn.acquire(timeout=-1 if self._leader else self._patience_seconds)
+            came = turn.acquire(timeout=_LONG_SECONDS if self._leader else self._patience_seconds)
         finally:
             if not came:
                 with self._mutex:
@@ -281,29 +289,39 @@ class CommitLog:
             raise StorageError(f"sync failed: {self.failed}", self._path) from error
         finally:
             with self._mutex:
-                self._leader = 0
+                if self._leader == get_ident():
+                    self._leader = 0
                 if done:
-                    self.durable = reached
-                    self._together = len(self._waiting) + 1
-                    if under_way:
-                        self._patience_seconds = min(
-                            max(time.perf_counter() - self._started_at, _MIN_PATIENCE_SECONDS), _MAX_PATIENCE_SECONDS
-                        )
-                        self._under_way = 0
-                        if self._together == 1:
-                            self._start_gathered()
+                    self._reach(reached, under_way)
                 self._wake()
 
+    def _reach(self, version: int, under_way: int) -> None:
+        """Note that `version` is on the platter, and the write that was under way, if one was, at its end."""
+        self.durable = max(self.durable, version)
+        self._together = len(self._waiting) + 1
+        if self._gathered and self._gathered_version <= version:
+            self._gathered, self._gathered_bytes = [], 0  # its start was cut off, and done all the same
+        if under_way and under_way == self._under_way:
+            seconds = time.perf_counter() - self._started_at
+            self._patience_seconds = min(max(seconds, _MIN_PATIENCE_SECONDS), _MAX_PATIENCE_SECONDS)
+            self._under_way = 0
+            if self._together == 1:
+                self._start_gathered()
+
     def _start_gathered(self) -> None:
-        if not self._gathered:
+        gathered = self._gathered
+        if not gathered:
             return
-        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
         try:
             self._file.start(gathered, self._gathered_at)
-            self._under_way, self._started_at = self._gathered_version, time.perf_counter()
         except OSError as error:
             self.failed = error.strerror or str(error)
             self._wake()
+            return
+        # Cut off before the last line, the same bytes are written to the same place again.
+        self._under_way, self._started_at = self._gathered_version, time.perf_counter()
+        self._gathered_bytes = 0
+        self._gathered = []
 
     def _wake(self) -> None:
         """Wake whose versions are on the platter, and one more to wait for the disk; after a failure all."""

@@ -86,11 +86,8 @@ class StateDirectory:
         self._blobs = Blobs(self._committed, blobs_of)
         self.on_checkpoint: Callable[[int], None] | None = None
         """Told the version of each checkpoint once it is made; it must not raise."""
-        self._log: CommitLog | None = None
         self._log_file: DiskFile | None = None
         self._locks = Locks(self.disk, self.path)
-        self._closed = False
-        files.check = self.check
         self._history = History(self.disk, files.directory, keep=0)
         self._checkpoints = Checkpoints(self._committed, self._history, self._blobs, records)
         self.log_bytes_used = 0
@@ -160,10 +157,10 @@ class StateDirectory:
                 directory._recover(accept_last_good=accept_last_good)
                 if not read_only:
                     directory._set_up(history, extensions)
+            return directory
         except BaseException:
             directory._release()
             raise
-        return directory
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
@@ -242,7 +239,7 @@ class StateDirectory:
         place = Place(
             checkpoint.epoch, self._committed.version, records[-1].checksum if records else checkpoint.checksum
         )
-        self._log = CommitLog(
+        self._files.log = CommitLog(
             file,
             file_path,
             place,
@@ -436,9 +433,9 @@ class StateDirectory:
         self._committed.apply(canister_id, change)
 
     def _log_for_commit(self) -> CommitLog:
-        if self._log is None:
+        if self._files.log is None:
             raise InternalError("a directory open for writing has no log")
-        return self._log
+        return self._files.log
 
     def end_round(self) -> None:
         """Return when everything committed is on the platter, where the durability is ``round`` or ``message``."""
@@ -540,13 +537,10 @@ class StateDirectory:
             StorageError: open the directory anew; what it was told to keep is there.
             ValueError: it is closed.
         """
-        self._check_open()
-        if self._log is not None:
-            self._log.check_usable()
+        self._files.check()
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise ValueError("the state directory is closed")
+        self._files.check_open()
 
     def _check_writable(self) -> None:
         self._check_open()
@@ -556,21 +550,17 @@ class StateDirectory:
 
     def close(self) -> None:
         """Make a last checkpoint where that can be, and let go. Again is fine."""
-        if self._closed:
+        if self._files.is_closed:
             return
         try:
-            log = self._log
+            log = self._files.log
             under_way = any(memory.unapplied for memory in self._committed.memories())
-            if (
-                log is not None
-                and log.failed is None
-                and log.in_doubt is None
-                and (log.position or self._committed.version != self._checkpoints.last.version)
-                and not under_way
-            ):
-                self.end_round()  # a reader may be in the way of the checkpoint
-                with self._told("checkpoint"):
-                    self._checkpoint_now()
+            changed = log is not None and (log.position or self._committed.version != self._checkpoints.last.version)
+            if log is not None and log.failed is None and changed and not under_way:
+                self.end_round()  # a reader may be in the way of the checkpoint, or an exception has cut off a commit
+                if log.in_doubt is None:
+                    with self._told("checkpoint"):
+                        self._checkpoint_now()
         finally:
             self._release()
 
@@ -579,12 +569,12 @@ class StateDirectory:
         self._release()
 
     def _release(self) -> None:
-        self._closed = True
+        self._files.is_closed = True
         for state in self._committed.canisters.values():
             for memory in state.memories.values():
                 memory.close()
-        if self._log is not None:
-            self._log.close()
+        if self._files.log is not None:
+            self._files.log.close()
         elif self._log_file is not None:
             self._log_file.close()
         self._locks.release()

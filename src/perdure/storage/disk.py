@@ -199,12 +199,13 @@ class RealFile:
         direct_writer: makes what writes it directly; `None`: it cannot be had.
     """
 
-    __slots__ = ("_direct_writer", "_identity", "_name", "_started", "_writer", "descriptor")
+    __slots__ = ("_direct_writer", "_has_writer", "_identity", "_name", "_started", "_writer", "descriptor")
 
     def __init__(
         self, descriptor: int, name: str, direct_writer: Callable[[int], DirectWriter | None] = _direct_writer
     ) -> None:
         self.descriptor = descriptor
+        self._has_writer = False  # or was found to have none
         self._name = name
         self._direct_writer = direct_writer
         self._writer: DirectWriter | None = None
@@ -294,8 +295,9 @@ class RealFile:
 
     def start(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Begin to write; see `DiskFile.start`. Without direct writes this only writes, and `finish` syncs."""
-        if self._started is None:
+        if not self._has_writer:
             self._writer = self._direct_writer(self.descriptor)
+            self._has_writer = True
         writer = self._writer
         if writer is not None and sum(map(len, buffers)) <= CAPACITY_BYTES:
             writer.start(buffers, offset)

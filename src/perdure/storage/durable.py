@@ -13,7 +13,7 @@ has the files of the last checkpoint and the log has everything.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -21,6 +21,7 @@ from perdure.canister import Extent, PageDelta
 from perdure.errors import InternalError, MalformedError, StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.changes import MemoryChange, page_runs
+from perdure.storage.commit_log import CommitLog
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
 from perdure.storage.merkle import (
@@ -52,7 +53,8 @@ class Files:
         check_bytes: an image with at most this much data is compared with its hashes when it is first used.
         settled: whether the files are exactly those of the checkpoint; a checkpoint that was cut off leaves newer ones.
         lock: of the directory.
-        check: raises where what is in memory is not to be trusted any more.
+        log: of the directory, once it has one open for writing.
+        is_closed: whether the directory is.
         dropped: generations of dropped memories whose files the checkpoint still names.
     """
 
@@ -62,8 +64,20 @@ class Files:
     check_bytes: int
     settled: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
-    check: Callable[[], None] = lambda: None
+    log: CommitLog | None = None
+    is_closed: bool = False
     dropped: dict[str, int] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise where nothing can be read or committed any more, see `StateDirectory.check`."""
+        self.check_open()
+        if self.log is not None:
+            self.log.check_usable()
+
+    def check_open(self) -> None:
+        """Raise where the directory is closed."""
+        if self.is_closed:
+            raise ValueError("the state directory is closed")
 
 
 @final

@@ -191,7 +191,7 @@ class TemporaryStore:
             self._end = _FILE_BYTES
 
     def __del__(self) -> None:
-        for file in self._files:
+        for file in getattr(self, "_files", ()):  # none, where it was not made whole
             file.close()
 
 

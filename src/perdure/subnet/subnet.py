@@ -148,22 +148,28 @@ class Subnet:
             return ready_made.get(wasm) or compiler.compile(wasm, options, known=known, policy=policy)
 
         self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
-        if path is None:
-            host = MemoryHost(compile_code, Residents(self._gate))
-            self._world = World(SubnetState(seed=seed), host, config)
-        else:
-            directory = StateDirectory.open(
-                path,
-                durability=durability,
-                history=history,
-                records=RECORDS,
-                blobs_of=blobs_of,
-                trust_owner=trust_owner,
-            )
-            self._world = open_state(directory, compile_code, config, seed, self._gate)
-        if costs is not None:
-            self._world.costs = costs
-        identify(self._world)
+        directory = None
+        try:
+            if path is None:
+                host = MemoryHost(compile_code, Residents(self._gate))
+                self._world = World(SubnetState(seed=seed), host, config)
+            else:
+                directory = StateDirectory.open(
+                    path,
+                    durability=durability,
+                    history=history,
+                    records=RECORDS,
+                    blobs_of=blobs_of,
+                    trust_owner=trust_owner,
+                )
+                self._world = open_state(directory, compile_code, config, seed, self._gate)
+            if costs is not None:
+                self._world.costs = costs
+            identify(self._world)
+        except BaseException:
+            if directory is not None:
+                directory.abandon()  # or it would be open for as long as somebody has the traceback
+            raise
 
     _anchors = 0
 
@@ -178,26 +184,49 @@ class Subnet:
             self._world.recover()
 
     @contextmanager
-    def _undisturbed(self, ticket: Ticket) -> Iterator[World]:
-        """Work on the state, alone: signal handlers wait, and what comes out says what became of it."""
+    def _undisturbed(self, ticket: Ticket | None) -> Iterator[World]:
+        """Work on the state, alone: signal handlers wait, and what comes out says what became of it.
+
+        Args:
+            ticket: of the one message that it is about, if it is about one.
+        """
         signals = threads.here.state
-        signals.enter()
         try:
-            yield self._world
+            signals.enter()
+            try:
+                yield self._world
+            finally:
+                signals.leave()
         except BaseException as error:
             self._say(error, ticket)
             raise
-        finally:
-            signals.leave()
 
-    def _say(self, error: BaseException, ticket: Ticket) -> None:
-        """Finish or undo what `error` has cut off, and note on it whether the message was kept."""
+    def _say(self, error: BaseException, ticket: Ticket | None) -> None:
+        """Finish or undo what `error` has cut off, and note on it whether the message was kept, as durably as asked."""
+        error.committed = None  # type: ignore[attr-defined]
         try:
             self._world.recover()
+            is_kept = ticket is not None and ticket.is_kept
+            if is_kept:
+                self._host.wait(self._host.settle())
         except BaseException:
-            error.committed = None  # type: ignore[attr-defined]  # nobody knows before it is opened anew
-        else:
-            error.committed = ticket.is_kept  # type: ignore[attr-defined]
+            return  # nobody knows before it is opened anew
+        if ticket is not None:
+            error.committed = is_kept  # type: ignore[attr-defined]
+
+    def _wait(self) -> None:
+        """Return when everything is as durable as was asked."""
+        try:
+            self._host.wait(self._host.settle())
+        except BaseException as error:
+            error.committed = None  # type: ignore[attr-defined]  # it is kept, and may be lost if the process is
+            raise
+
+    @staticmethod
+    def _say_at_least(error: BaseException, ticket: Ticket) -> None:
+        """Note on what came before a message was begun, or cut off `_say`, as much as is known."""
+        if not hasattr(error, "committed"):
+            error.committed = False if ticket.journal is None else None  # type: ignore[attr-defined]
 
     @property
     def _host(self) -> MemoryHost | DurableHost:
@@ -270,11 +299,12 @@ class Subnet:
         code = self._code(wasm, wasi=wasi)
         raw_arg = init_argument("the module", self._compiled(code), arg)
         settings = self._settings(controllers)
-        options = InstallOptions(InstallMode.INSTALL)
-        with self._undisturbed(Ticket()) as world:
+        options, ticket = InstallOptions(InstallMode.INSTALL), Ticket()
+        with self._undisturbed(ticket) as world:
             if world.streams:
                 world.tell(Taken("install_code", canister_id.raw_bytes if canister_id is not None else b""))
             world.begin()
+            ticket.journal = world.journal
             state = self._create(settings, cycles, canister_id)
             canister = Canister(self, Principal(state.canister_id))
             response = install_code(world, state, options, code, raw_arg, controller_of(state))
@@ -285,7 +315,7 @@ class Subnet:
                 raw_id = None if canister_id is None else canister_id.raw_bytes
                 world.state.note("install", raw_id, settings.controllers, cycles, self._keep_code(code), raw_arg)
             world.finish(ExecutedMessage("install_code", state.canister_id, arg=raw_arg))
-        self._host.wait(self._host.settle())
+        self._wait()
         return canister
 
     def _compiled(self, code: bytes) -> CanisterModule | None:
@@ -345,7 +375,7 @@ class Subnet:
             ticket.journal = world.journal
             yield ids
             world.finish(ExecutedMessage(kind, ids[0] if ids else b"", arg=arg))
-        self._host.wait(self._host.settle())
+        self._wait()
 
     def _code(self, wasm: Wasm, *, wasi: bool = False) -> bytes:
         """The module as uploaded."""
@@ -399,16 +429,16 @@ class Subnet:
     @alone
     def tick(self) -> None:
         """Run one round."""
-        with self._undisturbed(Ticket()) as world:
+        with self._undisturbed(None) as world:
             round_(world)
-        self._host.wait(self._host.settle())
+        self._wait()
 
     @alone
     def run_until_idle(self) -> int:
         """Run rounds until nothing is left to do but heartbeats; how many were run."""
-        with self._undisturbed(Ticket()) as world:
+        with self._undisturbed(None) as world:
             rounds = run_until_idle(world)
-        self._host.wait(self._host.settle())
+        self._wait()
         return rounds
 
     @property
@@ -643,21 +673,25 @@ class Canister:
         """
         subnet = self._subnet
         gate, ticket = subnet._gate, Ticket()
-        if gate.is_busy:
-            gate.stand_back()
-        turn = gate.turn
-        with gate.lock:
-            try:
-                gate.beside(turn, self._raw_id)
-                request = self._raw_id, method, arg, sender.raw_bytes, cycles
-                response = self._update(turn, ticket, request, request_id)
-                version = subnet._host.settle()
-            except BaseException as error:
-                subnet._say(error, ticket)
-                raise
-            finally:
-                gate.end(turn)
-        subnet._host.wait(version)
+        try:
+            if gate.is_busy:
+                gate.stand_back()
+            turn = gate.turn
+            with gate.lock:
+                try:
+                    gate.beside(turn, self._raw_id)
+                    request = self._raw_id, method, arg, sender.raw_bytes, cycles
+                    response = self._update(turn, ticket, request, request_id)
+                    version = subnet._host.settle()
+                except BaseException as error:
+                    subnet._say(error, ticket)
+                    raise
+                finally:
+                    gate.end(turn)
+            subnet._host.wait(version)
+        except BaseException as error:
+            subnet._say_at_least(error, ticket)
+            raise
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
@@ -914,7 +948,7 @@ class Canister:
         subnet, ticket = self._subnet, Ticket()
         with subnet._undisturbed(ticket) as world:
             result = manage(world, self._state, method, ticket=ticket, **fields)
-        subnet._host.wait(subnet._host.settle())
+        subnet._wait()
         return result
 
     # --- what there is to see
