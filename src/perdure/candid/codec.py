@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, final
+from typing import Final, final
 
 from perdure.candid.decoding import Plan, budget
 from perdure.candid.deep import MAX_DEPTH, Meter, guarded
 from perdure.candid.encoding import Mismatch, compile_writers
 from perdure.candid.header import encode_header, read_header
-from perdure.candid.types import Type, is_nullable
+from perdure.candid.types import Type, Value, is_nullable
 from perdure.errors import MalformedError
 
 __all__ = ["Codec", "codec", "decode", "decode_with_types", "encode"]
@@ -38,9 +38,9 @@ class Codec:
     def __init__(self, types: Iterable[Type] | None) -> None:
         self.types = None if types is None else tuple(types)
         self._plans: list[Plan] = []
-        self._writing: tuple[bytes, list[Any]] | None = None
+        self._writing: tuple[bytes, list[Value]] | None = None
 
-    def encode(self, values: Sequence[Any]) -> bytes:
+    def encode(self, values: Sequence[Value]) -> bytes:
         """The message that says `values`.
 
         Trailing values of a null, optional or reserved type may be left out.
@@ -50,7 +50,7 @@ class Codec:
         """
         return guarded(self._encode, values)
 
-    def _encode(self, values: Sequence[Any]) -> bytes:
+    def _encode(self, values: Sequence[Value]) -> bytes:
         if self.types is None:
             raise ValueError("types are needed to encode")
         if self._writing is None:
@@ -70,7 +70,7 @@ class Codec:
                 raise ValueError(f"value {index} is nested deeper than {MAX_DEPTH} levels") from None
         return bytes(out)
 
-    def decode(self, data: bytes | bytearray | memoryview, *, quota: int | None = None) -> tuple[Any, ...]:
+    def decode(self, data: bytes | bytearray | memoryview, *, quota: int | None = None) -> tuple[Value, ...]:
         """The values that a message says, coerced to the types.
 
         Args:
@@ -83,7 +83,7 @@ class Codec:
         """
         return guarded(self._decode, bytes(data), quota)
 
-    def _decode(self, data: bytes, quota: int | None) -> tuple[Any, ...]:
+    def _decode(self, data: bytes, quota: int | None) -> tuple[Value, ...]:
         meter = Meter(budget(len(data)) if quota is None else quota)
         return self.plan(data, meter).decode(data, meter)
 
@@ -104,19 +104,19 @@ def codec(types: tuple[Type, ...] | None) -> Codec:
     return Codec(types)
 
 
-def encode(types: Iterable[Type], values: Sequence[Any]) -> bytes:
+def encode(types: Iterable[Type], values: Sequence[Value]) -> bytes:
     """The message that says `values`, of `types`; see :meth:`Codec.encode`."""
     return codec(tuple(types)).encode(values)
 
 
 def decode(
     data: bytes | bytearray | memoryview, types: Iterable[Type] | None = None, *, quota: int | None = None
-) -> tuple[Any, ...]:
+) -> tuple[Value, ...]:
     """The values of a message, coerced to `types` if given; see :meth:`Codec.decode`."""
     return codec(None if types is None else tuple(types)).decode(data, quota=quota)
 
 
-def decode_with_types(data: bytes | bytearray | memoryview) -> tuple[tuple[Type, ...], tuple[Any, ...]]:
+def decode_with_types(data: bytes | bytearray | memoryview) -> tuple[tuple[Type, ...], tuple[Value, ...]]:
     """The types that a message declares, and its values.
 
     Raises:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Final, final
 
 from perdure.candid import readers
 from perdure.candid.deep import Meter
@@ -41,6 +41,7 @@ from perdure.candid.types import (
     Service,
     Some,
     Type,
+    Value,
     Variant,
     Vec,
     brief,
@@ -74,9 +75,9 @@ class _Cell:
 
     __slots__ = ("build", "height", "run")
 
-    def __init__(self, build: Callable[[_Compiler], Callable[[bytes, int, Meter], Any]]) -> None:
+    def __init__(self, build: Callable[[_Compiler], Callable[[bytes, int, Meter], Value]]) -> None:
         self.build = build
-        self.run: Callable[[bytes, int, Meter], Any] | None = None
+        self.run: Callable[[bytes, int, Meter], Value] | None = None
         #: Frames that a call of it takes, up to the next depth check.
         self.height = _UNCHECKED_FRAMES
 
@@ -105,13 +106,13 @@ class Plan:
         self._extra = [compiler.skipper(wire) for wire in header.types[len(self._expected) :]]
         self._missing = self._expected[len(header.types) :]
 
-    def decode(self, data: bytes, meter: Meter) -> tuple[Any, ...]:
+    def decode(self, data: bytes, meter: Meter) -> tuple[Value, ...]:
         """The arguments of a message that begins with this head.
 
         Raises:
             MalformedError: not a message of these types; ``CoercionError`` where the value is well formed.
         """
-        values: list[Any] = []
+        values: list[Value] = []
         try:
             offset = self.header.size
             for step in self._steps:
@@ -173,7 +174,7 @@ class _Compiler:
         if len(self._heights) <= _EAGER_LEVELS:
             self.build(cell)
 
-    def build(self, cell: _Cell) -> Callable[[bytes, int, Meter], Any]:
+    def build(self, cell: _Cell) -> Callable[[bytes, int, Meter], Value]:
         """Make the closure of `cell`."""
         self.meter.charge(_COMPILE_STEPS)
         self._heights.append(0)
@@ -189,13 +190,13 @@ class _Compiler:
         """Count a closure around the one that is being made."""
         self._heights[-1] += 1
 
-    def _use(self, cell: _Cell) -> Any:
+    def _use(self, cell: _Cell) -> Value:
         if cell.run is not None and cell.height < _UNCHECKED_FRAMES:
             self._heights[-1] = max(self._heights[-1], cell.height)
             return cell.run
         plan = self.plan
 
-        def checked(data: bytes, offset: int, meter: Meter) -> Any:
+        def checked(data: bytes, offset: int, meter: Meter) -> Value:
             run = cell.run or _Compiler(plan, meter).build(cell)
             return meter.enter(cell.height + 2, run, data, offset, meter)
 
@@ -278,7 +279,7 @@ class _Compiler:
         self.meter.charge(len(fields) + 3 * len(want.fields))
         as_tuple = want.is_tuple
         wanted = {one.id: one for one in want.fields}
-        steps: list[tuple[Any, Any]] = []
+        steps: list[tuple[Value, Value]] = []
         floor = weight = nothings = 0
         for one in fields:
             expected = wanted.pop(one.id, None)

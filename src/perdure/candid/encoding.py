@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from operator import index as as_index
-from typing import Any, Final, TypeAlias, final
+from typing import Final, TypeAlias, final
 
 from perdure.candid.deep import Meter
 from perdure.candid.leb128 import write_leb, write_sleb
@@ -28,6 +28,7 @@ from perdure.candid.types import (
     Some,
     Text,
     Type,
+    Value,
     Variant,
     Vec,
     field_hash,
@@ -39,7 +40,7 @@ from perdure.ic.principal import Principal
 
 __all__ = ["Mismatch", "Writer", "compile_writers"]
 
-Writer: TypeAlias = Callable[[Any, bytearray, Meter], None]
+Writer: TypeAlias = Callable[[Value, bytearray, Meter], None]
 
 #: Frames of closures on each other without a depth check between them, and types compiled ahead of their first use.
 _UNCHECKED_FRAMES: Final = 24
@@ -108,7 +109,7 @@ class _Compiler:
     def _checked(self, cell: _Cell) -> Writer:
         cells = self._cells
 
-        def checked(value: Any, out: bytearray, meter: Meter) -> None:
+        def checked(value: Value, out: bytearray, meter: Meter) -> None:
             write = cell.write or _Compiler(cells).build(cell)
             meter.enter(cell.height + 2, write, value, out, meter)
 
@@ -168,19 +169,19 @@ def compile_writers(types: Iterable[Type]) -> list[Writer]:
 # Primitives
 
 
-def _found(value: Any) -> str:
+def _found(value: Value) -> str:
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 
 
-def _integer(value: Any, name: str) -> int:
+def _integer(value: Value, name: str) -> int:
     try:
         return as_index(value)
     except TypeError:
         raise Mismatch(f"expected {name}, found {_found(value)}") from None
 
 
-def _write_nat(value: Any, out: bytearray, _meter: Meter) -> None:
+def _write_nat(value: Value, out: bytearray, _meter: Meter) -> None:
     if type(value) is not int:
         value = _integer(value, "nat")
     if value < 0:
@@ -194,7 +195,7 @@ def _write_nat(value: Any, out: bytearray, _meter: Meter) -> None:
         write_leb(value, out)
 
 
-def _write_int(value: Any, out: bytearray, _meter: Meter) -> None:
+def _write_int(value: Value, out: bytearray, _meter: Meter) -> None:
     if type(value) is not int:
         value = _integer(value, "int")
     if -64 <= value < 64:
@@ -206,7 +207,7 @@ def _write_int(value: Any, out: bytearray, _meter: Meter) -> None:
 def _fixed(name: str, code: str) -> Writer:
     pack = struct.Struct("<" + code).pack
 
-    def write(value: Any, out: bytearray, _meter: Meter) -> None:
+    def write(value: Value, out: bytearray, _meter: Meter) -> None:
         try:
             out += pack(value)
         except (struct.error, OverflowError):
@@ -215,7 +216,7 @@ def _fixed(name: str, code: str) -> Writer:
     return write
 
 
-def _write_bool(value: Any, out: bytearray, _meter: Meter) -> None:
+def _write_bool(value: Value, out: bytearray, _meter: Meter) -> None:
     if value is True:
         out.append(1)
     elif value is False:
@@ -226,7 +227,7 @@ def _write_bool(value: Any, out: bytearray, _meter: Meter) -> None:
         raise Mismatch(f"expected bool, found {_found(value)}")
 
 
-def _write_text(value: Any, out: bytearray, _meter: Meter) -> None:
+def _write_text(value: Value, out: bytearray, _meter: Meter) -> None:
     try:
         raw = value.encode()
     except (AttributeError, UnicodeEncodeError):
@@ -239,20 +240,20 @@ def _write_text(value: Any, out: bytearray, _meter: Meter) -> None:
     out += raw
 
 
-def _write_null(value: Any, _out: bytearray, _meter: Meter) -> None:
+def _write_null(value: Value, _out: bytearray, _meter: Meter) -> None:
     if value is not None:
         raise Mismatch(f"expected null (None), found {_found(value)}")
 
 
-def _write_reserved(_value: Any, _out: bytearray, _meter: Meter) -> None:
+def _write_reserved(_value: Value, _out: bytearray, _meter: Meter) -> None:
     pass
 
 
-def _write_empty(value: Any, _out: bytearray, _meter: Meter) -> None:
+def _write_empty(value: Value, _out: bytearray, _meter: Meter) -> None:
     raise Mismatch(f"type empty has no values, found {_found(value)}")
 
 
-def _principal_bytes(value: Any) -> bytes:
+def _principal_bytes(value: Value) -> bytes:
     if isinstance(value, Principal):
         return value.raw_bytes
     if isinstance(value, str):
@@ -263,14 +264,14 @@ def _principal_bytes(value: Any) -> bytes:
     raise Mismatch(f"expected principal, found {_found(value)}")
 
 
-def _write_principal(value: Any, out: bytearray, _meter: Meter) -> None:
+def _write_principal(value: Value, out: bytearray, _meter: Meter) -> None:
     raw = _principal_bytes(value)
     out.append(1)
     out.append(len(raw))
     out += raw
 
 
-def _write_func(value: Any, out: bytearray, meter: Meter) -> None:
+def _write_func(value: Value, out: bytearray, meter: Meter) -> None:
     if not isinstance(value, tuple) or len(value) != 2:
         raise Mismatch(f"expected func as (principal, method), found {_found(value)}")
     raw = _principal_bytes(value[0])
@@ -296,7 +297,7 @@ _WRITE: Final[Mapping[str, Writer]] = {
 
 
 def _opt(write: Writer, nested: bool) -> Writer:
-    def write_opt(value: Any, out: bytearray, meter: Meter) -> None:
+    def write_opt(value: Value, out: bytearray, meter: Meter) -> None:
         if value is None:
             out.append(0)
             return
@@ -310,7 +311,7 @@ def _opt(write: Writer, nested: bool) -> Writer:
     return write_opt
 
 
-def _sized(value: Any, out: bytearray, name: str = "vec") -> Any:
+def _sized(value: Value, out: bytearray, name: str = "vec") -> Value:
     """Write the length of a vector; the vector, as something sized."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise Mismatch(f"expected {name}, found {_found(value)}")
@@ -321,7 +322,7 @@ def _sized(value: Any, out: bytearray, name: str = "vec") -> Any:
 
 
 def _vec(write: Writer) -> Writer:
-    def write_vec(value: Any, out: bytearray, meter: Meter) -> None:
+    def write_vec(value: Value, out: bytearray, meter: Meter) -> None:
         position = 0
         try:
             for one in _sized(value, out):
@@ -334,7 +335,7 @@ def _vec(write: Writer) -> Writer:
 
 
 def _vec_of_fixed(code: str, write: Writer) -> Writer:
-    def write_vec(value: Any, out: bytearray, meter: Meter) -> None:
+    def write_vec(value: Value, out: bytearray, meter: Meter) -> None:
         value = _sized(value, out)
         try:
             out += struct.pack(f"<{len(value)}{code}", *value)
@@ -349,7 +350,7 @@ def _vec_of_fixed(code: str, write: Writer) -> Writer:
     return write_vec
 
 
-def _vec_of_nat(value: Any, out: bytearray, meter: Meter) -> None:
+def _vec_of_nat(value: Value, out: bytearray, meter: Meter) -> None:
     position = 0
     try:
         for one in _sized(value, out):
@@ -362,7 +363,7 @@ def _vec_of_nat(value: Any, out: bytearray, meter: Meter) -> None:
         raise error.within(f"[{position}]") from None
 
 
-def _vec_of_text(value: Any, out: bytearray, meter: Meter) -> None:
+def _vec_of_text(value: Value, out: bytearray, meter: Meter) -> None:
     position = 0
     try:
         for one in _sized(value, out):
@@ -372,7 +373,7 @@ def _vec_of_text(value: Any, out: bytearray, meter: Meter) -> None:
         raise error.within(f"[{position}]") from None
 
 
-def _write_blob(value: Any, out: bytearray, _meter: Meter) -> None:
+def _write_blob(value: Value, out: bytearray, _meter: Meter) -> None:
     if not isinstance(value, (bytes, bytearray, memoryview)):
         if isinstance(value, (str, int)) or not isinstance(value, Iterable):
             raise Mismatch(f"expected blob (bytes), found {_found(value)}")
@@ -387,7 +388,7 @@ def _write_blob(value: Any, out: bytearray, _meter: Meter) -> None:
 def _record(steps: list[tuple[str, Writer]], type_: Record) -> Writer:
     size = len(steps)
 
-    def write_record(value: Any, out: bytearray, meter: Meter) -> None:
+    def write_record(value: Value, out: bytearray, meter: Meter) -> None:
         if type(value) is not dict or len(value) != size:
             value = _as_fields(value, type_)
         start = len(out)
@@ -407,14 +408,14 @@ def _record(steps: list[tuple[str, Writer]], type_: Record) -> Writer:
     return write_record
 
 
-def _as_fields(value: Any, type_: Record) -> dict[str, Any]:
+def _as_fields(value: Value, type_: Record) -> dict[str, Value]:
     """A record as a dict with exactly the labels of its type.
 
     Takes a mapping (keys: labels, ``_123_``, 123), a dataclass or named tuple, a tuple or list for fields 0, 1, 2, ...
     Nullable fields may be missing; keys that are no field are refused, as they would be lost without a word.
     """
     found = _items(value, type_, {one.label: one.id for one in type_.fields})
-    result: dict[str, Any] = {}
+    result: dict[str, Value] = {}
     for one in type_.fields:
         if one.id in found:
             result[one.label] = found.pop(one.id)[1]
@@ -428,7 +429,7 @@ def _as_fields(value: Any, type_: Record) -> dict[str, Any]:
     return result
 
 
-def _items(value: Any, type_: Record, labels: dict[str, int]) -> dict[int, tuple[Any, Any]]:
+def _items(value: Value, type_: Record, labels: dict[str, int]) -> dict[int, tuple[Value, Value]]:
     """Field id to key and value."""
     if isinstance(value, Mapping):
         return {labels[key] if key in labels else _key_id(key): (key, one) for key, one in value.items()}
@@ -443,7 +444,7 @@ def _items(value: Any, type_: Record, labels: dict[str, int]) -> dict[int, tuple
     raise Mismatch(f"expected {_short(type_)}, found {_found(value)}")
 
 
-def _key_id(key: Any) -> int:
+def _key_id(key: Value) -> int:
     if isinstance(key, int):
         return key
     if not isinstance(key, str):
@@ -461,7 +462,7 @@ def _short(type_: Type) -> str:
 def _tuple(writes: list[Writer], write_record: Writer) -> Writer:
     size = len(writes)
 
-    def write_tuple(value: Any, out: bytearray, meter: Meter) -> None:
+    def write_tuple(value: Value, out: bytearray, meter: Meter) -> None:
         if not isinstance(value, (tuple, list)) or len(value) != size:
             write_record(value, out, meter)
             return
@@ -476,7 +477,7 @@ def _tuple(writes: list[Writer], write_record: Writer) -> Writer:
     return write_tuple
 
 
-def _as_case(value: Any) -> Mapping[Any, Any]:
+def _as_case(value: Value) -> Mapping[Value, Value]:
     if isinstance(value, str):
         return {value: None}
     if isinstance(value, Mapping):
@@ -488,7 +489,7 @@ def _variant(cases: list[tuple[int, Field, Writer]]) -> Writer:
     by_label = {one.label: (index, write) for index, one, write in cases}
     by_id = {one.id: one.label for _, one, _ in cases}
 
-    def write_variant(value: Any, out: bytearray, meter: Meter) -> None:
+    def write_variant(value: Value, out: bytearray, meter: Meter) -> None:
         if type(value) is not dict:  # an isinstance() of Mapping costs as much as all the rest
             value = _as_case(value)
         if len(value) != 1:

@@ -14,17 +14,19 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Any, TypeVar, Union
+from typing import Any, TypeAlias, TypeVar, Union
 
 __all__ = ["into"]
 
 T = TypeVar("T")
+Target: TypeAlias = Any
+"""A class or another form of annotation; and what is made of a value by it."""
 
 
-def into(target: type[T] | Any, value: object) -> T:
+def into(target: type[T] | Target, value: object) -> T:
     """`value`, as decoded from Candid, as a `target`.
 
     | target | from |
@@ -58,7 +60,7 @@ class _Misfit(Exception):  # noqa: N818  (never leaves the module)
         return f"{place}: {self.message}" if place else self.message
 
 
-def _at(step: str, target: Any, value: object) -> Any:
+def _at(step: str, target: Target, value: object) -> Target:
     try:
         return _into(target, value)
     except _Misfit as error:
@@ -66,8 +68,8 @@ def _at(step: str, target: Any, value: object) -> Any:
         raise
 
 
-def _into(target: Any, value: object) -> Any:
-    origin = typing.get_origin(target)
+def _into(target: Target, value: object) -> Target:
+    origin: object = typing.get_origin(target)
     if origin in (Union, types.UnionType):
         return _into_union(typing.get_args(target), value)
     if origin is not None:
@@ -100,11 +102,11 @@ def _wrong(expected: str, value: object) -> _Misfit:
 
 
 @lru_cache(maxsize=256)
-def _hints(target: type) -> Mapping[str, Any]:
+def _hints(target: type) -> Mapping[str, Target]:
     return typing.get_type_hints(target)
 
 
-def _into_dataclass(target: type, value: object) -> Any:
+def _into_dataclass(target: type, value: object) -> object:
     if not isinstance(value, Mapping):
         raise _wrong(f"a record for {target.__name__}", value)
     hints = _hints(target)
@@ -135,7 +137,7 @@ def _into_enum(target: type[Enum], value: object) -> Enum:
     return target.__members__[case[0]]
 
 
-def _into_union(targets: tuple[Any, ...], value: object) -> Any:
+def _into_union(targets: tuple[Target, ...], value: object) -> object:
     rest = [one for one in targets if one is not type(None)]
     if value is None and len(rest) < len(targets):
         return None
@@ -154,14 +156,14 @@ def _into_union(targets: tuple[Any, ...], value: object) -> Any:
     raise _wrong(" or ".join(getattr(one, "__name__", str(one)) for one in rest), value)
 
 
-def _into_plain_union(targets: list[Any], value: object) -> object:
+def _into_plain_union(targets: list[Target], value: object) -> object:
     for one in targets:
         if isinstance(one, type) and isinstance(value, one):
             return value
     raise _wrong(" or ".join(getattr(one, "__name__", str(one)) for one in targets), value)
 
 
-def _from_payload(target: type, payload: object) -> Any:
+def _from_payload(target: type, payload: object) -> object:
     """A dataclass for a case of a variant: from a record, from nothing, or from its only field."""
     if not dataclasses.is_dataclass(target) or isinstance(payload, Mapping):
         return _into(target, payload)
@@ -174,18 +176,18 @@ def _from_payload(target: type, payload: object) -> Any:
     raise _wrong(f"a record for {target.__name__}", payload)
 
 
-def _elements(value: object) -> list[Any] | tuple[Any, ...]:
+def _elements(value: object) -> Sequence[object]:
     if not isinstance(value, (list, tuple)):
         raise _wrong("a vector", value)
     return value
 
 
-def _into_list(arguments: tuple[Any, ...], value: object) -> list[Any]:
+def _into_list(arguments: tuple[Target, ...], value: object) -> list[object]:
     [of] = arguments
     return [_at(f"[{index}]", of, one) for index, one in enumerate(_elements(value))]
 
 
-def _into_tuple(arguments: tuple[Any, ...], value: object) -> tuple[Any, ...]:
+def _into_tuple(arguments: tuple[Target, ...], value: object) -> tuple[object, ...]:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(_into_list(arguments[:1], value))
     elements = _elements(value)
@@ -195,13 +197,13 @@ def _into_tuple(arguments: tuple[Any, ...], value: object) -> tuple[Any, ...]:
     return tuple([_at(f"[{index}]", of, one) for index, (of, one) in enumerate(pairs)])
 
 
-def _into_dict(arguments: tuple[Any, ...], value: object) -> dict[Any, Any]:
+def _into_dict(arguments: tuple[Target, ...], value: object) -> dict[Target, Target]:
     return dict(
         _at(f"[{index}]", types.GenericAlias(tuple, arguments), one) for index, one in enumerate(_elements(value))
     )
 
 
-_GENERIC: Mapping[Any, Callable[[tuple[Any, ...], object], Any]] = {
+_GENERIC: Mapping[Target, Callable[[tuple[Target, ...], object], object]] = {
     list: _into_list,
     tuple: _into_tuple,
     dict: _into_dict,

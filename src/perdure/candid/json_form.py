@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from perdure.candid.codec import decode, encode
 from perdure.candid.deep import Meter, guarded
-from perdure.candid.types import Field, Func, Opt, Prim, Record, Service, Some, Type, Variant, Vec, resolve
+from perdure.candid.types import Field, Func, Opt, Prim, Record, Service, Some, Type, Value, Variant, Vec, resolve
 
 __all__ = ["values_to_json"]
 
@@ -32,7 +32,7 @@ _UNBOUNDED: Final = ("nat", "int")
 _WIDE: Final = ("nat64", "int64")
 
 
-def values_to_json(types: Iterable[Type], values: Sequence[Any]) -> list[Any]:
+def values_to_json(types: Iterable[Type], values: Sequence[Value]) -> list[Value]:
     """What ``json.dumps`` takes for each value.
 
     Args:
@@ -47,13 +47,13 @@ def values_to_json(types: Iterable[Type], values: Sequence[Any]) -> list[Any]:
     return guarded(_values, types, normal)
 
 
-def _values(types: tuple[Type, ...], values: Sequence[Any]) -> list[Any]:
+def _values(types: tuple[Type, ...], values: Sequence[Value]) -> list[Value]:
     meter = Meter()
 
-    def at(value: Any, type_: Type) -> Any:
+    def at(value: Value, type_: Type) -> Value:
         return meter.enter(_LEVELS, convert, value, resolve(type_))
 
-    def convert(value: Any, type_: Type) -> Any:  # noqa: PLR0911 - one return per kind of type
+    def convert(value: Value, type_: Type) -> Value:  # noqa: PLR0911 - one return per kind of type
         match type_:
             case Prim():
                 return _primitive(value, type_)
@@ -80,7 +80,7 @@ def _key(field: Field) -> str:
     return str(field.id) if field.name is None else field.name
 
 
-def _primitive(value: Any, type_: Prim) -> Any:
+def _primitive(value: Value, type_: Prim) -> Value:
     if type_.name in _UNBOUNDED:
         # Decimal text of a huge number takes quadratic time, and Python refuses it.
         return f"{value:_}" if value.bit_length() < 12_000 else f"{value:#x}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, final
+from typing import Final, final
 
 from perdure.candid.codec import decode, encode
 from perdure.candid.deep import Meter, guarded
@@ -25,6 +25,7 @@ from perdure.candid.types import (
     Service,
     Some,
     Type,
+    Value,
     Variant,
     Vec,
     is_blob,
@@ -107,12 +108,12 @@ class _Printer:
     def __init__(self) -> None:
         self.meter = Meter()
 
-    def value(self, value: Any, type_: Type) -> str | _Group:
+    def value(self, value: Value, type_: Type) -> str | _Group:
         """The document of a value."""
         found: str | _Group = self.meter.enter(_LEVELS, self._value, value, resolve(type_))
         return found
 
-    def _value(self, value: Any, type_: Type) -> str | _Group:  # noqa: PLR0911 - one return per kind of type
+    def _value(self, value: Value, type_: Type) -> str | _Group:  # noqa: PLR0911 - one return per kind of type
         match type_:
             case Prim():
                 return _primitive(value, type_)
@@ -140,10 +141,10 @@ class _Printer:
             case _:
                 return "null : reserved"
 
-    def _field(self, field: Field, value: Any) -> str | _Group:
+    def _field(self, field: Field, value: Value) -> str | _Group:
         return _prefixed(f"{_label(field)} = ", self.value(value, field.type))
 
-    def _opt(self, value: Any, content: Type) -> str | _Group:
+    def _opt(self, value: Value, content: Type) -> str | _Group:
         if value is None:
             return "null"
         inner = self.value(value.value if isinstance(value, Some) else value, content)
@@ -157,7 +158,7 @@ def _label(field: Field) -> str:
     return f"{field.id:_}" if field.name is None else quote(field.name)
 
 
-def _primitive(value: Any, type_: Prim) -> str:
+def _primitive(value: Value, type_: Prim) -> str:
     match type_.name:
         case "bool":
             return "true" if value else "false"
@@ -207,7 +208,7 @@ def _bytes(value: bytes) -> str:
     return safe if readable else "".join(f"\\{byte:02x}" for byte in value)
 
 
-def values_to_text(types: Iterable[Type], values: Sequence[Any]) -> str:
+def values_to_text(types: Iterable[Type], values: Sequence[Value]) -> str:
     """``(value, ...)`` with the types of numbers, as `didc` prints it.
 
     Args:
@@ -223,13 +224,13 @@ def values_to_text(types: Iterable[Type], values: Sequence[Any]) -> str:
     return guarded(_values_to_text, types, normal)
 
 
-def _values_to_text(types: tuple[Type, ...], values: tuple[Any, ...]) -> str:
+def _values_to_text(types: tuple[Type, ...], values: tuple[Value, ...]) -> str:
     printer = _Printer()
     items = [printer.value(value, type_) for value, type_ in zip(values, types, strict=True)]
     return _layout(_Group("(", items, ",", ")", ""))
 
 
-def value_to_text(type_: Type, value: Any) -> str:
+def value_to_text(type_: Type, value: Value) -> str:
     """One value, without the parentheses; see :func:`values_to_text`."""
     [normal] = decode(encode([type_], [value]), [type_], quota=1 << 62)
     return guarded(lambda: _layout(_Printer().value(normal, type_)))

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from perdure.candid.deep import Meter
 from perdure.candid.errors import CoercionError
 from perdure.candid.leb128 import read_leb, read_sleb
-from perdure.candid.types import MethodRef, Nat, Prim, Text
+from perdure.candid.types import MethodRef, Nat, Prim, Text, Value
 from perdure.errors import MalformedError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 
-Decoder: TypeAlias = Callable[[bytes, int, Meter], tuple[Any, int]]
+Decoder: TypeAlias = Callable[[bytes, int, Meter], tuple[Value, int]]
 Skipper: TypeAlias = Callable[[bytes, int, Meter], int]
 
 #: struct codes of the types of fixed width.
@@ -44,20 +44,20 @@ def short(text: str) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def malformed(message: str) -> Callable[[bytes, int, Meter], Any]:
+def malformed(message: str) -> Callable[[bytes, int, Meter], Value]:
     """A reader of bytes that no message may have."""
 
-    def decode(_data: bytes, offset: int, _meter: Meter) -> Any:
+    def decode(_data: bytes, offset: int, _meter: Meter) -> Value:
         raise MalformedError(message, offset)
 
     return decode
 
 
-def mismatch(message: str) -> Callable[[bytes, int, Meter], Any]:
+def mismatch(message: str) -> Callable[[bytes, int, Meter], Value]:
     """A reader of a value that does not coerce."""
     message = short(message)
 
-    def decode(_data: bytes, offset: int, _meter: Meter) -> Any:
+    def decode(_data: bytes, offset: int, _meter: Meter) -> Value:
         raise CoercionError(message, offset)
 
     return decode
@@ -68,19 +68,19 @@ def reserved(skip: Skipper) -> Decoder:
     return lambda data, offset, meter: (None, skip(data, offset, meter))
 
 
-def decode_null(_data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def decode_null(_data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     """Null and reserved, which take no bytes."""
     return None, offset
 
 
-def _decode_bool(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def _decode_bool(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     byte = data[offset]
     if byte > 1:
         raise MalformedError(f"bool {byte:#x}, expected 0 or 1", offset)
     return byte == 1, offset + 1
 
 
-def _decode_nat(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def _decode_nat(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     byte = data[offset]
     if byte < 128:
         return byte, offset + 1
@@ -90,11 +90,11 @@ def _decode_nat(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
     return read_leb(data, offset)
 
 
-def _decode_int(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def _decode_int(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     return read_sleb(data, offset)
 
 
-def _decode_text(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def _decode_text(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     size = data[offset]
     if size < 128:
         start = offset + 1
@@ -109,7 +109,7 @@ def _decode_text(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
         raise MalformedError("text is not UTF-8", start + error.start) from error
 
 
-def decode_principal(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def decode_principal(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     """A principal or service reference: 1, a length, the bytes."""
     if data[offset] != 1:
         raise MalformedError(f"reference of kind {data[offset]}, expected 1", offset)
@@ -124,7 +124,7 @@ def decode_principal(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]
     return Principal(data[start:end]), end
 
 
-def decode_func(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+def decode_func(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
     """A function reference: 1, a principal, the name of a method."""
     if data[offset] != 1:
         raise MalformedError(f"reference of kind {data[offset]}, expected 1", offset)
@@ -137,7 +137,7 @@ def _fixed(code: str) -> Decoder:
     unpack_from = struct.Struct("<" + code).unpack_from
     size = struct.calcsize("<" + code)
 
-    def decode(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+    def decode(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
         return unpack_from(data, offset)[0], offset + size
 
     return decode
@@ -192,10 +192,10 @@ SKIP: Final[dict[str, Skipper]] = {
 # Closures: composites
 
 
-def opt_from_opt(decode: Decoder, skip: Skipper, wrap: Any) -> Decoder:
+def opt_from_opt(decode: Decoder, skip: Skipper, wrap: Value) -> Decoder:
     """An option out of an option; null where the content does not coerce."""
 
-    def decode_opt(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+    def decode_opt(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         tag = data[offset]
         if tag == 0:
             return None, offset + 1
@@ -212,10 +212,10 @@ def opt_from_opt(decode: Decoder, skip: Skipper, wrap: Any) -> Decoder:
     return decode_opt
 
 
-def opt_from_content(decode: Decoder, skip: Skipper, wrap: Any) -> Decoder:
+def opt_from_content(decode: Decoder, skip: Skipper, wrap: Value) -> Decoder:
     """An option out of a bare value; null where it does not coerce."""
 
-    def decode_content(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+    def decode_content(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         try:
             value, end = decode(data, offset, meter)
             return (value if wrap is None else wrap(value)), end
@@ -250,9 +250,9 @@ def _count(size: int) -> str:
 def vec_of_values(decode: Decoder, floor: int) -> Decoder:
     """A vector of elements of `floor` bytes or more each."""
 
-    def decode_vec(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+    def decode_vec(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         size, offset = _vec_size(data, offset, floor)
-        values: list[Any] = []
+        values: list[Value] = []
         append = values.append
         try:
             for _ in range(size):
@@ -268,7 +268,7 @@ def vec_of_values(decode: Decoder, floor: int) -> Decoder:
 def vec_of_nothing(decode: Decoder) -> Decoder:
     """A vector of elements that take no bytes. Those that cost more than a step charge for themselves."""
 
-    def decode_vec(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+    def decode_vec(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         size, start = _vec_size(data, offset, 0)
         meter.charge(size, offset)
         values = []
@@ -285,7 +285,7 @@ def vec_of_nothing(decode: Decoder) -> Decoder:
 def as_blob(decode: Decoder) -> Decoder:
     """The same as bytes."""
 
-    def decode_blob(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+    def decode_blob(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         values, end = decode(data, offset, meter)
         return bytes(values), end
 
@@ -305,30 +305,30 @@ def bulk(element: Prim) -> Decoder | None:
         return _decode_blob
     width = struct.calcsize("<" + code)
 
-    def decode_vec(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+    def decode_vec(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
         size, start = _vec_size(data, offset, width)
         return list(struct.unpack_from(f"<{size}{code}", data, start)), start + size * width
 
     return decode_vec
 
 
-def _decode_blob(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def _decode_blob(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     size, start = _vec_size(data, offset, 1)
     return data[start : start + size], start + size
 
 
-def _vec_of_text(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+def _vec_of_text(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
     size, offset = _vec_size(data, offset, 1)
-    values: list[Any] = []
+    values: list[Value] = []
     for _ in range(size):
         value, offset = _decode_text(data, offset, meter)
         values.append(value)
     return values, offset
 
 
-def _vec_of_nat(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
+def _vec_of_nat(data: bytes, offset: int, _meter: Meter) -> tuple[Value, int]:
     size, offset = _vec_size(data, offset, 1)
-    values: list[Any] = []
+    values: list[Value] = []
     append = values.append
     for _ in range(size):
         value = data[offset]
@@ -340,13 +340,13 @@ def _vec_of_nat(data: bytes, offset: int, _meter: Meter) -> tuple[Any, int]:
     return values, offset
 
 
-def record_closure(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
+def record_closure(steps: list[tuple[Value, Value]], missing: list[Value]) -> Decoder:
     """A record as a dict. A step with the label None skips; `missing` fields are null."""
     if missing or any(label is None for label, _ in steps):
         return _record_partly(steps, missing)
 
-    def decode_record(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
-        value: dict[Any, Any] = {}
+    def decode_record(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
+        value: dict[Value, Value] = {}
         label = None
         try:
             for label, decode in steps:
@@ -358,8 +358,8 @@ def record_closure(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
     return decode_record
 
 
-def _record_partly(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
-    def decode_record(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+def _record_partly(steps: list[tuple[Value, Value]], missing: list[Value]) -> Decoder:
+    def decode_record(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         value = dict.fromkeys(missing)
         label = None
         try:
@@ -375,12 +375,12 @@ def _record_partly(steps: list[tuple[Any, Any]], missing: list[Any]) -> Decoder:
     return decode_record
 
 
-def tuple_closure(steps: list[tuple[Any, Any]], size: int) -> Decoder:
+def tuple_closure(steps: list[tuple[Value, Value]], size: int) -> Decoder:
     """A record as a tuple of `size`. A step with the label None skips; what no step reads is null."""
     empty = [None] * size
 
-    def decode_tuple(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
-        value: list[Any] = empty.copy()
+    def decode_tuple(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
+        value: list[Value] = empty.copy()
         index = None
         try:
             for index, decode in steps:
@@ -398,7 +398,7 @@ def tuple_closure(steps: list[tuple[Any, Any]], size: int) -> Decoder:
 def charging(decode: Decoder, steps: int) -> Decoder:
     """The same, at a price."""
 
-    def decode_charged(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+    def decode_charged(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         meter.charge(steps, offset)
         return decode(data, offset, meter)
 
@@ -409,7 +409,7 @@ def variant_closure(cases: list[tuple[str, Decoder]]) -> Decoder:
     """A variant as a dict of one key."""
     size = len(cases)
 
-    def decode_variant(data: bytes, offset: int, meter: Meter) -> tuple[Any, int]:
+    def decode_variant(data: bytes, offset: int, meter: Meter) -> tuple[Value, int]:
         index = data[offset]
         if index < 128:
             start = offset + 1

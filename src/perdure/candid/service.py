@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Literal, final
+from typing import Literal, final
 
 from perdure.candid.codec import Codec
 from perdure.candid.did import Loader, Program, parse, parse_types
-from perdure.candid.types import Func, Method, Rec, Service, Type, quote, resolve
+from perdure.candid.types import Func, Method, Rec, Service, Type, Value, quote, resolve
 from perdure.errors import MalformedError
 
 __all__ = ["ServiceMethod", "ServiceType", "from_program", "load"]
@@ -58,7 +58,7 @@ class ServiceMethod:
         """As in a ``.did`` file."""
         return f"{quote(self.name)} : {self.func.signature}"
 
-    def encode(self, args: Sequence[Any]) -> bytes:
+    def encode(self, args: Sequence[Value]) -> bytes:
         """The message for a call; optional arguments at the end may be left out.
 
         Raises:
@@ -66,7 +66,7 @@ class ServiceMethod:
         """
         return self._args.encode(args)
 
-    def decode(self, reply: bytes) -> tuple[Any, ...]:
+    def decode(self, reply: bytes) -> tuple[Value, ...]:
         """The results in a reply.
 
         Raises:
@@ -94,7 +94,7 @@ class ServiceType:
     names: Mapping[str, Rec] = field(default_factory=dict)
     docs: str = ""
 
-    def encode_init(self, args: Sequence[Any]) -> bytes:
+    def encode_init(self, args: Sequence[Value]) -> bytes:
         """The message for install or upgrade.
 
         Raises:

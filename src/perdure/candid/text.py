@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from perdure.candid.codec import decode, encode
 from perdure.candid.deep import Meter, guarded
@@ -43,6 +43,7 @@ from perdure.candid.types import (
     Some,
     Text,
     Type,
+    Value,
     Variant,
     Vec,
     blob,
@@ -63,12 +64,12 @@ _RANGES: Final[Mapping[str, tuple[int | None, int | None]]] = {
     **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
 }
 #: Floats that the specification has no text for; as names of fields these words are no different from others.
-_FLOATS: Final[Mapping[str, tuple[str, Any]]] = {
+_FLOATS: Final[Mapping[str, tuple[str, Value]]] = {
     "inf": ("float", math.inf),
     "nan": ("float", math.nan),
     "NaN": ("float", math.nan),
 }
-_CONSTANTS: Final[Mapping[str, tuple[str, Any]]] = {
+_CONSTANTS: Final[Mapping[str, tuple[str, Value]]] = {
     "true": ("bool", True),
     "false": ("bool", False),
     "null": ("null", None),
@@ -92,7 +93,7 @@ class _Node(NamedTuple):
     """
 
     kind: str
-    value: Any
+    value: Value
     token: Token
 
 
@@ -281,11 +282,11 @@ class _Parser:
 
     # Reading at a type
 
-    def at(self, node: _Node, type_: Type) -> Any:
+    def at(self, node: _Node, type_: Type) -> Value:
         """The Python value of `node` at a type."""
         return self.meter.enter(_LEVELS, self._at, node, resolve(type_))
 
-    def _at(self, node: _Node, want: Type) -> Any:  # noqa: PLR0911 - one return per kind of type
+    def _at(self, node: _Node, want: Type) -> Value:  # noqa: PLR0911 - one return per kind of type
         if node.kind == "typed":
             return self._typed(node, want)
         if want is Reserved:
@@ -313,7 +314,7 @@ class _Parser:
         text = str(want)
         return self.tokens.error(text if len(text) <= 200 else text[:197] + "...", node.token)
 
-    def _typed(self, node: _Node, want: Type) -> Any:
+    def _typed(self, node: _Node, want: Type) -> Value:
         inner, type_ = node.value
         self.type_parser.finish()
         value = self.at(inner, type_)
@@ -325,7 +326,7 @@ class _Parser:
             raise self.tokens.malformed(error.message, node.token) from error
         return found
 
-    def _primitive(self, node: _Node, want: Prim) -> Any:
+    def _primitive(self, node: _Node, want: Prim) -> Value:
         if want.name in _RANGES:
             return self._integer(node, want)
         if want in (Float32, Float64) and node.kind in ("num", "float"):
@@ -351,20 +352,20 @@ class _Parser:
         except OverflowError as error:
             raise self._wrong(node, want) from error
 
-    def _opt(self, node: _Node, content: Type) -> Any:
+    def _opt(self, node: _Node, content: Type) -> Value:
         if node.kind == "null":
             return None
         value = self.at(node.value if node.kind == "opt" else node, content)
         return Some(value) if is_nullable(content) else value
 
-    def _vec(self, node: _Node, element: Type, want: Vec) -> Any:
+    def _vec(self, node: _Node, element: Type, want: Vec) -> Value:
         if node.kind == "blob":
             return node.value
         values = [self.at(one, element) for one in node.value]
         return bytes(values) if is_blob(want) else values
 
-    def _record(self, node: _Node, want: Record) -> Any:
-        value: dict[Any, Any] = {}
+    def _record(self, node: _Node, want: Record) -> Value:
+        value: dict[Value, Value] = {}
         for one in want.fields:
             entry = node.value.get(one.id)
             if entry is not None:
@@ -447,7 +448,7 @@ class _Parser:
 
 def parse_values(
     text: str, types: Iterable[Type] | None = None, names: Mapping[str, Rec] | None = None
-) -> tuple[tuple[Type, ...], tuple[Any, ...]]:
+) -> tuple[tuple[Type, ...], tuple[Value, ...]]:
     """The types and values of ``(value, ...)`` as written.
 
     Args:
@@ -464,7 +465,7 @@ def parse_values(
 
 def _parse_values(
     text: str, types: tuple[Type, ...] | None, names: Mapping[str, Rec]
-) -> tuple[tuple[Type, ...], tuple[Any, ...]]:
+) -> tuple[tuple[Type, ...], tuple[Value, ...]]:
     parser = _Parser(text, names)
     nodes = parser.arguments()
     end = parser.tokens.expect("<end>")

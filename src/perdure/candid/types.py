@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final, NamedTuple, TypeAlias, final
+from typing import Any, Final, NamedTuple, TypeAlias, final
 
 from perdure.ic.principal import Principal
 
@@ -65,6 +65,7 @@ __all__ = [
     "Some",
     "Text",
     "Type",
+    "Value",
     "Variant",
     "Vec",
     "blob",
@@ -77,6 +78,9 @@ __all__ = [
     "quote_text",
     "resolve",
 ]
+
+Value: TypeAlias = Any
+"""A value of a Candid type, as the table above has it."""
 
 
 @lru_cache(maxsize=4096)
