@@ -5,16 +5,16 @@ An ``opt`` is a list, a ``blob`` a list of numbers, a tuple a list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias, final
 
 from perdure.candid import MethodRef
 from perdure.candid import types as candid_types
-from perdure.candid.types import Type, resolve
+from perdure.candid.types import Type, Value, resolve
 from perdure.errors import UnsupportedError
 from perdure.ic import principal as ic_principal
 
-__all__ = ["Principal", "argument", "from_ic_py", "ic_py", "own", "theirs", "to_ic_py"]
+__all__ = ["IcPyPrincipal", "Identity", "Principal", "argument", "from_ic_py", "ic_py", "own", "theirs", "to_ic_py"]
 
 _NO_VALUES: Final = b"DIDL\0\0"
 
@@ -89,11 +89,27 @@ class OwnPrincipal:
         return hash(self._principal)
 
 
+class IcPyPrincipal(Protocol):
+    """What a principal of ic-py, or one that looks the same, shows of itself."""
+
+    @property
+    def bytes(self) -> bytes:
+        """Its bytes."""
+        ...
+
+    def to_str(self) -> str:
+        """Its textual form."""
+        ...
+
+
+Identity: TypeAlias = IcPyPrincipal | ic_principal.Principal | str | bytes
+"""What a principal may be given as."""
+
 Principal: Any = OwnPrincipal if ic_py is None else ic_py.Principal
 """ic-py's class where it is installed."""
 
 
-def own(principal: Any) -> ic_principal.Principal:
+def own(principal: Identity) -> ic_principal.Principal:
     """A principal of ours, from ic-py's, from text, or from bytes."""
     if isinstance(principal, ic_principal.Principal):
         return principal
@@ -102,12 +118,13 @@ def own(principal: Any) -> ic_principal.Principal:
     return ic_principal.Principal(principal if isinstance(principal, bytes) else principal.bytes)
 
 
-def theirs(principal: ic_principal.Principal) -> Any:
+def theirs(principal: ic_principal.Principal) -> IcPyPrincipal:
     """A principal of ic-py's, from ours."""
-    return Principal(principal.raw_bytes)
+    found: IcPyPrincipal = Principal(principal.raw_bytes)
+    return found
 
 
-def argument(arg: Any) -> bytes:
+def argument(arg: bytes | Sequence[Value]) -> bytes:
     """An argument, from bytes or from ic-py's list of types and values.
 
     Raises:
@@ -122,7 +139,7 @@ def argument(arg: Any) -> bytes:
     return bytes(ic_py.encode(arg))
 
 
-def from_ic_py(type_: Type, value: Any) -> Any:  # noqa: PLR0911 -- one return per kind of type
+def from_ic_py(type_: Type, value: Value) -> Value:  # noqa: PLR0911 -- one return per kind of type
     """A value in ic-py's conventions as our codec takes it."""
     kind = resolve(type_)
     if isinstance(kind, candid_types.Opt):
@@ -143,7 +160,7 @@ def from_ic_py(type_: Type, value: Any) -> Any:  # noqa: PLR0911 -- one return p
     return _reference_from_ic_py(kind, value)
 
 
-def _reference_from_ic_py(kind: Type, value: Any) -> Any:
+def _reference_from_ic_py(kind: Type, value: Value) -> Value:
     if kind == candid_types.PrincipalType or isinstance(kind, candid_types.Service):
         return own(value)
     if isinstance(kind, candid_types.Func):
@@ -156,7 +173,7 @@ def _key(field: candid_types.Field) -> str:
     return field.name if field.name is not None else f"_{field.id}"
 
 
-def to_ic_py(type_: Type, value: Any) -> Any:  # noqa: PLR0911 -- one return per kind of type
+def to_ic_py(type_: Type, value: Value) -> Value:  # noqa: PLR0911 -- one return per kind of type
     """A value of our codec in ic-py's conventions."""
     kind = resolve(type_)
     if isinstance(kind, candid_types.Opt):

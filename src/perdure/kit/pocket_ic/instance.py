@@ -5,22 +5,35 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import os
-from collections.abc import Mapping
-from typing import Any, Final, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar, final
 
 from perdure.candid import encode
 from perdure.candid.service import ServiceMethod, load
+from perdure.candid.types import Value
 from perdure.errors import RejectError, UnsupportedError
 from perdure.execution.cycles import CYCLES_2026_08
 from perdure.ic import principal as ic_principal
 from perdure.ic.reject import ErrorCode
-from perdure.kit.pocket_ic.ic_py import Principal, argument, from_ic_py, ic_py, own, theirs, to_ic_py
+from perdure.kit.pocket_ic.ic_py import (
+    IcPyPrincipal,
+    Identity,
+    Principal,
+    argument,
+    from_ic_py,
+    ic_py,
+    own,
+    theirs,
+    to_ic_py,
+)
 from perdure.kit.pocket_ic.subnets import PocketICServer, SubnetConfig, SubnetKind, kinds_of
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.subnet import Canister as SubnetCanister
 from perdure.subnet import Subnet
 
 __all__ = ["Canister", "PocketIC", "PocketICError"]
+
+T = TypeVar("T")
 
 _CYCLES: Final = 100_000_000_000_000
 _LAST_NNS_INDEX: Final = 0xF_FFFF
@@ -95,7 +108,7 @@ class PocketIC:
 
     # --- who calls, what there is, what time it is
 
-    def set_sender(self, principal: Any) -> None:
+    def set_sender(self, principal: Identity) -> None:
         """Make all calls as this principal from now on."""
         self.sender = principal
 
@@ -103,12 +116,12 @@ class PocketIC:
         """Make all calls anonymously from now on."""
         self.sender = Principal.anonymous()
 
-    def topology(self) -> dict[Any, SubnetKind]:
+    def topology(self) -> dict[IcPyPrincipal, SubnetKind]:
         """The kinds of subnets by id: one."""
         return {self._subnet_id: self.kind}
 
     @property
-    def _subnet_id(self) -> Any:
+    def _subnet_id(self) -> IcPyPrincipal:
         return theirs(self.subnet.id)
 
     def get_root_key(self) -> bytes | None:
@@ -131,15 +144,15 @@ class PocketIC:
         """Run one round."""
         self.subnet.tick()
 
-    def get_subnet(self, canister_id: Any) -> Any:
+    def get_subnet(self, canister_id: Identity) -> IcPyPrincipal | None:
         """The subnet that a canister is on; `None`: there is no such canister."""
         return self._subnet_id if self.check_canister_exists(canister_id) else None
 
-    def check_canister_exists(self, canister_id: Any) -> bool:
+    def check_canister_exists(self, canister_id: Identity) -> bool:
         """Whether there is such a canister."""
         return own(canister_id) in self.subnet
 
-    def _canister(self, canister_id: Any) -> SubnetCanister:
+    def _canister(self, canister_id: Identity) -> SubnetCanister:
         try:
             return self.subnet.canister(own(canister_id))
         except KeyError as error:
@@ -147,20 +160,20 @@ class PocketIC:
 
     # --- cycles and memory
 
-    def get_cycles_balance(self, canister_id: Any) -> int:
+    def get_cycles_balance(self, canister_id: Identity) -> int:
         """The balance of a canister."""
         return self._canister(canister_id).status().cycles
 
-    def add_cycles(self, canister_id: Any, amount: int) -> int:
+    def add_cycles(self, canister_id: Identity, amount: int) -> int:
         """Add to the balance of a canister; the new balance."""
         return self._canister(canister_id).add_cycles(amount)
 
-    def get_stable_memory(self, canister_id: Any) -> bytes:
+    def get_stable_memory(self, canister_id: Identity) -> bytes:
         """All of a canister's stable memory."""
         memory = self._canister(canister_id).stable
         return memory.read(0, memory.size() * WASM_PAGE_BYTES)
 
-    def set_stable_memory(self, canister_id: Any, data: bytes, compression: str | None = None) -> None:
+    def set_stable_memory(self, canister_id: Identity, data: bytes, compression: str | None = None) -> None:
         """Replace the content of a canister's stable memory; what is behind `data` becomes zero.
 
         Args:
@@ -180,7 +193,7 @@ class PocketIC:
 
     # --- calls
 
-    def update_call(self, canister_id: Any, method: str, payload: bytes) -> Any:
+    def update_call(self, canister_id: Identity | None, method: str, payload: bytes) -> bytes | list[int]:
         """Call a method as an update; no canister id means the management canister.
 
         Returns:
@@ -193,8 +206,8 @@ class PocketIC:
         return self.update_call_with_effective_principal(canister_id, None, method, payload)
 
     def update_call_with_effective_principal(
-        self, canister_id: Any, effective_principal: Mapping[str, str] | None, method: str, payload: bytes
-    ) -> Any:
+        self, canister_id: Identity | None, effective_principal: Mapping[str, str] | None, method: str, payload: bytes
+    ) -> bytes | list[int]:
         """As `update_call`; with one subnet every effective principal leads there."""
         if canister_id is None:
             return self._manage(method, bytes(payload))
@@ -204,7 +217,7 @@ class PocketIC:
         except RejectError as error:
             raise PocketICError(error) from error
 
-    def query_call(self, canister_id: Any, method: str, payload: bytes) -> Any:
+    def query_call(self, canister_id: Identity | None, method: str, payload: bytes) -> bytes | list[int]:
         """Call a method as a query; returns and raises as `update_call`."""
         if canister_id is None:
             return self._manage(method, bytes(payload))
@@ -214,26 +227,33 @@ class PocketIC:
         except RejectError as error:
             raise PocketICError(error) from error
 
-    def _manage(self, method: str, payload: bytes) -> Any:
+    def _manage(self, method: str, payload: bytes) -> bytes | list[int]:
         management = SubnetCanister(self.subnet, ic_principal.MANAGEMENT_CANISTER)
         try:
             return _reply(management.update(method, payload, sender=own(self.sender)))
         except RejectError as error:
             raise PocketICError(error) from error
 
-    def query_raw(self, canister_id: Any, name: str, arguments: bytes, return_types: Any, _effective: Any) -> Any:
+    def query_raw(
+        self, canister_id: Identity, name: str, arguments: bytes, return_types: Value, _effective: Value
+    ) -> Value:
         """What ic-py's `Canister` calls a query with."""
         return ic_py.decode(bytes(self.query_call(canister_id, name, arguments)), return_types)
 
-    def update_raw(self, canister_id: Any, name: str, arguments: bytes, return_types: Any, _effective: Any) -> Any:
+    def update_raw(
+        self, canister_id: Identity, name: str, arguments: bytes, return_types: Value, _effective: Value
+    ) -> Value:
         """What ic-py's `Canister` calls an update with."""
         return ic_py.decode(bytes(self.update_call(canister_id, name, arguments)), return_types)
 
     # --- canisters
 
     def create_canister(
-        self, settings: Mapping[str, Any] | None = None, subnet: Any = None, canister_id: Any = None
-    ) -> Any:
+        self,
+        settings: Mapping[str, Any] | None = None,
+        subnet: Identity | None = None,
+        canister_id: Identity | None = None,
+    ) -> IcPyPrincipal:
         """Create a canister without code; its id.
 
         Args:
@@ -246,7 +266,7 @@ class PocketIC:
             UnsupportedError: another subnet.
         """
         if subnet is not None and own(subnet) != own(self._subnet_id):
-            raise UnsupportedError(f"perdure runs one subnet, {self._subnet_id}, asked for {subnet}")
+            raise UnsupportedError(f"perdure runs one subnet, {self._subnet_id}, asked for {own(subnet)}")
         wanted = None if canister_id is None else own(canister_id)
         if wanted is not None and self.kind in (SubnetKind.APPLICATION, SubnetKind.SYSTEM):
             raise ValueError(f"a canister id cannot be chosen on a subnet of kind {self.kind.value}")
@@ -260,7 +280,7 @@ class PocketIC:
             self.update_canister_settings(theirs(made.id), settings)
         return theirs(made.id)
 
-    def install_code(self, canister_id: Any, wasm_module: bytes, arg: Any = b"") -> None:
+    def install_code(self, canister_id: Identity, wasm_module: bytes, arg: bytes | Sequence[Value] = b"") -> None:
         """Install a module.
 
         Args:
@@ -276,7 +296,7 @@ class PocketIC:
     install_canister = install_code
 
     def create_and_install_canister_with_candid(
-        self, candid: str, wasm_module: bytes, init_args: Any = None, subnet: Any = None
+        self, candid: str, wasm_module: bytes, init_args: Value = None, subnet: Identity | None = None
     ) -> Any:
         """Create a canister and install a module on it.
 
@@ -307,9 +327,9 @@ class PocketIC:
 
     def upgrade_canister(
         self,
-        canister_id: Any,
+        canister_id: Identity,
         wasm_module: bytes,
-        arg: Any = b"",
+        arg: bytes | Sequence[Value] = b"",
         *,
         wasm_memory_persistence: str | None = None,
         skip_pre_upgrade: bool = False,
@@ -325,39 +345,39 @@ class PocketIC:
             )
         )
 
-    def reinstall_canister(self, canister_id: Any, wasm_module: bytes, arg: Any = b"") -> None:
+    def reinstall_canister(self, canister_id: Identity, wasm_module: bytes, arg: bytes | Sequence[Value] = b"") -> None:
         """Install a module anew: all memories are lost."""
         self._change(lambda: self._canister(canister_id).reinstall(bytes(wasm_module), argument(arg)))
 
-    def uninstall_canister(self, canister_id: Any) -> None:
+    def uninstall_canister(self, canister_id: Identity) -> None:
         """Take code and memories away."""
         self._change(self._canister(canister_id).uninstall)
 
-    def start_canister(self, canister_id: Any) -> None:
+    def start_canister(self, canister_id: Identity) -> None:
         """Let a canister take calls again."""
         self._change(self._canister(canister_id).start)
 
-    def stop_canister(self, canister_id: Any) -> None:
+    def stop_canister(self, canister_id: Identity) -> None:
         """Let a canister take no more calls."""
         self._change(self._canister(canister_id).stop)
 
-    def delete_canister(self, canister_id: Any) -> None:
+    def delete_canister(self, canister_id: Identity) -> None:
         """Remove a stopped canister for ever."""
         self._change(self._canister(canister_id).delete)
 
-    def canister_exists(self, canister_id: Any) -> bool:
+    def canister_exists(self, canister_id: Identity) -> bool:
         """The same as `check_canister_exists`, by its name in Rust."""
         return self.check_canister_exists(canister_id)
 
-    def cycle_balance(self, canister_id: Any) -> int:
+    def cycle_balance(self, canister_id: Identity) -> int:
         """The same as `get_cycles_balance`, by its name in Rust."""
         return self.get_cycles_balance(canister_id)
 
-    def get_controllers(self, canister_id: Any) -> list[Any]:
+    def get_controllers(self, canister_id: Identity) -> list[IcPyPrincipal]:
         """Who controls a canister."""
         return [theirs(one) for one in self._canister(canister_id).status().controllers]
 
-    def canister_status(self, canister_id: Any) -> dict[str, Any]:
+    def canister_status(self, canister_id: Identity) -> dict[str, Any]:
         """Status, module hash, cycles, sizes in bytes and settings of a canister."""
         canister = self._canister(canister_id)
         facts = canister.status()
@@ -372,7 +392,7 @@ class PocketIC:
             "settings": canister.settings(),
         }
 
-    def update_canister_settings(self, canister_id: Any, settings: Mapping[str, Any]) -> None:
+    def update_canister_settings(self, canister_id: Identity, settings: Mapping[str, Any]) -> None:
         """Change settings; values as for `create_canister`."""
         plain: dict[str, Any] = {}
         for name, given in settings.items():
@@ -384,32 +404,32 @@ class PocketIC:
                 plain[name] = value
         self._change(lambda: self._canister(canister_id).update_settings(**plain))
 
-    def fetch_canister_logs(self, canister_id: Any) -> list[dict[str, Any]]:
+    def fetch_canister_logs(self, canister_id: Identity) -> list[dict[str, Any]]:
         """Lines that a canister wrote: ``idx``, ``timestamp_nanos``, ``content``."""
         return [
             {"idx": one.sequence, "timestamp_nanos": one.time_ns, "content": one.content}
             for one in self._canister(canister_id).logs()
         ]
 
-    def take_canister_snapshot(self, canister_id: Any, replace_snapshot: bytes | None = None) -> dict[str, Any]:
+    def take_canister_snapshot(self, canister_id: Identity, replace_snapshot: bytes | None = None) -> dict[str, Any]:
         """Keep a copy of code and memories: its ``id``, ``taken_at_timestamp`` and ``total_size``."""
         canister = self._canister(canister_id)
         taken: bytes = self._change(lambda: canister.take_snapshot(replace=replace_snapshot))
         return next(one for one in canister.snapshots() if one["id"] == taken)
 
-    def load_canister_snapshot(self, canister_id: Any, snapshot_id: bytes) -> None:
+    def load_canister_snapshot(self, canister_id: Identity, snapshot_id: bytes) -> None:
         """Go back to a snapshot."""
         self._change(lambda: self._canister(canister_id).load_snapshot(snapshot_id))
 
-    def list_canister_snapshots(self, canister_id: Any) -> list[dict[str, Any]]:
+    def list_canister_snapshots(self, canister_id: Identity) -> list[dict[str, Any]]:
         """The snapshots of a canister."""
         return self._canister(canister_id).snapshots()
 
-    def delete_canister_snapshot(self, canister_id: Any, snapshot_id: bytes) -> None:
+    def delete_canister_snapshot(self, canister_id: Identity, snapshot_id: bytes) -> None:
         """Forget a snapshot."""
         self._change(lambda: self._canister(canister_id).delete_snapshot(snapshot_id))
 
-    def canister_snapshot_download(self, canister_id: Any, path: str | os.PathLike[str]) -> None:
+    def canister_snapshot_download(self, canister_id: Identity, path: str | os.PathLike[str]) -> None:
         """Write a canister as it stands to a directory, in the form of `icp canister snapshot download`."""
         self._canister(canister_id).write_snapshot(path)
 
@@ -421,7 +441,7 @@ class PocketIC:
         return twin
 
     @staticmethod
-    def _change(act: Any) -> Any:
+    def _change(act: Callable[[], T]) -> T:
         try:
             return act()
         except RejectError as error:
@@ -433,7 +453,7 @@ def _is_on_nns(canister_id: ic_principal.Principal) -> bool:
     return len(raw) == 10 and int.from_bytes(raw[:8], "big") <= _LAST_NNS_INDEX
 
 
-def _reply(data: bytes) -> Any:
+def _reply(data: bytes) -> bytes | list[int]:
     # The package gives what is no Candid as a list of numbers.
     return data if data.startswith(b"DIDL") else list(data)
 
@@ -451,7 +471,7 @@ class _Method:
         self.__name__ = method.name
         self.__doc__ = method.signature
 
-    def __call__(self, *args: Any) -> list[Any]:
+    def __call__(self, *args: Value) -> list[Value]:
         types = self._method.func.args
         if len(args) != len(types):
             raise ValueError("Arguments length not match")
@@ -472,7 +492,7 @@ class Canister:
         candid: its interface.
     """
 
-    def __init__(self, agent: PocketIC, canister_id: Any, candid: str) -> None:
+    def __init__(self, agent: PocketIC, canister_id: Identity, candid: str) -> None:
         self.agent = agent
         self.canister_id = canister_id
         self.candid = candid
@@ -480,4 +500,4 @@ class Canister:
             setattr(self, name, _Method(self, method))
 
     def __getattr__(self, name: str) -> _Method:
-        raise AttributeError(f"canister {self.canister_id} has no method {name!r}")
+        raise AttributeError(f"canister {own(self.canister_id)} has no method {name!r}")
