@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import wasmtime
 
-from perdure import Subnet
+from perdure import Subnet, candid
 from perdure.canister import CanisterStatus, Reply
 from perdure.execution import (
     FromUser,
@@ -317,3 +318,20 @@ def test_the_same_messages_give_the_same_state(p, u):
         return encode_subnet(stage.subnet), records, stage.a.cycles, stage.b.cycles
 
     assert play() == play()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(module (table 1000001 funcref))", "(module (table 1 funcref) (func $f) (elem (i32.const 1) func $f))"],
+)
+def test_a_module_that_cannot_be_instantiated_is_refused_to_the_canister_that_installs_it(stage, u, text):
+    """It once stopped the subnet: the message that installs it was done again in every round, and raised each time."""
+    target = stage.facade.create_canister(controllers=[stage.facade.canisters[0].id], cycles=10**15)
+    mode = "mode : variant { install }; canister_id : principal; wasm_module : blob; arg : blob"
+    value = {"mode": {"install": None}, "canister_id": target.id, "wasm_module": wasmtime.wat2wasm(text), "arg": b""}
+    arg = candid.encode([candid.parse_type(f"record {{ {mode} }}")], [value])
+    told = u.Program().reply(u.Program().msg_reject_msg())
+    caller = stage.facade.canisters[0]
+    answer = caller.update("update", bytes(u.Program().call(b"", "install_code", arg, on_reject=told)))
+    assert b"Canister's Wasm module is not valid: Wasm module" in answer
+    assert caller.update("update", bytes(u.Program().reply(b"on it goes"))) == b"on it goes"

@@ -216,6 +216,38 @@ def test_a_64_bit_heap_is_limited():
     assert "declares a memory of 98305 Wasm pages" in refused("(memory i64 98305)")
 
 
+def test_tables_are_limited_in_size():
+    assert "declares table 1 of 1000001 elements" in refused("(table 1 funcref) (table 1000001 funcref)")
+    validate(module_of("(table 1000000 4294967295 funcref)"))
+
+
+@pytest.mark.parametrize(
+    ("tables", "segment", "place"),
+    [
+        ("(table 1 funcref)", "(elem (i32.const 1) func $f)", "Segment 0 of 1 elements at 1 does not fit table 0"),
+        ("(table 1 funcref)", "(elem (i32.const 2) func)", "Segment 0 of 0 elements at 2"),
+        ("(table 1 funcref)", "(elem (i32.const -1) func $f)", "at 4294967295"),
+        ("(table i64 1 funcref)", "(elem (i64.const -1) func $f)", "at 18446744073709551615"),
+        (
+            "(table 9 funcref) (table 1 funcref)",
+            "(elem (table 1) (i32.const 0) func $f $f)",
+            "fit table 1, which has 1",
+        ),
+        ('(import "env" "table" (table 2 funcref))', "(elem (i32.const 2) funcref (ref.func $f))", "at 2"),
+    ],
+)
+def test_elements_fit_their_table(tables, segment, place):
+    assert place in refused(f"{tables} (func $f) {segment}")
+
+
+def test_elements_up_to_the_end_of_their_table_are_taken():
+    validate(
+        module_of(
+            "(table 3 funcref) (func $f) (elem (i32.const 1) func $f $f) (elem (i32.const 3) func) (elem func $f)"
+        )
+    )
+
+
 def test_offsets_of_data_are_single_constants_of_the_right_width():
     validate(module_of('(memory 1) (data (i32.const 5) "x") (data "y")'))
     validate(module_of('(memory i64 1) (data (i64.const 5) "x")'))

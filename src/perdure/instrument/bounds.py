@@ -11,17 +11,31 @@ measured, and the highest counts of real modules, are in RATIONALE.md and ``docs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from typing import Final, NamedTuple, final
 
 from perdure.errors import UnsupportedError
-from perdure.instrument.metering import opcode_numbers
+from perdure.instrument.metering import BULK_LENGTH, BULK_LENGTH_32, opcode_numbers
 from perdure.instrument.operators import replica_operators, replica_overhead
-from perdure.wasm import OPCODE_BY_NAME, OPCODES, Code, FuncType, Module, ValType, instructions, locals_end
+from perdure.wasm import (
+    OPCODE_BY_NAME,
+    OPCODES,
+    Code,
+    ConstExpr,
+    ElementMode,
+    ExternKind,
+    FuncType,
+    Module,
+    ValType,
+    instructions,
+    locals_end,
+)
 from perdure.wasm.instructions import Instruction, read_locals
 from perdure.wasm.reader import Reader
+from perdure.wasm.tokens import leb_forms
 
 __all__ = ["HIGHEST", "Bounds", "Count", "Counts", "counts_of"]
 
@@ -36,27 +50,38 @@ class Count(NamedTuple):
 @final
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of what is compiled; every limit is inclusive, those but the first three of one function.
+    """Limits of what is compiled; every limit is inclusive, those from `nesting` on of one function.
 
     Args:
+        excess_milliseconds: how long the module compiles, as estimated, beyond what code of its size usually does.
         types: entries of the type section.
+        type_values: parameters and results of its different types.
         imports: entries of the import section.
         exports: entries of the export section.
+        locals: parameters and locals of all functions.
+        passive_elements: elements of segments that no instantiation uses up.
         nesting: blocks, loops and ifs inside each other.
         block_values: parameters and results of all its blocks, times the number of blocks that have any.
         merged_locals: locals in use, times the places where control flow branches or meets.
         stacked_values: operands that lie on the stack at those places, summed up.
         call_results: results of all its calls.
+        costly_instructions: those that take a hundred bytes and more of native code: ``call_indirect``, ``table.get``,
+            bulk operations on memory, accesses to stable memory.
     """
 
+    excess_milliseconds: int = 8_000
     types: int = 100_000
+    type_values: int = 500_000
     imports: int = 10_000
     exports: int = 100_000
+    locals: int = 20_000_000
+    passive_elements: int = 100_000
     nesting: int = 10_000
     block_values: int = 30_000_000
     merged_locals: int = 10_000_000
     stacked_values: int = 40_000_000
     call_results: int = 500_000
+    costly_instructions: int = 20_000
 
     def check(self, counts: Counts) -> None:
         """Refuse what exceeds a limit.
@@ -75,25 +100,35 @@ class Bounds:
 
 
 _MEANING: Final = {
+    "excess_milliseconds": "milliseconds of compiling, as estimated, beyond what its size makes usual",
     "types": "types",
+    "type_values": "parameters and results of types",
     "imports": "imports",
     "exports": "exports",
+    "locals": "parameters and locals of functions",
+    "passive_elements": "elements of passive segments",
     "nesting": "blocks inside each other",
     "block_values": "values that blocks hand on (parameters and results times blocks)",
     "merged_locals": "locals that meet (locals times branches)",
     "stacked_values": "operands on the stack across branches",
     "call_results": "results of calls",
+    "costly_instructions": "instructions that are costly to compile (call_indirect, bulk memory, stable accesses)",
 }
 
 HIGHEST: Final[Mapping[str, tuple[int, str]]] = {
+    "excess_milliseconds": (789, "wasm-utils of the Motoko playground"),
     "types": (222, "PHP 8.3"),
+    "type_values": (776, "azle, in Rust"),
     "imports": (136, "PHP 8.3"),
     "exports": (382, "PHP 8.3"),
+    "locals": (27_945, "esbuild, in Go"),
+    "passive_elements": (0, "any"),
     "nesting": (3_289, "esbuild, in Go"),
     "block_values": (74_529, "PHP 8.3"),
     "merged_locals": (1_753_356, "wasm-utils of the Motoko playground"),
     "stacked_values": (29_676, "PHP 8.3"),
     "call_results": (2_327, "esbuild, in Go"),
+    "costly_instructions": (206, "esbuild, in Go"),
 }
 """The highest count of every real module that was looked at, and which."""
 
@@ -109,40 +144,157 @@ class Counts(NamedTuple):
     """Operators of the module as the replica instruments it, which compiling is charged by."""
 
 
-# Seconds, measured on the developers' machine. Every function has some locals that meet; their price is in its bytes'.
+# Seconds, measured on the developers' machine.
 _FUNCTION, _BYTE, _TYPE, _DATA, _ELEMENT = 150e-6, 1.2e-6, 12e-6, 26e-6, 0.5e-6
-_VALUE: Final = {"block_values": 12e-9, "merged_locals": 0.45e-6, "stacked_values": 0.08e-6, "call_results": 2.4e-6}
-_USUAL_PER_BYTE: Final = {"merged_locals": 20}
+_TYPE_VALUE, _LOCAL, _PASSIVE_ELEMENT, _ESCAPING_VALUE = 6e-6, 0.1e-6, 15e-6, 18e-6
+_VALUE: Final = {
+    "block_values": 12e-9,
+    "merged_locals": 0.45e-6,
+    "stacked_values": 0.08e-6,
+    "call_results": 2.4e-6,
+    "costly_instructions": 120e-6,
+}
+# Every function has some locals that meet and some costly instructions; their price is in its bytes'.
+_USUAL_PER_BYTE: Final = {"merged_locals": 20, "costly_instructions": 0.02}
 
 
 def counts_of(module: Module, bounds: Bounds) -> Counts:
     """Count what a decoded and validated module has, as exactly as `bounds` need it."""
-    highest = {field.name: Count(0) for field in fields(Bounds)}
-    highest["types"] = Count(len(module.types))
-    highest["imports"] = Count(len(module.imports))
-    highest["exports"] = Count(len(module.exports))
+    counter = _Counter(module)
+    highest, excess = _of_the_module(module)
     seconds = _TYPE * len(module.types) + _DATA * len(module.data)
     seconds += _ELEMENT * sum(len(element.items) for element in module.elements)
-    most_values = max((len(item.params) + len(item.results) for item in module.types), default=0)
-    most_results = max((len(item.results) for item in module.types), default=0)
     operators = replica_overhead(module)
-    rough: dict[bytes, _Rough] = {}
+    roughly: dict[int, float] = {}
     for index, code in enumerate(module.codes):
-        seen = rough.get(code.body)
-        if seen is None:
-            seen = rough[code.body] = _rough(code, is_64=module.is_64)
-        operators += seen.operators
-        params = len(module.function_type(module.imported_function_count + index).params)
-        found = seen.bounded(params, most_values, most_results)
-        if any(value > getattr(bounds, name) for name, value in found.items()) or seen.guess > bounds.stacked_values:
-            found = _exact(module, code, seen, params)
+        rough = counter.rough(code)
+        operators += rough.operators
+        found = counter.bounded(index, rough)
+        if any(value > getattr(bounds, name) for name, value in found.items()) or rough.guess > bounds.stacked_values:
+            found = counter.exact(index)
         for name, value in found.items():
             if value > highest[name].value:
                 highest[name] = Count(value, index)
         seconds += _FUNCTION + _BYTE * len(code.body)
-        for name, price in _VALUE.items():
-            seconds += price * max(0, found[name] - _USUAL_PER_BYTE.get(name, 0) * len(code.body))
-    return Counts(highest, seconds, operators)
+        if more := _excess_seconds(found, len(code.body)):
+            roughly[index] = more
+    more = sum(roughly.values())
+    if (excess + more) * 1000 > bounds.excess_milliseconds:
+        more = _exact_excess(counter, roughly, bounds.excess_milliseconds / 1000 - excess)
+    highest["excess_milliseconds"] = Count(round((excess + more) * 1000))
+    return Counts(highest, seconds + excess + more, operators)
+
+
+def _of_the_module(module: Module) -> tuple[dict[str, Count], float]:
+    """What is counted in the module as a whole, 0 for the rest; and the seconds that it takes beyond the usual."""
+    highest = {field.name: Count(0) for field in fields(Bounds)}
+    declared = sum(sum(count for count, _ in read_locals(Reader(code.body))) for code in module.codes)
+    passive = (len(item.items) for item in module.elements if item.mode is not ElementMode.ACTIVE)
+    found = {
+        "types": len(module.types),
+        "type_values": sum(len(item.params) + len(item.results) for item in set(module.types)),
+        "imports": len(module.imports),
+        "exports": len(module.exports),
+        "locals": declared + sum(len(module.types[index].params) for index in module.function_type_indices),
+        "passive_elements": sum(passive),
+    }
+    highest |= {name: Count(value) for name, value in found.items()}
+    excess = _TYPE_VALUE * found["type_values"] + _LOCAL * found["locals"]
+    excess += _PASSIVE_ELEMENT * found["passive_elements"] + _ESCAPING_VALUE * _escaping_values(module)
+    return highest, excess
+
+
+_USUAL_VALUES: Final = 8
+
+
+def _escaping_values(module: Module) -> int:
+    """Parameters and results, above the usual, of functions that tables may hold: they can be called in two ways."""
+    unusual = {
+        number for number, item in enumerate(module.types) if len(item.params) + len(item.results) > _USUAL_VALUES
+    }
+    if not unusual:
+        return 0
+    escaping: set[int] = set()
+    for element in module.elements:
+        escaping.update(item if isinstance(item, int) else _referred(item) for item in element.items)
+    imported = module.imported_function_count
+    types = [module.function_type_indices[index - imported] for index in escaping if index >= imported]
+    return sum(
+        len(module.types[number].params) + len(module.types[number].results) - _USUAL_VALUES
+        for number in types
+        if number in unusual
+    )
+
+
+def _referred(expression: ConstExpr) -> int:
+    """The function of a ``ref.func``, -1 for other expressions."""
+    first = next(iter(instructions(expression.code)))
+    return first.immediates[0] if first.opcode == _REF_FUNC and isinstance(first.immediates[0], int) else -1
+
+
+_REF_FUNC: Final = OPCODE_BY_NAME["ref.func"].number
+
+
+def _excess_seconds(found: Mapping[str, int], body_bytes: int) -> float:
+    return sum(
+        price * max(0, found[name] - _USUAL_PER_BYTE.get(name, 0) * body_bytes) for name, price in _VALUE.items()
+    )
+
+
+def _exact_excess(counter: _Counter, roughly: Mapping[int, float], enough_seconds: float) -> float:
+    """The excess of functions by their true counts, the most suspicious first, until there is more than enough."""
+    total = 0.0
+    codes = counter.module.codes
+    for index in sorted(roughly, key=lambda index: roughly[index] / len(codes[index].body), reverse=True):
+        total += _excess_seconds(counter.exact(index), len(codes[index].body))
+        if total > enough_seconds:
+            break
+    return total
+
+
+@final
+class _Counter:
+    """Counts functions of one module, equal bodies once."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self._most_values = max((len(item.params) + len(item.results) for item in module.types), default=0)
+        self._most_results = max((len(item.results) for item in module.types), default=0)
+        imports = module.imported(ExternKind.FUNCTION)
+        self._inlined = frozenset(number for number, item in enumerate(imports) if item.name in _INLINED)
+        self._call = re.compile(b"\x10" + leb_forms(sorted(self._inlined)), re.DOTALL) if self._inlined else None
+        self._rough: dict[bytes, _Rough] = {}
+        self._exact: dict[tuple[bytes, int], dict[str, int]] = {}
+
+    def rough(self, code: Code) -> _Rough:
+        """What the numbers of its instructions tell."""
+        found = self._rough.get(code.body)
+        if found is None:
+            found = self._rough[code.body] = _rough(code, is_64=self.module.is_64)
+        return found
+
+    def bounded(self, index: int, rough: _Rough) -> dict[str, int]:
+        """Counts that the true ones do not exceed."""
+        body = self.module.codes[index].body
+        inlined = 0 if self._call is None else min(rough.calls, len(self._call.findall(body)))
+        return rough.bounded(self._params(index), self._most_values, self._most_results, inlined)
+
+    def exact(self, index: int) -> dict[str, int]:
+        """The true counts."""
+        code = self.module.codes[index]
+        key = code.body, self._params(index)
+        found = self._exact.get(key)
+        if found is None:
+            found = self._exact[key] = _exact(self.module, code, self.rough(code), key[1], self._inlined)
+        return found
+
+    def _params(self, index: int) -> int:
+        return len(self.module.function_type(self.module.imported_function_count + index).params)
+
+
+_INLINED: Final = frozenset({"stable64_read", "stable64_write"})
+INLINED_BRANCHES: Final = 16
+"""Branches in the bodies that are put where those are called; a test counts them."""
 
 
 # ------------------------------------------------------------------------------------------------- one pass, no objects
@@ -154,6 +306,22 @@ _ACCESSES: Final = frozenset(OPCODE_BY_NAME[name].number for name in ("local.get
 _CALLS: Final = frozenset(
     OPCODE_BY_NAME[name].number for name in ("call", "call_indirect", "return_call", "return_call_indirect")
 )
+_COSTLY: Final = frozenset(
+    OPCODE_BY_NAME[name].number
+    for name in (
+        "call_indirect",
+        "return_call_indirect",
+        "table.get",
+        "table.set",
+        "memory.copy",
+        "memory.fill",
+        "memory.init",
+        "table.copy",
+        "table.fill",
+        "table.init",
+    )
+)
+_COSTLY_SINGLE: Final = frozenset({*(number for number in _COSTLY if number < 0x100), BULK_LENGTH, BULK_LENGTH_32})
 _NOT_NESTING: Final = bytes(number for number in range(256) if number not in {*_BLOCKS, _END})
 _STEP: Final = dict.fromkeys(_BLOCKS, 1) | {_END: -1}
 
@@ -169,6 +337,7 @@ class _Rough(NamedTuple):
     accesses: int
     declared: int
     calls: int
+    costly: int
     nesting: int
     operators: int
 
@@ -177,16 +346,17 @@ class _Rough(NamedTuple):
         """No more operands lie across branches; a hundred times fewer in real code, so this is no count to be told."""
         return (self.blocks + self.branches) * self.instructions
 
-    def bounded(self, params: int, most_values: int, most_results: int) -> dict[str, int]:
+    def bounded(self, params: int, most_values: int, most_results: int, inlined: int) -> dict[str, int]:
         """Counts that the true ones do not exceed; of operands across branches nothing is known."""
         labels = self.body_bytes if self.tables else 0
         locals_in_use = min(params + self.declared, self.accesses)
         return {
             "nesting": self.nesting,
             "block_values": self.blocks * self.blocks * max(1, most_values),
-            "merged_locals": (self.blocks + self.branches + labels) * locals_in_use,
+            "merged_locals": (self.blocks + self.branches + labels + INLINED_BRANCHES * inlined) * locals_in_use,
             "stacked_values": 0,
             "call_results": self.calls * most_results,
+            "costly_instructions": self.costly + inlined,
         }
 
 
@@ -202,6 +372,7 @@ def _rough(code: Code, *, is_64: bool) -> _Rough:
         accesses=sum(map(numbers.count, _ACCESSES)),
         declared=sum(count for count, _ in read_locals(Reader(code.body))),
         calls=sum(map(numbers.count, _CALLS)),
+        costly=sum(map(numbers.count, _COSTLY_SINGLE)),
         nesting=max(accumulate(map(_STEP.__getitem__, steps)), default=0),
         operators=replica_operators(numbers, is_64=is_64),
     )
@@ -246,9 +417,9 @@ _INDIRECT: Final = frozenset(OPCODE_BY_NAME[name].number for name in ("call_indi
 _VALUELESS: Final = -0x40
 
 
-def _exact(module: Module, code: Code, rough: _Rough, params: int) -> dict[str, int]:
-    """The true counts of one function."""
-    block_values = with_values = meetings = stacked = results = height = 0
+def _exact(module: Module, code: Code, rough: _Rough, params: int, inlined: frozenset[int]) -> dict[str, int]:
+    """The true counts of one function; calls of those `inlined` are replaced by their bodies."""
+    block_values = with_values = meetings = stacked = results = height = costly = 0
     entered: list[tuple[int, FuncType]] = []  # open blocks: the stack's height below their parameters, their types
     for step in instructions(code.body, locals_end(code.body)):
         number = step.opcode
@@ -267,6 +438,10 @@ def _exact(module: Module, code: Code, rough: _Rough, params: int) -> dict[str, 
             called = _called(module, step)
             height += len(called.results) - len(called.params)
             results += len(called.results)
+            if number not in _INDIRECT and step.immediates[0] in inlined:
+                meetings += INLINED_BRANCHES
+                costly += 1
+        costly += number in _COSTLY
         if number in _BLOCKS or number in _BRANCHES:
             labels = step.immediates[0] if number == _BR_TABLE else ()
             meetings += 1 + (len(labels) if isinstance(labels, tuple) else 0)
@@ -279,6 +454,7 @@ def _exact(module: Module, code: Code, rough: _Rough, params: int) -> dict[str, 
         "merged_locals": meetings * min(params + rough.declared, rough.accesses),
         "stacked_values": stacked,
         "call_results": results,
+        "costly_instructions": costly,
     }
 
 

@@ -54,6 +54,7 @@ class Policy:
         max_function_instructions: instructions of one function.
         max_function_complexity: weighted instructions of one function.
         max_heap_wasm_pages_64: declared maximum of a 64-bit heap.
+        max_table_elements: declared minimum of a table.
         reserved_exports: names that may not be exported, as whatever.
         refused_instructions: names of instructions that no function may have.
     """
@@ -69,6 +70,7 @@ class Policy:
     max_function_instructions: int = 1_000_000
     max_function_complexity: int = 1_000_000
     max_heap_wasm_pages_64: int = (6 << 30) >> 16
+    max_table_elements: int = 1_000_000
     reserved_exports: frozenset[str] = frozenset(
         {
             "canister counter_instructions",
@@ -118,6 +120,7 @@ def validate(module: Module, policy: Policy = REPLICA) -> None:
     if len(module.function_type_indices) > policy.max_functions:
         _refuse_many("functions", len(module.function_type_indices), policy.max_functions)
     _check_memories(module, policy)
+    _check_tables(module, policy)
     _check_constants(module)
     _check_functions(module, policy)
     _check_custom_sections(module, policy)
@@ -275,6 +278,31 @@ def _check_memories(module: Module, policy: Policy) -> None:
             raise InvalidModuleError(
                 f"Wasm module declares a memory of {declared} Wasm pages "
                 f"which exceeds the maximum allowed {policy.max_heap_wasm_pages_64}."
+            )
+
+
+def _check_tables(module: Module, policy: Policy) -> None:
+    """Whatever instantiating would fail by is known before: a module that is taken can be instantiated."""
+    tables = module.all_tables
+    for number, table in enumerate(tables):
+        if table.limits.minimum > policy.max_table_elements:
+            raise InvalidModuleError(
+                f"Wasm module declares table {number} of {table.limits.minimum} elements "
+                f"which exceeds the maximum allowed {policy.max_table_elements}."
+            )
+    for number, element in enumerate(module.elements):
+        constant = element.offset.integer if element.offset else None
+        if constant is None or element.table_index >= len(tables):
+            continue
+        val_type, value = constant
+        offset, size = (
+            value % (1 << (32 if val_type is ValType.I32 else 64)),
+            tables[element.table_index].limits.minimum,
+        )
+        if offset + len(element.items) > size:
+            raise InvalidModuleError(
+                f"Wasm module has an invalid element section. Segment {number} of {len(element.items)} elements at "
+                f"{offset} does not fit table {element.table_index}, which has {size}."
             )
 
 
