@@ -11,7 +11,7 @@ import mmap
 import os
 import weakref
 from ctypes import c_int, c_int64, c_size_t, c_ulong, c_void_p
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from perdure.errors import InternalError, StorageError
 from perdure.memory import PAGE_BYTES
@@ -64,9 +64,13 @@ class AddressRange:
     A view keeps the range from being given back, so reading an old view can show old or zero bytes but never faults.
     """
 
+    reserved_bytes: ClassVar[int] = 0
+    """What all of this process have had together so far, those that were given back among them."""
+
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.base = _map(None, size_bytes, _NO_ACCESS, _ANONYMOUS)
+        AddressRange.reserved_bytes += size_bytes
         array = (ctypes.c_ubyte * size_bytes).from_address(self.base)
         # Whoever looks at the range keeps the array alive, and the array the range.
         weakref.finalize(array, _munmap, self.base, size_bytes).atexit = False

@@ -31,10 +31,10 @@ from typing import final
 from perdure.canister import Extent, PageDelta
 from perdure.errors import StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
-from perdure.storage.disk import DiskFile
+from perdure.storage.disk import Buffer, DiskFile
 from perdure.storage.pieces import Piece, Pieces, extents_of
 from perdure.storage.runs import Runs, granules_of, join_ranges, shrinks
-from perdure.storage.temporary import Region, TemporaryStore
+from perdure.storage.temporary import GRANULE_BYTES, Region, TemporaryStore
 
 __all__ = ["BLOCK_BYTES", "TemporaryImage", "open_sealed"]
 
@@ -45,10 +45,13 @@ _FIRST_REGION_BYTES = 256 << 20  # of offset space, not of disk
 _COPY_BYTES = 1 << 20
 _ZEROS = bytes(_COPY_BYTES)
 _HELD_PAGES = 16  # of one image
+_FEW_RUNS = 16
 _PIECES_PER_BLOCK = 32  # in a block before it is copied up: spreads the copy of 0.4 ms over as many commits
 
 
 _NO_RUNS = Runs((), 0)
+_Write = tuple[DiskFile, Buffer, int]
+"""A file, what to write into it, and where."""
 _Place = tuple[Region, int, int, int]
 """Where runs are written in place: into what, the first of them, the first that is not, how far from their address."""
 
@@ -75,10 +78,11 @@ class TemporaryImage:
         self._counted = (0, 0)
         self._closed = False
         self._unfinished: str | None = None  # why, where a commit was cut off
-        # What was prepared: the delta, its runs (with what was held, where nothing is held any more), which of them are
-        # written in place, the first of the others, whether those are held in memory, and, of a delta that starts
-        # anew, all that there is from then on, written already.
+        # What was prepared: the delta, and what is to be written of it, if that is all; else its runs (with what was
+        # held, where nothing is held any more), which of them are written in place, the first of the others, whether
+        # those are held in memory, and, of a delta that starts anew, all that there is from then on, written already.
         self._prepared: PageDelta | None = None
+        self._writes: list[_Write] | None = None
         self._runs = _NO_RUNS
         self._places: Sequence[_Place] = ()
         self._others = 0
@@ -131,6 +135,41 @@ class TemporaryImage:
         if before is not None:
             self._prepared = None
             self._release_unused()
+        self._writes = self._few_writes(delta)
+        if self._writes is None:
+            self._prepare_runs(delta)
+        self._prepared = delta
+
+    def _few_writes(self, delta: PageDelta) -> list[_Write] | None:
+        """What a commit has to write of a delta as most messages have it: a few runs, where there is room already.
+
+        `None`: it is another one, or wrong, which `_prepare_runs` says.
+        """
+        wasm_pages, runs, fresh = delta
+        if fresh or wasm_pages != self._wasm_pages or len(runs) > _FEW_RUNS:
+            return None
+        if self._held or self._pending or self._store.holes_take_room:
+            return None
+        writes: list[_Write] = []
+        position, size_bytes = 0, wasm_pages * WASM_PAGE_BYTES
+        for address, data in runs:
+            end = address + len(data)
+            piece = self._pieces.before(address)
+            if piece is None or (address | end) % PAGE_BYTES or not position <= address <= end <= size_bytes:
+                return None
+            start, stop, region, offset = piece
+            if region.references != 1 or end > stop:
+                return None
+            offset += address - start
+            low = (offset - region.offset) // GRANULE_BYTES
+            high = (offset - region.offset + len(data) - 1) // GRANULE_BYTES
+            if low not in region.room or (high != low and not region.room.issuperset(range(low, high + 1))):
+                return None
+            writes.append((region.file, data, offset))
+            position = end
+        return writes
+
+    def _prepare_runs(self, delta: PageDelta) -> None:
         wasm_pages, changed, fresh = delta
         if wasm_pages < self._wasm_pages and not fresh:
             raise shrinks(self._wasm_pages, wasm_pages)
@@ -149,7 +188,6 @@ class TemporaryImage:
             refusal = StorageError(f"no room for a commit: {error.strerror}", self._store.directory)
             refusal.committed = False
             raise refusal from error
-        self._prepared = delta
 
     def is_prepared(self, delta: PageDelta) -> bool:
         """Whether just this delta was prepared last."""
@@ -243,31 +281,39 @@ class TemporaryImage:
         elif self._closed:
             self._check_usable()
         self._unfinished = "it was interrupted"
-        runs = self._runs
+        moved: Sequence[Extent] = ()
         try:
-            if self._base is not None:
-                self._start_anew(self._base)
-            for place in self._places:
-                runs.write(*place)
-            if self._holds:
-                self._held = {**self._held, **_pages(runs, self._others)}
-                self._recount()
-            elif self._others < len(runs.starts):
-                self._write_runs(runs, self._others)
-                self._held = {}
+            if self._writes is None:
+                moved = self._commit_runs(delta)
+            else:
+                for file, data, offset in self._writes:
+                    file.pwrite(data, offset)
         except OSError as error:
             self._unfinished = error.strerror or str(error)
             raise StorageError(f"commit failed: {self._unfinished}", self._store.directory) from error
-        self._wasm_pages = delta.wasm_pages
-        if self._store.holes_take_room and not self._holds:
-            self._pending += zip(runs.starts, runs.ends, strict=True)  # what was a hole is to be mapped now
-        moved = self._moved() if self._pending or self._counted[1] != len(self._held) else ()
         self._unfinished = None  # before what was prepared is forgotten: cut off in between, it can be repeated
         self._prepared = None
-        self._runs = _NO_RUNS  # a view of a mapping keeps its addresses
+        self._runs, self._writes = _NO_RUNS, None  # a view of a mapping keeps its addresses
         if moved:
             self.unmapped()
         return moved
+
+    def _commit_runs(self, delta: PageDelta) -> Sequence[Extent]:
+        runs = self._runs
+        if self._base is not None:
+            self._start_anew(self._base)
+        for place in self._places:
+            runs.write(*place)
+        if self._holds:
+            self._held = {**self._held, **_pages(runs, self._others)}
+            self._recount()
+        elif self._others < len(runs.starts):
+            self._write_runs(runs, self._others)
+            self._held = {}
+        self._wasm_pages = delta.wasm_pages
+        if self._store.holes_take_room and not self._holds:
+            self._pending += zip(runs.starts, runs.ends, strict=True)  # what was a hole is to be mapped now
+        return self._moved() if self._pending or self._counted[1] != len(self._held) else ()
 
     def _moved(self) -> Sequence[Extent]:
         self._release_unused()

@@ -111,13 +111,6 @@ class Runs:
         """
         room = region.room
         distance -= region.offset
-        if stop - first < _FEW:
-            for index in range(first, stop):
-                low = (self.starts[index] + distance) // GRANULE_BYTES
-                high = (self.ends[index] + distance - 1) // GRANULE_BYTES
-                if low not in room or (high != low and not room.issuperset(range(low, high + 1))):
-                    region.make_room(range(low, high + 1))
-            return
         needed = set(map(GRANULE_BYTES.__rfloordiv__, map(distance.__add__, self.starts[first:stop])))
         needed.update(map(GRANULE_BYTES.__rfloordiv__, map((distance - 1).__add__, self.ends[first:stop])))
         if max(map(len, self.buffers[first:stop])) > GRANULE_BYTES:

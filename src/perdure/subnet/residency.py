@@ -24,6 +24,7 @@ from perdure.canister import (
     WasmState,
 )
 from perdure.embedder import CompiledModule, WasmInstance
+from perdure.embedder.mapping import AddressRange
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, Memory
 from perdure.subnet.gate import Gate, Outside
@@ -33,7 +34,7 @@ __all__ = ["ResidentInstance", "ResidentModule", "Residents"]
 
 _MAX_ADDRESS_BYTES = 64 << 40
 """Half of what a process can address: 255 stable memories of 500 GiB use up all of it."""
-_LOOK_EVERY = 16  # looking takes 10 us; in between, 16 messages can reserve 8 TiB
+_LOOK_BYTES = 8 << 40  # looking takes 15 to 40 us, so it is done after so much more has been reserved
 
 _FEW_INSTRUCTIONS = 200_000
 """What the engine executes in about 100 us. To let others go on for less than that costs more than it gives: threads
@@ -64,7 +65,7 @@ class Residents:
         self.gate = gate
         self.capacity = capacity
         self._used: dict[ResidentInstance, None] = {}
-        self._asked = 0
+        self._reserved_bytes = AddressRange.reserved_bytes  # when somebody last looked
 
     def __len__(self) -> int:
         return len(self._used)
@@ -79,12 +80,13 @@ class Residents:
 
     def evict(self) -> None:
         """Close the least recently used instances if there are too many, and some more. Call it between messages."""
-        self._asked += 1
         excess = 0
         if len(self._used) > self.capacity:
             excess = len(self._used) - self.capacity + self.capacity // 16  # so that not every message has to sort
-        elif not self._asked % _LOOK_EVERY and _address_space_bytes() > _MAX_ADDRESS_BYTES:
-            excess = (len(self._used) + 1) // 2
+        elif AddressRange.reserved_bytes - self._reserved_bytes > _LOOK_BYTES:
+            self._reserved_bytes = AddressRange.reserved_bytes
+            if _address_space_bytes() > _MAX_ADDRESS_BYTES:
+                excess = (len(self._used) + 1) // 2
         if excess:
             for instance in sorted(self._used, key=lambda item: item.last_used)[:excess]:
                 instance.evict()
