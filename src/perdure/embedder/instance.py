@@ -392,15 +392,16 @@ class WasmInstance:
     ) -> Trap | Return:
         if self._state is TRAPPED or self._state is RUNNING:
             self._roll_back(state)
-        if self._store is None or self._heap.resized or self._stable.resized:
-            self._renew()
+        store, engine = self._store, self._engine
+        if store is None or self._heap.resized or self._stable.resized:
+            store = self._renew()
         index = environment = 0
         if entry_point.__class__ is Method:
-            entry = self._store.function(entry_point[0])  # type: ignore[union-attr]
+            entry = store.function(entry_point[0])
             if not entry or entry_point[0] not in self._module.facts.methods:  # not the kernel's own exports
                 return Trap(TrapCode.METHOD_NOT_FOUND)
         else:
-            entry = self._store.function(abi.CALLBACK)  # type: ignore[union-attr]
+            entry = store.function(abi.CALLBACK)
             index, environment = entry_point  # type: ignore[misc]
         before = self._heap_before() if self._state is not CLEAN and not env.context.bit & _FREE_OF_HEAP else None
         self._fill(env, index, environment)
@@ -409,16 +410,16 @@ class WasmInstance:
         self._ready, self._read_globals = None, False
         self._state = ENTER[self._state]
         self._stop_at = time.monotonic() + self.max_seconds
-        self._stops = self._engine.stops
-        self._engine.clock.start()
+        self._stops = engine.stops
+        engine.clock.start()
         state.instance = self
         if outside is None:
-            ended = self._store.call(entry, state)  # type: ignore[union-attr]
+            ended = store.call(entry, state)
         else:
             with outside:
-                ended = self._store.call(entry, state)  # type: ignore[union-attr]
+                ended = store.call(entry, state)
         state.instance = None
-        if (spares := self._engine.spares).taken != spares.next and (cause := spares.take_cause()) is not None:
+        if (spares := engine.spares).taken != spares.next and (cause := spares.take_cause()) is not None:
             raise cause  # it came where a callback began, and the engine was told that the callback had failed
         outcome = self._returned(env, before) if ended is None else self._failed(env, ended)
         if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
@@ -490,7 +491,8 @@ class WasmInstance:
     def _returned(self, env: Env, before: dict[int, bytes] | None) -> Return:
         view, api, limits = self._view, self._api, env.limits
         out = _OUT.unpack_from(view, _OUT_OFFSET)
-        self._take_written(out[-2])
+        left, accessed_left, dirty_left, heap_wasm_pages, stable_wasm_pages, _, written_end, has_dropped = out[_LEFT:]
+        self._take_written(written_end)
         self._state = RETURN[self._state]
         result = Return() if api is None else api.finish()
         if view[_RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
@@ -498,13 +500,13 @@ class WasmInstance:
             if out[0] > _LARGE_BYTES:
                 self._message.range.drop(abi.REPLY, abi.MAX_REPLY_BYTES)  # type: ignore[union-attr]
         if self._metered:
-            result.instructions = limits.instructions - max(out[_LEFT], 0)
-        result.stable_accessed_pages = limits.stable_accessed_pages - out[_LEFT + 1]
-        result.stable_dirty_pages = limits.stable_dirty_pages - out[_LEFT + 2]
-        result.heap_wasm_pages, result.stable_wasm_pages = out[_LEFT + 3], out[_LEFT + 4]
+            result.instructions = limits.instructions - max(left, 0)
+        result.stable_accessed_pages = limits.stable_accessed_pages - accessed_left
+        result.stable_dirty_pages = limits.stable_dirty_pages - dirty_left
+        result.heap_wasm_pages, result.stable_wasm_pages = heap_wasm_pages, stable_wasm_pages
         if self._metered and not env.context.bit & _FREE_OF_HEAP:
             self._charge_for_heap(result, env, before)
-        if out[-1]:  # data.drop or elem.drop: segments come back with a new instance, as on the network
+        if has_dropped:  # data.drop or elem.drop: segments come back with a new instance, as on the network
             self._globals_now()
             self._drop_store()
         return result
@@ -533,7 +535,7 @@ class WasmInstance:
 
     # --- the engine's instance
 
-    def _renew(self) -> None:
+    def _renew(self) -> Store:
         """Make the engine's instance anew over the same memories; nothing of its predecessor's accounting stays."""
         self._drop_store()
         if self._accounting.range is not None:
@@ -547,7 +549,7 @@ class WasmInstance:
         if self._current_globals is not None:
             self._load_globals(store, self._current_globals)
             self._store = store  # last: one that was not made whole is none
-            return
+            return store
         if self._apply_data:
             for address, data in self._module.facts.data_segments:
                 self._heap.bytes[address : address + len(data)] = data
@@ -556,6 +558,7 @@ class WasmInstance:
         self._current_globals = self._globals_now()
         self._state = WRITE[self._state]  # a module that has never run: its initial memory and globals
         self._store = store
+        return store
 
     def _drop_store(self) -> None:
         store, self._store = self._store, None

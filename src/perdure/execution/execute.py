@@ -26,6 +26,8 @@ from perdure.canister import (
     TrapCode,
 )
 from perdure.errors import InternalError
+from perdure.execution.config import SubnetConfig
+from perdure.execution.cycles import CostSchedule
 from perdure.execution.effects import accept, log_entry, pay, respond, settle, take_effects
 from perdure.execution.events import Taken
 from perdure.execution.messages import (
@@ -45,7 +47,7 @@ from perdure.execution.rejects import (
     rejected,
     trap_reject,
 )
-from perdure.execution.state import CanisterState, HookStatus
+from perdure.execution.state import CanisterState, HookStatus, Settings
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
@@ -96,8 +98,7 @@ _TASK: Final = _Mode(Context.SYSTEM_TASK, "message", commits=True)
 # -- limits
 
 
-def _base_limits(world: World, kind: str) -> Limits:
-    config = world.config
+def _base_limits(config: SubnetConfig, settings: Settings, kind: str) -> Limits:
     pages, instructions = "message", config.max_instructions_per_message
     if kind == "install":
         pages, instructions = "upgrade", config.max_instructions_per_install_code
@@ -117,6 +118,7 @@ def _base_limits(world: World, kind: str) -> Limits:
         call_payload_bytes=config.max_local_request_payload_bytes,
         call_timeout_seconds=config.max_call_timeout_seconds,
         queue_capacity=config.queue_capacity,
+        log_bytes=min(settings.log_memory_limit, config.max_log_memory_limit_bytes),
         print_instructions=int(config.debug_prints),
     )
 
@@ -126,11 +128,10 @@ def growth_limits(world: World, canister: CanisterState, kind: str, spare_cycles
 
     The same object is handed out for every entry of a kind, so it is valid for one entry only.
     """
+    settings = canister.settings
     limits = canister.limits.get(kind)
     if limits is None:
-        limits = canister.limits[kind] = _base_limits(world, kind)
-    settings = canister.settings
-    limits.log_bytes = min(settings.log_memory_limit, world.config.max_log_memory_limit_bytes)
+        limits = canister.limits[kind] = _base_limits(world.config, settings, kind)
     heap_wasm_pages, heap_code = UNLIMITED, 0
     if settings.wasm_memory_limit and kind in ("update", "install"):
         heap_wasm_pages = settings.wasm_memory_limit // WASM_PAGE_BYTES
@@ -243,7 +244,8 @@ def execute_call(
     """
     if world.streams:
         world.tell(Taken("call", message.callee, message.method_name, message.caller, request_of(message)))
-    prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
+    costs = world.costs_of(canister.module)
+    prepaid = costs.execution(world.config.max_instructions_per_message)
     refusal = _refuse(canister, message, prepaid + fee)
     entry = refusal or _entry_of(canister, message.method_name)
     if isinstance(entry, Reject):
@@ -263,7 +265,7 @@ def execute_call(
         message.caller_info_signer,
         origin.deadline_ns if isinstance(origin, FromCanister) else 0,
     )
-    return _execute_new(world, canister, context, entry, message.arg, prepaid, fee, time_ns)
+    return _execute_new(world, canister, context, entry, message.arg, costs, prepaid, fee, time_ns)
 
 
 def execute_task(world: World, canister: CanisterState, task: str) -> int | None:
@@ -276,21 +278,23 @@ def execute_task(world: World, canister: CanisterState, task: str) -> int | None
         return None
     if canister.facts.status is not CanisterStatus.RUNNING:
         return None
-    prepaid = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
+    costs = world.costs_of(canister.module)
+    prepaid = costs.execution(world.config.max_instructions_per_message)
     if canister.liquid_cycles < prepaid:
         return None
     if world.streams:
         world.tell(Taken("task", canister.canister_id, task))
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
-    return _execute_new(world, canister, context, (Method(task), _TASK), b"", prepaid, 0)
+    return _execute_new(world, canister, context, (Method(task), _TASK), b"", costs, prepaid, 0)
 
 
-def _execute_new(
+def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have found out
     world: World,
     canister: CanisterState,
     context: CallContext,
     entry: _Entry,
     arg: bytes,
+    costs: CostSchedule,
     prepaid: int,
     fee: int,
     time_ns: int | None = None,
@@ -298,7 +302,6 @@ def _execute_new(
     # While the canister runs, others may, and commit. So until it has returned, nothing is taken from anybody.
     instance = clean_instance(canister)
     method, mode = entry
-    costs = world.costs_of(canister.module)
     liquid = canister.liquid_cycles - prepaid - fee
     limits = growth_limits(world, canister, mode.limits, liquid)
     env = Env(

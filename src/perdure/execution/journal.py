@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any, Final, final
 
 from perdure.canister import CanisterInstance, CanisterStatus
@@ -35,6 +35,7 @@ _CONTEXT: Final = tuple(CallContext.__slots__)
 _SUBNET: Final = ("minted_cycles", "consumed_cycles", "lost_cycles", "next_canister_index", "random_counter")
 """Clock, round and request number are not among them: they may go on without the message that moved them."""
 
+_copy = methodcaller("copy")
 _fields_of = attrgetter(*_FIELDS)
 _copied_of = attrgetter(*_COPIED)
 _facts_of = attrgetter(*_FACTS)
@@ -57,7 +58,7 @@ class _Before:
         self.canister = canister
         self.existed = existed
         self.fields = _fields_of(canister)
-        self.copies = [value.copy() for value in _copied_of(canister)]
+        self.copies = list(map(_copy, _copied_of(canister)))
         contexts = canister.contexts
         self.contexts = [(context, _context_of(context)) for context in contexts.values()] if contexts else ()
         self.facts = _facts_of(canister.facts)
@@ -65,7 +66,7 @@ class _Before:
     def put_back(self, state: SubnetState) -> None:
         canister = self.canister
         _set(canister, _FIELDS, self.fields)
-        _set(canister, _COPIED, tuple(value.copy() for value in self.copies))  # again: this may have to be done again
+        _set(canister, _COPIED, tuple(map(_copy, self.copies)))  # again: this may have to be done again
         for context, values in self.contexts:
             _set(context, _CONTEXT, values)
         _set(canister.facts, _FACTS, self.facts)
@@ -158,9 +159,8 @@ class Journal:
         """Whose records have been touched."""
         return tuple(sorted(self._before))
 
-    def note(self, state: SubnetState, canister: CanisterState) -> None:
+    def note(self, state: SubnetState, canister_id: bytes, canister: CanisterState) -> None:
         """Note what a canister's record is, unless that was done."""
-        canister_id = canister.facts.canister_id
         if canister_id not in self._before:
             self._before[canister_id] = _Before(canister, existed=canister_id in state.canisters)
 

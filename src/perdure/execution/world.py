@@ -96,6 +96,10 @@ class Host(Protocol):
         """Forget what was noted for a message that was undone. It may be done again."""
         ...
 
+    def check(self) -> None:
+        """Raise where nothing can be executed or kept any more: it is closed, or memory and disk may differ."""
+        ...
+
     def pause(self) -> None:
         """Between two messages: let in whoever was put off. Whatever that raises, the message before is kept."""
         ...
@@ -171,9 +175,10 @@ class World:
 
     def touch(self, canister: CanisterState) -> None:
         """Say that a canister's record is about to change."""
+        state, canister_id = self.state, canister.facts.canister_id
         if self.journal is not None:
-            self.journal.note(self.state, canister)
-        self.state.changed.add(canister.facts.canister_id)
+            self.journal.note(state, canister_id, canister)
+        state.changed.add(canister_id)
 
     def afterwards(self, act: Callable[[], object]) -> None:
         """Do something that cannot be undone once the transaction is kept, at once where there is none."""

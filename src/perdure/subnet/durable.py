@@ -136,7 +136,6 @@ class DurableHost:
         Raises:
             StorageError: it could not be logged.
         """
-        self.check()
         draft = self._drafted(state, message, journal)
         facts = Message(
             message.request_id,

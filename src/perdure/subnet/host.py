@@ -85,7 +85,6 @@ class MemoryHost:
 
     def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
         """Have room for all memories, so that they are committed together or not at all."""
-        self.check()
         for instance in journal.commits.values():
             instance.prepare()
 

@@ -204,9 +204,7 @@ class ResidentInstance:
 
     def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
         """Enter the canister."""
-        live = self._live
-        if live is None:
-            live = self._use()
+        live = self._live or self._use()
         self._entered = True  # until somebody commits it or rolls it back, whatever comes out of here
         self.last_used = env.time_ns
         if self._residents.gate.is_shared and live.__class__ is WasmInstance:
@@ -245,11 +243,11 @@ class ResidentInstance:
 
     def prepare(self) -> StateDelta:
         """What `commit` is going to commit, having room for it."""
-        return self._use().prepare()
+        return (self._live or self._use()).prepare()
 
     def commit(self) -> StateDelta:
         """Make the uncommitted state the committed one."""
-        live = self._use()
+        live = self._live or self._use()
         if self._is_committing:  # and was cut off: its mappings may show anything
             if isinstance(live, WasmInstance):
                 live.finish_commit()

@@ -179,9 +179,10 @@ class Subnet:
 
     def _recover(self) -> None:
         """Finish or undo what an exception has cut off, and refuse where memory and disk may differ."""
-        self._host.check()
-        if self._world.journal is not None:
-            self._world.recover()
+        world = self._world
+        world.host.check()
+        if world.journal is not None:
+            world.recover()
 
     @contextmanager
     def _undisturbed(self, ticket: Ticket | None) -> Iterator[World]:
@@ -762,7 +763,7 @@ class Canister:
 
     def _reaches_further(self, method: str) -> bool:
         """Whether an entry may reach more than its canister: composite queries do, and Python may call anything."""
-        canister = self._subnet._state.canisters.get(self._raw_id)
+        canister = self._subnet._world.state.canisters.get(self._raw_id)
         module = canister.module if canister is not None else None
         return isinstance(module, ResidentModule) and (not module.is_wasm or method in module.composite_queries)
 
