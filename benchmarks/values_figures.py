@@ -15,7 +15,7 @@ from perdure.ic.principal import Principal
 from perdure.inspection.export import export_parquet, export_sqlite
 from perdure.inspection.find import find, name_structures
 from perdure.inspection.open import open_source
-from perdure.inspection.table import open_table
+from perdure.inspection.rows import open_table
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.values.schema import parse_schema

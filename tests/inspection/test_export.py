@@ -15,8 +15,8 @@ from perdure.inspection.arrow import to_batch
 from perdure.inspection.export import export_csv, export_parquet, export_sqlite
 from perdure.inspection.find import name_structures
 from perdure.inspection.occupancy import cells, occupancy, to_svg
+from perdure.inspection.rows import open_table
 from perdure.inspection.sql import open_tables
-from perdure.inspection.table import open_table
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.stable import types
 from perdure.values.schema import parse_schema

@@ -17,7 +17,7 @@ from perdure.inspection.export import export_parquet, export_sqlite
 from perdure.inspection.find import find, find_in_memory, name_structures
 from perdure.inspection.labels import ModuleLabels, labels_of
 from perdure.inspection.open import open_source
-from perdure.inspection.table import open_table
+from perdure.inspection.rows import open_table
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.stable.kind import DOCUMENT, PRINCIPAL, TEXT, UNIT, Kind, integer, option

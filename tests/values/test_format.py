@@ -13,8 +13,8 @@ from perdure.errors import MalformedError
 from perdure.inspection.export import export_csv, export_parquet
 from perdure.inspection.find import find_in_memory, name_structures
 from perdure.inspection.fsck import fsck
+from perdure.inspection.rows import open_table
 from perdure.inspection.sql import connect
-from perdure.inspection.table import open_table
 from perdure.memory import BytesMemory, ReadOnlyMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.stable.columns import Column

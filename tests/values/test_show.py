@@ -18,7 +18,7 @@ from perdure.candid.types import Nat, Opt, Rec, Record
 from perdure.ic.principal import ANONYMOUS
 from perdure.inspection.export import export_csv, export_parquet, export_sqlite
 from perdure.inspection.find import find_in_memory, name_structures
-from perdure.inspection.table import open_table
+from perdure.inspection.rows import open_table
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.values import parse_schema, to_json, to_sql, to_text

@@ -1,7 +1,7 @@
 """Find, decode, list, query, compare and check the structures in any stable memory.
 
 ```
-open_source ──Source──▶ find ──Inventory──▶ open_table ──Table──▶ rows, connect (SQL), export_*
+open_source ──Source──▶ find ──Inventory──▶ open_table ──Rows──▶ rows, connect (SQL), export_*
                           │                                  stable.yaml: load_schema, draft
                           ├──▶ fsck (findings)   ├──▶ diff (changes by key)   └──▶ occupancy, to_svg
 ```
@@ -13,9 +13,10 @@ own (`fsck`, `diff`, `export`, `sql`), imported when it is used.
 from perdure.inspection.find import Inventory, Structure, find, find_in_memory, name_structures
 from perdure.inspection.open import open_source
 from perdure.inspection.reading_sql import Limits
+from perdure.inspection.rows import Bound, Rows, open_table
+from perdure.inspection.rows import Rows as Table
 from perdure.inspection.source import Source
 from perdure.inspection.sqlite import open_sqlite
-from perdure.inspection.table import Bound, Table, open_table
 from perdure.values import Format, MemorySchema, Schema, codec, load_schema, parse_schema
 from perdure.values import Format as Codec
 
@@ -26,6 +27,7 @@ __all__ = [
     "Inventory",
     "Limits",
     "MemorySchema",
+    "Rows",
     "Schema",
     "Source",
     "Structure",

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from perdure.errors import MalformedError
+from perdure.inspection.rows import Entry, Rows
 from perdure.inspection.sqlite import DatabaseTable, quoted
-from perdure.inspection.table import Entry, Table
 from perdure.stable.columns import Column
 from perdure.stable.kind import DOCUMENT, Kind, integer
 from perdure.values.arrow import to_array, to_type
@@ -22,7 +22,7 @@ __all__ = ["batches", "database_batches", "database_schema", "schema_of", "to_ba
 _POSITION: Final = integer(64)
 
 
-def batches(table: Table, rows: int) -> Iterator[Any]:
+def batches(table: Rows, rows: int) -> Iterator[Any]:
     """The table in batches of so many rows; in columns from the start where it can be read so."""
     columns = table.raw_columns()
     if columns is None:
@@ -61,7 +61,7 @@ def _whole(source: Format, column: Column) -> Any:
     return found if found is None or found.type == kind else found.cast(kind)
 
 
-def _kinds(table: Table) -> list[Kind]:
+def _kinds(table: Rows) -> list[Kind]:
     keys: list[Kind] = [_POSITION] * len(table.key_columns)
     if table.key is not None:
         keys = _kinds_of(table.key)
@@ -75,12 +75,12 @@ def _kinds_of(source: Format) -> list[Kind]:
     return list(source.kind.parts) if source.kind.name == "record" else [DOCUMENT] * len(source.fields)
 
 
-def schema_of(table: Table) -> Any:
+def schema_of(table: Rows) -> Any:
     """The schema of a table whose values were looked at (`fitted`)."""
     return pa.schema([(name, to_type(kind)) for name, kind in zip(table.columns, _kinds(table), strict=True)])
 
 
-def to_batch(table: Table, entries: Sequence[Entry]) -> Any:
+def to_batch(table: Rows, entries: Sequence[Entry]) -> Any:
     """Some entries of the table, decoded one by one."""
     columns = zip(*map(table.decode, entries), strict=True)
     arrays = [to_array(kind, values) for kind, values in zip(_kinds(table), columns, strict=True)]

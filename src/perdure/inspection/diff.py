@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.inspection.find import Inventory, Structure
-from perdure.inspection.table import KEYED, Table, load_tree, open_table, tree_key, tree_order
+from perdure.inspection.rows import KEYED, Rows, load_tree, open_table, tree_key, tree_order
 from perdure.memory import PAGE_BYTES
 from perdure.stable import types
 from perdure.stable.btree import BTree
@@ -60,7 +60,7 @@ class Change:
 @final
 @dataclass(frozen=True)
 class RowsOf:
-    """How rows of SQLite are shown, which need no decoding; as far as changes are concerned, a `Table`."""
+    """How rows of SQLite are shown, which need no decoding; as far as changes are concerned, a `Rows`."""
 
     key_columns: tuple[str, ...]
     value_columns: tuple[str, ...]
@@ -95,7 +95,7 @@ class StructureDiff:
     status: str
     kinds: tuple[str | None, str | None]
     changes: list[Change] = field(default_factory=list)
-    tables: tuple[Table | RowsOf | None, Table | RowsOf | None] = field(default=(None, None), repr=False)
+    tables: tuple[Rows | RowsOf | None, Rows | RowsOf | None] = field(default=(None, None), repr=False)
     pages: tuple[int, int, int] = (0, 0, 0)
 
     def count(self, what: str) -> int:
@@ -216,7 +216,7 @@ def _explain_each_other(old: Structure, new: Structure) -> tuple[Structure, Stru
     return old, new
 
 
-def _changes(tables: tuple[Table, Table], pages: ChangedPages, full_scan: bool) -> list[Change]:
+def _changes(tables: tuple[Rows, Rows], pages: ChangedPages, full_scan: bool) -> list[Change]:
     old, new = tables
     if old.structure.kind not in KEYED:
         return _diff_positions(old, new, None if full_scan else pages)
@@ -227,7 +227,7 @@ def _changes(tables: tuple[Table, Table], pages: ChangedPages, full_scan: bool) 
     return _diff_entries(*entries, tree_order(trees[1]))
 
 
-def _key(table: Table) -> Any:
+def _key(table: Rows) -> Any:
     assert table.key is not None
     return table.key
 
@@ -359,7 +359,7 @@ def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: Any, pag
 # Arrays, logs, cells
 
 
-def _diff_positions(old: Table, new: Table, pages: ChangedPages | None) -> list[Change]:
+def _diff_positions(old: Rows, new: Rows, pages: ChangedPages | None) -> list[Change]:
     changes = []
     for place in _places(old, new, pages):
         before, after = old.get(place), new.get(place)
@@ -368,7 +368,7 @@ def _diff_positions(old: Table, new: Table, pages: ChangedPages | None) -> list[
     return changes
 
 
-def _places(old: Table, new: Table, pages: ChangedPages | None) -> Iterator[int]:
+def _places(old: Rows, new: Rows, pages: ChangedPages | None) -> Iterator[int]:
     """Positions that may differ: of a vec or heap those whose slot lies in a changed page, else all."""
     most = max(len(old), len(new))
     if pages is None or old.structure.kind not in ("vec", "minheap") or old.structure.value != new.structure.value:

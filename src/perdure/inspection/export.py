@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from perdure.errors import StorageError, UnsupportedError
+from perdure.inspection.rows import Entry, Rows, fitted
 from perdure.inspection.sqlite import DatabaseTable, quoted
-from perdure.inspection.table import Entry, Table, fitted
 from perdure.inspection.whole import whole_file
 from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.plain import RAW
@@ -27,7 +27,7 @@ FORMATS: Final = ("parquet", "csv", "sqlite")
 BATCH_ROWS: Final = 1 << 16
 
 
-def export_csv(table: Table | DatabaseTable, file: TextIO) -> int:
+def export_csv(table: Rows | DatabaseTable, file: TextIO) -> int:
     """Write a table as CSV with a header; how many rows."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)
@@ -43,7 +43,7 @@ def export_csv(table: Table | DatabaseTable, file: TextIO) -> int:
     return rows
 
 
-def export_csv_file(table: Table | DatabaseTable, path: Path) -> int:
+def export_csv_file(table: Rows | DatabaseTable, path: Path) -> int:
     """Write a table into a new CSV file; how many rows.
 
     Raises:
@@ -56,7 +56,7 @@ def export_csv_file(table: Table | DatabaseTable, path: Path) -> int:
 # SQLite
 
 
-def export_sqlite(tables: Iterable[Table | DatabaseTable], path: Path) -> dict[str, int]:
+def export_sqlite(tables: Iterable[Rows | DatabaseTable], path: Path) -> dict[str, int]:
     """Write tables into a new SQLite file; how many rows each has.
 
     Raises:
@@ -76,7 +76,7 @@ def export_sqlite(tables: Iterable[Table | DatabaseTable], path: Path) -> dict[s
     return rows
 
 
-def _write_table(connection: sqlite3.Connection, table: Table) -> int:
+def _write_table(connection: sqlite3.Connection, table: Rows) -> int:
     columns = [quoted(name) for name in table.columns]
     unique = table.key is None or table.key.is_ordered or table.key is RAW
     keys = ", ".join(map(quoted, table.key_columns))
@@ -98,7 +98,7 @@ def _copy_rows(connection: sqlite3.Connection, table: DatabaseTable) -> int:
     return connection.executemany(insert, table.rows()).rowcount if table.columns else 0
 
 
-def _sql_rows(table: Table) -> Iterator[list[Any]]:
+def _sql_rows(table: Rows) -> Iterator[list[Any]]:
     """All rows as SQLite has them, in pieces; columns at a time where the formats can."""
     columns = table.raw_columns()
     if columns is None or table.key is None:
@@ -121,7 +121,7 @@ def _sql_columns(source: Format, column: Column) -> list[Sequence[Any]]:
     return list(zip(*(tuple(map(to_sql, row)) for row in rows), strict=True))
 
 
-def _batches(table: Table) -> Iterator[list[Entry]]:
+def _batches(table: Rows) -> Iterator[list[Entry]]:
     """All entries, in pieces."""
     entries = table.all_entries()
     while batch := list(islice(entries, BATCH_ROWS)):
@@ -131,7 +131,7 @@ def _batches(table: Table) -> Iterator[list[Entry]]:
 # Parquet
 
 
-def export_parquet(table: Table | DatabaseTable, path: Path) -> int:
+def export_parquet(table: Rows | DatabaseTable, path: Path) -> int:
     """Write a table into a new Parquet file, records and lists as nested columns; how many rows.
 
     Plain keys and values go in bulk, without a Python object for each. What does not decode is null.

@@ -15,8 +15,8 @@ from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import KIND_OF_MAGIC, KINDS, Inventory, Manager, Structure
 from perdure.inspection.findings import Finding, Findings
 from perdure.inspection.overwritten import lost_manager
+from perdure.inspection.rows import KEYED, load_tree, open_table, tree_order
 from perdure.inspection.shape import MapShape, map_shape
-from perdure.inspection.table import KEYED, load_tree, open_table, tree_order
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.stable.headers import (
     ArrayHeader,

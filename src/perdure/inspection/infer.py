@@ -15,7 +15,7 @@ from typing import Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import KINDS, Inventory, Structure
-from perdure.inspection.table import KEYED, open_table
+from perdure.inspection.rows import KEYED, open_table
 from perdure.values.codec import codec
 from perdure.values.schema import MemorySchema
 

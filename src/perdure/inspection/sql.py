@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 from perdure.errors import PerdureError
 from perdure.inspection.find import KINDS, Inventory, Structure
 from perdure.inspection.reading_sql import Limits, limit, only_read
+from perdure.inspection.rows import Bound, Entry, Rows, open_table
 from perdure.inspection.sqlite import Database, attached, connect_beside, databases, open_database, quoted
-from perdure.inspection.table import Bound, Entry, Table, open_table
 from perdure.values.format import Format
 from perdure.values.schema import Schema
 from perdure.values.show import to_sql
@@ -34,9 +34,9 @@ _WITH_VALUES: Final = 1
 _DESCENDING: Final = 2
 
 
-def open_tables(inventory: Inventory, schema: Schema | None = None) -> tuple[list[Table], list[str]]:
+def open_tables(inventory: Inventory, schema: Schema | None = None) -> tuple[list[Rows], list[str]]:
     """A table for each structure that can be read, and for each other the reason why not."""
-    tables: list[Table] = []
+    tables: list[Rows] = []
     reasons: list[str] = []
     for structure in inventory.structures:
         if structure.kind not in KINDS:
@@ -53,7 +53,7 @@ def connect(inventory: Inventory, schema: Schema | None = None) -> apsw.Connecti
     return connect_all(open_tables(inventory, schema)[0], databases(inventory))[0]
 
 
-def connect_tables(tables: Iterable[Table]) -> apsw.Connection:
+def connect_tables(tables: Iterable[Rows]) -> apsw.Connection:
     """A connection to a database in memory with `tables`.
 
     Raises:
@@ -62,7 +62,7 @@ def connect_tables(tables: Iterable[Table]) -> apsw.Connection:
     return connect_all(tables, ())[0]
 
 
-def connect_all(tables: Iterable[Table], structures: Sequence[Structure]) -> tuple[apsw.Connection, list[Database]]:
+def connect_all(tables: Iterable[Rows], structures: Sequence[Structure]) -> tuple[apsw.Connection, list[Database]]:
     """A connection to structures as tables and to databases, for reading; the databases as they are called in it.
 
     A database that is alone is ``main``; where there are several, each is called after its memory.
@@ -88,7 +88,7 @@ def connect_all(tables: Iterable[Table], structures: Sequence[Structure]) -> tup
 
 @final
 class _Module:
-    def __init__(self, tables: dict[str, Table]) -> None:
+    def __init__(self, tables: dict[str, Rows]) -> None:
         self._tables = tables
 
     def Create(self, _connection: Any, _module: str, _database: str, name: str, *_: Any) -> tuple[str, _VirtualTable]:  # noqa: N802
@@ -98,7 +98,7 @@ class _Module:
     Connect = Create
 
 
-def _declaration(table: Table) -> str:
+def _declaration(table: Rows) -> str:
     """The table as SQLite is told of it.
 
     Without a rowid where there are keys: SQLite tells rows apart by it, and the number of a row in one scan is not its
@@ -113,7 +113,7 @@ def _declaration(table: Table) -> str:
     return f"create table x({', '.join([*columns, *hidden])}, primary key(_key)) without rowid"
 
 
-def _key_codecs(table: Table) -> list[Format | None]:
+def _key_codecs(table: Rows) -> list[Format | None]:
     if not table.key_columns:
         return []
     if table.key is None:
@@ -133,7 +133,7 @@ def _affinity(found: Format | None) -> str:
 
 @final
 class _VirtualTable:
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Rows) -> None:
         self.table = table
         self.key_codecs = _key_codecs(table)
         self.raw_key_column = len(table.columns)
@@ -283,12 +283,12 @@ def _plan(virtual: _VirtualTable, conditions: list[Condition], descending: bool,
     return table.entries(found[0], found[1], reverse=descending, values=with_values)
 
 
-def _point(table: Table, key: Any) -> Iterator[Entry]:
+def _point(table: Rows, key: Any) -> Iterator[Entry]:
     value = table.get(key) if isinstance(key, bytes) else None
     return iter(() if value is None else ((key, value),))
 
 
-def _plan_positions(table: Table, conditions: list[Condition], descending: bool) -> Iterator[Entry]:
+def _plan_positions(table: Rows, conditions: list[Condition], descending: bool) -> Iterator[Entry]:
     low, high = 0, len(table)
     for _, operator, argument in conditions:
         if not isinstance(argument, int):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from perdure.cli.stable.show import console_of, print_json, record_of
+from perdure.cli.stable.show import console_of, print_json
 from perdure.cli.stable.source import FOUND_WRONG, about_nothing, opened, options
 
 if TYPE_CHECKING:
@@ -33,28 +33,16 @@ def fsck(source: str, all_values: bool, as_json: bool, quiet: bool, schema_path:
         perdure stable fsck ./my-snapshot
     """  # noqa: D301
     from perdure.inspection.fsck import fsck as check
+    from perdure.inspection.report import report_json
 
     with opened(source, schema_path) as (inventory, declared):
         report = check(inventory, declared, all_values=all_values)
     if as_json:
-        print_json(_report_json(report))
+        print_json(report_json(report))
     elif not quiet:
         _print_report(report)
     if report.errors:
         raise click.exceptions.Exit(FOUND_WRONG)
-
-
-def _report_json(report: Report) -> dict[str, Any]:
-    return {
-        "errors": len(report.errors),
-        "checked": report.checked,
-        "counts": report.counts,
-        "findings": [
-            {**record_of(finding), "severity": finding.severity, "advice": finding.advice}
-            for finding in report.findings
-        ],
-        "trees": {label: vars(facts) for label, facts in report.facts.items()},
-    }
 
 
 def _print_report(report: Report) -> None:
@@ -95,6 +83,7 @@ def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_pa
         perdure stable map canister.bin -o map.svg
     """  # noqa: D301
     from perdure.inspection.occupancy import occupancy, to_svg
+    from perdure.inspection.report import record_of
 
     if output is not None and output.suffix != ".svg":
         raise click.UsageError(f"the picture is an SVG: name it {output.with_suffix('.svg').name}")

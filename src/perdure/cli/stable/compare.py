@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.cli.stable.show import console_of, print_json, printable, record_of
+from perdure.cli.stable.show import console_of, print_json, printable
 from perdure.cli.stable.source import FOUND_WRONG, opened, options
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
         perdure stable infer canister.bin -o stable.yaml
     """  # noqa: D301
     from perdure.inspection.infer import draft
+    from perdure.inspection.report import draft_json
     from perdure.values.schema import dump_schema
 
     with opened(source, schema_path) as (inventory, _):
@@ -39,17 +40,7 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
                 raise click.UsageError(f"a schema is YAML: name it {output.with_suffix('.yaml').name}")
             output.write_text(dump_schema((found.memory, found.comment) for found in drafts), encoding="utf-8")
         if as_json:
-            print_json(
-                [
-                    {
-                        **record_of(found.memory),
-                        "sampled": found.sampled,
-                        "key_guesses": [vars(guess) for guess in found.key],
-                        "value_guesses": [vars(guess) for guess in found.value],
-                    }
-                    for found in drafts
-                ]
-            )
+            print_json([draft_json(found) for found in drafts])
         elif output is None:
             comments = ((found.memory, "" if quiet else found.comment) for found in drafts)
             click.echo(dump_schema(comments), nl=False)
@@ -75,44 +66,17 @@ def diff(
         perdure stable diff monday.bin tuesday.bin
     """  # noqa: D301
     from perdure.inspection.diff import diff as compare
+    from perdure.inspection.report import diff_json
 
     with opened(before, schema_path) as (old, declared), opened(after, schema_path) as (new, _):
         found = list(compare(old, new, declared, full_scan=full_scan))
         if as_json:
-            print_json([_diff_json(structure, limit) for structure in found])
+            print_json([diff_json(structure, limit) for structure in found])
         elif not quiet:
             for structure in found:
                 _print_diff(structure, limit)
     if any(structure.status != "same" for structure in found):
         raise click.exceptions.Exit(FOUND_WRONG)
-
-
-def _diff_json(found: StructureDiff, limit: int) -> dict[str, Any]:
-    shown = found.changes[:limit] if limit else found.changes
-    return {
-        "memory": found.label,
-        "name": found.name,
-        "status": found.status,
-        "kinds": list(found.kinds),
-        **{what: found.count(what) for what in ("added", "removed", "changed")},
-        "pages": dict(zip(("all", "compared", "changed"), found.pages, strict=True)),
-        "changes": [_change_json(found, change) for change in shown],
-    }
-
-
-def _change_json(found: StructureDiff, change: Any) -> dict[str, Any]:
-    from perdure.values.show import to_json
-
-    sides: dict[str, Any] = {}
-    key: dict[str, Any] = {}
-    for side, table, data in zip(("before", "after"), found.tables, (change.before, change.after), strict=True):
-        assert table is not None
-        if data is None:
-            sides[side] = None
-            continue
-        key = dict(zip(table.key_columns, map(to_json, table.decode_key(change.key)), strict=True))
-        sides[side] = dict(zip(table.value_columns, map(to_json, table.decode_value(data)), strict=True))
-    return {"what": change.what, **key, **sides}
 
 
 def _print_diff(found: StructureDiff, limit: int) -> None:

@@ -21,7 +21,7 @@ from perdure.cli.stable.source import (
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
-    from perdure.inspection.table import Bound, Table
+    from perdure.inspection.rows import Bound, Rows
     from perdure.values.schema import Schema
 
 __all__ = ["get", "query", "rows"]
@@ -76,8 +76,8 @@ def rows(
         _print_rows(table.columns, decoded, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
 
 
-def _bound(table: Table, text: str | None) -> Bound | None:
-    from perdure.inspection.table import Bound
+def _bound(table: Rows, text: str | None) -> Bound | None:
+    from perdure.inspection.rows import Bound
 
     return None if text is None else Bound(_key_of(table, text))
 
@@ -86,7 +86,7 @@ def _sql_bound(text: str | None) -> Any:
     return None if text is None else _parameter(text)
 
 
-def _key_of(table: Table, text: str) -> Any:
+def _key_of(table: Rows, text: str) -> Any:
     """The key or position that a person wrote."""
     try:
         return int(text, 0) if table.key is None else table.key.from_text(text)
@@ -156,7 +156,7 @@ def get(
         _print_value(table, (at, data), as_json=as_json, as_raw=as_raw)
 
 
-def _print_value(table: Table, entry: tuple[Any, bytes], *, as_json: bool, as_raw: bool) -> None:
+def _print_value(table: Rows, entry: tuple[Any, bytes], *, as_json: bool, as_raw: bool) -> None:
     from perdure.values.show import to_json, to_text
 
     if as_raw:

@@ -20,8 +20,8 @@ from perdure.cli.stable.source import (
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
+    from perdure.inspection.rows import Rows
     from perdure.inspection.sqlite import DatabaseTable
-    from perdure.inspection.table import Table
     from perdure.values.schema import Schema
 
 __all__ = ["export"]
@@ -69,7 +69,7 @@ def export(
     if form is None:
         raise click.UsageError("which --format? parquet, csv or sqlite")
     with opened(source, schema_path) as (inventory, declared):
-        tables: list[Table | DatabaseTable] = []
+        tables: list[Rows | DatabaseTable] = []
         reasons: list[str] = []
         if structures:
             tables += [_named(inventory, declared, name) for name in structures]
@@ -92,7 +92,7 @@ def export(
                 click.echo(f"left out: {reason}", err=True)
 
 
-def _named(inventory: Inventory, declared: Schema | None, name: str) -> Table | DatabaseTable:
+def _named(inventory: Inventory, declared: Schema | None, name: str) -> Rows | DatabaseTable:
     return open_database_table(inventory, name) or open_table(inventory, declared, name)
 
 
@@ -106,7 +106,7 @@ def _database_tables(inventory: Inventory) -> list[DatabaseTable]:
         return [table for structure in databases(inventory) for table in open_database(structure).tables()]
 
 
-def _export(tables: list[Table | DatabaseTable], output: Path, form: str) -> dict[str, int]:
+def _export(tables: list[Rows | DatabaseTable], output: Path, form: str) -> dict[str, int]:
     from perdure.inspection.export import export_csv_file, export_parquet, export_sqlite
 
     if form == "sqlite":

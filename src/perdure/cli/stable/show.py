@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console_of", "print_json", "print_table", "printable", "record_of", "show_size"]
+__all__ = ["console_of", "print_json", "print_table", "printable", "show_size"]
 
 _WIDE: Final = 200
 
@@ -20,11 +20,6 @@ def print_json(value: Any) -> None:
     import json
 
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def record_of(value: object) -> dict[str, Any]:
-    """A value's attributes for JSON, where a memory's label is ``memory`` everywhere."""
-    return {"memory" if name == "label" else name: found for name, found in vars(value).items()}
 
 
 def console_of() -> Console:

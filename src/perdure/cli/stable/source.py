@@ -14,8 +14,8 @@ import click
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
+    from perdure.inspection.rows import Rows
     from perdure.inspection.sqlite import DatabaseTable
-    from perdure.inspection.table import Table
     from perdure.values.schema import Schema
 
 __all__ = [
@@ -161,8 +161,8 @@ def sql_errors(about: Callable[[], str] = lambda: "") -> Iterator[None]:
         raise UnsupportedError(f"SQL: {error}{hint}") from error
 
 
-def open_table(inventory: Inventory, schema: Schema | None, name: str) -> Table:
+def open_table(inventory: Inventory, schema: Schema | None, name: str) -> Rows:
     """The structure of a name or label as a table."""
-    from perdure.inspection.table import open_table
+    from perdure.inspection.rows import open_table
 
     return open_table(inventory.structure(name), schema)

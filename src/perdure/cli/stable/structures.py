@@ -15,7 +15,7 @@ from perdure.cli.terminal import printable
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory, Structure
-    from perdure.inspection.table import Table
+    from perdure.inspection.rows import Rows
 
 __all__ = ["ls", "schema", "tree"]
 
@@ -31,9 +31,11 @@ def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> Non
         perdure stable ls canister.bin
         perdure stable ls --json ./my-snapshot
     """  # noqa: D301
+    from perdure.inspection.report import inventory_json
+
     with opened(source, schema_path) as (inventory, _):
         if as_json:
-            print_json({**_inventory_json(inventory), "note": about_nothing(source, inventory) or None})
+            print_json({**inventory_json(inventory), "note": about_nothing(source, inventory) or None})
         elif quiet:
             for structure in inventory.structures:
                 click.echo(structure.name or structure.label)
@@ -43,80 +45,13 @@ def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> Non
                 click.echo(note)
 
 
-def _inventory_json(inventory: Inventory) -> dict[str, Any]:
-    from perdure.inspection.overwritten import lost_manager
-
-    lost = lost_manager(inventory)
-    managers = [
-        {
-            "wasm_page": manager.wasm_page,
-            "version": manager.header.version,
-            "bucket_wasm_pages": manager.header.bucket_wasm_pages,
-            "allocated_buckets": manager.header.allocated_buckets,
-            "is_motoko": manager.is_motoko,
-            "trouble": manager.trouble or None,
-        }
-        for manager in inventory.managers
-    ]
-    return {
-        "source": inventory.label,
-        "wasm_pages": inventory.memory.size(),
-        "managers": managers,
-        "lost_manager": vars(lost) if lost is not None else None,
-        "structures": [_structure_json(structure) for structure in inventory.structures],
-    }
-
-
-def _structure_json(structure: Structure) -> dict[str, Any]:
-    return {
-        "memory": structure.label,
-        "name": structure.name,
-        "kind": structure.kind,
-        "version": structure.version,
-        "entries": structure.entries,
-        "key": _width_json(structure.key),
-        "value": _width_json(structure.value),
-        "wasm_pages": structure.region.size(),
-        "used_bytes": structure.used_bytes,
-        "allocated_bytes": structure.allocated_bytes,
-        "wasted_bytes": structure.wasted_bytes,
-        "address": structure.address,
-        "data_memory": structure.data_memory_id,
-        "note": structure.note or None,
-        **({"tables": tables} if (tables := _tables_in(structure)) is not None else {}),
-    }
-
-
-def _tables_in(structure: Structure) -> list[str] | None:
-    """The tables of an SQLite database; `None` of anything else, and where nobody can look (apsw is not here)."""
-    from perdure.errors import UnsupportedError
-
-    if structure.kind != "sqlite":
-        return None
-    from perdure.inspection.sqlite import table_names
-
-    try:
-        return list(table_names(structure))
-    except UnsupportedError:
-        return None
-
-
 def _note_of(structure: Structure) -> str:
-    tables = _tables_in(structure)
+    from perdure.inspection.report import tables_in
+
+    tables = tables_in(structure)
     if tables is None:
         return structure.note
     return f"{', '.join(tables) or 'no tables'}: {structure.note}"
-
-
-def _width_json(width: Any) -> dict[str, Any] | None:
-    if width is None:
-        return None
-    return {
-        "max_bytes": width.max_bytes,
-        "is_fixed": width.is_fixed,
-        "is_unbounded": width.is_unbounded,
-        "seen_bytes": width.seen,
-    }
 
 
 def _print_inventory(inventory: Inventory) -> None:
@@ -173,15 +108,13 @@ def tree(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> N
         perdure stable tree canister.bin
     """  # noqa: D301
     from perdure.inspection.fsck import fsck as check
+    from perdure.inspection.report import inventory_json
 
     with opened(source, schema_path) as (inventory, schema):
         facts = check(inventory, schema).facts
         shapes = {label: vars(found) for label, found in facts.items()}
         if as_json:
-            nested = _inventory_json(inventory)
-            for structure in nested["structures"]:
-                structure["tree"] = shapes.get(structure["memory"])
-            print_json(nested)
+            print_json(inventory_json(inventory, shapes))
         else:
             _print_tree(inventory, shapes, quiet=quiet)
 
@@ -256,7 +189,7 @@ def _statements(inventory: Inventory) -> list[dict[str, Any]]:
     return statements
 
 
-def _columns_of(table: Table, names: Sequence[str]) -> list[str]:
+def _columns_of(table: Rows, names: Sequence[str]) -> list[str]:
     codec = table.value
     if names is table.key_columns:
         if table.key is None:
@@ -266,7 +199,7 @@ def _columns_of(table: Table, names: Sequence[str]) -> list[str]:
     return [f"{name} /* {part.name} */" for name, part in zip(names, parts, strict=True)]
 
 
-def _table_json(table: Table) -> dict[str, Any]:
+def _table_json(table: Rows) -> dict[str, Any]:
     return {
         "name": table.name,
         "memory": table.structure.label,

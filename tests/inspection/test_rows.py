@@ -4,7 +4,7 @@ from perdure.errors import MalformedError, UnsupportedError
 from perdure.ic.principal import Principal
 from perdure.inspection.find import find_in_memory, name_structures
 from perdure.inspection.infer import SURE, draft, guess
-from perdure.inspection.table import Bound, open_table
+from perdure.inspection.rows import Bound, open_table
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
 from perdure.values.schema import MemorySchema, dump_schema, load_schema, parse_schema
