@@ -9,16 +9,14 @@ when the engine's instance has to be made anew: after a trap, after ``data.drop`
 from __future__ import annotations
 
 import os
-import struct
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 from perdure.canister import (
     NO_CHANGE,
     CanisterModule,
-    Context,
     EntryPoint,
     Env,
     GlobalValue,
@@ -32,7 +30,11 @@ from perdure.canister import (
     TrapCode,
     WasmState,
 )
+from perdure.embedder.code import Code, page_scans
+from perdure.embedder.global_values import pack_globals, unpack_globals
 from perdure.embedder.guard import ThreadState, check_recursion, threads
+from perdure.embedder.header import LEFT, LOG_ROOM, OUT, OUT_OFFSET, RESPONDED, ROOM, fill
+from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_heap, pages_of
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
 from perdure.embedder.states import (
@@ -53,28 +55,12 @@ from perdure.embedder.store import EngineTrap, Store
 from perdure.embedder.traps import demangled, trap_of
 from perdure.errors import InternalError
 from perdure.instrument import abi
-from perdure.memory import PAGE_BYTES
 from perdure.system_api import SystemApi
-
-if TYPE_CHECKING:
-    from perdure.embedder.engine import Engine
-    from perdure.embedder.facts import ModuleFacts
-    from perdure.embedder.module import CompiledModule
-    from perdure.embedder.pagemap import PrivatePages
 
 __all__ = ["WasmInstance"]
 
-_FIELDS = list(abi.HEADER.values())
-_OUT_OFFSET = abi.HEADER["reply_bytes"].offset
-_IN = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset < _OUT_OFFSET))
-_OUT = struct.Struct("<" + "".join(field.format for field in _FIELDS if field.offset >= _OUT_OFFSET))
-_RESPONDED = abi.HEADER["responded"].offset
-_LOG_ROOM = abi.HEADER["log_room_bytes"].offset
-_ROOM = struct.Struct("<" + abi.HEADER["log_room_bytes"].format)
 _REPLIED, _REJECTED = 1, 2
 _LARGE_BYTES = 4 << 20
-_MAX_CALLER_BYTES = abi.HEADER["caller"].size_bytes
-_SIZES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 
 
 @final
@@ -92,7 +78,7 @@ class WasmInstance:
 
     def __init__(
         self,
-        module: CompiledModule,
+        module: Code,
         memories: dict[str, ImageMemory],
         committed_globals: bytes | None,
         *,
@@ -125,7 +111,9 @@ class WasmInstance:
         self._stops = 0
         self.max_seconds = module.max_seconds
         """A message that runs longer traps; what stops a message whose instructions are not counted."""
-        self.machine = HostMachine(self, self._heap, self._stable, is_64=module.facts.is_64)
+        self.machine = HostMachine(
+            self.instructions_used, self.grow_stable, self._heap, self._stable, is_64=module.facts.is_64
+        )
         self.failure: BaseException | None = None
         """What a host function raised."""
         self._interruption: BaseException | None = None
@@ -138,11 +126,11 @@ class WasmInstance:
             state.leave()
 
     @classmethod
-    def create(cls, module: CompiledModule, state: WasmState) -> WasmInstance:
+    def create(cls, module: Code, state: WasmState) -> WasmInstance:
         """An instance over `state`."""
-        scans = _scans(module.engine, module.facts)
+        scans = page_scans(module)
         memories = {name: ImageMemory(image, scans.get(name)) for name, image in state.memories.items()}
-        packed = None if state.global_values is None else _pack(module.facts, state.global_values)
+        packed = None if state.global_values is None else pack_globals(module.facts, state.global_values)
         try:
             return cls(module, memories, packed, apply_data=packed is None)
         except BaseException:
@@ -153,7 +141,7 @@ class WasmInstance:
     # --- what the rules see
 
     @property
-    def module(self) -> CompiledModule:
+    def module(self) -> Code:
         """The code."""
         return self._module
 
@@ -179,7 +167,7 @@ class WasmInstance:
         """Globals as committed; those of a module that has never been committed are its initial ones."""
         found = self._committed_globals if self._committed_globals is not None else self._current_globals
         assert found is not None
-        return _unpack(self._module.facts, found)
+        return unpack_globals(self._module.facts, found)
 
     @property
     def is_dirty(self) -> bool:
@@ -228,7 +216,7 @@ class WasmInstance:
                 found[name] = delta
         globals_now = self._globals_now()
         changed = globals_now != self._committed_globals
-        return StateDelta(found, _unpack(self._module.facts, globals_now) if changed else None)
+        return StateDelta(found, unpack_globals(self._module.facts, globals_now) if changed else None)
 
     def prepare(self) -> StateDelta:
         """What `commit` will commit; the images have room for it."""
@@ -298,7 +286,7 @@ class WasmInstance:
             for name, delta in saved.memories.items():
                 self._apply(memories[name], delta)
             if saved.global_values is not None:
-                self._current_globals = _pack(self._module.facts, saved.global_values)
+                self._current_globals = pack_globals(self._module.facts, saved.global_values)
                 self._drop_store()
             self._state = WRITE[self._state]
             self._heap_changes = _UNKNOWN
@@ -307,10 +295,10 @@ class WasmInstance:
 
     def successor(self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]) -> WasmInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included."""
-        code: CompiledModule = module  # type: ignore[assignment]  # of the same engine
+        code: Code = module  # type: ignore[assignment]  # of the same engine
         self._take_stock()
         self._state = HAND_OVER[self._state]
-        scans = _scans(self._engine, code.facts)
+        scans = page_scans(code)
         memories = dict(self._memories)
         for name, memory in self._memories.items():
             if name not in keep:
@@ -347,7 +335,7 @@ class WasmInstance:
         if api is None:
             assert self._env is not None
             api = self._api = SystemApi(self._env)
-        if self._view[_RESPONDED] and api.response is None:
+        if self._view[RESPONDED] and api.response is None:
             api.note_responded()
         return api
 
@@ -356,10 +344,10 @@ class WasmInstance:
         api = self._api
         if api is None:
             return
-        if api.response is not None and not self._view[_RESPONDED]:
-            self._view[_RESPONDED] = _REPLIED if api.response.__class__ is Reply else _REJECTED
+        if api.response is not None and not self._view[RESPONDED]:
+            self._view[RESPONDED] = _REPLIED if api.response.__class__ is Reply else _REJECTED
         if api.log is not None:
-            _ROOM.pack_into(self._view, _LOG_ROOM, api.log.room_bytes)
+            ROOM.pack_into(self._view, LOG_ROOM, api.log.room_bytes)
 
     def must_stop(self) -> bool:
         """Whether the running message has to end; runs signal handlers that were put off."""
@@ -378,7 +366,7 @@ class WasmInstance:
         """Instructions of the entry that runs, so far."""
         assert self._env is not None
         self._finish(self._store)
-        return self._env.limits.instructions - int(_OUT.unpack_from(self._view, _OUT_OFFSET)[_LEFT])
+        return self._env.limits.instructions - int(OUT.unpack_from(self._view, OUT_OFFSET)[LEFT])
 
     def grow_stable(self, wasm_pages: int) -> int:
         """Grow stable memory while the canister runs; the old size in Wasm pages, or -1."""
@@ -403,8 +391,8 @@ class WasmInstance:
         else:
             entry = store.function(abi.CALLBACK)
             index, environment = entry_point  # type: ignore[misc]
-        before = self._heap_before() if self._state is not CLEAN and not env.context.bit & _FREE_OF_HEAP else None
-        self._fill(env, index, environment)
+        before = self._heap_before() if self._state is not CLEAN and not env.context.bit & FREE_OF_HEAP else None
+        fill(self._view, env, self._page_charges, index, environment)
         self._heap_changes = _UNKNOWN
         self._env, self._api, self.failure = env, None, None
         self._ready, self._read_globals = None, False
@@ -426,76 +414,19 @@ class WasmInstance:
             self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]
         return outcome
 
-    def _fill(self, env: Env, callback_index: int, callback_environment: int) -> None:
-        """Write the in-fields of the header and the argument, see `abi`."""
-        limits, argument, view = env.limits, env.arg, self._view
-        access_price, write_price = self._page_charges or (0, limits.dirty_page_instructions)
-        if len(argument) > abi.MAX_ARGUMENT_BYTES or len(env.caller) > _MAX_CALLER_BYTES:
-            raise ValueError(f"an argument of {len(argument)} bytes, a caller of {len(env.caller)}")
-        _IN.pack_into(
-            view,
-            0,
-            env.context.bit,
-            0 if env.needs_to_respond else 1,
-            limits.instructions,
-            limits.stable_accessed_pages,
-            limits.stable_dirty_pages,
-            limits.stable_wasm_pages,
-            limits.stable_trap_wasm_pages,
-            limits.heap_wasm_pages,
-            limits.stable_trap_code,
-            limits.heap_trap_code,
-            access_price,
-            env.time_ns,
-            env.call_context_instructions,
-            len(argument),
-            len(env.caller),
-            limits.reply_bytes,
-            write_price,
-            env.caller,
-            callback_index,
-            callback_environment,
-            limits.log_bytes,
-            limits.log_bytes,
-            limits.print_instructions,
-        )
-        if argument:
-            view[abi.ARGUMENT : abi.ARGUMENT + len(argument)] = argument
-
     def _heap_before(self) -> dict[int, bytes]:
         """The pages that an entry before this one has changed and nobody committed: they are not this one's."""
         delta = self._heap.changes()
-        return {} if delta is None else dict(_pages(delta))
-
-    def _charge_for_heap(self, result: Return, env: Env, before: dict[int, bytes] | None) -> None:
-        """Charge each page of the heap that now differs, after the fact: so it can use up the limit, not exceed it.
-
-        Source: ``charge_for_dirty_heap`` of the replica; four times as much on 64-bit heaps. A schedule with page
-        charges of its own has one price for both widths; that a page was read only is not seen.
-        """
-        delta = self._heap.changes()
-        self._heap_changes = delta
-        if delta is None:
-            return
-        if before:
-            result.heap_dirty_pages = sum(before.get(address) != data for address, data in _pages(delta))
-        else:
-            result.heap_dirty_pages = delta.changed_bytes // PAGE_BYTES
-        limits = env.limits
-        if self._page_charges is not None:
-            price = sum(self._page_charges)
-        else:
-            price = limits.dirty_page_instructions * (4 if self._module.facts.is_64 else 1)
-        result.instructions = min(limits.instructions, result.instructions + result.heap_dirty_pages * price)
+        return {} if delta is None else dict(pages_of(delta))
 
     def _returned(self, env: Env, before: dict[int, bytes] | None) -> Return:
         view, api, limits = self._view, self._api, env.limits
-        out = _OUT.unpack_from(view, _OUT_OFFSET)
-        left, accessed_left, dirty_left, heap_wasm_pages, stable_wasm_pages, _, written_end, has_dropped = out[_LEFT:]
+        out = OUT.unpack_from(view, OUT_OFFSET)
+        left, accessed_left, dirty_left, heap_wasm_pages, stable_wasm_pages, _, written_end, has_dropped = out[LEFT:]
         self._take_written(written_end)
         self._state = RETURN[self._state]
         result = Return() if api is None else api.finish()
-        if view[_RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
+        if view[RESPONDED] == _REPLIED and env.needs_to_respond and result.response is None:
             result.response = Reply(view[abi.REPLY : abi.REPLY + out[0]].tobytes())
             if out[0] > _LARGE_BYTES:
                 self._message.range.drop(abi.REPLY, abi.MAX_REPLY_BYTES)  # type: ignore[union-attr]
@@ -504,8 +435,10 @@ class WasmInstance:
         result.stable_accessed_pages = limits.stable_accessed_pages - accessed_left
         result.stable_dirty_pages = limits.stable_dirty_pages - dirty_left
         result.heap_wasm_pages, result.stable_wasm_pages = heap_wasm_pages, stable_wasm_pages
-        if self._metered and not env.context.bit & _FREE_OF_HEAP:
-            self._charge_for_heap(result, env, before)
+        if self._metered and not env.context.bit & FREE_OF_HEAP:
+            self._heap_changes = delta = self._heap.changes()
+            if delta is not None:
+                charge_for_heap(result, env, delta, before, self._page_charges, is_64=self._module.facts.is_64)
         if has_dropped:  # data.drop or elem.drop: segments come back with a new instance, as on the network
             self._globals_now()
             self._drop_store()
@@ -513,7 +446,7 @@ class WasmInstance:
 
     def _failed(self, env: Env, ended: EngineTrap) -> Trap:
         self._finish(self._store)
-        out = _OUT.unpack_from(self._view, _OUT_OFFSET)
+        out = OUT.unpack_from(self._view, OUT_OFFSET)
         self._take_written(out[-2])
         self._state = TRAP[self._state]
         self._drop_store()
@@ -530,7 +463,7 @@ class WasmInstance:
         trap = trap_of(env, ended.code, out[1:6], failure, self.max_seconds)
         trap.backtrace = frames
         if self._metered:
-            trap.instructions = env.limits.instructions - max(out[_LEFT], 0)
+            trap.instructions = env.limits.instructions - max(out[LEFT], 0)
         return api.keep_log(trap)
 
     # --- the engine's instance
@@ -646,48 +579,8 @@ class WasmInstance:
         self.close()
 
 
-_LEFT = [field.offset for field in _FIELDS if field.offset >= _OUT_OFFSET].index(abi.HEADER["instructions_left"].offset)
-
-
 _UNKNOWN: Final = PageDelta(-1, ())
 """Says that the heap has not been compared with its committed bytes since it last ran."""
-
-_FREE_OF_HEAP: Final = (
-    Context.NON_REPLICATED_QUERY.bit
-    | Context.REPLICATED_QUERY.bit
-    | Context.TRANSFORM.bit
-    | Context.INSPECT_MESSAGE.bit
-)
-"""Contexts in which changed pages of the heap are not charged."""
-
-
-def _pages(delta: PageDelta) -> Iterator[tuple[int, bytes]]:
-    for address, data in delta.runs:
-        for at in range(0, len(data), PAGE_BYTES):
-            yield address + at, bytes(data[at : at + PAGE_BYTES])
-
-
-def _pack(facts: ModuleFacts, values: tuple[GlobalValue, ...]) -> bytes:
-    """Globals as they lie in message memory; of one that is saved more than once the last value counts."""
-    types = facts.global_types
-    if types != tuple(value.value_type for value in values):
-        raise ValueError(f"globals of types {[value.value_type for value in values]}, the module has {list(types)}")
-    placed = dict(zip(facts.global_places, values, strict=True))
-    return b"".join(placed[place].bits.ljust(abi.GLOBAL_BYTES, b"\0") for place in range(len(placed)))
-
-
-def _unpack(facts: ModuleFacts, packed: bytes) -> tuple[GlobalValue, ...]:
-    starts = [place * abi.GLOBAL_BYTES for place in facts.global_places]
-    return tuple(
-        GlobalValue(kind, packed[start : start + _SIZES[kind]])
-        for kind, start in zip(facts.global_types, starts, strict=True)
-    )
-
-
-def _scans(engine: Engine, facts: ModuleFacts) -> Mapping[str, PrivatePages]:
-    """How changed pages are found of the memories that code writes by itself; of the others the host knows them."""
-    pages = engine.private_pages.another()
-    return {"heap": pages} if facts.accounting else {"heap": pages, "stable": pages}
 
 
 def _copied(delta: PageDelta) -> PageDelta:

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, final
+from collections.abc import Callable
+from typing import final
 
 from perdure.embedder.memory import ImageMemory
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-
-if TYPE_CHECKING:
-    from perdure.embedder.instance import WasmInstance
 
 __all__ = ["HostMachine"]
 
 
 @final
 class HostMachine:
-    """Implements `perdure.system_api.Machine`. The linked module charges and accounts around each call."""
+    """Implements `perdure.system_api.Machine`. The linked module charges and accounts around each call.
 
-    def __init__(self, instance: WasmInstance, heap: ImageMemory, stable: ImageMemory, *, is_64: bool) -> None:
-        self._instance = instance
+    Args:
+        instructions_used: of the entry that runs, so far.
+        grow_stable: grows stable memory while the canister runs; the old size in Wasm pages, or -1.
+        heap: of the instance.
+        stable: of the instance.
+        is_64: whether the heap has 64-bit addresses.
+    """
+
+    def __init__(
+        self,
+        instructions_used: Callable[[], int],
+        grow_stable: Callable[[int], int],
+        heap: ImageMemory,
+        stable: ImageMemory,
+        *,
+        is_64: bool,
+    ) -> None:
+        self._instructions_used = instructions_used
+        self._grow_stable = grow_stable
         self._heap = heap
         self._stable = stable
         self.is_64 = is_64
@@ -41,7 +56,7 @@ class HostMachine:
 
     def instructions_used(self) -> int:
         """Instructions of this entry so far."""
-        return self._instance.instructions_used()
+        return self._instructions_used()
 
     def stable_wasm_pages(self) -> int:
         """Size of stable memory as it is now."""
@@ -49,7 +64,7 @@ class HostMachine:
 
     def stable_grow(self, wasm_pages: int) -> int:
         """Grow stable memory; the old size, or -1."""
-        return self._instance.grow_stable(wasm_pages)
+        return self._grow_stable(wasm_pages)
 
     def stable_to_heap(self, heap_address: int, stable_address: int, size_bytes: int) -> None:
         """Copy; both ranges have been checked."""

@@ -1,0 +1,35 @@
+"""What an instance needs of the module whose code it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from perdure.canister import CanisterModule
+from perdure.embedder.engine import Engine
+from perdure.embedder.facts import ModuleFacts
+from perdure.embedder.pagemap import PrivatePages
+
+__all__ = ["Code", "page_scans"]
+
+
+class Code(CanisterModule, Protocol):
+    """A compiled module.
+
+    Attributes:
+        engine: that runs it.
+        facts: about the module.
+        instance_pre: an owned ``wasmtime_instance_pre_t*``.
+        max_seconds: a message that runs longer traps.
+    """
+
+    engine: Engine
+    facts: ModuleFacts
+    instance_pre: int
+    max_seconds: float
+
+
+def page_scans(code: Code) -> Mapping[str, PrivatePages]:
+    """How changed pages are found of the memories that code writes by itself; of the others the host knows them."""
+    pages = code.engine.private_pages.another()
+    return {"heap": pages} if code.facts.accounting else {"heap": pages, "stable": pages}
