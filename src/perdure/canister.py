@@ -2,20 +2,20 @@
 
 The rules (`execution`) run a canister through `CanisterModule` and `CanisterInstance` and get back `Return` or `Trap`;
 they know no engine. The engine (`embedder`) and canisters written in Python implement these protocols; they know no
-rules. `Image` is what a memory is made of; files implement it (`storage`), mappings are made from it (`embedder`).
+rules. `Image` is what a memory is made of, see `perdure.image`.
 
 Spec: "Abstract canisters" in the interface specification.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
-from operator import itemgetter
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple, Protocol, final
+from typing import Final, NamedTuple, Protocol, final
 
+from perdure.image import MEMORY_KINDS, Extent, Image, Lifetime, MemoryKind, PageDelta, memory_kinds
 from perdure.memory import Memory
 
 __all__ = [
@@ -322,148 +322,6 @@ class GlobalValue(NamedTuple):
 
     value_type: str
     bits: bytes
-
-
-Lifetime = Literal["heap", "stable"]
-"""What an upgrade does to a memory: a ``heap`` starts empty, unless the upgrade keeps it; what is ``stable`` stays.
-
-A reinstallation empties all of them."""
-
-
-class MemoryKind(NamedTuple):
-    """A memory that a canister has, by the name that it has everywhere: in deltas, records, files, commands.
-
-    `on_network`: whether the Internet Computer knows it; its snapshots then have it, its messages can ask for it.
-    """
-
-    name: str
-    lifetime: Lifetime
-    address_bits: int
-    on_network: bool = False
-
-
-MEMORY_KINDS: Final[Mapping[str, MemoryKind]] = MappingProxyType(
-    {
-        kind.name: kind
-        for kind in (
-            MemoryKind("heap", "heap", 32, on_network=True),
-            MemoryKind("stable", "stable", 64, on_network=True),
-        )
-    }
-)
-"""The memories that every canister has, by name."""
-
-
-def memory_kinds(others: Sequence[MemoryKind] = (), *, is_64: bool = False) -> Mapping[str, MemoryKind]:
-    """The memories of a module with a heap of this width: those that all have, then `others`.
-
-    Raises:
-        ValueError: two of them have one name.
-    """
-    heap = MEMORY_KINDS["heap"]._replace(address_bits=64 if is_64 else 32)
-    kinds = {kind.name: kind for kind in (*MEMORY_KINDS.values(), *others)}
-    if len(kinds) != len(MEMORY_KINDS) + len(others):
-        names = [kind.name for kind in others]
-        raise ValueError(f"memories have names of their own and not those of {[*MEMORY_KINDS]}, found {names}")
-    return MappingProxyType({**kinds, "heap": heap})
-
-
-class Extent(NamedTuple):
-    """A run of a memory backed by a file. All four are multiples of 4,096 but the last extent's size may be any."""
-
-    address: int
-    size_bytes: int
-    file_descriptor: int
-    file_offset: int
-
-
-class Image(Protocol):
-    """The committed bytes of one memory.
-
-    A private mapping is made of `extents()`; everything between and past them is zero. A transaction is then the
-    kernel's work: private pages are what is uncommitted, dropping them is rolling back. Implementations write files;
-    nobody else does.
-
-    A few committed pages may be in no file yet: `held` has them, and a mapping shows them in private pages.
-    """
-
-    @property
-    def wasm_pages(self) -> int:
-        """Committed size in Wasm pages."""
-        ...
-
-    def extents(self) -> Sequence[Extent]:
-        """File-backed runs, ascending, not overlapping. Valid until the next `commit`.
-
-        They may reach past `wasm_pages`: zero pages, so that growing needs no new mapping.
-        """
-        ...
-
-    @property
-    def held(self) -> Mapping[int, bytes]:
-        """Pages by address that are not what `extents()` says but this. Replaced by a commit, never changed."""
-        ...
-
-    def prepare(self, delta: PageDelta) -> None:
-        """Have room for `delta`, so that `commit` of it will not fail for want of space. Nothing of it is to be seen.
-
-        A delta that is prepared and not committed is forgotten with the next one.
-
-        Raises:
-            StorageError: there is no room; nothing has changed.
-        """
-        ...
-
-    def commit(self, delta: PageDelta) -> Sequence[Extent]:
-        """Make `delta` the committed content. Prepares it, if that was not done.
-
-        A commit that an exception cut off is repeated with the same delta, or a copy of it; until then the image
-        refuses everything else, and afterwards a mapping is made anew from `extents`.
-
-        Returns:
-            Extents to map over a mapping made before, after which it may drop its private pages, but for those that
-            are now `held`. Empty, the usual case: the files already mapped have the new content in place.
-        """
-        ...
-
-    def read(self, address: int, size_bytes: int) -> bytes:
-        """A copy of committed bytes, without a mapping.
-
-        Raises:
-            IndexError: they lie outside the memory.
-        """
-        ...
-
-    def fork(self) -> Image:
-        """A second image with the same content, of which nothing outlives the process; each goes its own way."""
-        ...
-
-    def data_ranges(self) -> Iterator[tuple[int, int]]:
-        """Address ranges of whole pages that may hold anything but zeros, ascending."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the files. The image must not be mapped any more."""
-        ...
-
-
-_DATA = itemgetter(1)
-
-
-class PageDelta(NamedTuple):
-    """What one message changed in one memory: its new size and the changed runs, ascending, whole pages.
-
-    `fresh`: the memory starts from nothing, pages outside `runs` are zero (reinstall, upgrade without keeping).
-    """
-
-    wasm_pages: int
-    runs: Sequence[tuple[int, bytes | memoryview]]
-    fresh: bool = False
-
-    @property
-    def changed_bytes(self) -> int:
-        """How many bytes all runs have."""
-        return sum(map(len, map(_DATA, self.runs)))
 
 
 class StateDelta(NamedTuple):
