@@ -352,6 +352,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("messenger", "rust", "rust/messenger", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
     Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),
+    Recipe("upgraded", "rust", "rust/upgraded", rust_module),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
     Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
     Recipe("wasi_go", "go", "go", go_module, *WASI),

@@ -33,6 +33,7 @@ COMMANDS = {
     "run": _Command("perdure.cli.run:run", "Install a module on a fresh subnet and call its methods."),
     "instrument": _Command("perdure.cli.instrument:instrument", "Rewrite a module and say what was added."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
+    "upgrade-check": _Command("perdure.cli.upgrade:upgrade_check", "Rehearse an upgrade on real data: is it safe?"),
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
     "state": _Command("perdure.cli.state:state", "Verify a state directory and read its history."),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final, final
@@ -202,6 +203,18 @@ class WasmInstance:
             self.roll_back()
             raise
         return outcome
+
+    def stable_pages(self) -> tuple[array[int], array[int]]:
+        """The 4 KiB pages of stable memory that the last entry accessed, and those of them that it wrote; unordered.
+
+        Empty where pages are not accounted for.
+        """
+        found = array("I"), array("I")
+        if self._view and self._module.facts.accounting:
+            out = OUT.unpack_from(self._view, OUT_OFFSET)
+            for pages, start, end in zip(found, (abi.TOUCHED_LIST, abi.WRITTEN_LIST), out[-3:-1], strict=True):
+                pages.frombytes(self._accounting.bytes[start : max(start, end)])
+        return found
 
     def changes(self) -> StateDelta:
         """What is uncommitted; the runs are views."""

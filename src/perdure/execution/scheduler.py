@@ -486,6 +486,14 @@ def deliver(world: World) -> None:
 
 
 def _deliver_call(world: World, message: CallMessage) -> None:
+    if world.intercept is not None and isinstance(message.origin, FromCanister):
+        answer = world.intercept(message)
+        if answer is True:
+            world.state.lost_cycles += message.cycles
+            return
+        if not isinstance(answer, bool):
+            respond(world, message.origin, answer, message.cycles)
+            return
     if message.callee in (_MANAGEMENT, world.state.subnet_id):
         world.state.management_calls.append(message)
         if world.streams:

@@ -36,6 +36,7 @@ from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
 from perdure.execution.events import Begun, Committed, Event, Stream, ended
 from perdure.execution.journal import Journal
+from perdure.execution.messages import CallMessage, Response
 from perdure.execution.state import CanisterState, SnapshotContent, SubnetState
 
 __all__ = ["ExecutedMessage", "Host", "World"]
@@ -145,6 +146,11 @@ class World:
     """Of the transaction that is under way, or was when an exception cut it off."""
     streams: tuple[Stream, ...] = ()
     """Of those who listen. Where there is nobody, no event is made."""
+    watch: Callable[[CanisterInstance, EntryPoint, Env, Trap | Return], None] | None = None
+    """Told of each entry before anybody has committed it or rolled it back, where somebody also listens."""
+    intercept: Callable[[CallMessage], Response | bool] | None = None
+    """Asked of each call that a canister makes, before it is delivered: a response answers it, `True` leaves it without
+    an answer for ever, `False` lets it go where it goes."""
 
     # --- what happens
 
@@ -161,6 +167,8 @@ class World:
         self.tell(Begun(canister_id, entry[0], context))
         result = instance.run(entry, env)
         self.tell(ended(canister_id, context, result, self.costs_of(instance.module)))
+        if self.watch is not None:
+            self.watch(instance, entry, env, result)
         return result
 
     def costs_of(self, module: CanisterModule | None) -> CostSchedule:

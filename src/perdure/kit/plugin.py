@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from perdure.ic.principal import Principal
     from perdure.project import Project
     from perdure.subnet import Canister, Subnet
+    from perdure.upgrade import Report
 
-__all__ = ["Baselines", "alice", "bob", "canister", "install", "perdure_baseline", "subnet"]
+__all__ = ["Baselines", "alice", "bob", "canister", "check_upgrade", "install", "perdure_baseline", "subnet"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -184,6 +185,28 @@ def canister(
         return subnet.canister(ids[name])
 
     return find
+
+
+@pytest.fixture(scope="session")
+def check_upgrade(pytestconfig: pytest.Config) -> Callable[..., Report]:
+    """Fails the test where an upgrade is not safe: ``check_upgrade("snapshots/ledger", "build/ledger.wasm")``.
+
+    The first argument is a canister, a snapshot's directory, or ``STATE_DIR:CANISTER``; paths are relative to the
+    directory of pytest's configuration. Keywords are those of `perdure.upgrade.check_canister`; ``expect`` is the
+    verdict that passes, by default ``safe``.
+    """
+
+    def run(source: Any, new: Any, arg: Any = None, *, expect: str = "safe", **options: Any) -> Report:
+        from perdure.upgrade import check
+
+        __tracebackhide__ = True
+        source, new = (str(pytestconfig.rootpath / one) if isinstance(one, str) else one for one in (source, new))
+        report = check(source, new, arg, **options)
+        if report.verdict != expect:
+            pytest.fail(str(report), pytrace=False)
+        return report
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,10 @@ from typing import Any, Final
 
 __all__ = ["DOORS", "door"]
 
-DOORS: Final = {"Canister.sqlite": "perdure.inspection.sqlite_live:open_canister"}
+DOORS: Final = {
+    "Canister.check_upgrade": "perdure.upgrade.check:check_canister",
+    "Canister.sqlite": "perdure.inspection.sqlite_live:open_canister",
+}
 """Method of the facade: module and function, which takes what the method belongs to before its arguments."""
 
 

@@ -6,6 +6,7 @@ needed and may be closed between messages; its images and globals are all that i
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import final
@@ -236,6 +237,11 @@ class ResidentInstance:
     def is_temporary(self) -> bool:
         """Whether its memories are its own, and go with it; others can be opened anew."""
         return self._open_memories is None
+
+    def stable_pages(self) -> tuple[array[int], array[int]]:
+        """The 4 KiB pages of stable memory that the last entry accessed, and those that it wrote; none in Python."""
+        live = self._live
+        return live.stable_pages() if isinstance(live, WasmInstance) else (array("I"), array("I"))
 
     def changes(self) -> StateDelta:
         """What is uncommitted."""

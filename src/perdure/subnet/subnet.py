@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -173,6 +174,15 @@ class Subnet:
 
     _anchors = 0
 
+    _lease: Callable[[], object] | None = None
+    """Lets go of a state directory that this subnet only reads."""
+    _read_directory: StateDirectory | None = None
+
+    def _history_directory(self) -> StateDirectory | None:
+        """The state directory whose history is this subnet's, where it has one."""
+        host = self._host
+        return host.directory if isinstance(host, DurableHost) else self._read_directory
+
     @property
     def _state(self) -> SubnetState:
         return self._world.state
@@ -267,6 +277,37 @@ class Subnet:
         assert isinstance(host, MemoryHost)
         put_on(opened, subnet._world, canister._state, host.compile(opened.wasm_module()), host)
         return subnet
+
+    @classmethod
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        config: SubnetConfig | None = None,
+        compiler: Compiler | None = None,
+        code: Iterable[type[Any]] = (),
+    ) -> Subnet:
+        """A subnet in memory in the state of a state directory, which is only read, and may be in use.
+
+        Args:
+            path: the directory.
+            config: limits.
+            compiler: as in `Subnet`.
+            code: the classes of canisters in Python that the directory may hold.
+
+        Raises:
+            StorageError: it is none, cannot be read, or a checkpoint is being made.
+        """
+        made = cls(config=config, compiler=compiler, code=code)
+        memory = made._host
+        assert isinstance(memory, MemoryHost)
+        directory = StateDirectory.open(path, read_only=True, records=RECORDS, store=memory.store)
+        host = DurableHost(directory, memory._compile_code, memory.residents)
+        made._world = _copy(host.restore(config or SubnetConfig(), b""), host.fork(made._gate))
+        identify(made._world)
+        made._read_directory = directory
+        made._lease = weakref.finalize(made, directory.close)  # an owner makes no checkpoint meanwhile
+        return made
 
     # --- canisters
 
@@ -607,6 +648,8 @@ class Subnet:
             if isinstance(instance := canister.instance, ResidentInstance):
                 instance.close()
         self._host.close()
+        if self._lease is not None:
+            self._lease()
 
     def __enter__(self) -> Subnet:
         return self
@@ -826,6 +869,19 @@ class Canister:
             raise ValueError(f"wasm_memory_persistence is 'keep', 'replace' or None, found {wasm_memory_persistence!r}")
         options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
         self._install(options, self._subnet._code(wasm, wasi=wasi), arg)
+
+    def check_upgrade(self, new: Wasm, arg: Argument | None = None, **options: Any) -> Any:
+        """Rehearse an upgrade on forks, and say whether it is safe; nothing of this canister changes.
+
+        Args:
+            new: the module.
+            arg: of the upgrade.
+            options: see `perdure.upgrade.check_canister`.
+
+        Returns:
+            A `perdure.upgrade.Report`: its `verdict` is ``safe``, ``breaking`` or ``not certain``.
+        """
+        return door("Canister.check_upgrade")(self, new, arg, **options)
 
     def reinstall(self, wasm: Wasm, arg: Argument | None = None, *, wasi: bool = False) -> None:
         """Install a module anew: all memories are lost."""
@@ -1100,4 +1156,4 @@ def _copy(world: World, host: MemoryHost) -> World:
             shared[id(snapshot.module)] = snapshot.module
     copied = deep_copy(state, shared)
     copied.inputs = None  # a copy is in memory, and has no past
-    return replace(world, state=copied, host=host, streams=())
+    return replace(world, state=copied, host=host, streams=(), watch=None, intercept=None)

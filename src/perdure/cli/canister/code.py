@@ -129,6 +129,7 @@ def _create(
 @click.option("--wasm-memory-persistence", type=click.Choice(["keep", "replace"]), help="What becomes of the heap.")
 @click.option("--skip-pre-upgrade", is_flag=True, help="Do not run the old code's pre-upgrade hook.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a reinstallation.")
+@click.option("--check/--no-check", default=True, help="Rehearse an upgrade first, and say what is found.")
 @common
 def install(
     state: State,
@@ -142,6 +143,7 @@ def install(
     wasm_memory_persistence: str | None,
     skip_pre_upgrade: bool,
     yes: bool,
+    check: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -170,7 +172,9 @@ def install(
         for name in names:
             try:
                 rows.append(
-                    _install(state, subnet, name, mode, wasm, argument, wasm_memory_persistence, skip_pre_upgrade, yes)
+                    _install(
+                        state, subnet, name, mode, wasm, argument, wasm_memory_persistence, skip_pre_upgrade, yes, check
+                    )
                 )
             except (PerdureError, OSError) as error:
                 if not every:
@@ -193,6 +197,7 @@ def _install(
     wasm_memory_persistence: str | None,
     skip_pre_upgrade: bool,
     yes: bool,
+    check: bool,
 ) -> dict[str, str]:
     described = state.described(name)
     if wasm is None:
@@ -212,6 +217,8 @@ def _install(
     try:
         if mode == "upgrade":
             persistence = wasm_memory_persistence or _default_persistence(target)
+            if check:
+                _check(target, name, wasm, argument, persistence, skip_pre_upgrade)
             target.upgrade(wasm, argument, wasm_memory_persistence=persistence, skip_pre_upgrade=skip_pre_upgrade)
         else:
             (target.reinstall if mode == "reinstall" else target.install)(wasm, argument)
@@ -219,6 +226,31 @@ def _install(
         raise click.UsageError(f"{error}: pass --args") from error
     module_hash = (target.status().module_hash or b"").hex()
     return {"canister_id": str(target.id), "name": name, "mode": mode, "module_hash": module_hash}
+
+
+def _check(
+    target: Canister,
+    name: str,
+    wasm: Path,
+    argument: str | bytes | None,
+    persistence: str | None,
+    skip_pre_upgrade: bool,
+) -> None:
+    """Rehearse an upgrade on a fork, and say on standard error what was found; that never ends the upgrade."""
+    from perdure.cli.terminal import printable
+
+    try:
+        options = {"wasm_memory_persistence": persistence, "skip_pre_upgrade": skip_pre_upgrade}
+        report = target.check_upgrade(wasm, argument, title=name, **options)
+    except (PerdureError, ValueError, OSError) as error:
+        click.echo(f"perdure: the upgrade of {name} could not be checked: {printable(str(error))}", err=True)
+        return
+    found = report.of("breaking", "not certain", "warning")
+    if found:
+        click.echo(printable(f"perdure: upgrade of {name}: {report.verdict}"), err=True)
+    for one in found:
+        where = f" ({one.where})" if one.where else ""
+        click.echo(printable(f"  {one.severity}: {one.what}{where}{'; ' + one.remedy if one.remedy else ''}"), err=True)
 
 
 def _default_persistence(target: Canister) -> str | None:

@@ -1,0 +1,104 @@
+"""`perdure upgrade-check`: rehearse an upgrade on a fork of real data, and say whether it is safe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from perdure.cli.argument import argument_options, given
+from perdure.cli.terminal import printable
+
+__all__ = ["upgrade_check"]
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUT = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("source")
+@click.argument("new", metavar="NEW.wasm", type=_FILE)
+@argument_options
+@click.option("--schema", type=_FILE, help="stable.yaml of the new version; of both, without --old-schema.")
+@click.option("--old-schema", type=_FILE, help="stable.yaml of the old version.")
+@click.option("--candid", type=_FILE, help="Interface of the new version, where the module does not say it.")
+@click.option("--old-candid", type=_FILE, help="Interface of the old version.")
+@click.option("--replay", metavar="history|FILE", help="Try these recorded calls too; a file may have answers.")
+@click.option("--volatile", multiple=True, metavar="METHOD|.FIELD", help="Do not compare these replies, or fields.")
+@click.option("--require-way-back", is_flag=True, help="Breaking, if the old module does not work on the new data.")
+@click.option("--all", "decode_all", is_flag=True, help="Decode every value that a schema declares, not a sample.")
+@click.option("--wasm-memory-persistence", type=click.Choice(["keep", "replace"]), help="What becomes of the heap.")
+@click.option("--skip-pre-upgrade", is_flag=True, help="Do not run the old code's pre-upgrade hook.")
+@click.option("--seed", type=int, default=0, help="Of arguments and samples that are drawn.")
+@click.option("--html", type=_OUT, help="Write the report as one page.")
+@click.option("--junit", type=_OUT, help="Write the report for CI.")
+@click.option("--show-values", is_flag=True, help="Show the canister's values in --html and --junit.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@click.option("--quiet", is_flag=True, help="Print nothing; the exit code says it.")
+def upgrade_check(
+    source: str,
+    new: Path,
+    args: str | None,
+    args_file: Path | None,
+    args_format: str,
+    schema: Path | None,
+    old_schema: Path | None,
+    candid: Path | None,
+    old_candid: Path | None,
+    replay: str | None,
+    volatile: tuple[str, ...],
+    require_way_back: bool,
+    decode_all: bool,
+    wasm_memory_persistence: str | None,
+    skip_pre_upgrade: bool,
+    seed: int,
+    html: Path | None,
+    junit: Path | None,
+    show_values: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Rehearse the upgrade of SOURCE to NEW.wasm on a fork of its data; SOURCE is only read.
+
+    SOURCE is STATE_DIR:CANISTER or the directory of a downloaded snapshot. Exit codes: 0 safe, 1 breaking, 2 could not
+    check, 3 not certain.
+
+    \b
+    Example:
+        perdure upgrade-check .perdure:ledger ledger.wasm --args '(record { fee = 10 })' --html report.html
+    """  # noqa: D301
+    from perdure.upgrade import check
+
+    for path in (html, junit):
+        if path is not None and not path.parent.is_dir():
+            raise click.UsageError(f"no directory {path.parent} to write {path.name} in")
+    argument = given(args, args_file, args_format)
+    if isinstance(argument, str) and not argument.lstrip().startswith("("):
+        argument = f"({argument})"
+    try:
+        report = check(
+            source,
+            new,
+            argument,
+            schema=schema,
+            old_schema=old_schema,
+            candid=str(candid) if candid is not None else None,
+            old_candid=str(old_candid) if old_candid is not None else None,
+            replay=replay,
+            volatile=volatile,
+            require_way_back=require_way_back,
+            decode_all=decode_all,
+            wasm_memory_persistence=wasm_memory_persistence,
+            skip_pre_upgrade=skip_pre_upgrade,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for path, content in ((html, report.to_html), (junit, report.to_junit)):
+        if path is not None:
+            path.write_text(content(values=show_values), encoding="utf-8")
+    if as_json:
+        click.echo(report.to_json())
+    elif not quiet:
+        click.echo(printable(report.to_text(), keep="\n"), nl=False)
+    return report.exit_code

@@ -1,0 +1,162 @@
+"""The two doors: a canister that is there, and a source that is opened for reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from perdure.errors import MalformedError, StorageError
+from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
+from perdure.storage.names import Names
+from perdure.subnet.subnet import Canister, Subnet
+from perdure.upgrade.recorded import Recording, history_calls, read_recording
+from perdure.upgrade.rehearsal import Options, rehearse
+from perdure.upgrade.report import Report, judge
+from perdure.values.schema import Schema, load_schema
+
+__all__ = ["check", "check_canister", "open_canister"]
+
+SchemaLike = Schema | str | os.PathLike[str] | None
+
+
+class CheckOptions(TypedDict, total=False):
+    """What a check can be told.
+
+    Attributes:
+        title: what the report calls it; by default the canister's id.
+        schema: the `stable.yaml` of the new version, of both where `old_schema` is not given.
+        old_schema: that of the old one.
+        candid: the interface of the new version, where the module does not say it: a path, or its text.
+        old_candid: that of the old one.
+        init_arg: for installing either version anew, which tells what does not follow from data.
+        wasm_memory_persistence: as for `Canister.upgrade`; by default what Motoko's canisters need.
+        skip_pre_upgrade: as for `Canister.upgrade`.
+        replay: a file of calls and answers that were recorded, see `perdure.upgrade.recorded`; ``history``: what the
+            state directory has of this canister.
+        volatile: methods, and ``.fields`` of replies, that are not compared.
+        require_way_back: whether it is breaking that the old module does not work on the upgraded data.
+        decode_all: decode every value that a schema declares, not a sample of 1,000 of each structure.
+        seed: of everything that is drawn.
+    """
+
+    title: str
+    schema: SchemaLike
+    old_schema: SchemaLike
+    candid: str | None
+    old_candid: str | None
+    init_arg: Any
+    wasm_memory_persistence: str | None
+    skip_pre_upgrade: bool
+    replay: str | os.PathLike[str] | Recording | None
+    volatile: Sequence[str]
+    require_way_back: bool
+    decode_all: bool
+    seed: int
+
+
+def check_canister(canister: Canister, new: Any, arg: Any = None, **options: Unpack[CheckOptions]) -> Report:
+    """Rehearse an upgrade of a canister on forks; the canister is not touched.
+
+    Args:
+        canister: that is to be upgraded.
+        new: the module, its path, or a class made a canister by `perdure.kit.canister`.
+        arg: of the upgrade: bytes, Candid text, or a tuple of values.
+        options: see `CheckOptions`.
+
+    Raises:
+        UnsupportedError: the canister has no code.
+        StorageError: a schema or recording cannot be read.
+        MalformedError: a schema, recording or argument is none.
+        HostError: this machine could not do it.
+    """
+    unknown = options.keys() - CheckOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(CheckOptions.__annotations__)
+        raise TypeError(f"no option {min(unknown)!r} of a check, expected some of {known}")
+    after = _schema(options.get("schema"))
+    recording = _recording(canister, options.get("replay"))
+    chosen = Options(
+        arg=arg,
+        init_arg=options.get("init_arg"),
+        persistence=options.get("wasm_memory_persistence"),
+        skip_pre_upgrade=options.get("skip_pre_upgrade", False),
+        old_schema=_schema(options.get("old_schema")) or after,
+        new_schema=after,
+        old_candid=options.get("old_candid"),
+        new_candid=options.get("candid"),
+        volatile=frozenset(options.get("volatile", ())),
+        calls=recording.calls,
+        answer=recording.answerer(canister),
+        require_way_back=options.get("require_way_back", False),
+        decode_all=options.get("decode_all", False),
+        seed=options.get("seed", 0),
+    )
+    return judge(rehearse(canister, new, chosen), options.get("title") or str(canister.id))
+
+
+def check(
+    source: str | os.PathLike[str] | Canister, new: Any, arg: Any = None, **options: Unpack[CheckOptions]
+) -> Report:
+    """Rehearse an upgrade of what `source` names: ``STATE_DIR:CANISTER``, a snapshot's directory, or a canister.
+
+    Arguments and errors as for `check_canister`; the source is only read.
+    """
+    if isinstance(source, Canister):
+        return check_canister(source, new, arg, **options)
+    with open_canister(os.fspath(source)) as canister:
+        options.setdefault("title", os.fspath(source))
+        return check_canister(canister, new, arg, **options)
+
+
+@contextmanager
+def open_canister(source: str) -> Iterator[Canister]:
+    """The canister of a source, on a subnet in memory.
+
+    Raises:
+        StorageError: there is no such thing, or it has no module.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "metadata.json").exists():
+            raise StorageError(f"no snapshot: name a canister of a state directory as {path}:CANISTER", path)
+        subnet = Subnet.open(path)
+        with subnet:
+            yield subnet.canisters[0]
+        return
+    if path.exists():
+        raise StorageError("a dump of stable memory has no module: check a snapshot or a state directory", path)
+    directory, colon, name = source.rpartition(":")
+    if not colon or not (Path(directory) / "checkpoint").exists():
+        raise StorageError("no such snapshot or state directory", source)
+    with Subnet.read(directory) as subnet:
+        yield _named(subnet, Path(directory), name)
+
+
+def _named(subnet: Subnet, directory: Path, name: str) -> Canister:
+    names = Names(directory)
+    try:
+        wanted = Principal.from_text(names.ids.get(name, name))
+        return subnet.canister(wanted)
+    except (MalformedError, KeyError) as error:
+        known = (one.id for one in subnet.canisters if len(one.id.raw_bytes) <= MAX_PRINCIPAL_BYTES)
+        listed = (
+            ", ".join(f"{one} ({names.name_of(one)})" if names.name_of(one) else str(one) for one in known) or "none"
+        )
+        raise StorageError(f"no canister {name!r} in it, found {listed}", directory) from error
+
+
+def _schema(given: SchemaLike) -> Schema | None:
+    return given if given is None or isinstance(given, Schema) else load_schema(Path(given))
+
+
+def _recording(canister: Canister, replay: str | os.PathLike[str] | Recording | None) -> Recording:
+    if isinstance(replay, Recording):
+        return replay
+    if replay is None:
+        return Recording()
+    if replay == "history":
+        return Recording(calls=history_calls(canister))
+    return read_recording(Path(replay), canister)

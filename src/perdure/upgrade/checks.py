@@ -1,0 +1,20 @@
+"""The table of checks: each a function from what a rehearsal has collected to findings. To add one, add a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from perdure.upgrade.check_calls import CALL_CHECKS
+from perdure.upgrade.check_hooks import HOOK_CHECKS
+from perdure.upgrade.check_modules import MODULE_CHECKS
+from perdure.upgrade.check_structures import STRUCTURE_CHECKS
+from perdure.upgrade.finding import Finding
+from perdure.upgrade.rehearsal import Rehearsal
+
+__all__ = ["CHECKS", "Check"]
+
+Check = Callable[[Rehearsal], Iterator[Finding]]
+
+CHECKS: Final[tuple[Check, ...]] = (*HOOK_CHECKS, *MODULE_CHECKS, *STRUCTURE_CHECKS, *CALL_CHECKS)
+"""In the order in which their findings are told, within a severity."""

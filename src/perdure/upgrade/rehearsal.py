@@ -1,0 +1,436 @@
+"""The rehearsal: the upgrade done for real on a fork, and everything that is asked of both versions.
+
+It judges nothing: `perdure.upgrade.checks` reads what is collected here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from random import Random
+from typing import Any, Final, final
+
+from perdure.canister import Context, Return
+from perdure.errors import MalformedError, PerdureError, RejectError, UnsupportedError
+from perdure.inspection.find import Inventory, Structure, find_in_memory, name_structures
+from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.subnet.interface import NO_VALUES
+from perdure.subnet.subnet import Canister
+from perdure.upgrade.arguments import Pool, arguments, find_values, flat, made
+from perdure.upgrade.replies import Reply
+from perdure.upgrade.stage import Answerer, Call, Outcome, Stage
+from perdure.upgrade.version import Version
+from perdure.values.schema import Schema
+
+__all__ = ["Options", "Rehearsal", "State", "Try", "rehearse"]
+
+CALL_INSTRUCTIONS: Final = 5_000_000_000
+"""What a call may use that nobody recorded. The network gives updates eight times as much."""
+
+
+@final
+@dataclass(frozen=True)
+class Options:
+    """How to rehearse.
+
+    Attributes:
+        arg: of the upgrade, as `Canister.upgrade` takes it.
+        init_arg: for installing either version anew, which tells what does not depend on data; by default `arg`.
+        persistence: ``keep`` or ``replace`` the heap; by default as the old module wants it.
+        skip_pre_upgrade: as for `Canister.upgrade`.
+        old_schema: what stable memory holds before; by default what the old module says.
+        new_schema: the same after.
+        old_candid: the interface before, where the module does not say it.
+        new_candid: the same after.
+        volatile: methods, and ``.fields`` of replies, that are not compared.
+        calls: that somebody recorded, to be tried too.
+        answer: who answers calls that leave the canister.
+        require_way_back: whether having none is breaking.
+        decode_all: decode every value, not a sample.
+        seed: of everything that is drawn.
+        max_calls: tried at most.
+        max_instructions: of all calls together, after which no more are tried.
+    """
+
+    arg: Any = None
+    init_arg: Any = None
+    persistence: str | None = None
+    skip_pre_upgrade: bool = False
+    old_schema: Schema | None = None
+    new_schema: Schema | None = None
+    old_candid: str | None = None
+    new_candid: str | None = None
+    volatile: frozenset[str] = frozenset()
+    calls: Sequence[Call] = ()
+    answer: Answerer | None = None
+    require_way_back: bool = False
+    decode_all: bool = False
+    seed: int = 0
+    max_calls: int = 400
+    max_instructions: int = 60_000_000_000
+
+    @property
+    def volatile_fields(self) -> frozenset[str]:
+        """Names of record fields that are not compared."""
+        return frozenset(name[1:] for name in self.volatile if name.startswith("."))
+
+
+@final
+@dataclass(frozen=True)
+class State:
+    """The canister's state as one version has it.
+
+    Attributes:
+        inventory: of stable memory.
+        heap_wasm_pages: size of the heap.
+        stable_wasm_pages: size of stable memory.
+        timer_ns: when the global timer is due, 0: never.
+        certified_data: as last set.
+        liquid_cycles: above the freezing limit.
+        cycles: the balance.
+    """
+
+    inventory: Inventory
+    heap_wasm_pages: int
+    stable_wasm_pages: int
+    timer_ns: int
+    certified_data: bytes
+    liquid_cycles: int
+    cycles: int
+
+    @classmethod
+    def of(cls, stage: Stage, schema: Schema | None) -> State:
+        """The state of the canister on a stage."""
+        state = stage.state
+        return cls(
+            _inventory(stage.canister.stable, schema),
+            state.heap_wasm_pages,
+            state.stable_wasm_pages,
+            state.global_timer_ns,
+            state.certified_data,
+            state.liquid_cycles,
+            state.cycles,
+        )
+
+    @cached_property
+    def places(self) -> list[tuple[int, int, str]]:
+        """Wasm pages of structures: first, end, label."""
+        found = []
+        for structure in self.inventory.structures:
+            for region in (structure.region, structure.data):
+                for run in () if region is None else region.runs:
+                    first = run.address // WASM_PAGE_BYTES
+                    found.append((first, -(-(run.address + run.size_bytes) // WASM_PAGE_BYTES), structure.label))
+        return sorted(found)
+
+    def labels(self, wasm_pages: Iterable[int]) -> frozenset[str]:
+        """The structures that have some of these Wasm pages."""
+        found = set()
+        for page in wasm_pages:
+            index = bisect_right(self.places, (page, 1 << 62, "")) - 1
+            if index >= 0 and page < self.places[index][1]:
+                found.add(self.places[index][2])
+        return frozenset(found)
+
+    @cached_property
+    def heads(self) -> dict[int, str]:
+        """The 4 KiB page with which each structure begins: whoever opens it reads that."""
+        return {one.address // 4096: one.label for one in self.inventory.structures if one.address >= 0}
+
+    def read_labels(self, outcome: Outcome) -> frozenset[str]:
+        """The structures of which a call touched more than the page with the header."""
+        pages = {page >> 4 for entry in outcome.entries for page in entry.accessed if page not in self.heads}
+        return self.labels(pages)
+
+    @cached_property
+    def structures(self) -> dict[str, Structure]:
+        """By label, those that hold something or may."""
+        return {one.label: one for one in self.inventory.structures if one.kind != "empty"}
+
+
+def _inventory(memory: Memory, schema: Schema | None) -> Inventory:
+    data = {} if schema is None else {one.label: one.data for one in schema.memories.values() if one.data is not None}
+    return name_structures(find_in_memory(memory, log_data=data), schema)
+
+
+@final
+@dataclass(frozen=True)
+class Try:
+    """A call, and what both versions made of it.
+
+    `old_entries` and `new_entries` are how many entries each structure has after an update, by label.
+    """
+
+    call: Call
+    old: Outcome
+    new: Outcome
+    old_entries: Mapping[str, int] = field(default_factory=dict)
+    new_entries: Mapping[str, int] = field(default_factory=dict)
+
+
+@final
+class Rehearsal:
+    """What was collected.
+
+    Attributes:
+        old: the version that runs.
+        new: the one that is to come; `None`: it is no module that can be installed.
+        options: how it was rehearsed.
+        before: the state before.
+        after: the state after; `None`: the upgrade failed.
+        upgrade: the upgrade itself, its entries are the hooks.
+        operators: of the new module, which compiling is charged by.
+        tries: calls to both versions.
+        untried: methods that were not tried, with the reason.
+        stages: before and after, for controls.
+    """
+
+    def __init__(self, old: Version, new: Version | None, options: Options, before: State, upgrade: Outcome) -> None:
+        self.old = old
+        self.new = new
+        self.options = options
+        self.before = before
+        self.after: State | None = None
+        self.upgrade = upgrade
+        self.tries: list[Try] = []
+        self.untried: dict[str, str] = {}
+        self.old_stage: Stage
+        self.new_stage: Stage
+        self.pool = Pool()
+        self.back: Outcome | None = None
+        self.certified_again = False
+        """Whether the old version's own hooks set certified data; known once `again` was asked for."""
+        self.back_tries: list[tuple[Try, Outcome]] = []
+
+    @property
+    def config(self) -> Any:
+        """The network's limits."""
+        return self.old_stage.world.config
+
+    @property
+    def operators(self) -> int:
+        """Operators of the new module."""
+        return 0 if self.new is None else self.new.module.operators
+
+    # --- what the hooks did
+
+    @cached_property
+    def hook_pages(self) -> set[int]:
+        """Wasm pages that the new version's hooks touched."""
+        entries = [one for one in self.upgrade.entries if one.context is not Context.PRE_UPGRADE]
+        return Outcome(entries=entries).pages()
+
+    @cached_property
+    def written(self) -> set[int]:
+        """Wasm pages that any hook wrote."""
+        return self.upgrade.pages(written=True)
+
+    def is_unchanged(self, label: str) -> bool:
+        """Whether no hook wrote to a structure."""
+        return label not in self.before.labels(self.written)
+
+    # --- controls, made when first asked for
+
+    @cached_property
+    def fresh_old(self) -> Stage | None:
+        """The old version, installed anew: what it says without any data."""
+        return self._fresh(self.old_stage, self.old)
+
+    @cached_property
+    def fresh_new(self) -> Stage | None:
+        """The new version, installed anew."""
+        return None if self.new is None else self._fresh(self.new_stage, self.new)
+
+    def _fresh(self, stage: Stage, version: Version) -> Stage | None:
+        options = self.options
+        wanted = options.init_arg if options.init_arg is not None else options.arg
+        try:
+            types = () if version.service is None else version.service.init or ()
+            given = wanted if wanted is not None or not types else tuple(made(one, Random(0)) for one in types)
+            fresh = stage.fork()
+            fresh.canister.reinstall(version.module.wasm, given)
+        except (PerdureError, ValueError):
+            return None
+        return fresh
+
+    @cached_property
+    def again(self) -> Stage | None:
+        """The old version, upgraded to itself: what any upgrade changes."""
+        stage = self.old_stage.fork()
+        outcome = stage.upgrade(self.old.module.wasm, self._old_arg, persistence=self.persistence)
+        self.certified_again = any(
+            isinstance(entry.result, Return) and entry.result.certified_data is not None for entry in outcome.entries
+        )
+        return stage if outcome.is_fine else None
+
+    @property
+    def _old_arg(self) -> Any:
+        return self.options.arg if isinstance(self.options.arg, bytes | str) else NO_VALUES
+
+    @cached_property
+    def later(self) -> Stage:
+        """The old version a day later, with other cycles: what changes by itself."""
+        stage = self.old_stage.fork()
+        stage.world.state.time_ns += 86_400 * 10**9 + 1
+        stage.state.cycles -= 1 + stage.state.cycles // 1000
+        return stage
+
+    @property
+    def persistence(self) -> str | None:
+        """What becomes of the heap."""
+        return self.options.persistence or ("keep" if self.old.keeps_heap else None)
+
+    def reply(self, call: Call, data: bytes) -> Reply:
+        """A reply as the old version's callers read it."""
+        method = None if call.kind == "task" else self.old.signature(call.method)
+        return Reply(data, method, self.options.volatile_fields)
+
+    def is_volatile(self, call: Call) -> bool:
+        """Whether the old version answers otherwise from one time to another, or after any upgrade at all."""
+        mine = self._answers(self.old_stage, call)
+        return any(stage is not None and self._answers(stage, call) != mine for stage in (self.later, self.again))
+
+    def _answers(self, stage: Stage, call: Call) -> Reply | str:
+        outcome = stage.run(call)
+        return self.reply(call, outcome.reply) if outcome.reply is not None else str(outcome.reject)
+
+
+def rehearse(canister: Canister, wasm: Any, options: Options) -> Rehearsal:
+    """Upgrade a canister to a module on forks, and try everything on both; the canister itself is not touched.
+
+    Raises:
+        UnsupportedError: it has no code, or is no canister of the kind that the module is for.
+        MalformedError: a schema that is none.
+        HostError: this machine could not compile the module.
+    """
+    if canister.module is None:
+        raise UnsupportedError(f"canister {canister.id} has no code that could be upgraded")
+    code = canister._subnet._code(wasm)
+    old_stage = Stage(canister._subnet.fork(), canister.id, options.answer)
+    old = Version(canister.module, options.old_schema, options.old_candid)
+    before = State.of(old_stage, old.schema)
+    new_stage = old_stage.fork()
+    compiled = new_stage.subnet._compiled(code)
+    new = None if compiled is None else Version(compiled, options.new_schema, options.new_candid)
+    persistence = options.persistence or ("keep" if old.keeps_heap else None)
+    arg = options.arg
+    try:
+        upgrade = new_stage.upgrade(
+            wasm if isinstance(wasm, type) else code, arg, persistence=persistence, skip=options.skip_pre_upgrade
+        )
+    except MalformedError as error:
+        raise MalformedError(f"the argument of the upgrade: {error}") from error
+    found = Rehearsal(old, new, options, before, upgrade)
+    found.old_stage, found.new_stage = old_stage, new_stage
+    if upgrade.is_fine and new is not None:
+        found.after = State.of(new_stage, new.schema)
+        _Exercise(found).run()
+        _go_back(found)
+    return found
+
+
+# -- exercise
+
+
+@final
+class _Exercise:
+    """Tries calls on both versions until there are no more, or the budget is used up."""
+
+    def __init__(self, found: Rehearsal) -> None:
+        self.found = found
+        self.random = Random(found.options.seed)
+        self.left = found.options.max_instructions
+        self.sender = (
+            found.old_stage.state.settings.controllers[0] if found.old_stage.state.settings.controllers else b"\x04"
+        )
+
+    def run(self) -> None:
+        found = self.found
+        with found.old_stage.limited(CALL_INSTRUCTIONS), found.new_stage.limited(CALL_INSTRUCTIONS):
+            queries = [name for name, kind in found.old.methods.items() if kind != "update"]
+            for name in queries:
+                self._try_all(name, "query", plain=True)
+            find_values(found.before.inventory, found.old.schema, found.pool)
+            for name in queries:
+                self._try_all(name, "query", plain=False)
+            for call in found.options.calls:
+                self._try(call)
+            for task in ("canister_heartbeat", "canister_global_timer"):
+                if found.old.exports(task) and found.new is not None and found.new.exports(task):
+                    self._try(Call("task", task, origin="task"))
+            for name in (name for name, kind in found.old.methods.items() if kind == "update"):
+                self._try_all(name, "update", plain=True)
+                self._try_all(name, "update", plain=False)
+
+    def _try_all(self, name: str, kind: Any, *, plain: bool) -> None:
+        """Every argument that there is for a method."""
+        new = self.found.new
+        if new is None or name not in new.methods or name in self.found.options.volatile:
+            return
+        tried = False
+        for origin, arg in self._arguments(name, plain=plain, count=6 if kind == "query" else 3):
+            tried = self._try(Call(kind, name, arg, self.sender, origin)) or tried
+        if not tried and not plain and name not in {one.call.method for one in self.found.tries}:
+            self.found.untried.setdefault(name, "the old version refuses every argument that was tried")
+
+    def _arguments(self, name: str, *, plain: bool, count: int) -> Iterable[tuple[Any, bytes]]:
+        method = self.found.old.signature(name)
+        if method is None:
+            yield from (("plain", NO_VALUES), ("plain", b"")) if plain else ()
+            return
+        if plain != (not method.func.args):
+            return
+        for origin, values in arguments(method.func.args, self.found.pool, self.random, count=count):
+            try:
+                yield origin, method.encode(values)
+            except ValueError:
+                continue
+
+    def _try(self, call: Call) -> bool:
+        """Try a call on both versions, if the old one takes it; whether it did."""
+        found = self.found
+        if len(found.tries) >= found.options.max_calls or self.left <= 0:
+            found.untried[call.method] = "the calls before it used up what was set aside for trying"
+            return False
+        entries: list[dict[str, int]] = []
+
+        def look(memory: Memory) -> None:
+            inventory = find_in_memory(memory)
+            entries.append({one.label: one.entries for one in inventory.structures if one.entries is not None})
+
+        looks = look if call.kind != "query" else None
+        old = found.old_stage.run(call, looks)
+        self.left -= old.instructions
+        if not old.is_fine and not old.is_open:
+            return False
+        old_entries = entries.pop() if entries else {}
+        new = found.new_stage.run(call, looks)
+        self.left -= new.instructions
+        found.tries.append(Try(call, old, new, old_entries, entries.pop() if entries else {}))
+        if old.reply is not None and call.kind == "query":
+            values = found.reply(call, old.reply).values
+            flat(values or (), found.pool)
+        return True
+
+
+# -- the way back
+
+
+def _go_back(found: Rehearsal) -> None:
+    """Upgrade to the old module again, and ask it what it was asked before."""
+    stage = found.new_stage.fork()
+    persistence = found.persistence
+    if found.new is not None and found.new.keeps_heap and not found.old.keeps_heap:
+        persistence = "replace"
+    try:
+        found.back = stage.upgrade(found.old.module.wasm, found._old_arg, persistence=persistence)
+    except (PerdureError, ValueError) as error:
+        found.back = Outcome(reject=error if isinstance(error, RejectError) else RejectError(5, "", str(error)))
+    if not found.back.is_fine:
+        return
+    with stage.limited(CALL_INSTRUCTIONS):
+        for one in found.tries:
+            if one.old.is_fine and one.call.kind == "query":
+                found.back_tries.append((one, stage.run(one.call)))

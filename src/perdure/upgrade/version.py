@@ -1,0 +1,95 @@
+"""What a module says of itself: exports, Candid, Motoko's stable types, the schema of its stable memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, final
+
+from perdure.candid.service import ServiceMethod, ServiceType
+from perdure.canister import CanisterModule
+from perdure.errors import PerdureError
+from perdure.subnet.interface import has_interface, service_of
+from perdure.values.schema import Schema, parse_schema
+
+__all__ = ["PERSISTENCE_SECTION", "SCHEMA_SECTION", "Version", "section"]
+
+SCHEMA_SECTION: Final = "perdure:schema"
+"""A `stable.yaml` within a module."""
+
+STABLE_TYPES_SECTION: Final = "motoko:stable-types"
+PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
+_CALLED: Final = ("canister_query ", "canister_composite_query ", "canister_update ")
+
+
+def section(module: CanisterModule, name: str) -> bytes | None:
+    """A custom section by its short name, public, private, or as it stands."""
+    sections = module.custom_sections
+    return next(
+        (sections[full] for full in (f"icp:public {name}", f"icp:private {name}", name) if full in sections), None
+    )
+
+
+@final
+@dataclass(frozen=True)
+class Version:
+    """A module, the old one or the new one.
+
+    Attributes:
+        module: the code.
+        declared: the schema that a person has given for it; before what its section says.
+        candid: the interface that a person has given for it.
+    """
+
+    module: CanisterModule
+    declared: Schema | None = None
+    candid: str | None = field(default=None, repr=False)
+
+    @cached_property
+    def service(self) -> ServiceType | None:
+        """Its Candid interface, where it says one that can be read."""
+        if self.candid is None and not has_interface(self.module):
+            return None
+        try:
+            return service_of("the module", self.module, self.candid)
+        except PerdureError:
+            return None
+
+    @cached_property
+    def stable_types(self) -> str | None:
+        """Motoko's stable types, in the text of ``.most`` files."""
+        data = section(self.module, STABLE_TYPES_SECTION)
+        return None if data is None else data.decode("utf-8", "replace")
+
+    @cached_property
+    def schema(self) -> Schema | None:
+        """What its stable memory holds, where somebody says it.
+
+        Raises:
+            MalformedError: its section is no schema.
+        """
+        data = section(self.module, SCHEMA_SECTION)
+        return self.declared if self.declared is not None or data is None else parse_schema(data.decode())
+
+    @cached_property
+    def methods(self) -> dict[str, str]:
+        """The kind of each public method, by name: ``query``, ``composite_query`` or ``update``."""
+        found = {}
+        for export in sorted(self.module.exported_methods):
+            for kind in _CALLED:
+                if export.startswith(kind):
+                    found[export.removeprefix(kind)] = kind.strip().removeprefix("canister_")
+        return found
+
+    def signature(self, method: str) -> ServiceMethod | None:
+        """The Candid type of a method, where it is known."""
+        return None if self.service is None else self.service.methods.get(method)
+
+    @property
+    def keeps_heap(self) -> bool:
+        """Whether its heap passes through upgrades (Motoko's enhanced orthogonal persistence)."""
+        return PERSISTENCE_SECTION in self.module.custom_sections
+
+    def exports(self, name: str) -> bool:
+        """Whether it has an entry point, a hook or a task."""
+        return name in self.module.exported_methods

@@ -1,0 +1,127 @@
+"""`perdure upgrade-check`, and what `perdure canister install` says before an upgrade."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from scenarios import filled, rust
+
+from perdure import Subnet
+from perdure.cli import main
+from perdure.subnet import Canister
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "swapped.wasm").write_bytes(rust("c")())
+    (tmp_path / "fine.wasm").write_bytes(rust("r")())
+    return tmp_path
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> tuple[Path, Canister]:
+    path = tmp_path / "state"
+    with Subnet(path) as subnet:
+        canister = subnet.install(rust("a")())
+        filled(canister)
+    return path, canister
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["perdure", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    code = ended.value.code
+    return code if isinstance(code, int) else 0, out, err
+
+
+def digest(path: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_a_state_directory_is_checked_and_not_touched(capsys, monkeypatch, files, state):
+    path, canister = state
+    before = digest(path)
+    html, junit = files / "report.html", files / "report.xml"
+    source = f"{path}:{canister.id}"
+    code, out, _ = run(
+        capsys, monkeypatch, "upgrade-check", source, files / "swapped.wasm", "--json", "--html", html, "--junit", junit
+    )
+    assert code == 1
+    report = json.loads(out)
+    assert report["verdict"] == "breaking"
+    assert report["findings"][0]["code"] == "ids-swapped"
+    assert digest(path) == before
+    page = html.read_text(encoding="utf-8")
+    assert "user 1" not in page
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "<script" not in page
+    suites = ET.parse(junit).getroot()
+    assert suites[0].get("failures") == "2"
+    assert run(capsys, monkeypatch, "upgrade-check", source, files / "fine.wasm")[0] == 0
+
+
+def test_a_snapshot_is_checked(capsys, monkeypatch, files, tmp_path):
+    canister = Subnet().install(rust("a")())
+    filled(canister)
+    snapshot = tmp_path / "snapshot"
+    canister.write_snapshot(snapshot)
+    code, out, _ = run(capsys, monkeypatch, "upgrade-check", snapshot, files / "swapped.wasm")
+    assert code == 1
+    assert "get_order reads memory 2 now, and its data is in memory 1" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere", "fine.wasm"), "no such snapshot or state directory"),
+        (("state:nobody", "fine.wasm"), "no canister 'nobody' in it, found"),
+        (("fine.wasm", "fine.wasm"), "has no module"),
+        (("state", "fine.wasm"), "name a canister of a state directory"),
+        (("state:X", "missing.wasm"), "does not exist"),
+    ],
+)
+def test_what_cannot_be_checked_is_an_error_of_its_own(capsys, monkeypatch, files, state, words, said):
+    monkeypatch.chdir(files)
+    code, _, err = run(capsys, monkeypatch, "upgrade-check", *words)
+    assert code == 2
+    assert said in err
+
+
+def test_an_upgrade_says_what_it_may_break_and_goes_on(capsys, monkeypatch, files, state):
+    path, canister = state
+    words = ("canister", "install", str(canister.id), "--wasm", files / "swapped.wasm", "--state", path)
+    code, out, err = run(capsys, monkeypatch, *words, "--mode", "upgrade")
+    assert code == 0
+    assert out.startswith("upgrade ")
+    assert "breaking: get_order reads memory 2 now" in err
+    code, _, err = run(capsys, monkeypatch, *words, "--mode", "upgrade", "--no-check")
+    assert (code, err) == (0, "")
+
+
+def test_a_fixture_fails_the_test(files):
+    canister = Subnet().install(rust("a")())
+    filled(canister)
+    canister.write_snapshot(files / "snapshot")
+    (files / "test_it.py").write_text(
+        "def test_fine(check_upgrade):\n"
+        "    assert check_upgrade('snapshot', 'fine.wasm').verdict == 'safe'\n\n"
+        "def test_swapped(check_upgrade):\n"
+        "    check_upgrade('snapshot', 'swapped.wasm')\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(files), str(files)]
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False, timeout=120)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "ids-swapped" in done.stdout
