@@ -240,8 +240,11 @@ DIFFERENCES: Final = (
     "specification says that there are none.",
     "A call to an id outside of the subnet's 2^20 finds `No route to canister`, as on the network where no subnet has "
     "it.",
-    "A query that does not reply `did not produce a response`, as the replica says; composite and replicated queries "
-    "`did not reply to the call`, as updates do: what the replica says of them was not found out.",
+    "Silence has the replica's words: a query or composite query `did not produce a response`, an update or replicated "
+    "query `did not reply to the call`, and a canister that called hears `No response`.",
+    "As in the replica, a composite query that comes to a canister that waits for it, is too deep or has no "
+    "instructions left ends as a whole (`IC0517`, `IC0525`, `IC0526`); the specification lets canisters be entered "
+    "again.",
     "`SubnetConfig.benchmarking()` lifts the limits of instructions and of export names, as PocketIC does for "
     "canbench.",
     "Modules with tables or values of external references are refused.",

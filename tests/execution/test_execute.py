@@ -584,16 +584,22 @@ class TestCompositeQueries:
         assert root.stable_wasm_pages == 0
         assert root.instance.stable.size() == 0
 
-    def test_reentrance_sees_the_committed_state(self, world, fakes):
-        def start(api, instance):
-            instance.stable.grow(1)
-            fakes.call(api, api.canister_self(), "size")
+    @pytest.mark.parametrize("around", [False, True])
+    def test_no_canister_is_entered_again(self, world, fakes, around):
+        """The whole query ends; nobody is told of a reject."""
 
-        size = fakes.reply_with(lambda api, instance: b"%d" % instance.stable.size())
-        root = world.install(
-            {"canister_composite_query start": start, "canister_composite_query size": size}, [fakes.on_reply]
-        )
-        assert query(world, root, "start") == Reply(b"reply:0")
+        def start(api, instance):
+            fakes.call(api, api.msg_arg_data() or api.canister_self(), "back")
+
+        root = world.install({"canister_composite_query start": start}, [fakes.on_reply, fakes.on_reject])
+
+        def back(api, instance):
+            fakes.call(api, root.canister_id, "start")
+
+        between = world.install({"canister_composite_query back": back}, [fakes.on_reply, fakes.on_reject])
+        answer = query(world, root, "start", between.canister_id if around else b"")
+        assert answer.error_code == "IC0517"
+        assert answer.message == "Query calls re-entering the same canister are not allowed yet."
 
     def test_only_as_a_query(self, world, fakes):
         root = world.install({"canister_composite_query start": fakes.reply_with(b"")})
@@ -609,11 +615,43 @@ class TestCompositeQueries:
         assert query(world, root, "start").data.startswith(b"reject:5:IC0536")
 
     def test_depth(self, world, fakes):
-        def down(api, instance):
-            fakes.call(api, api.canister_self(), "down")
+        """Seven in a row are taken if the last one answers at once; where it asks further, the whole query ends."""
 
-        root = world.install({"canister_composite_query down": down}, [fakes.on_reply, fakes.on_reject])
-        assert b"IC0525" in query(world, root, "down").data
+        def down(api, instance):
+            rest = api.msg_arg_data()
+            fakes.call(api, rest[:10], "down" if len(rest) > 10 else "leaf", rest[10:])
+
+        methods = {"canister_composite_query down": down, "canister_query leaf": fakes.reply_with(b"end")}
+        row = [world.install(methods, [fakes.on_reply, fakes.on_reject]) for _ in range(8)]
+        ids = [canister.canister_id for canister in row]
+        assert query(world, row[0], "down", b"".join(ids[1:7])).data == b"reply:" * 6 + b"end"
+        answer = query(world, row[0], "down", b"".join(ids[1:]))
+        assert answer.error_code == "IC0525"
+        assert answer.message == "Composite query calls exceeded the maximum call depth."
+
+    def test_no_instructions_left_end_the_whole_query(self, world, fakes):
+        leaf = world.install({"canister_query leaf": fakes.reply_with(b"")})
+
+        def start(api, instance):
+            for _ in range(101):  # each has an overhead of 50 million, together 5 billion
+                fakes.call(api, leaf.canister_id, "leaf")
+
+        root = world.install({"canister_composite_query start": start}, [lambda *_: None] * 2)
+        answer = query(world, root, "start")
+        assert answer.error_code == "IC0526"
+        assert answer.message == "Composite query calls exceeded the instruction limit."
+
+    def test_silence_of_those_that_are_called(self, world, fakes):
+        quiet = world.install({"canister_query quiet": lambda *_: None})
+
+        def start(api, instance):
+            fakes.call(api, quiet.canister_id, "quiet")
+
+        told = world.install({"canister_composite_query start": start}, [fakes.on_reply, fakes.on_reject])
+        silence = f"IC0506: Canister {Principal(quiet.canister_id)} did not produce a response"
+        assert query(world, told, "start").data == f"reject:5:{silence}".encode()
+        deaf = world.install({"canister_composite_query start": start}, [lambda *_: None] * 2)
+        assert query(world, deaf, "start").message.endswith(f"{Principal(deaf.canister_id)} did not produce a response")
 
     def test_callback_trap_and_cleanup(self, world, fakes):
         leaf = world.install({"canister_query leaf": fakes.reply_with(b"")})
@@ -700,6 +738,16 @@ class TestAsTheReplicaShowsIt:
         assert said[0].startswith(b"reject:3:IC0301")
         assert said[1] == b"reject:3:No route to canister %s" % str(Principal(outside)).encode()
 
+    @pytest.mark.parametrize("kind", ["update", "query"])
+    def test_silence_as_canisters_hear_of_it(self, world, fakes, kind):
+        quiet = world.install({f"canister_{kind} quiet": lambda *_: None})
+
+        def start(api, instance):
+            fakes.call(api, quiet.canister_id, "quiet")
+
+        caller = world.install({"canister_update start": start}, [fakes.on_reply, fakes.on_reject])
+        assert update(world, caller, "start").data == b"reject:5:No response"
+
     def test_silence_of_queries_and_updates(self, world):
         methods = {f"canister_{kind} {kind}": lambda *_: None for kind in ("update", "query", "composite_query")}
         canister = world.install(methods)
@@ -711,4 +759,4 @@ class TestAsTheReplicaShowsIt:
         ]
         assert {reject.error_code for reject in said} == {"IC0506"}
         endings = [reject.message.partition(f"Canister {Principal(canister.canister_id)} ")[2] for reject in said]
-        assert endings == ["did not produce a response", *["did not reply to the call"] * 3]
+        assert endings == [*["did not produce a response"] * 2, *["did not reply to the call"] * 2]

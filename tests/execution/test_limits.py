@@ -196,21 +196,23 @@ class TestQueries:
     def test_composite_budget(self, fakes):
         world = fakes.World(config=SubnetConfig(max_instructions_per_composite_query_call=120_000_000))
 
+        leaf = world.install({"canister_query leaf": fakes.reply_with(b"")})
+
         def wide(api, instance):
             for _ in range(4):
-                fakes.call(api, api.canister_self(), "leaf")
-
-        rejected = []
+                fakes.call(api, leaf.canister_id, "leaf")
 
         def count(api, instance, environment):
-            rejected.append(api.msg_reject_msg()[:6])
-            if len(rejected) == 2:
+            answered.append(api.msg_arg_data())
+            if len(answered) == enough:
                 api.msg_reply()
 
-        methods = {"canister_composite_query wide": wide, "canister_query leaf": fakes.reply_with(b"")}
-        canister = world.install(methods, [lambda *_: None, count])
+        canister = world.install({"canister_composite_query wide": wide}, [count, lambda *_: None])
+        answered, enough = [], 2
         assert execute_query(world.rules, canister.canister_id, "wide", b"") == Reply(b"")
-        assert rejected == [b"IC0526", b"IC0526"]
+        answered, enough = [], 3
+        answer = execute_query(world.rules, canister.canister_id, "wide", b"")
+        assert (answer.error_code, len(answered)) == ("IC0526", 2)
 
 
 class TestCallTerms:

@@ -236,13 +236,14 @@ class TestQueries:
         seen = p().append_number(p().get(1)).append_number(p().stable64_size()).msg_reply()
         assert stage.query(stage.a, seen) == Reply(bytes(16))
 
-    def test_composite_calls_itself_over_the_committed_state(self, stage, p):
-        inner = p().append_number(p().get(1)).append_number(p().stable64_size()).msg_reply()
-        start = p().set(1, 7).stable64_grow(3).drop().call(p().canister_self(), "query", inner)
-        assert stage.query(stage.a, start, "composite_query") == Reply(bytes(16))
+    def test_composite_does_not_call_itself(self, stage, p):
+        start = p().set(1, 7).call(p().canister_self(), "query", p().reply(), on_reject=p().reply(b"told"))
+        assert stage.query(stage.a, start, "composite_query").error_code == "IC0517"
+        assert stage.query(stage.a, p().reply_number(p().get(1))) == Reply(bytes(8))
 
     def test_composite_composites(self, stage, p):
-        inner = p().call(stage.a.canister_id, "query", p().reply(b"leaf"))
+        leaf = stage.facade.install(stage.wasm[0], b"", cycles=10**15)
+        inner = p().call(leaf.id.raw_bytes, "query", p().reply(b"leaf"))
         start = p().call(stage.b.canister_id, "composite_query", inner)
         assert stage.query(stage.a, start, "composite_query") == Reply(b"leaf")
 

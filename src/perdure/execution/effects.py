@@ -25,7 +25,7 @@ from perdure.execution.rejects import rejected, trap_log
 from perdure.execution.state import CanisterState, Change, HookStatus
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
-from perdure.ic.reject import ErrorCode
+from perdure.ic.reject import ErrorCode, RejectCode
 from perdure.memory import WASM_PAGE_BYTES
 
 __all__ = [
@@ -214,9 +214,15 @@ def settle(world: World, canister: CanisterState, context: CallContext) -> None:
         return
     canister.contexts.pop(context.context_id, None)
     if context.needs_to_respond:
+        _answer(world, context, context.trap or _silence(canister, context.origin))
+
+
+def _silence(canister: CanisterState, origin: CallOrigin | None) -> Reject:
+    """What of a canister that did not answer is told: users and canisters hear other words, as from the replica."""
+    if isinstance(origin, FromUser):
         name = Principal(canister.canister_id)
-        silence = rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not reply to the call")
-        _answer(world, context, context.trap or silence)
+        return rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not reply to the call")
+    return Reject(RejectCode.CANISTER_ERROR, "No response")
 
 
 def record_change(

@@ -59,7 +59,10 @@ def execute_query(
     if world.streams:
         world.tell(Taken("query", canister_id, method_name, sender))
     query = _Query(world, canister_id, (caller_info_data, caller_info_signer))
-    response = query.call(canister, sender, method_name, arg, 0)
+    try:
+        response = query.call(canister, sender, method_name, arg, ())
+    except _Ended as ended:
+        response = ended.reject
     reply_bytes = len(response.data if isinstance(response, Reply) else response.message.encode())
     calls, instructions, arg_bytes, response_bytes = canister.query_statistics
     canister.query_statistics = [
@@ -76,6 +79,15 @@ def _not_found(canister_id: bytes) -> Reject:
 
 
 @final
+class _Ended(Exception):  # noqa: N818 -- no error: how a query ends whose calls exceed a limit
+    """The whole query is answered, whoever is being called; all entries on the way have been rolled back."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.reject = rejected(code, message)
+
+
+@final
 class _Query:
     """One query with everything that it calls; `instructions` are those of all of it."""
 
@@ -87,8 +99,18 @@ class _Query:
         self.caller_info = caller_info
         self.instructions = 0
 
-    def call(self, canister: CanisterState, caller: bytes, method_name: str, arg: bytes, depth: int) -> Response:
-        """The answer of one method; the canister's state is as it was."""
+    def call(
+        self, canister: CanisterState, caller: bytes, method_name: str, arg: bytes, waiting: tuple[bytes, ...]
+    ) -> Response:
+        """The answer of one method; the canister's state is as it was.
+
+        Args:
+            canister: called.
+            caller: of it.
+            method_name: a query or composite query.
+            arg: its argument.
+            waiting: ids of the canisters that wait for the answer, the first one first.
+        """
         refusal = self._refuse(canister)
         if refusal is not None:
             return refusal
@@ -103,11 +125,13 @@ class _Query:
             if export_name not in module.exported_methods:
                 message = f"Canister has no query method '{method_name}'."
                 return trap_reject(canister.canister_id, Trap(TrapCode.METHOD_NOT_FOUND, message))
-        env = self.env_of(canister, context, caller, depth)
+        env = self.env_of(canister, context, caller, len(waiting))
         env.arg = arg
         result = self.enter(instance, Method(export_name), env)
+        if waiting:
+            self.instructions += self.world.config.instruction_overhead_per_query_call
         if isinstance(result, Return) and result.response is None and result.calls:
-            return _Composite(self, canister, instance, env, depth).answer(result)
+            return _Composite(self, canister, instance, env, waiting).answer(result)
         instance.roll_back()
         return self.response(canister, result, env)
 
@@ -159,29 +183,41 @@ class _Query:
         if result.response is not None:
             return result.response
         name = Principal(canister.canister_id)
-        silence = "produce a response" if env.context is Context.NON_REPLICATED_QUERY else "reply to the call"
-        return rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not {silence}")
+        return rejected(ErrorCode.CANISTER_DID_NOT_REPLY, f"Canister {name} did not produce a response")
 
-    def nested(self, caller: CanisterState, call: MethodCall, depth: int) -> Response:
-        """The answer to a call from a composite query."""
-        world = self.world
-        if call.callee == _MANAGEMENT:
-            return management_query(world, caller.canister_id, call.method_name, call.arg)
-        if depth >= world.config.max_query_call_depth:
-            return rejected(
-                ErrorCode.QUERY_CALL_GRAPH_TOO_DEEP,
-                f"Composite query call depth exceeded: at most {world.config.max_query_call_depth} calls deep",
-            )
-        self.instructions += world.config.instruction_overhead_per_query_call
+    def check(self, waiting: tuple[bytes, ...]) -> None:
+        """End the query where its calls are nested too deeply, or no instructions are left for more.
+
+        Args:
+            waiting: ids of the canisters above the one that makes calls.
+        """
+        if len(waiting) >= self.world.config.max_query_call_depth:
+            raise _Ended(ErrorCode.QUERY_CALL_GRAPH_TOO_DEEP, "Composite query calls exceeded the maximum call depth.")
         if self.instructions_left() == 0:
-            return rejected(
+            raise _Ended(
                 ErrorCode.QUERY_CALL_GRAPH_TOTAL_INSTRUCTION_LIMIT_EXCEEDED,
-                "Composite query call exceeded the instruction limit",
+                "Composite query calls exceeded the instruction limit.",
             )
-        callee = world.state.canisters.get(call.callee)
+
+    def nested(self, caller: CanisterState, call: MethodCall, waiting: tuple[bytes, ...]) -> Response:
+        """The answer to a call from a composite query.
+
+        Args:
+            caller: who calls.
+            call: whom.
+            waiting: ids of the canisters that wait, `caller` last.
+        """
+        if call.callee == _MANAGEMENT:
+            return management_query(self.world, caller.canister_id, call.method_name, call.arg)
+        if call.callee in waiting:
+            raise _Ended(
+                ErrorCode.QUERY_CALL_GRAPH_LOOP_DETECTED,
+                "Query calls re-entering the same canister are not allowed yet.",
+            )
+        callee = self.world.state.canisters.get(call.callee)
         if callee is None:
             return _not_found(call.callee)
-        return self.call(callee, caller.canister_id, call.method_name, call.arg, depth + 1)
+        return self.call(callee, caller.canister_id, call.method_name, call.arg, waiting)
 
 
 @final
@@ -189,13 +225,18 @@ class _Composite:
     """A composite query method that waits for answers."""
 
     def __init__(
-        self, query: _Query, canister: CanisterState, instance: CanisterInstance, env: Env, depth: int
+        self,
+        query: _Query,
+        canister: CanisterState,
+        instance: CanisterInstance,
+        env: Env,
+        waiting: tuple[bytes, ...],
     ) -> None:
         self.query = query
         self.canister = canister
         self.instance = instance
         self.caller = env.caller
-        self.depth = depth
+        self.waiting = waiting
         self.context_instructions = 0
 
     def answer(self, first: Return) -> Response:
@@ -204,8 +245,10 @@ class _Composite:
         open_calls = list(first.calls)
         saved = self._put_away()
         while open_calls:
+            self.query.check(self.waiting)
             call = open_calls.pop(0)
-            response = self.query.nested(self.canister, call, self.depth)
+            response = self.query.nested(self.canister, call, (*self.waiting, self.canister.canister_id))
+            self.query.check(self.waiting)
             self.instance.restore(saved)
             env = self._callback_env(response)
             callback = call.on_reply if isinstance(response, Reply) else call.on_reject
@@ -230,7 +273,7 @@ class _Composite:
     def _callback_env(self, response: Response) -> Env:
         is_reply = isinstance(response, Reply)
         context = Context.COMPOSITE_REPLY if is_reply else Context.COMPOSITE_REJECT
-        env = self.query.env_of(self.canister, context, self.caller, self.depth)
+        env = self.query.env_of(self.canister, context, self.caller, len(self.waiting))
         # "no certificate available in composite query callbacks"
         env.certificate = None
         env.call_context_instructions = self.context_instructions
