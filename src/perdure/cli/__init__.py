@@ -13,14 +13,12 @@ from typing import NamedTuple, NoReturn, final
 
 import click
 
-from perdure.cli.terminal import printable
+from perdure.cli.terminal import LAYOUT, printable
 
 __all__ = ["main"]
 
 FAILED = 1
 COULD_NOT = 2
-LAYOUT = "\n\t"
-"""What messages are laid out with."""
 
 
 class _Command(NamedTuple):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["LAYOUT", "printable"]
+
+LAYOUT = "\n\t"
+"""What messages are laid out with."""
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -130,11 +130,6 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     saved = _saved_globals(module)
     distinct = tuple(dict.fromkeys(saved))
     places = {item.global_index: place for place, item in enumerate(distinct)}
-    if len(distinct) > abi.MAX_SAVED_GLOBALS:
-        raise InvalidModuleError(
-            f"Wasm module has {len(distinct)} globals that are mutable or exported, which exceeds the maximum number "
-            f"allowed {abi.MAX_SAVED_GLOBALS}."
-        )
     linked, segments = _keep_data_aside(_own_memories(module))
     first_global = len(module.all_global_types)
     appendix = Appendix(module)
@@ -259,6 +254,11 @@ def _saved_globals(module: Module) -> tuple[SavedGlobal, ...]:
     types = module.all_global_types
     shown = set(exported)
     hidden = [index for index, kind in enumerate(types) if kind.mutable and index not in shown]
+    if (distinct := len(shown) + len(hidden)) > abi.MAX_SAVED_GLOBALS:
+        raise InvalidModuleError(
+            f"Wasm module has {distinct} globals that are mutable or exported, which exceeds the maximum number "
+            f"allowed {abi.MAX_SAVED_GLOBALS}."
+        )
     return tuple(SavedGlobal(index, *types[index]) for index in (*exported, *hidden))
 
 

@@ -67,11 +67,11 @@ class StateDirectory:
         self,
         files: Files,
         durability: Durability,
-        *,
-        read_only: bool,
         log_bytes: int,
         records: Format | None,
         blobs_of: NamedBlobs | None,
+        *,
+        read_only: bool,
     ) -> None:
         self._files = files
         self.disk = files.disk
@@ -124,8 +124,7 @@ class StateDirectory:
             extensions: names of what its canisters use beyond the network's rules; those of a directory only ever
                 become more.
             records: the format of the rules' records: older ones are rewritten at the first checkpoint.
-            blobs_of: what blobs a canister's record names, given its id and the record; blobs that nothing names go at
-                checkpoints then, and otherwise never.
+            blobs_of: what blobs a canister's record names, by its id and the record; only then do unnamed ones go.
             accept_last_good: where acknowledged commits are damaged, open the last good state instead of raising.
             lost: where given, damage is added to it in words, as far as the rest can be had without; else it raises.
             trust_owner: write into a directory that belongs to another user.
@@ -138,20 +137,14 @@ class StateDirectory:
         """
         limits = limits or StorageLimits()
         files = Files((disk or RealDisk()).within(str(path)), str(path), store or TemporaryStore(), limits.check_bytes)
-        directory = cls(
-            files, durability, read_only=read_only, log_bytes=limits.log_bytes, records=records, blobs_of=blobs_of
-        )
+        directory = cls(files, durability, limits.log_bytes, records, blobs_of, read_only=read_only)
         try:
             with directory._told("open"):
                 if read_only:
                     directory._locks.share()
                 else:
                     directory._locks.own(trust_owner=trust_owner)
-                directory._checkpoints.look_around()
-                if not directory.disk.exists(f"{path}/checkpoint"):
-                    if read_only:
-                        raise StorageError("not a state directory: no checkpoint in it", directory.path)
-                    directory._checkpoints.begin(0 if history == "kept" else history)
+                directory._begin(history)
                 directory._lost = lost
                 directory._checkpoints.load(directory._bearable)
                 directory._recover(accept_last_good=accept_last_good)
@@ -171,6 +164,14 @@ class StateDirectory:
             raise StorageError(f"{what} failed: {error.strerror or error}", error.filename or self.path) from error
         except (MalformedError, UnsupportedError) as error:
             raise StorageError(str(error), self.path) from error
+
+    def _begin(self, history: KeepHistory) -> None:
+        """Make a first checkpoint where there is none."""
+        self._checkpoints.look_around()
+        if not self.disk.exists(f"{self.path}/checkpoint"):
+            if self.read_only:
+                raise StorageError("not a state directory: no checkpoint in it", self.path)
+            self._checkpoints.begin(0 if history == "kept" else history)
 
     def _set_up(self, history: KeepHistory, extensions: Sequence[str]) -> None:
         """Do what was asked for beyond what the directory is."""

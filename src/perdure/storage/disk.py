@@ -27,7 +27,10 @@ from typing import Protocol, final
 
 from perdure.storage.aio import CAPACITY_BYTES, DirectWriter
 
-__all__ = ["Disk", "DiskFile", "RealDisk", "RealFile", "read_whole"]
+__all__ = ["Disk", "DiskFile", "RealDisk", "RealFile", "copy_data", "read_whole"]
+
+_COPY_BYTES = 1 << 20
+_ZEROS = bytes(_COPY_BYTES)
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -532,3 +535,11 @@ def _explained(error: OSError, name: str, directory: int, path: str) -> OSError:
         except OSError as clearer:
             return clearer
     return OSError(error.errno, error.strerror, path)
+
+
+def copy_data(source: DiskFile, source_offset: int, target: DiskFile, target_offset: int, size_bytes: int) -> None:
+    """Copy, leaving holes where there are only zeros."""
+    for start in range(0, size_bytes, _COPY_BYTES):
+        data = source.pread(min(_COPY_BYTES, size_bytes - start), source_offset + start)
+        if data != _ZEROS[: len(data)]:
+            target.pwrite(data, target_offset + start)

@@ -31,9 +31,9 @@ from typing import final
 from perdure.canister import Extent, PageDelta
 from perdure.errors import StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
-from perdure.storage.disk import Buffer, DiskFile
+from perdure.storage.disk import Buffer, DiskFile, copy_data
 from perdure.storage.pieces import Piece, Pieces, extents_of
-from perdure.storage.runs import Runs, granules_of, join_ranges, shrinks
+from perdure.storage.runs import Runs, granules_of, is_same, join_ranges, pages_of, shrinks
 from perdure.storage.temporary import GRANULE_BYTES, Region, TemporaryStore
 
 __all__ = ["BLOCK_BYTES", "TemporaryImage", "open_sealed"]
@@ -234,12 +234,12 @@ class TemporaryImage:
         pages = sum(map(len, runs.buffers[first:])) // PAGE_BYTES
         if pages > _HELD_PAGES or self._store.held_pages + pages > self._store.held_budget:
             return False
-        return len(self._held) + pages <= _HELD_PAGES or len(self._held.keys() | _pages(runs, first).keys()) <= (
+        return len(self._held) + pages <= _HELD_PAGES or len(self._held.keys() | pages_of(runs, first).keys()) <= (
             _HELD_PAGES
         )
 
     def _with_held(self, runs: Runs) -> Runs:
-        pages = {**self._held, **_pages(runs, 0)}
+        pages = {**self._held, **pages_of(runs, 0)}
         return Runs(sorted(pages.items()), self._pieces.end)
 
     def _make_room_in_blocks(self, runs: Runs, first: int) -> None:
@@ -276,7 +276,7 @@ class TemporaryImage:
             ValueError: a run is not whole pages, or lies outside the memory, or the memory shrinks.
         """
         prepared = self._prepared
-        if prepared is not delta and not _is_same(prepared, delta):
+        if prepared is not delta and not is_same(prepared, delta):
             self.prepare(delta)
         elif self._closed:
             self._check_usable()
@@ -305,7 +305,7 @@ class TemporaryImage:
         for place in self._places:
             runs.write(*place)
         if self._holds:
-            self._held = {**self._held, **_pages(runs, self._others)}
+            self._held = {**self._held, **pages_of(runs, self._others)}
             self._recount()
         elif self._others < len(runs.starts):
             self._write_runs(runs, self._others)
@@ -401,7 +401,7 @@ class TemporaryImage:
             for piece_start, piece_end, source, offset in list(self._pieces.within(start, end)):
                 moved = region.offset + piece_start - start - offset
                 for data_start, data_end in source.file.data_ranges(offset, offset + piece_end - piece_start):
-                    _copy(source.file, data_start, region.file, data_start + moved, data_end - data_start)
+                    copy_data(source.file, data_start, region.file, data_start + moved, data_end - data_start)
             if runs is not None:
                 for index in range(position, bisect_left(runs.starts, end, position)):
                     first, stop = max(start, runs.starts[index]), min(end, runs.ends[index])
@@ -596,28 +596,3 @@ def _region_bytes(size_bytes: int) -> int:
     while end < size_bytes:
         end *= 2
     return end
-
-
-def _is_same(delta: PageDelta | None, other: PageDelta) -> bool:
-    """Whether two deltas have the same pages: one may be a copy of the other's views."""
-    if delta is None:
-        return False
-    places = [(address, len(data)) for address, data in delta.runs]
-    return delta[::2] == other[::2] and places == [(address, len(data)) for address, data in other.runs]
-
-
-def _pages(runs: Runs, first: int) -> dict[int, bytes]:
-    """Copies of the pages of the runs from `first` on, by address."""
-    return {
-        address + at: bytes(buffer[at : at + PAGE_BYTES])
-        for address, buffer in zip(runs.starts[first:], runs.buffers[first:], strict=True)
-        for at in range(0, len(buffer), PAGE_BYTES)
-    }
-
-
-def _copy(source: DiskFile, source_offset: int, target: DiskFile, target_offset: int, size_bytes: int) -> None:
-    """Copy, leaving holes where there are only zeros."""
-    for start in range(0, size_bytes, _COPY_BYTES):
-        data = source.pread(min(_COPY_BYTES, size_bytes - start), source_offset + start)
-        if data != _ZEROS[: len(data)]:
-            target.pwrite(data, target_offset + start)

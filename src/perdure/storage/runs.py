@@ -13,7 +13,7 @@ from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.disk import Buffer
 from perdure.storage.temporary import GRANULE_BYTES, Region
 
-__all__ = ["Runs", "check_delta", "granules_of", "join_ranges", "shrinks"]
+__all__ = ["Runs", "check_delta", "granules_of", "is_same", "join_ranges", "pages_of", "shrinks"]
 
 
 _FEW = 8
@@ -142,3 +142,20 @@ def join_ranges(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             end = max(end, high)
     if end > start:
         yield start, end
+
+
+def is_same(delta: PageDelta | None, other: PageDelta) -> bool:
+    """Whether two deltas have the same pages: one may be a copy of the other's views."""
+    if delta is None:
+        return False
+    places = [(address, len(data)) for address, data in delta.runs]
+    return delta[::2] == other[::2] and places == [(address, len(data)) for address, data in other.runs]
+
+
+def pages_of(runs: Runs, first: int) -> dict[int, bytes]:
+    """Copies of the pages of the runs from `first` on, by address."""
+    return {
+        address + at: bytes(buffer[at : at + PAGE_BYTES])
+        for address, buffer in zip(runs.starts[first:], runs.buffers[first:], strict=True)
+        for at in range(0, len(buffer), PAGE_BYTES)
+    }

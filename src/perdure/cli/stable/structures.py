@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.cli import LAYOUT
 from perdure.cli.stable.show import console_of, print_json, print_table, show_size
 from perdure.cli.stable.source import about_nothing, opened, options, sql_errors
-from perdure.cli.terminal import printable
+from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory, Structure
