@@ -262,7 +262,7 @@ static int authorize(void *none, int action, const char *first, const char *seco
     (void)none; (void)place; (void)by;
     if (action == SQLITE_ATTACH) return first && *first ? SQLITE_DENY : SQLITE_OK; /* VACUUM attaches '' */
     if (action == SQLITE_PRAGMA && second) {
-        static const char *const ours[] = {"locking_mode", "journal_mode", "cache_size", "temp_store", "synchronous"};
+        static const char *const ours[] = {"locking_mode", "journal_mode", "temp_store", "synchronous"};
         for (u32 i = 0; i < LENGTH(ours); i++) {
             if (!sqlite3_stricmp(first, ours[i])) return SQLITE_DENY;
         }
@@ -320,8 +320,10 @@ static void check_end(void) {
 static const u8 *argument, *argument_end;
 
 static void receive(void) {
+    static u8 *bytes;
     u32 size = ic0_msg_arg_data_size();
-    u8 *bytes = malloc(size + 1);
+    free(bytes); /* of the message before */
+    bytes = malloc(size + 1);
     if (!bytes) fail("no memory");
     ic0_msg_arg_data_copy((u32)(uintptr_t)bytes, 0, size);
     bytes[size] = 0;

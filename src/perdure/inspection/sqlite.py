@@ -8,6 +8,7 @@ A connection is one of apsw, read-only and guarded: whose memory it is, nobody h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
@@ -93,6 +94,15 @@ def choose_database(inventory: Inventory, name: str | None = None) -> Structure:
     return found[0]
 
 
+def locate_database(memory: Memory, name: str | None = None) -> Structure:
+    """The database in a memory; the one that the memory begins with, if no `name` says otherwise. Raises as above."""
+    if name is None:
+        with contextlib.suppress(MalformedError):
+            SqliteHeader.read(memory)
+            return Structure("page:0", KIND, Region.whole(memory))
+    return choose_database(find_in_memory(memory), name)
+
+
 def open_sqlite(memory: Memory, *, name: str | None = None, limits: Limits | None = None) -> apsw.Connection:
     """A connection to the database in a memory, for reading.
 
@@ -101,7 +111,8 @@ def open_sqlite(memory: Memory, *, name: str | None = None, limits: Limits | Non
 
     Args:
         memory: live, of a state directory, a snapshot, a dump, or a `BytesMemory`.
-        name: of the virtual memory or place, as ``perdure stable ls`` shows it, where there is more than one database.
+        name: of the virtual memory or place, as ``perdure stable ls`` shows it, where there is more than one database;
+            by default the one that the memory begins with, or the only one.
         limits: how much statements may take.
 
     Raises:
@@ -110,7 +121,7 @@ def open_sqlite(memory: Memory, *, name: str | None = None, limits: Limits | Non
     needs_apsw()
     from perdure.inspection.sqlite_file import DatabaseFile
 
-    place = _Found(memory, name, choose_database(find_in_memory(memory), name).region)
+    place = _Found(memory, name, locate_database(memory, name).region)
     return guarded(DatabaseFile(place, changes=may_change(memory)), limits)
 
 
@@ -131,7 +142,7 @@ class _Found:
 
     def memory(self) -> Memory:
         first, self._first = self._first, None
-        return choose_database(find_in_memory(self._below), self._name).region if first is None else first
+        return locate_database(self._below, self._name).region if first is None else first
 
     def epoch(self) -> object:
         return None

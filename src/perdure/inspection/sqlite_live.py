@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Final, Literal, final
 import apsw
 
 from perdure.errors import PerdureError, UnsupportedError
-from perdure.inspection.find import find_in_memory
 from perdure.inspection.reading_sql import Limits, limit, only_read, only_this_database
-from perdure.inspection.sqlite import choose_database
+from perdure.inspection.sqlite import locate_database
 from perdure.inspection.sqlite_draft import Draft, Window, patched, window_of
 from perdure.inspection.sqlite_file import DatabaseFile, connect
 from perdure.memory import Memory
@@ -86,7 +85,7 @@ class CanisterPlace:
 
     def memory(self) -> Memory:
         """The memory that begins with the database."""
-        return choose_database(find_in_memory(self.canister.stable), self.name).region
+        return locate_database(self.canister.stable, self.name).region
 
     def epoch(self) -> object:
         """Another one after an upgrade, a loaded snapshot, the beginning and the end of an anchor."""

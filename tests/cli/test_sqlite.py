@@ -1,0 +1,323 @@
+"""`perdure stable` on databases of SQLite; files that other programs open; every example of docs/sqlite.md."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "inspection"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "subnet"))
+from built_canisters import module
+from sqlite_files import in_wal_mode, made
+from test_stable import Answer, examples
+
+from perdure import Subnet
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "sqlite.md"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def dump() -> str:
+    Path("dump.bin").write_bytes(padded(made(rows=2000)))
+    return "dump.bin"
+
+
+def padded(data: bytes) -> bytes:
+    return data.ljust(-(-len(data) // 65_536) * 65_536, b"\0")
+
+
+@pytest.fixture
+def state(tmp_path) -> str:
+    """A state directory whose canister has a database."""
+    with Subnet(tmp_path / "state", history=None) as subnet:
+        canister = subnet.install(module("sqlite"))
+        canister.update(
+            "exec", b"create table t(a integer primary key, b); insert into t values (1, 'one'), (2, 'two')"
+        )
+    return f"state:{canister.id}"
+
+
+def test_ls_names_the_tables(dump):
+    found = Answer("ls", dump)
+    assert found.code == 0
+    assert "item, owner: " in found.out
+    (structure,) = Answer("ls", dump, "--json").json["structures"]
+    assert (structure["kind"], structure["tables"], structure["used_bytes"]) == (
+        "sqlite", ["item", "owner"], len(made(rows=2000)),
+    )  # fmt: skip
+
+
+def test_query_rows_schema(dump):
+    assert Answer("query", dump, "select count(*) n from item", "--json").json == [{"n": 2000}]
+    assert Answer("query", dump, "select name from item where id = :i", "-p", "i", "7", "-q").out == "item 7\n"
+    assert [row["id"] for row in Answer("rows", dump, "item", "--from", "1997", "--json").json] == [1997, 1998, 1999]
+    assert Answer("rows", dump, "page:0.owner", "--limit", "1", "--reverse", "-q").out == "999\towner 999\n"
+    assert Answer("rows", dump, "page:0").err.endswith("name a table of it, found item, owner")
+    assert "CREATE INDEX item_owner on item(owner);" in Answer("schema", dump).out
+    assert {one["name"] for one in Answer("schema", dump, "--json").json} == {"item", "owner", "item_owner"}
+    for sql in ("delete from item", "attach 'x' as x", "select * from nowhere", "select"):
+        found = Answer("query", dump, sql)
+        assert (found.code, found.out) == (2, ""), found.err
+    assert "there is item, owner" in Answer("query", dump, "select * from nowhere").err
+
+
+def test_pages(dump):
+    found = Answer("query", dump, "select * from item where id = 7", "--pages", "--json").json
+    assert (found["read"], found["rows"], found["used"][0]["name"]) == (3, 1, "item")
+    assert "plan: SEARCH item USING INTEGER PRIMARY KEY (rowid=?)" in Answer(
+        "query", dump, "select * from item where id = 7", "--pages"
+    ).out  # fmt: skip
+    assert Answer("query", dump, "delete from item", "--pages").code == 2
+
+
+def test_fsck_and_diff(dump):
+    assert Answer("fsck", dump).out == "1 memories checked: 0 errors, 0 notes listed\n"
+    data = bytearray(Path(dump).read_bytes())
+    data[4 * 4096 + 100 : 6 * 4096] = bytes(2 * 4096 - 100)
+    Path("damaged.bin").write_bytes(data)
+    found = Answer("fsck", "damaged.bin")
+    assert found.code == 1
+    assert "sqlite-damaged" in found.out
+    assert Answer("diff", dump, "damaged.bin").code == 1
+    assert Answer("query", "damaged.bin", "select count(*), sum(price) from item").code == 1
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(made(rows=2000))
+        connection.execute("update item set price = -1 where id = 5")
+        connection.execute("delete from owner where id > 997")
+        connection.commit()
+        Path("later.bin").write_bytes(padded(connection.serialize()))
+    found = Answer("diff", dump, "later.bin")
+    assert found.code == 1
+    assert "item (sqlite): 1 changed" in found.out
+    assert "owner (sqlite): 2 removed" in found.out
+    assert {one["name"]: len(one["changes"]) for one in Answer("diff", dump, "later.bin", "--json").json} == {
+        "item": 1, "owner": 2,
+    }  # fmt: skip
+
+
+def test_export(dump):
+    assert Answer("export", dump, "-o", "all.db").out == "item: 2000 rows\nowner: 1000 rows\n"
+    with closing(sqlite3.connect("all.db")) as connection:
+        assert connection.execute("select count(*) from item").fetchone() == (2000,)
+    assert Answer("export", dump, "item", "-o", "item.csv", "--json").json == {"item": 2000}
+    rows = list(csv.DictReader(io.StringIO(Path("item.csv").read_text())))
+    assert (len(rows), rows[7]["name"]) == (2000, "item 7")
+    import pyarrow.parquet as pq
+
+    assert Answer("export", dump, "-o", "many", "--format", "parquet", "-q").code == 0
+    table = pq.read_table("many/item.parquet")
+    assert (table.num_rows, str(table.schema.field("price").type), str(table.schema.field("name").type)) == (
+        2000, "int64", "string",
+    )  # fmt: skip
+
+
+def test_columns_of_several_types_are_text():
+    Path("mixed.bin").write_bytes(
+        padded(
+            made(
+                "create table t(a, b, c); insert into t values (1, 2.5, null), ('x', null, null), (x'00ff', 1.0, null)"
+            )
+        )
+    )
+    import pyarrow.parquet as pq
+
+    assert Answer("export", "mixed.bin", "t", "-o", "t.parquet").code == 0
+    assert pq.read_table("t.parquet").to_pylist() == [
+        {"a": "1", "b": 2.5, "c": None}, {"a": "x", "b": None, "c": None}, {"a": "00ff", "b": 1.0, "c": None},
+    ]  # fmt: skip
+
+
+def test_what_is_extracted_is_the_file(dump):
+    assert Answer("extract", dump, "-o", "out.db").code == 0
+    assert Path("out.db").read_bytes() == made(rows=2000)
+    assert Answer("extract", dump, "-o", "out.db").code == 2
+    Path("empty.bin").write_bytes(bytes(65_536))
+    assert Answer("extract", "empty.bin", "-o", "none.db").code == 2
+    assert not Path("none.db").exists()
+
+
+def test_texts_that_are_none():
+    Path("bad.bin").write_bytes(padded(made("create table t(a); insert into t values (cast(x'ff' as text))")))
+    for command in (("rows", "t"), ("query", "select a from t")):
+        found = Answer(command[0], "bad.bin", *command[1:])
+        assert found.code == 1
+        assert "no UTF-8" in found.err
+    assert Answer("query", "bad.bin", "select cast(a as blob) a from t", "--json").json == [{"a": "ff"}]
+    assert Answer("export", "bad.bin", "-o", "x.db").code == 1
+    assert not Path("x.db").exists()
+
+
+def test_without_apsw_the_database_is_still_named(dump, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apsw", None)
+    assert "pages of 4096 bytes" in Answer("ls", dump).out
+    assert "perdure[sql]" in Answer("query", dump, "select 1").err
+    assert Answer("extract", dump, "-o", "out.db").code == 0
+
+
+# --- patch
+
+
+def edited(path: str, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_state_directory_is_patched_by_a_commit(state, tmp_path):
+    counter = Answer("extract", state, "-o", "out.db", "--json").json["change_counter"]
+    edited("out.db", "insert into t values (3, 'three')", "create table more(x)")
+    found = Answer("patch", state, "out.db", "--since", str(counter), "--json")
+    assert found.code == 0, found.err
+    assert Answer("query", state, "select count(*) n from t", "--json").json == [{"n": 3}]
+    with Subnet(tmp_path / "state") as subnet:
+        assert found.json["version"] == subnet.version
+        (canister,) = subnet.canisters
+        assert canister.query("query", b"select b from t where a = 3; pragma integrity_check") == b"three\nok\n"
+    again = Answer("patch", state, "out.db", "--since", str(counter))
+    assert again.code == 2
+    assert "has changed since it was extracted" in again.err
+    assert Answer("patch", state, "out.db", "--overwrite").code == 0
+
+
+def test_a_dump_is_patched_into_a_new_one(dump):
+    counter = str(Answer("extract", dump, "-o", "out.db", "--json").json["change_counter"])
+    before = Path(dump).read_bytes()
+    edited("out.db", "delete from item where id > 100", "vacuum")
+    edited("out.db", "create table blobs(x)", "insert into blobs values (zeroblob(500000))")
+    assert Answer("patch", dump, "out.db", "--since", counter, "-o", "new.bin").code == 0
+    assert Path(dump).read_bytes() == before
+    assert (
+        Answer("query", "new.bin", "select count(*), (select length(x) from blobs) from item", "-q").out
+        == "101\t500000\n"
+    )
+    assert Answer("fsck", "new.bin").code == 0
+    edited("out.db", "drop table blobs", "vacuum")
+    assert Answer("patch", "new.bin", "out.db", "--overwrite", "-o", "small.bin").code == 0
+    size = len(Path("out.db").read_bytes())
+    assert Path("small.bin").read_bytes()[:size] == Path("out.db").read_bytes()
+    assert not any(Path("small.bin").read_bytes()[size:])
+
+
+def test_what_patch_refuses(dump, state, tmp_path):
+    Answer("extract", dump, "-o", "out.db")
+    assert Answer("patch", dump, "out.db", "-o", "new.bin").code == 2
+    assert Answer("patch", dump, "out.db", "--overwrite").code == 2
+    assert Answer("patch", dump, "out.db", "--overwrite", "-o", dump).code == 2
+    assert Answer("patch", state, "out.db", "--overwrite", "-o", "new.bin").code == 2
+    Path("no.db").write_bytes(b"hello")
+    assert Answer("patch", state, "no.db", "--overwrite").code in (1, 2)
+    data = bytearray(Path("out.db").read_bytes())
+    data[2 * 4096 : 3 * 4096] = bytes(4096)
+    Path("damaged.db").write_bytes(data)
+    assert "is damaged" in Answer("patch", state, "damaged.db", "--overwrite").err
+    Path("short.db").write_bytes(Path("out.db").read_bytes()[:-4096])
+    assert Answer("patch", state, "short.db", "--overwrite").code == 1
+    in_wal_mode(tmp_path / "wal.db")
+    assert "journal_mode = delete" in Answer("patch", state, "wal.db", "--overwrite").err
+    with Subnet(tmp_path / "other") as subnet:
+        canister = subnet.install(b"\0asm\1\0\0\0")
+        canister.stable.grow(1)
+        canister.stable.write(0, made())
+    found = Answer("patch", f"other:{canister.id}", "out.db", "--overwrite")
+    assert (found.code, "does not say" in found.err) == (2, True)
+    assert not Path("new.bin").exists()
+
+
+# --- other people's programs
+
+
+@pytest.fixture
+def extracted(dump) -> str:
+    Answer("extract", dump, "-o", "out.db")
+    return "out.db"
+
+
+def missing(what: str) -> None:
+    """Skip, or in CI fail: what checks this is not here."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not here")
+
+
+def printed(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_line_of_sqlite_opens_what_is_extracted(extracted):
+    if shutil.which("sqlite3") is None:
+        pytest.skip("the command sqlite3 is not here; Python's own SQLite is the same library")
+    assert printed("sqlite3", extracted, "select count(*) from item; pragma integrity_check") == "2000\nok\n"
+
+
+def test_duckdb_opens_what_is_extracted(extracted):
+    if find_spec("duckdb_extension_sqlite_scanner") is None:
+        missing("duckdb's reader of SQLite")
+    script = """
+import duckdb, duckdb_extension_sqlite_scanner, pathlib
+(reader,) = pathlib.Path(duckdb_extension_sqlite_scanner.__file__).parent.rglob("*.duckdb_extension")
+connection = duckdb.connect()
+connection.execute(f"load '{reader}'")
+connection.execute("attach 'out.db' as shop (type sqlite)")
+print(connection.execute("select count(*), sum(id), max(name) from shop.item").fetchall())
+"""
+    assert printed(sys.executable, "-c", script) == "[(2000, 1999000, 'item 999')]\n"
+
+
+def test_datasette_opens_what_is_extracted(extracted):
+    if find_spec("datasette") is None:
+        missing("datasette")
+    query = "/out/item.json?_size=2&_shape=array"
+    found = json.loads(printed(sys.executable, "-W", "ignore", "-m", "datasette", extracted, "--get", query))
+    assert [row["name"] for row in found] == ["item 0", "item 1"]
+
+
+# --- the documentation
+
+
+def doc_blocks() -> list[tuple[str, str]]:
+    """The code blocks of docs/sqlite.md in order: language and text."""
+    return re.findall(r"^```(python|console)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_the_documentation_says_what_happens(monkeypatch):
+    """From an empty folder, with the module of the example beside."""
+    import doctest
+
+    Path("sqlite.wasm").write_bytes(module("sqlite"))
+    names: dict[str, object] = {}
+    for language, block in doc_blocks():
+        if language == "python" and block.startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(block, names, "sqlite.md", str(PAGE), 0)
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+            runner.run(test, clear_globs=False)
+            names.update(test.globs)
+            assert runner.summarize(verbose=False).failed == 0
+        elif language == "python":
+            exec(block, names)
+        else:
+            for command, expected, code in examples(block):
+                words = shlex.split(command)
+                assert words[:2] == ["perdure", "stable"], command
+                found = Answer(*words[2:])
+                shown = "\n".join(line.rstrip() for line in found.out.rstrip("\n").split("\n"))
+                assert (shown, found.code) == (expected, code), command
