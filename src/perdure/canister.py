@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol, final
+from typing import Final, NamedTuple, Protocol, final, runtime_checkable
 
 from perdure.image import MEMORY_KINDS, Extent, Image, Lifetime, MemoryKind, PageDelta, memory_kinds
 from perdure.memory import Memory
@@ -31,6 +31,7 @@ __all__ = [
     "Env",
     "Extent",
     "GlobalValue",
+    "HasModule",
     "Image",
     "Lifetime",
     "Limits",
@@ -389,8 +390,37 @@ class CanisterModule(Protocol):
         """The memories that its instances have, by name, always in the same order."""
         ...
 
+    @property
+    def global_types(self) -> tuple[str, ...]:
+        """Types of the globals that are state, in the network's order."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What code that is no Wasm is called in all of its versions; empty: it is Wasm."""
+        ...
+
+    @property
+    def schema(self) -> bytes:
+        """What code that is no Wasm declares of its state, in a form of its own."""
+        ...
+
+    @property
+    def absent(self) -> str:
+        """Why it cannot be run: it is not here. Its memories can be read, and given to other code. Empty: it can."""
+        ...
+
     def instantiate(self, state: WasmState) -> CanisterInstance:
         """An instance over `state`. Start code does not run; a fresh state gets its data segments applied."""
+        ...
+
+
+@runtime_checkable
+class HasModule(Protocol):
+    """Something that stands for a canister's code, as ``os.PathLike`` stands for a path: a class in Python."""
+
+    def __canister_module__(self) -> CanisterModule:
+        """The code."""
         ...
 
 

@@ -120,6 +120,8 @@ class FakeModule:
         self.is_64 = False
         self.operators = 0
         self.memories = memory_kinds(memories)
+        self.global_types = ()
+        self.name, self.schema, self.absent = "", b"", ""
 
     def instantiate(self, state):
         return FakeInstance(self, state.memories, state.global_values or ())

@@ -6,6 +6,7 @@ what people have.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -16,9 +17,12 @@ from typing import Any
 
 import pytest
 
-from perdure import Principal, Subnet
+from perdure import Principal, RejectError, Subnet, UnsupportedError, rejects
 from perdure.canister import GlobalValue
+from perdure.kit import canister, nat64, stable
+from perdure.stable import StableCell, StableVec
 from perdure.storage import Answer, PythonCode, StateDirectory
+from perdure.subnet.replay import replay
 
 GOLDEN = Path(__file__).with_name("golden")
 MODULES = Path(__file__).parents[1] / "canisters" / "modules"
@@ -39,7 +43,7 @@ def number(data: bytes) -> int:
 
 
 def test_every_version_is_there() -> None:
-    assert {"v1-busy", "v1-kept", "v1-plain"} <= set(NAMES)
+    assert {"v1-busy", "v1-kept", "v1-plain", "v1-python", "v1-python-early"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,6 +126,68 @@ def test_what_no_canister_uses_yet(tmp_path: Path) -> None:
         assert past.canisters[b"actor"].images["log"].read(0, PAGE) == page
         assert len(past.answers) == 5
         past.close()
+
+
+@pytest.fixture
+def keeper(monkeypatch: pytest.MonkeyPatch) -> type:
+    """The class of the canisters in Python."""
+    monkeypatch.syspath_prepend(str(GOLDEN))
+    monkeypatch.delitem(sys.modules, "keeper", raising=False)
+    found: type = importlib.import_module("keeper").Keeper
+    return found
+
+
+def test_canisters_in_python_go_on(tmp_path: Path, keeper: type) -> None:
+    facts = unpack("v1-python", tmp_path / "state")
+    with Subnet(tmp_path / "state", code=[keeper], changed_code="refuse") as subnet:
+        kept = subnet.canister(Principal.from_text(facts["keeper"]))
+        assert kept.status().module_hash == bytes.fromhex(facts["module_hash"])
+        assert kept.actor().facts() == (2, 2, "Bob", ["Ada", "Bob"])
+        subnet.run_until_idle()
+        with rejects(match="the method that made this call is gone"):
+            subnet.response(bytes.fromhex(facts["request"]))
+        kept.load_snapshot(bytes.fromhex(facts["snapshot"]))
+        assert kept.actor().facts() == (1, 1, "Ada", ["Ada"])
+        past = subnet.at(4)
+        assert past.canister(kept.id).actor().facts() == (1, 1, "Ada", ["Ada"])
+        past.close()
+    assert replay(tmp_path / "state", code=[keeper]).difference is None
+
+
+def test_canisters_in_python_that_had_no_schema_yet(tmp_path: Path, keeper: type) -> None:
+    """Their class is another one now: a name, no schema. They are upgraded, against what is in stable memory."""
+    facts = unpack("v1-python-early", tmp_path / "state")
+    with Subnet(tmp_path / "state", code=[keeper]) as subnet:
+        kept = subnet.canister(Principal.from_text(facts["keeper"]))
+        assert kept.actor().facts() == (2, 0, "", ["Ada", "Bob"])
+        subnet.run_until_idle()
+        with rejects(match="the method that made this call is gone"):
+            subnet.response(bytes.fromhex(facts["request"]))
+        kept.load_snapshot(bytes.fromhex(facts["snapshot"]))
+        assert kept.actor().facts() == (1, 0, "", ["Ada"])
+    with StateDirectory.open(tmp_path / "state", read_only=True) as state:
+        assert {canister.code.name for canister in state.canisters.values()} == {"keeper:Keeper", ""}
+        assert state.verify() == []
+
+
+def test_what_is_there_is_held_against_a_class_where_nothing_was_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "keeper", raising=False)
+    facts = unpack("v1-python-early", tmp_path / "state")
+
+    @canister(name="keeper:Keeper")
+    class Other:
+        users: StableVec[nat64]
+        total: StableCell[nat64] = stable(1)
+
+    with pytest.raises(RejectError, match=r"stable variable 'users' is no StableVec\[u64\] in memory 0: bad magic"):
+        Subnet(tmp_path / "state", code=[Other])
+    with Subnet(tmp_path / "state", code=[]) as subnet:
+        kept = subnet.canister(Principal.from_text(facts["keeper"]))
+        assert kept.stable.read(0, 3) == b"MGR"
+        with pytest.raises(UnsupportedError, match="tried to import Keeper from keeper: there is no module keeper"):
+            kept.actor().facts()
 
 
 def test_the_same_state_hash_under_any_hash_seed(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class CompiledModule:
         self.instance_pre: int = pre.value
         self.memories: Mapping[str, MemoryKind] = memory_kinds(facts.memories, is_64=facts.is_64)
         """The memories of its instances, by name."""
+        self.global_types = facts.global_types
+        self.name, self.schema, self.absent = "", b"", ""
         self.max_seconds = MAX_SECONDS if facts.metered else MAX_SECONDS_UNMETERED
 
     @property

@@ -163,6 +163,8 @@ def install_code(
         return refusal
     try:
         module = world.host.compile(wasm)
+        if module.absent:
+            raise UnsupportedError(module.absent)
     except (MalformedError, UnsupportedError) as error:
         # What does not compile is charged by its bytes.
         pay_for_compiling(world, canister, len(wasm), world.costs)
@@ -302,9 +304,12 @@ class _Installation:
             instance = self.module.instantiate(host.new_memories(canister_id, kinds))
             self.world.made(lambda: host.discard(canister_id, instance))
             return instance
-        missing = kinds.keys() - old.memories.keys()
+        kept = self._kept(old)
+        # Another engine can go on with bytes, and not with memories that are there to be emptied.
+        is_other_engine = bool(self.module.name) is not bool(old.module.name)
+        missing = kinds.keys() - (kept if is_other_engine else old.memories.keys())
         added = host.add_memories(canister_id, sorted(missing)) if missing else {}
-        heir = old.successor(self.module, keep=self._kept(old), added=added)
+        heir = old.successor(self.module, keep=kept, added=added)
         self.world.made(heir.roll_back)
         return heir
 

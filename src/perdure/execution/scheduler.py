@@ -308,13 +308,20 @@ def _has_more(world: World) -> bool:
     )
 
 
+def _is_here(canister: CanisterState) -> bool:
+    """Whether its code can be run. Else its messages and tasks wait, for as long as it takes."""
+    return canister.module is None or not canister.module.absent
+
+
 def _is_due(canister: CanisterState, time_ns: int) -> bool:
     """Whether a timer or the low-memory hook is to run at that time."""
-    return canister.hook_status is HookStatus.READY or 0 < canister.global_timer_ns <= time_ns
+    is_set = canister.hook_status is HookStatus.READY or 0 < canister.global_timer_ns <= time_ns
+    return is_set and _is_here(canister)
 
 
 def _has_heartbeat(canister: CanisterState) -> bool:
-    return canister.module is not None and "canister_heartbeat" in canister.module.exported_methods
+    module = canister.module
+    return module is not None and "canister_heartbeat" in module.exported_methods and not module.absent
 
 
 def run_until_answered(world: World, request_id: bytes, max_rounds: int = 1_000) -> Response | None:
@@ -365,7 +372,9 @@ def _executed_call(message: CallMessage, instructions: int, time_ns: int) -> Exe
 
 def has_work(world: World) -> bool:
     """Whether a round would execute anything but heartbeats."""
-    if world.state.ready or world.state.outbox or world.state.management_calls:
+    if world.state.outbox or world.state.management_calls:
+        return True
+    if any(_is_here(world.state.canisters[canister_id]) for canister_id in world.state.ready):
         return True
     return any(
         _is_due(canister, world.state.time_ns) and _can_run(world, canister)
@@ -418,6 +427,8 @@ def _schedule(world: World) -> list[bytes]:
 
 
 def _run_canister(world: World, canister: CanisterState) -> None:
+    if not _is_here(canister):
+        return
     budget = world.config.max_instructions_per_round
     if canister.canister_id in world.state.task_canisters:
         budget -= _run_tasks(world, canister)

@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perdure.kit.calls import call, gather, ic, notify, reject, trap
-    from perdure.kit.python_canister import (
+    from perdure.python.calls import call, gather, ic, notify, reject, trap
+    from perdure.python.module import (
         canister,
         composite_query,
         heartbeat,
         init,
         inspect_message,
+        migration,
         post_upgrade,
         pre_upgrade,
         query,
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
     )
 
 _PLACES = {
-    "annotations": "float32 int8 int16 int32 int64 nat nat8 nat16 nat32 nat64 nat128",
-    "calls": "call gather ic notify reject trap",
-    "python_canister": "canister composite_query heartbeat init inspect_message post_upgrade pre_upgrade query stable "
-    "timer update",
+    "values.annotations": "float32 int8 int16 int32 int64 nat nat8 nat16 nat32 nat64 nat128",
+    "python.calls": "call gather ic notify reject trap",
+    "python.module": "canister composite_query heartbeat init inspect_message migration post_upgrade pre_upgrade query "
+    "stable timer update",
 }
 _MODULE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
 
@@ -59,6 +60,7 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "migration",
     "nat",
     "nat8",
     "nat16",
@@ -80,7 +82,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'perdure.kit' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"perdure.kit.{_MODULE_OF[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"perdure.{_MODULE_OF[name]}"), name)
     return value
 
 

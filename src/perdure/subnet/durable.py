@@ -35,7 +35,7 @@ from perdure.execution.records import (
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
 from perdure.execution.world import ExecutedMessage, World
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.storage import Answer, CanisterChange, Message, StateDirectory, TemporaryStore
+from perdure.storage import NO_CODE, Answer, CanisterChange, Message, PythonCode, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
 from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.memories import StoredContent
@@ -94,10 +94,6 @@ class DurableHost:
     def compile(self, wasm: bytes, *, known: bool = False) -> ResidentModule:
         """Validate and compile a module."""
         return self.temporary.compile(wasm, known=known)
-
-    def provide(self, code: CanisterModule) -> None:
-        """Have code at hand that is not compiled from its bytes."""
-        self.temporary.provide(code)
 
     def new_memories(self, canister_id: bytes, names: Iterable[str]) -> WasmState:
         """Empty memories, temporary until the message commits."""
@@ -222,6 +218,7 @@ class DurableHost:
         module_hash = canister.module.module_hash if canister.module is not None else b""
         if known is None or known.module_hash != module_hash:
             change.module_hash = module_hash
+            change.code = _kept_code(canister.module)
             if canister.module is not None:
                 self.directory.put_blob(canister.module.wasm)
         for chunk in canister.chunk_store.values():
@@ -416,6 +413,13 @@ def open_state(
 ) -> World:
     """The subnet that a state directory holds, over a host that keeps it there."""
     return DurableHost(directory, compile_code, Residents(gate)).restore(config, seed)
+
+
+def _kept_code(module: CanisterModule | None) -> PythonCode:
+    """What is kept of a canister's code beside its bytes, which stand for it where it is no Wasm."""
+    if module is None or not module.name:
+        return NO_CODE
+    return PythonCode(module.name, module.module_hash, module.schema)
 
 
 def _snapshot_change(snapshot: Snapshot) -> CanisterChange:

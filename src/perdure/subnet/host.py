@@ -49,22 +49,15 @@ class MemoryHost:
         self.residents = residents
         self.store = store or TemporaryStore()
         self._modules: dict[int, ResidentModule] = {}
-        self._ready_made: dict[bytes, CanisterModule] = {}
         self._closed = False
 
     def fork(self, gate: Gate) -> MemoryHost:
         """A host for a second subnet: the same code, pages in the same store, no memories yet."""
-        twin = MemoryHost(self._compile_code, Residents(gate, self.residents.capacity), self.store)
-        twin._ready_made = self._ready_made
-        return twin
-
-    def provide(self, code: CanisterModule) -> None:
-        """Have code at hand that is not compiled from its bytes: a canister written in Python."""
-        self._ready_made[code.wasm] = code
+        return MemoryHost(self._compile_code, Residents(gate, self.residents.capacity), self.store)
 
     def compile(self, wasm: bytes, *, known: bool = False) -> ResidentModule:
         """Validate and compile a module; the same code gives the same object while it is in use."""
-        return self._resident(self._ready_made.get(wasm) or self._compile_code(wasm, known=known))
+        return self._resident(self._compile_code(wasm, known=known))
 
     def _resident(self, code: CanisterModule) -> ResidentModule:
         found = self._modules.get(id(code))

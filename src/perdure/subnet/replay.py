@@ -80,7 +80,7 @@ def replay(
         path: the directory.
         start: the version to begin with, or the next one at which something came from outside; by default the oldest.
         config: limits that the state was opened with, should that be so long ago that the history does not say it.
-        code: the classes of canisters in Python that the state has.
+        code: the classes of canisters in Python that the state has had, every version of them.
 
     Raises:
         StorageError: it is no state directory, or keeps no history that can be replayed.
@@ -230,7 +230,14 @@ class _Replay:
         self._abandon()
 
     def _open(self) -> None:
-        self.subnet = Subnet(self.path, durability="checkpoint", config=self.config, seed=self.seed, code=self.code)
+        self.subnet = Subnet(
+            self.path,
+            durability="checkpoint",
+            config=self.config,
+            seed=self.seed,
+            code=self.code,
+            changed_code="keep",
+        )
         self.subnet._durable.watch = self._watch
 
     def _abandon(self) -> None:
@@ -340,7 +347,7 @@ class _Replay:
     def install(self, one: Input, _: _Step) -> None:
         raw_id, controllers, cycles, module_hash, arg = one.fields
         self.subnet.install(
-            self.origin.blob(module_hash),
+            self._module(module_hash),
             arg,
             canister_id=None if raw_id is None else Principal(raw_id),
             controllers=map(Principal, controllers),
@@ -351,7 +358,20 @@ class _Replay:
         raw_id, mode, skip_pre_upgrade, persistence, module_hash, arg = one.fields
         options = InstallOptions(InstallMode(mode), skip_pre_upgrade, persistence)
         with suppress(RejectError):
-            self.subnet.canister(Principal(raw_id))._install(options, self.origin.blob(module_hash), arg)
+            self.subnet.canister(Principal(raw_id))._install(options, self._module(module_hash), arg)
+
+    def _module(self, module_hash: bytes) -> bytes:
+        """A module that was installed.
+
+        Raises:
+            StorageError: it is a class that is not here.
+        """
+        wasm = self.origin.blob(module_hash)
+        module = self.subnet._catalogue.find(wasm, look=True)
+        if module is not None and module.absent:
+            words = f"it cannot be done again: {module.absent}; replay(code=[...]) takes every version of a class"
+            raise StorageError(words, self.origin.path)
+        return wasm
 
     def record(self, _: Input, step: _Step) -> None:
         """Take a commit as it was; the subnet goes on from there."""

@@ -24,7 +24,7 @@ from perdure.canister import (
     Trap,
     WasmState,
 )
-from perdure.embedder import CompiledModule, WasmInstance
+from perdure.embedder import WasmInstance
 from perdure.embedder.mapping import AddressRange
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, Memory
@@ -106,7 +106,9 @@ class ResidentModule:
         self.is_64 = code.is_64
         self.operators = code.operators
         self.memories = code.memories
-        self.is_wasm = isinstance(code, CompiledModule)
+        self.name = code.name
+        self.schema = code.schema
+        self.is_wasm = not code.name
         start = "canister_composite_query "
         self.composite_queries = frozenset(
             name.removeprefix(start) for name in code.exported_methods if name.startswith(start)
@@ -125,8 +127,12 @@ class ResidentModule:
     @property
     def global_types(self) -> tuple[str, ...]:
         """Types of the globals that are state, in the network's order."""
-        facts = getattr(self.code, "facts", None)
-        return facts.global_types if facts is not None else ()
+        return self.code.global_types
+
+    @property
+    def absent(self) -> str:
+        """Why it cannot be run; empty: it can."""
+        return self.code.absent
 
     def instantiate(self, state: WasmState) -> ResidentInstance:
         """An instance over `state`, made when first used."""
@@ -149,6 +155,7 @@ class ResidentInstance:
         "_global_values",
         "_instructions",
         "_is_committing",
+        "_is_crossed",
         "_is_outside",
         "_live",
         "_module",
@@ -167,7 +174,7 @@ class ResidentInstance:
         self._open_memories: OpenMemories | None = None
         self._global_values = state.global_values if state is not None else None
         self._committed = self._global_values is not None
-        self._entered = self._is_committing = False
+        self._entered = self._is_committing = self._is_crossed = False
         self._predecessor: ResidentInstance | None = None
         self._is_outside = False
         self._instructions: dict[str | int, int] = {}
@@ -269,7 +276,10 @@ class ResidentInstance:
         self._committed = True
         self._is_committing = self._entered = False
         if self._predecessor is not None:
-            self._predecessor.close()
+            if self._is_crossed:
+                self._predecessor.discard()
+            else:
+                self._predecessor.close()
             self._predecessor = None
         return delta
 
@@ -279,6 +289,8 @@ class ResidentInstance:
             self._live.roll_back()
         if self._predecessor is not None:  # which has its memories back, and whose heir this was to be
             self.close()
+            if self._is_crossed:
+                self._predecessor.roll_back()
             self._predecessor._entered = False
             self._predecessor = None
         self._entered = False
@@ -299,11 +311,24 @@ class ResidentInstance:
         if not isinstance(module, ResidentModule):
             raise InternalError(f"a resident's successor must be resident, found {type(module).__name__}")
         self._entered = True  # its memories have a second owner until the heir commits or rolls back
+        if module.is_wasm is not self._module.is_wasm:
+            return self._crossed(module, keep, added)
         live = self._use().successor(module.code, keep=keep, added=added)
         heir = ResidentInstance(module, WasmState({**self._memories().memories, **added}), live)
         heir._open_memories = self._open_memories
         heir._predecessor = self
         heir._entered = True
+        return heir
+
+    def _crossed(self, module: ResidentModule, keep: Collection[str], added: Mapping[str, Image]) -> ResidentInstance:
+        """A successor on the other engine, which knows nothing of this one's mappings: it gets copies of what stays."""
+        changes = self._use().changes().memories
+        images = {name: image.fork() for name, image in self._memories().memories.items() if name in keep}
+        for name in images.keys() & changes.keys():
+            images[name].commit(changes[name])
+        heir = ResidentInstance(module, WasmState({**images, **added}))
+        heir._predecessor = self
+        heir._entered = heir._is_crossed = True
         return heir
 
     def move(self, open_memories: OpenMemories, global_values: tuple[GlobalValue, ...] | None) -> None:

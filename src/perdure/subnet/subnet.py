@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from perdure.candid import decode
 from perdure.candid.service import ServiceType
 from perdure.candid.types import Text
-from perdure.canister import CanisterModule, CanisterStatus, GlobalValue, PageDelta, Reject, Reply, Return, StateDelta
+from perdure.canister import (
+    CanisterModule,
+    CanisterStatus,
+    GlobalValue,
+    HasModule,
+    PageDelta,
+    Reject,
+    Reply,
+    Return,
+    StateDelta,
+)
 from perdure.embedder import Compiler, shared_compiler
 from perdure.embedder.guard import threads
 from perdure.errors import MalformedError, UnsupportedError
@@ -51,8 +61,10 @@ from perdure.execution.state import CanisterState, LogRecord, Settings, SubnetSt
 from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.instrument import REPLICA, Options, wasm_without_wasi
+from perdure.python.catalogue import Catalogue
 from perdure.storage import Durability, KeepHistory, Snapshot, StateDirectory
 from perdure.subnet.actor import Actor
+from perdure.subnet.changed_code import ChangedCode, check_name, check_takeover, check_way, take_up
 from perdure.subnet.copying import deep_copy
 from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost, blobs_of, open_state
@@ -80,8 +92,8 @@ DEFAULT_CYCLES = 100_000_000_000_000
 CANDID_METHOD = "__get_candid_interface_tmp_hack"
 
 
-Wasm = bytes | str | os.PathLike[str] | type[Any]
-"""A module, its path, or a class that `perdure.kit.canister` has made a canister."""
+Wasm = bytes | str | os.PathLike[str] | HasModule | type[object]
+"""A module, its path, or what stands for one: a class that `perdure.kit.canister` has made a canister."""
 
 
 @final
@@ -120,8 +132,16 @@ class Subnet:
         costs: what everything costs; by default what it does on the network.
         seed: of the subnet's randomness.
         compiler: compiles the code of canisters; by default the one that the process shares.
-        code: the classes of canisters in Python that a state directory may hold.
+        code: the classes of canisters in Python that a state directory may hold; others are imported by their names.
+        changed_code: what becomes of canisters whose class has changed since: they are upgraded to it (``upgrade``),
+            the directory is not opened (``refuse``), or they stay as they are, to be read but not called before
+            somebody upgrades them (``keep``; `code` may then have several versions of a class).
         trust_owner: write into a state directory that belongs to another user.
+
+    Raises:
+        StorageError: the directory cannot be opened, or a changed class cannot go on with what is there.
+        RejectError: an upgrade to a changed class was rejected.
+        ValueError: two classes in `code` have one name.
     """
 
     def __init__(  # noqa: PLR0913 -- each is a property of the subnet
@@ -135,18 +155,20 @@ class Subnet:
         costs: CostSchedule | None = None,
         seed: bytes = b"",
         compiler: Compiler | None = None,
-        code: Iterable[type[Any]] = (),
+        code: Iterable[HasModule | type[object]] = (),
+        changed_code: ChangedCode = "upgrade",
         trust_owner: bool = False,
     ) -> None:
+        check_way(changed_code)
         options = instrumentation or Options()
         compiler = compiler or shared_compiler()
-        ready_made = {module.wasm: module for module in map(_module_of, code)}
+        self._catalogue = catalogue = Catalogue(code, every_version=changed_code == "keep")
 
         config = config or SubnetConfig()
         policy = replace(REPLICA, max_method_name_bytes=config.max_sum_exported_function_name_lengths)
 
         def compile_code(wasm: bytes, *, known: bool = False) -> CanisterModule:
-            return ready_made.get(wasm) or compiler.compile(wasm, options, known=known, policy=policy)
+            return catalogue.find(wasm, look=known) or compiler.compile(wasm, options, known=known, policy=policy)
 
         self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
         directory = None
@@ -167,6 +189,8 @@ class Subnet:
             if costs is not None:
                 self._world.costs = costs
             identify(self._world)
+            if path is not None:
+                take_up(self.canisters, catalogue, changed_code, os.fspath(path))
         except BaseException:
             if directory is not None:
                 directory.abandon()  # or it would be open for as long as somebody has the traceback
@@ -339,7 +363,9 @@ class Subnet:
             ValueError: the id is taken, or the module takes arguments and `arg` is none or another.
         """
         code = self._code(wasm, wasi=wasi)
-        raw_arg = init_argument("the module", self._compiled(code), arg)
+        module = self._compiled(code)
+        check_name(self, module)
+        raw_arg = init_argument("the module", module, arg)
         settings = self._settings(controllers)
         options, ticket = InstallOptions(InstallMode.INSTALL), Ticket()
         with self._undisturbed(ticket) as world:
@@ -426,9 +452,7 @@ class Subnet:
         elif isinstance(wasm, str | os.PathLike):
             code = Path(wasm).read_bytes()
         else:
-            module = _module_of(wasm)
-            self._host.provide(module)
-            return module.wasm
+            return self._catalogue.add(wasm).wasm
         return wasm_without_wasi(code) if wasi else code
 
     def canister(self, canister_id: Principal) -> Canister:
@@ -566,6 +590,7 @@ class Subnet:
     def _twin(self, gate: Gate) -> Subnet:
         twin = object.__new__(Subnet)
         twin._gate = gate
+        twin._catalogue = self._catalogue
         twin._world = _copy(self._world, self._host.fork(gate))
         return twin
 
@@ -605,6 +630,7 @@ class Subnet:
         """
         twin = object.__new__(Subnet)
         twin._gate = Gate()
+        twin._catalogue = self._catalogue
         twin._world = self._durable.at(version, twin._gate)
         return twin
 
@@ -753,6 +779,7 @@ class Canister:
             subnet._recover()
         if self._reaches_further(request[1]):
             gate.become_alone(turn)
+            self._check_code()
         world, signals = subnet._world, threads.here.state
         signals.enter()
         try:
@@ -791,6 +818,7 @@ class Canister:
                     subnet._recover()
                 if reaches_further := self._reaches_further(method):
                     gate.become_alone(turn)
+                    self._check_code()
                 signals.enter()
                 try:
                     response = execute_query(subnet._world, self._raw_id, method, arg, sender.raw_bytes)
@@ -803,6 +831,12 @@ class Canister:
         if response.__class__ is Reply:
             return response[0]
         raise as_error(response)
+
+    def _check_code(self) -> None:
+        """Refuse a message to code that is not here."""
+        canister = self._subnet._state.canisters.get(self._raw_id)
+        if canister is not None and canister.module is not None and canister.module.absent:
+            raise UnsupportedError(f"canister {self.id} cannot be called: {canister.module.absent}")
 
     def _reaches_further(self, method: str) -> bool:
         """Whether an entry may reach more than its canister: composite queries do, and Python may call anything."""
@@ -891,8 +925,9 @@ class Canister:
     def _install(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> None:
         state, subnet = self._state, self._subnet
         module = subnet._compiled(wasm)
-        self._check_kind(module)
         is_upgrade = options.mode is InstallMode.UPGRADE
+        if not is_upgrade:
+            check_name(subnet, module, but=self._raw_id)
         raw_arg = init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade)
         with subnet._transaction(f"{options.mode.value}_code", self._raw_id, raw_arg):
             response = install_code(subnet._world, state, options, wasm, raw_arg, controller_of(state))
@@ -901,16 +936,6 @@ class Canister:
                 subnet._state.note("code", self._raw_id, mode, *options[1:], module_hash, raw_arg)
         if isinstance(response, Reject):
             raise as_error(response)
-
-    def _check_kind(self, new: CanisterModule | None) -> None:
-        old = self._state.module
-        if not isinstance(old, ResidentModule) or not isinstance(new, ResidentModule):
-            return  # what is no module is refused by the rules, in their words
-        if type(new.code) is not type(old.code):
-            raise UnsupportedError(
-                f"canister {self.id} cannot go from Wasm to Python or back: uninstall it first, and write the bytes of "
-                "its stable memory to the new one"
-            )
 
     # --- life
 
@@ -958,8 +983,27 @@ class Canister:
         return snapshot_id
 
     def load_snapshot(self, snapshot_id: bytes) -> None:
-        """Go back to a snapshot. It can be loaded again."""
+        """Go back to a snapshot. It can be loaded again.
+
+        A canister in Python goes back to the class that it was. Where that is not here any more, it is upgraded to the
+        class of today then, as at opening a state directory.
+
+        Raises:
+            StorageError: the class of today cannot go on with what the snapshot has; nothing has changed.
+            RejectError: there is no such snapshot, or the upgrade was rejected; the snapshot is loaded then.
+        """
+        self._load_snapshot(snapshot_id)
+
+    @alone
+    def _load_snapshot(self, snapshot_id: bytes) -> None:
+        subnet, snapshot = self._subnet, self._state.snapshots.get(snapshot_id)
+        module = None
+        if snapshot is not None and snapshot.module is None:
+            module = subnet._catalogue.find(bytes(snapshot.wasm), look=True)
+        if module is not None:
+            check_takeover(self, module, subnet._catalogue)
         self._manage("load_canister_snapshot", snapshot_id=snapshot_id)
+        take_up((self,), subnet._catalogue, "upgrade", f"snapshot {snapshot_id.hex()}")
 
     def snapshots(self) -> list[dict[str, Any]]:
         """Each snapshot's ``id``, ``taken_at_timestamp`` in ns and ``total_size`` in bytes."""
@@ -1133,13 +1177,6 @@ class Canister:
 
     def __repr__(self) -> str:
         return f"<Canister {self.id}>"
-
-
-def _module_of(owner: type[Any]) -> CanisterModule:
-    module: CanisterModule | None = getattr(owner, "__perdure_module__", None)
-    if module is None:
-        raise TypeError(f"{owner!r} is no module, no path, and no class made a canister by perdure.kit.canister")
-    return module
 
 
 def _copy(world: World, host: MemoryHost) -> World:

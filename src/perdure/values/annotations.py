@@ -110,6 +110,11 @@ class Annotations:
         self.named: dict[str, candid.Rec] = {}
         self._complete: dict[str, candid.Rec] = {}
 
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The classes among the types that it has seen."""
+        return tuple(one for one in self._shapes if isinstance(one, type))
+
     def hints(self, owner: Any) -> dict[str, Any]:
         """The annotations of a class or function, resolved.
 

@@ -4,7 +4,8 @@
 
 A directory here is made once, when its version of the format is settled, and never again: later revisions have to read
 it as it is. Each is a tar archive (the log and the reserve are mostly zeros); beside it `NAME.json` says what is in it.
-A new version of the format gets new names; the old ones stay.
+A new version of the format gets new names; the old ones stay. `v1-python-early` is `v1-python` as revision a3a0281 made
+it, before canisters in Python had a name and a schema.
 """
 
 from __future__ import annotations
@@ -113,7 +114,39 @@ def kept(path: Path) -> dict[str, Any]:
         return facts
 
 
-MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {"v1-busy": busy, "v1-plain": plain, "v1-kept": kept}
+def python(path: Path) -> dict[str, Any]:
+    """Canisters in Python: variables, attributes, a snapshot, a call in flight, all of the history."""
+    sys.path.insert(0, str(HERE))
+    from keeper import Keeper
+
+    with Subnet(path, history=None, seed=b"python") as subnet:
+        keeper, other = subnet.install(Keeper), subnet.install(Keeper)
+        keeper.actor(ALICE).add("Ada")
+        snapshot = keeper.take_snapshot()
+        keeper.actor().add("Bob")
+        subnet.checkpoint()
+        request = submit_ingress(
+            subnet._world, keeper.id.raw_bytes, "ask", keeper.service().methods["ask"].encode([other.id])
+        )
+        subnet.tick()
+        assert subnet._state.canisters[keeper.id.raw_bytes].open_calls, "nothing is in flight"
+        assert keeper.module is not None
+        return {
+            "keeper": str(keeper.id),
+            "other": str(other.id),
+            "snapshot": snapshot.hex(),
+            "request": request.hex(),
+            "module_hash": keeper.module.module_hash.hex(),
+            **facts_of(subnet),
+        }
+
+
+MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "v1-busy": busy,
+    "v1-plain": plain,
+    "v1-kept": kept,
+    "v1-python": python,
+}
 
 
 def pack(directory: Path, target: Path) -> None:

@@ -68,7 +68,7 @@ def call(
     if text is not None and args is not None:
         raise click.UsageError("arguments were given twice: in place and with --args")
     argument = given(text if args is None else args, args_file, args_format)
-    with state.open() as subnet:
+    with state.open(changed_code="upgrade") as subnet:
         if state.id_of(canister) == MANAGEMENT_CANISTER:
             target, kind = subnet.management, kind or "update"
             service: ServiceType | None = target.service(candid)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perdure.project import Project, ProjectCanister
     from perdure.storage.names import Names
     from perdure.subnet import Canister, Subnet
+    from perdure.subnet.changed_code import ChangedCode
 
 __all__ = [
     "State",
@@ -71,8 +72,12 @@ class State:
         self.project = project
 
     @contextmanager
-    def open(self, *, create: bool = False) -> Iterator[Subnet]:
+    def open(self, *, create: bool = False, changed_code: ChangedCode = "keep") -> Iterator[Subnet]:
         """The subnet, for as long as the block.
+
+        Args:
+            create: make a state where there is none.
+            changed_code: as for `Subnet`; who only looks changes nothing.
 
         Raises:
             click.UsageError: there is none, and none was to be created.
@@ -82,7 +87,7 @@ class State:
             raise click.UsageError(f"no state in {self.directory}: `perdure canister install` begins one")
         from perdure.subnet import Subnet
 
-        with Subnet(self.directory) as subnet:
+        with Subnet(self.directory, changed_code=changed_code) as subnet:
             yield subnet
 
     @functools.cached_property

@@ -31,6 +31,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any, Final, TypeVar, final, overload
 
@@ -38,22 +39,18 @@ from perdure.candid import Codec
 from perdure.candid.types import quote
 from perdure.canister import WasmState, memory_kinds
 from perdure.errors import MalformedError
-from perdure.kit.instance import PythonInstance
-from perdure.kit.overlay import OverlayMemory
 from perdure.memory import Memory
-from perdure.stable import (
-    StableBTreeMap,
-    StableBTreeSet,
-    StableCell,
-    StableLog,
-    StableMinHeap,
-    StableVec,
-)
+from perdure.python.blank import empty_module, sections
+from perdure.python.identity import is_own, module_of, name_of
+from perdure.python.instance import PythonInstance
+from perdure.python.overlay import OverlayMemory
+from perdure.python.source import digest
+from perdure.python.variables import Declared, Schema, Variable, declared, is_readable, objections, stable, structure_of
 from perdure.system_api import SystemApi
 from perdure.values.annotations import Annotations, Shape
-from perdure.wasm.leb import encode_unsigned
 
 __all__ = [
+    "Migration",
     "PythonMethod",
     "PythonModule",
     "canister",
@@ -61,6 +58,7 @@ __all__ = [
     "heartbeat",
     "init",
     "inspect_message",
+    "migration",
     "post_upgrade",
     "pre_upgrade",
     "query",
@@ -71,7 +69,6 @@ __all__ = [
 
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 _MARK: Final = "__perdure_entry__"
 _HOOKS: Final = {
@@ -82,6 +79,7 @@ _HOOKS: Final = {
     "timer": "canister_global_timer",
     "inspect_message": "canister_inspect_message",
 }
+_MAX_NAME_CHARACTERS: Final = 200
 _MODES: Final = {"query": " query", "composite_query": " composite_query", "update": ""}
 
 
@@ -135,24 +133,22 @@ timer: Final = _Marking("timer")
 inspect_message: Final = _Marking("inspect_message")
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class _Stable:
-    memory_id: int | Sequence[int] | None
-    default: Any
+def migration(function: F) -> F:
+    """Makes a method take over stable variables of the code before, at the upgrade that changes or drops them.
 
+        balances: StableBTreeMap[Principal, nat64] = stable(1)      # was StableBTreeMap[str, nat64], in memory 0
 
-def stable(memory_id: int | tuple[int, int] | None = None, *, default: Any = None) -> Any:
-    """More about a stable variable than its type says.
+        @migration
+        def by_principal(self, balances: StableBTreeMap[str, nat64]) -> None:
+            for name, amount in balances.items():
+                self.balances[Principal.self_authenticating(name.encode())] = amount
 
-        users: StableBTreeMap[Principal, User] = stable(3)
-
-    Args:
-        memory_id: which memory of the `MemoryManager` it lives in, a log in two; by default the next free ones in the
-            order of the declarations. Say it for what has to survive a change of that order.
-        default: what a `StableCell` holds at first.
+    Its parameters are named as the variables of the code before, with the types that they had there. It runs once, at
+    an upgrade from code that declares all of them so, after ``__init__`` and before ``post_upgrade``; where it raises,
+    nothing of the upgrade stays. It may be left in the class afterwards.
     """
-    return _Stable(memory_id, default)
+    setattr(function, _MARK, _Mark("migration"))
+    return function
 
 
 # -- the parts of a module
@@ -234,33 +230,6 @@ def _types(shapes: Sequence[Shape]) -> str:
     return ", ".join(str(shape.type) for shape in shapes)
 
 
-_STRUCTURES: Final = {
-    StableBTreeMap: 1,
-    StableBTreeSet: 1,
-    StableCell: 1,
-    StableLog: 2,
-    StableMinHeap: 1,
-    StableVec: 1,
-}
-"""Stable structures, and how many memories each needs."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Variable:
-    """A declared stable variable."""
-
-    structure: Any
-    memory_ids: tuple[int, ...]
-    storables: tuple[Any, ...]
-    default: Any
-
-    def open(self, memories: Sequence[Memory]) -> Any:
-        """What is there, or a new one on blank memories."""
-        extra = (self.default,) if self.structure is StableCell else ()
-        return self.structure.init(*memories, *self.storables, *extra)
-
-
 @final
 class _Slot:
     """What stands in the class for a stable variable."""
@@ -275,44 +244,43 @@ class _Slot:
         raise AttributeError(f"stable variable {self._name!r} cannot be replaced: change what it holds")
 
 
-def _variables(hints: Mapping[str, Any], owner: type, annotations: Annotations) -> dict[str, _Variable]:
-    declared = {name: hint for name, hint in hints.items() if typing.get_origin(hint) in _STRUCTURES}
-    said = {name: getattr(owner, name, None) for name in declared}
-    details = {name: one if isinstance(one, _Stable) else _Stable(None, None) for name, one in said.items()}
-    taken = {memory_id for one in details.values() for memory_id in _ids(one.memory_id)}
-    found: dict[str, _Variable] = {}
-    for name, hint in declared.items():
-        structure, detail = typing.get_origin(hint), details[name]
-        ids = _ids(detail.memory_id) or _free_ids(taken, _STRUCTURES[structure])
-        taken.update(ids)
-        if len(ids) != _STRUCTURES[structure]:
-            raise TypeError(f"{name}: a {structure.__name__} lives in {_STRUCTURES[structure]} memories, found {ids}")
-        found[name] = _Variable(structure, ids, _storables(name, hint, annotations), detail.default)
-    used = [memory_id for one in found.values() for memory_id in one.memory_ids]
-    if len(set(used)) < len(used):
-        raise TypeError(f"two stable variables share a memory: {sorted(used)}")
-    return found
+@final
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A method that takes over stable variables of the code before.
 
+    Args:
+        function: the method.
+        variables: what it takes over, as it was declared; their memories are where the code before had them.
+    """
 
-def _ids(memory_id: int | Sequence[int] | None) -> tuple[int, ...]:
-    if memory_id is None:
-        return ()
-    return (memory_id,) if isinstance(memory_id, int) else tuple(memory_id)
+    function: Callable[..., None]
+    variables: tuple[Variable, ...]
 
+    @classmethod
+    def of(cls, function: Callable[..., Any], annotations: Annotations) -> Migration:
+        """Read off a method.
 
-def _free_ids(taken: set[int], count: int) -> tuple[int, ...]:
-    return tuple([memory_id for memory_id in range(255) if memory_id not in taken][:count])
-
-
-def _storables(name: str, hint: Any, annotations: Annotations) -> tuple[Any, ...]:
-    structure = typing.get_origin(hint)
-    ordered = structure in (StableBTreeMap, StableBTreeSet, StableMinHeap)
-    try:
-        return tuple(
-            annotations.storable(one, is_key=ordered and index == 0) for index, one in enumerate(typing.get_args(hint))
-        )
-    except TypeError as error:
-        raise TypeError(f"stable variable {name!r}: {error}") from error
+        Raises:
+            TypeError: its parameters are no stable variables.
+        """
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{function.__qualname__}: a migration calls nobody, so it is no async def")
+        hints = annotations.hints(function)
+        found = []
+        for name in list(inspect.signature(function).parameters)[1:]:
+            shape = structure_of(name, hints.get(name), annotations)
+            if shape is None:
+                raise TypeError(
+                    f"{function.__qualname__}: parameter {name!r} is named and annotated as a stable variable of the "
+                    "code before: StableBTreeMap[str, nat64] ..."
+                )
+            found.append(Variable(name, shape[0], (), shape[1]))
+        if not found:
+            raise TypeError(
+                f"{function.__qualname__}: a migration has a parameter for each variable that it takes over"
+            )
+        return cls(function, tuple(found))
 
 
 # -- the module
@@ -331,34 +299,86 @@ class PythonModule:
         bucket_wasm_pages: of the memory manager; 128, as in the crate.
     """
 
-    def __init__(self, owner: type, names: Mapping[str, Any], bucket_wasm_pages: int) -> None:
-        annotations = Annotations({**names, owner.__name__: owner})
+    def __init__(self, owner: type, names: Mapping[str, Any], bucket_wasm_pages: int, name: str | None = None) -> None:
+        self._annotations = annotations = Annotations({**names, owner.__name__: owner})
         self.owner = owner
+        self.place = name_of(owner)
+        self.name = _checked(name) or self.place
         self.bucket_wasm_pages = bucket_wasm_pages
         self.classes: dict[str, type] = {}
-        self.variables = _variables(annotations.hints(owner), owner, annotations)
+        self.variables = declared(annotations.hints(owner), owner, annotations)
         marked = [(function, getattr(function, _MARK)) for function in _functions(owner) if hasattr(function, _MARK)]
-        methods = [PythonMethod(function, mark, annotations) for function, mark in marked]
+        methods = [PythonMethod(function, mark, annotations) for function, mark in marked if mark.kind != "migration"]
+        self.migrations = [Migration.of(function, annotations) for function, mark in marked if mark.kind == "migration"]
         self.methods = {method.export_name: method for method in methods}
         if len(self.methods) < len(methods):
             raise TypeError(f"{owner.__name__} has two methods for one of {', '.join(self.methods)}")
         # Always there: it makes the object and its stable structures before init.
         self.exported_methods = frozenset(["canister_start", *self.methods])
-        self.candid = self._interface(annotations)
-        self.custom_sections = self._sections()
-        self.wasm = _empty_module(self.custom_sections)
-        self.module_hash = hashlib.sha256(self.wasm).digest()
+        self.definitions = "\n".join(f"type {name} = {one.type};" for name, one in annotations.named.items())
+        self.candid = self._interface()
+        self.declares = Schema(
+            self.definitions,
+            tuple(one.declared for one in self.variables.values()),
+            self.place,
+            tuple(sorted(self.exported_methods)),
+        )
+        self.schema = self.declares.encode()
+        self.absent = ""
         self.is_64 = False
         self.operators = 0
+        self.global_types: tuple[str, ...] = ()
         self.memories = memory_kinds()
         own = {"__slots__": ("_perdure_instance",), "__qualname__": owner.__qualname__, "__module__": owner.__module__}
         self._class: type = type(owner.__name__, (owner,), own | {name: _Slot(name) for name in self.variables})
+
+    @cached_property
+    def custom_sections(self) -> Mapping[str, bytes]:
+        """Interface, name and digest of the source, declarations.
+
+        Made when first asked for: what the class names in its module is there then.
+        """
+        others = self._annotations.classes
+        return sections(self.name, digest(self.owner, others), self.schema, self.candid)
+
+    @cached_property
+    def wasm(self) -> bytes:
+        """A module of nothing but these sections."""
+        return empty_module(self.custom_sections)
+
+    @cached_property
+    def module_hash(self) -> bytes:
+        """SHA-256 of `wasm`, so of name, declarations and source."""
+        return hashlib.sha256(self.wasm).digest()
+
+    def pending(self, old: Schema) -> list[tuple[Migration, list[Declared]]]:
+        """The migrations that are due at an upgrade from code that declared `old`, with what they take over."""
+        before = {one.name: one for one in old.variables}
+        due = []
+        for one in self.migrations:
+            sources = [before[variable.name] for variable in one.variables if self._takes_over(variable, before, old)]
+            if len(sources) == len(one.variables):
+                due.append((one, sources))
+        return due
+
+    def _takes_over(self, variable: Variable, before: Mapping[str, Declared], old: Schema) -> bool:
+        source, now = before.get(variable.name), self.variables.get(variable.name)
+        if source is None or not is_readable(source, variable.declared, old, self.declares):
+            return False
+        return now is None or now.declared != source
+
+    def objections(self, old: Schema, memory_of: Callable[[int], Memory] | None = None) -> list[str]:
+        """Why it cannot go on with the stable memory of code that declared `old`; see `variables.objections`."""
+        taken_over = [source.name for _, sources in self.pending(old) for source in sources]
+        return objections(old, self.variables, self.declares, taken_over, memory_of)
 
     def instantiate(self, state: WasmState) -> PythonInstance:
         """An instance over `state`."""
         has_run = state.global_values is not None
         memories = {name: OverlayMemory(image) for name, image in state.memories.items()}
-        return PythonInstance(self, memories, has_run=has_run)
+        # What is in the stable memory of a fresh one is what Wasm has left.
+        before = Schema.decode(b"") if not has_run and memories["stable"].size() else None
+        return PythonInstance(self, memories, has_run=has_run, before=before)
 
     def new_object(self, instance: PythonInstance) -> Any:
         """An object of the class, not initialised, whose stable variables are `instance`'s."""
@@ -375,38 +395,26 @@ class PythonModule:
         found = self.classes.get(name)
         if found is not None:
             return found
-        module_name, _, path = name.partition(":")
+        module, _, path = name.partition(":")
         value: Any = None
-        if module_name.partition(".")[0] == self.owner.__module__.partition(".")[0]:
-            value = import_module(module_name)
+        if is_own(self.owner.__module__, module):
+            value = import_module(module_of(module))
             for part in path.split("."):
                 value = getattr(value, part, None)
         if not isinstance(value, type):
             raise MalformedError(f"the heap has an object of {name}, which is not the canister's")
         return value
 
-    def _interface(self, annotations: Annotations) -> str:
+    def _interface(self) -> str:
         typed = [one for one in self.methods.values() if not one.is_raw]
         starting = self.methods.get("canister_init")
         arguments = "" if starting is None or starting.is_raw else f"({_types(starting.args)}) -> "
-        lines = [f"type {name} = {one.type};" for name, one in annotations.named.items()]
-        lines.append(f"service : {arguments}{{")
+        lines = [*filter(None, [self.definitions]), f"service : {arguments}{{"]
         for method in typed:
             if not method.is_hook:
                 lines += [f"  // {line}" for line in method.docs.splitlines()]
                 lines.append(f"  {method.signature};")
         return "\n".join([*lines, "}\n"])
-
-    def _sections(self) -> dict[str, bytes]:
-        try:
-            source = inspect.getsource(self.owner)
-        except (OSError, TypeError):
-            source = ""
-        digest = hashlib.sha256(source.encode()).hexdigest()
-        return {
-            "icp:public candid:service": self.candid.encode(),
-            "perdure:python": f"{self.owner.__module__}:{self.owner.__qualname__} {digest}".encode(),
-        }
 
     def __repr__(self) -> str:
         return f"<canister {self.owner.__name__}>"
@@ -419,24 +427,23 @@ def _functions(owner: type) -> list[Any]:
     return list(found.values())
 
 
-def _empty_module(sections: Mapping[str, bytes]) -> bytes:
-    wasm = bytearray(b"\0asm\1\0\0\0")
-    for name, content in sections.items():
-        label = name.encode()
-        body = encode_unsigned(len(label)) + label + content
-        wasm += b"\0" + encode_unsigned(len(body)) + body
-    return bytes(wasm)
+def _checked(name: str | None) -> str | None:
+    if name is not None and not (0 < len(name) <= _MAX_NAME_CHARACTERS and name.isprintable() and name == name.strip()):
+        raise TypeError(f"a canister cannot be called {name!r:.80}: expected 1 to {_MAX_NAME_CHARACTERS} characters")
+    return name
 
 
 @overload
 def canister(owner: C, /) -> C: ...
 @overload
-def canister(*, bucket_wasm_pages: int = 128) -> Callable[[C], C]: ...
-def canister(owner: Any = None, /, *, bucket_wasm_pages: int = 128) -> Any:
+def canister(*, name: str | None = None, bucket_wasm_pages: int = 128) -> Callable[[C], C]: ...
+def canister(owner: Any = None, /, *, name: str | None = None, bucket_wasm_pages: int = 128) -> Any:
     """Make a class a canister, to be installed like a Wasm module: ``subnet.install(Ledger)``.
 
     Args:
         owner: the class; see the module for what it may have.
+        name: what state directories know it by; by default ``module:Class``. A class that is renamed or moved keeps
+            its canisters if it keeps its name: ``@canister(name="shop:Ledger")``.
         bucket_wasm_pages: what the memory manager takes at a time; 128 as the crate's default.
 
     Raises:
@@ -445,7 +452,14 @@ def canister(owner: Any = None, /, *, bucket_wasm_pages: int = 128) -> Any:
     names = dict(sys._getframe(1).f_locals)
 
     def make(one: C) -> C:
-        one.__perdure_module__ = PythonModule(one, names, bucket_wasm_pages)  # type: ignore[attr-defined]
+        module = PythonModule(one, names, bucket_wasm_pages, name)
+
+        def canister_module(asked: type) -> PythonModule:
+            if asked is not one:
+                raise TypeError(f"{asked!r} inherits from a canister and is none itself: it has to say @canister, too")
+            return module
+
+        one.__canister_module__ = classmethod(canister_module)  # type: ignore[attr-defined]
         return one
 
     return make if owner is None else make(owner)

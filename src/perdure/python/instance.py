@@ -8,14 +8,13 @@ the answer traps.
 
 from __future__ import annotations
 
-import io
-import pickle
 import traceback
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from perdure.canister import (
     Callback,
@@ -32,18 +31,20 @@ from perdure.canister import (
     Trap,
     TrapCode,
 )
-from perdure.errors import InternalError, MalformedError, RejectError
+from perdure.errors import InternalError, MalformedError, RejectError, UnsupportedError
 from perdure.ic.reject import RejectCode
-from perdure.kit.calls import Batch, Call, Entry, RejectedError, entered
-from perdure.kit.overlay import OverlayMemory
-from perdure.memory import WASM_PAGE_BYTES
+from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.python.calls import ON_CLEANUP, ON_REPLY, Batch, Entry, RejectedError, entered, perform
+from perdure.python.heap import Classes, pickled, unpickled
+from perdure.python.overlay import OverlayMemory
+from perdure.python.variables import Declared, Schema, Variable
 from perdure.stable import MemoryManager, VirtualMemory
 from perdure.system_api import CanisterTrap, SystemApi
 
 if TYPE_CHECKING:
-    from perdure.kit.python_canister import PythonMethod, PythonModule
+    from perdure.python.module import Migration, PythonMethod
 
-__all__ = ["PythonInstance", "perform"]
+__all__ = ["PythonInstance"]
 
 # Nothing of these stays, or not before the whole query has ended: they run on a copy of the attributes.
 _QUERIES: Final = frozenset(
@@ -58,7 +59,6 @@ _QUERIES: Final = frozenset(
         Context.INSPECT_MESSAGE,
     }
 )
-_ON_REPLY, _ON_REJECT, _ON_CLEANUP = range(3)
 _CALL_BITS: Final = 12  # bits of a callback's environment that say which call of an ``await`` was answered
 _PACKAGE: Final = Path(__file__).parents[1]
 
@@ -74,21 +74,35 @@ class _Frame:
     missing: int = 0
 
 
-def perform(api: SystemApi, call: Call, environment: int) -> int:
-    """Make a call whose callbacks get `environment`; 0, or a reject code: it was not made."""
-    api.call_new(
-        call.callee.raw_bytes,
-        call.method.encode(),
-        Callback(_ON_REPLY, environment),
-        Callback(_ON_REJECT, environment),
-    )
-    api.call_on_cleanup(Callback(_ON_CLEANUP, environment))
-    api.call_data_append(call.arg)
-    if call.cycles:
-        api.call_cycles_add(call.cycles)
-    if call.timeout is not None:
-        api.call_with_best_effort_response(call.timeout)
-    return api.call_perform()
+class Code(CanisterModule, Classes, Protocol):
+    """What an instance has to know of its class."""
+
+    @property
+    def methods(self) -> Mapping[str, PythonMethod]:
+        """By export name."""
+        ...
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """The stable variables, by name."""
+        ...
+
+    @property
+    def bucket_wasm_pages(self) -> int:
+        """Of the memory manager."""
+        ...
+
+    def new_object(self, instance: PythonInstance) -> Any:
+        """An object of the class, not initialised, whose stable variables are `instance`'s."""
+        ...
+
+    def pending(self, old: Schema) -> list[tuple[Migration, list[Declared]]]:
+        """The migrations that are due at an upgrade from code that declared `old`, with what they take over."""
+        ...
+
+    def objections(self, old: Schema, memory_of: Callable[[int], Memory] | None = None) -> list[str]:
+        """Why it cannot go on with the stable memory of code that declared `old`."""
+        ...
 
 
 @final
@@ -99,9 +113,12 @@ class PythonInstance:
         module: the code.
         memories: by name; the attributes are kept in the heap.
         has_run: whether the heap holds attributes already.
+        before: declared by the code whose stable memory it takes over.
     """
 
-    def __init__(self, module: PythonModule, memories: dict[str, OverlayMemory], *, has_run: bool) -> None:
+    def __init__(
+        self, module: Code, memories: dict[str, OverlayMemory], *, has_run: bool, before: Schema | None = None
+    ) -> None:
         self._module = module
         self.memories: Mapping[str, OverlayMemory] = memories
         self.heap, self.stable = memories["heap"], memories["stable"]
@@ -115,9 +132,10 @@ class PythonInstance:
         self._frames: dict[int, _Frame] = {}
         self._started = 0
         self._predecessor: PythonInstance | None = None
+        self._before = before
 
     @property
-    def module(self) -> PythonModule:
+    def module(self) -> Code:
         """The code."""
         return self._module
 
@@ -139,14 +157,14 @@ class PythonInstance:
         return self.heap.read(8, int.from_bytes(self.heap.read(0, 8), "little"))
 
     def _stored_attributes(self) -> dict[str, Any]:
-        data = self._stored()
-        return _Unpickler(data, self._module).load() if data else {}
+        data = self._stored() if not self._module.absent else b""
+        return unpickled(data, self._module) if data else {}
 
     def _store_attributes(self) -> None:
         attributes = self._object.__dict__
         if not attributes and not self.heap.size():
             return
-        data = _pickled(attributes, self._module)
+        data = pickled(attributes, self._module)
         if data == self._stored():
             return
         missing = -(-(8 + len(data)) // WASM_PAGE_BYTES) - self.heap.size()
@@ -171,13 +189,18 @@ class PythonInstance:
         if found is None:
             variable = self._module.variables[name]
             memories = [_DeclaredMemory(self, memory_id) for memory_id in variable.memory_ids]
-            found = self._structures[name] = variable.open(memories)
+            try:
+                found = self._structures[name] = variable.open(memories)
+            except MalformedError as error:
+                raise MalformedError(f"stable variable {name!r}: {error.message}", error.offset) from error
         return found
 
     # -- entries
 
     def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
         """Enter the canister."""
+        if self._module.absent:
+            raise UnsupportedError(self._module.absent)
         api = SystemApi(env)
         limits = env.limits
         self.stable.max_wasm_pages = min(limits.stable_wasm_pages, limits.stable_trap_wasm_pages)
@@ -223,10 +246,33 @@ class PythonInstance:
             self._answered(entry_point, api)
 
     def _start(self) -> None:
-        """What comes before init and post-upgrade: the object begins, its stable structures are there."""
+        """What comes before init and post-upgrade: the object begins, its stable structures are there.
+
+        Where it takes over another code's stable memory, that is compared with the declarations before.
+        """
+        module, old = self._module, self._before
+        if old is not None:
+            self._check(old)
         self._object.__init__()
-        for name in self._module.variables:
+        for name in module.variables:
             self.structure(name)
+        if old is None:
+            return
+        for migration, sources in module.pending(old):
+            taken_over = [
+                variable.load([_DeclaredMemory(self, memory_id) for memory_id in source.memory_ids])
+                for variable, source in zip(migration.variables, sources, strict=True)
+            ]
+            migration.function(self._object, *taken_over)
+
+    def _check(self, old: Schema) -> None:
+        """Trap unless the stable memory of code that declared `old` is what the variables need."""
+        try:
+            found = self._module.objections(old, partial(_DeclaredMemory, self))
+        except (MalformedError, UnsupportedError) as error:
+            found = [f"stable memory is no memory manager's, so it has no variables: {error}"]
+        if found:
+            raise CanisterTrap(TrapCode.CALLED_TRAP, "\n".join(found))
 
     def _call(self, method: PythonMethod, api: SystemApi) -> None:
         arguments = method.decode(api.env.arg)
@@ -271,7 +317,7 @@ class PythonInstance:
 
     def _answered(self, callback: Callback, api: SystemApi) -> None:
         number, index = callback.environment >> _CALL_BITS, callback.environment & (1 << _CALL_BITS) - 1
-        if callback.table_index == _ON_CLEANUP:
+        if callback.table_index == ON_CLEANUP:
             frame = self._frames.pop(number, None)
             if frame is not None:
                 frame.coroutine.close()
@@ -282,7 +328,7 @@ class PythonInstance:
         if frame is None:
             text = "the method that made this call is gone: upgraded, or forked, while the call was open"
             raise CanisterTrap(TrapCode.CALLED_TRAP, text)
-        if callback.table_index == _ON_REPLY:
+        if callback.table_index == ON_REPLY:
             frame.answers[index] = api.msg_arg_data()
         else:
             frame.answers[index] = RejectError(api.msg_reject_code(), "", api.msg_reject_msg().decode())
@@ -354,17 +400,15 @@ class PythonInstance:
         self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]
     ) -> CanisterInstance:
         """An instance of `module` that takes over the memories, uncommitted changes included."""
-        from perdure.kit.python_canister import PythonModule
-
-        if not isinstance(module, PythonModule):
-            raise InternalError("the code to come is no canister in Python")
+        code: Code = module  # type: ignore[assignment]  # of the same engine
         # "keep" is refused before this for modules without the section of enhanced orthogonal persistence.
         memories = {
             name: memory if name in keep else OverlayMemory(memory.image, fresh=True)
             for name, memory in self.memories.items()
         }
         memories.update({name: OverlayMemory(image, fresh=True) for name, image in added.items()})
-        heir = PythonInstance(module, memories, has_run=False)
+        before = Schema.decode(self._module.schema) if "stable" in keep else None
+        heir = PythonInstance(code, memories, has_run=False, before=before)
         heir._predecessor = self
         return heir
 
@@ -398,83 +442,6 @@ class _DeclaredMemory:
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Write `data` at `address`."""
         self._instance.virtual_memory(self._memory_id).write(address, data)
-
-
-# -- attributes as bytes
-
-
-_PLAIN_CLASSES: Final = frozenset(
-    {
-        *(("builtins", name) for name in ("set", "frozenset", "bytearray", "complex", "range", "slice", "object")),
-        *(("collections", name) for name in ("OrderedDict", "defaultdict", "deque", "Counter")),
-        *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
-        ("copyreg", "_reconstructor"),
-        ("decimal", "Decimal"),
-        ("fractions", "Fraction"),
-        ("perdure.ic.principal", "Principal"),
-        ("perdure.candid.types", "Some"),
-        ("perdure.candid.types", "MethodRef"),
-        ("uuid", "UUID"),
-    }
-)
-
-
-class _Pickler(pickle.Pickler):
-    """Writes classes by name, those within functions too; the module that is pickled for knows them again."""
-
-    def __init__(self, file: io.BytesIO, module: PythonModule) -> None:
-        super().__init__(file, protocol=5)
-        self._module = module
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Classes of the canister's own go by name."""
-        if isinstance(obj, type) and (obj.__module__, obj.__qualname__) not in _PLAIN_CLASSES:
-            name = f"{obj.__module__}:{obj.__qualname__}"
-            self._module.classes[name] = obj
-            return _class_named, (name,)
-        return NotImplemented
-
-
-def _class_named(name: str) -> type:
-    """Stands in pickles for a class; `_Unpickler` has its own."""
-    raise InternalError(f"class {name} was looked for outside a canister")
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads plain values and the canister's own classes. A heap may come from anywhere, so nothing else is called."""
-
-    def __init__(self, data: bytes, module: PythonModule) -> None:
-        super().__init__(io.BytesIO(data))
-        self._module = module
-
-    def find_class(self, module_name: str, name: str, /) -> Any:
-        """A class that may be in a heap."""
-        if (module_name, name) == (__name__, "_class_named"):
-            return self._module.class_named
-        if (module_name, name) in _PLAIN_CLASSES:
-            return super().find_class(module_name, name)
-        raise MalformedError(f"the heap names {module_name}.{name}, which is not the canister's")
-
-    def load(self) -> dict[str, Any]:
-        """The attributes."""
-        try:
-            attributes = super().load()
-        except MalformedError:
-            raise
-        except Exception as error:
-            raise MalformedError(f"the heap of a Python canister does not read: {error}") from error
-        if not isinstance(attributes, dict):
-            raise MalformedError(f"the heap holds {type(attributes).__name__}, expected the attributes of an object")
-        return attributes
-
-
-def _pickled(attributes: dict[str, Any], module: PythonModule) -> bytes:
-    file = io.BytesIO()
-    try:
-        _Pickler(file, module).dump(attributes)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise TypeError(f"an attribute cannot be kept between messages: {error}") from error
-    return file.getvalue()
 
 
 def _frames_of(trace: TracebackType | None) -> tuple[str, ...]:

@@ -11,10 +11,14 @@ from typing import Any, Final, NamedTuple, NoReturn, final
 
 from perdure.candid import Codec, parse_type
 from perdure.candid.types import Func
+from perdure.canister import Callback
 from perdure.ic.principal import Principal
 from perdure.system_api import SystemApi
 
 __all__ = [
+    "ON_CLEANUP",
+    "ON_REJECT",
+    "ON_REPLY",
     "Batch",
     "Call",
     "Entry",
@@ -25,9 +29,14 @@ __all__ = [
     "gather",
     "ic",
     "notify",
+    "perform",
     "reject",
     "trap",
 ]
+
+
+ON_REPLY, ON_REJECT, ON_CLEANUP = range(3)
+"""Table indexes of the callbacks of every call."""
 
 
 class Entry(NamedTuple):
@@ -252,8 +261,23 @@ def gather(*calls: Call) -> _Gathered:
     return _Gathered(calls)
 
 
+def perform(api: SystemApi, call: Call, environment: int) -> int:
+    """Make a call whose callbacks get `environment`; 0, or a reject code: it was not made."""
+    api.call_new(
+        call.callee.raw_bytes,
+        call.method.encode(),
+        Callback(ON_REPLY, environment),
+        Callback(ON_REJECT, environment),
+    )
+    api.call_on_cleanup(Callback(ON_CLEANUP, environment))
+    api.call_data_append(call.arg)
+    if call.cycles:
+        api.call_cycles_add(call.cycles)
+    if call.timeout is not None:
+        api.call_with_best_effort_response(call.timeout)
+    return api.call_perform()
+
+
 def notify(callee: Principal, method: str, *args: Any, signature: str | None = None, cycles: int = 0) -> None:
     """Make a call and do not wait for its answer; arguments as for `call`."""
-    from perdure.kit.instance import perform
-
     perform(_api(), call(callee, method, *args, signature=signature, cycles=cycles), 0)

@@ -36,7 +36,7 @@ from perdure.kit import (
     trap,
     update,
 )
-from perdure.kit.instance import _pickled, _Unpickler
+from perdure.python.heap import _Unpickler, pickled
 from perdure.stable import (
     MemoryManager,
     StableBTreeMap,
@@ -152,7 +152,7 @@ def test_a_trap_undoes_everything(registry):
     before = registry.stable.read(0, registry.stable.size() << 16)
     with rejects(code=5, error_code="IC0503", match="ValueError: too old") as rejected:
         actor.add({"name": "Bob", "age": 200})
-    assert rejected.error.backtrace[0].startswith("add at test_python_canister.py:")
+    assert rejected.error.backtrace[0].startswith("add at test_module.py:")
     assert registry.stable.read(0, registry.stable.size() << 16) == before
     assert actor.counted() == (1, 1)
     assert actor.last_user()["name"] == "Ada"
@@ -648,12 +648,12 @@ def test_a_heap_from_elsewhere_calls_nothing():
 
     file = io.BytesIO()
     pickle.Pickler(file).dump({"a": Evil()})
-    module = Registry.__perdure_module__
+    module = Registry.__canister_module__()
     with pytest.raises(MalformedError, match="not the canister's"):
         _Unpickler(file.getvalue(), module).load()
     with pytest.raises(MalformedError, match="does not read"):
         _Unpickler(b"\x80\x05nonsense", module).load()
-    good = _pickled({"a": User("x"), "b": {1, 2}, "c": [ALICE]}, module)
+    good = pickled({"a": User("x"), "b": {1, 2}, "c": [ALICE]}, module)
     assert _Unpickler(good, module).load() == {"a": User("x"), "b": {1, 2}, "c": [ALICE]}
     for size in range(len(good)):
         with pytest.raises(MalformedError):
@@ -692,14 +692,3 @@ def test_a_state_directory_keeps_what_the_class_made(tmp_path):
         assert actor.counted() == (0, 2)
     with Subnet(tmp_path / "state", code=[Registry]) as third:
         assert third.canister(canister_id).actor().counted() == (0, 2)
-
-
-def test_no_upgrade_leads_from_python_to_wasm_and_back(built):
-    subnet = Subnet()
-    python, wasm = subnet.install(Caller), subnet.install(built("motoko_classical_v1"))
-    for one, code in ((python, built("motoko_classical_v1")), (wasm, Caller)):
-        with pytest.raises(UnsupportedError, match="from Wasm to Python or back"):
-            one.upgrade(code)
-    python.uninstall()
-    python.install(built("motoko_classical_v1"))
-    assert python.actor().inc() == 1

@@ -1,0 +1,373 @@
+"""Stable variables: what a class declares, what a state directory keeps of it, and what an upgrade may change.
+
+```
+ schema  {1: type definitions as in a .did file, 2: [[name, structure, [memory...], [type...]]...],
+          3: "module:Class", where it can be imported, 4: [exported method...]}
+```
+
+An upgrade gives stable memory to another class. Nothing in those bytes says of what types keys and values are, so the
+declarations of both are compared, variable by variable, before anything is written.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, final
+
+import cbor2
+
+from perdure.candid import parse_type
+from perdure.candid.service import load
+from perdure.candid.subtyping import subtype
+from perdure.candid.types import Rec
+from perdure.errors import MalformedError, PerdureError
+from perdure.memory import Memory
+from perdure.record import TEXT, Field, Table, nat, row, sequence
+from perdure.stable import StableBTreeMap, StableBTreeSet, StableCell, StableLog, StableMinHeap, StableVec
+from perdure.stable.access import is_blank
+from perdure.stable.types import StorableType
+from perdure.values.annotations import Annotations
+
+__all__ = [
+    "Declared",
+    "Schema",
+    "Stable",
+    "Variable",
+    "declared",
+    "is_readable",
+    "objections",
+    "stable",
+    "structure_of",
+]
+
+_STRUCTURES: Final[Mapping[Any, int]] = {
+    StableBTreeMap: 1,
+    StableBTreeSet: 1,
+    StableCell: 1,
+    StableLog: 2,
+    StableMinHeap: 1,
+    StableVec: 1,
+}
+"""Stable structures, and how many memories each needs."""
+_ORDERED: Final = (StableBTreeMap, StableBTreeSet, StableMinHeap)
+_MAX_MEMORY_ID: Final = 254
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stable:
+    """What `stable` has said."""
+
+    memory_id: int | Sequence[int] | None = None
+    default: Any = None
+    adopt: bool = False
+
+
+def stable(memory_id: int | tuple[int, int] | None = None, *, default: Any = None, adopt: bool = False) -> Any:
+    """More about a stable variable than its type says.
+
+        users: StableBTreeMap[Principal, User] = stable(3)
+
+    Args:
+        memory_id: which memory of the `MemoryManager` it lives in, a log in two; by default the next free ones in the
+            order of the declarations. Say it for what has to survive a change of that order.
+        default: what a `StableCell` holds at first.
+        adopt: at an upgrade, take over what is in the memory although the code before did not declare it.
+    """
+    return Stable(memory_id, default, adopt)
+
+
+class Declared(typing.NamedTuple):
+    """A stable variable as it is kept; types by their names."""
+
+    name: str
+    structure: str
+    memory_ids: tuple[int, ...]
+    types: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """As in a class."""
+        return f"{self.structure}[{', '.join(self.types)}]"
+
+    @property
+    def place(self) -> str:
+        """Its memories, as `stable` takes them."""
+        ids = self.memory_ids
+        return f"stable({ids[0] if len(ids) == 1 else ids})"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A declared stable variable, ready to be opened."""
+
+    name: str
+    structure: Any
+    memory_ids: tuple[int, ...]
+    storables: tuple[StorableType[Any], ...]
+    detail: Stable = Stable()
+
+    @property
+    def declared(self) -> Declared:
+        """As it is kept."""
+        types = tuple(one.name for one in self.storables)
+        return Declared(self.name, self.structure.__name__, self.memory_ids, types)
+
+    def open(self, memories: Sequence[Memory]) -> Any:
+        """What is there, or a new one on blank memories."""
+        extra = (self.detail.default,) if self.structure is StableCell else ()
+        return self.structure.init(*memories, *self.storables, *extra)
+
+    def load(self, memories: Sequence[Memory]) -> Any:
+        """What is there."""
+        return self.structure.load(*memories, *self.storables)
+
+
+def structure_of(name: str, hint: Any, annotations: Annotations) -> tuple[Any, tuple[StorableType[Any], ...]] | None:
+    """The structure and the types that an annotation says; `None`: it is no stable variable.
+
+    Raises:
+        TypeError: a type has no form in stable memory.
+    """
+    structure = typing.get_origin(hint)
+    if structure not in _STRUCTURES:
+        return None
+    try:
+        return structure, tuple(
+            annotations.storable(one, is_key=structure in _ORDERED and index == 0)
+            for index, one in enumerate(typing.get_args(hint))
+        )
+    except TypeError as error:
+        raise TypeError(f"stable variable {name!r}: {error}") from error
+
+
+def declared(hints: Mapping[str, Any], owner: type, annotations: Annotations) -> dict[str, Variable]:
+    """The stable variables of a class.
+
+    Raises:
+        TypeError: a type has no form in stable memory, or memories are not as many as are needed, or shared.
+    """
+    shapes = {name: structure_of(name, hint, annotations) for name, hint in hints.items()}
+    said = {name: getattr(owner, name, None) for name, shape in shapes.items() if shape is not None}
+    details = {name: one if isinstance(one, Stable) else Stable() for name, one in said.items()}
+    taken = {memory_id for one in details.values() for memory_id in _ids(one.memory_id)}
+    found: dict[str, Variable] = {}
+    for name, shape in shapes.items():
+        if shape is None:
+            continue
+        (structure, storables), detail = shape, details[name]
+        count = _STRUCTURES[structure]
+        ids = _ids(detail.memory_id) or tuple(_free_ids(taken))[:count]
+        taken.update(ids)
+        if len(ids) != count or not all(0 <= one <= _MAX_MEMORY_ID for one in ids):
+            raise TypeError(
+                f"{name}: a {structure.__name__} lives in {count} memories of 0 to {_MAX_MEMORY_ID}, found {ids}"
+            )
+        found[name] = Variable(name, structure, ids, storables, detail)
+    used = [memory_id for one in found.values() for memory_id in one.memory_ids]
+    if len(set(used)) < len(used):
+        raise TypeError(f"two stable variables share a memory: {sorted(used)}")
+    return found
+
+
+def _ids(memory_id: int | Sequence[int] | None) -> tuple[int, ...]:
+    if memory_id is None:
+        return ()
+    return (memory_id,) if isinstance(memory_id, int) else tuple(memory_id)
+
+
+def _free_ids(taken: Iterable[int]) -> Iterator[int]:
+    known = set(taken)
+    return (memory_id for memory_id in range(_MAX_MEMORY_ID + 1) if memory_id not in known)
+
+
+# -- as it is kept
+
+
+_VARIABLE = row(
+    Declared,
+    ("name", TEXT),
+    ("structure", TEXT),
+    ("memories", sequence(nat(8), tuple)),
+    ("types", sequence(TEXT, tuple)),
+)
+_SCHEMA = Table(
+    "schema of a canister in Python",
+    Field(1, "definitions", TEXT, ""),
+    Field(2, "variables", sequence(_VARIABLE, tuple), []),
+    Field(3, "place", TEXT, ""),
+    Field(4, "exports", sequence(TEXT, tuple), []),
+)
+
+
+@final
+@dataclass(frozen=True)
+class Schema:
+    """What a class declares, as it is kept.
+
+    Attributes:
+        definitions: of the named types, as in a ``.did`` file.
+        variables: the stable variables.
+        place: ``module:Class``, where it can be imported.
+        exports: entry points, as a module names them.
+    """
+
+    definitions: str = ""
+    variables: tuple[Declared, ...] = ()
+    place: str = ""
+    exports: tuple[str, ...] = ()
+    is_known: bool = field(default=True, compare=False)
+    """Whether it was kept; directories of the first revisions of version 1 do not have it."""
+
+    def encode(self) -> bytes:
+        """As it is kept."""
+        return cbor2.dumps(_SCHEMA.encode(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Schema:
+        """The inverse of `encode`; of nothing, one that is not known.
+
+        Raises:
+            MalformedError: it is none.
+        """
+        if not data:
+            return cls(is_known=False)
+        try:
+            content = cbor2.loads(data)
+        except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
+            raise MalformedError(f"schema of a canister in Python: {error}") from error
+        return cls(**_SCHEMA.decode(content))
+
+    def names(self) -> Mapping[str, Rec]:
+        """The named types."""
+        return load(f"{self.definitions}\nservice : {{}}").names
+
+
+# -- what an upgrade may change
+
+
+def is_readable(before: Declared, now: Declared, old: Schema, new: Schema) -> bool:
+    """Whether values as they were read as they are now: the same types, or Candid that may take their place."""
+    if before.structure != now.structure or len(before.types) != len(now.types):
+        return False
+    return all(_is_same_or_subtype(*pair, old, new) for pair in zip(before.types, now.types, strict=True))
+
+
+def _is_same_or_subtype(before: str, now: str, old: Schema, new: Schema) -> bool:
+    if not (before.startswith("candid(") and now.startswith("candid(")):
+        return before == now
+    try:
+        was, is_ = (
+            parse_type(text.removeprefix("candid(")[:-1], schema.names())
+            for text, schema in ((before, old), (now, new))
+        )
+    except PerdureError:
+        return before == now
+    return subtype(was, is_)
+
+
+def objections(
+    old: Schema,
+    new: Mapping[str, Variable],
+    declared_now: Schema,
+    taken_over: Iterable[str],
+    memory_of: typing.Callable[[int], Memory] | None = None,
+) -> list[str]:
+    """Why a class cannot take over the stable memory of another one; each says which variable, and the way out.
+
+    Args:
+        old: of the code before.
+        new: the variables of the code to come.
+        declared_now: what it declares.
+        taken_over: variables of the code before that a migration takes over.
+        memory_of: gives a memory of the manager, where variables are compared with what is there, too.
+    """
+    comparison = _Comparison(old, new, declared_now, frozenset(taken_over))
+    found = [text for variable in new.values() for text in comparison.of(variable)]
+    if memory_of is not None and not found:
+        found = [text for variable in new.values() for text in comparison.with_memory(variable, memory_of)]
+    return found
+
+
+@final
+class _Comparison:
+    def __init__(self, old: Schema, new: Mapping[str, Variable], schema: Schema, taken_over: frozenset[str]) -> None:
+        self._old = {one.name: one for one in old.variables}
+        self._is_known = old.is_known
+        self._new = new
+        self._schemas = old, schema
+        self._taken_over = taken_over
+        self._at = {memory_id: one for one in old.variables for memory_id in one.memory_ids}
+        self._free = _free_ids({*self._at, *(one for variable in new.values() for one in variable.memory_ids)})
+
+    def of(self, variable: Variable) -> Iterator[str]:
+        """Against what was declared."""
+        now, before = variable.declared, self._old.get(variable.name)
+        if before is not None and variable.name not in self._taken_over:
+            yield from self._changed(before, now)
+            return
+        # New, under this name; who lay in its memories?
+        for owner in dict.fromkeys(self._at[one] for one in now.memory_ids if one in self._at):
+            if not self._is_heir(owner, now):
+                yield (
+                    f"stable variable {now.name!r} takes memory {_listed(now.memory_ids)}, where {owner.name!r} "
+                    f"({owner.text}) lies: give it memory of its own, `{now.name}: ... = {self._elsewhere(now)}`"
+                )
+
+    def _is_heir(self, owner: Declared, now: Declared) -> bool:
+        """Whether a variable goes on with what another one has left: it was renamed."""
+        is_gone = owner.name not in self._new and owner.name not in self._taken_over
+        return is_gone and owner.memory_ids == now.memory_ids and self._is_readable(owner, now)
+
+    def _changed(self, before: Declared, now: Declared) -> Iterator[str]:
+        name, what = now.name, None
+        if before.structure != now.structure:
+            what = f"was a {before.text} and is a {now.text} now"
+        elif not self._is_readable(before, now):
+            what = f"held {', '.join(before.types)} and holds {', '.join(now.types)} now"
+        if what is not None:
+            yield (
+                f"stable variable {name!r} {what}, and what is there does not read so: leave it as it was and declare "
+                f"a new one, or give the new one memory of its own, `{name}: ... = {self._elsewhere(now)}`, and take "
+                f"over what is there in a migration, `@migration def move(self, {name}: <the type it had>)`"
+            )
+        elif before.memory_ids != now.memory_ids:
+            yield (
+                f"stable variable {name!r} lay in memory {_listed(before.memory_ids)} and is declared in "
+                f"{_listed(now.memory_ids)} now: say where it lies, `{name}: ... = {before.place}`"
+            )
+
+    def _is_readable(self, before: Declared, now: Declared) -> bool:
+        return is_readable(before, now, *self._schemas)
+
+    def _elsewhere(self, now: Declared) -> str:
+        return now._replace(memory_ids=tuple(next(self._free, _MAX_MEMORY_ID) for _ in now.memory_ids)).place
+
+    def with_memory(self, variable: Variable, memory_of: typing.Callable[[int], Memory]) -> Iterator[str]:
+        """Against what is there, where nothing that was declared tells."""
+        now = variable.declared
+        is_old = now.name in self._old and now.name not in self._taken_over
+        if self._is_known and (is_old or any(one in self._at for one in now.memory_ids)):
+            return
+        memories = [memory_of(one) for one in now.memory_ids]
+        if all(map(is_blank, memories)):
+            return
+        ids = _listed(now.memory_ids)
+        if self._is_known and not variable.detail.adopt:
+            yield (
+                f"stable variable {now.name!r} is new and there is something in memory {ids} already: give it "
+                f"memory of its own, `{now.name}: ... = {self._elsewhere(now)}`, or, to go on with what is there, "
+                f"`{now.place[:-1]}, adopt=True)`"
+            )
+            return
+        try:
+            variable.load(memories)
+        except (PerdureError, ValueError) as error:
+            yield f"stable variable {now.name!r} is no {now.text} in memory {ids}: {error}"
+
+
+def _listed(memory_ids: Sequence[int]) -> str:
+    return " and ".join(map(str, memory_ids))
