@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
@@ -692,3 +694,46 @@ def test_a_state_directory_keeps_what_the_class_made(tmp_path):
         assert actor.counted() == (0, 2)
     with Subnet(tmp_path / "state", code=[Registry]) as third:
         assert third.canister(canister_id).actor().counted() == (0, 2)
+
+
+@pytest.mark.parametrize("method", ["update", "query"])
+def test_an_endless_loop_can_be_interrupted(method):
+    """No limit of instructions ends it."""
+
+    @canister
+    class Spinner:
+        def __init__(self) -> None:
+            self.count = 0
+
+        @update
+        def spin(self) -> None:
+            self.count = 1
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                pass
+
+        @query
+        def spin_query(self) -> None:
+            self.spin()
+
+        @query
+        def counted(self) -> nat:
+            return self.count
+
+    class Enough(BaseException):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Enough
+
+    spinner = Subnet().install(Spinner)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Enough):
+            getattr(spinner, method)("spin" if method == "update" else "spin_query")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert spinner.actor().counted() == 0

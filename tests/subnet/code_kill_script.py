@@ -25,7 +25,7 @@ from perdure.storage import StateDirectory
 from perdure.subnet.durable import DurableHost
 
 PLACE = ""
-ENTRIES = 500
+ENTRIES = 100
 
 
 def here(place: str) -> None:

@@ -99,6 +99,24 @@ class ThreadState:
         if self._pending and not self.is_deep:
             self.run_pending()
 
+    def let_in(self) -> None:
+        """Until `hold`, run handlers as they come: what runs is Python, and nothing ends it but an exception."""
+        if self.depth and self.is_main:
+            self._put_back()
+            self.pause()
+
+    def hold(self) -> None:
+        """Put handlers off again. What one of them raises meanwhile comes out at the end."""
+        raised: BaseException | None = None
+        for number, _ in self._handlers if self.depth and self.is_main else ():
+            try:
+                _signal.signal(number, self._put_off)
+            except BaseException as error:
+                raised = error
+                _signal.signal(number, self._put_off)
+        if raised is not None:
+            raise raised
+
     @property
     def is_deep(self) -> bool:
         """Whether a message runs within another's."""

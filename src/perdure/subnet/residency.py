@@ -25,6 +25,7 @@ from perdure.canister import (
     WasmState,
 )
 from perdure.embedder import WasmInstance
+from perdure.embedder.guard import threads
 from perdure.embedder.mapping import AddressRange
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, Memory
@@ -215,9 +216,20 @@ class ResidentInstance:
         live = self._live or self._use()
         self._entered = True  # until somebody commits it or rolls it back, whatever comes out of here
         self.last_used = env.time_ns
-        if self._residents.gate.is_shared and live.__class__ is WasmInstance:
+        if live.__class__ is not WasmInstance:
+            return self._run_in_python(live, entry_point, env)
+        if self._residents.gate.is_shared:
             return self._run_beside(live, entry_point, env)
         return live.run(entry_point, env)
+
+    def _run_in_python(self, live: CanisterInstance, entry_point: EntryPoint, env: Env) -> Trap | Return:
+        """Let signals in meanwhile: no limit of instructions ends it, and it does not look for them as Wasm does."""
+        signals = threads.here.state
+        try:
+            signals.let_in()
+            return live.run(entry_point, env)
+        finally:
+            signals.hold()
 
     def _run_beside(self, live: WasmInstance, entry_point: EntryPoint, env: Env) -> Trap | Return:
         """Let others go on meanwhile, unless this entry has been a short one (where nothing is counted, none is)."""
