@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from perdure.python.source import digest, sources
+from perdure.python.source import digest, sources, text_of
 
 Write = Callable[..., ModuleType]
 
@@ -136,6 +136,15 @@ def test_what_counts(write: Write, file: str, old: str, new: str, counts: bool) 
     assert (digest(after.Ledger, [after.Record]) != first) is counts
     again = write(**files)
     assert digest(again.Ledger, [again.Record]) == first
+
+
+def test_a_file_that_is_edited_while_it_runs(write: Write, tmp_path: Path) -> None:
+    main = write(main_module=MAIN, helpers=HELPERS, deep=DEEP)
+    text = text_of("main_module")
+    first = digest(main.Ledger, [main.Record])
+    (tmp_path / "main_module.py").write_text(MAIN.replace("RATE = 3", "RATE = 4"))
+    assert digest(main.Ledger, [main.Record], text) == first
+    assert digest(main.Ledger, [main.Record]) != first
 
 
 def test_packages_and_relative_imports(write: Write) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from counting import UNIVERSAL, P
-from edited import CALLS, COUNTER, MIGRATION, MOVED, SCRIPT, VARIABLES, Write
+from edited import CALLS, COUNTER, MIGRATION, MOVED, QUEUE, SCRIPT, VARIABLES, Write
 
 from perdure import ANONYMOUS, Principal, RejectError, StorageError, Subnet, UnsupportedError, rejects
 from perdure.cli import perdure as perdure_command
@@ -457,13 +457,30 @@ def test_a_snapshot_from_before_the_change(tmp_path: Path, write: Write, filled:
         assert (shop.actor().keys(), shop.actor().lines()) == (["1"], ["begun", "moved 1"])
         shop.load_snapshot(shop.upload_snapshot(tmp_path / "downloaded"))
         assert (shop.actor().keys(), shop.actor().lines()) == (["1"], ["begun", "moved 1"])
-    write(VARIABLES.replace("StableMinHeap[nat64]", "StableVec[nat64]"))
-    with Subnet(tmp_path / "state", changed_code="keep") as subnet:
+
+
+def test_a_snapshot_that_the_class_of_today_cannot_take_over(tmp_path: Path, write: Write, filled: Principal) -> None:
+    with Subnet(tmp_path / "state") as subnet:
+        taken = subnet.canister(filled).take_snapshot()
+    write(VARIABLES.replace(QUEUE, "").replace("self.queue.push(5)", "pass"))
+    Subnet(tmp_path / "state").close()
+    write(VARIABLES.replace(QUEUE, "    queue: StableVec[nat64] = stable(5)\n"))
+    with Subnet(tmp_path / "state") as subnet:
         shop = subnet.canister(filled)
         before = subnet._durable.directory.state_hash()
         with pytest.raises(StorageError, match="'queue' was a StableMinHeap"):
             shop.load_snapshot(taken)
         assert subnet._durable.directory.state_hash() == before
+        assert shop.actor().names() == ["Ada"]
+    with Subnet(tmp_path / "state", changed_code="refuse") as subnet:
+        with pytest.raises(StorageError, match="code has changed and is not to be"):
+            subnet.canister(filled).load_snapshot(taken)
+        assert subnet._durable.directory.state_hash() == before
+    with Subnet(tmp_path / "state", changed_code="keep") as subnet:
+        shop = subnet.canister(filled)
+        shop.load_snapshot(taken)
+        with pytest.raises(UnsupportedError, match="not here in this version"):
+            shop.actor().names()
 
 
 def test_a_snapshot_of_a_class_that_is_still_here(write: Write) -> None:

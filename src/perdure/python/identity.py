@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -71,6 +70,8 @@ def _specs(name: str, places: object) -> Iterator[ModuleSpec]:
 @cache
 def _installed() -> tuple[Path, ...]:
     """Where installed packages and the standard library are."""
+    import sysconfig  # of which a state directory without canisters in Python has no use
+
     paths = sysconfig.get_paths()
     return tuple({Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 

@@ -44,7 +44,7 @@ from perdure.python.blank import empty_module, sections
 from perdure.python.identity import is_own, module_of, name_of
 from perdure.python.instance import PythonInstance
 from perdure.python.overlay import OverlayMemory
-from perdure.python.source import digest
+from perdure.python.source import digest, text_of
 from perdure.python.variables import Declared, Schema, Variable, declared, is_readable, objections, stable, structure_of
 from perdure.system_api import SystemApi
 from perdure.values.annotations import Annotations, Shape
@@ -302,6 +302,7 @@ class PythonModule:
     def __init__(self, owner: type, names: Mapping[str, Any], bucket_wasm_pages: int, name: str | None = None) -> None:
         self._annotations = annotations = Annotations({**names, owner.__name__: owner})
         self.owner = owner
+        self._text = text_of(owner.__module__)  # now: its file may be edited while this process lives
         self.place = name_of(owner)
         self.name = _checked(name) or self.place
         self.bucket_wasm_pages = bucket_wasm_pages
@@ -338,8 +339,8 @@ class PythonModule:
 
         Made when first asked for: what the class names in its module is there then.
         """
-        others = self._annotations.classes
-        return sections(self.name, digest(self.owner, others), self.schema, self.candid)
+        source = digest(self.owner, self._annotations.classes, self._text)
+        return sections(self.name, source, self.schema, self.candid)
 
     @cached_property
     def wasm(self) -> bytes:

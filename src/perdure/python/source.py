@@ -22,27 +22,30 @@ from typing import Final, TypeAlias, final
 
 from perdure.python.identity import file_of, is_own, module_name, module_of, name_of
 
-__all__ = ["digest", "sources"]
+__all__ = ["digest", "sources", "text_of"]
 
 _Definition: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _PLAIN: Final = (int, float, complex, str, bytes, type(None), type(Ellipsis))
 _DEFINITIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def digest(owner: type, others: Iterable[type] = ()) -> bytes:
+def digest(owner: type, others: Iterable[type] = (), text: str | None = None) -> bytes:
     """SHA-256 over `sources`."""
-    found = sorted(sources(owner, others).items())
+    found = sorted(sources(owner, others, text).items())
     return hashlib.sha256(repr(found).encode("utf-8", "surrogatepass")).digest()
 
 
-def sources(owner: type, others: Iterable[type] = ()) -> dict[str, str]:
+def sources(owner: type, others: Iterable[type] = (), text: str | None = None) -> dict[str, str]:
     """What `owner` depends on: texts by ``module:name``.
 
     Args:
         owner: a class.
         others: classes that it uses without naming them in its code, in annotations.
+        text: the source of its module, as it was when the class was made; by default as it is now.
     """
     reader = _Reader(owner.__module__)
+    if text is not None:
+        reader.take_text(owner.__module__, text)
     bases = [one for one in owner.__mro__ if _is_looked_at(one.__module__)]
     for one in dict.fromkeys([owner, *bases, *(one for one in others if is_own(owner.__module__, one.__module__))]):
         reader.read_class(one)
@@ -136,18 +139,17 @@ class _Reader:
         while self._waiting:
             self._follow(*self._waiting.pop())
 
+    def take_text(self, module: str, text: str | None) -> None:
+        """Read a module's statements; of one without source, or with what is none, nothing."""
+        self._scopes[module] = None
+        if text is not None:
+            with suppress(SyntaxError, ValueError):
+                scope = _Scope(module, module_name(module), text.split("\n"))
+                self._scopes[module] = scope.add(ast.parse(text).body)
+
     def _scope(self, module: str) -> _Scope | None:
         if module not in self._scopes:
-            text = _text_of(module)
-            try:
-                body = None if text is None else ast.parse(text).body
-            except (SyntaxError, ValueError):
-                body = None
-            if text is None or body is None:
-                self._scopes[module] = None
-            else:
-                label = module_name(module)
-                self._scopes[module] = _Scope(module, label, text.split("\n")).add(body)
+            self.take_text(module, text_of(module))
         return self._scopes[module]
 
     def _take(self, scope: _Scope, statement: ast.stmt, name: str) -> None:
@@ -196,7 +198,8 @@ class _Reader:
             self._follow_module(f"{module}.{path[0]}", path[1:])
 
 
-def _text_of(module: str) -> str | None:
+def text_of(module: str) -> str | None:
+    """The source of a module that is or could be imported, as it is now."""
     file = file_of(module)
     if file is not None:
         with suppress(OSError, SyntaxError, UnicodeDecodeError), tokenize.open(file) as opened:

@@ -66,12 +66,11 @@ def take_up(canisters: tuple[Canister, ...], catalogue: Catalogue, way: ChangedC
         RejectError: an upgrade was rejected; that canister is as it was, those before it are upgraded.
     """
     changed = list(_changed(canisters, catalogue))
-    if not changed or way == "keep":
+    if not changed:
         return
-    if way == "refuse":
-        listed = "; ".join(one.text for one in changed)
-        raise StorageError(f"code has changed and is not to be: {listed}. changed_code='upgrade' takes it up", path)
-    _check(changed, path)
+    _check(changed, way, path)
+    if way == "keep":
+        return
     for one in changed:
         try:
             one.canister._install(_UPGRADE, one.new.wasm, None)
@@ -85,8 +84,8 @@ def take_up(canisters: tuple[Canister, ...], catalogue: Catalogue, way: ChangedC
             ) from error
 
 
-def check_takeover(canister: Canister, module: CanisterModule, catalogue: Catalogue) -> None:
-    """Refuse code that is not here, and whose version of today could not go on with what it declared.
+def check_takeover(canister: Canister, module: CanisterModule, catalogue: Catalogue, way: ChangedCode) -> None:
+    """Refuse what `take_up` would refuse, once a canister has this code.
 
     Raises:
         StorageError: names the variables.
@@ -94,10 +93,15 @@ def check_takeover(canister: Canister, module: CanisterModule, catalogue: Catalo
     old = absent_code(module)
     new = catalogue.current(old) if old is not None else None
     if old is not None and new is not None:
-        _check([_Changed(canister, old, new)], "snapshot")
+        _check([_Changed(canister, old, new)], way, "snapshot")
 
 
-def _check(changed: list[_Changed], path: str) -> None:
+def _check(changed: list[_Changed], way: ChangedCode, path: str) -> None:
+    if way == "refuse":
+        listed = "; ".join(one.text for one in changed)
+        raise StorageError(f"code has changed and is not to be: {listed}. changed_code='upgrade' takes it up", path)
+    if way == "keep":
+        return
     found = [f"{one.text}: {text}" for one in changed for text in _objections(one)]
     if found:
         raise StorageError("an upgrade to changed code is refused, nothing was written: " + "\n".join(found), path)

@@ -163,6 +163,7 @@ class Subnet:
         options = instrumentation or Options()
         compiler = compiler or shared_compiler()
         self._catalogue = catalogue = Catalogue(code, every_version=changed_code == "keep")
+        self._changed_code = changed_code
 
         config = config or SubnetConfig()
         policy = replace(REPLICA, max_method_name_bytes=config.max_sum_exported_function_name_lengths)
@@ -590,7 +591,7 @@ class Subnet:
     def _twin(self, gate: Gate) -> Subnet:
         twin = object.__new__(Subnet)
         twin._gate = gate
-        twin._catalogue = self._catalogue
+        twin._catalogue, twin._changed_code = self._catalogue, self._changed_code
         twin._world = _copy(self._world, self._host.fork(gate))
         return twin
 
@@ -630,7 +631,7 @@ class Subnet:
         """
         twin = object.__new__(Subnet)
         twin._gate = Gate()
-        twin._catalogue = self._catalogue
+        twin._catalogue, twin._changed_code = self._catalogue, self._changed_code
         twin._world = self._durable.at(version, twin._gate)
         return twin
 
@@ -985,8 +986,8 @@ class Canister:
     def load_snapshot(self, snapshot_id: bytes) -> None:
         """Go back to a snapshot. It can be loaded again.
 
-        A canister in Python goes back to the class that it was. Where that is not here any more, it is upgraded to the
-        class of today then, as at opening a state directory.
+        A canister in Python goes back to the class that it was. Where that is not here any more, there is what
+        `changed_code` says, as at opening a state directory: an upgrade to the class of today, by default.
 
         Raises:
             StorageError: the class of today cannot go on with what the snapshot has; nothing has changed.
@@ -1001,9 +1002,9 @@ class Canister:
         if snapshot is not None and snapshot.module is None:
             module = subnet._catalogue.find(bytes(snapshot.wasm), look=True)
         if module is not None:
-            check_takeover(self, module, subnet._catalogue)
+            check_takeover(self, module, subnet._catalogue, subnet._changed_code)
         self._manage("load_canister_snapshot", snapshot_id=snapshot_id)
-        take_up((self,), subnet._catalogue, "upgrade", f"snapshot {snapshot_id.hex()}")
+        take_up((self,), subnet._catalogue, subnet._changed_code, f"snapshot {snapshot_id.hex()}")
 
     def snapshots(self) -> list[dict[str, Any]]:
         """Each snapshot's ``id``, ``taken_at_timestamp`` in ns and ``total_size`` in bytes."""
