@@ -268,6 +268,14 @@ class Table:
         self._by_number = {field.number: field for field in fields}
         self._encoders = [(field.number, field.of.encode) for field in fields]
         self._defaults = [self._default(field) for field in fields]
+        # Defaults that may be handed out again and again; of the others, which can be changed, a copy is.
+        self._constants: dict[str, Any] = {}
+        self._others: list[tuple[int, str, Any]] = []
+        for field, default in zip(fields, self._defaults, strict=True):
+            if default is _REQUIRED or hasattr(default, "copy"):
+                self._others.append((field.number, field.name, default))
+            else:
+                self._constants[field.name] = default
         # Two names at least, as with one there is no tuple.
         self._values = attrgetter(*(field.attribute or field.name for field in fields), "__class__")
 
@@ -289,15 +297,17 @@ class Table:
         where = where or self.name
         if type(content) is not dict:
             raise _wrong(where, "fields by number", content)
-        for number in content:
-            if type(number) is not int or number not in self._by_number:
+        found = self._constants.copy()
+        for number, value in content.items():
+            field = self._by_number.get(number) if type(number) is int else None
+            if field is None:
                 raise MalformedError(f"{where} has a field {number!r} that this version of the format does not")
-        found: dict[str, Any] = {}
-        for field in self.fields:
-            value = content.get(field.number, field.default)
-            if value is _REQUIRED:
-                raise MalformedError(f"{where} lacks {field.name} (field {field.number})")
             found[field.name] = field.of.decode(value, f"{where}.{field.name}")
+        for number, name, default in self._others:
+            if number not in content:
+                if default is _REQUIRED:
+                    raise MalformedError(f"{where} lacks {name} (field {number})")
+                found[name] = default.copy()
         return found
 
 
