@@ -232,7 +232,8 @@ class ImageMemory(LinearMemory):
                 self._drop(page, page + PAGE_BYTES)
         self._let_go(delta, keep=not moved)
         self.written.clear()
-        self._drop_reads()
+        if self._scan_ns > _SCAN_BUDGET_NS:
+            self._drop_reads()
 
     def roll_back(self, *, everything: bool = False) -> None:
         """Be what was last committed. `everything`: nobody knows what was written."""
@@ -251,7 +252,8 @@ class ImageMemory(LinearMemory):
         if self.private_pages is not None:
             self._kept.clear()
         self.written.clear()
-        self._drop_reads()
+        if self._scan_ns > _SCAN_BUDGET_NS:
+            self._drop_reads()
 
     def _put_held(self, start: int, end: int) -> None:
         """Have the held pages of a range show their committed bytes."""
@@ -371,10 +373,9 @@ class ImageMemory(LinearMemory):
 
         The scan walks every page mapped (8 to 14 us a MiB). Only held pages are private here, so all others may go.
         """
-        if self._scan_ns > _SCAN_BUDGET_NS:
-            self._scan_ns = 0
-            self._kept.clear()
-            self._drop(0, self.size_bytes)
+        self._scan_ns = 0
+        self._kept.clear()
+        self._drop(0, self.size_bytes)
 
 
 def _address_of(extent: Extent) -> int:

@@ -113,8 +113,8 @@ def commit(world: World, canister: CanisterState, result: Return) -> None:
 def check_hook(world: World, canister: CanisterState) -> None:
     """See whether the heap has come near its limit; once it has, the low-memory hook is due."""
     settings = canister.settings
-    heap_bytes = canister.heap_wasm_pages * WASM_PAGE_BYTES
-    if settings.wasm_memory_limit < heap_bytes + settings.wasm_memory_threshold and settings.wasm_memory_threshold:
+    threshold = settings.wasm_memory_threshold
+    if threshold and settings.wasm_memory_limit < canister.heap_wasm_pages * WASM_PAGE_BYTES + threshold:
         if canister.hook_status is HookStatus.CONDITION_NOT_SATISFIED:
             canister.hook_status = HookStatus.READY
             world.state.task_canisters.add(canister.canister_id)

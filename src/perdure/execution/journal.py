@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from operator import attrgetter, methodcaller
+from itertools import compress
+from operator import attrgetter
 from typing import Any, Final, final
 
 from perdure.canister import CanisterInstance, CanisterStatus
@@ -35,7 +36,6 @@ _CONTEXT: Final = tuple(CallContext.__slots__)
 _SUBNET: Final = ("minted_cycles", "consumed_cycles", "lost_cycles", "next_canister_index", "random_counter")
 """Clock, round and request number are not among them: they may go on without the message that moved them."""
 
-_copy = methodcaller("copy")
 _fields_of = attrgetter(*_FIELDS)
 _copied_of = attrgetter(*_COPIED)
 _facts_of = attrgetter(*_FACTS)
@@ -52,13 +52,15 @@ def _set(target: object, names: tuple[str, ...], values: tuple[Any, ...]) -> Non
 class _Before:
     """What a canister's record was; `existed`: whether the subnet had it."""
 
-    __slots__ = ("canister", "contexts", "copies", "existed", "facts", "fields")
+    __slots__ = ("canister", "contexts", "copies", "existed", "facts", "fields", "origins")
 
-    def __init__(self, canister: CanisterState, *, existed: bool) -> None:
+    def __init__(self, canister: CanisterState, existed: bool) -> None:
         self.canister = canister
         self.existed = existed
         self.fields = _fields_of(canister)
-        self.copies = list(map(_copy, _copied_of(canister)))
+        # Most of them are empty, and need no copy to be empty again.
+        self.origins = origins = _copied_of(canister)
+        self.copies = [(name, value.copy()) for name, value in compress(zip(_COPIED, origins, strict=True), origins)]
         contexts = canister.contexts
         self.contexts = [(context, _context_of(context)) for context in contexts.values()] if contexts else ()
         self.facts = _facts_of(canister.facts)
@@ -66,7 +68,13 @@ class _Before:
     def put_back(self, state: SubnetState) -> None:
         canister = self.canister
         _set(canister, _FIELDS, self.fields)
-        _set(canister, _COPIED, tuple(map(_copy, self.copies)))  # again: this may have to be done again
+        copies = dict(self.copies)
+        for name, value in zip(_COPIED, self.origins, strict=True):
+            if name in copies:
+                value = copies[name].copy()  # again: this may have to be done again
+            else:
+                value.clear()
+            setattr(canister, name, value)
         for context, values in self.contexts:
             _set(context, _CONTEXT, values)
         _set(canister.facts, _FACTS, self.facts)
@@ -162,7 +170,7 @@ class Journal:
     def note(self, state: SubnetState, canister_id: bytes, canister: CanisterState) -> None:
         """Note what a canister's record is, unless that was done."""
         if canister_id not in self._before:
-            self._before[canister_id] = _Before(canister, existed=canister_id in state.canisters)
+            self._before[canister_id] = _Before(canister, canister_id in state.canisters)
 
     def put_back(self, state: SubnetState) -> None:
         """Have everything be what it was when the journal began."""

@@ -280,7 +280,8 @@ def execute_alone(
     answer = state.ingress.newest.get(request_id)
     if answer is None:
         state.ingress.callees[request_id] = message.callee
-    world.finish(_executed_call(message, used, time_ns))
+    who = message.callee, message.method_name, message.caller
+    world.finish(ExecutedMessage("call", *who, message.arg, used, request_id, time_ns))
     return request_id if answer is None else answer[1]
 
 

@@ -151,19 +151,19 @@ class TemporaryImage:
         if self._held or self._pending or self._store.holes_take_room:
             return None
         writes: list[_Write] = []
-        position, size_bytes = 0, wasm_pages * WASM_PAGE_BYTES
+        position, size_bytes, before = 0, wasm_pages * WASM_PAGE_BYTES, self._pieces.before
         for address, data in runs:
             end = address + len(data)
-            piece = self._pieces.before(address)
-            if piece is None or (address | end) % PAGE_BYTES or not position <= address <= end <= size_bytes:
+            piece = before(address)
+            if piece is None or (address | end) % PAGE_BYTES or address < position or end > size_bytes:
                 return None
             start, stop, region, offset = piece
-            if region.references != 1 or end > stop:
+            if end > stop or region.references != 1:
                 return None
             offset += address - start
-            low = (offset - region.offset) // GRANULE_BYTES
-            high = (offset - region.offset + len(data) - 1) // GRANULE_BYTES
-            if low not in region.room or (high != low and not region.room.issuperset(range(low, high + 1))):
+            first = offset - region.offset
+            low, high, room = first // GRANULE_BYTES, (first + len(data) - 1) // GRANULE_BYTES, region.room
+            if low not in room or (high != low and not room.issuperset(range(low, high + 1))):
                 return None
             writes.append((region.file, data, offset))
             position = end
