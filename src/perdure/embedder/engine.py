@@ -54,7 +54,7 @@ class Engine:
         self.spares = Spares(trap_new, lambda: engine_error("cut off"))
         self.memory_creator = MemoryCreator(self.spares)
         config = _config_new()
-        configure(_ffi.dll, config, FEATURES | RUNNING, SIZES)
+        configure(_ffi.dll, config, FEATURES | RUNNING | _alone(), SIZES)
         callbacks = self.memory_creator.callbacks
         function("wasmtime_config_host_memory_creator_set", None, c_void_p, POINTER(MemoryCreatorCallbacks))(
             config, byref(callbacks)
@@ -171,11 +171,29 @@ def shared_engine() -> Engine:
     return Engine()
 
 
+_forks: list[int] = []
+"""Process ids of this one and of those before it, as far as they are forks."""
+
+
+def _alone() -> dict[str, bool]:
+    """Settings of an engine in a forked child: it would wait for ever for the threads that the parent compiles with."""
+    return {"parallel_compilation": False} if _forks else {}
+
+
+def _after_fork() -> None:
+    _forks.append(os.getpid())
+    shared_engine.cache_clear()
+    _original_engine.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 @functools.cache
 def _original_engine() -> int:
     """An engine that only validates, with what the replica lets a canister use."""
     config = _config_new()
-    configure(_ffi.dll, config, FEATURES | {"wasm_multi_memory": False}, {})
+    configure(_ffi.dll, config, FEATURES | {"wasm_multi_memory": False} | _alone(), {})
     pointer: int = _engine_new(config)
     return pointer
 

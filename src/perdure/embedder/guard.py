@@ -248,6 +248,7 @@ class Threads:
 
     def __init__(self) -> None:
         self.here = _Here()
+        self._stack_size_lock = threading.Lock()
 
     @staticmethod
     def is_main_alive() -> bool:
@@ -257,6 +258,7 @@ class Threads:
     def after_fork(self) -> None:
         """In the child, the thread that forked is the main thread."""
         self.here.state.is_main = True
+        self._stack_size_lock = threading.Lock()
 
     def call(self, function: Callable[[], Any]) -> Any:
         """`function()` on a stack that is large enough for the engine: here, or on another thread, and wait for it.
@@ -277,7 +279,7 @@ class Threads:
             except BaseException as error:
                 failures.append(error)
 
-        with _STACK_SIZE_LOCK:
+        with self._stack_size_lock:
             before = threading.stack_size(WORKER_STACK_BYTES)
             try:
                 thread = threading.Thread(target=work, name="perdure-wasm")
@@ -305,9 +307,6 @@ def check_recursion() -> None:
 def _descend(frames: int) -> None:
     if frames:
         _descend(frames - 1)
-
-
-_STACK_SIZE_LOCK = threading.Lock()
 
 
 def _stack_bytes() -> int:

@@ -263,6 +263,9 @@ def shared_compiler() -> Compiler:
     return Compiler(shared_engine(), CompileCache(cache_directory(os.environ)))
 
 
+os.register_at_fork(after_in_child=shared_compiler.cache_clear)  # the engine is another one, and locks may be held
+
+
 def compile_module(wasm: bytes, options: Options | None = None, *, known: bool = False) -> CompiledModule:
     """Compile a canister's module with the shared compiler; see `Compiler.compile`."""
     return shared_compiler().compile(wasm, options, known=known)

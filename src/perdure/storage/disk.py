@@ -20,6 +20,7 @@ import fcntl
 import os
 import stat
 import struct
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
@@ -202,18 +203,27 @@ class RealFile:
         direct_writer: makes what writes it directly; `None`: it cannot be had.
     """
 
-    __slots__ = ("_direct_writer", "_has_writer", "_identity", "_name", "_started", "_writer", "descriptor")
+    __slots__ = (
+        "__weakref__",
+        "_direct_writer",
+        "_has_writer",
+        "_identity",
+        "_name",
+        "_started",
+        "_writer",
+        "descriptor",
+    )
 
     def __init__(
         self, descriptor: int, name: str, direct_writer: Callable[[int], DirectWriter | None] = _direct_writer
     ) -> None:
-        self.descriptor = descriptor
         self._has_writer = False  # or was found to have none
         self._name = name
         self._direct_writer = direct_writer
         self._writer: DirectWriter | None = None
         self._identity: tuple[int, int] | None = None
         self._started: Callable[[], None] | None = None
+        self.descriptor = descriptor  # last: one that was not made whole has none
 
     def size(self) -> int:
         """Size of the file."""
@@ -339,6 +349,7 @@ class RealFile:
             fcntl.flock(self.descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        _LOCKED.add(self)
         return True
 
     def is_at(self, path: str) -> bool:
@@ -363,6 +374,39 @@ class RealFile:
 
     def __del__(self) -> None:
         with suppress(OSError):
+            if hasattr(self, "descriptor"):
+                self.close()
+
+
+_LOCKED: weakref.WeakSet[RealFile] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child, let go of what is locked: else the parent could let go of nothing before the child has ended."""
+    for file in _LOCKED:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@final
+class _Descriptor:
+    """One that is open, or none. It is closed once at most, whatever exception comes: its number may be another's."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int = -1) -> None:
+        self.number = number
+
+    def close(self, then: int = -1) -> None:
+        """Close it, and be `then`."""
+        number, self.number = self.number, then
+        if number >= 0:
+            os.close(number)
+
+    def __del__(self) -> None:
+        with suppress(OSError):
             self.close()
 
 
@@ -382,7 +426,7 @@ class RealDisk:
 
     def __init__(self, root: str = "") -> None:
         self._root = root.rstrip("/") or root
-        self._descriptor = -1
+        self._held = _Descriptor()
 
     def within(self, path: str) -> RealDisk:
         """The same disk, with mistrust of what lies in a directory; see `Disk.within`."""
@@ -390,12 +434,7 @@ class RealDisk:
 
     def close(self) -> None:
         """Let go of the directory. Again is fine."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        self.close()
+        self._held.close()
 
     def owner(self, path: str) -> int:
         """Number of the user who owns a directory."""
@@ -416,22 +455,21 @@ class RealDisk:
         """Open a directory."""
         names = [] if path == self._root else self._inner(path)
         if names is None:
-            descriptor = os.open(path, _DIRECTORY)
+            descriptor = _Descriptor(os.open(path, _DIRECTORY))
         else:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._root, _DIRECTORY)
-            descriptor = os.dup(self._descriptor)
+            if self._held.number < 0:
+                self._held.number = os.open(self._root, _DIRECTORY)
+            descriptor = _Descriptor(os.dup(self._held.number))
         try:
             for name in names or ():
                 try:
-                    inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+                    inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor.number)
                 except OSError as error:
-                    raise _explained(error, name, descriptor, path) from error
-                os.close(descriptor)
-                descriptor = inner
-            yield descriptor
+                    raise _explained(error, name, descriptor.number, path) from error
+                descriptor.close(inner)
+            yield descriptor.number
         finally:
-            os.close(descriptor)
+            descriptor.close()
 
     @contextmanager
     def _place(self, path: str) -> Iterator[tuple[str, int | None]]:
