@@ -65,7 +65,7 @@ __asm__(".section \".custom_section.icp:public perdure:sqlite\",\"\",@\n\t.ascii
 #define STABLE_PAGE_BYTES 4096
 /* Its pages lie beside what is kept of them, so that reading one changes a page of the heap: a large cache makes every
    message that reads dirty hundreds of them. */
-#define CACHE_PAGES "64"
+#define CACHE_PAGES "32"
 #define MOST_REPLY_BYTES (1 << 20)
 
 static _Noreturn void fail(const char *text) { ic0_trap((u32)(uintptr_t)text, (u32)strlen(text)); }

@@ -140,6 +140,11 @@ class ReadOnlyMemory:
         found = bytes(self._view[address : address + size_bytes])
         return found if len(found) == size_bytes else found + bytes(size_bytes - len(found))
 
+    def view_whole(self, address: int, size_bytes: int) -> memoryview | None:
+        """The bytes themselves, read-only; `None` where they reach into the padding."""
+        end = address + size_bytes
+        return self._view[address:end] if 0 <= address <= end <= len(self._view) else None
+
     def view(self, address: int, size_bytes: int) -> memoryview:
         """The bytes themselves, read-only; a copy where they reach into the padding."""
         check_range(address, size_bytes, self._size_bytes)

@@ -174,6 +174,21 @@ def test_without_apsw_the_database_is_still_named(dump, monkeypatch):
     assert Answer("extract", dump, "-o", "out.db").code == 0
 
 
+def test_names_from_a_database_do_not_reach_the_terminal_as_they_are():
+    name = "a\x1b[31mb"
+    Path("names.bin").write_bytes(padded(made(f'create table "{name}"("{name}"); insert into "{name}" values (1)')))
+    shown = [
+        Answer("ls", "names.bin"),
+        Answer("rows", "names.bin", name),
+        Answer("schema", "names.bin"),
+        Answer("query", "names.bin", f'select * from "{name}"'),
+        Answer("query", "names.bin", f'select * from "{name}"', "--pages"),
+        Answer("diff", "names.bin", "other.bin") if Path("other.bin").write_bytes(padded(made())) else None,
+    ]
+    assert [one.out for one in shown if "\x1b" in one.out] == []
+    assert all("a" in one.out for one in shown)
+
+
 # --- patch
 
 

@@ -141,6 +141,8 @@ def test_parameters_and_what_cannot_be_explained():
     assert found.to_json()["used"][0] == {"name": "item", "kind": "table", "read": 2, "total": found.used[0].total}
     with pytest.raises((UnsupportedError, apsw.ReadOnlyError)):
         explain_pages(memory, "delete from item")
+    with pytest.raises(UnsupportedError, match="one statement is explained at a time"):
+        explain_pages(memory, "select 1; select 2")
     with pytest.raises(apsw.SQLError, match="no such table"):
         explain_pages(memory, "select * from nowhere")
     with pytest.raises(UnsupportedError, match="no SQLite database"):

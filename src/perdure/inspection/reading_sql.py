@@ -34,6 +34,7 @@ _PRAGMAS_ASKED: Final = frozenset(
 """Those that set something where they are given a value."""
 
 _FUNCTIONS_WITH_FILES: Final = frozenset(["load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"])
+_CACHE_KIB: Final = 65_536
 _STEPS_BETWEEN_LOOKS: Final = 1_000
 _MOST_SECONDS_BETWEEN_LOOKS: Final = 1.0
 
@@ -57,17 +58,18 @@ class Limits:
 
 
 def limit(connection: apsw.Connection, limits: Limits) -> None:
-    """Bound what statements take, and trust nothing that a schema says."""
+    """Bound what statements take, and trust nothing that a schema says. Before anything has read the schema."""
     import apsw
 
-    connection.execute("pragma temp_store = memory")  # temporary files would be files
-    connection.execute("pragma cell_size_check = on")
+    # Temporary files would be files. This drops what is known of the schema, so that it comes first.
+    connection.execute("pragma temp_store = memory; pragma cell_size_check = on")
     for name, value in (("DEFENSIVE", 1), ("TRUSTED_SCHEMA", 0), ("ENABLE_LOAD_EXTENSION", 0)):
         connection.config(getattr(apsw, f"SQLITE_DBCONFIG_{name}"), value)
     for name, value in (("LENGTH", limits.length_bytes), ("SQL_LENGTH", 1 << 20), ("LIKE_PATTERN_LENGTH", 1_000)):
         connection.limit(getattr(apsw, f"SQLITE_LIMIT_{name}"), value)
     if limits.heap_bytes is not None and apsw.hard_heap_limit(-1) == 0:
         apsw.hard_heap_limit(limits.heap_bytes)
+    connection.execute(f"pragma cache_size = -{_CACHE_KIB}")
     clock = _Clock(limits.seconds)
     connection.exec_trace = clock.begin
     # Even without a limit of time Python has to be entered now and then: that is where signals are seen.

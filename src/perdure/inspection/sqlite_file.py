@@ -12,11 +12,12 @@ header is the witness, as it is for SQLite itself.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, final
 
 import apsw
 
-from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.memory import WASM_PAGE_BYTES, Memory, ReadOnlyMemory
 from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES, SQLITE_HEADER, SQLITE_VERSION_CHECK
 from perdure.stable.region import Region
 from perdure.stable.sqlite import SqliteHeader
@@ -25,12 +26,27 @@ __all__ = ["VFS_NAME", "DatabaseFile", "Fixed", "Place", "connect", "name_of"]
 
 VFS_NAME: Final = "perdure"
 _AHEAD_BYTES: Final = 65_536
-_CACHE_KIB: Final = 65_536
 
 
 def size_bytes_of(memory: Memory) -> int:
     """Of a memory that may begin within a Wasm page of another."""
     return memory.size_bytes if isinstance(memory, Region) else memory.size() * WASM_PAGE_BYTES
+
+
+def _flat(memory: Memory) -> tuple[Callable[..., Sequence[bytes]] | None, int]:
+    """How to read several ranges of a live memory at once, and where the database begins in it."""
+    base = 0
+    while isinstance(memory, Region) and len(memory.runs) == 1:
+        base, memory = base + memory.runs[0].address, memory.below
+    return getattr(memory, "read_each", None), base
+
+
+def _in_one_piece(memory: Memory, size_bytes: int) -> memoryview | None:
+    """All of a file that is never written to, where it can be shown without a copy."""
+    base = 0
+    while isinstance(memory, Region) and len(memory.runs) == 1:
+        base, memory = base + memory.runs[0].address, memory.below
+    return memory.view_whole(base, size_bytes) if isinstance(memory, ReadOnlyMemory) else None
 
 
 class Place(Protocol):
@@ -82,10 +98,13 @@ class DatabaseFile:
         """Offsets of pages read and written, while somebody counts them."""
         self._epoch = place.epoch()
         self._memory = place.memory()
+        self._whole: memoryview | None = None
         self._look()
 
     def _look(self) -> None:
         """Take size and change counter from the header."""
+        if self._whole is not None:
+            return  # it stays as it is
         epoch = self._place.epoch()
         if epoch is not self._epoch:
             self._epoch, self._memory, self._is_replaced = epoch, self._place.memory(), True
@@ -95,29 +114,33 @@ class DatabaseFile:
             header = SqliteHeader.read(self._memory)
         self._size_bytes = header.file_bytes(size_bytes_of(self._memory))
         self.page_bytes = header.page_bytes
-        self._counter = self._read_counter()
         self._ahead = b""
-
-    def _read_counter(self) -> bytes:
-        return self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+        self._read_two, self._base = _flat(self._memory)
+        if self._changes:
+            self._counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+        else:
+            self._whole = _in_one_piece(self._memory, self._size_bytes)
 
     def _check(self) -> None:
         """Raise where what a transaction reads is no longer what it has begun with."""
-        if not self._changes or not self._level:
-            return
-        if self._place.epoch() is not self._epoch or self._read_counter() != self._counter:
+        self._check_counter(self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES))
+
+    def _check_counter(self, counter: bytes) -> None:
+        if self._level and (counter != self._counter or self._place.epoch() is not self._epoch):
             raise apsw.BusyError("the canister has changed the database since this transaction began: begin it anew")
 
     # --- what SQLite calls
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         """The bytes, fewer at the end of the file."""
+        if self.touched is not None:
+            self.touched[0].add(offset - offset % self.page_bytes)
+        if self._whole is not None and offset:
+            return bytes(self._whole[offset : offset + amount])
         if self._is_replaced and (offset, amount) == SQLITE_VERSION_CHECK:
             # How SQLite finds out whether the pages that it has kept are still good: they are not.
             self._is_replaced = False
-            return bytes(byte ^ 0xFF for byte in self._load(offset, amount))
-        if self.touched is not None:
-            self.touched[0].add(offset - offset % self.page_bytes)
+            return bytes(byte ^ 0xFF for byte in self._memory.read(offset, amount))
         start = offset - self._ahead_at
         if start >= 0 and start + amount <= len(self._ahead):
             return self._ahead[start : start + amount]
@@ -128,11 +151,24 @@ class DatabaseFile:
         else:
             found = self._load(offset, have)
         self._following = offset + have
-        self._check()
         return SqliteHeader.without_log(found) if offset == 0 and have >= SQLITE_HEADER.size else found
 
     def _load(self, offset: int, size_bytes: int) -> bytes:
-        return self._memory.read(offset, size_bytes) if size_bytes > 0 else b""
+        """Bytes of the state that the transaction began with, or an error."""
+        if size_bytes <= 0:
+            return b""
+        if not self._changes:
+            return self._memory.read(offset, size_bytes)
+        base = self._base
+        if self._read_two is not None:  # in one turn, where turns cost more than bytes
+            counter, data = self._read_two(
+                (base + SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES), (base + offset, size_bytes)
+            )
+        else:
+            data = self._memory.read(offset, size_bytes)
+            counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+        self._check_counter(counter)
+        return data
 
     def xFileSize(self) -> int:  # noqa: N802
         """In bytes, as the header says."""
@@ -217,9 +253,7 @@ _NUMBERS: Final = itertools.count(1)
 def connect(file: DatabaseFile) -> apsw.Connection:
     """A connection to the one file; nothing is limited yet."""
     flags = apsw.SQLITE_OPEN_READWRITE if file.is_writable else apsw.SQLITE_OPEN_READONLY
-    connection = apsw.Connection(name_of(file), vfs=VFS_NAME, flags=flags)
-    connection.execute(f"pragma cache_size = -{_CACHE_KIB}")
-    return connection
+    return apsw.Connection(name_of(file), vfs=VFS_NAME, flags=flags)
 
 
 def name_of(file: DatabaseFile) -> str:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, Literal, final
 import apsw
 
 from perdure.errors import PerdureError, UnsupportedError
-from perdure.inspection.reading_sql import Limits, limit, only_read, only_this_database
-from perdure.inspection.sqlite import locate_database
+from perdure.inspection.reading_sql import Limits, limit, only_this_database
+from perdure.inspection.sqlite import guarded, locate_database
 from perdure.inspection.sqlite_draft import Draft, Window, patched, window_of
 from perdure.inspection.sqlite_file import DatabaseFile, connect
 from perdure.memory import Memory
@@ -58,14 +58,11 @@ def open_canister(
         canister = canister._subnet.at(at).canister(canister.id)
     place = CanisterPlace(canister, name)
     if not write:
-        connection = connect(DatabaseFile(place, changes=True))
-        limit(connection, limits or Limits())
-        only_read(connection)
-        return connection
+        return guarded(DatabaseFile(place, changes=True), limits)
     connection = connect(WritableFile(place, is_unsafe=write == "unsafe"))
-    connection.execute("pragma journal_mode = memory")
-    connection.execute("pragma synchronous = off")  # a commit of the canister is what makes it durable
     limit(connection, limits or Limits())
+    # A commit of the canister is what makes a transaction durable.
+    connection.execute("pragma journal_mode = memory; pragma synchronous = off")
     only_this_database(connection)
     return connection
 
@@ -82,6 +79,7 @@ class CanisterPlace:
     def __init__(self, canister: Canister, name: str | None) -> None:
         self.canister = canister
         self.name = name
+        self._memory = canister.stable
 
     def memory(self) -> Memory:
         """The memory that begins with the database."""
@@ -89,7 +87,9 @@ class CanisterPlace:
 
     def epoch(self) -> object:
         """Another one after an upgrade, a loaded snapshot, the beginning and the end of an anchor."""
-        return self.canister.stable.origin
+        if not self._memory.is_current:
+            self._memory = self.canister.stable
+        return self._memory
 
     def check(self, *, is_unsafe: bool) -> None:
         """Raise where nobody may write now."""
@@ -167,6 +167,7 @@ class WritableFile(DatabaseFile):
     def _load(self, offset: int, size_bytes: int) -> bytes:
         if self._window is None or size_bytes <= 0:
             return super()._load(offset, size_bytes)
+        self._check()
         return self._window.read(offset, size_bytes)
 
     def xLock(self, level: int) -> None:  # noqa: N802
@@ -220,5 +221,5 @@ class WritableFile(DatabaseFile):
             )
         except (apsw.Error, PerdureError) as error:
             raise CommitError(f"not committed: {error}") from error
-        self._counter = self._read_counter()
+        self._counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
         return False

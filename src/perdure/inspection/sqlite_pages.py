@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+from perdure.errors import UnsupportedError
 from perdure.inspection.find import Inventory, Structure, find_in_memory
 from perdure.inspection.sqlite import Database, choose_database, open_database
 from perdure.memory import PAGE_BYTES, Memory
@@ -88,7 +89,9 @@ def explain_pages(
     if not isinstance(where, Structure):
         where = choose_database(where if isinstance(where, Inventory) else find_in_memory(where), name)
     database = open_database(where)
-    plan = tuple(str(row[3]) for row in database.connection.execute(f"explain query plan {sql}", bindings))
+    cursor = database.connection.cursor()
+    cursor.exec_trace = _OnlyOne()
+    plan = tuple(str(row[3]) for row in cursor.execute(f"explain query plan {sql}", bindings))
     database = open_database(database.structure)  # nothing of the plan is in its cache
     read: set[int] = set()
     database.file.touched = (read, set())
@@ -100,6 +103,20 @@ def explain_pages(
         page for offset in read for page in range(offset // PAGE_BYTES, -(-(offset + page_bytes) // PAGE_BYTES))
     }
     return Explained(plan, rows, page_bytes, len(read), total, len(stable_pages), used)
+
+
+@final
+class _OnlyOne:
+    """Lets one statement begin, and no other."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
+
+    def __call__(self, _cursor: Any, sql: str, _bindings: Any) -> bool:
+        if self._has_begun:
+            raise UnsupportedError(f"one statement is explained at a time, found another: {sql.strip():.60}")
+        self._has_begun = True
+        return True
 
 
 def _by_name(database: Database, read: set[int]) -> tuple[tuple[PagesOf, ...], int]:

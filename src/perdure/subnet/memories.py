@@ -72,6 +72,9 @@ class MemoryOwner(Protocol):
     @property
     def _gate(self) -> Gate: ...
 
+    @property
+    def _instance(self) -> ResidentInstance: ...
+
     def _recover(self) -> None: ...
 
     def _write(self, name: str, delta: PageDelta) -> None: ...
@@ -98,9 +101,9 @@ class LiveMemory:
         self._owner._recover()
 
     @property
-    def origin(self) -> object:
-        """Whose memory it is: another object after an upgrade, a loaded snapshot, an anchor, in a fork."""
-        return self._instance
+    def is_current(self) -> bool:
+        """Whether the canister still has it: not after an upgrade, a loaded snapshot, begin or end of an anchor."""
+        return self._owner._instance is self._instance
 
     @property
     def _memory(self) -> Memory:
@@ -119,6 +122,12 @@ class LiveMemory:
     def read(self, address: int, size_bytes: int) -> bytes:
         """A copy of `size_bytes` bytes from `address`."""
         return self._memory.read(address, size_bytes)
+
+    @at_rest
+    def read_each(self, *ranges: tuple[int, int]) -> list[bytes]:
+        """A copy of each range (address, size in bytes), all of one state."""
+        memory = self._memory
+        return [memory.read(address, size_bytes) for address, size_bytes in ranges]
 
     @at_rest
     def view(self, address: int, size_bytes: int) -> memoryview:

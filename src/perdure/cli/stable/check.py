@@ -9,6 +9,7 @@ import click
 
 from perdure.cli.stable.show import console_of, print_json
 from perdure.cli.stable.source import FOUND_WRONG, about_nothing, opened, options
+from perdure.cli.terminal import printable
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
@@ -56,7 +57,8 @@ def _print_report(report: Report) -> None:
             where += f" ({finding.below_address:#x} in the dump)"
         console.print(
             Text.assemble(
-                (finding.severity, style), f" {finding.code}: memory {finding.label}{where}: {finding.message}"
+                (finding.severity, style),
+                f" {finding.code}: memory {finding.label}{where}: {printable(finding.message)}",
             )
         )
         console.print(Text(f"  {finding.advice}", style="dim"))

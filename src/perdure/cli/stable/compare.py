@@ -87,7 +87,7 @@ def _print_diff(found: StructureDiff, limit: int) -> None:
     console = console_of()
     counts = ", ".join(f"{number} {what}" for what in ("added", "removed", "changed") if (number := found.count(what)))
     kinds = " -> ".join(dict.fromkeys(kind or "nothing" for kind in found.kinds))
-    console.print(Text(f"{found.name} ({kinds}): {counts or found.status}", style="bold"))
+    console.print(Text(f"{printable(found.name)} ({kinds}): {counts or found.status}", style="bold"))
     shown = found.changes[:limit] if limit else found.changes
     for change in shown:
         mark, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[change.what]

@@ -18,6 +18,7 @@ from perdure.cli.stable.source import (
     options,
     sql_errors,
 )
+from perdure.cli.terminal import printable as plain
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
@@ -122,7 +123,7 @@ def _print_rows(
         for row in decoded:
             click.echo("\t".join(printable(value) for value in row))
     else:
-        print_table(columns, ([printable(value) for value in row] for row in decoded))
+        print_table([printable(column) for column in columns], ([printable(value) for value in row] for row in decoded))
 
 
 @click.command()
@@ -225,12 +226,12 @@ def _print_pages(inventory: Inventory, sql: str, bindings: Any, *, as_json: bool
     if as_json:
         print_json(explained.to_json())
         return
-    rows = [(used.name, used.kind, used.read, used.total) for used in explained.used]
+    rows = [(printable(used.name), printable(used.kind), used.read, used.total) for used in explained.used]
     rows.append(("in all", "", explained.read, explained.total))
     print_table(("pages of", "kind", "read", "of"), rows, right=("read", "of"))
     if not quiet:
         for step in explained.plan:
-            click.echo(f"plan: {step}")
+            click.echo(f"plan: {plain(step)}")
         size = f"{explained.page_bytes} bytes"
         click.echo(f"{explained.rows} rows; pages of {size}, {explained.stable_pages} of 4096 bytes")
 

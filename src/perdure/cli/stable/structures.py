@@ -50,7 +50,7 @@ def _note_of(structure: Structure) -> str:
     tables = tables_in(structure)
     if tables is None:
         return structure.note
-    return f"{', '.join(tables) or 'no tables'}: {structure.note}"
+    return f"{printable(', '.join(tables)) or 'no tables'}: {structure.note}"
 
 
 def _print_inventory(inventory: Inventory) -> None:
