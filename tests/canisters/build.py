@@ -338,6 +338,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("kv32", "c", "c/kv.c", C_32),
     Recipe("kv64", "c", "c/kv.c", C_64),
     Recipe("stable_access", "c", "c/stable_access.c", C_32),
+    Recipe("upgraded_c", "c", "c/upgraded.c", C_32),
     Recipe("save_restore", "c", "c/save_restore.c", C_32),
     Recipe("universal32", "c", "universal/universal.c", C_32),
     Recipe("universal64", "c", "universal/universal.c", C_64),
@@ -347,6 +348,11 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_eop_v1", "motoko", "motoko/eop_v1.mo", MOTOKO_EOP),
     Recipe("motoko_eop_v2", "motoko", "motoko/eop_v2.mo", MOTOKO_EOP),
+    *(
+        Recipe(f"upgraded_{kind}_{number}", "motoko", f"motoko/upgraded_{kind}_{number}.mo", build)
+        for kind, build in (("classical", MOTOKO_CLASSICAL), ("eop", MOTOKO_EOP))
+        for number in (1, 2, 3, 4)
+    ),
     Recipe("azle", "typescript", "typescript", azle_module),
     Recipe("ledger", "rust", "rust/ledger", rust_module),
     Recipe("messenger", "rust", "rust/messenger", rust_module),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,68 @@ def rust(letter: str, change: Callable[[bytes], bytes] = lambda wasm: wasm) -> C
     return make
 
 
+def c(letter: str) -> Callable[[], bytes]:
+    return lambda: module("upgraded_c").replace(MARK + b"a", MARK + letter.encode())
+
+
+def motoko(name: str) -> Callable[[], bytes]:
+    return lambda: module(f"upgraded_{name}")
+
+
+AZLE = """service : {
+  count : () -> (nat) query;
+  get : (text) -> (opt nat) query;
+  inc : () -> (nat);
+  keys : () -> (vec text) query;
+  put : (text, nat) -> (opt nat);
+  whoami : () -> (principal) query;
+}"""
+"""The interface of tests/canisters/typescript, which the module does not say."""
+
+
+def azle(memory_id: int) -> Callable[[], bytes]:
+    def make() -> bytes:
+        wasm, old = module("azle"), b"new StableBTreeMap(0)"
+        assert wasm.count(old) == 1
+        return wasm.replace(old, b"new StableBTreeMap(%d)" % memory_id)
+
+    return make
+
+
+def noted(canister: Canister) -> None:
+    actor = canister.actor(candid=AZLE)
+    for number in range(20):
+        actor.put(f"key {number}", number + 1)
+    actor.inc()
+
+
+QUERIES = ("revision", "user_count", "get_user", "get_order", "get_refund", "total", "config", "now")
+
+
+def only_updates(letter: str, *, without: tuple[str, ...] = ()) -> Callable[[], bytes]:
+    """A version without queries, and without some updates: what it keeps is reached by the other updates alone."""
+
+    def change(wasm: bytes) -> bytes:
+        found = decode(wasm)
+        gone = {f"canister_query {name}" for name in QUERIES} | {f"canister_update {name}" for name in without}
+        sections = []
+        for section in found.custom_sections:
+            if section.name.endswith("candid:service"):
+                names = (*QUERIES, *without)
+                lines = section.data.decode().splitlines()
+                kept = [line for line in lines if not line.strip().startswith(tuple(f"{name} :" for name in names))]
+                section = section._replace(data="\n".join(kept).encode(), raw=b"")
+            sections.append(section)
+        exports = tuple(one for one in found.exports if one.name not in gone)
+        return encode(replace(found, exports=exports, custom_sections=tuple(sections)))
+
+    return rust(letter, change)
+
+
 def interface(old: str, new: str) -> Callable[[bytes], bytes]:
     """The module with another interface."""
 
     def change(wasm: bytes) -> bytes:
-        from dataclasses import replace
-
         found = decode(wasm)
         sections = []
         for section in found.custom_sections:
@@ -97,8 +153,6 @@ def without_export(name: str, and_then: Callable[[bytes], bytes] = lambda wasm: 
     """The module without a method."""
 
     def change(wasm: bytes) -> bytes:
-        from dataclasses import replace
-
         found = decode(wasm)
         kept = tuple(one for one in found.exports if one.name != name)
         assert len(kept) == len(found.exports) - 1
@@ -108,14 +162,33 @@ def without_export(name: str, and_then: Callable[[bytes], bytes] = lambda wasm: 
 
 
 def filled(canister: Canister, users: int = 30) -> None:
+    """Everything that the Rust canister keeps, as far as it has the methods."""
+    actor, methods = canister.actor(), canister.service().methods
+    calls = [(name, value) for number in range(users) for name, value in _puts(number)]
+    for name, value in [*calls, ("set_config", ("blue",)), ("archive", (1, 2))]:
+        if name in methods:
+            getattr(actor, name)(*value)
+
+
+def _puts(number: int) -> list[tuple[str, tuple[Any, ...]]]:
+    return [
+        ("put_user", (number, f"user {number}")),
+        ("put_order", (number, number * 10 + 1)),
+        ("put_refund", (number, number * 7 + 3)),
+        ("push", (number + 1,)),
+    ]
+
+
+def added(canister: Canister) -> None:
+    for _ in range(5):
+        canister.update("add")
+
+
+def listed(canister: Canister) -> None:
     actor = canister.actor()
-    for number in range(users):
-        actor.put_user(number, f"user {number}")
-        actor.put_order(number, number * 10 + 1)
-        actor.put_refund(number, number * 7 + 3)
-        actor.push(number + 1)
-    actor.set_config("blue")
-    actor.archive(1, 2)
+    for name, age in (("Ada", 36), ("Grace", 85), ("Alan", 41)):
+        actor.add(name, age)
+    actor.setMotto("onwards")
 
 
 def many_points(canister: Canister) -> None:
@@ -144,7 +217,51 @@ def rust_row(name: str, letter: str, verdict: str, *causes: str, **options: Any)
     return Scenario(name, rust("a"), rust(letter), verdict, causes, filled, options)
 
 
+def c_row(name: str, letter: str, verdict: str, *causes: str, old: str = "a") -> Scenario:
+    return Scenario(name, c(old), c(letter), verdict, causes, added)
+
+
+def motoko_row(name: str, old: str, new: str, verdict: str, *causes: str, **options: Any) -> Scenario:
+    return Scenario(name, motoko(old), motoko(new), verdict, causes, listed, options)
+
+
+def updates_row(name: str, letter: str, verdict: str, *causes: str, without: tuple[str, ...] = ()) -> Scenario:
+    old, new = only_updates("a", without=without), only_updates(letter, without=without)
+    return Scenario(f"only updates: {name}", old, new, verdict, causes, filled)
+
+
+AZLE_OPTIONS = {"candid": AZLE, "old_candid": AZLE}
+
 BAD = [
+    Scenario(
+        "TypeScript: a map under another id",
+        azle(0),
+        azle(1),
+        "breaking",
+        ("structure-abandoned",),
+        noted,
+        AZLE_OPTIONS,
+    ),
+    updates_row("another key type", "d", "breaking", "key-type"),
+    updates_row("new instead of init", "f", "breaking", "structure-recreated"),
+    updates_row("ids of other types", "b", "breaking", "ids-swapped"),
+    c_row("C: post_upgrade forgets to read", "b", "breaking", "data-lost"),
+    c_row("C: fields read in another order", "c", "breaking", "replies-exchanged"),
+    c_row("C: another layout", "e", "breaking", "data-lost", "reply-differs"),
+    c_row("C: a form that was never written", "f", "breaking", "hook-traps"),
+    c_row("C: a field set to nought", "i", "breaking", "data-lost"),
+    c_row("C: a query traps on what there is", "k", "breaking", "data-unreadable"),
+    c_row("C: the old version saves nothing", "a", "breaking", "data-lost", old="d"),
+    motoko_row(
+        "Motoko: a field more, the list is gone", "classical_1", "classical_2", "breaking", "stable-types", "data-lost"
+    ),
+    motoko_row("Motoko: a variable dropped", "classical_1", "classical_3", "breaking", "stable-types", "data-lost"),
+    motoko_row("Motoko: an implicit move to EOP", "classical_1", "eop_1", "breaking", "hook-traps"),
+    motoko_row("Motoko EOP: a narrower type", "eop_1", "eop_2", "breaking", "stable-types", "hook-traps"),
+    motoko_row("Motoko EOP: a field dropped", "eop_1", "eop_3", "breaking", "stable-types"),
+    motoko_row(
+        "Motoko EOP: the heap not kept", "eop_1", "eop_4", "breaking", "data-lost", wasm_memory_persistence="replace"
+    ),
     rust_row("two maps of other types under each other's id", "b", "breaking", "ids-swapped"),
     rust_row("two maps of one type under each other's id", "c", "breaking", "ids-swapped"),
     rust_row("another key type", "d", "breaking", "key-type"),
@@ -205,6 +322,25 @@ BAD = [
 ]
 
 HARMLESS = [
+    Scenario("TypeScript: the same module", azle(0), azle(0), "safe", (), noted, AZLE_OPTIONS),
+    updates_row("the same module", "a", "safe"),
+    updates_row("another release", "r", "safe"),
+    updates_row("a bound grown", "s", "safe"),
+    updates_row("a map moved by post_upgrade", "q", "safe"),
+    updates_row("values written anew", "o", "safe"),
+    updates_row("a heap that grows", "u", "safe"),
+    *(
+        updates_row(f"without {name}", letter, "safe", without=(name,))
+        for letter in "rs"
+        for name in ("archive", "set_config", "push")
+    ),
+    c_row("C: the same module", "a", "safe"),
+    c_row("C: a newer form", "g", "safe"),
+    c_row("C: a form that is checked", "h", "safe"),
+    motoko_row("Motoko: a variable, a method and a wider type", "classical_1", "classical_4", "safe"),
+    motoko_row("Motoko: the same module", "classical_1", "classical_1", "safe"),
+    motoko_row("Motoko EOP: a variable and a method", "eop_1", "eop_4", "safe"),
+    motoko_row("Motoko EOP: the same module", "eop_1", "eop_1", "safe"),
     rust_row("the same module", "a", "safe"),
     rust_row("another release of the same code", "r", "safe"),
     rust_row("a bound grown in a version 2 map", "s", "safe"),

@@ -213,7 +213,7 @@ def arguments(
                     for values, one in zip(found, types, strict=True)
                 ),
             )
-        except ValueError:
+        except (ValueError, RecursionError):
             return
     for _ in range(2):
         try:

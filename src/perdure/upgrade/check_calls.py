@@ -229,12 +229,12 @@ def replies(found: Rehearsal) -> Iterator[Finding]:
             continue
         swapped |= {first, second}
         yield Finding(
-            "ids-swapped",
+            "replies-exchanged",
             "breaking",
             f"{first} answers what {second} answered, and the other way round",
             f"{first}, {second}",
-            why="two structures of one type are opened under each other's memory id",
-            remedy="give each the id that it had",
+            why="two structures, or two fields, are read in each other's place",
+            remedy="open each memory under the id that it had, and read fields in the order in which they are written",
         )
     for one in found.tries:
         if one.old.reply is None or one.new.reply is None or one.call.method in swapped:
@@ -280,6 +280,16 @@ def _reply(found: Rehearsal, one: Try, old_data: bytes, new_data: bytes) -> Find
         severity: Severity = "note"
         what, code = f"{one.call.method} answers otherwise, with or without data", "reply-changed"
         why, remedy = "the code changed", ""
+    elif found.is_lost_anyway(one.call):
+        if _fresh(found, one, found.fresh_new) != new:
+            return None
+        is_all = not any(structure.entries != 0 for structure in found.before.structures.values())
+        code, severity = "data-lost", "breaking" if is_all else "warning"
+        what = f"{one.call.method} answers as if there were no data, as after any upgrade of the old version"
+        why, remedy = (
+            "what it shows is on the heap, and no hook saves it",
+            "save it in pre_upgrade, or keep it in stable memory",
+        )
     else:
         code, severity, what, why, remedy = _differs(found, one, old, new)
     label = "" if severity == "note" else min(_readers(found, one).old, default="")
@@ -342,7 +352,9 @@ def made_anew(found: Rehearsal) -> Iterator[Finding]:
             labels = frozenset(
                 label
                 for label, count in one.old_entries.items()
-                if one.new_entries.get(label, 0) < min(count, _entries(found, label)) and _had_entries(found, label)
+                if one.new_entries
+                and one.new_entries.get(label, 0) < min(count, _entries(found, label))
+                and _had_entries(found, label)
             )
             how = f"{one.call.method} leaves it with fewer entries than the old version does"
         for label in sorted(labels - seen):
@@ -508,7 +520,7 @@ def _back_differs(found: Rehearsal, one: Try, back: Outcome) -> str:
     if one.old.reply is None or back.reply is None or one.old.reply == back.reply:
         return ""
     old, new = found.reply(one.call, one.old.reply), found.reply(one.call, back.reply)
-    if old == new or found.is_volatile(one.call):
+    if old == new or found.is_volatile(one.call) or found.is_lost_anyway(one.call):
         return ""
     return f"back on the old module, {one.call.method} answers {new} instead of {old}"
 

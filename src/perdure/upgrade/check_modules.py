@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from perdure.candid import service_subtype
 from perdure.errors import MalformedError, PerdureError
+from perdure.subnet.interface import has_interface
 from perdure.upgrade.finding import Finding, Severity
 from perdure.upgrade.rehearsal import Rehearsal
+from perdure.upgrade.version import is_private
 from perdure.values.compatibility import compare_schemas
 from perdure.values.motoko_types import compare_stable_types, parse_stable_types
 
@@ -25,7 +27,7 @@ def exports(found: Rehearsal) -> Iterator[Finding]:
     for name, kind in old.methods.items():
         after = new.methods.get(name)
         is_declared = has_interfaces and old.signature(name) is not None
-        if after is None and not is_declared and not _is_private(name):
+        if after is None and not is_declared and not is_private(name):
             yield Finding(
                 "method-removed",
                 "breaking",
@@ -61,11 +63,6 @@ def exports(found: Rehearsal) -> Iterator[Finding]:
             )
 
 
-def _is_private(name: str) -> bool:
-    """Names that tools give to methods of their own: Motoko's runtime, the old Candid method, timers of CDKs."""
-    return name.startswith(("__", "<", "$"))
-
-
 def _an(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind.replace('_', ' ')}"
 
@@ -76,10 +73,13 @@ def candid(found: Rehearsal) -> Iterator[Finding]:
     if new is None or old.service is None:
         return
     if new.service is None:
+        is_bad = has_interface(new.module)
         yield Finding(
             "candid-missing",
-            "warning",
-            "the new module does not say its interface any more",
+            "not certain" if is_bad else "warning",
+            "the new module's interface cannot be read"
+            if is_bad
+            else "the new module does not say its interface any more",
             "candid:service",
             "an interface",
             "none",

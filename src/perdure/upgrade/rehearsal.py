@@ -20,8 +20,8 @@ from perdure.subnet.interface import NO_VALUES
 from perdure.subnet.subnet import Canister
 from perdure.upgrade.arguments import Pool, arguments, find_values, flat, made
 from perdure.upgrade.replies import Reply
-from perdure.upgrade.stage import Answerer, Call, Outcome, Stage
-from perdure.upgrade.version import Version
+from perdure.upgrade.stage import Answerer, Budget, Call, Outcome, Stage
+from perdure.upgrade.version import Version, is_private
 from perdure.values.schema import Schema
 
 __all__ = ["Options", "Rehearsal", "State", "Try", "rehearse"]
@@ -51,7 +51,7 @@ class Options:
         decode_all: decode every value, not a sample.
         seed: of everything that is drawn.
         max_calls: tried at most.
-        max_instructions: of all calls together, after which no more are tried.
+        max_instructions: of all calls together, after which no more are tried; controls may use as many again.
     """
 
     arg: Any = None
@@ -259,7 +259,8 @@ class Rehearsal:
     def again(self) -> Stage | None:
         """The old version, upgraded to itself: what any upgrade changes."""
         stage = self.old_stage.fork()
-        outcome = stage.upgrade(self.old.module.wasm, self._old_arg, persistence=self.persistence)
+        persistence = "keep" if self.old.keeps_heap else None
+        outcome = stage.upgrade(self.old.module.wasm, self._old_arg, persistence=persistence)
         self.certified_again = any(
             isinstance(entry.result, Return) and entry.result.certified_data is not None for entry in outcome.entries
         )
@@ -288,9 +289,13 @@ class Rehearsal:
         return Reply(data, method, self.options.volatile_fields)
 
     def is_volatile(self, call: Call) -> bool:
-        """Whether the old version answers otherwise from one time to another, or after any upgrade at all."""
-        mine = self._answers(self.old_stage, call)
-        return any(stage is not None and self._answers(stage, call) != mine for stage in (self.later, self.again))
+        """Whether the old version answers otherwise from one time to another."""
+        return self._answers(self.later, call) != self._answers(self.old_stage, call)
+
+    def is_lost_anyway(self, call: Call) -> bool:
+        """Whether the old version answers otherwise after an upgrade to itself."""
+        again = self.again
+        return again is not None and self._answers(again, call) != self._answers(self.old_stage, call)
 
     def _answers(self, stage: Stage, call: Call) -> Reply | str:
         outcome = stage.run(call)
@@ -308,7 +313,7 @@ def rehearse(canister: Canister, wasm: Any, options: Options) -> Rehearsal:
     if canister.module is None:
         raise UnsupportedError(f"canister {canister.id} has no code that could be upgraded")
     code = canister._subnet._code(wasm)
-    old_stage = Stage(canister._subnet.fork(), canister.id, options.answer)
+    old_stage = Stage(canister._subnet.fork(), canister.id, options.answer, Budget(2 * options.max_instructions))
     old = Version(canister.module, options.old_schema, options.old_candid)
     before = State.of(old_stage, old.schema)
     new_stage = old_stage.fork()
@@ -367,7 +372,7 @@ class _Exercise:
     def _try_all(self, name: str, kind: Any, *, plain: bool) -> None:
         """Every argument that there is for a method."""
         new = self.found.new
-        if new is None or name not in new.methods or name in self.found.options.volatile:
+        if new is None or name not in new.methods or name in self.found.options.volatile or is_private(name):
             return
         tried = False
         for origin, arg in self._arguments(name, plain=plain, count=6 if kind == "query" else 3):

@@ -126,6 +126,14 @@ class Outcome:
 
 
 @final
+@dataclass
+class Budget:
+    """What trying may still cost, in instructions of the canister's code."""
+
+    instructions: int = 120_000_000_000
+
+
+@final
 class Stage:
     """One canister on a subnet of its own, to be tried out.
 
@@ -133,9 +141,13 @@ class Stage:
         subnet: a fork, which is the stage's.
         canister_id: which canister.
         answer: who answers the calls that it makes; by default they go where they go.
+        budget: what may be tried, shared by all forks.
     """
 
-    def __init__(self, subnet: Subnet, canister_id: Principal, answer: Answerer | None = None) -> None:
+    def __init__(
+        self, subnet: Subnet, canister_id: Principal, answer: Answerer | None = None, budget: Budget | None = None
+    ) -> None:
+        self.budget = budget or Budget()
         self.subnet = subnet
         self.canister: Canister = subnet.canister(canister_id)
         self._answer = answer
@@ -158,7 +170,7 @@ class Stage:
 
     def fork(self) -> Stage:
         """Another stage in the same state."""
-        return Stage(self.subnet.fork(), self.canister.id, self._answer)
+        return Stage(self.subnet.fork(), self.canister.id, self._answer, self.budget)
 
     def _note(self, instance: CanisterInstance, entry: EntryPoint, env: Env, result: Trap | Return) -> None:
         if env.facts.canister_id != self.canister.id.raw_bytes or not isinstance(instance, ResidentInstance):
@@ -209,6 +221,13 @@ class Stage:
             call: what to do.
             look: shown stable memory as the call leaves it, where it is an update or a task that returned.
         """
+        if self.budget.instructions <= 0:
+            return Outcome(reject=RejectError(2, "", "not tried: what was set aside for trying is used up"))
+        outcome = self._run(call, look)
+        self.budget.instructions -= outcome.instructions
+        return outcome
+
+    def _run(self, call: Call, look: Callable[[Memory], None] | None) -> Outcome:
         self._entries, self._held = [], []
         self.state.limits.clear()
         if call.kind == "query":
@@ -225,7 +244,7 @@ class Stage:
         ended = self._entries[-1].result if self._entries else None
         if isinstance(ended, Return) and ended.calls:
             world.undo()
-            return self._followed(lambda stage: execute_task(stage.world, stage.state, task), task, b"")
+            return self._followed(lambda stage: execute_task(stage.world, stage.state, task), task, b"", look)
         try:
             self._look(look)
         finally:
@@ -241,7 +260,7 @@ class Stage:
             world.undo()
             self._entries = []
             return self._followed(
-                lambda stage: execute_call(stage.world, stage.state, self._message(call)), "", _REQUEST_ID
+                lambda stage: execute_call(stage.world, stage.state, self._message(call)), "", _REQUEST_ID, look
             )
         try:
             self._look(look)
@@ -258,7 +277,13 @@ class Stage:
         if look is not None and instance is not None:
             look(instance.memories["stable"])
 
-    def _followed(self, begin: Callable[[Stage], object], task: str, request_id: bytes) -> Outcome:
+    def _followed(
+        self,
+        begin: Callable[[Stage], object],
+        task: str,
+        request_id: bytes,
+        look: Callable[[Memory], None] | None,
+    ) -> Outcome:
         """A call that makes calls: on a fork, until it is answered or waits for what nobody answers."""
         self._entries, self._held = [], []
         stage = self.fork()
@@ -271,6 +296,7 @@ class Stage:
             if response is not None or not has_work(world):
                 break
             round_(world)
+        stage._look(look)
         if task and response is None and not stage._held:
             trap = next((entry.result for entry in stage._entries if isinstance(entry.result, Trap)), None)
             response = Reply(b"") if trap is None else Reject(5, trap.message, "IC0503", trap.backtrace)

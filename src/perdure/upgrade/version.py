@@ -12,14 +12,20 @@ from perdure.errors import PerdureError
 from perdure.subnet.interface import has_interface, service_of
 from perdure.values.schema import Schema, parse_schema
 
-__all__ = ["PERSISTENCE_SECTION", "SCHEMA_SECTION", "Version", "section"]
+__all__ = ["PERSISTENCE_SECTION", "SCHEMA_SECTION", "Version", "is_private", "section"]
 
 SCHEMA_SECTION: Final = "perdure:schema"
 """A `stable.yaml` within a module."""
 
 STABLE_TYPES_SECTION: Final = "motoko:stable-types"
 PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
+_PRIVATE: Final = ("__motoko_", "@motoko_", "<ic-cdk internal>", "__get_candid_interface_tmp_hack")
 _CALLED: Final = ("canister_query ", "canister_composite_query ", "canister_update ")
+
+
+def is_private(method: str) -> bool:
+    """Whether a toolchain has put in a method for purposes of its own."""
+    return method.startswith(_PRIVATE)
 
 
 def section(module: CanisterModule, name: str) -> bytes | None:

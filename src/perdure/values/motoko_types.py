@@ -218,7 +218,7 @@ class StableTypes:
     def resolve(self, type_: Type) -> Type:
         """A type that is no name."""
         for _ in range(MAX_NESTING):
-            if not isinstance(type_, Applied):
+            if not isinstance(type_, Applied) or type_.name in ("async", "async*"):
                 return type_
             found = self.definitions.get(type_.name)
             if found is None or len(found[0]) != len(type_.args):
@@ -511,7 +511,7 @@ class _Comparison:
             case Primitive(x), Primitive(y) if x == y:
                 return
             case _, Primitive("Any") if not is_equal:
-                if keeps:
+                if keeps and a != Primitive("None"):
                     self.reasons.append(("M0216", path, f"promoting {a} to Any drops the data"))
             case (Primitive("None"), _) | (Primitive("Null"), Option()) | (Primitive("Nat"), Primitive("Int")) if (
                 not is_equal
