@@ -318,11 +318,24 @@ class Trap:
     log_lines_dropped: int = 0
 
 
+GLOBAL_BYTES: Final[Mapping[str, int]] = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
+"""Sizes of the values that a global may have."""
+
+
 class GlobalValue(NamedTuple):
     """A global that is mutable or exported: its type (``i32 i64 f32 f64 v128``) and its bits, little-endian."""
 
     value_type: str
     bits: bytes
+
+
+def wrong_global(value: GlobalValue) -> str | None:
+    """What is wrong with a global that was read; `None`: nothing."""
+    expected = GLOBAL_BYTES.get(value.value_type)
+    if expected is None:
+        return f"a global of type {value.value_type!r:.20}, expected one of {', '.join(GLOBAL_BYTES)}"
+    found = len(value.bits)
+    return None if found == expected else f"{found} bytes of a global of type {value.value_type}, expected {expected}"
 
 
 class StateDelta(NamedTuple):

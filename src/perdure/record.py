@@ -9,8 +9,9 @@
 
 A schema is a table of numbered fields, each with a type and, where it may be missing, a default, both as they are
 *written*. Renaming an attribute changes the table's left side and no byte; a new version has a new number and a
-migration from the one before. Decoding is strict: what is missing, unknown, of another type or out of range is an error
-that names the field.
+migration from the one before. Decoding is strict: what is missing, unknown, of another type or out of range, what does
+not belong together by a table's rules, and what is not written as it would be written again, is an error that names the
+field. So what was decoded is encoded as the same bytes.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ __all__ = [
     "Table",
     "blob",
     "integer",
+    "load",
     "mapping",
     "nat",
+    "one_of",
     "optional",
     "row",
     "sequence",
@@ -45,6 +48,26 @@ __all__ = [
     "structure",
     "union",
 ]
+
+
+Rule = Callable[[Any], str | None]
+"""What is wrong with a value whose parts are right each for itself; `None`: nothing."""
+
+
+def load(data: bytes, where: str) -> Any:
+    """A value of CBOR, written as `cbor2.dumps` writes it and in no other way.
+
+    Raises:
+        MalformedError: it is not.
+    """
+    try:
+        found = cbor2.loads(data)
+        again = cbor2.dumps(found)
+    except Exception as error:
+        raise MalformedError(f"{where}: no CBOR: {error}") from error
+    if again != data:
+        raise MalformedError(f"{where}: not in the one form that CBOR is written in here: {data[:20].hex()}...")
+    return found
 
 
 class Coder(NamedTuple):
@@ -70,6 +93,17 @@ def _plain(kind: type) -> Coder:
 
 BOOL = _plain(bool)
 TEXT = _plain(str)
+
+
+def one_of(*texts: str) -> Coder:
+    """One of some texts."""
+
+    def decode(value: Any, where: str) -> Any:
+        if value not in texts:
+            raise _wrong(where, f"one of {', '.join(texts)}", value)
+        return value
+
+    return Coder(None, decode)
 
 
 def integer(low: int, high: int, make: Callable[[int], Any] | None = None) -> Coder:
@@ -183,8 +217,15 @@ def sorted_mapping(key: Coder, of: Coder) -> Coder:
     return _pairs(key, of, in_order=False)
 
 
-def row(make: Callable[..., Any], *parts: tuple[str, Coder]) -> Coder:
-    """A fixed number of values, for tuples of few parts that are written often."""
+def _obey(rules: Iterable[Rule], value: Any, where: str) -> None:
+    for rule in rules:
+        wrong = rule(value)
+        if wrong is not None:
+            raise MalformedError(f"{where}: {wrong}")
+
+
+def row(make: Callable[..., Any], *parts: tuple[str, Coder], rules: tuple[Rule, ...] = ()) -> Coder:
+    """A fixed number of values, for tuples of few parts that are written often. Rules are asked of what is made."""
     encoders = [part.encode for _, part in parts]
     plain = all(encode is None for encode in encoders)
 
@@ -195,7 +236,9 @@ def row(make: Callable[..., Any], *parts: tuple[str, Coder]) -> Coder:
         found = _items(value, where, f"a list of {len(parts)}")
         if len(found) != len(parts):
             raise _wrong(where, f"a list of {len(parts)}", value)
-        return make(*(part.decode(one, f"{where}.{name}") for (name, part), one in zip(parts, found, strict=True)))
+        made = make(*(part.decode(one, f"{where}.{name}") for (name, part), one in zip(parts, found, strict=True)))
+        _obey(rules, made, where)
+        return made
 
     return Coder(list if plain else encode_parts, decode)
 
@@ -258,16 +301,21 @@ class Table:
     Args:
         name: for errors.
         fields: in ascending order of their numbers.
+        rules: asked of the values by name.
+        is_loose: fields that have their defaults may be written all the same, and in any order: some are.
     """
 
-    def __init__(self, name: str, *fields: Field) -> None:
+    def __init__(self, name: str, *fields: Field, rules: tuple[Rule, ...] = (), is_loose: bool = False) -> None:
         self.name = name
         self.fields = fields
+        self._rules = rules
+        self._is_loose = is_loose
         if [field.number for field in fields] != sorted({field.number for field in fields}):
             raise ValueError(f"the fields of {name} are not numbered in ascending order")
         self._by_number = {field.number: field for field in fields}
         self._encoders = [(field.number, field.of.encode) for field in fields]
         self._defaults = [self._default(field) for field in fields]
+        self._default_of = {field.number: default for field, default in zip(fields, self._defaults, strict=True)}
         # Defaults that may be handed out again and again; of the others, which can be changed, a copy is.
         self._constants: dict[str, Any] = {}
         self._others: list[tuple[int, str, Any]] = []
@@ -302,12 +350,17 @@ class Table:
             field = self._by_number.get(number) if type(number) is int else None
             if field is None:
                 raise MalformedError(f"{where} has a field {number!r} that this version of the format does not")
-            found[field.name] = field.of.decode(value, f"{where}.{field.name}")
+            one = found[field.name] = field.of.decode(value, f"{where}.{field.name}")
+            if not self._is_loose and one == self._default_of[number]:
+                raise MalformedError(f"{where}.{field.name} has its default and is there, which it is not to be then")
         for number, name, default in self._others:
             if number not in content:
                 if default is _REQUIRED:
                     raise MalformedError(f"{where} lacks {name} (field {number})")
                 found[name] = default.copy()
+        if not self._is_loose and list(content) != sorted(content):
+            raise MalformedError(f"{where} has its fields in the order {list(content)}, expected ascending numbers")
+        _obey(self._rules, found, where)
         return found
 
 
@@ -346,10 +399,7 @@ class Format:
         return self.dump(kind, self.tables[kind].encode(value))
 
     def _load(self, data: bytes) -> tuple[int, int, dict[int, Any]]:
-        try:
-            found = cbor2.loads(data)
-        except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-            raise MalformedError(f"{self.name}: no CBOR: {error}") from error
+        found = load(data, self.name)
         if type(found) is not list or len(found) != 3 or type(found[2]) is not dict:
             raise _wrong(self.name, "a version, a kind and fields", found)
         version, kind, content = found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import wasmtime
 
 from perdure.embedder import CompileCache, Compiler, cache_directory, shared_engine
 from perdure.embedder.cache import CacheEntry
+from perdure.embedder.facts import decode_facts, encode_facts
 from perdure.instrument import Options
 
 KEY = bytes(range(32))
@@ -167,3 +169,60 @@ for n in range(20):
     assert [child.wait(60) for child in children] == [0, 0, 0]
     assert len(list((tmp_path / "modules").iterdir())) == 4
     assert compiled(CompileCache(tmp_path), WASM + bytes([0, 2, 1, 3]))[1]
+
+
+def edges(value):
+    """A value at its minimum and maximum, one longer and one shorter, and of another type."""
+    if isinstance(value, bool) or value is None:
+        return [0, "x", []]
+    if isinstance(value, int | float):
+        return [-1, value + 1, 1 << 70, "x", None]
+    if isinstance(value, str):
+        return ["", value + "x", 0, None]
+    if isinstance(value, list):
+        return [[], value[:-1], [*value, *value[-1:], 0], 0, {}]
+    return [{}, {**value, "more": 0}, 0, *({one: value[one] for one in value if one != key} for key in value)]
+
+
+def inside(value, path=()):
+    yield path
+    if isinstance(value, list | dict):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield from inside(value[key], (*path, key))
+
+
+def changed(value, path, new):
+    if not path:
+        return new
+    copied = value.copy()
+    copied[path[0]] = changed(value[path[0]], path[1:], new)
+    return copied
+
+
+def test_facts_that_lie_with_a_right_checksum_are_built_anew_or_are_whole(tmp_path):
+    """Each field at its edges: what is taken is what would be written again."""
+    cache = CompileCache(tmp_path)
+    compiler = Compiler(shared_engine(), cache)
+    compiler.compile(WASM, Options())
+    (path,) = cache.directory.iterdir()
+    entry = cache.load(bytes.fromhex(path.name))
+    length = int.from_bytes(entry.facts[:4], "little")
+    tree, rest = json.loads(entry.facts[4 : 4 + length]), entry.facts[4 + length :]
+    assert decode_facts(entry.facts) is not None
+    refused = 0
+    for place in inside(tree):
+        value = tree
+        for key in place:
+            value = value[key]
+        for new in edges(value):
+            text = json.dumps(changed(tree, place, new)).encode()
+            facts = len(text).to_bytes(4, "little") + text + rest
+            found = decode_facts(facts)
+            refused += found is None
+            assert found is None or encode_facts(found) == facts
+    for facts in (b"", b"\xff" * 4, entry.facts[:-1], entry.facts + b"\0", b"\2\0\0\0[]", b"[" * 100_000):
+        assert decode_facts(facts) is None
+    assert refused > 100
+    cache.store(bytes.fromhex(path.name), CacheEntry(b"lies", entry.code))
+    assert Compiler(shared_engine(), cache).compile(WASM, Options()).exported_methods == {"canister_query q"}
+    assert decode_facts(cache.load(bytes.fromhex(path.name)).facts) is not None

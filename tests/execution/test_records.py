@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 
 import cbor2
 import pytest
@@ -44,7 +45,7 @@ def busy(world, fakes):
     )
     apply_settings(world.rules, callee, settings)
     callee.hook_status = HookStatus.EXECUTED
-    callee.chunk_store[b"h" * 32] = b"chunk"
+    callee.chunk_store[sha256(b"chunk").digest()] = b"chunk"
     submit_ingress(world.rules, caller.canister_id, "start", callee.canister_id)
     submit_ingress(world.rules, caller.canister_id, "start", b"nobody")
     round_(world.rules)

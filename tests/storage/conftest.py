@@ -1,4 +1,4 @@
-"""The simulated disk and the crash script, which are programs of their own, for tests."""
+"""The simulated disk, the crash script and the fuzzer, which are programs of their own, for tests."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def simulated_disk() -> ModuleType:
 def crash_script(simulated_disk: ModuleType) -> ModuleType:
     assert simulated_disk
     return _module("crash_script")
+
+
+@pytest.fixture(scope="session")
+def fuzz_script(simulated_disk: ModuleType) -> ModuleType:
+    assert simulated_disk
+    _module("second_decoder")
+    return _module("fuzz_script")

@@ -88,10 +88,15 @@ class CompileCache:
         return self.directory / key.hex()
 
     def _read(self, path: Path) -> bytes | None:
-        directory = self.directory.stat()
-        if not _is_ours(directory):
-            return None
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        # The entry is looked up in the directory that was asked whose it is, whatever takes its place meanwhile.
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not _is_ours(os.fstat(directory)):
+                return None
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(path.name, flags, dir_fd=directory)
+        finally:
+            os.close(directory)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             return file.read() if stat.S_ISREG(status.st_mode) and _is_ours(status) else None

@@ -67,8 +67,16 @@ def encode_facts(facts: ModuleFacts) -> bytes:
     return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
 
 
-def decode_facts(data: bytes) -> ModuleFacts:
-    """The inverse of `encode_facts`; the bytes have been checked."""
+def decode_facts(data: bytes) -> ModuleFacts | None:
+    """The inverse of `encode_facts`; `None`: that has not made it, whatever its checksum says."""
+    try:
+        facts = _decoded(data)
+        return facts if encode_facts(facts) == data else None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return None
+
+
+def _decoded(data: bytes) -> ModuleFacts:
     at = 4 + int.from_bytes(data[:4], "little")
     plain = json.loads(data[4:at])
 

@@ -196,8 +196,10 @@ class Compiler:
         entry = self._disk.load(key) if self._disk is not None else None
         if entry is None:
             return None
-        code = self._deserialized(entry.code)  # nothing where it is another engine's code: build anew
-        return None if code is None else CompiledModule(self._engine, wasm, decode_facts(entry.facts), code)
+        facts = decode_facts(entry.facts)
+        code = None if facts is None else self._deserialized(entry.code)
+        # Nothing where they are those of another version or another engine: build anew.
+        return None if facts is None or code is None else CompiledModule(self._engine, wasm, facts, code)
 
     def _deserialized(self, native: bytes) -> int | None:
         code = c_void_p()

@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple, final
 
 from perdure.canister import Reject, Reply
+from perdure.errors import MalformedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.messages import Response
 
@@ -278,7 +279,15 @@ class IngressHistory:
         return found
 
     def take_up(self, answers: Iterable[KeptAnswer], config: SubnetConfig) -> None:
-        """Go on from what somebody has kept; nothing may be there yet."""
+        """Go on from what somebody has kept; nothing may be there yet.
+
+        Raises:
+            MalformedError: nobody has kept that.
+        """
+        answers = list(answers)
+        generations = len({answer.generation for answer in answers})
+        if generations > 2 * _GENERATIONS + 2 * len(answers) // _GENERATION_ANSWERS:
+            raise MalformedError(f"{len(answers)} answers of {generations} generations, expected fewer generations")
         for request_id, expiry_ns, number, response in sorted(answers, key=attrgetter("generation")):
             if response is None:
                 self.done[request_id] = expiry_ns

@@ -25,6 +25,7 @@ import cbor2
 
 from perdure.errors import MalformedError
 from perdure.execution.messages import CallMessage, FromUser
+from perdure.record import load
 
 __all__ = ["Clock", "Input", "decode_inputs", "encode_inputs", "message_fields", "message_of"]
 
@@ -59,8 +60,8 @@ def decode_inputs(data: bytes) -> list[Input]:
     if not data:
         return []
     try:
-        return [Input(kind, Clock(*clock), tuple(fields)) for kind, clock, fields in cbor2.loads(data)]
-    except (cbor2.CBORDecodeError, TypeError, ValueError) as error:
+        return [Input(kind, Clock(*clock), tuple(fields)) for kind, clock, fields in load(data, "inputs of a commit")]
+    except (TypeError, ValueError) as error:
         raise MalformedError(f"inputs of a commit: {error}") from error
 
 

@@ -14,15 +14,16 @@ import cbor2
 from perdure.canister import CanisterFacts, CanisterModule, CanisterStatus
 from perdure.errors import MalformedError
 from perdure.execution.cycles import CostSchedule
-from perdure.execution.messages import Response
+from perdure.execution.messages import CallMessage, FromUser, Response, request_of
 from perdure.execution.schema import CANISTER, FORMAT, RESPONSE, SNAPSHOT, SUBNET
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
-from perdure.record import Format
+from perdure.record import Format, load
 
 __all__ = [
     "RECORDS",
     "CanisterRecord",
     "adopt",
+    "check_references",
     "decode_record",
     "decode_response",
     "decode_snapshot",
@@ -91,6 +92,36 @@ def adopt(subnet: SubnetState, canister: CanisterState, costs: CostSchedule) -> 
             subnet.deadlines[canister_id, call_id] = call.deadline_ns
 
 
+def check_references(subnet: SubnetState) -> None:
+    """Raise where what canisters and subnet say of each other is not so, once all are adopted.
+
+    Who waits for what is not there any more may be named: callers are deleted, and bounded waits end.
+
+    Raises:
+        MalformedError: with what it is.
+    """
+    canisters = subnet.canisters
+    strangers = subnet.task_canisters - canisters.keys()
+    if strangers:
+        raise MalformedError(f"tasks of {min(strangers).hex()}, a canister that is not there")
+    for request_id, callee in subnet.ingress.callees.items():
+        if callee and callee not in canisters and not _is_sent(subnet, request_id):
+            raise MalformedError(f"request {request_id.hex()} to {callee.hex()}, a canister that is not there")
+    for canister_id, canister in canisters.items():
+        if canister.charged_until_ns > subnet.time_ns:
+            raise MalformedError(f"canister {canister_id.hex()} has paid for a time that is still to come")
+        for context in canister.contexts.values():
+            if isinstance(context.origin, FromUser) and context.needs_to_respond:
+                known = subnet.ingress.callees.get(context.origin.request_id)
+                if known != canister_id:
+                    raise MalformedError(f"canister {canister_id.hex()} owes an answer to a request that is not there")
+
+
+def _is_sent(subnet: SubnetState, request_id: bytes) -> bool:
+    """Whether a request is on its way, and will be refused where it goes."""
+    return any(isinstance(message, CallMessage) and request_of(message) == request_id for message in subnet.outbox)
+
+
 # -- snapshots, subnets and answers
 
 
@@ -142,9 +173,5 @@ def decode_response(data: bytes) -> Response:
     Raises:
         MalformedError: no answer.
     """
-    try:
-        found = cbor2.loads(data)
-    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-        raise MalformedError(f"an answer is no CBOR: {error}") from error
-    response: Response = RESPONSE.decode(found, "answer")
+    response: Response = RESPONSE.decode(load(data, "answer"), "answer")
     return response

@@ -33,7 +33,7 @@ from perdure.execution.lifecycle import finish_stopping, uninstall_code
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage, request_of
 from perdure.execution.rejects import no_such_canister, rejected
-from perdure.execution.state import CanisterState, HookStatus
+from perdure.execution.state import LAST_TIME_NS, CanisterState, HookStatus
 from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
@@ -584,6 +584,8 @@ def advance_time(world: World, duration_ns: int) -> None:
     """Let time pass: canisters pay for their existence, and lose their code when they cannot."""
     if duration_ns < 0:
         raise ValueError(f"time does not go back, asked for {duration_ns} ns")
+    if world.state.time_ns + duration_ns >= LAST_TIME_NS:
+        raise ValueError(f"{duration_ns} ns from now is later than 2116, where clocks end")
     world.state.note("advance", duration_ns)
     world.state.time_ns += duration_ns
     for canister_id in sorted(world.state.canisters):

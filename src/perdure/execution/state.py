@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from typing import Any, Final, NamedTuple, Protocol, final
@@ -22,6 +22,7 @@ from perdure.system_api import LINE_OVERHEAD_BYTES
 
 __all__ = [
     "CONTROLLERS_ONLY",
+    "LAST_TIME_NS",
     "CanisterLog",
     "CanisterState",
     "Change",
@@ -37,6 +38,9 @@ __all__ = [
 
 DEFAULT_TIME_NS: Final = 1_620_328_630_000_000_000
 """Where the virtual clock starts: 6 May 2021, the day before Genesis."""
+
+LAST_TIME_NS: Final = 1 << 62
+"""Where it ends: what is added to a time stays within 64 bits."""
 
 _HISTORY_CHANGE_BYTES: Final = 64
 _LINE_OVERHEAD_BYTES: Final = 20
@@ -119,6 +123,11 @@ class CanisterLog:
         """Drop the oldest lines beyond `max_bytes`."""
         while self.size_bytes > max_bytes:
             self.size_bytes -= len(self.records.popleft().content) + _LINE_OVERHEAD_BYTES
+
+    @staticmethod
+    def size_of(records: Iterable[LogRecord]) -> int:
+        """What lines take."""
+        return sum(len(record.content) + _LINE_OVERHEAD_BYTES for record in records)
 
     def copy(self) -> CanisterLog:
         """A log with the same lines, to be added to."""

@@ -25,9 +25,9 @@ from typing import final
 
 import cbor2
 
-from perdure.errors import MalformedError, StorageError
-from perdure.record import blob, nat, row, sequence
-from perdure.storage.changes import Answer
+from perdure.errors import StorageError
+from perdure.record import blob, load, row, sequence
+from perdure.storage.changes import COUNT, Answer
 from perdure.storage.checkpoint import AnswerFile, replace_file
 from perdure.storage.disk import Disk, read_whole
 
@@ -41,7 +41,7 @@ _SPARE = 64
 _CONTENT = row(
     lambda *parts: parts,
     ("forgotten", sequence(blob(1), tuple)),
-    ("answers", sequence(row(Answer, ("request id", blob(1)), ("expiry", nat(64)), ("response", blob())), tuple)),
+    ("answers", sequence(row(Answer, ("request id", blob(1)), ("expiry", COUNT), ("response", blob())), tuple)),
 )
 
 
@@ -81,7 +81,10 @@ class Answers:
             data = read_whole(self._disk, path)
             if sha256(data).digest() != file.hash:
                 raise StorageError("its bytes are not what the checkpoint says", path)
-            self.take(*_decode(data, path))
+            forgotten, answers = _decode(data, path)
+            if len(forgotten) + len(answers) != file.entries:
+                raise StorageError(f"{len(forgotten) + len(answers)} entries found, {file.entries} expected", path)
+            self.take(forgotten, answers)
         self._written = tuple(files)
         self._new, self._gone = {}, {}
 
@@ -149,9 +152,5 @@ class Answers:
 def _decode(data: bytes, path: str) -> tuple[Sequence[bytes], Sequence[Answer]]:
     if len(data) < _HEADER.size or _HEADER.unpack_from(data) != (_MAGIC, _FORMAT):
         raise StorageError(f"begins with {data[: _HEADER.size]!r}, expected {_MAGIC!r} and format {_FORMAT}", path)
-    try:
-        found = cbor2.loads(data[_HEADER.size :])
-    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-        raise MalformedError(f"answers: {error}", _HEADER.size) from error
-    forgotten, answers = _CONTENT.decode(found, "answers")
+    forgotten, answers = _CONTENT.decode(load(data[_HEADER.size :], "answers"), "answers")
     return forgotten, answers

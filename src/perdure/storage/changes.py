@@ -33,9 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, final
 
-import cbor2
-
-from perdure.canister import GlobalValue, PageDelta
+from perdure.canister import GlobalValue, PageDelta, wrong_global
 from perdure.errors import MalformedError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.record import (
@@ -45,6 +43,8 @@ from perdure.record import (
     Field,
     Table,
     blob,
+    integer,
+    load,
     nat,
     optional,
     row,
@@ -52,12 +52,18 @@ from perdure.record import (
     sorted_mapping,
     structure,
 )
+from perdure.storage.merkle import MAX_LEAVES
 
 __all__ = [
+    "CANISTER_ID",
+    "COUNT",
     "GLOBALS",
+    "MODULE_HASH",
     "NAME",
     "NO_CODE",
     "PYTHON_CODE",
+    "SLOT",
+    "WASM_PAGES",
     "Answer",
     "CanisterChange",
     "CommitFacts",
@@ -189,11 +195,29 @@ def _decode_name(value: Any, where: str) -> str:
     return name
 
 
-_BYTES, _NAT64 = blob(), nat(64)
+_HASH, _NONE = blob(32, 32), blob(0, 0)
+
+
+def _code(code: PythonCode) -> str | None:
+    if len(code.hash) != 32 * bool(code.name) or (code.schema and not code.name):
+        return f"a hash of {len(code.hash)} bytes of code called {code.name!r:.40}"
+    return None
+
+
+_BYTES = blob()
 NO_CODE: Final = PythonCode()
 NAME: Final = Coder(None, _decode_name)
-GLOBALS: Final = sequence(row(GlobalValue, ("type", TEXT), ("bits", blob(4, 16))), tuple)
-PYTHON_CODE: Final = row(PythonCode, ("name", TEXT), ("hash", _BYTES), ("schema", _BYTES))
+COUNT: Final = nat(62)
+"""A number that is counted up, or a time in ns: one more of it fits into 64 bits, whatever is added."""
+SLOT: Final = integer(0, MAX_LEAVES)
+WASM_PAGES: Final = integer(0, _MAX_WASM_PAGES)
+CANISTER_ID: Final = blob(0, 128)
+"""Of a canister, or of what is kept like one, a snapshot."""
+MODULE_HASH: Final = Coder(
+    None, lambda value, where: _HASH.decode(value, where) if value else _NONE.decode(value, where)
+)
+GLOBALS: Final = sequence(row(GlobalValue, ("type", TEXT), ("bits", _BYTES), rules=(wrong_global,)), tuple)
+PYTHON_CODE: Final = row(PythonCode, ("name", TEXT), ("hash", blob(0, 32)), ("schema", _BYTES), rules=(_code,))
 _MESSAGE = row(
     Message,
     ("id", _BYTES),
@@ -202,40 +226,70 @@ _MESSAGE = row(
     ("method", TEXT),
     ("caller", _BYTES),
     ("argument hash", _BYTES),
-    ("instructions", _NAT64),
-    ("time", _NAT64),
+    ("instructions", COUNT),
+    ("time", COUNT),
     ("inputs", _BYTES),
 )
-_ANSWER = row(Answer, ("request id", blob(1)), ("expiry", _NAT64), ("response", _BYTES))
-_MEMORY = row(lambda *parts: parts, ("Wasm pages", nat(24)), ("fresh", BOOL), ("runs", sequence(nat(29), tuple)))
+_ANSWER = row(Answer, ("request id", blob(1)), ("expiry", COUNT), ("response", _BYTES))
+
+
+def _entry_rule(entry: dict[str, Any]) -> str | None:
+    if entry["gone"] and any(entry[name] is not None for name in ("module", "global_values", "record", "code")):
+        return "both gone and changed"
+    if (entry["gone"] or entry["new"]) and (entry["memories"] or entry["dropped"]):
+        return "both gone and changed, or not there and not empty"
+    if entry["not_run"] and entry["global_values"] is not None:
+        return "globals of a module that has not run"
+    if list(entry["dropped"]) != sorted(set(entry["dropped"])):
+        return f"{entry['dropped']} dropped, expected ascending names"
+    return None
+
+
+def _meta_rule(meta: dict[str, Any]) -> str | None:
+    """What belongs to changes is in them, and what belongs to what was before is there."""
+    entries = meta["canisters"].values()
+    if any(entry.new or entry.not_run or None in entry.memories.values() for entry in entries):
+        return "changes that say what was before"
+    before = meta["before"]
+    if before is not None and before["canisters"].keys() != meta["canisters"].keys():
+        return "what was before is not that of the canisters that changed"
+    if before is not None and any(entry.gone or entry.dropped for entry in before["canisters"].values()):
+        return "what was before says what changed"
+    return None
+
+
+_MEMORY = row(lambda *parts: parts, ("Wasm pages", WASM_PAGES), ("fresh", BOOL), ("runs", sequence(nat(29), tuple)))
 _ENTRY = structure(
     Entry,
     Table(
         "canister",
-        Field(1, "slot", nat(48)),
+        Field(1, "slot", integer(0, MAX_LEAVES - 1)),
         Field(2, "gone", BOOL, False),
         Field(3, "new", BOOL, False),
-        Field(4, "module", optional(blob(0, 32)), None),
+        Field(4, "module", optional(MODULE_HASH), None),
         Field(5, "global_values", optional(GLOBALS), None),
         Field(6, "not_run", BOOL, False),
         Field(7, "record", optional(_BYTES), None),
         Field(8, "code", optional(PYTHON_CODE), None),
         Field(9, "memories", sorted_mapping(NAME, optional(_MEMORY)), []),
         Field(10, "dropped", sequence(NAME, tuple), []),
+        rules=(_entry_rule,),
+        is_loose=True,
     ),
 )
 _CHANGES = (
     Field(2, "subnet", optional(_BYTES), None),
-    Field(3, "canisters", sorted_mapping(_BYTES, _ENTRY), []),
+    Field(3, "canisters", sorted_mapping(CANISTER_ID, _ENTRY), []),
     Field(4, "answers", sequence(_ANSWER, tuple), []),
     Field(5, "forgotten", sequence(blob(1), tuple), []),
 )
-_BEFORE = Table("before", *_CHANGES)
+_BEFORE = Table("before", *_CHANGES, is_loose=True)
 _META = Table(
     "commit record",
     Field(1, "message", _MESSAGE),
     *_CHANGES,
     Field(6, "before", optional(structure(dict, _BEFORE)), None),
+    rules=(_meta_rule,),
 )
 
 
@@ -269,11 +323,7 @@ def decode_meta(meta: bytes, page_count: int) -> CommitFacts:
     Raises:
         MalformedError: it is not what the module docstring says, or its pages are not those of the record.
     """
-    try:
-        content = cbor2.loads(meta)
-    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-        raise MalformedError(f"commit record: {error}") from error
-    found = _META.decode(content)
+    found = _META.decode(load(meta, "commit record"))
     before = found.pop("before")
     facts = CommitFacts(**found)
     index = _place(facts.canisters, 0)

@@ -30,15 +30,27 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import cbor2
 
 from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.record import TEXT, Field, Table, blob, nat, optional, row, sequence, sorted_mapping, structure
-from perdure.storage.changes import GLOBALS, NAME, NO_CODE, PYTHON_CODE, PythonCode
+from perdure.record import TEXT, Field, Table, blob, load, nat, optional, row, sequence, sorted_mapping, structure
+from perdure.storage.changes import (
+    CANISTER_ID,
+    COUNT,
+    GLOBALS,
+    MODULE_HASH,
+    NAME,
+    NO_CODE,
+    PYTHON_CODE,
+    SLOT,
+    WASM_PAGES,
+    PythonCode,
+)
 from perdure.storage.disk import Disk
+from perdure.storage.merkle import EMPTY_ROOT
 
 __all__ = [
     "AnswerFile",
@@ -57,7 +69,7 @@ _MAGIC = b"PERDURE1"
 _OLD_MAGIC = b"PERDURE\0"
 FORMAT = 1
 
-_HASH, _NAT48 = blob(32, 32), nat(48)
+_HASH = blob(32, 32)
 
 
 class KeptMemory(NamedTuple):
@@ -107,13 +119,38 @@ class Checkpoint:
     checksum: bytes = b""
 
 
-_MEMORY = row(KeptMemory, ("generation", _NAT48), ("Wasm pages", nat(24)), ("root", _HASH))
+def _without_files(memory: KeptMemory) -> str | None:
+    if not memory.generation and (memory.wasm_pages or memory.root != EMPTY_ROOT):
+        return f"{memory.wasm_pages} Wasm pages and no files, expected none"
+    return None
+
+
+def _slots(body: dict[str, Any]) -> str | None:
+    slots = [canister.slot for canister in body["canisters"].values()]
+    if len(set(slots)) != len(slots) or any(slot >= body["next_slot"] for slot in slots):
+        return f"slots {slots[:5]}, the next one is {body['next_slot']}"
+    return None
+
+
+def _answer_files(body: dict[str, Any]) -> str | None:
+    epochs = [file.epoch for file in body["answers"]]
+    if epochs != sorted(set(epochs)) or (epochs and epochs[-1] > body["epoch"]):
+        return f"answers of epochs {epochs[:5]}, this one is {body['epoch']}"
+    return None
+
+
+def _extension_names(body: dict[str, Any]) -> str | None:
+    names = list(body["extensions"])
+    return None if names == sorted(set(names)) else f"extensions {names[:5]} are not ascending"
+
+
+_MEMORY = row(KeptMemory, ("generation", COUNT), ("Wasm pages", WASM_PAGES), ("root", _HASH), rules=(_without_files,))
 _CANISTER = structure(
     KeptCanister,
     Table(
         "canister",
-        Field(1, "slot", _NAT48),
-        Field(2, "module_hash", blob(0, 32), b""),
+        Field(1, "slot", SLOT),
+        Field(2, "module_hash", MODULE_HASH, b""),
         Field(3, "global_values", optional(GLOBALS), None),
         Field(4, "record", blob(), b""),
         Field(5, "code", PYTHON_CODE, ["", b"", b""]),
@@ -122,18 +159,17 @@ _CANISTER = structure(
 )
 _BODY = Table(
     "checkpoint",
-    Field(1, "epoch", nat(64)),
-    Field(2, "version", nat(64)),
+    Field(1, "epoch", COUNT),
+    Field(2, "version", COUNT),
     Field(3, "state_hash", _HASH),
     Field(4, "subnet_record", blob(), b""),
-    Field(5, "next_slot", _NAT48, 0),
-    Field(6, "history", optional(nat(64)), 0),
+    Field(5, "next_slot", SLOT, 0),
+    Field(6, "history", optional(COUNT), 0),
     Field(7, "extensions", sequence(TEXT, tuple), []),
     Field(8, "records", nat(32), 0),
-    Field(9, "canisters", sorted_mapping(blob(), _CANISTER), []),
-    Field(
-        10, "answers", sequence(row(AnswerFile, ("epoch", nat(64)), ("entries", _NAT48), ("hash", _HASH)), tuple), []
-    ),
+    Field(9, "canisters", sorted_mapping(CANISTER_ID, _CANISTER), []),
+    Field(10, "answers", sequence(row(AnswerFile, ("epoch", COUNT), ("entries", COUNT), ("hash", _HASH)), tuple), []),
+    rules=(_slots, _answer_files, _extension_names),
 )
 
 
@@ -159,24 +195,18 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
         )
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise MalformedError(f"bad magic {data[:8]!r}, expected {_MAGIC!r}", 0)
-    _, format_, _, body_bytes, checksum = _HEADER.unpack_from(data)
+    _, format_, zero, body_bytes, checksum = _HEADER.unpack_from(data)
     if format_ != FORMAT:
         newer = "a newer version of perdure wrote it" if format_ > FORMAT else "there is no such format"
         raise UnsupportedError(f"state directory of format {format_}; this version reads format {FORMAT}: {newer}")
     body = data[_HEADER.size :]
+    if zero:
+        raise MalformedError(f"{zero:#x} found where nothing is, expected zero", 12)
     if len(body) != body_bytes:
         raise MalformedError(f"{len(body)} bytes found, {body_bytes} expected", _HEADER.size)
     if sha256(data[:24] + body).digest() != checksum:
         raise MalformedError("checksum mismatch", 24)
-    try:
-        found = cbor2.loads(body)
-    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-        raise MalformedError(f"checkpoint body: {error}", _HEADER.size) from error
-    checkpoint = Checkpoint(**_BODY.decode(found), checksum=checksum)
-    slots = [canister.slot for canister in checkpoint.canisters.values()]
-    if len(set(slots)) != len(slots) or any(slot >= checkpoint.next_slot for slot in slots):
-        raise MalformedError(f"checkpoint: slots {slots[:5]}, the next one is {checkpoint.next_slot}")
-    return checkpoint
+    return Checkpoint(**_BODY.decode(load(body, "checkpoint")), checksum=checksum)
 
 
 def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:

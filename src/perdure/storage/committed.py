@@ -132,6 +132,8 @@ class Committed:
             return
         if known is None and entry.slot < self.next_slot:
             raise MalformedError(f"a record gives slot {entry.slot} to a new canister, the next is {self.next_slot}")
+        if known is not None and entry.slot != known.slot:
+            raise MalformedError(f"a record gives slot {entry.slot} to a canister that has {known.slot}")
         state = self.state_for(canister_id, entry.slot)
         self.drop(state, entry.dropped)
         for name in entry.memories:

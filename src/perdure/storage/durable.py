@@ -25,6 +25,7 @@ from perdure.storage.commit_log import CommitLog
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
 from perdure.storage.merkle import (
+    EMPTY_ROOT,
     NODE_BYTES,
     ZERO_PAGE_HASH,
     Node,
@@ -41,7 +42,6 @@ _COPY_BYTES = 1 << 20
 _PAGES = WASM_PAGE_BYTES // PAGE_BYTES
 _MAX_LOGGED = 1 << 14
 _RUN_PAGES = 1024
-_ZERO_ROOT = PageTree().root()
 
 
 @final
@@ -84,20 +84,26 @@ class Files:
 class LoggedPages:
     """What a log has of one memory: of every page the newest content, still in the file.
 
+    Args:
+        file: the log.
+        wasm_pages: size of the memory before it.
+
     Attributes:
         wasm_pages: size of the memory after it.
         fresh: whether nothing of the memory before it remains.
         places: offset in the log by page.
     """
 
-    def __init__(self, file: DiskFile) -> None:
+    def __init__(self, file: DiskFile, wasm_pages: int) -> None:
         self._file = file
-        self.wasm_pages = 0
+        self.wasm_pages = wasm_pages
         self.fresh = False
         self.places: dict[int, int] = {}
 
     def add(self, pages_offset: int, change: MemoryChange) -> None:
         """Take a newer change; the pages of its record begin at `pages_offset`."""
+        if not change.fresh and change.wasm_pages < self.wasm_pages:
+            raise MalformedError(f"a memory of {self.wasm_pages} Wasm pages shrinks to {change.wasm_pages}")
         if change.fresh:
             self.places.clear()
             self.fresh = True
@@ -135,7 +141,7 @@ class DurableMemory:
     """
 
     def __init__(
-        self, files: Files, name: str, generation: int = 0, wasm_pages: int = 0, root: bytes = _ZERO_ROOT
+        self, files: Files, name: str, generation: int = 0, wasm_pages: int = 0, root: bytes = EMPTY_ROOT
     ) -> None:
         self._files = files
         self._name = name

@@ -19,6 +19,7 @@ what the commits after N replaced put back, newest first.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ __all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "change
 _HEADER = struct.Struct("<4sIQQ32s")
 _MAGIC = b"PDSH"
 _FORMAT = 1
+_SEGMENT = re.compile(r"[0-9]{20}-[0-9]{20}\.log")
 _RUN_PAGES = 1024
 _COPY_BYTES = 8 << 20
 
@@ -170,7 +172,7 @@ class History:
         self.keep = keep
 
     def _segments(self) -> list[str]:
-        return [name for name in self._disk.list_directory(self._path) if name.endswith(".log")]
+        return [name for name in self._disk.list_directory(self._path) if _SEGMENT.fullmatch(name)]
 
     def save(self, log_path: str, log_bytes: int, start: Checkpoint, last_version: int) -> None:
         """Keep the records of the log, before it is used again; synced when this returns. Doing it twice is fine."""
@@ -208,8 +210,7 @@ class History:
         """
         removed = False
         for name in self._disk.list_directory(self._path):
-            last = int(name[21:41]) if name.endswith(".log") and name[21:41].isdigit() else 0
-            if not name.endswith(".log") or last <= version:
+            if not _SEGMENT.fullmatch(name) or int(name[21:41]) <= version:
                 self._disk.remove(f"{self._path}/{name}")
                 removed = True
         return removed
@@ -265,6 +266,11 @@ class PastCanister:
     record: bytes
     code: PythonCode = NO_CODE
     images: dict[str, TemporaryImage] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Wasm pages of its memories, by name."""
+        return {name: image.wasm_pages for name, image in self.images.items()}
 
 
 @final

@@ -42,6 +42,11 @@ class CanisterState:
     memories: dict[str, DurableMemory] = field(default_factory=dict)
     facts_hash: bytes = b""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Wasm pages of its memories, by name."""
+        return {name: memory.wasm_pages for name, memory in self.memories.items()}
+
     def hash(self, canister_id: bytes) -> bytes:
         """The hash of everything about the canister, over what `facts_hash` keeps until one of them changes."""
         if not self.facts_hash:

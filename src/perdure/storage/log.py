@@ -42,7 +42,7 @@ from hashlib import sha256
 from typing import NamedTuple, final
 from zlib import crc32
 
-from perdure.errors import UnsupportedError
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer, DiskFile
 
@@ -77,6 +77,7 @@ class LogRecord:
         state_hash: after it; empty: not computed.
         is_seal: no commit, see above.
         previous: what it says that it continues.
+        is_known: whether its kind is, and nothing is where nothing is to be.
     """
 
     version: int
@@ -90,6 +91,7 @@ class LogRecord:
     previous: Place
     offset: int
     size_bytes: int
+    is_known: bool = True
 
     @property
     def pages_offset(self) -> int:
@@ -154,14 +156,16 @@ def _read_header(file: DiskFile, offset: int) -> LogRecord | None:
     if len(head) < _HEADER_BYTES or not head.startswith(_MAGIC):
         return None
     checked, meta_end = head[: _CHECKED.size], _HEADER_BYTES
-    _, format_, kind, epoch, version, durable, meta_bytes, count, pages_crc, _, previous, state_hash = _CHECKED.unpack(
-        checked
+    _, format_, kind, epoch, version, durable, meta_bytes, count, pages_crc, zero, previous, state_hash = (
+        _CHECKED.unpack(checked)
     )
     checksum, crc = _SUMS.unpack_from(head, _CHECKED.size)
     if format_ != _FORMAT or crc != crc32(checksum, crc32(checked)):
         return None
     meta_end += meta_bytes
     if meta_end > len(head):
+        if offset + meta_end > file.size():
+            return None
         head += file.pread(meta_end - len(head), offset + len(head))
     return LogRecord(
         version,
@@ -175,6 +179,7 @@ def _read_header(file: DiskFile, offset: int) -> LogRecord | None:
         Place(epoch, version - (kind != _SEAL), previous),
         offset,
         record_bytes(meta_bytes, count),
+        not zero and durable < version if kind == _COMMIT else kind == _SEAL and not (zero or meta_bytes or count),
     )
 
 
@@ -198,11 +203,14 @@ def scan(file: DiskFile, place: Place, offset: int = 0) -> Iterator[LogRecord]:
     """The whole records that continue `place`, in order, up to the first that is not whole.
 
     Raises:
+        MalformedError: a whole record that nobody has written.
         UnsupportedError: a record of another format.
     """
     while record := _read_header(file, offset):
         if record.previous != place or not _head_is_whole(file, record) or not _pages_are_whole(file, record):
             return
+        if not record.is_known:
+            raise MalformedError("a record of no kind that there is, or with something where nothing is to be", offset)
         yield record
         offset += record.size_bytes
         place = Place(place.epoch, record.version, record.checksum)

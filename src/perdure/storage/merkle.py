@@ -30,7 +30,17 @@ from perdure.errors import MalformedError
 from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer
 
-__all__ = ["HASH_BYTES", "NODE_BYTES", "ZERO_PAGE_HASH", "PageTree", "hash_pages", "memory_hash", "node_offset"]
+__all__ = [
+    "EMPTY_ROOT",
+    "HASH_BYTES",
+    "MAX_LEAVES",
+    "NODE_BYTES",
+    "ZERO_PAGE_HASH",
+    "PageTree",
+    "hash_pages",
+    "memory_hash",
+    "node_offset",
+]
 
 HASH_BYTES = 32
 NODE_BYTES = 512
@@ -43,6 +53,9 @@ for _ in range(_LEVELS):
     _ZERO_HASHES.append(sha256(_ZERO_HASHES[-1] * _ARITY).digest())
 _ZERO_NODES = [hash_ * _ARITY for hash_ in _ZERO_HASHES[:_LEVELS]]
 
+EMPTY_ROOT = sha256(_ZERO_NODES[0]).digest()
+"""Of a memory without a page."""
+MAX_LEAVES = _ARITY**_LEVELS
 _SUBTREE_NODES = [((1 << 4 * (level + 1)) - 1) // 15 for level in range(_LEVELS)]
 
 Node = tuple[int, int]

@@ -84,7 +84,8 @@ class Replay:
             committed.replay(canister_id, entry)
             for name, change in entry.memories.items():
                 if change is not None:
-                    logged = self._pages.setdefault((canister_id, name), LoggedPages(self._file))
+                    wasm_pages = committed.canisters[canister_id].memories[name].wasm_pages
+                    logged = self._pages.setdefault((canister_id, name), LoggedPages(self._file, wasm_pages))
                     logged.add(record.pages_offset, change)
         if facts.subnet is not None:
             committed.subnet_record = facts.subnet

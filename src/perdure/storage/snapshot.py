@@ -37,6 +37,7 @@ __all__ = ["Snapshot", "SnapshotMetadata", "check_download", "write_snapshot"]
 _COPY_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 64 << 20
 _MAX_MEMORY_BYTES = 1 << 40
+_MAX_COUNT = 1 << 62
 _MAX_MODULE_BYTES = 1 << 30  # and of a chunk; the network takes a tenth of that
 _SOURCES = ("taken_from_canister", "metadata_upload")
 _HOOK_STATUSES = ("condition_not_satisfied", "ready", "executed")
@@ -111,7 +112,7 @@ class SnapshotMetadata:
         take = _Fields(found)
         hook = take("on_low_wasm_memory_hook_status", _decode_hook)
         return cls(
-            taken_at_timestamp=take("taken_at_timestamp", _decode_nat64),
+            taken_at_timestamp=take("taken_at_timestamp", _decode_count),
             wasm_module_size=take("wasm_module_size", _decode_size),
             wasm_memory_size=take("wasm_memory_size", _decode_size),
             stable_memory_size=take("stable_memory_size", _decode_size),
@@ -119,7 +120,7 @@ class SnapshotMetadata:
             wasm_chunk_store=tuple(
                 take("wasm_chunk_store", lambda values: [_chunk_hash(value) for value in _list(values)])
             ),
-            canister_version=take("canister_version", _decode_nat64),
+            canister_version=take("canister_version", _decode_count),
             certified_data=take("certified_data", _decode_blob),
             global_timer=take("global_timer", _decode_timer),
             on_low_wasm_memory_hook_status=hook,
@@ -149,6 +150,14 @@ def _decode_nat64(found: Any) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 1 << 64:
         raise ValueError(f"{found!r:.60} found, a 64-bit number expected")
     return found
+
+
+def _decode_count(found: Any) -> int:
+    """A number that goes on being counted up here, or a time that goes on."""
+    count = _decode_nat64(found)
+    if count >= _MAX_COUNT:
+        raise ValueError(f"{count} leaves nothing to go on to")
+    return count
 
 
 def _decode_size(found: Any) -> int:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Protocol, final
 
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
-from perdure.errors import InternalError, StorageError
+from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig, changed_fields
-from perdure.execution.ingress import IngressHistory, KeptAnswer
+from perdure.execution.ingress import MAX_REQUEST_ID_BYTES, IngressHistory, KeptAnswer
 from perdure.execution.inputs import encode_inputs
 from perdure.execution.journal import Journal
 from perdure.execution.records import (
     adopt,
+    check_references,
     decode_record,
     decode_response,
     decode_snapshot,
@@ -45,6 +46,22 @@ __all__ = ["DurableHost", "blobs_of", "open_state"]
 
 _SNAPSHOT = b"snapshot "
 """Snapshots are kept as canisters of the directory, under this prefix; canister ids are at most 29 bytes."""
+
+
+_MAX_WASM_PAGES = (500 << 30) // WASM_PAGE_BYTES
+
+
+class KeptState(Protocol):
+    """A canister or a snapshot as the directory has it, now or in the past."""
+
+    module_hash: bytes
+    global_values: tuple[GlobalValue, ...] | None
+    record: bytes
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Wasm pages of its memories, by name."""
+        ...
 
 
 @final
@@ -327,8 +344,7 @@ class DurableHost:
         def adopted(key: bytes, module: ResidentModule) -> ResidentInstance:
             return module.instantiate(memories(key))
 
-        records = {key: found.record for key, found in past.canisters.items()}
-        reader = _Reader(host, self.directory, records, past.answers, adopted, memories)
+        reader = _Reader(host, self.directory, past.canisters, past.answers, adopted, memories)
         return reader.world(past.subnet_record, SubnetConfig(), b"")
 
     def restore(self, config: SubnetConfig, seed: bytes) -> World:
@@ -341,8 +357,8 @@ class DurableHost:
             names = self.directory.canisters[key].memories
             return WasmState({name: self.directory.fork_image(key, name) for name in names})
 
-        records = {key: found.record for key, found in self.directory.canisters.items()}
-        reader = _Reader(self, self.directory, records, self.directory.answers, adopted, memories)
+        kept = self.directory.canisters
+        reader = _Reader(self, self.directory, kept, self.directory.answers, adopted, memories)
         world = reader.world(self.directory.subnet_record, config, seed)
         self._ingress = world.state.ingress.kept()
         if self.directory.keeps_history:
@@ -359,7 +375,7 @@ class _Reader:
     Args:
         host: of the subnet.
         directory: has the blobs.
-        records: of canisters and snapshots.
+        kept: canisters and snapshots.
         answers: to requests, by id.
         adopted: makes a canister's instance.
         memories: gives a snapshot's memories.
@@ -367,36 +383,84 @@ class _Reader:
 
     host: DurableHost | MemoryHost
     directory: StateDirectory
-    records: Mapping[bytes, bytes]
+    kept: Mapping[bytes, KeptState]
     answers: Mapping[bytes, Answer]
     adopted: Callable[[bytes, ResidentModule], ResidentInstance]
     memories: Callable[[bytes], WasmState]
 
     def world(self, record: bytes, config: SubnetConfig, seed: bytes) -> World:
         if not record:
+            if self.kept:
+                raise StorageError("canisters of no subnet", self.directory.path)
             return World(SubnetState(seed=seed), self.host, config)
+        try:
+            return self._world(record, config)
+        except (MalformedError, UnsupportedError) as error:
+            raise StorageError(str(error), self.directory.path) from error
+
+    def _world(self, record: bytes, config: SubnetConfig) -> World:
         state = decode_subnet(record)
         state.ingress.take_up(map(_found, self.answers.values()), config)
         world = World(state, self.host, config)
-        for key, canister_record in self.records.items():
+        for key in self.kept:
             if not key.startswith(_SNAPSHOT):
-                adopt(state, self._canister(canister_record), world.costs)
+                adopt(state, self._canister(key), world.costs)
+        check_references(state)
+        snapshots = sum(len(canister.snapshots) for canister in state.canisters.values())
+        if snapshots + len(state.canisters) != len(self.kept):
+            raise MalformedError(f"{len(self.kept) - len(state.canisters)} snapshots, canisters have {snapshots}")
         return world
 
-    def _canister(self, record: bytes) -> CanisterState:
-        found = decode_record(record)
+    def _canister(self, key: bytes) -> CanisterState:
+        kept = self.kept[key]
+        found = decode_record(kept.record)
         canister = found.state
+        where = f"canister {key.hex()}"
+        if canister.canister_id != key or (found.module_hash or b"") != kept.module_hash:
+            raise MalformedError(f"{where} has the record of another canister, or of another module")
         canister.chunk_store = {hash_: self.directory.blob(hash_) for hash_ in found.chunk_hashes}
         for snapshot_id in found.snapshot_ids:
-            canister.snapshots[snapshot_id] = self._snapshot(_SNAPSHOT + canister.canister_id + snapshot_id)
+            canister.snapshots[snapshot_id] = self._snapshot(_SNAPSHOT + key + snapshot_id, snapshot_id)
         if found.module_hash is not None:
             module = self.host.compile(self.directory.blob(found.module_hash), known=True)
-            canister.module, canister.instance = module, self.adopted(canister.canister_id, module)
+            _check_parts(where, canister, module, kept)
+            canister.module, canister.instance = module, self.adopted(key, module)
+        elif kept.sizes or canister.heap_wasm_pages or canister.stable_wasm_pages:
+            raise MalformedError(f"{where} has memories and no module")
         return canister
 
-    def _snapshot(self, key: bytes) -> Snapshot:
-        state = self.memories(key)
-        return decode_snapshot(self.records[key], StoredContent(state.memories))
+    def _snapshot(self, key: bytes, snapshot_id: bytes) -> Snapshot:
+        kept = self.kept.get(key)
+        if kept is None:
+            raise MalformedError(f"snapshot {snapshot_id.hex()} is named and not there")
+        content = StoredContent(self.memories(key).memories)
+        snapshot = decode_snapshot(kept.record, content)
+        sizes = {name: memory.size() for name, memory in content.memories.items()}
+        named = {"heap": snapshot.heap_bytes, "stable": snapshot.stable_bytes}
+        if snapshot.snapshot_id != snapshot_id or any(
+            sizes.get(name, 0) != -(-size_bytes // WASM_PAGE_BYTES) for name, size_bytes in named.items()
+        ):
+            raise MalformedError(f"snapshot {snapshot_id.hex()} has the record of another one, or memories of another")
+        return snapshot
+
+
+def _check_parts(where: str, canister: CanisterState, module: ResidentModule, kept: KeptState) -> None:
+    """Raise where module, memories, globals and record are not those of one canister."""
+    sizes = {"heap": canister.heap_wasm_pages, "stable": canister.stable_wasm_pages}
+    for name, wasm_pages in sizes.items():
+        found = kept.sizes.get(name, 0)
+        if found != wasm_pages:
+            raise MalformedError(f"{where}: {name} of {found} Wasm pages, the record says {wasm_pages}")
+    missing = [name for name, memory in module.memories.items() if memory.on_network and name not in kept.sizes]
+    if missing:
+        raise MalformedError(f"{where} lacks memories that its module has: {', '.join(missing)}")
+    for name, memory in module.memories.items():
+        most = 1 << 16 if memory.address_bits == 32 else _MAX_WASM_PAGES
+        if kept.sizes.get(name, 0) > most:
+            raise MalformedError(f"{where}: {name} of {kept.sizes[name]} Wasm pages, at most {most}")
+    found_types = tuple(value.value_type for value in kept.global_values or ())
+    if kept.global_values is not None and module.is_wasm and found_types != module.global_types:
+        raise MalformedError(f"{where}: globals of types {found_types}, its module has {module.global_types}")
 
 
 def blobs_of(key: bytes, record: bytes) -> tuple[bytes, ...]:
@@ -442,6 +506,8 @@ def _stored(answer: KeptAnswer) -> Answer:
 def _found(answer: Answer) -> KeptAnswer:
     request_id, expiry_ns, content = answer
     generation = int.from_bytes(content[:8], "little")
+    if generation >> 62 or len(request_id) > MAX_REQUEST_ID_BYTES:
+        raise MalformedError(f"the answer to request {request_id.hex()[:80]} is of generation {generation}")
     return KeptAnswer(request_id, expiry_ns, generation, decode_response(content[8:]) if content else None)
 
 
