@@ -29,6 +29,7 @@ NEEDS = {
     "Go": "go version",
     "Rust": "test -d $(rustc --print target-libdir --target wasm32-wasip1)",
     "Motoko": "npm --version",
+    "TypeScript": "npm --version",
     "Wasm by hand": "true",
 }
 """A command that succeeds where a section's tools are there."""

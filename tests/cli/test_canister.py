@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+import wasmtime
 
 from perdure import Principal, Subnet
 from perdure.cli import main
@@ -577,3 +578,44 @@ def test_names_are_not_written_through_links(tmp_path, name):
         names.save()
         assert Names(tmp_path / "state").ids == names.ids
     assert (tmp_path / "precious").read_text() == "{}"
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202edesrever\rhidden"
+SAYS = """(module (import "ic0" "debug_print" (func $print (param i32 i32))) (import "ic0" "msg_reply" (func $reply))
+  (memory 1) (data (i32.const 0) "{text}") (data (i32.const 4000) "x")
+  (func (export "canister_update say") (call $print (i32.const 0) (i32.const {size})) (call $reply))
+  (func (export "canister_update much") (call $print (i32.const 4000) (i32.const 3000)) (call $reply)))"""
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    text = "".join(f"\\{byte:02x}" for byte in HOSTILE.encode())
+    path = tmp_path / "hostile.wasm"
+    path.write_bytes(wasmtime.wat2wasm(SAYS.format(text=text, size=len(HOSTILE.encode()))))
+    return path
+
+
+def test_what_a_canister_prints_does_not_reach_the_terminal_as_it_is(fine, run, capsys, monkeypatch, hostile):
+    """Escape codes rename windows, clear screens and hide lines; JSON has its own way to write them."""
+    fine("install", "it", "--wasm", hostile)
+    fine("call", "it", "say")
+    shown = r"\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{202e}desrever\u{d}hidden"
+    assert fine("logs", "it").endswith(f": {shown}")
+    (record,) = json.loads(fine("logs", "it", "--json"))
+    assert record["content"] == HOSTILE
+    monkeypatch.setattr(sys, "argv", ["perdure", "run", str(hostile), "say"])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"log  {shown}\n" in capsys.readouterr().out
+
+
+def test_run_shows_what_is_printed_after_the_log_has_been_full(capsys, monkeypatch, hostile):
+    monkeypatch.setattr(sys, "argv", ["perdure", "run", str(hostile), "much", "much", "much", "say"])
+    with pytest.raises(SystemExit):
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:6] for line in lines if not line.startswith("installed")] == [
+        *["log  x", "update"] * 3,
+        "log  \\",
+        "update",
+    ]

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import click
 
 from perdure.cli.argument import encoded
+from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
+    from perdure.execution.state import LogRecord
     from perdure.subnet import Canister
 
 __all__ = ["run"]
@@ -166,7 +168,7 @@ class _Shown:
 
         self._canister = canister
         self._console = Console(highlight=False, quiet=silent, soft_wrap=True)
-        self._logged = 0
+        self._next = 0
 
     def installed(self) -> None:
         self.log()
@@ -186,16 +188,22 @@ class _Shown:
         """What the canister has printed since the last time."""
         from rich.markup import escape
 
-        lines = _lines(self._canister)
-        for text in lines[self._logged :]:
+        for record in self._canister.logs():
+            if record.sequence < self._next:
+                continue  # shown; the log forgets its oldest lines, so that counting them would not do
+            self._next = record.sequence + 1
+            text = _text_of(record)
             is_trap = text.startswith("[TRAP]")  # its backtrace comes with the error
-            for line in (text.splitlines() or [""])[: 1 if is_trap else None]:
-                self._console.print(f"[dim]log[/dim]  {escape(line)}")
-        self._logged = len(lines)
+            for line in text.removesuffix("\n").split("\n")[: 1 if is_trap else None]:
+                self._console.print(f"[dim]log[/dim]  {escape(printable(line, keep=LAYOUT))}")
 
 
 def _lines(canister: Canister) -> list[str]:
-    return [record.content.decode(errors="backslashreplace") for record in canister.logs()]
+    return [_text_of(record) for record in canister.logs()]
+
+
+def _text_of(record: LogRecord) -> str:
+    return record.content.decode(errors="backslashreplace")
 
 
 def _readable(reply: bytes) -> str:

@@ -15,8 +15,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from perdure.candid import decode
 from perdure.candid.service import ServiceType
@@ -63,6 +64,7 @@ from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.instrument import REPLICA, Options, wasm_without_wasi
 from perdure.python.catalogue import Catalogue
 from perdure.storage import Durability, KeepHistory, Snapshot, StateDirectory
+from perdure.subnet import given
 from perdure.subnet.actor import Actor
 from perdure.subnet.changed_code import ChangedCode, check_name, check_takeover, check_way, take_up
 from perdure.subnet.copying import deep_copy
@@ -109,6 +111,14 @@ class Status:
     heap_bytes: int
     stable_bytes: int
     memory_bytes: int
+
+
+_USUAL_CALL: Final = (bytes, str, Principal, 0)
+"""Types of what most calls are made of, and the cycles that go with them: nothing to look at."""
+
+
+class _NoPastError(UnsupportedError, AttributeError):
+    """Also what Python expects of an attribute that is not there."""
 
 
 @final
@@ -367,7 +377,8 @@ class Subnet:
         module = self._compiled(code)
         check_name(self, module)
         raw_arg = init_argument("the module", module, arg)
-        settings = self._settings(controllers)
+        settings, cycles = self._settings(controllers), self._balance(cycles)
+        canister_id = canister_id and given.principal(canister_id, "the id")
         options, ticket = InstallOptions(InstallMode.INSTALL), Ticket()
         with self._undisturbed(ticket) as world:
             if world.streams:
@@ -401,16 +412,22 @@ class Subnet:
     def _settings(self, controllers: Iterable[Principal]) -> Settings:
         """Those of a new canister."""
         config = self._world.config
+        raw_ids = tuple(item.raw_bytes for item in given.principals(controllers, "controllers"))
+        if len(raw_ids) > config.max_controllers:
+            raise ValueError(f"{len(raw_ids)} controllers: at most {config.max_controllers} are allowed")
         return Settings(
-            controllers=tuple(item.raw_bytes for item in controllers) or (ANONYMOUS.raw_bytes,),
+            controllers=raw_ids or (ANONYMOUS.raw_bytes,),
             freezing_threshold=config.default_freezing_threshold_seconds,
             reserved_cycles_limit=config.default_reserved_cycles_limit,
             wasm_memory_limit=config.default_wasm_memory_limit_bytes,
             log_memory_limit=config.default_log_memory_limit_bytes,
         )
 
-    def _create(self, settings: Settings, cycles: int | None, canister_id: Principal | None) -> CanisterState:
-        cycles = self._world.config.default_provisional_cycles if cycles is None else cycles
+    def _balance(self, cycles: int | None) -> int:
+        """The cycles of a new canister."""
+        return self._world.config.default_provisional_cycles if cycles is None else given.amount_of_cycles(cycles)
+
+    def _create(self, settings: Settings, cycles: int, canister_id: Principal | None) -> CanisterState:
         raw_id = canister_id.raw_bytes if canister_id is not None else None
         self._state.minted_cycles += cycles
         return add_canister(self._world, settings, cycles, raw_id, (settings.controllers[0], None))
@@ -424,7 +441,8 @@ class Subnet:
         cycles: int | None = None,
     ) -> Canister:
         """Create a canister without code; arguments as for `install`."""
-        settings = self._settings(controllers)
+        settings, cycles = self._settings(controllers), self._balance(cycles)
+        canister_id = canister_id and given.principal(canister_id, "the id")
         with self._transaction("create_canister") as message:
             state = self._create(settings, cycles, canister_id)
             raw_id = None if canister_id is None else canister_id.raw_bytes
@@ -453,6 +471,8 @@ class Subnet:
         elif isinstance(wasm, str | os.PathLike):
             code = Path(wasm).read_bytes()
         else:
+            if wasi:
+                raise UnsupportedError(f"{wasm!r} is a canister in Python, without imports of WASI: leave wasi out")
             return self._catalogue.add(wasm).wasm
         return wasm_without_wasi(code) if wasi else code
 
@@ -514,13 +534,18 @@ class Subnet:
         return self._state.time_ns
 
     @alone
-    def set_time(self, time_ns: int) -> None:
-        """Set the clock; it never goes back."""
-        self.advance_time(time_ns - self._state.time_ns)
+    def set_time(self, time_ns: int | datetime) -> None:
+        """Set the clock, to nanoseconds since 1970 or a `datetime` with a time zone; it never goes back."""
+        self.advance_time(given.nanoseconds_since_1970(time_ns) - self._state.time_ns)
 
     @alone
-    def advance_time(self, duration_ns: int) -> None:
-        """Let time pass; what is due runs with the next round."""
+    def advance_time(self, duration_ns: int | timedelta) -> None:
+        """Let time pass, in nanoseconds or as a `timedelta`.
+
+        What is due runs with the next round, `tick`; what it calls for that (ic-cdk's timers call their own canister)
+        runs in the rounds after: `run_until_idle` does all of it.
+        """
+        duration_ns = given.nanoseconds(duration_ns)
         with self._transaction("advance_time"):
             advance_time(self._world, duration_ns)
 
@@ -641,15 +666,16 @@ class Subnet:
         return self._anchors > 0
 
     @property
-    def version(self) -> int:
-        """How many commits the state directory has seen."""
-        return self._durable.directory.version
+    def version(self) -> int | None:
+        """How many commits the state directory has seen; `None`: the subnet is in memory."""
+        host = self._host
+        return host.directory.version if isinstance(host, DurableHost) else None
 
     @property
     def _durable(self) -> DurableHost:
         host = self._host
         if not isinstance(host, DurableHost):
-            raise UnsupportedError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
+            raise _NoPastError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
         return host
 
     @alone
@@ -743,6 +769,8 @@ class Canister:
             ValueError: nobody can name a request so.
         """
         subnet = self._subnet
+        if (arg.__class__, method.__class__, sender.__class__, cycles) != _USUAL_CALL:
+            method, arg, sender, cycles = given.call(method, arg, sender, cycles)
         gate, ticket = subnet._gate, Ticket()
         try:
             if gate.is_busy:
@@ -808,6 +836,8 @@ class Canister:
             RejectError: the canister or the system rejected the query.
         """
         subnet = self._subnet
+        if (arg.__class__, method.__class__, sender.__class__, 0) != _USUAL_CALL:
+            method, arg, sender, _ = given.call(method, arg, sender, 0)
         gate, signals = subnet._gate, threads.here.state
         if gate.is_busy:
             gate.stand_back()
@@ -859,8 +889,7 @@ class Canister:
             UnsupportedError: the module does not say which methods it has.
             MalformedError: what it says is no Candid.
         """
-        if not isinstance(sender, Principal):
-            raise TypeError(f"the sender is a Principal, found {sender!r:.80}: Principal.from_text reads a text")
+        given.principal(sender, "the sender")
         return Actor(self, self.service(candid), sender, cycles=cycles)
 
     def service(self, candid: str | os.PathLike[str] | None = None) -> ServiceType:

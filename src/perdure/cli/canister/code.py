@@ -10,6 +10,7 @@ import click
 
 from perdure.cli.argument import argument_options, given
 from perdure.cli.canister.state import State, canister_arguments, common, principal_of, say
+from perdure.cli.terminal import LAYOUT, printable
 from perdure.cli.units import CYCLES
 from perdure.errors import PerdureError
 
@@ -82,7 +83,7 @@ def _create_missing(
             state.configure(subnet, [name])
         except PerdureError as error:
             failed = True
-            click.echo(f"perdure: {name}: {error}", err=True)
+            click.echo(f"perdure: {name}: {printable(str(error), keep=LAYOUT)}", err=True)
     return made, failed
 
 
@@ -180,7 +181,7 @@ def install(
                 if not every:
                     raise
                 failed = True
-                click.echo(f"perdure: {name}: {error}", err=True)
+                click.echo(f"perdure: {name}: {printable(str(error), keep=LAYOUT)}", err=True)
     lines = [f"{row['mode']} {row['name']} {row['canister_id']}, module {row['module_hash'][:16]}" for row in rows]
     say(as_json, quiet, rows if every or len(rows) > 1 else rows[0], "\n".join(lines))
     if failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from perdure.cli.canister.state import State, canister_argument, canister_arguments, common, say
+from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import show_bytes, show_cycles
 
 if TYPE_CHECKING:
@@ -141,7 +143,10 @@ def metadata(state: State, canister: str, name: str, as_json: bool, quiet: bool)
         text = content.decode()
     except UnicodeDecodeError:
         text = content.hex()
-    say(as_json, False, {"value": text}, text)
+    if as_json or sys.stdout.isatty():
+        say(as_json, False, {"value": text}, text)
+    else:
+        click.echo(text)  # into a file or another program, as it is
 
 
 # -- logs
@@ -195,7 +200,7 @@ def logs(
             say(as_json, False, rows, "\n".join(map(_line, rows)))
         return
     for row in _followed(state, canister, chosen, rows, interval):
-        click.echo(_json_line(row) if as_json else _line(row))
+        click.echo(_json_line(row) if as_json else printable(_line(row), keep=LAYOUT))
 
 
 def _rows(state: State, canister: str, chosen: _Chosen) -> list[dict[str, Any]]:

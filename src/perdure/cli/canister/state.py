@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 import click
 from click.shell_completion import CompletionItem
 
+from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import ANONYMOUS, Principal
 
@@ -40,11 +41,11 @@ R = TypeVar("R")
 
 
 def say(as_json: bool, quiet: bool, value: Any, text: str) -> None:
-    """Print a value as JSON, or what people read of it, which `quiet` leaves out."""
+    """Print a value as JSON, or what people read of it, which `quiet` leaves out; canisters made up much of it."""
     if as_json:
         click.echo(json.dumps(value, indent=2))
     elif not quiet:
-        click.echo(text)
+        click.echo(printable(text, keep=LAYOUT))
 
 
 def as_json(value: Any) -> Any:

@@ -121,7 +121,7 @@ def _check_sound(file: Path) -> None:
         raise MalformedError(f"{file} is damaged: {'; '.join(found)}")
 
 
-def _patch_state(directory: Path, canister: str, data: bytes, since: int | None, memory: str | None) -> int:
+def _patch_state(directory: Path, canister: str, data: bytes, since: int | None, memory: str | None) -> int | None:
     from perdure.inspection.sqlite_live import patch_canister
     from perdure.inspection.state import canister_id_of
     from perdure.subnet import Subnet

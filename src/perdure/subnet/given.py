@@ -1,0 +1,104 @@
+"""What callers give from outside, as the rules take it, or a `TypeError` or `ValueError` that says what to give.
+
+The rules are sure of their types, and commit what they are given: a fraction of a nanosecond would stay in the clock.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from perdure.ic.principal import Principal
+
+__all__ = ["amount_of_cycles", "call", "nanoseconds", "nanoseconds_since_1970", "principal", "principals"]
+
+_MAX_CYCLES: Final = (1 << 128) - 1
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+def nanoseconds(duration: int | timedelta) -> int:
+    """A duration in nanoseconds.
+
+    Raises:
+        TypeError: it is neither a whole number of nanoseconds nor a `timedelta`.
+    """
+    if isinstance(duration, timedelta):
+        return duration // _MICROSECOND * 1000
+    return _whole(duration, "a duration", " of nanoseconds, or a timedelta")
+
+
+def nanoseconds_since_1970(time: int | datetime) -> int:
+    """A point in time in nanoseconds since 1970.
+
+    Raises:
+        TypeError: it is neither a whole number of nanoseconds nor a `datetime`.
+        ValueError: a `datetime` without a time zone.
+    """
+    if not isinstance(time, datetime):
+        return _whole(time, "a time", " of nanoseconds, or a datetime")
+    if time.tzinfo is None:
+        raise ValueError(f"{time!r} has no time zone: add tzinfo=datetime.UTC, or the one that is meant")
+    return (time - _EPOCH) // _MICROSECOND * 1000
+
+
+def _whole(value: object, what: str, other: str) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        raise TypeError(f"{value!r} is a {type(value).__name__}: {what} is an int{other}") from None
+
+
+def amount_of_cycles(cycles: int) -> int:
+    """Cycles.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is negative, or above 2^128-1.
+    """
+    amount = _whole(cycles, "an amount of cycles", "")
+    if not 0 <= amount <= _MAX_CYCLES:
+        raise ValueError(f"{amount} cycles: expected 0 to 2^128-1")
+    return amount
+
+
+def principal(value: object, what: str) -> Principal:
+    """A principal.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, Principal):
+        raise TypeError(f"{what} is a Principal, found {value!r:.80}: Principal.from_text reads a text")
+    return value
+
+
+def principals(values: object, what: str) -> list[Principal]:
+    """Several principals.
+
+    Raises:
+        TypeError: they are none.
+    """
+    if isinstance(values, Principal | str) or not isinstance(values, Iterable):
+        raise TypeError(f"{what} are several Principals, found {values!r:.80}: a list of one is [it]")
+    return [principal(item, f"each of {what}") for item in values]
+
+
+def call(method: str, arg: bytes, sender: Principal, cycles: int) -> tuple[str, bytes, Principal, int]:
+    """What makes a call.
+
+    Raises:
+        TypeError: one of it has another type.
+        ValueError: a wrong amount of cycles.
+    """
+    if not isinstance(method, str):
+        raise TypeError(f"the method is named by a str, found {method!r:.80}")
+    if not isinstance(arg, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"the argument is bytes, found {arg!r:.80}: perdure.candid.encode makes them of values, and "
+            "canister.actor() takes values"
+        )
+    return method, bytes(arg), principal(sender, "the sender"), amount_of_cycles(cycles)
