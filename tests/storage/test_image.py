@@ -673,3 +673,13 @@ class ImageMachine(RuleBasedStateMachine):
 
 TestImageMachine = ImageMachine.TestCase
 TestImageMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+
+
+def test_a_run_that_begins_in_a_block_of_ones_own_and_goes_on_past_it() -> None:
+    image = TemporaryImage(TemporaryStore())
+    image.commit(PageDelta(160, [(0, b"\1" * (10 << 20))]))
+    twin = image.fork()
+    image.commit(PageDelta(160, [(0, b"\2" * (2 << 20))]))
+    image.commit(PageDelta(160, [(0, b"\3" * (10 << 20))]))
+    assert image.read(0, 10 << 20) == b"\3" * (10 << 20)
+    assert twin.read(0, 10 << 20) == b"\1" * (10 << 20)

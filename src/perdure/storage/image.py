@@ -248,7 +248,9 @@ class TemporaryImage:
             while address < end:
                 piece, stop = self._part(address, end)
                 if piece is not None:
-                    runs.make_room(piece.region, index, index + 1, piece.offset - piece.start)
+                    # A run may go on into the next region, where these granules are not.
+                    start = address + piece.offset - piece.start - piece.region.offset
+                    piece.region.make_room(granules_of(start, stop - address))
                 else:  # not to be seen before it is placed
                     self._write_block(address, runs.part(index, address, stop))
                 address = stop
