@@ -619,3 +619,13 @@ def test_run_shows_what_is_printed_after_the_log_has_been_full(capsys, monkeypat
         "log  \\",
         "update",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "canister_id"),
+    [("", "aaaaa-aa"), ("--help", "aaaaa-aa"), ("a\nb", "aaaaa-aa"), ("x" * 5000, "aaaaa-aa"), ("kv", "nobody")],
+)
+def test_names_that_nobody_could_have_given_are_refused(tmp_path, name, canister_id):
+    (tmp_path / "names.json").write_text(json.dumps({name: canister_id}))
+    with pytest.raises(StorageError, match=r"names\.json"):
+        Names(tmp_path)

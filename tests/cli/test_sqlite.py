@@ -336,3 +336,28 @@ def test_the_documentation_says_what_happens(monkeypatch):
                 found = Answer(*words[2:])
                 shown = "\n".join(line.rstrip() for line in found.out.rstrip("\n").split("\n"))
                 assert (shown, found.code) == (expected, code), command
+
+
+def test_export_into_a_directory_stays_in_it(tmp_path):
+    """A database in somebody's memory has tables of any name."""
+    names = ("../evil", "/tmp/evil", ".hidden", "a/b", "a%2Fb", "-o", "nul\n", "é plain", "x" * 300)
+    with closing(sqlite3.connect("names.db")) as connection, connection:
+        for name in names:
+            quoted = name.replace('"', '""')
+            connection.execute(f'create table "{quoted}"(a)')
+            connection.execute(f'insert into "{quoted}" values (1)')
+    Path("dump.bin").write_bytes(padded(Path("names.db").read_bytes()))
+    Path("names.db").unlink()
+    assert Answer("export", "dump.bin", "-o", "many/inside", "--format", "csv", "-q").code == 0
+    written = sorted(file.name for file in Path("many/inside").iterdir())
+    assert len(written) == len(names)
+    assert {
+        "%2E%2E%2Fevil.csv",
+        "%2Ftmp%2Fevil.csv",
+        "%2Ehidden.csv",
+        "a%2Fb.csv",
+        "a%252Fb.csv",
+        "é plain.csv",
+    } <= set(written)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["dump.bin", "many"]
+    assert sorted(file.name for file in Path("many").iterdir()) == ["inside"]

@@ -105,6 +105,8 @@ def test_a_schema_round_trips(schema_text):
         ("memories: {0: {state: gone}}", "unknown state"),
         ("memories: {0: {name: 'a b'}}", "is no name"),
         ("memories: {0: {name: 5}}", "is no name"),
+        ("memories: {0: {name: true}}", "is no name"),
+        ("memories: {0: {name: " + "x" * 65 + "}}", "is no name"),
         ("memories: {0: {data: x}}", "the id of a memory"),
         ("memories: {0: {key: u7}}", "u7"),
         ("memories: {0: {name: a}, 1: {name: a}}", "two memories"),

@@ -205,7 +205,7 @@ class Life:
 
 def excess(before: Use, after: Use, rounds: int) -> str:
     """What became more, if anything did, rounds apart; memory and blocks may move, but not with the rounds."""
-    allowed = Use(2, 2, 8, 512 + rounds // 4, 2_048 + rounds // 4, 16_384 + 4 * rounds)
+    allowed = Use(4, 2, 8, 512 + rounds // 4, 2_048 + rounds // 4, 16_384 + 4 * rounds)
     grown = [
         f"{name} {old:,} -> {new:,}"
         for name, old, new, more in zip(Use._fields, before, after, allowed, strict=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
+from urllib.parse import quote
 
 from perdure.errors import StorageError, UnsupportedError
 from perdure.inspection.rows import Entry, Rows, fitted
@@ -21,10 +23,12 @@ from perdure.values.show import to_sql, to_text
 if TYPE_CHECKING:
     from perdure.stable.columns import Column
 
-__all__ = ["FORMATS", "export_csv", "export_csv_file", "export_parquet", "export_sqlite"]
+__all__ = ["FORMATS", "export_csv", "export_csv_file", "export_parquet", "export_sqlite", "file_of"]
 
 FORMATS: Final = ("parquet", "csv", "sqlite")
 BATCH_ROWS: Final = 1 << 16
+_PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f/\\%.\-][^\x00-\x1f\x7f/\\%]{0,62}")
+_MAX_NAME: Final = 200
 
 
 def export_csv(table: Rows | DatabaseTable, file: TextIO) -> int:
@@ -41,6 +45,15 @@ def export_csv(table: Rows | DatabaseTable, file: TextIO) -> int:
         writer.writerows([to_text(value) for value in table.decode(entry)] for entry in batch)
         rows += len(batch)
     return rows
+
+
+def file_of(table: Rows | DatabaseTable, directory: Path, form: str) -> Path:
+    """The file of a table in a directory: called as the table is, where files can be; else what cannot be is encoded.
+
+    A database in somebody's memory has tables of any name, one of another directory among them.
+    """
+    name = table.name if _PLAIN.fullmatch(table.name) else quote(table.name, safe="").replace(".", "%2E")[:_MAX_NAME]
+    return directory / f"{name}.{form}"
 
 
 def export_csv_file(table: Rows | DatabaseTable, path: Path) -> int:

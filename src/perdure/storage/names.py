@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Final, final
 
-from perdure.errors import StorageError
+from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import Principal
+from perdure.project import check_name
 from perdure.storage.checkpoint import replace_file
 from perdure.storage.disk import Disk, RealDisk
 
@@ -51,6 +52,12 @@ class Names:
             raise StorageError(f"cannot be read: {error.strerror or error}", self._file) from error
         if not isinstance(content, dict) or not all(isinstance(one, str) for one in content.values()):
             raise StorageError("expected a mapping from names to canister ids", self._file)
+        try:
+            for name, one in content.items():
+                check_name(name)
+                Principal.from_text(one)
+        except MalformedError as error:
+            raise StorageError(str(error), self._file) from error
         return content
 
     def save(self) -> None:

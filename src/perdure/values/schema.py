@@ -79,6 +79,9 @@ class Schema:
         return codec(declared, self.formats) if isinstance(declared, str) else as_format(declared)
 
 
+_MAX_NAME: Final = 64
+
+
 def load_schema(path: Path | str, *, formats: Iterable[Format] = ()) -> Schema:
     """The schema in a file; it may name `formats` of your own.
 
@@ -131,13 +134,20 @@ def _memory(label: str, entry: Any, formats: Mapping[str, Format]) -> MemorySche
         raise MalformedError(f"memory {label}: unknown kind {memory.kind!r}, expected one of {', '.join(KINDS)}")
     if memory.state not in STATES:
         raise MalformedError(f"memory {label}: unknown state {memory.state!r}, expected one of {', '.join(STATES)}")
-    if memory.name is not None and not str(memory.name).isidentifier():
-        raise MalformedError(f"memory {label}: {memory.name!r} is no name, expected letters, digits and _")
+    if memory.name is not None and not _is_name(memory.name):
+        raise MalformedError(
+            f"memory {label}: {memory.name!r:.60} is no name, expected letters, digits and _, at most {_MAX_NAME}"
+        )
     if not isinstance(memory.data, int | None):
         raise MalformedError(f"memory {label}: data is the id of a memory, found {memory.data!r}")
     for what in (memory.key, memory.value):
         _check_codec(label, what, formats)
     return memory
+
+
+def _is_name(name: Any) -> bool:
+    """Whether a structure can be called so, in commands, tables and names of files."""
+    return isinstance(name, str) and name.isidentifier() and len(name) <= _MAX_NAME
 
 
 def _check_codec(label: str, name: object, formats: Mapping[str, Format]) -> None:

@@ -107,7 +107,7 @@ def _database_tables(inventory: Inventory) -> list[DatabaseTable]:
 
 
 def _export(tables: list[Rows | DatabaseTable], output: Path, form: str) -> dict[str, int]:
-    from perdure.inspection.export import export_csv_file, export_parquet, export_sqlite
+    from perdure.inspection.export import export_csv_file, export_parquet, export_sqlite, file_of
 
     if form == "sqlite":
         return export_sqlite(tables, output)
@@ -116,6 +116,6 @@ def _export(tables: list[Rows | DatabaseTable], output: Path, form: str) -> dict
         path = output
         if len(tables) > 1 or output.is_dir():
             output.mkdir(parents=True, exist_ok=True)
-            path = output / f"{table.name}.{form}"
+            path = file_of(table, output, form)
         written[table.name] = (export_parquet if form == "parquet" else export_csv_file)(table, path)
     return written
