@@ -6,18 +6,16 @@ transaction of its own, as `Canister.upgrade` does; what was declared is compare
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal, NamedTuple, Protocol
 
+from perdure.canister import CanisterModule
 from perdure.errors import MalformedError, RejectError, StorageError
 from perdure.execution.lifecycle import InstallMode, InstallOptions
+from perdure.ic.principal import Principal
 from perdure.python.catalogue import AbsentModule, Catalogue
+from perdure.python.module import PythonModule
 from perdure.subnet.residency import ResidentModule
-
-if TYPE_CHECKING:
-    from perdure.canister import CanisterModule
-    from perdure.python.module import PythonModule
-    from perdure.subnet.subnet import Canister, Subnet
 
 __all__ = ["ChangedCode", "absent_code", "check_name", "check_takeover", "check_way", "take_up"]
 
@@ -28,8 +26,19 @@ _WAYS: Final = ("upgrade", "refuse", "keep")
 _UPGRADE: Final = InstallOptions(InstallMode.UPGRADE)
 
 
+class _Canister(Protocol):
+    """What is asked here of a canister."""
+
+    id: Principal
+
+    @property
+    def module(self) -> CanisterModule | None: ...
+
+    def _install(self, options: InstallOptions, wasm: bytes, arg: bytes | None) -> None: ...
+
+
 class _Changed(NamedTuple):
-    canister: Canister
+    canister: _Canister
     old: AbsentModule
     new: PythonModule
 
@@ -50,7 +59,7 @@ def absent_code(module: CanisterModule | None) -> AbsentModule | None:
     return code if isinstance(code, AbsentModule) else None
 
 
-def _changed(canisters: tuple[Canister, ...], catalogue: Catalogue) -> Iterator[_Changed]:
+def _changed(canisters: Iterable[_Canister], catalogue: Catalogue) -> Iterator[_Changed]:
     for canister in canisters:
         old = absent_code(canister.module)
         new = catalogue.current(old) if old is not None else None
@@ -58,7 +67,7 @@ def _changed(canisters: tuple[Canister, ...], catalogue: Catalogue) -> Iterator[
             yield _Changed(canister, old, new)
 
 
-def take_up(canisters: tuple[Canister, ...], catalogue: Catalogue, way: ChangedCode, path: str) -> None:
+def take_up(canisters: Iterable[_Canister], catalogue: Catalogue, way: ChangedCode, path: str) -> None:
     """Give canisters the classes of today, or refuse.
 
     Raises:
@@ -84,7 +93,7 @@ def take_up(canisters: tuple[Canister, ...], catalogue: Catalogue, way: ChangedC
             ) from error
 
 
-def check_takeover(canister: Canister, module: CanisterModule, catalogue: Catalogue, way: ChangedCode) -> None:
+def check_takeover(canister: _Canister, module: CanisterModule, catalogue: Catalogue, way: ChangedCode) -> None:
     """Refuse what `take_up` would refuse, once a canister has this code.
 
     Raises:
@@ -114,11 +123,11 @@ def _objections(one: _Changed) -> list[str]:
         return [str(error)]
 
 
-def check_name(subnet: Subnet, module: CanisterModule | None, but: bytes = b"") -> None:
+def check_name(canisters: Iterable[_Canister], module: CanisterModule | None, but: bytes = b"") -> None:
     """Refuse to install a class where another one of its name is.
 
     Args:
-        subnet: where.
+        canisters: of the subnet.
         module: the class's.
         but: a canister that may have it.
 
@@ -127,7 +136,7 @@ def check_name(subnet: Subnet, module: CanisterModule | None, but: bytes = b"") 
     """
     if module is None or not module.name:
         return
-    for canister in subnet.canisters:
+    for canister in canisters:
         there = canister.module
         if there is None or there.name != module.name or canister.id.raw_bytes == but:
             continue

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 from perdure.candid.service import ServiceType, load
-from perdure.canister import Reject, Reply
+from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.errors import RejectError
 from perdure.execution.journal import Ticket
 from perdure.execution.management import management_query
@@ -16,7 +17,7 @@ from perdure.execution.state import CanisterState
 from perdure.execution.world import World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 
-__all__ = ["as_error", "controller_of", "manage", "management_service", "status_record"]
+__all__ = ["Status", "as_error", "controller_of", "manage", "management_service", "status_of", "status_record"]
 
 MAX_ROUNDS = 1_000
 
@@ -73,3 +74,33 @@ def _result(response: Response | None, gives: Any) -> Any:
         raise as_error(response)
     values = gives.decode(response.data)
     return values[0] if values else None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Facts about a canister. Sizes in bytes, cycles in cycles."""
+
+    status: str
+    module_hash: bytes | None
+    controllers: tuple[Principal, ...]
+    version: int
+    cycles: int
+    heap_bytes: int
+    stable_bytes: int
+    memory_bytes: int
+
+
+def status_of(state: CanisterState) -> Status:
+    """Facts as ``canister_status`` gives them."""
+    module = state.module
+    return Status(
+        status=CanisterStatus(state.facts.status).name.lower(),
+        module_hash=module.module_hash if module is not None else None,
+        controllers=tuple(Principal(raw) for raw in state.settings.controllers),
+        version=state.facts.version,
+        cycles=state.cycles,
+        heap_bytes=state.heap_wasm_pages << 16,
+        stable_bytes=state.stable_wasm_pages << 16,
+        memory_bytes=state.memory_bytes(),
+    )

@@ -23,8 +23,8 @@ from perdure.execution.state import CanisterState
 from perdure.execution.world import ExecutedMessage, World
 from perdure.ic.principal import Principal
 from perdure.memory import Memory
+from perdure.subnet.canister import Canister, Home
 from perdure.subnet.residency import ResidentInstance
-from perdure.subnet.subnet import Canister, Subnet
 
 __all__ = ["Answerer", "Call", "Entry", "Outcome", "Stage", "one_line"]
 
@@ -145,7 +145,7 @@ class Stage:
     """
 
     def __init__(
-        self, subnet: Subnet, canister_id: Principal, answer: Answerer | None = None, budget: Budget | None = None
+        self, subnet: Home, canister_id: Principal, answer: Answerer | None = None, budget: Budget | None = None
     ) -> None:
         self.budget = budget or Budget()
         self.subnet = subnet

@@ -1,0 +1,188 @@
+"""What a subnet in this process is made of: state, host, gate, and how one works on them without being cut off."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perdure.canister import (
+    CanisterModule,
+    HasModule,
+)
+from perdure.embedder.guard import threads
+from perdure.errors import MalformedError, UnsupportedError
+from perdure.execution.events import Taken
+from perdure.execution.journal import Ticket
+from perdure.execution.state import SubnetState
+from perdure.execution.world import ExecutedMessage, World
+from perdure.ic.principal import Principal
+from perdure.instrument import wasm_without_wasi
+from perdure.python.catalogue import Catalogue
+from perdure.storage import StateDirectory
+from perdure.subnet.changed_code import ChangedCode
+from perdure.subnet.durable import DurableHost
+from perdure.subnet.gate import Gate
+from perdure.subnet.host import MemoryHost
+
+__all__ = ["Core", "Wasm", "_NoPastError"]
+
+Wasm = bytes | str | os.PathLike[str] | HasModule | type[object]
+"""A module, its path, or what stands for one: a class that `perdure.kit.canister` has made a canister."""
+
+
+class _NoPastError(UnsupportedError, AttributeError):
+    """Also what Python expects of an attribute that is not there."""
+
+
+class Core:
+    """The one mutable reference: the world of the rules, which brings its host, and whose turn it is.
+
+    `perdure.subnet.Subnet` is one. A canister's handle works on it as the subnet's own methods do.
+    """
+
+    _gate: Gate
+    _world: World
+    _catalogue: Catalogue
+    _changed_code: ChangedCode
+
+    _read_directory: StateDirectory | None = None
+
+    _lease: Callable[[], object] | None = None
+    """Lets go of a state directory that this subnet only reads."""
+
+    _anchors = 0
+
+    def _history_directory(self) -> StateDirectory | None:
+        """The state directory whose history is this subnet's, where it has one."""
+        host = self._host
+        return host.directory if isinstance(host, DurableHost) else self._read_directory
+
+    @property
+    def _state(self) -> SubnetState:
+        return self._world.state
+
+    def _recover(self) -> None:
+        """Finish or undo what an exception has cut off, and refuse where memory and disk may differ."""
+        world = self._world
+        world.host.check()
+        if world.journal is not None:
+            world.recover()
+
+    @contextmanager
+    def _undisturbed(self, ticket: Ticket | None) -> Iterator[World]:
+        """Work on the state, alone: signal handlers wait, and what comes out says what became of it.
+
+        Args:
+            ticket: of the one message that it is about, if it is about one.
+        """
+        signals = threads.here.state
+        try:
+            signals.enter()
+            try:
+                yield self._world
+            finally:
+                signals.leave()
+        except BaseException as error:
+            self._say(error, ticket)
+            raise
+
+    def _say(self, error: BaseException, ticket: Ticket | None) -> None:
+        """Finish or undo what `error` has cut off, and note on it whether the message was kept, as durably as asked."""
+        error.committed = None  # type: ignore[attr-defined]
+        try:
+            self._world.recover()
+            is_kept = ticket is not None and ticket.is_kept
+            if is_kept:
+                self._host.wait(self._host.settle())
+        except BaseException:
+            return  # nobody knows before it is opened anew
+        if ticket is not None:
+            error.committed = is_kept  # type: ignore[attr-defined]
+
+    def _wait(self) -> None:
+        """Return when everything is as durable as was asked."""
+        try:
+            self._host.wait(self._host.settle())
+        except BaseException as error:
+            error.committed = None  # type: ignore[attr-defined]  # it is kept, and may be lost if the process is
+            raise
+
+    @staticmethod
+    def _say_at_least(error: BaseException, ticket: Ticket) -> None:
+        """Note on what came before a message was begun, or cut off `_say`, as much as is known."""
+        if not hasattr(error, "committed"):
+            error.committed = False if ticket.journal is None else None  # type: ignore[attr-defined]
+
+    @property
+    def _host(self) -> MemoryHost | DurableHost:
+        return self._world.host  # type: ignore[return-value]  # the rules know it by less
+
+    def _compiled(self, code: bytes) -> CanisterModule | None:
+        """A module, compiled before anything is begun, as that may take long; `None`: the rules will refuse it."""
+        try:
+            return self._host.compile(code)
+        except (MalformedError, UnsupportedError):
+            return None
+
+    def _keep_code(self, code: bytes) -> bytes:
+        """Have a module for the history, which may name one that nobody got; its SHA-256."""
+        return self._durable.directory.put_blob(code)
+
+    @contextmanager
+    def _transaction(self, kind: str, canister_id: bytes = b"", arg: bytes = b"") -> Iterator[list[bytes]]:
+        """One commit of what is done from outside. A canister's id may be added to what it gives, once it is known."""
+        ids = [canister_id] if canister_id else []
+        ticket = Ticket()
+        with self._undisturbed(ticket) as world:
+            if world.streams:
+                world.tell(Taken(kind, canister_id))
+            world.begin()
+            ticket.journal = world.journal
+            yield ids
+            world.finish(ExecutedMessage(kind, ids[0] if ids else b"", arg=arg))
+        self._wait()
+
+    def _code(self, wasm: Wasm, *, wasi: bool = False) -> bytes:
+        """The module as uploaded."""
+        if isinstance(wasm, bytes | bytearray | memoryview):
+            code = bytes(wasm)
+        elif isinstance(wasm, str | os.PathLike):
+            code = Path(wasm).read_bytes()
+        else:
+            if wasi:
+                raise UnsupportedError(f"{wasm!r} is a canister in Python, without imports of WASI: leave wasi out")
+            return self._catalogue.add(wasm).wasm
+        return wasm_without_wasi(code) if wasi else code
+
+    def __contains__(self, canister_id: Principal) -> bool:
+        """Whether there is a canister of this id."""
+        return canister_id.raw_bytes in self._state.canisters
+
+    @property
+    def id(self) -> Principal:
+        """The principal of the subnet."""
+        return Principal(self._state.subnet_id)
+
+    @property
+    def root_key(self) -> bytes:
+        """The key that certificates are checked with, in DER; empty without the extra ``certification``."""
+        return self._state.root_key
+
+    @property
+    def time_ns(self) -> int:
+        """The virtual clock, ns since 1970."""
+        return self._state.time_ns
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether it is within an anchor: whatever happens is undone."""
+        return self._anchors > 0
+
+    @property
+    def _durable(self) -> DurableHost:
+        host = self._host
+        if not isinstance(host, DurableHost):
+            raise _NoPastError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
+        return host
