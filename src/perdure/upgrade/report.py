@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,9 @@ from perdure.upgrade.finding import EXIT_CODES, SEVERITIES, Finding, Verdict, ve
 from perdure.upgrade.rehearsal import Rehearsal
 
 __all__ = ["MemoryRow", "Report", "judge"]
+
+_MACHINERY = re.compile(r"panic|backtrace|begin_unwind|ic_trap|assert_failed|unwrap_failed")
+"""Frames between a mistake and its trap."""
 
 REDACTED = "(not shown)"
 _CAUSES = frozenset({"structure-recreated", "structure-gone", "entries-lost"})
@@ -224,7 +228,7 @@ def _finding_lines(one: Finding) -> Iterator[str]:
     ):
         if text:
             yield f"    {title + ':':8}{_one_line(text)}"
-    for frame in one.backtrace[:8]:
+    for frame in [frame for frame in one.backtrace if not _MACHINERY.search(frame)][:6]:
         yield f"      at {_one_line(frame)}"
 
 
