@@ -51,3 +51,13 @@ def test_no_argument_is_an_empty_list_of_values():
     canister.upgrade(MODULE, wasm_memory_persistence="keep")
     canister.reinstall(MODULE)
     assert canister.actor().count() == 0
+
+
+@pytest.mark.parametrize("cycles", [1 << 90, 1 << 100, (1 << 128) - 1])
+def test_whoever_has_all_cycles_can_spend_them(cycles):
+    """What they pay for is more pages than any number of 64 bits."""
+    subnet = Subnet()
+    canister = subnet.install(MODULE.with_name("kv32.wasm"), bytes(8), cycles=cycles)
+    assert canister.update("inc") == (1).to_bytes(8, "little")
+    assert canister.update("stable64_grow", (1).to_bytes(8, "little"))
+    assert canister.status().cycles > cycles - 10**12

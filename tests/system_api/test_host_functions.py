@@ -290,6 +290,8 @@ class TestCycles:
         machine = FakeMachine()
         call("canister_cycle_balance128", 8, machine=machine, cycle_balance=(1 << 100) + 5)
         assert int.from_bytes(machine.read(8, 16), "little") == (1 << 100) + 5
+        call("canister_cycle_balance128", 8, machine=machine, cycle_balance=1 << 128)
+        assert int.from_bytes(machine.read(8, 16), "little") == (1 << 128) - 1
         with pytest.raises(CanisterTrap, match="ic0_canister_cycle_balance128 failed because dst"):
             call("canister_cycle_balance128", WASM_PAGE_BYTES - 15)
 

@@ -98,6 +98,10 @@ _TASK: Final = _Mode(Context.SYSTEM_TASK, "message", commits=True)
 # -- limits
 
 
+_MAX_WASM_PAGES: Final = 1 << 48
+"""As many as an address can reach: more can be paid for by whoever has 2^90 cycles, and by nobody used."""
+
+
 def _base_limits(config: SubnetConfig, settings: Settings, kind: str) -> Limits:
     pages, instructions = "message", config.max_instructions_per_message
     if kind == "install":
@@ -142,7 +146,7 @@ def growth_limits(world: World, canister: CanisterState, kind: str, spare_cycles
     else:
         if settings.memory_allocation:
             affordable += max(0, settings.memory_allocation - canister.memory_bytes())
-        more_wasm_pages = affordable // WASM_PAGE_BYTES
+        more_wasm_pages = min(affordable // WASM_PAGE_BYTES, _MAX_WASM_PAGES)
         limits.stable_trap_wasm_pages = canister.stable_wasm_pages + more_wasm_pages
         limits.stable_trap_code = TrapCode.INSUFFICIENT_CYCLES_IN_MEMORY_GROW
         if canister.heap_wasm_pages + more_wasm_pages < heap_wasm_pages:
