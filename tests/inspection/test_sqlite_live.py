@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "subnet"))
-from built_canisters import module
+from built_canisters import CANISTERS, load_file, module
 from guest import text, value, values
 from sqlite_files import made
 
@@ -27,6 +27,8 @@ from perdure.inspection import open_source, open_sqlite
 from perdure.inspection.find import find_in_memory
 from perdure.inspection.sqlite import choose_database
 from perdure.inspection.sqlite_live import CommitError
+from perdure.kit import canister as python_canister
+from perdure.kit import update
 from perdure.subnet import Canister
 
 SCHEMA = "create table t(a integer primary key, b); insert into t values (1, 'one'), (2, 'two')"
@@ -243,21 +245,44 @@ def test_a_module_that_does_not_look_again_is_read_only(subnet, canister):
         canister.sqlite(write="yes")
 
 
-def test_nobody_writes_while_a_canister_waits_for_an_answer(subnet, canister):
-    connection = canister.sqlite(write=True)
-    state = canister._state
-    state.contexts[1] = object()
-    try:
-        assert canister.open_call_contexts == 1
-        with pytest.raises(UnsupportedError, match="within 1 calls that it has not answered"):
-            connection.execute("insert into t values (3, 'x')")
-        with pytest.raises(UnsupportedError, match="within 1 calls"):
-            canister.sqlite(write=True)
-        assert rows(connection) == [1, 2]
-    finally:
-        del state.contexts[1]
-    with connection:
-        connection.execute("insert into t values (3, 'x')")
+WAITING: dict[str, Callable[[], None]] = {}
+
+
+@python_canister
+class Waiting:
+    """Does what a test has put into `WAITING`, while its caller waits for the answer."""
+
+    @update
+    def do(self) -> None:
+        WAITING["do"]()
+
+
+def test_nobody_writes_while_a_canister_waits_for_an_answer(subnet):
+    universal = load_file(CANISTERS / "universal" / "universal.py")
+    waiting = subnet.install(Waiting)
+    caller = subnet.install(module("universal32"), b"")
+    caller.stable.grow(1)
+    caller.stable.write(0, made(SCHEMA))
+    told: list[str] = []
+
+    def write() -> None:
+        assert caller.open_call_contexts == 1
+        assert rows(caller.sqlite()) == [1, 2]
+        for attempt in (lambda: caller.sqlite(write="unsafe"), lambda: connection.execute("delete from t")):
+            with pytest.raises(UnsupportedError, match="within 1 calls that it has not answered"):
+                attempt()
+            told.append("refused")
+
+    with subnet.anchor():
+        connection = caller.sqlite(write="unsafe")
+        WAITING["do"] = write
+        program = universal.Program().call(waiting.id.raw_bytes, "do", EMPTY)
+        assert caller.update("update", bytes(program)) == EMPTY
+        assert told == ["refused", "refused"]
+        with connection:
+            connection.execute("delete from t where a = 1")
+        assert rows(connection) == [2]
+    assert rows(connection) == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sqlite_files import made
 from perdure import Subnet
 from perdure.errors import UnsupportedError
 from perdure.execution.events import Ended
-from perdure.inspection.sqlite_pages import explain_pages
+from perdure.inspection import explain_pages
 from perdure.memory import BytesMemory
 from perdure.subnet import Canister
 
@@ -86,6 +86,7 @@ def test_the_pages_of_a_question(canister, name):
     sql, pages, used = QUESTIONS[name]
     assert ended(canister, "query", sql).stable_accessed_pages == pages
     outside = explain_pages(canister.stable, sql)
+    assert canister.sqlite().explain_pages(sql) == outside
     assert (outside.read, outside.stable_pages) == (pages, pages)
     assert {one.name: (one.read, one.total) for one in outside.used} == used
     inside = told_inside(canister, sql)

@@ -17,6 +17,7 @@ from perdure.inspection.rows import Bound, Rows, open_table
 from perdure.inspection.rows import Rows as Table
 from perdure.inspection.source import Source
 from perdure.inspection.sqlite import open_sqlite
+from perdure.inspection.sqlite_pages import explain_pages
 from perdure.values import Format, MemorySchema, Schema, codec, load_schema, parse_schema
 from perdure.values import Format as Codec
 
@@ -33,6 +34,7 @@ __all__ = [
     "Structure",
     "Table",
     "codec",
+    "explain_pages",
     "find",
     "find_in_memory",
     "load_schema",

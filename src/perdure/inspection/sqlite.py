@@ -23,7 +23,7 @@ from perdure.stable.sqlite import SqliteHeader
 if TYPE_CHECKING:
     import apsw
 
-    from perdure.inspection.sqlite_file import DatabaseFile
+    from perdure.inspection.sqlite_file import Connection, DatabaseFile
 
 __all__ = [
     "Database",
@@ -103,7 +103,7 @@ def locate_database(memory: Memory, name: str | None = None) -> Structure:
     return choose_database(find_in_memory(memory), name)
 
 
-def open_sqlite(memory: Memory, *, name: str | None = None, limits: Limits | None = None) -> apsw.Connection:
+def open_sqlite(memory: Memory, *, name: str | None = None, limits: Limits | None = None) -> Connection:
     """A connection to the database in a memory, for reading.
 
     A memory that changes (a live canister's) may be read for as long as one likes: each transaction sees one state, or
@@ -148,7 +148,7 @@ class _Found:
         return None
 
 
-def guarded(file: DatabaseFile, limits: Limits | None = None) -> apsw.Connection:
+def guarded(file: DatabaseFile, limits: Limits | None = None) -> Connection:
     """A connection to a file that reads, within limits.
 
     Raises:

@@ -12,8 +12,8 @@ header is the witness, as it is for SQLite itself.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import apsw
 
@@ -22,7 +22,10 @@ from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES, 
 from perdure.stable.region import Region
 from perdure.stable.sqlite import SqliteHeader
 
-__all__ = ["VFS_NAME", "DatabaseFile", "Fixed", "Place", "connect", "name_of"]
+if TYPE_CHECKING:
+    from perdure.inspection.sqlite_pages import Explained
+
+__all__ = ["VFS_NAME", "Connection", "DatabaseFile", "Fixed", "Place", "connect", "name_of"]
 
 VFS_NAME: Final = "perdure"
 _AHEAD_BYTES: Final = 65_536
@@ -100,6 +103,10 @@ class DatabaseFile:
         self._memory = place.memory()
         self._whole: memoryview | None = None
         self._look()
+
+    def again(self) -> DatabaseFile:
+        """The same database, to be read by another connection."""
+        return DatabaseFile(self._place, changes=self._changes)
 
     def _look(self) -> None:
         """Take size and change counter from the header."""
@@ -250,10 +257,24 @@ _VFS: Final = _Vfs()
 _NUMBERS: Final = itertools.count(1)
 
 
-def connect(file: DatabaseFile) -> apsw.Connection:
+class Connection(apsw.Connection):
+    """A connection of apsw to a database in a memory, which can say what a statement reads of it."""
+
+    file: DatabaseFile
+
+    def explain_pages(self, sql: str, bindings: Mapping[str, Any] | Sequence[Any] | None = None) -> Explained:
+        """Which pages a statement reads, with nothing in a cache; see `perdure.inspection.explain_pages`."""
+        from perdure.inspection.sqlite_pages import explain_pages
+
+        return explain_pages(self, sql, bindings)
+
+
+def connect(file: DatabaseFile) -> Connection:
     """A connection to the one file; nothing is limited yet."""
     flags = apsw.SQLITE_OPEN_READWRITE if file.is_writable else apsw.SQLITE_OPEN_READONLY
-    return apsw.Connection(name_of(file), vfs=VFS_NAME, flags=flags)
+    connection = Connection(name_of(file), vfs=VFS_NAME, flags=flags)
+    connection.file = file
+    return connection
 
 
 def name_of(file: DatabaseFile) -> str:

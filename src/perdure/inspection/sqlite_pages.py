@@ -7,14 +7,19 @@ a canister has after an upgrade, and what each query has that no update has warm
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import UnsupportedError
-from perdure.inspection.find import Inventory, Structure, find_in_memory
-from perdure.inspection.sqlite import Database, choose_database, open_database
+from perdure.inspection.find import Inventory, Structure
+from perdure.inspection.sqlite import choose_database, guarded, locate_database, may_change, needs_apsw
 from perdure.memory import PAGE_BYTES, Memory
+
+if TYPE_CHECKING:
+    import apsw
+
+    from perdure.inspection.sqlite_file import Connection, DatabaseFile
 
 __all__ = ["Explained", "PagesOf", "explain_pages"]
 
@@ -68,7 +73,7 @@ class Explained:
 
 
 def explain_pages(
-    where: Memory | Inventory | Structure,
+    where: Memory | Inventory | Structure | Connection,
     sql: str,
     bindings: Mapping[str, Any] | Sequence[Any] | None = None,
     *,
@@ -77,7 +82,7 @@ def explain_pages(
     """Run a statement that reads, and count its pages.
 
     Args:
-        where: a memory with a database in it, live perhaps; or what `find` has found.
+        where: a memory with a database in it, live perhaps; what `find` has found; or an open connection.
         sql: one statement.
         bindings: for its parameters.
         name: of the database, where there are several.
@@ -86,23 +91,34 @@ def explain_pages(
         UnsupportedError: no database, several, or SQL that does not read.
         apsw.Error: SQLite refuses the statement.
     """
-    if not isinstance(where, Structure):
-        where = choose_database(where if isinstance(where, Inventory) else find_in_memory(where), name)
-    database = open_database(where)
-    cursor = database.connection.cursor()
+    make = _files(where, name)
+    cursor = guarded(make()).cursor()
     cursor.exec_trace = _OnlyOne()
     plan = tuple(str(row[3]) for row in cursor.execute(f"explain query plan {sql}", bindings))
-    database = open_database(database.structure)  # nothing of the plan is in its cache
-    read: set[int] = set()
-    database.file.touched = (read, set())
-    rows = sum(1 for _ in database.connection.execute(sql, bindings))
-    database.file.touched = None
-    page_bytes = database.file.page_bytes
-    used, total = _by_name(database, {offset // page_bytes + 1 for offset in read})
+    file, read = make(), set[int]()
+    connection = guarded(file)  # nothing of the plan is in its cache
+    file.touched = (read, set())
+    rows = sum(1 for _ in connection.execute(sql, bindings))
+    file.touched = None
+    page_bytes = file.page_bytes
+    used, total = _by_name(connection, {offset // page_bytes + 1 for offset in read})
     stable_pages = {
         page for offset in read for page in range(offset // PAGE_BYTES, -(-(offset + page_bytes) // PAGE_BYTES))
     }
     return Explained(plan, rows, page_bytes, len(read), total, len(stable_pages), used)
+
+
+def _files(where: Memory | Inventory | Structure | Connection, name: str | None) -> Callable[[], DatabaseFile]:
+    """What opens the file, as often as one likes."""
+    needs_apsw()
+    from perdure.inspection.sqlite_file import Connection, DatabaseFile, Fixed
+
+    if isinstance(where, Connection):
+        return where.file.again
+    if isinstance(where, Inventory):
+        where = choose_database(where, name)
+    region = where.region if isinstance(where, Structure) else locate_database(where, name).region
+    return lambda: DatabaseFile(Fixed(region), changes=may_change(region))
 
 
 @final
@@ -119,8 +135,7 @@ class _OnlyOne:
         return True
 
 
-def _by_name(database: Database, read: set[int]) -> tuple[tuple[PagesOf, ...], int]:
-    connection = database.connection
+def _by_name(connection: apsw.Connection, read: set[int]) -> tuple[tuple[PagesOf, ...], int]:
     kinds = dict(connection.execute("select name, type from sqlite_schema"))
     owners = dict(connection.execute("select pageno, name from dbstat"))
     totals, counts = Counter(owners.values()), Counter(owners.get(page, _FREE) for page in read)
