@@ -69,17 +69,12 @@ def upgrade_check(
     """  # noqa: D301
     from perdure.upgrade import check
 
-    for path in (html, junit):
-        if path is not None and not path.parent.is_dir():
-            raise click.UsageError(f"no directory {path.parent} to write {path.name} in")
-    argument = given(args, args_file, args_format)
-    if isinstance(argument, str) and not argument.lstrip().startswith("("):
-        argument = f"({argument})"
+    _check_places(html, junit)
     try:
         report = check(
             source,
             new,
-            argument,
+            _argument(args, args_file, args_format),
             schema=schema,
             old_schema=old_schema,
             candid=str(candid) if candid is not None else None,
@@ -97,8 +92,20 @@ def upgrade_check(
     for path, content in ((html, report.to_html), (junit, report.to_junit)):
         if path is not None:
             path.write_text(content(values=show_values), encoding="utf-8")
-    if as_json:
-        click.echo(report.to_json())
-    elif not quiet:
-        click.echo(printable(report.to_text(), keep="\n"), nl=False)
+    if not quiet or as_json:
+        click.echo(report.to_json() + "\n" if as_json else printable(report.to_text(), keep="\n"), nl=False)
     return report.exit_code
+
+
+def _argument(args: str | None, args_file: Path | None, args_format: str) -> bytes | str | None:
+    """The argument, as `Canister.upgrade` takes it: text is one or more values, with or without parentheses."""
+    argument = given(args, args_file, args_format)
+    if isinstance(argument, str) and not argument.lstrip().startswith("("):
+        return f"({argument})"
+    return argument
+
+
+def _check_places(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise click.UsageError(f"no directory {path.parent} to write {path.name} in")

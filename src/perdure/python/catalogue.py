@@ -20,7 +20,8 @@ from perdure.python.identity import file_of, module_of
 
 if TYPE_CHECKING:
     from perdure.python.instance import PythonInstance
-    from perdure.python.module import Migration, PythonMethod, PythonModule
+    from perdure.python.method import Migration, PythonMethod
+    from perdure.python.module import PythonModule
     from perdure.python.variables import Declared, Schema, Variable
 
 __all__ = ["AbsentModule", "Catalogue"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import Any, Final, Protocol, final
 
 from perdure.canister import (
     Callback,
@@ -36,13 +36,11 @@ from perdure.ic.reject import RejectCode
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.python.calls import ON_CLEANUP, ON_REPLY, Batch, Entry, RejectedError, entered, perform
 from perdure.python.heap import Classes, pickled, unpickled
+from perdure.python.method import Migration, PythonMethod
 from perdure.python.overlay import OverlayMemory
 from perdure.python.variables import Declared, Schema, Variable
 from perdure.stable import MemoryManager, VirtualMemory
 from perdure.system_api import CanisterTrap, SystemApi
-
-if TYPE_CHECKING:
-    from perdure.python.module import Migration, PythonMethod
 
 __all__ = ["PythonInstance"]
 

@@ -26,28 +26,23 @@ attributes up again: other messages ran meanwhile. Python is not metered: no ins
 from __future__ import annotations
 
 import hashlib
-import inspect
 import sys
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Final, TypeVar, final, overload
 
-from perdure.candid import Codec
-from perdure.candid.types import quote
 from perdure.canister import WasmState, memory_kinds
 from perdure.errors import MalformedError
 from perdure.memory import Memory
 from perdure.python.blank import empty_module, sections
 from perdure.python.identity import is_own, module_of, name_of
 from perdure.python.instance import PythonInstance
+from perdure.python.method import Mark, Migration, PythonMethod, types_of
 from perdure.python.overlay import OverlayMemory
 from perdure.python.source import digest, text_of
-from perdure.python.variables import Declared, Schema, Variable, declared, is_readable, objections, stable, structure_of
-from perdure.system_api import SystemApi
-from perdure.values.annotations import Annotations, Shape
+from perdure.python.variables import Declared, Schema, Variable, declared, is_readable, objections, stable
+from perdure.values.annotations import Annotations
 
 __all__ = [
     "Migration",
@@ -71,27 +66,10 @@ C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "__perdure_entry__"
-_HOOKS: Final = {
-    "init": "canister_init",
-    "pre_upgrade": "canister_pre_upgrade",
-    "post_upgrade": "canister_post_upgrade",
-    "heartbeat": "canister_heartbeat",
-    "timer": "canister_global_timer",
-    "inspect_message": "canister_inspect_message",
-}
 _MAX_NAME_CHARACTERS: Final = 200
-_MODES: Final = {"query": " query", "composite_query": " composite_query", "update": ""}
 
 
 # -- what stands above methods
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    kind: str
-    name: str | None = None
-    is_raw: bool = False
 
 
 class _Marking:
@@ -113,7 +91,7 @@ class _Marking:
             name: in Candid, where it cannot be Python's.
             raw: takes the argument in bytes and returns the reply in bytes.
         """
-        mark = _Mark(self._kind, name, raw)
+        mark = Mark(self._kind, name, raw)
 
         def apply(marked: F) -> F:
             setattr(marked, _MARK, mark)
@@ -147,87 +125,11 @@ def migration(function: F) -> F:
     an upgrade from code that declares all of them so, after ``__init__`` and before ``post_upgrade``; where it raises,
     nothing of the upgrade stays. It may be left in the class afterwards.
     """
-    setattr(function, _MARK, _Mark("migration"))
+    setattr(function, _MARK, Mark("migration"))
     return function
 
 
 # -- the parts of a module
-
-
-@final
-class PythonMethod:
-    """A method, ready to be entered."""
-
-    def __init__(self, function: Callable[..., Any], mark: _Mark, annotations: Annotations) -> None:
-        self.function = function
-        self.kind = mark.kind
-        self.name = mark.name or function.__name__
-        self.is_raw = mark.is_raw
-        self.is_hook = mark.kind in _HOOKS
-        self.docs = inspect.getdoc(function) or ""
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-        if self.is_raw:
-            return
-        hints = annotations.hints(function)
-        for one in parameters:
-            if one.name not in hints:
-                raise TypeError(f"{function.__qualname__}: parameter {one.name!r} has no annotation, so no Candid type")
-        self.names = [one.name.removesuffix("_") for one in parameters]
-        self.args: list[Shape] = [annotations.shape(hints[one.name]) for one in parameters]
-        self.results: list[Shape] = _results(hints.get("return"), annotations)
-        self._takes = Codec(tuple(shape.type for shape in self.args))
-        self._gives = Codec(tuple(shape.type for shape in self.results))
-
-    @property
-    def export_name(self) -> str:
-        """As a module exports it."""
-        return _HOOKS.get(self.kind) or f"canister_{self.kind} {self.name}"
-
-    @property
-    def signature(self) -> str:
-        """As in a ``.did`` file."""
-        args = ", ".join(f"{quote(name)} : {shape.type}" for name, shape in zip(self.names, self.args, strict=True))
-        return f"{quote(self.name)} : ({args}) -> ({_types(self.results)}){_MODES[self.kind]}"
-
-    def decode(self, arg: bytes) -> list[Any]:
-        """The arguments in a message.
-
-        Raises:
-            MalformedError: it is not of their types.
-        """
-        if self.is_raw:
-            return [arg]
-        if not self.args and (self.is_hook or not arg):
-            return []
-        return [shape.from_candid(value) for shape, value in zip(self.args, self._takes.decode(arg), strict=True)]
-
-    def respond(self, api: SystemApi, result: Any) -> None:
-        """Reply with what the method returned."""
-        if self.kind == "inspect_message":
-            if result:
-                api.accept_message()
-        elif not self.is_hook:
-            api.msg_reply_data_append(self._encoded(result))
-            api.msg_reply()
-
-    def _encoded(self, result: Any) -> bytes:
-        if self.is_raw:
-            return bytes(result or b"")
-        values = [result] if len(self.results) == 1 else list(result or ())
-        return self._gives.encode([shape.to_candid(one) for shape, one in zip(self.results, values, strict=True)])
-
-
-def _results(annotation: Any, annotations: Annotations) -> list[Shape]:
-    """A tuple is several results, as in Motoko; as an argument or within something it is a record."""
-    if annotation in (None, type(None)):
-        return []
-    arguments = typing.get_args(annotation)
-    several = typing.get_origin(annotation) is tuple and Ellipsis not in arguments
-    return [annotations.shape(one) for one in (arguments if several else (annotation,))]
-
-
-def _types(shapes: Sequence[Shape]) -> str:
-    return ", ".join(str(shape.type) for shape in shapes)
 
 
 @final
@@ -242,45 +144,6 @@ class _Slot:
 
     def __set__(self, instance: Any, value: Any) -> None:
         raise AttributeError(f"stable variable {self._name!r} cannot be replaced: change what it holds")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """A method that takes over stable variables of the code before.
-
-    Args:
-        function: the method.
-        variables: what it takes over, as it was declared; their memories are where the code before had them.
-    """
-
-    function: Callable[..., None]
-    variables: tuple[Variable, ...]
-
-    @classmethod
-    def of(cls, function: Callable[..., Any], annotations: Annotations) -> Migration:
-        """Read off a method.
-
-        Raises:
-            TypeError: its parameters are no stable variables.
-        """
-        if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{function.__qualname__}: a migration calls nobody, so it is no async def")
-        hints = annotations.hints(function)
-        found = []
-        for name in list(inspect.signature(function).parameters)[1:]:
-            shape = structure_of(name, hints.get(name), annotations)
-            if shape is None:
-                raise TypeError(
-                    f"{function.__qualname__}: parameter {name!r} is named and annotated as a stable variable of the "
-                    "code before: StableBTreeMap[str, nat64] ..."
-                )
-            found.append(Variable(name, shape[0], (), shape[1]))
-        if not found:
-            raise TypeError(
-                f"{function.__qualname__}: a migration has a parameter for each variable that it takes over"
-            )
-        return cls(function, tuple(found))
 
 
 # -- the module
@@ -409,7 +272,7 @@ class PythonModule:
     def _interface(self) -> str:
         typed = [one for one in self.methods.values() if not one.is_raw]
         starting = self.methods.get("canister_init")
-        arguments = "" if starting is None or starting.is_raw else f"({_types(starting.args)}) -> "
+        arguments = "" if starting is None or starting.is_raw else f"({types_of(starting.args)}) -> "
         lines = [*filter(None, [self.definitions]), f"service : {arguments}{{"]
         for method in typed:
             if not method.is_hook:

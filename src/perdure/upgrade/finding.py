@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
-__all__ = ["EXIT_CODES", "Finding", "Severity", "Verdict", "verdict_of"]
+__all__ = ["EXIT_CODES", "Finding", "MemoryRow", "Severity", "Verdict", "verdict_of"]
 
 Severity = Literal["breaking", "not certain", "warning", "note"]
 """``breaking`` and ``not certain`` move the verdict; ``warning`` and ``note`` are said."""
@@ -57,3 +57,19 @@ def verdict_of(findings: Iterable[Finding]) -> Verdict:
     if "breaking" in severities:
         return "breaking"
     return "not certain" if "not certain" in severities else "safe"
+
+
+@final
+@dataclass(frozen=True)
+class MemoryRow:
+    """One structure before and after; sizes in bytes, 0 where it is not there."""
+
+    memory: str
+    name: str | None
+    old_kind: str | None
+    new_kind: str | None
+    old_entries: int | None
+    new_entries: int | None
+    old_bytes: int
+    new_bytes: int
+    exercised: str

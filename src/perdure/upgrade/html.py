@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from perdure.upgrade.finding import Finding
-    from perdure.upgrade.report import MemoryRow, Report
+from perdure.upgrade.check_hooks import Usage
+from perdure.upgrade.finding import Finding, MemoryRow, Verdict
 
 __all__ = ["junit", "page"]
 
@@ -30,12 +29,38 @@ svg{width:100%;height:auto}
 """
 
 
-def page(report: Report) -> str:
+class _Told(Protocol):
+    """What is told here of a report."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def findings(self) -> Sequence[Finding]: ...
+    @property
+    def old_hash(self) -> str: ...
+    @property
+    def new_hash(self) -> str: ...
+    @property
+    def limits(self) -> Sequence[Usage]: ...
+    @property
+    def memories(self) -> Sequence[MemoryRow]: ...
+    @property
+    def calls(self) -> Mapping[str, int]: ...
+    @property
+    def untried(self) -> Mapping[str, str]: ...
+    @property
+    def way_back(self) -> bool | None: ...
+    def of(self, *severities: str) -> list[Finding]: ...
+
+
+def page(report: _Told) -> str:
     """A whole page."""
     return "".join(_page(report))
 
 
-def _page(report: Report) -> Iterator[str]:
+def _page(report: _Told) -> Iterator[str]:
     title = f"{report.source}: {report.verdict}"
     yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -95,7 +120,7 @@ def _side(kind: str | None, entries: int | None) -> str:
     return "-" if kind is None else kind if entries is None else f"{kind}, {entries:,} entries"
 
 
-def _bars(rows: tuple[MemoryRow, ...]) -> str:
+def _bars(rows: Sequence[MemoryRow]) -> str:
     """A bar for each structure, before above after, by bytes."""
     most = max((size for row in rows for size in (row.old_bytes, row.new_bytes)), default=0)
     if not most:
@@ -118,7 +143,7 @@ def _text(text: str) -> str:
     return escape("".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text))
 
 
-def junit(report: Report) -> str:
+def junit(report: _Told) -> str:
     """One suite, a case for each finding that moves the verdict, and one for the upgrade as a whole."""
     failures, open_ones = report.of("breaking"), report.of("not certain")
     cases = [f'<testcase classname="perdure.upgrade" name="{_text(report.source)}"/>'] if not failures else []

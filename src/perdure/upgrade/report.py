@@ -13,7 +13,8 @@ from perdure.inspection.find import Structure
 from perdure.upgrade.check_calls import exercised
 from perdure.upgrade.check_hooks import Usage, slices, usage
 from perdure.upgrade.checks import CHECKS
-from perdure.upgrade.finding import EXIT_CODES, SEVERITIES, Finding, Verdict, verdict_of
+from perdure.upgrade.finding import EXIT_CODES, SEVERITIES, Finding, MemoryRow, Verdict, verdict_of
+from perdure.upgrade.html import junit, page
 from perdure.upgrade.rehearsal import Rehearsal
 
 __all__ = ["MemoryRow", "Report", "judge"]
@@ -24,22 +25,6 @@ _MACHINERY = re.compile(r"panic|backtrace|begin_unwind|ic_trap|assert_failed|unw
 REDACTED = "(not shown)"
 _CAUSES = frozenset({"structure-recreated", "structure-gone", "entries-lost"})
 _CONSEQUENCES = frozenset({"data-lost", "reply-differs", "data-unreadable", "key-type", "structure-abandoned"})
-
-
-@final
-@dataclass(frozen=True)
-class MemoryRow:
-    """One structure before and after; sizes in bytes, 0 where it is not there."""
-
-    memory: str
-    name: str | None
-    old_kind: str | None
-    new_kind: str | None
-    old_entries: int | None
-    new_entries: int | None
-    old_bytes: int
-    new_bytes: int
-    exercised: str
 
 
 @final
@@ -161,14 +146,10 @@ class Report:
 
     def to_html(self, *, values: bool = False) -> str:
         """One page that asks for nothing from outside; without values unless asked for."""
-        from perdure.upgrade.html import page
-
         return page(self if values else self.redacted())
 
     def to_junit(self, *, values: bool = False) -> str:
         """A JUnit file: a test case for each check; without values unless asked for."""
-        from perdure.upgrade.html import junit
-
         return junit(self if values else self.redacted())
 
     def __str__(self) -> str:

@@ -1,0 +1,153 @@
+"""The methods of a class that is a canister: as they were marked, and ready to be entered."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from perdure.candid import Codec
+from perdure.candid.types import quote
+from perdure.python.variables import Variable, structure_of
+from perdure.system_api import SystemApi
+from perdure.values.annotations import Annotations, Shape
+
+__all__ = ["Mark", "Migration", "PythonMethod", "types_of"]
+
+_HOOKS: Final = {
+    "init": "canister_init",
+    "pre_upgrade": "canister_pre_upgrade",
+    "post_upgrade": "canister_post_upgrade",
+    "heartbeat": "canister_heartbeat",
+    "timer": "canister_global_timer",
+    "inspect_message": "canister_inspect_message",
+}
+_MODES: Final = {"query": " query", "composite_query": " composite_query", "update": ""}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What stands above a method."""
+
+    kind: str
+    name: str | None = None
+    is_raw: bool = False
+
+
+@final
+class PythonMethod:
+    """A method, ready to be entered."""
+
+    def __init__(self, function: Callable[..., Any], mark: Mark, annotations: Annotations) -> None:
+        self.function = function
+        self.kind = mark.kind
+        self.name = mark.name or function.__name__
+        self.is_raw = mark.is_raw
+        self.is_hook = mark.kind in _HOOKS
+        self.docs = inspect.getdoc(function) or ""
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        if self.is_raw:
+            return
+        hints = annotations.hints(function)
+        for one in parameters:
+            if one.name not in hints:
+                raise TypeError(f"{function.__qualname__}: parameter {one.name!r} has no annotation, so no Candid type")
+        self.names = [one.name.removesuffix("_") for one in parameters]
+        self.args: list[Shape] = [annotations.shape(hints[one.name]) for one in parameters]
+        self.results: list[Shape] = _results(hints.get("return"), annotations)
+        self._takes = Codec(tuple(shape.type for shape in self.args))
+        self._gives = Codec(tuple(shape.type for shape in self.results))
+
+    @property
+    def export_name(self) -> str:
+        """As a module exports it."""
+        return _HOOKS.get(self.kind) or f"canister_{self.kind} {self.name}"
+
+    @property
+    def signature(self) -> str:
+        """As in a ``.did`` file."""
+        args = ", ".join(f"{quote(name)} : {shape.type}" for name, shape in zip(self.names, self.args, strict=True))
+        return f"{quote(self.name)} : ({args}) -> ({types_of(self.results)}){_MODES[self.kind]}"
+
+    def decode(self, arg: bytes) -> list[Any]:
+        """The arguments in a message.
+
+        Raises:
+            MalformedError: it is not of their types.
+        """
+        if self.is_raw:
+            return [arg]
+        if not self.args and (self.is_hook or not arg):
+            return []
+        return [shape.from_candid(value) for shape, value in zip(self.args, self._takes.decode(arg), strict=True)]
+
+    def respond(self, api: SystemApi, result: Any) -> None:
+        """Reply with what the method returned."""
+        if self.kind == "inspect_message":
+            if result:
+                api.accept_message()
+        elif not self.is_hook:
+            api.msg_reply_data_append(self._encoded(result))
+            api.msg_reply()
+
+    def _encoded(self, result: Any) -> bytes:
+        if self.is_raw:
+            return bytes(result or b"")
+        values = [result] if len(self.results) == 1 else list(result or ())
+        return self._gives.encode([shape.to_candid(one) for shape, one in zip(self.results, values, strict=True)])
+
+
+def _results(annotation: Any, annotations: Annotations) -> list[Shape]:
+    """A tuple is several results, as in Motoko; as an argument or within something it is a record."""
+    if annotation in (None, type(None)):
+        return []
+    arguments = typing.get_args(annotation)
+    several = typing.get_origin(annotation) is tuple and Ellipsis not in arguments
+    return [annotations.shape(one) for one in (arguments if several else (annotation,))]
+
+
+def types_of(shapes: Sequence[Shape]) -> str:
+    """As in a ``.did`` file."""
+    return ", ".join(str(shape.type) for shape in shapes)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A method that takes over stable variables of the code before.
+
+    Args:
+        function: the method.
+        variables: what it takes over, as it was declared; their memories are where the code before had them.
+    """
+
+    function: Callable[..., None]
+    variables: tuple[Variable, ...]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], annotations: Annotations) -> Migration:
+        """Read off a method.
+
+        Raises:
+            TypeError: its parameters are no stable variables.
+        """
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{function.__qualname__}: a migration calls nobody, so it is no async def")
+        hints = annotations.hints(function)
+        found = []
+        for name in list(inspect.signature(function).parameters)[1:]:
+            shape = structure_of(name, hints.get(name), annotations)
+            if shape is None:
+                raise TypeError(
+                    f"{function.__qualname__}: parameter {name!r} is named and annotated as a stable variable of the "
+                    "code before: StableBTreeMap[str, nat64] ..."
+                )
+            found.append(Variable(name, shape[0], (), shape[1]))
+        if not found:
+            raise TypeError(
+                f"{function.__qualname__}: a migration has a parameter for each variable that it takes over"
+            )
+        return cls(function, tuple(found))
