@@ -23,10 +23,15 @@ demo: $(CORE)
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto
 
-# The same on systems without PAGEMAP_SCAN (before Linux 6.7): whatever has mapped memories or files under it.
-PORTABLE_TESTS := embedder execution kit storage subnet system system_api
+# What is slow is slow because of what it tries out, not because of the way below: `make portable lowest ALL=1` has it.
+UNLESS_ALL := $(if $(ALL),,-m "not slow")
+
+# The same on systems without PAGEMAP_SCAN (before Linux 6.7): whatever has mapped memories or files under it. Of the slow
+# ones those that end in the midst of a commit, where the ways differ; tests/embedder/test_canisters.py compares all ways.
+PORTABLE_TESTS := embedder execution kit python storage subnet system system_api
 portable: $(DEV)
-	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q $(addprefix tests/,$(PORTABLE_TESTS))
+	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q $(UNLESS_ALL) $(addprefix tests/,$(PORTABLE_TESTS))
+	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q tests/subnet/test_interruptions.py
 
 # The engine's generated bindings are used, so the oldest version of its range is tested too; large programs that take
 # long to compile would show nothing more of it.
@@ -34,7 +39,8 @@ LOWEST_WASMTIME := 49.0.0
 lowest: $(DEV)
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' wasmtime==$(LOWEST_WASMTIME)
-	$(VENV)-lowest/bin/python -m pytest -n auto -q tests/embedder tests/instrument tests/subnet --ignore=tests/subnet/test_wasi.py
+	$(VENV)-lowest/bin/python -m pytest -n auto -q $(UNLESS_ALL) tests/embedder tests/instrument tests/subnet \
+		--ignore=tests/subnet/test_wasi.py
 
 check: lint types contracts
 
