@@ -185,6 +185,41 @@ def test_a_guest_that_grew_the_file_meanwhile(canister):
     assert is_sound(canister)
 
 
+def test_a_block_that_cannot_be_committed_says_why(canister):
+    outside = canister.sqlite(write=True)
+
+    def write(number: int, then: Callable[[], object]) -> None:
+        with outside:
+            outside.execute("insert into t values (?, 'x')", (number,))
+            then()
+
+    def meanwhile(number: int, then: Callable[[], object] = bool) -> Callable[[], object]:
+        def run() -> None:
+            canister.update("exec", f"insert into t values ({number}, 'y')".encode())
+            then()
+
+        return run
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(CommitError, match="the canister has changed the database"):
+        write(3, meanwhile(4))
+    assert not outside.in_transaction
+    for then in (fail, meanwhile(5, fail)):
+        with pytest.raises(ZeroDivisionError):
+            write(3, then)
+        assert not outside.in_transaction
+    assert rows(outside) == [1, 2, 4, 5]
+    with outside:
+        with pytest.raises(ZeroDivisionError):
+            write(6, fail)
+        assert outside.in_transaction
+        write(7, bool)
+    assert rows(outside) == [1, 2, 4, 5, 7]
+    assert is_sound(canister)
+
+
 def test_what_the_guest_was_reading_when_others_wrote(canister):
     reply = canister.update("prepare", b"select a from t")
     (number,) = struct.unpack_from("<I", reply)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, final
 
 import apsw
 
@@ -261,6 +261,34 @@ class Connection(apsw.Connection):
     """A connection of apsw to a database in a memory, which can say what a statement reads of it."""
 
     file: DatabaseFile
+
+    def __enter__(self) -> Self:
+        """Begin a transaction, or a savepoint within one: committed at the end of the block, undone by an exception."""
+        name = f"block_{next(_NUMBERS)}" if self.in_transaction else ""
+        self.execute(f"savepoint {name}" if name else "begin")
+        self.__dict__.setdefault("_blocks", []).append(name)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> Literal[False]:
+        # apsw's own asks the authorizer for the rollback while the error of the commit is pending, which is refused
+        # then: it tells of that, and not of what was wrong.
+        name = self._blocks.pop()
+        try:
+            if kind is None:
+                self.execute(f"release {name}" if name else "commit")
+        except BaseException:
+            self._undo(name)
+            raise
+        if kind is not None:
+            self._undo(name)
+        return False
+
+    _blocks: list[str]
+    """The blocks that have begun: names of savepoints; none of a transaction."""
+
+    def _undo(self, name: str) -> None:
+        if self.in_transaction:
+            self.execute(f"rollback to {name}; release {name}" if name else "rollback")
 
     def explain_pages(self, sql: str, bindings: Mapping[str, Any] | Sequence[Any] | None = None) -> Explained:
         """Which pages a statement reads, with nothing in a cache; see `perdure.inspection.explain_pages`."""
