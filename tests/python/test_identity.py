@@ -52,6 +52,17 @@ def test_files_are_found_without_running_them(tmp_path: Path, monkeypatch: pytes
     assert not {"lone", "package", "package.inner"} & sys.modules.keys()
 
 
+def test_folders_without_an_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outermost/inner").mkdir(parents=True)
+    (tmp_path / "outermost/inner/shop.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert file_of("outermost.inner.shop") == tmp_path / "outermost/inner/shop.py"
+    assert file_of("outermost.nothing.shop") is None
+    assert is_own("outermost.other", "outermost.inner.shop")
+    for name in [one for one in sys.modules if one.startswith("outermost")]:
+        del sys.modules[name]
+
+
 def test_what_belongs_to_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one.py", "two.py"):
         (tmp_path / name).write_text("")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from itertools import accumulate
 from pathlib import Path
@@ -57,6 +58,8 @@ def file_of(name: str) -> Path | None:
         spec = next(_specs(full, places), None)
         if spec is None:
             return None
+        if spec.origin is None and spec.submodule_search_locations is not None:
+            import_module(full)  # a folder without `__init__.py`: nothing runs, and what is in it is found only so
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
