@@ -565,7 +565,13 @@ def test_the_command_line(tmp_path: Path, write: Write) -> None:
     assert "PYTHONPATH" in missing
     assert name in perdure_("status", name)
     shown = CliRunner().invoke(perdure_command, ["stable", "ls", f"{tmp_path / 'state'}:{name}"])
-    assert "cell" in shown.output
+    assert "total" in shown.output  # the directory has what the class declared
+    shown = CliRunner().invoke(perdure_command, ["stable", "rows", f"{tmp_path / 'state'}:{name}", "total", "--json"])
+    assert json.loads(shown.output) == [{"value": 101}]
+    with Subnet(tmp_path / "state", changed_code="keep") as subnet:
+        subnet.canisters[0].write_snapshot(tmp_path / "downloaded")
+    shown = CliRunner().invoke(perdure_command, ["stable", "ls", str(tmp_path / "downloaded")])
+    assert "total" in shown.output
     shown = CliRunner().invoke(perdure_command, ["state", "history", str(tmp_path / "state"), "--json"])
     assert shown.exit_code == 0
 

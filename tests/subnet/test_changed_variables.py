@@ -43,7 +43,7 @@ from perdure.storage import StateDirectory
         ),
         (QUEUE, "    other: StableVec[nat64] = stable(3)\n", "'other' takes memory 3, where 'queue'"),
         ("name: str", "name: int", "'users' held"),
-        ("name: str", "name: str\n    age: nat8", "'users' held"),
+        ("name: str", "name: str\n    age: nat8", r"'users' held candid\(User\) .*age"),
     ],
 )
 @pytest.mark.parametrize("way", ["opening", "upgrade"])
@@ -86,6 +86,17 @@ def test_what_an_upgrade_may_change(tmp_path: Path, write: Write, filled: Princi
     with Subnet(tmp_path / "state") as subnet:
         assert subnet.canister(filled).actor().names() == ["Ada"]
         assert subnet.canister(filled).actor().lines() == ["begun"]
+
+
+def test_an_option_that_would_hide_what_is_there(tmp_path: Path, write: Write) -> None:
+    """Candid lets any option stand for any other, and reads null: as data that is a loss."""
+    option = VARIABLES.replace("name: str", "name: str\n    age: nat8 | None = 5")
+    shop = write(option)
+    with Subnet(tmp_path / "state") as subnet:
+        subnet.install(shop.Shop).actor().fill()
+    write(option.replace("nat8 | None = 5", "str | None = None"))
+    with pytest.raises(StorageError, match=r"'users' held candid\(User\).*age.*read as null"):
+        Subnet(tmp_path / "state")
 
 
 def test_a_new_variable_takes_nothing_that_is_there(tmp_path: Path, write: Write, filled: Principal) -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perdure.candid.service import load
 from perdure.values import codec, parse_schema
+from perdure.values.candid import CandidValue
 from perdure.values.compatibility import compare_formats, compare_schemas, prove
 
 RULES = [
@@ -121,3 +123,15 @@ def test_messages_of_protobuf_are_compared_by_number(tmp_path):
     }
     for name, (fields, verdict) in rows.items():
         assert compare_formats(base, write(name, fields)).verdict == verdict, name
+
+
+def user(fields: str) -> CandidValue:
+    return CandidValue(load(f"type User = record {{ {fields} }}; service : {{}}").names["User"])
+
+
+def test_a_name_stands_for_a_definition() -> None:
+    assert user("name : text").name == user("name : nat").name
+    assert compare_formats(user("name : text"), user("name : text")).verdict == "compatible"
+    assert compare_formats(user("name : text"), user("name : text; age : opt nat8")).verdict == "compatible"
+    assert compare_formats(user("name : text"), user("name : nat")).verdict == "breaking"
+    assert compare_formats(user("name : opt text"), user("name : opt nat")).verdict == "silently wrong"

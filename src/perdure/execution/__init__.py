@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.execution.clock import advance_time
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
 from perdure.execution.identity import identify, root_key
@@ -22,7 +23,6 @@ from perdure.execution.management.settings import validate_settings
 from perdure.execution.messages import CallContext, CallMessage, FromCanister, FromUser, Response, ResponseMessage
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import (
-    advance_time,
     execute_ingress,
     has_work,
     request_status,

@@ -1,12 +1,19 @@
-"""Names of Candid fields, out of a module's interface: messages have only their numbers, hashes of the names."""
+"""What a module says of the bytes that its canister keeps.
+
+Names of Candid fields, out of its interface: messages have only their numbers, hashes of the names. And its stable
+variables, if it is a class in Python.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from perdure.values.schema import Schema
 
 __all__ = ["ModuleLabels", "labels_of"]
 
@@ -36,6 +43,20 @@ class ModuleLabels(Mapping[int, str]):
             return labels_of(interface.decode())
         except (PerdureError, OSError, UnicodeDecodeError):
             return {}
+
+    def declared(self) -> Schema | None:
+        """What the module itself declares of stable memory; ``None``: nothing, as all but canisters in Python."""
+        from perdure.python import blank  # most sources are looked at by people who have no such canister
+
+        try:
+            found = blank.read(self._read() or b"")
+            if found is None or not found.schema:
+                return None
+            from perdure.python.variables import Schema as Declarations
+
+            return Declarations.decode(found.schema).memories()
+        except (PerdureError, OSError):
+            return None
 
     def __getitem__(self, number: int) -> str:
         return self._labels[number]

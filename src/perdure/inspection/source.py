@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
+from perdure.inspection.labels import ModuleLabels
 from perdure.memory import WASM_PAGE_BYTES, Memory
+
+if TYPE_CHECKING:
+    from perdure.values.schema import Schema
 
 __all__ = ["Extent", "Layer", "Source"]
 
@@ -67,6 +71,10 @@ class Source(AbstractContextManager["Source"]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def declared(self) -> Schema | None:
+        """What the canister's code declares of this memory: a class in Python does. A ``stable.yaml`` comes first."""
+        return self.labels.declared() if isinstance(self.labels, ModuleLabels) else None
 
     def data_bytes(self) -> int:
         """Bytes that are not in a hole."""

@@ -20,7 +20,6 @@ import cbor2
 
 from perdure.candid import parse_type
 from perdure.candid.service import load
-from perdure.candid.subtyping import subtype
 from perdure.candid.types import Rec
 from perdure.errors import MalformedError, PerdureError
 from perdure.memory import Memory
@@ -29,6 +28,12 @@ from perdure.stable import StableBTreeMap, StableBTreeSet, StableCell, StableLog
 from perdure.stable.access import is_blank
 from perdure.stable.types import StorableType
 from perdure.values.annotations import Annotations
+from perdure.values.candid import CandidValue
+from perdure.values.codec import codec
+from perdure.values.compatibility import compare_formats
+from perdure.values.format import Format
+from perdure.values.schema import MemorySchema
+from perdure.values.schema import Schema as MemorySchemas
 
 __all__ = [
     "Declared",
@@ -51,6 +56,15 @@ _STRUCTURES: Final[Mapping[Any, int]] = {
     StableVec: 1,
 }
 """Stable structures, and how many memories each needs."""
+_KINDS: Final = {
+    "StableBTreeMap": "btreemap",
+    "StableBTreeSet": "btreeset",
+    "StableCell": "cell",
+    "StableLog": "log",
+    "StableMinHeap": "minheap",
+    "StableVec": "vec",
+}
+_KEYED: Final = ("StableBTreeMap", "StableBTreeSet")
 _ORDERED: Final = (StableBTreeMap, StableBTreeSet, StableMinHeap)
 _MAX_MEMORY_ID: Final = 254
 
@@ -245,28 +259,64 @@ class Schema:
         """The named types."""
         return load(f"{self.definitions}\nservice : {{}}").names
 
+    def memories(self) -> MemorySchemas:
+        """The same as ``stable.yaml`` would say it, for those who read stable memory without the class.
+
+        Raises:
+            MalformedError: the definitions do not read.
+        """
+        found = {}
+        for one in self.variables:
+            label, *data = map(str, one.memory_ids)
+            formats = [self.format(text) for text in one.types]
+            key = formats.pop(0) if one.structure in _KEYED else None
+            found[label] = MemorySchema(
+                label,
+                name=one.name,
+                kind=_KINDS.get(one.structure),
+                key=key,
+                value=formats[0] if formats else None,
+                data=int(data[0]) if data else None,
+            )
+        return MemorySchemas(found)
+
+    def format(self, text: str) -> Format | None:
+        """A format by its name; `None`: it is one of the program's own.
+
+        Raises:
+            MalformedError: it is Candid that does not read.
+        """
+        if text.startswith("candid("):
+            return CandidValue(parse_type(text.removeprefix("candid(")[:-1], self.names()))
+        try:
+            return codec(text)
+        except ValueError:
+            return None
+
 
 # -- what an upgrade may change
 
 
 def is_readable(before: Declared, now: Declared, old: Schema, new: Schema) -> bool:
     """Whether values as they were read as they are now: the same types, or Candid that may take their place."""
-    if before.structure != now.structure or len(before.types) != len(now.types):
-        return False
-    return all(_is_same_or_subtype(*pair, old, new) for pair in zip(before.types, now.types, strict=True))
+    return before.structure == now.structure and not _difference(before, now, old, new)
 
 
-def _is_same_or_subtype(before: str, now: str, old: Schema, new: Schema) -> bool:
-    if not (before.startswith("candid(") and now.startswith("candid(")):
-        return before == now
-    try:
-        was, is_ = (
-            parse_type(text.removeprefix("candid(")[:-1], schema.names())
-            for text, schema in ((before, old), (now, new))
-        )
-    except PerdureError:
-        return before == now
-    return subtype(was, is_)
+def _difference(before: Declared, now: Declared, old: Schema, new: Schema) -> str:
+    """What keeps values as they were from being read as they are now, in words; empty: nothing."""
+    for was, is_ in zip(before.types, now.types, strict=False):
+        if not (was.startswith("candid(") and is_.startswith("candid(")):
+            if was != is_:
+                return f"held {', '.join(before.types)} and holds {', '.join(now.types)} now"
+            continue
+        try:
+            found = compare_formats(old.format(was), new.format(is_))
+        except PerdureError as error:
+            return f"held {was}, which does not read: {error}"
+        # An option hides a value of another type: it would read as null, and be gone with the next write.
+        if found.verdict not in ("compatible", "one way"):
+            return f"held {was} and holds {is_} now ({found.what})"
+    return ""
 
 
 def objections(
@@ -323,12 +373,12 @@ class _Comparison:
         return is_gone and owner.memory_ids == now.memory_ids and self._is_readable(owner, now)
 
     def _changed(self, before: Declared, now: Declared) -> Iterator[str]:
-        name, what = now.name, None
+        name = now.name
         if before.structure != now.structure:
             what = f"was a {before.text} and is a {now.text} now"
-        elif not self._is_readable(before, now):
-            what = f"held {', '.join(before.types)} and holds {', '.join(now.types)} now"
-        if what is not None:
+        else:
+            what = _difference(before, now, *self._schemas)
+        if what:
             yield (
                 f"stable variable {name!r} {what}, and what is there does not read so: leave it as it was and declare "
                 f"a new one, or give the new one memory of its own, `{name}: ... = {self._elsewhere(now)}`, and take "

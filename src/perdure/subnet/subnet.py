@@ -25,6 +25,7 @@ from perdure.canister import (
     Reply,
 )
 from perdure.embedder import Compiler, shared_compiler
+from perdure.execution.clock import advance_time
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.events import Checkpointed, Stream, Taken
@@ -33,7 +34,6 @@ from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.records import RECORDS
 from perdure.execution.scheduler import (
-    advance_time,
     request_status,
     round_,
     run_until_idle,

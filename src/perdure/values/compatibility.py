@@ -54,7 +54,8 @@ def compare_formats(old: Format | None, new: Format | None) -> Compatibility:
     """What becomes of values in `old` that are read as `new`; `None`: nobody has said what they are."""
     if old is None or new is None:
         return COMPATIBLE if old is new else Compatibility("unknown", "one of the versions does not say the format")
-    if old == new or old.name == new.name:
+    is_candid = isinstance(old, CandidValue) and isinstance(new, CandidValue)
+    if not is_candid and (old == new or old.name == new.name):  # a name of Candid stands for a definition
         return COMPATIBLE
     for kinds, rule in _RULES:
         if isinstance(old, kinds[0]) and isinstance(new, kinds[1]):

@@ -96,8 +96,10 @@ def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, S
         opened = open_source(source)
     except MalformedError as error:
         raise UnsupportedError(f"{source}: {error}") from error
-    pairs = {label: entry.data for label, entry in schema.memories.items() if entry.data is not None} if schema else {}
     with opened:
+        schema = schema if schema is not None else opened.declared()
+        memories = schema.memories if schema is not None else {}
+        pairs = {label: entry.data for label, entry in memories.items() if entry.data is not None}
         yield name_structures(find(opened, pairs), schema), schema
 
 

@@ -1,0 +1,91 @@
+"""What the passing of time brings: calls whose deadline is over, storage that is paid for, code that nobody pays.
+
+Spec: "Call expiry", "Canister out of cycles".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure.canister import Reject
+from perdure.execution.lifecycle import uninstall_code
+from perdure.execution.messages import CallMessage, FromCanister, ResponseMessage
+from perdure.execution.state import LAST_TIME_NS, CanisterState
+from perdure.execution.world import World
+from perdure.ic.reject import ErrorCode
+
+__all__ = ["advance_time", "expire_calls"]
+
+
+def expire_calls(world: World) -> None:
+    """Answer bounded-wait calls whose time is up; the real answer, if it comes, finds nobody."""
+    expired = [key for key, deadline_ns in world.state.deadlines.items() if deadline_ns <= world.state.time_ns]
+    world.begin()
+    for canister_id, call_id in sorted(expired):
+        world.touch(world.state.canisters[canister_id])
+        del world.state.deadlines[canister_id, call_id]
+        _forget_messages(world, canister_id, call_id)
+        # Without its IC0601 in front, as canisters on the network get it (seen in the output of Motoko's suite).
+        refusal = Reject(ErrorCode.DEADLINE_EXPIRED.reject_code, "Call deadline has expired.")
+        world.state.outbox.append(ResponseMessage(canister_id, call_id, refusal, 0))
+    world.finish()
+
+
+def _forget_messages(world: World, canister_id: bytes, call_id: int) -> None:
+    """Drop the request, if nobody has begun it, and an answer that would be second. Their cycles are lost."""
+
+    def belongs(message: CallMessage | ResponseMessage) -> bool:
+        if isinstance(message, ResponseMessage):
+            return message.receiver == canister_id and message.call_id == call_id
+        origin = message.origin
+        return isinstance(origin, FromCanister) and (origin.canister_id, origin.call_id) == (canister_id, call_id)
+
+    caller = world.state.canisters[canister_id]
+    callee = world.state.canisters.get(caller.open_calls[call_id].callee)
+    if callee is not None:
+        world.touch(callee)
+    world.state.outbox = list(world.state.outbox)  # the journal has the one before
+    queues = [caller.inputs, world.state.outbox]
+    if callee is not None and callee is not caller:
+        queues.append(callee.inputs)
+    for messages in queues:
+        for message in [message for message in messages if belongs(message)]:
+            messages.remove(message)
+            world.state.lost_cycles += message.refund if isinstance(message, ResponseMessage) else message.cycles
+
+
+def advance_time(world: World, duration_ns: int) -> None:
+    """Let time pass: canisters pay for their existence, and lose their code when they cannot."""
+    if duration_ns < 0:
+        raise ValueError(f"time does not go back, asked for {duration_ns} ns")
+    if world.state.time_ns + duration_ns >= LAST_TIME_NS:
+        raise ValueError(f"{duration_ns} ns from now is later than 2116, where clocks end")
+    world.state.note("advance", duration_ns)
+    world.state.time_ns += duration_ns
+    for canister_id in sorted(world.state.canisters):
+        canister = world.state.canisters[canister_id]
+        elapsed_ns = world.state.time_ns - canister.charged_until_ns
+        if elapsed_ns >= world.config.allocation_charge_period_ns:
+            _charge_storage(world, canister, elapsed_ns)
+
+
+def _charge_storage(world: World, canister: CanisterState, elapsed_ns: int) -> None:
+    memory_bytes = max(canister.memory_bytes(), canister.settings.memory_allocation)
+    due = world.costs.storage(memory_bytes, canister.settings.compute_allocation, elapsed_ns)
+    world.touch(canister)
+    canister.charged_until_ns = world.state.time_ns
+    from_reserved = min(due, canister.reserved_cycles)
+    from_balance = min(due - from_reserved, canister.cycles)
+    canister.reserved_cycles -= from_reserved
+    canister.cycles -= from_balance
+    world.state.consumed_cycles += from_reserved + from_balance
+    if from_reserved + from_balance < due:
+        _run_dry(world, canister)
+
+
+def _run_dry(world: World, canister: CanisterState) -> None:
+    uninstall_code(world, canister)
+    canister.snapshots.clear()
+    canister.history.clear()
+    canister.settings = replace(canister.settings, compute_allocation=0, memory_allocation=0)
+    canister.refresh(world.costs)
