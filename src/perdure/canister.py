@@ -467,6 +467,11 @@ class CanisterInstance(Protocol):
         """Whether anything is uncommitted, or may be: `run` came out with an exception, or nobody ended its message."""
         ...
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it holds what no image has, so that none can take its place: a method in an ``await``."""
+        ...
+
     def changes(self) -> StateDelta:
         """What is uncommitted. The runs are views, valid until the next `run`, `commit` or `roll_back`."""
         ...

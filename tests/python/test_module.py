@@ -405,6 +405,18 @@ def test_a_fork_between_call_and_answer(registry, caller):
     assert subnet._state.ingress.find(request, 0).data[:4] == b"DIDL"
 
 
+def test_a_method_that_waits_is_not_let_go_of(registry, caller):
+    """Instances come and go; a coroutine cannot be made again."""
+    subnet = registry._subnet
+    subnet._host.residents.capacity = 0
+    arg = caller.service().methods["ask"].encode([registry.id])
+    request = submit_ingress(subnet._world, caller.id.raw_bytes, "ask", arg, ALICE.raw_bytes, 0)
+    for _ in range(10):
+        subnet.tick()
+    assert subnet.request_status(request) == "replied"
+    assert caller.actor().saw() == [1, 2]
+
+
 def test_hooks_timers_and_inspection():
     @canister
     class Hooked:

@@ -216,6 +216,9 @@ class WasmInstance:
                 pages.frombytes(self._accounting.bytes[start : max(start, end)])
         return found
 
+    is_waiting = False
+    """All that a callback needs is in the images: a place in a table, and a number."""
+
     def changes(self) -> StateDelta:
         """What is uncommitted; the runs are views."""
         self._take_stock()

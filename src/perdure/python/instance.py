@@ -342,6 +342,11 @@ class PythonInstance:
         """Whether anything is uncommitted."""
         return self._is_touched or self.heap.is_changed or self.stable.is_changed
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a method waits for an answer."""
+        return bool(self._frames)
+
     def changes(self) -> StateDelta:
         """What is uncommitted."""
         found = {name: memory.changes() for name, memory in self.memories.items()}

@@ -17,6 +17,7 @@ import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Final, TypeAlias, final
 
@@ -141,11 +142,7 @@ class _Reader:
 
     def take_text(self, module: str, text: str | None) -> None:
         """Read a module's statements; of one without source, or with what is none, nothing."""
-        self._scopes[module] = None
-        if text is not None:
-            with suppress(SyntaxError, ValueError):
-                scope = _Scope(module, module_name(module), text.split("\n"))
-                self._scopes[module] = scope.add(ast.parse(text).body)
+        self._scopes[module] = None if text is None else _read(module, module_name(module), text)
 
     def _scope(self, module: str) -> _Scope | None:
         if module not in self._scopes:
@@ -196,6 +193,15 @@ class _Reader:
             self._follow(scope, path)
         elif file_of(f"{module}.{path[0]}") is not None:
             self._follow_module(f"{module}.{path[0]}", path[1:])
+
+
+@lru_cache(maxsize=32)
+def _read(module: str, label: str, text: str) -> _Scope | None:
+    """The statements of a module, in which a file of tests may have many classes; `None`: it is no Python."""
+    try:
+        return _Scope(module, label, text.split("\n")).add(ast.parse(text).body)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
 
 
 def text_of(module: str) -> str | None:

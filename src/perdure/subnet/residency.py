@@ -262,6 +262,11 @@ class ResidentInstance:
         live = self._live
         return live.stable_pages() if isinstance(live, WasmInstance) else (array("I"), array("I"))
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the real instance cannot be made anew."""
+        return self._live is not None and self._live.is_waiting
+
     def changes(self) -> StateDelta:
         """What is uncommitted."""
         return self._use().changes()
@@ -352,7 +357,7 @@ class ResidentInstance:
 
     def evict(self) -> None:
         """Close the real instance, and memories that can be opened again; the next use makes them anew."""
-        if self._live is None or not self._committed or self._entered or self._is_outside:
+        if self._live is None or not self._committed or self._entered or self._is_outside or self.is_waiting:
             return
         self._global_values = self._live.global_values
         self.close()
