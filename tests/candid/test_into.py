@@ -1,9 +1,10 @@
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 import pytest
 
+from perdure.candid import decode, encode, parse_type
 from perdure.candid.into import into
 from perdure.ic.principal import ANONYMOUS, Principal
 
@@ -99,3 +100,17 @@ def test_what_does_not_fit_is_refused_with_its_place(target, value, message):
 def test_targets_that_cannot_be(target):
     with pytest.raises(TypeError, match="cannot be made from Candid"):
         into(target, [])
+
+
+@pytest.mark.parametrize("base", [Enum, StrEnum])
+def test_17_members_of_enums_go_in_as_they_come_out(base):
+    """The number is that of the list of what newcomers stumbled over."""
+    colour = base("Colour", [("red", "#f00"), ("green", "#0f0")])
+    variant = parse_type("variant { red; green; blue : nat }")
+    for member in colour:
+        (value,) = decode(encode([variant], [member]), [variant])
+        assert into(colour, value) is member
+    with pytest.raises(ValueError, match=r"value 0\.red: expected nat, found None"):
+        encode([parse_type("variant { red : nat }")], [colour.red])
+    with pytest.raises(ValueError, match="no case 'green', expected blue"):
+        encode([parse_type("variant { blue }")], [colour.green])

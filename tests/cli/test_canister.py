@@ -629,3 +629,25 @@ def test_names_that_nobody_could_have_given_are_refused(tmp_path, name, canister
     (tmp_path / "names.json").write_text(json.dumps({name: canister_id}))
     with pytest.raises(StorageError, match=r"names\.json"):
         Names(tmp_path)
+
+
+def test_14_time_passes_and_timers_run(fine, run, tmp_path):
+    """The number is that of the list of what newcomers stumbled over."""
+    text = """(module (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+      (import "ic0" "msg_reply" (func $reply)) (import "ic0" "global_timer_set" (func $set (param i64) (result i64)))
+      (import "ic0" "time" (func $time (result i64))) (memory 1) (global $ran (mut i32) (i32.const 0))
+      (func $in_an_hour (drop (call $set (i64.add (call $time) (i64.const 3600000000000)))))
+      (func (export "canister_init") (call $in_an_hour))
+      (func (export "canister_global_timer")
+        (global.set $ran (i32.add (global.get $ran) (i32.const 1))) (call $in_an_hour))
+      (func (export "canister_query ran") (i32.store (i32.const 0) (global.get $ran))
+        (call $append (i32.const 0) (i32.const 1)) (call $reply)))"""
+    path = tmp_path / "timer.wasm"
+    path.write_bytes(wasmtime.wat2wasm(text))
+    fine("install", "timer", "--wasm", path)
+    for duration, ran in (("59m", "00"), ("60", "01"), ("2h", "02")):
+        told = json.loads(fine("advance", duration, "--json"))
+        assert fine("call", "timer", "ran") == ran
+    assert told["time_ns"] // 10**9 == 1_620_328_630 + 3 * 3600
+    assert fine("advance", "1d").startswith("it is 2021-05-07T")
+    assert run("advance", "yesterday")[0] == 2

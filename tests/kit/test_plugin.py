@@ -190,6 +190,67 @@ def test_a_failing_test_shows_the_canisters_backtrace_first(project):
     assert "Canister backtrace" not in third
 
 
+def test_12_an_error_of_the_users_shows_no_frames_of_perdure(project):
+    """The numbers are those of the list of what newcomers stumbled over."""
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.canister("counter")
+        def test_crash(canister):
+            canister("counter").actor().crash()
+
+        def test_no_module(install):
+            install(b"no module")
+        """
+    )
+    output = project.runpytest().stdout.str()
+    assert output.count("RejectError: IC05") == 2
+    assert "subnet.py" not in output
+    assert "gate.py" not in output
+
+
+def test_13_a_failing_test_shows_what_its_canisters_printed(project):
+    text = (
+        '(module (import "ic0" "debug_print" (func $print (param i32 i32))) (import "ic0" "msg_reply" (func $reply)) '
+        '(memory 1) (data (i32.const 0) "said this")'
+        '(func (export "canister_update say") (call $print (i32.const 0) (i32.const 9)) (call $reply)))'
+    )
+    project.makepyfile(
+        f"""
+        import wasmtime
+        WASM = bytes(wasmtime.wat2wasm({text!r}))
+
+        def test_fails(install):
+            install(WASM).update("say")
+            assert False
+
+        def test_passes(install):
+            install(WASM).update("say")
+        """
+    )
+    result = project.runpytest()
+    passed(result, 1, failed=1)
+    result.stdout.fnmatch_lines(["*Captured canister log*", "rwlgt-iiaaa-aaaaa-aaaaa-cai: said this"])
+    assert result.stdout.str().count("cai: said this") == 1
+
+
+def test_29_a_fixture_of_a_wider_scope_is_told_what_to_use(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def ledger(install):
+            return install("ledger.wasm")
+
+        def test_it(ledger):
+            pass
+        """
+    )
+    project.runpytest().stdout.fnmatch_lines(["*a fixture of a wider scope takes perdure_baseline*"])
+
+
 def test_from_a_python_canister(project):
     project.makepyfile(
         """

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
+from enum import Enum
 from operator import index as as_index
 from typing import Final, TypeAlias, final
 
@@ -478,6 +479,8 @@ def _tuple(writes: list[Writer], write_record: Writer) -> Writer:
 
 
 def _as_case(value: Value) -> Mapping[Value, Value]:
+    if isinstance(value, Enum):  # by the name of the member, as `perdure.candid.into` gives it
+        return {value.name: None}
     if isinstance(value, str):
         return {value: None}
     if isinstance(value, Mapping):

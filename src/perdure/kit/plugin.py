@@ -17,9 +17,11 @@ What all tests share is prepared by overriding one fixture:
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, final
 
 import pytest
 
@@ -53,6 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # -- fixtures
+
+_SUBNET: Final = pytest.StashKey[tuple["Subnet", "dict[Principal, int]"]]()
+"""A test's subnet, and the last lines of its canisters' logs as the test begins, by their numbers."""
 
 
 @final
@@ -146,7 +151,10 @@ def _perdure_prepared(
     markers = list(request.node.iter_markers("canister"))[::-1]
     prepared, ids = _perdure_baselines.prepared(markers)
     fork = prepared.fork()
+    logged = {one.id: one.logs()[-1:] for one in fork.canisters}
+    request.node.stash[_SUBNET] = fork, {name: last[0].sequence for name, last in logged.items() if last}
     yield fork, dict(ids)
+    del request.node.stash[_SUBNET]
     fork.close()
 
 
@@ -230,15 +238,62 @@ def _somebody(name: str) -> Principal:
 # -- reports
 
 
+_NOT_THEIRS: Final = {Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))}
+"""Where code is that users did not write: perdure, and what it calls and is called by."""
+_OWN_FIXTURES: Final = ("_perdure_prepared", "canister", "install", "subnet")
+_SHARED: Final = """each test has a subnet of its own, so `subnet`, `install` and `canister` have a test's scope.
+What several tests share is prepared once, by @pytest.mark.canister or by overriding the fixture perdure_baseline;
+a fixture of a wider scope takes perdure_baseline and works on perdure_baseline.fork()."""
+
+
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
-    """Put the canister's own backtrace before Python's, where a rejection made the test fail."""
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """Tell of a failed test what its canisters have to do with it, and leave perdure's own frames out."""
+    error = None if call.excinfo is None else _rejection(call.excinfo.value)
+    if call.excinfo is not None and not item.config.getoption("fulltrace", default=False):
+        _without_own_frames(call.excinfo)
     outcome = yield
     if call.excinfo is None:
         return
-    error = _rejection(call.excinfo.value)
+    report = outcome.get_result()
     if error is not None and error.backtrace:
-        _put_first(outcome.get_result(), error)
+        _put_first(report, error)
+    if report.failed and (lines := _logged(item)):
+        report.sections.append(("Captured canister log", "\n".join(lines)))
+    told = str(call.excinfo.value)
+    if told.startswith("ScopeMismatch") and any(f" {name} " in told or f"'{name}'" in told for name in _OWN_FIXTURES):
+        report.sections.append(("perdure", _SHARED))
+
+
+def _without_own_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Cut what is below the last frame that is not perdure's, where the error is one that perdure tells of.
+
+    Not what is wrong in perdure itself: `InternalError` and what nobody meant to raise. ``--full-trace`` shows all.
+    """
+    told = [kind.__name__ for kind in type(excinfo.value).__mro__ if kind.__module__ == "perdure.errors"]
+    if not told or "InternalError" in told:
+        return
+    step: TracebackType | None = excinfo.tb
+    last = None
+    while step is not None:
+        if not _NOT_THEIRS & {*Path(step.tb_frame.f_code.co_filename).parents}:
+            last = step
+        step = step.tb_next
+    if last is not None:
+        last.tb_next = None
+
+
+def _logged(item: pytest.Item) -> list[str]:
+    """What the canisters of a test's subnet have printed, and the traps that they ended in."""
+    subnet, seen = item.stash.get(_SUBNET, (None, {}))
+    if subnet is None:
+        return []
+    return [
+        f"{one.id}: {record.content.decode(errors='backslashreplace')}"
+        for one in subnet.canisters
+        for record in one.logs()
+        if record.sequence > seen.get(one.id, -1)
+    ]
 
 
 def _rejection(error: BaseException | None) -> RejectError | None:
