@@ -9,7 +9,6 @@ Spec: "Request status", "Ingress expiry" in "HTTPS Interface".
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from copy import copy
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, final
@@ -156,7 +155,8 @@ class IngressHistory:
 
     def fork(self) -> IngressHistory:
         """A second history that is the same so far."""
-        twin = copy(self)
+        twin = IngressHistory()
+        twin._be(_slots_of(self))
         twin.callees, twin.begun, twin.done = self.callees.copy(), set(), self.done.copy()
         twin.newest, twin._older = self.newest.copy(), self._older.copy()
         return twin
@@ -169,11 +169,14 @@ class IngressHistory:
     def back_to(self, mark: Mark) -> None:
         """Be again what it was at `mark`; may be done again."""
         values, length, callees = mark
-        for name, value in zip(self.__slots__, values, strict=True):
-            setattr(self, name, value)
+        self._be(values)
         while len(self.newest) > length:
             self.newest.popitem()
         self.callees = {} if callees is None else callees.copy()
+
+    def _be(self, values: tuple[Any, ...]) -> None:
+        for name, value in zip(self.__slots__, values, strict=True):
+            setattr(self, name, value)
 
     def find(self, request_id: bytes, time_ns: int) -> Response | None:
         """The answer to a request; `None`: it has none, or at that time none any more."""

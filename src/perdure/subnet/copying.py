@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from types import BuiltinFunctionType, FunctionType, MethodType
+from collections import deque
+from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import TypeVar, final
 
 __all__ = ["deep_copy"]
@@ -16,6 +17,8 @@ __all__ = ["deep_copy"]
 _Value = TypeVar("_Value")
 
 _FUNCTIONS = frozenset({FunctionType, BuiltinFunctionType, MethodType})
+_COPIED = frozenset({int, str, bool, NoneType, tuple, list, dict, set, frozenset, deque})
+"""Kinds of which none is ever shared or replaced."""
 _LONG_BYTES = 256
 
 
@@ -29,12 +32,12 @@ class _Writer(pickle.Pickler):
         self.shared: list[object] = []
 
     def persistent_id(self, value: object) -> int | None:
+        kind = type(value)  # asked of everything there is, most of it small
+        if kind in _COPIED or (kind is bytes and len(value) < _LONG_BYTES):  # type: ignore[arg-type]
+            return None
         if id(value) in self._replaced:
             value = self._replaced[id(value)]
-        elif type(value) is bytes:
-            if len(value) < _LONG_BYTES:
-                return None
-        elif type(value) not in _FUNCTIONS:
+        elif kind is not bytes and kind not in _FUNCTIONS:
             return None
         self.shared.append(value)
         return len(self.shared) - 1

@@ -534,4 +534,4 @@ def _copy(world: World, host: MemoryHost) -> World:
             shared[id(snapshot.module)] = snapshot.module
     copied = deep_copy(state, shared)
     copied.inputs = None  # a copy is in memory, and has no past
-    return replace(world, state=copied, host=host, streams=(), watch=None, intercept=None)
+    return World(copied, host, world.config, world.costs, world.certify)
