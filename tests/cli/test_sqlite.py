@@ -73,6 +73,10 @@ def test_query_rows_schema(dump):
     assert [row["id"] for row in Answer("rows", dump, "item", "--from", "1997", "--json").json] == [1997, 1998, 1999]
     assert Answer("rows", dump, "page:0.owner", "--limit", "1", "--reverse", "-q").out == "999\towner 999\n"
     assert Answer("rows", dump, "page:0").err.endswith("name a table of it, found item, owner")
+    assert "no table 'nowhere' here, found tables item, owner" in Answer("rows", dump, "nowhere").err
+    assert Answer("get", dump, "owner", "7").out == "7\towner 7\n"
+    assert Answer("get", dump, "owner", "7", "--json").json == {"id": 7, "name": "owner 7"}
+    assert [Answer("get", dump, "owner", *key).code for key in (("7777",), (), ("7", "--raw"))] == [1, 2, 2]
     assert "CREATE INDEX item_owner on item(owner);" in Answer("schema", dump).out
     assert {one["name"] for one in Answer("schema", dump, "--json").json} == {"item", "owner", "item_owner"}
     for sql in ("delete from item", "attach 'x' as x", "select * from nowhere", "select"):
@@ -237,6 +241,7 @@ def test_what_patch_refuses(dump, state, tmp_path):
     Answer("extract", dump, "-o", "out.db")
     assert Answer("patch", dump, "out.db", "-o", "new.bin").code == 2
     assert Answer("patch", dump, "out.db", "--overwrite").code == 2
+    assert "no such file" in Answer("patch", "nowhere:x", "out.db", "--overwrite").err
     assert Answer("patch", dump, "out.db", "--overwrite", "-o", dump).code == 2
     assert Answer("patch", state, "out.db", "--overwrite", "-o", "new.bin").code == 2
     Path("no.db").write_bytes(b"hello")

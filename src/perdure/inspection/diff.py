@@ -141,7 +141,7 @@ def _one_sided(old: Structure | None, new: Structure | None) -> StructureDiff:
 
 
 def _name(structure: Structure) -> str:
-    return structure.name or "memory_" + structure.label.replace(":", "_")
+    return structure.name or structure.table_name
 
 
 def _diff_databases(

@@ -152,6 +152,11 @@ class Structure:
     labels: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
 
     @property
+    def table_name(self) -> str:
+        """What it is called where it has no name of its own."""
+        return "memory_" + self.label.replace(":", "_")
+
+    @property
     def wasted_bytes(self) -> int | None:
         """Bytes set aside and not taken into use."""
         return None if self.used_bytes is None else max(0, self.allocated_bytes - self.used_bytes)
@@ -191,7 +196,7 @@ class Inventory:
         """
         name = str(name)
         for structure in self.structures:
-            if name in (structure.name, structure.label, "memory_" + structure.label.replace(":", "_")):
+            if name in (structure.name, structure.label, structure.table_name):
                 return structure
         known = ", ".join(structure.name or structure.label for structure in self.structures) or "none"
         raise UnsupportedError(f"no structure {name!r} here, found {known}")

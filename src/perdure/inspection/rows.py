@@ -86,7 +86,7 @@ class Rows:
     @property
     def name(self) -> str:
         """Its name in the schema, else ``memory_`` and the label."""
-        return self.structure.name or "memory_" + self.structure.label.replace(":", "_")
+        return self.structure.name or self.structure.table_name
 
     def __len__(self) -> int:
         return self.structure.entries or 0

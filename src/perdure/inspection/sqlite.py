@@ -292,7 +292,7 @@ def find_table(inventory: Inventory, name: str) -> DatabaseTable | None:
 
 def schema_name(structure: Structure) -> str:
     """What a database is called beside others."""
-    return structure.name or "memory_" + structure.label.replace(":", "_")
+    return structure.name or structure.table_name
 
 
 def table_names(structure: Structure) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ def patch(
         perdure stable patch .perdure:backend canister.db --since 17
         perdure stable patch canister.bin canister.db --since 17 -o new.bin
     """  # noqa: D301
+    from perdure.errors import StorageError
     from perdure.inspection.sqlite_draft import read_file
 
     if (since is None) != overwrite:
@@ -94,6 +95,8 @@ def patch(
             raise click.UsageError("-o is for dumps: a state directory is changed by a commit")
         told["version"] = _patch_state(Path(directory), canister, data, since, memory)
     else:
+        if not Path(source).exists():
+            raise StorageError("no such file, snapshot or state directory", source)
         if output is None:
             raise click.UsageError("a dump stays as it is: -o names the new one")
         _patch_dump(source, schema_path, data, since, memory, output)

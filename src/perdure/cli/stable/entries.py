@@ -23,6 +23,7 @@ from perdure.cli.terminal import printable as plain
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
     from perdure.inspection.rows import Bound, Rows
+    from perdure.inspection.sqlite import DatabaseTable
     from perdure.values.schema import Schema
 
 __all__ = ["get", "query", "rows"]
@@ -145,6 +146,12 @@ def get(
         perdure stable get canister.bin users 2vxsx-fae --json
     """  # noqa: D301
     with opened(source, schema_path) as (inventory, declared):
+        rows_of = open_database_table(inventory, structure)
+        if rows_of is not None:
+            if key is None or as_raw:
+                raise click.UsageError("which key? a row of SQLite is shown by it, and not --raw")
+            _print_row(rows_of, key, as_json=as_json, quiet=quiet)
+            return
         table = open_table(inventory, declared, structure)
         if key is None and table.key_columns:
             raise click.UsageError("which key? only a cell has none")
@@ -155,6 +162,22 @@ def get(
                 click.echo(f"perdure: no entry {key!r} in {table.name}", err=True)
             raise click.exceptions.Exit(FOUND_WRONG)
         _print_value(table, (at, data), as_json=as_json, as_raw=as_raw)
+
+
+def _print_row(table: DatabaseTable, key: str, *, as_json: bool, quiet: bool) -> None:
+    """The row of a rowid, or of the first column of a primary key."""
+    from perdure.values.show import to_json, to_text
+
+    with sql_errors():
+        row = next(table.rows(_parameter(key), _parameter(key)), None)
+    if row is None:
+        if not quiet:
+            click.echo(f"perdure: no row {key!r} in {plain(table.name)}", err=True)
+        raise click.exceptions.Exit(FOUND_WRONG)
+    if as_json:
+        print_json(dict(zip(table.columns, map(to_json, row), strict=True)))
+    else:
+        click.echo("\t".join("" if value is None else plain(str(to_text(value))) for value in row))
 
 
 def _print_value(table: Rows, entry: tuple[Any, bytes], *, as_json: bool, as_raw: bool) -> None:

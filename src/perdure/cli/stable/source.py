@@ -138,9 +138,16 @@ def open_database_table(inventory: Inventory, name: str) -> DatabaseTable | None
     """The table of an SQLite database of that name; `None` where there is no database, or a structure is meant."""
     if not any(structure.kind == "sqlite" for structure in inventory.structures):
         return None
-    from perdure.inspection.sqlite import find_table
+    from perdure.errors import UnsupportedError
+    from perdure.inspection.sqlite import databases, find_table, table_names
 
-    return find_table(inventory, name)
+    found = find_table(inventory, name)
+    if found is None and all(name not in (one.label, one.name, one.table_name) for one in inventory.structures):
+        tables = ", ".join(table for structure in databases(inventory) for table in table_names(structure))
+        others = ", ".join(one.name or one.label for one in inventory.structures if one.kind != "sqlite")
+        listed = "; ".join(filter(None, (f"tables {tables}" if tables else "", others)))
+        raise UnsupportedError(f"no structure and no table {name!r} here, found {listed or 'none'}")
+    return found
 
 
 @contextmanager
