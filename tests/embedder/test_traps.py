@@ -3,34 +3,11 @@ from __future__ import annotations
 import pytest
 
 from perdure.canister import Context, Trap, TrapCode
-from perdure.embedder.traps import demangled, trap_of
+from perdure.embedder.traps import trap_of
 from perdure.instrument import abi
 from perdure.system_api import CanisterTrap
 
 NOTHING = (0, 0, 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("_ZN4core9panicking5panic17h0123456789abcdefE", "core::panicking::panic"),
-        ("_ZN3foo3barE", "foo::bar"),
-        ("_ZN7ic_cdkE", "_ZN7ic_cdkE"),
-        ("_ZN9a$u1f600$E", "a\U0001f600"),
-        ("_ZN8a$ud800$E", "a$ud800$"),
-        ("_ZN6ic_cdk5setup28_$u7b$$u7b$closure$u7d$$u7d$17h0123456789abcdefE", "ic_cdk::setup::{{closure}}"),
-        ("_ZN36_$LT$$RF$T$u20$as$u20$a..Display$GT$3fmt17h0123456789abcdefE", "<&T as a::Display>::fmt"),
-        ("_ZN17h0123456789abcdefE", "h0123456789abcdef"),
-        ("_ZNE", "_ZNE"),
-        ("_ZN99fooE", "_ZN99fooE"),
-        ("_ZN3fooEx", "_ZN3fooEx"),
-        ("_ZN5a$u1f600$E", "_ZN5a$u1f600$E"),
-        ("", ""),
-        ("inc", "inc"),
-    ],
-)
-def test_demangled(name, expected):
-    assert demangled(name) == expected
 
 
 def native(code, function="msg_reply", kind=0, offset=0, size=0):

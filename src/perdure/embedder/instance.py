@@ -38,6 +38,7 @@ from perdure.embedder.header import LEFT, LOG_ROOM, OUT, OUT_OFFSET, RESPONDED, 
 from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_heap, pages_of
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
+from perdure.embedder.rust_names import demangled
 from perdure.embedder.states import (
     CLEAN,
     COMMIT,
@@ -53,7 +54,7 @@ from perdure.embedder.states import (
     WRITE,
 )
 from perdure.embedder.store import EngineTrap, Store
-from perdure.embedder.traps import demangled, trap_of
+from perdure.embedder.traps import trap_of
 from perdure.errors import InternalError
 from perdure.instrument import abi
 from perdure.system_api import SystemApi

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from perdure.canister import Env, Trap, TrapCode
@@ -10,15 +9,10 @@ from perdure.instrument import abi
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
 
-__all__ = ["demangled", "trap_of"]
+__all__ = ["trap_of"]
 
 _WRONG_CONTEXT = 0
 _OUTSIDE_HEAP = 2
-
-_LENGTH = re.compile(r"[1-9]\d{0,5}")
-_HASH = re.compile(r"h[0-9a-f]{16}")
-_ESCAPE = re.compile(r"\$(\w+)\$|\.\.")
-_ESCAPED = {"SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(", "RP": ")", "C": ","}
 
 
 def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseException | None, max_seconds: float) -> Trap:
@@ -68,37 +62,3 @@ def _native(env: Env, number: int, function: int, kind: int, offset: int, size: 
         part, length = ("id", len(env.caller)) if name == "msg_caller_copy" else ("payload", len(env.arg))
         return Trap(TrapCode.CONTRACT_VIOLATION, out_of_range(f"ic0.{name} {part}", offset, size, length))
     return Trap(code)
-
-
-def demangled(name: str) -> str:
-    """A function's name as its author wrote it, where it is a Rust symbol of the legacy form; else unchanged.
-
-    ``_ZN4core9panicking5panic17h0123456789abcdefE`` is ``core::panicking::panic``.
-    """
-    if not (name.startswith("_ZN") and name.endswith("E")):
-        return name
-    parts, at = [], 3
-    while at < len(name) - 1:
-        digits = _LENGTH.match(name, at)
-        if digits is None:
-            return name
-        at = digits.end() + int(digits[0])
-        parts.append(name[digits.end() : at])
-    if at != len(name) - 1 or not parts:
-        return name
-    if len(parts) > 1 and _HASH.fullmatch(parts[-1]):
-        parts.pop()
-    return "::".join(
-        _ESCAPE.sub(_unescaped, part.removeprefix("_") if part.startswith("_$") else part) for part in parts
-    )
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    code = found[1]
-    if code is None:
-        return "::"
-    if code in _ESCAPED:
-        return _ESCAPED[code]
-    if not re.fullmatch(r"u[0-9a-f]{1,5}", code) or 0xD800 <= int(code[1:], 16) < 0xE000:
-        return found[0]
-    return chr(int(code[1:], 16))
