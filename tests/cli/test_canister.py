@@ -651,3 +651,12 @@ def test_14_time_passes_and_timers_run(fine, run, tmp_path):
     assert told["time_ns"] // 10**9 == 1_620_328_630 + 3 * 3600
     assert fine("advance", "1d").startswith("it is 2021-05-07T")
     assert run("advance", "yesterday")[0] == 2
+
+
+def test_a_state_of_another_user(run, fine, counter, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    code, _, error = run("call", counter, "inc")
+    assert code != 0
+    assert "--trust-owner" in error
+    fine("call", counter, "inc", "--trust-owner")
+    fine("--trust-owner", "call", counter, "inc")

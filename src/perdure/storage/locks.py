@@ -60,8 +60,8 @@ class Locks:
         owner_id = self._disk.owner(self._path)
         if owner_id != os.geteuid() and not trust_owner:
             raise StorageError(
-                f"belongs to user {owner_id}, and this is user {os.geteuid()}: open it with trust_owner=True to write "
-                "into it nevertheless, or for reading",
+                f"belongs to user {owner_id}, and this is user {os.geteuid()}: open it with trust_owner=True "
+                "(--trust-owner) to write into it nevertheless, or for reading",
                 self._path,
             )
         lock = self._disk.open(f"{self._path}/lock", write=True, create=True)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
 import click
 from click.shell_completion import CompletionItem
@@ -66,11 +66,13 @@ class State:
     Args:
         directory: where it is.
         project: the project around it, if there is one.
+        trust_owner: write into it although it belongs to another user.
     """
 
-    def __init__(self, directory: Path, project: Project | None) -> None:
+    def __init__(self, directory: Path, project: Project | None, *, trust_owner: bool = False) -> None:
         self.directory = directory
         self.project = project
+        self.trust_owner = trust_owner
 
     @contextmanager
     def open(self, *, create: bool = False, changed_code: ChangedCode = "keep") -> Iterator[Subnet]:
@@ -88,7 +90,7 @@ class State:
             raise click.UsageError(f"no state in {self.directory}: `perdure canister install` begins one")
         from perdure.subnet import Subnet
 
-        with Subnet(self.directory, changed_code=changed_code) as subnet:
+        with Subnet(self.directory, changed_code=changed_code, trust_owner=self.trust_owner) as subnet:
             yield subnet
 
     @functools.cached_property
@@ -161,6 +163,14 @@ class State:
             click.echo(f"no canister yet: controller {one}, set when it is created", err=True)
 
 
+_TRUST: Final = "perdure.trust_owner"
+
+
+def _trust(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_TRUST] = True  # which the commands of a group share with it
+
+
 def selection(command: Callable[P, R]) -> Callable[P, R]:
     """Give a command or group the options that say which canisters are meant: icp's and dfx's, and `--state`."""
     options = [
@@ -185,6 +195,13 @@ def selection(command: Callable[P, R]) -> Callable[P, R]:
             help="Where canisters run: nothing but local, which is here.",
         ),
         click.option("--ic", is_flag=True, hidden=True),
+        click.option(
+            "--trust-owner",
+            is_flag=True,
+            expose_value=False,
+            callback=_trust,
+            help="Write into a state directory that belongs to another user.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -236,7 +253,8 @@ def _state(selected: dict[str, Any]) -> State:
     if path is None:
         name = ".perdure" if environment == LOCAL else f".perdure-{environment}"
         path = (project.directory if project is not None else Path.cwd()) / name
-    return State(path, project)
+    current = click.get_current_context(silent=True)
+    return State(path, project, trust_owner=current is not None and _TRUST in current.meta)
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
