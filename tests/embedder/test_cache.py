@@ -226,3 +226,31 @@ def test_facts_that_lie_with_a_right_checksum_are_built_anew_or_are_whole(tmp_pa
     cache.store(bytes.fromhex(path.name), CacheEntry(b"lies", entry.code))
     assert Compiler(shared_engine(), cache).compile(WASM, Options()).exported_methods == {"canister_query q"}
     assert decode_facts(cache.load(bytes.fromhex(path.name)).facts) is not None
+
+
+def test_30_what_was_used_longest_ago_is_forgotten(tmp_path):
+    """The number is that of the list of what newcomers stumbled over: a cache of 1.3 GB that nothing bounded."""
+    cache = CompileCache(tmp_path, max_bytes=3_500)
+    keys = [bytes([number]) * 32 for number in range(5)]
+    for number, key in enumerate(keys[:3]):
+        cache.store(key, CacheEntry(b"", bytes(1_000)))
+        os.utime(cache.directory / key.hex(), (number, number))
+    assert cache.load(keys[0]) is not None  # used just now, the second longest ago is another one
+    cache.store(keys[3], CacheEntry(b"", bytes(1_000)))
+    assert [cache.load(key) is not None for key in keys[:4]] == [True, False, True, True]
+    cache.store(keys[4], CacheEntry(b"", bytes(9_000)))
+    assert [cache.load(key) is not None for key in keys] == [False, False, False, False, True]
+
+
+def test_30_what_killed_processes_left_is_forgotten_and_what_others_write_is_not(tmp_path):
+    cache = CompileCache(tmp_path, max_bytes=100)
+    cache.store(bytes(32), CacheEntry(b"", b""))
+    old, new, folder = (cache.directory / name for name in ("new-old", "new-new", "folder"))
+    old.write_bytes(bytes(1_000))
+    os.utime(old, (1, 1))
+    new.write_bytes(bytes(1_000))
+    folder.mkdir()
+    cache.store(bytes([1]) * 32, CacheEntry(b"", b""))
+    assert sorted(path.name for path in cache.directory.iterdir()) == sorted(
+        [(bytes([1]) * 32).hex(), "folder", "new-new"]
+    )

@@ -2,7 +2,8 @@
 
 Deserialising runs native code later on, so an entry is only read when it belongs to this user, nobody else can write
 it, and its checksum holds; anything else counts as absent and is written anew. Entries appear by rename, so that
-processes never see half of one. Where the directory cannot be written, nothing is cached.
+processes never see half of one. Where the directory cannot be written, nothing is cached. What has not been used for
+longest goes when there is more than `MAX_BYTES`.
 
 Layout, little-endian::
 
@@ -25,16 +26,22 @@ import os
 import stat
 import struct
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
-__all__ = ["CacheEntry", "CompileCache", "cache_directory"]
+__all__ = ["MAX_BYTES", "CacheEntry", "CompileCache", "cache_directory"]
+
+MAX_BYTES: Final = 2 << 30
+"""Some hundred canisters; those of a day's work."""
 
 _MAGIC = b"PERDUREC"
 _VERSION = 3
 _HEADER = struct.Struct("<8sII32s")
 _CHECKSUM_BYTES = 32
+_NEW = "new-"
+_ABANDONED_SECONDS = 3600.0
 
 
 class CacheEntry(NamedTuple):
@@ -54,10 +61,16 @@ def cache_directory(environment: Mapping[str, str]) -> Path:
 
 @final
 class CompileCache:
-    """Entries by key, in a directory that is made when first written to."""
+    """Entries by key, in a directory that is made when first written to.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: where; entries are in ``modules`` in it.
+        max_bytes: of all entries; the last one stays, however large.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int = MAX_BYTES) -> None:
         self.directory = directory / "modules"
+        self.max_bytes = max_bytes
 
     def load(self, key: bytes) -> CacheEntry | None:
         """The entry of `key` (32 bytes), or `None` where there is none that can be trusted."""
@@ -74,7 +87,7 @@ class CompileCache:
         checksum = _checksum(header, body)
         with contextlib.suppress(OSError):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix="new-")
+            descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix=_NEW)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(header + checksum)
@@ -83,6 +96,21 @@ class CompileCache:
             except BaseException:
                 os.unlink(temporary)  # noqa: PTH108
                 raise
+            self._forget(self._path(key).name)
+
+    def _forget(self, newest: str) -> None:
+        """Remove what killed processes left, and what was used longest ago until the rest is within bounds."""
+        with os.scandir(self.directory) as found:
+            entries = [(item.stat(follow_symlinks=False), item.name) for item in found]
+        abandoned_before = time.time() - _ABANDONED_SECONDS
+        total = sum(status.st_size for status, _ in entries)
+        for status, name in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
+            is_abandoned = name.startswith(_NEW) and status.st_mtime < abandoned_before
+            is_too_much = total > self.max_bytes and name != newest and not name.startswith(_NEW)
+            if (is_abandoned or is_too_much) and stat.S_ISREG(status.st_mode):
+                with contextlib.suppress(FileNotFoundError):  # another process forgets too
+                    os.unlink(self.directory / name)  # noqa: PTH108
+                total -= status.st_size
 
     def _path(self, key: bytes) -> Path:
         return self.directory / key.hex()
@@ -99,7 +127,11 @@ class CompileCache:
             os.close(directory)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
-            return file.read() if stat.S_ISREG(status.st_mode) and _is_ours(status) else None
+            if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
+                return None
+            with contextlib.suppress(OSError):
+                os.utime(file.fileno())  # when it was used; where it cannot be written, it is not forgotten either
+            return file.read()
 
 
 def _is_ours(status: os.stat_result) -> bool:
