@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "subnet"))
 from built_canisters import CANISTERS, load_file, module
 from guest import text, value, values
-from sqlite_files import made
+from sqlite_files import in_wal_mode, made
 
 from perdure import RejectError, Subnet
 from perdure.candid import decode as decode_values
 from perdure.candid import encode as encode_values
 from perdure.candid import parse_values
-from perdure.errors import PerdureError, UnsupportedError
+from perdure.errors import PerdureError, StorageError, UnsupportedError
 from perdure.inspection import open_source, open_sqlite
 from perdure.inspection.find import find_in_memory
 from perdure.inspection.sqlite import choose_database
@@ -341,23 +341,73 @@ def test_a_canister_without_a_database(subnet):
         subnet.create_canister().sqlite()
 
 
-def test_a_full_commit_that_fails_leaves_both_as_they_were(canister, monkeypatch):
+@pytest.mark.parametrize(("committed", "message"), [(False, "not committed"), (None, "committed or not")])
+def test_a_commit_that_fails_leaves_both_as_they_were(canister, monkeypatch, committed, message):
     outside = canister.sqlite(write=True)
+    refusal = StorageError("as asked", "here")
+    refusal.committed = committed
 
     def fail(*_: object, **__: object) -> None:
-        raise UnsupportedError("as asked")
+        raise refusal
 
     with monkeypatch.context() as patched:
         patched.setattr(Canister, "commit_pages", fail)
         outside.execute("begin")
         outside.execute("insert into t values (3, 'x')")
-        with pytest.raises(CommitError, match="as asked"):
+        with pytest.raises(CommitError, match=f"{message}: here: as asked") as caught:
             outside.execute("commit")
+        assert caught.value.committed is committed
     assert rows(outside) == [1, 2]
     with outside:
         outside.execute("insert into t values (4, 'x')")
     assert ask(canister, "select a from t") == [["1"], ["2"], ["4"]]
     assert is_sound(canister)
+
+
+@pytest.mark.parametrize("page_bytes", [512, 1024, 65_536])
+def test_pages_of_every_size_are_written(subnet, page_bytes):
+    canister = subnet.install(b"\0asm\1\0\0\0")
+    data = made("create table t(a integer primary key, b); create index i on t(b)", page_bytes=page_bytes)
+    canister.stable.grow(-(-len(data) // 65_536))
+    canister.stable.write(0, data)
+    with subnet.anchor():
+        with canister.sqlite(write="unsafe") as outside:
+            outside.executemany(
+                "insert into t values (?, ?)", ((number, "x" * (number % 700)) for number in range(2000))
+            )
+        with outside:
+            outside.execute("delete from t where a % 3")
+        outside.execute("vacuum")
+        again = open_sqlite(canister.stable)
+        assert rows(again, "select count(*) from t") == [667]
+        assert rows(again, "pragma integrity_check") == ["ok"]
+
+
+def test_a_database_in_wal_mode_is_not_written(subnet, tmp_path):
+    canister = subnet.install(b"\0asm\1\0\0\0")
+    data = in_wal_mode(tmp_path / "wal.db")
+    canister.stable.grow(-(-len(data) // 65_536))
+    canister.stable.write(0, data)
+    assert rows(canister.sqlite()) == [1, 2]
+    with subnet.anchor(), pytest.raises(UnsupportedError, match="in WAL mode"):
+        canister.sqlite(write="unsafe")
+
+
+def test_a_database_does_not_grow_over_what_lies_behind_it(subnet):
+    from perdure.stable import RestrictedMemory, StableCell, types
+
+    canister = subnet.install(b"\0asm\1\0\0\0")
+    canister.stable.grow(4)
+    canister.stable.write(0, made("create table t(a integer primary key, b)"))
+    StableCell.create(RestrictedMemory(canister.stable, 2, 4), types.text, "behind")
+    with subnet.anchor():
+        outside = canister.sqlite(write="unsafe")
+        outside.execute("insert into t values (1, zeroblob(50000))")
+        with pytest.raises(apsw.FullError):
+            outside.execute("insert into t values (2, zeroblob(100000))")
+        assert rows(outside) == [1]
+        assert rows(outside, "pragma integrity_check") == ["ok"]
+        assert StableCell.load(RestrictedMemory(canister.stable, 2, 4), types.text).value == "behind"
 
 
 def test_threads_that_write_from_inside_and_outside(canister):

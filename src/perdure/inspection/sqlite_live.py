@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, final
 
 import apsw
 
-from perdure.errors import PerdureError, UnsupportedError
+from perdure.errors import PerdureError, StorageError, UnsupportedError
 from perdure.inspection.reading_sql import Limits, limit, only_this_database
 from perdure.inspection.sqlite import guarded, locate_database
 from perdure.inspection.sqlite_draft import Draft, Window, patched, window_of
@@ -139,7 +139,13 @@ def patch_canister(canister: Canister, data: bytes, *, since: int | None, name: 
 
 
 class CommitError(PerdureError, apsw.IOError):
-    """A transaction that could not be committed. Nothing of it stays, and SQLite drops the pages that it has kept."""
+    """A transaction that could not be committed. Nothing of it stays, and SQLite drops the pages that it has kept.
+
+    Attributes:
+        committed: False; True where it was kept and something else failed afterwards, `None` where nobody knows.
+    """
+
+    committed: bool | None = False
 
 
 @final
@@ -220,6 +226,10 @@ class WritableFile(DatabaseFile):
                 "stable", self._draft.delta(), kind=COMMIT_KIND, check=self._check_write
             )
         except (apsw.Error, PerdureError) as error:
-            raise CommitError(f"not committed: {error}") from error
+            committed = error.committed if isinstance(error, StorageError) else False
+            told = {True: "committed, but then", False: "not committed", None: "committed or not"}[committed]
+            refusal = CommitError(f"{told}: {error}")
+            refusal.committed = committed
+            raise refusal from error
         self._counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
         return False
