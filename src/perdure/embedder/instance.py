@@ -291,7 +291,8 @@ class WasmInstance:
     def save(self) -> StateDelta:
         """Copy what is uncommitted."""
         delta = self.changes()
-        return delta._replace(memories={name: _copied(changed) for name, changed in delta.memories.items()})
+        copies = {name: [(at, bytes(data)) for at, data in one.runs] for name, one in delta.memories.items()}
+        return delta._replace(memories={name: one._replace(runs=copies[name]) for name, one in delta.memories.items()})
 
     def restore(self, saved: StateDelta) -> None:
         """Roll back, then apply `saved`, uncommitted."""
@@ -598,7 +599,3 @@ class WasmInstance:
 
 _UNKNOWN: Final = PageDelta(-1, ())
 """Says that the heap has not been compared with its committed bytes since it last ran."""
-
-
-def _copied(delta: PageDelta) -> PageDelta:
-    return delta._replace(runs=[(address, bytes(data)) for address, data in delta.runs])

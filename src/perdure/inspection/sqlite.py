@@ -158,7 +158,7 @@ def guarded(file: DatabaseFile, limits: Limits | None = None) -> Connection:
     from perdure.inspection.sqlite_file import connect
 
     try:
-        connection = connect(file)
+        connection = connect(file, guarded)
         limit(connection, limits or Limits())
     except failures() as error:
         raise MalformedError(f"SQLite cannot open it: {told(error)}") from error

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, final
+from typing import Any, Final, Literal, Protocol, Self, final
 
 import apsw
 
+from perdure.inspection.sqlite_explain import Explained, explain
 from perdure.memory import WASM_PAGE_BYTES, Memory, ReadOnlyMemory
 from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES, SQLITE_HEADER, SQLITE_VERSION_CHECK
 from perdure.stable.region import Region
 from perdure.stable.sqlite import SqliteHeader
-
-if TYPE_CHECKING:
-    from perdure.inspection.sqlite_pages import Explained
 
 __all__ = ["VFS_NAME", "Connection", "DatabaseFile", "Fixed", "Place", "connect", "name_of"]
 
@@ -261,6 +259,8 @@ class Connection(apsw.Connection):
     """A connection of apsw to a database in a memory, which can say what a statement reads of it."""
 
     file: DatabaseFile
+    guard: Callable[[DatabaseFile], apsw.Connection]
+    """Makes a connection that only reads, within limits."""
 
     def __enter__(self) -> Self:
         """Begin a transaction, or a savepoint within one: committed at the end of the block, undone by an exception."""
@@ -292,16 +292,14 @@ class Connection(apsw.Connection):
 
     def explain_pages(self, sql: str, bindings: Mapping[str, Any] | Sequence[Any] | None = None) -> Explained:
         """Which pages a statement reads, with nothing in a cache; see `perdure.inspection.explain_pages`."""
-        from perdure.inspection.sqlite_pages import explain_pages
-
-        return explain_pages(self, sql, bindings)
+        return explain(self.guard, self.file.again, sql, bindings)
 
 
-def connect(file: DatabaseFile) -> Connection:
-    """A connection to the one file; nothing is limited yet."""
+def connect(file: DatabaseFile, guard: Callable[[DatabaseFile], apsw.Connection]) -> Connection:
+    """A connection to the one file; nothing is limited yet. `guard` makes others, that only read."""
     flags = apsw.SQLITE_OPEN_READWRITE if file.is_writable else apsw.SQLITE_OPEN_READONLY
     connection = Connection(name_of(file), vfs=VFS_NAME, flags=flags)
-    connection.file = file
+    connection.file, connection.guard = file, guard
     return connection
 
 

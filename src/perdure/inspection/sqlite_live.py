@@ -59,7 +59,7 @@ def open_canister(
     place = CanisterPlace(canister, name)
     if not write:
         return guarded(DatabaseFile(place, changes=True), limits)
-    connection = connect(WritableFile(place, is_unsafe=write == "unsafe"))
+    connection = connect(WritableFile(place, is_unsafe=write == "unsafe"), guarded)
     limit(connection, limits or Limits())
     # A commit of the canister is what makes a transaction durable.
     connection.execute("pragma journal_mode = memory; pragma synchronous = off")

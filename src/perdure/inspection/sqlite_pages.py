@@ -1,75 +1,19 @@
-"""Which pages a statement reads, by table and index: what a join costs where every page is a page of stable memory.
-
-The pages are counted from nothing: neither the schema nor a page is in a cache when the statement begins. That is what
-a canister has after an upgrade, and what each query has that no update has warmed.
-"""
+"""Which pages a statement reads of a database, wherever that lies; see `perdure.inspection.sqlite_explain`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any
 
-from perdure.errors import UnsupportedError
 from perdure.inspection.find import Inventory, Structure
 from perdure.inspection.sqlite import choose_database, guarded, locate_database, may_change, needs_apsw
-from perdure.memory import PAGE_BYTES, Memory
+from perdure.inspection.sqlite_explain import Explained, PagesOf, explain
+from perdure.memory import Memory
 
 if TYPE_CHECKING:
-    import apsw
-
     from perdure.inspection.sqlite_file import Connection, DatabaseFile
 
 __all__ = ["Explained", "PagesOf", "explain_pages"]
-
-_FREE: Final = "free or unknown"
-
-
-@final
-@dataclass(frozen=True)
-class PagesOf:
-    """Pages of one table or index.
-
-    Attributes:
-        name: of it; ``sqlite_schema`` is the first page and what follows of it.
-        kind: ``table``, ``index``, or what else has pages.
-        read: that the statement read, each counted once.
-        total: that it has.
-    """
-
-    name: str
-    kind: str
-    read: int
-    total: int
-
-
-@final
-@dataclass(frozen=True)
-class Explained:
-    """What a statement read.
-
-    Attributes:
-        plan: the steps of ``explain query plan``.
-        rows: that came out.
-        page_bytes: of a page of SQLite.
-        read: pages of SQLite, each counted once.
-        total: pages that the database has.
-        stable_pages: of 4,096 bytes, that is, pages of stable memory.
-        used: by table and index, most first.
-    """
-
-    plan: tuple[str, ...]
-    rows: int
-    page_bytes: int
-    read: int
-    total: int
-    stable_pages: int
-    used: tuple[PagesOf, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As an object."""
-        return {**vars(self), "plan": list(self.plan), "used": [vars(used) for used in self.used]}
 
 
 def explain_pages(
@@ -92,20 +36,7 @@ def explain_pages(
         apsw.Error: SQLite refuses the statement.
     """
     make = _files(where, name)
-    cursor = guarded(make()).cursor()
-    cursor.exec_trace = _OnlyOne()
-    plan = tuple(str(row[3]) for row in cursor.execute(f"explain query plan {sql}", bindings))
-    file, read = make(), set[int]()
-    connection = guarded(file)  # nothing of the plan is in its cache
-    file.touched = (read, set())
-    rows = sum(1 for _ in connection.execute(sql, bindings))
-    file.touched = None
-    page_bytes = file.page_bytes
-    used, total = _by_name(connection, {offset // page_bytes + 1 for offset in read})
-    stable_pages = {
-        page for offset in read for page in range(offset // PAGE_BYTES, -(-(offset + page_bytes) // PAGE_BYTES))
-    }
-    return Explained(plan, rows, page_bytes, len(read), total, len(stable_pages), used)
+    return explain(guarded, make, sql, bindings)
 
 
 def _files(where: Memory | Inventory | Structure | Connection, name: str | None) -> Callable[[], DatabaseFile]:
@@ -119,29 +50,3 @@ def _files(where: Memory | Inventory | Structure | Connection, name: str | None)
         where = choose_database(where, name)
     region = where.region if isinstance(where, Structure) else locate_database(where, name).region
     return lambda: DatabaseFile(Fixed(region), changes=may_change(region))
-
-
-@final
-class _OnlyOne:
-    """Lets one statement begin, and no other."""
-
-    def __init__(self) -> None:
-        self._has_begun = False
-
-    def __call__(self, _cursor: Any, sql: str, _bindings: Any) -> bool:
-        if self._has_begun:
-            raise UnsupportedError(f"one statement is explained at a time, found another: {sql.strip():.60}")
-        self._has_begun = True
-        return True
-
-
-def _by_name(connection: apsw.Connection, read: set[int]) -> tuple[tuple[PagesOf, ...], int]:
-    kinds = dict(connection.execute("select name, type from sqlite_schema"))
-    owners = dict(connection.execute("select pageno, name from dbstat"))
-    totals, counts = Counter(owners.values()), Counter(owners.get(page, _FREE) for page in read)
-    used = tuple(
-        PagesOf(name, str(kinds.get(name, "table" if name == "sqlite_schema" else "")), count, totals[name])
-        for name, count in counts.most_common()
-    )
-    (total,) = next(connection.execute("pragma page_count"))
-    return used, int(total)
