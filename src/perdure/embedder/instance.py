@@ -302,7 +302,11 @@ class WasmInstance:
             self._roll_back(state)
             memories = self.memories
             for name, delta in saved.memories.items():
-                self._apply(memories[name], delta)
+                memory = memories[name]
+                if delta.wasm_pages > memory.size():
+                    memory.grow(delta.wasm_pages - memory.size())
+                for address, data in delta.runs:
+                    memory.write(address, data)
             if saved.global_values is not None:
                 self._current_globals = pack_globals(self._module.facts, saved.global_values)
                 self._drop_store()
@@ -584,12 +588,6 @@ class WasmInstance:
             self._state = ROLL_BACK[self._state]
         if self._predecessor is not None:
             self._predecessor._roll_back(state)
-
-    def _apply(self, memory: ImageMemory, delta: PageDelta) -> None:
-        if delta.wasm_pages > memory.size():
-            memory.grow(delta.wasm_pages - memory.size())
-        for address, data in delta.runs:
-            memory.write(address, data)
 
     def _give_up(self, kept: list[ImageMemory]) -> None:
         """Close, but for the memories that a successor has taken over."""
