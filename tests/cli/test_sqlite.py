@@ -61,6 +61,7 @@ def test_ls_names_the_tables(dump):
     found = Answer("ls", dump)
     assert found.code == 0
     assert "item, owner: " in found.out
+    assert "item, owner: " in Answer("tree", dump).out
     (structure,) = Answer("ls", dump, "--json").json["structures"]
     assert (structure["kind"], structure["tables"], structure["used_bytes"]) == (
         "sqlite", ["item", "owner"], len(made(rows=2000)),

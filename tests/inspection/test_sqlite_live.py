@@ -68,6 +68,8 @@ def test_the_story_of_the_guest_in_c(subnet, canister):
     with outside:
         outside.execute("insert into t values (3, 'from outside')")
     assert ask(canister, "select b from t where a = 3") == [["from outside"]]
+    canister.update("exec", b"begin; delete from t; rollback")
+    assert ask(canister, "select count(*) from t") == [["5"]]
     before = canister.stable.read(0, 8192)
     with pytest.raises(RejectError, match="UNIQUE"):
         canister.update("exec", b"insert into t values (4, 'gone'); insert into t values (1, 'twice')")

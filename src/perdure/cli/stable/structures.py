@@ -141,8 +141,8 @@ def _print_tree(inventory: Inventory, shapes: dict[str, dict[str, Any]], *, quie
         for what, number in shapes.get(structure.label, {}).items():
             if number:
                 node.add(Text(f"{what.replace('_', ' ')}: {number}"))
-        if structure.note:
-            node.add(Text(structure.note))
+        if note := _note_of(structure):
+            node.add(Text(note))
     console_of().print(root)
 
 
