@@ -611,6 +611,25 @@ def test_kill_9_in_the_midst_of_it() -> None:
     assert after >= 2
 
 
+def test_a_copy_that_only_reads(tmp_path: Path, write: Write) -> None:
+    old = write(COUNTER)
+    with Subnet(tmp_path / "state") as subnet:
+        counter = subnet.install(old.Counter)
+        counter.actor().add()
+        before = subnet._durable.directory.state_hash()
+    new = write(COUNTER.replace("return 1", "return 10"))
+    copy = Subnet.read(tmp_path / "state")
+    read = copy.canister(counter.id)
+    assert read.stable.read(0, 3) == b"MGR"
+    with pytest.raises(UnsupportedError, match="not here in this version"):
+        read.actor().get()
+    read.upgrade(new.Counter)
+    assert read.actor().add() == 11
+    assert Subnet.read(tmp_path / "state", code=[old.Counter, new.Counter]).canister(counter.id).actor().get() == (1, 1)
+    with StateDirectory.open(tmp_path / "state", read_only=True) as directory:
+        assert directory.state_hash() == before
+
+
 # -- to Wasm and back
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, final
+from typing import final
 
 from perdure.canister import (
     CanisterModule,
@@ -194,7 +194,7 @@ class Subnet(Home):
         *,
         config: SubnetConfig | None = None,
         compiler: Compiler | None = None,
-        code: Iterable[type[Any]] = (),
+        code: Iterable[HasModule | type[object]] = (),
     ) -> Subnet:
         """A subnet in memory in the state of a state directory, which is only read, and may be in use.
 
@@ -202,12 +202,13 @@ class Subnet(Home):
             path: the directory.
             config: limits.
             compiler: as in `Subnet`.
-            code: the classes of canisters in Python that the directory may hold.
+            code: the classes of canisters in Python that the directory may hold, in any number of versions. A canister
+                whose version is not here can be read, and upgraded in this copy.
 
         Raises:
             StorageError: it is none, cannot be read, or a checkpoint is being made.
         """
-        made = cls(config=config, compiler=compiler, code=code)
+        made = cls(config=config, compiler=compiler, code=code, changed_code="keep")
         memory = made._host
         assert isinstance(memory, MemoryHost)
         directory = StateDirectory.open(path, read_only=True, records=RECORDS, store=memory.store)
