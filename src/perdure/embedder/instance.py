@@ -206,10 +206,7 @@ class WasmInstance:
         return outcome
 
     def stable_pages(self) -> tuple[array[int], array[int]]:
-        """The 4 KiB pages of stable memory that the last entry accessed, and those of them that it wrote; unordered.
-
-        Empty where pages are not accounted for.
-        """
+        """Pages (4 KiB) of stable memory that the last entry accessed, and wrote; none without accounting."""
         found = array("I"), array("I")
         if self._view and self._module.facts.accounting:
             out = OUT.unpack_from(self._view, OUT_OFFSET)
@@ -217,8 +214,7 @@ class WasmInstance:
                 pages.frombytes(self._accounting.bytes[start : max(start, end)])
         return found
 
-    is_waiting = False
-    """All that a callback needs is in the images: a place in a table, and a number."""
+    is_waiting = False  # all that a callback needs is in the images
 
     def changes(self) -> StateDelta:
         """What is uncommitted; the runs are views."""

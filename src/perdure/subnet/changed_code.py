@@ -7,15 +7,17 @@ transaction of its own, as `Canister.upgrade` does; what was declared is compare
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from perdure.canister import CanisterModule
 from perdure.errors import MalformedError, RejectError, StorageError
 from perdure.execution.lifecycle import InstallMode, InstallOptions
 from perdure.ic.principal import Principal
 from perdure.python.catalogue import AbsentModule, Catalogue
-from perdure.python.module import PythonModule
 from perdure.subnet.residency import ResidentModule
+
+if TYPE_CHECKING:
+    from perdure.python.module import PythonModule  # not imported before a state has such a canister
 
 __all__ = ["ChangedCode", "absent_code", "check_name", "check_takeover", "check_way", "take_up"]
 
