@@ -159,7 +159,7 @@ class ProjectCanister:
         except ValueError as error:
             raise MalformedError(f"settings of canister {self.name!r}: {error}") from error
 
-    def _variable(self, said: Any) -> str:
+    def _variable(self, said: object) -> str:
         if isinstance(said, dict) and isinstance(said.get("path"), str):
             content = self._read(said["path"], "an environment variable")
             return self._text(content, "an environment variable")
@@ -214,7 +214,7 @@ _AMOUNTS: Final[Mapping[str, Callable[[Any], int]]] = {
 _SETTINGS: Final = (*_AMOUNTS, "log_visibility", "environment_variables", "controllers")
 
 
-def _items(said: Any) -> Iterable[tuple[Any, Any]]:
+def _items(said: object) -> Iterable[tuple[Any, Any]]:
     if said is None:
         return ()
     if not isinstance(said, dict):
@@ -222,7 +222,7 @@ def _items(said: Any) -> Iterable[tuple[Any, Any]]:
     return said.items()
 
 
-def _texts(said: Any) -> Iterator[str]:
+def _texts(said: object) -> Iterator[str]:
     if said is not None and not isinstance(said, list):
         raise ValueError(f"{_short(said)} is not a list of principals or names")
     for one in said or ():
@@ -231,7 +231,7 @@ def _texts(said: Any) -> Iterator[str]:
         yield one
 
 
-def _visibility(said: Any) -> Mapping[str, tuple[str, ...] | None]:
+def _visibility(said: object) -> Mapping[str, tuple[str, ...] | None]:
     if isinstance(said, str) and said in ("controllers", "public"):
         return {said: None}
     if isinstance(said, dict) and list(said) == ["allowed_viewers"]:
@@ -239,7 +239,7 @@ def _visibility(said: Any) -> Mapping[str, tuple[str, ...] | None]:
     raise ValueError(f"log_visibility {_short(said)}, expected controllers, public or {{allowed_viewers: [...]}}")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """What was found, for a message; a mapping or list by its type, as aliases can make it endless."""
     return type(value).__name__ if isinstance(value, dict | list) else f"{value!r:.60}"
 
@@ -333,18 +333,18 @@ def _read(path: Path) -> Any:
         raise MalformedError(f"{path.name} cannot be read: {error}") from error
 
 
-def _mapping(value: Any, path: Path) -> dict[str, Any]:
+def _mapping(value: object, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedError(f"{path.name} holds {type(value).__name__}, expected a mapping")
     return value
 
 
-def _part(entry: Any, key: str) -> dict[str, Any]:
+def _part(entry: object, key: str) -> dict[str, Any]:
     value = entry.get(key) if isinstance(entry, dict) else None
     return value if isinstance(value, dict) else {}
 
 
-def _text(entry: Mapping[str, Any], key: str) -> str | None:
+def _text(entry: Mapping[str, object], key: str) -> str | None:
     value = entry.get(key)
     return value if isinstance(value, str) else None
 
@@ -404,7 +404,7 @@ def _icp_file(project: Path, directory: Path) -> ProjectCanister:
     return _icp_canister(project, directory, _mapping(_read(file), file))
 
 
-def _icp_canister(project: Path, directory: Path, entry: Any) -> ProjectCanister:
+def _icp_canister(project: Path, directory: Path, entry: object) -> ProjectCanister:
     if not isinstance(entry, dict):
         raise MalformedError(f"{type(entry).__name__} found, a mapping expected")
     said_name = _text(entry, "name")
@@ -454,7 +454,7 @@ def _in_environment(
     return {one: _overridden(canisters[one], settings.get(one), init_args.get(one)) for one in names}
 
 
-def _overridden(canister: ProjectCanister, settings: Any, init_args: Any) -> ProjectCanister:
+def _overridden(canister: ProjectCanister, settings: object, init_args: object) -> ProjectCanister:
     said = canister.said_settings
     if isinstance(said, dict) and isinstance(settings, dict):
         variables = {**_part(said, "environment_variables"), **_part(settings, "environment_variables")}
@@ -479,7 +479,7 @@ def _from_dfx(manifest: Path, content: dict[str, Any]) -> Iterator[ProjectCanist
         yield _guarded(name, manifest.parent, partial(_dfx_canister, manifest.parent, name, entry))
 
 
-def _dfx_canister(directory: Path, name: str, entry: Any) -> ProjectCanister:
+def _dfx_canister(directory: Path, name: str, entry: object) -> ProjectCanister:
     if not isinstance(entry, dict):
         raise MalformedError(f"{type(entry).__name__} found, a mapping expected")
     check_name(name)

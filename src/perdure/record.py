@@ -144,7 +144,7 @@ def optional(of: Coder) -> Coder:
     )
 
 
-def _items(value: Any, where: str, expected: str = "a list") -> list[Any]:
+def _items(value: object, where: str, expected: str = "a list") -> list[Any]:
     if type(value) is not list:
         raise _wrong(where, expected, value)
     return value
@@ -181,7 +181,7 @@ def sorted_set(of: Coder) -> Coder:
 def _pairs(key: Coder, of: Coder, *, in_order: bool) -> Coder:
     encode_key, encode_value = key.encode, of.encode
 
-    def encode(content: Mapping[Any, Any]) -> list[Any]:
+    def encode(content: Mapping[Any, object]) -> list[Any]:
         pairs = [
             [one if encode_key is None else encode_key(one), value if encode_value is None else encode_value(value)]
             for one, value in content.items()
@@ -217,7 +217,7 @@ def sorted_mapping(key: Coder, of: Coder) -> Coder:
     return _pairs(key, of, in_order=False)
 
 
-def _obey(rules: Iterable[Rule], value: Any, where: str) -> None:
+def _obey(rules: Iterable[Rule], value: object, where: str) -> None:
     for rule in rules:
         wrong = rule(value)
         if wrong is not None:
@@ -247,7 +247,7 @@ def union(alternatives: Mapping[int, tuple[type, Coder]]) -> Coder:
     """One of several classes, by number."""
     numbers = {kind: (number, of.encode) for number, (kind, of) in alternatives.items()}
 
-    def encode(value: Any) -> list[Any]:
+    def encode(value: object) -> list[Any]:
         number, each = numbers[type(value)]
         return [number, value if each is None else each(value)]
 
@@ -260,7 +260,7 @@ def union(alternatives: Mapping[int, tuple[type, Coder]]) -> Coder:
     return Coder(encode, decode)
 
 
-def _check_plain(value: Any, where: str) -> Any:
+def _check_plain(value: object, where: str) -> Any:
     if type(value) in (int, str, bytes, bool, float, type(None)):
         return value
     if type(value) is list:

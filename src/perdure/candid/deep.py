@@ -66,7 +66,7 @@ class Meter:
         if self.left < 0:
             raise MalformedError("the message costs more to decode than its size allows", offset)
 
-    def enter(self, levels: int, function: Callable[..., Any], *args: Any) -> Any:
+    def enter(self, levels: int, function: Callable[..., Any], *args: object) -> Any:
         """Call ``function(*args)``, `levels` deeper; hops to a fresh stack where needed.
 
         Raises:

@@ -71,7 +71,7 @@ _NO_VALUES_ADDRESS = ctypes.addressof(_NO_VALUES)
 _gettrace, _getprofile = sys.gettrace, sys.getprofile
 
 
-def _untraced(function: Callable[..., Any], *arguments: Any) -> Any:
+def _untraced(function: Callable[..., Any], *arguments: object) -> Any:
     """Call the engine without what debuggers and profilers have set: that may raise wherever a callback begins."""
     trace, profile = _gettrace(), _getprofile()
     # What is no function was set in C, as cProfile is: that does not raise, and could not be set again from here.

@@ -5,8 +5,6 @@ Spec: "Message execution", "Call context starvation", "Call context removal", "S
 
 from __future__ import annotations
 
-from typing import Any
-
 from perdure.canister import MethodCall, Reject, Return, Trap
 from perdure.errors import InternalError
 from perdure.execution.cycles import CostSchedule
@@ -226,7 +224,7 @@ def _silence(canister: CanisterState, origin: CallOrigin | None) -> Reject:
 
 
 def record_change(
-    world: World, canister: CanisterState, origin: tuple[bytes, int | None], kind: str, **details: Any
+    world: World, canister: CanisterState, origin: tuple[bytes, int | None], kind: str, **details: object
 ) -> None:
     """Add to a canister's history under its current version, and forget the oldest entries."""
     canister.history.append(Change(world.state.time_ns, canister.facts.version, *origin, (kind, details)))

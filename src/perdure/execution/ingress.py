@@ -174,7 +174,7 @@ class IngressHistory:
             self.newest.popitem()
         self.callees = {} if callees is None else callees.copy()
 
-    def _be(self, values: tuple[Any, ...]) -> None:
+    def _be(self, values: tuple[object, ...]) -> None:
         for name, value in zip(self.__slots__, values, strict=True):
             setattr(self, name, value)
 

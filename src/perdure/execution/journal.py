@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import compress
 from operator import attrgetter
-from typing import Any, Final, final
+from typing import Final, final
 
 from perdure.canister import CanisterInstance, CanisterStatus
 from perdure.execution.messages import CallContext
@@ -43,7 +43,7 @@ _context_of = attrgetter(*_CONTEXT)
 _subnet_of = attrgetter(*_SUBNET)
 
 
-def _set(target: object, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+def _set(target: object, names: tuple[str, ...], values: tuple[object, ...]) -> None:
     for name, value in zip(names, values, strict=True):
         setattr(target, name, value)
 

@@ -210,7 +210,7 @@ _DETAILS: Final[Mapping[str, Mapping[str, Coder]]] = {
 """Kinds of changes, and what goes with each."""
 
 
-def _decode_details(value: Any, where: str) -> tuple[str, dict[str, Any]]:
+def _decode_details(value: object, where: str) -> tuple[str, dict[str, Any]]:
     kind, details = _TOLD.decode(value, where)
     parts = _DETAILS[kind]
     if type(details) is not dict or details.keys() != parts.keys():

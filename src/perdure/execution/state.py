@@ -324,7 +324,7 @@ class SubnetState:
     lost_cycles: int = 0
     """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
 
-    def note(self, kind: str, *fields: Any) -> None:
+    def note(self, kind: str, *fields: object) -> None:
         """Say what is about to be done, or is about to be committed, because somebody outside asked for it."""
         if self.inputs is not None:
             clock = Clock(self.time_ns, self.round_number, self.next_request_number)

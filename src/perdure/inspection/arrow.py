@@ -116,5 +116,5 @@ def database_batches(table: DatabaseTable, schema: Any, rows: int) -> Iterator[A
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return None if value is None else str(to_text(value))

@@ -65,11 +65,11 @@ class RowsOf:
     key_columns: tuple[str, ...]
     value_columns: tuple[str, ...]
 
-    def decode_key(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
+    def decode_key(self, key: tuple[object, ...]) -> tuple[Any, ...]:
         """The key."""
         return key
 
-    def decode_value(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    def decode_value(self, value: tuple[object, ...]) -> tuple[Any, ...]:
         """The row."""
         return value
 
@@ -336,7 +336,7 @@ def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPage
     return differs
 
 
-def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: Any, pages: ChangedPages) -> Any:
+def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: object, pages: ChangedPages) -> Any:
     """Which of the asked nodes have an overflow page that changed. Unchanged pages link on alike in both."""
     import numpy as np
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import HostError, UnsupportedError
 
@@ -84,7 +84,7 @@ class _Clock:
         self._seconds = seconds
         self._worked = self._last = 0.0
 
-    def begin(self, _cursor: Any, _sql: str, _bindings: Any) -> bool:
+    def begin(self, _cursor: object, _sql: str, _bindings: object) -> bool:
         self._worked, self._last = 0.0, time.monotonic()
         return True
 

@@ -91,7 +91,9 @@ class _Module:
     def __init__(self, tables: dict[str, Rows]) -> None:
         self._tables = tables
 
-    def Create(self, _connection: Any, _module: str, _database: str, name: str, *_: Any) -> tuple[str, _VirtualTable]:  # noqa: N802
+    def Create(
+        self, _connection: object, _module: str, _database: str, name: str, *_: object
+    ) -> tuple[str, _VirtualTable]:  # noqa: N802
         table = self._tables[name]
         return _declaration(table), _VirtualTable(table)
 
@@ -219,7 +221,7 @@ class _Cursor:
         self._key_parts: tuple[Any, ...] | None = None
         self._value_parts: tuple[Any, ...] | None = None
 
-    def Filter(self, number: int, text: str | None, arguments: Sequence[Any]) -> None:  # noqa: N802
+    def Filter(self, number: int, text: str | None, arguments: Sequence[object]) -> None:  # noqa: N802
         """Start a scan."""
         conditions = [
             (int(part.rstrip("<>=")), part.lstrip("0123456789"), argument)
@@ -283,7 +285,7 @@ def _plan(virtual: _VirtualTable, conditions: list[Condition], descending: bool,
     return table.entries(found[0], found[1], reverse=descending, values=with_values)
 
 
-def _point(table: Rows, key: Any) -> Iterator[Entry]:
+def _point(table: Rows, key: object) -> Iterator[Entry]:
     value = table.get(key) if isinstance(key, bytes) else None
     return iter(() if value is None else ((key, value),))
 
@@ -363,7 +365,7 @@ def _successor(prefix: bytes) -> bytes | None:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else None
 
 
-def _encode(codec: Format, operator: str, argument: Any) -> bytes | None:
+def _encode(codec: Format, operator: str, argument: object) -> bytes | None:
     """The bytes of a condition's value; ``None`` where it does not narrow.
 
     Raises:
@@ -383,7 +385,7 @@ def _encode(codec: Format, operator: str, argument: Any) -> bytes | None:
         raise (_CannotMatchError if operator == "=" and wanted is not None else _CannotNarrowError) from error
 
 
-def _encode_integer(codec: Format, operator: str, argument: Any) -> bytes | None:
+def _encode_integer(codec: Format, operator: str, argument: object) -> bytes | None:
     if isinstance(argument, str) and len(argument) == 39 and argument.isdecimal():
         argument = int(argument)
     if isinstance(argument, float) and argument.is_integer():

@@ -235,7 +235,7 @@ class DatabaseTable:
         (count,) = next(self.database.connection.execute(f"select count(*) from {self.full_name}"))
         return int(count)
 
-    def rows(self, low: Any = None, high: Any = None, *, reverse: bool = False) -> Iterator[tuple[Any, ...]]:
+    def rows(self, low: object = None, high: object = None, *, reverse: bool = False) -> Iterator[tuple[Any, ...]]:
         """Rows in the order of the first key column, from `low` to `high`, both within."""
         key = quoted(self.keys[0]) if self.keys else ""
         if not key and (low is not None or high is not None or reverse):

@@ -82,7 +82,7 @@ def explain(
     guard: Callable[[F], apsw.Connection],
     make: Callable[[], F],
     sql: str,
-    bindings: Mapping[str, Any] | Sequence[Any] | None,
+    bindings: Mapping[str, object] | Sequence[object] | None,
 ) -> Explained:
     """Run a statement that reads, and count its pages.
 
@@ -115,7 +115,7 @@ class _OnlyOne:
     def __init__(self) -> None:
         self._has_begun = False
 
-    def __call__(self, _cursor: Any, sql: str, _bindings: Any) -> bool:
+    def __call__(self, _cursor: object, sql: str, _bindings: object) -> bool:
         if self._has_begun:
             raise UnsupportedError(f"one statement is explained at a time, found another: {sql.strip():.60}")
         self._has_begun = True

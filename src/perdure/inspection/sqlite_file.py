@@ -230,7 +230,7 @@ class _Vfs(apsw.VFS):
         super().__init__(VFS_NAME, "", maxpathname=64)
         self.files: dict[str, DatabaseFile] = {}
 
-    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802
+    def xOpen(self, name: object, flags: list[int]) -> Any:  # noqa: N802
         file = self.files.pop(str(name.filename() if isinstance(name, apsw.URIFilename) else name), None)
         if file is None or not flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
             raise apsw.CantOpenError("no journal, log or temporary file belongs to a database in a memory")

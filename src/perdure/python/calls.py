@@ -278,6 +278,6 @@ def perform(api: SystemApi, call: Call, environment: int) -> int:
     return api.call_perform()
 
 
-def notify(callee: Principal, method: str, *args: Any, signature: str | None = None, cycles: int = 0) -> None:
+def notify(callee: Principal, method: str, *args: object, signature: str | None = None, cycles: int = 0) -> None:
     """Make a call and do not wait for its answer; arguments as for `call`."""
     perform(_api(), call(callee, method, *args, signature=signature, cycles=cycles), 0)

@@ -52,7 +52,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(file, protocol=5)
         self._module = module
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> Any:
         """Classes of the canister's own go by name."""
         if isinstance(obj, type) and (obj.__module__, obj.__qualname__) not in _PLAIN_CLASSES:
             name = name_of(obj)

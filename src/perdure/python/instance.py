@@ -144,7 +144,7 @@ class PythonInstance:
 
     # -- attributes in the heap
 
-    def _set_attributes(self, attributes: Mapping[str, Any]) -> None:
+    def _set_attributes(self, attributes: Mapping[str, object]) -> None:
         own = self._object.__dict__
         own.clear()
         own.update(attributes)

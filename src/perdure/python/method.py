@@ -84,7 +84,7 @@ class PythonMethod:
             return []
         return [shape.from_candid(value) for shape, value in zip(self.args, self._takes.decode(arg), strict=True)]
 
-    def respond(self, api: SystemApi, result: Any) -> None:
+    def respond(self, api: SystemApi, result: object) -> None:
         """Reply with what the method returned."""
         if self.kind == "inspect_message":
             if result:
@@ -100,7 +100,7 @@ class PythonMethod:
         return self._gives.encode([shape.to_candid(one) for shape, one in zip(self.results, values, strict=True)])
 
 
-def _results(annotation: Any, annotations: Annotations) -> list[Shape]:
+def _results(annotation: object, annotations: Annotations) -> list[Shape]:
     """A tuple is several results, as in Motoko; as an argument or within something it is a record."""
     if annotation in (None, type(None)):
         return []

@@ -142,7 +142,7 @@ class _Slot:
     def __get__(self, instance: Any, owner: type) -> Any:
         return self if instance is None else instance._perdure_instance.structure(self._name)
 
-    def __set__(self, instance: Any, value: Any) -> None:
+    def __set__(self, instance: object, value: object) -> None:
         raise AttributeError(f"stable variable {self._name!r} cannot be replaced: change what it holds")
 
 
@@ -162,7 +162,9 @@ class PythonModule:
         bucket_wasm_pages: of the memory manager; 128, as in the crate.
     """
 
-    def __init__(self, owner: type, names: Mapping[str, Any], bucket_wasm_pages: int, name: str | None = None) -> None:
+    def __init__(
+        self, owner: type, names: Mapping[str, object], bucket_wasm_pages: int, name: str | None = None
+    ) -> None:
         self._annotations = annotations = Annotations({**names, owner.__name__: owner})
         self.owner = owner
         self._text = text_of(owner.__module__)  # now: its file may be edited while this process lives

@@ -79,7 +79,7 @@ class Stable:
     adopt: bool = False
 
 
-def stable(memory_id: int | tuple[int, int] | None = None, *, default: Any = None, adopt: bool = False) -> Any:
+def stable(memory_id: int | tuple[int, int] | None = None, *, default: object = None, adopt: bool = False) -> Any:
     """More about a stable variable than its type says.
 
         users: StableBTreeMap[Principal, User] = stable(3)
@@ -140,7 +140,7 @@ class Variable:
         return self.structure.load(*memories, *self.storables)
 
 
-def structure_of(name: str, hint: Any, annotations: Annotations) -> tuple[Any, tuple[StorableType[Any], ...]] | None:
+def structure_of(name: str, hint: object, annotations: Annotations) -> tuple[Any, tuple[StorableType[Any], ...]] | None:
     """The structure and the types that an annotation says; `None`: it is no stable variable.
 
     Raises:
@@ -158,7 +158,7 @@ def structure_of(name: str, hint: Any, annotations: Annotations) -> tuple[Any, t
         raise TypeError(f"stable variable {name!r}: {error}") from error
 
 
-def declared(hints: Mapping[str, Any], owner: type, annotations: Annotations) -> dict[str, Variable]:
+def declared(hints: Mapping[str, object], owner: type, annotations: Annotations) -> dict[str, Variable]:
     """The stable variables of a class.
 
     Raises:

@@ -174,7 +174,7 @@ class StableBTreeMap(MutableMapping[K, V]):
     def pop(self, key: K, /, default: V) -> V: ...
     @overload
     def pop(self, key: K, /, default: D) -> V | D: ...
-    def pop(self, key: K, /, *default: Any, **named: Any) -> Any:
+    def pop(self, key: K, /, *default: object, **named: object) -> Any:
         """Remove `key` and return its value, or the default; `KeyError` without one."""
         found = self._tree.remove(encode_checked(self.key_type, key), lambda data: (self.value_type.decode(data),))
         if found is not None:

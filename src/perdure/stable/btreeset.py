@@ -46,7 +46,7 @@ class StableBTreeSet(MutableSet[K]):
         return cls(StableBTreeMap.init(memory, key, types.unit))
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[Any]) -> set[Any]:
+    def _from_iterable(cls, it: Iterable[object]) -> set[Any]:
         return set(it)
 
     def __len__(self) -> int:

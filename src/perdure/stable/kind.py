@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Final, final
 
 __all__ = ["BOOL", "BYTES", "DOCUMENT", "PRINCIPAL", "TEXT", "UNIT", "Kind", "integer", "kind_of", "option"]
 
@@ -61,7 +61,7 @@ def option(inner: Kind) -> Kind:
     return Kind("option", parts=(inner,))
 
 
-def kind_of(storable: Any) -> Kind:
+def kind_of(storable: object) -> Kind:
     """The kind of a type; a document where it does not say one."""
     found = getattr(storable, "kind", None)
     return found if isinstance(found, Kind) else DOCUMENT

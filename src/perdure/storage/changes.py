@@ -188,7 +188,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"a memory cannot be called {name[:80]!r}: expected 1 to 64 of a-z, 0-9, '_', '.', '-'")
 
 
-def _decode_name(value: Any, where: str) -> str:
+def _decode_name(value: object, where: str) -> str:
     name: str = TEXT.decode(value, where)
     if not _NAME.fullmatch(name):
         raise MalformedError(f"{where} is {name[:80]!r}, which no memory can be called")

@@ -140,19 +140,19 @@ class _Fields:
             raise MalformedError(f"metadata.json: {name}: {error}") from error
 
 
-def _list(found: Any) -> list[Any]:
+def _list(found: object) -> list[Any]:
     if not isinstance(found, list):
         raise TypeError(f"{found!r:.60} found, an array expected")
     return found
 
 
-def _decode_nat64(found: Any) -> int:
+def _decode_nat64(found: object) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 1 << 64:
         raise ValueError(f"{found!r:.60} found, a 64-bit number expected")
     return found
 
 
-def _decode_count(found: Any) -> int:
+def _decode_count(found: object) -> int:
     """A number that goes on being counted up here, or a time that goes on."""
     count = _decode_nat64(found)
     if count >= _MAX_COUNT:
@@ -160,14 +160,14 @@ def _decode_count(found: Any) -> int:
     return count
 
 
-def _decode_size(found: Any) -> int:
+def _decode_size(found: object) -> int:
     size_bytes = _decode_nat64(found)
     if size_bytes > _MAX_MEMORY_BYTES:
         raise ValueError(f"{size_bytes} bytes are more than a canister can have")
     return size_bytes
 
 
-def _decode_blob(found: Any) -> bytes:
+def _decode_blob(found: object) -> bytes:
     return bytes(_list(found))
 
 
@@ -178,7 +178,7 @@ def _chunk_hash(found: Any) -> bytes:
     return hash_
 
 
-def _variant(found: Any) -> tuple[str, Any]:
+def _variant(found: object) -> tuple[str, Any]:
     """Name and payload: serde writes the name alone where there is no payload."""
     if isinstance(found, str):
         return found, None
@@ -188,7 +188,7 @@ def _variant(found: Any) -> tuple[str, Any]:
     raise ValueError(f"{found!r:.60} found, a variant expected")
 
 
-def _decode_source(found: Any) -> str:
+def _decode_source(found: object) -> str:
     if found is None:
         return "taken_from_canister"
     name, _ = _variant(found)
@@ -197,7 +197,7 @@ def _decode_source(found: Any) -> str:
     return name
 
 
-def _decode_timer(found: Any) -> int | None:
+def _decode_timer(found: object) -> int | None:
     if found is None:
         return None
     name, payload = _variant(found)
@@ -208,7 +208,7 @@ def _decode_timer(found: Any) -> int | None:
     return _decode_nat64(payload)
 
 
-def _decode_hook(found: Any) -> HookStatus | None:
+def _decode_hook(found: object) -> HookStatus | None:
     if found is None:
         return None
     name, _ = _variant(found)
@@ -237,7 +237,7 @@ def _encode_global(value: GlobalValue) -> dict[str, Any]:
     return {"v128": digits}
 
 
-def _decode_global(found: Any) -> GlobalValue:
+def _decode_global(found: object) -> GlobalValue:
     if found is None:
         raise ValueError("a global of a type that this version does not know")
     value_type, payload = _variant(found)

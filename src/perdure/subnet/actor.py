@@ -89,7 +89,7 @@ class ActorMethod:
         self.__signature__ = _signature(method)
         self.__doc__ = f"{method.docs}\n\n{method.signature}" if method.docs else method.signature
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the method; raises ValueError or TypeError for wrong arguments, RejectError if it is rejected."""
         if kwargs or len(args) != len(self._method.func.args):
             bound = self.__signature__.bind(*args, **kwargs)
@@ -103,7 +103,7 @@ class ActorMethod:
         A call raises ValueError if the result does not fit.
         """
 
-        def call(*args: Any, **kwargs: Any) -> T:
+        def call(*args: object, **kwargs: object) -> T:
             return into(target, self(*args, **kwargs))
 
         return call
@@ -161,7 +161,7 @@ class Actor:
     def __dir__(self) -> list[str]:
         return sorted(name for name in self._service.methods if name.isidentifier())
 
-    def __call_method__(self, method: ServiceMethod, args: Sequence[Any]) -> Any:
+    def __call_method__(self, method: ServiceMethod, args: Sequence[object]) -> Any:
         """Call `method`; for `ActorMethod`. A dunder, so that no Candid name hides it."""
         arg = method.encode(args)
         if method.is_query:

@@ -317,7 +317,7 @@ class Canister:
         options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
         self._install(options, self._subnet._code(wasm, wasi=wasi), arg)
 
-    def check_upgrade(self, new: Wasm, arg: Argument | None = None, **options: Any) -> Any:
+    def check_upgrade(self, new: Wasm, arg: Argument | None = None, **options: object) -> Any:
         """Rehearse an upgrade on forks, and say whether it is safe; nothing of this canister changes.
 
         Args:
@@ -372,7 +372,7 @@ class Canister:
         """Take code and memories away."""
         self._manage("uninstall_code")
 
-    def update_settings(self, **settings: Any) -> None:
+    def update_settings(self, **settings: object) -> None:
         """Change settings, by the names and types that ``update_settings`` has in the interface specification.
 
         Raises:
@@ -458,7 +458,7 @@ class Canister:
             return upload(opened, subnet._world, self._state, module, subnet._host.store, replace)
 
     @alone
-    def _manage(self, method: str, /, **fields: Any) -> Any:
+    def _manage(self, method: str, /, **fields: object) -> Any:
         subnet, ticket = self._subnet, Ticket()
         with subnet._undisturbed(ticket) as world:
             result = manage(world, self._state, method, ticket=ticket, **fields)
@@ -524,7 +524,7 @@ class Canister:
         write: bool | Literal["unsafe"] = False,
         at: int | None = None,
         name: str | None = None,
-        limits: Any = None,
+        limits: object = None,
     ) -> apsw.Connection:
         """A connection of apsw to the SQLite database in stable memory, where it lies (extra ``sql``).
 

@@ -39,7 +39,9 @@ def management_service() -> ServiceType:
     return load(INTERFACE)
 
 
-def manage(world: World, canister: CanisterState, method: str, *, ticket: Ticket | None = None, **fields: Any) -> Any:
+def manage(
+    world: World, canister: CanisterState, method: str, *, ticket: Ticket | None = None, **fields: object
+) -> Any:
     """Call a method that takes a record with a canister's id, and run rounds until it has answered.
 
     Args:

@@ -60,7 +60,7 @@ class Pool:
     principals: dict[Principal, None] = field(default_factory=dict)
     limit: int = 24
 
-    def add(self, value: Any, depth: int = 0) -> None:
+    def add(self, value: object, depth: int = 0) -> None:
         """Take in a value, and what is in it."""
         if depth > MAX_DEPTH:
             return
@@ -127,7 +127,7 @@ def _keys(structure: Structure, schema: Schema | None) -> Iterator[Any]:
         return  # what cannot be read gives nothing
 
 
-def _add_raw(raw: Any, pool: Pool) -> None:
+def _add_raw(raw: object, pool: Pool) -> None:
     """A key, as whatever its bytes may stand for."""
     pool.add(raw)
     if not isinstance(raw, bytes):
@@ -222,7 +222,7 @@ def arguments(
             return
 
 
-def flat(values: Iterable[Any], pool: Pool) -> None:
+def flat(values: Iterable[object], pool: Pool) -> None:
     """Add whatever replies show."""
     for value in values:
         pool.add(value)

@@ -57,7 +57,7 @@ class CheckOptions(TypedDict, total=False):
     seed: int
 
 
-def check_canister(canister: Canister, new: Any, arg: Any = None, **options: Unpack[CheckOptions]) -> Report:
+def check_canister(canister: Canister, new: object, arg: object = None, **options: Unpack[CheckOptions]) -> Report:
     """Rehearse an upgrade of a canister on forks; the canister is not touched.
 
     Args:
@@ -98,7 +98,7 @@ def check_canister(canister: Canister, new: Any, arg: Any = None, **options: Unp
 
 
 def check(
-    source: str | os.PathLike[str] | Canister, new: Any, arg: Any = None, **options: Unpack[CheckOptions]
+    source: str | os.PathLike[str] | Canister, new: object, arg: object = None, **options: Unpack[CheckOptions]
 ) -> Report:
     """Rehearse an upgrade of what `source` names: ``STATE_DIR:CANISTER``, a snapshot's directory, or a canister.
 

@@ -58,7 +58,7 @@ class Reply:
         return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}... ({len(text)} characters)"
 
 
-def without(value: Any, names: Collection[str]) -> Any:
+def without(value: object, names: Collection[str]) -> Any:
     """A value without the record fields of these names."""
     if isinstance(value, Mapping):
         return {name: without(one, names) for name, one in value.items() if name not in names}
@@ -69,7 +69,7 @@ def without(value: Any, names: Collection[str]) -> Any:
     return value
 
 
-def is_less(old: Any, new: Any) -> bool:
+def is_less(old: object, new: object) -> bool:
     """Whether a value lost something: what was there is gone, empty or nought, and nothing came instead."""
     if isinstance(old, tuple | list) and isinstance(new, tuple | list):
         if len(old) != len(new):
@@ -83,7 +83,7 @@ def is_less(old: Any, new: Any) -> bool:
     return bool(differing) and all(is_less(one, other) for one, other in differing)
 
 
-def is_reversed(old: Any, new: Any) -> bool:
+def is_reversed(old: object, new: object) -> bool:
     """Whether a number came back with its bytes in the other order."""
     if isinstance(old, tuple | list) and isinstance(new, tuple | list) and len(old) == len(new):
         return any(is_reversed(one, other) for one, other in zip(old, new, strict=True))

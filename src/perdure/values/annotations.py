@@ -63,7 +63,7 @@ float32: TypeAlias = Annotated[float, "float32", stable.f32]
 Convert: TypeAlias = Callable[[Any], Any]
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> Any:
     return value
 
 
@@ -104,7 +104,7 @@ class Annotations:
         names: what annotations written as text may name, beside what their module has.
     """
 
-    def __init__(self, names: Mapping[str, Any]) -> None:
+    def __init__(self, names: Mapping[str, object]) -> None:
         self._names = dict(names)
         self._shapes: dict[Any, Shape] = {}
         self.named: dict[str, candid.Rec] = {}
@@ -115,7 +115,7 @@ class Annotations:
         """The classes among the types that it has seen."""
         return tuple(one for one in self._shapes if isinstance(one, type))
 
-    def hints(self, owner: Any) -> dict[str, Any]:
+    def hints(self, owner: object) -> dict[str, Any]:
         """The annotations of a class or function, resolved.
 
         Raises:
@@ -126,7 +126,7 @@ class Annotations:
         except NameError as error:
             raise TypeError(f"annotations of {getattr(owner, '__qualname__', owner)}: {error}") from error
 
-    def shape(self, annotation: Any) -> Shape:
+    def shape(self, annotation: object) -> Shape:
         """The shape of a type.
 
         Raises:
@@ -139,7 +139,7 @@ class Annotations:
             found = self._shapes[annotation] = self._make(annotation)
         return found
 
-    def storable(self, annotation: Any, *, is_key: bool = False) -> stable.StorableType[Any]:
+    def storable(self, annotation: object, *, is_key: bool = False) -> stable.StorableType[Any]:
         """The form of a type in stable structures.
 
         Raises:
@@ -161,7 +161,7 @@ class Annotations:
             )
         return CandidValue(shape.type, shape.to_candid, shape.from_candid)
 
-    def _make(self, annotation: Any) -> Shape:  # noqa: PLR0911 -- one return per kind of annotation
+    def _make(self, annotation: object) -> Shape:  # noqa: PLR0911 -- one return per kind of annotation
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
         if origin is Annotated:
             return self._annotated(*arguments)
@@ -180,7 +180,7 @@ class Annotations:
             return self._enum(annotation)
         raise TypeError(f"{_name(annotation)} has no Candid type; see perdure.values.annotations for those that have")
 
-    def _annotated(self, annotation: Any, *details: Any) -> Shape:
+    def _annotated(self, annotation: object, *details: object) -> Shape:
         text = next((one for one in details if isinstance(one, str)), None)
         storable = next((one for one in details if isinstance(one, stable.StorableType)), None)
         if text is not None:
@@ -188,7 +188,7 @@ class Annotations:
             return Shape(candid.BY_NAME.get(text) or parse_type(text, self._complete), storable=storable)
         return dataclasses.replace(self.shape(annotation), storable=storable)
 
-    def _union(self, arguments: tuple[Any, ...]) -> Shape:
+    def _union(self, arguments: tuple[object, ...]) -> Shape:
         rest = tuple(one for one in arguments if one is not type(None))
         shape = self.shape(rest[0]) if len(rest) == 1 else self._variant(rest)
         if len(rest) == len(arguments):
@@ -204,7 +204,7 @@ class Annotations:
             raise TypeError(f"a union of {', '.join(map(_name, classes))}: only dataclasses can be a variant's cases")
         cases = {one.__name__: self.shape(one) for one in classes}
 
-        def to_candid(value: Any) -> dict[str, Any]:
+        def to_candid(value: object) -> dict[str, Any]:
             tag = type(value).__name__
             if tag not in cases:
                 raise TypeError(f"{value!r} is none of {', '.join(cases)}")
@@ -216,10 +216,10 @@ class Annotations:
 
         return Shape(candid.Variant.of({tag: case.type for tag, case in cases.items()}), to_candid, from_candid)
 
-    def _sequence(self, element: Any, make: Callable[[Any], Any]) -> Shape:
+    def _sequence(self, element: object, make: Callable[[Any], Any]) -> Shape:
         return _sequence(self.shape(element), _same, make)
 
-    def _tuple(self, annotations: tuple[Any, ...]) -> Shape:
+    def _tuple(self, annotations: tuple[object, ...]) -> Shape:
         shapes = [self.shape(one) for one in annotations]
 
         def to_candid(value: Any) -> tuple[Any, ...]:
@@ -235,12 +235,12 @@ class Annotations:
         self._take_name(name)
         fields: dict[str, tuple[str, Shape]] = {}
 
-        def to_candid(value: Any) -> dict[str, Any]:
+        def to_candid(value: object) -> dict[str, Any]:
             if not isinstance(value, owner):
                 raise TypeError(f"expected {owner.__name__}, found {value!r}")
             return {key: shape.to_candid(getattr(value, attribute)) for attribute, (key, shape) in fields.items()}
 
-        def from_candid(value: Mapping[str, Any] | None) -> Any:
+        def from_candid(value: Mapping[str, object] | None) -> Any:
             found = value or {}
             return owner(**{attribute: shape.from_candid(found[key]) for attribute, (key, shape) in fields.items()})
 
@@ -268,7 +268,7 @@ class Annotations:
 
 
 def _sequence(element: Shape, items: Convert, make: Callable[[Any], Any]) -> Shape:
-    def to_candid(value: Any) -> list[Any]:
+    def to_candid(value: object) -> list[Any]:
         return [element.to_candid(one) for one in items(value)]
 
     def from_candid(value: Any) -> Any:
@@ -281,7 +281,7 @@ def _record(fields: dict[str | int, Type]) -> Type:
     return candid.Record.of(fields)
 
 
-def _is_union(origin: Any) -> bool:
+def _is_union(origin: object) -> bool:
     return origin in (Union, python_types.UnionType)
 
 
@@ -290,5 +290,5 @@ def _has_generated_doc(owner: type) -> bool:
     return (owner.__doc__ or "").startswith(f"{owner.__name__}(")
 
 
-def _name(annotation: Any) -> str:
+def _name(annotation: object) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)

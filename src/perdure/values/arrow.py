@@ -69,7 +69,7 @@ def labels_of(kind: Kind) -> Sequence[str]:
     return [str(index) for index in range(len(kind.parts))] if kind.name == "tuple" else kind.labels
 
 
-def to_array(kind: Kind, values: Sequence[Any]) -> Any:
+def to_array(kind: Kind, values: Sequence[object]) -> Any:
     """Values of a kind as an array; what is not of it is null."""
     if kind.name == "option":
         return to_array(kind.parts[0], values)
@@ -91,7 +91,7 @@ def to_array(kind: Kind, values: Sequence[Any]) -> Any:
         return pa.array([value if isinstance(value, wanted) else None for value in values], found)
 
 
-def _lists(kind: Kind, values: Sequence[Any]) -> Any:
+def _lists(kind: Kind, values: Sequence[object]) -> Any:
     lists = [value if isinstance(value, list | tuple) else None for value in values]
     sizes = np.fromiter((0 if one is None else len(one) for one in lists), dtype=np.int64, count=len(lists))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]).astype(np.int32)

@@ -36,7 +36,7 @@ _MAX_KINDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> Any:
     return value
 
 
@@ -71,7 +71,7 @@ class SelfDescribing(Format):
         values = self._head(data).codec.decode(data)
         return values[0] if len(values) == 1 else list(values)
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """Refuse: a value does not say its type."""
         raise ValueError("candid values are read here, not written: declare candid(TYPE)")
 
@@ -220,7 +220,7 @@ class CandidValue(Format):
         self._to_candid = to_candid
         self._from_candid = from_candid
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """The message that says the value."""
         return self._codec.encode((self._to_candid(value),))
 

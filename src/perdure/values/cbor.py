@@ -40,6 +40,6 @@ class Cbor(Format):
             raise MalformedError(f"no CBOR: {len(data) - stream.tell()} bytes after the item")
         return value
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """One item."""
         return bytes(cbor2.dumps(value))

@@ -250,7 +250,7 @@ def prove(old: Format, new: Format, values: Iterable[bytes]) -> Proof:
     return Proof(checked, undecodable, different, example)
 
 
-def _means(before: Any, after: Any) -> bool:
+def _means(before: object, after: object) -> bool:
     """Whether a value is the same, but for fields that one side does not know."""
     if isinstance(before, dict) and isinstance(after, dict):
         common = before.keys() & after.keys()

@@ -64,7 +64,7 @@ class Struct(Format):
         pieces = self._pieces(data)
         return {label: part.decode(piece) for label, part, piece in zip(self.fields, self.parts, pieces, strict=True)}
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """The bytes of an object of exactly the fields."""
         if not isinstance(value, dict) or set(value) != set(self.fields):
             raise ValueError(f"a {self.name} is an object of exactly its fields, found {value!r}")
@@ -98,7 +98,7 @@ class Length(Format):
             raise MalformedError(f"a length of {size} before {max(0, len(data) - 4)} bytes")
         return data[4 : 4 + size]
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """The length and the value."""
         data = self._inner.encode(value)
         return len(data).to_bytes(4, "little") + data

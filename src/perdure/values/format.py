@@ -64,7 +64,7 @@ class Format(ABC):
         """The value; `MalformedError` where it is none."""
 
     @abstractmethod
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """The bytes of a value, also of one from JSON or SQL; `ValueError` where there are none."""
 
     def __eq__(self, other: object) -> bool:
@@ -104,7 +104,7 @@ class Format(ABC):
             value = bytes.fromhex(text.removeprefix("0x"))
         return self.encode(value)
 
-    def from_sql(self, value: Any) -> bytes:
+    def from_sql(self, value: object) -> bytes:
         """The bytes of a value as `to_sql` shows it.
 
         Raises:
@@ -195,7 +195,7 @@ class StorableFormat(Format):
         """The value."""
         return self.storable.decode(data)
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """The bytes, within the type's bound."""
         try:
             return types.encode_checked(self.storable, _revived(self.kind, self.name, value))
@@ -216,7 +216,7 @@ def decode_as(source: Format, data: bytes) -> Any:
         return data
 
 
-def parts_of(source: Format, value: Any) -> tuple[Any, ...]:
+def parts_of(source: Format, value: object) -> tuple[Any, ...]:
     """A value in the columns that its format has; one that has not decoded in the first of them."""
     if not source.fields:
         return (value,)
@@ -225,7 +225,7 @@ def parts_of(source: Format, value: Any) -> tuple[Any, ...]:
     return tuple(value.get(name) for name in source.fields)
 
 
-def _revived(kind: Kind, name: str, value: Any) -> Any:
+def _revived(kind: Kind, name: str, value: object) -> Any:
     """A value from JSON or SQL as the type wants it."""
     if kind.name == "principal" and isinstance(value, str):
         try:

@@ -114,6 +114,6 @@ class Json(Format):
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"no JSON: {error}") from error
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """Without blanks."""
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

@@ -120,7 +120,7 @@ def parse_schema(text: str, *, formats: Iterable[Format] = ()) -> Schema:
     return Schema(parsed, by_name)
 
 
-def _memory(label: str, entry: Any, formats: Mapping[str, Format]) -> MemorySchema:
+def _memory(label: str, entry: object, formats: Mapping[str, Format]) -> MemorySchema:
     page = label.removeprefix("page:")
     if not page.isdecimal() or (page == label and int(page) > 254):
         raise MalformedError(f"memory {label!r}: expected an id from 0 to 254, or page:N")
@@ -145,7 +145,7 @@ def _memory(label: str, entry: Any, formats: Mapping[str, Format]) -> MemorySche
     return memory
 
 
-def _is_name(name: Any) -> bool:
+def _is_name(name: object) -> bool:
     """Whether a structure can be called so, in commands, tables and names of files."""
     return isinstance(name, str) and name.isidentifier() and len(name) <= _MAX_NAME
 

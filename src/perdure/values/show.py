@@ -13,7 +13,7 @@ __all__ = ["to_json", "to_sql", "to_text"]
 _SQL_INTEGERS: Final = range(-(1 << 63), 1 << 63)
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: object) -> Any:
     """A value made of what JSON has: principals as text, bytes in hexadecimal, records as objects."""
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -24,7 +24,7 @@ def to_json(value: Any) -> Any:
     return _composed_to_json(value)
 
 
-def _composed_to_json(value: Any) -> Any:
+def _composed_to_json(value: object) -> Any:
     if isinstance(value, dict):
         return {str(to_json(name)): to_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -39,7 +39,7 @@ def _composed_to_json(value: Any) -> Any:
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=to_json)
 
 
-def json_text(value: Any) -> str:
+def json_text(value: object) -> str:
     """`to_json` as text, of values nested in any depth."""
     try:
         return _ENCODER.encode(value)
@@ -53,7 +53,7 @@ def json_text(value: Any) -> str:
         return _deep_text(value)
 
 
-def _deep_text(value: Any) -> str:
+def _deep_text(value: object) -> str:
     """The same without a frame for each level."""
     out: list[str] = []
     pending: list[tuple[str, Any]] = [("", value)]  # what to write first, and then what value
@@ -85,7 +85,7 @@ def _push(pending: list[tuple[str, Any]], opening: str, names: list[str], values
         pending.append((opening, _NOTHING))
 
 
-def to_sql(value: Any) -> Any:
+def to_sql(value: object) -> Any:
     """A value as SQLite has it.
 
     Integers past 63 bits become decimal text of 39 digits, which sorts after every integer and among itself by value;
@@ -104,7 +104,7 @@ def to_sql(value: Any) -> Any:
     return json_text(value)
 
 
-def to_text(value: Any) -> Any:
+def to_text(value: object) -> Any:
     """A value as one field of text: bytes in hexadecimal, composed values as JSON."""
     if value is None or isinstance(value, str | int | float):
         return value

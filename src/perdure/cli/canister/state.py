@@ -40,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def say(as_json: bool, quiet: bool, value: Any, text: str) -> None:
+def say(as_json: bool, quiet: bool, value: object, text: str) -> None:
     """Print a value as JSON, or what people read of it, which `quiet` leaves out; canisters made up much of it."""
     if as_json:
         click.echo(json.dumps(value, indent=2))
@@ -48,7 +48,7 @@ def say(as_json: bool, quiet: bool, value: Any, text: str) -> None:
         click.echo(printable(text, keep=LAYOUT))
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """A value in Python as JSON takes it: principals as text, bytes in hexadecimal."""
     if isinstance(value, bytes):
         return value.hex()
@@ -216,7 +216,12 @@ def common(command: Callable[P, R]) -> Callable[P, R]:
     @click.option("-q", "--quiet", is_flag=True, help="Print only what was asked for.")
     @functools.wraps(command)
     def wrapped(
-        state_path: Path | None, environment: str | None, network: str | None, ic: bool, *args: Any, **options: Any
+        state_path: Path | None,
+        environment: str | None,
+        network: str | None,
+        ic: bool,
+        *args: object,
+        **options: object,
     ) -> R:
         state = _state({"state_path": state_path, "environment": environment, "network": network, "ic": ic})
         return command(state, *args, **options)  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ def _key_of(table: Rows, text: str) -> Any:
 
 
 def _print_rows(
-    columns: Sequence[str], decoded: Iterable[Sequence[Any]], *, as_json: bool, nl: bool, as_csv: bool, quiet: bool
+    columns: Sequence[str], decoded: Iterable[Sequence[object]], *, as_json: bool, nl: bool, as_csv: bool, quiet: bool
 ) -> None:
     import json
 
@@ -180,7 +180,7 @@ def _print_row(table: DatabaseTable, key: str, *, as_json: bool, quiet: bool) ->
         click.echo("\t".join("" if value is None else plain(str(to_text(value))) for value in row))
 
 
-def _print_value(table: Rows, entry: tuple[Any, bytes], *, as_json: bool, as_raw: bool) -> None:
+def _print_value(table: Rows, entry: tuple[object, bytes], *, as_json: bool, as_raw: bool) -> None:
     from perdure.values.show import to_json, to_text
 
     if as_raw:

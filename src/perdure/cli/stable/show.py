@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
@@ -15,7 +15,7 @@ __all__ = ["console_of", "print_json", "print_table", "printable", "show_size"]
 _WIDE: Final = 200
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print a value as JSON, for people to read as well."""
     import json
 
@@ -32,7 +32,7 @@ def console_of() -> Console:
 
 def print_table(
     columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
+    rows: Iterable[Sequence[object]],
     *,
     right: Sequence[str] = (),
     whole: Sequence[str] = (),
@@ -62,7 +62,7 @@ def show_size(size_bytes: int | None) -> str:
     return ""
 
 
-def printable(value: Any) -> str:
+def printable(value: object) -> str:
     """A decoded value on one line, shortened."""
     from perdure.values.show import to_text
 

@@ -250,7 +250,7 @@ class PocketIC:
 
     def create_canister(
         self,
-        settings: Mapping[str, Any] | None = None,
+        settings: Mapping[str, object] | None = None,
         subnet: Identity | None = None,
         canister_id: Identity | None = None,
     ) -> IcPyPrincipal:
