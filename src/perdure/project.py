@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.ic.principal import Principal
 from perdure.units import CYCLES, DURATIONS, SIZES, parse_amount
 
 __all__ = ["LOCAL", "Project", "ProjectCanister", "ProjectSettings", "check_name"]
+
+Said: TypeAlias = Any
+"""What YAML or JSON says, whatever that is."""
 
 LOCAL: Final = "local"
 """The environment and the network that are here."""
@@ -91,8 +94,8 @@ class ProjectCanister:
     directory: Path
     modules: tuple[Path, ...] = ()
     candid: Path | None = None
-    said_init: Any = None
-    said_settings: Any = None
+    said_init: Said = None
+    said_settings: Said = None
     trouble: str = ""
 
     def wasm(self) -> Path:
@@ -193,8 +196,8 @@ class ProjectCanister:
 # -- settings
 
 
-def _amount(units: Mapping[str, int]) -> Callable[[Any], int]:
-    def read(said: Any) -> int:
+def _amount(units: Mapping[str, int]) -> Callable[[Said], int]:
+    def read(said: Said) -> int:
         if isinstance(said, bool) or not isinstance(said, int | float | str):
             raise ValueError(f"{_short(said)} is not a number with a unit")
         return parse_amount(str(said), units)
@@ -202,7 +205,7 @@ def _amount(units: Mapping[str, int]) -> Callable[[Any], int]:
     return read
 
 
-_AMOUNTS: Final[Mapping[str, Callable[[Any], int]]] = {
+_AMOUNTS: Final[Mapping[str, Callable[[Said], int]]] = {
     "compute_allocation": _amount({"": 1}),
     "memory_allocation": _amount(SIZES),
     "freezing_threshold": _amount(DURATIONS),
@@ -214,7 +217,7 @@ _AMOUNTS: Final[Mapping[str, Callable[[Any], int]]] = {
 _SETTINGS: Final = (*_AMOUNTS, "log_visibility", "environment_variables", "controllers")
 
 
-def _items(said: object) -> Iterable[tuple[Any, Any]]:
+def _items(said: object) -> Iterable[tuple[Said, Said]]:
     if said is None:
         return ()
     if not isinstance(said, dict):
@@ -319,7 +322,7 @@ def _is_small_file(path: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_BYTES
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> Said:
     try:
         if not _is_small_file(path):
             raise MalformedError(f"{path.name} is not a file of at most {_MAX_BYTES} bytes")
@@ -333,13 +336,13 @@ def _read(path: Path) -> Any:
         raise MalformedError(f"{path.name} cannot be read: {error}") from error
 
 
-def _mapping(value: object, path: Path) -> dict[str, Any]:
+def _mapping(value: object, path: Path) -> dict[str, Said]:
     if not isinstance(value, dict):
         raise MalformedError(f"{path.name} holds {type(value).__name__}, expected a mapping")
     return value
 
 
-def _part(entry: object, key: str) -> dict[str, Any]:
+def _part(entry: object, key: str) -> dict[str, Said]:
     value = entry.get(key) if isinstance(entry, dict) else None
     return value if isinstance(value, dict) else {}
 
@@ -349,7 +352,7 @@ def _text(entry: Mapping[str, object], key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _list(content: dict[str, Any], key: str, path: Path) -> list[Any]:
+def _list(content: dict[str, Said], key: str, path: Path) -> list[Said]:
     value = content.get(key)
     if value is not None and not isinstance(value, list):
         raise MalformedError(f"{key} of {path.name}: {type(value).__name__} found, a list expected")
@@ -359,7 +362,7 @@ def _list(content: dict[str, Any], key: str, path: Path) -> list[Any]:
 # -- icp.yaml
 
 
-def _from_icp(manifest: Path, content: dict[str, Any]) -> Iterator[ProjectCanister]:
+def _from_icp(manifest: Path, content: dict[str, Said]) -> Iterator[ProjectCanister]:
     directory = manifest.parent
     for number, entry in enumerate(_list(content, "canisters", manifest)):
         if isinstance(entry, str):
@@ -430,7 +433,7 @@ def _icp_canister(project: Path, directory: Path, entry: object) -> ProjectCanis
 
 
 def _in_environment(
-    manifest: Path, content: dict[str, Any], canisters: dict[str, ProjectCanister], name: str
+    manifest: Path, content: dict[str, Said], canisters: dict[str, ProjectCanister], name: str
 ) -> dict[str, ProjectCanister]:
     """The canisters that an environment has, with its settings and init arguments over their own."""
     known = {}
@@ -473,7 +476,7 @@ def _cargo_targets(project: Path, package: str) -> list[Path]:
 # -- dfx.json
 
 
-def _from_dfx(manifest: Path, content: dict[str, Any]) -> Iterator[ProjectCanister]:
+def _from_dfx(manifest: Path, content: dict[str, Said]) -> Iterator[ProjectCanister]:
     canisters = content.get("canisters", {})
     for name, entry in _mapping(canisters, manifest).items():
         yield _guarded(name, manifest.parent, partial(_dfx_canister, manifest.parent, name, entry))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import compress, pairwise
 from operator import attrgetter, ne
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import cbor2
 
@@ -33,6 +33,7 @@ __all__ = [
     "Coder",
     "Field",
     "Format",
+    "Plain",
     "Table",
     "blob",
     "integer",
@@ -49,12 +50,15 @@ __all__ = [
     "union",
 ]
 
+Plain: TypeAlias = Any
+"""What CBOR has: numbers, texts, bytes, lists and dictionaries of them; or what a record is made of."""
 
-Rule = Callable[[Any], str | None]
+
+Rule = Callable[[Plain], str | None]
 """What is wrong with a value whose parts are right each for itself; `None`: nothing."""
 
 
-def load(data: bytes, where: str) -> Any:
+def load(data: bytes, where: str) -> Plain:
     """A value of CBOR, written as `cbor2.dumps` writes it and in no other way.
 
     Raises:
@@ -73,8 +77,8 @@ def load(data: bytes, where: str) -> Any:
 class Coder(NamedTuple):
     """How values of one type are written and read. `encode` is `None` where they are written as they are."""
 
-    encode: Callable[[Any], Any] | None
-    decode: Callable[[Any, str], Any]
+    encode: Callable[[Plain], Plain] | None
+    decode: Callable[[Plain, str], Plain]
     """From what was read and the name of the field, for errors."""
 
 
@@ -83,7 +87,7 @@ def _wrong(where: str, expected: str, found: object) -> MalformedError:
 
 
 def _plain(kind: type) -> Coder:
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         if type(value) is not kind:
             raise _wrong(where, kind.__name__, value)
         return value
@@ -98,7 +102,7 @@ TEXT = _plain(str)
 def one_of(*texts: str) -> Coder:
     """One of some texts."""
 
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         if value not in texts:
             raise _wrong(where, f"one of {', '.join(texts)}", value)
         return value
@@ -106,10 +110,10 @@ def one_of(*texts: str) -> Coder:
     return Coder(None, decode)
 
 
-def integer(low: int, high: int, make: Callable[[int], Any] | None = None) -> Coder:
+def integer(low: int, high: int, make: Callable[[int], Plain] | None = None) -> Coder:
     """An integer within bounds, both included; `make` gives it its Python type."""
 
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         if type(value) is not int or not low <= value <= high:
             raise _wrong(where, f"an integer of {low} to {high}", value)
         return value if make is None else make(value)
@@ -126,7 +130,7 @@ def blob(low: int = 0, high: int | None = None, make: type[bytes] | type[bytearr
     """Bytes, so many of them."""
     end = 1 << 62 if high is None else high
 
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         if type(value) is not bytes or not low <= len(value) <= end:
             bounds = "bytes" if high is None else f"{low} to {high} bytes"
             raise _wrong(where, bounds, value)
@@ -144,23 +148,23 @@ def optional(of: Coder) -> Coder:
     )
 
 
-def _items(value: object, where: str, expected: str = "a list") -> list[Any]:
+def _items(value: object, where: str, expected: str = "a list") -> list[Plain]:
     if type(value) is not list:
         raise _wrong(where, expected, value)
     return value
 
 
-def sequence(of: Coder, make: Callable[[Iterable[Any]], Any] = list) -> Coder:
+def sequence(of: Coder, make: Callable[[Iterable[Plain]], Plain] = list) -> Coder:
     """Values in their order."""
     each = of.encode
 
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         return make([of.decode(one, f"{where}[{index}]") for index, one in enumerate(_items(value, where))])
 
     return Coder(list if each is None else lambda value: [each(one) for one in value], decode)
 
 
-def _ascending(keys: list[Any], where: str) -> None:
+def _ascending(keys: list[Plain], where: str) -> None:
     for before, key in pairwise(keys):
         if not before < key:
             raise MalformedError(f"{where} is not ascending: {before!r}, then {key!r}")
@@ -169,7 +173,7 @@ def _ascending(keys: list[Any], where: str) -> None:
 def sorted_set(of: Coder) -> Coder:
     """A set, whose order in memory is another one in every process."""
 
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         found = {of.decode(one, where) for one in _items(value, where)}
         _ascending(value, where)
         return found
@@ -181,7 +185,7 @@ def sorted_set(of: Coder) -> Coder:
 def _pairs(key: Coder, of: Coder, *, in_order: bool) -> Coder:
     encode_key, encode_value = key.encode, of.encode
 
-    def encode(content: Mapping[Any, object]) -> list[Any]:
+    def encode(content: Mapping[Plain, object]) -> list[Plain]:
         pairs = [
             [one if encode_key is None else encode_key(one), value if encode_value is None else encode_value(value)]
             for one, value in content.items()
@@ -190,8 +194,8 @@ def _pairs(key: Coder, of: Coder, *, in_order: bool) -> Coder:
             pairs.sort(key=lambda pair: pair[0])
         return pairs
 
-    def decode(value: Any, where: str) -> Any:
-        found: dict[Any, Any] = {}
+    def decode(value: Plain, where: str) -> Plain:
+        found: dict[Plain, Plain] = {}
         pairs = _items(value, where, "a list of pairs")
         for pair in pairs:
             if type(pair) is not list or len(pair) != 2:
@@ -229,10 +233,10 @@ def row(make: Callable[..., Any], *parts: tuple[str, Coder], rules: tuple[Rule, 
     encoders = [part.encode for _, part in parts]
     plain = all(encode is None for encode in encoders)
 
-    def encode_parts(value: Any) -> list[Any]:
+    def encode_parts(value: Plain) -> list[Plain]:
         return [one if each is None else each(one) for each, one in zip(encoders, value, strict=True)]
 
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         found = _items(value, where, f"a list of {len(parts)}")
         if len(found) != len(parts):
             raise _wrong(where, f"a list of {len(parts)}", value)
@@ -247,11 +251,11 @@ def union(alternatives: Mapping[int, tuple[type, Coder]]) -> Coder:
     """One of several classes, by number."""
     numbers = {kind: (number, of.encode) for number, (kind, of) in alternatives.items()}
 
-    def encode(value: object) -> list[Any]:
+    def encode(value: object) -> list[Plain]:
         number, each = numbers[type(value)]
         return [number, value if each is None else each(value)]
 
-    def decode(value: Any, where: str) -> Any:
+    def decode(value: Plain, where: str) -> Plain:
         found = _items(value, where, "a tagged value")
         if len(found) != 2 or type(found[0]) is not int or found[0] not in alternatives:
             raise _wrong(where, f"a value tagged with one of {sorted(alternatives)}", value)
@@ -260,7 +264,7 @@ def union(alternatives: Mapping[int, tuple[type, Coder]]) -> Coder:
     return Coder(encode, decode)
 
 
-def _check_plain(value: object, where: str) -> Any:
+def _check_plain(value: object, where: str) -> Plain:
     if type(value) in (int, str, bytes, bool, float, type(None)):
         return value
     if type(value) is list:
@@ -290,7 +294,7 @@ class Field(NamedTuple):
     number: int
     name: str
     of: Coder
-    default: Any = _REQUIRED
+    default: Plain = _REQUIRED
     attribute: str = ""
 
 
@@ -317,8 +321,8 @@ class Table:
         self._defaults = [self._default(field) for field in fields]
         self._default_of = {field.number: default for field, default in zip(fields, self._defaults, strict=True)}
         # Defaults that may be handed out again and again; of the others, which can be changed, a copy is.
-        self._constants: dict[str, Any] = {}
-        self._others: list[tuple[int, str, Any]] = []
+        self._constants: dict[str, Plain] = {}
+        self._others: list[tuple[int, str, Plain]] = []
         for field, default in zip(fields, self._defaults, strict=True):
             if default is _REQUIRED or hasattr(default, "copy"):
                 self._others.append((field.number, field.name, default))
@@ -327,16 +331,16 @@ class Table:
         # Two names at least, as with one there is no tuple.
         self._values = attrgetter(*(field.attribute or field.name for field in fields), "__class__")
 
-    def _default(self, field: Field) -> Any:
+    def _default(self, field: Field) -> Plain:
         return _REQUIRED if field.default is _REQUIRED else field.of.decode(field.default, field.name)
 
-    def encode(self, value: object) -> dict[int, Any]:
+    def encode(self, value: object) -> dict[int, Plain]:
         """The fields of an object, by number."""
         values = self._values(value)
         written = compress(zip(self._encoders, values, strict=False), map(ne, values, self._defaults))
         return {number: one if encode is None else encode(one) for (number, encode), one in written}
 
-    def decode(self, content: Any, where: str = "") -> dict[str, Any]:
+    def decode(self, content: Plain, where: str = "") -> dict[str, Plain]:
         """The values by name.
 
         Raises:
@@ -369,7 +373,7 @@ def structure(make: Callable[..., Any], table: Table) -> Coder:
     return Coder(table.encode, lambda value, where: make(**table.decode(value, where)))
 
 
-Migration = Callable[[int, dict[int, Any]], dict[int, Any]]
+Migration = Callable[[int, dict[int, Plain]], dict[int, Plain]]
 """Fields, as written, of a kind in one version to those of the next."""
 
 
@@ -390,7 +394,7 @@ class Format:
     tables: Mapping[int, Table]
     migrations: Mapping[int, Migration]
 
-    def dump(self, kind: int, content: dict[int, Any]) -> bytes:
+    def dump(self, kind: int, content: dict[int, Plain]) -> bytes:
         """A record of today's version."""
         return cbor2.dumps([self.version, kind, content])
 
@@ -398,7 +402,7 @@ class Format:
         """An object as a record."""
         return self.dump(kind, self.tables[kind].encode(value))
 
-    def _load(self, data: bytes) -> tuple[int, int, dict[int, Any]]:
+    def _load(self, data: bytes) -> tuple[int, int, dict[int, Plain]]:
         found = load(data, self.name)
         if type(found) is not list or len(found) != 3 or type(found[2]) is not dict:
             raise _wrong(self.name, "a version, a kind and fields", found)
@@ -410,7 +414,7 @@ class Format:
             raise _wrong(f"{self.name}: kind", f"one of {sorted(self.tables)}", kind)
         return version, kind, content
 
-    def decode(self, kind: int, data: bytes) -> dict[str, Any]:
+    def decode(self, kind: int, data: bytes) -> dict[str, Plain]:
         """The values of a record by name, from any version that can be read.
 
         Raises:
@@ -422,7 +426,7 @@ class Format:
             raise _wrong(f"{self.name}: kind", str(kind), found)
         return self.tables[kind].decode(self._migrated(version, kind, content))
 
-    def _migrated(self, version: int, kind: int, content: dict[int, Any]) -> dict[int, Any]:
+    def _migrated(self, version: int, kind: int, content: dict[int, Plain]) -> dict[int, Plain]:
         while version < self.version:
             content = self.migrations[version](kind, content)
             version += 1

@@ -19,13 +19,13 @@ them (calls between canisters, timers, heartbeats) is not noted, as it follows a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cbor2
 
 from perdure.errors import MalformedError
 from perdure.execution.messages import CallMessage, FromUser
-from perdure.record import load
+from perdure.record import Plain, load
 
 __all__ = ["Clock", "Input", "decode_inputs", "encode_inputs", "message_fields", "message_of"]
 
@@ -43,7 +43,7 @@ class Input(NamedTuple):
 
     kind: str
     clock: Clock
-    fields: tuple[Any, ...]
+    fields: tuple[Plain, ...]
 
 
 def encode_inputs(inputs: list[Input]) -> bytes:
@@ -65,7 +65,7 @@ def decode_inputs(data: bytes) -> list[Input]:
         raise MalformedError(f"inputs of a commit: {error}") from error
 
 
-def message_fields(message: CallMessage) -> list[Any]:
+def message_fields(message: CallMessage) -> list[Plain]:
     """A user's message as plain values."""
     return [
         message.origin[0],
@@ -79,6 +79,6 @@ def message_fields(message: CallMessage) -> list[Any]:
     ]
 
 
-def message_of(fields: list[Any]) -> CallMessage:
+def message_of(fields: list[Plain]) -> CallMessage:
     """The inverse of `message_fields`."""
     return CallMessage(FromUser(fields[0]), *fields[1:])

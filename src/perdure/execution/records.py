@@ -7,7 +7,7 @@ code and memories; chunks and snapshots by name only. A subnet's answers are kep
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import cbor2
 
@@ -17,7 +17,7 @@ from perdure.execution.cycles import CostSchedule
 from perdure.execution.messages import CallMessage, FromUser, Response, request_of
 from perdure.execution.schema import CANISTER, FORMAT, RESPONSE, SNAPSHOT, SUBNET
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
-from perdure.record import Format, load
+from perdure.record import Format, Plain, load
 
 __all__ = [
     "RECORDS",
@@ -159,7 +159,7 @@ def decode_subnet(data: bytes) -> SubnetState:
     return subnet
 
 
-_encode_response: Final[Callable[[Response], Any]] = RESPONSE.encode or (lambda response: response)
+_encode_response: Final[Callable[[Response], Plain]] = RESPONSE.encode or (lambda response: response)
 
 
 def encode_response(response: Response) -> bytes:

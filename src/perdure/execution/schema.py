@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 from perdure.canister import Callback, CanisterStatus, GlobalValue, Reject, Reply, wrong_global
 from perdure.errors import MalformedError
@@ -26,6 +26,7 @@ from perdure.record import (
     Field,
     Format,
     Migration,
+    Plain,
     Table,
     blob,
     integer,
@@ -80,7 +81,7 @@ _ORIGIN = union(
 )
 
 
-def _sender(call: dict[str, Any]) -> str | None:
+def _sender(call: dict[str, Plain]) -> str | None:
     origin, caller = call["origin"], call["caller"]
     if isinstance(origin, FromCanister) and origin.canister_id != caller:
         return f"sent by {origin.canister_id.hex()}, the caller is {caller.hex()}"
@@ -176,7 +177,7 @@ _STOP_REQUEST = structure(
 _LOG_LINE = row(LogRecord, ("sequence", _COUNT), ("time", _COUNT), ("content", _BYTES))
 
 
-def _log(log: dict[str, Any]) -> str | None:
+def _log(log: dict[str, Plain]) -> str | None:
     """The lines are those that the log counts, and older than the next one."""
     sequences = [line.sequence for line in log["records"]]
     if sequences != sorted(set(sequences)) or (sequences and sequences[-1] >= log["next_index"]):
@@ -210,7 +211,7 @@ _DETAILS: Final[Mapping[str, Mapping[str, Coder]]] = {
 """Kinds of changes, and what goes with each."""
 
 
-def _decode_details(value: object, where: str) -> tuple[str, dict[str, Any]]:
+def _decode_details(value: object, where: str) -> tuple[str, dict[str, Plain]]:
     kind, details = _TOLD.decode(value, where)
     parts = _DETAILS[kind]
     if type(details) is not dict or details.keys() != parts.keys():
@@ -232,7 +233,7 @@ _STATISTICS = row(
 )
 
 
-def _contexts(canister: dict[str, Any]) -> str | None:
+def _contexts(canister: dict[str, Plain]) -> str | None:
     """Contexts and open calls are those of each other, and older than the next ones."""
     contexts, calls = canister["contexts"], canister["open_calls"]
     if any(number != context.context_id for number, context in contexts.items()):
@@ -250,7 +251,7 @@ def _contexts(canister: dict[str, Any]) -> str | None:
     return None
 
 
-def _queue(canister: dict[str, Any]) -> str | None:
+def _queue(canister: dict[str, Plain]) -> str | None:
     """What is in a canister's queue is for it."""
     own = canister["canister_id"]
     for message in canister["inputs"]:
@@ -260,7 +261,7 @@ def _queue(canister: dict[str, Any]) -> str | None:
     return None
 
 
-def _stopping(canister: dict[str, Any]) -> str | None:
+def _stopping(canister: dict[str, Plain]) -> str | None:
     status = canister["status"]
     if canister["stop_requests"] and status is not CanisterStatus.STOPPING:
         return "somebody waits for it to stop, and it is not stopping"
@@ -269,7 +270,7 @@ def _stopping(canister: dict[str, Any]) -> str | None:
     return None
 
 
-def _named(canister: dict[str, Any]) -> str | None:
+def _named(canister: dict[str, Plain]) -> str | None:
     """What lies elsewhere is named once, chunks in the order of their hashes."""
     chunks, snapshots = canister["chunk_hashes"], canister["snapshot_ids"]
     if list(chunks) != sorted(set(chunks)):
@@ -277,7 +278,7 @@ def _named(canister: dict[str, Any]) -> str | None:
     return None if len(set(snapshots)) == len(snapshots) else "a snapshot twice"
 
 
-def _remembered(canister: dict[str, Any]) -> str | None:
+def _remembered(canister: dict[str, Plain]) -> str | None:
     count, total = len(canister["history"]), canister["total_changes"]
     return None if count <= total else f"{count} changes in the history, {total} in all"
 
@@ -315,7 +316,7 @@ _CANISTER = Table(
 )
 
 
-def _management(subnet: dict[str, Any]) -> str | None:
+def _management(subnet: dict[str, Plain]) -> str | None:
     wrong = [call.callee.hex() for call in subnet["management_calls"] if call.callee]
     return f"calls of the management canister that are for {', '.join(wrong)}" if wrong else None
 

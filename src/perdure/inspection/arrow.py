@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -13,7 +13,7 @@ from perdure.inspection.rows import Entry, Rows
 from perdure.inspection.sqlite import DatabaseTable, quoted
 from perdure.stable.columns import Column
 from perdure.stable.kind import DOCUMENT, Kind, integer
-from perdure.values.arrow import to_array, to_type
+from perdure.values.arrow import Arrow, to_array, to_type
 from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.show import to_text
 
@@ -22,7 +22,7 @@ __all__ = ["batches", "database_batches", "database_schema", "schema_of", "to_ba
 _POSITION: Final = integer(64)
 
 
-def batches(table: Rows, rows: int) -> Iterator[Any]:
+def batches(table: Rows, rows: int) -> Iterator[Arrow]:
     """The table in batches of so many rows; in columns from the start where it can be read so."""
     columns = table.raw_columns()
     if columns is None:
@@ -39,7 +39,7 @@ def batches(table: Rows, rows: int) -> Iterator[Any]:
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _arrays(source: Format, column: Column) -> list[Any]:
+def _arrays(source: Format, column: Column) -> list[Arrow]:
     """The columns of one half of the entries."""
     if not source.fields:
         found = _whole(source, column)
@@ -49,7 +49,7 @@ def _arrays(source: Format, column: Column) -> list[Any]:
     return [to_array(kind, values) for kind, values in zip(_kinds_of(source), zip(*rows, strict=True), strict=True)]
 
 
-def _whole(source: Format, column: Column) -> Any:
+def _whole(source: Format, column: Column) -> Arrow:
     """The column without a Python object for each value; ``None`` where that cannot be."""
     kind = to_type(source.kind)
     try:
@@ -75,12 +75,12 @@ def _kinds_of(source: Format) -> list[Kind]:
     return list(source.kind.parts) if source.kind.name == "record" else [DOCUMENT] * len(source.fields)
 
 
-def schema_of(table: Rows) -> Any:
+def schema_of(table: Rows) -> Arrow:
     """The schema of a table whose values were looked at (`fitted`)."""
     return pa.schema([(name, to_type(kind)) for name, kind in zip(table.columns, _kinds(table), strict=True)])
 
 
-def to_batch(table: Rows, entries: Sequence[Entry]) -> Any:
+def to_batch(table: Rows, entries: Sequence[Entry]) -> Arrow:
     """Some entries of the table, decoded one by one."""
     columns = zip(*map(table.decode, entries), strict=True)
     arrays = [to_array(kind, values) for kind, values in zip(_kinds(table), columns, strict=True)]
@@ -97,7 +97,7 @@ _SQL_TYPES: Final = {
 """By the types of the values that a column of SQLite has; a column of several is shown as text."""
 
 
-def database_schema(table: DatabaseTable) -> Any:
+def database_schema(table: DatabaseTable) -> Arrow:
     """The schema of a table of SQLite: by its values, since declared types bind nobody."""
     kinds = ", ".join(f"group_concat(distinct typeof({quoted(name)}))" for name in table.columns)
     (found,) = table.database.connection.execute(f"select {kinds} from {table.full_name}")
@@ -105,7 +105,7 @@ def database_schema(table: DatabaseTable) -> Any:
     return pa.schema(list(zip(table.columns, types, strict=True)))
 
 
-def database_batches(table: DatabaseTable, schema: Any, rows: int) -> Iterator[Any]:
+def database_batches(table: DatabaseTable, schema: Arrow, rows: int) -> Iterator[Arrow]:
     """The table in batches of so many rows."""
     entries = table.rows()
     while batch := list(islice(entries, rows)):

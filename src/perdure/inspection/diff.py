@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.inspection.find import Inventory, Structure
@@ -20,6 +20,7 @@ from perdure.stable import types
 from perdure.stable.btree import BTree
 from perdure.stable.headers import ArrayHeader, magic_of
 from perdure.stable.layout import MAX_DEPTH
+from perdure.values.format import Value
 from perdure.values.schema import Schema
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "StructureDiff", "diff"]
 
-_MANY_NODES: Final = 20_000
+_MAnyNODES: Final = 20_000
 """From so many changed nodes on, decoding everything at once is faster."""
 
 
@@ -45,9 +46,9 @@ class Change:
     Key and values are encoded as the table decodes them: bytes, or of a table of SQLite, tuples.
     """
 
-    key: Any
-    before: Any
-    after: Any
+    key: Value
+    before: Value
+    after: Value
 
     @property
     def what(self) -> str:
@@ -65,11 +66,11 @@ class RowsOf:
     key_columns: tuple[str, ...]
     value_columns: tuple[str, ...]
 
-    def decode_key(self, key: tuple[object, ...]) -> tuple[Any, ...]:
+    def decode_key(self, key: tuple[object, ...]) -> tuple[Value, ...]:
         """The key."""
         return key
 
-    def decode_value(self, value: tuple[object, ...]) -> tuple[Any, ...]:
+    def decode_value(self, value: tuple[object, ...]) -> tuple[Value, ...]:
         """The row."""
         return value
 
@@ -227,7 +228,7 @@ def _changes(tables: tuple[Rows, Rows], pages: ChangedPages, full_scan: bool) ->
     return _diff_entries(*entries, tree_order(trees[1]))
 
 
-def _key(table: Rows) -> Any:
+def _key(table: Rows) -> Value:
     assert table.key is not None
     return table.key
 
@@ -241,7 +242,7 @@ def _same_grid(old: BTree, new: BTree) -> bool:
     )
 
 
-def _diff_entries(old: dict[bytes, bytes], new: dict[bytes, bytes], order: Callable[[bytes], Any]) -> list[Change]:
+def _diff_entries(old: dict[bytes, bytes], new: dict[bytes, bytes], order: Callable[[bytes], Value]) -> list[Change]:
     changes = [Change(key, before, new.get(key)) for key, before in old.items() if new.get(key) != before]
     changes += [Change(key, None, after) for key, after in new.items() if key not in old]
     return sorted(changes, key=lambda change: order(change.key))
@@ -273,7 +274,7 @@ def _entries_near_changes(
     touched |= _chain_touched(trees, old[1][in_old], ~touched, pages)
     unchanged = common[~touched]
     apart = [np.setdiff1d(addresses, unchanged, assume_unique=True) for addresses, _ in (old, new)]
-    if max(map(len, apart)) > _MANY_NODES:
+    if max(map(len, apart)) > _MAnyNODES:
         return None
     found = tuple(_entries_of(tree, addresses) for tree, addresses in zip(trees, apart, strict=True))
     return found[0], found[1]
@@ -320,7 +321,7 @@ def _reader(tree: BTree) -> NodeReader:
     return NodeReader(Gather(tree.memory), tree.header, Strict(tree.header.allocator.capacity(tree.memory)))
 
 
-def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPages) -> Any:
+def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPages) -> Value:
     """Which chunks differ: those in changed pages, compared byte by byte."""
     from perdure.stable.gather import BLOCK_BYTES, Gather
 
@@ -336,7 +337,7 @@ def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPage
     return differs
 
 
-def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: object, pages: ChangedPages) -> Any:
+def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: object, pages: ChangedPages) -> Value:
     """Which of the asked nodes have an overflow page that changed. Unchanged pages link on alike in both."""
     import numpy as np
 

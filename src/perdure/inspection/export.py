@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 from urllib.parse import quote
 
 from perdure.errors import StorageError, UnsupportedError
 from perdure.inspection.rows import Entry, Rows, fitted
 from perdure.inspection.sqlite import DatabaseTable, quoted
 from perdure.inspection.whole import whole_file
-from perdure.values.format import Format, decode_as, parts_of
+from perdure.values.format import Format, Value, decode_as, parts_of
 from perdure.values.plain import RAW
 from perdure.values.show import to_sql, to_text
 
@@ -111,7 +111,7 @@ def _copy_rows(connection: sqlite3.Connection, table: DatabaseTable) -> int:
     return connection.executemany(insert, table.rows()).rowcount if table.columns else 0
 
 
-def _sql_rows(table: Rows) -> Iterator[list[Any]]:
+def _sql_rows(table: Rows) -> Iterator[list[Value]]:
     """All rows as SQLite has them, in pieces; columns at a time where the formats can."""
     columns = table.raw_columns()
     if columns is None or table.key is None:
@@ -126,7 +126,7 @@ def _sql_rows(table: Rows) -> Iterator[list[Any]]:
         yield list(zip(*chain.from_iterable(halves), strict=True))
 
 
-def _sql_columns(source: Format, column: Column) -> list[Sequence[Any]]:
+def _sql_columns(source: Format, column: Column) -> list[Sequence[Value]]:
     whole = None if source.fields else source.to_sql_column(column)
     if whole is not None:
         return [whole]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import Structure
@@ -16,7 +16,7 @@ from perdure.stable.layout import HEAP_MAGIC, VEC_MAGIC
 from perdure.stable.log import StableLog
 from perdure.stable.slots import SlotArray
 from perdure.stable.types import StorableType
-from perdure.values.format import Format, decode_as, parts_of
+from perdure.values.format import Format, Value, decode_as, parts_of
 from perdure.values.plain import RAW
 from perdure.values.schema import Schema
 
@@ -27,7 +27,7 @@ __all__ = ["KEYED", "Bound", "Entry", "Rows", "fitted", "open_table", "tree_key"
 
 KEYED: Final = ("btreemap", "btreeset")
 
-Entry = tuple[Any, bytes]
+Entry = tuple[Value, bytes]
 """Encoded key, or position, and encoded value."""
 
 
@@ -36,7 +36,7 @@ Entry = tuple[Any, bytes]
 class Bound:
     """An end of a range: an encoded key or a position, and whether it is itself within."""
 
-    at: Any
+    at: Value
     is_inclusive: bool = True
 
 
@@ -46,7 +46,7 @@ class _Stored:
 
     name = "stored bytes"
 
-    def __init__(self, max_size: int | None, is_fixed: bool, order: Callable[[bytes], Any] | None) -> None:
+    def __init__(self, max_size: int | None, is_fixed: bool, order: Callable[[bytes], Value] | None) -> None:
         self.max_size = max_size
         self.is_fixed = is_fixed
         self.order = order
@@ -143,7 +143,7 @@ class Rows:
             if skipped is None or order(key) != skipped:
                 yield key, node.value(index) if values else b""
 
-    def get(self, key: Any) -> bytes | None:
+    def get(self, key: Value) -> bytes | None:
         """The encoded value of an encoded key, or at a position.
 
         Where the order of the keys is not known and a search by their bytes fails, every entry is looked at.
@@ -162,22 +162,22 @@ class Rows:
             found = next((value for candidate, value in self.entries() if candidate == key), None)
         return found
 
-    def decode(self, entry: Entry) -> tuple[Any, ...]:
+    def decode(self, entry: Entry) -> tuple[Value, ...]:
         """The columns of an entry, as Python values."""
         return (*self.decode_key(entry[0]), *self.decode_value(entry[1]))
 
-    def decode_key(self, key: Any) -> tuple[Any, ...]:
+    def decode_key(self, key: Value) -> tuple[Value, ...]:
         """The key's columns. What does not decode is shown as bytes."""
         if self.key is None:
             return (key,) if self.key_columns else ()
         return parts_of(self.key, decode_as(self.key, key))
 
-    def decode_value(self, value: bytes) -> tuple[Any, ...]:
+    def decode_value(self, value: bytes) -> tuple[Value, ...]:
         """The value's columns. What does not decode is shown as bytes, in the first of them."""
         return parts_of(self.value, decode_as(self.value, value)) if self.value_columns else ()
 
 
-def tree_order(tree: BTree) -> Callable[[bytes], Any]:
+def tree_order(tree: BTree) -> Callable[[bytes], Value]:
     """The order in which a tree compares encoded keys."""
     return tree._order or bytes
 
@@ -258,7 +258,7 @@ def load_tree(structure: Structure, key: Format) -> BTree:
         raise MalformedError(f"the root of a map of {header.length} entries is no node", header.root)
     elif key is RAW and header.length and header.slots is None:
         raise UnsupportedError(f"memory {structure.label}: the width of its keys is not certain, declare the key")
-    stored_value: StorableType[Any] = types.raw
+    stored_value: StorableType[Value] = types.raw
     if header.slots is not None:
         has_length = has_length or key_bytes != header.slots.key_bytes
         key_bytes = header.slots.key_bytes

@@ -10,14 +10,14 @@ Each table has two more columns that ``select *`` leaves out: ``_key`` and ``_va
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import PerdureError
 from perdure.inspection.find import KINDS, Inventory, Structure
 from perdure.inspection.reading_sql import Limits, limit, only_read
 from perdure.inspection.rows import Bound, Entry, Rows, open_table
 from perdure.inspection.sqlite import Database, attached, connect_beside, databases, open_database, quoted
-from perdure.values.format import Format
+from perdure.values.format import Format, Value
 from perdure.values.schema import Schema
 from perdure.values.show import to_sql
 
@@ -77,7 +77,7 @@ def connect_all(tables: Iterable[Rows], structures: Sequence[Structure]) -> tupl
         return database.connection, [database]
     connection = connect_beside(structures)
     found = attached(connection, structures)
-    module: Any = _Module(by_name)
+    module: Value = _Module(by_name)
     connection.create_module("perdure", module, use_bestindex_object=True, read_only=True)
     for name in by_name:
         connection.execute(f"create virtual table {quoted(name)} using perdure")
@@ -91,9 +91,9 @@ class _Module:
     def __init__(self, tables: dict[str, Rows]) -> None:
         self._tables = tables
 
-    def Create(
+    def Create(  # noqa: N802
         self, _connection: object, _module: str, _database: str, name: str, *_: object
-    ) -> tuple[str, _VirtualTable]:  # noqa: N802
+    ) -> tuple[str, _VirtualTable]:
         table = self._tables[name]
         return _declaration(table), _VirtualTable(table)
 
@@ -141,7 +141,7 @@ class _VirtualTable:
         self.raw_key_column = len(table.columns)
         self._value_mask = ~((1 << len(table.key_columns)) - 1) & ~(1 << self.raw_key_column)
 
-    def BestIndexObject(self, index: Any) -> bool:  # noqa: N802
+    def BestIndexObject(self, index: Value) -> bool:  # noqa: N802
         """Choose what to hand down: equality on leading key columns, then a range on the next."""
         usable: dict[tuple[int, int], int] = {}
         for number in range(index.nConstraint):
@@ -172,13 +172,13 @@ class _VirtualTable:
             return chosen + lows[:1] + highs[:1]
         return chosen
 
-    def _uses_values(self, used: Any) -> bool:
+    def _uses_values(self, used: Value) -> bool:
         """`used` is SQLite's mask, or the set of columns that apsw makes of it."""
         if isinstance(used, int):
             return bool(used & self._value_mask)
         return any(self._value_mask >> column & 1 for column in used)
 
-    def _consume_order(self, index: Any) -> int:
+    def _consume_order(self, index: Value) -> int:
         """Take over the ORDER BY where the structure is in that order; whether to read it backwards."""
         count = index.nOrderBy
         key = self.table.key
@@ -218,8 +218,8 @@ class _Cursor:
         self._table = virtual.table
         self._rows: Iterator[Entry] = iter(())
         self._entry: Entry | None = None
-        self._key_parts: tuple[Any, ...] | None = None
-        self._value_parts: tuple[Any, ...] | None = None
+        self._key_parts: tuple[Value, ...] | None = None
+        self._value_parts: tuple[Value, ...] | None = None
 
     def Filter(self, number: int, text: str | None, arguments: Sequence[object]) -> None:  # noqa: N802
         """Start a scan."""
@@ -238,7 +238,7 @@ class _Cursor:
         self._entry = next(self._rows, None)
         self._key_parts = self._value_parts = None
 
-    def Column(self, number: int) -> Any:  # noqa: N802
+    def Column(self, number: int) -> Value:  # noqa: N802
         assert self._entry is not None
         key, value = self._entry
         keys = len(self._table.key_columns)
@@ -262,7 +262,7 @@ class _Cursor:
         self._rows = iter(())
 
 
-Condition = tuple[int, str, Any]
+Condition = tuple[int, str, Value]
 
 
 def _plan(virtual: _VirtualTable, conditions: list[Condition], descending: bool, with_values: bool) -> Iterator[Entry]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, final
+from typing import Final, NamedTuple, NoReturn, final
 
 from perdure.candid import Codec, parse_type
-from perdure.candid.types import Func
+from perdure.candid.types import Func, Value
 from perdure.canister import Callback
 from perdure.ic.principal import Principal
 from perdure.system_api import SystemApi
@@ -83,7 +83,7 @@ def reject(message: str) -> NoReturn:
 
 
 def trap(message: str) -> NoReturn:
-    """End the method and undo what it did. Any other exception does the same."""
+    """End the method and undo what it did. Value other exception does the same."""
     raise _api().trap(message.encode())
 
 
@@ -194,11 +194,11 @@ class Call:
         self.timeout = timeout
         self.results: Codec | None = None
 
-    def __await__(self) -> Generator[Batch, list[Any], Any]:
+    def __await__(self) -> Generator[Batch, list[Value], Value]:
         (answer,) = yield Batch([self])
         return self.value(answer)
 
-    def value(self, answer: bytes | Exception) -> Any:
+    def value(self, answer: bytes | Exception) -> Value:
         """The result in an answer, or its error raised."""
         if isinstance(answer, Exception):
             raise answer
@@ -211,7 +211,7 @@ class Call:
 def call(
     callee: Principal,
     method: str,
-    *args: Any,
+    *args: Value,
     signature: str | None = None,
     cycles: int = 0,
     timeout: int | None = None,
@@ -251,7 +251,7 @@ class _Gathered:
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = calls
 
-    def __await__(self) -> Generator[Batch, list[Any], list[Any]]:
+    def __await__(self) -> Generator[Batch, list[Value], list[Value]]:
         answers = yield Batch(self._calls)
         return [one.value(answer) for one, answer in zip(self._calls, answers, strict=True)]
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, final
+from typing import Final, Protocol, final
 
+from perdure.candid.types import Value
 from perdure.canister import (
     Callback,
     CanisterInstance,
@@ -66,9 +67,9 @@ _PACKAGE: Final = Path(__file__).parents[1]
 class _Frame:
     """A method that waits for answers."""
 
-    coroutine: Coroutine[Batch, list[Any] | None, Any]
+    coroutine: Coroutine[Batch, list[Value] | None, Value]
     method: PythonMethod
-    answers: list[Any] = field(default_factory=list)
+    answers: list[Value] = field(default_factory=list)
     missing: int = 0
 
 
@@ -90,7 +91,7 @@ class Code(CanisterModule, Classes, Protocol):
         """Of the memory manager."""
         ...
 
-    def new_object(self, instance: PythonInstance) -> Any:
+    def new_object(self, instance: PythonInstance) -> Value:
         """An object of the class, not initialised, whose stable variables are `instance`'s."""
         ...
 
@@ -122,11 +123,11 @@ class PythonInstance:
         self.heap, self.stable = memories["heap"], memories["stable"]
         self._object = module.new_object(self)
         self._set_attributes(self._stored_attributes() if has_run else {})
-        self._live: dict[str, Any] | None = None
+        self._live: dict[str, Value] | None = None
         self._is_touched = False
         self._manager: MemoryManager | None = None
         self._virtual: dict[int, VirtualMemory] = {}
-        self._structures: dict[str, Any] = {}
+        self._structures: dict[str, Value] = {}
         self._frames: dict[int, _Frame] = {}
         self._started = 0
         self._predecessor: PythonInstance | None = None
@@ -154,7 +155,7 @@ class PythonInstance:
             return b""
         return self.heap.read(8, int.from_bytes(self.heap.read(0, 8), "little"))
 
-    def _stored_attributes(self) -> dict[str, Any]:
+    def _stored_attributes(self) -> dict[str, Value]:
         data = self._stored() if not self._module.absent else b""
         return unpickled(data, self._module) if data else {}
 
@@ -181,7 +182,7 @@ class PythonInstance:
             found = self._virtual[memory_id] = self._manager.get(memory_id)
         return found
 
-    def structure(self, name: str) -> Any:
+    def structure(self, name: str) -> Value:
         """The stable structure that the class declares by this name."""
         found = self._structures.get(name)
         if found is None:
@@ -286,7 +287,7 @@ class PythonInstance:
         # The version tells messages apart across forks and upgrades, the counter within one message.
         self._advance(api.env.facts.version << 16 | self._started, _Frame(result, method), None, api)
 
-    def _advance(self, number: int, frame: _Frame, answers: list[Any] | None, api: SystemApi) -> None:
+    def _advance(self, number: int, frame: _Frame, answers: list[Value] | None, api: SystemApi) -> None:
         """Run a coroutine until it waits for an answer, or ends. When it traps, it is gone."""
         try:
             while True:
@@ -302,8 +303,8 @@ class PythonInstance:
         except RejectedError as error:
             api.msg_reject(str(error).encode())
 
-    def _perform(self, number: int, frame: _Frame, batch: Batch, api: SystemApi) -> list[Any]:
-        answers: list[Any] = [None] * len(batch.calls)
+    def _perform(self, number: int, frame: _Frame, batch: Batch, api: SystemApi) -> list[Value]:
+        answers: list[Value] = [None] * len(batch.calls)
         frame.answers, frame.missing = answers, 0
         for index, call in enumerate(batch.calls):
             if perform(api, call, number << _CALL_BITS | index):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from perdure.candid import Codec
-from perdure.candid.types import quote
+from perdure.candid.types import Value, quote
 from perdure.python.variables import Variable, structure_of
 from perdure.system_api import SystemApi
 from perdure.values.annotations import Annotations, Shape
@@ -72,7 +72,7 @@ class PythonMethod:
         args = ", ".join(f"{quote(name)} : {shape.type}" for name, shape in zip(self.names, self.args, strict=True))
         return f"{quote(self.name)} : ({args}) -> ({types_of(self.results)}){_MODES[self.kind]}"
 
-    def decode(self, arg: bytes) -> list[Any]:
+    def decode(self, arg: bytes) -> list[Value]:
         """The arguments in a message.
 
         Raises:
@@ -93,7 +93,7 @@ class PythonMethod:
             api.msg_reply_data_append(self._encoded(result))
             api.msg_reply()
 
-    def _encoded(self, result: Any) -> bytes:
+    def _encoded(self, result: Value) -> bytes:
         if self.is_raw:
             return bytes(result or b"")
         values = [result] if len(self.results) == 1 else list(result or ())

@@ -32,6 +32,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, Final, TypeVar, final, overload
 
+from perdure.candid.types import Value
 from perdure.canister import WasmState, memory_kinds
 from perdure.errors import MalformedError
 from perdure.memory import Memory
@@ -83,7 +84,7 @@ class _Marking:
     def __call__(self, function: F, /) -> F: ...
     @overload
     def __call__(self, /, *, name: str | None = None, raw: bool = False) -> Callable[[F], F]: ...
-    def __call__(self, function: F | None = None, /, *, name: str | None = None, raw: bool = False) -> Any:
+    def __call__(self, function: F | None = None, /, *, name: str | None = None, raw: bool = False) -> Value:
         """Mark a method.
 
         Args:
@@ -139,7 +140,7 @@ class _Slot:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: Any, owner: type) -> Any:
+    def __get__(self, instance: Value, owner: type) -> Value:
         return self if instance is None else instance._perdure_instance.structure(self._name)
 
     def __set__(self, instance: object, value: object) -> None:
@@ -246,9 +247,9 @@ class PythonModule:
         before = Schema.decode(b"") if not has_run and memories["stable"].size() else None
         return PythonInstance(self, memories, has_run=has_run, before=before)
 
-    def new_object(self, instance: PythonInstance) -> Any:
+    def new_object(self, instance: PythonInstance) -> Value:
         """An object of the class, not initialised, whose stable variables are `instance`'s."""
-        made: Any = object.__new__(self._class)
+        made: Value = object.__new__(self._class)
         made._perdure_instance = instance
         return made
 
@@ -262,7 +263,7 @@ class PythonModule:
         if found is not None:
             return found
         module, _, path = name.partition(":")
-        value: Any = None
+        value: Value = None
         if is_own(self.owner.__module__, module):
             value = import_module(module_of(module))
             for part in path.split("."):
@@ -286,8 +287,8 @@ class PythonModule:
         return f"<canister {self.owner.__name__}>"
 
 
-def _functions(owner: type) -> list[Any]:
-    found: dict[str, Any] = {}
+def _functions(owner: type) -> list[Value]:
+    found: dict[str, Value] = {}
     for one in reversed(owner.__mro__):
         found.update(vars(one))
     return list(found.values())
@@ -303,7 +304,7 @@ def _checked(name: str | None) -> str | None:
 def canister(owner: C, /) -> C: ...
 @overload
 def canister(*, name: str | None = None, bucket_wasm_pages: int = 128) -> Callable[[C], C]: ...
-def canister(owner: Any = None, /, *, name: str | None = None, bucket_wasm_pages: int = 128) -> Any:
+def canister(owner: Value = None, /, *, name: str | None = None, bucket_wasm_pages: int = 128) -> Value:
     """Make a class a canister, to be installed like a Wasm module: ``subnet.install(Ledger)``.
 
     Args:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, final
+from typing import Final, final
 
 import cbor2
 
 from perdure.candid import parse_type
 from perdure.candid.service import load
-from perdure.candid.types import Rec
+from perdure.candid.types import Rec, Value
 from perdure.errors import MalformedError, PerdureError
 from perdure.memory import Memory
 from perdure.record import TEXT, Field, Table, nat, row, sequence
@@ -47,7 +47,7 @@ __all__ = [
     "structure_of",
 ]
 
-_STRUCTURES: Final[Mapping[Any, int]] = {
+_STRUCTURES: Final[Mapping[Value, int]] = {
     StableBTreeMap: 1,
     StableBTreeSet: 1,
     StableCell: 1,
@@ -75,11 +75,11 @@ class Stable:
     """What `stable` has said."""
 
     memory_id: int | Sequence[int] | None = None
-    default: Any = None
+    default: Value = None
     adopt: bool = False
 
 
-def stable(memory_id: int | tuple[int, int] | None = None, *, default: object = None, adopt: bool = False) -> Any:
+def stable(memory_id: int | tuple[int, int] | None = None, *, default: object = None, adopt: bool = False) -> Value:
     """More about a stable variable than its type says.
 
         users: StableBTreeMap[Principal, User] = stable(3)
@@ -119,9 +119,9 @@ class Variable:
     """A declared stable variable, ready to be opened."""
 
     name: str
-    structure: Any
+    structure: Value
     memory_ids: tuple[int, ...]
-    storables: tuple[StorableType[Any], ...]
+    storables: tuple[StorableType[Value], ...]
     detail: Stable = Stable()
 
     @property
@@ -130,17 +130,19 @@ class Variable:
         types = tuple(one.name for one in self.storables)
         return Declared(self.name, self.structure.__name__, self.memory_ids, types)
 
-    def open(self, memories: Sequence[Memory]) -> Any:
+    def open(self, memories: Sequence[Memory]) -> Value:
         """What is there, or a new one on blank memories."""
         extra = (self.detail.default,) if self.structure is StableCell else ()
         return self.structure.init(*memories, *self.storables, *extra)
 
-    def load(self, memories: Sequence[Memory]) -> Any:
+    def load(self, memories: Sequence[Memory]) -> Value:
         """What is there."""
         return self.structure.load(*memories, *self.storables)
 
 
-def structure_of(name: str, hint: object, annotations: Annotations) -> tuple[Any, tuple[StorableType[Any], ...]] | None:
+def structure_of(
+    name: str, hint: object, annotations: Annotations
+) -> tuple[Value, tuple[StorableType[Value], ...]] | None:
     """The structure and the types that an annotation says; `None`: it is no stable variable.
 
     Raises:

@@ -31,7 +31,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from perdure.canister import GlobalValue, PageDelta, wrong_global
 from perdure.errors import MalformedError
@@ -41,6 +41,7 @@ from perdure.record import (
     TEXT,
     Coder,
     Field,
+    Plain,
     Table,
     blob,
     integer,
@@ -233,7 +234,7 @@ _MESSAGE = row(
 _ANSWER = row(Answer, ("request id", blob(1)), ("expiry", COUNT), ("response", _BYTES))
 
 
-def _entry_rule(entry: dict[str, Any]) -> str | None:
+def _entry_rule(entry: dict[str, Plain]) -> str | None:
     if entry["gone"] and any(entry[name] is not None for name in ("module", "global_values", "record", "code")):
         return "both gone and changed"
     if (entry["gone"] or entry["new"]) and (entry["memories"] or entry["dropped"]):
@@ -245,7 +246,7 @@ def _entry_rule(entry: dict[str, Any]) -> str | None:
     return None
 
 
-def _meta_rule(meta: dict[str, Any]) -> str | None:
+def _meta_rule(meta: dict[str, Plain]) -> str | None:
     """What belongs to changes is in them, and what belongs to what was before is there."""
     entries = meta["canisters"].values()
     if any(entry.new or entry.not_run or None in entry.memories.values() for entry in entries):
@@ -293,7 +294,7 @@ _META = Table(
 )
 
 
-def encode_memory(delta: PageDelta) -> list[Any]:
+def encode_memory(delta: PageDelta) -> list[Plain]:
     """The entry of a memory, of whole pages in ascending order."""
     return [delta.wasm_pages, delta.fresh, page_runs(delta)]
 
@@ -312,7 +313,7 @@ def page_runs(delta: PageDelta) -> list[int]:
     return runs
 
 
-def encode_globals(values: Sequence[GlobalValue]) -> list[list[Any]]:
+def encode_globals(values: Sequence[GlobalValue]) -> list[list[Plain]]:
     """Globals as lists."""
     return [[value_type, bits] for value_type, bits in values]
 

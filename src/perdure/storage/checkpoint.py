@@ -30,13 +30,26 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import cbor2
 
 from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.record import TEXT, Field, Table, blob, load, nat, optional, row, sequence, sorted_mapping, structure
+from perdure.record import (
+    TEXT,
+    Field,
+    Plain,
+    Table,
+    blob,
+    load,
+    nat,
+    optional,
+    row,
+    sequence,
+    sorted_mapping,
+    structure,
+)
 from perdure.storage.changes import (
     CANISTER_ID,
     COUNT,
@@ -125,21 +138,21 @@ def _without_files(memory: KeptMemory) -> str | None:
     return None
 
 
-def _slots(body: dict[str, Any]) -> str | None:
+def _slots(body: dict[str, Plain]) -> str | None:
     slots = [canister.slot for canister in body["canisters"].values()]
     if len(set(slots)) != len(slots) or any(slot >= body["next_slot"] for slot in slots):
         return f"slots {slots[:5]}, the next one is {body['next_slot']}"
     return None
 
 
-def _answer_files(body: dict[str, Any]) -> str | None:
+def _answer_files(body: dict[str, Plain]) -> str | None:
     epochs = [file.epoch for file in body["answers"]]
     if epochs != sorted(set(epochs)) or (epochs and epochs[-1] > body["epoch"]):
         return f"answers of epochs {epochs[:5]}, this one is {body['epoch']}"
     return None
 
 
-def _extension_names(body: dict[str, Any]) -> str | None:
+def _extension_names(body: dict[str, Plain]) -> str | None:
     names = list(body["extensions"])
     return None if names == sorted(set(names)) else f"extensions {names[:5]} are not ascending"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import final
 
 import cbor2
 
 from perdure.canister import PageDelta
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.record import Plain
 from perdure.storage.changes import Answer, CanisterChange, Message, check_name, encode_globals, encode_memory
 from perdure.storage.committed import Committed
 from perdure.storage.disk import Buffer
@@ -67,7 +68,7 @@ class Draft:
         self.slots: dict[bytes, int] = {}
         self.runs: dict[tuple[bytes, str], list[int]] = {}
         self.created: dict[tuple[bytes, str], DurableMemory] = {}
-        self._entries: list[list[Any]] = []
+        self._entries: list[list[Plain]] = []
         next_slot = committed.next_slot
         for canister_id in sorted(changes):
             state = committed.canisters.get(canister_id)
@@ -75,8 +76,8 @@ class Draft:
             next_slot += state is None
             self._entries.append([canister_id, self._entry(canister_id, changes[canister_id], state)])
 
-    def _entry(self, canister_id: bytes, change: CanisterChange, state: CanisterState | None) -> dict[int, Any]:
-        entry: dict[int, Any] = {1: self.slots[canister_id]}
+    def _entry(self, canister_id: bytes, change: CanisterChange, state: CanisterState | None) -> dict[int, Plain]:
+        entry: dict[int, Plain] = {1: self.slots[canister_id]}
         if change.deleted:
             if state is None:
                 raise ValueError(f"no canister {canister_id.hex()} to delete")
@@ -96,7 +97,9 @@ class Draft:
             entry[10] = sorted(change.dropped)
         return entry
 
-    def _memory(self, canister_id: bytes, name: str, change: CanisterChange, state: CanisterState | None) -> list[Any]:
+    def _memory(
+        self, canister_id: bytes, name: str, change: CanisterChange, state: CanisterState | None
+    ) -> list[Plain]:
         delta = change.memories[name]
         memory = None if state is None or name in change.dropped else state.memories.get(name)
         if memory is None:
@@ -121,7 +124,7 @@ class Draft:
 
     def meta(self, *, with_before: bool) -> bytes:
         """The record's meta part; with what the commit replaces, whose pages follow the others, if history is kept."""
-        meta: dict[int, Any] = {1: list(self._message)}
+        meta: dict[int, Plain] = {1: list(self._message)}
         if self.subnet_record is not None:
             meta[2] = self.subnet_record
         if self._entries:
@@ -159,8 +162,8 @@ class Draft:
         if self.answers or self.forgotten:
             committed.answers.take(self.forgotten, self.answers)
 
-    def _before(self) -> dict[int, Any]:
-        before: dict[int, Any] = {}
+    def _before(self) -> dict[int, Plain]:
+        before: dict[int, Plain] = {}
         if self.subnet_record is not None:
             before[2] = self._committed.subnet_record
         if self._entries:
@@ -172,17 +175,17 @@ class Draft:
             before[5] = [request_id for request_id in touched if request_id not in kept]
         return before
 
-    def _entry_before(self, canister_id: bytes) -> dict[int, Any]:
+    def _entry_before(self, canister_id: bytes) -> dict[int, Plain]:
         state, change = self._committed.canisters.get(canister_id), self.changes[canister_id]
         if state is None:
             return {1: self.slots[canister_id], 3: True}
-        before: dict[int, Any] = {1: state.slot, 4: state.module_hash, 7: state.record, 8: list(state.code)}
+        before: dict[int, Plain] = {1: state.slot, 4: state.module_hash, 7: state.record, 8: list(state.code)}
         if state.global_values is None:
             before[6] = True
         else:
             before[5] = encode_globals(state.global_values)
         gone = set(state.memories) if change.deleted else change.dropped & state.memories.keys()
-        memories: list[list[Any]] = []
+        memories: list[list[Plain]] = []
         for name in sorted(gone | change.memories.keys()):
             memory = state.memories.get(name)
             if memory is None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, StorageError, UnsupportedError
@@ -33,6 +33,9 @@ from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.temporary import TemporaryStore
 
 __all__ = ["Snapshot", "SnapshotMetadata", "check_download", "write_snapshot"]
+
+Said: TypeAlias = Any
+"""What JSON says, whatever that is."""
 
 _COPY_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 64 << 20
@@ -76,7 +79,7 @@ class SnapshotMetadata:
         Raises:
             UnsupportedError: a global is a NaN or infinite, which JSON cannot say.
         """
-        timer: Any = None
+        timer: Said = None
         if self.global_timer is not None:
             timer = {"active": self.global_timer} if self.global_timer else "inactive"
         return json.dumps(
@@ -130,17 +133,17 @@ class SnapshotMetadata:
 
 @final
 class _Fields:
-    def __init__(self, found: dict[str, Any]) -> None:
+    def __init__(self, found: dict[str, Said]) -> None:
         self._found = found
 
-    def __call__(self, name: str, decode: Callable[[Any], Any]) -> Any:
+    def __call__(self, name: str, decode: Callable[[Said], Said]) -> Said:
         try:
             return decode(self._found.get(name))
         except (ValueError, TypeError, KeyError, OverflowError, struct.error) as error:
             raise MalformedError(f"metadata.json: {name}: {error}") from error
 
 
-def _list(found: object) -> list[Any]:
+def _list(found: object) -> list[Said]:
     if not isinstance(found, list):
         raise TypeError(f"{found!r:.60} found, an array expected")
     return found
@@ -171,14 +174,14 @@ def _decode_blob(found: object) -> bytes:
     return bytes(_list(found))
 
 
-def _chunk_hash(found: Any) -> bytes:
+def _chunk_hash(found: Said) -> bytes:
     hash_ = _decode_blob(found["hash"])
     if len(hash_) != 32:
         raise ValueError(f"a hash of {len(hash_)} bytes, 32 expected")
     return hash_
 
 
-def _variant(found: object) -> tuple[str, Any]:
+def _variant(found: object) -> tuple[str, Said]:
     """Name and payload: serde writes the name alone where there is no payload."""
     if isinstance(found, str):
         return found, None
@@ -222,7 +225,7 @@ _INTEGERS = {"i32": ("<i", "<I"), "i64": ("<q", "<Q")}
 _FLOATS = {"f32": "<f", "f64": "<d"}
 
 
-def _encode_global(value: GlobalValue) -> dict[str, Any]:
+def _encode_global(value: GlobalValue) -> dict[str, Said]:
     value_type, bits = value
     if value_type in _INTEGERS:
         return {value_type: struct.unpack(_INTEGERS[value_type][0], bits)[0]}
@@ -253,7 +256,7 @@ def _decode_global(found: object) -> GlobalValue:
     raise ValueError(f"global of type {value_type!r}")
 
 
-def _decode_v128(payload: Any) -> bytes:
+def _decode_v128(payload: Said) -> bytes:
     if isinstance(payload, int):
         return payload.to_bytes(16, "little")
     if len(_list(payload)) > 4:

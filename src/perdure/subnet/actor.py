@@ -6,11 +6,11 @@ import html
 import inspect
 import keyword
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Final, Protocol, TypeVar, final
 
 from perdure.candid.into import into
 from perdure.candid.service import ServiceMethod, ServiceType
-from perdure.candid.types import Type, is_nullable
+from perdure.candid.types import Type, Value, is_nullable
 from perdure.ic.principal import ANONYMOUS, Principal
 
 __all__ = ["Actor", "ActorMethod", "Callee"]
@@ -89,7 +89,7 @@ class ActorMethod:
         self.__signature__ = _signature(method)
         self.__doc__ = f"{method.docs}\n\n{method.signature}" if method.docs else method.signature
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Value:
         """Call the method; raises ValueError or TypeError for wrong arguments, RejectError if it is rejected."""
         if kwargs or len(args) != len(self._method.func.args):
             bound = self.__signature__.bind(*args, **kwargs)
@@ -161,7 +161,7 @@ class Actor:
     def __dir__(self) -> list[str]:
         return sorted(name for name in self._service.methods if name.isidentifier())
 
-    def __call_method__(self, method: ServiceMethod, args: Sequence[object]) -> Any:
+    def __call_method__(self, method: ServiceMethod, args: Sequence[object]) -> Value:
         """Call `method`; for `ActorMethod`. A dunder, so that no Candid name hides it."""
         arg = method.encode(args)
         if method.is_query:

@@ -6,11 +6,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, Literal, final
+from typing import TYPE_CHECKING, Final, Literal, final
 
 from perdure.candid import decode
 from perdure.candid.service import ServiceType
-from perdure.candid.types import Text
+from perdure.candid.types import Text, Value
 from perdure.canister import (
     CanisterModule,
     GlobalValue,
@@ -317,7 +317,7 @@ class Canister:
         options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
         self._install(options, self._subnet._code(wasm, wasi=wasi), arg)
 
-    def check_upgrade(self, new: Wasm, arg: Argument | None = None, **options: object) -> Any:
+    def check_upgrade(self, new: Wasm, arg: Argument | None = None, **options: object) -> Value:
         """Rehearse an upgrade on forks, and say whether it is safe; nothing of this canister changes.
 
         Args:
@@ -418,9 +418,9 @@ class Canister:
         self._manage("load_canister_snapshot", snapshot_id=snapshot_id)
         take_up((self,), subnet._catalogue, subnet._changed_code, f"snapshot {snapshot_id.hex()}")
 
-    def snapshots(self) -> list[dict[str, Any]]:
+    def snapshots(self) -> list[dict[str, Value]]:
         """Each snapshot's ``id``, ``taken_at_timestamp`` in ns and ``total_size`` in bytes."""
-        found: list[dict[str, Any]] = self._manage("list_canister_snapshots")
+        found: list[dict[str, Value]] = self._manage("list_canister_snapshots")
         return found
 
     def delete_snapshot(self, snapshot_id: bytes) -> None:
@@ -458,7 +458,7 @@ class Canister:
             return upload(opened, subnet._world, self._state, module, subnet._host.store, replace)
 
     @alone
-    def _manage(self, method: str, /, **fields: object) -> Any:
+    def _manage(self, method: str, /, **fields: object) -> Value:
         subnet, ticket = self._subnet, Ticket()
         with subnet._undisturbed(ticket) as world:
             result = manage(world, self._state, method, ticket=ticket, **fields)
@@ -562,9 +562,9 @@ class Canister:
         """Facts as ``canister_status`` gives them."""
         return status_of(self._state)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Value]:
         """The settings, by their names in the interface specification."""
-        settings: dict[str, Any] = status_record(self._subnet._world, self._state)["settings"]
+        settings: dict[str, Value] = status_record(self._subnet._world, self._state)["settings"]
         return settings
 
     def logs(self) -> tuple[LogRecord, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from perdure.candid.service import ServiceType, load
+from perdure.candid.types import Value
 from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.errors import RejectError
 from perdure.execution.journal import Ticket
@@ -41,7 +42,7 @@ def management_service() -> ServiceType:
 
 def manage(
     world: World, canister: CanisterState, method: str, *, ticket: Ticket | None = None, **fields: object
-) -> Any:
+) -> Value:
     """Call a method that takes a record with a canister's id, and run rounds until it has answered.
 
     Args:
@@ -63,15 +64,15 @@ def manage(
     return _result(execute_ingress(world, callee, method, arg, sender, 0, MAX_ROUNDS, ticket=ticket), gives)
 
 
-def status_record(world: World, canister: CanisterState) -> dict[str, Any]:
+def status_record(world: World, canister: CanisterState) -> dict[str, Value]:
     """What ``canister_status`` tells a controller, as a query: nothing changes."""
     takes, gives = codecs()["canister_status"]
     arg = takes.encode([{"canister_id": Principal(canister.canister_id)}])
-    record: dict[str, Any] = _result(management_query(world, controller_of(canister), "canister_status", arg), gives)
+    record: dict[str, Value] = _result(management_query(world, controller_of(canister), "canister_status", arg), gives)
     return record
 
 
-def _result(response: Response | None, gives: Any) -> Any:
+def _result(response: Response | None, gives: Value) -> Value:
     if not isinstance(response, Reply):
         raise as_error(response)
     values = gives.decode(response.data)

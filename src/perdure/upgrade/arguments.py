@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
-from typing import Any, Final, final
+from typing import Final, final
 
 from perdure.candid.types import (
     Bool,
@@ -28,6 +28,7 @@ from perdure.candid.types import (
     Service,
     Text,
     Type,
+    Value,
     Variant,
     Vec,
     is_blob,
@@ -77,7 +78,7 @@ class Pool:
             for one in (*value[:4], *value[-1:]):
                 self.add(one, depth + 1)
 
-    def of(self, type_: Type) -> Sequence[Any]:
+    def of(self, type_: Type) -> Sequence[Value]:
         """Those that a Candid type may take."""
         type_ = resolve(type_)
         if type_ is Text:
@@ -111,7 +112,7 @@ def find_values(inventory: Inventory | None, schema: Schema | None, pool: Pool) 
                 _add_raw(raw, pool)
 
 
-def _keys(structure: Structure, schema: Schema | None) -> Iterator[Any]:
+def _keys(structure: Structure, schema: Schema | None) -> Iterator[Value]:
     try:
         table = open_table(structure, schema)
         if table.tree is None:
@@ -148,7 +149,7 @@ def _add_raw(raw: object, pool: Pool) -> None:
 # -- values of a type
 
 
-def made(type_: Type, random: Random, depth: int = 0) -> Any:
+def made(type_: Type, random: Random, depth: int = 0) -> Value:
     """A small value of a Candid type; the same for the same state of `random`.
 
     Raises:
@@ -179,7 +180,7 @@ def made(type_: Type, random: Random, depth: int = 0) -> Any:
     return _primitive(type_, random)
 
 
-def _primitive(type_: Type, random: Random) -> Any:  # noqa: PLR0911 -- one for each type
+def _primitive(type_: Type, random: Random) -> Value:  # noqa: PLR0911 -- one for each type
     if isinstance(type_, Service) or type_ is PrincipalType:
         return Principal(b"\x04") if random.random() < 0.5 else Principal.from_index(random.randrange(1 << 20))
     if isinstance(type_, Func):
@@ -197,7 +198,7 @@ def _primitive(type_: Type, random: Random) -> Any:  # noqa: PLR0911 -- one for 
 
 def arguments(
     types: Sequence[Type], pool: Pool, random: Random, *, count: int = 6
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
+) -> Iterator[tuple[str, tuple[Value, ...]]]:
     """Argument lists for a method, each with where it comes from: ``plain``, ``data`` or ``seeded``."""
     if not types:
         yield "plain", ()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final, final
+from typing import Final, final
 
 from perdure.candid import decode, decode_with_types, values_to_text
 from perdure.candid.service import ServiceMethod
+from perdure.candid.types import Value
 from perdure.errors import MalformedError
 
 __all__ = ["Reply", "is_less", "without"]
@@ -29,7 +30,7 @@ class Reply:
         self.method = method
         self.trouble = ""
         """Why it is not of the old types."""
-        self.values: tuple[Any, ...] | None = None
+        self.values: tuple[Value, ...] | None = None
         try:
             self.values = method.decode(data) if method is not None else decode(data)
         except MalformedError as error:
@@ -58,7 +59,7 @@ class Reply:
         return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}... ({len(text)} characters)"
 
 
-def without(value: object, names: Collection[str]) -> Any:
+def without(value: object, names: Collection[str]) -> Value:
     """A value without the record fields of these names."""
     if isinstance(value, Mapping):
         return {name: without(one, names) for name, one in value.items() if name not in names}

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Final, TypeAlias, Union, final
 
 from perdure.candid import parse_type
 from perdure.candid import types as candid
-from perdure.candid.types import Type
+from perdure.candid.types import Type, Value
 from perdure.ic.principal import Principal
 from perdure.stable import types as stable
 from perdure.values.candid import CandidValue
@@ -60,10 +60,12 @@ int32: TypeAlias = Annotated[int, "int32", stable.i32]
 int64: TypeAlias = Annotated[int, "int64", stable.i64]
 float32: TypeAlias = Annotated[float, "float32", stable.f32]
 
-Convert: TypeAlias = Callable[[Any], Any]
+Annotation: TypeAlias = Any
+"""A class, or another form of annotation."""
+Convert: TypeAlias = Callable[[Value], Value]
 
 
-def _same(value: object) -> Any:
+def _same(value: object) -> Value:
     return value
 
 
@@ -82,10 +84,10 @@ class Shape:
     type: Type
     to_candid: Convert = _same
     from_candid: Convert = _same
-    storable: stable.StorableType[Any] | None = None
+    storable: stable.StorableType[Value] | None = None
 
 
-_PLAIN: Final[Mapping[Any, Shape]] = {
+_PLAIN: Final[Mapping[Annotation, Shape]] = {
     bool: Shape(candid.Bool, storable=stable.boolean),
     int: Shape(candid.Int),
     str: Shape(candid.Text, storable=stable.text),
@@ -106,7 +108,7 @@ class Annotations:
 
     def __init__(self, names: Mapping[str, object]) -> None:
         self._names = dict(names)
-        self._shapes: dict[Any, Shape] = {}
+        self._shapes: dict[Annotation, Shape] = {}
         self.named: dict[str, candid.Rec] = {}
         self._complete: dict[str, candid.Rec] = {}
 
@@ -115,7 +117,7 @@ class Annotations:
         """The classes among the types that it has seen."""
         return tuple(one for one in self._shapes if isinstance(one, type))
 
-    def hints(self, owner: object) -> dict[str, Any]:
+    def hints(self, owner: object) -> dict[str, Annotation]:
         """The annotations of a class or function, resolved.
 
         Raises:
@@ -139,7 +141,7 @@ class Annotations:
             found = self._shapes[annotation] = self._make(annotation)
         return found
 
-    def storable(self, annotation: object, *, is_key: bool = False) -> stable.StorableType[Any]:
+    def storable(self, annotation: object, *, is_key: bool = False) -> stable.StorableType[Value]:
         """The form of a type in stable structures.
 
         Raises:
@@ -199,33 +201,33 @@ class Annotations:
             lambda value: None if value is None else shape.from_candid(value),
         )
 
-    def _variant(self, classes: tuple[Any, ...]) -> Shape:
+    def _variant(self, classes: tuple[Annotation, ...]) -> Shape:
         if not all(isinstance(one, type) and dataclasses.is_dataclass(one) for one in classes):
             raise TypeError(f"a union of {', '.join(map(_name, classes))}: only dataclasses can be a variant's cases")
         cases = {one.__name__: self.shape(one) for one in classes}
 
-        def to_candid(value: object) -> dict[str, Any]:
+        def to_candid(value: object) -> dict[str, Value]:
             tag = type(value).__name__
             if tag not in cases:
                 raise TypeError(f"{value!r} is none of {', '.join(cases)}")
             return {tag: cases[tag].to_candid(value)}
 
-        def from_candid(value: dict[str, Any]) -> Any:
+        def from_candid(value: dict[str, Value]) -> Value:
             ((tag, payload),) = value.items()
             return cases[tag].from_candid(payload)
 
         return Shape(candid.Variant.of({tag: case.type for tag, case in cases.items()}), to_candid, from_candid)
 
-    def _sequence(self, element: object, make: Callable[[Any], Any]) -> Shape:
+    def _sequence(self, element: object, make: Callable[[Value], Value]) -> Shape:
         return _sequence(self.shape(element), _same, make)
 
     def _tuple(self, annotations: tuple[object, ...]) -> Shape:
         shapes = [self.shape(one) for one in annotations]
 
-        def to_candid(value: Any) -> tuple[Any, ...]:
+        def to_candid(value: Value) -> tuple[Value, ...]:
             return tuple([shape.to_candid(one) for shape, one in zip(shapes, value, strict=True)])
 
-        def from_candid(value: Any) -> tuple[Any, ...]:
+        def from_candid(value: Value) -> tuple[Value, ...]:
             return tuple([shape.from_candid(one) for shape, one in zip(shapes, value, strict=True)])
 
         return Shape(candid.Record.tuple_of(*(shape.type for shape in shapes)), to_candid, from_candid)
@@ -235,12 +237,12 @@ class Annotations:
         self._take_name(name)
         fields: dict[str, tuple[str, Shape]] = {}
 
-        def to_candid(value: object) -> dict[str, Any]:
+        def to_candid(value: object) -> dict[str, Value]:
             if not isinstance(value, owner):
                 raise TypeError(f"expected {owner.__name__}, found {value!r}")
             return {key: shape.to_candid(getattr(value, attribute)) for attribute, (key, shape) in fields.items()}
 
-        def from_candid(value: Mapping[str, object] | None) -> Any:
+        def from_candid(value: Mapping[str, object] | None) -> Value:
             found = value or {}
             return owner(**{attribute: shape.from_candid(found[key]) for attribute, (key, shape) in fields.items()})
 
@@ -267,11 +269,11 @@ class Annotations:
         return Shape(name, lambda value: {value.name: None}, lambda value: owner[next(iter(value))])
 
 
-def _sequence(element: Shape, items: Convert, make: Callable[[Any], Any]) -> Shape:
-    def to_candid(value: object) -> list[Any]:
+def _sequence(element: Shape, items: Convert, make: Callable[[Value], Value]) -> Shape:
+    def to_candid(value: object) -> list[Value]:
         return [element.to_candid(one) for one in items(value)]
 
-    def from_candid(value: Any) -> Any:
+    def from_candid(value: Value) -> Value:
         return make([element.from_candid(one) for one in value])
 
     return Shape(candid.Vec(element.type), to_candid, from_candid)

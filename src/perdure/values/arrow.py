@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +29,16 @@ import pyarrow as pa
 from perdure.stable.kind import TEXT, UNIT, Kind
 from perdure.values.show import json_text, to_text
 
-__all__ = ["json_texts", "to_array", "to_type"]
+__all__ = ["Arrow", "json_texts", "to_array", "to_type"]
+
+Arrow: TypeAlias = Any
+"""An object of pyarrow, which has no types."""
 
 _NULLABLE: Final = ("option", "document")
 _WIDTHS: Final = (8, 16, 32, 64)
 
 
-def to_type(kind: Kind) -> Any:
+def to_type(kind: Kind) -> Arrow:
     """The Arrow type of a kind."""
     if kind.name == "integer" and kind.bits in _WIDTHS:
         return getattr(pa, f"{'' if kind.is_signed else 'u'}int{kind.bits}")()
@@ -69,7 +72,7 @@ def labels_of(kind: Kind) -> Sequence[str]:
     return [str(index) for index in range(len(kind.parts))] if kind.name == "tuple" else kind.labels
 
 
-def to_array(kind: Kind, values: Sequence[object]) -> Any:
+def to_array(kind: Kind, values: Sequence[object]) -> Arrow:
     """Values of a kind as an array; what is not of it is null."""
     if kind.name == "option":
         return to_array(kind.parts[0], values)
@@ -91,7 +94,7 @@ def to_array(kind: Kind, values: Sequence[object]) -> Any:
         return pa.array([value if isinstance(value, wanted) else None for value in values], found)
 
 
-def _lists(kind: Kind, values: Sequence[object]) -> Any:
+def _lists(kind: Kind, values: Sequence[object]) -> Arrow:
     lists = [value if isinstance(value, list | tuple) else None for value in values]
     sizes = np.fromiter((0 if one is None else len(one) for one in lists), dtype=np.int64, count=len(lists))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]).astype(np.int32)
@@ -101,11 +104,11 @@ def _lists(kind: Kind, values: Sequence[object]) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets), items, type=pa.list_(items.type), mask=mask)
 
 
-def _structs(kind: Kind, values: Sequence[Any]) -> Any:
+def _structs(kind: Kind, values: Sequence[Arrow]) -> Arrow:
     expected = tuple if kind.name == "tuple" else dict
     missing = [not isinstance(value, expected) for value in values]
     if any(missing):
-        empty: Any = (None,) * len(kind.parts) if expected is tuple else {}
+        empty: Arrow = (None,) * len(kind.parts) if expected is tuple else {}
         values = [empty if absent else value for value, absent in zip(values, missing, strict=True)]
     arrays = []
     for index, (label, part) in enumerate(zip(labels_of(kind), kind.parts, strict=True)):
@@ -123,7 +126,7 @@ def _structs(kind: Kind, values: Sequence[Any]) -> Any:
 # JSON, column by column
 
 
-def json_texts(kind: Kind, array: Any) -> list[str]:
+def json_texts(kind: Kind, array: Arrow) -> list[str]:
     """The values of an array of `to_type(kind)` as `json_text` writes them, a column at a time; null is ``null``."""
     if kind.name == "option":
         return json_texts(kind.parts[0], array)
@@ -137,7 +140,7 @@ def json_texts(kind: Kind, array: Any) -> list[str]:
     return ["null" if value is None else write(value) for value in array.to_pylist()]
 
 
-_WRITERS: Final[dict[str, Callable[[Any], str]]] = {
+_WRITERS: Final[dict[str, Callable[[Arrow], str]]] = {
     "text": encode_basestring,
     "principal": '"{}"'.format,
     "integer": str,
@@ -147,14 +150,14 @@ _WRITERS: Final[dict[str, Callable[[Any], str]]] = {
 }
 
 
-def _list_texts(kind: Kind, array: Any) -> list[str]:
+def _list_texts(kind: Kind, array: Arrow) -> list[str]:
     items = json_texts(kind.parts[0], array.values)
     ends, missing = array.offsets.to_pylist(), array.is_null().to_pylist()
     spans = zip(pairwise(ends), missing, strict=True)
     return ["null" if absent else f"[{', '.join(items[start:end])}]" for (start, end), absent in spans]
 
 
-def _struct_texts(kind: Kind, array: Any) -> list[str]:
+def _struct_texts(kind: Kind, array: Arrow) -> list[str]:
     columns = [json_texts(part, array.field(index)) for index, part in enumerate(kind.parts)]
     names = [encode_basestring(label).replace("%", "%%") for label in labels_of(kind)]
     if kind.name == "tuple":
@@ -169,7 +172,7 @@ def _struct_texts(kind: Kind, array: Any) -> list[str]:
     return texts
 
 
-def _variant_texts(kind: Kind, array: Any, columns: list[list[str]]) -> list[str]:
+def _variant_texts(kind: Kind, array: Arrow, columns: list[list[str]]) -> list[str]:
     texts = ["null"] * len(array)
     for index, (label, part) in enumerate(zip(kind.labels, kind.parts, strict=True)):
         name = encode_basestring(label)

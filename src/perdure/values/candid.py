@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, reduce
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from perdure.candid import Codec, parse_type
 from perdure.candid import types as candid
@@ -16,7 +16,7 @@ from perdure.candid.header import Header, read_header
 from perdure.candid.types import Field, Opt, Prim, Rec, Record, Service, Type, Variant, Vec, resolve
 from perdure.errors import MalformedError
 from perdure.stable.kind import BOOL, BYTES, DOCUMENT, PRINCIPAL, TEXT, UNIT, Kind, integer, option
-from perdure.values.format import Format, decode_as
+from perdure.values.format import Format, Value, decode_as
 from perdure.values.show import to_sql
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CandidValue", "SelfDescribing", "kind_of_type", "merged"]
 
-Convert: TypeAlias = Callable[[Any], Any]
+Convert: TypeAlias = Callable[[Value], Value]
 
 _HEADS: Final = 8
 """Heads that are remembered; a structure has one for each version of its program."""
@@ -36,7 +36,7 @@ _MAX_KINDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
 
-def _same(value: object) -> Any:
+def _same(value: object) -> Value:
     return value
 
 
@@ -66,7 +66,7 @@ class SelfDescribing(Format):
         except MalformedError as error:
             raise ValueError(f"{name!r}: {error}") from error
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The value; a list of several."""
         values = self._head(data).codec.decode(data)
         return values[0] if len(values) == 1 else list(values)
@@ -109,7 +109,7 @@ class SelfDescribing(Format):
             heads.append(head)
         return self._of_heads(heads)
 
-    def to_arrow(self, column: Column) -> Any:
+    def to_arrow(self, column: Column) -> Value:
         """All messages with a head whose values have the kind of the column in step, others one by one."""
         if self.kind == DOCUMENT:
             return None
@@ -126,16 +126,16 @@ class SelfDescribing(Format):
             places.append(rows)
         return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays).take(_inverse(places))
 
-    def to_sql_column(self, column: Column) -> list[Any] | None:
+    def to_sql_column(self, column: Column) -> list[Value] | None:
         """JSON of all messages with a head whose values are composed in step, others one by one."""
         try:
             from perdure.values.arrow import json_texts
         except ImportError:
             return None
-        found: list[Any] = [None] * len(column)
+        found: list[Value] = [None] * len(column)
         for head, rows in self._by_head(column):
             array = head.read_in_step(column, rows) if head is not None and head.kind.name in _COMPOSED else None
-            texts: Iterable[Any] = ()
+            texts: Iterable[Value] = ()
             if head is not None and array is not None:
                 texts = json_texts(head.kind, array)
             else:
@@ -190,7 +190,7 @@ class _Head:
     def kind(self) -> Kind:
         return kind_of_type(self.types[0]) if len(self.types) == 1 else DOCUMENT
 
-    def read_in_step(self, column: Column, rows: Offsets) -> Any:
+    def read_in_step(self, column: Column, rows: Offsets) -> Value:
         """The values of some messages as an Arrow array; ``None`` where they have to be decoded one by one."""
         if self.kind == DOCUMENT:
             return None
@@ -224,7 +224,7 @@ class CandidValue(Format):
         """The message that says the value."""
         return self._codec.encode((self._to_candid(value),))
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The value."""
         return self._from_candid(self._codec.decode(data)[0])
 

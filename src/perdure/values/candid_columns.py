@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from perdure.stable import types
 from perdure.stable.columns import gather_column
 from perdure.stable.gather import Bytes, Mask, Offsets, items, ramps
 from perdure.stable.kind import DOCUMENT, Kind
-from perdure.values.arrow import is_enum, is_struct, labels_of, to_type
+from perdure.values.arrow import Arrow, is_enum, is_struct, labels_of, to_type
 
 __all__ = ["NotColumnarError", "read_messages"]
 
@@ -76,7 +76,7 @@ class _Reader:
     def __init__(self, flat: Bytes) -> None:
         self._flat = flat
 
-    def read(self, found: Type, kind: Kind, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def read(self, found: Type, kind: Kind, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         """Values of `found`, whose kind is `kind`."""
         found = resolve(found)
         if isinstance(found, Prim):
@@ -103,14 +103,14 @@ class _Reader:
 
     # Primitives
 
-    def _primitive(self, prim: Prim, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _primitive(self, prim: Prim, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         if prim.name in FIXED:
             dtype = np.dtype("<" + FIXED[prim.name])
             _require((at + dtype.itemsize <= ends).all(), "ends within a number")
             return pa.array(items(self._flat, dtype.str)[at]), at + dtype.itemsize
         if prim in (candid.Null, candid.Reserved):
             return pa.nulls(len(at), pa.bool_()), at
-        readers: dict[str, Callable[[Offsets, Offsets], tuple[Any, Offsets]]] = {
+        readers: dict[str, Callable[[Offsets, Offsets], tuple[Arrow, Offsets]]] = {
             "bool": self._bool,
             "nat": self._nat,
             "int": self._int,
@@ -128,7 +128,7 @@ class _Reader:
         _require(not len(found) or found.max() < limit, "a byte that means nothing")
         return found
 
-    def _bool(self, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _bool(self, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         return pa.array(self._byte(at, ends, 2) == 1), at + 1
 
     def _leb(self, at: Offsets, ends: Offsets) -> tuple[Offsets, Offsets, Offsets]:
@@ -146,11 +146,11 @@ class _Reader:
             active, here = active[goes_on], here[goes_on] + 1
         raise NotColumnarError("a number of more than 63 bits")
 
-    def _nat(self, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _nat(self, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         numbers, _, after = self._leb(at, ends)
         return pa.array(numbers).cast(pa.string()), after
 
-    def _int(self, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _int(self, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         bits, width, after = self._leb(at, ends)
         is_negative = (bits >> (width - 1)) & 1 == 1
         # -1 << 63 is what 63 bits of sign extend to.
@@ -163,16 +163,16 @@ class _Reader:
         _require((sizes <= ends - start).all(), "more than there are bytes")
         return sizes, start
 
-    def _text(self, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _text(self, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         sizes, start = self._sizes(at, ends)
         return self._bytes(start, sizes, ends, types.text), start + sizes
 
-    def _bytes(self, start: Offsets, sizes: Offsets, ends: Offsets, storable: types.StorableType[Any]) -> Any:
+    def _bytes(self, start: Offsets, sizes: Offsets, ends: Offsets, storable: types.StorableType[Arrow]) -> Arrow:
         if not len(start):
             return pa.array([], pa.string() if storable is types.text else pa.binary())
         return gather_column(storable, self._flat, start, sizes).to_arrow()
 
-    def _principal(self, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _principal(self, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         _require((at + 2 <= ends).all(), "ends within a principal")
         sizes, start = self._flat[at + 1].astype(np.int64), at + 2
         _require((self._flat[at] == 1).all() and (sizes <= MAX_PRINCIPAL_BYTES).all(), "no principal")
@@ -192,7 +192,7 @@ class _Reader:
 
     # Parts
 
-    def _option(self, content: Type, part: Kind, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _option(self, content: Type, part: Kind, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         there = self._byte(at, ends, 2) == 1
         if there.all():
             return self.read(content, part, at + 1, ends)
@@ -200,7 +200,7 @@ class _Reader:
         inner, after[there] = self.read(content, part, after[there], ends[there])
         return _spread(inner, there), after
 
-    def _list(self, element: Type, part: Kind, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _list(self, element: Type, part: Kind, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         sizes, start = self._sizes(at, ends)
         total = int(sizes.sum())
         _require(total <= len(self._flat), "elements of no bytes")
@@ -226,7 +226,7 @@ class _Reader:
             inner = pa.concat_arrays(arrays).take(pa.array(order)) if arrays else pa.array([], to_type(part))
         return pa.ListArray.from_arrays(pa.array(offsets), inner, type=pa.list_(inner.type)), after
 
-    def _variant(self, cases: list[Type], kind: Kind, at: Offsets, ends: Offsets) -> tuple[Any, Offsets]:
+    def _variant(self, cases: list[Type], kind: Kind, at: Offsets, ends: Offsets) -> tuple[Arrow, Offsets]:
         _require(is_struct(kind) or is_enum(kind), "no column holds it")
         chosen = self._byte(at, ends, min(128, len(cases)))
         after = at + 1
@@ -248,12 +248,12 @@ class _Reader:
         return _struct(kind, arrays), after
 
 
-def _struct(kind: Kind, arrays: list[Any]) -> Any:
+def _struct(kind: Kind, arrays: list[Arrow]) -> Arrow:
     fields = [pa.field(label, array.type) for label, array in zip(labels_of(kind), arrays, strict=True)]
     return pa.StructArray.from_arrays(arrays, fields=fields)
 
 
-def _spread(inner: Any, there: Mask) -> Any:
+def _spread(inner: Arrow, there: Mask) -> Arrow:
     """The values of `inner` where they are there, nulls between them."""
     return inner.take(pa.array(np.cumsum(there) - 1, mask=~there))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any, Self, final
+from typing import Self, final
 
 import cbor2
 
 from perdure.errors import MalformedError
-from perdure.values.format import Format
+from perdure.values.format import Format, Value
 from perdure.values.plain import require_no_arguments
 
 __all__ = ["Cbor"]
@@ -29,7 +29,7 @@ class Cbor(Format):
         require_no_arguments(name, arguments)
         return cls()
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The item."""
         stream = io.BytesIO(data)
         try:

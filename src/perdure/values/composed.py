@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self, final
+from typing import Self, final
 
 from perdure.errors import MalformedError
 from perdure.stable.kind import Kind
 from perdure.stable.types import Order
-from perdure.values.format import Format
+from perdure.values.format import Format, Value
 
 __all__ = ["Length", "Struct"]
 
@@ -56,10 +56,10 @@ class Struct(Format):
         ends = [*self._offsets[1:], len(data)]
         return [data[start:end] for start, end in zip(self._offsets, ends, strict=True)]
 
-    def _order(self, data: bytes) -> Any:
+    def _order(self, data: bytes) -> Value:
         return tuple((part.order or bytes)(piece) for part, piece in zip(self.parts, self._pieces(data), strict=True))
 
-    def decode(self, data: bytes) -> dict[str, Any]:
+    def decode(self, data: bytes) -> dict[str, Value]:
         """The fields by name."""
         pieces = self._pieces(data)
         return {label: part.decode(piece) for label, part, piece in zip(self.fields, self.parts, pieces, strict=True)}
@@ -88,7 +88,7 @@ class Length(Format):
             raise ValueError(f"a length is written length(TYPE), found {name!r}")
         return cls(inner(arguments[0]))
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The value; what is behind it is not looked at."""
         return self._inner.decode(self._body(data))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import Principal
@@ -16,7 +16,10 @@ from perdure.stable.types import Order, StorableType
 if TYPE_CHECKING:
     from perdure.stable.columns import Column
 
-__all__ = ["Format", "StorableFormat", "as_format", "decode_as", "parts_of"]
+__all__ = ["Format", "StorableFormat", "Value", "as_format", "decode_as", "parts_of"]
+
+Value: TypeAlias = Any
+"""What bytes of a format mean."""
 
 
 class Format(ABC):
@@ -60,7 +63,7 @@ class Format(ABC):
     parts: tuple[Format, ...] = ()
 
     @abstractmethod
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The value; `MalformedError` where it is none."""
 
     @abstractmethod
@@ -133,7 +136,7 @@ class Format(ABC):
         """`fitted` to a whole column."""
         return self.fitted(column.raws())
 
-    def to_arrow(self, column: Column) -> Any:
+    def to_arrow(self, column: Column) -> Value:
         """A column of encoded values as an Arrow array of `kind`, where that goes without decoding one by one.
 
         Returns:
@@ -144,7 +147,7 @@ class Format(ABC):
         """
         return None
 
-    def to_sql_column(self, column: Column) -> list[Any] | None:
+    def to_sql_column(self, column: Column) -> list[Value] | None:
         """The same as `to_sql` shows the values."""
         stored_as = self.stored_as
         if stored_as is None:
@@ -157,7 +160,7 @@ class Format(ABC):
                 return [str(data, "utf-8") for data in whole.raws()]
         except (MalformedError, UnicodeDecodeError):
             return None
-        numbers: list[Any] = whole.to_numpy().tolist()
+        numbers: list[Value] = whole.to_numpy().tolist()
         is_wide = stored_as[1:] == "u8" and len(numbers) and max(numbers) >= 1 << 63  # which SQLite has as text
         return None if is_wide else numbers
 
@@ -172,7 +175,7 @@ class StorableFormat(Format):
 
     _SQL_ORDERED: ClassVar[tuple[str, ...]] = ("integer", "float", "text", "bool", "bytes")
 
-    def __init__(self, storable: StorableType[Any], name: str | None = None) -> None:
+    def __init__(self, storable: StorableType[Value], name: str | None = None) -> None:
         self.storable = storable
         self.name = name or storable.name
         self.kind = kind_of(storable)
@@ -191,7 +194,7 @@ class StorableFormat(Format):
         found = getattr(self.storable, "collation", None)
         return found if isinstance(found, str) else super().collation
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The value."""
         return self.storable.decode(data)
 
@@ -203,12 +206,12 @@ class StorableFormat(Format):
             raise ValueError(f"{value!r} is no {self.name}") from error
 
 
-def as_format(found: Format | StorableType[Any]) -> Format:
+def as_format(found: Format | StorableType[Value]) -> Format:
     """A format out of what somebody passed: itself, or a type of a stable structure."""
     return found if isinstance(found, Format) else StorableFormat(found)
 
 
-def decode_as(source: Format, data: bytes) -> Any:
+def decode_as(source: Format, data: bytes) -> Value:
     """The value; the bytes themselves where they do not decode."""
     try:
         return source.decode(data)
@@ -216,7 +219,7 @@ def decode_as(source: Format, data: bytes) -> Any:
         return data
 
 
-def parts_of(source: Format, value: object) -> tuple[Any, ...]:
+def parts_of(source: Format, value: object) -> tuple[Value, ...]:
     """A value in the columns that its format has; one that has not decoded in the first of them."""
     if not source.fields:
         return (value,)
@@ -225,7 +228,7 @@ def parts_of(source: Format, value: object) -> tuple[Any, ...]:
     return tuple(value.get(name) for name in source.fields)
 
 
-def _revived(kind: Kind, name: str, value: object) -> Any:
+def _revived(kind: Kind, name: str, value: object) -> Value:
     """A value from JSON or SQL as the type wants it."""
     if kind.name == "principal" and isinstance(value, str):
         try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 from perdure.errors import MalformedError
 from perdure.stable.kind import BYTES, Kind, integer
-from perdure.values.format import Format
+from perdure.values.format import Format, Value
 
 __all__ = ["RAW", "Json", "LittleEndian", "Raw", "require_no_arguments"]
 
@@ -39,7 +39,7 @@ class Raw(Format):
         """The bytes."""
         return bytes(data)
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Value) -> bytes:
         """The bytes."""
         return bytes(value)
 
@@ -76,7 +76,7 @@ class LittleEndian(Format):
             return "other"
         return "little-signed" if self._is_signed else "little"
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The number."""
         if len(data) != self._size:
             raise MalformedError(f"a {self.name} has {self._size} bytes, found {len(data)}")
@@ -84,7 +84,7 @@ class LittleEndian(Format):
             return self._struct.unpack(data)[0]
         return int.from_bytes(data, "little", signed=self._is_signed)
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Value) -> bytes:
         """Its bytes."""
         try:
             if self._struct is not None:
@@ -107,7 +107,7 @@ class Json(Format):
         require_no_arguments(name, arguments)
         return cls()
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The value."""
         try:
             return json.loads(data)

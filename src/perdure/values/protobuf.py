@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Self, final
 
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.values.format import Format
+from perdure.values.format import Format, Value
 
 try:
     from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
@@ -47,14 +47,14 @@ class Protobuf(Format):
             raise ValueError(f"a message is written protobuf(FILE, MESSAGE), found {name!r}")
         return cls(*arguments)
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Value:
         """The message as JSON has it, by the names of its fields."""
         try:
             return json_format.MessageToDict(self._class.FromString(data), preserving_proto_field_name=True)
         except (DecodeError, ValueError) as error:
             raise MalformedError(f"no {self._message}: {error}") from error
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Value) -> bytes:
         """A message out of such a value."""
         try:
             return bytes(json_format.ParseDict(value, self._class()).SerializeToString())
@@ -67,14 +67,14 @@ _ALIKE = ({5, 3, 13, 4, 8, 14}, {17, 18}, {6, 16}, {7, 15}, {9, 12})
 """Types, by descriptor number, that read each other's values: of one sign and coding."""
 
 
-def compare_messages(old: Format, new: Format, depth: int = 0) -> tuple[Any, str]:
+def compare_messages(old: Format, new: Format, depth: int = 0) -> tuple[Value, str]:
     """How two messages go together, field by number: the verdict of `perdure.values.compatibility`, and why."""
     assert isinstance(old, Protobuf)
     assert isinstance(new, Protobuf)
     return _compare(old._class.DESCRIPTOR, new._class.DESCRIPTOR, set())
 
 
-def _compare(old: Any, new: Any, seen: set[tuple[str, str]]) -> tuple[str, str]:
+def _compare(old: Value, new: Value, seen: set[tuple[str, str]]) -> tuple[str, str]:
     if (old.full_name, new.full_name) in seen:
         return "compatible", ""
     seen.add((old.full_name, new.full_name))
@@ -92,7 +92,7 @@ def _compare(old: Any, new: Any, seen: set[tuple[str, str]]) -> tuple[str, str]:
     return max(found, key=lambda one: order.index(one[0]), default=("compatible", ""))
 
 
-def _compare_field(old: Any, new: Any, seen: set[tuple[str, str]]) -> tuple[str, str]:
+def _compare_field(old: Value, new: Value, seen: set[tuple[str, str]]) -> tuple[str, str]:
     place = f"field {old.name} ({old.number})"
     wires = [next((wire for wire, types in _WIRE.items() if one.type in types), "group") for one in (old, new)]
     if wires[0] != wires[1]:

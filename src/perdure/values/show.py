@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Final
 
 from perdure.ic.principal import Principal
+from perdure.values.format import Value
 
 __all__ = ["to_json", "to_sql", "to_text"]
 
 _SQL_INTEGERS: Final = range(-(1 << 63), 1 << 63)
 
 
-def to_json(value: object) -> Any:
+def to_json(value: object) -> Value:
     """A value made of what JSON has: principals as text, bytes in hexadecimal, records as objects."""
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -24,7 +25,7 @@ def to_json(value: object) -> Any:
     return _composed_to_json(value)
 
 
-def _composed_to_json(value: object) -> Any:
+def _composed_to_json(value: object) -> Value:
     if isinstance(value, dict):
         return {str(to_json(name)): to_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -56,7 +57,7 @@ def json_text(value: object) -> str:
 def _deep_text(value: object) -> str:
     """The same without a frame for each level."""
     out: list[str] = []
-    pending: list[tuple[str, Any]] = [("", value)]  # what to write first, and then what value
+    pending: list[tuple[str, Value]] = [("", value)]  # what to write first, and then what value
     while pending:
         text, found = pending.pop()
         out.append(text)
@@ -75,7 +76,7 @@ def _deep_text(value: object) -> str:
 _NOTHING: Final = object()
 
 
-def _push(pending: list[tuple[str, Any]], opening: str, names: list[str], values: list[Any]) -> None:
+def _push(pending: list[tuple[str, Value]], opening: str, names: list[str], values: list[Value]) -> None:
     pieces = [
         ((", " if index else opening) + name, value)
         for index, (name, value) in enumerate(zip(names, values, strict=True))
@@ -85,7 +86,7 @@ def _push(pending: list[tuple[str, Any]], opening: str, names: list[str], values
         pending.append((opening, _NOTHING))
 
 
-def to_sql(value: object) -> Any:
+def to_sql(value: object) -> Value:
     """A value as SQLite has it.
 
     Integers past 63 bits become decimal text of 39 digits, which sorts after every integer and among itself by value;
@@ -104,7 +105,7 @@ def to_sql(value: object) -> Any:
     return json_text(value)
 
 
-def to_text(value: object) -> Any:
+def to_text(value: object) -> Value:
     """A value as one field of text: bytes in hexadecimal, composed values as JSON."""
     if value is None or isinstance(value, str | int | float):
         return value

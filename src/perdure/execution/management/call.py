@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum, unique
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
+from perdure.candid.types import Value
 from perdure.canister import Reject
 from perdure.execution.messages import CallMessage
 from perdure.execution.rejects import rejected
@@ -16,7 +17,7 @@ from perdure.ic.reject import ErrorCode
 
 __all__ = ["Call", "ManagementMethod", "Values", "Who", "not_controller"]
 
-Values = Sequence[Any]
+Values = Sequence[Value]
 
 
 @unique
@@ -38,7 +39,7 @@ class Call(NamedTuple):
 
     world: World
     message: CallMessage
-    arg: dict[str, Any]
+    arg: dict[str, Value]
     canister: CanisterState
 
     @property

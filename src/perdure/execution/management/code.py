@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
+from perdure.candid.types import Value
 from perdure.canister import Reject
 from perdure.execution import lifecycle
 from perdure.execution.lifecycle import (
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-def _options(mode: dict[str, Any]) -> InstallOptions:
+def _options(mode: dict[str, Value]) -> InstallOptions:
     ((name, upgrade),) = mode.items()
     if not upgrade:
         return InstallOptions(InstallMode(name))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import Any
 
+from perdure.candid.types import Value
 from perdure.canister import CanisterStatus, Reject
 from perdure.execution.management.call import Call, Values
 from perdure.execution.management.settings import settings_record
@@ -59,7 +59,7 @@ def canister_status(call: Call) -> Values:
     ]
 
 
-def _details_record(kind: str, details: dict[str, Any]) -> Any:
+def _details_record(kind: str, details: dict[str, Value]) -> Value:
     if "controllers" in details:
         record = {"controllers": [Principal(controller) for controller in details["controllers"]]}
         return {**record, "environment_variables_hash": None} if kind == "creation" else record
@@ -70,9 +70,9 @@ def _details_record(kind: str, details: dict[str, Any]) -> Any:
     return None
 
 
-def _change_record(change: Change) -> dict[str, Any]:
+def _change_record(change: Change) -> dict[str, Value]:
     kind, details = change.details
-    origin: dict[str, Any] = {"from_user": {"user_id": Principal(change.origin)}}
+    origin: dict[str, Value] = {"from_user": {"user_id": Principal(change.origin)}}
     if change.origin_version is not None:
         version = None if change.origin_version < 0 else change.origin_version
         origin = {"from_canister": {"canister_id": Principal(change.origin), "canister_version": version}}

@@ -6,8 +6,9 @@ Spec: "IC method update_settings", "IC method create_canister".
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
+from perdure.candid.types import Value
 from perdure.canister import Reject
 from perdure.execution.rejects import rejected
 from perdure.execution.state import Settings, Visibility
@@ -18,14 +19,14 @@ from perdure.ic.reject import ErrorCode, RejectCode
 __all__ = ["changed_settings", "refuse_lists", "settings_record", "validate_settings"]
 
 
-def _visibility(value: dict[str, Any]) -> Visibility:
+def _visibility(value: dict[str, Value]) -> Visibility:
     ((kind, viewers),) = value.items()
     return Visibility(kind, tuple(viewer.raw_bytes for viewer in viewers or ()))
 
 
-def changed_settings(settings: Settings, wanted: dict[str, Any] | None) -> Settings:
+def changed_settings(settings: Settings, wanted: dict[str, Value] | None) -> Settings:
     """`settings` with what Candid's ``canister_settings`` asks to be otherwise."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Value] = {}
     for name, value in (wanted or {}).items():
         if value is None:
             continue
@@ -40,9 +41,9 @@ def changed_settings(settings: Settings, wanted: dict[str, Any] | None) -> Setti
     return replace(settings, **changes)
 
 
-def settings_record(settings: Settings) -> dict[str, Any]:
+def settings_record(settings: Settings) -> dict[str, Value]:
     """`settings` as Candid's ``definite_canister_settings``."""
-    record: dict[str, Any] = {name: getattr(settings, name) for name in Settings.__slots__}
+    record: dict[str, Value] = {name: getattr(settings, name) for name in Settings.__slots__}
     record["controllers"] = [Principal(controller) for controller in settings.controllers]
     for name in ("log_visibility", "snapshot_visibility", "status_visibility"):
         visibility: Visibility = record[name]
@@ -64,7 +65,7 @@ _RANGES: Final = {
 """The most that a number may be, "inclusively"."""
 
 
-def refuse_lists(world: World, wanted: dict[str, Any] | None) -> Reject | None:
+def refuse_lists(world: World, wanted: dict[str, Value] | None) -> Reject | None:
     """Why lists cannot be as they were sent: what is in them twice counts twice."""
     lists = wanted or {}
     controllers, variables = lists.get("controllers") or (), lists.get("environment_variables") or ()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
+from perdure.candid.types import Value
 from perdure.canister import CanisterInstance, CanisterModule, CanisterStatus, GlobalValue, Reject
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution.effects import compile_instructions, pay_for_compiling, record_change
@@ -31,7 +32,7 @@ _HOOK_BY_NAME: Final = {name: status for status, name in _HOOK_NAMES.items()}
 _MEMORIES: Final = {"wasm_memory": "heap", "stable_memory": "stable"}
 _NUMBER_FORMAT: Final = {"i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
 
-Values = list[Any]
+Values = list[Value]
 
 
 def _find(canister: CanisterState, snapshot_id: bytes) -> Snapshot | Reject:
@@ -71,7 +72,7 @@ def _next_id(canister: CanisterState) -> bytes:
     return (canister.next_snapshot - 1).to_bytes(8, "big") + canister.canister_id
 
 
-def _summary(snapshot: Snapshot) -> dict[str, Any]:
+def _summary(snapshot: Snapshot) -> dict[str, Value]:
     return {
         "id": snapshot.snapshot_id,
         "taken_at_timestamp": snapshot.taken_at_ns,
@@ -79,7 +80,7 @@ def _summary(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def take(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def take(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values | Reject:
     """Keep the canister's state as it is."""
     module, instance = canister.module, canister.instance
     if module is None or instance is None:
@@ -113,7 +114,7 @@ def take(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values |
 
 
 def load(
-    world: World, canister: CanisterState, arg: dict[str, Any], origin: tuple[bytes, int | None]
+    world: World, canister: CanisterState, arg: dict[str, Value], origin: tuple[bytes, int | None]
 ) -> Values | Reject:
     """Give the canister the state of a snapshot."""
     snapshot = _find(canister, arg["snapshot_id"])
@@ -186,13 +187,13 @@ def _restore(
         world.state.task_canisters.add(canister.canister_id)
 
 
-def list_all(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values:
+def list_all(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values:
     """What snapshots there are."""
     del world, arg
     return [[_summary(snapshot) for snapshot in canister.snapshots.values()]]
 
 
-def delete(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def delete(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values | Reject:
     """Forget a snapshot."""
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):
@@ -205,27 +206,27 @@ def delete(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values
 # -- by ranges
 
 
-def _global_record(value: GlobalValue) -> dict[str, Any]:
+def _global_record(value: GlobalValue) -> dict[str, Value]:
     if value.value_type == "v128":
         return {"v128": int.from_bytes(value.bits, "little")}
     (number,) = struct.unpack(_NUMBER_FORMAT[value.value_type], value.bits)
     return {value.value_type: number}
 
 
-def _global_value(record: dict[str, Any]) -> GlobalValue:
+def _global_value(record: dict[str, Value]) -> GlobalValue:
     ((value_type, number),) = record.items()
     if value_type == "v128":
         return GlobalValue(value_type, (number % (1 << 128)).to_bytes(16, "little"))
     return GlobalValue(value_type, struct.pack(_NUMBER_FORMAT[value_type], number))
 
 
-def read_metadata(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def read_metadata(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values | Reject:
     """Everything about a snapshot but its bytes."""
     del world
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):
         return snapshot
-    timer: dict[str, Any] | None = None
+    timer: dict[str, Value] | None = None
     if snapshot.global_timer_ns is not None:
         timer = {"active": snapshot.global_timer_ns} if snapshot.global_timer_ns else {"inactive": None}
     return [
@@ -256,7 +257,7 @@ def _out_of_range(canister: CanisterState, offset: int, size_bytes: int, limit_b
     )
 
 
-def read_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def read_data(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values | Reject:
     """Some bytes of a snapshot."""
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):
@@ -292,7 +293,7 @@ def _part_bytes(snapshot: Snapshot, kind: str) -> int:
     }[kind]
 
 
-def upload_metadata(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def upload_metadata(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values | Reject:
     """Begin a snapshot that is to be filled by uploads."""
     refusal = _make_room(world, canister, arg["replace_snapshot"]) or _check_sizes(world, canister, arg)
     if refusal is not None:
@@ -319,7 +320,7 @@ def upload_metadata(world: World, canister: CanisterState, arg: dict[str, Any]) 
     return [{"snapshot_id": snapshot.snapshot_id}]
 
 
-def _check_sizes(world: World, canister: CanisterState, arg: dict[str, Any]) -> Reject | None:
+def _check_sizes(world: World, canister: CanisterState, arg: dict[str, Value]) -> Reject | None:
     config = world.config
     limits = {
         "wasm_module_size": config.wasm_max_size_bytes,
@@ -345,7 +346,7 @@ def _fill(snapshot: Snapshot, kind: str, offset: int, chunk: bytes) -> None:
         snapshot.content.memories[_MEMORIES[kind]].write(offset, chunk)
 
 
-def upload_data(world: World, canister: CanisterState, arg: dict[str, Any]) -> Values | Reject:
+def upload_data(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values | Reject:
     """Fill in some bytes of a snapshot that was begun by an upload."""
     snapshot = _find(canister, arg["snapshot_id"])
     if isinstance(snapshot, Reject):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
+from perdure.candid.types import Value
 from perdure.canister import CanisterFacts, Reject, Reply
 from perdure.errors import MalformedError
 from perdure.execution import lifecycle
@@ -30,7 +31,7 @@ __all__ = ["METHODS", "ManagementMethod", "Who", "execute_management_call", "is_
 # -- snapshots
 
 
-def _snapshot(function: Callable[[World, CanisterState, dict[str, Any]], Any]) -> Callable[[Call], Any]:
+def _snapshot(function: Callable[[World, CanisterState, dict[str, Value]], Value]) -> Callable[[Call], Value]:
     def handle(call: Call) -> Values | Reject:
         answer: Values | Reject = function(call.world, call.canister, call.arg)
         return answer
