@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -231,6 +232,22 @@ def test_links_that_come_later_lead_nowhere(path: str, tmp_path: Path) -> None:
         state.checkpoint()
     state.abandon()
     assert outside.read_bytes() == bytes(65_536)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "log", "blobs", "answers", "history"])
+def test_a_hole_of_a_tebibyte_is_not_read(path: str, name: str) -> None:
+    """It costs whoever makes it nothing."""
+    found = next(one for one in a_full_directory(path) if one.startswith(name) and Path(path, one).is_file())
+    os.truncate(f"{path}/{found}", 1 << 40)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if name in {"log", "history"}:
+        with StateDirectory.open(path) as state:
+            assert read(state, 0) == page("a")
+            assert [version.version for version in state.history()] == [1]
+    else:
+        with pytest.raises(StorageError, match="are no hole"), StateDirectory.open(path, read_only=True) as state:
+            state.blob(state.canisters[A].module_hash)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
 def test_the_way_to_a_directory_may_be_a_link(path: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import struct
 import tarfile
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -256,3 +257,19 @@ def test_whatever_is_no_file_is_refused_by_name(store: TemporaryStore, tmp_path:
     with pytest.raises(StorageError, match=kind) as error:
         Snapshot.open(tmp_path / "snapshot")
     assert error.value.path == str(found)
+
+
+def test_a_chunk_named_very_often_is_read_once(store: TemporaryStore, tmp_path: Path) -> None:
+    example(store, tmp_path / "snapshot", stable_wasm_pages=0)
+    file = tmp_path / "snapshot" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    metadata["wasm_chunk_store"] *= 100_000
+    file.write_text(json.dumps(metadata))
+    snapshot = Snapshot.open(tmp_path / "snapshot")
+    started = time.process_time()
+    assert len(snapshot.chunks()) == 1
+    assert time.process_time() - started < 1
+    (chunk,) = (tmp_path / "snapshot" / "wasm_chunk_store").iterdir()
+    os.truncate(chunk, 1 << 40)
+    with pytest.raises(StorageError, match="at most 1048576 expected"):
+        snapshot.chunks()

@@ -39,6 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _AT_EMPTY_PATH, _STATX_NLINK = 0x1000, 4
 _STATX_BYTES = 256
 _STX_NLINK = struct.Struct("=16xI")
+_MAX_HOLE_BYTES = 16 << 20
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux
 
 Buffer = bytes | bytearray | memoryview
@@ -161,10 +162,15 @@ class Disk(Protocol):
 
 
 def read_whole(disk: Disk, path: str) -> bytes:
-    """All bytes of a file."""
+    """All bytes of a file, of which most must be there: a hole of a TiB costs nobody a byte, and its reader all."""
     file = disk.open(path)
     try:
-        return file.pread(file.size(), 0)
+        size_bytes = file.size()
+        if size_bytes > _MAX_HOLE_BYTES:
+            data_bytes = sum(end - start for start, end in file.data_ranges(0, size_bytes))
+            if 2 * data_bytes < size_bytes:
+                raise OSError(errno.EFBIG, f"{size_bytes} bytes, of which {data_bytes} are no hole", path)
+        return file.pread(size_bytes, 0)
     finally:
         file.close()
 

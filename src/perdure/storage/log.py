@@ -229,14 +229,15 @@ def _refuse_other_formats(file: DiskFile, epoch: int, offset: int) -> None:
 
 
 def _find_headers(file: DiskFile, offset: int) -> Iterator[int]:
-    """Offsets of blocks that begin like a record."""
-    while data := file.pread(_READ_BYTES, offset):
-        at = data.find(_MAGIC)
-        while at >= 0:
-            if at % BLOCK == 0:
-                yield offset + at
-            at = data.find(_MAGIC, at + 1)
-        offset += len(data)
+    """Offsets of blocks that begin like a record; holes have none."""
+    for start, end in file.data_ranges(offset, file.size()):
+        for first in range(start - start % BLOCK, end, _READ_BYTES):
+            data = file.pread(min(_READ_BYTES, end - first), first)
+            at = data.find(_MAGIC)
+            while at >= 0:
+                if at % BLOCK == 0:
+                    yield first + at
+                at = data.find(_MAGIC, at + 1)
 
 
 def find_tail(file: DiskFile, epoch: int, version: int, offset: int) -> Tail:

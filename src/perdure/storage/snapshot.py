@@ -41,7 +41,8 @@ _COPY_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 64 << 20
 _MAX_MEMORY_BYTES = 1 << 40
 _MAX_COUNT = 1 << 62
-_MAX_MODULE_BYTES = 1 << 30  # and of a chunk; the network takes a tenth of that
+_MAX_MODULE_BYTES = 256 << 20  # the network takes less than half of that
+_MAX_CHUNK_BYTES = 1 << 20
 _SOURCES = ("taken_from_canister", "metadata_upload")
 _HOOK_STATUSES = ("condition_not_satisfied", "ready", "executed")
 
@@ -344,8 +345,8 @@ class Snapshot:
     def chunks(self) -> dict[bytes, bytes]:
         """The chunk store: chunks by their SHA-256."""
         chunks = {}
-        for hash_ in self.metadata.wasm_chunk_store:
-            chunk = self._read(f"wasm_chunk_store/{hash_.hex()}.bin")
+        for hash_ in dict.fromkeys(self.metadata.wasm_chunk_store):
+            chunk = self._read(f"wasm_chunk_store/{hash_.hex()}.bin", _MAX_CHUNK_BYTES)
             if sha256(chunk).digest() != hash_:
                 raise StorageError(
                     "its bytes are not those of its name", f"{self.path}/wasm_chunk_store/{hash_.hex()}.bin"
