@@ -279,10 +279,14 @@ class ImageMemory(LinearMemory):
         """
         held, now = self._held, {}
         gone: Iterable[tuple[int, bytes | memoryview]] = self._kept.items()
-        if keep and delta.changed_bytes <= _KEPT_BYTES:
-            now = {address: held.get(address) or bytes(data) for address, data in delta.runs}
-        else:
-            gone = (*gone, *delta.runs)
+        room_bytes = _KEPT_BYTES if keep else -1
+        for address, data in delta.runs:
+            room_bytes -= len(data)
+            if room_bytes < 0:
+                break
+            now[address] = held.get(address) or bytes(data)
+        if room_bytes < 0:
+            now, gone = {}, (*gone, *delta.runs)
         for address, data in gone:
             if address not in now or len(now[address]) != len(data):
                 self._drop(address, address + len(data))
