@@ -17,10 +17,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from engine import module
+from perdure import Subnet
 from perdure.canister import PageDelta
+from perdure.execution.records import RECORDS
 from perdure.storage import CanisterChange, Message, StateDirectory, StorageLimits
 from perdure.storage.disk import DiskFile
 
@@ -229,6 +233,43 @@ def recovery_figures(directory: str, quick: bool) -> list[dict[str, object]]:
     ]
 
 
+def rewriting_figures(directory: str, quick: bool) -> list[dict[str, object]]:
+    """The first checkpoint of a directory of older records against the next one, processor time."""
+    path, count = f"{directory}/older", 64
+    blob = random.Random(1).randbytes((4 << 20) - 65536)
+    with Subnet(path) as subnet:
+        canisters = [subnet.install(module("stable_access")) for _ in range(count)]
+        for canister in canisters:
+            canister.stable.grow(64)
+            canister.stable.write(65536, blob)
+
+    def checkpoint_ns(version: int, messages: int) -> float:
+        """A checkpoint after so many messages, each to another canister, by a perdure whose records have a version."""
+        older = dict.fromkeys(range(1, version), _as_it_was)
+        with StateDirectory.open(path, records=replace(RECORDS, version=version, migrations=older)) as state:
+            for name, canister in list(state.canisters.items())[:messages]:
+                delta = PageDelta(canister.memories["stable"].wasm_pages, [(PAGE, blob[:PAGE])])
+                state.commit(MESSAGE, {name: CanisterChange({"stable": delta})}, apply=True)
+            start = time.process_time_ns()
+            state.checkpoint()
+            return time.process_time_ns() - start
+
+    found, version = [], 1
+    for messages, target in ((count, 1.2), (1, None)):
+        ratios = []
+        for _ in range(5 if quick else 20):
+            ordinary = checkpoint_ns(version, messages)
+            version += 1
+            ratios.append(checkpoint_ns(version, messages) / ordinary)
+        what = f"a checkpoint after {messages} messages that rewrites the records of {count} canisters / without"
+        found.append(figure(what, statistics.median(ratios), "ratio", target))
+    return found
+
+
+def _as_it_was(_: int, content: dict[int, Any]) -> dict[int, Any]:
+    return content
+
+
 def figure(what: str, value: float, unit: str, target: float | None, better: str = "lower") -> dict[str, object]:
     return {"what": what, "value": round(value, 3), "unit": unit, "target": target, "better": better}
 
@@ -239,7 +280,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found: list[dict[str, object]] = []
-    for measure in (message_figures, group_figures, recovery_figures):
+    for measure in (message_figures, group_figures, recovery_figures, rewriting_figures):
         directory = tempfile.mkdtemp(prefix="perdure-bench-", dir="/var/tmp" if Path("/var/tmp").is_dir() else None)
         try:
             found += measure(directory, arguments.quick)
