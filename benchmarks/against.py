@@ -154,14 +154,15 @@ def main() -> None:
         parser.error("--base is missing")
     ours, base = Checkout(Path(__file__).parents[1]), Checkout(arguments.base.resolve())
     names = arguments.names or ["an update", "a query", "a durable update", "a fork", "a fork and its first update"]
-    figures = [compare(ours, base, name, 6 if arguments.quick else PAIRS) for name in names]
+    figures = []
+    for name in names:
+        figures.append(figure := compare(ours, base, name, 6 if arguments.quick else PAIRS))
+        if not arguments.json:
+            print(f"{figure['what']}: {figure['value']:.3f}", flush=True)
     ours.close()
     base.close()
     if arguments.json:
         print(json.dumps({"name": "against", "figures": figures}, indent=1))
-        return
-    for figure in figures:
-        print(f"{figure['what']}: {figure['value']:.3f}")
 
 
 if __name__ == "__main__":
