@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import final
 
 from perdure.embedder.bindings import (
@@ -86,12 +86,12 @@ class MemoryCreator:
         return 0
 
     @covered
-    def _get_memory(self, number: int, size_out: object, maximum_out: object) -> int:
+    def _get_memory(self, number: int, size_out: MutableSequence[int], maximum_out: MutableSequence[int]) -> int:
         # No call: there is no other answer than the right one, so nothing must come out of it the second time.
         try:
             memory = self._live[number]
-            size_out[0] = memory.size_bytes  # type: ignore[index]
-            maximum_out[0] = memory.reserved_bytes  # type: ignore[index]
+            size_out[0] = memory.size_bytes
+            maximum_out[0] = memory.reserved_bytes
             return memory.range.base  # type: ignore[union-attr]
         except BaseException as error:
             spares = self._spares
@@ -99,8 +99,8 @@ class MemoryCreator:
             spares.next = place + 1
             spares.causes[place] = error
             memory = self._live[number]
-            size_out[0] = memory.size_bytes  # type: ignore[index]
-            maximum_out[0] = memory.reserved_bytes  # type: ignore[index]
+            size_out[0] = memory.size_bytes
+            maximum_out[0] = memory.reserved_bytes
             return memory.range.base  # type: ignore[union-attr]
 
     @covered

@@ -90,7 +90,7 @@ class Core:
 
     def _say(self, error: BaseException, ticket: Ticket | None) -> None:
         """Finish or undo what `error` has cut off, and note on it whether the message was kept, as durably as asked."""
-        error.committed = None  # type: ignore[attr-defined]
+        _note(error, None)
         try:
             self._world.recover()
             is_kept = ticket is not None and ticket.is_kept
@@ -99,21 +99,21 @@ class Core:
         except BaseException:
             return  # nobody knows before it is opened anew
         if ticket is not None:
-            error.committed = is_kept  # type: ignore[attr-defined]
+            _note(error, is_kept)
 
     def _wait(self) -> None:
         """Return when everything is as durable as was asked."""
         try:
             self._host.wait(self._host.settle())
         except BaseException as error:
-            error.committed = None  # type: ignore[attr-defined]  # it is kept, and may be lost if the process is
+            _note(error, None)  # it is kept, and may be lost if the process is
             raise
 
     @staticmethod
     def _say_at_least(error: BaseException, ticket: Ticket) -> None:
         """Note on what came before a message was begun, or cut off `_say`, as much as is known."""
         if not hasattr(error, "committed"):
-            error.committed = False if ticket.journal is None else None  # type: ignore[attr-defined]
+            _note(error, False if ticket.journal is None else None)
 
     @property
     def _host(self) -> MemoryHost | DurableHost:
@@ -186,3 +186,8 @@ class Core:
         if not isinstance(host, DurableHost):
             raise _NoPastError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
         return host
+
+
+def _note(error: BaseException, is_kept: bool | None) -> None:
+    """Say on an error whether the message was kept; `None`: nobody knows."""
+    error.committed = is_kept  # type: ignore[attr-defined]
