@@ -9,6 +9,7 @@
 
 from perdure.upgrade.check import check, check_canister
 from perdure.upgrade.finding import Finding
+from perdure.upgrade.motoko import stable_variables
 from perdure.upgrade.report import Report
 
-__all__ = ["Finding", "Report", "check", "check_canister"]
+__all__ = ["Finding", "Report", "check", "check_canister", "stable_variables"]

@@ -1,0 +1,60 @@
+"""Motoko's stable variables themselves, before and after: what a type cannot say, a hook may have done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from perdure.errors import PerdureError
+from perdure.memory import WASM_PAGE_BYTES
+from perdure.upgrade.finding import Finding
+from perdure.upgrade.motoko import stable_variables
+from perdure.upgrade.rehearsal import Rehearsal
+from perdure.upgrade.replies import is_less
+from perdure.upgrade.stage import Stage
+
+__all__ = ["MOTOKO_CHECKS", "variables"]
+
+MAX_BYTES: Final = 64 << 20
+"""Of heap and stable memory together: more is left to replies."""
+
+
+def variables(found: Rehearsal) -> Iterator[Finding]:
+    """Stable variables of both versions that have less in them after the upgrade."""
+    if found.after is None or found.new is None or found.old.stable_types is None or found.new.stable_types is None:
+        return
+    if (found.after.heap_wasm_pages + found.after.stable_wasm_pages) * WASM_PAGE_BYTES > MAX_BYTES:
+        return
+    before, after = _read(found.old_stage), _read(found.new_stage)
+    if before is None or after is None:
+        return
+    for name, old in before.items():
+        if name not in after or not is_less(old, after[name]) or _is_emptied_anyway(found, name, old):
+            continue
+        yield Finding(
+            "variable-less",
+            "warning",
+            f"the stable variable {name} has less in it after the upgrade",
+            f"stable variable {name}",
+            repr(old)[:200],
+            repr(after[name])[:200],
+            "the new version's hook or its type has dropped something",
+            "make sure that this is meant",
+            shows_values=True,
+        )
+
+
+def _read(stage: Stage) -> Mapping[str, Any] | None:
+    try:
+        return stable_variables(stage.canister).values
+    except (PerdureError, RecursionError):
+        return None
+
+
+def _is_emptied_anyway(found: Rehearsal, name: str, old: Any) -> bool:
+    """Whether an upgrade of the old version to itself empties it too."""
+    again = None if found.again is None else _read(found.again)
+    return again is not None and is_less(old, again.get(name))
+
+
+MOTOKO_CHECKS = (variables,)
