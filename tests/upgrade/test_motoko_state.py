@@ -92,7 +92,7 @@ def gathered(canister):
     return bytes(memory.read(0, memory.size() << 16)), types, read
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data())
 def test_damaged_bytes_are_refused_and_nothing_else(gathered, data):
     content, types, read = gathered

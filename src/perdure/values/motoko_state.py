@@ -428,7 +428,7 @@ class _Objects:
         self.data = data
         self.types = _Resolver(types, _HASH_BITS)
         self.leaves = 0
-        self.left = len(data) // 8
+        self.left = len(data) // 24  # no object is smaller
         self.seen: dict[int, int] = {}
 
     def whole(self) -> dict[str, Any]:
