@@ -17,7 +17,8 @@ from perdure.subnet import Canister
 from perdure.upgrade import stable_variables
 from perdure.upgrade.motoko import _gathered
 from perdure.upgrade.version import Version
-from perdure.values.motoko_state import Reference, RegionValue, read_classical, read_enhanced
+from perdure.values.motoko_enhanced import read_enhanced
+from perdure.values.motoko_state import Reference, RegionValue, read_classical
 from perdure.values.motoko_types import parse_stable_types
 
 BIG = 1234567890123456789012345678901234567890

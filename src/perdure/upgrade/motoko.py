@@ -9,7 +9,8 @@ from perdure.errors import RejectError, UnsupportedError
 from perdure.execution.execute import growth_limits
 from perdure.subnet import Canister
 from perdure.upgrade.version import Version
-from perdure.values.motoko_state import MotokoState, read_classical, read_enhanced
+from perdure.values.motoko_enhanced import read_enhanced
+from perdure.values.motoko_state import MotokoState, read_classical
 from perdure.values.motoko_types import parse_stable_types
 
 __all__ = ["stable_variables"]
