@@ -324,6 +324,9 @@ class _Parser:
             [found] = decode(encode([type_], [value]), [want])
         except CoercionError as error:
             raise self.tokens.malformed(error.message, node.token) from error
+        if found is None and value is not None and isinstance(want, Opt):
+            # By the rules of coercion; but somebody wrote a value here, and nothing would be left of it.
+            raise self._wrong(node, want)
         return found
 
     def _primitive(self, node: _Node, want: Prim) -> Value:
