@@ -50,6 +50,12 @@ class Finding:
     shows_values: bool = False
     backtrace: tuple[str, ...] = ()
 
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """What there is to say beyond the sentence, each with its title."""
+        said = ("where", self.where), ("before", self.old), ("after", self.new), ("why", self.why), ("do", self.remedy)
+        return [(title, text) for title, text in said if text]
+
 
 def verdict_of(findings: Iterable[Finding]) -> Verdict:
     """The verdict that findings come to."""

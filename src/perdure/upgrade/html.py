@@ -102,15 +102,8 @@ def _finding(one: Finding) -> Iterator[str]:
     colour = _COLOURS[one.severity]
     yield f'<div class="finding" style="border-color:{colour}"><b style="color:{colour}">{_text(one.severity)}</b> '
     yield f"<code>{_text(one.code)}</code> {_text(one.what)}<dl>"
-    for title, text in (
-        ("where", one.where),
-        ("before", one.old),
-        ("after", one.new),
-        ("why", one.why),
-        ("do", one.remedy),
-    ):
-        if text:
-            yield f"<dt>{title}<dd>{_text(text)}"
+    for title, text in one.parts:
+        yield f"<dt>{title}<dd>{_text(text)}"
     if one.backtrace:
         yield "<dt>at<dd>" + "<br>".join(f"<code>{_text(frame)}</code>" for frame in one.backtrace[:12])
     yield "</dl></div>"

@@ -200,15 +200,8 @@ def _one_line(text: str) -> str:
 def _finding_lines(one: Finding) -> Iterator[str]:
     yield ""
     yield f"  {one.severity.upper()} [{one.code}] {_one_line(one.what)}"
-    for title, text in (
-        ("where", one.where),
-        ("before", one.old),
-        ("after", one.new),
-        ("why", one.why),
-        ("do", one.remedy),
-    ):
-        if text:
-            yield f"    {title + ':':8}{_one_line(text)}"
+    for title, text in one.parts:
+        yield f"    {title + ':':8}{_one_line(text)}"
     for frame in [frame for frame in one.backtrace if not _MACHINERY.search(frame)][:6]:
         yield f"      at {_one_line(frame)}"
 
