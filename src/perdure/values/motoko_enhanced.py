@@ -62,6 +62,7 @@ class _Objects:
         self.types = Resolver(types, _HASH_BITS)
         self.leaves = 0
         self.left = len(data) // 8
+        self.open: set[int] = set()
         self.seen: dict[int, int] = {}
 
     def whole(self) -> dict[str, Any]:
@@ -143,16 +144,23 @@ class _Objects:
             return signed >> 2
         return () if isinstance(type_, Tuple) else word
 
-    def sequence(self, parts: Iterable[tuple[int, Type | None]], made: Callable[[list[Any]], Any]) -> Steps:
+    def sequence(
+        self, parts: Iterable[tuple[int, Type | None]], made: Callable[[list[Any]], Any], address: int
+    ) -> Steps:
+        """The parts of an object. What is not mutable cannot contain itself, and what is mutable is read once."""
+        if address in self.open:
+            raise MalformedError("an object contains itself", address)
+        self.open.add(address)
         found = []
         for word, type_ in parts:
             self.left -= 1
             if self.left < 0:
-                raise MalformedError("more values than the heap has room for: something contains itself")
+                raise MalformedError("more values than the heap has room for", address)
             value = self.value(word, type_)
             if value.__class__ is GeneratorType:
                 value = yield value
             found.append(value)
+        self.open.discard(address)
         return made(found)
 
     def boxed(self, address: int, type_: Type | None) -> Any:
@@ -169,12 +177,14 @@ class _Objects:
         if tag == _TAG_SOME:
             inner = type_.content if isinstance(type_, Option) else None
             word = _WORD.unpack_from(self.data, address + 16)[0]
-            return self.sequence([(word, inner)], lambda values: some(values[0], inner, self.types))
+            return self.sequence([(word, inner)], lambda values: some(values[0], inner, self.types), address)
         if tag == _TAG_VARIANT:
             number, word = _WORDS.unpack_from(self.data, address + 16)
             member = self.types.members(type_).get(number & _HASH_BITS)
             name = f"_{number}_" if member is None else member.name
-            return self.sequence([(word, None if member is None else member.type)], lambda values: {name: values[0]})
+            return self.sequence(
+                [(word, None if member is None else member.type)], lambda values: {name: values[0]}, address
+            )
         self.leaves += 1
         return self.leaf(address, tag, type_)
 
@@ -241,9 +251,9 @@ class _Objects:
             return known
         words = struct.unpack_from(f"<{count}Q", self.data, address + 24)
         if isinstance(type_, Tuple):
-            return self.sequence(zip(words, type_.parts, strict=False), tuple)
+            return self.sequence(zip(words, type_.parts, strict=False), tuple, address)
         element = type_.element if isinstance(type_, Array) else None
-        return self.sequence([(word, element) for word in words], list)
+        return self.sequence([(word, element) for word in words], list, address)
 
     def method(self, address: int) -> MethodRef:
         """A shared function: a pair of its actor and its name."""
@@ -259,4 +269,4 @@ class _Objects:
         known = [members.get(number & _HASH_BITS) for number, _ in fields]
         typed = [(word, None if one is None else one.type) for (_, word), one in zip(fields, known, strict=True)]
         names = [f"_{number}_" if one is None else one.name for (number, _), one in zip(fields, known, strict=True)]
-        return self.sequence(typed, lambda values: dict(zip(names, values, strict=True)))
+        return self.sequence(typed, lambda values: dict(zip(names, values, strict=True)), address)
