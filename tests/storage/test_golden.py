@@ -6,6 +6,7 @@ what people have.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -70,6 +71,7 @@ def test_what_was_in_flight_goes_on(tmp_path: Path) -> None:
         assert kv.settings()["freezing_threshold"] == 10_000
         variables = kv.settings()["environment_variables"]
         assert [variable["name"] for variable in variables] == ["a", "z"]
+        assert [chunk["hash"] for chunk in one._manage("stored_chunks")] == [hashlib.sha256(b"a chunk").digest()]
         subnet.run_until_idle()
         assert subnet.response(request) == b"from far"
         subnet.advance_time(2 * 86_400 * 10**9)

@@ -15,6 +15,7 @@ import pytest
 from built_canisters import call, module
 
 from perdure import RejectError, StorageError
+from perdure.execution.scheduler import round_, submit_ingress
 from perdure.storage import StateDirectory
 from perdure.subnet import Canister, Subnet
 
@@ -300,7 +301,6 @@ def test_what_was_kept_before_the_exception_is_said_to_be(path: Path, monkeypatc
             lambda: canister.update("inc", request_id=b"a"),
             lambda: subnet.install(module("kv32"), FIVE),
             lambda: canister.stable.grow(1),
-            lambda: canister.add_cycles(1),
         ]
         for act in acts:
             with monkeypatch.context() as patch:
@@ -314,6 +314,26 @@ def test_what_was_kept_before_the_exception_is_said_to_be(path: Path, monkeypatc
         assert count(canister) == 6
 
 
+def test_of_what_goes_with_the_next_commit_nobody_knows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subnet = Subnet(path)
+    canister = subnet.install(module("kv32"), FIVE)
+    submit_ingress(subnet._world, canister.id.raw_bytes, "inc", b"")  # so that there is more to do than the update
+    with monkeypatch.context() as patch:
+        patch.setattr("perdure.execution.scheduler.round_", raising)
+        with pytest.raises(Interrupted) as raised:
+            canister.update("inc", request_id=b"a")
+    assert raised.value.committed is None  # type: ignore[attr-defined]
+    assert subnet.request_status(b"a") == "received"
+    with monkeypatch.context() as patch:
+        patch.setattr("perdure.execution.scheduler.run_until_answered", lambda world, *_: raising(round_(world)))
+        with pytest.raises(Interrupted) as raised:
+            canister.update("inc", request_id=b"b")
+    assert raised.value.committed is True  # type: ignore[attr-defined]
+    crash(subnet)
+    with Subnet(path) as again:
+        assert again.request_status(b"b") == "replied"
+
+
 def test_an_exception_before_anything_is_begun_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Subnet(path) as subnet:
         canister = subnet.install(module("kv32"), FIVE)
@@ -321,6 +341,19 @@ def test_an_exception_before_anything_is_begun_says_so(path: Path, monkeypatch: 
         with pytest.raises(Interrupted) as raised:
             canister.update("inc")
         assert raised.value.committed is False  # type: ignore[attr-defined]
+
+
+def test_a_closing_that_was_cut_off_is_done_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subnet = Subnet(path)
+    canister = subnet.install(module("kv32"), FIVE)
+    canister.update("inc")
+    with monkeypatch.context() as patch:
+        patch.setattr("perdure.storage.locks.Locks.release", raising)
+        with pytest.raises(Interrupted):
+            subnet.close()
+    subnet.close()
+    with Subnet(path) as again:
+        assert count(again.canisters[0]) == 6
 
 
 def test_closing_after_a_commit_that_was_cut_off_keeps_what_others_committed(

@@ -137,6 +137,7 @@ class Journal:
         "_subnet",
         "after",
         "commits",
+        "goes_with",
         "is_kept",
         "made",
         "outer",
@@ -149,6 +150,8 @@ class Journal:
         """Stored once: before, everything is undone; after, the rest is done."""
         self.version = 0
         """Of the state directory, once it has the transaction; 0: there is none, or it goes with the next one."""
+        self.goes_with = 0
+        """The version of the state directory that is going to have it, if it has no commit of its own."""
         self.commits: dict[bytes, CanisterInstance] = {}
         """Instances whose uncommitted state becomes the committed one."""
         self.after: list[Callable[[], object]] = []

@@ -325,7 +325,7 @@ class PythonInstance:
             return
         frame = self._frames.get(number)
         if frame is None:
-            text = "the method that made this call is gone: upgraded, or forked, while the call was open"
+            text = "the method that made this call is gone: upgraded, forked or interrupted while the call was open"
             raise CanisterTrap(TrapCode.CALLED_TRAP, text)
         if callback.table_index == ON_REPLY:
             frame.answers[index] = api.msg_arg_data()

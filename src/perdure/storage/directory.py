@@ -552,6 +552,7 @@ class StateDirectory:
     def close(self) -> None:
         """Make a last checkpoint where that can be, and let go. Again is fine."""
         if self._files.is_closed:
+            self._release()  # of which an exception may have left something
             return
         try:
             log = self._files.log

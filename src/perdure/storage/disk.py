@@ -22,7 +22,7 @@ import stat
 import struct
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Protocol, final
 
@@ -212,6 +212,7 @@ class RealFile:
     __slots__ = (
         "__weakref__",
         "_direct_writer",
+        "_finalizer",
         "_has_writer",
         "_identity",
         "_name",
@@ -229,7 +230,11 @@ class RealFile:
         self._writer: DirectWriter | None = None
         self._identity: tuple[int, int] | None = None
         self._started: Callable[[], None] | None = None
-        self.descriptor = descriptor  # last: one that was not made whole has none
+        self.descriptor = descriptor
+        # For one that nobody has closed. Not `__del__`, which swallows what a signal handler raises meanwhile, and runs
+        # for those that were closed as well.
+        self._finalizer = weakref.finalize(self, os.close, descriptor)
+        self._finalizer.atexit = False
 
     def size(self) -> int:
         """Size of the file."""
@@ -375,13 +380,8 @@ class RealFile:
         if writer is not None:
             writer.close()
         descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
+        if self._finalizer.detach() is not None:
             os.close(descriptor)
-
-    def __del__(self) -> None:
-        with suppress(OSError):
-            if hasattr(self, "descriptor"):
-                self.close()
 
 
 _LOCKED: weakref.WeakSet[RealFile] = weakref.WeakSet()
@@ -411,10 +411,6 @@ class _Descriptor:
         if number >= 0:
             os.close(number)
 
-    def __del__(self) -> None:
-        with suppress(OSError):
-            self.close()
-
 
 _LINK = "is a symbolic link, which nothing in this directory may be: put what it leads to in its place"
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -433,6 +429,7 @@ class RealDisk:
     def __init__(self, root: str = "") -> None:
         self._root = root.rstrip("/") or root
         self._held = _Descriptor()
+        weakref.finalize(self, self._held.close).atexit = False
 
     def within(self, path: str) -> RealDisk:
         """The same disk, with mistrust of what lies in a directory; see `Disk.within`."""

@@ -93,13 +93,16 @@ class Core:
         _note(error, None)
         try:
             self._world.recover()
-            is_kept = ticket is not None and ticket.is_kept
+            if ticket is None:
+                return
+            is_kept, version = ticket.is_kept, self._host.settle()
+            if is_kept and ticket.journal is not None and ticket.journal.goes_with > version:
+                return  # with a commit that is still to come
             if is_kept:
-                self._host.wait(self._host.settle())
+                self._host.wait(version)
         except BaseException:
             return  # nobody knows before it is opened anew
-        if ticket is not None:
-            _note(error, is_kept)
+        _note(error, is_kept)
 
     def _wait(self) -> None:
         """Return when everything is as durable as was asked."""

@@ -184,7 +184,8 @@ class DurableHost:
         """Give the images what the log has."""
         draft = self._draft
         if draft is None or draft.journal is not journal:
-            return  # nothing was logged for it
+            journal.goes_with = self.directory.version + 1  # nothing was logged for it
+            return
         self._versions.update(dict.fromkeys(draft.changes, draft.version))
         for canister_id, change in draft.added.items():
             self.directory.apply(canister_id, change)
