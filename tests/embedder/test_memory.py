@@ -87,6 +87,23 @@ def test_write_roll_back(memory):
     assert memory.changes() is None
 
 
+class CutOff(set):
+    """Pages of which one more cannot be noted."""
+
+    def update(self, *_):
+        raise KeyboardInterrupt
+
+
+def test_a_write_that_is_cut_off_is_rolled_back(memory):
+    before = memory.read(0, 4 * WASM_PAGE)
+    memory.written = CutOff()
+    with pytest.raises(KeyboardInterrupt):
+        memory.write(PAGE, b"x")
+    memory.written = set()
+    memory.roll_back()
+    assert memory.read(0, 4 * WASM_PAGE) == before
+
+
 def test_growth(memory, image):
     assert memory.grow(3) == 4
     memory.write(6 * WASM_PAGE, b"new")

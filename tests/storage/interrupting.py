@@ -25,6 +25,15 @@ class Interruption(BaseException):
     """Comes from anywhere."""
 
 
+def _is_left_out(frame: FrameType | None) -> bool:
+    """The exit line of a lock, and finalizers, of which Python swallows what they raise."""
+    if frame is not None and _EXIT_OF_LOCK.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0)):
+        return True
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
 def is_interrupted(act: Callable[[], object], place: int) -> bool:
     """Do `act`, but for what comes after its `place`-th opcode; whether it has so many."""
     seen = 0
@@ -34,7 +43,7 @@ def is_interrupted(act: Callable[[], object], place: int) -> bool:
         if not frame.f_code.co_filename.startswith(ROOT):
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode" and not _EXIT_OF_LOCK.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno)):
+        if event == "opcode" and not _is_left_out(frame):
             seen += 1
             if seen == place:
                 raise Interruption

@@ -9,12 +9,14 @@ import random
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
+from interrupting import is_interrupted
 
 from perdure.canister import Extent, Image, PageDelta
 from perdure.errors import StorageError
@@ -186,6 +188,35 @@ def test_forks_do_not_see_each_other(store: TemporaryStore) -> None:
     assert parent.content() == page("a") + page("parent") + bytes(3 * PAGE) + page("b") + bytes(10 * PAGE)
     assert child.content() == page("child") + bytes(4 * PAGE) + page("b") + bytes(10 * PAGE)
     assert grandchild.content() == page("a") + bytes(4 * PAGE) + page("grandchild") + bytes(26 * PAGE)
+
+
+def test_a_fork_that_was_cut_off_anywhere_takes_nothing_of_its_parent(store: TemporaryStore) -> None:
+    parent = TemporaryImage(store)
+    parent.commit(PageDelta(1, [(0, page("a")), (5 * PAGE, page("b"))]))
+    for place in count(1):
+        was_there = is_interrupted(lambda: parent.fork().close(), place)
+        other = TemporaryImage(store)  # gets the space, if the parent has lost it
+        other.commit(PageDelta(1, [(0, page("x"))]))
+        other.close()
+        assert parent.read(0, PAGE) == page("a"), place
+        assert parent.read(5 * PAGE, PAGE) == page("b"), place
+        if not was_there:
+            break
+    assert place > 100
+
+
+def test_the_file_reaches_as_far_as_it_is_mapped_whatever_came_before(
+    store: TemporaryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RealFile, "truncate", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            store.allocate(PAGE)
+    region = store.allocate(PAGE)
+    assert region.file.size() >= region.offset + PAGE
 
 
 def test_a_fork_holds_its_first_pages_in_memory(store: TemporaryStore) -> None:

@@ -197,8 +197,9 @@ class ImageMemory(LinearMemory):
         """Write `data` at `address`, uncommitted."""
         check_range(address, len(data), self.size_bytes)
         if data:
-            self.bytes[address : address + len(data)] = data
+            # First, so that a rollback knows of them, whatever comes in between.
             self.written.update(range(address // PAGE_BYTES, (address + len(data) - 1) // PAGE_BYTES + 1))
+            self.bytes[address : address + len(data)] = data
 
     # --- the transaction
 

@@ -465,13 +465,13 @@ class TemporaryImage:
         self._prepared = None
         self._release_unused()
         child = TemporaryImage(self._store)
+        for region in self._regions:  # each counted first: a child that is cut off gives back what it has
+            self._store.retain(region)
+            child._regions.add(region)
         child._wasm_pages = self._wasm_pages
         child._pieces = self._pieces.copy()
         child._blocks = self._blocks.copy()
-        child._regions = self._regions.copy()
         child._held = self._held
-        for region in child._regions:
-            self._store.retain(region)
         child._recount()
         return child
 

@@ -150,8 +150,9 @@ class TemporaryStore:
         file_end = self._end + size_bytes
         # A page past the end of the file is SIGBUS: the file reaches to the end of the region before anyone maps it.
         if file_end > self._truncated:
-            self._truncated = -(-file_end // _STEP_BYTES) * _STEP_BYTES
-            self._files[-1].truncate(self._truncated)
+            reached = -(-file_end // _STEP_BYTES) * _STEP_BYTES
+            self._files[-1].truncate(reached)
+            self._truncated = reached
         offset, self._end = self._end, file_end
         return Region(self._files[-1], offset, size_bytes, references=1, store=self)
 
