@@ -57,7 +57,7 @@ types: $(DEV)
 
 contracts: $(DEV)
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_names.py
 
 # Rebuilds the test canisters from their sources and compares them with the committed modules; C, Go and Motoko
 # need nothing but PyPI and npm, and build in seconds.
