@@ -240,7 +240,7 @@ class Compiler:
         return code.value
 
 
-TOOLCHAIN = ("canister.py", "errors.py", "ic", "instrument", "memory.py", "wasm")
+TOOLCHAIN = ("canister.py", "errors.py", "ic", "image.py", "instrument", "memory.py", "wasm")
 """Modules and packages of perdure that decide what code is made of a module, the cost table among them."""
 
 
