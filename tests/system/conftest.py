@@ -43,17 +43,17 @@ def universal_wasm(bits):
 
 
 @pytest.fixture(scope="session")
-def installed(universal_wasm):
-    """A subnet of each kind with one universal canister; tests take forks of them."""
+def installed(universal_wasm, answering_wasm):
+    """A subnet of each kind with a universal canister, and one that answers it; tests take forks of them."""
     subnets = []
     for options in (NATIVE, HOST_CALLS):
         subnet = Subnet(instrumentation=options, seed=b"system tests")
         canister = subnet.install(universal_wasm, b"", cycles=10**18)
         variables = [{"name": "b", "value": "zwei"}, {"name": "a", "value": "eins"}]
         canister.update_settings(environment_variables=variables)
-        subnets.append((subnet, canister.id))
+        subnets.append((subnet, canister.id, subnet.install(answering_wasm, b"").id))
     yield subnets
-    for subnet, _ in subnets:
+    for subnet, *_ in subnets:
         subnet.close()
 
 
@@ -62,10 +62,10 @@ def machines(installed, universal, universal_wasm):
     """A machine with native functions and one behind host calls, in the same state."""
     with ExitStack() as stack:
         pair = []
-        for subnet, canister_id in installed:
+        for subnet, canister_id, answering_id in installed:
             fork = stack.enter_context(subnet.fork())
             stream = stack.enter_context(fork.events())
-            pair.append(Machine(fork, canister_id, universal, universal_wasm, stream))
+            pair.append(Machine(fork, canister_id, answering_id, universal, universal_wasm, stream))
         yield pair
 
 

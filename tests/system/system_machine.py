@@ -16,10 +16,11 @@ HOST_CALLS = Options(native_stable=False, native_messages=False)
 class Machine:
     """Drives one canister; `events` are those of what was last done, `stream` has those since."""
 
-    def __init__(self, subnet, canister_id, universal, wasm, stream):
+    def __init__(self, subnet, canister_id, answering_id, universal, wasm, stream):
         self.subnet, self.universal, self.wasm = subnet, universal, wasm
         self.canister = subnet.canister(canister_id)
         self.id = canister_id.raw_bytes
+        self.answering_id = answering_id.raw_bytes
         self.stream, self.events = stream, []
         self.error = None
 
@@ -69,9 +70,9 @@ class Machine:
         self.look()
 
     def call(self, *, rejected=False, **callbacks):
-        """A program that calls a query of this canister, which replies or rejects."""
-        callee = self.program().reject("no") if rejected else self.program().reply(b"yes")
-        return self.program().call(self.id, "query", callee, **callbacks)
+        """A program that calls a query which replies or rejects: of another canister, as composite queries must."""
+        method = "reject" if rejected else "reply"
+        return self.program().call(self.answering_id, method, self.program(), **callbacks)
 
     def trapping(self):
         return self.program().trap("clean up")

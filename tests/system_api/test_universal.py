@@ -34,10 +34,11 @@ CONTEXTS = [context for context in Context if context not in (Context.START, Con
 
 
 @pytest.fixture
-def machine(universal, universal_wasm):
+def machine(universal, universal_wasm, answering_wasm):
     """A universal canister, and what each entry into it came to."""
     subnet = Subnet()
     canister = subnet.install(universal_wasm, b"", cycles=10**18)
+    answering = subnet.install(answering_wasm, b"")
     canister.update_settings(environment_variables=[{"name": "a", "value": "one"}])
     state = subnet._state
     subnet._world.certify = lambda canister_id, data, time_ns: b"certificate of " + canister_id + data
@@ -46,6 +47,7 @@ def machine(universal, universal_wasm):
             subnet=state,
             rules=subnet._world,
             canister=state.canisters[canister._state.canister_id],
+            answering_id=answering.id.raw_bytes,
             stream=stream,
             wasm=universal_wasm,
             u=universal,
@@ -91,10 +93,10 @@ class Runner:
         assert isinstance(self.subnet.ingress.find(b"hook", 0), Reply)
         self.forget()
 
-    def call(self, **callbacks):
-        reject = callbacks.pop("reject", False)
-        callee = self.u.Program().reject("no") if reject else self.u.Program().reply()
-        return self.u.Program().call(self.id, "query", callee, **callbacks)
+    def call(self, *, reject=False, **callbacks):
+        """A program that calls a query which replies or rejects: of another canister, as composite queries must."""
+        method = "reject" if reject else "reply"
+        return self.u.Program().call(self.machine.answering_id, method, self.u.Program(), **callbacks)
 
     def in_init(self, code, program):
         self.install("reinstall", code)
