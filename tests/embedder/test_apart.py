@@ -64,8 +64,10 @@ def test_the_compiling_process_ends_with_the_one_that_asked(tmp_path):
     script.write_text(
         "import pathlib, sys\n"
         "from perdure.embedder import Apart, Compiler, shared_engine\n"
+        "from perdure.instrument import Bounds\n"
         "wasm = pathlib.Path(sys.argv[1]).read_bytes()\n"
-        "Compiler(shared_engine(), None, apart=Apart(above_seconds=0)).compile(wasm)\n"
+        "bounds = Bounds(excess_milliseconds=10**9)\n"
+        "Compiler(shared_engine(), None, apart=Apart(above_seconds=0), bounds=bounds).compile(wasm)\n"
     )
     (tmp_path / "slow.wasm").write_bytes(_slow(functions=12))
     environment = os.environ | {"TMPDIR": str(tmp_path)}

@@ -353,11 +353,17 @@ def interpret(directory: Directory) -> list[State]:
     return states
 
 
+def _changed(fields: dict[int, Any]) -> dict[int, Any]:
+    """The fields that say something: null is what a field has that did not change."""
+    return {number: value for number, value in fields.items() if value is not None}
+
+
 def _apply(state: State, record: Record) -> None:
-    meta = record.meta
+    meta = _changed(record.meta)
     state.subnet = plain(meta.get(2, state.subnet))
     at = 0
-    for key, entry in meta.get(3, ()):
+    for key, fields in meta.get(3, ()):
+        entry = _changed(fields)
         if entry.get(2):
             state.canisters.pop(key, None)
             continue

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -223,7 +224,9 @@ class Injector:
         left_out = bool(_EXIT_OF_LOCK.match(lines[(frame.f_lineno or 1) - 1]))
         caller: FrameType | None = frame
         while caller is not None and not left_out:
-            left_out, caller = caller.f_code.co_name == "__del__", caller.f_back
+            code = caller.f_code
+            left_out = code.co_name == "__del__" or code is weakref.finalize.__call__.__code__
+            caller = caller.f_back
         self.place += left_out  # the next one then
         return left_out
 
