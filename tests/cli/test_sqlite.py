@@ -234,8 +234,63 @@ def test_a_dump_is_patched_into_a_new_one(dump):
     edited("out.db", "drop table blobs", "vacuum")
     assert Answer("patch", "new.bin", "out.db", "--overwrite", "-o", "small.bin").code == 0
     size = len(Path("out.db").read_bytes())
-    assert Path("small.bin").read_bytes()[:size] == Path("out.db").read_bytes()
+    assert Path("small.bin").read_bytes()[100:size] == Path("out.db").read_bytes()[100:]  # the header's counters go on
     assert not any(Path("small.bin").read_bytes()[size:])
+
+
+def test_the_guest_sees_a_file_that_was_patched_in_whatever_its_counters_say(state, tmp_path):
+    """Both sides have made one change since, so that counter and cookie are equal; the tables have another order."""
+    ask = b"select b from t where a = 7"
+    Answer("extract", state, "-o", "out.db")
+    with Subnet(tmp_path / "state") as subnet:
+        subnet.canisters[0].update("exec", b"insert into t values (7, 'of the canister')")
+    edited("out.db", "insert into t values (7, 'of the file')")
+    assert Answer("patch", state, "out.db", "--overwrite").code == 0
+    with Subnet(tmp_path / "state") as subnet:
+        (canister,) = subnet.canisters
+        assert canister.query("query", ask) == b"of the file\n"
+        canister.update("exec", b"insert into t values (8, 'later')")
+        assert canister.query("query", ask + b"; pragma integrity_check") == b"of the file\nok\n"
+    with closing(sqlite3.connect("out.db")) as connection:
+        cookie = connection.execute("pragma schema_version").fetchone()[0]
+        tables = [row[0] for row in connection.execute("select sql from sqlite_master where sql is not null")]
+        rows = connection.execute("select a, b from t").fetchall()
+    with closing(sqlite3.connect("turned.db")) as connection:
+        connection.execute("create table first(x)")
+        for sql in reversed(tables):
+            connection.execute(sql)
+        connection.executemany("insert into t values (?, ?)", rows)
+        connection.commit()
+        connection.execute(f"pragma schema_version = {cookie}")
+        connection.commit()
+    assert Answer("patch", state, "turned.db", "--overwrite").code == 0
+    with Subnet(tmp_path / "state") as subnet:
+        (canister,) = subnet.canisters
+        canister.update("exec", b"insert into t values (9, 'at last')")
+        assert canister.query("query", ask + b"; pragma integrity_check") == b"of the file\nok\n"
+
+
+@pytest.mark.parametrize(
+    ("pragma", "words"),
+    [
+        ("page_size = 512", "a page size of 512"),
+        ("encoding = 'UTF-16le'", "the text encoding"),
+        ("auto_vacuum = full", "auto_vacuum True"),
+    ],
+)
+def test_a_file_that_an_open_guest_would_misread_is_refused(state, pragma, words):
+    edited("out.db", f"pragma {pragma}", "create table t(a, b)")
+    found = Answer("patch", state, "out.db", "--overwrite")
+    assert found.code == 2
+    assert words in found.err
+
+
+def test_a_directory_is_no_new_file(dump):
+    for arguments in (("extract", dump), ("patch", dump, "out.db", "--overwrite")):
+        Answer("extract", dump, "-o", "out.db")
+        found = Answer(*arguments, "-o", ".")
+        assert found.code == 2
+        assert "is a directory" in found.err
 
 
 def test_what_patch_refuses(dump, state, tmp_path):

@@ -11,6 +11,7 @@ from perdure.inspection.find import Structure, find_in_memory
 from perdure.inspection.sqlite import choose_database
 from perdure.inspection.whole import whole_file
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, BytesMemory, Memory, check_range
+from perdure.stable.layout import SQLITE_HEADER
 from perdure.stable.memory_manager import MemoryManager
 from perdure.stable.sqlite import SqliteHeader
 
@@ -170,7 +171,7 @@ def patched(memory: Memory, data: bytes, *, since: int | None, name: str | None 
             f"the database has changed since it was extracted: change counter {header.change_counter}, expected {since}"
         )
     window = window_of(draft, name)
-    window.write(0, data)
+    window.write(0, SqliteHeader.succeeding(data, structure.region.read(0, SQLITE_HEADER.size)))
     left = max(0, header.file_bytes(structure.region.size_bytes) - len(data))
     for start in range(0, left, _CHUNK_BYTES):  # stable memory never shrinks: what is cut off becomes zero
         window.write(len(data) + start, bytes(min(_CHUNK_BYTES, left - start)))

@@ -22,7 +22,7 @@ from perdure.inspection.sqlite import guarded, locate_database
 from perdure.inspection.sqlite_draft import Draft, Window, patched, window_of
 from perdure.inspection.sqlite_file import DatabaseFile, connect
 from perdure.memory import Memory
-from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES
+from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES, SQLITE_HEADER
 from perdure.stable.sqlite import SqliteHeader
 
 if TYPE_CHECKING:
@@ -127,6 +127,12 @@ def patch_canister(canister: Canister, data: bytes, *, since: int | None, name: 
     """
     place = CanisterPlace(canister, name)
     place.check(is_unsafe=False)
+    kept_open = SqliteHeader.kept_open(data, place.memory().read(0, SQLITE_HEADER.size))
+    if kept_open is not None:
+        raise UnsupportedError(
+            f"{kept_open}: the canister's SQLite has the database open and would not notice; make the file like the "
+            "database (PRAGMA page_size, encoding, auto_vacuum before its first table, or before VACUUM)"
+        )
     draft = patched(canister.stable, data, since=since, name=name)
     before = place.memory().read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
 

@@ -14,6 +14,8 @@ __all__ = ["whole_file"]
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write a file that is there at the end whole, or not at all."""
+    if path.is_dir():
+        raise StorageError("is a directory, expected the name of a new file", path)
     draft = path.with_name(path.name + ".partial")
     if path.exists():
         raise StorageError("exists already", path)

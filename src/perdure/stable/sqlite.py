@@ -20,6 +20,8 @@ __all__ = ["SqliteHeader"]
 _FRACTIONS = (64, 32, 32)
 _WAL = 2
 _LEAST_PAGE_BYTES, _MOST_PAGE_BYTES = 512, 65_536
+_PAGE_SIZE, _COUNTER, _COOKIE, _LARGEST_ROOT, _ENCODING, _COUNTER_OF_PAGES = 1, 8, 12, 15, 16, 21
+"""Fields of `SQLITE_HEADER`."""
 
 
 @final
@@ -72,6 +74,40 @@ class SqliteHeader:
         if self.pages * self.page_bytes > memory.size() * WASM_PAGE_BYTES:
             message = f"{self.pages} pages of {self.page_bytes} bytes in a memory of {memory.size():#x} Wasm pages"
             yield Fault("sqlite-truncated", message, SQLITE_COUNTER_ADDRESS)
+
+    @staticmethod
+    def succeeding(first_bytes: bytes, before: bytes) -> bytes:
+        """The first bytes of a file that takes the place of another, so that whoever has that one open notices.
+
+        SQLite looks at the change counter to see whether its pages are still those of the file, and at the schema's
+        cookie to see whether its tables are: both are beyond those of either file.
+
+        Args:
+            first_bytes: of the new file, the header at least.
+            before: the header in whose place it comes.
+        """
+        new, old = list(SQLITE_HEADER.unpack_from(first_bytes)), SQLITE_HEADER.unpack_from(before)
+        knows_pages = new[_COUNTER] == new[_COUNTER_OF_PAGES]
+        for field in (_COUNTER, _COOKIE):
+            new[field] = (max(new[field], old[field]) + 1) & 0xFFFF_FFFF
+        new[_COUNTER_OF_PAGES] = (new[_COUNTER] - (not knows_pages)) & 0xFFFF_FFFF
+        return SQLITE_HEADER.pack(*new) + first_bytes[SQLITE_HEADER.size :]
+
+    @staticmethod
+    def kept_open(new: bytes, before: bytes) -> str | None:
+        """What keeps a header from taking the place of another one under a guest that has it open, or nothing.
+
+        SQLite asks for these when it opens a file and not again.
+        """
+        found, expected = SQLITE_HEADER.unpack_from(new), SQLITE_HEADER.unpack_from(before)
+        for what, field, of in (
+            ("a page size of", _PAGE_SIZE, int),
+            ("the text encoding (1 UTF-8, 2 UTF-16le, 3 UTF-16be)", _ENCODING, int),
+            ("auto_vacuum", _LARGEST_ROOT, bool),
+        ):
+            if of(found[field]) != of(expected[field]):
+                return f"the file has {what} {of(found[field])}, and the database {of(expected[field])}"
+        return None
 
     @staticmethod
     def without_log(first_bytes: bytes) -> bytes:
