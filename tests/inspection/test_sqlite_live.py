@@ -599,3 +599,55 @@ def test_what_events_say(subnet, canister):
         outside.execute("insert into t values (3, 'x')")
     told = [json.loads(json.dumps(type(event).__name__)) for event in stream]
     assert told == ["Taken", "Committed"]
+
+
+def test_tables_are_those_of_the_database_that_came_instead(subnet, canister):
+    """Another one with the same counter and the same cookie: made, and undone, and another made."""
+    writing, reading = canister.sqlite(write=True), canister.sqlite()
+    with subnet.anchor():
+        canister.update("exec", b"create table aa(x)")
+        assert not writing.execute("select * from aa").fetchall()
+        assert not reading.execute("select * from aa").fetchall()
+    canister.update("exec", b"create table bb(y text unique)")
+    for connection in (writing, reading):
+        with pytest.raises(apsw.SQLError, match="no such table: aa"):
+            connection.execute("select * from aa")
+    writing.execute("insert into bb values ('one')")
+    writing.execute("create table cc(z)")
+    assert reading.execute("select y from bb").fetchall() == [("one",)]
+    assert canister.query("query", b"select y from bb; select * from cc; pragma integrity_check") == b"one\nok\n"
+    canister.update("exec", b"drop table bb")
+    for connection in (writing, reading):
+        with pytest.raises(apsw.SQLError, match="no such table: bb"):
+            connection.execute("select * from bb")
+
+
+def test_a_snapshot_that_was_loaded_has_tables_of_its_own(canister):
+    reading = canister.sqlite()
+    snapshot = canister.take_snapshot()
+    canister.update("exec", b"create table aa(x)")
+    assert not reading.execute("select * from aa").fetchall()
+    canister.load_snapshot(snapshot)
+    canister.update("exec", b"create table bb(y); insert into bb values (2)")
+    with pytest.raises(apsw.SQLError, match="no such table: aa"):
+        reading.execute("select * from aa")
+    assert reading.execute("select * from bb").fetchall() == [(2,)]
+
+
+def test_a_transaction_does_not_outlive_its_anchor(subnet, canister):
+    writing, reading = canister.sqlite(write=True), canister.sqlite()
+    canister.update("exec", b"create table aa(x)")
+    with subnet.anchor():
+        canister.update("exec", b"create table bb(x)")
+        writing.execute("begin")
+        writing.execute("insert into aa values (9)")
+        reading.execute("begin")
+        assert not reading.execute("select * from aa").fetchall()
+    with pytest.raises(CommitError, match="not committed"):
+        writing.execute("commit")
+    with pytest.raises(apsw.BusyError):
+        reading.execute("select * from bb").fetchall()
+    for connection in (writing, reading):
+        if connection.in_transaction:
+            connection.execute("rollback")
+        assert not connection.execute("select * from aa").fetchall()

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, Protocol, Self, final
 
 import apsw
 
+from perdure.errors import InternalError
 from perdure.inspection.sqlite_explain import Explained, explain
 from perdure.memory import WASM_PAGE_BYTES, Memory, ReadOnlyMemory
 from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES, SQLITE_HEADER, SQLITE_VERSION_CHECK
@@ -27,6 +28,8 @@ __all__ = ["VFS_NAME", "Connection", "DatabaseFile", "Fixed", "Place", "connect"
 
 VFS_NAME: Final = "perdure"
 _AHEAD_BYTES: Final = 65_536
+_COOKIE_STEP: Final = 0x9E37_79B9
+"""Far from what schemas' cookies, which count, differ by."""
 
 
 def size_bytes_of(memory: Memory) -> int:
@@ -95,6 +98,7 @@ class DatabaseFile:
         self._ahead = b""  # bytes from `_ahead_at` on: a scan reads page after page
         self._ahead_at = self._following = 0
         self._is_replaced = False
+        self._cookie_moved_by = 0
         self.touched: tuple[set[int], set[int]] | None = None
         """Offsets of pages read and written, while somebody counts them."""
         self._epoch = place.epoch()
@@ -113,6 +117,8 @@ class DatabaseFile:
         epoch = self._place.epoch()
         if epoch is not self._epoch:
             self._epoch, self._memory, self._is_replaced = epoch, self._place.memory(), True
+            # Another database may have the cookie by which SQLite would see that its tables are others.
+            self._cookie_moved_by += _COOKIE_STEP
         header = SqliteHeader.read(self._memory)
         if self._changes and header.pages * header.page_bytes > size_bytes_of(self._memory):
             self._memory = self._place.memory()
@@ -128,7 +134,13 @@ class DatabaseFile:
 
     def _check(self) -> None:
         """Raise where what a transaction reads is no longer what it has begun with."""
-        self._check_counter(self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES))
+        try:
+            counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+        except InternalError:
+            if self._place.epoch() is self._epoch:
+                raise
+            counter = b""  # the memory went with an anchor, say
+        self._check_counter(counter)
 
     def _check_counter(self, counter: bytes) -> None:
         if self._level and (counter != self._counter or self._place.epoch() is not self._epoch):
@@ -156,7 +168,10 @@ class DatabaseFile:
         else:
             found = self._load(offset, have)
         self._following = offset + have
-        return SqliteHeader.without_log(found) if offset == 0 and have >= SQLITE_HEADER.size else found
+        if offset or have < SQLITE_HEADER.size:
+            return found
+        found = SqliteHeader.without_log(found)
+        return SqliteHeader.with_cookie_moved(found, self._cookie_moved_by) if self._cookie_moved_by else found
 
     def _load(self, offset: int, size_bytes: int) -> bytes:
         """Bytes of the state that the transaction began with, or an error."""
@@ -164,14 +179,18 @@ class DatabaseFile:
             return b""
         if not self._changes:
             return self._memory.read(offset, size_bytes)
-        base = self._base
-        if self._read_two is not None:  # in one turn, where turns cost more than bytes
-            counter, data = self._read_two(
-                (base + SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES), (base + offset, size_bytes)
-            )
-        else:
-            data = self._memory.read(offset, size_bytes)
-            counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+        base, counter, data = self._base, b"", b""
+        try:
+            if self._read_two is not None:  # in one turn, where turns cost more than bytes
+                counter, data = self._read_two(
+                    (base + SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES), (base + offset, size_bytes)
+                )
+            else:
+                data = self._memory.read(offset, size_bytes)
+                counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+        except InternalError:
+            if not self._level or self._place.epoch() is self._epoch:
+                raise
         self._check_counter(counter)
         return data
 

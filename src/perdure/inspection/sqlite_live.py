@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, final
 
 import apsw
 
-from perdure.errors import PerdureError, StorageError, UnsupportedError
+from perdure.errors import InternalError, PerdureError, StorageError, UnsupportedError
 from perdure.inspection.reading_sql import Limits, limit, only_this_database
 from perdure.inspection.sqlite import guarded, locate_database
 from perdure.inspection.sqlite_draft import Draft, Window, patched, window_of
@@ -210,10 +210,16 @@ class WritableFile(DatabaseFile):
         if self.touched is not None:
             self.touched[1].add(offset - offset % self.page_bytes)
         self._ahead = b""
+        if offset == 0 and self._cookie_moved_by:
+            data = SqliteHeader.with_cookie_moved(data, -self._cookie_moved_by)
         try:
             self._window.write(offset, data)
         except UnsupportedError as error:
             raise apsw.FullError(str(error)) from error
+        except InternalError:
+            if self._place.epoch() is self._epoch:
+                raise
+            # The memory went with an anchor, say. Committing refuses; rolling back writes too, and has to succeed.
         self._size_bytes = max(self._size_bytes, offset + len(data))
 
     def xTruncate(self, size_bytes: int) -> None:  # noqa: N802
@@ -225,9 +231,12 @@ class WritableFile(DatabaseFile):
 
     def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
         """Commit, where SQLite says that a transaction is complete."""
-        if op != _COMMIT or self._draft is None or not self._draft.is_changed:
+        if op != _COMMIT or self._draft is None:
+            return False
+        if not self._draft.is_changed and self._place.epoch() is self._epoch:
             return False
         try:
+            self._check_write()
             self._canister_place.canister.commit_pages(
                 "stable", self._draft.delta(), kind=COMMIT_KIND, check=self._check_write
             )

@@ -94,6 +94,13 @@ class SqliteHeader:
         return SQLITE_HEADER.pack(*new) + first_bytes[SQLITE_HEADER.size :]
 
     @staticmethod
+    def with_cookie_moved(first_bytes: bytes, by: int) -> bytes:
+        """The first bytes of a file with another cookie of the schema."""
+        fields = list(SQLITE_HEADER.unpack_from(first_bytes))
+        fields[_COOKIE] = (fields[_COOKIE] + by) & 0xFFFF_FFFF
+        return SQLITE_HEADER.pack(*fields) + first_bytes[SQLITE_HEADER.size :]
+
+    @staticmethod
     def kept_open(new: bytes, before: bytes) -> str | None:
         """What keeps a header from taking the place of another one under a guest that has it open, or nothing.
 
