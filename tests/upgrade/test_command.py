@@ -125,3 +125,28 @@ def test_a_fixture_fails_the_test(files):
     done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False, timeout=120)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "ids-swapped" in done.stdout
+
+
+def test_what_is_no_module_no_interface_or_in_python_is_not_checked(capsys, monkeypatch, files, state):
+    path, canister = state
+    source = f"{path}:{canister.id}"
+    (files / "no.wasm").write_bytes(b"hello")
+    (files / "empty.wasm").write_bytes(b"")
+    (files / "no.did").write_text("hello")
+    for new, *options in (("no.wasm",), ("empty.wasm",), ("fine.wasm", "--candid"), ("fine.wasm", "--old-candid")):
+        given = [*options, files / "no.did"] if options else []
+        code, out, err = run(capsys, monkeypatch, "upgrade-check", source, files / new, *given)
+        assert (code, out) == (2, "")
+        assert ("interface" if options else "no Wasm module") in err
+    (files / "shop.py").write_text(
+        "from perdure.kit import canister, update\n@canister\nclass Shop:\n    @update\n"
+        "    def hello(self) -> str:\n        return 'hello'\n"
+    )
+    monkeypatch.syspath_prepend(str(files))
+    import shop
+
+    with Subnet(files / "shops") as subnet:
+        made = subnet.install(shop.Shop)
+    code, _, err = run(capsys, monkeypatch, "upgrade-check", f"{files / 'shops'}:{made.id}", files / "fine.wasm")
+    assert code == 2
+    assert "a canister in Python is not rehearsed" in err

@@ -62,12 +62,12 @@ def check_canister(canister: Canister, new: object, arg: object = None, **option
 
     Args:
         canister: that is to be upgraded.
-        new: the module, its path, or a class made a canister by `perdure.kit.canister`.
+        new: the module, or its path.
         arg: of the upgrade: bytes, Candid text, or a tuple of values.
         options: see `CheckOptions`.
 
     Raises:
-        UnsupportedError: the canister has no code.
+        UnsupportedError: the canister has no code, or is in Python.
         StorageError: a schema or recording cannot be read.
         MalformedError: a schema, recording or argument is none.
         HostError: this machine could not do it.

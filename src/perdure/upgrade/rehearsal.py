@@ -302,29 +302,40 @@ class Rehearsal:
         return self.reply(call, outcome.reply) if outcome.reply is not None else str(outcome.reject)
 
 
+_MAGICS: Final = (b"\0asm", b"\x1f\x8b")
+
+
 def rehearse(canister: Canister, wasm: Any, options: Options) -> Rehearsal:
     """Upgrade a canister to a module on forks, and try everything on both; the canister itself is not touched.
 
     Raises:
-        UnsupportedError: it has no code, or is no canister of the kind that the module is for.
-        MalformedError: a schema that is none.
+        UnsupportedError: it has no code, or it is in Python.
+        MalformedError: a module, a schema or an interface that is none.
         HostError: this machine could not compile the module.
     """
     if canister.module is None:
         raise UnsupportedError(f"canister {canister.id} has no code that could be upgraded")
     code = canister._subnet._code(wasm)
+    if not code.startswith(_MAGICS):
+        raise MalformedError(f"no Wasm module: found magic {code[:4]!r}, expected {_MAGICS[0]!r}, or gzip's")
+    if canister.module.name or isinstance(wasm, type):
+        raise UnsupportedError(
+            "a canister in Python is not rehearsed: what it declares is compared when it is upgraded, or opened with "
+            "changed code, before anything is written"
+        )
     old_stage = Stage(canister._subnet.fork(), canister.id, options.answer, Budget(2 * options.max_instructions))
     old = Version(canister.module, options.old_schema, options.old_candid)
+    old.check_given()
     before = State.of(old_stage, old.schema)
     new_stage = old_stage.fork()
     compiled = new_stage.subnet._compiled(code)
     new = None if compiled is None else Version(compiled, options.new_schema, options.new_candid)
+    if new is not None:
+        new.check_given()
     persistence = options.persistence or ("keep" if old.keeps_heap else None)
     arg = options.arg
     try:
-        upgrade = new_stage.upgrade(
-            wasm if isinstance(wasm, type) else code, arg, persistence=persistence, skip=options.skip_pre_upgrade
-        )
+        upgrade = new_stage.upgrade(code, arg, persistence=persistence, skip=options.skip_pre_upgrade)
     except MalformedError as error:
         raise MalformedError(f"the argument of the upgrade: {error}") from error
     found = Rehearsal(old, new, options, before, upgrade)

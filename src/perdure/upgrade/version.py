@@ -51,6 +51,16 @@ class Version:
     declared: Schema | None = None
     candid: str | None = field(default=None, repr=False)
 
+    def check_given(self) -> None:
+        """Read the interface that a person has given.
+
+        Raises:
+            MalformedError: it is none.
+            OSError: its file cannot be read.
+        """
+        if self.candid is not None:
+            service_of("the interface that was given", self.module, self.candid)
+
     @cached_property
     def service(self) -> ServiceType | None:
         """Its Candid interface, where it says one that can be read."""
