@@ -206,12 +206,22 @@ class WritableFile(DatabaseFile):
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         """Write into the draft."""
-        assert self._window is not None  # SQLite takes the lock first
         if self.touched is not None:
             self.touched[1].add(offset - offset % self.page_bytes)
         self._ahead = b""
         if offset == 0 and self._cookie_moved_by:
             data = SqliteHeader.with_cookie_moved(data, -self._cookie_moved_by)
+        self._write(data, offset)
+        self._size_bytes = max(self._size_bytes, offset + len(data))
+
+    def xTruncate(self, size_bytes: int) -> None:  # noqa: N802
+        """Stable memory never shrinks: what is cut off becomes zero."""
+        for at in range(size_bytes, self._size_bytes, len(_ZEROS)):
+            self._write(_ZEROS[: self._size_bytes - at], at)
+        self._size_bytes = min(self._size_bytes, size_bytes)
+
+    def _write(self, data: bytes, offset: int) -> None:
+        assert self._window is not None  # SQLite takes the lock first
         try:
             self._window.write(offset, data)
         except UnsupportedError as error:
@@ -220,14 +230,6 @@ class WritableFile(DatabaseFile):
             if self._place.epoch() is self._epoch:
                 raise
             # The memory went with an anchor, say. Committing refuses; rolling back writes too, and has to succeed.
-        self._size_bytes = max(self._size_bytes, offset + len(data))
-
-    def xTruncate(self, size_bytes: int) -> None:  # noqa: N802
-        """Stable memory never shrinks: what is cut off becomes zero."""
-        assert self._window is not None
-        for at in range(size_bytes, self._size_bytes, len(_ZEROS)):
-            self._window.write(at, _ZEROS[: self._size_bytes - at])
-        self._size_bytes = min(self._size_bytes, size_bytes)
 
     def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
         """Commit, where SQLite says that a transaction is complete."""
