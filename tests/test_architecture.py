@@ -1,4 +1,4 @@
-"""The house, as files: no two import each other, however, and none is too long to read at once.
+"""The house, as files: no two import each other, however, none is too long to read at once, and few write files.
 
 Layers are import-linter's (`make contracts`); it sees packages, and here are files.
 """
@@ -81,3 +81,70 @@ def test_functions_can_be_read_at_once() -> None:
         and (size := (node.end_lineno or 0) - node.lineno + 1) > 60
     ]
     assert long == []
+
+
+WRITERS = {
+    "perdure.embedder.cache": "native code, which is the engine's, and is checked before it is used",
+    "perdure.demo.c_host": "what a compiler gets, for as long as it runs",
+    "perdure.inspection.whole": "what somebody asked for by name: `whole_file`",
+    "perdure.inspection.export": "the same, by `whole_file`",
+    "perdure.inspection.sqlite_draft": "the same, by `whole_file`",
+    "perdure.cli.demo": "what somebody asked a command for, by name",
+    "perdure.cli.instrument": "the same; the output may be the input",
+    "perdure.cli.upgrade": "the same",
+    "perdure.cli.stable.check": "the same",
+    "perdure.cli.stable.compare": "the same",
+    "perdure.cli.stable.database": "the same, by `whole_file`",
+    "perdure.cli.stable.export": "the same: a directory for the files of an export",
+}
+"""Who writes files outside `storage`: no state, and nothing that perdure would read again as one."""
+
+_WRITING = {"write_bytes", "write_text", "mkdir", "rmdir", "unlink", "rename", "symlink_to", "hardlink_to"}
+_WRITING_OS = _WRITING | {"write", "pwrite", "pwritev", "writev", "replace", "remove", "makedirs", "link", "symlink"}
+_WRITING_OS |= {"truncate", "ftruncate", "fallocate", "posix_fallocate", "copy_file_range", "sendfile", "mkfifo"}
+_WRITING_FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND", "O_TMPFILE"}
+
+
+def _writes(call: ast.Call) -> bool:
+    """Whether a call writes to the file system, as far as its words say: scratch files of `tempfile` do not count."""
+    names = {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
+    if isinstance(call.func, ast.Name):
+        return call.func.id == "open" and _is_for_writing(call, 1)
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    name, owner = call.func.attr, call.func.value
+    if isinstance(owner, ast.Name) and owner.id in ("os", "shutil"):
+        return (owner.id == "shutil" and name != "which") or name in _WRITING_OS or bool(names & _WRITING_FLAGS)
+    is_path_replace = (
+        name == "replace" and len(call.args) == 1 and not call.keywords and ast.unparse(owner) != "dataclasses"
+    )
+    return name in _WRITING or is_path_replace or (name == "open" and _is_for_writing(call, 0))
+
+
+def _is_for_writing(call: ast.Call, position: int) -> bool:
+    modes = [*call.args[position : position + 1], *(word.value for word in call.keywords if word.arg == "mode")]
+    return any(isinstance(mode, ast.Constant) and set(str(mode.value)) & set("wax+") for mode in modes)
+
+
+def test_only_storage_writes_state() -> None:
+    found = {
+        name
+        for name in modules()
+        if not name.startswith("perdure.storage")
+        if any(isinstance(node, ast.Call) and _writes(node) for node in ast.walk(tree(name)))
+    }
+    assert found == set(WRITERS)
+
+
+def test_the_disk_is_passed_in() -> None:
+    """The system's files are what a caller gets who names no others, nowhere what a function takes by itself."""
+    made, chosen = [], []
+    for name in (name for name, path in modules().items() if "RealDisk" in path.read_text(encoding="utf-8")):
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "RealDisk":
+                made.append(f"{name}:{node.lineno}")
+            if isinstance(node, ast.BoolOp) and ast.unparse(node) == "disk or RealDisk()":
+                chosen.append(f"{name}:{node.lineno}")
+    inside = [place for place in made if place.startswith("perdure.storage.disk:")]  # `RealDisk.within`
+    assert len(inside) == 1
+    assert sorted(set(made) - set(inside)) == sorted(chosen)

@@ -295,11 +295,34 @@ class SimulatedDisk:
             self._change((path, None))
 
     def rename(self, source: str, target: str) -> None:
+        if self._names[source] is None:
+            self._move_inner(source, target)
         self._change((target, self._names[source]), (source, "gone"))
+
+    def _move_inner(self, source: str, target: str) -> None:
+        """What lies in a directory goes with it, and is lost with its new name: worse than any disk, and simpler."""
+
+        def moved(path: str) -> str:
+            return target + path[len(source) :] if f"{path}/".startswith(f"{source}/") else path
+
+        for names in (self._names, self._durable_names):
+            for path in [path for path in names if path.startswith(f"{source}/")]:
+                names[moved(path)] = names.pop(path)
+        self._pending = {
+            moved(directory): [[(moved(path), inode) for path, inode in group] for group in groups]
+            if moved(directory) != directory
+            else groups
+            for directory, groups in self._pending.items()
+        }
 
     def remove(self, path: str) -> None:
         if path in self._names:
             self._change((path, "gone"))
+
+    def remove_directory(self, path: str) -> None:
+        if self.list_directory(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        self.remove(path)
 
     def sync_directory(self, path: str) -> None:
         self.step(f"sync directory {path}")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import final
 
 from perdure.canister import PageDelta
 from perdure.errors import PerdureError, StorageError
+from perdure.storage.beside import DirectoryDraft
 from perdure.storage.changes import CanisterChange, Message
 from perdure.storage.checkpoints import SUBDIRECTORIES
 from perdure.storage.directory import StateDirectory
@@ -46,8 +47,6 @@ def backup(source: str | os.PathLike[str], target: str | os.PathLike[str], *, di
                         _copy(origin, f"{name}/{file}", disk, made)
             _copy(origin, "log", disk, made, origin.log_bytes_used, tail=bytes(BLOCK))
             _copy(origin, "checkpoint", disk, made)
-            for directory in (*(f"{made}/{name}" for name in SUBDIRECTORIES), made):
-                disk.sync_directory(directory)
         except OSError as error:
             raise StorageError(f"backup failed: {error.strerror or error}", error.filename or made) from error
         with StateDirectory.open(made, read_only=True, disk=disk) as copied:
@@ -56,37 +55,16 @@ def backup(source: str | os.PathLike[str], target: str | os.PathLike[str], *, di
         return origin.version
 
 
-class _made:  # noqa: N801 -- used as a function
-    """A directory beside `target` that becomes it, or goes."""
-
-    def __init__(self, disk: Disk, target: str) -> None:
-        self._target = target
-        self._path = f"{target.rstrip('/')}.partial"
-        self._disk = disk.within(self._path)
-
-    def __enter__(self) -> str:
-        if self._disk.exists(self._target):
-            raise StorageError("is there already; a copy is made where there is nothing", self._target)
-        self._clear()
-        self._disk.make_directory(self._path)
+@contextmanager
+def _made(disk: Disk, target: str) -> Iterator[str]:
+    """A state directory without a state, beside `target`, that becomes it, or goes."""
+    with DirectoryDraft(
+        disk, target, SUBDIRECTORIES, "is there already; a copy is made where there is nothing"
+    ) as made:
         for name in SUBDIRECTORIES:
-            self._disk.make_directory(f"{self._path}/{name}")
-        self._disk.open(f"{self._path}/readers", write=True, create=True).close()
-        return self._path
-
-    def _clear(self) -> None:
-        """Remove what an earlier try has left, but directories."""
-        for directory in (*(f"{self._path}/{name}" for name in SUBDIRECTORIES), self._path):
-            if self._disk.exists(directory):
-                for name in self._disk.list_directory(directory):
-                    if name not in SUBDIRECTORIES:
-                        self._disk.remove(f"{directory}/{name}")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._disk.rename(self._path, self._target)
-            self._disk.sync_directory(str(Path(self._target).parent))
-        self._disk.close()
+            disk.make_directory(f"{made}/{name}")
+        disk.open(f"{made}/readers", write=True, create=True).close()
+        yield made
 
 
 def _copy(

@@ -156,6 +156,10 @@ class Disk(Protocol):
         """Remove a file; one that is gone is fine."""
         ...
 
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        ...
+
     def sync_directory(self, path: str) -> None:
         """Return when the names in the directory are on the platter."""
         ...
@@ -544,6 +548,11 @@ class RealDisk:
                 os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 return
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        with self._place(path) as (name, directory):
+            os.rmdir(name, dir_fd=directory)
 
     def sync_directory(self, path: str) -> None:
         """Return when the names in the directory are on the platter."""

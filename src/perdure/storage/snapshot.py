@@ -22,22 +22,23 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, final
 
 from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-from perdure.storage.disk import RealDisk, RealFile
+from perdure.storage.beside import DirectoryDraft
+from perdure.storage.disk import Disk, DiskFile, RealDisk
 from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.temporary import TemporaryStore
 
-__all__ = ["Snapshot", "SnapshotMetadata", "check_download", "write_snapshot"]
+__all__ = ["Snapshot", "SnapshotMetadata", "check_download", "snapshot_draft", "write_snapshot"]
 
 Said: TypeAlias = Any
 """What JSON says, whatever that is."""
 
 _COPY_BYTES = 1 << 20
+_CHUNK_STORE = "wasm_chunk_store"
 _MAX_METADATA_BYTES = 64 << 20
 _MAX_MEMORY_BYTES = 1 << 40
 _MAX_COUNT = 1 << 62
@@ -269,13 +270,13 @@ DOWNLOAD_PROGRESS: Final = ".download_progress.json"
 """Where `icp` keeps what it has of a download until it has all; files have their full size from the start."""
 
 
-def check_download(directory: Path) -> None:
+def check_download(directory: str | os.PathLike[str], disk: Disk | None = None) -> None:
     """Refuse a directory whose download was interrupted: where its files read as zeros, something is missing.
 
     Raises:
         StorageError: it was.
     """
-    if (directory / DOWNLOAD_PROGRESS).exists():
+    if (disk or RealDisk()).exists(f"{os.fspath(directory)}/{DOWNLOAD_PROGRESS}"):
         raise StorageError(
             f"the download is not complete, {DOWNLOAD_PROGRESS} is still there: "
             "go on with `icp canister snapshot download --resume`, or download it again",
@@ -295,21 +296,22 @@ class Snapshot:
         metadata: what it says about itself; its sizes are those of the files.
     """
 
-    def __init__(self, path: str, metadata: SnapshotMetadata) -> None:
+    def __init__(self, path: str, metadata: SnapshotMetadata, disk: Disk) -> None:
         self.path = path
         self.metadata = metadata
-        self._files: list[RealFile] = []
-        self._disk = RealDisk().within(path)  # somebody else may have made it
+        self._files: list[DiskFile] = []
+        self._disk = disk.within(path)  # somebody else may have made it
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Snapshot:
+    def open(cls, path: str | os.PathLike[str], *, disk: Disk | None = None) -> Snapshot:
         """Read the metadata and check that the files are there, in the sizes it gives. Reads no memory.
 
         Raises:
             StorageError: it cannot be read, its parts do not fit each other, or its download was interrupted.
         """
-        check_download(Path(path))
-        snapshot = cls(str(path), _NO_METADATA)
+        disk = disk or RealDisk()
+        check_download(path, disk)
+        snapshot = cls(str(path), _NO_METADATA, disk)
         try:
             snapshot._disk.list_directory(snapshot.path)
             snapshot.metadata = SnapshotMetadata.from_json(snapshot._read("metadata.json", _MAX_METADATA_BYTES))
@@ -346,10 +348,10 @@ class Snapshot:
         """The chunk store: chunks by their SHA-256."""
         chunks = {}
         for hash_ in dict.fromkeys(self.metadata.wasm_chunk_store):
-            chunk = self._read(f"wasm_chunk_store/{hash_.hex()}.bin", _MAX_CHUNK_BYTES)
+            chunk = self._read(f"{_CHUNK_STORE}/{hash_.hex()}.bin", _MAX_CHUNK_BYTES)
             if sha256(chunk).digest() != hash_:
                 raise StorageError(
-                    "its bytes are not those of its name", f"{self.path}/wasm_chunk_store/{hash_.hex()}.bin"
+                    "its bytes are not those of its name", f"{self.path}/{_CHUNK_STORE}/{hash_.hex()}.bin"
                 )
             chunks[hash_] = chunk
         return chunks
@@ -401,6 +403,7 @@ def write_snapshot(
     stable: TemporaryImage,
     chunks: Mapping[bytes, bytes],
     metadata: SnapshotMetadata,
+    disk: Disk | None = None,
 ) -> SnapshotMetadata:
     """Write a snapshot directory: all of it, on the platter, or nothing. Holes stay holes.
 
@@ -411,6 +414,7 @@ def write_snapshot(
         stable: becomes ``stable_memory.bin``, if it has any pages.
         chunks: the chunk store, by SHA-256.
         metadata: its sizes and chunk hashes are set from the other arguments.
+        disk: where; by default the operating system's files.
 
     Returns:
         The metadata as written.
@@ -419,34 +423,28 @@ def write_snapshot(
         StorageError: it exists, or cannot be written.
         UnsupportedError: a global has a value that the format cannot say.
     """
-    target = Path(path)
     metadata = _complete(metadata, wasm_module, heap, stable, chunks)
-    text = metadata.to_json()
-    draft = target.with_name(target.name + ".partial")
-    if target.exists():
-        raise StorageError("exists already; a snapshot is never changed", path)
+    text = metadata.to_json().encode()
+    disk = disk or RealDisk()
     try:
-        _remove_draft(draft)
-        draft.mkdir(parents=True)
-        _write_file(draft / "wasm_module.bin", [(0, wasm_module)], len(wasm_module))
-        _write_memory(draft / "wasm_memory.bin", heap)
-        if metadata.stable_memory_size:
-            _write_memory(draft / "stable_memory.bin", stable)
-        if chunks:
-            (draft / "wasm_chunk_store").mkdir()
-        for hash_, chunk in chunks.items():
-            _write_file(draft / "wasm_chunk_store" / f"{hash_.hex()}.bin", [(0, chunk)], len(chunk))
-        _write_file(draft / "metadata.json", [(0, text.encode())], len(text.encode()))
-        disk = RealDisk()
-        if chunks:
-            disk.sync_directory(str(draft / "wasm_chunk_store"))
-        disk.sync_directory(str(draft))
-        disk.rename(str(draft), str(target))
-        disk.sync_directory(str(target.parent))
+        with snapshot_draft(disk, path) as draft:
+            _write_file(disk, f"{draft}/wasm_module.bin", [(0, wasm_module)], len(wasm_module))
+            _write_memory(disk, f"{draft}/wasm_memory.bin", heap)
+            if metadata.stable_memory_size:
+                _write_memory(disk, f"{draft}/stable_memory.bin", stable)
+            if chunks:
+                disk.make_directory(f"{draft}/{_CHUNK_STORE}")
+            for hash_, chunk in chunks.items():
+                _write_file(disk, f"{draft}/{_CHUNK_STORE}/{hash_.hex()}.bin", [(0, chunk)], len(chunk))
+            _write_file(disk, f"{draft}/metadata.json", [(0, text)], len(text))
     except OSError as error:
-        _remove_draft(draft)
         raise StorageError(f"snapshot could not be written: {error.strerror}", error.filename or path) from error
     return metadata
+
+
+def snapshot_draft(disk: Disk, path: str | os.PathLike[str]) -> DirectoryDraft:
+    """A directory to write a snapshot into, which it becomes when it is whole."""
+    return DirectoryDraft(disk, str(path), (_CHUNK_STORE,), "exists already; a snapshot is never changed")
 
 
 def _complete(
@@ -471,27 +469,17 @@ def _complete(
     )
 
 
-def _remove_draft(draft: Path) -> None:
-    if draft.is_dir() and not draft.is_symlink():
-        for file in sorted(draft.rglob("*"), reverse=True):
-            if file.is_dir() and not file.is_symlink():
-                file.rmdir()
-            else:
-                file.unlink()
-        draft.rmdir()
-
-
-def _write_memory(path: Path, image: TemporaryImage) -> None:
+def _write_memory(disk: Disk, path: str, image: TemporaryImage) -> None:
     runs = (
         (at, image.read(at, min(_COPY_BYTES, end - at)))
         for start, end in image.data_ranges()
         for at in range(start, end, _COPY_BYTES)
     )
-    _write_file(path, runs, image.wasm_pages * WASM_PAGE_BYTES)
+    _write_file(disk, path, runs, image.wasm_pages * WASM_PAGE_BYTES)
 
 
-def _write_file(path: Path, runs: Iterable[tuple[int, bytes]], size_bytes: int) -> None:
-    file = RealDisk().open(str(path), write=True, create=True)
+def _write_file(disk: Disk, path: str, runs: Iterable[tuple[int, bytes]], size_bytes: int) -> None:
+    file = disk.open(path, write=True, create=True)
     try:
         for offset, data in runs:
             if len(data) > PAGE_BYTES and not any(data[:PAGE_BYTES]) and not data.strip(b"\0"):

@@ -11,12 +11,12 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 from perdure.errors import StorageError, UnsupportedError
-from perdure.storage.disk import RealDisk, RealFile
-from perdure.storage.snapshot import Snapshot, _remove_draft
+from perdure.storage.beside import new_file
+from perdure.storage.disk import Disk, DiskFile, RealDisk
+from perdure.storage.snapshot import Snapshot, snapshot_draft
 
 __all__ = ["pack_snapshot", "unpack_snapshot"]
 
@@ -37,7 +37,7 @@ def _zstandard() -> Any:
 class _SparseReader(io.RawIOBase):
     """The data of a sparse member: its map, then its pieces one after the other."""
 
-    def __init__(self, file: RealFile, ranges: list[tuple[int, int]], size_bytes: int) -> None:
+    def __init__(self, file: DiskFile, ranges: list[tuple[int, int]], size_bytes: int) -> None:
         entries = [*ranges, (size_bytes, size_bytes)]
         text = f"{len(entries)}\n" + "".join(f"{start}\n{end - start}\n" for start, end in entries)
         head = text.encode()
@@ -46,7 +46,7 @@ class _SparseReader(io.RawIOBase):
         self._parts = self._pieces(file, ranges)
         self._rest = b""
 
-    def _pieces(self, file: RealFile, ranges: list[tuple[int, int]]) -> Iterator[bytes]:
+    def _pieces(self, file: DiskFile, ranges: list[tuple[int, int]]) -> Iterator[bytes]:
         yield self._head
         for start, end in ranges:
             for at in range(start, end, _COPY_BYTES):
@@ -64,32 +64,58 @@ class _SparseReader(io.RawIOBase):
         return count
 
 
-def pack_snapshot(path: str | os.PathLike[str], archive: str | os.PathLike[str]) -> None:
-    """Pack a snapshot directory into a ``.tar.zst`` file.
+class _Sequential(io.RawIOBase):
+    """A file of a disk, read or written from its start to its end."""
+
+    def __init__(self, file: DiskFile) -> None:
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.pread(len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def write(self, data: Any) -> int:
+        self._file.pwrite(data, self._at)
+        self._at += len(data)
+        return len(data)
+
+
+def pack_snapshot(path: str | os.PathLike[str], archive: str | os.PathLike[str], *, disk: Disk | None = None) -> None:
+    """Pack a snapshot directory into a ``.tar.zst`` file, which is there whole or not at all.
 
     Raises:
         StorageError: it is not a snapshot, or cannot be read or written.
         UnsupportedError: the extra ``transport`` is not installed.
     """
     compressor = _zstandard().ZstdCompressor(level=3, threads=-1)
-    snapshot = Snapshot.open(path)
+    disk = disk or RealDisk()
+    snapshot = Snapshot.open(path, disk=disk)
     names = ["metadata.json", "wasm_module.bin"]
     names += [f"wasm_chunk_store/{hash_.hex()}.bin" for hash_ in snapshot.metadata.wasm_chunk_store]
-    disk = RealDisk().within(str(path))
-    names += [name for name in _MEMORY_FILES if disk.exists(f"{path}/{name}")]
+    inside = disk.within(str(path))
+    names += [name for name in _MEMORY_FILES if inside.exists(f"{path}/{name}")]
     try:
         with (
-            Path(archive).open("xb") as file,
-            compressor.stream_writer(file) as stream,
+            new_file(disk, str(archive)) as file,
+            compressor.stream_writer(_Sequential(file)) as stream,
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
         ):
             for name in names:
-                _add(tar, disk, str(path), name)
+                _add(tar, inside, str(path), name)
     except OSError as error:
         raise StorageError(f"could not be packed: {error.strerror}", error.filename or archive) from error
 
 
-def _add(tar: tarfile.TarFile, disk: RealDisk, directory: str, name: str) -> None:
+def _add(tar: tarfile.TarFile, disk: Disk, directory: str, name: str) -> None:
     file = disk.open(f"{directory}/{name}")
     try:
         size_bytes = file.size()
@@ -114,7 +140,11 @@ def _add(tar: tarfile.TarFile, disk: RealDisk, directory: str, name: str) -> Non
 
 
 def unpack_snapshot(
-    archive: str | os.PathLike[str], path: str | os.PathLike[str], *, max_data_bytes: int = 1 << 40
+    archive: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    max_data_bytes: int = 1 << 40,
+    disk: Disk | None = None,
 ) -> Snapshot:
     """Unpack a ``.tar.zst`` file into a new snapshot directory and open it.
 
@@ -122,39 +152,39 @@ def unpack_snapshot(
         archive: the file.
         path: must not exist.
         max_data_bytes: more data than this in the archive, holes apart, is refused.
+        disk: where both are; by default the operating system's files.
 
     Raises:
         StorageError: it is no packed snapshot, or cannot be read or written; nothing is left at `path`.
         UnsupportedError: the extra ``transport`` is not installed.
     """
     zstandard = _zstandard()
-    target = Path(path)
-    draft = target.with_name(target.name + ".partial")
-    if target.exists():
-        raise StorageError("exists already; a snapshot is never changed", path)
+    disk = disk or RealDisk()
     try:
-        _remove_draft(draft)
-        draft.mkdir(parents=True)
-        with (
-            Path(archive).open("rb") as file,
-            zstandard.ZstdDecompressor().stream_reader(file) as stream,
-            tarfile.open(fileobj=stream, mode="r|") as tar,
-        ):
-            left = max_data_bytes
-            for member in tar:
-                left -= _extract(tar, member, draft, left)
-        Snapshot.open(draft)
-        draft.rename(target)
-        return Snapshot.open(target)
+        with snapshot_draft(disk, path) as draft:
+            _unpack(zstandard, str(archive), draft, max_data_bytes, disk)
+            Snapshot.open(draft, disk=disk).close()
+        return Snapshot.open(path, disk=disk)
     except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError) as error:
         raise StorageError(f"not a packed snapshot: {error}", archive) from error
     except OSError as error:
         raise StorageError(f"could not be unpacked: {error.strerror or error}", error.filename or archive) from error
+
+
+def _unpack(zstandard: Any, archive: str, draft: str, left: int, disk: Disk) -> None:
+    file = disk.open(archive)
+    try:
+        with (
+            zstandard.ZstdDecompressor().stream_reader(_Sequential(file)) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            for member in tar:
+                left -= _extract(tar, member, draft, left, disk)
     finally:
-        _remove_draft(draft)
+        file.close()
 
 
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, draft: Path, left: int) -> int:
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, draft: str, left: int, disk: Disk) -> int:
     """Write one member; how many bytes of data it has."""
     if not member.isreg() or not _EXPECTED.fullmatch(member.name):
         raise tarfile.ReadError(f"member {member.name!r:.100}")
@@ -167,11 +197,12 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, draft: Path, left: i
     data_bytes = sum(size for _, size in pieces)
     if data_bytes > left or any(offset < 0 or size < 0 for offset, size in pieces):
         raise tarfile.ReadError(f"member {member.name!r} has {data_bytes} bytes, more than is left")
-    goal = draft / member.name
-    if goal.exists():
+    goal = f"{draft}/{member.name}"
+    if disk.exists(goal):
         raise tarfile.ReadError(f"member {member.name!r} is there twice")
-    goal.parent.mkdir(exist_ok=True)
-    file = RealDisk().open(str(goal), write=True, create=True)
+    if "/" in member.name:
+        disk.make_directory(goal.rpartition("/")[0])
+    file = disk.open(goal, write=True, create=True)
     try:
         for offset, size in pieces:
             raw.seek(offset)
@@ -183,7 +214,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, draft: Path, left: i
     return data_bytes
 
 
-def _copy(source: IO[bytes], file: RealFile, offset: int, size_bytes: int) -> None:
+def _copy(source: IO[bytes], file: DiskFile, offset: int, size_bytes: int) -> None:
     end = offset + size_bytes
     while offset < end:
         data = source.read(min(_COPY_BYTES, end - offset))

@@ -1,0 +1,111 @@
+"""What is written beside the place where it is wanted, and takes it when it is whole and on the platter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import final
+
+from perdure.errors import StorageError
+from perdure.storage.disk import Disk, DiskFile
+
+__all__ = ["DirectoryDraft", "new_file"]
+
+
+@final
+class DirectoryDraft:
+    """A directory beside `target`, empty at first, that becomes it, or goes. Gives its path.
+
+    Args:
+        disk: where.
+        target: nothing may be there; the directories on the way to it are made.
+        inner: names of the directories that whoever fills it may make in it.
+        refusal: what to say where something is there.
+    """
+
+    def __init__(self, disk: Disk, target: str, inner: Sequence[str], refusal: str) -> None:
+        self._parent, self._target, self._path = _places(target)
+        self._inner = [f"{self._path}/{directory}" for directory in inner]
+        self._refusal = refusal
+        self._root = disk
+        self._disk = disk.within(self._parent)  # others may write there, and have put something in the way
+
+    def __enter__(self) -> str:
+        _make_directories(self._root, self._parent)
+        if self._disk.exists(self._target):
+            raise StorageError(self._refusal, self._target)
+        self._remove()
+        self._disk.make_directory(self._path)
+        return self._path
+
+    def _remove(self) -> None:
+        """Remove what there is, and what an earlier try has left."""
+        for directory in (*self._inner, self._path):
+            if self._disk.exists(directory):
+                for name in self._disk.list_directory(directory):
+                    self._disk.remove(f"{directory}/{name}")
+                self._disk.remove_directory(directory)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._keep()
+        except BaseException:
+            self._let_go()
+            raise
+        if kind is not None:
+            self._let_go()
+        self._disk.close()
+
+    def _keep(self) -> None:
+        for directory in (*self._inner, self._path):
+            if self._disk.exists(directory):
+                self._disk.sync_directory(directory)
+        self._disk.rename(self._path, self._target)
+        self._disk.sync_directory(self._parent)
+
+    def _let_go(self) -> None:
+        with suppress(OSError):  # what went wrong first is told
+            self._remove()
+        self._disk.close()
+
+
+def _places(target: str) -> tuple[str, str, str]:
+    """The directory it is in, itself, and its draft; the latter two as names within the first."""
+    parent, name = os.path.split(os.path.normpath(target))
+    target = os.path.join(parent or ".", name)  # noqa: PTH118 -- a disk's names are text
+    return parent or ".", target, f"{target}.partial"
+
+
+def _make_directories(disk: Disk, path: str) -> None:
+    if path and not disk.exists(path):
+        parent = os.path.dirname(path)  # noqa: PTH120
+        _make_directories(disk, parent)
+        disk.make_directory(path)
+        disk.sync_directory(parent or ".")
+
+
+@contextmanager
+def new_file(disk: Disk, target: str) -> Iterator[DiskFile]:
+    """A file beside `target`, empty at first, that becomes it, or goes."""
+    parent, target, draft = _places(target)
+    disk = disk.within(parent)
+    try:
+        if disk.exists(target):
+            raise StorageError("exists already", target)
+        disk.remove(draft)
+        file = disk.open(draft, write=True, create=True)
+        try:
+            yield file
+            file.sync()
+            disk.rename(draft, target)
+            disk.sync_directory(parent)
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is told
+                disk.remove(draft)
+            raise
+        finally:
+            file.close()
+    finally:
+        disk.close()
