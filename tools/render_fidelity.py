@@ -15,6 +15,7 @@ from perdure.canister import Context
 from perdure.execution.config import SubnetConfig
 from perdure.execution.management import METHODS, REFUSED
 from perdure.ic.ic0 import ALL_CONTEXTS, FUNCTIONS, NON_SPECIFIED, START_CONTEXTS
+from perdure.ic.ic0_ext import DIRECT, EXTENSION_FUNCTIONS, MODULE
 from perdure.instrument import HIGHEST, REPLICA, Bounds
 
 __all__ = ["Row", "render", "rows"]
@@ -22,6 +23,7 @@ __all__ = ["Row", "render", "rows"]
 WORKS: Final = "works"
 LOCAL: Final = "local stand-in"
 REJECTED: Final = "rejected"
+EXTRA: Final = "extension"
 
 _EXECUTE: Final = "tests/execution/test_execute.py::"
 _LIFECYCLE: Final = "tests/execution/test_lifecycle.py::"
@@ -254,6 +256,14 @@ DIFFERENCES: Final = (
 """What differs from the network and is no row above."""
 
 
+_EXTENSION_TESTS: Final = {
+    name: "tests/instrument/test_direct.py::test_a_store_is_what_wasm_stores"
+    if access.is_store
+    else "tests/instrument/test_direct.py::test_a_load_is_what_wasm_loads_of_the_same_bytes"
+    for name, access in DIRECT.items()
+}
+
+
 def _contexts(letters: frozenset[str]) -> str:
     if letters == START_CONTEXTS:
         return "* s"
@@ -296,6 +306,9 @@ def rows() -> Iterator[Row]:
         seen, where = HIGHEST[bound.name]
         value = f"{getattr(Bounds(), bound.name):_}; the most seen in a real module: {seen:_}, {where}"
         yield Row("Limits of what is compiled here", bound.name, value, LOCAL, f"{_BOUNDS}[{bound.name}]")
+    for name, (extension, function) in EXTENSION_FUNCTIONS.items():
+        detail = f"{_contexts(function.contexts)}; extension `{extension}`, off unless asked for"
+        yield Row("Extensions: not on the network", f"{MODULE}.{name}", detail, EXTRA, _EXTENSION_TESTS[name])
 
 
 def render() -> str:

@@ -115,6 +115,30 @@ def test_markers_prepare_once(project):
     passed(project.runpytest("--strict-markers"), 4)
 
 
+def test_a_marker_turns_an_extension_on(project):
+    project.makepyfile(
+        """
+        import pytest
+        import wasmtime
+        from perdure import RejectError
+
+        text = '(module (import "ic0_ext" "stable64_load_i64" (func (param i64) (result i64))) (memory 1))'
+        MODULE = bytes(wasmtime.wat2wasm(text))
+
+        @pytest.mark.extension("direct")
+        @pytest.mark.canister("loads", wasm=MODULE)
+        def test_on(subnet, canister):
+            assert subnet.extensions == ("direct",)
+            assert canister("loads").status().module_hash
+
+        def test_off(subnet):
+            with pytest.raises(RejectError, match="extension 'direct'"):
+                subnet.install(MODULE)
+        """
+    )
+    passed(project.runpytest("--strict-markers"), 2)
+
+
 def test_the_baseline_can_be_prepared(project, built):
     project.makeconftest(
         f"""

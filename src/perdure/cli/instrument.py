@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from perdure.cli.terminal import printable
 from perdure.errors import InvalidModuleError, MalformedError
+from perdure.ic.ic0_ext import checked_extensions
 from perdure.instrument import (
+    REPLICA,
     SCHEDULES,
     WASI,
     Instrumented,
@@ -36,6 +39,7 @@ __all__ = ["decoded", "instrument", "without_wasi"]
 @click.option("--no-accounting", is_flag=True, help="Do not mark, limit or charge stable pages.")
 @click.option("--wasi", is_flag=True, help="Replace what it imports from WASI, and nothing else: for the network.")
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
+@click.option("--extension", "extensions", multiple=True, metavar="NAME", help="Allow what the network does not have.")
 @click.option("--stats", is_flag=True, help="Say what was done even when writing to a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -47,6 +51,7 @@ def instrument(
     no_accounting: bool,
     wasi: bool,
     stub: tuple[str, ...],
+    extensions: tuple[str, ...],
     stats: bool,
     as_json: bool,
     quiet: bool,
@@ -66,7 +71,7 @@ def instrument(
     original, size_bytes = decoded(module), module.stat().st_size
     imports: tuple[ReplacedImport, ...] = ()
     if wasi:
-        if schedule != "2025" or host_stable or no_accounting:
+        if schedule != "2025" or host_stable or no_accounting or extensions:
             raise click.UsageError("--wasi makes a module for the network, which does its own instrumentation")
         replaced = without_wasi(original, stub)
         encoded = encode(replaced.module)
@@ -77,11 +82,13 @@ def instrument(
         if stub:
             raise click.UsageError("--stub goes with --wasi")
         validate_original(encode(original))
-        _validate(original)
+        allowed = _checked(extensions)
+        _validate(original, allowed)
         options = Options(
             schedule=None if schedule == "none" else schedule,
             native_stable=not host_stable,
             accounting=not no_accounting,
+            extensions=allowed,
         )
         result = instrument_module(original, options)
         encoded = encode(result.module)
@@ -103,9 +110,16 @@ def decoded(path: Path) -> Module:
         raise MalformedError(f"{path}: {error.message}", error.offset) from error
 
 
-def _validate(module: Module) -> None:
+def _checked(extensions: tuple[str, ...]) -> tuple[str, ...]:
     try:
-        validate(module)
+        return checked_extensions(extensions)
+    except ValueError as error:
+        raise click.UsageError(f"--extension: {error}") from error
+
+
+def _validate(module: Module, extensions: tuple[str, ...]) -> None:
+    try:
+        validate(module, replace(REPLICA, extensions=extensions))
     except InvalidModuleError:
         if any(item.module in WASI for item in module.imports):
             click.echo("perdure: the module is for WASI: try perdure instrument --wasi", err=True)

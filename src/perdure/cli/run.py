@@ -14,7 +14,7 @@ from perdure.cli.terminal import LAYOUT, printable
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
     from perdure.execution.state import LogRecord
-    from perdure.subnet import Canister
+    from perdure.subnet import Canister, Subnet
 
 __all__ = ["run"]
 
@@ -33,6 +33,7 @@ class _Result(NamedTuple):
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
 @click.option("--wasi", is_flag=True, help="The module is for WASI: replace what it imports.")
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
+@click.option("--extension", "extensions", multiple=True, metavar="NAME", help="Allow what the network does not have.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def run(
@@ -41,6 +42,7 @@ def run(
     init: str,
     wasi: bool,
     stub: tuple[str, ...],
+    extensions: tuple[str, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -59,7 +61,6 @@ def run(
     """  # noqa: D301 - click wants the backspace itself
     if module.suffix == ".py":
         raise click.UsageError(f"{module.name} is Python, a module is Wasm: see docs/python-canisters.md")
-    from perdure.subnet import Subnet
 
     code = module.read_bytes()
     if wasi:
@@ -69,7 +70,7 @@ def run(
         code = encode(without_wasi(decoded(module), stub).module)
     elif stub:
         raise click.UsageError("--stub goes with --wasi")
-    canister = Subnet().create_canister()
+    canister = _subnet(extensions).create_canister()
     results: list[_Result] = []
     show = _Shown(canister, silent=as_json or quiet)
     try:
@@ -85,6 +86,15 @@ def run(
             rows = [{**result._asdict(), "reply": result.reply.hex()} for result in results]
             done = {"canister_id": str(canister.id), "calls": rows, "log": _lines(canister)}
             click.echo(json.dumps(done, indent=2))
+
+
+def _subnet(extensions: tuple[str, ...]) -> Subnet:
+    from perdure.subnet import Subnet
+
+    try:
+        return Subnet(extensions=extensions)
+    except ValueError as error:
+        raise click.UsageError(f"--extension: {error}") from error
 
 
 def _install(canister: Canister, code: bytes, init: str) -> None:

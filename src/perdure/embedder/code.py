@@ -28,6 +28,10 @@ class Code(CanisterModule, Protocol):
     instance_pre: int
     max_seconds: float
 
+    def memories_at(self, offset: int) -> tuple[str, ...]:
+        """The memories that the instruction at this offset of the instrumented module reaches, by name."""
+        ...
+
 
 def page_scans(code: Code) -> Mapping[str, PrivatePages]:
     """How changed pages are found of the memories that code writes by itself; of the others the host knows them."""

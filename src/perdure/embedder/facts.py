@@ -18,6 +18,7 @@ class ModuleFacts(NamedTuple):
 
     `global_types` and `global_places` have an entry for each saved global; a place in message memory occurs more than
     once where a global is exported more than once. `memories` are those beside heap and stable memory.
+    `is_heap_alone`: the heap is the only memory that the canister's own instructions reach.
     """
 
     is_64: bool
@@ -32,6 +33,7 @@ class ModuleFacts(NamedTuple):
     data_segments: tuple[tuple[int, bytes], ...]
     custom_sections: Mapping[str, bytes]
     memories: tuple[MemoryKind, ...]
+    is_heap_alone: bool
     counts: Counts
 
 
@@ -50,6 +52,7 @@ def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFact
         data_segments=linked.data_segments,
         custom_sections={section.name: section.data for section in reversed(module.custom_sections)},
         memories=linked.options.memories,
+        is_heap_alone=not linked.options.extensions,
         counts=counts,
     )
 
@@ -105,5 +108,6 @@ def _decoded(data: bytes) -> ModuleFacts:
         ),
         custom_sections={name: blob for (name, _), blob in zip(plain["custom_sections"], sections, strict=True)},
         memories=tuple(MemoryKind(*kind) for kind in plain["memories"]),
+        is_heap_alone=plain["is_heap_alone"],
         counts=Counts({name: Count(*count) for name, count in plain["counts"][0].items()}, *plain["counts"][1:]),
     )

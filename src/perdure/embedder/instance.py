@@ -54,7 +54,7 @@ from perdure.embedder.states import (
     WRITE,
 )
 from perdure.embedder.store import EngineTrap, Store
-from perdure.embedder.traps import trap_of
+from perdure.embedder.traps import out_of_bounds_of, trap_of
 from perdure.errors import InternalError
 from perdure.instrument import abi
 from perdure.system_api import SystemApi
@@ -478,7 +478,10 @@ class WasmInstance:
             for index, name in ended.frames
             if index < self._module.facts.own_function_count
         )
-        trap = trap_of(env, ended.code, out[1:6], failure, self.max_seconds)
+        code = ended.code
+        if code is TrapCode.HEAP_OUT_OF_BOUNDS and not self._module.facts.is_heap_alone:
+            code = out_of_bounds_of(self._module.memories_at(ended.offset))
+        trap = trap_of(env, code, out[1:6], failure, self.max_seconds)
         trap.backtrace = frames
         if self._metered:
             trap.instructions = env.limits.instructions - max(out[LEFT], 0)

@@ -27,7 +27,7 @@ from perdure.embedder.instance import WasmInstance
 from perdure.errors import InternalError, UnsupportedError
 from perdure.instrument import REPLICA, Bounds, Options, Policy, counts_of, instrument
 from perdure.instrument.validate import validate
-from perdure.wasm import decode, encode, inflate
+from perdure.wasm import decode, encode, inflate, memories_of
 
 __all__ = ["TOOLCHAIN", "CompiledModule", "Compiler", "compile_module", "shared_compiler"]
 
@@ -49,12 +49,16 @@ class CompiledModule:
 
     Args:
         engine: what compiled it.
+        wasm: the module as uploaded.
+        facts: what else is known of it.
         code: an owned ``wasmtime_module_t*``.
+        options: which passes it has gone through.
     """
 
-    def __init__(self, engine: Engine, wasm: bytes, facts: ModuleFacts, code: int) -> None:
+    def __init__(self, engine: Engine, wasm: bytes, facts: ModuleFacts, code: int, options: Options) -> None:
         self.engine = engine
         self.facts = facts
+        self._options = options
         self._wasm = wasm
         self._module_hash = hashlib.sha256(wasm).digest()
         self._code = code
@@ -101,6 +105,15 @@ class CompiledModule:
     def instantiate(self, state: WasmState) -> WasmInstance:
         """An instance over `state`, hot until closed."""
         return WasmInstance.create(self, state)
+
+    def memories_at(self, offset: int) -> tuple[str, ...]:
+        """The memories that an instruction reaches, by name; it stands at this offset of the instrumented module.
+
+        Instruments the module again, which nothing that runs has to wait for.
+        """
+        linked = instrument(decode(self._wasm), self._options)
+        names = linked.memory_names
+        return tuple(names[index] for index in memories_of(encode(linked.module), offset))
 
     def serialize(self) -> bytes:
         """The native code, for the compile cache."""
@@ -153,7 +166,8 @@ class Compiler:
             wasm: the module as uploaded.
             options: which passes it goes through.
             known: that it has been taken before, by whatever bounds: these do not refuse it any more.
-            policy: what a module may be; the names of its exports may differ from `REPLICA`, nothing else.
+            policy: what a module may be; the names of its exports may differ from `REPLICA`, nothing else. Which
+                extensions it may use is said by `options`.
 
         Raises:
             MalformedError: bytes that are no module.
@@ -161,13 +175,14 @@ class Compiler:
             HostError: time or memory ran out.
         """
         options = options or Options()
+        policy = replace(policy, extensions=options.extensions)
         key = self._key(wasm, options)
         with self._lock:
             if (found := self._recent.get(key)) is not None:
                 self._recent.move_to_end(key)
         if found is not None:
             return found if known else self._within_bounds(found, policy)
-        module = self._load(key, wasm)
+        module = self._load(key, wasm, options)
         if module is None:
             module = self._build(key, wasm, options, known=known, policy=policy)
         elif not known:
@@ -192,14 +207,14 @@ class Compiler:
         parts = (hashlib.sha256(wasm).digest(), repr(options).encode(), self._engine.settings.encode(), _toolchain())
         return hashlib.sha256(b"\0".join(parts)).digest()
 
-    def _load(self, key: bytes, wasm: bytes) -> CompiledModule | None:
+    def _load(self, key: bytes, wasm: bytes, options: Options) -> CompiledModule | None:
         entry = self._disk.load(key) if self._disk is not None else None
         if entry is None:
             return None
         facts = decode_facts(entry.facts)
         code = None if facts is None else self._deserialized(entry.code)
         # Nothing where they are those of another version or another engine: build anew.
-        return None if facts is None or code is None else CompiledModule(self._engine, wasm, facts, code)
+        return None if facts is None or code is None else CompiledModule(self._engine, wasm, facts, code, options)
 
     def _deserialized(self, native: bytes) -> int | None:
         code = c_void_p()
@@ -217,7 +232,7 @@ class Compiler:
             self._bounds.check(counts)
         linked = instrument(original, options)
         code = self._compiled(encode(linked.module), counts.seconds)
-        module = CompiledModule(self._engine, wasm, facts_of(original, linked, counts), code)
+        module = CompiledModule(self._engine, wasm, facts_of(original, linked, counts), code, options)
         if self._disk is not None:
             self._disk.store(key, CacheEntry(encode_facts(module.facts), module.serialize()))
         return module

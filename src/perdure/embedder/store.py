@@ -49,6 +49,7 @@ _trap_delete = function("wasm_trap_delete", None, c_void_p)
 _error_trace = function("wasmtime_error_wasm_trace", None, c_void_p, POINTER(FrameVector))
 _frames_delete = function("wasm_frame_vec_delete", None, POINTER(FrameVector))
 _frame_index = function("wasm_frame_func_index", c_uint32, c_void_p)
+_frame_offset = function("wasm_frame_module_offset", c_size_t, c_void_p)
 _frame_name = function("wasmtime_frame_func_name", POINTER(ByteVector), c_void_p)
 
 _TRAP_CODES = {  # wasmtime_trap_code_enum
@@ -94,6 +95,8 @@ class EngineTrap(NamedTuple):
 
     code: TrapCode
     frames: tuple[tuple[int, str], ...]
+    offset: int = 0
+    """Where in the instrumented module the instruction stands that trapped."""
 
 
 @final
@@ -203,9 +206,10 @@ class Store:
         code = c_uint8(255)
         _trap_code(trap, byref(code))
         _trap_trace(trap, byref(frames))
+        offset = _frame_offset(frames.data[0]) if frames.size else 0
         names = _names(frames)
         _trap_delete(trap)
-        return EngineTrap(_TRAP_CODES.get(code.value, TrapCode.UNKNOWN), names)
+        return EngineTrap(_TRAP_CODES.get(code.value, TrapCode.UNKNOWN), names, offset)
 
 
 def _names(frames: FrameVector) -> tuple[tuple[int, str], ...]:

@@ -9,7 +9,7 @@ from perdure.instrument import abi
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
 
-__all__ = ["trap_of"]
+__all__ = ["out_of_bounds_of", "trap_of"]
 
 _WRONG_CONTEXT = 0
 _OUTSIDE_HEAP = 2
@@ -40,6 +40,11 @@ def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseExcept
     if code is TrapCode.INTERRUPTED:
         return Trap(code, f"the message ran for more than {max_seconds:g} seconds")
     return Trap(code)
+
+
+def out_of_bounds_of(memories: Sequence[str]) -> TrapCode:
+    """The engine has one code for an address outside of any memory; what it is of one that reaches `memories`."""
+    return TrapCode.STABLE_MEMORY_OUT_OF_BOUNDS if memories == ("stable",) else TrapCode.HEAP_OUT_OF_BOUNDS
 
 
 def _native(env: Env, number: int, function: int, kind: int, offset: int, size: int) -> Trap:

@@ -4,14 +4,14 @@ A call of `ic0.stable64_write` takes 1.6 ns before it does anything, the hot pat
 own bodies, from its text, are copied to the calls::
 
     local.set s+2; local.set s+1; local.set s      the arguments, into scratch locals
-    block
+    block                                          of the type of the result, if there is one
       ... the body, its locals renumbered, `return` a branch to the end of the block
     end
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import final
 
 from perdure.errors import InternalError
@@ -30,7 +30,7 @@ from perdure.wasm import (
 from perdure.wasm.instructions import read_locals
 from perdure.wasm.reader import Reader
 
-__all__ = ["Inlined", "with_scratch_locals"]
+__all__ = ["Inlined", "scratch_locals", "with_scratch_locals"]
 
 _NESTING = {OPCODE_BY_NAME[name].number: 1 for name in ("block", "loop", "if")} | {OPCODE_BY_NAME["end"].number: -1}
 _RETURN = OPCODE_BY_NAME["return"].number
@@ -39,38 +39,53 @@ _NO_RESULT = -0x40  # block type
 
 @final
 class Inlined:
-    """A body without locals and results of its own, ready to be put in place of a call.
+    """A body without locals of its own and with at most one result, ready to be put in place of a call.
 
     Args:
-        func_type: its type; all parameters of one value type.
+        func_type: its type.
         body: its code, local declarations included, indices those of the module it goes to.
     """
 
     def __init__(self, func_type: FuncType, body: bytes) -> None:
-        if body[0] or func_type.results or len(set(func_type.params)) != 1:
+        if body[0] or len(func_type.results) > 1:
             raise InternalError(f"a function of type {func_type} with {body[0]} groups of locals cannot be inlined")
         self.params = func_type.params
+        self._block_type = func_type.results[0] - 0x80 if func_type.results else _NO_RESULT
         self._pieces = list(_pieces(body))
-        self._made: dict[int, bytes] = {}
+        self._made: dict[tuple[int, Sequence[ValType]], bytes] = {}
 
-    def at(self, first_local: int) -> bytes:
-        """The code, with its scratch locals from `first_local` on."""
-        made = self._made.get(first_local)
+    def at(self, first_local: int, scratch: tuple[ValType, ...]) -> bytes:
+        """The code, with its scratch locals among those from `first_local` on, which are of types `scratch`."""
+        key = first_local, scratch
+        made = self._made.get(key)
         if made is None:
-            made = self._made[first_local] = self._make(first_local)
+            made = self._made[key] = self._make([first_local + place for place in self._places(scratch)])
         return made
 
-    def _make(self, first_local: int) -> bytes:
-        arguments = b"".join(
-            encode_instruction(OPCODE_BY_NAME["local.set"], (first_local + place,))
-            for place in reversed(range(len(self.params)))
-        )
+    def _places(self, scratch: Sequence[ValType]) -> list[int]:
+        """Of each parameter its place in `scratch`: those of one type stand in the order of the parameters."""
+        return [
+            scratch.index(value_type) + self.params[:place].count(value_type)
+            for place, value_type in enumerate(self.params)
+        ]
+
+    def _make(self, places: Sequence[int]) -> bytes:
+        arguments = b"".join(encode_instruction(OPCODE_BY_NAME["local.set"], (place,)) for place in reversed(places))
         body = b"".join(
-            piece if isinstance(piece, bytes) else piece[0] + encode_unsigned(first_local + piece[1])
+            piece if isinstance(piece, bytes) else piece[0] + encode_unsigned(places[piece[1]])
             for piece in self._pieces
         )
         # The body's own `end` closes the block.
-        return arguments + encode_instruction(OPCODE_BY_NAME["block"], (_NO_RESULT,)) + body
+        return arguments + encode_instruction(OPCODE_BY_NAME["block"], (self._block_type,)) + body
+
+
+def scratch_locals(inlines: Iterable[Inlined]) -> tuple[ValType, ...]:
+    """Types of the locals that any of these bodies can work with: of each type as many as one of them needs."""
+    most: dict[ValType, int] = {}
+    for inlined in inlines:
+        for value_type in inlined.params:
+            most[value_type] = max(most.get(value_type, 0), inlined.params.count(value_type))
+    return tuple(value_type for value_type, count in most.items() for _ in range(count))
 
 
 def _pieces(body: bytes) -> Sequence[bytes | tuple[bytes, int]]:
@@ -91,13 +106,14 @@ def _pieces(body: bytes) -> Sequence[bytes | tuple[bytes, int]]:
 
 
 def with_scratch_locals(body: bytes, params: int, scratch: Sequence[ValType]) -> tuple[int, bytes]:
-    """Declare `scratch`, all of one type, behind a body's own locals.
+    """Declare `scratch`, those of one type side by side, behind a body's own locals.
 
     Returns:
         The index of the first scratch local, and the new local declarations.
     """
     reader = Reader(body)
-    groups = [*read_locals(reader), (len(scratch), scratch[0])]
+    own_groups = read_locals(reader)
+    groups = [*own_groups, *((scratch.count(val_type), int(val_type)) for val_type in dict.fromkeys(scratch))]
     declared = b"".join(encode_unsigned(count) + bytes((val_type,)) for count, val_type in groups)
-    own = sum(count for count, _ in groups[:-1])
+    own = sum(count for count, _ in own_groups)
     return params + own, encode_unsigned(len(groups)) + declared

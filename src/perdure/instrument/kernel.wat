@@ -423,9 +423,42 @@
       (local.get $address)
       (i32.wrap_i64 (;I;) (local.get $size))))
 
-  ;; The same without accounting: nothing is marked, the host finds changed pages by asking the operating system.
+  ;; The same without accounting: nothing is marked, the host finds changed pages by asking the operating system. Hot:
+  ;; up to 16 bytes from an address that is not in the last page. (Signed, as an empty memory has no last page.)
   (func $stable64_write_unaccounted (export "stable64_write unaccounted")
     (param $address i64) (param $source i64) (param $size i64)
+    (if (i64.le_u (local.get $size) (i64.const 16))
+      (then
+        (if (i64.lt_s
+              (i64.shr_u (local.get $address) (i64.const 12))
+              (i64.sub (i64.shl (memory.size $stable) (i64.const 4)) (i64.const 1)))
+          (then
+            (if (i64.le_u (local.get $source) (i64.const 0xffffffff (;max;)))
+              (then
+                (global.set $counter
+                  (i64.sub (global.get $counter) (i64.add (local.get $size) (i64.const 20))))
+                (if (i64.lt_s (global.get $counter) (i64.const 0)) (then (call $out_of_instructions)))
+                (if (i64.ge_u (local.get $size) (i64.const 8))
+                  (then
+                    (i64.store $stable (local.get $address) (i64.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
+                    (if (i64.ne (local.get $size) (i64.const 8))
+                      (then
+                        (i64.store $stable (i64.sub (i64.add (local.get $address) (local.get $size)) (i64.const 8))
+                            (i64.load $heap (i32.wrap_i64 (;I;) (i64.sub (i64.add (local.get $source) (local.get $size)) (i64.const 8)))))))
+                    (return)))
+                (if (i64.ge_u (local.get $size) (i64.const 4))
+                  (then
+                    (i32.store $stable (local.get $address) (i32.load $heap (i32.wrap_i64 (;I;) (local.get $source))))
+                    (if (i64.ne (local.get $size) (i64.const 4))
+                      (then
+                        (i32.store $stable (i64.sub (i64.add (local.get $address) (local.get $size)) (i64.const 4))
+                            (i32.load $heap (i32.wrap_i64 (;I;) (i64.sub (i64.add (local.get $source) (local.get $size)) (i64.const 4)))))))
+                    (return)))
+                (call $copy_tiny_to_stable (local.get $address) (local.get $source) (local.get $size))
+                (return)))))))
+    (call $stable64_write_unaccounted_cold (local.get $address) (local.get $source) (local.get $size)))
+
+  (func $stable64_write_unaccounted_cold (param $address i64) (param $source i64) (param $size i64)
     (local $end i64)
     (call $charge (i64.add (local.get $size) (i64.const 20)))
     (if (i64.eqz (local.get $size)) (then (return)))
@@ -438,6 +471,38 @@
 
   (func $stable64_read_unaccounted (export "stable64_read unaccounted")
     (param $target i64) (param $address i64) (param $size i64)
+    (if (i64.le_u (local.get $size) (i64.const 16))
+      (then
+        (if (i64.lt_s
+              (i64.shr_u (local.get $address) (i64.const 12))
+              (i64.sub (i64.shl (memory.size $stable) (i64.const 4)) (i64.const 1)))
+          (then
+            (if (i64.le_u (local.get $target) (i64.const 0xffffffff (;max;)))
+              (then
+                (global.set $counter
+                  (i64.sub (global.get $counter) (i64.add (local.get $size) (i64.const 20))))
+                (if (i64.lt_s (global.get $counter) (i64.const 0)) (then (call $out_of_instructions)))
+                (if (i64.ge_u (local.get $size) (i64.const 8))
+                  (then
+                    (i64.store $heap (i32.wrap_i64 (;I;) (local.get $target)) (i64.load $stable (local.get $address)))
+                    (if (i64.ne (local.get $size) (i64.const 8))
+                      (then
+                        (i64.store $heap (i32.wrap_i64 (;I;) (i64.sub (i64.add (local.get $target) (local.get $size)) (i64.const 8)))
+                            (i64.load $stable (i64.sub (i64.add (local.get $address) (local.get $size)) (i64.const 8))))))
+                    (return)))
+                (if (i64.ge_u (local.get $size) (i64.const 4))
+                  (then
+                    (i32.store $heap (i32.wrap_i64 (;I;) (local.get $target)) (i32.load $stable (local.get $address)))
+                    (if (i64.ne (local.get $size) (i64.const 4))
+                      (then
+                        (i32.store $heap (i32.wrap_i64 (;I;) (i64.sub (i64.add (local.get $target) (local.get $size)) (i64.const 4)))
+                            (i32.load $stable (i64.sub (i64.add (local.get $address) (local.get $size)) (i64.const 4))))))
+                    (return)))
+                (call $copy_tiny_from_stable (local.get $target) (local.get $address) (local.get $size))
+                (return)))))))
+    (call $stable64_read_unaccounted_cold (local.get $target) (local.get $address) (local.get $size)))
+
+  (func $stable64_read_unaccounted_cold (param $target i64) (param $address i64) (param $size i64)
     (local $end i64)
     (call $charge (i64.add (local.get $size) (i64.const 20)))
     (if (i64.eqz (local.get $size)) (then (return)))

@@ -11,7 +11,7 @@ aside as an entry).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -19,10 +19,12 @@ from typing import NamedTuple, final
 
 from perdure.canister import MemoryKind, TrapCode
 from perdure.errors import InvalidModuleError
+from perdure.ic import ic0_ext
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, TRANSMISSION_INSTRUCTIONS, SystemFunction
 from perdure.instrument import abi
 from perdure.instrument.appendix import Appendix, op, redirect_elements
 from perdure.instrument.costs import SCHEDULES
+from perdure.instrument.direct import ReplacedCalls, direct_calls
 from perdure.instrument.inline import Inlined
 from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.memory import WASM_PAGE_BYTES
@@ -34,6 +36,7 @@ from perdure.wasm import (
     ExternKind,
     FuncType,
     Immediate,
+    Import,
     Limits,
     MemArg,
     MemoryType,
@@ -66,6 +69,7 @@ class Options:
         accounting: False leaves stable pages unmarked, uncharged and unlimited.
         max_stable_wasm_pages: the declared maximum of stable memory.
         memories: memories beside the module's own, which only the host reads and writes.
+        extensions: what modules may use beyond the network's rules, by the names of `perdure.ic.ic0_ext`.
     """
 
     schedule: str | None = "2025"
@@ -74,6 +78,7 @@ class Options:
     accounting: bool = True
     max_stable_wasm_pages: int = MAX_STABLE_WASM_PAGES
     memories: tuple[MemoryKind, ...] = ()
+    extensions: tuple[str, ...] = ()
 
 
 class SavedGlobal(NamedTuple):
@@ -105,6 +110,8 @@ class Instrumented:
     own_function_count: int
     """Functions with a lower index are the canister's; the others were appended."""
     redirected_imports: tuple[str, ...]
+    memory_names: tuple[str, ...]
+    """Of the canister's memories by index; what lies behind them is the kernel's."""
 
 
 def instrument(module: Module, options: Options | None = None) -> Instrumented:
@@ -134,7 +141,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     first_global = len(module.all_global_types)
     appendix = Appendix(module)
     functions = _append_kernel(appendix, kernel, first_global, distinct)
-    redirects = _append_imports(appendix, module, functions, options)
+    redirects, inlines, instead = _replace_imports(appendix, module, functions, options)
     exports = _append_entries(appendix, module, methods, functions, redirects)
     codes = rewrite_codes(
         module.codes,
@@ -145,7 +152,8 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
             charge_dynamic32=functions["charge_size32"],
             charge_dynamic64=functions["charge_size64"],
             redirects=redirects,
-            inlines=_inlines(module, redirects, functions, appendix),
+            inlines=inlines,
+            instead=instead,
             param_counts=[len(module.types[index].params) for index in module.function_type_indices],
             memory_grow=functions["memory_grow"],
             drop_flag_global=first_global + _exported(kernel, "dropped"),
@@ -153,9 +161,11 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
             is_table_64=bool(module.all_tables) and module.all_tables[0].is_64,
         ),
     )
+    imports = _without_extensions(linked.imports, appendix)  # may append a type
     linked = replace(
         linked,
         types=tuple(appendix.types),
+        imports=imports,
         function_type_indices=module.function_type_indices + tuple(appendix.type_indices),
         codes=codes + tuple(appendix.codes),
         memories=linked.memories + _kernel_memories(kernel, options),
@@ -173,8 +183,22 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         global_places=tuple(places[item.global_index] for item in saved),
         data_segments=segments,
         own_function_count=module.function_count,
-        redirected_imports=tuple(module.imports[index].name for index in redirects),
+        redirected_imports=tuple(item.name for place, item in _imported_functions(module) if place in redirects),
+        memory_names=("heap", "stable"),
     )
+
+
+def _imported_functions(module: Module) -> Iterator[tuple[int, Import]]:
+    """The imports that are functions, each with its index."""
+    return enumerate(module.imported(ExternKind.FUNCTION))
+
+
+def _without_extensions(imports: tuple[Import, ...], appendix: Appendix) -> tuple[Import, ...]:
+    """Nothing calls an import of an extension any more: each keeps its index as one that the engine knows."""
+    if not any(item.module == ic0_ext.MODULE for item in imports):
+        return imports
+    uncalled = Import("ic0", "msg_reply", ExternKind.FUNCTION, appendix.type_index(FuncType()))
+    return tuple(uncalled if item.module == ic0_ext.MODULE else item for item in imports)
 
 
 def _declared(module: Module) -> tuple[Element, ...]:
@@ -314,12 +338,30 @@ def _exported(kernel: Module, name: str) -> int:
     return next(item.index for item in kernel.exports if item.name == name)
 
 
+def _replace_imports(
+    appendix: Appendix, module: Module, functions: Mapping[str, int], options: Options
+) -> ReplacedCalls:
+    """What becomes of the imports that something else stands for, be it a function or code."""
+    redirects = _append_imports(appendix, module, functions, options)
+    inlines = _inlines(module, redirects, functions, appendix)
+    direct = direct_calls(
+        appendix,
+        {place: item.name for place, item in _imported_functions(module) if item.module == ic0_ext.MODULE},
+        functions,
+        (STABLE_MEMORY, ACCOUNTING_MEMORY, MESSAGE_MEMORY),
+        accounting=options.accounting,
+    )
+    return ReplacedCalls(redirects | direct.redirects, inlines | direct.inlines, direct.instead)
+
+
 def _append_imports(
     appendix: Appendix, module: Module, functions: Mapping[str, int], options: Options
 ) -> dict[int, int]:
     """Wrap the imports that need it; for each import that is replaced, the function that stands for it."""
     redirects = {}
-    for index, item in enumerate(module.imported(ExternKind.FUNCTION)):
+    for index, item in _imported_functions(module):
+        if item.module == ic0_ext.MODULE:
+            continue
         row = FUNCTIONS.get(item.name) or NON_SPECIFIED[item.name]
         target, body = _replacement(index, row, module, functions, options)
         if body:
@@ -329,11 +371,14 @@ def _append_imports(
     return redirects
 
 
+_INLINED = ("stable64_write", "stable64_read", "stable64_write unaccounted", "stable64_read unaccounted")
+
+
 def _inlines(
     module: Module, redirects: Mapping[int, int], functions: Mapping[str, int], appendix: Appendix
 ) -> dict[int, Inlined]:
     """Code in place of calls where the call would cost more than the rest: a small access is three times faster so."""
-    names = {functions["stable64_write"], functions["stable64_read"]}
+    names = {functions[name] for name in _INLINED if name in functions}
     inlined = {}
     for index, target in redirects.items():
         if target in names:

@@ -28,7 +28,7 @@ from typing import NamedTuple, NoReturn, final
 
 from perdure.errors import InternalError, MalformedError
 from perdure.instrument.costs import CostSchedule
-from perdure.instrument.inline import Inlined, with_scratch_locals
+from perdure.instrument.inline import Inlined, scratch_locals, with_scratch_locals
 from perdure.wasm import OPCODES, Code, encode_signed, encode_unsigned, instructions, locals_end
 from perdure.wasm.tokens import (
     BLOCK_TYPE,
@@ -84,7 +84,8 @@ class Rewrite:
         charge_dynamic32: an (i32) -> i32 that charges its argument and returns it.
         charge_dynamic64: the same for i64.
         redirects: imported functions, and the function to call, or to refer to, instead of each.
-        inlines: of those, the ones whose calls are replaced by code; all have parameters of the same types.
+        inlines: of those, the ones whose calls are replaced by code.
+        instead: of those, the ones whose calls are replaced by code that takes its arguments from the stack.
         param_counts: how many parameters each function has, in the order of the bodies; needed for `inlines`.
         memory_grow: a function to call instead of ``memory.grow`` of memory 0; `None` leaves it.
         drop_flag_global: an i32 global set to 1 before each ``data.drop`` and ``elem.drop``; `None` leaves them.
@@ -99,6 +100,7 @@ class Rewrite:
     charge_dynamic64: int = 0
     redirects: Mapping[int, int] = field(default_factory=dict)
     inlines: Mapping[int, Inlined] = field(default_factory=dict)
+    instead: Mapping[int, bytes] = field(default_factory=dict)
     param_counts: Sequence[int] = ()
     memory_grow: int | None = None
     drop_flag_global: int | None = None
@@ -278,6 +280,7 @@ class _Rewriter:
         self.rewrite = rewrite
         self.scanner = _scanner(frozenset(rewrite.redirects))
         self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
+        self.scratch = scratch_locals(rewrite.inlines.values())
         self.instead: dict[bytes, bytes] = {}
 
     def codes(self, codes: Sequence[Code]) -> tuple[Code, ...]:
@@ -326,8 +329,7 @@ class _Rewriter:
 
         A function that has no room for them keeps its calls.
         """
-        inlines = self.rewrite.inlines
-        scratch = next(iter(inlines.values())).params
+        inlines, scratch = self.rewrite.inlines, self.scratch
         first_local, declarations = with_scratch_locals(body, self.rewrite.param_counts[place], scratch)
         if first_local + len(scratch) > MAX_LOCALS:
             return self._changed(body, scan.edits, changes)
@@ -337,7 +339,7 @@ class _Rewriter:
             if inlined is None:
                 others.append((start, end))
             else:
-                changes.append((start, end, inlined.at(first_local)))
+                changes.append((start, end, inlined.at(first_local, scratch)))
         return self._changed(body, others, [(0, scan.start, declarations), *changes])
 
     def _changed(self, body: bytes, edits: Sequence[tuple[int, int]], changes: list[_Change]) -> bytes:
@@ -367,6 +369,8 @@ class _Rewriter:
         number = old[0]
         if number == _MEMORY_GROW:
             return old if rewrite.memory_grow is None else _call(rewrite.memory_grow)
+        if number == _CALL and rewrite.instead and (code := rewrite.instead.get(_unsigned(old, 1))) is not None:
+            return code
         if number in {_CALL, _RETURN_CALL, _REF_FUNC}:
             return old[:1] + encode_unsigned(rewrite.redirects[_unsigned(old, 1)])
         return self._before_bulk(_unsigned(old, 1)) + old

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, final
 
 from perdure.errors import InvalidModuleError
+from perdure.ic import ic0_ext
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, SystemFunction
 from perdure.instrument.metering import opcode_histogram
 from perdure.wasm import (
@@ -57,6 +58,7 @@ class Policy:
         max_table_elements: declared minimum of a table.
         reserved_exports: names that may not be exported, as whatever.
         refused_instructions: names of instructions that no function may have.
+        extensions: what may be used beyond the network's rules, by the names of `perdure.ic.ic0_ext`.
     """
 
     functions: Mapping[str, SystemFunction] = field(default_factory=lambda: {**FUNCTIONS, **NON_SPECIFIED})
@@ -84,6 +86,7 @@ class Policy:
     refused_instructions: frozenset[str] = frozenset(
         {"table.set", "table.grow", "table.fill", "table.copy", "table.init"}
     )
+    extensions: tuple[str, ...] = ()
 
 
 REPLICA = Policy()
@@ -166,6 +169,18 @@ def _refuse_import(message: str) -> NoReturn:
 
 
 def _check_function_import(item: Import, found: FuncType, policy: Policy, *, is_64: bool) -> None:
+    if item.module == ic0_ext.MODULE and item.name in ic0_ext.EXTENSION_FUNCTIONS:
+        extension, function = ic0_ext.EXTENSION_FUNCTIONS[item.name]
+        if extension not in policy.extensions:
+            _refuse_import(
+                f"Module imports function '{item.name}' from '{item.module}': {ic0_ext.how_to_allow(extension)}."
+            )
+        _check_signature(item.name, found, _signature(function, is_64=is_64))
+        return
+    _check_network_import(item, found, policy, is_64=is_64)
+
+
+def _check_network_import(item: Import, found: FuncType, policy: Policy, *, is_64: bool) -> None:
     function = policy.functions.get(item.name)
     if function is None or (is_64 and function.only_32_bit):
         _refuse_import(
@@ -176,7 +191,11 @@ def _check_function_import(item: Import, found: FuncType, policy: Policy, *, is_
             f'Module imports function "{item.name}" from "{item.module}", '
             'expected to be imported from one of ["ic0"] instead.'
         )
-    _check_signature(item.name, found, FuncType(_types(function.params(is_64)), _types(function.results(is_64))))
+    _check_signature(item.name, found, _signature(function, is_64=is_64))
+
+
+def _signature(function: SystemFunction, *, is_64: bool) -> FuncType:
+    return FuncType(_types(function.params(is_64)), _types(function.results(is_64)))
 
 
 def _types(names: Iterable[str]) -> tuple[ValType, ...]:

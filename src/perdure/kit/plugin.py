@@ -52,6 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "canister(name, wasm=None, args=None, controllers=(), cycles=None): have a canister of the project, or this "
         "module, installed before the test; done once a session for all tests with the same markers.",
     )
+    config.addinivalue_line(
+        "markers",
+        "extension(*names): let the test's canisters use what goes beyond the network's rules, such as direct; "
+        "see docs/memories.md.",
+    )
 
 
 # -- fixtures
@@ -90,13 +95,16 @@ class Baselines:
         return self._project
 
     def prepared(self, markers: list[pytest.Mark]) -> tuple[Subnet, dict[str, Principal]]:
-        """The subnet with the canisters that markers ask for, outermost first, and their ids by name."""
+        """The subnet with the extensions and canisters that markers ask for, outermost first, and their ids by name."""
         key: tuple[str, ...] = ()
         for marker in markers:
             before, key = key, (*key, repr((marker.args, sorted(marker.kwargs.items(), key=lambda item: item[0]))))
             if key not in self._prepared:
                 subnet, ids = self._prepared[before]
-                fork = subnet.fork()
+                fork = subnet.fork(extensions=marker.args if marker.name == "extension" else ())
+                if marker.name == "extension":
+                    self._prepared[key] = fork, ids
+                    continue
                 name, installed = self.install_marked(fork, ids, marker)
                 self._prepared[key] = fork, {**ids, name: installed.id}
         return self._prepared[key]
@@ -148,7 +156,7 @@ def _perdure_baselines(perdure_baseline: Subnet, pytestconfig: pytest.Config) ->
 def _perdure_prepared(
     request: pytest.FixtureRequest, _perdure_baselines: Baselines
 ) -> Iterator[tuple[Subnet, dict[str, Principal]]]:
-    markers = list(request.node.iter_markers("canister"))[::-1]
+    markers = [*request.node.iter_markers("extension"), *list(request.node.iter_markers("canister"))[::-1]]
     prepared, ids = _perdure_baselines.prepared(markers)
     fork = prepared.fork()
     logged = {one.id: one.logs()[-1:] for one in fork.canisters}

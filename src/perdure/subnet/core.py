@@ -179,6 +179,11 @@ class Core:
         return self._state.time_ns
 
     @property
+    def extensions(self) -> tuple[str, ...]:
+        """What canisters may use here beyond the network's rules, by name."""
+        return self._host.extensions
+
+    @property
     def is_anchored(self) -> bool:
         """Whether it is within an anchor: whatever happens is undone."""
         return self._anchors > 0

@@ -91,7 +91,7 @@ class DurableHost:
 
     def __init__(self, directory: StateDirectory, compile_code: CompileCode, residents: Residents) -> None:
         self.directory = directory
-        self.temporary = MemoryHost(compile_code, residents, directory.store)
+        self.temporary = MemoryHost(compile_code, residents, directory.store, directory.extensions)
         self.residents = residents
         self.watch: Callable[[Message], None] | None = None
         """Called before each commit; what it raises ends the message."""
@@ -105,6 +105,11 @@ class DurableHost:
     def store(self) -> TemporaryStore:
         """Where pages live that no commit has yet."""
         return self.directory.store
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """What code may use beyond the network's rules."""
+        return self.temporary.extensions
 
     # --- what the rules ask for
 

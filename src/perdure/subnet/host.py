@@ -22,9 +22,12 @@ __all__ = ["CompileCode", "MemoryHost", "resident"]
 
 
 class CompileCode(Protocol):
-    """Compiles a module as uploaded; `known`: one that the state holds already, which no bound refuses any more."""
+    """Compiles a module as uploaded; `known`: one that the state holds already, which no bound refuses any more.
 
-    def __call__(self, wasm: bytes, *, known: bool = False) -> CanisterModule:
+    `extensions`: what it may use beyond the network's rules.
+    """
+
+    def __call__(self, wasm: bytes, *, known: bool = False, extensions: tuple[str, ...] = ()) -> CanisterModule:
         """The code."""
         ...
 
@@ -37,6 +40,7 @@ class MemoryHost:
         compile_code: compiles a module as uploaded.
         residents: keeps engine instances few.
         store: where pages live; forks share it.
+        extensions: what code may use beyond the network's rules.
     """
 
     def __init__(
@@ -44,20 +48,22 @@ class MemoryHost:
         compile_code: CompileCode,
         residents: Residents,
         store: TemporaryStore | None = None,
+        extensions: tuple[str, ...] = (),
     ) -> None:
         self._compile_code = compile_code
         self.residents = residents
         self.store = store or TemporaryStore()
+        self.extensions = extensions
         self._modules: dict[int, ResidentModule] = {}
         self._closed = False
 
     def fork(self, gate: Gate) -> MemoryHost:
         """A host for a second subnet: the same code, pages in the same store, no memories yet."""
-        return MemoryHost(self._compile_code, Residents(gate, self.residents.capacity), self.store)
+        return MemoryHost(self._compile_code, Residents(gate, self.residents.capacity), self.store, self.extensions)
 
     def compile(self, wasm: bytes, *, known: bool = False) -> ResidentModule:
         """Validate and compile a module; the same code gives the same object while it is in use."""
-        return self._resident(self._compile_code(wasm, known=known))
+        return self._resident(self._compile_code(wasm, known=known, extensions=self.extensions))
 
     def _resident(self, code: CanisterModule) -> ResidentModule:
         found = self._modules.get(id(code))

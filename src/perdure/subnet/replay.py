@@ -157,7 +157,7 @@ def _kept(origin: StateDirectory) -> list[Version]:
 def _lay_out(past: PastState, origin: StateDirectory, path: Path) -> Path:
     """A state directory with a past state, in which canisters have the same slots."""
     by_slot = {canister.slot: (key, canister) for key, canister in past.canisters.items()}
-    with StateDirectory.open(path, durability="never") as target:
+    with StateDirectory.open(path, durability="never", extensions=origin.extensions) as target:
         for slot in range(past.next_slot):
             key, canister = by_slot.get(slot, (b"gone", None))
             if canister is None:  # a hole in the row, as deleted ones leave it

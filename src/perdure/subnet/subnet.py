@@ -40,6 +40,7 @@ from perdure.execution.scheduler import (
 )
 from perdure.execution.state import CanisterState, Settings, SubnetState
 from perdure.execution.world import ExecutedMessage, World
+from perdure.ic.ic0_ext import checked_extensions
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.instrument import REPLICA, Options
 from perdure.python.catalogue import Catalogue
@@ -91,12 +92,14 @@ class Subnet(Home):
         changed_code: what becomes of canisters whose class has changed since: they are upgraded to it (``upgrade``),
             the directory is not opened (``refuse``), or they stay as they are, to be read but not called before
             somebody upgrades them (``keep``; `code` may then have several versions of a class).
+        extensions: what canisters may use beyond the network's rules, by the names of `perdure.ic.ic0_ext`; a state
+            directory keeps those that it was once opened with.
         trust_owner: write into a state directory that belongs to another user.
 
     Raises:
         StorageError: the directory cannot be opened, or a changed class cannot go on with what is there.
         RejectError: an upgrade to a changed class was rejected.
-        ValueError: two classes in `code` have one name.
+        ValueError: two classes in `code` have one name, or there is no such extension.
     """
 
     def __init__(  # noqa: PLR0913 -- each is a property of the subnet
@@ -112,9 +115,11 @@ class Subnet(Home):
         compiler: Compiler | None = None,
         code: Iterable[HasModule | type[object]] = (),
         changed_code: ChangedCode = "upgrade",
+        extensions: Iterable[str] = (),
         trust_owner: bool = False,
     ) -> None:
         check_way(changed_code)
+        extensions = checked_extensions(extensions)
         options = instrumentation or Options()
         compiler = compiler or shared_compiler()
         self._catalogue = catalogue = Catalogue(code, every_version=changed_code == "keep")
@@ -123,14 +128,18 @@ class Subnet(Home):
         config = config or SubnetConfig()
         policy = replace(REPLICA, max_method_name_bytes=config.max_sum_exported_function_name_lengths)
 
-        def compile_code(wasm: bytes, *, known: bool = False) -> CanisterModule:
-            return catalogue.find(wasm, look=known) or compiler.compile(wasm, options, known=known, policy=policy)
+        def compile_code(wasm: bytes, *, known: bool = False, extensions: tuple[str, ...] = ()) -> CanisterModule:
+            found = catalogue.find(wasm, look=known)
+            if found is not None:
+                return found
+            chosen = replace(options, extensions=extensions) if extensions else options
+            return compiler.compile(wasm, chosen, known=known, policy=policy)
 
         self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
         directory = None
         try:
             if path is None:
-                host = MemoryHost(compile_code, Residents(self._gate))
+                host = MemoryHost(compile_code, Residents(self._gate), extensions=extensions)
                 self._world = World(SubnetState(seed=seed), host, config)
             else:
                 directory = StateDirectory.open(
@@ -139,6 +148,7 @@ class Subnet(Home):
                     history=history,
                     records=RECORDS,
                     blobs_of=blobs_of,
+                    extensions=extensions,
                     trust_owner=trust_owner,
                 )
                 self._world = open_state(directory, compile_code, config, seed, self._gate)
@@ -428,9 +438,21 @@ class Subnet(Home):
     # --- states
 
     @alone
-    def fork(self) -> Subnet:
-        """A second subnet in the same state; each goes its own way. Costs nothing for memory until it changes."""
-        return self._twin(Gate())
+    def fork(self, *, extensions: Iterable[str] = ()) -> Subnet:
+        """A second subnet in the same state; each goes its own way. Costs nothing for memory until it changes.
+
+        Args:
+            extensions: what the fork's canisters may use beyond what they may here; see `Subnet`.
+
+        Raises:
+            ValueError: there is no such extension.
+        """
+        added = checked_extensions(extensions)
+        twin = self._twin(Gate())
+        host = twin._host
+        assert isinstance(host, MemoryHost)
+        host.extensions = tuple(sorted({*host.extensions, *added}))
+        return twin
 
     def _twin(self, gate: Gate) -> Subnet:
         twin = object.__new__(Subnet)

@@ -10,6 +10,7 @@ from perdure.wasm.instructions import (
     instructions,
     locals_end,
     map_indices,
+    memories_of,
 )
 from perdure.wasm.leb import encode_signed, encode_unsigned
 from perdure.wasm.module import (
@@ -70,4 +71,5 @@ __all__ = [
     "instructions",
     "locals_end",
     "map_indices",
+    "memories_of",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "instructions",
     "locals_end",
     "map_indices",
+    "memories_of",
     "read_instruction",
     "read_locals",
 ]
@@ -240,6 +241,18 @@ def _map_index(kind: Immediate, value: ImmediateValue, maps: Mapping[Immediate, 
     if move is None or not isinstance(value, int) or value < 0:
         return value
     return move(value)
+
+
+def memories_of(code: bytes, offset: int) -> tuple[int, ...]:
+    """Indices of the memories that the instruction at `offset` reaches; of a copy first where it goes."""
+    reader = Reader(code, offset)
+    instruction = read_instruction(reader)
+    pairs = zip(OPCODES[instruction.opcode].immediates, instruction.immediates, strict=True)
+    return tuple(
+        value.memory_index if isinstance(value, MemArg) else value
+        for kind, value in pairs
+        if isinstance(value, MemArg) or (kind is Immediate.MEMORY and isinstance(value, int))
+    )
 
 
 def locals_end(body: bytes) -> int:
