@@ -13,6 +13,7 @@ from statistics import median
 from engine import ROOT
 from figures import Table, main
 from perdure import Subnet
+from perdure.inspection.motoko import reader
 from perdure.upgrade import check
 
 sys.path.insert(0, str(ROOT / "tests" / "upgrade"))
@@ -26,6 +27,7 @@ def measure(quick: bool) -> Table:
     verdicts(table, quick)
     cost(table, 5 if quick else 20)
     large(table, 3 if quick else 10)
+    leaves(table, 3 if quick else 10)
     return table
 
 
@@ -53,6 +55,24 @@ def cost(table: Table, repeat: int) -> None:
         canister.check_upgrade(new)
         times.append(time.process_time() - start)
     table.add("a check with compiled modules", median(times), "s", 0.3)
+
+
+def leaves(table: Table, repeat: int) -> None:
+    """Motoko's stable variables, decoded: an array of 100,000 records, and a list as long as the hook can write one."""
+    for kind, fills in (("classical", {"fill": 100_000, "grow": 4_000}), ("eop", {"fill": 100_000, "grow": 100_000})):
+        made = Subnet().install(ROOT / f"tests/canisters/modules/state_{kind}.wasm.gz")
+        for method, count in fills.items():
+            canister = made._subnet.fork().canister(made.id)
+            getattr(canister.actor(), method)(count)
+            read = reader(canister)
+            read()
+            rates = []
+            for _ in range(repeat):
+                start = time.process_time()
+                found = read()
+                rates.append(found.leaves / (time.process_time() - start))
+            what = "records" if method == "fill" else "a list"
+            table.add(f"leaves decoded, {kind}, {what}", median(rates), "per second", 200_000, "higher")
 
 
 def large(table: Table, repeat: int) -> None:

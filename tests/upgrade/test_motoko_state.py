@@ -12,13 +12,14 @@ from scenarios import listed, module, motoko
 from perdure import Principal, Subnet
 from perdure.candid.types import MethodRef, Some
 from perdure.errors import MalformedError, UnsupportedError
+from perdure.inspection.motoko import gathered as gathered_on
 from perdure.memory import BytesMemory
 from perdure.subnet import Canister
 from perdure.upgrade import stable_variables
-from perdure.upgrade.motoko import _gathered
 from perdure.upgrade.version import Version
 from perdure.values.motoko_enhanced import read_enhanced
-from perdure.values.motoko_state import Reference, RegionValue, read_classical
+from perdure.values.motoko_reading import Reference, RegionValue
+from perdure.values.motoko_state import read_classical
 from perdure.values.motoko_types import parse_stable_types
 
 BIG = 1234567890123456789012345678901234567890
@@ -32,7 +33,7 @@ VALUES = {
     "rec": {"a": 1, "m": "mut"}, "tree": {"node": {"l": {"leaf": ()}, "r": {"leaf": ()}, "v": 9}},
     "list": (1, (2, None)),
     "act": MANAGEMENT, "fun": MethodRef(MANAGEMENT, "g"), "chars": ["x", "é"], "bools": [True, False],
-    "reg": RegionValue(16, 2),
+    "reg": RegionValue(16, 2), "people": [], "maybe": [True, False, None], "small": [Some(-3), Some(None), None],
 }  # fmt: skip
 
 
@@ -47,10 +48,17 @@ def canister(request) -> Canister:
 def test_every_type_is_read(canister):
     before = canister.stable.size(), canister.heap.size()
     found = stable_variables(canister)
-    values = {**found.values, "chars": ["x" if one == "a" else one for one in found.values["chars"]]}
+    loops = {name: found.values.get(name) for name in ("ring", "weakly")}
+    values = {name: value for name, value in found.values.items() if name not in loops}
+    values = {**values, "chars": ["x" if one == "a" else one for one in found.values["chars"]]}
     any_ = values.pop("any")
     assert any_ in (None, 5)
     assert values == VALUES
+    assert loops in (
+        # Classically what can be assigned is shared, with persistence of the heap the object that it is in.
+        {"ring": {"v": 1, "next": {"v": 1, "next": Reference(3)}}, "weakly": None},
+        {"ring": {"v": 1, "next": Reference(2)}, "weakly": Reference(2)},
+    )
     assert {type(value) for value in values.values()} == {type(value) for value in VALUES.values()}
     assert found.consumed_bytes == found.total_bytes
     assert (canister.stable.size(), canister.heap.size()) == before
@@ -64,6 +72,15 @@ def test_a_list_is_as_deep_as_it_is_long(canister):
     while at is not None:
         at, length = at[1], length + 1
     assert length == 3_002
+
+
+def test_many_records_are_read_as_each_of_them_is(canister):
+    fork = canister._subnet.fork().canister(canister.id)
+    fork.actor().fill(1_000)
+    found = stable_variables(fork)
+    assert found.values["people"] == [{"name": f"person {number}", "age": number} for number in range(1_000)]
+    assert found.leaves >= 2_000
+    assert found.consumed_bytes == found.total_bytes
 
 
 def test_the_variables_of_a_program_have_their_names():
@@ -85,7 +102,7 @@ def test_what_is_not_motokos_is_refused():
 def gathered(canister):
     assert canister.module is not None
     types = parse_stable_types(Version(canister.module).stable_types or "")
-    instance = _gathered(canister._subnet.fork().canister(canister.id))
+    instance = gathered_on(canister._subnet.fork().canister(canister.id))
     if Version(canister.module).keeps_heap:
         memory, read = instance.memories["heap"], read_enhanced
     else:
@@ -119,6 +136,14 @@ def test_an_object_that_contains_itself_ends(canister, gathered):
         damaged[place : place + 8] = actor
     with suppress(MalformedError):
         read(BytesMemory(bytes(damaged)), types)
+
+
+def test_an_array_of_nothing_is_no_way_to_fill_memory():
+    # table: vec record {}; record {variable: 0}; 2**40 empty records in 12 bytes
+    message = b"DIDL\x03\x6c\0\x6d\0\x6c\1\1\1\1\2" + b"\x80\x80\x80\x80\x80\x20"
+    stable = BytesMemory((len(message).to_bytes(4, "little") + message).ljust(1 << 16, b"\0"))
+    with pytest.raises(MalformedError, match="an array of 1099511627776 elements"):
+        read_classical(stable, parse_stable_types("actor {}"))
 
 
 def test_a_heap_without_it_is_refused():

@@ -7,9 +7,9 @@
 `rehearsal` does it, `checks` is the table of what is looked for, `report` is what comes out.
 """
 
+from perdure.inspection.motoko import stable_variables
 from perdure.upgrade.check import check, check_canister
 from perdure.upgrade.finding import Finding
-from perdure.upgrade.motoko import stable_variables
 from perdure.upgrade.report import Report
 
 __all__ = ["Finding", "Report", "check", "check_canister", "stable_variables"]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from perdure.errors import PerdureError
+from perdure.inspection.motoko import stable_variables
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.upgrade.finding import Finding
-from perdure.upgrade.motoko import stable_variables
 from perdure.upgrade.rehearsal import Rehearsal
 from perdure.upgrade.replies import is_less
 from perdure.upgrade.stage import Stage

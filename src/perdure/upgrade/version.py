@@ -9,6 +9,7 @@ from typing import Final, final
 from perdure.candid.service import ServiceMethod, ServiceType
 from perdure.canister import CanisterModule
 from perdure.errors import PerdureError
+from perdure.inspection.motoko import PERSISTENCE_SECTION, STABLE_TYPES_SECTION, section
 from perdure.subnet.interface import has_interface, service_of
 from perdure.values.schema import Schema, parse_schema
 
@@ -17,8 +18,6 @@ __all__ = ["PERSISTENCE_SECTION", "SCHEMA_SECTION", "Version", "is_private", "se
 SCHEMA_SECTION: Final = "perdure:schema"
 """A `stable.yaml` within a module."""
 
-STABLE_TYPES_SECTION: Final = "motoko:stable-types"
-PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
 _PRIVATE: Final = ("__motoko_", "@motoko_", "<ic-cdk internal>", "__get_candid_interface_tmp_hack")
 _CALLED: Final = ("canister_query ", "canister_composite_query ", "canister_update ")
 
@@ -26,14 +25,6 @@ _CALLED: Final = ("canister_query ", "canister_composite_query ", "canister_upda
 def is_private(method: str) -> bool:
     """Whether a toolchain has put in a method for purposes of its own."""
     return method.startswith(_PRIVATE)
-
-
-def section(module: CanisterModule, name: str) -> bytes | None:
-    """A custom section by its short name, public, private, or as it stands."""
-    sections = module.custom_sections
-    return next(
-        (sections[full] for full in (f"icp:public {name}", f"icp:private {name}", name) if full in sections), None
-    )
 
 
 @final

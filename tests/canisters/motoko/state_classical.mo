@@ -42,8 +42,17 @@ actor {
   stable var any : Any = 5;
   stable var chars : [Char] = ['a','é'];
   stable var bools : [Bool] = [true,false];
+  stable var people : [{name : Text; age : Nat}] = [];
+  stable var maybe : [?Bool] = [?true, ?false, null];
+  stable var small : [??Int16] = [??-3, ?null, null];
+  type Ring = {v : Nat; var next : ?Ring};
+  stable let ring : Ring = {v = 1; var next = null};
+  ring.next := ?ring;
   public func grow(k : Nat) : async () { var j = 0; while (j < k) { list := ?(j, list); j += 1 } };
   public func cat(t : Text) : async () { text := text # t };
   stable let reg = Prim.regionNew();
   public func regions() : async () { ignore Prim.regionGrow(reg, 2) };
+  public func fill(k : Nat) : async () {
+    people := Prim.Array_tabulate<{name : Text; age : Nat}>(k, func i = {name = "person " # debug_show i; age = i})
+  };
 }

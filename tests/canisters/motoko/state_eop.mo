@@ -43,8 +43,18 @@ persistent actor {
   var any : Any = 5;
   var chars : [Char] = ['a','é'];
   var bools : [Bool] = [true,false];
+  var people : [{name : Text; age : Nat}] = [];
+  var maybe : [?Bool] = [?true, ?false, null];
+  var small : [??Int16] = [??-3, ?null, null];
+  type Ring = {v : Nat; var next : ?Ring};
+  let ring : Ring = {v = 1; var next = null};
+  ring.next := ?ring;
+  let weakly : weak Ring = Prim.allocWeakRef(ring);
   public func grow(k : Nat) : async () { var j = 0; while (j < k) { list := ?(j, list); j += 1 } };
   public func cat(t : Text) : async () { text := text # t };
   let reg = Prim.regionNew();
   public func regions() : async () { ignore Prim.regionGrow(reg, 2) };
+  public func fill(k : Nat) : async () {
+    people := Prim.Array_tabulate<{name : Text; age : Nat}>(k, func i = {name = "person " # debug_show i; age = i})
+  };
 }
