@@ -280,7 +280,7 @@ class Project:
         """
         for directory in (start.absolute(), *start.absolute().parents):
             for name in _MANIFESTS:
-                if (directory / name).is_file():
+                if os.path.lexists(directory / name):  # also what cannot be read: it is not passed over in silence
                     return cls.load(directory / name, environment)
         return None
 
@@ -395,9 +395,13 @@ def _referenced(directory: Path, pattern: str) -> Iterator[Path]:
         return
     base = Path(pattern[:1]) if pattern.startswith("/") else directory
     try:
-        yield from sorted(one for one in base.glob(pattern.lstrip("/")) if (one / _CANISTER_MANIFEST).exists())
-    except ValueError as error:
+        yield from sorted(one for one in base.glob(pattern.lstrip("/")) if _has_manifest(one))
+    except (ValueError, NotImplementedError, OSError) as error:
         raise MalformedError(f"{pattern!r:.60} is no pattern: {error}") from error
+
+
+def _has_manifest(directory: Path) -> bool:
+    return os.path.exists(directory / _CANISTER_MANIFEST)  # noqa: PTH110 -- also where nobody may look: then not
 
 
 def _icp_file(project: Path, directory: Path) -> ProjectCanister:

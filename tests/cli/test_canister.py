@@ -311,6 +311,82 @@ def test_what_dfx_calls_otherwise(fine, counter):
     fine("delete", counter, "-y")
 
 
+SPELLINGS = {
+    # By verb: options as icp or dfx spell them, which are taken after CANISTER.
+    "create": ["--detached --compute-allocation 0 --memory-allocation 1gib --freezing-threshold 30d --cycles 3t",
+               "--reserved-cycles-limit 1t --subnet x --no-wallet --controller alice", "--next-to x --with-cycles 3t"],
+    "call": ["count --query", "count -c main.did", "count --candid-file main.did --args () --args-format candid",
+             "count --output idl --type idl --argument () -n local"],
+    "install": ["--mode upgrade -y", "-m upgrade --yes --upgrade-unchanged", "--argument () --argument-type idl"],
+    "status": ["-i", "--id-only", "--json", "-p", "--public", "-e local"],
+    "logs": ["--tail 2", "--since 0 --until 5 --since-index 0 --until-index 9"],
+    "metadata": ["candid:service"],
+    "settings show": ["-i", "--json"],
+    "settings update": [
+        "-f --add-controller bob --remove-controller bob",
+        "-y --log-memory-limit 8kib",
+        "--add-environment-variable A=1 --add-log-viewer bob --remove-log-viewer alice",
+        "--set-log-viewer bob",
+    ],
+    "update-settings": ["--set-controller anonymous --yes", "--freezing-threshold 1 --memory-allocation 0",
+                        "--confirm-very-short-freezing-threshold --freezing-threshold 1"],
+    "snapshot create": [""],
+    "snapshot list": ["--json"],
+    "top-up": ["--amount 2t"],
+    "stop": [""],
+    "start": [""],
+    "uninstall-code": ["-y", "--yes", ""],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", SPELLINGS)
+def test_every_verb_takes_the_options_of_icp_and_dfx(fine, run, counter, verb, tmp_path):
+    (tmp_path / "main.did").write_text("service : { count : () -> (nat) query }")
+    for options in SPELLINGS[verb]:
+        for everywhere in ("", "--identity alice -k 30", "--identity anonymous --root-key 30 --network local"):
+            given = f"{options} {everywhere}".split()
+            name = [] if verb == "create" else [counter]
+            wasm = ["--wasm", module("motoko_classical_v1")] if verb == "install" else []
+            if verb == "install":
+                wasm.append("--no-check")
+            code, _, error = run(*verb.split(), *name, *given, *wasm)
+            assert code == 0, (given, error)
+
+
+def test_who_creates_controls(fine, counter):
+    fine("create", "mine", "--identity", "alice")
+    fine("--identity", "bob", "create", "his")
+    fine("create", "shared", "--identity", "alice", "--controller", "bob")
+    alice, bob = (str(Principal.self_authenticating(name)) for name in (b"alice", b"bob"))
+    for name, controllers in (("mine", [alice]), ("his", [bob]), ("shared", [bob]), (counter, ["2vxsx-fae"])):
+        assert json.loads(fine("status", name, "--json"))["controllers"] == controllers
+
+
+def test_snapshots_as_dfx_spells_them(fine, counter):
+    taken = fine("snapshot", "create", counter)
+    fine("call", counter, "inc")
+    fine("snapshot", "download", counter, taken, "--dir", "there")
+    fine("snapshot", "load", counter, taken)
+    assert fine("call", counter, "count") == "(0 : nat)"
+    assert len(fine("snapshot", "upload", counter, "--dir", "there")) > 20
+
+
+def test_the_last_lines_of_a_log(fine, run, counter):
+    for _ in range(3):
+        run("call", counter, "crash")
+    assert [one["index"] for one in json.loads(fine("logs", counter, "--tail", "2", "--json"))] == [1, 2]
+    assert fine("logs", counter, "--tail", "0") == ""
+    assert fine("logs", counter, "--tail", "9").count("[TRAP]") == 3
+
+
+def test_settings_of_several(fine, counter):
+    fine("create", "other")
+    fine("update-settings", "--all", "--freezing-threshold", "7d")
+    assert [
+        json.loads(fine("settings", "show", one, "--json"))["freezing_threshold"] for one in (counter, "other")
+    ] == [7 * 86_400] * 2
+
+
 def test_several_at_once(fine, run, counter):
     fine("create", "other")
     fine("stop", "--all")

@@ -6,9 +6,11 @@ nothing else. Exit codes: 0 fine, 1 found something wrong or failed, 2 could not
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from typing import NamedTuple, NoReturn, final
 
 import click
@@ -19,6 +21,9 @@ __all__ = ["main"]
 
 FAILED = 1
 COULD_NOT = 2
+INTERRUPTED = 130
+NOBODY_READS = 141
+"""As a shell reports what SIGPIPE ended: `perdure ... | head` is neither a finding nor a failure."""
 
 
 class _Command(NamedTuple):
@@ -70,19 +75,52 @@ def perdure() -> None:
 
 def main() -> NoReturn:
     """Entry point of the `perdure` command: errors become one clear line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's character set has not ends no command
     try:
-        code = perdure(prog_name="perdure", standalone_mode=False)
+        code = _run()
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         text = StringIO()
         error.show(text)
-        click.echo(printable(text.getvalue(), keep=LAYOUT), err=True, nl=False)
+        _say(text.getvalue())
         sys.exit(COULD_NOT)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt, EOFError):
+        _say("interrupted\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(_nobody_reads())
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # which rich makes a failure of
+            sys.exit(_nobody_reads())
+        raise
     except Exception as error:
         sys.exit(_explain(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
+    """What the command line asks for. Not by click's own main, which tells nobody that nobody reads."""
+    if "_PERDURE_COMPLETE" in os.environ:  # a shell wants to complete a line
+        return perdure(prog_name="perdure", standalone_mode=False)
+    with perdure.make_context("perdure", sys.argv[1:]) as context:
+        return perdure.invoke(context)
+
+
+def _nobody_reads() -> int:
+    """What is left in the buffers goes nowhere, and the interpreter says nothing of it; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.close()
+    return NOBODY_READS
+
+
+def _say(text: str) -> None:
+    """Write to standard error what a terminal may show; where that is closed or full, the exit code has to do."""
+    with suppress(OSError):
+        click.echo(printable(text, keep=LAYOUT), err=True, nl=False)
 
 
 def _explain(error: Exception) -> int:
@@ -91,5 +129,5 @@ def _explain(error: Exception) -> int:
 
     if isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError):
         raise error
-    click.echo(f"perdure: {printable(str(error), keep=LAYOUT)}", err=True)
+    _say(f"perdure: {error}\n")
     return FAILED if isinstance(error, RejectError) else COULD_NOT

@@ -3,20 +3,67 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, final
 
 import click
 
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceMethod
 
-__all__ = ["argument_options", "encoded", "given", "shown", "shown_json"]
+    _PathType = click.Path[Path]
+else:
+    _PathType = click.Path
+
+__all__ = ["MODULE", "argument_options", "encoded", "given", "shown", "shown_json"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_MAGICS: Final = (b"\0asm", b"\x1f\x8b")
+_NO_MODULE: Final = {
+    ".yaml": "a manifest: `perdure canister install --all` installs what it describes",
+    ".json": "a manifest: `perdure canister install --all` installs what it describes",
+    ".did": "an interface in Candid, which has no code",
+    ".most": "the types of Motoko's stable variables, which have no code",
+    ".py": "Python: see docs/python-canisters.md",
+    ".mo": "a source in Motoko: `moc` compiles it",
+    ".rs": "a source in Rust: `cargo build --target wasm32-unknown-unknown --release` compiles it",
+    ".zst": "packed by zstd, which nobody takes: gzip is",
+}
+"""Files that are given in a module's place, by their ends: what they are, and what to do."""
+
+
+@final
+class _ModuleFile(_PathType):
+    """A file with a module, plain or gzip; what is none is told before anything is done."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        mode = path.stat().st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            self.fail(f"{path} is a device, a module is a file", param, ctx)
+        if not stat.S_ISREG(mode):
+            return path  # a pipe, which can be read once
+        with path.open("rb") as file:
+            head = file.read(max(map(len, _MAGICS)))
+        if not head.startswith(_MAGICS) and path.suffix != ".wat":  # which the decoder knows
+            what = _NO_MODULE.get(path.suffix.lower().replace(".yml", ".yaml"))
+            found = f"it is {what}" if what is not None else f"it begins with {head!r}, a module with {_MAGICS[0]!r}"
+            self.fail(f"{path} is no Wasm module: {found}", param, ctx)
+        return path
+
+
+MODULE: Final = _ModuleFile()
 
 
 def argument_options(command: Callable[P, R]) -> Callable[P, R]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from perdure.cli.argument import MODULE
 from perdure.cli.terminal import printable
 from perdure.errors import InvalidModuleError, MalformedError
 from perdure.ic.ic0_ext import checked_extensions
@@ -32,7 +33,7 @@ __all__ = ["decoded", "instrument", "without_wasi"]
 
 
 @click.command()
-@click.argument("module", metavar="IN.wasm", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("module", metavar="IN.wasm", type=MODULE)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here.")
 @click.option("--schedule", type=click.Choice([*SCHEDULES, "none"]), default="2025", help="What instructions cost.")
 @click.option("--host-stable", is_flag=True, help="Leave stable memory behind host calls.")

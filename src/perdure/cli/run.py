@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import click
 
-from perdure.cli.argument import encoded
+from perdure.cli.argument import MODULE, encoded
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class _Result(NamedTuple):
 
 
 @click.command()
-@click.argument("module", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("module", type=MODULE)
 @click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
 @click.option("--wasi", is_flag=True, help="The module is for WASI: replace what it imports.")
@@ -59,9 +59,6 @@ def run(
         perdure run ledger.wasm 'transfer=("alice", 10)'
         perdure run --wasi program.wasm inc
     """  # noqa: D301 - click wants the backspace itself
-    if module.suffix == ".py":
-        raise click.UsageError(f"{module.name} is Python, a module is Wasm: see docs/python-canisters.md")
-
     code = module.read_bytes()
     if wasi:
         from perdure.cli.instrument import decoded, without_wasi

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from perdure.cli.argument import argument_options, given
+from perdure.cli.argument import MODULE, argument_options, given
 from perdure.cli.terminal import printable
 
 __all__ = ["upgrade_check"]
@@ -17,7 +17,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("source")
-@click.argument("new", metavar="NEW.wasm", type=_FILE)
+@click.argument("new", metavar="NEW.wasm", type=MODULE)
 @argument_options
 @click.option("--schema", type=_FILE, help="stable.yaml of the new version; of both, without --old-schema.")
 @click.option("--old-schema", type=_FILE, help="stable.yaml of the old version.")

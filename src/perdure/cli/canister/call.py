@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import argument_options, encoded, given, shown, shown_json
-from perdure.cli.canister.state import State, canister_argument, common, identity, principal_of
+from perdure.cli.canister.state import State, canister_argument, common, principal_of
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
 
@@ -26,7 +26,14 @@ __all__ = ["call"]
 @click.option("--query", "kind", flag_value="query", help="Call as a query, whose effects are dropped.")
 @click.option("--update", "kind", flag_value="update", help="Call as an update, also a query method.")
 @argument_options
-@click.option("--candid", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The .did file.")
+@click.option(
+    "-c",
+    "--candid",
+    "--candid-file",
+    "candid",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The .did file.",
+)
 @click.option("--cycles", "--with-cycles", type=CYCLES, default=0, help="Cycles to send along.")
 @click.option(
     "-o",
@@ -35,7 +42,6 @@ __all__ = ["call"]
     default="auto",
     help="How the reply is written; idl, pp and raw are dfx's words, json is the same as --json.",
 )
-@identity
 @common
 def call(
     state: State,
@@ -49,7 +55,6 @@ def call(
     candid: Path | None,
     cycles: int,
     output: str,
-    identity: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -77,7 +82,7 @@ def call(
             service = _service(state, target, canister, candid)
         known = service.methods.get(method) if service is not None else None
         message = encoded(known, argument)
-        sender = principal_of(identity)
+        sender = principal_of(state.identity)
         if (kind or _kind(target, method)) == "query":
             reply = target.query(method, message, sender=sender)
         else:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perdure.cli.argument import argument_options, given
+from perdure.cli.argument import MODULE, argument_options, given
+from perdure.cli.canister.settings import amounts
 from perdure.cli.canister.state import State, canister_arguments, common, principal_of, say
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.cli.units import CYCLES
@@ -29,6 +30,10 @@ _DEFAULT_CYCLES: Final = 100 * 10**12
 @click.option("--controller", "controllers", multiple=True, metavar="NAME|PRINCIPAL", help="Who controls it.")
 @click.option("--cycles", "--with-cycles", type=CYCLES, default="100t", help="Its balance, such as 2t.")
 @click.option("--specified-id", metavar="ID", help="Its id, by default the next free one.")
+@click.option("--detached", is_flag=True, help="As in icp; one without a name is.")
+@click.option("--subnet", "--next-to", hidden=True, help="As in icp and dfx; there is one subnet here.")
+@click.option("--no-wallet", is_flag=True, hidden=True, help="As in dfx; there is no wallet here.")
+@amounts
 @common
 def create(
     state: State,
@@ -37,8 +42,12 @@ def create(
     controllers: tuple[str, ...],
     cycles: int,
     specified_id: str | None,
+    detached: bool,
+    subnet: str | None,
+    no_wallet: bool,
     as_json: bool,
     quiet: bool,
+    **settings: int | None,
 ) -> None:
     """Create a canister without code, with the settings that the project gives it.
 
@@ -49,12 +58,17 @@ def create(
     """  # noqa: D301
     if every and (name is not None or specified_id is not None):
         raise click.UsageError("--all goes with neither a name nor an id")
-    with state.open(create=True) as subnet:
+    if detached and (every or name is not None):
+        raise click.UsageError("--detached is one without a name")
+    with state.open(create=True) as opened:
         if every:
-            made, failed = _create_missing(state, subnet, controllers, cycles)
+            made, failed = _create_missing(state, opened, controllers, cycles)
         else:
-            made, failed = {name: _create(state, subnet, name, controllers, cycles, specified_id)}, False
-            state.configure(subnet, [name] if name is not None else [])
+            made, failed = {name: _create(state, opened, name, controllers, cycles, specified_id)}, False
+            state.configure(opened, [name] if name is not None else [])
+        said = {setting: value for setting, value in settings.items() if value is not None}
+        for one in made.values() if said else ():
+            one.update_settings(**said)
     rows = [{"canister_id": str(one.id), "name": title} for title, one in made.items()]
     text = "\n".join(f"created {row['name'] or ''} {row['canister_id']}" for row in rows)
     say(as_json, quiet, rows if every else rows[0], text)
@@ -103,7 +117,9 @@ def _create(
     wanted = Principal.from_text(specified_id) if specified_id is not None else None
     try:
         made = subnet.create_canister(
-            canister_id=wanted, controllers=[principal_of(one) for one in controllers], cycles=cycles
+            canister_id=wanted,
+            controllers=[principal_of(one) for one in controllers or (state.identity,)],
+            cycles=cycles,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -125,12 +141,13 @@ def _create(
     default="auto",
     help="auto: upgrade where there is code, install where there is none.",
 )
-@click.option("--wasm", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The module, gzip or not.")
+@click.option("--wasm", type=MODULE, help="The module, gzip or not.")
 @argument_options
 @click.option("--wasm-memory-persistence", type=click.Choice(["keep", "replace"]), help="What becomes of the heap.")
 @click.option("--skip-pre-upgrade", is_flag=True, help="Do not run the old code's pre-upgrade hook.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a reinstallation.")
 @click.option("--check/--no-check", default=True, help="Rehearse an upgrade first, and say what is found.")
+@click.option("--upgrade-unchanged", is_flag=True, expose_value=False, hidden=True)  # dfx's; here it always does
 @common
 def install(
     state: State,
@@ -293,9 +310,22 @@ def _each(
 
 start = _verb("start", "started", lambda target: target.start(), "Let CANISTER take calls again.")
 stop = _verb("stop", "stopped", lambda target: target.stop(), "Let CANISTER take no more calls.")
-uninstall_code = _verb(
-    "uninstall-code", "uninstalled", lambda target: target.uninstall(), "Take code and memories of CANISTER away."
-)
+
+
+@click.command("uninstall-code")
+@canister_arguments
+@click.option("-y", "--yes", is_flag=True, help="As in icp; nothing is asked.")
+@common
+def uninstall_code(
+    state: State, canisters: tuple[str, ...], every: bool, yes: bool, as_json: bool, quiet: bool
+) -> None:
+    """Take code and memories of CANISTER away.
+
+    \b
+    Example:
+        perdure canister uninstall-code ledger
+    """  # noqa: D301
+    _each(state, canisters, every, "uninstalled", lambda target: target.uninstall(), as_json, quiet)
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -38,8 +38,11 @@ def list_(state: State, as_json: bool, quiet: bool) -> None:
 @click.command()
 @canister_arguments
 @click.option("-i", "--id-only", is_flag=True, help="Print the id alone.")
+@click.option("-p", "--public", is_flag=True, help="Show what everybody may know, as `info` does.")
 @common
-def status(state: State, canisters: tuple[str, ...], every: bool, id_only: bool, as_json: bool, quiet: bool) -> None:
+def status(
+    state: State, canisters: tuple[str, ...], every: bool, id_only: bool, public: bool, as_json: bool, quiet: bool
+) -> None:
     """Show state, module, memory and cycles of canisters, of all if none is named.
 
     \b
@@ -52,8 +55,18 @@ def status(state: State, canisters: tuple[str, ...], every: bool, id_only: bool,
             click.echo("\n".join(str(one.id) for one in chosen))
             return
         records = [_status_record(state, one) for one in chosen]
-    text = "\n\n".join(_status_text(record) for record in records)
+    if public:
+        records = [{name: record[name] for name in _PUBLIC} for record in records]
+    text = "\n\n".join((_public_text if public else _status_text)(record) for record in records)
     say(as_json, False, records if len(records) != 1 else records[0], text)
+
+
+_PUBLIC: Final = ("canister_id", "controllers", "module_hash")
+
+
+def _public_text(record: dict[str, Any]) -> str:
+    hash_ = record["module_hash"]
+    return f"Controllers: {' '.join(record['controllers'])}\nModule hash: {'None' if hash_ is None else '0x' + hash_}"
 
 
 def _status_record(state: State, target: Canister) -> dict[str, Any]:
@@ -114,9 +127,7 @@ def info(state: State, canister: str, as_json: bool, quiet: bool) -> None:
     """  # noqa: D301
     with state.open() as subnet:
         record = _status_record(state, state.find(subnet, canister))
-    hash_ = record["module_hash"]
-    text = f"Controllers: {' '.join(record['controllers'])}\nModule hash: {'None' if hash_ is None else '0x' + hash_}"
-    say(as_json, False, {name: record[name] for name in ("canister_id", "controllers", "module_hash")}, text)
+    say(as_json, False, {name: record[name] for name in _PUBLIC}, _public_text(record))
 
 
 @click.command()
@@ -167,6 +178,7 @@ class _Chosen(NamedTuple):
 @click.option("--until", metavar="NS|TIME", help="Before this time.")
 @click.option("--since-index", type=click.IntRange(min=0), default=0, help="From this index on.")
 @click.option("--until-index", type=click.IntRange(min=0), default=1 << 64, help="Before this index.", metavar="INDEX")
+@click.option("--tail", type=click.IntRange(min=0), metavar="COUNT", help="The last lines only.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until interrupted.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.05), default=2, show_default=True, help="Seconds between two looks."
@@ -179,6 +191,7 @@ def logs(
     until: str | None,
     since_index: int,
     until_index: int,
+    tail: int | None,
     follow: bool,
     interval: float,
     as_json: bool,
@@ -195,6 +208,9 @@ def logs(
     """  # noqa: D301
     chosen = _Chosen(_time_ns(since, 0), _time_ns(until, 1 << 64), since_index, until_index)
     rows = _rows(state, canister, chosen)
+    if tail is not None and rows:
+        chosen = chosen._replace(start_index=max(chosen.start_index, rows[-1]["index"] + 1 - tail))
+        rows = [row for row in rows if row["index"] >= chosen.start_index]
     if not follow:
         if as_json or rows:
             say(as_json, False, rows, "\n".join(map(_line, rows)))

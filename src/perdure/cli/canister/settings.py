@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
 
-from perdure.cli.canister.state import State, canister_argument, common, principal_of, say
+from perdure.cli.canister.state import State, canister_argument, canister_arguments, common, principal_of, say
 from perdure.cli.canister.state import as_json as json_of
 from perdure.cli.units import CYCLES, DURATION, SIZE
 from perdure.ic.principal import Principal
@@ -16,7 +16,11 @@ from perdure.units import show_bytes, show_cycles
 if TYPE_CHECKING:
     from perdure.subnet import Canister
 
-__all__ = ["deposit_cycles", "settings", "top_up", "update", "update_alias"]
+__all__ = ["amounts", "deposit_cycles", "settings", "top_up", "update", "update_alias"]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @click.group()
@@ -26,8 +30,9 @@ def settings() -> None:
 
 @settings.command()
 @canister_argument
+@click.option("-i", "--id-only", is_flag=True, help="Print the id alone.")
 @common
-def show(state: State, canister: str, as_json: bool, quiet: bool) -> None:
+def show(state: State, canister: str, id_only: bool, as_json: bool, quiet: bool) -> None:
     """Show the settings of CANISTER.
 
     \b
@@ -35,7 +40,11 @@ def show(state: State, canister: str, as_json: bool, quiet: bool) -> None:
         perdure canister settings show ledger
     """  # noqa: D301
     with state.open() as subnet:
-        found = json_of(state.find(subnet, canister).settings())
+        target = state.find(subnet, canister)
+        if id_only:
+            click.echo(str(target.id))
+            return
+        found = json_of(target.settings())
     say(as_json, False, found, "\n".join(f"{name}: {_SHOWN.get(name, str)(found[name])}" for name in sorted(found)))
 
 
@@ -86,19 +95,31 @@ def sync(state: State, canisters: tuple[str, ...], as_json: bool, quiet: bool) -
     say(as_json, quiet, {"synced": names}, f"set what {state.project.manifest.name} says of {', '.join(names)}")
 
 
+_AMOUNTS: Final[dict[str, dict[str, Any]]] = {
+    "--compute-allocation": {"type": click.IntRange(0, 100), "metavar": "PERCENT"},
+    "--memory-allocation": {"type": SIZE},
+    "--freezing-threshold": {"type": DURATION},
+    "--reserved-cycles-limit": {"type": CYCLES},
+    "--wasm-memory-limit": {"type": SIZE},
+    "--wasm-memory-threshold": {"type": SIZE},
+    "--log-memory-limit": {"type": SIZE},
+}
+
+
+def amounts(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command an option for each setting that is a number, by the setting's name."""
+    for name, option in reversed(_AMOUNTS.items()):
+        command = click.option(name, **option)(command)
+    return command
+
+
 def _update_options(name: str, example: str) -> Callable[[Callable[..., None]], click.Command]:
     several: dict[str, Any] = {"multiple": True, "metavar": "NAME|PRINCIPAL"}
-    options = [
+    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         click.option("--add-controller", "added", **several),
         click.option("--remove-controller", "removed", **several),
         click.option("--set-controller", "controllers", **several),
-        click.option("--compute-allocation", type=click.IntRange(0, 100), metavar="PERCENT"),
-        click.option("--memory-allocation", type=SIZE),
-        click.option("--freezing-threshold", type=DURATION),
-        click.option("--reserved-cycles-limit", type=CYCLES),
-        click.option("--wasm-memory-limit", type=SIZE),
-        click.option("--wasm-memory-threshold", type=SIZE),
-        click.option("--log-memory-limit", type=SIZE),
+        amounts,
         click.option("--log-visibility", type=click.Choice(["controllers", "public"])),
         click.option("--add-log-viewer", "added_viewers", **several),
         click.option("--remove-log-viewer", "removed_viewers", **several),
@@ -106,6 +127,10 @@ def _update_options(name: str, example: str) -> Callable[[Callable[..., None]], 
         click.option("--add-environment-variable", "variables", multiple=True, metavar="NAME=VALUE"),
         click.option("--remove-environment-variable", "removed_variables", multiple=True, metavar="NAME"),
         click.option("-y", "--yes", "-f", "--force", "yes", is_flag=True, help="As in icp; nothing is asked."),
+        *(
+            click.option(f"--confirm-very-{length}-freezing-threshold", is_flag=True, expose_value=False, hidden=True)
+            for length in ("long", "short")  # dfx's
+        ),
     ]
 
     def made(command: Callable[..., None]) -> click.Command:
@@ -116,14 +141,15 @@ def _update_options(name: str, example: str) -> Callable[[Callable[..., None]], 
             "Change settings of CANISTER; sizes, cycles and durations take units: 2gib, 5t, 30d.\n\n"
             f"\b\nExample:\n    perdure canister {example} ledger --add-controller alice --freezing-threshold 90d"
         )
-        return click.command(name, help=help_)(canister_argument(command))
+        return click.command(name, help=help_)(canister_arguments(command))
 
     return made
 
 
 def _update(
     state: State,
-    canister: str,
+    canisters: tuple[str, ...],
+    every: bool,
     added: tuple[str, ...],
     removed: tuple[str, ...],
     controllers: tuple[str, ...],
@@ -140,24 +166,28 @@ def _update(
 ) -> None:
     if log_visibility is not None and (added_viewers or removed_viewers or viewers):
         raise click.UsageError("--log-visibility goes with no log viewers, which are a visibility of their own")
+    said = {name: value for name, value in amounts.items() if value is not None}
     with state.open() as subnet:
-        target = state.find(subnet, canister)
-        changes: dict[str, Any] = {name: value for name, value in amounts.items() if value is not None}
-        if added or removed or controllers:
-            changes["controllers"] = _principals(target.status().controllers, controllers, added, removed)
-        if log_visibility is not None:
-            changes["log_visibility"] = {log_visibility: None}
-        if added_viewers or removed_viewers or viewers:
-            before = target.settings()["log_visibility"].get("allowed_viewers") or ()
-            changes["log_visibility"] = {
-                "allowed_viewers": _principals(before, viewers, added_viewers, removed_viewers)
-            }
-        if variables or removed_variables:
-            changes["environment_variables"] = _variables(target, variables, removed_variables)
-        if not changes:
-            raise click.UsageError("nothing to change: name a setting")
-        target.update_settings(**changes)
-        say(as_json, quiet, json_of(changes), f"changed {', '.join(changes)} of {canister}")
+        done: dict[str, Any] = {}
+        for target in state.chosen(subnet, canisters, every):
+            changes: dict[str, Any] = dict(said)
+            if added or removed or controllers:
+                changes["controllers"] = _principals(target.status().controllers, controllers, added, removed)
+            if log_visibility is not None:
+                changes["log_visibility"] = {log_visibility: None}
+            if added_viewers or removed_viewers or viewers:
+                before = target.settings()["log_visibility"].get("allowed_viewers") or ()
+                changes["log_visibility"] = {
+                    "allowed_viewers": _principals(before, viewers, added_viewers, removed_viewers)
+                }
+            if variables or removed_variables:
+                changes["environment_variables"] = _variables(target, variables, removed_variables)
+            if not changes:
+                raise click.UsageError("nothing to change: name a setting")
+            target.update_settings(**changes)
+            done[state.title(target)] = json_of(changes)
+    lines = [f"changed {', '.join(changes)} of {title}" for title, changes in done.items()]
+    say(as_json, quiet, done if every or len(done) != 1 else next(iter(done.values())), "\n".join(lines))
 
 
 update = _update_options("update", "settings update")(_update)

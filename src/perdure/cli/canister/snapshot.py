@@ -76,13 +76,16 @@ def _verb(name: str, done: str, act: Callable[[Canister, bytes], None], descript
 
 
 _verb("restore", "restored", lambda target, one: target.load_snapshot(one), "Go back to a snapshot.")
+_verb("load", "restored", lambda target, one: target.load_snapshot(one), "Go back to a snapshot, as dfx says it.")
 _verb("delete", "deleted", lambda target, one: target.delete_snapshot(one), "Forget a snapshot.")
 
 
 @snapshot.command()
 @canister_argument
 @click.argument("snapshot_id", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A directory, to be made.")
+@click.option(
+    "-o", "--output", "--dir", "output", type=click.Path(path_type=Path), required=True, help="A directory, to be made."
+)
 @click.option("--resume", is_flag=True, help="Succeed where the directory is there, whole.")
 @common
 def download(
@@ -113,7 +116,7 @@ def download(
 @snapshot.command()
 @canister_argument
 @click.option(
-    "-i", "--input", "directory", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
+    "-i", "--input", "--dir", "directory", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--replace", metavar="ID", help="The snapshot whose place it takes.")
 @click.option("--resume", is_flag=True, help="Taken as icp has it; an upload is done at once here.")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 import click
 from click.shell_completion import CompletionItem
@@ -30,7 +30,6 @@ __all__ = [
     "canister_argument",
     "canister_arguments",
     "common",
-    "identity",
     "principal_of",
     "say",
     "selection",
@@ -66,12 +65,16 @@ class State:
     Args:
         directory: where it is.
         project: the project around it, if there is one.
+        identity: who calls and creates; whatever else is done, anybody may do here.
         trust_owner: write into it although it belongs to another user.
     """
 
-    def __init__(self, directory: Path, project: Project | None, *, trust_owner: bool = False) -> None:
+    def __init__(
+        self, directory: Path, project: Project | None, *, identity: str = "anonymous", trust_owner: bool = False
+    ) -> None:
         self.directory = directory
         self.project = project
+        self.identity = identity
         self.trust_owner = trust_owner
 
     @contextmanager
@@ -163,12 +166,9 @@ class State:
             click.echo(f"no canister yet: controller {one}, set when it is created", err=True)
 
 
-_TRUST: Final = "perdure.trust_owner"
-
-
-def _trust(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta[_TRUST] = True  # which the commands of a group share with it
+def _share(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value and param.name is not None:
+        ctx.meta[param.name] = value  # which the commands of a group share with it
 
 
 def selection(command: Callable[P, R]) -> Callable[P, R]:
@@ -199,9 +199,20 @@ def selection(command: Callable[P, R]) -> Callable[P, R]:
             "--trust-owner",
             is_flag=True,
             expose_value=False,
-            callback=_trust,
+            callback=_share,
             help="Write into a state directory that belongs to another user.",
         ),
+        click.option(
+            "--identity",
+            "--impersonate",
+            expose_value=False,
+            callback=_share,
+            metavar="NAME|PRINCIPAL",
+            help="Who calls or creates: anonymous, a principal, or a name, which stands for a principal of its own. "
+            "Other verbs are open to everybody here.",
+        ),
+        # icp's, for other networks than the one that is here.
+        click.option("-k", "--root-key", expose_value=False, hidden=True),
     ]
     for option in reversed(options):
         command = option(command)
@@ -259,7 +270,9 @@ def _state(selected: dict[str, Any]) -> State:
         name = ".perdure" if environment == LOCAL else f".perdure-{environment}"
         path = (project.directory if project is not None else Path.cwd()) / name
     current = click.get_current_context(silent=True)
-    return State(path, project, trust_owner=current is not None and _TRUST in current.meta)
+    shared = {} if current is None else current.meta
+    identity, trust_owner = shared.get("identity", "anonymous"), "trust_owner" in shared
+    return State(path, project, identity=identity, trust_owner=trust_owner)
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -290,14 +303,3 @@ def principal_of(text: str) -> Principal:
         return Principal.from_text(text)
     except MalformedError:
         return Principal.self_authenticating(text.encode())
-
-
-def identity(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command `--identity`."""
-    return click.option(
-        "--identity",
-        "--impersonate",
-        default="anonymous",
-        metavar="NAME|PRINCIPAL",
-        help="Who calls: anonymous, a principal, or a name, which stands for a principal of its own.",
-    )(command)

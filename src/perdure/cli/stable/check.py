@@ -12,6 +12,8 @@ from perdure.cli.stable.source import FOUND_WRONG, about_nothing, opened, option
 from perdure.cli.terminal import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from perdure.inspection.find import Inventory
     from perdure.inspection.fsck import Report
 
@@ -114,11 +116,12 @@ def _print_map(inventory: Inventory, *, quiet: bool) -> None:
     colours = {structure.label: _COLOURS[index % len(_COLOURS)] for index, structure in enumerate(inventory.structures)}
     letters = {structure.label: _letter(index) for index, structure in enumerate(inventory.structures)}
     text = Text()
+    used, slack, free = _marks(console)
     for number, span in enumerate(drawn):
         if span.use == "used":
-            mark = "█" if console.is_terminal and not console.no_color else letters[span.label]
+            mark = used if used and not console.no_color else letters[span.label]
         else:
-            mark = {"manager": "#", "slack": "░", "free": "·"}[span.use]
+            mark = {"manager": "#", "slack": slack, "free": free}[span.use]
         text.append(mark, style=colours.get(span.label, ""))
         if number % width == width - 1:
             text.append("\n")
@@ -127,7 +130,16 @@ def _print_map(inventory: Inventory, *, quiet: bool) -> None:
         return
     for structure in inventory.structures:
         console.print(Text(f"{letters[structure.label]} {legend(structure)}", style=colours[structure.label]))
-    console.print(Text("# manager   ░ set aside, not in use   · nobody's"))
+    console.print(Text(f"# manager   {slack} set aside, not in use   {free} nobody's"))
+
+
+def _marks(console: Console) -> tuple[str, str, str]:
+    """For what is used, where colours tell whose it is (else empty), for what is set aside and for what is nobody's."""
+    try:
+        "█░·".encode(console.encoding)
+    except UnicodeEncodeError:
+        return "", "-", "."
+    return "█" if console.is_terminal else "", "░", "·"
 
 
 def _letter(index: int) -> str:

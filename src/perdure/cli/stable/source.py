@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,9 +68,6 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
             if extra is None:
                 raise
             raise click.ClickException(f"this needs `pip install 'perdure[{extra}]'`") from error
-        except BrokenPipeError:
-            sys.stderr.close()
-            raise click.exceptions.Exit(0) from None
 
     return wrapped
 
