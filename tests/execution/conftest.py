@@ -151,7 +151,7 @@ class FakeHost:
     def add_memories(self, canister_id, names):
         return {name: BytesMemory() for name in names}
 
-    def keep(self, state, message, journal):
+    def keep(self, state, journal, *message):
         pass
 
     def was_kept(self, journal):

@@ -9,6 +9,7 @@ import wasmtime
 
 from perdure import RejectError, Subnet
 from perdure.canister import Context, TrapCode
+from perdure.execution import submit_ingress
 from perdure.execution.events import (
     Answered,
     Begun,
@@ -21,7 +22,7 @@ from perdure.execution.events import (
     Taken,
     Trapped,
 )
-from perdure.ic.principal import ANONYMOUS
+from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.ic.reject import RejectCode
 
 CANISTER = """(module
@@ -158,6 +159,45 @@ def test_versions_and_checkpoints_of_a_state_directory(wasm_at_rest, tmp_path):
         ids = (canister.id.raw_bytes,)
         kept = [event for event in stream if isinstance(event, Committed | Checkpointed)]
     assert kept == [Committed(first, ids), Checkpointed(first), Committed(first + 1, ids)]
+
+
+def test_history_says_of_a_commit_what_the_stream_says(wasm, tmp_path):
+    with Subnet(tmp_path / "state", history=None) as subnet, subnet.events() as stream:
+        canister = subnet.install(wasm)
+        canister.update("stable", request_id=b"one")
+        canister.update("call", request_id=b"two", sender=Principal(b"\1" * 29))
+        with pytest.raises(RejectError):
+            canister.update("trap")
+        with pytest.raises(RejectError):
+            canister.upgrade(b"\0asm")
+        canister.query("look")
+        canister.stable.write(8, b"by hand")
+        canister.take_snapshot()
+        subnet.create_canister()
+        canister.upgrade(wasm)
+        submit_ingress(subnet._world, canister.id.raw_bytes, "call", b"")
+        subnet.tick()
+        canister.stop()
+        subnet.advance_time(10**9)
+        canister.delete()
+        told, instructions, taken = [], 0, None
+        for event in stream:
+            if isinstance(event, Taken):
+                taken, instructions = event, 0
+            elif isinstance(event, Ended | Trapped):
+                instructions += event.instructions
+            elif isinstance(event, Committed) and event.version > len(told):
+                told.append((taken, instructions))
+        history = [version.message for version in reversed(subnet._host.directory.history())]
+    assert len(told) == len(history) > 15
+    assert {"call", "response", "task", "management", "stopping"} < {message.kind for message in history}
+    for message, (taken, instructions) in zip(history, told, strict=True):
+        found = Taken(message.kind, message.canister, message.method, message.caller, message.message_id)
+        if taken.kind in ("install_code", "create_canister"):
+            taken = taken._replace(canister_id=found.canister_id)  # drawn by then
+        elif taken.kind in ("call", "response", "task"):
+            assert message.instructions == instructions
+        assert found == taken
 
 
 def test_what_is_undone_is_not_committed(wasm_at_rest):

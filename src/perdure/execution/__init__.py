@@ -40,7 +40,7 @@ from perdure.execution.state import (
     SubnetState,
     Visibility,
 )
-from perdure.execution.world import ExecutedMessage, Host, World
+from perdure.execution.world import Host, World
 
 __all__ = [
     "CYCLES_2026_08",
@@ -50,7 +50,6 @@ __all__ = [
     "CallMessage",
     "CanisterState",
     "CostSchedule",
-    "ExecutedMessage",
     "FromCanister",
     "FromUser",
     "HookStatus",

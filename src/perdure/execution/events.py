@@ -7,6 +7,9 @@ Taken ─▶ Begun ─▶ Ended | Trapped ─▶ (callbacks and cleanups again) 
 Records have no payloads, only their sizes, so that a stream of a given length has a given size. They are added while
 messages are executed and read whenever one likes: no code of a listener runs within a message, so none can break it.
 What is between a `Taken` and its `Committed` was undone if no `Committed` follows; queries have none.
+
+What a state directory's history says of a commit is the `Taken` that the stream has, with the instructions that the
+message's `Ended` has (`World.finish`). So both name what happens by the kinds that are listed there.
 """
 
 from __future__ import annotations
@@ -35,11 +38,14 @@ __all__ = [
 
 
 class Taken(NamedTuple):
-    """A message, or what was asked for from outside, is about to be executed."""
+    """A message, or what was asked for from outside, is about to be executed. History keeps it with the commit."""
 
     kind: str
-    """``call``, ``response``, ``task``, ``query``, ``management``, or what `Subnet` was asked for."""
+    """``call``, ``response``, ``task``, ``query``, ``management``, ``stopping`` (canisters whose last call was answered
+    are stopped), or what was asked for from outside: ``create_canister``, ``install_code``, ``reinstall_code``,
+    ``upgrade_code``, ``upload_snapshot``, ``advance_time``, ``write_stable`` and other memories, ``sqlite``."""
     canister_id: bytes
+    """Empty: none, or one that is only about to get its id, which history has."""
     method_name: str = ""
     caller: bytes = b""
     request_id: bytes = b""

@@ -29,14 +29,12 @@ from perdure.errors import InternalError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.effects import accept, log_entry, pay, respond, settle, take_effects
-from perdure.execution.events import Taken
 from perdure.execution.messages import (
     CallContext,
     CallMessage,
     FromCanister,
     OpenCall,
     ResponseMessage,
-    request_of,
 )
 from perdure.execution.rejects import (
     as_seen_by_canister,
@@ -58,6 +56,7 @@ __all__ = [
     "HOOK_TASK",
     "TASKS",
     "TIMER_TASK",
+    "can_execute_task",
     "clean_instance",
     "execute_call",
     "execute_response",
@@ -246,8 +245,6 @@ def execute_call(
         fee: what the canister owes for it already, charged with the execution.
         time_ns: what the message sees of the clock, by default what it says now.
     """
-    if world.streams:
-        world.tell(Taken("call", message.callee, message.method_name, message.caller, request_of(message)))
     costs = world.costs_of(canister.module)
     prepaid = costs.execution(world.config.max_instructions_per_message)
     refusal = _refuse(canister, message, prepaid + fee)
@@ -272,23 +269,27 @@ def execute_call(
     return _execute_new(world, canister, context, entry, message.arg, costs, prepaid, fee, time_ns)
 
 
-def execute_task(world: World, canister: CanisterState, task: str) -> int | None:
-    """Execute a system task if the canister exports it and can pay; `None`: it does not, and nothing was begun.
+def can_execute_task(world: World, canister: CanisterState, task: str) -> bool:
+    """Whether a canister exports a system task, runs, and can pay for it."""
+    if canister.module is None or task not in canister.module.exported_methods:
+        return False
+    if canister.facts.status is not CanisterStatus.RUNNING:
+        return False
+    return canister.liquid_cycles >= _prepaid(world, canister)
+
+
+def _prepaid(world: World, canister: CanisterState) -> int:
+    return world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
+
+
+def execute_task(world: World, canister: CanisterState, task: str) -> int:
+    """Execute a system task, if it `can_execute_task`.
 
     Returns:
         Instructions used, in a transaction that the caller finishes.
     """
-    if canister.module is None or task not in canister.module.exported_methods:
-        return None
-    if canister.facts.status is not CanisterStatus.RUNNING:
-        return None
-    costs = world.costs_of(canister.module)
-    prepaid = costs.execution(world.config.max_instructions_per_message)
-    if canister.liquid_cycles < prepaid:
-        return None
-    if world.streams:
-        world.tell(Taken("task", canister.canister_id, task))
     context = CallContext(canister.next_context_id, None, _MANAGEMENT, False)
+    costs, prepaid = world.costs_of(canister.module), _prepaid(world, canister)
     return _execute_new(world, canister, context, (Method(task), _TASK), b"", costs, prepaid, 0)
 
 
@@ -371,8 +372,6 @@ def _check_heap(canister: CanisterState, mode: _Mode, limits: Limits) -> Trap | 
 
 def execute_response(world: World, canister: CanisterState, message: ResponseMessage) -> int:
     """Run the callback that waits for a response; instructions used. In a transaction that the caller finishes."""
-    if world.streams:
-        world.tell(Taken("response", canister.canister_id))
     world.begin()
     world.touch(canister)
     call = _close_call(world, canister, message)

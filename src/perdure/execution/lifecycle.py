@@ -48,6 +48,7 @@ __all__ = [
     "InstallOptions",
     "add_canister",
     "apply_settings",
+    "can_finish_stopping",
     "delete_canister",
     "finish_stopping",
     "install_code",
@@ -456,19 +457,31 @@ _NO_VALUES: Final = Reply(b"DIDL\x00\x00")
 """A Candid reply without values."""
 
 
-def finish_stopping(world: World) -> bool:
-    """Stop the canisters that have nothing left open, and give up on requests that waited too long; whether it did."""
-    did = False
+def can_finish_stopping(world: World) -> bool:
+    """Whether a canister that is to stop has nothing left open, or a request to stop one has waited too long."""
+    stopping = map(world.state.canisters.__getitem__, world.state.stopping)
+    return any(
+        _has_nothing_open(canister)
+        or any(request.deadline_ns <= world.state.time_ns for request in canister.stop_requests)
+        for canister in stopping
+    )
+
+
+def _has_nothing_open(canister: CanisterState) -> bool:
+    return not canister.contexts and not canister.open_calls
+
+
+def finish_stopping(world: World) -> None:
+    """Stop the canisters that have nothing left open, and give up on requests that waited too long."""
     for canister_id in sorted(world.state.stopping):
         canister = world.state.canisters[canister_id]
-        if not canister.contexts and not canister.open_calls:
+        if _has_nothing_open(canister):
             world.touch(canister)
             canister.facts.status = CanisterStatus.STOPPED
             world.state.stopping.discard(canister_id)
             for request in canister.stop_requests:
                 respond(world, request.origin, _NO_VALUES, request.cycles)
             canister.stop_requests.clear()
-            did = True
             continue
         late = [request for request in canister.stop_requests if request.deadline_ns <= world.state.time_ns]
         for request in late:
@@ -476,8 +489,6 @@ def finish_stopping(world: World) -> bool:
             canister.stop_requests.remove(request)
             refusal = rejected(ErrorCode.STOP_CANISTER_REQUEST_TIMEOUT, "Stop canister request timed out")
             respond(world, request.origin, refusal, request.cycles)
-            did = True
-    return did
 
 
 def delete_canister(world: World, canister: CanisterState) -> Reject | None:

@@ -17,6 +17,7 @@ from perdure.execution.execute import (
     HOOK_TASK,
     TASKS,
     TIMER_TASK,
+    can_execute_task,
     execute_call,
     execute_response,
     execute_task,
@@ -28,12 +29,12 @@ from perdure.execution.execute import (
 from perdure.execution.ingress import check_request_id, drawn_id
 from perdure.execution.inputs import message_fields
 from perdure.execution.journal import Ticket
-from perdure.execution.lifecycle import finish_stopping
+from perdure.execution.lifecycle import can_finish_stopping, finish_stopping
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage, request_of
 from perdure.execution.rejects import no_such_canister, rejected
 from perdure.execution.state import CanisterState, HookStatus
-from perdure.execution.world import ExecutedMessage, World
+from perdure.execution.world import World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
 
@@ -268,18 +269,20 @@ def execute_alone(
 ) -> Response | bytes:
     """Execute a user's message that has come in at `time_ns`; its answer, or its id."""
     state = world.state
+    request_id: bytes = message.origin[0]
+    taken = Taken("call", message.callee, message.method_name, message.caller, request_id)
+    if world.streams:
+        world.tell(taken)
     used = execute_call(world, canister, message, fee, time_ns)
     if ticket is not None:
         ticket.journal = world.journal
     state.minted_cycles += message.cycles
-    request_id: bytes = message.origin[0]
     if state.inputs is not None:
         state.note("call", message_fields(message), time_ns)
     answer = state.ingress.newest.get(request_id)
     if answer is None:
         state.ingress.callees[request_id] = message.callee
-    who = message.callee, message.method_name, message.caller
-    world.finish(ExecutedMessage("call", *who, message.arg, used, request_id, time_ns))
+    world.finish(taken, message.arg, used, time_ns)
     return request_id if answer is None else answer[1]
 
 
@@ -361,11 +364,6 @@ def _status_in_progress(world: World, request_id: bytes) -> str:
     return "received" if is_waiting else "processing"
 
 
-def _executed_call(message: CallMessage, instructions: int, time_ns: int) -> ExecutedMessage:
-    who, request_id = (message.callee, message.method_name, message.caller), request_of(message)
-    return ExecutedMessage("call", *who, message.arg, instructions, request_id, time_ns)
-
-
 # -- rounds
 
 
@@ -403,18 +401,18 @@ def round_(world: World) -> None:
     while world.state.management_calls:
         world.begin()
         call = world.state.management_calls.popleft()
-        if world.streams:
-            world.tell(Taken("management", b"", call.method_name, call.caller, request_of(call)))
+        taken = world.take(Taken("management", b"", call.method_name, call.caller, request_of(call)))
         execute_management_call(world, call)
-        world.finish(ExecutedMessage("management", b"", call.method_name, call.caller, call.arg))
+        world.finish(taken, call.arg)
     for canister_id in _schedule(world):
         canister = world.state.canisters.get(canister_id)
         if canister is not None:
             _run_canister(world, canister)
     if world.state.stopping:
         world.begin()
-        did = finish_stopping(world)
-        world.finish(ExecutedMessage("stopping", b"") if did else None)
+        stops = world.take(Taken("stopping", b"")) if can_finish_stopping(world) else None
+        finish_stopping(world)
+        world.finish(stops)
     if world.state.outbox:
         deliver(world)
 
@@ -434,13 +432,14 @@ def _run_canister(world: World, canister: CanisterState) -> None:
     while canister.inputs and budget > 0:
         message = canister.inputs[0]
         if isinstance(message, CallMessage):
+            who = message.callee, message.method_name, message.caller
+            taken, arg = world.take(Taken("call", *who, request_of(message))), message.arg
             used = execute_call(world, canister, message)
-            done = _executed_call(message, used, world.state.time_ns)
         else:
+            taken, arg = world.take(Taken("response", canister.canister_id)), b""
             used = execute_response(world, canister, message)
-            done = ExecutedMessage("response", canister.canister_id, instructions=used)
         canister.inputs.popleft()
-        world.finish(done)
+        world.finish(taken, arg, used)
         budget -= used
         if canister.hook_status is HookStatus.READY:
             budget -= _run_tasks(world, canister)
@@ -453,9 +452,10 @@ def _run_tasks(world: World, canister: CanisterState) -> int:
     for task in TASKS:
         if not _is_task_due(world, canister, task):
             continue
-        used = execute_task(world, canister, task)
-        if used is not None:
-            world.finish(ExecutedMessage("task", canister.canister_id, task, instructions=used))
+        if can_execute_task(world, canister, task):
+            taken = world.take(Taken("task", canister.canister_id, task))
+            used = execute_task(world, canister, task)
+            world.finish(taken, b"", used)
             instructions += used
         elif task != HEARTBEAT_TASK:
             world.begin()

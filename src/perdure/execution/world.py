@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, final
+from typing import Protocol, final
 
 from perdure.canister import (
     CanisterInstance,
@@ -34,27 +34,12 @@ from perdure.canister import (
 from perdure.errors import InternalError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
-from perdure.execution.events import Begun, Committed, Event, Stream, ended
+from perdure.execution.events import Begun, Committed, Event, Stream, Taken, ended
 from perdure.execution.journal import Journal
 from perdure.execution.messages import CallMessage, Response
 from perdure.execution.state import CanisterState, SnapshotContent, SubnetState
 
-__all__ = ["ExecutedMessage", "Host", "World"]
-
-
-class ExecutedMessage(NamedTuple):
-    """A message that is complete: what history says about it."""
-
-    kind: str
-    canister_id: bytes
-    method_name: str = ""
-    caller: bytes = b""
-    arg: bytes = b""
-    instructions: int = 0
-    request_id: bytes = b""
-    """Of a user's message; empty: nobody's."""
-    time_ns: int = 0
-    """What the message saw of the clock; 0: what the state says."""
+__all__ = ["Host", "World"]
 
 
 class Host(Protocol):
@@ -77,7 +62,9 @@ class Host(Protocol):
         """More of them, for a module that has more than the one before."""
         ...
 
-    def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
+    def keep(
+        self, state: SubnetState, journal: Journal, taken: Taken, arg: bytes, instructions: int, time_ns: int
+    ) -> None:
         """Make sure that what a message did can be committed, and where there is a disk, log it: `Journal.version`.
 
         `SubnetState.changed` says which records it touched, `Journal.commits` whose memories. Whatever is raised, the
@@ -159,6 +146,12 @@ class World:
         for stream in self.streams:
             stream.add(event)
 
+    def take(self, taken: Taken) -> Taken:
+        """Say what is about to be executed; `finish` has history say the same."""
+        if self.streams:
+            self.tell(taken)
+        return taken
+
     def enter(self, instance: CanisterInstance, entry: EntryPoint, env: Env) -> Trap | Return:
         """Run an entry of a canister. Others may run meanwhile: see `subnet.gate`."""
         if not self.streams:
@@ -200,17 +193,23 @@ class World:
         if self.journal is not None:
             self.journal.made.append(give_back)
 
-    def finish(self, message: ExecutedMessage | None = None) -> None:
+    def finish(
+        self, taken: Taken | None = None, arg: bytes = b"", instructions: int = 0, time_ns: int | None = None
+    ) -> None:
         """End the transaction: all of it is kept from here on.
 
         Args:
-            message: what history says about it; `None`: no commit of its own, it goes with the next one.
+            taken: what was executed, for history; `None`: no commit of its own, it goes with the next one.
+            arg: what came with it; history has its hash.
+            instructions: what it used.
+            time_ns: what it saw of the clock, by default what the state says.
         """
         journal = self.journal
         if journal is None:
             raise InternalError("a transaction ended that had not begun")
-        if message is not None:
-            self.host.keep(self.state, message, journal)
+        if taken is not None:
+            time_ns = self.state.time_ns if time_ns is None else time_ns
+            self.host.keep(self.state, journal, taken, arg, instructions, time_ns)
         journal.is_kept = True
         self._apply(journal)
         self.host.pause()

@@ -16,7 +16,7 @@ from perdure.errors import MalformedError, UnsupportedError
 from perdure.execution.events import Taken
 from perdure.execution.journal import Ticket
 from perdure.execution.state import SubnetState
-from perdure.execution.world import ExecutedMessage, World
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.instrument import wasm_without_wasi
 from perdure.python.catalogue import Catalogue
@@ -139,12 +139,11 @@ class Core:
         ids = [canister_id] if canister_id else []
         ticket = Ticket()
         with self._undisturbed(ticket) as world:
-            if world.streams:
-                world.tell(Taken(kind, canister_id))
+            taken = world.take(Taken(kind, canister_id))
             world.begin()
             ticket.journal = world.journal
             yield ids
-            world.finish(ExecutedMessage(kind, ids[0] if ids else b"", arg=arg))
+            world.finish(taken._replace(canister_id=ids[0]) if ids else taken, arg)
         self._wait()
 
     def _code(self, wasm: Wasm, *, wasi: bool = False) -> bytes:

@@ -18,6 +18,7 @@ from typing import Protocol, final
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
 from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig, changed_fields
+from perdure.execution.events import Taken
 from perdure.execution.ingress import MAX_REQUEST_ID_BYTES, IngressHistory, KeptAnswer
 from perdure.execution.inputs import encode_inputs
 from perdure.execution.journal import Journal
@@ -34,7 +35,7 @@ from perdure.execution.records import (
     encode_subnet,
 )
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
-from perdure.execution.world import ExecutedMessage, World
+from perdure.execution.world import World
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import NO_CODE, Answer, CanisterChange, Message, PythonCode, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
@@ -148,22 +149,24 @@ class DurableHost:
         """Memories with the content of a snapshot, temporary until the message commits."""
         return self.temporary.load_snapshot(canister_id, content, global_values, names)
 
-    def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
+    def keep(
+        self, state: SubnetState, journal: Journal, taken: Taken, arg: bytes, instructions: int, time_ns: int
+    ) -> None:
         """Log a message; its pages, the records that it changed and the subnet's own become one commit.
 
         Raises:
             StorageError: it could not be logged.
         """
-        draft = self._drafted(state, message, journal)
+        draft = self._drafted(state, taken, journal)
         facts = Message(
-            message.request_id,
-            message.canister_id,
-            message.kind,
-            message.method_name,
-            message.caller,
-            hashlib.sha256(message.arg).digest(),
-            message.instructions,
-            message.time_ns or state.time_ns,
+            taken.request_id,
+            taken.canister_id,
+            taken.kind,
+            taken.method_name,
+            taken.caller,
+            hashlib.sha256(arg).digest(),
+            instructions,
+            time_ns,
             encode_inputs(state.inputs) if state.inputs else b"",
         )
         if self.watch is not None:
@@ -223,9 +226,9 @@ class DurableHost:
 
     # --- one commit
 
-    def _drafted(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> _Draft:
+    def _drafted(self, state: SubnetState, taken: Taken, journal: Journal) -> _Draft:
         # Only an upload changes a snapshot that is kept already.
-        uploading = message.method_name.startswith("upload_canister_snapshot")
+        uploading = taken.method_name.startswith("upload_canister_snapshot")
         draft = _Draft(journal, self.directory.version + 1, uploading)
         for canister_id in sorted(state.changed):
             canister = state.canisters.get(canister_id)

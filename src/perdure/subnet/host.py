@@ -8,9 +8,9 @@ from typing import Protocol, final
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
 from perdure.embedder.guard import threads
 from perdure.errors import InternalError
+from perdure.execution.events import Taken
 from perdure.execution.journal import Journal
 from perdure.execution.state import SnapshotContent, SubnetState
-from perdure.execution.world import ExecutedMessage
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import TemporaryStore
 from perdure.storage.image import TemporaryImage
@@ -82,7 +82,9 @@ class MemoryHost:
         """Empty memories for a canister whose next module has more of them."""
         return self._empty(names)
 
-    def keep(self, state: SubnetState, message: ExecutedMessage, journal: Journal) -> None:
+    def keep(
+        self, state: SubnetState, journal: Journal, taken: Taken, arg: bytes, instructions: int, time_ns: int
+    ) -> None:
         """Have room for all memories, so that they are committed together or not at all."""
         for instance in journal.commits.values():
             instance.prepare()

@@ -74,10 +74,7 @@ def _load_import(wanted: str, importing: str) -> tuple[str, str]:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_DID_BYTES:
         raise OSError(f"{path} is not a file of at most {_MAX_DID_BYTES} bytes")
-    try:
-        return os.path.normpath(path), path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"{path} is not UTF-8", error.start) from error
+    return os.path.normpath(path), path.read_text(encoding="utf-8")
 
 
 def init_argument(what: str, module: CanisterModule | None, arg: Argument | None, *, is_upgrade: bool = False) -> bytes:

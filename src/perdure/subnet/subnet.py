@@ -39,7 +39,7 @@ from perdure.execution.scheduler import (
     run_until_idle,
 )
 from perdure.execution.state import CanisterState, Settings, SubnetState
-from perdure.execution.world import ExecutedMessage, World
+from perdure.execution.world import World
 from perdure.ic.ic0_ext import checked_extensions
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.instrument import REPLICA, Options
@@ -266,8 +266,7 @@ class Subnet(Home):
         canister_id = canister_id and given.principal(canister_id, "the id")
         options, ticket = InstallOptions(InstallMode.INSTALL), Ticket()
         with self._undisturbed(ticket) as world:
-            if world.streams:
-                world.tell(Taken("install_code", canister_id.raw_bytes if canister_id is not None else b""))
+            taken = world.take(Taken("install_code", canister_id.raw_bytes if canister_id is not None else b""))
             world.begin()
             ticket.journal = world.journal
             state = self._create(settings, cycles, canister_id)
@@ -279,7 +278,7 @@ class Subnet(Home):
             if world.state.inputs is not None:
                 raw_id = None if canister_id is None else canister_id.raw_bytes
                 world.state.note("install", raw_id, settings.controllers, cycles, self._keep_code(code), raw_arg)
-            world.finish(ExecutedMessage("install_code", state.canister_id, arg=raw_arg))
+            world.finish(taken._replace(canister_id=state.canister_id), raw_arg)
         self._wait()
         return canister
 

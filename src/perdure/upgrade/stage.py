@@ -14,13 +14,13 @@ from typing import Final, Literal, final
 
 from perdure.canister import CanisterInstance, Context, EntryPoint, Env, Reject, Reply, Return, Trap
 from perdure.errors import RejectError
-from perdure.execution.events import Stream
-from perdure.execution.execute import execute_call, execute_task
+from perdure.execution.events import Stream, Taken
+from perdure.execution.execute import can_execute_task, execute_call, execute_task
 from perdure.execution.messages import CallMessage, FromUser, Response
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import has_work, round_
 from perdure.execution.state import CanisterState
-from perdure.execution.world import ExecutedMessage, World
+from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.memory import Memory
 from perdure.subnet.canister import Canister, Home
@@ -239,8 +239,9 @@ class Stage:
 
     def _task(self, task: str, look: Callable[[Memory], None] | None) -> Outcome:
         world = self.world
-        if execute_task(world, self.state, task) is None:
+        if not can_execute_task(world, self.state, task):
             return self._outcome(None)
+        execute_task(world, self.state, task)
         ended = self._entries[-1].result if self._entries else None
         if isinstance(ended, Return) and ended.calls:
             world.undo()
@@ -289,7 +290,7 @@ class Stage:
         stage = self.fork()
         world = stage.world
         begin(stage)
-        world.finish(ExecutedMessage("call" if not task else "task", stage.canister.id.raw_bytes, task))
+        world.finish(Taken("call" if not task else "task", stage.canister.id.raw_bytes, task))
         response: Response | None = None
         for _ in range(MAX_ROUNDS):
             response = world.state.ingress.find(request_id, world.state.time_ns) if request_id else None
