@@ -1,10 +1,14 @@
 """Interrupts what perdure does at one opcode of its own Python code after the other, and tells what became of it.
 
-Run it for every opcode; for every one in each stack of calls; or for every one in one of the actions:
+Run it for every opcode each time that it is executed; for a sample of these; for every one in each stack of calls; or
+for every one in one of the actions:
 
     python tests/subnet/injector.py --where memory
+    python tests/subnet/injector.py --where disk --sample 1000 --seed 1
     python tests/subnet/injector.py --where disk --same 1
     python tests/subnet/injector.py --where disk --same 1 --depth 1 --new
+
+On disk it is mostly syncs that take the time: a directory for temporary files in memory (`TMPDIR=/dev/shm`) has none.
 
 An exception is raised by a trace function right before an opcode of a file of perdure is executed; any exception may
 come there: a signal handler's, an asynchronous one, `MemoryError`. Then the subnet has to be as before a message or as
@@ -14,8 +18,9 @@ after it, and go on; on disk, it may refuse by name instead until it is opened a
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import linecache
+import random
 import re
 import shutil
 import sys
@@ -23,12 +28,13 @@ import tempfile
 import time
 import traceback
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
 
 from counting import UNIVERSAL, P, count, universal
 
@@ -183,65 +189,93 @@ def fingerprint(subnet: Subnet) -> str:
 # --- interrupting
 
 
-@dataclass
-class Injector:
-    """Raises before the `place`-th opcode of perdure's own code; `where` says which one it was."""
+class Place(NamedTuple):
+    """An opcode, and the how many-th time that it is about to be executed."""
 
-    place: int
+    code: CodeType
+    offset: int
+    occurrence: int
+
+    def __str__(self) -> str:
+        code = self.code
+        line = next(line for start, end, line in code.co_lines() if start <= self.offset < end)
+        name = f"{code.co_filename[len(ROOT) + 1 :]}:{line} {code.co_name} +{self.offset}"
+        return f"{name}, time {self.occurrence}"
+
+
+@dataclass
+class Survey:
+    """Traces every opcode of perdure's own code, and notes the places that there are."""
+
     signals_only: bool = False
-    seen: int = 0
-    where: str = ""
-    lines: dict[str, list[str]] = field(default_factory=dict)
-    stacks: dict[int, list[int]] | None = None
-    """Where given, the places of each stack of calls are noted."""
     depth: int = 0
-    """How many frames of a stack count."""
+    """How many frames of a stack of calls count; 0: all places are of one stack."""
+    count: int = 0
+    stacks: dict[int, list[Place]] = field(default_factory=dict)
+    _times: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
-        if not frame.f_code.co_filename.startswith(ROOT):
+        code = frame.f_code
+        if not code.co_filename.startswith(ROOT):
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode" and not self.where:
-            self._opcode(frame)
+        if event == "opcode":
+            key = id(code), frame.f_lasti  # the hash of code changes as it is specialised
+            self._times[key] += 1
+            if not (self.signals_only and threads.here.state.depth):
+                self.count += 1
+                place = Place(code, frame.f_lasti, self._times[key])
+                self.stacks.setdefault(_stack(frame, self.depth), []).append(place)
         return self
 
-    def _opcode(self, frame: FrameType) -> None:
-        if self.signals_only and threads.here.state.depth:
-            return
-        self.seen += 1
-        if self.stacks is not None:
-            self.stacks.setdefault(_stack(frame, self.depth), []).append(self.seen)
-        if self.seen == self.place and not self._is_left_out(frame):
-            code = frame.f_code
-            self.where = f"{code.co_filename[len(ROOT) + 1 :]}:{frame.f_lineno} {code.co_name} +{frame.f_lasti}"
-            sys.settrace(None)  # which takes as long as all the rest
-            raise KeyboardInterrupt if self.signals_only else Interruption
+
+@dataclass
+class Injector:
+    """Raises at one place; `where` says which that was. No other code is traced, which would take most of the time."""
+
+    place: Place
+    signals_only: bool = False
+    where: str = ""
+    seen: int = 0
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code is not self.place.code:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and frame.f_lasti == self.place.offset and not self.where:
+            self.seen += 1
+            if self.seen >= self.place.occurrence and not self._is_left_out(frame):
+                self.where = str(self.place)
+                sys.settrace(None)
+                raise KeyboardInterrupt if self.signals_only else Interruption
+        return self
 
     def _is_left_out(self, frame: FrameType) -> bool:
-        """The exit line of a lock; and what Python itself swallows."""
-        name = frame.f_code.co_filename
-        lines = self.lines.get(name) or self.lines.setdefault(name, Path(name).read_text().split("\n"))
-        left_out = bool(_EXIT_OF_LOCK.match(lines[(frame.f_lineno or 1) - 1]))
+        """Where handlers are put off, if it is about signals; the exit line of a lock; what Python itself swallows."""
+        if self.signals_only and threads.here.state.depth:
+            return True
+        if _EXIT_OF_LOCK.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno or 1)):
+            return True
         caller: FrameType | None = frame
-        while caller is not None and not left_out:
+        while caller is not None:
             code = caller.f_code
-            left_out = code.co_name == "__del__" or code is weakref.finalize.__call__.__code__
+            if code.co_name == "__del__" or code is weakref.finalize.__call__.__code__:
+                return True
             caller = caller.f_back
-        self.place += left_out  # the next one then
-        return left_out
+        return False
 
 
 def _stack(frame: FrameType | None, depth: int) -> int:
     """The opcodes at which a frame and its next callers stand."""
     found: list[object] = []
     while frame is not None and depth:
-        found += (id(frame.f_code), frame.f_lasti)  # the hash of code changes as it is specialised
+        found += (id(frame.f_code), frame.f_lasti)
         frame, depth = frame.f_back, depth - 1
     return hash(tuple(found))
 
 
 @contextmanager
-def tracing(injector: Injector) -> Iterator[None]:
+def tracing(injector: Injector | Survey) -> Iterator[None]:
     before = sys.gettrace()
     sys.settrace(injector)
     try:
@@ -328,26 +362,23 @@ class Scene:
             found.add(fingerprint(stage.subnet))
         return found
 
-    def count(self) -> int:
-        """How many places there are."""
-        injector = Injector(0, self.signals_only)
-        with self.stage() as stage, tracing(injector):
-            self.act(stage)
-        return injector.seen
+    def places(self, same: int | None = None, depth: int = 0, known: set[int] | None = None) -> list[Place]:
+        """All places there are, in their order of stacks; or the first `same` ones of each stack of calls.
 
-    def places(self, same: int, depth: int, known: set[int]) -> list[int]:
-        """The first `same` places of each stack of calls, of which the innermost `depth` frames count.
-
-        So not every turn of every loop is among them. Stacks that are known are left out, the others are known then.
+        Of a stack the innermost `depth` frames count, so not every turn of every loop is among them. Stacks that are
+        known are left out, the others are known then.
         """
-        injector = Injector(0, self.signals_only, stacks={}, depth=depth)
-        with self.stage() as stage, tracing(injector):
-            self.act(stage)
-        found = {stack: places for stack, places in (injector.stacks or {}).items() if stack not in known}
+        known = set() if known is None else known
+        survey = Survey(self.signals_only, depth)
+        for _ in range(2):  # what a process makes once is made in the first run
+            survey = Survey(self.signals_only, depth)
+            with self.stage() as stage, tracing(survey):
+                self.act(stage)
+        found = {stack: places for stack, places in survey.stacks.items() if stack not in known}
         known.update(found)
-        return sorted(place for places in found.values() for place in places[:same])
+        return [place for places in found.values() for place in places[:same]]
 
-    def interrupt(self, place: int) -> tuple[bool, str, str]:
+    def interrupt(self, place: Place) -> tuple[bool, str, str]:
         """Interrupt at one place: whether there was one, which, and what is wrong (nothing: an empty text)."""
         with self.stage() as stage:
             injector = Injector(place, self.signals_only)
@@ -424,17 +455,29 @@ class Scene:
         return " | ".join(best)[:400]
 
 
-def survey(scene: Scene, places: Iterable[int]) -> tuple[int, dict[str, str]]:
-    """Interrupt at these opcodes, as far as there are so many: how many there were, and what was wrong where."""
-    tried, wrong = 0, {}
+def survey(scene: Scene, places: Iterable[Place]) -> tuple[int, int, dict[str, str]]:
+    """Interrupt at these places: at how many, how many were not there any more, and what was wrong where."""
+    tried = gone = 0
+    wrong = {}
     for place in places:
         was_there, where, problem = scene.interrupt(place)
-        if not was_there:
-            break
-        tried += 1
+        tried += was_there
+        gone += not was_there
         if problem:
-            wrong[f"{place} {where}"] = problem
-    return tried, wrong
+            wrong[where] = problem
+    return tried, gone, wrong
+
+
+def _report(scene: Scene, places: list[Place], *, as_json: bool) -> dict[str, Any]:
+    began = time.monotonic()
+    tried, gone, wrong = survey(scene, places)
+    if not as_json:
+        where, seconds = "on disk" if scene.on_disk else "in memory", time.monotonic() - began
+        facts = f"interrupted at {tried} of {len(places)} places, {gone} not there any more, wrong at {len(wrong)}"
+        print(f"{scene.action} {where}: {facts}, {seconds:.0f} s", flush=True)
+        for name, problem in list(wrong.items())[:12]:
+            print(f"    {name}: {problem}", flush=True)
+    return {"places": len(places), "interrupted": tried, "gone": gone, "wrong": wrong}
 
 
 def main() -> None:
@@ -442,38 +485,35 @@ def main() -> None:
     parser.add_argument("actions", nargs="*", help=", ".join(ACTIONS))
     parser.add_argument("--every", type=int, default=1, help="interrupt at every N-th place")
     parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--sample", type=int, help="interrupt at so many places of each action, drawn at random")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--same", type=int, help="interrupt an opcode in the same stack of calls N times at most")
     parser.add_argument("--depth", type=int, default=6, help="how many frames make a stack")
-    parser.add_argument("--new", action="store_true", help="leave out what an action before has interrupted")
+    parser.add_argument("--new", action="store_true", help="leave out the places that an action before has")
     parser.add_argument("--where", choices=["memory", "disk", "both"], default="both")
     parser.add_argument("--signals", action="store_true", help="only where signal handlers are not put off")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    report, failed = {}, False
-    known: dict[bool, set[int]] = {False: set(), True: set()}
-    for action in chosen.actions or ACTIONS:
-        for on_disk in (False, True):
-            if chosen.where != "both" and on_disk != (chosen.where == "disk"):
+    report: dict[str, Any] = {}
+    for on_disk in [where == "disk" for where in ("memory", "disk") if chosen.where in (where, "both")]:
+        known: set[int] = set()
+        for action in ACTIONS:
+            is_chosen = not chosen.actions or action in chosen.actions
+            if not is_chosen and not chosen.new:
                 continue
-            began = time.monotonic()
             scene = Scene(action, on_disk, chosen.signals)
-            places: Iterable[int] = itertools.count(1)
-            if chosen.same is not None:
-                scene.count()  # what is made once is made
-                places = scene.places(chosen.same, chosen.depth, known[on_disk] if chosen.new else set())
-            tried, wrong = survey(scene, itertools.islice(places, chosen.first - 1, None, chosen.every))
+            depth = chosen.depth if chosen.same is not None else 0
+            places = scene.places(chosen.same, depth, known if chosen.new else None)[chosen.first - 1 :: chosen.every]
+            if chosen.sample is not None and chosen.sample < len(places):
+                places = random.Random(f"{chosen.seed} {action}").sample(places, chosen.sample)
+            if is_chosen:
+                report[f"{action} {'on disk' if on_disk else 'in memory'}"] = _report(
+                    scene, places, as_json=chosen.json
+                )
             scene.close()
-            name = f"{action} {'on disk' if on_disk else 'in memory'}"
-            report[name] = {"interrupted": tried, "wrong": wrong}
-            failed |= bool(wrong)
-            if not chosen.json:
-                seconds = time.monotonic() - began
-                print(f"{name}: interrupted at {tried} places, wrong at {len(wrong)}, {seconds:.0f} s", flush=True)
-                for where, problem in list(wrong.items())[:12]:
-                    print(f"    {where}: {problem}", flush=True)
     if chosen.json:
         print(json.dumps(report, indent=1))
-    sys.exit(failed)
+    sys.exit(any(found["wrong"] for found in report.values()))
 
 
 if __name__ == "__main__":

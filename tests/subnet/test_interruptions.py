@@ -32,9 +32,9 @@ injector = _script("injector")
 def interrupted(action: str, where: str, *, signals_only: bool) -> tuple[int, dict[str, str]]:
     scene = injector.Scene(action, where == "disk", signals_only)
     try:
-        places = scene.count()
-        every = max(1, places // PLACES[where])
-        tried, wrong = injector.survey(scene, range(1 + every // 3, places + 1, every))
+        places = scene.places()
+        every = max(1, len(places) // PLACES[where])
+        tried, _, wrong = injector.survey(scene, places[every // 3 :: every])
         assert tried or not places
         return tried, wrong
     finally:
