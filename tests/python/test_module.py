@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 
@@ -38,7 +43,7 @@ from perdure.kit import (
     trap,
     update,
 )
-from perdure.python.heap import _Unpickler, pickled
+from perdure.python.heap import pickled, unpickled
 from perdure.stable import (
     MemoryManager,
     StableBTreeMap,
@@ -664,16 +669,71 @@ def test_a_heap_from_elsewhere_calls_nothing():
     pickle.Pickler(file).dump({"a": Evil()})
     module = Registry.__canister_module__()
     with pytest.raises(MalformedError, match="not the canister's"):
-        _Unpickler(file.getvalue(), module).load()
+        unpickled(file.getvalue(), module, is_own=False)
     with pytest.raises(MalformedError, match="does not read"):
-        _Unpickler(b"\x80\x05nonsense", module).load()
+        unpickled(b"\x80\x05nonsense", module, is_own=True)
     good = pickled({"a": User("x"), "b": {1, 2}, "c": [ALICE]}, module)
-    assert _Unpickler(good, module).load() == {"a": User("x"), "b": {1, 2}, "c": [ALICE]}
+    assert unpickled(good, module, is_own=False) == {"a": User("x"), "b": {1, 2}, "c": [ALICE]}
     for size in range(len(good)):
-        with pytest.raises(MalformedError):
-            _Unpickler(good[:size], module).load()
+        for is_own in (False, True):
+            with pytest.raises(MalformedError):
+                unpickled(good[:size], module, is_own=is_own)
     with pytest.raises(MalformedError, match="not the canister's"):
         module.class_named("os:system")
+
+
+def global_(module, name):
+    """The operations that name a class."""
+    return b"".join(b"\x8c" + bytes([len(part)]) + part for part in (module, name)) + b"\x93"
+
+
+RANGE = global_(b"builtins", b"range") + b"J\xff\xff\xff\x7f\x85R"
+FRACTION = global_(b"fractions", b"Fraction")
+EXPONENT = b"\x8c\x0b1e999999999"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(b"r\xff\xff\xff\x0f", id="a memo of 2 GiB"),
+        pytest.param(b"\x8e" + (1 << 40).to_bytes(8, "little"), id="a length"),
+        pytest.param(global_(b"builtins", b"set") + RANGE + b"\x85R", id="a set"),
+        pytest.param(global_(b"collections", b"deque") + RANGE + b"\x85R", id="a deque"),
+        pytest.param(global_(b"builtins", b"frozenset") + RANGE + b"\x85\x81", id="a frozen set"),
+        pytest.param(global_(b"builtins", b"bytearray") + b"J\xff\xff\xff\x7f\x85R", id="an array"),
+        pytest.param(FRACTION + EXPONENT + b"\x85R", id="a fraction"),
+        pytest.param(FRACTION + EXPONENT + b"\x85\x81", id="a new fraction"),
+        pytest.param(FRACTION + b")}\x8c\x09numerator" + EXPONENT + b"s\x92", id="a fraction by name"),
+    ],
+)
+def test_a_heap_that_asks_for_gigabytes_or_hours_is_refused(value):
+    with pytest.raises(MalformedError, match="the heap"):
+        unpickled(b"\x80\x05}\x8c\x01a" + value + b"s.", Registry.__canister_module__(), is_own=False)
+
+
+def test_what_a_heap_may_hold_is_read_whoever_wrote_it():
+    module = Registry.__canister_module__()
+    values = {
+        "range": range(3, 9, 2),
+        "array": bytearray(b"abc"),
+        "fraction": Fraction(-1, 3),
+        "deque": deque([1, 2], maxlen=3),
+        "default": defaultdict(set, {1: {2}}),
+        "counter": Counter("abca"),
+        "frozen": frozenset([1]),
+        "numbers": [1 << 80, -1, 255, 65_535, 1 << 31, 1.5, True, None, complex(1, 2), Decimal("1.5")],
+        "text": ["x" * 300, b"x" * 70_000, "", "\N{SNOWMAN}", slice(1, 2), OrderedDict(a=1)],
+        "time": [date(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC), timedelta(1), UUID(int=5)],
+        "same": [shared := [1], shared, (shared,) * 3, {"many": {n: str(n) for n in range(500)}}],
+        "classes": [bytearray, Fraction, User],
+    }
+    loop = []
+    loop.append((loop,))
+    data = pickled(values | {"loop": loop}, module)
+    found = unpickled(data, module, is_own=False)
+    assert found.pop("loop")[0][0][0][0] is not None
+    assert found == values
+    assert found["same"][0] is found["same"][1]
 
 
 def test_the_network_is_there_only_while_it_runs_a_canister():

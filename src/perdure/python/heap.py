@@ -1,13 +1,17 @@
 """The attributes of a canister in Python as bytes: what its heap holds.
 
 A heap may come from anywhere, a snapshot that somebody sent among others. So what is read are plain values and the
-canister's own classes, by name, and nothing else is called.
+canister's own classes, by name, and nothing else is called. Bytes that this process has not written are first held
+against what pickle writes: other operations can ask for gigabytes in five bytes (a place in the memo), and so can plain
+classes, by what they are called with (a set of a range, a fraction of ``1e999999999``).
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import re
+from fractions import Fraction
 from typing import Any, Final, Protocol
 
 from perdure.errors import InternalError, MalformedError
@@ -70,32 +74,86 @@ _CLASS_NAMED: Final = {(place, "_class_named") for place in (__name__, "perdure.
 """Where `_class_named` is, and was when version 1 of the format began."""
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads plain values and the canister's own classes. A heap may come from anywhere, so nothing else is called."""
+class _Finding:
+    """Finds plain classes and the canister's own. A heap may come from anywhere, so nothing else is called."""
 
-    def __init__(self, data: bytes, module: Classes) -> None:
-        super().__init__(io.BytesIO(data))
-        self._module = module
+    module: Classes
 
     def find_class(self, module_name: str, name: str, /) -> Any:
         """A class that may be in a heap."""
         if (module_name, name) in _CLASS_NAMED:
-            return self._module.class_named
+            return self.module.class_named
         if (module_name, name) in _PLAIN_CLASSES:
-            return super().find_class(module_name, name)
+            return super().find_class(module_name, name)  # type: ignore[misc]  # the unpickler's
         raise MalformedError(f"the heap names {module_name}.{name}, which is not the canister's")
 
-    def load(self) -> dict[str, Any]:
-        """The attributes."""
-        try:
-            attributes = super().load()
-        except MalformedError:
-            raise
-        except Exception as error:
-            raise MalformedError(f"the heap of a Python canister does not read: {error}") from error
-        if not isinstance(attributes, dict):
-            raise MalformedError(f"the heap holds {type(attributes).__name__}, expected the attributes of an object")
-        return attributes
+
+class _Unpickler(_Finding, pickle.Unpickler):
+    """Reads heaps."""
+
+
+class _WatchingUnpickler(_Finding, pickle._Unpickler):
+    """Reads heaps, ten times slower, and looks at what classes are called with."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)  # noqa: RUF012 -- as in the class that it is of
+
+
+def _watched(operation: bytes, parts: int) -> None:
+    load = pickle._Unpickler.dispatch[operation[0]]
+
+    def watch(self: Any) -> None:
+        called, *arguments = self.stack[-parts:]
+        _check_call(called, arguments)
+        load(self)
+
+    _WatchingUnpickler.dispatch[operation[0]] = watch
+
+
+_watched(pickle.REDUCE, 2)
+_watched(pickle.NEWOBJ, 2)
+_watched(pickle.NEWOBJ_EX, 3)
+
+
+def _check_call(called: Any, arguments: list[Any]) -> None:
+    values = [value for group in arguments for value in (group.values() if isinstance(group, dict) else group)]
+    types = [one for one in (called, *values) if isinstance(one, type)]
+    if (
+        any(isinstance(value, range) for value in values)
+        or (any(issubclass(one, bytearray) for one in types) and any(type(value) is int for value in values))
+        or (any(issubclass(one, Fraction) for one in types) and any(_has_exponent(value) for value in values))
+    ):
+        raise MalformedError(f"the heap calls {called!r:.80} with what no heap has: {values!r:.80}")
+
+
+def _has_exponent(value: object) -> bool:
+    return isinstance(value, str) and "e" in value.lower()
+
+
+_COSTLY_NAMES: Final = (b"range", b"bytearray", b"Fraction")
+
+_RUN: Final = re.compile(rb"(?s:[\x94}\])(NRbtaesu0.1\x81\x85-\x89\x8f-\x93]|[\x80hK].|M..|[jJ].{4}|[G\x95].{8})*+")
+"""Operations of protocol 5 whose length is known; their arguments with them."""
+_COUNTED: Final = {
+    **dict.fromkeys((pickle.SHORT_BINUNICODE, pickle.SHORT_BINBYTES, pickle.LONG1), 1),
+    **dict.fromkeys((pickle.BINUNICODE, pickle.BINBYTES, pickle.LONG4), 4),
+    **dict.fromkeys((pickle.BINUNICODE8, pickle.BINBYTES8, pickle.BYTEARRAY8), 8),
+}
+"""Those that are followed by so many bytes of a length and by what has it."""
+
+
+def _check_operations(data: bytes) -> None:
+    at, end = 0, len(data)
+    while at < end:
+        found = _RUN.match(data, at)
+        at = found.end() if found is not None else at
+        if at == end:
+            return
+        width = _COUNTED.get(data[at : at + 1])
+        if width is None:
+            raise MalformedError(f"the heap has operation {data[at]:#x} at {at:#x}, which is not written there")
+        at += 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little")
+    if at > end:
+        raise MalformedError(f"the heap ends at {end:#x}, within what is {at - end} bytes longer")
 
 
 def pickled(attributes: dict[str, Any], module: Classes) -> bytes:
@@ -112,10 +170,28 @@ def pickled(attributes: dict[str, Any], module: Classes) -> bytes:
     return file.getvalue()
 
 
-def unpickled(data: bytes, module: Classes) -> dict[str, Any]:
+def unpickled(data: bytes, module: Classes, *, is_own: bool) -> dict[str, Any]:
     """The attributes that `pickled` has written.
+
+    Args:
+        data: the bytes.
+        module: whose they are.
+        is_own: whether this process has read or written them before.
 
     Raises:
         MalformedError: they are none, or of classes that are not the canister's.
     """
-    return _Unpickler(data, module).load()
+    if not is_own:
+        _check_operations(data)
+    is_costly = not is_own and any(name in data for name in _COSTLY_NAMES)
+    reader = (_WatchingUnpickler if is_costly else _Unpickler)(io.BytesIO(data))
+    reader.module = module
+    try:
+        attributes = reader.load()
+    except MalformedError:
+        raise
+    except Exception as error:
+        raise MalformedError(f"the heap of a Python canister does not read: {error}") from error
+    if not isinstance(attributes, dict):
+        raise MalformedError(f"the heap holds {type(attributes).__name__}, expected the attributes of an object")
+    return attributes

@@ -122,7 +122,7 @@ class PythonInstance:
         self.memories: Mapping[str, OverlayMemory] = memories
         self.heap, self.stable = memories["heap"], memories["stable"]
         self._object = module.new_object(self)
-        self._set_attributes(self._stored_attributes() if has_run else {})
+        self._set_attributes(self._stored_attributes(is_own=False) if has_run else {})
         self._live: dict[str, Value] | None = None
         self._is_touched = False
         self._manager: MemoryManager | None = None
@@ -151,13 +151,17 @@ class PythonInstance:
         own.update(attributes)
 
     def _stored(self) -> bytes:
-        if not self.heap.size():
+        room_bytes = self.heap.size() * WASM_PAGE_BYTES - 8
+        if room_bytes < 0:
             return b""
-        return self.heap.read(8, int.from_bytes(self.heap.read(0, 8), "little"))
+        size_bytes = int.from_bytes(self.heap.read(0, 8), "little")
+        if size_bytes > room_bytes:
+            raise MalformedError(f"the heap has room for {room_bytes} bytes of attributes, it says {size_bytes}")
+        return self.heap.read(8, size_bytes)
 
-    def _stored_attributes(self) -> dict[str, Value]:
+    def _stored_attributes(self, *, is_own: bool) -> dict[str, Value]:
         data = self._stored() if not self._module.absent else b""
-        return unpickled(data, self._module) if data else {}
+        return unpickled(data, self._module, is_own=is_own) if data else {}
 
     def _store_attributes(self) -> None:
         attributes = self._object.__dict__
@@ -207,7 +211,7 @@ class PythonInstance:
         is_query = env.context in _QUERIES
         if is_query and self._live is None:
             self._live = dict(self._object.__dict__)
-            self._set_attributes(self._stored_attributes())
+            self._set_attributes(self._stored_attributes(is_own=True))
         self._is_touched = True
         try:
             with entered(Entry(api)):
@@ -382,7 +386,7 @@ class PythonInstance:
             self._set_attributes(self._live)
             self._live = None
         elif self._is_touched:
-            self._set_attributes(self._stored_attributes())
+            self._set_attributes(self._stored_attributes(is_own=True))
         self._is_touched = False
         if self._predecessor is not None:
             self._predecessor.roll_back()
@@ -397,7 +401,7 @@ class PythonInstance:
         self._live = dict(self._object.__dict__)
         for name, delta in saved.memories.items():
             self.memories[name].apply(delta)
-        self._set_attributes(self._stored_attributes())
+        self._set_attributes(self._stored_attributes(is_own=False))
         self._is_touched = True
 
     def successor(
