@@ -74,7 +74,10 @@ def _load_import(wanted: str, importing: str) -> tuple[str, str]:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_DID_BYTES:
         raise OSError(f"{path} is not a file of at most {_MAX_DID_BYTES} bytes")
-    return os.path.normpath(path), path.read_text(encoding="utf-8")
+    try:
+        return os.path.normpath(path), path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"{path} is not UTF-8", error.start) from error
 
 
 def init_argument(what: str, module: CanisterModule | None, arg: Argument | None, *, is_upgrade: bool = False) -> bytes:
