@@ -355,12 +355,18 @@ RECIPES: tuple[Recipe, ...] = (
         for kind, build in (("classical", MOTOKO_CLASSICAL), ("eop", MOTOKO_EOP))
         for number in (1, 2, 3, 4)
     ),
+    *(
+        Recipe(f"guarded_{kind}_{number}", "motoko", f"motoko/guarded_{kind}_{number}.mo", build)
+        for kind, build in (("classical", MOTOKO_CLASSICAL), ("eop", MOTOKO_EOP))
+        for number in (1, 2)
+    ),
     Recipe("azle", "typescript", "typescript", azle_module),
     Recipe("ledger", "rust", "rust/ledger", rust_module),
     Recipe("messenger", "rust", "rust/messenger", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
     Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),
     Recipe("upgraded", "rust", "rust/upgraded", rust_module),
+    Recipe("guarded", "rust", "rust/guarded", rust_module),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
     Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
     Recipe("wasi_go", "go", "go", go_module, *WASI),

@@ -134,6 +134,8 @@ def copies(memories):
 class FakeHost:
     """Compiles names of modules; keeps snapshots as copies."""
 
+    extensions = ()
+
     def __init__(self):
         self.modules = {}
         self.commits = []

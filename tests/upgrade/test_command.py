@@ -150,3 +150,46 @@ def test_what_is_no_module_no_interface_or_in_python_is_not_checked(capsys, monk
     code, _, err = run(capsys, monkeypatch, "upgrade-check", f"{files / 'shops'}:{made.id}", files / "fine.wasm")
     assert code == 2
     assert "a canister in Python is not rehearsed" in err
+
+
+def test_what_a_module_declares_is_embedded_and_held_against_the_next_one(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    users = "memories: {0: {name: users, kind: btreemap, key: u64, value: text}}"
+    Path("one.yaml").write_text(users)
+    Path("two.yaml").write_text(users.replace("text", "u64"))
+    Path("plain.wasm").write_bytes(rust("a")())
+    for name in ("one", "two"):
+        code, out, _ = run(capsys, monkeypatch, "stable", "embed", f"{name}.yaml", "plain.wasm", "-o", f"{name}.wasm")
+        assert code == 0
+        assert "icp:public perdure:schema" in out
+    again = run(capsys, monkeypatch, "stable", "embed", "one.yaml", "two.wasm", "-o", "again.wasm", "--quiet")
+    assert again == (0, "", "")
+    assert Path("again.wasm").read_bytes() == Path("one.wasm").read_bytes()
+    install = ("canister", "install", "shop", "--state", "state", "--no-check", "--wasm")
+    assert run(capsys, monkeypatch, *install, "one.wasm", "--extension", "schema")[0] == 0
+    code, _, err = run(capsys, monkeypatch, *install, "two.wasm")
+    assert code == 1
+    assert "it was btreemap, key u64, value text, it is btreemap, key u64, value u64" in err
+    assert run(capsys, monkeypatch, *install, "again.wasm")[0] == 0
+    code, out, _ = run(capsys, monkeypatch, "upgrade-check", "state:shop", "two.wasm")
+    assert code == 1
+    assert "[upgrade-refused]" in out
+    assert "[schema]" in out
+    code, out, _ = run(capsys, monkeypatch, "stable", "guard", "one.wasm", "--after", "one.yaml")
+    assert (code, out) == (0, "perdure:schema 1\n= 0 users: btreemap, key u64, value text\n")
+    code, out, err = run(capsys, monkeypatch, "stable", "guard", "two.yaml", "--after", "one.wasm")
+    assert code != 0
+    assert out == ""
+    assert "cannot be upgraded to: 0" in err
+    code, _, err = run(capsys, monkeypatch, "stable", "guard", "plain.wasm")
+    assert code != 0
+    assert "neither a section perdure:schema nor motoko:stable-types" in err
+    Path("one.most").write_text("// Version: 1.0.0\nactor { stable var people : [Text] };\n")
+    assert run(capsys, monkeypatch, "stable", "guard", "one.most")[1].endswith("= people var: [Text]\n")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
+def test_a_time_limit_is_a_positive_number(capsys, monkeypatch, files, state, seconds):
+    path, canister = state
+    words = ("upgrade-check", f"{path}:{canister.id}", files / "fine.wasm", "--time-limit", seconds)
+    assert run(capsys, monkeypatch, *words)[0] == 2

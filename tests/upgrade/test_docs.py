@@ -17,6 +17,11 @@ from perdure.storage.names import Names
 TEXT = (ROOT / "docs" / "upgrades.md").read_text(encoding="utf-8") if (ROOT / "docs" / "upgrades.md").exists() else ""
 BUILDS = {"v2": "r", "swapped": "c", "encoding": "e", "recreated": "f", "oneway": "o", "argument": "j"}
 """What the page calls a build, and the version of the test canister that it is."""
+SCHEMAS = {
+    "stable-1.yaml": "memories: {0: {name: users, kind: btreemap, key: u64, value: cbor}}",
+    "stable-2.yaml": "memories: {0: {name: people, kind: btreemap, key: u64, value: cbor},"
+    " 1: {name: events, kind: vec, value: u64}}",
+}
 
 
 @pytest.fixture
@@ -29,6 +34,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     names = Names(tmp_path / ".perdure")
     names.ids["shop"] = str(canister.id)
     names.save()
+    for name, text in SCHEMAS.items():
+        (tmp_path / name).write_text(text)
     for name, letter in BUILDS.items():
         (tmp_path / f"{name}.wasm").write_bytes(rust(letter)())
     return tmp_path
@@ -74,3 +81,11 @@ def test_the_workflow_and_the_recording_are_what_they_look_like(shop):
     assert report.calls["replay"] == 2
     assert report.verdict == "safe"
     assert check(".perdure:shop", "v2.wasm", replay="history").calls["replay"] == 122
+
+
+def test_the_guards_are_those_that_the_test_canisters_are_built_from():
+    rust_text = (ROOT / "tests/canisters/rust/guarded/src/guard.rs").read_text(encoding="utf-8")
+    motoko_text = (ROOT / "tests/canisters/motoko/guarded_eop_1.mo").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^```(rust|motoko) guard\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
+    assert shown["rust"] == rust_text
+    assert shown["motoko"] in motoko_text

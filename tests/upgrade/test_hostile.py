@@ -9,8 +9,11 @@ import pytest
 import wasmtime
 
 from perdure import Subnet
+from perdure.errors import MalformedError
 from perdure.execution.config import SubnetConfig
-from perdure.upgrade.report import Report
+from perdure.upgrade.patience import Patience
+from perdure.upgrade.rehearsal import Options, rehearse
+from perdure.upgrade.report import Report, judge
 
 NAME = "<script>alert(1)</script>&\\1b[31m\\0a\\\"'"
 """Of a method: HTML, a terminal's escape, the end of a line, quotes."""
@@ -75,9 +78,6 @@ def test_a_query_that_does_not_end_well_is_found(code):
 def test_many_endless_methods_end_within_the_budget():
     more = "".join(f'(func (export "canister_query slow{number}") {FOREVER})' for number in range(30))
     fine = "".join(f'(func (export "canister_query slow{number}") (call $reply))' for number in range(30))
-    from perdure.upgrade.rehearsal import Options, rehearse
-    from perdure.upgrade.report import judge
-
     canister = Subnet(config=SMALL).install(built(more=fine))
     report = judge(rehearse(canister, built(more=more), Options(max_instructions=1_000_000_000)), "many")
     assert report.verdict == "breaking"
@@ -127,3 +127,52 @@ def test_an_interface_that_is_none_is_not_certain():
     report = check(fine, broken)
     assert report.verdict == "not certain"
     assert report.causes == ["candid-missing"]
+
+
+def waited_for(limit_seconds: float | None) -> tuple[Report, list[str]]:
+    """A hook without end, of which a tenth of the network's limit is tried first."""
+    told: list[str] = []
+    canister = Subnet(config=SMALL).install(built())
+    patience = Patience(limit_seconds, told.append, first_instructions=50_000_000)
+    return judge(rehearse(canister, built(hook=FOREVER), Options(patience=patience)), "endless"), told
+
+
+def test_a_hook_without_end_is_waited_for_to_the_limit_and_that_is_said():
+    report, told = waited_for(None)
+    assert report.causes == ["limit"]
+    assert len(told) == 1
+    assert "the network limit of 500,000,000" in told[0]
+
+
+def test_a_hook_that_is_not_waited_for_is_not_certain():
+    report, told = waited_for(1e-9)
+    assert (report.verdict, report.causes, told) == ("not certain", ["hook-slow"], [])
+    assert "was not waited for" in report.findings[0].what
+
+
+def test_a_hook_that_needs_more_than_the_first_part_goes_through():
+    body = (
+        "(local $left i32) (local.set $left (i32.const 10000000)) (loop $on (br_if $on (local.tee $left "
+        "(i32.sub (local.get $left) (i32.const 1)))))"
+    )
+    canister = Subnet(config=SMALL).install(built())
+    options = Options(patience=Patience(first_instructions=1_000_000))
+    found = rehearse(canister, built(hook=body), options)
+    assert judge(found, "long").verdict == "safe"
+    assert found.upgrade.instructions > 10_000_000
+
+
+def test_a_check_that_tries_nothing_is_not_certain():
+    for old in (bytes(wasmtime.wat2wasm("(module)")), built(query="(unreachable)", update="(unreachable)")):
+        report = Subnet().install(old).check_upgrade(old)
+        assert (report.verdict, report.causes) == ("not certain", ["nothing-tried"])
+    report = Subnet().install(built()).check_upgrade(built(), volatile=["answer", "touch"])
+    assert report.causes == ["nothing-tried"]
+    assert "answer, touch: volatile" in report.findings[0].what
+
+
+@pytest.mark.parametrize("name", ["anwser", ".anwser"])
+def test_a_volatile_name_that_nothing_has_is_refused(name):
+    with_interface = built(more='(@custom "icp:public candid:service" "service : { answer : () -> () query }")')
+    with pytest.raises(MalformedError, match=r"anwser.*expected some of"):
+        Subnet().install(with_interface).check_upgrade(with_interface, volatile=[name])

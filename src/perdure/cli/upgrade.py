@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from perdure.cli.argument import MODULE, argument_options, given
 from perdure.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from perdure.upgrade import Report
 
 __all__ = ["upgrade_check"]
 
@@ -30,6 +35,9 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--wasm-memory-persistence", type=click.Choice(["keep", "replace"]), help="What becomes of the heap.")
 @click.option("--skip-pre-upgrade", is_flag=True, help="Do not run the old code's pre-upgrade hook.")
 @click.option("--seed", type=int, default=0, help="Of arguments and samples that are drawn.")
+@click.option(
+    "--time-limit", type=float, metavar="SECONDS", help="Of the hooks; else they go on to the network's limit."
+)
 @click.option("--html", type=_OUT, help="Write the report as one page.")
 @click.option("--junit", type=_OUT, help="Write the report for CI.")
 @click.option("--show-values", is_flag=True, help="Show the canister's values in --html and --junit.")
@@ -52,6 +60,7 @@ def upgrade_check(
     wasm_memory_persistence: str | None,
     skip_pre_upgrade: bool,
     seed: int,
+    time_limit: float | None,
     html: Path | None,
     junit: Path | None,
     show_values: bool,
@@ -86,15 +95,22 @@ def upgrade_check(
             wasm_memory_persistence=wasm_memory_persistence,
             skip_pre_upgrade=skip_pre_upgrade,
             seed=seed,
+            time_limit=time_limit,
+            tell=_quiet if quiet else _tell,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    for path, content in ((html, report.to_html), (junit, report.to_junit)):
-        if path is not None:
-            path.write_text(content(values=show_values), encoding="utf-8")
-    if not quiet or as_json:
-        click.echo(report.to_json() + "\n" if as_json else printable(report.to_text(), keep="\n"), nl=False)
-    return report.exit_code
+    _write(html, lambda: report.to_html(values=show_values))
+    _write(junit, lambda: report.to_junit(values=show_values))
+    return _told(report, as_json, quiet)
+
+
+def _tell(text: str) -> None:
+    click.echo(f"perdure: {text}", err=True)
+
+
+def _quiet(text: str) -> None:
+    """Tell nobody."""
 
 
 def _argument(args: str | None, args_file: Path | None, args_format: str) -> bytes | str | None:
@@ -103,6 +119,17 @@ def _argument(args: str | None, args_file: Path | None, args_format: str) -> byt
     if isinstance(argument, str) and not argument.lstrip().startswith("("):
         return f"({argument})"
     return argument
+
+
+def _told(report: Report, as_json: bool, quiet: bool) -> int:
+    if not quiet or as_json:
+        click.echo(report.to_json() + "\n" if as_json else printable(report.to_text(), keep="\n"), nl=False)
+    return report.exit_code
+
+
+def _write(path: Path | None, content: Callable[[], str]) -> None:
+    if path is not None:
+        path.write_text(content(), encoding="utf-8")
 
 
 def _check_places(*paths: Path | None) -> None:

@@ -25,6 +25,7 @@ from perdure.canister import (
     Trap,
 )
 from perdure.errors import InternalError, MalformedError, UnsupportedError
+from perdure.execution.declared import SCHEMA, refuse_declared
 from perdure.execution.effects import (
     check_hook,
     commit,
@@ -173,6 +174,8 @@ def install_code(
             canister.canister_id, ErrorCode.CANISTER_INVALID_WASM, f"Canister's Wasm module is not valid: {error}"
         )
     refusal = _check_persistence(canister, options, module)
+    if refusal is None and SCHEMA in world.host.extensions:
+        refusal = refuse_declared(canister, module, is_upgrade=options.mode is InstallMode.UPGRADE)
     if refusal is not None:
         return refusal
     return _Installation(world, canister, options, module, sender).run(arg, sender_version)

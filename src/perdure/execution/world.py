@@ -45,6 +45,11 @@ __all__ = ["Host", "World"]
 class Host(Protocol):
     """What the rules need from outside: code, memories, and somebody to tell of commits."""
 
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Names of what goes beyond the network's rules, see `perdure.ic.ic0_ext`."""
+        ...
+
     def compile(self, wasm: bytes) -> CanisterModule:
         """Validate and compile a module as uploaded, maybe gzipped.
 

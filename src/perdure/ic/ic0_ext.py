@@ -26,6 +26,7 @@ MODULE: Final = "ic0_ext"
 
 EXTENSIONS: Final[Mapping[str, str]] = {
     "direct": "loads and stores between stable memory and the Wasm stack",
+    "schema": "upgrades are refused to modules that declare other stable memory than there is",
 }
 """What each extension brings, by the name that it is asked for by."""
 

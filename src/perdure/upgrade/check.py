@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -12,6 +12,7 @@ from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.storage.names import Names
 from perdure.subnet.subnet import Canister, Subnet
+from perdure.upgrade.patience import Patience
 from perdure.upgrade.recorded import Recording, history_calls, read_recording
 from perdure.upgrade.rehearsal import Options, rehearse
 from perdure.upgrade.report import Report, judge
@@ -40,6 +41,8 @@ class CheckOptions(TypedDict, total=False):
         require_way_back: whether it is breaking that the old module does not work on the upgraded data.
         decode_all: decode every value that a schema declares, not a sample of 1,000 of each structure.
         seed: of everything that is drawn.
+        time_limit: in seconds, for the hooks; by default they are waited for to the network's limit.
+        tell: told what is waited for.
     """
 
     title: str
@@ -55,6 +58,8 @@ class CheckOptions(TypedDict, total=False):
     require_way_back: bool
     decode_all: bool
     seed: int
+    time_limit: float | None
+    tell: Callable[[str], None]
 
 
 def check_canister(canister: Canister, new: object, arg: object = None, **options: Unpack[CheckOptions]) -> Report:
@@ -93,6 +98,7 @@ def check_canister(canister: Canister, new: object, arg: object = None, **option
         require_way_back=options.get("require_way_back", False),
         decode_all=options.get("decode_all", False),
         seed=options.get("seed", 0),
+        patience=_patience(options),
     )
     return judge(rehearse(canister, new, chosen), options.get("title") or str(canister.id))
 
@@ -146,6 +152,13 @@ def _named(subnet: Subnet, directory: Path, name: str) -> Canister:
             ", ".join(f"{one} ({names.name_of(one)})" if names.name_of(one) else str(one) for one in known) or "none"
         )
         raise StorageError(f"no canister {name!r} in it, found {listed}", directory) from error
+
+
+def _patience(options: CheckOptions) -> Patience:
+    limit_seconds, tell = options.get("time_limit"), options.get("tell")
+    if limit_seconds is not None and limit_seconds <= 0:
+        raise ValueError(f"a time limit of {limit_seconds:g} s, expected more than 0")
+    return Patience(limit_seconds) if tell is None else Patience(limit_seconds, tell)
 
 
 def _schema(given: SchemaLike) -> Schema | None:

@@ -23,8 +23,20 @@ from perdure.upgrade.finding import Finding, Severity
 from perdure.upgrade.rehearsal import Rehearsal, Try
 from perdure.upgrade.replies import Reply, is_less, is_reversed
 from perdure.upgrade.stage import Outcome, Stage
+from perdure.upgrade.version import is_private
 
-__all__ = ["CALL_CHECKS", "calls_held", "coverage", "exercised", "ids", "made_anew", "replies", "traps", "way_back"]
+__all__ = [
+    "CALL_CHECKS",
+    "calls_held",
+    "coverage",
+    "exercised",
+    "ids",
+    "made_anew",
+    "nothing_tried",
+    "replies",
+    "traps",
+    "way_back",
+]
 
 SHOWN = 1
 """Findings of one code and method that are shown: the others are alike."""
@@ -460,6 +472,27 @@ def coverage(found: Rehearsal) -> Iterator[Finding]:
         )
 
 
+def nothing_tried(found: Rehearsal) -> Iterator[Finding]:
+    """A check that has compared no answer at all says nothing of the code, whatever it says of the data."""
+    if found.after is None or any(one.old.is_fine and not one.new.is_open for one in found.tries):
+        return
+    public = [name for name in found.old.methods if not is_private(name)]
+    left_out = [name for name in public if name in found.options.volatile]
+    reasons = [f"{name}: {why}" for name, why in list(found.untried.items())[:3]]
+    if left_out:
+        reasons.append(f"{', '.join(left_out[:3])}: volatile")
+    if not public:
+        reasons.append("the old version has no method that could be called")
+    yield Finding(
+        "nothing-tried",
+        "not certain",
+        "no call could be compared" + (f" ({'; '.join(reasons)})" if reasons else ""),
+        "calls",
+        why="whether the new version answers, and reads what is there, is not known",
+        remedy="give calls that the old version answers (--replay FILE), or its interface (--old-candid)",
+    )
+
+
 def calls_held(found: Rehearsal) -> Iterator[Finding]:
     """Calls that left the canister, and that nobody answered."""
     seen = set()
@@ -525,4 +558,4 @@ def _back_differs(found: Rehearsal, one: Try, back: Outcome) -> str:
     return f"back on the old module, {one.call.method} answers {new} instead of {old}"
 
 
-CALL_CHECKS = (made_anew, ids, traps, replies, coverage, calls_held, way_back)
+CALL_CHECKS = (made_anew, ids, traps, replies, coverage, nothing_tried, calls_held, way_back)

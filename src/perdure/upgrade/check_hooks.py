@@ -108,6 +108,18 @@ def failure(found: Rehearsal) -> Iterator[Finding]:
         )
         return
     hook = _HOOKS.get(last.context, last.name)
+    if found.is_cut_short:
+        yield Finding(
+            "hook-slow",
+            "not certain",
+            f"{hook} was not waited for to its end: it had used {found.upgrade.instructions:,} instructions",
+            hook,
+            f"the network's limit is {found.config.max_instructions_per_install_code:,}",
+            f"the time that was given came to {found.limit:,}",
+            "whether it ends within the network's limit is not known",
+            "check again with a longer --time-limit, or without one",
+        )
+        return
     limit = _LIMITS.get(trap.code)
     argument = _argument_needed(found, hook, trap)
     if limit is not None:

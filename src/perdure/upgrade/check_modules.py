@@ -160,11 +160,11 @@ def schemas(found: Rehearsal) -> Iterator[Finding]:
         return
     try:
         old, new = found.old.schema, found.new.schema
-    except (PerdureError, UnicodeDecodeError) as error:
+    except PerdureError as error:
         yield Finding(
             "schema-malformed",
             "breaking",
-            f"the section perdure:schema cannot be read: {error}",
+            str(error),
             "perdure:schema",
             why="nobody can say what stable memory is meant to hold",
             remedy="embed a stable.yaml that `perdure stable ls` takes",

@@ -14,14 +14,16 @@ from typing import Any, Final, final
 
 from perdure.canister import Context, Return
 from perdure.errors import MalformedError, PerdureError, RejectError, UnsupportedError
+from perdure.execution.effects import compile_instructions
 from perdure.inspection.find import Inventory, Structure, find_in_memory, name_structures
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.subnet.interface import NO_VALUES
 from perdure.subnet.subnet import Canister
 from perdure.upgrade.arguments import Pool, arguments, find_values, flat, made
+from perdure.upgrade.patience import Patience, Waited
 from perdure.upgrade.replies import Reply
 from perdure.upgrade.stage import Answerer, Budget, Call, Outcome, Stage
-from perdure.upgrade.version import Version, is_private
+from perdure.upgrade.version import Version, field_names, is_private
 from perdure.values.schema import Schema
 
 __all__ = ["Options", "Rehearsal", "State", "Try", "rehearse"]
@@ -50,6 +52,7 @@ class Options:
         require_way_back: whether having none is breaking.
         decode_all: decode every value, not a sample.
         seed: of everything that is drawn.
+        patience: how long hooks are waited for.
         max_calls: tried at most.
         max_instructions: of all calls together, after which no more are tried; controls may use as many again.
     """
@@ -68,6 +71,7 @@ class Options:
     require_way_back: bool = False
     decode_all: bool = False
     seed: int = 0
+    patience: Patience = field(default_factory=Patience)
     max_calls: int = 400
     max_instructions: int = 60_000_000_000
 
@@ -181,23 +185,26 @@ class Rehearsal:
         before: the state before.
         after: the state after; `None`: the upgrade failed.
         upgrade: the upgrade itself, its entries are the hooks.
+        limit: what it might use, in instructions; below the network's where `is_cut_short`.
         operators: of the new module, which compiling is charged by.
         tries: calls to both versions.
         untried: methods that were not tried, with the reason.
         stages: before and after, for controls.
     """
 
-    def __init__(self, old: Version, new: Version | None, options: Options, before: State, upgrade: Outcome) -> None:
+    def __init__(self, old: Version, new: Version | None, options: Options, before: State, waited: Waited) -> None:
         self.old = old
         self.new = new
         self.options = options
         self.before = before
         self.after: State | None = None
-        self.upgrade = upgrade
+        self.upgrade = waited.outcome
+        self.limit = waited.limit
+        self.is_cut_short = waited.is_cut_short
         self.tries: list[Try] = []
         self.untried: dict[str, str] = {}
         self.old_stage: Stage
-        self.new_stage: Stage
+        self.new_stage: Stage = waited.stage
         self.pool = Pool()
         self.back: Outcome | None = None
         self.certified_again = False
@@ -213,6 +220,13 @@ class Rehearsal:
     def operators(self) -> int:
         """Operators of the new module."""
         return 0 if self.new is None else self.new.module.operators
+
+    @property
+    def control_limit(self) -> int:
+        """What an installation may use that is compared with: twice what the upgrade used, or what is given first."""
+        operators = max(self.operators, self.old.module.operators)
+        first = self.options.patience.first_limit(self.old_stage, operators)
+        return max(first, 2 * self.upgrade.instructions + compile_instructions(self.old_stage.world, operators))
 
     # --- what the hooks did
 
@@ -250,7 +264,8 @@ class Rehearsal:
             types = () if version.service is None else version.service.init or ()
             given = wanted if wanted is not None or not types else tuple(made(one, Random(0)) for one in types)
             fresh = stage.fork()
-            fresh.canister.reinstall(version.module.wasm, given)
+            with fresh.installing_within(self.control_limit):
+                fresh.canister.reinstall(version.module.wasm, given)
         except (PerdureError, ValueError):
             return None
         return fresh
@@ -260,7 +275,8 @@ class Rehearsal:
         """The old version, upgraded to itself: what any upgrade changes."""
         stage = self.old_stage.fork()
         persistence = "keep" if self.old.keeps_heap else None
-        outcome = stage.upgrade(self.old.module.wasm, self._old_arg, persistence=persistence)
+        with stage.installing_within(self.control_limit):
+            outcome = stage.upgrade(self.old.module.wasm, self._old_arg, persistence=persistence)
         self.certified_again = any(
             isinstance(entry.result, Return) and entry.result.certified_data is not None for entry in outcome.entries
         )
@@ -327,24 +343,46 @@ def rehearse(canister: Canister, wasm: Any, options: Options) -> Rehearsal:
     old = Version(canister.module, options.old_schema, options.old_candid)
     old.check_given()
     before = State.of(old_stage, old.schema)
-    new_stage = old_stage.fork()
-    compiled = new_stage.subnet._compiled(code)
+    compiled = old_stage.subnet._compiled(code)
     new = None if compiled is None else Version(compiled, options.new_schema, options.new_candid)
     if new is not None:
         new.check_given()
+    _check_volatile(options.volatile, old, new)
     persistence = options.persistence or ("keep" if old.keeps_heap else None)
-    arg = options.arg
+
+    def upgrade(stage: Stage) -> Outcome:
+        return stage.upgrade(code, options.arg, persistence=persistence, skip=options.skip_pre_upgrade)
+
     try:
-        upgrade = new_stage.upgrade(code, arg, persistence=persistence, skip=options.skip_pre_upgrade)
+        waited = options.patience.upgrade(old_stage, 0 if compiled is None else compiled.operators, upgrade)
     except MalformedError as error:
         raise MalformedError(f"the argument of the upgrade: {error}") from error
-    found = Rehearsal(old, new, options, before, upgrade)
-    found.old_stage, found.new_stage = old_stage, new_stage
-    if upgrade.is_fine and new is not None:
-        found.after = State.of(new_stage, new.schema)
+    found = Rehearsal(old, new, options, before, waited)
+    found.old_stage = old_stage
+    if found.upgrade.is_fine and new is not None:
+        found.after = State.of(found.new_stage, new.schema)
         _Exercise(found).run()
         _go_back(found)
     return found
+
+
+def _check_volatile(names: frozenset[str], old: Version, new: Version | None) -> None:
+    """Refuse names that nothing has: whoever misspells one would have a reply compared that is not to be.
+
+    Raises:
+        MalformedError: one is of no method, or of no field.
+    """
+    services = [one.service for one in (old, new) if one is not None]
+    methods = {name for one in (old, new) if one is not None for name in one.methods}
+    fields = {name for service in services if service is not None for name in field_names(service)}
+    for name in sorted(names):
+        is_field = name.startswith(".")
+        known = fields if is_field else methods
+        if name.removeprefix(".") in known or (is_field and None in services):
+            continue
+        kind = "field of replies" if is_field else "method"
+        listed = ", ".join(("." if is_field else "") + one for one in sorted(known) if not is_private(one)) or "none"
+        raise MalformedError(f"no {kind} {name!r} that could be volatile, expected some of {listed:.400}")
 
 
 # -- exercise
@@ -441,10 +479,13 @@ def _go_back(found: Rehearsal) -> None:
     if found.new is not None and found.new.keeps_heap and not found.old.keeps_heap:
         persistence = "replace"
     try:
-        found.back = stage.upgrade(found.old.module.wasm, found._old_arg, persistence=persistence)
+        with stage.installing_within(found.control_limit):
+            found.back = stage.upgrade(found.old.module.wasm, found._old_arg, persistence=persistence)
     except (PerdureError, ValueError) as error:
         found.back = Outcome(reject=error if isinstance(error, RejectError) else RejectError(5, "", str(error)))
-    if not found.back.is_fine:
+    if found.back.is_out_of_instructions and found.control_limit < stage.install_limit:
+        found.back = None  # nobody waits for what is only looked at in passing
+    if found.back is None or not found.back.is_fine:
         return
     with stage.limited(CALL_INSTRUCTIONS):
         for one in found.tries:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, final
 
-from perdure.canister import CanisterInstance, Context, EntryPoint, Env, Reject, Reply, Return, Trap
+from perdure.canister import CanisterInstance, Context, EntryPoint, Env, Reject, Reply, Return, Trap, TrapCode
 from perdure.errors import RejectError
 from perdure.execution.events import Stream, Taken
 from perdure.execution.execute import can_execute_task, execute_call, execute_task
@@ -104,6 +104,12 @@ class Outcome:
     def has_trapped(self) -> bool:
         """Whether the canister's code ended it, rather than an answer or a rule before it was entered."""
         return self.reject is not None and any(isinstance(entry.result, Trap) for entry in self.entries)
+
+    @property
+    def is_out_of_instructions(self) -> bool:
+        """Whether the last entry reached the limit that it was given."""
+        last = self.entries[-1].result if self.entries else None
+        return isinstance(last, Trap) and last.code is TrapCode.INSTRUCTION_LIMIT_EXCEEDED
 
     @property
     def words(self) -> str:
@@ -211,6 +217,23 @@ class Stage:
             outcome.reject, outcome.is_open = error, False
             return outcome
         return self._outcome(Reply(b""))
+
+    @property
+    def install_limit(self) -> int:
+        """What an installation may use, in instructions, compiling included."""
+        return self.world.config.max_instructions_per_install_code
+
+    @contextmanager
+    def installing_within(self, instructions: int) -> Iterator[None]:
+        """Have installations use no more than so many instructions within the block."""
+        world, config = self.world, self.world.config
+        world.config = replace(config, max_instructions_per_install_code=min(instructions, self.install_limit))
+        self.state.limits.clear()
+        try:
+            yield
+        finally:
+            world.config = config
+            self.state.limits.clear()
 
     # --- what is undone
 

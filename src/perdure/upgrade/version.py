@@ -7,16 +7,14 @@ from functools import cached_property
 from typing import Final, final
 
 from perdure.candid.service import ServiceMethod, ServiceType
+from perdure.candid.types import Opt, Record, Type, Variant, Vec, resolve
 from perdure.canister import CanisterModule
 from perdure.errors import PerdureError
 from perdure.inspection.motoko import PERSISTENCE_SECTION, STABLE_TYPES_SECTION, section
 from perdure.subnet.interface import has_interface, service_of
-from perdure.values.schema import Schema, parse_schema
+from perdure.values.schema import Schema, embedded_schema
 
-__all__ = ["PERSISTENCE_SECTION", "SCHEMA_SECTION", "Version", "is_private", "section"]
-
-SCHEMA_SECTION: Final = "perdure:schema"
-"""A `stable.yaml` within a module."""
+__all__ = ["PERSISTENCE_SECTION", "Version", "field_names", "is_private", "section"]
 
 _PRIVATE: Final = ("__motoko_", "@motoko_", "<ic-cdk internal>", "__get_candid_interface_tmp_hack")
 _CALLED: Final = ("canister_query ", "canister_composite_query ", "canister_update ")
@@ -25,6 +23,26 @@ _CALLED: Final = ("canister_query ", "canister_composite_query ", "canister_upda
 def is_private(method: str) -> bool:
     """Whether a toolchain has put in a method for purposes of its own."""
     return method.startswith(_PRIVATE)
+
+
+def field_names(service: ServiceType) -> frozenset[str]:
+    """Names of all record fields in what a service replies."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    left: list[Type] = [one for method in service.methods.values() for one in method.func.results]
+    while left:
+        type_ = resolve(left.pop())
+        if id(type_) in seen:
+            continue
+        seen.add(id(type_))
+        if isinstance(type_, Record | Variant):
+            found.update(str(one.label) for one in type_.fields if isinstance(type_, Record))
+            left.extend(one.type for one in type_.fields)
+        elif isinstance(type_, Opt):
+            left.append(type_.content)
+        elif isinstance(type_, Vec):
+            left.append(type_.element)
+    return frozenset(found)
 
 
 @final
@@ -75,8 +93,7 @@ class Version:
         Raises:
             MalformedError: its section is no schema.
         """
-        data = section(self.module, SCHEMA_SECTION)
-        return self.declared if self.declared is not None or data is None else parse_schema(data.decode())
+        return self.declared if self.declared is not None else embedded_schema(self.module.custom_sections)
 
     @cached_property
     def methods(self) -> dict[str, str]:

@@ -24,10 +24,23 @@ from perdure.stable.types import StorableType
 from perdure.values.codec import codec
 from perdure.values.format import Format, as_format
 
-__all__ = ["KINDS", "STATES", "MemorySchema", "Schema", "dump_schema", "load_schema", "parse_schema"]
+__all__ = [
+    "KINDS",
+    "SCHEMA_SECTION",
+    "STATES",
+    "MemorySchema",
+    "Schema",
+    "dump_schema",
+    "embedded_schema",
+    "load_schema",
+    "parse_schema",
+]
 
 KINDS: Final = ("btreemap", "btreeset", "vec", "minheap", "log", "cell")
 """Kinds of structures whose entries can be read."""
+
+SCHEMA_SECTION: Final = "perdure:schema"
+"""A custom section of a module with a `stable.yaml` in it; ``icp:public`` or ``icp:private`` may stand before it."""
 
 STATES: Final = ("active", "reserved", "retired")
 _FIELDS: Final = ("name", "kind", "key", "value", "data", "state")
@@ -118,6 +131,22 @@ def parse_schema(text: str, *, formats: Iterable[Format] = ()) -> Schema:
     if twice:
         raise MalformedError(f"two memories of the name {min(twice)}")
     return Schema(parsed, by_name)
+
+
+def embedded_schema(sections: Mapping[str, bytes]) -> Schema | None:
+    """The schema in a module's custom sections, where one has it.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    for prefix in ("icp:public ", "icp:private ", ""):
+        data = sections.get(prefix + SCHEMA_SECTION)
+        if data is not None:
+            try:
+                return parse_schema(data.decode())
+            except (UnicodeDecodeError, MalformedError) as error:
+                raise MalformedError(f"the section {SCHEMA_SECTION} is no stable.yaml: {error}") from error
+    return None
 
 
 def _memory(label: str, entry: object, formats: Mapping[str, Format]) -> MemorySchema:

@@ -148,6 +148,13 @@ def _create(
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a reinstallation.")
 @click.option("--check/--no-check", default=True, help="Rehearse an upgrade first, and say what is found.")
 @click.option("--upgrade-unchanged", is_flag=True, expose_value=False, hidden=True)  # dfx's; here it always does
+@click.option(
+    "--extension",
+    "extensions",
+    multiple=True,
+    metavar="NAME",
+    help="Rules beyond the network's, for this state directory from now on: schema refuses what stable.yaml rules out.",
+)
 @common
 def install(
     state: State,
@@ -162,6 +169,7 @@ def install(
     skip_pre_upgrade: bool,
     yes: bool,
     check: bool,
+    extensions: tuple[str, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -182,7 +190,7 @@ def install(
     names = _of_project(state) if every else list(canisters)
     argument = given(args, args_file, args_format)
     rows, failed = [], False
-    with state.open(create=True) as subnet:
+    with state.open(create=True, extensions=extensions) as subnet:
         if every:
             # All of them are there before the first is installed, which may ask for the ids of the others.
             _, failed = _create_missing(state, subnet)
@@ -259,7 +267,9 @@ def _check(
 
     try:
         options = {"wasm_memory_persistence": persistence, "skip_pre_upgrade": skip_pre_upgrade}
-        report = target.check_upgrade(wasm, argument, title=name, **options)
+        report = target.check_upgrade(
+            wasm, argument, title=name, tell=lambda text: click.echo(f"perdure: {text}", err=True), **options
+        )
     except (PerdureError, ValueError, OSError) as error:
         click.echo(f"perdure: the upgrade of {name} could not be checked: {printable(str(error))}", err=True)
         return

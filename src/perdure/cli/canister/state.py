@@ -6,7 +6,7 @@ import functools
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
@@ -78,12 +78,15 @@ class State:
         self.trust_owner = trust_owner
 
     @contextmanager
-    def open(self, *, create: bool = False, changed_code: ChangedCode = "keep") -> Iterator[Subnet]:
+    def open(
+        self, *, create: bool = False, changed_code: ChangedCode = "keep", extensions: Sequence[str] = ()
+    ) -> Iterator[Subnet]:
         """The subnet, for as long as the block.
 
         Args:
             create: make a state where there is none.
             changed_code: as for `Subnet`; who only looks changes nothing.
+            extensions: as for `Subnet`.
 
         Raises:
             click.UsageError: there is none, and none was to be created.
@@ -93,7 +96,8 @@ class State:
             raise click.UsageError(f"no state in {self.directory}: `perdure canister install` begins one")
         from perdure.subnet import Subnet
 
-        with Subnet(self.directory, changed_code=changed_code, trust_owner=self.trust_owner) as subnet:
+        trusted = self.trust_owner
+        with Subnet(self.directory, changed_code=changed_code, extensions=extensions, trust_owner=trusted) as subnet:
             yield subnet
 
     @functools.cached_property

@@ -10,6 +10,7 @@ import click
 from perdure.cli.stable.check import fsck, map_
 from perdure.cli.stable.compare import diff, infer
 from perdure.cli.stable.database import extract, patch
+from perdure.cli.stable.declare import embed, guard
 from perdure.cli.stable.entries import get, query, rows
 from perdure.cli.stable.export import export
 from perdure.cli.stable.structures import ls, schema, tree
@@ -31,5 +32,5 @@ def stable() -> None:
     """  # noqa: D301 - click wants the backspace itself
 
 
-for _command in (ls, tree, schema, rows, get, query, infer, diff, export, extract, patch, fsck, map_):
+for _command in (ls, tree, schema, rows, get, query, infer, diff, export, extract, patch, fsck, map_, embed, guard):
     stable.add_command(_command)
