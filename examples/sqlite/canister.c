@@ -61,11 +61,14 @@ __attribute__((import_module("ic0"), import_name("trap"), noreturn)) void ic0_tr
 __asm__(".section \".custom_section.icp:public perdure:sqlite\",\"\",@\n\t.ascii \"1\"\n\t.text\n");
 
 #define LENGTH(array) (sizeof(array) / sizeof(array)[0])
+#define TEXT_OF(number) #number
+#define TEXT(number) TEXT_OF(number)
 #define WASM_PAGE_BYTES 65536
 #define STABLE_PAGE_BYTES 4096
-/* Its pages lie beside what is kept of them, so that reading one changes a page of the heap: a large cache makes every
-   message that reads dirty hundreds of them. */
-#define CACHE_PAGES "32"
+/* Reading a page changes the heap, where the cache is: a large one makes every message that reads dirty hundreds of pages
+   there. For the same reason it lies in one piece, and not between other things; what does not fit is allocated. */
+#define CACHE_PAGES 16
+enum { CACHE_SLOTS = CACHE_PAGES + 8, CACHE_SLOT_BYTES = STABLE_PAGE_BYTES + 256 };
 #define MOST_REPLY_BYTES (1 << 20)
 
 static _Noreturn void fail(const char *text) { ic0_trap((u32)(uintptr_t)text, (u32)strlen(text)); }
@@ -271,12 +274,14 @@ static int authorize(void *none, int action, const char *first, const char *seco
 }
 
 static void open_database(void) {
+    static _Alignas(8) u8 cache[CACHE_SLOTS * CACHE_SLOT_BYTES];
     if (db) return;
+    must(sqlite3_config(SQLITE_CONFIG_PAGECACHE, cache, CACHE_SLOT_BYTES, CACHE_SLOTS));
     must(sqlite3_open_v2("stable", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, "stable"));
     sqlite3_db_config(db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_db_config(db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     must(sqlite3_exec(db, "pragma page_size=4096; pragma journal_mode=memory; pragma synchronous=off;"
-                          "pragma cache_size=" CACHE_PAGES, 0, 0, 0));
+                          "pragma cache_size=" TEXT(CACHE_PAGES), 0, 0, 0));
     must(sqlite3_set_authorizer(db, authorize, NULL));
 }
 
@@ -599,7 +604,7 @@ QUERY(explain) {
         total[0] += counted[page] & 1;
         total[1] += counted[page] >> 1;
     }
-    must(sqlite3_prepare_v2(db, "select name, pageno - 1 from dbstat order by name", -1, &statement, NULL));
+    must(sqlite3_prepare_v2(db, "select name, pageno - 1 from temp.dbstat order by name", -1, &statement, NULL));
     char *name = NULL;
     u64 read = 0, written = 0;
     for (;;) {

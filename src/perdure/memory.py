@@ -16,6 +16,7 @@ __all__ = [
     "Memory",
     "ReadOnlyMemory",
     "ViewableMemory",
+    "check_memory",
     "check_range",
     "overlaid",
 ]
@@ -55,6 +56,14 @@ class ViewableMemory(Memory, Protocol):
     def view(self, address: int, size_bytes: int) -> memoryview:
         """The bytes themselves, valid until the next grow or message."""
         ...
+
+
+def check_memory(found: object) -> None:
+    """Raise `TypeError` where something else than a memory was given."""
+    if not isinstance(found, Memory):
+        raise TypeError(
+            f"expected a Memory, as canister.stable, open_source(...).memory, BytesMemory(data); found {found!r:.60}"
+        )
 
 
 def check_range(address: int, size_bytes: int, memory_bytes: int) -> None:

@@ -194,6 +194,78 @@ def test_names_from_a_database_do_not_reach_the_terminal_as_they_are():
     assert all("a" in one.out for one in shown)
 
 
+PLACES = """
+create table item(id integer primary key, name); insert into item values (1, 'a'), (2, 'b');
+create view v as select name from item; create view broken as select * from gone;
+create virtual table words using fts5(text); insert into words values ('hi there');
+create table w(k int primary key, v) without rowid; insert into w values ('abc', 1), (5, 2);
+"""
+
+
+@pytest.fixture
+def places() -> str:
+    Path("places.bin").write_bytes(padded(made(PLACES)))
+    return "places.bin"
+
+
+def test_views_and_virtual_tables(places):
+    assert "item, words, w; views v, broken: 8 pages" in Answer("ls", places).out
+    (structure,) = Answer("ls", places, "--json").json["structures"]
+    assert (structure["tables"], structure["views"]) == (["item", "words", "w"], ["v", "broken"])
+    assert Answer("rows", places, "v", "-q").out == "a\nb\n"
+    assert Answer("rows", places, "words", "-q").out == "hi there\n"
+    for name, kind in (("v", "a view"), ("words", "a virtual table")):
+        found = Answer("rows", places, name, "--from", "1")
+        assert (found.code, f"has no key to go by: it is {kind}" in found.err) == (2, True)
+    found = Answer("rows", places, "broken")
+    assert (found.code, found.err) == (2, "SQL: no such table: main.gone")
+    assert Answer("export", places, "-o", "out.db").out == "item: 2 rows\nw: 2 rows\nwords: 1 rows\n"
+    assert "there is item, v, broken, words, w" in Answer("query", places, "select * from nowhere").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("rows", "item", "--from", "abc"), 2, "'abc' is no integer, and rows of item go by their rowid"),
+        (("rows", "item", "--to", "1e3"), 2, "'1e3' is no integer"),
+        (("get", "item", "zz"), 2, "'zz' is no integer"),
+        (("rows", "item", "--from", "1.5", "-q"), 0, "2\tb\n"),
+        (("rows", "w", "--from", "aaa", "-q"), 0, "abc\t1\n"),
+        (("query", "select :a"), 2, "SQL asks for :a, give it by -p a VALUE; found none"),
+        (("query", "select :a", "-p", "b", "1"), 2, "SQL does not ask for 'b'"),
+        (("query", "select :a", "-p", "a", "1", "-p", "b", "2"), 2, "SQL does not ask for 'b'"),
+        (("query", "select :ab", "-p", "a", "1"), 2, "SQL does not ask for 'a'"),
+        (("query", "select @a + $b", "-p", "@a", "1", "-p", "b", "2", "-q"), 0, "3\n"),
+        (("query", "select ?"), 2, "parameters have names here: write :name"),
+        (("query", "select :a", "--pages"), 2, "SQL asks for :a"),
+    ],
+)
+def test_keys_and_parameters(places, arguments, code, words):
+    found = Answer(arguments[0], places, *arguments[1:])
+    assert (found.code, words in (found.err if code else found.out)) == (code, True)
+
+
+def test_a_row_that_is_too_long_is_told_with_its_table():
+    data = made("create table small(a); create table large(x); insert into large values (zeroblob(70000000))")
+    Path("large.bin").write_bytes(padded(data))
+    for arguments in (("export", "-o", "out.db"), ("export", "-o", "many", "--format", "csv"), ("rows", "large")):
+        found = Answer(arguments[0], "large.bin", *arguments[1:])
+        assert (found.code, found.err) == (
+            2, "table large: a row of more than 64 MiB; `extract` gives the whole file",
+        )  # fmt: skip
+    assert Answer("extract", "large.bin", "-o", "large.db").code == 0
+    assert Path("large.db").read_bytes() == data
+
+
+def test_a_file_goes_to_standard_output(places):
+    command = (sys.executable, "-m", "perdure", "stable", "extract", places, "-o", "-")
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    assert done.stdout == made(PLACES)
+    assert done.stderr.startswith(b"-: 32768 bytes, change counter")
+    assert Answer("extract", places, "-o", "-", "--json").code == 2
+    assert not Path("-").exists()
+
+
 # --- patch
 
 
@@ -309,7 +381,10 @@ def test_what_patch_refuses(dump, state, tmp_path):
     Path("short.db").write_bytes(Path("out.db").read_bytes()[:-4096])
     assert Answer("patch", state, "short.db", "--overwrite").code == 1
     in_wal_mode(tmp_path / "wal.db")
-    assert "journal_mode = delete" in Answer("patch", state, "wal.db", "--overwrite").err
+    assert "in WAL mode, for which a canister has no second file" in Answer("patch", state, "wal.db", "--overwrite").err
+    Path("out.db-wal").write_bytes(b"a page")
+    assert "what is in out.db-wal would be lost" in Answer("patch", state, "out.db", "--overwrite").err
+    Path("out.db-wal").unlink()
     with Subnet(tmp_path / "other") as subnet:
         canister = subnet.install(b"\0asm\1\0\0\0")
         canister.stable.grow(1)
@@ -341,7 +416,7 @@ def printed(*command: str) -> str:
 
 def test_the_command_line_of_sqlite_opens_what_is_extracted(extracted):
     if shutil.which("sqlite3") is None:
-        pytest.skip("the command sqlite3 is not here; Python's own SQLite is the same library")
+        missing("the command sqlite3")
     assert printed("sqlite3", extracted, "select count(*) from item; pragma integrity_check") == "2000\nok\n"
 
 

@@ -29,6 +29,7 @@ from perdure.inspection.sqlite import choose_database
 from perdure.inspection.sqlite_live import CommitError
 from perdure.kit import canister as python_canister
 from perdure.kit import update
+from perdure.memory import WASM_PAGE_BYTES
 from perdure.subnet import Canister
 
 SCHEMA = "create table t(a integer primary key, b); insert into t values (1, 'one'), (2, 'two')"
@@ -134,6 +135,25 @@ def test_a_commit_of_sqlite_is_one_commit_of_its_own_kind(tmp_path):
         assert rows(open_sqlite(source.memory)) == [1, 2, 3]
     with Subnet(tmp_path / "state") as again:
         assert ask(again.canister(canister.id), "select count(*) from t") == [["3"]]
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "words"),
+    [
+        (0, UnsupportedError, "was not there yet at version 0"),
+        (10**9, StorageError, "there is no version 1000000000: they go from 0 to 2"),
+        (-1, StorageError, "there is no version -1"),
+        ("x", TypeError, "a version is a number, found 'x'"),
+    ],
+)
+def test_versions_that_there_are_not(tmp_path, version, error, words):
+    with Subnet(tmp_path / "state", history=None) as subnet:
+        canister = subnet.install(module("sqlite"))
+        canister.update("exec", SCHEMA.encode())
+        with pytest.raises(error, match=words):
+            canister.sqlite(at=version)
+        with pytest.raises(StorageError, match="open in this process already"):
+            Subnet(tmp_path / "state")
 
 
 def test_a_snapshot_is_read_where_it_lies(canister, tmp_path):
@@ -536,7 +556,7 @@ def test_full_text_and_r_trees_in_the_guest(canister):
 # --- other guests
 
 
-def people(canister: Canister, method: str, arguments: str) -> object:
+def people(canister: Canister, method: str, arguments: str = "()") -> object:
     send = canister.query if method in {"adults", "check"} else canister.update
     found = decode_values(send(method, encode_values(*parse_values(arguments))))
     return found[0] if found else None
@@ -559,17 +579,40 @@ def test_the_story_of_a_guest_by_a_crate(subnet, name, offset):
     with pytest.raises(UnsupportedError, match="does not say"):
         canister.sqlite(write=True)
     of_age = people(canister, "adults", "(18 : int64)")
+    # A message that traps leaves nothing, seen from outside and from inside.
+    before = canister.stable.read(0, canister.stable.size() * WASM_PAGE_BYTES)
+    with pytest.raises(RejectError, match="as asked"):
+        people(canister, "add_and_trap", '("nobody")')
+    assert canister.stable.read(0, len(before)) == before
+    assert rows(outside, "select count(*) from person where name = 'nobody'") == [0]
+    # Its SQLite never lets go of its lock, so that the change counter in the header stays as it is.
+    counter = choose_database(find_in_memory(canister.stable)).region.read(24, 4)
+    reading = canister.sqlite()
+    reading.execute("begin")
+    assert rows(reading, "select max(id) from person") == [3000]
+    people(canister, "add", '("Ada", 36 : int64)')
+    assert choose_database(find_in_memory(canister.stable)).region.read(24, 4) == counter
+    with pytest.raises(apsw.BusyError):
+        rows(reading, "select sum(age) from person")
+    assert rows(outside, "select name, age from person where id > 3000") == [("Ada", 36)]
+    assert (people(canister, "adults", "(18 : int64)"), people(canister, "check")) == (of_age + 1, "ok")
+    # What is written from outside is read inside.
     with subnet.anchor():
         with canister.sqlite(write="unsafe") as inside:
-            inside.execute("insert into person(name, age) select name, 50 from person limit 100")
+            inside.execute("update person set age = 50 where id <= 100")
         canister.upgrade(wasm, EMPTY, wasi=name.startswith("wasi"))
-        if name == "wasi_sqlite":  # the other keeps the size in a page of its own
-            assert people(canister, "adults", "(18 : int64)") == of_age + 100
-    assert people(canister, "adults", "(18 : int64)") == of_age
+        young = sum(number % 90 < 18 for number in range(1, 101))
+        assert (people(canister, "adults", "(18 : int64)"), people(canister, "check")) == (of_age + 1 + young, "ok")
+        if name == "wasi_sqlite":  # the other keeps the size in a page of its own, so that nobody may make it grow
+            with canister.sqlite(write="unsafe") as inside:
+                inside.execute("insert into person(name, age) select name, 50 from person limit 100")
+            canister.upgrade(wasm, EMPTY, wasi=True)
+            assert people(canister, "adults", "(18 : int64)") == of_age + 1 + young + 100
+    assert people(canister, "adults", "(18 : int64)") == of_age + 1
     fork = subnet.fork().canister(canister.id)
     people(fork, "fill", "(1 : int64)")
-    assert rows(fork.sqlite(), "select count(*) from person") == [3001]
-    assert rows(outside, "select count(*) from person") == [3000]
+    assert rows(fork.sqlite(), "select count(*) from person") == [3002]
+    assert rows(outside, "select count(*) from person") == [3001]
 
 
 def test_a_database_in_a_virtual_memory_grows_with_its_buckets(subnet):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from perdure.python import blank
 from perdure.python.catalogue import AbsentModule, Catalogue
 
@@ -36,3 +38,18 @@ def test_names_that_are_no_modules() -> None:
         assert "tried to import" in found.absent
     assert "antigravity" not in sys.modules
     assert "this" not in sys.modules
+
+
+def test_one_class_is_as_good_as_a_list_of_one() -> None:
+    from perdure.kit import canister
+
+    @canister
+    class Alone:
+        pass
+
+    wasm = Alone.__canister_module__().wasm  # type: ignore[attr-defined]
+    for given in (Alone, [Alone]):
+        assert Catalogue(given).find(wasm) is Alone.__canister_module__()  # type: ignore[attr-defined]
+    for wrong in (object, "Alone"):
+        with pytest.raises(TypeError, match=r"is no module, no path, and no class made a canister"):
+            Catalogue(wrong)

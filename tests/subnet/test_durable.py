@@ -172,7 +172,7 @@ def test_calls_between_canisters_are_kept_whole(path: Path) -> None:
 
 
 def test_a_second_owner_is_told_who_has_it(path: Path) -> None:
-    with Subnet(path), pytest.raises(StorageError, match="open in another process"):
+    with Subnet(path), pytest.raises(StorageError, match="open in this process already"):
         Subnet(path)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from perdure.errors import MalformedError
 from perdure.inspection.rows import Entry, Rows
-from perdure.inspection.sqlite import DatabaseTable, quoted
+from perdure.inspection.sqlite import DatabaseTable, about_table, quoted
 from perdure.stable.columns import Column
 from perdure.stable.kind import DOCUMENT, Kind, integer
 from perdure.values.arrow import Arrow, to_array, to_type
@@ -100,7 +100,8 @@ _SQL_TYPES: Final = {
 def database_schema(table: DatabaseTable) -> Arrow:
     """The schema of a table of SQLite: by its values, since declared types bind nobody."""
     kinds = ", ".join(f"group_concat(distinct typeof({quoted(name)}))" for name in table.columns)
-    (found,) = table.database.connection.execute(f"select {kinds} from {table.full_name}")
+    with about_table(table.name):
+        (found,) = table.database.connection.execute(f"select {kinds} from {table.full_name}")
     types = (_SQL_TYPES.get(frozenset((kind or "null").split(",")) - {"null"}, pa.string()) for kind in found)
     return pa.schema(list(zip(table.columns, types, strict=True)))
 

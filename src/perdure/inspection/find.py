@@ -24,7 +24,7 @@ from typing import Final, final
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.shape import MapShape, Width, map_shape
 from perdure.inspection.source import Extent, Layer, Source
-from perdure.memory import WASM_PAGE_BYTES, Memory
+from perdure.memory import WASM_PAGE_BYTES, Memory, check_memory
 from perdure.stable import motoko
 from perdure.stable.headers import (
     ArrayHeader,
@@ -219,6 +219,7 @@ def find_in_memory(
         extents: where it may differ from zero; everywhere, if not said.
         log_data: ids of the data memories of logs, by the label of their index, where somebody knows.
     """
+    check_memory(memory)
     if extents is None:
         extents = [(0, memory.size() * WASM_PAGE_BYTES)]
     manager = _manager_at(memory, 0)
@@ -391,7 +392,7 @@ def _database(structure: Structure, header: SqliteHeader, offset: int = 0) -> St
     used_bytes = header.file_bytes(region.size_bytes)
     note = f"{used_bytes // header.page_bytes} pages of {header.page_bytes} bytes"
     if header.is_wal:
-        note += "; in WAL mode, and what its log held is not here"
+        note += "; in WAL mode: what its log may have held is not here"
     if offset:
         note += f"; from byte {offset} of its memory on"
     return replace(

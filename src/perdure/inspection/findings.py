@@ -88,7 +88,10 @@ KINDS_OF_DAMAGE: Final[dict[str, tuple[str, str]]] = {
     "sqlite-truncated": ("error", "the dump is incomplete, or the header was written over: download it again"),
     "sqlite-damaged": ("error", "extract it and let `sqlite3 FILE .recover` save what can be read; restore a snapshot"),
     "sqlite-foreign-key": ("note", "rows refer to rows that are not there: `pragma foreign_keys` was off for a while"),
-    "sqlite-wal": ("note", "what was in the log beside the file is not here; `pragma journal_mode = delete` before"),
+    "sqlite-wal": (
+        "note",
+        "if its log (-wal) was not empty, what was in it is not here; `pragma journal_mode = delete` before",
+    ),
     # space
     "waste": ("note", "a smaller bucket size, or fewer memories, would take less"),
     "unknown": ("note", "nothing that perdure knows: a structure of its own, or overwritten"),

@@ -61,6 +61,8 @@ def limit(connection: apsw.Connection, limits: Limits) -> None:
     """Bound what statements take, and trust nothing that a schema says. Before anything has read the schema."""
     import apsw
 
+    if not isinstance(limits, Limits):
+        raise TypeError(f"expected perdure.inspection.Limits, found {limits!r:.80}")
     # Temporary files would be files. This drops what is known of the schema, so that it comes first.
     connection.execute("pragma temp_store = memory; pragma cell_size_check = on")
     for name, value in (("DEFENSIVE", 1), ("TRUSTED_SCHEMA", 0), ("ENABLE_LOAD_EXTENSION", 0)):

@@ -13,7 +13,7 @@ from perdure.inspection.find import Inventory, Structure
 from perdure.inspection.infer import Draft
 from perdure.inspection.overwritten import lost_manager
 from perdure.inspection.shape import Width
-from perdure.inspection.sqlite import table_names
+from perdure.inspection.sqlite import table_kinds
 from perdure.values.show import to_json
 
 if TYPE_CHECKING:  # they need the extra "columns"
@@ -85,18 +85,23 @@ def structure_json(structure: Structure) -> Json:
         "address": structure.address,
         "data_memory": structure.data_memory_id,
         "note": structure.note or None,
-        **({"tables": tables} if (tables := tables_in(structure)) is not None else {}),
+        **(tables_in(structure) or {}),
     }
 
 
-def tables_in(structure: Structure) -> list[str] | None:
-    """The tables of an SQLite database; `None` of anything else, and where nobody can look (apsw is not here)."""
+def tables_in(structure: Structure) -> dict[str, list[str]] | None:
+    """Tables and views of an SQLite database; `None` of anything else, and where nobody can look (apsw is not here).
+
+    What a virtual table keeps in tables of its own is left out.
+    """
     if structure.kind != "sqlite":
         return None
     try:
-        return list(table_names(structure))
+        kinds = table_kinds(structure)
     except UnsupportedError:
         return None
+    listed = {"tables": ("table", "virtual"), "views": ("view",)}
+    return {what: [name for name, kind in kinds.items() if kind in of] for what, of in listed.items()}
 
 
 def _width_json(width: Width | None) -> Json | None:

@@ -9,14 +9,14 @@ A connection is one of apsw, read-only and guarded: whose memory it is, nobody h
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.inspection.find import Inventory, Structure, find_in_memory
 from perdure.inspection.reading_sql import Limits, limit, only_read
-from perdure.memory import Memory, ReadOnlyMemory
+from perdure.memory import Memory, ReadOnlyMemory, check_memory
 from perdure.stable.region import Region
 from perdure.stable.sqlite import SqliteHeader
 
@@ -26,20 +26,25 @@ if TYPE_CHECKING:
     from perdure.inspection.sqlite_file import Connection, DatabaseFile
 
 __all__ = [
+    "KINDS",
     "Database",
     "DatabaseTable",
+    "about_table",
     "choose_database",
     "databases",
     "failures",
     "find_table",
+    "no_text",
     "open_database",
     "open_sqlite",
     "quoted",
-    "table_names",
+    "table_kinds",
     "told",
 ]
 
 KIND: Final = "sqlite"
+KINDS: Final = ("table", "view", "virtual", "shadow")
+"""What SQLite tells apart: shadow tables are those in which a virtual one keeps what it has."""
 
 
 def quoted(name: str) -> str:
@@ -69,9 +74,31 @@ def failures() -> tuple[type[Exception], ...]:
     return needs_apsw().Error, UnicodeDecodeError, MalformedError
 
 
-def told(error: Exception) -> str:
+def told(error: object) -> str:
     """What SQLite says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def about_table(name: str) -> Iterator[None]:
+    """Say of which table it is that a row cannot be read."""
+    library = needs_apsw()
+    try:
+        yield
+    except library.TooBigError as error:
+        most = Limits().length_bytes >> 20
+        raise UnsupportedError(
+            f"table {name}: a row of more than {most} MiB; `extract` gives the whole file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"table {name}: {no_text(error)}") from error
+    except library.CorruptError as error:
+        raise MalformedError(f"table {name}: {told(error)}") from error
+
+
+def no_text(error: UnicodeDecodeError) -> str:
+    """What to say of a text that is none."""
+    return f"a text that is no UTF-8 ({error.object[:16]!r}): ask for cast(column as blob)"
 
 
 def choose_database(inventory: Inventory, name: str | None = None) -> Structure:
@@ -96,6 +123,7 @@ def choose_database(inventory: Inventory, name: str | None = None) -> Structure:
 
 def locate_database(memory: Memory, name: str | None = None) -> Structure:
     """The database in a memory; the one that the memory begins with, if no `name` says otherwise. Raises as above."""
+    check_memory(memory)
     if name is None:
         with contextlib.suppress(MalformedError):
             SqliteHeader.read(memory)
@@ -117,6 +145,8 @@ def open_sqlite(memory: Memory, *, name: str | None = None, limits: Limits | Non
 
     Raises:
         UnsupportedError: there is no database, there are several, or apsw is missing.
+        MalformedError: SQLite does not take it for a database.
+        TypeError: `memory` is none.
     """
     needs_apsw()
     from perdure.inspection.sqlite_file import DatabaseFile
@@ -186,26 +216,30 @@ class Database:
     schema: str
     file: DatabaseFile
 
-    def tables(self) -> list[DatabaseTable]:
-        """Its tables with rows of their own, by name; none where the schema is damaged."""
-        listed = self.connection.execute(
-            "select name, type, wr from pragma_table_list where schema = ?", (self.schema,)
-        )
-        names = sorted(
-            (name, bool(without_rowid)) for name, kind, without_rowid in listed if kind in ("table", "shadow")
-        )
-        return [self._table(name, without_rowid) for name, without_rowid in names if not name.startswith("sqlite_")]
+    def tables(
+        self, kinds: Container[str] = ("table", "shadow"), called: Container[str] | None = None
+    ) -> list[DatabaseTable]:
+        """Its tables of some `KINDS`, by name, or those `called` so; none of a damaged schema.
 
-    def _table(self, name: str, without_rowid: bool) -> DatabaseTable:
-        sql = "select name, pk from pragma_table_xinfo(?, ?) where hidden in (0, 2, 3) order by cid"
+        By default those with rows of their own. A view that names what is not there is a `apsw.SQLError`.
+        """
+        # `temp.`, here and below: the schema may have tables that are called like what SQLite itself offers.
+        listed = self.connection.execute(
+            "select name, type, wr from temp.pragma_table_list where schema = ?", (self.schema,)
+        )
+        found = sorted(row for row in listed if row[1] in kinds and not row[0].startswith("sqlite_"))
+        return [self._table(*row) for row in found if called is None or row[0] in called]
+
+    def _table(self, name: str, kind: str, without_rowid: int) -> DatabaseTable:
+        sql = "select name, pk from temp.pragma_table_xinfo(?, ?) where hidden in (0, 2, 3) order by cid"
         described = list(self.connection.execute(sql, (name, self.schema)))
         columns = tuple(str(column) for column, _ in described)
         keys = tuple(column for place, column in sorted((pk, column) for column, pk in described if pk))
         taken = {column.lower() for column in columns}
-        if not without_rowid:
+        if kind in ("table", "shadow") and not without_rowid:
             rowid = next((one for one in ("rowid", "_rowid_", "oid") if one not in taken), "")
-            return DatabaseTable(self, name, columns, (rowid,) if rowid else keys)
-        return DatabaseTable(self, name, columns, keys)
+            return DatabaseTable(self, name, kind, columns, (rowid,) if rowid else keys, is_numbered=bool(rowid))
+        return DatabaseTable(self, name, kind, columns, keys)
 
 
 @final
@@ -216,14 +250,18 @@ class DatabaseTable:
     Attributes:
         database: of which it is.
         name: as its schema says.
+        kind: one of `KINDS`.
         columns: those that can be read.
         keys: that name a row: ``rowid``, or the primary key of a table without; none where neither can be asked for.
+        is_numbered: whether the key is the rowid, an integer.
     """
 
     database: Database
     name: str
+    kind: str
     columns: tuple[str, ...]
     keys: tuple[str, ...]
+    is_numbered: bool = False
 
     @property
     def full_name(self) -> str:
@@ -239,14 +277,19 @@ class DatabaseTable:
         """Rows in the order of the first key column, from `low` to `high`, both within."""
         key = quoted(self.keys[0]) if self.keys else ""
         if not key and (low is not None or high is not None or reverse):
-            raise UnsupportedError(f"rows of {self.name} cannot be told apart, as all names of its rowid are taken")
+            why = {"view": "it is a view", "virtual": "it is a virtual table"}.get(self.kind)
+            raise UnsupportedError(f"{self.name} has no key to go by: {why or 'all names of its rowid are taken'}")
         ends = {sign: end for sign, end in ((">=", low), ("<=", high)) if end is not None}
         conditions = [f"{key} {sign} ?" for sign in ends]
         where = f" where {' and '.join(conditions)}" if conditions else ""
         order = f" order by {key}{' desc' if reverse else ''}" if key else ""
         columns = ", ".join(map(quoted, self.columns))
         sql = f"select {columns} from {self.full_name}{where}{order}"
-        return iter(self.database.connection.execute(sql, tuple(ends.values())))
+        return self._read(sql, tuple(ends.values()))
+
+    def _read(self, sql: str, values: tuple[object, ...]) -> Iterator[tuple[Any, ...]]:
+        with about_table(self.name):
+            yield from self.database.connection.execute(sql, values)
 
 
 def databases(inventory: Inventory) -> list[Structure]:
@@ -283,7 +326,7 @@ def find_table(inventory: Inventory, name: str) -> DatabaseTable | None:
             )
         names = {f"{one}." for one in ("", structure.name, structure.label, schema_name(structure)) if one is not None}
         wanted = {name.removeprefix(one) for one in names if name.startswith(one)} | {name}
-        found += [table for table in open_database(structure).tables() if table.name in wanted]
+        found += open_database(structure).tables(KINDS, wanted)
     if len(found) > 1:
         listed = ", ".join(f"{table.database.structure.label}.{table.name}" for table in found)
         raise UnsupportedError(f"several tables are called {name!r}: name one of {listed}")
@@ -295,17 +338,20 @@ def schema_name(structure: Structure) -> str:
     return structure.name or structure.table_name
 
 
-def table_names(structure: Structure) -> tuple[str, ...]:
-    """The tables, views and virtual tables of a database; none where it is damaged.
+def table_kinds(structure: Structure) -> dict[str, str]:
+    """The kind of each table of a database, as they were made one after another; none where it is damaged.
 
     Raises:
         UnsupportedError: apsw is missing.
     """
-    sql = "select name from sqlite_schema where type in ('table', 'view') and name not like 'sqlite\\_%' escape '\\'"
+    sql = "select name from sqlite_schema where type in ('table', 'view')"
     try:
-        return tuple(str(name) for (name,) in open_database(structure).connection.execute(sql))
+        database = open_database(structure)
+        listed = database.connection.execute("select name, type from temp.pragma_table_list where schema = 'main'")
+        kinds = {name: str(kind) for name, kind in listed if not name.startswith("sqlite_")}
+        return {name: kinds[name] for (name,) in database.connection.execute(sql) if name in kinds}
     except failures():
-        return ()
+        return {}
 
 
 _ENCODINGS: Final = {2: "UTF-16le", 3: "UTF-16be"}
@@ -338,6 +384,6 @@ def attached(connection: apsw.Connection, structures: Iterable[Structure], calle
         try:
             connection.execute(f"attach ? as {quoted(name)}", (name_of(file),))
         except failures() as error:
-            raise MalformedError(f"memory {structure.label}: {told(error)}") from error
+            raise MalformedError(f"memory {structure.label} cannot be read: {told(error)}") from error
         found.append(Database(structure, connection, name, file))
     return found

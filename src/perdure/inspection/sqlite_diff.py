@@ -8,7 +8,16 @@ from typing import Any, NamedTuple, final
 from perdure.errors import MalformedError
 from perdure.inspection.find import Structure
 from perdure.inspection.reading_sql import Limits, limit, only_read
-from perdure.inspection.sqlite import Database, DatabaseTable, attached, connect_beside, failures, quoted, told
+from perdure.inspection.sqlite import (
+    Database,
+    DatabaseTable,
+    about_table,
+    attached,
+    connect_beside,
+    failures,
+    quoted,
+    told,
+)
 
 __all__ = ["RowChange", "TableDiff", "diff_databases"]
 
@@ -38,6 +47,7 @@ def diff_databases(old: Structure, new: Structure) -> Iterator[TableDiff]:
 
     Raises:
         MalformedError: one is damaged, or their texts are encoded differently.
+        UnsupportedError: a row is longer than one connection may take.
     """
     try:
         databases = _side_by_side(old, new)
@@ -49,8 +59,11 @@ def diff_databases(old: Structure, new: Structure) -> Iterator[TableDiff]:
             elif (before.columns, before.keys) != (after.columns, after.keys) or not before.keys:
                 yield TableDiff(name, "replaced")
             else:
-                changes = tuple(sorted(_changes(before, after), key=lambda change: repr(change.key)))
+                with about_table(name):
+                    changes = tuple(sorted(_changes(before, after), key=lambda change: repr(change.key)))
                 yield TableDiff(name, "changed" if changes else "same", before.columns, before.keys, changes)
+    except MalformedError:
+        raise
     except failures() as error:
         raise MalformedError(f"the database cannot be read: {told(error)}") from error
 

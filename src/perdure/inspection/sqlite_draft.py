@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, final
+from typing import BinaryIO, Final, final
 
 from perdure.canister import PageDelta
 from perdure.errors import MalformedError, UnsupportedError
@@ -15,7 +15,7 @@ from perdure.stable.layout import SQLITE_HEADER
 from perdure.stable.memory_manager import MemoryManager
 from perdure.stable.sqlite import SqliteHeader
 
-__all__ = ["Draft", "Window", "extract", "patched", "read_file", "window_of"]
+__all__ = ["Draft", "Window", "extract", "extract_to", "patched", "read_file", "window_of"]
 
 MAX_STABLE_BYTES: Final = 500 << 30
 _CHUNK_BYTES: Final = 1 << 20
@@ -124,12 +124,21 @@ def extract(structure: Structure, path: Path) -> SqliteHeader:
         StorageError: the file exists, or cannot be written.
         MalformedError: the header is none.
     """
+    with whole_file(path) as draft, draft.open("wb") as file:
+        return extract_to(structure, file)
+
+
+def extract_to(structure: Structure, file: BinaryIO) -> SqliteHeader:
+    """Write a database as the file that it is; what its header says.
+
+    Raises:
+        MalformedError: the header is none.
+    """
     region = structure.region
     header = SqliteHeader.read(region)
     size_bytes = header.file_bytes(region.size_bytes)
-    with whole_file(path) as draft, draft.open("wb") as file:
-        for start in range(0, size_bytes, _CHUNK_BYTES):
-            file.write(region.read(start, min(_CHUNK_BYTES, size_bytes - start)))
+    for start in range(0, size_bytes, _CHUNK_BYTES):
+        file.write(region.read(start, min(_CHUNK_BYTES, size_bytes - start)))
     return header
 
 
@@ -143,9 +152,13 @@ def read_file(path: Path) -> bytes:
     if len(data) < PAGE_BYTES // 8:
         raise MalformedError(f"{path}: {len(data)} bytes are no SQLite database")
     header = SqliteHeader.read(BytesMemory(data[:WASM_PAGE_BYTES]))
-    beside = [Path(f"{path}{end}") for end in ("-wal", "-journal")]
-    if header.is_wal or any(one.exists() and one.stat().st_size for one in beside):
-        raise MalformedError(f"{path}: what is in its journal or log would be lost: run `pragma journal_mode = delete`")
+    for beside in (Path(f"{path}{end}") for end in ("-wal", "-journal")):
+        if beside.exists() and beside.stat().st_size:
+            raise MalformedError(f"{path}: what is in {beside.name} would be lost: run `pragma journal_mode = delete`")
+    if header.is_wal:
+        raise MalformedError(
+            f"{path}: in WAL mode, for which a canister has no second file: run `pragma journal_mode = delete`"
+        )
     if len(data) % header.page_bytes or (header.pages and header.pages * header.page_bytes != len(data)):
         raise MalformedError(f"{path}: {len(data)} bytes, expected {header.pages} pages of {header.page_bytes}")
     return data

@@ -124,7 +124,7 @@ class _OnlyOne:
 
 def _by_name(connection: apsw.Connection, read: set[int]) -> tuple[tuple[PagesOf, ...], int]:
     kinds = dict(connection.execute("select name, type from sqlite_schema"))
-    owners = dict(connection.execute("select pageno, name from dbstat"))
+    owners = dict(connection.execute("select pageno, name from temp.dbstat"))  # the schema may have one of its own
     totals, counts = Counter(owners.values()), Counter(owners.get(page, _FREE) for page in read)
     used = tuple(
         PagesOf(name, str(kinds.get(name, "table" if name == "sqlite_schema" else "")), count, totals[name])

@@ -5,15 +5,16 @@ SQLite ──xRead, xLock──▶ DatabaseFile ──read──▶ Memory: live
    └── opens by a name that `connect` has given to the file, and nothing else
 ```
 
-Where the memory may change meanwhile (a canister's), a transaction sees one state or ends: the change counter in the
-header is the witness, as it is for SQLite itself.
+Where the memory may change meanwhile, a transaction sees one state or ends. The witness is how often a canister's
+memory was changed; of other memories it is the change counter in the header, as it is for SQLite itself. A canister
+whose SQLite never lets go of its lock (``ic-rusqlite``, ``ic-sqlite-vfs``) counts there once, and never again.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol, Self, final
+from typing import Any, Final, Literal, Protocol, Self, cast, final
 
 import apsw
 
@@ -37,12 +38,19 @@ def size_bytes_of(memory: Memory) -> int:
     return memory.size_bytes if isinstance(memory, Region) else memory.size() * WASM_PAGE_BYTES
 
 
-def _flat(memory: Memory) -> tuple[Callable[..., Sequence[bytes]] | None, int]:
-    """How to read several ranges of a live memory at once, and where the database begins in it."""
-    base = 0
-    while isinstance(memory, Region) and len(memory.runs) == 1:
-        base, memory = base + memory.runs[0].address, memory.below
-    return getattr(memory, "read_each", None), base
+class _Counting(Protocol):
+    """A memory that knows how often it was changed: a canister's."""
+
+    def read_counted(self, address: int, size_bytes: int) -> tuple[int, bytes]: ...
+
+
+def _counting(memory: Memory) -> tuple[_Counting | None, int | None]:
+    """The memory that counts below one, and where in it the database begins; `None` where it is not in one piece."""
+    base: int | None = 0
+    while isinstance(memory, Region):
+        base = base + memory.runs[0].address if base is not None and len(memory.runs) == 1 else None
+        memory = memory.below
+    return (cast("_Counting", memory) if hasattr(memory, "read_counted") else None), base
 
 
 def _in_one_piece(memory: Memory, size_bytes: int) -> memoryview | None:
@@ -102,8 +110,9 @@ class DatabaseFile:
         self.touched: tuple[set[int], set[int]] | None = None
         """Offsets of pages read and written, while somebody counts them."""
         self._epoch = place.epoch()
-        self._memory = place.memory()
+        self._set_memory(place.memory())
         self._whole: memoryview | None = None
+        self._witness: object = None
         self._look()
 
     def again(self) -> DatabaseFile:
@@ -114,36 +123,51 @@ class DatabaseFile:
         """Take size and change counter from the header."""
         if self._whole is not None:
             return  # it stays as it is
+        before = self._witness
         epoch = self._place.epoch()
         if epoch is not self._epoch:
-            self._epoch, self._memory, self._is_replaced = epoch, self._place.memory(), True
+            self._epoch, self._is_replaced = epoch, True
+            self._set_memory(self._place.memory())
             # Another database may have the cookie by which SQLite would see that its tables are others.
             self._cookie_moved_by += _COOKIE_STEP
+        self._witness = self._look_at_witness()  # before anything is read of the state
         header = SqliteHeader.read(self._memory)
         if self._changes and header.pages * header.page_bytes > size_bytes_of(self._memory):
-            self._memory = self._place.memory()
+            self._set_memory(self._place.memory())
+            self._witness = self._look_at_witness()
             header = SqliteHeader.read(self._memory)
         self._size_bytes = header.file_bytes(size_bytes_of(self._memory))
         self.page_bytes = header.page_bytes
         self._ahead = b""
-        self._read_two, self._base = _flat(self._memory)
         if self._changes:
-            self._counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+            self._is_replaced |= before not in (None, self._witness)
         else:
             self._whole = _in_one_piece(self._memory, self._size_bytes)
 
+    def _set_memory(self, memory: Memory) -> None:
+        self._memory = memory
+        self._counting, self._base = _counting(memory)
+
+    def _look_at_witness(self) -> object:
+        """What is something else once somebody has changed the database."""
+        if not self._changes:
+            return None
+        if self._counting is not None:
+            return self._counting.read_counted(0, 0)[0]
+        return self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+
     def _check(self) -> None:
         """Raise where what a transaction reads is no longer what it has begun with."""
+        witness: object = None
         try:
-            counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
-        except InternalError:
+            witness = self._look_at_witness()
+        except InternalError:  # the memory went with an anchor, say
             if self._place.epoch() is self._epoch:
                 raise
-            counter = b""  # the memory went with an anchor, say
-        self._check_counter(counter)
+        self._check_witness(witness)
 
-    def _check_counter(self, counter: bytes) -> None:
-        if self._level and (counter != self._counter or self._place.epoch() is not self._epoch):
+    def _check_witness(self, witness: object) -> None:
+        if self._level and (witness != self._witness or self._place.epoch() is not self._epoch):
             raise apsw.BusyError("the canister has changed the database since this transaction began: begin it anew")
 
     # --- what SQLite calls
@@ -179,19 +203,18 @@ class DatabaseFile:
             return b""
         if not self._changes:
             return self._memory.read(offset, size_bytes)
-        base, counter, data = self._base, b"", b""
+        witness: object = None
+        data = b""
         try:
-            if self._read_two is not None:  # in one turn, where turns cost more than bytes
-                counter, data = self._read_two(
-                    (base + SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES), (base + offset, size_bytes)
-                )
+            if self._counting is not None and self._base is not None:  # in one turn, where turns cost more than bytes
+                witness, data = self._counting.read_counted(self._base + offset, size_bytes)
             else:
                 data = self._memory.read(offset, size_bytes)
-                counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+                witness = self._look_at_witness()
         except InternalError:
             if not self._level or self._place.epoch() is self._epoch:
                 raise
-        self._check_counter(counter)
+        self._check_witness(witness)
         return data
 
     def xFileSize(self) -> int:  # noqa: N802

@@ -55,7 +55,10 @@ def open_canister(
     if at is not None:
         if write:
             raise UnsupportedError("what was is not written to: fork it with Subnet.at, and write there")
-        canister = canister._subnet.at(at).canister(canister.id)
+        past = canister._subnet.at(at)
+        if canister.id not in {one.id for one in past.canisters}:
+            raise UnsupportedError(f"canister {canister.id} was not there yet at version {at}")
+        canister = past.canister(canister.id)
     place = CanisterPlace(canister, name)
     if not write:
         return guarded(DatabaseFile(place, changes=True), limits)
@@ -248,5 +251,5 @@ class WritableFile(DatabaseFile):
             refusal = CommitError(f"{told}: {error}")
             refusal.committed = committed
             raise refusal from error
-        self._counter = self._memory.read(SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES)
+        self._witness = self._look_at_witness()
         return False

@@ -117,7 +117,7 @@ class Catalogue:
     """The classes that a subnet, its forks and its past states run.
 
     Args:
-        given: classes that `perdure.kit.canister` has made canisters.
+        given: a class, or several, that `perdure.kit.canister` has made canisters.
         every_version: whether there may be several versions of one, each for the states that name it.
 
     Raises:
@@ -125,10 +125,10 @@ class Catalogue:
         ValueError: two of them have one name.
     """
 
-    def __init__(self, given: Iterable[object] = (), *, every_version: bool = False) -> None:
+    def __init__(self, given: object = (), *, every_version: bool = False) -> None:
         self._by_wasm: dict[bytes, CanisterModule] = {}
         self._by_name: dict[str, CanisterModule] = {}
-        for owner in given:
+        for owner in given if isinstance(given, Iterable) and not isinstance(given, str) else (given,):
             module = self.add(owner)
             other = self._by_name.setdefault(module.name, module)
             if other is not module and not every_version:

@@ -53,6 +53,8 @@ __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "Storage
 _PATIENCE = 4
 """How many times as long the log may get while forks make a checkpoint copy what they share."""
 
+_IS_READ = "open for reading, in this process or another; try again when it is closed"
+
 
 @final
 class StateDirectory:
@@ -251,7 +253,7 @@ class StateDirectory:
         )
         # Nothing is to be appended before what is not whole is out of reach.
         if (tail.torn or not self._files.settled) and not self._checkpoint_now() and tail.damaged_version is not None:
-            raise StorageError("open for reading in another process; try again when it is closed", self.path)
+            raise StorageError(_IS_READ, self.path)
 
     # -- what is committed
 
@@ -461,7 +463,7 @@ class StateDirectory:
             if any(memory.unapplied for memory in self._committed.memories()):
                 raise StorageError("a commit is under way", self.path)
             if not self._checkpoint_now():
-                raise StorageError("open for reading in another process; try again when it is closed", self.path)
+                raise StorageError(_IS_READ, self.path)
 
     def forget(self, version: int) -> None:
         """Drop what is kept of the past up to `version`, in whole segments: one is what a checkpoint put aside."""

@@ -294,6 +294,12 @@ class PastState:
 
 def open_past(committed: Committed, versions: Iterator[Version], version: int) -> PastState:
     """The state after `version`, from today's and what later commits replaced."""
+    if not isinstance(version, int):
+        raise TypeError(f"a version is a number, found {version!r:.80}")
+    if not 0 <= version <= committed.version:
+        raise StorageError(
+            f"there is no version {version}: they go from 0 to {committed.version}", committed.files.directory
+        )
     past = _Past(committed)
     state_hash = committed.state_hash()
     reached = committed.version

@@ -52,7 +52,7 @@ class Locks:
             trust_owner: also where the directory belongs to another user.
 
         Raises:
-            StorageError: another process owns it, or it belongs to another user.
+            StorageError: it has an owner, in this process or another, or it belongs to another user.
         """
         if not self._disk.exists(self._path):
             self._disk.make_directory(self._path)
@@ -68,9 +68,8 @@ class Locks:
         self._held.append(lock)
         if not lock.lock(exclusive=True):
             holder = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StorageError(
-                f"open in another process ({holder}); close it, or open this one for reading", self._path
-            )
+            where = "this process already" if holder == str(os.getpid()) else f"another process ({holder})"
+            raise StorageError(f"open in {where}; close it, or open this one for reading", self._path)
         lock.truncate(0)
         lock.pwrite(f"{os.getpid()}\n".encode(), 0)
 

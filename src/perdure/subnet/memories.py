@@ -124,10 +124,9 @@ class LiveMemory:
         return self._memory.read(address, size_bytes)
 
     @at_rest
-    def read_each(self, *ranges: tuple[int, int]) -> list[bytes]:
-        """A copy of each range (address, size in bytes), all of one state."""
-        memory = self._memory
-        return [memory.read(address, size_bytes) for address, size_bytes in ranges]
+    def read_counted(self, address: int, size_bytes: int) -> tuple[int, bytes]:
+        """How many commits have changed it since this instance has it, and a copy of bytes, of one state."""
+        return self._instance.change_counts.get(self._name, 0), self._memory.read(address, size_bytes)
 
     @at_rest
     def view(self, address: int, size_bytes: int) -> memoryview:

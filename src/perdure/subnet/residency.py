@@ -7,7 +7,7 @@ needed and may be closed between messages; its images and globals are all that i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import final
 
@@ -164,6 +164,7 @@ class ResidentInstance:
         "_predecessor",
         "_residents",
         "_state",
+        "change_counts",
         "last_used",
     )
 
@@ -179,6 +180,8 @@ class ResidentInstance:
         self._predecessor: ResidentInstance | None = None
         self._is_outside = False
         self._instructions: dict[str | int, int] = {}
+        self.change_counts: dict[str, int] = {}
+        """How many commits have changed each memory since this was made; missing: none."""
         self.last_used = 0
         if live is not None:
             self._residents.opened(self)
@@ -285,11 +288,13 @@ class ResidentInstance:
                 live.commit()
             self._global_values = live.global_values
             self._committed = True
+            self._count_changes(live.memories)
             self.close()
             delta = NO_CHANGE
         else:
             self._is_committing = True
             delta = live.commit()
+            self._count_changes(name for name, changed in delta.memories.items() if changed.runs)
         self._committed = True
         self._is_committing = self._entered = False
         if self._predecessor is not None:
@@ -299,6 +304,10 @@ class ResidentInstance:
                 self._predecessor.close()
             self._predecessor = None
         return delta
+
+    def _count_changes(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.change_counts[name] = self.change_counts.get(name, 0) + 1
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""

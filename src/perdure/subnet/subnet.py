@@ -88,7 +88,8 @@ class Subnet(Home):
         costs: what everything costs; by default what it does on the network.
         seed: of the subnet's randomness.
         compiler: compiles the code of canisters; by default the one that the process shares.
-        code: the classes of canisters in Python that a state directory may hold; others are imported by their names.
+        code: the class, or classes, of canisters in Python that a state directory may hold; others are imported by
+            their names.
         changed_code: what becomes of canisters whose class has changed since: they are upgraded to it (``upgrade``),
             the directory is not opened (``refuse``), or they stay as they are, to be read but not called before
             somebody upgrades them (``keep``; `code` may then have several versions of a class).
@@ -113,7 +114,7 @@ class Subnet(Home):
         costs: CostSchedule | None = None,
         seed: bytes = b"",
         compiler: Compiler | None = None,
-        code: Iterable[HasModule | type[object]] = (),
+        code: HasModule | type[object] | Iterable[HasModule | type[object]] = (),
         changed_code: ChangedCode = "upgrade",
         extensions: Iterable[str] = (),
         trust_owner: bool = False,
@@ -204,7 +205,7 @@ class Subnet(Home):
         *,
         config: SubnetConfig | None = None,
         compiler: Compiler | None = None,
-        code: Iterable[HasModule | type[object]] = (),
+        code: HasModule | type[object] | Iterable[HasModule | type[object]] = (),
     ) -> Subnet:
         """A subnet in memory in the state of a state directory, which is only read, and may be in use.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,13 @@ __all__ = ["extract", "patch"]
 @click.command()
 @click.argument("source")
 @click.argument("memory", required=False)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file, which is made.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file, which is made; - for standard output.",
+)
 @options
 def extract(
     source: str, memory: str | None, output: Path, as_json: bool, quiet: bool, schema_path: Path | None
@@ -34,16 +41,21 @@ def extract(
         perdure stable extract ./my-snapshot -o canister.db
     """  # noqa: D301
     from perdure.inspection.sqlite_draft import extract as write
+    from perdure.inspection.sqlite_draft import extract_to
 
+    is_piped = str(output) == "-"
+    if is_piped and (as_json or sys.stdout.isatty()):
+        raise click.UsageError("-o - writes the file to standard output, which has to lead to a file or a program")
     with opened(source, schema_path) as (inventory, _):
-        header = write(_choose(inventory, memory), output)
-    told = {"file": str(output), "size_bytes": output.stat().st_size, "change_counter": header.change_counter}
+        structure = _choose(inventory, memory)
+        header = extract_to(structure, sys.stdout.buffer) if is_piped else write(structure, output)
+        size_bytes = structure.used_bytes
     if as_json:
-        print_json(told)
+        print_json({"file": str(output), "size_bytes": size_bytes, "change_counter": header.change_counter})
     elif not quiet:
-        click.echo(f"{output}: {told['size_bytes']} bytes, change counter {header.change_counter}")
+        click.echo(f"{output}: {size_bytes} bytes, change counter {header.change_counter}", err=is_piped)
         if header.is_wal:
-            click.echo("it is in WAL mode, and what its log held is not in it", err=True)
+            click.echo("it is in WAL mode: if its log was not empty, what was in it is not here", err=True)
 
 
 def _choose(inventory: Inventory, memory: str | None) -> Structure:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, final
 
 import click
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from perdure.values.schema import Schema
 
 __all__ = ["get", "query", "rows"]
+
+_SIGILS: Final = ":@$"
+"""What parameters begin with in SQL."""
 
 
 @click.command()
@@ -68,7 +72,7 @@ def rows(
         rows_of = open_database_table(inventory, structure)
         if rows_of is not None:
             with sql_errors():
-                found = rows_of.rows(*map(_sql_bound, (low, high)), reverse=reverse)
+                found = rows_of.rows(_row_bound(rows_of, low), _row_bound(rows_of, high), reverse=reverse)
                 shown = islice(found, limit or None)
                 _print_rows(rows_of.columns, shown, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
             return
@@ -84,7 +88,10 @@ def _bound(table: Rows, text: str | None) -> Bound | None:
     return None if text is None else Bound(_key_of(table, text))
 
 
-def _sql_bound(text: str | None) -> Any:
+def _row_bound(table: DatabaseTable, text: str | None) -> Any:
+    """A key of a table of SQLite: where that is a number, nothing else is, and SQLite would find no row beyond it."""
+    if text is not None and table.is_numbered and not re.fullmatch(r"-?\d+(\.\d*)?", text, re.ASCII):
+        raise click.BadParameter(f"{text!r} is no integer, and rows of {plain(table.name)} go by their {table.keys[0]}")
     return None if text is None else _parameter(text)
 
 
@@ -169,7 +176,7 @@ def _print_row(table: DatabaseTable, key: str, *, as_json: bool, quiet: bool) ->
     from perdure.values.show import to_json, to_text
 
     with sql_errors():
-        row = next(table.rows(_parameter(key), _parameter(key)), None)
+        row = next(table.rows(_row_bound(table, key), _row_bound(table, key)), None)
     if row is None:
         if not quiet:
             click.echo(f"perdure: no row {key!r} in {plain(table.name)}", err=True)
@@ -225,7 +232,7 @@ def query(
     """  # noqa: D301
     from perdure.inspection.sql import connect
 
-    bindings = {name: _parameter(value) for name, value in params} or None
+    bindings = _Parameters(params, sql)
     with opened(source, schema_path) as (inventory, declared), sql_errors(lambda: _known(inventory, declared)):
         if pages:
             _print_pages(inventory, sql, bindings, as_json=as_json, quiet=quiet)
@@ -240,6 +247,31 @@ def query(
             _print_rows(columns, cursor, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
         except apsw.ExecutionCompleteError:
             _print_rows([], [], as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
+
+
+@final
+class _Parameters(Mapping[str, Any]):
+    """What was given by ``-p`` for some SQL."""
+
+    def __init__(self, params: Iterable[tuple[str, str]], sql: str) -> None:
+        self._given = {name.lstrip(_SIGILS): _parameter(value) for name, value in params}
+        for name in self._given:
+            if not re.search(rf"[{_SIGILS}]{re.escape(name)}(?!\w)", sql):
+                raise click.BadParameter(f"SQL does not ask for {name!r}: write :{name} where it goes")
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._given:
+            from perdure.errors import UnsupportedError
+
+            given = ", ".join(self._given) or "none"
+            raise UnsupportedError(f"SQL asks for :{name}, give it by -p {name} VALUE; found {given}")
+        return self._given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
 
 
 def _print_pages(inventory: Inventory, sql: str, bindings: Any, *, as_json: bool, quiet: bool) -> None:
@@ -261,12 +293,12 @@ def _print_pages(inventory: Inventory, sql: str, bindings: Any, *, as_json: bool
 
 def _known(inventory: Inventory, schema: Schema | None) -> str:
     from perdure.inspection.sql import open_tables
-    from perdure.inspection.sqlite import databases, table_names
+    from perdure.inspection.sqlite import databases, table_kinds
 
     tables, reasons = open_tables(inventory, schema)
     names = [table.name for table in tables]
     for structure in databases(inventory):
-        names += table_names(structure)
+        names += [name for name, kind in table_kinds(structure).items() if kind != "shadow"]
     return "; ".join([", ".join(names) or "none", *reasons])
 
 

@@ -103,7 +103,8 @@ def _database_tables(inventory: Inventory) -> list[DatabaseTable]:
     from perdure.inspection.sqlite import databases, open_database
 
     with sql_errors():
-        return [table for structure in databases(inventory) for table in open_database(structure).tables()]
+        found = [open_database(structure).tables(("table", "virtual")) for structure in databases(inventory)]
+    return [table for tables in found for table in tables]
 
 
 def _export(tables: list[Rows | DatabaseTable], output: Path, form: str) -> dict[str, int]:

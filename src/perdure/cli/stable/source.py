@@ -135,11 +135,12 @@ def open_database_table(inventory: Inventory, name: str) -> DatabaseTable | None
     if not any(structure.kind == "sqlite" for structure in inventory.structures):
         return None
     from perdure.errors import UnsupportedError
-    from perdure.inspection.sqlite import databases, find_table, table_names
+    from perdure.inspection.sqlite import databases, find_table, table_kinds
 
-    found = find_table(inventory, name)
+    with sql_errors():
+        found = find_table(inventory, name)
     if found is None and all(name not in (one.label, one.name, one.table_name) for one in inventory.structures):
-        tables = ", ".join(table for structure in databases(inventory) for table in table_names(structure))
+        tables = ", ".join(table for structure in databases(inventory) for table in table_kinds(structure))
         others = ", ".join(one.name or one.label for one in inventory.structures if one.kind != "sqlite")
         listed = "; ".join(filter(None, (f"tables {tables}" if tables else "", others)))
         raise UnsupportedError(f"no structure and no table {name!r} here, found {listed or 'none'}")
@@ -152,17 +153,19 @@ def sql_errors(about: Callable[[], str] = lambda: "") -> Iterator[None]:
     import apsw
 
     from perdure.errors import MalformedError, UnsupportedError
+    from perdure.inspection.sqlite import no_text
 
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise MalformedError(f"SQLite: {error}") from error
     except UnicodeDecodeError as error:
-        raise MalformedError(
-            f"a text that is no UTF-8 ({error.object[:16]!r}): ask for cast(column as blob)"
-        ) from error
+        raise MalformedError(no_text(error)) from error
+    except apsw.BindingsError as error:
+        raise UnsupportedError("SQL: parameters have names here: write :name, and give it by -p name VALUE") from error
     except (apsw.Error, KeyError) as error:
-        hint = f"; there is {about()}" if "no such table" in str(error) else ""
+        listed = about() if "no such table" in str(error) else ""
+        hint = f"; there is {listed}" if listed else ""
         raise UnsupportedError(f"SQL: {error}{hint}") from error
 
 

@@ -50,7 +50,10 @@ def _note_of(structure: Structure) -> str:
     tables = tables_in(structure)
     if tables is None:
         return structure.note
-    return f"{printable(', '.join(tables)) or 'no tables'}: {structure.note}"
+    names = ", ".join(tables["tables"]) or "no tables"
+    if tables["views"]:
+        names += f"; views {', '.join(tables['views'])}"
+    return f"{printable(names)}: {structure.note}"
 
 
 def _print_inventory(inventory: Inventory) -> None:

@@ -40,6 +40,21 @@ fn fill(count: i64) {
     .expect("the rows are added");
 }
 
+#[ic_cdk::update]
+fn add(name: String, age: i64) {
+    Db::update(|connection| {
+        connection.execute("insert into person (name, age) values (?1, ?2)", params![name, age])
+    })
+    .expect("the row is added");
+}
+
+/// Added, and then undone by the trap.
+#[ic_cdk::update]
+fn add_and_trap(name: String) {
+    add(name, 0);
+    ic_cdk::trap("as asked");
+}
+
 #[ic_cdk::query]
 fn adults(age: i64) -> i64 {
     Db::query(|connection| {
@@ -48,4 +63,14 @@ fn adults(age: i64) -> i64 {
     })
     .expect("the rows are counted")
     .expect("there is a count")
+}
+
+#[ic_cdk::query]
+fn check() -> String {
+    Db::query(|connection| {
+        let mut statement = connection.prepare("pragma integrity_check")?;
+        statement.query_optional_scalar::<String>(params![])
+    })
+    .expect("the database is checked")
+    .expect("there is a verdict")
 }
