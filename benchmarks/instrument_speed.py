@@ -99,7 +99,7 @@ def measure(quick: bool) -> Table:
         table.add(f"{name}: decode to encode", front / 1e6, "ms")
         table.add(f"{name}: decode alone", best_ns(lambda wasm=wasm: decode(wasm), repeat) / 1e6, "ms")
         table.add(f"{name}: compile", compiling / 1e6, "ms")
-    rewrite = Rewrite(SCHEDULES["2025"], 1, 2, 3, 4, redirects={0: 5}, memory_grow=6, drop_flag_global=7)
+    rewrite = Rewrite(SCHEDULES["2025"], 1, 2, 3, 4, redirects={0: 5}, memory_grow={0: 6}, drop_flag_global=7)
     speeds = {}
     for name, codes in hand_made().items():
         size = sum(len(code.body) for code in codes)

@@ -263,6 +263,10 @@ class Return:
     stable_dirty_pages: int = 0
     heap_dirty_pages: int = 0
     """Pages of the heap whose bytes differ from before; charged, but not counted where changes are dropped anyway."""
+    own_wasm_pages: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of the memories of its own that its module has, by name."""
+    own_dirty_pages: int = 0
+    """Pages of those whose bytes differ from before, counted as those of the heap."""
 
 
 @unique
@@ -294,6 +298,7 @@ class TrapCode(IntEnum):
     BAD_CONVERSION_TO_INTEGER = 39
     INTERRUPTED = 40
     CYCLES_AMOUNT_TOO_BIG_FOR_64_BIT = 41
+    READ_ONLY_MEMORY = 42
     CALLED_TRAP = 64
     CONTRACT_VIOLATION = 65
     """The message says which rule of which `ic0` function was broken."""

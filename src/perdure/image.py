@@ -9,10 +9,12 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 __all__ = ["MEMORY_KINDS", "Extent", "Image", "Lifetime", "MemoryKind", "PageDelta", "memory_kinds"]
 
-Lifetime = Literal["heap", "stable"]
-"""What an upgrade does to a memory: a ``heap`` starts empty, unless the upgrade keeps it; what is ``stable`` stays.
+Lifetime = Literal["heap", "stable", "upgrade", "message"]
+"""How long what is in a memory stays.
 
-A reinstallation empties all of them."""
+A ``heap`` starts empty at an upgrade, unless that keeps it; what is ``stable`` stays; ``upgrade`` is emptied by every
+upgrade, ``message`` by the end of every entry. A reinstallation empties all of them.
+"""
 
 
 class MemoryKind(NamedTuple):

@@ -125,7 +125,7 @@ def test_second_compiler_finds_the_code(cache):
     second, hit = compiled(cache)
     assert hit
     assert second.facts == first.facts
-    assert second.facts.data_segments == ((0, b"abc"),)
+    assert second.facts.data_segments == (("heap", 0, b"abc"),)
     assert second.module_hash == first.module_hash
 
 

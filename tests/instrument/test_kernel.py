@@ -408,7 +408,7 @@ def test_dropped_segments_raise_the_flag(link_text: Callable) -> None:
 def test_data_is_kept_aside_and_start_is_an_entry(link_text: Callable) -> None:
     linked = link_text("""(module (memory 1) (data (i32.const 3) "abc")
       (func $start (i32.store8 (i32.const 0) (i32.const 9))) (start $start))""")
-    assert linked.instrumented.data_segments == ((3, b"abc"),)
+    assert linked.instrumented.data_segments == (("heap", 3, b"abc"),)
     assert linked.read("heap", 0, 8) == bytes(8)
     linked.run("canister_start")
     assert linked.read("heap", 0, 1) == b"\x09"

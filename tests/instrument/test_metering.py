@@ -174,10 +174,10 @@ def test_what_only_looks_like_a_call_is_left():
 
 
 def test_memory_grow_becomes_a_call():
-    rewrite = replace(METERED, memory_grow=GROW)
+    rewrite = replace(METERED, memory_grow={0: GROW})
     assert metered("local.get 0 memory.grow drop", rewrite) == f"[303]; [?]; local.get 0; call {GROW}; drop; end"
     second = b"\0\x41\0\x40\x01\x1a\x41\0\x40\x80\0\x1a\x0b"
-    (code,) = rewrite_codes([Code(second)], Rewrite(memory_grow=GROW))
+    (code,) = rewrite_codes([Code(second)], Rewrite(memory_grow={0: GROW}))
     assert listing(code.body) == f"i32.const 0; memory.grow 1; drop; i32.const 0; call {GROW}; drop; end"
 
 
@@ -188,7 +188,7 @@ def test_drops_raise_a_flag():
 
 
 def test_without_a_schedule_only_edits_are_made():
-    rewrite = Rewrite(redirects={1: 2}, memory_grow=GROW, drop_flag_global=FLAG)
+    rewrite = Rewrite(redirects={1: 2}, memory_grow={0: GROW}, drop_flag_global=FLAG)
     assert metered("loop call 0 call 1 end", rewrite) == "loop; call 0; call 2; end; end"
     assert metered("data.drop 0", rewrite) == f"i32.const 1; global.set {FLAG}; data.drop 0; end"
     assert metered(BULK, rewrite) == metered(BULK, Rewrite())

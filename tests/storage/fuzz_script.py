@@ -396,8 +396,8 @@ def _agree(found: second.State, expected: second.State) -> None:
     _require(found.kept_hash == expected.compute_hash(), "state hash")
 
 
-def _compile_code(wasm: bytes, *, known: bool = False) -> Any:
-    return shared_compiler().compile(wasm, Options(), known=known)
+def _compile_code(wasm: bytes, *, known: bool = False, extensions: tuple[str, ...] = ()) -> Any:
+    return shared_compiler().compile(wasm, Options(extensions=extensions), known=known)
 
 
 def _take_up(state: StateDirectory) -> str:

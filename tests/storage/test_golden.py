@@ -44,7 +44,7 @@ def number(data: bytes) -> int:
 
 
 def test_every_version_is_there() -> None:
-    assert {"v1-busy", "v1-kept", "v1-plain", "v1-python", "v1-python-early"} <= set(NAMES)
+    assert {"v1-busy", "v1-kept", "v1-plain", "v1-python", "v1-python-early", "v1-memories"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,6 +127,26 @@ def test_what_no_canister_uses_yet(tmp_path: Path) -> None:
         assert past.canisters[b"actor"].images.keys() == {"heap", "log", "users-1.x"}
         assert past.canisters[b"actor"].images["log"].read(0, PAGE) == page
         assert len(past.answers) == 5
+        past.close()
+
+
+def test_memories_of_a_canisters_own_go_on(tmp_path: Path) -> None:
+    facts = unpack("v1-memories", tmp_path / "state")
+    with Subnet(tmp_path / "state") as subnet:
+        assert subnet.extensions == ("memories",)
+        canister = subnet.canister(Principal.from_text(facts["canister"]))
+        assert number(canister.update("add")) == 4
+        found = {name: number(memory.read(0, 8)) for name, memory in canister.memories.items() if name != "stable"}
+        assert found == {"heap": 4, "users": 0, "old": 2, "new": 4, "cache": 4, "scratch": 0}
+        assert canister._state.own_memories == {
+            "users": ("stable", 64, 1),
+            "old": ("stable", 32, 1),
+            "new": ("stable", 32, 1),
+            "cache": ("upgrade", 32, 1),
+            "scratch": ("message", 32, 0),
+        }
+        past = subnet.at(2)
+        assert number(past.canister(canister.id).update("add")) == 2
         past.close()
 
 

@@ -36,4 +36,5 @@ class Code(CanisterModule, Protocol):
 def page_scans(code: Code) -> Mapping[str, PrivatePages]:
     """How changed pages are found of the memories that code writes by itself; of the others the host knows them."""
     pages = code.engine.private_pages.another()
-    return {"heap": pages} if code.facts.accounting else {"heap": pages, "stable": pages}
+    accounted = ("heap", *code.facts.noted_memories)
+    return dict.fromkeys(accounted if code.facts.accounting else (*accounted, "stable"), pages)

@@ -190,10 +190,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.cache
-def _original_engine() -> int:
-    """An engine that only validates, with what the replica lets a canister use."""
+def _original_engine(multi_memory: bool) -> int:
+    """An engine that only validates, with what the replica lets a canister use; on request with several memories."""
     config = _config_new()
-    configure(_ffi.dll, config, FEATURES | {"wasm_multi_memory": False} | _alone(), {})
+    configure(_ffi.dll, config, FEATURES | {"wasm_multi_memory": multi_memory} | _alone(), {})
     pointer: int = _engine_new(config)
     return pointer
 
@@ -206,15 +206,19 @@ def is_valid(engine: int, wasm: bytes) -> bool:
     return not error
 
 
-def validate_original(wasm: bytes) -> None:
+def validate_original(wasm: bytes, *, multi_memory: bool = False) -> None:
     """Check a canister's own module, before anything is appended, with several memories switched off.
 
     Appending can make an invalid index valid: a module that names memory 1 would reach ours.
 
+    Args:
+        wasm: the module.
+        multi_memory: it may have several of its own, as an extension lets it.
+
     Raises:
         MalformedError: the engine's own message, with the offset that it names.
     """
-    error = _validate(_original_engine(), wasm, len(wasm))
+    error = _validate(_original_engine(multi_memory), wasm, len(wasm))
     if error:
         message = error_message(error)
         place = _OFFSET.search(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from perdure.canister import MemoryKind
 from perdure.instrument import SCHEDULES, Count, Counts, Instrumented, PageCharges
@@ -17,8 +17,10 @@ class ModuleFacts(NamedTuple):
     """What an instance needs to know.
 
     `global_types` and `global_places` have an entry for each saved global; a place in message memory occurs more than
-    once where a global is exported more than once. `memories` are those beside heap and stable memory.
-    `is_heap_alone`: the heap is the only memory that the canister's own instructions reach.
+    once where a global is exported more than once. `memories` are those beside heap and stable memory;
+    `engine_memories` the names of those that the module itself has, by index; `noted_memories` those of which the
+    header says whether they were written, bit by bit. `is_heap_alone`: the canister's own instructions reach the heap
+    and no other memory.
     """
 
     is_64: bool
@@ -30,10 +32,12 @@ class ModuleFacts(NamedTuple):
     accounting: bool
     metered: bool
     page_charges: PageCharges | None
-    data_segments: tuple[tuple[int, bytes], ...]
+    data_segments: tuple[tuple[str, int, bytes], ...]
     custom_sections: Mapping[str, bytes]
     memories: tuple[MemoryKind, ...]
     is_heap_alone: bool
+    engine_memories: tuple[str, ...]
+    noted_memories: tuple[str, ...]
     counts: Counts
 
 
@@ -51,8 +55,11 @@ def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFact
         page_charges=SCHEDULES[linked.options.schedule].page_charges if linked.options.schedule else None,
         data_segments=linked.data_segments,
         custom_sections={section.name: section.data for section in reversed(module.custom_sections)},
-        memories=linked.options.memories,
-        is_heap_alone=not linked.options.extensions,
+        memories=(*linked.options.memories, *(one.kind for one in linked.plan.own)),
+        is_heap_alone=not linked.plan.noted
+        and (linked.options.accounting or "direct" not in linked.options.extensions),
+        engine_memories=linked.plan.names,
+        noted_memories=linked.plan.noted,
         counts=counts,
     )
 
@@ -62,11 +69,11 @@ def encode_facts(facts: ModuleFacts) -> bytes:
     plain = {
         **facts._asdict(),
         "methods": sorted(facts.methods),
-        "data_segments": [(address, len(data)) for address, data in facts.data_segments],
+        "data_segments": [(*place, len(data)) for *place, data in facts.data_segments],
         "custom_sections": [(name, len(data)) for name, data in facts.custom_sections.items()],
     }
     text = json.dumps(plain).encode()
-    blobs = [data for _, data in facts.data_segments] + list(facts.custom_sections.values())
+    blobs = [data for *_, data in facts.data_segments] + list(facts.custom_sections.values())
     return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
 
 
@@ -83,10 +90,10 @@ def _decoded(data: bytes) -> ModuleFacts:
     at = 4 + int.from_bytes(data[:4], "little")
     plain = json.loads(data[4:at])
 
-    def blobs(table: list[tuple[int | str, int]]) -> list[bytes]:
+    def blobs(table: list[list[Any]]) -> list[bytes]:
         nonlocal at
         found = []
-        for _, length in table:
+        for *_, length in table:
             found.append(data[at : at + length])
             at += length
         return found
@@ -104,10 +111,12 @@ def _decoded(data: bytes) -> ModuleFacts:
         metered=plain["metered"],
         page_charges=None if plain["page_charges"] is None else PageCharges(*plain["page_charges"]),
         data_segments=tuple(
-            (address, blob) for (address, _), blob in zip(plain["data_segments"], segments, strict=True)
+            (memory, address, blob) for (memory, address, _), blob in zip(plain["data_segments"], segments, strict=True)
         ),
         custom_sections={name: blob for (name, _), blob in zip(plain["custom_sections"], sections, strict=True)},
         memories=tuple(MemoryKind(*kind) for kind in plain["memories"]),
         is_heap_alone=plain["is_heap_alone"],
+        engine_memories=tuple(plain["engine_memories"]),
+        noted_memories=tuple(plain["noted_memories"]),
         counts=Counts({name: Count(*count) for name, count in plain["counts"][0].items()}, *plain["counts"][1:]),
     )

@@ -7,7 +7,7 @@ import struct
 from perdure.canister import Env
 from perdure.instrument import abi
 
-__all__ = ["LEFT", "LOG_ROOM", "OUT", "OUT_OFFSET", "RESPONDED", "ROOM", "fill"]
+__all__ = ["LEFT", "LOG_ROOM", "OUT", "OUT_OFFSET", "RESPONDED", "ROOM", "WRITTEN_END", "fill"]
 
 _FIELDS = list(abi.HEADER.values())
 OUT_OFFSET = abi.HEADER["reply_bytes"].offset
@@ -19,6 +19,8 @@ ROOM = struct.Struct("<" + abi.HEADER["log_room_bytes"].format)
 _MAX_CALLER_BYTES = abi.HEADER["caller"].size_bytes
 LEFT = [field.offset for field in _FIELDS if field.offset >= OUT_OFFSET].index(abi.HEADER["instructions_left"].offset)
 """Which of the out-fields says how many instructions are left; those of pages follow it."""
+WRITTEN_END = [field.offset for field in _FIELDS if field.offset >= OUT_OFFSET].index(abi.HEADER["written_end"].offset)
+"""Which of them says where the list of written pages ends; the one before it, of touched ones."""
 
 
 def fill(

@@ -8,7 +8,7 @@ from typing import Final
 from perdure.canister import Context, Env, PageDelta, Return
 from perdure.memory import PAGE_BYTES
 
-__all__ = ["FREE_OF_HEAP", "charge_for_heap", "pages_of"]
+__all__ = ["FREE_OF_HEAP", "charge_for_heap", "charge_for_own", "pages_of"]
 
 FREE_OF_HEAP: Final = (
     Context.NON_REPLICATED_QUERY.bit
@@ -55,3 +55,21 @@ def charge_for_heap(
     limits = env.limits
     price = sum(page_charges) if page_charges is not None else limits.dirty_page_instructions * (4 if is_64 else 1)
     result.instructions = min(limits.instructions, result.instructions + result.heap_dirty_pages * price)
+
+
+def charge_for_own(
+    result: Return,
+    env: Env,
+    delta: PageDelta,
+    before: dict[int, bytes] | None,
+    page_charges: tuple[int, int] | None,
+) -> None:
+    """Charge each changed page of a memory of the canister's own, as one of stable memory, after the fact.
+
+    Args as of `charge_for_heap`; the width of addresses makes no difference.
+    """
+    count = sum((before or {}).get(address) != data for address, data in pages_of(delta))
+    limits = env.limits
+    price = sum(page_charges) if page_charges is not None else limits.dirty_page_instructions
+    result.own_dirty_pages += count
+    result.instructions = min(limits.instructions, result.instructions + count * price)

@@ -34,10 +34,11 @@ from perdure.canister import (
 from perdure.embedder.code import Code, page_scans
 from perdure.embedder.global_values import pack_globals, unpack_globals
 from perdure.embedder.guard import ThreadState, check_recursion, threads
-from perdure.embedder.header import LEFT, LOG_ROOM, OUT, OUT_OFFSET, RESPONDED, ROOM, fill
-from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_heap, pages_of
+from perdure.embedder.header import LEFT, LOG_ROOM, OUT, OUT_OFFSET, RESPONDED, ROOM, WRITTEN_END, fill
+from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_heap
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
+from perdure.embedder.own import InstanceMemories, Pages, handed_over
 from perdure.embedder.rust_names import demangled
 from perdure.embedder.states import (
     CLEAN,
@@ -54,7 +55,7 @@ from perdure.embedder.states import (
     WRITE,
 )
 from perdure.embedder.store import EngineTrap, Store
-from perdure.embedder.traps import out_of_bounds_of, trap_of
+from perdure.embedder.traps import trap_of, trap_of_memory
 from perdure.errors import InternalError
 from perdure.instrument import abi
 from perdure.system_api import SystemApi
@@ -73,9 +74,9 @@ class WasmInstance:
 
     Args:
         module: the code.
-        memories: by name; heap and stable memory are the engine's, the others lie beside them for the host.
+        memories: by name; those that the module has are the engine's, the others lie beside them for the host.
         committed_globals: 16 bytes each, or `None` for a module that has never run.
-        apply_data: whether data segments go into the heap when the module first gets its memories.
+        apply_data: the memories that get their data segments when the module first gets its memories.
     """
 
     def __init__(
@@ -84,13 +85,13 @@ class WasmInstance:
         memories: dict[str, ImageMemory],
         committed_globals: bytes | None,
         *,
-        apply_data: bool,
+        apply_data: Collection[str],
     ) -> None:
         self._module = module
         self._engine = module.engine
-        self._memories = memories
+        self._memories = InstanceMemories(module, memories)
         self._heap, self._stable = memories["heap"], memories["stable"]
-        self._beside = [memory for memory in memories.values() if memory not in (self._heap, self._stable)]
+        self._has_more = self._memories.has_more
         self._accounting, self._message = AnonymousMemory(), AnonymousMemory()
         self._owned = list(memories.values())
         self._view = memoryview(b"")
@@ -134,7 +135,7 @@ class WasmInstance:
         memories = {name: ImageMemory(image, scans.get(name)) for name, image in state.memories.items()}
         packed = None if state.global_values is None else pack_globals(module.facts, state.global_values)
         try:
-            return cls(module, memories, packed, apply_data=packed is None)
+            return cls(module, memories, packed, apply_data=() if packed is not None else memories.keys())
         except BaseException:
             for memory in memories.values():
                 memory.close()
@@ -150,9 +151,7 @@ class WasmInstance:
     @property
     def memories(self) -> Mapping[str, ImageMemory]:
         """All memories as they stand, by name."""
-        for memory in self._beside:
-            memory.open()
-        return self._memories
+        return self._memories.opened()
 
     @property
     def stable(self) -> ImageMemory:
@@ -210,7 +209,9 @@ class WasmInstance:
         found = array("I"), array("I")
         if self._view and self._module.facts.accounting:
             out = OUT.unpack_from(self._view, OUT_OFFSET)
-            for pages, start, end in zip(found, (abi.TOUCHED_LIST, abi.WRITTEN_LIST), out[-3:-1], strict=True):
+            for pages, start, end in zip(
+                found, (abi.TOUCHED_LIST, abi.WRITTEN_LIST), out[WRITTEN_END - 1 : WRITTEN_END + 1], strict=True
+            ):
                 pages.frombytes(self._accounting.bytes[start : max(start, end)])
         return found
 
@@ -223,7 +224,7 @@ class WasmInstance:
             return NO_CHANGE
         known = self._heap_changes
         found = {}
-        for name, memory in self._memories.items():
+        for name, memory in self._memories.kept:
             delta = memory.changes() if memory is not self._heap or known is _UNKNOWN else known
             if delta is not None:
                 found[name] = delta
@@ -238,7 +239,7 @@ class WasmInstance:
             raise InternalError("a forked child process must not commit; open the state anew there")
         delta = self.changes()
         for name, changed in delta.memories.items():
-            self._memories[name].image.prepare(changed)
+            self._memories.by_name[name].image.prepare(changed)
         if self._state is not CLEAN:
             self._ready = delta
         self._state = PREPARE[self._state]
@@ -253,11 +254,13 @@ class WasmInstance:
             if self._state is CLEAN:
                 return delta
             for name, changed in delta.memories.items():
-                self._memories[name].commit(changed)
+                self._memories.by_name[name].commit(changed)
             self._committed_globals = self._current_globals
             self._heap_changes = _UNKNOWN
+            if self._has_more:
+                self._memories.nothing_uncommitted()
             if self._predecessor is not None:
-                self._owned = list(self._memories.values())
+                self._owned = list(self._memories.by_name.values())
                 self._predecessor._give_up(self._owned)
                 self._predecessor = None
             self._ready = None
@@ -272,7 +275,7 @@ class WasmInstance:
         if delta is None or self._state is not READY:
             return  # nothing, or all of it, was done
         for name, changed in delta.memories.items():
-            self._memories[name].image.commit(changed)
+            self._memories.by_name[name].image.commit(changed)
         self._committed_globals = self._globals_now()
 
     def roll_back(self) -> None:
@@ -316,17 +319,9 @@ class WasmInstance:
         code: Code = module  # type: ignore[assignment]  # of the same engine
         self._take_stock()
         self._state = HAND_OVER[self._state]
-        scans = page_scans(code)
-        memories = dict(self._memories)
-        for name, memory in self._memories.items():
-            if name not in keep:
-                memories[name] = ImageMemory(memory.image, scans.get(name), fresh=True)
-            elif memory.private_pages is None:
-                memory.private_pages = scans.get(name)
-        for name, image in added.items():
-            memories[name] = ImageMemory(image, scans.get(name), fresh=True)
+        memories = handed_over(self._memories.by_name, code, keep, added)
         self._drop_store()
-        heir = WasmInstance(code, memories, None, apply_data="heap" not in keep)
+        heir = WasmInstance(code, memories, None, apply_data=memories.keys() - set(keep))
         heir._state = WRITE[heir._state]
         heir._predecessor = self
         heir._owned = [memory for memory in memories.values() if memory not in self._owned]
@@ -399,7 +394,12 @@ class WasmInstance:
         if self._state is TRAPPED or self._state is RUNNING:
             self._roll_back(state)
         store, engine = self._store, self._engine
-        if store is None or self._heap.resized or self._stable.resized:
+        if (
+            store is None
+            or self._heap.resized
+            or self._stable.resized
+            or (self._has_more and self._memories.is_resized)
+        ):
             store = self._renew()
         index = environment = 0
         if entry_point.__class__ is Method:
@@ -409,7 +409,9 @@ class WasmInstance:
         else:
             entry = store.function(abi.CALLBACK)
             index, environment = entry_point  # type: ignore[misc]
-        before = self._heap_before() if self._state is not CLEAN and not env.context.bit & FREE_OF_HEAP else None
+        before = (
+            self._memories.pages_before() if self._state is not CLEAN and not env.context.bit & FREE_OF_HEAP else None
+        )
         fill(self._view, env, self._page_charges, index, environment)
         self._heap_changes = _UNKNOWN
         self._env, self._api, self.failure = env, None, None
@@ -432,15 +434,12 @@ class WasmInstance:
             self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]
         return outcome
 
-    def _heap_before(self) -> dict[int, bytes]:
-        """The pages that an entry before this one has changed and nobody committed: they are not this one's."""
-        delta = self._heap.changes()
-        return {} if delta is None else dict(pages_of(delta))
-
-    def _returned(self, env: Env, before: dict[int, bytes] | None) -> Return:
+    def _returned(self, env: Env, before: Pages | None) -> Return:
         view, api, limits = self._view, self._api, env.limits
         out = OUT.unpack_from(view, OUT_OFFSET)
-        left, accessed_left, dirty_left, heap_wasm_pages, stable_wasm_pages, _, written_end, has_dropped = out[LEFT:]
+        left, accessed_left, dirty_left, heap_wasm_pages, stable_wasm_pages, _, written_end, has_dropped, noted = out[
+            LEFT:
+        ]
         self._take_written(written_end)
         self._state = RETURN[self._state]
         result = Return() if api is None else api.finish()
@@ -456,8 +455,12 @@ class WasmInstance:
         if self._metered and not env.context.bit & FREE_OF_HEAP:
             self._heap_changes = delta = self._heap.changes()
             if delta is not None:
-                charge_for_heap(result, env, delta, before, self._page_charges, is_64=self._module.facts.is_64)
-        if has_dropped:  # data.drop or elem.drop: segments come back with a new instance, as on the network
+                pages = before.get("heap") if before is not None else None
+                charge_for_heap(result, env, delta, pages, self._page_charges, is_64=self._module.facts.is_64)
+        must_renew = self._has_more and self._memories.returned(result, env, before, noted, self._page_charges)
+        if (
+            has_dropped or must_renew
+        ):  # data.drop or elem.drop: segments come back with a new instance, as on the network
             self._globals_now()
             self._drop_store()
         return result
@@ -465,7 +468,8 @@ class WasmInstance:
     def _failed(self, env: Env, ended: EngineTrap) -> Trap:
         self._finish(self._store)
         out = OUT.unpack_from(self._view, OUT_OFFSET)
-        self._take_written(out[-2])
+        self._take_written(out[WRITTEN_END])
+        self._memories.all_touched()
         self._state = TRAP[self._state]
         self._drop_store()
         interruption, self._interruption = self._interruption, None
@@ -478,10 +482,8 @@ class WasmInstance:
             for index, name in ended.frames
             if index < self._module.facts.own_function_count
         )
-        code = ended.code
-        if code is TrapCode.HEAP_OUT_OF_BOUNDS and not self._module.facts.is_heap_alone:
-            code = out_of_bounds_of(self._module.memories_at(ended.offset))
-        trap = trap_of(env, code, out[1:6], failure, self.max_seconds)
+        trap = None if failure else trap_of_memory(self._module, ended, out[1:3])
+        trap = trap or trap_of(env, ended.code, out[1:6], failure, self.max_seconds)
         trap.backtrace = frames
         if self._metered:
             trap.instructions = env.limits.instructions - max(out[LEFT], 0)
@@ -494,19 +496,19 @@ class WasmInstance:
         self._drop_store()
         if self._accounting.range is not None:
             self._accounting.range.drop(0, self._accounting.size_bytes)
-        memories = (self._heap, self._stable, self._accounting, self._message)
+        self._memories.clear()
+        memories = (*self._memories.in_engine, self._accounting, self._message)
         store = Store(self._engine, self._module.instance_pre, memories)
         if self._engine.c_host is not None:
             self._engine.c_host.bind(store)
-        self._heap.resized = self._stable.resized = False
+        self._memories.attached()
+        self._memories.clear()
         self._view = self._message.bytes
         if self._current_globals is not None:
             self._load_globals(store, self._current_globals)
             self._store = store  # last: one that was not made whole is none
             return store
-        if self._apply_data:
-            for address, data in self._module.facts.data_segments:
-                self._heap.bytes[address : address + len(data)] = data
+        self._memories.put_data(self._apply_data)
         self._finish(store)
         self._read_globals = False
         self._current_globals = self._globals_now()
@@ -559,7 +561,7 @@ class WasmInstance:
             self._state = WRITE[self._state]
             if heap.written or heap.resized:
                 self._heap_changes = _UNKNOWN
-        elif self._beside and self._state is CLEAN and any(memory.changes() is not None for memory in self._beside):
+        if self._has_more and self._memories.is_written:
             self._state = WRITE[self._state]
 
     def _roll_back(self, state: ThreadState) -> None:
@@ -570,18 +572,16 @@ class WasmInstance:
             before = self._state
         if before is not CLEAN:
             self._state = RUNNING  # a rollback that is cut off is done again, and more thoroughly
-            sizes = self._heap.size_bytes, self._stable.size_bytes
-            for memory in self._memories.values():
+            sizes = self._memories.sizes()
+            for _, memory in self._memories.kept:
                 memory.roll_back(everything=before is RUNNING)
-            if (
-                before is RUNNING
-                or self._committed_globals is None
-                or sizes != (self._heap.size_bytes, self._stable.size_bytes)
-            ):
+            if before is RUNNING or self._committed_globals is None or sizes != self._memories.sizes():
                 self._drop_store()
-                self._heap.resized = self._stable.resized = False
+                self._memories.attached()
             elif self._store is not None and self._globals_now() != self._committed_globals:
                 self._load_globals(self._store, self._committed_globals)
+            if self._has_more:
+                self._memories.nothing_uncommitted()
             self._current_globals = self._committed_globals
             self._read_globals = True
             self._state = ROLL_BACK[self._state]

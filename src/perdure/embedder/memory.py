@@ -50,6 +50,8 @@ class LinearMemory:
         self.size_bytes = 0
         self.reserved_bytes = 0
         self.guard_bytes = 0
+        self.minimum_bytes = 0
+        """What the module that has it asks for."""
         self._cuts: set[int] = set()  # where one opened run of pages may end and another begin
 
     @property
@@ -70,6 +72,7 @@ class LinearMemory:
         Compiled code leaves out bounds checks on the strength of the reservation and the guard, so giving less would
         let it read foreign bytes.
         """
+        self.minimum_bytes = minimum_bytes
         reserved_bytes = max(reserved_bytes, minimum_bytes, self._initial_bytes())
         if self.range is None:
             self._open(reserved_bytes, guard_bytes)
@@ -152,6 +155,8 @@ class ImageMemory(LinearMemory):
         self.private_pages = private_pages
         self.resized = False
         """Whether the size has changed without the engine, whose instance then has to be made anew."""
+        self.is_untouched = False
+        """Whether nobody but `write` can have changed a byte since the last commit or rollback."""
         self._extents: tuple[Extent, ...] | None = () if fresh else None
         self._kept: dict[int, bytes] = {}  # private runs that equal the committed bytes
         self._held: Mapping[int, bytes] = {}  # the image's, as of the last commit
@@ -207,6 +212,8 @@ class ImageMemory(LinearMemory):
         """What differs from the committed content; the runs are views."""
         if self.range is None:  # nobody has looked at it yet
             return PageDelta(0, [], fresh=True) if self.fresh else None
+        if self.is_untouched and self._is_as_committed:
+            return None
         runs = self._known_runs() if self.private_pages is None else self._changed_runs()
         if not runs and self.size_bytes == self.committed_bytes and not self.fresh:
             return None
@@ -214,6 +221,10 @@ class ImageMemory(LinearMemory):
         return PageDelta(
             self.size_bytes // WASM_PAGE_BYTES, [(start, view[start:end]) for start, end in runs], self.fresh
         )
+
+    @property
+    def _is_as_committed(self) -> bool:
+        return self.is_untouched and not self.written and self.size_bytes == self.committed_bytes and not self.fresh
 
     def commit(self, delta: PageDelta) -> None:
         """Hand `delta`, which `changes` returned, to the image; what was private is then shown from its files."""
@@ -238,7 +249,7 @@ class ImageMemory(LinearMemory):
 
     def roll_back(self, *, everything: bool = False) -> None:
         """Be what was last committed. `everything`: nobody knows what was written."""
-        if self.range is None:
+        if self.range is None or (self.is_untouched and not everything and self._is_as_committed):
             return
         if self.size_bytes > self.committed_bytes:
             self.range.close_access(self.committed_bytes, self.size_bytes - self.committed_bytes)
@@ -255,6 +266,22 @@ class ImageMemory(LinearMemory):
         self.written.clear()
         if self._scan_ns > _SCAN_BUDGET_NS:
             self._drop_reads()
+
+    @property
+    def is_initial(self) -> bool:
+        """Whether nobody can have changed it, size or bytes, since `reset`."""
+        return self.is_untouched and self.size_bytes == self.minimum_bytes
+
+    def reset(self) -> bool:
+        """Be zeros, and as small as the module lets it be; whether it became smaller. Not for what is committed."""
+        assert self.range is not None
+        is_larger = self.size_bytes > self.minimum_bytes
+        if is_larger:
+            self.range.close_access(self.minimum_bytes, self.size_bytes - self.minimum_bytes)
+            self.size_bytes = self.minimum_bytes
+        self.range.drop(0, self.size_bytes)
+        self.is_untouched = True
+        return is_larger
 
     def _put_held(self, start: int, end: int) -> None:
         """Have the held pages of a range show their committed bytes."""

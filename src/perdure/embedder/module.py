@@ -26,6 +26,7 @@ from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, fact
 from perdure.embedder.instance import WasmInstance
 from perdure.errors import InternalError, UnsupportedError
 from perdure.instrument import REPLICA, Bounds, Options, Policy, counts_of, instrument
+from perdure.instrument.memories import has_own_memories
 from perdure.instrument.validate import validate
 from perdure.wasm import decode, encode, inflate, memories_of
 
@@ -112,7 +113,7 @@ class CompiledModule:
         Instruments the module again, which nothing that runs has to wait for.
         """
         linked = instrument(decode(self._wasm), self._options)
-        names = linked.memory_names
+        names = linked.plan.names
         return tuple(names[index] for index in memories_of(encode(linked.module), offset))
 
     def serialize(self) -> bytes:
@@ -225,7 +226,8 @@ class Compiler:
 
     def _build(self, key: bytes, wasm: bytes, options: Options, *, known: bool, policy: Policy) -> CompiledModule:
         original = decode(wasm)
-        self._engine.threads.call(lambda: validate_original(inflate(wasm)))
+        several = has_own_memories(options.extensions)
+        self._engine.threads.call(lambda: validate_original(inflate(wasm), multi_memory=several))
         validate(original, replace(policy, max_method_name_bytes=sys.maxsize) if known else policy)
         counts = counts_of(original, self._bounds)
         if not known:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.canister import Env, Trap, TrapCode
+from perdure.embedder.code import Code
+from perdure.embedder.store import EngineTrap
 from perdure.instrument import abi
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
 
-__all__ = ["out_of_bounds_of", "trap_of"]
+__all__ = ["trap_of", "trap_of_memory"]
 
 _WRONG_CONTEXT = 0
 _OUTSIDE_HEAP = 2
@@ -42,9 +44,26 @@ def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseExcept
     return Trap(code)
 
 
-def out_of_bounds_of(memories: Sequence[str]) -> TrapCode:
-    """The engine has one code for an address outside of any memory; what it is of one that reaches `memories`."""
-    return TrapCode.STABLE_MEMORY_OUT_OF_BOUNDS if memories == ("stable",) else TrapCode.HEAP_OUT_OF_BOUNDS
+def trap_of_memory(code: Code, ended: EngineTrap, reason: Sequence[int]) -> Trap | None:
+    """A trap that has to do with one of several memories, which the engine does not tell apart; `None`: another one.
+
+    Args:
+        code: what ran.
+        ended: the engine's word.
+        reason: ``trap_code`` and ``trap_function`` of the header.
+    """
+    if code.facts.is_heap_alone:
+        return None
+    if ended.code is TrapCode.UNREACHABLE and reason[0] == TrapCode.READ_ONLY_MEMORY:
+        name = code.facts.engine_memories[reason[1]]
+        return Trap(TrapCode.READ_ONLY_MEMORY, f"memory {name} is deprecated: it is only read")
+    if ended.code is not TrapCode.HEAP_OUT_OF_BOUNDS:
+        return None
+    names = list(dict.fromkeys(code.memories_at(ended.offset)))
+    known = {"heap": TrapCode.HEAP_OUT_OF_BOUNDS, "stable": TrapCode.STABLE_MEMORY_OUT_OF_BOUNDS}
+    if len(names) == 1 and names[0] in known:
+        return Trap(known[names[0]])
+    return Trap(TrapCode.HEAP_OUT_OF_BOUNDS, f"memory {' or '.join(names)} out of bounds")
 
 
 def _native(env: Env, number: int, function: int, kind: int, offset: int, size: int) -> Trap:

@@ -100,12 +100,27 @@ def commit(world: World, canister: CanisterState, result: Return) -> None:
     if heap != canister.heap_wasm_pages or stable != canister.stable_wasm_pages:
         canister.heap_wasm_pages, canister.stable_wasm_pages = heap, stable
         canister.refresh(world.costs)
+    if result.own_wasm_pages:
+        _note_own_memories(world, canister, result)
     if result.certified_data is not None:
         canister.certified_data = result.certified_data
     if result.global_timer_ns is not None:
         canister.global_timer_ns = result.global_timer_ns
         if result.global_timer_ns:
             world.state.task_canisters.add(canister.canister_id)
+
+
+def _note_own_memories(world: World, canister: CanisterState, result: Return) -> None:
+    """Take note of how large the memories of the canister's own are now."""
+    known = canister.own_memories
+    changed = {
+        name: known[name]._replace(wasm_pages=wasm_pages)
+        for name, wasm_pages in result.own_wasm_pages.items()
+        if name in known and known[name].lifetime != "message" and known[name].wasm_pages != wasm_pages
+    }
+    if changed:
+        canister.own_memories = {**known, **changed}
+        canister.refresh(world.costs)
 
 
 def check_hook(world: World, canister: CanisterState) -> None:

@@ -173,7 +173,7 @@ def install_code(
         return canister_error(
             canister.canister_id, ErrorCode.CANISTER_INVALID_WASM, f"Canister's Wasm module is not valid: {error}"
         )
-    refusal = _check_persistence(canister, options, module)
+    refusal = _check_persistence(canister, options, module) or _check_memories(canister, options, module)
     if refusal is None and SCHEMA in world.host.extensions:
         refusal = refuse_declared(canister, module, is_upgrade=options.mode is InstallMode.UPGRADE)
     if refusal is not None:
@@ -230,6 +230,27 @@ def _check_persistence(canister: CanisterState, options: InstallOptions, module:
             "canister module supports enhanced orthogonal persistence.",
         )
     return None
+
+
+def _check_memories(canister: CanisterState, options: InstallOptions, module: CanisterModule) -> Reject | None:
+    """A memory that is there stays what it is, as long as what is in it may stay."""
+    if options.mode is not InstallMode.UPGRADE:
+        return None
+    for name, kind in module.memories.items():
+        known = canister.own_memories.get(name)
+        if known is not None and known[:2] != (kind.lifetime, kind.address_bits):
+            return canister_error(
+                canister.canister_id,
+                ErrorCode.CANISTER_CONTRACT_VIOLATION,
+                f"Memory '{name}' has lifetime '{known.lifetime}' and {known.address_bits}-bit addresses; the new "
+                f"module has it with lifetime '{kind.lifetime}' and {kind.address_bits}-bit addresses",
+                "Give it another name, or reinstall, which empties all memories.",
+            )
+    return None
+
+
+_STAYS: Final = {"stable": True, "upgrade": False, "message": False}
+"""Whether an upgrade keeps what is in a memory, by its lifetime; of a heap the upgrade's options say it."""
 
 
 @final
@@ -326,7 +347,7 @@ class _Installation:
 
         def stays(name: str) -> bool:
             if name in named:
-                return keeps_heap or named[name].lifetime == "stable"
+                return _STAYS.get(named[name].lifetime, keeps_heap)
             # What the old module did not name either was stable when one before it did.
             return name not in left or left[name].lifetime == "stable"
 
@@ -380,7 +401,9 @@ class _Installation:
         canister.global_timer_ns = self.global_timer_ns
         canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
         # Certified data and timer were taken over step by step above.
-        heap, stable = instance.memories["heap"].size(), instance.memories["stable"].size()
+        sizes = {name: memory.size() for name, memory in instance.memories.items()}
+        heap, stable = sizes["heap"], sizes["stable"]
+        canister.know_memories(sizes)
         commit(world, canister, Return(heap_wasm_pages=heap, stable_wasm_pages=stable))
         canister.refresh(world.costs)
         check_hook(world, canister)
@@ -412,6 +435,7 @@ def _drop_code(world: World, canister: CanisterState) -> None:
         world.afterwards(lambda: world.host.discard(canister.canister_id, instance))
     canister.module = canister.instance = None
     canister.heap_wasm_pages = canister.stable_wasm_pages = 0
+    canister.own_memories = {}
     canister.certified_data = b""
     canister.global_timer_ns = 0
     canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED

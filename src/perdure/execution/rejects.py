@@ -212,6 +212,13 @@ def _violation(trap: Trap) -> tuple[str, str]:
     return words, _TOOLCHAIN_HELP
 
 
+def _wasm_trap(trap: Trap) -> str:
+    """What a trap of WebAssembly is called; one that names a memory of the canister's own says so itself."""
+    if trap.code in (TrapCode.HEAP_OUT_OF_BOUNDS, TrapCode.READ_ONLY_MEMORY) and trap.message:
+        return trap.message
+    return _WASM_TRAP.get(trap.code, "unknown")
+
+
 _NO_FUNCTION: Final = (TrapCode.TABLE_OUT_OF_BOUNDS, TrapCode.INDIRECT_CALL_TO_NULL)
 
 
@@ -237,7 +244,7 @@ def _parts(trap: Trap, limit_instructions: int) -> tuple[ErrorCode, str, str]:
     if code in _OTHER:
         error_code, words, advice = _OTHER[code]
         return error_code, trap.message or words, advice
-    words = f"Canister trapped: {_WASM_TRAP.get(code, 'unknown')}"
+    words = f"Canister trapped: {_wasm_trap(trap)}"
     return ErrorCode.CANISTER_TRAPPED, words, _help(_GRACEFULLY, "trapped")
 
 
@@ -278,7 +285,7 @@ def trap_log(trap: Trap) -> bytes | None:
     if trap.code is TrapCode.CALLED_TRAP:
         text = trap.message or "(no message)"
     elif trap.code in _WASM_TRAP or trap.code.value == 0 or 32 <= trap.code.value < 64:
-        text = _WASM_TRAP.get(trap.code, "unknown")
+        text = _wasm_trap(trap)
     else:
         return None
     lines = "".join(f"\n{frame}" for frame in trap.backtrace)

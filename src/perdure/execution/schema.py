@@ -11,12 +11,21 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final
+from typing import Final, get_args
 
-from perdure.canister import Callback, CanisterStatus, GlobalValue, Reject, Reply, wrong_global
+from perdure.canister import Callback, CanisterStatus, GlobalValue, Lifetime, Reject, Reply, wrong_global
 from perdure.errors import MalformedError
 from perdure.execution.messages import CallContext, CallMessage, FromCanister, FromUser, OpenCall, ResponseMessage
-from perdure.execution.state import CanisterLog, Change, HookStatus, LogRecord, Settings, StopRequest, Visibility
+from perdure.execution.state import (
+    CanisterLog,
+    Change,
+    HookStatus,
+    LogRecord,
+    OwnMemory,
+    Settings,
+    StopRequest,
+    Visibility,
+)
 from perdure.ic.reject import RejectCode
 from perdure.record import (
     BOOL,
@@ -283,6 +292,13 @@ def _remembered(canister: dict[str, Plain]) -> str | None:
     return None if count <= total else f"{count} changes in the history, {total} in all"
 
 
+_OWN_MEMORY = row(
+    OwnMemory,
+    ("lifetime", one_of(*get_args(Lifetime))),
+    ("address bits", integer(32, 64)),
+    ("Wasm pages", _PAGES),
+    rules=(lambda it: None if it.address_bits in {32, 64} else f"addresses of {it.address_bits} bits",),
+)
 _CANISTER = Table(
     "canister record",
     Field(1, "canister_id", _ID),
@@ -312,6 +328,7 @@ _CANISTER = Table(
     Field(25, "next_snapshot", _COUNT, 0),
     Field(26, "charged_until_ns", _COUNT, 0),
     Field(27, "query_statistics", _STATISTICS, [0, 0, 0, 0]),
+    Field(28, "own_memories", sorted_mapping(TEXT, _OWN_MEMORY), []),
     rules=(_contexts, _queue, _stopping, _named, _remembered),
 )
 

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from typing import Any, Final, NamedTuple, Protocol, final
 
-from perdure.canister import CanisterFacts, CanisterInstance, CanisterModule, GlobalValue, Limits
+from perdure.canister import (
+    MEMORY_KINDS,
+    CanisterFacts,
+    CanisterInstance,
+    CanisterModule,
+    GlobalValue,
+    Lifetime,
+    Limits,
+    MemoryKind,
+)
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.ingress import IngressHistory
 from perdure.execution.inputs import Clock, Input
@@ -28,6 +37,7 @@ __all__ = [
     "Change",
     "HookStatus",
     "LogRecord",
+    "OwnMemory",
     "Settings",
     "Snapshot",
     "SnapshotContent",
@@ -199,6 +209,14 @@ class StopRequest:
     deadline_ns: int
 
 
+class OwnMemory(NamedTuple):
+    """A memory of a canister's that the network does not know; unused where its module does not name it."""
+
+    lifetime: Lifetime
+    address_bits: int
+    wasm_pages: int
+
+
 @final
 @dataclass(slots=True)
 class CanisterState:
@@ -212,6 +230,8 @@ class CanisterState:
     instance: CanisterInstance | None = None
     heap_wasm_pages: int = 0
     stable_wasm_pages: int = 0
+    own_memories: Mapping[str, OwnMemory] = field(default_factory=dict)
+    """Memories beside heap and stable memory, by name; replaced by a change, never changed."""
     certified_data: bytes = b""
     global_timer_ns: int = 0
     hook_status: HookStatus = HookStatus.CONDITION_NOT_SATISFIED
@@ -274,12 +294,30 @@ class CanisterState:
         """Everything of the canister that takes memory and is paid for."""
         return (
             (self.heap_wasm_pages + self.stable_wasm_pages) * WASM_PAGE_BYTES
+            + (sum(one.wasm_pages for one in self.own_memories.values()) * WASM_PAGE_BYTES if self.own_memories else 0)
             + (len(self.module.wasm) if self.module is not None else 0)
             + self.history_bytes()
             + sum(len(chunk) for chunk in self.chunk_store.values())
             + sum(snapshot.total_bytes for snapshot in self.snapshots.values())
             + self.log_store_bytes()
         )
+
+    def know_memories(self, sizes: Mapping[str, int]) -> None:
+        """Take note of the memories beside heap and stable memory that code and instance have.
+
+        Args:
+            sizes: Wasm pages by name, of all memories.
+        """
+        named, before = self.module.memories if self.module is not None else {}, self.own_memories
+        found = {}
+        for name, wasm_pages in sizes.items():
+            if name in MEMORY_KINDS:
+                continue
+            kind = named.get(name) or before.get(name) or MemoryKind(name, "stable", 64)
+            # What lives no longer than an entry takes nothing in between.
+            kept_wasm_pages = wasm_pages if kind.lifetime != "message" else 0
+            found[name] = OwnMemory(kind.lifetime, kind.address_bits, kept_wasm_pages)
+        self.own_memories = found
 
     def refresh(self, costs: CostSchedule) -> None:
         """Compute anew what follows from settings and memory sizes; call it after a change of either."""

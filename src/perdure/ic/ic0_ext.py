@@ -26,20 +26,27 @@ MODULE: Final = "ic0_ext"
 
 EXTENSIONS: Final[Mapping[str, str]] = {
     "direct": "loads and stores between stable memory and the Wasm stack",
+    "memories": "memories that are imported by name, each with a lifetime",
+    "memories=index": "memory 1 of a module as stable memory",
+    "memories=declared": "memories that a module declares beside its heap, as more of it",
     "schema": "upgrades are refused to modules that declare other stable memory than there is",
 }
 """What each extension brings, by the name that it is asked for by."""
 
 
-def checked_extensions(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of extensions, sorted, each once.
+def checked_extensions(names: Iterable[str], kept: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of extensions and those that are on already, sorted, each once.
 
     Raises:
-        ValueError: there is none of a name.
+        ValueError: there is none of a name, or two of them are two answers to one question.
     """
     found = {names} if isinstance(names, str) else set(names)
     if unknown := found - EXTENSIONS.keys():
         raise ValueError(f"no extension is named {sorted(unknown)[0]!r}: there are {', '.join(EXTENSIONS)}")
+    found |= set(kept)
+    policies = sorted(name for name in found if name.startswith("memories"))
+    if len(policies) > 1:
+        raise ValueError(f"extensions {' and '.join(policies)}: modules have their memories by one policy")
     return tuple(sorted(found))
 
 

@@ -3,7 +3,8 @@
 Export names, the header of the message memory, the lists of the accounting memory. `kernel.wat` is written against this
 page; the embedder reads and writes by it.
 
-An instrumented module has four memories, in this order::
+An instrumented module has four memories, in this order; where the canister has some of its own, the kernel's come
+behind them (`perdure.instrument.memories`)::
 
     0  memory             the canister's heap (empty if it declared none), 32- or 64-bit
     1  stable_memory      64-bit, native stable memory
@@ -166,4 +167,5 @@ HEADER = {
     "touched_end": Field(0xE8, "I"),  # address after the last entry of TOUCHED_LIST
     "written_end": Field(0xEC, "I"),  # address after the last entry of WRITTEN_LIST
     "dropped": Field(0xF0, "I"),  # 1: data.drop or elem.drop ran, instantiate anew
+    "written_memories": Field(0xF4, "I"),  # a bit for each memory of the canister's own that may have been written
 }

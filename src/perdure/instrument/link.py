@@ -26,7 +26,9 @@ from perdure.instrument.appendix import Appendix, op, redirect_elements
 from perdure.instrument.costs import SCHEDULES
 from perdure.instrument.direct import ReplacedCalls, direct_calls
 from perdure.instrument.inline import Inlined
+from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, MemoryPlan, plan_memories
 from perdure.instrument.metering import Rewrite, rewrite_codes
+from perdure.instrument.own import OwnMemories, own_memories
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
     DataSegment,
@@ -37,7 +39,6 @@ from perdure.wasm import (
     FuncType,
     Immediate,
     Import,
-    Limits,
     MemArg,
     MemoryType,
     Module,
@@ -49,12 +50,6 @@ from perdure.wasm import (
 from perdure.wasm.tokens import leb_forms
 
 __all__ = ["Instrumented", "Options", "SavedGlobal", "instrument", "kernel_for", "link"]
-
-MAX_HEAP_WASM_PAGES_32 = 65_536
-MAX_HEAP_WASM_PAGES_64 = (6 << 30) // WASM_PAGE_BYTES
-MAX_STABLE_WASM_PAGES = (500 << 30) // WASM_PAGE_BYTES
-
-STABLE_MEMORY, ACCOUNTING_MEMORY, MESSAGE_MEMORY = 1, 2, 3
 
 
 @final
@@ -96,8 +91,8 @@ class Instrumented:
 
     `saved_globals` are in the replica's order: the exported ones in the order of their exports, then the mutable ones
     that are not exported, by index; `global_places` are their places in message memory, one for each global, though
-    one that is exported twice is saved twice. `data_segments` are (address in the heap, bytes), in order, to be applied
-    once.
+    one that is exported twice is saved twice. `data_segments` are (memory, address in it, bytes), in order, to be
+    applied when the memory starts from nothing. `plan` says which memories there are.
     """
 
     module: Module
@@ -106,17 +101,17 @@ class Instrumented:
     methods: frozenset[str]
     saved_globals: tuple[SavedGlobal, ...]
     global_places: tuple[int, ...]
-    data_segments: tuple[tuple[int, bytes], ...]
+    data_segments: tuple[tuple[str, int, bytes], ...]
     own_function_count: int
     """Functions with a lower index are the canister's; the others were appended."""
     redirected_imports: tuple[str, ...]
-    memory_names: tuple[str, ...]
-    """Of the canister's memories by index; what lies behind them is the kernel's."""
+    plan: MemoryPlan
 
 
 def instrument(module: Module, options: Options | None = None) -> Instrumented:
     """Meter a validated module and link the shipped kernel to it."""
-    return link(module, kernel_for(module.is_64), options or Options())
+    options = options or Options()
+    return link(module, kernel_for(plan_memories(module, options.extensions).is_64), options)
 
 
 @cache
@@ -130,46 +125,46 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     """Append `kernel` to a validated module and make its calls of `ic0` go there.
 
     Raises:
-        InvalidModuleError: an active data segment does not fit the initial heap, or there are more globals to save than
-            message memory has room for.
+        InvalidModuleError: an active data segment does not fit its memory as it starts, there are more globals to save
+            than message memory has room for, or the memories are not what a module may have.
     """
+    plan = plan_memories(module, options.extensions)
     methods = [item for item in module.exports if item.kind is ExternKind.FUNCTION and _is_entry(item.name)]
     saved = _saved_globals(module)
     distinct = tuple(dict.fromkeys(saved))
     places = {item.global_index: place for place, item in enumerate(distinct)}
-    linked, segments = _keep_data_aside(_own_memories(module))
+    linked, segments = _keep_data_aside(_own_memories(module, plan), plan)
     first_global = len(module.all_global_types)
     appendix = Appendix(module)
-    functions = _append_kernel(appendix, kernel, first_global, distinct)
-    redirects, inlines, instead = _replace_imports(appendix, module, functions, options)
-    exports = _append_entries(appendix, module, methods, functions, redirects)
-    codes = rewrite_codes(
-        module.codes,
-        Rewrite(
-            schedule=SCHEDULES[options.schedule] if options.schedule else None,
-            counter_global=first_global + _exported(kernel, "counter"),
-            out_of_instructions=functions["out_of_instructions"],
-            charge_dynamic32=functions["charge_size32"],
-            charge_dynamic64=functions["charge_size64"],
-            redirects=redirects,
-            inlines=inlines,
-            instead=instead,
-            param_counts=[len(module.types[index].params) for index in module.function_type_indices],
-            memory_grow=functions["memory_grow"],
-            drop_flag_global=first_global + _exported(kernel, "dropped"),
-            is_64=module.is_64,
-            is_table_64=bool(module.all_tables) and module.all_tables[0].is_64,
-        ),
+    functions = _append_kernel(appendix, kernel, first_global, distinct, plan)
+    replaced = _replace_imports(appendix, module, functions, options, plan)
+    redirects = replaced.redirects
+    own = own_memories(appendix, plan, functions, first_global + len(kernel.globals))
+    exports = _append_entries(appendix, module, methods, functions, redirects, (plan, own))
+    rewrite = Rewrite(
+        schedule=SCHEDULES[options.schedule] if options.schedule else None,
+        counter_global=first_global + _exported(kernel, "counter"),
+        out_of_instructions=functions["out_of_instructions"],
+        charge_dynamic32=functions["charge_size32"],
+        charge_dynamic64=functions["charge_size64"],
+        **replaced._asdict(),
+        param_counts=[len(module.types[index].params) for index in module.function_type_indices],
+        memory_grow=own.grow,
+        drop_flag_global=first_global + _exported(kernel, "dropped"),
+        is_64=plan.is_64,
+        wide_memories=own.wide,
+        is_table_64=bool(module.all_tables) and module.all_tables[0].is_64,
     )
+    codes = rewrite_codes(own.guarded(module.codes), rewrite)
     imports = _without_extensions(linked.imports, appendix)  # may append a type
     linked = replace(
         linked,
         types=tuple(appendix.types),
         imports=imports,
         function_type_indices=module.function_type_indices + tuple(appendix.type_indices),
-        codes=codes + tuple(appendix.codes),
-        memories=linked.memories + _kernel_memories(kernel, options),
-        globals=module.globals + kernel.globals,
+        codes=own.noting(codes) + tuple(appendix.codes),
+        memories=linked.memories + _kernel_memories(kernel, options, plan),
+        globals=module.globals + kernel.globals + own.globals,
         elements=redirect_elements(module.elements + _declared(module), redirects),
         exports=exports,
         start=None,
@@ -177,14 +172,14 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     return Instrumented(
         module=linked,
         options=options,
-        is_64=module.is_64,
+        is_64=plan.is_64,
         methods=frozenset(item.name for item in exports if _is_entry(item.name)),
         saved_globals=saved,
         global_places=tuple(places[item.global_index] for item in saved),
         data_segments=segments,
         own_function_count=module.function_count,
         redirected_imports=tuple(item.name for place, item in _imported_functions(module) if place in redirects),
-        memory_names=("heap", "stable"),
+        plan=plan,
     )
 
 
@@ -219,34 +214,30 @@ def _is_entry(name: str) -> bool:
 # ------------------------------------------------------------------------------------------------------------- memories
 
 
-def _own_memories(module: Module) -> Module:
+def _own_memories(module: Module, plan: MemoryPlan) -> Module:
     """Imported memories and tables become the module's own, at the same index; a module without a heap gets one."""
     tables = module.all_tables
-    heap = module.all_memories[0] if module.all_memories else MemoryType(Limits(0, 0))
     imports = tuple(item for item in module.imports if item.kind not in {ExternKind.MEMORY, ExternKind.TABLE})
     return replace(
         module,
         imports=module.imports if len(imports) == len(module.imports) else imports,
         tables=module.tables if len(tables) == len(module.tables) else tables,
-        memories=(MemoryType(_capped(heap.limits)),),
+        memories=plan.types,
     )
 
 
-def _capped(limits: Limits) -> Limits:
-    most = MAX_HEAP_WASM_PAGES_64 if limits.is_64 else MAX_HEAP_WASM_PAGES_32
-    return limits._replace(maximum=most if limits.maximum is None else min(limits.maximum, most))
-
-
-def _kernel_memories(kernel: Module, options: Options) -> tuple[MemoryType, ...]:
+def _kernel_memories(kernel: Module, options: Options, plan: MemoryPlan) -> tuple[MemoryType, ...]:
     stable, *others = kernel.memories
+    if plan.has_native_stable:
+        return tuple(others)
     return (MemoryType(stable.limits._replace(maximum=options.max_stable_wasm_pages)), *others)
 
 
-def _keep_data_aside(module: Module) -> tuple[Module, tuple[tuple[int, bytes], ...]]:
+def _keep_data_aside(module: Module, plan: MemoryPlan) -> tuple[Module, tuple[tuple[str, int, bytes], ...]]:
     """Active data segments become empty passive ones, so that indices and the data count stay."""
-    heap_bytes = module.memories[0].limits.minimum * WASM_PAGE_BYTES
+    names = plan.names
     active = tuple(
-        (_address(segment, number, heap_bytes), segment.init)
+        (names[segment.memory_index], _address(segment, number, plan), segment.init)
         for number, segment in enumerate(module.data)
         if segment.offset is not None
     )
@@ -256,16 +247,18 @@ def _keep_data_aside(module: Module) -> tuple[Module, tuple[tuple[int, bytes], .
     return replace(module, data=data), active
 
 
-def _address(segment: DataSegment, number: int, heap_bytes: int) -> int:
+def _address(segment: DataSegment, number: int, plan: MemoryPlan) -> int:
+    memory = segment.memory_index
+    memory_bytes = plan.types[memory].limits.minimum * WASM_PAGE_BYTES
     constant = segment.offset.integer if segment.offset else None
     if constant is None:
         raise InvalidModuleError(f"data segment {number} has no constant offset")
     val_type, value = constant
     address = value % (1 << (32 if val_type is ValType.I32 else 64))
-    if address + len(segment.init) > heap_bytes:
+    if address + len(segment.init) > memory_bytes:
         raise InvalidModuleError(
             f"data segment {number} of {len(segment.init)} bytes at address {address:#x} "
-            f"does not fit the initial heap of {heap_bytes:#x} bytes"
+            f"does not fit the initial {plan.names[memory]} of {memory_bytes:#x} bytes"
         )
     return address
 
@@ -290,19 +283,19 @@ _STORE = {value: f"{value.text}.store" for value in (ValType.I32, ValType.I64, V
 _LOAD = {value: f"{value.text}.load" for value in _STORE}
 
 
-def _save_globals(saved: Sequence[SavedGlobal]) -> bytes:
+def _save_globals(saved: Sequence[SavedGlobal], message: int) -> bytes:
     return b"".join(
         op("i64.const", 0)
         + op("global.get", item.global_index)
-        + op(_STORE[item.val_type], MemArg(0, abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
+        + op(_STORE[item.val_type], MemArg(0, abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * slot, message))
         for slot, item in enumerate(saved)
     )
 
 
-def _load_globals(saved: Sequence[SavedGlobal]) -> bytes:
+def _load_globals(saved: Sequence[SavedGlobal], message: int) -> bytes:
     return b"".join(
         op("i64.const", 0)
-        + op(_LOAD[item.val_type], MemArg(0, abi.GLOBALS_COMMITTED + abi.GLOBAL_BYTES * slot, MESSAGE_MEMORY))
+        + op(_LOAD[item.val_type], MemArg(0, abi.GLOBALS_COMMITTED + abi.GLOBAL_BYTES * slot, message))
         + op("global.set", item.global_index)
         for slot, item in enumerate(saved)
         if item.mutable
@@ -313,18 +306,20 @@ def _load_globals(saved: Sequence[SavedGlobal]) -> bytes:
 
 
 def _append_kernel(
-    appendix: Appendix, kernel: Module, first_global: int, saved: Sequence[SavedGlobal]
+    appendix: Appendix, kernel: Module, first_global: int, saved: Sequence[SavedGlobal], plan: MemoryPlan
 ) -> dict[str, int]:
     """Append the kernel's functions; indices of its exports by name."""
     first = appendix.first_function
+    memories = (plan.heap, plan.stable, plan.accounting, plan.message)
     maps: Mapping[Immediate, Callable[[int], int]] = {
         Immediate.FUNCTION: lambda index: first + index,
         Immediate.GLOBAL: lambda index: first_global + index,
         Immediate.TYPE: lambda index: appendix.type_index(kernel.types[index]),
+        Immediate.MEMORY: memories.__getitem__,
     }
     generated = {
-        _exported(kernel, "save_globals"): _save_globals(saved),
-        _exported(kernel, "load_globals"): _load_globals(saved),
+        _exported(kernel, "save_globals"): _save_globals(saved, plan.message),
+        _exported(kernel, "load_globals"): _load_globals(saved, plan.message),
     }
     for index, code in enumerate(kernel.codes):
         if index in generated:
@@ -339,23 +334,23 @@ def _exported(kernel: Module, name: str) -> int:
 
 
 def _replace_imports(
-    appendix: Appendix, module: Module, functions: Mapping[str, int], options: Options
+    appendix: Appendix, module: Module, functions: Mapping[str, int], options: Options, plan: MemoryPlan
 ) -> ReplacedCalls:
     """What becomes of the imports that something else stands for, be it a function or code."""
-    redirects = _append_imports(appendix, module, functions, options)
+    redirects = _append_imports(appendix, module, functions, options, is_64=plan.is_64)
     inlines = _inlines(module, redirects, functions, appendix)
     direct = direct_calls(
         appendix,
         {place: item.name for place, item in _imported_functions(module) if item.module == ic0_ext.MODULE},
         functions,
-        (STABLE_MEMORY, ACCOUNTING_MEMORY, MESSAGE_MEMORY),
+        (plan.stable, plan.accounting, plan.message),
         accounting=options.accounting,
     )
     return ReplacedCalls(redirects | direct.redirects, inlines | direct.inlines, direct.instead)
 
 
 def _append_imports(
-    appendix: Appendix, module: Module, functions: Mapping[str, int], options: Options
+    appendix: Appendix, module: Module, functions: Mapping[str, int], options: Options, *, is_64: bool
 ) -> dict[int, int]:
     """Wrap the imports that need it; for each import that is replaced, the function that stands for it."""
     redirects = {}
@@ -363,7 +358,7 @@ def _append_imports(
         if item.module == ic0_ext.MODULE:
             continue
         row = FUNCTIONS.get(item.name) or NON_SPECIFIED[item.name]
-        target, body = _replacement(index, row, module, functions, options)
+        target, body = _replacement(index, row, functions, options, is_64=is_64)
         if body:
             target = appendix.append(module.function_type(index), body)
         if target != index:
@@ -389,11 +384,11 @@ def _inlines(
 
 
 def _replacement(
-    index: int, row: SystemFunction, module: Module, functions: Mapping[str, int], options: Options
+    index: int, row: SystemFunction, functions: Mapping[str, int], options: Options, *, is_64: bool
 ) -> tuple[int, bytes]:
     """The function that a call should reach, and the body of a wrapper around it (empty: none is needed)."""
     stable = row.name in abi.NATIVE_STABLE_FUNCTIONS
-    parameters = row.params(module.is_64)
+    parameters = row.params(is_64)
     arguments = b"".join(op("local.get", number) for number in range(len(parameters)))
     charge = _charge(row, parameters, functions) if options.schedule else b""
     if stable and options.native_stable:
@@ -454,11 +449,14 @@ def _append_entries(
     methods: Sequence[Export],
     functions: Mapping[str, int],
     redirects: Mapping[int, int],
+    memories: tuple[MemoryPlan, OwnMemories],
 ) -> tuple[Export, ...]:
     """Append the entries; the whole export section: the canister's methods first, then what the host needs."""
+    plan, own = memories
 
     def entry(body: bytes) -> int:
-        return appendix.append(_ENTRY, op("call", functions["begin"]) + body + op("call", functions["finish"]))
+        begin, finish = op("call", functions["begin"]), op("call", functions["finish"])
+        return appendix.append(_ENTRY, begin + own.begin + body + finish + own.finish)
 
     def calling(index: int) -> int:
         return entry(op("call", redirects.get(index, index)))
@@ -466,24 +464,25 @@ def _append_entries(
     exports = [Export(item.name, ExternKind.FUNCTION, calling(item.index)) for item in methods]
     if module.start is not None:
         exports.append(Export("canister_start", ExternKind.FUNCTION, calling(module.start)))
-    exports.append(Export(abi.CALLBACK, ExternKind.FUNCTION, entry(_callback(appendix, module, functions))))
+    exports.append(Export(abi.CALLBACK, ExternKind.FUNCTION, entry(_callback(appendix, module, functions, plan))))
     exports.append(Export(abi.FINISH, ExternKind.FUNCTION, functions["finish"]))
     exports.append(Export(abi.LOAD_GLOBALS, ExternKind.FUNCTION, functions["load_globals"]))
-    exports.extend(Export(name, ExternKind.MEMORY, index) for index, name in enumerate(abi.MEMORY_NAMES))
+    places = (plan.heap, plan.stable, plan.accounting, plan.message)
+    exports.extend(Export(name, ExternKind.MEMORY, place) for name, place in zip(abi.MEMORY_NAMES, places, strict=True))
     return tuple(exports)
 
 
-def _callback(appendix: Appendix, module: Module, functions: Mapping[str, int]) -> bytes:
+def _callback(appendix: Appendix, module: Module, functions: Mapping[str, int], plan: MemoryPlan) -> bytes:
     """Call the function that the table has at the header's index, with the header's environment."""
     if not module.all_tables or module.all_tables[0].element is not ValType.FUNCREF:
-        trap_code = MemArg(0, abi.HEADER["trap_code"].offset, MESSAGE_MEMORY)
+        trap_code = MemArg(0, abi.HEADER["trap_code"].offset, plan.message)
         return (
             op("i64.const", 0)
             + op("i32.const", TrapCode.TABLE_OUT_OF_BOUNDS)
             + op("i32.store", trap_code)
             + op("unreachable")
         )
-    pointer = ValType.I64 if module.is_64 else ValType.I32
+    pointer = ValType.I64 if plan.is_64 else ValType.I32
     index = functions["callback_index64" if module.all_tables[0].is_64 else "callback_index"]
     return (
         op("call", functions["callback_environment"])

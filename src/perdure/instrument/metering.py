@@ -29,7 +29,7 @@ from typing import NamedTuple, NoReturn, final
 from perdure.errors import InternalError, MalformedError
 from perdure.instrument.costs import CostSchedule
 from perdure.instrument.inline import Inlined, scratch_locals, with_scratch_locals
-from perdure.wasm import OPCODES, Code, encode_signed, encode_unsigned, instructions, locals_end
+from perdure.wasm import OPCODES, Code, encode_signed, encode_unsigned, instructions, locals_end, memories_of
 from perdure.wasm.tokens import (
     BLOCK_TYPE,
     BR_TABLE,
@@ -87,9 +87,10 @@ class Rewrite:
         inlines: of those, the ones whose calls are replaced by code.
         instead: of those, the ones whose calls are replaced by code that takes its arguments from the stack.
         param_counts: how many parameters each function has, in the order of the bodies; needed for `inlines`.
-        memory_grow: a function to call instead of ``memory.grow`` of memory 0; `None` leaves it.
+        memory_grow: functions to call instead of ``memory.grow``, by memory; those of others stay.
         drop_flag_global: an i32 global set to 1 before each ``data.drop`` and ``elem.drop``; `None` leaves them.
-        is_64: whether memory 0 has 64-bit addresses.
+        is_64: whether the heap has 64-bit addresses.
+        wide_memories: which memories have 64-bit addresses; `None`: the heap is the only memory.
         is_table_64: whether tables have 64-bit indices.
     """
 
@@ -102,9 +103,10 @@ class Rewrite:
     inlines: Mapping[int, Inlined] = field(default_factory=dict)
     instead: Mapping[int, bytes] = field(default_factory=dict)
     param_counts: Sequence[int] = ()
-    memory_grow: int | None = None
+    memory_grow: Mapping[int, int] = field(default_factory=dict)
     drop_flag_global: int | None = None
     is_64: bool = False
+    wide_memories: frozenset[int] | None = None
     is_table_64: bool = False
 
 
@@ -181,13 +183,13 @@ def _unsigned(code: bytes, position: int) -> int:
 
 
 @cache
-def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
+def _scanner(redirected: frozenset[int], grown: frozenset[int] = frozenset([0])) -> re.Pattern[bytes]:
     """An expression that matches a run of instructions and what ends it: a block's end, or something to change."""
     ended = {_CALL, _MEMORY_GROW, _REF_FUNC, BR_TABLE, _LOOP, *BULK, *_UNCONDITIONAL, *_CONDITIONAL, *_ENDS}
     run = token_pattern(number for number in OPCODES if number not in ended)
     targets = leb_forms(redirected) if redirected else b"(?!)"
-    memory_0 = leb_forms([0])
-    run += rb"|[\x10\xd2](?!" + targets + b")" + INDEX + rb"|\x40(?!" + memory_0 + b")" + INDEX
+    memories = leb_forms(grown)
+    run += rb"|[\x10\xd2](?!" + targets + b")" + INDEX + rb"|\x40(?!" + memories + b")" + INDEX
     ends = charset(_ENDS)
     unconditional = rb"(?:[\x00\x0f]|[\x0c\x12]" + INDEX + rb"|\x13" + INDEX + INDEX + b")"
     dead = possessive(unconditional, b"*") + ends + b"*+"
@@ -195,7 +197,7 @@ def _scanner(redirected: frozenset[int]) -> re.Pattern[bytes]:
         ends + b"++",
         rb"\x0d" + INDEX + ends + rb"*+|\x04" + BLOCK_TYPE + ends + b"*+",
         rb"(\x03" + BLOCK_TYPE + b")",
-        rb"([\x10\xd2]" + targets + rb"|\x40" + memory_0 + b"|" + token_pattern(BULK) + b")",
+        rb"([\x10\xd2]" + targets + rb"|\x40" + memories + b"|" + token_pattern(BULK) + b")",
         rb"(\x12" + targets + b")" + dead,
         unconditional + dead,
         rb"\x0e" + FEW_LABELS,
@@ -278,7 +280,7 @@ class _Rewriter:
 
     def __init__(self, rewrite: Rewrite) -> None:
         self.rewrite = rewrite
-        self.scanner = _scanner(frozenset(rewrite.redirects))
+        self.scanner = _scanner(frozenset(rewrite.redirects), frozenset(rewrite.memory_grow) or frozenset([0]))
         self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
         self.scratch = scratch_locals(rewrite.inlines.values())
         self.instead: dict[bytes, bytes] = {}
@@ -368,22 +370,26 @@ class _Rewriter:
         rewrite = self.rewrite
         number = old[0]
         if number == _MEMORY_GROW:
-            return old if rewrite.memory_grow is None else _call(rewrite.memory_grow)
+            function = rewrite.memory_grow.get(_unsigned(old, 1))
+            return old if function is None else _call(function)
         if number == _CALL and rewrite.instead and (code := rewrite.instead.get(_unsigned(old, 1))) is not None:
             return code
         if number in {_CALL, _RETURN_CALL, _REF_FUNC}:
             return old[:1] + encode_unsigned(rewrite.redirects[_unsigned(old, 1)])
-        return self._before_bulk(_unsigned(old, 1)) + old
+        return self._before_bulk(old) + old
 
-    def _before_bulk(self, number: int) -> bytes:
-        rewrite = self.rewrite
+    def _before_bulk(self, old: bytes) -> bytes:
+        rewrite, number = self.rewrite, _unsigned(old, 1)
         if number in _DROPS:
             flag = rewrite.drop_flag_global
             return b"" if flag is None else b"\x41\x01\x24" + encode_unsigned(flag)
         if self.meter is None or number not in _LENGTHS:
             return b""
         width = _LENGTHS[number]
-        is_64 = (rewrite.is_64 and width == "memory") or (rewrite.is_table_64 and width == "table")
+        is_wide = (
+            rewrite.is_64 if rewrite.wide_memories is None else rewrite.wide_memories.issuperset(memories_of(old, 0))
+        )
+        is_64 = (is_wide and width == "memory") or (rewrite.is_table_64 and width == "table")
         return _call(rewrite.charge_dynamic64 if is_64 else rewrite.charge_dynamic32)
 
 
@@ -401,8 +407,8 @@ def _candidates(rewrite: Rewrite) -> re.Pattern[bytes]:
     alternatives = []
     if rewrite.redirects:
         alternatives.append(rb"[\x10\x12\xd2]" + leb_forms(rewrite.redirects.keys()))
-    if rewrite.memory_grow is not None:
-        alternatives.append(rb"\x40" + leb_forms([0]))
+    if rewrite.memory_grow:
+        alternatives.append(rb"\x40" + leb_forms(rewrite.memory_grow.keys()))
     if rewrite.drop_flag_global is not None:
         alternatives.append(rb"\xfc" + leb_forms(_DROPS))
     return re.compile(b"|".join(alternatives) or b"(?!)", re.DOTALL)

@@ -17,6 +17,7 @@ from typing import NoReturn, final
 from perdure.errors import InvalidModuleError
 from perdure.ic import ic0_ext
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, SystemFunction
+from perdure.instrument.memories import LIFETIMES, has_own_memories, is_heap_64, plan_memories
 from perdure.instrument.metering import opcode_histogram
 from perdure.wasm import (
     OPCODE_BY_NAME,
@@ -115,8 +116,9 @@ def validate(module: Module, policy: Policy = REPLICA) -> None:
         MalformedError: something in the code is no instruction.
     """
     _check_code_size(module, policy)
+    is_64 = is_heap_64(module, policy.extensions)
     for item in module.imports:
-        _check_import(module, item, policy)
+        _check_import(module, item, policy, is_64=is_64)
     _check_exports(module, policy)
     _check_data(module)
     _check_globals(module, policy)
@@ -149,19 +151,26 @@ def _check_code_size(module: Module, policy: Policy) -> None:
 # -------------------------------------------------------------------------------------------------- imports and exports
 
 
-def _check_import(module: Module, item: Import, policy: Policy) -> None:
+def _check_import(module: Module, item: Import, policy: Policy, *, is_64: bool) -> None:
     match item.kind:
         case ExternKind.FUNCTION:
             assert isinstance(item.type, int)
-            _check_function_import(item, module.types[item.type], policy, is_64=module.is_64)
-        case ExternKind.TABLE | ExternKind.MEMORY if item.module != "env":
-            what = "memory" if item.kind is ExternKind.MEMORY else "tables"
-            name = item.kind.name.lower()
-            _refuse_import(f"Only {what} imported from env.{name} {'is' if what == 'memory' else 'are'} allowed.")
+            _check_function_import(item, module.types[item.type], policy, is_64=is_64)
+        case ExternKind.TABLE if item.module != "env":
+            _refuse_import("Only tables imported from env.table are allowed.")
+        case ExternKind.MEMORY if item.module != "env" and not has_own_memories(policy.extensions):
+            _refuse_memory(item)
         case ExternKind.GLOBAL:
             _refuse_import("Importing globals is not allowed.")
         case _:
             pass
+
+
+def _refuse_memory(item: Import) -> NoReturn:
+    if item.module in LIFETIMES:
+        allow = ic0_ext.how_to_allow("memories")
+        _refuse_import(f"Module imports memory '{item.name}' from '{item.module}': {allow}.")
+    _refuse_import("Only memory imported from env.memory is allowed.")
 
 
 def _refuse_import(message: str) -> NoReturn:
@@ -263,8 +272,10 @@ def _check_function_export(module: Module, export: Export, methods: set[str]) ->
 
 
 def _check_data(module: Module) -> None:
-    bits, expected = (64, ValType.I64) if module.is_64 else (32, ValType.I32)
     for segment in module.data:
+        memories = module.all_memories
+        is_64 = segment.memory_index < len(memories) and memories[segment.memory_index].is_64
+        bits, expected = (64, ValType.I64) if is_64 else (32, ValType.I32)
         constant = segment.offset.integer if segment.offset else (expected, 0)
         if constant is None or constant[0] is not expected:
             assert segment.offset is not None
@@ -285,18 +296,21 @@ def _check_globals(module: Module, policy: Policy) -> None:
 
 
 def _check_memories(module: Module, policy: Policy) -> None:
-    memories = module.all_memories
-    if len(memories) > 1:
-        raise InvalidModuleError(
-            "Wasmtime failed to validate wasm module wasmtime::Module::validate() failed with "
-            f"multiple memories: found {len(memories)}, expected at most 1"
-        )
-    for limits in (memory.limits for memory in memories if memory.is_64):
+    plan = plan_memories(module, policy.extensions)
+    if plan.is_64:
+        limits = module.all_memories[plan.heap].limits
         declared = limits.minimum if limits.maximum is None else limits.maximum
         if declared > policy.max_heap_wasm_pages_64:
             raise InvalidModuleError(
                 f"Wasm module declares a memory of {declared} Wasm pages "
                 f"which exceeds the maximum allowed {policy.max_heap_wasm_pages_64}."
+            )
+    for index, kind in enumerate(module.all_memories):
+        most = plan.types[index].limits.maximum or 0
+        if index != plan.heap and kind.limits.minimum > most:
+            raise InvalidModuleError(
+                f"Wasm module declares memory {plan.names[index]!r} of {kind.limits.minimum} Wasm pages "
+                f"which exceeds the maximum allowed {most}."
             )
 
 

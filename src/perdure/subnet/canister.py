@@ -491,8 +491,10 @@ class Canister:
             world.made(instance.roll_back)
             instance.restore(StateDelta({name: delta}))
             world.state.note("record")
-            heap, stable = instance.memories["heap"].size(), instance.memories["stable"].size()
-            commit(world, state, Return(heap_wasm_pages=heap, stable_wasm_pages=stable))
+            sizes = {name: memory.size() for name, memory in instance.memories.items()}
+            result = Return(heap_wasm_pages=sizes.pop("heap"), stable_wasm_pages=sizes.pop("stable"))
+            result.own_wasm_pages = {name: pages for name, pages in sizes.items() if name in state.own_memories}
+            commit(world, state, result)
 
     @property
     def stable(self) -> LiveMemory:

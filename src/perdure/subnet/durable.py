@@ -456,6 +456,7 @@ class _Reader:
 def _check_parts(where: str, canister: CanisterState, module: ResidentModule, kept: KeptState) -> None:
     """Raise where module, memories, globals and record are not those of one canister."""
     sizes = {"heap": canister.heap_wasm_pages, "stable": canister.stable_wasm_pages}
+    sizes |= {name: one.wasm_pages for name, one in canister.own_memories.items()}
     for name, wasm_pages in sizes.items():
         found = kept.sizes.get(name, 0)
         if found != wasm_pages:

@@ -46,6 +46,7 @@ def put_on(snapshot: Snapshot, world: World, canister: CanisterState, module: Re
     canister.module, canister.instance = module, module.instantiate(memories)
     canister.heap_wasm_pages = metadata.wasm_memory_size // WASM_PAGE_BYTES
     canister.stable_wasm_pages = metadata.stable_memory_size // WASM_PAGE_BYTES
+    canister.know_memories({name: memory.size() for name, memory in canister.instance.memories.items()})
     canister.certified_data = metadata.certified_data
     canister.chunk_store = snapshot.chunks()
     canister.facts.version = metadata.canister_version

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import final
@@ -25,6 +25,7 @@ from perdure.canister import (
     Reply,
 )
 from perdure.embedder import Compiler, shared_compiler
+from perdure.errors import StorageError
 from perdure.execution.clock import advance_time
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CostSchedule
@@ -120,7 +121,7 @@ class Subnet(Home):
         trust_owner: bool = False,
     ) -> None:
         check_way(changed_code)
-        extensions = checked_extensions(extensions)
+        extensions = _wanted(extensions, path)
         options = instrumentation or Options()
         compiler = compiler or shared_compiler()
         self._catalogue = catalogue = Catalogue(code, every_version=changed_code == "keep")
@@ -447,11 +448,11 @@ class Subnet(Home):
         Raises:
             ValueError: there is no such extension.
         """
-        added = checked_extensions(extensions)
+        added = checked_extensions(extensions, self.extensions)
         twin = self._twin(Gate())
         host = twin._host
         assert isinstance(host, MemoryHost)
-        host.extensions = tuple(sorted({*host.extensions, *added}))
+        host.extensions = added
         return twin
 
     def _twin(self, gate: Gate) -> Subnet:
@@ -541,6 +542,19 @@ class Subnet(Home):
 
     def __repr__(self) -> str:
         return f"<Subnet with {len(self._state.canisters)} canisters, time {self._state.time_ns} ns>"
+
+
+def _wanted(extensions: Iterable[str], path: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    """The extensions that are asked for, which have to go with those that a state directory has."""
+    wanted = checked_extensions(extensions)
+    if wanted and path is not None:
+        with suppress(StorageError):  # there is none yet, or it cannot be opened, which opening it will tell
+            directory = StateDirectory.open(path, read_only=True, records=RECORDS)
+            try:
+                checked_extensions(wanted, directory.extensions)
+            finally:
+                directory.close()
+    return wanted
 
 
 def _copy(world: World, host: MemoryHost) -> World:

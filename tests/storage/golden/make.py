@@ -22,6 +22,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "canisters" / "universal"))
 
+import wasmtime  # noqa: E402
 from universal import Hook, Program  # noqa: E402
 
 from perdure import Principal, Subnet  # noqa: E402
@@ -141,11 +142,25 @@ def python(path: Path) -> dict[str, Any]:
         }
 
 
+def memories(path: Path) -> dict[str, Any]:
+    """A canister with memories of its own, one of them unused, and all of its history."""
+    text = (HERE / "memories.wat").read_text()
+    with Subnet(path, history=None, seed=b"memories", extensions=["memories"]) as subnet:
+        canister = subnet.install(bytes(wasmtime.wat2wasm(text)))
+        canister.update("add")
+        subnet.checkpoint()
+        canister.update("add")
+        canister.upgrade(bytes(wasmtime.wat2wasm(text.replace('"old"', '"new"'))))
+        canister.update("add")
+        return {"canister": str(canister.id), **facts_of(subnet)}
+
+
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "v1-busy": busy,
     "v1-plain": plain,
     "v1-kept": kept,
     "v1-python": python,
+    "v1-memories": memories,
 }
 
 

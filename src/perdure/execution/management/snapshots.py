@@ -176,6 +176,7 @@ def _restore(
     canister.module, canister.instance = module, instance
     canister.heap_wasm_pages = snapshot.heap_bytes // WASM_PAGE_BYTES
     canister.stable_wasm_pages = snapshot.stable_bytes // WASM_PAGE_BYTES
+    canister.know_memories({name: memory.size() for name, memory in instance.memories.items()})
     canister.certified_data = snapshot.certified_data
     canister.chunk_store = dict(snapshot.chunk_store)
     # "the global timer ... [is] restored only from metadata that was uploaded with one"
