@@ -12,12 +12,12 @@ own (`fsck`, `diff`, `export`, `sql`), imported when it is used.
 
 from perdure.inspection.find import Inventory, Structure, find, find_in_memory, name_structures
 from perdure.inspection.open import open_source
-from perdure.inspection.reading_sql import Limits
 from perdure.inspection.rows import Bound, Rows, open_table
 from perdure.inspection.rows import Rows as Table
 from perdure.inspection.source import Source
 from perdure.inspection.sqlite import open_sqlite
 from perdure.inspection.sqlite_pages import explain_pages
+from perdure.reading_sql import Limits
 from perdure.values import Format, MemorySchema, Schema, codec, load_schema, parse_schema
 from perdure.values import Format as Codec
 

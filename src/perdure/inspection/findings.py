@@ -36,6 +36,10 @@ KINDS_OF_DAMAGE: Final[dict[str, tuple[str, str]]] = {
     "memory-reserved": ("note", "declared as reserved, but it has pages: declare it as active"),
     "key-type": ("error", "the keys are not of the declared type: correct stable.yaml, or restore"),
     "value-type": ("error", "the value is not of the declared type: correct stable.yaml, or restore"),
+    # data models
+    "catalogue-damaged": ("error", "the trees are there and nobody knows what they are: restore the catalogue's cell"),
+    "catalogue-tree": ("error", "the memory holds something else than the catalogue says: restore a snapshot"),
+    "index-differs": ("error", "lookups by the index miss rows or find others: `reindex()` builds it from the rows"),
     # maps
     "map-header": ("error", _RESTORE),
     "map-version": ("error", "no released crate reads this version"),

@@ -6,6 +6,7 @@ what released crates do produce and what costs only space. `findings.KINDS_OF_DA
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -14,6 +15,7 @@ from typing import Any, Final, final
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import KIND_OF_MAGIC, KINDS, Inventory, Manager, Structure
 from perdure.inspection.findings import Finding, Findings
+from perdure.inspection.model_check import check_models
 from perdure.inspection.overwritten import lost_manager
 from perdure.inspection.rows import KEYED, load_tree, open_table, tree_order
 from perdure.inspection.shape import MapShape, map_shape
@@ -106,10 +108,15 @@ def fsck(inventory: Inventory, schema: Schema | None = None, *, all_values: bool
             _check_declared(structure, declared, findings)
     if schema is not None:
         collected.append(_check_missing(inventory, schema))
+    collected += check_models(inventory)
+    counts: dict[str, Counter[str]] = {}
+    for findings in collected:
+        if findings.counts:
+            counts.setdefault(findings.label, Counter()).update(findings.counts)
     listed = [finding for findings in collected for finding in findings.listed]
     return Report(
         tuple(sorted(listed, key=lambda finding: finding.severity != "error")),
-        {findings.label: dict(findings.counts) for findings in collected if findings.counts},
+        {label: dict(found) for label, found in counts.items()},
         facts,
         len(inventory.structures),
     )

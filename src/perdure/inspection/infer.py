@@ -17,7 +17,7 @@ from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import KINDS, Inventory, Structure
 from perdure.inspection.rows import KEYED, open_table
 from perdure.values.codec import codec
-from perdure.values.schema import MemorySchema
+from perdure.values.schema import Declared, MemorySchema, Schema
 
 __all__ = ["SURE", "Draft", "Guess", "draft", "guess"]
 
@@ -67,18 +67,19 @@ class Draft:
         return f"{'; '.join(parts)}; {self.sampled} entries looked at" if parts else ""
 
 
-def draft(inventory: Inventory) -> Iterator[Draft]:
-    """A draft for each structure that can be read."""
+def draft(inventory: Inventory, known: Schema | None = None) -> Iterator[Draft]:
+    """A draft for each structure that can be read; what is `known`, by a class or a catalogue, needs no guess."""
     for structure in inventory.structures:
         if structure.kind in KINDS:
-            yield _draft(structure)
+            yield _draft(structure, known or Schema({}))
 
 
-def _draft(structure: Structure) -> Draft:
+def _draft(structure: Structure, known: Schema) -> Draft:
     keys, values = _sample(structure)
     is_keyed = structure.kind in KEYED
-    key = guess(keys, are_keys=True) if is_keyed else ()
-    value = guess(values) if structure.kind != "btreeset" else ()
+    declared = known.of(structure.label)
+    key = _told(declared.key) or (guess(keys, are_keys=True) if is_keyed else ())
+    value = _told(declared.value) or (guess(values) if structure.kind != "btreeset" else ())
     memory = MemorySchema(
         structure.label,
         structure.name or f"{structure.kind}_{structure.label.replace(':', '_')}",
@@ -88,6 +89,13 @@ def _draft(structure: Structure) -> Draft:
         structure.data_memory_id,
     )
     return Draft(memory, key, value, len(values))
+
+
+def _told(declared: Declared) -> tuple[Guess, ...]:
+    """What somebody has said, as a guess that is sure."""
+    if declared is None:
+        return ()
+    return (Guess(declared if isinstance(declared, str) else declared.name, 1.0),)
 
 
 def _best(guesses: Sequence[Guess]) -> str:

@@ -204,6 +204,8 @@ def _key_columns(structure: Structure, key: Format | None) -> tuple[str, ...]:
         return ()
     if key is None:
         return ("position",)
+    if key.has_column_names:
+        return key.fields
     return tuple(f"key_{name}" for name in key.fields) or ("key",)
 
 

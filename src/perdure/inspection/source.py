@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, final
 
+from perdure.errors import PerdureError
 from perdure.inspection.labels import ModuleLabels
 from perdure.memory import WASM_PAGE_BYTES, Memory
 
@@ -73,8 +75,21 @@ class Source(AbstractContextManager["Source"]):
         self.close()
 
     def declared(self) -> Schema | None:
-        """What the canister's code declares of this memory: a class in Python does. A ``stable.yaml`` comes first."""
-        return self.labels.declared() if isinstance(self.labels, ModuleLabels) else None
+        """What is declared of this memory: by a class in Python, and by the catalogue of data models in it.
+
+        A ``stable.yaml`` comes first.
+        """
+        from perdure.data.store import read_catalogue  # most sources have a schema, or no catalogue
+
+        by_code = self.labels.declared() if isinstance(self.labels, ModuleLabels) else None
+        try:
+            catalogue = read_catalogue(self.memory)
+        except PerdureError:  # `fsck` says so; what is there is listed all the same
+            catalogue = None
+        if catalogue is None:
+            return by_code
+        by_catalogue = catalogue.schema()
+        return replace(by_catalogue, memories=(by_code.memories if by_code else {}) | by_catalogue.memories)
 
     def data_bytes(self) -> int:
         """Bytes that are not in a hole."""

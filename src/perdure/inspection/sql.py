@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import PerdureError
 from perdure.inspection.find import KINDS, Inventory, Structure
-from perdure.inspection.reading_sql import Limits, limit, only_read
 from perdure.inspection.rows import Bound, Entry, Rows, open_table
 from perdure.inspection.sqlite import Database, attached, connect_beside, databases, open_database, quoted
+from perdure.reading_sql import Limits, limit, only_read
 from perdure.values.format import Format, Value
 from perdure.values.schema import Schema
 from perdure.values.show import to_sql

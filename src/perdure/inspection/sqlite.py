@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.inspection.find import Inventory, Structure, find_in_memory
-from perdure.inspection.reading_sql import Limits, limit, only_read
 from perdure.memory import Memory, ReadOnlyMemory, check_memory
+from perdure.reading_sql import Limits, limit, only_read, quoted
 from perdure.stable.region import Region
 from perdure.stable.sqlite import SqliteHeader
 
@@ -45,11 +45,6 @@ __all__ = [
 KIND: Final = "sqlite"
 KINDS: Final = ("table", "view", "virtual", "shadow")
 """What SQLite tells apart: shadow tables are those in which a virtual one keeps what it has."""
-
-
-def quoted(name: str) -> str:
-    """A name in SQL, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def needs_apsw() -> Any:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from perdure.inspection.find import Structure
 from perdure.inspection.findings import Findings
-from perdure.inspection.reading_sql import Limits
 from perdure.inspection.sqlite import failures, open_database, told
 from perdure.inspection.sqlite_file import size_bytes_of
 from perdure.memory import WASM_PAGE_BYTES
+from perdure.reading_sql import Limits
 from perdure.stable.sqlite import SqliteHeader
 
 if TYPE_CHECKING:

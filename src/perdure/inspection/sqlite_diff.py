@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, final
 
 from perdure.errors import MalformedError
 from perdure.inspection.find import Structure
-from perdure.inspection.reading_sql import Limits, limit, only_read
 from perdure.inspection.sqlite import (
     Database,
     DatabaseTable,
@@ -18,6 +17,7 @@ from perdure.inspection.sqlite import (
     quoted,
     told,
 )
+from perdure.reading_sql import Limits, limit, only_read
 
 __all__ = ["RowChange", "TableDiff", "diff_databases"]
 

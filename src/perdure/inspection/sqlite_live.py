@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final, Literal, final
 import apsw
 
 from perdure.errors import InternalError, PerdureError, StorageError, UnsupportedError
-from perdure.inspection.reading_sql import Limits, limit, only_this_database
 from perdure.inspection.sqlite import guarded, locate_database
 from perdure.inspection.sqlite_draft import Draft, Window, patched, window_of
 from perdure.inspection.sqlite_file import DatabaseFile, connect
 from perdure.memory import Memory
+from perdure.reading_sql import Limits, limit, only_this_database
 from perdure.stable.layout import SQLITE_COUNTER_ADDRESS, SQLITE_COUNTER_BYTES, SQLITE_HEADER
 from perdure.stable.sqlite import SqliteHeader
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from perdure.python.instance import PythonInstance
     from perdure.python.method import Migration, PythonMethod
     from perdure.python.module import PythonModule
-    from perdure.python.variables import Declared, Schema, Variable
+    from perdure.python.variables import Declared, ModelDeclaration, Schema, Variable
 
 __all__ = ["AbsentModule", "Catalogue"]
 
@@ -55,6 +55,7 @@ class AbsentModule:
         self.bucket_wasm_pages = 128
         self.methods: Mapping[str, PythonMethod] = {}
         self.variables: Mapping[str, Variable] = {}
+        self.models: Mapping[str, ModelDeclaration] = {}
         self.classes: dict[str, type] = {}
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, final
@@ -32,6 +32,7 @@ from perdure.canister import (
     Trap,
     TrapCode,
 )
+from perdure.data.store import Store
 from perdure.errors import InternalError, MalformedError, RejectError, UnsupportedError
 from perdure.ic.reject import RejectCode
 from perdure.memory import WASM_PAGE_BYTES, Memory
@@ -39,7 +40,7 @@ from perdure.python.calls import ON_CLEANUP, ON_REPLY, Batch, Entry, RejectedErr
 from perdure.python.heap import Classes, pickled, unpickled
 from perdure.python.method import Migration, PythonMethod
 from perdure.python.overlay import OverlayMemory
-from perdure.python.variables import Declared, Schema, Variable
+from perdure.python.variables import Declared, ModelDeclaration, Schema, Variable
 from perdure.stable import MemoryManager, VirtualMemory
 from perdure.system_api import CanisterTrap, SystemApi
 
@@ -87,6 +88,11 @@ class Code(CanisterModule, Classes, Protocol):
         ...
 
     @property
+    def models(self) -> Mapping[str, ModelDeclaration]:
+        """The data models, by name."""
+        ...
+
+    @property
     def bucket_wasm_pages(self) -> int:
         """Of the memory manager."""
         ...
@@ -128,6 +134,7 @@ class PythonInstance:
         self._manager: MemoryManager | None = None
         self._virtual: dict[int, VirtualMemory] = {}
         self._structures: dict[str, Value] = {}
+        self._models: dict[str, Value] = {}
         self._frames: dict[int, _Frame] = {}
         self._started = 0
         self._predecessor: PythonInstance | None = None
@@ -188,7 +195,9 @@ class PythonInstance:
 
     def structure(self, name: str) -> Value:
         """The stable structure that the class declares by this name."""
-        found = self._structures.get(name)
+        found = self._structures.get(name) or self._models.get(name)
+        if found is None and name in self._module.models:
+            found = self._models[name] = self._module.models[name].open(self.store)
         if found is None:
             variable = self._module.variables[name]
             memories = [_DeclaredMemory(self, memory_id) for memory_id in variable.memory_ids]
@@ -197,6 +206,12 @@ class PythonInstance:
             except MalformedError as error:
                 raise MalformedError(f"stable variable {name!r}: {error.message}", error.offset) from error
         return found
+
+    @cached_property
+    def store(self) -> Store:
+        """The data models' trees; those that a class declares itself have the other memories."""
+        taken = {one for variable in self._module.variables.values() for one in variable.memory_ids}
+        return Store(partial(_DeclaredMemory, self), is_taken=taken.__contains__)
 
     # -- entries
 
@@ -214,8 +229,12 @@ class PythonInstance:
             self._set_attributes(self._stored_attributes(is_own=True))
         self._is_touched = True
         try:
+            if self._module.models:
+                self.store.begin()
             with entered(Entry(api)):
                 self._enter(entry_point, api)
+            if self._module.models:
+                self.store.flush()
             if not is_query or env.context is not Context.NON_REPLICATED_QUERY:
                 self._store_attributes()
         except CanisterTrap as trap:
@@ -257,8 +276,10 @@ class PythonInstance:
         if old is not None:
             self._check(old)
         self._object.__init__()
-        for name in module.variables:
+        for name in (*module.variables, *module.models):
             self.structure(name)
+        if module.models:
+            self.store.retire(module.models.__contains__)
         if old is None:
             return
         for migration, sources in module.pending(old):
@@ -376,6 +397,9 @@ class PythonInstance:
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""
+        if self._module.models:
+            self.store.discard()
+            self._models.clear()
         if self.stable.is_changed:
             # These remember sizes; what declared structures hold asks for them anew.
             self._manager = None

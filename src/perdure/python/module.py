@@ -34,6 +34,7 @@ from typing import Any, Final, TypeVar, final, overload
 
 from perdure.candid.types import Value
 from perdure.canister import WasmState, memory_kinds
+from perdure.data.catalogue import CATALOGUE_ID
 from perdure.errors import MalformedError
 from perdure.memory import Memory
 from perdure.python.blank import empty_module, sections
@@ -42,7 +43,7 @@ from perdure.python.instance import PythonInstance
 from perdure.python.method import Mark, Migration, PythonMethod, types_of
 from perdure.python.overlay import OverlayMemory
 from perdure.python.source import digest, text_of
-from perdure.python.variables import Declared, Schema, Variable, declared, is_readable, objections, stable
+from perdure.python.variables import Declared, Schema, Variable, declared, is_readable, models, objections, stable
 from perdure.values.annotations import Annotations
 
 __all__ = [
@@ -173,7 +174,13 @@ class PythonModule:
         self.name = _checked(name) or self.place
         self.bucket_wasm_pages = bucket_wasm_pages
         self.classes: dict[str, type] = {}
-        self.variables = declared(annotations.hints(owner), owner, annotations)
+        hints = annotations.hints(owner)
+        self.variables = declared(hints, owner, annotations)
+        self.models = models(hints, owner, annotations)
+        if self.models and (one := _in_catalogue(self.variables)):
+            raise TypeError(
+                f"{one} takes memory {CATALOGUE_ID}, which is the catalogue's where a class has data models"
+            )
         marked = [(function, getattr(function, _MARK)) for function in _functions(owner) if hasattr(function, _MARK)]
         methods = [PythonMethod(function, mark, annotations) for function, mark in marked if mark.kind != "migration"]
         self.migrations = [Migration.of(function, annotations) for function, mark in marked if mark.kind == "migration"]
@@ -196,8 +203,9 @@ class PythonModule:
         self.operators = 0
         self.global_types: tuple[str, ...] = ()
         self.memories = memory_kinds()
+        slots = (*self.variables, *self.models)
         own = {"__slots__": ("_perdure_instance",), "__qualname__": owner.__qualname__, "__module__": owner.__module__}
-        self._class: type = type(owner.__name__, (owner,), own | {name: _Slot(name) for name in self.variables})
+        self._class: type = type(owner.__name__, (owner,), own | {name: _Slot(name) for name in slots})
 
     @cached_property
     def custom_sections(self) -> Mapping[str, bytes]:
@@ -285,6 +293,10 @@ class PythonModule:
 
     def __repr__(self) -> str:
         return f"<canister {self.owner.__name__}>"
+
+
+def _in_catalogue(variables: Mapping[str, Variable]) -> str | None:
+    return next((one.name for one in variables.values() if CATALOGUE_ID in one.memory_ids), None)
 
 
 def _functions(owner: type) -> list[Value]:

@@ -18,9 +18,9 @@ from typing import Final, final
 
 import cbor2
 
-from perdure.candid import parse_type
-from perdure.candid.service import load
-from perdure.candid.types import Rec, Value
+from perdure.candid.types import Value
+from perdure.data.catalogue import CATALOGUE_ID
+from perdure.data.store import Store
 from perdure.errors import MalformedError, PerdureError
 from perdure.memory import Memory
 from perdure.record import TEXT, Field, Table, nat, row, sequence
@@ -28,7 +28,7 @@ from perdure.stable import StableBTreeMap, StableBTreeSet, StableCell, StableLog
 from perdure.stable.access import is_blank
 from perdure.stable.types import StorableType
 from perdure.values.annotations import Annotations
-from perdure.values.candid import CandidValue
+from perdure.values.candid import candid_named
 from perdure.values.codec import codec
 from perdure.values.compatibility import compare_formats
 from perdure.values.format import Format
@@ -37,11 +37,13 @@ from perdure.values.schema import Schema as MemorySchemas
 
 __all__ = [
     "Declared",
+    "ModelDeclaration",
     "Schema",
     "Stable",
     "Variable",
     "declared",
     "is_readable",
+    "models",
     "objections",
     "stable",
     "structure_of",
@@ -66,7 +68,7 @@ _KINDS: Final = {
 }
 _KEYED: Final = ("StableBTreeMap", "StableBTreeSet")
 _ORDERED: Final = (StableBTreeMap, StableBTreeSet, StableMinHeap)
-_MAX_MEMORY_ID: Final = 254
+_MAX_MEMORY_ID: Final = CATALOGUE_ID
 
 
 @final
@@ -158,6 +160,29 @@ def structure_of(
         )
     except TypeError as error:
         raise TypeError(f"stable variable {name!r}: {error}") from error
+
+
+class ModelDeclaration(typing.Protocol):
+    """A data model of `perdure.data` as a class declares it."""
+
+    def open(self, store: Store) -> Value:
+        """It in a store, made or grown where it has to be."""
+        ...
+
+
+def models(hints: Mapping[str, object], owner: type, annotations: Annotations) -> dict[str, ModelDeclaration]:
+    """The data models of a class.
+
+    Raises:
+        TypeError: one contradicts itself.
+    """
+    found = {}
+    for name, hint in hints.items():
+        origin = typing.get_origin(hint) or hint
+        declaration = getattr(origin, "declaration", None)
+        if declaration is not None and getattr(origin, "__module__", "").startswith("perdure.data."):
+            found[name] = declaration(name, typing.get_args(hint), getattr(owner, name, None), annotations)
+    return found
 
 
 def declared(hints: Mapping[str, object], owner: type, annotations: Annotations) -> dict[str, Variable]:
@@ -257,10 +282,6 @@ class Schema:
             raise MalformedError(f"schema of a canister in Python: {error}") from error
         return cls(**_SCHEMA.decode(content))
 
-    def names(self) -> Mapping[str, Rec]:
-        """The named types."""
-        return load(f"{self.definitions}\nservice : {{}}").names
-
     def memories(self) -> MemorySchemas:
         """The same as ``stable.yaml`` would say it, for those who read stable memory without the class.
 
@@ -288,10 +309,8 @@ class Schema:
         Raises:
             MalformedError: it is Candid that does not read.
         """
-        if text.startswith("candid("):
-            return CandidValue(parse_type(text.removeprefix("candid(")[:-1], self.names()))
         try:
-            return codec(text)
+            return candid_named(text, self.definitions) or codec(text)
         except ValueError:
             return None
 

@@ -334,6 +334,28 @@ class BTree:
             self._allocator.clear()
             self._save_header(root=0, length=0)
 
+    def apply(self, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Many insertions and removals as one operation, a value of `None` removes.
+
+        Each node is read and written once, so neighbours are cheap: sort by key. The tree is the one that the changes
+        leave one by one; where nodes reach beyond their pages, other chunks may be theirs.
+        """
+        self.refresh()
+        ordered = list(changes)
+        for key, value in ordered:
+            self._check_entry(key, value or b"")
+        self.nodes.hold()
+        try:
+            with self._change():
+                for key, value in ordered:
+                    if value is not None:
+                        self._insert(key, value)
+                    elif self.header.root:
+                        self._remove(self.nodes.load(self.header.root), key)
+                self.nodes.let_go(write=True)
+        finally:
+            self.nodes.let_go(write=False)
+
     def bulk_load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Fill an empty tree; see `StableBTreeMap.bulk_load`."""
         self.refresh()

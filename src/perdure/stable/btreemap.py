@@ -314,6 +314,18 @@ class StableBTreeMap(MutableMapping[K, V]):
             (encode_checked(self.key_type, key), encode_checked(self.value_type, value)) for key, value in entries
         )
 
+    def apply(self, changes: Iterable[tuple[K, V | None]]) -> None:
+        """Many insertions, and removals where the value is `None`, as one operation: whole, or on any error none of it.
+
+        In the order of the keys it takes a fraction of the time that one by one takes. The bytes are those of the
+        changes one by one, but for nodes that reach beyond their pages.
+        """
+        key_type, value_type = self.key_type, self.value_type
+        self._tree.apply(
+            (encode_checked(key_type, key), None if value is None else encode_checked(value_type, value))
+            for key, value in changes
+        )
+
     def _walk(self, low: K | None, high: K | None, reverse: bool, include_high: bool) -> Iterator[Any]:
         low_bytes = None if low is None else self.key_type.encode(low)
         high_bytes = None if high is None else self.key_type.encode(high)

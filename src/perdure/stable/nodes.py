@@ -215,6 +215,20 @@ class NodeStore:
         self.key_bytes = key_bytes
         self.slots = slots
         self.new_version = new_version
+        self._held: dict[int, Node] | None = None
+        self._unwritten: set[int] = set()
+
+    def hold(self) -> None:
+        """Keep nodes in hand from now on, and write each once, at `let_go`: for many changes that are one operation."""
+        self._held = {}
+        self._unwritten = set()
+
+    def let_go(self, *, write: bool) -> None:
+        """End `hold`; without `write` what was not written is forgotten."""
+        held, self._held = self._held or {}, None
+        for address in sorted(self._unwritten) if write else ():
+            self._save_v2(held[address])
+        self._unwritten = set()
 
     def allocate(self, children: list[int]) -> Node:
         """A new node without entries, a leaf if `children` is empty; not saved yet."""
@@ -224,6 +238,9 @@ class NodeStore:
 
     def free(self, node: Node) -> None:
         """Give back its overflow pages, first to last, then its chunk."""
+        if self._held is not None:
+            self._held.pop(node.address, None)
+            self._unwritten.discard(node.address)
         self.allocator.free_many([*node.overflow, node.address])
 
     def load(self, address: int) -> Node:
@@ -232,6 +249,14 @@ class NodeStore:
         Raises:
             MalformedError: whatever is there is no node, or reaches out of the memory or of its own pages.
         """
+        if self._held is None:
+            return self._load(address)
+        node = self._held.get(address)
+        if node is None:
+            node = self._held[address] = self._load(address)
+        return node
+
+    def _load(self, address: int) -> Node:
         if not self.allocator.is_body(address):
             raise MalformedError("a node address points between chunks", address)
         page = read_exact(self.memory, address, min(self.page_bytes, _WHOLE_PAGE_BYTES), "node")
@@ -359,8 +384,19 @@ class NodeStore:
         """
         if node.version == 1:
             self._save_v1(node)
+        elif self._held is not None and not node.overflow and self._fits_page(node):
+            # Pages that lack are allocated when a node is saved, so only those that need none can wait.
+            self._held[node.address] = node
+            self._unwritten.add(node.address)
         else:
+            self._unwritten.discard(node.address)
             self._save_v2(node)
+
+    def _fits_page(self, node: Node) -> bool:
+        count = len(node.keys)
+        size = V2_HEADER_BYTES + 8 * len(node.children) + 4 * count + sum(map(len, node.keys))
+        size += (4 * count if self.key_bytes is None else 0) + sum(map(len, node.values))
+        return size <= self.page_bytes
 
     def _save_v1(self, node: Node) -> None:
         slots = self.slots

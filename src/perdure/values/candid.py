@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 from perdure.candid import Codec, parse_type
 from perdure.candid import types as candid
 from perdure.candid.header import Header, read_header
+from perdure.candid.service import load
 from perdure.candid.types import Field, Opt, Prim, Rec, Record, Service, Type, Variant, Vec, resolve
 from perdure.errors import MalformedError
 from perdure.stable.kind import BOOL, BYTES, DOCUMENT, PRINCIPAL, TEXT, UNIT, Kind, integer, option
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from perdure.stable.columns import Column
     from perdure.stable.gather import Offsets
 
-__all__ = ["CandidValue", "SelfDescribing", "kind_of_type", "merged"]
+__all__ = ["CandidValue", "SelfDescribing", "candid_named", "kind_of_type", "merged"]
 
 Convert: TypeAlias = Callable[[Value], Value]
 
@@ -227,6 +228,17 @@ class CandidValue(Format):
     def decode(self, data: bytes) -> Value:
         """The value."""
         return self._from_candid(self._codec.decode(data)[0])
+
+
+def candid_named(name: str, definitions: str) -> CandidValue | None:
+    """The format ``candid(TYPE)``, whose type may name what `definitions` say as a ``.did`` file does; `None`: no such.
+
+    Raises:
+        MalformedError: type or definitions do not read.
+    """
+    if not name.startswith("candid("):
+        return None
+    return CandidValue(parse_type(name.removeprefix("candid(")[:-1], load(f"{definitions}\nservice : {{}}").names))
 
 
 def _inverse(places: list[Offsets]) -> Offsets:

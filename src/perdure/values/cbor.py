@@ -1,18 +1,19 @@
-"""CBOR: one item."""
+"""CBOR: one item, or an array of declared parts."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self, final
 
 import cbor2
 
 from perdure.errors import MalformedError
+from perdure.stable.kind import Kind, option
 from perdure.values.format import Format, Value
-from perdure.values.plain import require_no_arguments
+from perdure.values.packed import from_plain, named_parts, to_plain
 
-__all__ = ["Cbor"]
+__all__ = ["Cbor", "CborArray"]
 
 _ERRORS = (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 
@@ -24,22 +25,75 @@ class Cbor(Format):
     name = "cbor"
 
     @classmethod
-    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Self:
-        """The only one."""
-        require_no_arguments(name, arguments)
-        return cls()
+    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Format:
+        """``cbor``, or ``cbor(NAME: TYPE, ...)``, which is an array."""
+        return cls() if arguments is None else CborArray.parse(name, arguments, inner)
 
     def decode(self, data: bytes) -> Value:
         """The item."""
-        stream = io.BytesIO(data)
-        try:
-            value = cbor2.load(stream)
-        except _ERRORS as error:
-            raise MalformedError(f"no CBOR: {error}") from error
-        if stream.tell() != len(data):
-            raise MalformedError(f"no CBOR: {len(data) - stream.tell()} bytes after the item")
-        return value
+        return load_item(data)
 
     def encode(self, value: object) -> bytes:
         """One item."""
         return bytes(cbor2.dumps(value))
+
+
+def load_item(data: bytes) -> Value:
+    """One item and nothing behind it.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    stream = io.BytesIO(data)
+    try:
+        value = cbor2.load(stream)
+    except _ERRORS as error:
+        raise MalformedError(f"no CBOR: {error}") from error
+    if stream.tell() != len(data):
+        raise MalformedError(f"no CBOR: {len(data) - stream.tell()} bytes after the item")
+    return value
+
+
+@final
+class CborArray(Format):
+    """An array of declared parts, each a column: ``cbor(NAME: TYPE, ...)``.
+
+    Parts that came later are not in arrays written before: one that is too short has their defaults. Any part may be
+    null. What CBOR has no form for is a byte string of the part's type.
+
+    Args:
+        name: as written.
+        inner: the parts.
+        defaults: of parts that are missing; null where none is given.
+    """
+
+    def __init__(self, name: str, inner: Mapping[str, Format], defaults: Mapping[str, Value] | None = None) -> None:
+        self.name = name
+        self.fields = tuple(inner)
+        self._inner = tuple(inner.values())
+        self._defaults = [(defaults or {}).get(label) for label in self.fields]
+        self.kind = Kind("record", labels=self.fields, parts=tuple(option(one.kind) for one in self._inner))
+
+    @classmethod
+    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Self:
+        """From its name."""
+        parts = named_parts(name, arguments or [], inner)
+        if not parts:
+            raise ValueError(f"an array has at least one part, found {name!r}")
+        return cls(name, parts)
+
+    def decode(self, data: bytes) -> dict[str, Value]:
+        """The parts by name."""
+        found = load_item(data)
+        if not isinstance(found, list) or len(found) > len(self.fields):
+            raise MalformedError(f"a {self.name} is an array of at most {len(self.fields)} items, found {found!r:.60}")
+        whole = [*found, *self._defaults[len(found) :]]
+        return {label: from_plain(one, part) for label, one, part in zip(self.fields, self._inner, whole, strict=True)}
+
+    def encode(self, value: object) -> bytes:
+        """The bytes of an object of the parts, or of a list."""
+        if isinstance(value, dict) and set(value) == set(self.fields):
+            value = [value[label] for label in self.fields]
+        if not isinstance(value, (list, tuple)) or len(value) != len(self.fields):
+            raise ValueError(f"a {self.name} is an object of exactly its parts, found {value!r:.80}")
+        return bytes(cbor2.dumps([to_plain(one, part) for one, part in zip(self._inner, value, strict=True)]))

@@ -8,6 +8,9 @@
 | ``u16le`` .. ``u128le``, ``i16le`` .. ``i128le``, ``f32le``, ``f64le`` | little-endian |
 | ``principal`` | 0 to 29 bytes, ordered by length first, as in Rust |
 | ``cbor``, ``json`` | one item, or one text |
+| ``cbor(NAME: TYPE, ...)`` | one array of these parts |
+| ``any`` | a part of these two, of whatever type |
+| ``packed``, ``packed(NAME: TYPE, ...)`` | FoundationDB's tuple layer: parts whose bytes compare as they do |
 | ``candid`` | a message of its own (``DIDL``...) with one value, or several |
 | ``protobuf(FILE, MESSAGE)`` | a message described by a descriptor set (``protoc --descriptor_set_out``) |
 | ``struct(NAME: TYPE, ...)`` | fixed-size fields one after the other; the last may be of any size |
@@ -48,6 +51,8 @@ _FORMATS: Final = {
     "length": "composed:Length",
     "struct": "composed:Struct",
     "cbor": "cbor:Cbor",
+    "packed": "packed:Packed",
+    "any": "packed:Anything",
     "candid": "candid:SelfDescribing",
     "protobuf": "protobuf:Protobuf",
 }

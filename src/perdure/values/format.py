@@ -48,6 +48,7 @@ class Format(ABC):
         sql_ordered: whether SQLite orders what `to_sql` gives as `order` does.
         stored_as: what the bytes are as they stand: a NumPy type, ``utf-8``, ``bytes``; ``None``: they must be decoded.
         fields: names of the columns that a value takes, where it takes several.
+        has_column_names: whether `fields` of a key are columns of the whole row, and not only of a key.
         parts: their formats, where the bytes are those of the parts one after the other.
     """
 
@@ -60,6 +61,7 @@ class Format(ABC):
     sql_ordered: bool = False
     stored_as: str | None = None
     fields: tuple[str, ...] = ()
+    has_column_names: bool = False
     parts: tuple[Format, ...] = ()
 
     @abstractmethod

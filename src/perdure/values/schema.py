@@ -28,6 +28,7 @@ __all__ = [
     "KINDS",
     "SCHEMA_SECTION",
     "STATES",
+    "Declared",
     "MemorySchema",
     "Schema",
     "dump_schema",

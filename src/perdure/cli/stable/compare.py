@@ -31,8 +31,8 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
     from perdure.inspection.report import draft_json
     from perdure.values.schema import dump_schema
 
-    with opened(source, schema_path) as (inventory, _):
-        drafts = list(draft(inventory))
+    with opened(source, schema_path) as (inventory, known):
+        drafts = list(draft(inventory, known))
         if output is not None:
             if output.exists():
                 raise click.UsageError(f"{output} exists already")
@@ -68,8 +68,9 @@ def diff(
     from perdure.inspection.diff import diff as compare
     from perdure.inspection.report import diff_json
 
-    with opened(before, schema_path) as (old, declared), opened(after, schema_path) as (new, _):
-        found = list(compare(old, new, declared, full_scan=full_scan))
+    with opened(before, schema_path) as (old, declared), opened(after, schema_path) as (new, later):
+        # What came later reads what was there before: columns were added, and not the other way round.
+        found = list(compare(old, new, later or declared, full_scan=full_scan))
         if as_json:
             print_json([diff_json(structure, limit) for structure in found])
         elif not quiet:

@@ -14,7 +14,7 @@ from perdure.errors import HostError, UnsupportedError
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["Limits", "limit", "only_read", "only_this_database"]
+__all__ = ["Limits", "limit", "only_read", "only_this_database", "quoted"]
 
 _READING: Final = ("SQLITE_SELECT", "SQLITE_READ", "SQLITE_RECURSIVE", "SQLITE_TRANSACTION", "SQLITE_SAVEPOINT")
 _WRITING: Final = ("SQLITE_INSERT", "SQLITE_UPDATE", "SQLITE_DELETE")
@@ -37,6 +37,11 @@ _FUNCTIONS_WITH_FILES: Final = frozenset(["load_extension", "readfile", "writefi
 _CACHE_KIB: Final = 65_536
 _STEPS_BETWEEN_LOOKS: Final = 1_000
 _MOST_SECONDS_BETWEEN_LOOKS: Final = 1.0
+
+
+def quoted(name: str) -> str:
+    """A name in SQL, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 @final

@@ -1,0 +1,28 @@
+"""Data models over stable B-trees: tables, verbs, triples and documents, in one transaction a message.
+
+```
+declaration ─evolve▶ Model, in the catalogue ─▶ trees ─▶ StableBTreeMap in a memory of the manager
+row ─plain▶ packed key, CBOR array      write ─▶ pending ─flush▶ tree
+```
+"""
+
+from perdure.data.catalogue import CATALOGUE_ID, Catalogue, Column, Model, Tree
+from perdure.data.declare import table
+from perdure.data.parts import TableFault
+from perdure.data.store import Store
+from perdure.data.tables import ConstraintError, Index, Table, open_tables
+
+__all__ = [
+    "CATALOGUE_ID",
+    "Catalogue",
+    "Column",
+    "ConstraintError",
+    "Index",
+    "Model",
+    "Store",
+    "Table",
+    "TableFault",
+    "Tree",
+    "open_tables",
+    "table",
+]

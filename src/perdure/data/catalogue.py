@@ -1,0 +1,279 @@
+"""The catalogue: what every tree of a data model is, in one cell, so that its bytes are read without its program.
+
+```
+ cell value  "PDCT", version u8 = 1, then CBOR {1: [model...]}
+ model       {1: name, 2: kind, 3: [column...], 4: [tree...], 5: type definitions as in a .did file, 6: state}
+ column      {1: name, 2: type, 3: may be null, 4: default, 5: state}
+ tree        {1: name, 2: memory id, 3: [column index... of the key], 4: [column index... of the value],
+              5: how many of these it is looked up by, 6: no two entries have the same of them, 7: state}
+```
+
+A tree is a `StableBTreeMap` in its memory of the memory manager. Its keys are `packed` tuples of the key's columns, its
+values `cbor` arrays of the value's columns, nothing where it has none. Columns and trees are never taken out of the
+lists, so that an index goes on meaning what it meant: what is gone says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Final, final
+
+import cbor2
+
+from perdure.errors import MalformedError, UnsupportedError
+from perdure.record import BOOL, PLAIN, TEXT, Field, Table, load, nat, one_of, sequence, structure
+from perdure.values.candid import candid_named
+from perdure.values.cbor import CborArray
+from perdure.values.codec import codec
+from perdure.values.format import Format, Value
+from perdure.values.packed import Packed
+from perdure.values.schema import MemorySchema, Schema
+
+__all__ = ["CATALOGUE_ID", "KINDS", "MAGIC", "Catalogue", "Column", "Model", "Tree"]
+
+MAGIC: Final = b"PDCT"
+_VERSION: Final = 1
+CATALOGUE_ID: Final = 254
+"""The memory of the manager in which programs in Python keep it, the last there is. Readers know it by its magic."""
+
+KINDS: Final = ("table", "verb", "triples", "documents")
+STATES: Final = ("active", "deprecated", "unused")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column.
+
+    Attributes:
+        name: unique among those that are not unused.
+        type: name of its format.
+        is_optional: whether it may be null.
+        default: of rows from before it was there, as CBOR has it.
+        state: ``active``, ``deprecated`` (read, never written), or ``unused``: no version names it any more.
+    """
+
+    name: str
+    type: str
+    is_optional: bool = False
+    default: Value = None
+    state: str = "active"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree of a model; the first one of each model is the one that has everything.
+
+    Attributes:
+        name: how SQL and commands call it.
+        memory_id: of the memory manager.
+        key: indexes of the columns in its keys, in their order.
+        value: those in its values.
+        width: how many columns of the key it is looked up by; the others only tell its entries apart.
+        is_unique: whether no two entries have the same of them.
+        state: as of a column; the memory of one that is unused is free for the model's next one.
+    """
+
+    name: str
+    memory_id: int
+    key: tuple[int, ...]
+    value: tuple[int, ...] = ()
+    width: int = 0
+    is_unique: bool = False
+    state: str = "active"
+
+    def __post_init__(self) -> None:
+        if not self.width:
+            object.__setattr__(self, "width", len(self.key))
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The columns that it is looked up by."""
+        return self.key[: self.width]
+
+
+@final
+@dataclass(frozen=True)
+class Model:
+    """A table, verb, set of triples or collection of documents."""
+
+    name: str
+    kind: str
+    columns: tuple[Column, ...]
+    trees: tuple[Tree, ...]
+    definitions: str = ""
+    state: str = "active"
+
+    def format(self, column: int) -> Format:
+        """The format of a column.
+
+        Raises:
+            MalformedError: its type does not read.
+        """
+        return _format(self.columns[column].type, self.definitions)
+
+    def key_format(self, tree: Tree) -> Format:
+        """The format of a tree's keys."""
+        parts = {self.columns[one].name: self.format(one) for one in tree.key}
+        return Packed(f"packed({_listed(self, tree.key)})", parts)
+
+    def value_format(self, tree: Tree) -> Format | None:
+        """The format of a tree's values; `None`: they are empty."""
+        if not tree.value:
+            return None
+        labels = {one: self._label(one) for one in tree.value}
+        parts = {labels[one]: self.format(one) for one in tree.value}
+        defaults = {labels[one]: self.columns[one].default for one in tree.value}
+        return CborArray(f"cbor({_listed(self, tree.value)})", parts, defaults)
+
+    def _label(self, index: int) -> str:
+        """A column's name; an unused one's may have been given away since."""
+        column = self.columns[index]
+        return column.name if column.state != "unused" else f"{column.name}_unused_{index}"
+
+
+def _listed(model: Model, indexes: tuple[int, ...]) -> str:
+    return ", ".join(f"{model.columns[one].name}: {model.columns[one].type}" for one in indexes)
+
+
+@lru_cache(256)
+def _format(text: str, definitions: str) -> Format:
+    try:
+        return candid_named(text, definitions) or codec(text)
+    except ValueError as error:
+        raise MalformedError(f"catalogue: a column of type {text!r}: {error}") from error
+
+
+# -- as it is kept
+
+_STATE: Final = one_of(*STATES)
+_INDEX: Final = nat(16)
+_COLUMN: Final = Table(
+    "column",
+    Field(1, "name", TEXT),
+    Field(2, "type", TEXT),
+    Field(3, "is_optional", BOOL, False),
+    Field(4, "default", PLAIN, None),
+    Field(5, "state", _STATE, "active"),
+)
+_TREE: Final = Table(
+    "tree",
+    Field(1, "name", TEXT),
+    Field(2, "memory_id", nat(8)),
+    Field(3, "key", sequence(_INDEX, tuple)),
+    Field(4, "value", sequence(_INDEX, tuple), []),
+    Field(5, "width", _INDEX),
+    Field(6, "is_unique", BOOL, False),
+    Field(7, "state", _STATE, "active"),
+)
+
+
+def _places(content: Value) -> str | None:
+    """What does not belong together in a model."""
+    columns, trees = content["columns"], content["trees"]
+    if not trees:
+        return "no tree"
+    if any(one >= len(columns) for tree in trees for one in (*tree.key, *tree.value)):
+        return f"a tree of a column that is not there, of {len(columns)}"
+    if any(not 0 < tree.width <= len(tree.key) for tree in trees):
+        return "a tree that is looked up by nothing, or by more than its key"
+    if any(len({*tree.key, *tree.value}) < len(tree.key) + len(tree.value) for tree in trees):
+        return "a tree that has a column twice"
+    return None
+
+
+_MODEL: Final = Table(
+    "model",
+    Field(1, "name", TEXT),
+    Field(2, "kind", one_of(*KINDS)),
+    Field(3, "columns", sequence(structure(Column, _COLUMN), tuple)),
+    Field(4, "trees", sequence(structure(Tree, _TREE), tuple)),
+    Field(5, "definitions", TEXT, ""),
+    Field(6, "state", _STATE, "active"),
+    rules=(_places,),
+)
+
+
+def _apart(content: Value) -> str | None:
+    models = content["models"]
+    names = [one.name for one in models]
+    ids = [tree.memory_id for one in models for tree in one.trees if tree.state != "unused"]
+    if len(set(names)) < len(names):
+        return "two models of one name"
+    return "two trees in one memory" if len(set(ids)) < len(ids) else None
+
+
+_CATALOGUE: Final = Table(
+    "catalogue",
+    Field(1, "models", sequence(structure(Model, _MODEL), tuple), []),
+    Field(2, "reserved", PLAIN, None),  # `Table` wants two fields at least
+    rules=(_apart,),
+)
+
+
+@final
+@dataclass(frozen=True)
+class Catalogue:
+    """All models of a memory manager.
+
+    Attributes:
+        models: in the order in which they were declared first.
+    """
+
+    models: tuple[Model, ...] = ()
+    reserved: Value = field(default=None, repr=False)
+
+    def encode(self) -> bytes:
+        """As it is kept."""
+        return MAGIC + bytes((_VERSION,)) + cbor2.dumps(_CATALOGUE.encode(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Catalogue:
+        """The inverse of `encode`.
+
+        Raises:
+            MalformedError: it is none.
+            UnsupportedError: it has a newer version.
+        """
+        if data[:4] != MAGIC:
+            raise MalformedError(f"bad magic {data[:4]!r}, expected {MAGIC!r}")
+        if data[4:5] != bytes((_VERSION,)):
+            raise UnsupportedError(f"catalogue: version {data[4:5].hex() or 'none'}; this version of perdure reads 1")
+        return cls(**_CATALOGUE.decode(load(data[5:], "catalogue")))
+
+    def model(self, name: str) -> Model | None:
+        """The model of a name."""
+        return next((one for one in self.models if one.name == name), None)
+
+    def with_model(self, model: Model) -> Catalogue:
+        """With a model in place of the one of its name, or behind the others."""
+        if self.model(model.name) is None:
+            return replace(self, models=(*self.models, model))
+        return replace(self, models=tuple(model if one.name == model.name else one for one in self.models))
+
+    def schema(self, catalogue_id: int = CATALOGUE_ID) -> Schema:
+        """The trees, and the cell of the catalogue itself, as ``stable.yaml`` would declare them.
+
+        Raises:
+            MalformedError: a type does not read.
+        """
+        own = str(catalogue_id)
+        found = {own: MemorySchema(own, name="catalogue", kind="cell")}
+        for model in self.models:
+            for tree in model.trees:
+                label = str(tree.memory_id)
+                if tree.state == "unused" and label in found:
+                    continue
+                state = "active" if "unused" not in (model.state, tree.state) else "retired"
+                value = model.value_format(tree)
+                found[label] = MemorySchema(
+                    label,
+                    name=tree.name,
+                    kind="btreemap" if value else "btreeset",
+                    key=model.key_format(tree),
+                    value=value,
+                    state=state,
+                )
+        return Schema(found)

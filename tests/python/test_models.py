@@ -1,0 +1,151 @@
+"""Data models in canisters: one transaction a message, kept over upgrades, refused before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from perdure import RejectError, Subnet
+from perdure.data import Store, Table, open_tables, table
+from perdure.kit import canister, nat64, query, stable, update
+from perdure.stable import StableBTreeMap
+
+
+@dataclass
+class User:
+    id: nat64
+    name: str
+    city: str | None = None
+
+
+@canister(name="shop")
+class Shop:
+    users: Table[User] = table(key="id", index=["city"])
+    totals: StableBTreeMap[str, nat64]
+
+    @update
+    def add(self, number: nat64, name: str, city: str) -> nat64:
+        self.users.put(User(number, name, city))
+        return len(self.users)
+
+    @update
+    def fail(self) -> None:
+        self.users.put(User(99, "x"))
+        self.users.sql("delete from users where id = 1")
+        raise ValueError("no")
+
+    @query
+    def of(self, city: str) -> list[User]:
+        return list(self.users.by.city(city))
+
+    @update
+    def run(self, text: str) -> list[str]:
+        return [repr(row) for row in self.users.sql(text)]
+
+
+@dataclass
+class Grown:
+    id: nat64
+    name: str
+    city: str | None
+    age: int = 3
+
+
+@canister(name="shop")
+class Larger:
+    users: Table[Grown] = table(key="id", index=["city", "name"])
+
+    @query
+    def named(self, name: str) -> list[Grown]:
+        return list(self.users.by.name(name))
+
+
+@canister(name="shop")
+class Broken:
+    users: Table[User] = table(key="name")
+
+
+@canister(name="shop")
+class Without:
+    totals: StableBTreeMap[str, nat64]
+
+
+def test_a_message_is_one_transaction_over_all_trees():
+    with Subnet() as subnet:
+        shop = subnet.install(Shop)
+        actor = shop.actor()
+        assert [actor.add(1, "Ada", "Zug"), actor.add(2, "Bob", "Zug")] == [1, 2]
+        with pytest.raises(RejectError, match="ValueError: no"):
+            actor.fail()
+        assert [row["id"] for row in actor.of("Zug")] == [1, 2]
+        fork = subnet.fork()
+        fork.canister(shop.id).actor().run("update users set city = 'Bern'")
+        assert [row["id"] for row in actor.of("Zug")] == [1, 2]
+        assert fork.canister(shop.id).actor().of("Zug") == []
+
+
+def test_sql_in_a_message_commits_with_it_or_not_at_all():
+    with Subnet() as subnet:
+        actor = subnet.install(Shop).actor()
+        actor.add(1, "Ada", "Zug")
+        assert actor.run("insert into users values (5, 'Eve', null)") == []
+        assert actor.run("savepoint a; delete from users; rollback to a; release a; select count(*) from users") == [
+            "(2,)"
+        ]
+        with pytest.raises(RejectError, match="a savepoint is open"):
+            actor.run("begin; delete from users")
+        with pytest.raises(RejectError, match="tables are declared in the canister's class"):
+            actor.run("delete from users; create table x(a)")
+        with pytest.raises(RejectError, match="no 'load_extension'"):
+            actor.run("select load_extension('x')")
+        assert actor.run("select count(*) from users") == ["(2,)"]
+
+
+def test_rows_are_kept_over_upgrades_and_grow(tmp_path):
+    with Subnet(tmp_path / "state") as subnet:
+        shop = subnet.install(Shop)
+        shop.actor().add(1, "Ada", "Zug")
+        shop.upgrade(Larger)
+        assert shop.actor().named("Ada") == [{"id": 1, "name": "Ada", "city": "Zug", "age": 3}]
+    with Subnet(tmp_path / "state", code=[Larger]) as subnet:
+        (users,) = open_tables(Store.open(subnet.canister(shop.id).stable))
+        assert list(users) == [{"id": 1, "name": "Ada", "city": "Zug", "age": 3}]
+        assert users.check() == []
+
+
+def test_an_upgrade_that_cannot_read_what_is_there_is_refused():
+    with Subnet() as subnet:
+        shop = subnet.install(Shop)
+        shop.actor().add(1, "Ada", "Zug")
+        before = shop.stable.read(0, shop.stable.size() << 16)
+        with pytest.raises(RejectError, match=r"the key of 'users' is declared as \(name\) and was another"):
+            shop.upgrade(Broken)
+        assert shop.stable.read(0, shop.stable.size() << 16) == before
+        assert [row["id"] for row in shop.actor().of("Zug")] == [1]
+
+
+def test_a_class_without_the_table_leaves_its_bytes():
+    with Subnet() as subnet:
+        shop = subnet.install(Shop)
+        shop.actor().add(1, "Ada", "Zug")
+        shop.upgrade(Without)
+        shop.upgrade(Larger)
+        assert [row["id"] for row in shop.actor().named("Ada")] == [1]
+
+
+def test_the_catalogue_s_memory_is_taken():
+    with pytest.raises(TypeError, match="takes memory 254, which is the catalogue's"):
+
+        @canister
+        class Both:
+            users: Table[User] = table(key="id")
+            totals: StableBTreeMap[str, nat64] = stable(254)
+
+
+def test_a_table_without_a_key_is_refused_with_the_class():
+    with pytest.raises(TypeError, match="a table has a key"):
+
+        @canister
+        class Keyless:
+            users: Table[User]
