@@ -260,12 +260,14 @@ static int must(int code) {
     return code;
 }
 
-/* What would make reads stale, need files, or belongs to somebody else. */
+/* What would make reads stale, need files, belongs to somebody else, or would leave no memory to change it back. */
 static int authorize(void *none, int action, const char *first, const char *second, const char *place, const char *by) {
     (void)none; (void)place; (void)by;
     if (action == SQLITE_ATTACH) return first && *first ? SQLITE_DENY : SQLITE_OK; /* VACUUM attaches '' */
     if (action == SQLITE_PRAGMA && second) {
-        static const char *const ours[] = {"locking_mode", "journal_mode", "temp_store", "synchronous"};
+        static const char *const ours[] = {
+            "locking_mode", "journal_mode", "temp_store", "synchronous", "hard_heap_limit", "soft_heap_limit",
+        };
         for (u32 i = 0; i < LENGTH(ours); i++) {
             if (!sqlite3_stricmp(first, ours[i])) return SQLITE_DENY;
         }

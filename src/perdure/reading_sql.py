@@ -134,9 +134,10 @@ _PRAGMAS_OF_THE_FILE: Final = frozenset(
     [
         *("locking_mode", "journal_mode", "synchronous", "temp_store", "temp_store_directory", "mmap_size"),
         *("data_store_directory", "wal_checkpoint", "wal_autocheckpoint", "writable_schema", "trusted_schema"),
+        *("hard_heap_limit", "soft_heap_limit"),
     ]
 )
-"""Those that would make reads stale, need files, or take back what is refused here."""
+"""Those that would make reads stale, need files, take back what is refused here, or hold for the whole process."""
 
 
 def only_this_database(connection: apsw.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
 import sys
 import threading
@@ -22,8 +23,8 @@ from perdure import RejectError, Subnet
 from perdure.candid import decode as decode_values
 from perdure.candid import encode as encode_values
 from perdure.candid import parse_values
-from perdure.errors import PerdureError, StorageError, UnsupportedError
-from perdure.inspection import open_source, open_sqlite
+from perdure.errors import HostError, PerdureError, StorageError, UnsupportedError
+from perdure.inspection import Limits, open_source, open_sqlite
 from perdure.inspection.find import find_in_memory
 from perdure.inspection.sqlite import choose_database
 from perdure.inspection.sqlite_live import CommitError
@@ -675,6 +676,73 @@ def test_a_snapshot_that_was_loaded_has_tables_of_its_own(canister):
     with pytest.raises(apsw.SQLError, match="no such table: aa"):
         reading.execute("select * from aa")
     assert reading.execute("select * from bb").fetchall() == [(2,)]
+
+
+def test_a_database_that_is_gone_and_comes_back(canister):
+    writing, reading = canister.sqlite(write=True), canister.sqlite()
+    assert rows(reading) == rows(writing) == [1, 2]
+    canister.reinstall(module("sqlite"))
+    for connection in (writing, reading):
+        with pytest.raises(UnsupportedError, match="no SQLite database here, found nothing"):
+            rows(connection)
+    canister.update("exec", b"create table q(a)")
+    writing.execute("insert into q values (7)")
+    assert rows(reading, "select a from q") == [7]
+    assert ask(canister, "select a from q; pragma integrity_check") == [["7"], ["ok"]]
+
+
+@pytest.mark.parametrize("setting", ["page_size = 512", "page_size = 65536", "auto_vacuum = full"])
+def test_a_database_that_is_made_anew_from_outside(canister, setting):
+    """The guest has it open, and SQLite takes these from the header again."""
+    writing, reading = canister.sqlite(write=True), canister.sqlite()
+    assert rows(reading) == [1, 2]
+    writing.execute(f"pragma {setting}")
+    writing.execute("vacuum")
+    name, value = setting.split(" = ")
+    assert ask(canister, f"select a from t; pragma {name}") == [["1"], ["2"], ["1" if value == "full" else value]]
+    canister.update("exec", b"insert into t values (3, hex(zeroblob(9000))); delete from t where a = 1")
+    assert rows(reading) == rows(writing) == [2, 3]
+    assert is_sound(canister)
+
+
+def test_nobody_takes_the_memory_of_the_process(canister):
+    """Which SQLite has for all its connections together."""
+    before = apsw.hard_heap_limit(-1)
+    writing = canister.sqlite(write=True)
+    for name in ("hard_heap_limit", "soft_heap_limit"):
+        with pytest.raises(UnsupportedError, match=name):
+            writing.execute(f"pragma {name} = 1000")
+        with pytest.raises(RejectError, match="not authorized"):
+            canister.update("exec", f"pragma {name} = 1000".encode())
+    assert apsw.hard_heap_limit(-1) == before
+    assert rows(writing) == [1, 2]
+
+
+def test_an_interrupted_write_leaves_nothing(canister):
+    writing = canister.sqlite(write=True)
+    endless = "insert into t(b) with recursive n(i) as (select 1 union all select i + 1 from n) select i from n"
+    timer = threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        writing.execute(endless)
+    timer.join()
+    with pytest.raises(HostError, match=r"worked for 0\.2 s"):
+        canister.sqlite(write=True, limits=Limits(seconds=0.2)).execute(endless)
+    assert not writing.in_transaction
+    assert rows(writing) == [1, 2]
+    assert is_sound(canister)
+
+
+def test_a_connection_does_not_outlive_its_subnet(subnet, canister):
+    fork = subnet.fork()
+    twin = fork.canister(canister.id)
+    writing, reading = twin.sqlite(write=True), twin.sqlite()
+    writing.execute("begin immediate")
+    fork.close()
+    for connection, sql in ((writing, "commit"), (reading, "select * from t"), (writing, "delete from t")):
+        with pytest.raises(ValueError, match="the subnet is closed"):
+            connection.execute(sql).fetchall()
+    assert rows(canister.sqlite()) == [1, 2]
 
 
 def test_a_transaction_does_not_outlive_its_anchor(subnet, canister):

@@ -126,8 +126,8 @@ class DatabaseFile:
         before = self._witness
         epoch = self._place.epoch()
         if epoch is not self._epoch:
+            self._set_memory(self._place.memory())  # which may find none, and then is to be asked again
             self._epoch, self._is_replaced = epoch, True
-            self._set_memory(self._place.memory())
             # Another database may have the cookie by which SQLite would see that its tables are others.
             self._cookie_moved_by += _COOKIE_STEP
         self._witness = self._look_at_witness()  # before anything is read of the state
