@@ -69,7 +69,7 @@ canisters-ci: $(DEV)
 
 # The sources of docs/toolchains.md, with the compilers that canisters-ci has installed.
 toolchains-ci: canisters-ci
-	TOOLCHAINS="C,C with its library,Go,Motoko,Wasm by hand" $(BIN)/python -m pytest -q tests/test_toolchains.py
+	TOOLCHAINS="C,C with its library,Go,Motoko,Wasm by hand,Named memories in C" $(BIN)/python -m pytest -q tests/test_toolchains.py
 
 # make conformance SUITE=candid DIR=.../dfinity/candid/test: outside suites, which are not kept here
 conformance: $(DEV)

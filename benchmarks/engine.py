@@ -34,8 +34,9 @@ class Bench:
     ) -> None:
         compiler = compiler or Compiler(Engine(), None)
         store = TemporaryStore()
-        state = WasmState({name: TemporaryImage(store) for name in ("heap", "stable")})
-        self.instance: WasmInstance = compiler.compile(wasm, options or Options()).instantiate(state)
+        code = compiler.compile(wasm, options or Options())
+        state = WasmState({name: TemporaryImage(store) for name in code.memories})
+        self.instance: WasmInstance = code.instantiate(state)
         if "canister_init" in self.instance.module.exported_methods:
             self.run("canister_init", b"DIDL\0\0", Context.INIT)
         if commit:

@@ -31,6 +31,9 @@ NEEDS = {
     "Motoko": "npm --version",
     "TypeScript": "npm --version",
     "Wasm by hand": "true",
+    "Named memories in C": "python -m ziglang version",
+    "Named memories in Rust": "test -d $(rustc --print target-libdir --target wasm32-unknown-unknown)",
+    "Named memories in Zig": "python -m ziglang version",
 }
 """A command that succeeds where a section's tools are there."""
 

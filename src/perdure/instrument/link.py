@@ -26,8 +26,9 @@ from perdure.instrument.appendix import Appendix, op, redirect_elements
 from perdure.instrument.costs import SCHEDULES
 from perdure.instrument.direct import ReplacedCalls, direct_calls
 from perdure.instrument.inline import Inlined
-from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, MemoryPlan, plan_memories
+from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, MemoryPlan, is_heap_64, plan_memories
 from perdure.instrument.metering import Rewrite, rewrite_codes
+from perdure.instrument.named import with_named_memories
 from perdure.instrument.own import OwnMemories, own_memories
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
@@ -111,7 +112,7 @@ class Instrumented:
 def instrument(module: Module, options: Options | None = None) -> Instrumented:
     """Meter a validated module and link the shipped kernel to it."""
     options = options or Options()
-    return link(module, kernel_for(plan_memories(module, options.extensions).is_64), options)
+    return link(module, kernel_for(is_heap_64(module, options.extensions)), options)
 
 
 @cache
@@ -125,10 +126,10 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     """Append `kernel` to a validated module and make its calls of `ic0` go there.
 
     Raises:
-        InvalidModuleError: an active data segment does not fit its memory as it starts, there are more globals to save
-            than message memory has room for, or the memories are not what a module may have.
+        InvalidModuleError: a data segment does not fit, globals are too many, or memories not what a module may have.
     """
-    plan = plan_memories(module, options.extensions)
+    module, named = with_named_memories(module, options.extensions)
+    plan = plan_memories(module, options.extensions, named)
     methods = [item for item in module.exports if item.kind is ExternKind.FUNCTION and _is_entry(item.name)]
     saved = _saved_globals(module)
     distinct = tuple(dict.fromkeys(saved))

@@ -14,7 +14,7 @@ Linking appends: a heap that a module lacks, stable memory, and the kernel's com
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from perdure.errors import InvalidModuleError
@@ -38,6 +38,7 @@ from perdure.wasm.tokens import leb_forms
 __all__ = [
     "LIFETIMES",
     "MAX_MEMORIES",
+    "NAMED_POLICY",
     "MemoryPlan",
     "OwnMemory",
     "has_own_memories",
@@ -63,7 +64,8 @@ MAX_HEAP_WASM_PAGES_64 = (6 << 30) // WASM_PAGE_BYTES
 MAX_STABLE_WASM_PAGES = (500 << 30) // WASM_PAGE_BYTES
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,64}")
-_POLICIES: Final = {"memories": "imported by name", "memories=index": "index", "memories=declared": "declared"}
+NAMED_POLICY: Final = "memories"
+_POLICIES: Final = {NAMED_POLICY: "imported by name", "memories=index": "index", "memories=declared": "declared"}
 
 
 class OwnMemory(NamedTuple):
@@ -123,8 +125,15 @@ class MemoryPlan(NamedTuple):
         return self.types[index].is_64 if index < len(self.types) else True
 
 
-def plan_memories(module: Module, extensions: Collection[str] = ()) -> MemoryPlan:
+def plan_memories(
+    module: Module, extensions: Collection[str] = (), named: Mapping[int, tuple[str, str]] | None = None
+) -> MemoryPlan:
     """What the memories of a module are, by the one policy among the extensions.
+
+    Args:
+        module: as uploaded, or with memories that were appended to it.
+        extensions: what it may use.
+        named: where each memory that was appended would be imported from, and its name, by index.
 
     Raises:
         InvalidModuleError: they are not what the policy allows; it is named.
@@ -133,7 +142,7 @@ def plan_memories(module: Module, extensions: Collection[str] = ()) -> MemoryPla
     if not chosen:
         return _networks(module)
     policy = _POLICIES[chosen[0]]
-    places = _places(module)
+    places = _places(module, named or {})
     match policy:
         case "index":
             return _by_index(module, policy, places)
@@ -161,9 +170,9 @@ class _Place(NamedTuple):
     type: MemoryType
 
 
-def _places(module: Module) -> list[_Place]:
+def _places(module: Module, named: Mapping[int, tuple[str, str]]) -> list[_Place]:
     imported = [(item.module, item.name) for item in module.imported(ExternKind.MEMORY)]
-    sources = [*imported, *(None for _ in module.memories)]
+    sources = [*imported, *(named.get(len(imported) + place) for place in range(len(module.memories)))]
     return [_Place(index, *pair) for index, pair in enumerate(zip(sources, module.all_memories, strict=True))]
 
 

@@ -19,6 +19,7 @@ from perdure.ic import ic0_ext
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, SystemFunction
 from perdure.instrument.memories import LIFETIMES, has_own_memories, is_heap_64, plan_memories
 from perdure.instrument.metering import opcode_histogram
+from perdure.instrument.named import has_named_memories, with_named_memories
 from perdure.wasm import (
     OPCODE_BY_NAME,
     OPCODES,
@@ -186,6 +187,8 @@ def _check_function_import(item: Import, found: FuncType, policy: Policy, *, is_
             )
         _check_signature(item.name, found, _signature(function, is_64=is_64))
         return
+    if has_named_memories(item):
+        return  # with the memories
     _check_network_import(item, found, policy, is_64=is_64)
 
 
@@ -296,7 +299,7 @@ def _check_globals(module: Module, policy: Policy) -> None:
 
 
 def _check_memories(module: Module, policy: Policy) -> None:
-    plan = plan_memories(module, policy.extensions)
+    plan = plan_memories(*_with_named(module, policy.extensions))
     if plan.is_64:
         limits = module.all_memories[plan.heap].limits
         declared = limits.minimum if limits.maximum is None else limits.maximum
@@ -305,13 +308,20 @@ def _check_memories(module: Module, policy: Policy) -> None:
                 f"Wasm module declares a memory of {declared} Wasm pages "
                 f"which exceeds the maximum allowed {policy.max_heap_wasm_pages_64}."
             )
-    for index, kind in enumerate(module.all_memories):
+    for index, kind in enumerate(module.all_memories):  # those as uploaded
         most = plan.types[index].limits.maximum or 0
         if index != plan.heap and kind.limits.minimum > most:
             raise InvalidModuleError(
                 f"Wasm module declares memory {plan.names[index]!r} of {kind.limits.minimum} Wasm pages "
                 f"which exceeds the maximum allowed {most}."
             )
+
+
+def _with_named(
+    module: Module, extensions: tuple[str, ...]
+) -> tuple[Module, tuple[str, ...], Mapping[int, tuple[str, str]]]:
+    named = with_named_memories(module, extensions)
+    return named.module, extensions, named.sources
 
 
 def _check_tables(module: Module, policy: Policy) -> None:
