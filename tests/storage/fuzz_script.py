@@ -38,6 +38,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
@@ -48,12 +49,22 @@ import second_decoder as second  # noqa: E402
 from simulated_disk import Inode, SimulatedDisk, SimulatedFile  # noqa: E402
 
 from perdure import Subnet  # noqa: E402
+from perdure.canister import PageDelta  # noqa: E402
 from perdure.embedder import shared_compiler  # noqa: E402
 from perdure.errors import PerdureError, StorageError  # noqa: E402
 from perdure.execution.config import SubnetConfig  # noqa: E402
 from perdure.execution.records import encode_record, encode_response, encode_snapshot, encode_subnet  # noqa: E402
 from perdure.instrument import Options  # noqa: E402
-from perdure.storage import Snapshot, StateDirectory, TemporaryStore  # noqa: E402
+from perdure.python import blank  # noqa: E402
+from perdure.python.variables import Schema  # noqa: E402
+from perdure.storage import (  # noqa: E402
+    CanisterChange,
+    Message,
+    PythonCode,
+    Snapshot,
+    StateDirectory,
+    TemporaryStore,
+)
 from perdure.storage.checkpoint import decode_checkpoint, encode_checkpoint  # noqa: E402
 from perdure.subnet.durable import open_state  # noqa: E402
 from perdure.subnet.gate import Gate  # noqa: E402
@@ -342,6 +353,8 @@ def _judge_past(state: StateDirectory) -> str:
         for canister_id, kept in state.canisters.items():
             if kept.sizes.get("heap"):
                 state.blame(canister_id, "heap", 0)
+        if versions:
+            state.at(versions[-1].version).close()
     except StorageError as error:
         return f"opened, refused later: {_kind(error)}"
     numbers = [version.version for version in versions]
@@ -529,6 +542,160 @@ def check_snapshot(files: dict[str, bytes], *, runs: bool) -> str:
     return "snapshot ran"
 
 
+# -------------------------------------------------------------------------------------------- canisters in Python
+
+PYTHON_NAMES = ("v1-python", "v1-python-early")
+
+
+@cache
+def keeper() -> type:
+    """The class of the golden canisters in Python."""
+    sys.path.insert(0, str(GOLDEN))
+    return import_module("keeper").Keeper  # type: ignore[no-any-return]
+
+
+def _unpacked(name: str, target: Path) -> None:
+    for file, data in golden(name).items():
+        path = target / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for directory in ("images", "blobs", "answers", "history"):
+        (target / directory).mkdir(exist_ok=True)
+
+
+def _bent(data: bytes, rng: random.Random) -> bytes:
+    """Bytes of some length that somebody else made."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(changed) + 1)
+        how = rng.randrange(4)
+        if how == 0 and at < len(changed):
+            changed[at] = rng.randrange(256)
+        elif how == 1:
+            changed[at:at] = rng.choice(_PICKLED)
+        elif how == 2:
+            del changed[at : at + rng.choice((1, 4, 100))]
+        else:
+            changed[at:at] = changed[: rng.randrange(40)]
+    return bytes(changed)
+
+
+_PICKLED = (
+    *(b"r\xff\xff\xff\xff", b"r\xff\xff\xff\x0f", b"\x96\xff\xff\xff\xff\x00\x00\x00\x00", b"\x8b\xff\xff\xff\x7f"),
+    *(
+        b"K\x01.",
+        b"]q\x00h\x00a.",
+        b"cos\nsystem\n",
+        b"c__builtin__\nbytearray\n",
+        b"\x8e\xff\xff\xff\xff\0\0\0\0",
+        b"(" * 50,
+    ),
+    *(
+        b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+        b"ccollections\ndeque\n)R",
+        b"cbuiltins\nset\nK\x01\x85R",
+        b"R",
+        b"b",
+        b"}",
+    ),
+)
+"""Parts of pickles, some of which ask for much memory or call something."""
+
+
+def _tree(section: bytes) -> Any:
+    return second.load(section) if section else {}
+
+
+def mutate_python(name: str, target: Path, rng: random.Random) -> str:
+    """Lay a golden directory out and have its next commit say something else of a canister in Python; what."""
+    _unpacked(name, target)
+    with StateDirectory.open(target, durability="never", trust_owner=True) as state:
+        key, kept = next((key, kept) for key, kept in state.canisters.items() if len(key) < 30 and kept.memories)
+        code = state.blob(kept.module_hash)
+        sections = dict(blank.read(code).sections)  # type: ignore[union-attr]
+        change = CanisterChange()
+        if rng.random() < 0.5:
+            what = rng.choice(list(sections))
+            if what == "perdure:schema":
+                tree = [_tree(sections[what])]
+                places = list(_inside(tree, ()))
+                for _ in range(rng.choice((1, 1, 2))):
+                    path = rng.choice(places)
+                    with suppress(KeyError, IndexError, TypeError, AttributeError):
+                        value = get((tree, path))
+                        put((tree, path), copy.deepcopy(rng.choice([*edges(value), *ODD, rng.choice(NUMBERS)])))
+                try:
+                    sections[what] = second.dump(tree[0])
+                except (TypeError, ValueError, OverflowError):
+                    sections[what] = b"\xff"
+            else:
+                sections[what] = _bent(sections[what], rng)
+            wasm = blank.empty_module(sections)
+            change.module_hash = state.put_blob(wasm)
+            change.record = kept.record.replace(kept.module_hash, change.module_hash)
+            if kept.code.name:
+                found = blank.read(wasm)
+                named = kept.code.name if found is None or rng.random() < 0.1 else found.name
+                schema = sections.get("perdure:schema", b"")
+                change.code = PythonCode(named, change.module_hash, schema) if named else PythonCode()
+            what = f"section {what} {_short(sections[what])}"
+        else:
+            what = rng.choice(["heap", "heap", "stable"])
+            image = kept.memories[what].image()
+            data = image.read(0, second.PAGE)
+            size = int.from_bytes(data[:8], "little")
+            if what == "heap" and rng.random() < 0.7:
+                body = _bent(data[8 : 8 + size], rng)[: second.PAGE - 8]
+                data = len(body).to_bytes(8, "little") + body
+            elif what == "heap":
+                data = (rng.choice(NUMBERS) % (1 << 64)).to_bytes(8, "little") + data[8:]
+            else:
+                data = _bent(data, rng)[: second.PAGE]
+            change.memories[what] = PageDelta(image.wasm_pages, [(0, data.ljust(second.PAGE, b"\0"))])
+            what = f"{what} {_short(data)}"
+        state.commit(Message(b"crafted", key), {key: change}, apply=True)
+    return f"{name} {what}"
+
+
+def _ask(canister: Any, method: str, *args: object) -> None:
+    """Call a method, if the interface that is there has it."""
+    if method in canister.service().methods:
+        getattr(canister.actor(), method)(*args)
+
+
+def check_python(path: Path, *, upgrades: bool) -> str:
+    """Open it with its class and do what people do; each is done, or an error of ours."""
+    ways: list[dict[str, Any]] = [{"code": [keeper()], "changed_code": "upgrade" if upgrades else "keep"}, {"code": []}]
+    outcome = ""
+    for options in ways:
+        try:
+            with Subnet(path, durability="never", trust_owner=True, **options) as subnet:
+                for canister in subnet.canisters:
+                    for action in (
+                        canister.status,
+                        canister.snapshots,
+                        lambda canister=canister: _ask(canister, "facts"),
+                        lambda canister=canister: _ask(canister, "add", "Eve"),
+                        lambda canister=canister: canister.stable.read(0, 16),
+                        lambda canister=canister: Schema.decode(canister.module.schema).memories(),
+                        lambda canister=canister: canister.service(),
+                        lambda canister=canister: canister.upgrade(keeper()),
+                        lambda canister=canister: _ask(canister, "facts"),
+                    ):
+                        with suppress(PerdureError):
+                            action()
+                with suppress(PerdureError):
+                    subnet.run_until_idle()
+            outcome = outcome or "python ran"
+        except StorageError as error:
+            outcome = outcome or f"python refused: {_kind(error)}"
+        except PerdureError as error:
+            outcome = outcome or f"python refused: {type(error).__name__}"
+    with StateDirectory.open(path, read_only=True, trust_owner=True) as state:
+        _require(state.verify() == [], "verify")
+    return outcome
+
+
 # ------------------------------------------------------------------------------------------------------------- runs
 
 
@@ -628,6 +795,20 @@ def examine_snapshot(seed: int, number: int, original: dict[str, bytes]) -> tupl
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def examine_python(seed: int, number: int) -> tuple[str, str]:
+    rng = random.Random(f"{seed} {number}")
+    with tempfile.TemporaryDirectory(dir=_fast()) as directory:
+        what = mutate_python(rng.choice(PYTHON_NAMES), Path(directory, "state"), rng)
+        signal.setitimer(signal.ITIMER_REAL, 6 * SECONDS)  # for twenty things that are done
+        try:
+            return what, check_python(Path(directory, "state"), upgrades=rng.random() < 0.5)
+        except BaseException as error:
+            error.add_note(what)
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def a_snapshot(directory: Path) -> dict[str, bytes]:
     """One with a chunk, globals and both memories."""
     with Subnet() as subnet:
@@ -679,6 +860,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--snapshots", type=int, default=10_000)
+    parser.add_argument("--python", type=int, default=5_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=600)
@@ -700,6 +882,8 @@ def main() -> int:
         tally.add(str(number), lambda: examine(arguments.seed, number, store, write=number % 3 == 0))  # noqa: B023
         if number * arguments.snapshots // arguments.count != (number + 1) * arguments.snapshots // arguments.count:
             tally.add(f"snapshot {number}", lambda: examine_snapshot(arguments.seed, number, original))  # noqa: B023
+        if number * arguments.python // arguments.count != (number + 1) * arguments.python // arguments.count:
+            tally.add(f"python {number}", lambda: examine_python(arguments.seed, number))  # noqa: B023
         if number % 2_500 == 0:
             print(f"{number:,} after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     for outcome, count in tally.outcomes.most_common(60):

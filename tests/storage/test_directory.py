@@ -551,7 +551,11 @@ def test_history_blame_and_the_past(path: str) -> None:
         commit(state, (2, page("four")), fresh=True, message=b"m4")
         state.commit(Message(b"m5"), {A: CanisterChange(deleted=True), B: heap((0, page("b")))}, apply=True)
         commit(state, (0, page("again")), message=b"m6")
+        hashes = {version.version: version.state_hash for version in state.history()}
+        assert len({*hashes.values()}) == 6
         for _ in range(2):
+            for version, state_hash in hashes.items():
+                assert state.at(version).state_hash == state_hash
             assert [version.message.message_id for version in state.history()] == [b"m%d" % n for n in range(6, 0, -1)]
             assert state.history()[2].changed_pages() == {(A, "heap"): 1}
             blamed = state.blame(B, "heap", 3)

@@ -10,13 +10,15 @@ from types import ModuleType
 
 import pytest
 
+from perdure.errors import StorageError
 from perdure.execution import schema
 from perdure.record import Table
-from perdure.storage import TemporaryStore
+from perdure.storage import StateDirectory, TemporaryStore
 
 RANDOM = 150
 EDGES = 250
 SNAPSHOTS = 40
+PYTHON = 12
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +89,26 @@ def test_a_check_that_is_gone_is_found(
         assert fuzz_script.check(files, tree, store, write=False) == "opened"
     monkeypatch.undo()
     assert "record" in fuzz_script.check(files, tree, store, write=False)
+
+
+def test_a_past_that_is_not_what_was_hashed_is_refused(fuzz_script: ModuleType, store: TemporaryStore) -> None:
+    """Every checksum is right: only the hash that was kept says that a page of the past is another one."""
+    directory = fuzz_script.fresh("v1-busy", is_past=True)
+    for _, records in directory.segments.values():
+        for record in records:
+            if record.pages and record.meta and record.meta.get(6):
+                record.pages = record.pages[:-1] + bytes([record.pages[-1] ^ 1])  # those of `before` are the last
+    state = StateDirectory.open("/state", disk=fuzz_script.disk_of(fuzz_script.second.build(directory)), store=store)
+    refused = set()
+    for version in state.history():
+        try:
+            state.at(version.version).close()
+        except StorageError as error:
+            refused.add(error.message.partition(" ")[2].partition(" ")[2].partition(":")[0])
+    assert refused == {"does not give the state hash that was kept"}
+    state.abandon()
+
+
+def test_crafted_canisters_in_python(fuzz_script: ModuleType) -> None:
+    found = Counter(fuzz_script.examine_python(1, number)[1] for number in range(PYTHON))
+    assert len(found) > 1

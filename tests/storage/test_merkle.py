@@ -118,3 +118,22 @@ def test_zero_memory_costs_nothing() -> None:
     assert tree.root() == plain_root({})
     with pytest.raises(StopIteration):
         next(tree.leaves())
+
+
+@pytest.mark.parametrize("pages", [0, 1, 15, 16, 17, 255, 256, 257, 4095, 4096, 5000])
+@pytest.mark.parametrize("cut", [0, 1, 15, 16, 17, 100, 256, 300, 4096, 5000, 70_000])
+def test_a_fork_has_what_is_below_its_size_and_changes_alone(pages: int, cut: int) -> None:
+    hashes = [sha256(number.to_bytes(8, "little")).digest() for number in range(pages)]
+    whole = PageTree(pages)
+    whole.set_leaves(0, b"".join(hashes))
+    root = whole.root()
+    fork = whole.fork(cut)
+    expected = PageTree(cut)
+    expected.set_leaves(0, b"".join(hashes[:cut]))
+    assert fork.root() == expected.root()
+    if cut:
+        for tree in (fork, expected):
+            tree.set_leaves(cut - 1, hashes[0] if hashes else bytes(32))
+            tree.set_leaves(cut // 2, bytes(32))
+        assert fork.root() == expected.root()
+    assert whole.root() == root

@@ -31,7 +31,7 @@ from perdure.storage.changes import COUNT, Answer
 from perdure.storage.checkpoint import AnswerFile, replace_file
 from perdure.storage.disk import Disk, read_whole
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "sum_of"]
 
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"PDAN"
@@ -43,6 +43,13 @@ _CONTENT = row(
     ("forgotten", sequence(blob(1), tuple)),
     ("answers", sequence(row(Answer, ("request id", blob(1)), ("expiry", COUNT), ("response", blob())), tuple)),
 )
+
+
+def sum_of(changes: Iterable[tuple[int, Answer]], before: int) -> int:
+    """The sum of answers' hashes after some came (1) and went (-1)."""
+    for sign, answer in changes:
+        before += sign * int.from_bytes(sha256(cbor2.dumps(answer)).digest(), "little")
+    return before % (1 << 256)
 
 
 @final
@@ -108,9 +115,7 @@ class Answers:
     def hash(self) -> bytes:
         """A hash of all of them that does not depend on their order: the sum of each one's SHA-256."""
         unsummed, self._unsummed = self._unsummed, []
-        for sign, answer in unsummed:
-            self._sum += sign * int.from_bytes(sha256(cbor2.dumps(answer)).digest(), "little")
-        self._sum %= 1 << 256
+        self._sum = sum_of(unsummed, self._sum)
         return self._sum.to_bytes(32, "little")
 
     # -- checkpoints

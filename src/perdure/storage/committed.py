@@ -20,7 +20,12 @@ from perdure.storage.image import TemporaryImage
 from perdure.storage.kept import CanisterState
 from perdure.storage.merkle import ZERO_PAGE_HASH, PageTree
 
-__all__ = ["Committed"]
+__all__ = ["Committed", "hash_of_state"]
+
+
+def hash_of_state(canisters: bytes, subnet_record: bytes, answers: bytes) -> bytes:
+    """The hash of a state: the root over its canisters, and what else it has."""
+    return sha256(b"".join((b"perdure state 1", canisters, sha256(subnet_record).digest(), answers))).digest()
 
 
 @final
@@ -56,8 +61,7 @@ class Committed:
         for canister_id in stale:
             state = self.canisters[canister_id]
             self._tree.set_leaves(state.slot, state.hash(canister_id))
-        parts = (b"perdure state 1", self._tree.root(), sha256(self.subnet_record).digest(), self.answers.hash())
-        return sha256(b"".join(parts)).digest()
+        return hash_of_state(self._tree.root(), self.subnet_record, self.answers.hash())
 
     def touch(self, canister_id: bytes) -> None:
         """Have a canister's hash made again."""

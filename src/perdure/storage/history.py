@@ -28,6 +28,7 @@ from typing import NamedTuple, final
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import InternalError, StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.storage.answers import sum_of
 from perdure.storage.changes import (
     NO_CODE,
     Answer,
@@ -40,10 +41,12 @@ from perdure.storage.changes import (
     decode_meta,
 )
 from perdure.storage.checkpoint import Checkpoint
-from perdure.storage.committed import Committed
+from perdure.storage.committed import Committed, hash_of_state
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
+from perdure.storage.kept import canister_hash, facts_hash
 from perdure.storage.log import BLOCK, LogRecord, Place, scan
+from perdure.storage.merkle import PageTree, hash_pages, memory_hash
 
 __all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "changes_of", "open_past"]
 
@@ -72,7 +75,7 @@ class Version:
     Attributes:
         version: number of the state after it.
         message: the message that made it.
-        state_hash: of the state after it.
+        state_hash: of the state after it; empty: not kept.
     """
 
     def __init__(self, record: LogRecord, facts: CommitFacts, path: str) -> None:
@@ -301,11 +304,10 @@ def open_past(committed: Committed, versions: Iterator[Version], version: int) -
             f"there is no version {version}: they go from 0 to {committed.version}", committed.files.directory
         )
     past = _Past(committed)
-    state_hash = committed.state_hash()
+    kept_hash = committed.state_hash()
     reached = committed.version
     for later in versions:
-        if later.version == version:
-            state_hash = later.state_hash
+        kept_hash = later.state_hash if later.version == version else b""
         if later.version <= version:
             break
         if not later.undoable:
@@ -314,7 +316,16 @@ def open_past(committed: Committed, versions: Iterator[Version], version: int) -
         reached = later.version - 1
     if reached != version:
         raise StorageError(f"version {version} is not kept, the oldest is {reached}", committed.files.directory)
-    return PastState(version, state_hash, past.subnet_record, past.build(), past.answers, past.next_slot)
+    found = PastState(version, b"", past.subnet_record, past.build(), past.answers, past.next_slot)
+    found.state_hash = past.state_hash()
+    if kept_hash not in (found.state_hash, b""):
+        found.close()
+        raise StorageError(
+            f"version {version} does not give the state hash that was kept: the history is damaged, and so is what it "
+            "says of the versions before",
+            committed.files.directory,
+        )
+    return found
 
 
 class _Past:
@@ -329,6 +340,8 @@ class _Past:
             for canister_id, state in committed.canisters.items()
         }
         self.answers = dict(committed.answers.kept)
+        self._answers_sum = int.from_bytes(committed.answers.hash(), "little")
+        self._hashes: dict[bytes, dict[str, bytes]] = {}
         self._names = {canister_id: set(state.memories) for canister_id, state in committed.canisters.items()}
         self._sizes: dict[tuple[bytes, str], int] = {}
         self._pages: dict[tuple[bytes, str], dict[int, tuple[str, int]]] = {}
@@ -341,9 +354,11 @@ class _Past:
             raise InternalError("a record without what it replaced")
         if before.subnet is not None:
             self.subnet_record = before.subnet
-        for request_id in before.forgotten:
-            self.answers.pop(request_id, None)
+        gone = [self.answers.pop(one) for one in before.forgotten if one in self.answers]
+        gone += [self.answers[one.request_id] for one in before.answers if one.request_id in self.answers]
         self.answers.update((answer.request_id, answer) for answer in before.answers)
+        changes = [*((-1, answer) for answer in gone), *((1, answer) for answer in before.answers)]
+        self._answers_sum = sum_of(changes, self._answers_sum)
         for canister_id, entry in before.canisters.items():
             self._undo_canister(version, canister_id, entry)
 
@@ -383,25 +398,40 @@ class _Past:
     def build(self) -> dict[bytes, PastCanister]:
         """The canisters with their images."""
         for canister_id, canister in self._canisters.items():
+            self._hashes[canister_id] = {}
             for name in sorted(self._names[canister_id]):
                 canister.images[name] = self._image(canister_id, name)
         return self._canisters
+
+    def state_hash(self) -> bytes:
+        """Of what was built: of today's hashes, but for what was put back."""
+        tree = PageTree(self.next_slot)
+        for canister_id, canister in self._canisters.items():
+            facts = facts_hash(canister_id, canister)
+            tree.set_leaves(canister.slot, canister_hash(facts, self._hashes[canister_id]))
+        return hash_of_state(tree.root(), self.subnet_record, self._answers_sum.to_bytes(32, "little"))
 
     def _image(self, canister_id: bytes, name: str) -> TemporaryImage:
         key = (canister_id, name)
         committed = self._committed
         known = committed.canisters.get(canister_id)
         if key in self._anew or known is None or name not in known.memories:
-            image = TemporaryImage(committed.files.store)
+            image, before = TemporaryImage(committed.files.store), PageTree()
         else:
             image = committed.fork_image(canister_id, name)
+            known.memories[name].root()
+            before = known.memories[name].tree()
         size = self._sizes.get(key, image.wasm_pages)
         if size < image.wasm_pages:
             image.cut(size)
-        self._put_back(image, size, self._pages.get(key, {}))
+        tree = before.fork(size * WASM_PAGE_BYTES // PAGE_BYTES)
+        self._put_back(image, tree, size, self._pages.get(key, {}))
+        self._hashes[canister_id][name] = memory_hash(size, tree.root())
         return image
 
-    def _put_back(self, image: TemporaryImage, wasm_pages: int, pages: dict[int, tuple[str, int]]) -> None:
+    def _put_back(
+        self, image: TemporaryImage, tree: PageTree, wasm_pages: int, pages: dict[int, tuple[str, int]]
+    ) -> None:
         limit = wasm_pages * WASM_PAGE_BYTES // PAGE_BYTES
         files: dict[str, DiskFile] = {}
         runs: list[tuple[int, bytes]] = []
@@ -411,7 +441,9 @@ class _Past:
                     continue
                 if path not in files:
                     files[path] = self._committed.files.disk.open(path)
-                runs.append((page * PAGE_BYTES, files[path].pread(PAGE_BYTES, offset)))
+                data = files[path].pread(PAGE_BYTES, offset)
+                tree.set_leaves(page, hash_pages(data))
+                runs.append((page * PAGE_BYTES, data))
                 if len(runs) == _RUN_PAGES:
                     image.commit(PageDelta(wasm_pages, runs))
                     runs = []

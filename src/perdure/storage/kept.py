@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal, final
+from typing import Literal, Protocol, final
 
 import cbor2
 
@@ -13,12 +14,34 @@ from perdure.storage.changes import NO_CODE, CanisterChange, Entry, PythonCode, 
 from perdure.storage.checkpoint import KeptCanister, KeptMemory
 from perdure.storage.durable import DurableMemory
 
-__all__ = ["CanisterState", "Durability", "KeepHistory", "Recovery", "StorageLimits"]
+__all__ = ["CanisterState", "Durability", "KeepHistory", "Recovery", "StorageLimits", "canister_hash", "facts_hash"]
 
 Durability = Literal["message", "round", "checkpoint", "never"]
 
 KeepHistory = int | Literal["kept"] | None
 """How many commits a directory keeps; `None`: all; ``kept``: as it does so far, a new one none."""
+
+
+class Facts(Protocol):
+    """What is said of a canister, now or in the past; see `CanisterState`."""
+
+    module_hash: bytes
+    global_values: tuple[GlobalValue, ...] | None
+    record: bytes
+    code: PythonCode
+
+
+def facts_hash(canister_id: bytes, facts: Facts) -> bytes:
+    """The hash of what is said of a canister, its memories apart."""
+    globals_ = b"" if facts.global_values is None else cbor2.dumps(encode_globals(facts.global_values))
+    parts = (b"perdure canister 1", canister_id, facts.module_hash, globals_, facts.record, cbor2.dumps([*facts.code]))
+    return sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).digest()
+
+
+def canister_hash(facts: bytes, memories: Mapping[str, bytes]) -> bytes:
+    """The hash of everything about a canister, of `facts_hash` and its memories' hashes by name."""
+    named = [(name.encode(), hash_) for name, hash_ in sorted(memories.items())]
+    return sha256(facts + b"".join(len(name).to_bytes(8, "little") + name + hash_ for name, hash_ in named)).digest()
 
 
 @final
@@ -50,13 +73,8 @@ class CanisterState:
     def hash(self, canister_id: bytes) -> bytes:
         """The hash of everything about the canister, over what `facts_hash` keeps until one of them changes."""
         if not self.facts_hash:
-            globals_ = b"" if self.global_values is None else cbor2.dumps(encode_globals(self.global_values))
-            code = cbor2.dumps(list(self.code))
-            parts = (b"perdure canister 1", canister_id, self.module_hash, globals_, self.record, code)
-            self.facts_hash = sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).digest()
-        memories = [(name.encode(), memory.hash()) for name, memory in sorted(self.memories.items())]
-        named = [len(name).to_bytes(8, "little") + name + hash_ for name, hash_ in memories]
-        return sha256(b"".join((self.facts_hash, *named))).digest()
+            self.facts_hash = facts_hash(canister_id, self)
+        return canister_hash(self.facts_hash, {name: memory.hash() for name, memory in self.memories.items()})
 
     def take(self, change: CanisterChange) -> None:
         """Take over what a commit changes, memories apart."""

@@ -118,6 +118,24 @@ class PageTree:
             self._height = height
             self._root = b""
 
+    def fork(self, pages: int) -> PageTree:
+        """A tree of the same hashes, with which this one has nothing to do, while this one is not changed.
+
+        Args:
+            pages: the size of its memory; what this one has beyond is left out.
+        """
+        self.root()
+        made = PageTree(0, lambda node: bytes(self._node(*node)))
+        made._height = made._kept_height = self._height
+        for level in range(self._height):
+            child = -(-pages >> 4 * level)  # the first that lies beyond, and then those beside it
+            index, at = divmod(child, _ARITY)
+            if (at or not child) and not index >> 4 * (self._height - 1 - level):
+                made._node(level, index)[at * HASH_BYTES :] = _ZERO_HASHES[level] * (_ARITY - at)
+        made._stale.add(max(pages - 1, 0) >> 4)
+        made.resize(pages)
+        return made
+
     def _node(self, level: int, index: int) -> bytearray:
         found = self._levels[level].get(index)
         if found is None:
