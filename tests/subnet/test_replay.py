@@ -274,3 +274,36 @@ def test_every_process_gives_the_same_states(tmp_path: Path) -> None:
         )
         outputs.add(done.stdout)
     assert len(outputs) == 1
+
+
+WITHOUT_CERTIFICATION = """
+import sys
+sys.modules["py_arkworks_bls12381"] = None
+from perdure import Subnet
+from perdure.subnet.replay import replay
+made, new, code = sys.argv[1:]
+assert replay(made).difference is None
+with Subnet(made) as subnet:
+    print(subnet.id, subnet.root_key.hex())
+    subnet.canisters[0].update("inc")
+with Subnet(new, history=None) as subnet:
+    assert not subnet.root_key
+    subnet.install(code, bytes(8)).update("inc")
+"""
+
+
+def test_whether_certificates_can_be_given_where_it_is_done_again_makes_no_difference(path: Path) -> None:
+    """Nor does a state that has an identity get another one where the extra is missing."""
+    code, new = path.with_name("code.wasm"), path.with_name("new")
+    code.write_bytes(module("kv32"))
+    with Subnet(path, history=None) as subnet:
+        subnet.install(code, FIVE).update("inc")
+        who = f"{subnet.id} {subnet.root_key.hex()}\n"
+    command = [sys.executable, "-c", WITHOUT_CERTIFICATION, str(path), str(new), str(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (who, 0), done.stderr
+    assert replay(path).difference is None
+    assert replay(new).difference is None
+    with Subnet(new) as subnet:
+        subnet.canisters[0].update("inc")
+    assert replay(new).difference is None

@@ -29,12 +29,14 @@ def root_key(seed: bytes) -> RootKey:
 def identify(world: World) -> None:
     """Give a subnet its id, and its key where the ``certification`` extra is installed.
 
-    Without it there are no certificates: ``data_certificate_present`` says so, and the root key is empty.
+    Without it there are no certificates: ``data_certificate_present`` says so, and the root key is empty. A state that
+    has an id keeps it then, and the key that it had where the extra was installed.
     """
     try:
         key = root_key(world.state.seed)
     except UnsupportedError:
-        world.state.subnet_id = Principal.self_authenticating(hashlib.sha256(world.state.seed).digest()).raw_bytes
+        if not world.state.subnet_id:
+            world.state.subnet_id = Principal.self_authenticating(hashlib.sha256(world.state.seed).digest()).raw_bytes
     else:
         world.state.root_key = key.public_key_der
         world.state.subnet_id = Principal.self_authenticating(key.public_key_der).raw_bytes

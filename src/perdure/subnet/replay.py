@@ -25,7 +25,7 @@ from perdure.execution.config import SubnetConfig
 from perdure.execution.ingress import drawn_id
 from perdure.execution.inputs import Input, decode_inputs, message_of
 from perdure.execution.lifecycle import InstallMode, InstallOptions
-from perdure.execution.records import decode_record
+from perdure.execution.records import decode_record, decode_subnet
 from perdure.execution.scheduler import execute_alone, run_hook, submit_request
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.memory import WASM_PAGE_BYTES
@@ -273,7 +273,7 @@ class _Replay:
         for index, one in enumerate(step.inputs):
             if index == len(step.inputs) - 1:
                 self._wanted.extend(step.versions)
-            self._know_queries(step.versions)
+            self._know(step.versions)
             self._put_clock(one)
             try:
                 _DO[one.kind](self, one, step)
@@ -289,9 +289,17 @@ class _Replay:
         state.round_number = clock.round_number - rounds_before
         state.next_request_number = clock.next_request_number
 
-    def _know_queries(self, versions: list[Version]) -> None:
-        """Queries are not replayed; what they left in the statistics is in the records that follow."""
-        canisters = self.subnet._state.canisters
+    def _know(self, versions: list[Version]) -> None:
+        """Have what is not done again, of the records that follow.
+
+        Queries are not, and leave statistics; and who the subnet is depends on whether ``certification`` was installed.
+        """
+        state, canisters = self.subnet._state, self.subnet._state.canisters
+        for record in [version.facts.subnet for version in versions if version.facts.subnet is not None][:1]:
+            kept = decode_subnet(record)
+            state.subnet_id, state.root_key = kept.subnet_id, kept.root_key
+            for canister in canisters.values():
+                canister.facts.subnet_id, canister.facts.root_key = kept.subnet_id, kept.root_key
         for version in versions:
             for canister_id, entry in version.facts.canisters.items():
                 if canister_id in canisters and entry.record is not None:
