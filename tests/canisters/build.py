@@ -367,6 +367,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),
     Recipe("upgraded", "rust", "rust/upgraded", rust_module),
     Recipe("guarded", "rust", "rust/guarded", rust_module),
+    *(Recipe(f"managed_0_{minor}", "rust", "rust/managed", rust_module) for minor in (5, 6, 7)),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
     Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
     Recipe("wasi_go", "go", "go", go_module, *WASI),

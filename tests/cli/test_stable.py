@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "stable" / "vectors"
 COMMANDS = (
     *("ls", "tree", "rows", "get", "schema", "infer", "query", "diff", "export", "extract", "patch", "fsck", "map"),
+    *("drop", "compact"),
 )
 
 
@@ -452,8 +454,22 @@ def motoko(tmp_path):
     return "motoko"
 
 
-def test_a_motoko_snapshot_is_said_to_be_one(motoko, tmp_path):
-    said = "a Motoko canister keeps its variables in the heap, wasm_memory.bin"
+def test_a_motoko_snapshot_shows_its_variables(motoko, tmp_path):
+    assert "ticks       Nat" in Answer("ls", motoko).out
+    assert Answer("ls", motoko, "--json").json["note"] is None
+    assert Answer("get", motoko, "ticks").out == "0\n"
+    assert Answer("export", motoko, "ticks", "-o", "x.csv").code == 0
+    assert (tmp_path / "x.csv").read_text() == "value\n0\n"
+
+
+def test_one_without_stable_types_is_said_to_be_motokos(motoko, tmp_path):
+    from perdure.wasm import decode, encode
+
+    path = tmp_path / "motoko" / "wasm_module.bin"
+    module = decode(gzip.decompress(path.read_bytes()))
+    sections = tuple(one for one in module.custom_sections if not one.name.endswith("stable-types"))
+    path.write_bytes(encode(replace(module, custom_sections=sections)))
+    said = "a Motoko canister without stable types in its module keeps its variables in the heap"
     assert said in Answer("ls", motoko).out
     assert said in Answer("ls", motoko, "--json").json["note"]
     assert said in Answer("map", motoko).out

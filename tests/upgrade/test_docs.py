@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from scenarios import ROOT, filled, rust
+from scenarios import ROOT, filled, listed, motoko, rust
 
 from perdure import Principal, Subnet
 from perdure.cli import main
@@ -41,6 +41,14 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def guests(shop: Path) -> None:
+    """The snapshot of a Motoko canister."""
+    canister = Subnet().install(motoko("eop_1")())
+    listed(canister)
+    canister.write_snapshot(shop / "guests")
+
+
 def examples() -> list[tuple[str, str, int]]:
     """Command, expected output and exit code of each example."""
     found = []
@@ -52,7 +60,7 @@ def examples() -> list[tuple[str, str, int]]:
     return found
 
 
-def test_the_commands_print_what_the_page_says(shop, capsys, monkeypatch):
+def test_the_commands_print_what_the_page_says(shop, guests, capsys, monkeypatch):
     shown = examples()
     assert len(shown) >= 5
     for command, expected, code in shown:

@@ -11,13 +11,22 @@ import pyarrow as pa
 from perdure.errors import MalformedError
 from perdure.inspection.rows import Entry, Rows
 from perdure.inspection.sqlite import DatabaseTable, about_table, quoted
+from perdure.inspection.variables import VariableTable
 from perdure.stable.columns import Column
 from perdure.stable.kind import DOCUMENT, Kind, integer
 from perdure.values.arrow import Arrow, to_array, to_type
 from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.show import to_text
 
-__all__ = ["batches", "database_batches", "database_schema", "schema_of", "to_batch"]
+__all__ = [
+    "batches",
+    "database_batches",
+    "database_schema",
+    "schema_of",
+    "to_batch",
+    "variable_batches",
+    "variable_schema",
+]
 
 _POSITION: Final = integer(64)
 
@@ -114,6 +123,19 @@ def database_batches(table: DatabaseTable, schema: Arrow, rows: int) -> Iterator
         for field, values in zip(schema, zip(*batch, strict=True), strict=True):
             is_text = field.type == pa.string()
             arrays.append(pa.array([_text(value) for value in values] if is_text else values, field.type))
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def variable_schema(table: VariableTable) -> Arrow:
+    """The schema of a stable variable: by its type."""
+    return pa.schema([(name, to_type(kind)) for name, kind in zip(table.columns, table.kinds, strict=True)])
+
+
+def variable_batches(table: VariableTable, schema: Arrow, rows: int) -> Iterator[Arrow]:
+    """The variable in batches of so many rows."""
+    found = table.rows()
+    while batch := list(islice(found, rows)):
+        arrays = [to_array(kind, values) for kind, values in zip(table.kinds, zip(*batch, strict=True), strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

@@ -22,6 +22,7 @@ from perdure.stable.headers import ArrayHeader, magic_of
 from perdure.stable.layout import MAX_DEPTH
 from perdure.values.format import Value
 from perdure.values.schema import Schema
+from perdure.values.show import json_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +133,37 @@ def diff(
             yield from _diff_databases(old, new, before, after, full_scan=full_scan)
         else:
             yield _diff_structure(old, new, before, after, schema, full_scan=full_scan)
+    yield from _diff_variables(before, after)
+
+
+def _diff_variables(before: Inventory, after: Inventory) -> Iterator[StructureDiff]:
+    """How each of Motoko's stable variables differs, by position where it is an array or a list."""
+    olds, news = ({one.name: one for one in side.variables.tables()} for side in (before, after))
+    for name in sorted(olds.keys() | news.keys()):
+        old, new = olds.get(name), news.get(name)
+        kinds = (old and str(old.type), new and str(new.type))
+        found = StructureDiff(name, name, "same", kinds)
+        if old is None or new is None:
+            found.status = "removed" if old else "added"
+        elif old.columns != new.columns:
+            found.status = "replaced"
+        else:
+            width = len(old.keys)
+            sides = [{row[:width]: row[width:] for row in table.rows()} for table in (old, new)]
+            keys = sorted(sides[0].keys() | sides[1].keys())
+            pairs = ((key, sides[0].get(key), sides[1].get(key)) for key in keys)
+            found.changes = [Change(key, one, other) for key, one, other in pairs if not _equal(one, other)]
+            rows = RowsOf(old.keys, old.value_columns)
+            found.tables, found.status = (rows, rows), "changed" if found.changes else "same"
+        yield found
+
+
+def _equal(one: object, other: object) -> bool:
+    """Also of values that are deeper than Python compares."""
+    try:
+        return one == other
+    except RecursionError:
+        return json_text(one) == json_text(other)
 
 
 def _one_sided(old: Structure | None, new: Structure | None) -> StructureDiff:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO, TypeAlias
 from urllib.parse import quote
 
 from perdure.errors import StorageError, UnsupportedError
 from perdure.inspection.rows import Entry, Rows, fitted
 from perdure.inspection.sqlite import DatabaseTable, quoted
+from perdure.inspection.variables import VariableTable
 from perdure.inspection.whole import whole_file
 from perdure.values.format import Format, Value, decode_as, parts_of
 from perdure.values.plain import RAW
@@ -25,18 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "export_csv", "export_csv_file", "export_parquet", "export_sqlite", "file_of"]
 
+AnyTable: TypeAlias = Rows | DatabaseTable | VariableTable
+"""What can be written out."""
+
 FORMATS: Final = ("parquet", "csv", "sqlite")
 BATCH_ROWS: Final = 1 << 16
 _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f/\\%.\-][^\x00-\x1f\x7f/\\%]{0,62}")
 _MAX_NAME: Final = 200
 
 
-def export_csv(table: Rows | DatabaseTable, file: TextIO) -> int:
+def export_csv(table: AnyTable, file: TextIO) -> int:
     """Write a table as CSV with a header; how many rows."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)
     rows = 0
-    if isinstance(table, DatabaseTable):
+    if isinstance(table, DatabaseTable | VariableTable):
         for row in table.rows():
             writer.writerow(map(to_text, row))
             rows += 1
@@ -47,7 +51,7 @@ def export_csv(table: Rows | DatabaseTable, file: TextIO) -> int:
     return rows
 
 
-def file_of(table: Rows | DatabaseTable, directory: Path, form: str) -> Path:
+def file_of(table: AnyTable, directory: Path, form: str) -> Path:
     """The file of a table in a directory: called as the table is, where files can be; else what cannot be is encoded.
 
     A database in somebody's memory has tables of any name, one of another directory among them.
@@ -56,7 +60,7 @@ def file_of(table: Rows | DatabaseTable, directory: Path, form: str) -> Path:
     return directory / f"{name}.{form}"
 
 
-def export_csv_file(table: Rows | DatabaseTable, path: Path) -> int:
+def export_csv_file(table: AnyTable, path: Path) -> int:
     """Write a table into a new CSV file; how many rows.
 
     Raises:
@@ -69,7 +73,7 @@ def export_csv_file(table: Rows | DatabaseTable, path: Path) -> int:
 # SQLite
 
 
-def export_sqlite(tables: Iterable[Rows | DatabaseTable], path: Path) -> dict[str, int]:
+def export_sqlite(tables: Iterable[AnyTable], path: Path) -> dict[str, int]:
     """Write tables into a new SQLite file; how many rows each has.
 
     Raises:
@@ -80,7 +84,7 @@ def export_sqlite(tables: Iterable[Rows | DatabaseTable], path: Path) -> dict[st
         try:
             with closing(sqlite3.connect(draft)) as connection, connection:
                 for table in tables:
-                    if isinstance(table, DatabaseTable):
+                    if isinstance(table, DatabaseTable | VariableTable):
                         rows[table.name] = _copy_rows(connection, table)
                     else:
                         rows[table.name] = _write_table(connection, table)
@@ -103,12 +107,15 @@ def _write_table(connection: sqlite3.Connection, table: Rows) -> int:
     return rows
 
 
-def _copy_rows(connection: sqlite3.Connection, table: DatabaseTable) -> int:
+def _copy_rows(connection: sqlite3.Connection, table: DatabaseTable | VariableTable) -> int:
     """The rows of a table as they are, without types, constraints and indexes; `extract` keeps those."""
     columns = ", ".join(map(quoted, table.columns))
     connection.execute(f"create table {quoted(table.name)} ({columns})")
     insert = f"insert into {quoted(table.name)} values ({', '.join('?' * len(table.columns))})"
-    return connection.executemany(insert, table.rows()).rowcount if table.columns else 0
+    rows = table.rows()
+    if isinstance(table, VariableTable):
+        rows = (tuple(map(to_sql, row)) for row in rows)
+    return connection.executemany(insert, rows).rowcount if table.columns else 0
 
 
 def _sql_rows(table: Rows) -> Iterator[list[Value]]:
@@ -144,7 +151,7 @@ def _batches(table: Rows) -> Iterator[list[Entry]]:
 # Parquet
 
 
-def export_parquet(table: Rows | DatabaseTable, path: Path) -> int:
+def export_parquet(table: AnyTable, path: Path) -> int:
     """Write a table into a new Parquet file, records and lists as nested columns; how many rows.
 
     Plain keys and values go in bulk, without a Python object for each. What does not decode is null.
@@ -156,10 +163,20 @@ def export_parquet(table: Rows | DatabaseTable, path: Path) -> int:
     try:
         import pyarrow.parquet as pq
 
-        from perdure.inspection.arrow import batches, database_batches, database_schema, schema_of
+        from perdure.inspection.arrow import (
+            batches,
+            database_batches,
+            database_schema,
+            schema_of,
+            variable_batches,
+            variable_schema,
+        )
     except ImportError as error:
         raise UnsupportedError("Parquet needs `pip install 'perdure[columns]'`") from error
-    if isinstance(table, DatabaseTable):
+    if isinstance(table, VariableTable):
+        described = variable_schema(table)
+        pieces = variable_batches(table, described, BATCH_ROWS)
+    elif isinstance(table, DatabaseTable):
         described = database_schema(table)
         pieces = database_batches(table, described, BATCH_ROWS)
     else:

@@ -24,6 +24,7 @@ from typing import Final, final
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.shape import MapShape, Width, map_shape
 from perdure.inspection.source import Extent, Layer, Source
+from perdure.inspection.variables import NO_VARIABLES, Variables
 from perdure.memory import WASM_PAGE_BYTES, Memory, check_memory
 from perdure.stable import motoko
 from perdure.stable.headers import (
@@ -179,6 +180,7 @@ class Inventory:
         managers: those found, outermost first.
         structures: by memory id, or by page.
         layers: the files behind the memory, where that is known.
+        variables: Motoko's stable variables.
     """
 
     label: str
@@ -187,6 +189,7 @@ class Inventory:
     managers: tuple[Manager, ...]
     structures: tuple[Structure, ...]
     layers: tuple[Layer, ...] = field(default=(), repr=False)
+    variables: Variables = field(default=NO_VARIABLES, repr=False)
 
     def structure(self, name: str) -> Structure:
         """The structure called `name`: a memory id, a label, or a name from the schema.
@@ -198,7 +201,8 @@ class Inventory:
         for structure in self.structures:
             if name in (structure.name, structure.label, structure.table_name):
                 return structure
-        known = ", ".join(structure.name or structure.label for structure in self.structures) or "none"
+        names = [structure.name or structure.label for structure in self.structures]
+        known = ", ".join([*names, *(one.name for one in self.variables.tables())]) or "none"
         raise UnsupportedError(f"no structure {name!r} here, found {known}")
 
 
@@ -206,7 +210,9 @@ def find(source: Source, log_data: Mapping[str, int] | None = None) -> Inventory
     """The inventory of an opened source; see `find_in_memory`."""
     inventory = find_in_memory(source.memory, source.extents, log_data)
     structures = tuple(replace(structure, labels=source.labels) for structure in inventory.structures)
-    return replace(inventory, label=source.label, layers=source.layers, structures=structures)
+    return replace(
+        inventory, label=source.label, layers=source.layers, structures=structures, variables=source.variables
+    )
 
 
 def find_in_memory(
@@ -233,9 +239,6 @@ def find_in_memory(
 
 
 _BEGINNINGS: Final = (*STRUCTURE_MAGICS, SQLITE_MAGIC)
-
-
-# Managers
 
 
 def _head(memory: Memory, address: int, size_bytes: int) -> bytes:
@@ -586,9 +589,6 @@ def _joined(index: Structure, data: Structure, note: str) -> Structure:
         data=data.region,
         data_memory_id=data.memory_id,
     )
-
-
-# Names
 
 
 def name_structures(inventory: Inventory, schema: Schema | None) -> Inventory:

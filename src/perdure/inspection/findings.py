@@ -32,8 +32,9 @@ KINDS_OF_DAMAGE: Final[dict[str, tuple[str, str]]] = {
     "kind-differs": ("error", "the memory holds something else than stable.yaml says: correct one of them"),
     "memory-missing": ("note", "made when it is first used, or never yet; if it has been in use, restore a snapshot"),
     "memory-undeclared": ("note", "add it to stable.yaml, so that nobody takes the id for something else"),
-    "memory-retired": ("note", "its buckets cannot be given back; never reuse the id"),
-    "memory-reserved": ("note", "declared as reserved, but it has pages: declare it as active"),
+    "memory-retired": ("note", "never reuse the id; `perdure stable drop` gives its buckets back"),
+    "memory-removed": ("note", "declared as removed, but it has pages: `perdure stable drop` takes it out"),
+    "memory-reserved": ("note", "declared as not in use yet, but it holds something: declare it as active"),
     "key-type": ("error", "the keys are not of the declared type: correct stable.yaml, or restore"),
     "value-type": ("error", "the value is not of the declared type: correct stable.yaml, or restore"),
     # data models

@@ -167,10 +167,12 @@ def _check_declared(structure: Structure, declared: MemorySchema | None, finding
         if structure.kind != "empty":
             findings.add("memory-undeclared", f"a {structure.kind} that stable.yaml does not mention")
         return
-    if declared.state == "retired":
-        findings.add("memory-retired", f"retired, still takes {structure.allocated_bytes} bytes")
-    elif declared.state == "reserved":
-        findings.add("memory-reserved", f"reserved, but holds a {structure.kind}")
+    if declared.life == "unused":
+        findings.add("memory-retired", f"{declared.state}, still takes {structure.allocated_bytes} bytes")
+    elif declared.life == "removed":
+        findings.add("memory-removed", f"removed, but takes {structure.allocated_bytes} bytes")
+    elif declared.state == "reserved" or (declared.life == "new" and structure.entries):
+        findings.add("memory-reserved", f"{declared.state}, but holds a {structure.kind}")
     found = {structure.kind}
     if structure.kind in KEYED:
         found = set(KEYED)  # a set is a map of empty values: the bytes do not tell them apart

@@ -6,6 +6,7 @@ variables, if it is a class in Python.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, final
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModuleLabels", "labels_of"]
 
+_STABLE_TYPES: Final = "motoko:stable-types"
+_MAX_MODULE_BYTES: Final = 128 << 20
 _SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 
 
@@ -43,6 +46,18 @@ class ModuleLabels(Mapping[int, str]):
             return labels_of(interface.decode())
         except (PerdureError, OSError, UnicodeDecodeError):
             return {}
+
+    def stable_types(self) -> str | None:
+        """Motoko's stable types, in the text of ``.most`` files; ``None``: all but Motoko's modules say none."""
+        data = self._read() or b""
+        if data.startswith(b"\x1f\x8b"):
+            data = zlib.decompressobj(31).decompress(data, _MAX_MODULE_BYTES)
+        if _STABLE_TYPES.encode() not in data:
+            return None
+        from perdure.wasm import decode  # the text is there: this is one of the few modules to take apart
+
+        found = (one.data for one in decode(data).custom_sections if one.name.endswith(_STABLE_TYPES))
+        return next((text.decode("utf-8", "replace") for text in found), None)
 
     def declared(self) -> Schema | None:
         """What the module itself declares of stable memory; ``None``: nothing, as all but canisters in Python."""

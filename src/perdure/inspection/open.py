@@ -21,14 +21,19 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from perdure.errors import MalformedError, StorageError
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Extent, Layer, Source
-from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
+from perdure.inspection.variables import Variables
+from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
 
-__all__ = ["open_source"]
+if TYPE_CHECKING:
+    from perdure.values.motoko_state import MotokoState
+    from perdure.values.motoko_types import StableTypes
+
+__all__ = ["open_source", "with_module"]
 
 MAX_STABLE_BYTES: Final = 500 << 30
 """The largest stable memory the Internet Computer has; more than this is not read from a stream."""
@@ -60,6 +65,36 @@ def open_source(text: str, stdin: BinaryIO | None = None) -> Source:
         raise StorageError((error.strerror or str(error)).lower(), text) from error
 
 
+def with_module(source: Source, path: Path) -> None:
+    """Read a dump with what a module or a ``.most`` file says of it: names of Candid fields, Motoko's variables.
+
+    A dump of stable memory has the variables of classical persistence, one of the heap those of enhanced orthogonal
+    persistence, if pre_upgrade has run.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), path) from error
+    labels = ModuleLabels(lambda: data)
+    is_text = not data.startswith((b"\0asm", _GZIP_MAGIC))
+    source.labels = {} if is_text else labels
+    text = (lambda: data.decode("utf-8", "replace")) if is_text else labels.stable_types
+    source.variables = Variables(text, lambda types: _read_variables(source.memory, types))
+
+
+def _read_variables(memory: Memory, types: StableTypes) -> MotokoState:
+    from perdure.values.motoko_enhanced import METADATA_ADDRESS, TITLE, read_enhanced  # dumps of Motoko's are few
+    from perdure.values.motoko_state import read_classical
+
+    is_heap = memory.size() * WASM_PAGE_BYTES > METADATA_ADDRESS + len(TITLE)
+    if is_heap and memory.read(METADATA_ADDRESS, len(TITLE)) == TITLE:
+        return read_enhanced(memory, types)
+    return read_classical(memory, types)
+
+
 def _open(text: str, stdin: BinaryIO | None) -> Source:
     if text == "-":
         return _open_stream(stdin if stdin is not None else sys.stdin.buffer, "standard input")
@@ -77,13 +112,25 @@ def _open(text: str, stdin: BinaryIO | None) -> Source:
 def _open_directory(path: Path) -> Source:
     _check_download(path)
     stable = path / STABLE_MEMORY_FILE
+    labels = ModuleLabels(lambda: _module(path / MODULE_FILE))
+    variables = Variables(labels.stable_types, lambda _: _gathered(str(path)))
     if stable.is_file():
         source = _open_file(stable, label=str(path), flags=os.O_NOFOLLOW)
-        source.labels = ModuleLabels(lambda: _module(path / MODULE_FILE))
+        source.labels = labels
+        source.variables = variables
         return source
     if (path / "metadata.json").is_file():
-        return Source(str(path), BytesMemory())
+        return Source(str(path), BytesMemory(), labels=labels, variables=variables)
     raise StorageError(f"no {STABLE_MEMORY_FILE} in it: name a canister of a state directory as {path}:CANISTER", path)
+
+
+def _gathered(source: str) -> MotokoState:
+    """Motoko's stable variables of a source that can be run."""
+    from perdure.inspection.canister import open_canister  # what runs canisters is asked for by few
+    from perdure.inspection.motoko import stable_variables
+
+    with open_canister(source) as canister:
+        return stable_variables(canister)
 
 
 def _module(path: Path) -> bytes | None:
@@ -104,7 +151,10 @@ def _open_state(path: Path, canister: str) -> Source:
     """
     from perdure.inspection.state import open_canister  # most sources need no storage
 
-    return open_canister(path, canister)
+    source = open_canister(path, canister)
+    if isinstance(source.labels, ModuleLabels):
+        source.variables = Variables(source.labels.stable_types, lambda _: _gathered(f"{path}:{canister}"))
+    return source
 
 
 def _open_file(path: Path, label: str | None = None, flags: int = 0) -> Source:

@@ -65,6 +65,15 @@ def inventory_json(inventory: Inventory, trees: Mapping[str, Json] | None = None
             else {**structure_json(structure), "tree": trees.get(structure.label)}
             for structure in inventory.structures
         ],
+        "variables": [
+            {
+                "name": one.name,
+                "type": str(one.type),
+                "is_mutable": one.types.variables[one.name].is_mutable,
+                "columns": list(one.columns),
+            }
+            for one in inventory.variables.tables()
+        ],
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from perdure.errors import PerdureError
 from perdure.inspection.labels import ModuleLabels
+from perdure.inspection.variables import NO_VARIABLES, Variables
 from perdure.memory import WASM_PAGE_BYTES, Memory
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Source(AbstractContextManager["Source"]):
         layers: the files behind the memory, ascending; none where that is not known.
         labels: names of Candid fields by number, out of the module that the memory belongs to.
         on_close: releases what was opened.
+        variables: Motoko's stable variables.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Source(AbstractContextManager["Source"]):
         layers: Sequence[Layer] = (),
         on_close: Callable[[], None] | None = None,
         labels: Mapping[int, str] | None = None,
+        variables: Variables = NO_VARIABLES,
     ) -> None:
         self.label = label
         self.memory = memory
         self.extents = extents if extents is not None else [(0, memory.size() * WASM_PAGE_BYTES)]
         self.layers = tuple(layers)
         self.labels: Mapping[int, str] = {} if labels is None else labels
+        self.variables = variables
         self._on_close = on_close
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from perdure.errors import PerdureError
 from perdure.inspection.find import KINDS, Inventory, Structure
 from perdure.inspection.rows import Bound, Entry, Rows, open_table
 from perdure.inspection.sqlite import Database, attached, connect_beside, databases, open_database, quoted
+from perdure.inspection.variables import VariableTable
 from perdure.reading_sql import Limits, limit, only_read
 from perdure.values.format import Format, Value
 from perdure.values.schema import Schema
@@ -49,8 +50,12 @@ def open_tables(inventory: Inventory, schema: Schema | None = None) -> tuple[lis
 
 
 def connect(inventory: Inventory, schema: Schema | None = None) -> apsw.Connection:
-    """A connection to a database whose tables are the structures, with the databases of SQLite that were found."""
-    return connect_all(open_tables(inventory, schema)[0], databases(inventory))[0]
+    """A connection to a database whose tables are the structures, with the databases of SQLite that were found.
+
+    Motoko's stable variables are tables too.
+    """
+    tables, variables = open_tables(inventory, schema)[0], inventory.variables.tables()
+    return connect_all(tables, databases(inventory), variables)[0]
 
 
 def connect_tables(tables: Iterable[Rows]) -> apsw.Connection:
@@ -62,7 +67,9 @@ def connect_tables(tables: Iterable[Rows]) -> apsw.Connection:
     return connect_all(tables, ())[0]
 
 
-def connect_all(tables: Iterable[Rows], structures: Sequence[Structure]) -> tuple[apsw.Connection, list[Database]]:
+def connect_all(
+    tables: Iterable[Rows], structures: Sequence[Structure], variables: Sequence[VariableTable] = ()
+) -> tuple[apsw.Connection, list[Database]]:
     """A connection to structures as tables and to databases, for reading; the databases as they are called in it.
 
     A database that is alone is ``main``; where there are several, each is called after its memory.
@@ -72,7 +79,7 @@ def connect_all(tables: Iterable[Rows], structures: Sequence[Structure]) -> tupl
         MalformedError: SQLite does not take one for a database.
     """
     by_name = {table.name: table for table in tables}
-    if len(structures) == 1 and not by_name:
+    if len(structures) == 1 and not by_name and not variables:
         database = open_database(structures[0])
         return database.connection, [database]
     connection = connect_beside(structures)
@@ -81,9 +88,24 @@ def connect_all(tables: Iterable[Rows], structures: Sequence[Structure]) -> tupl
     connection.create_module("perdure", module, use_bestindex_object=True, read_only=True)
     for name in by_name:
         connection.execute(f"create virtual table {quoted(name)} using perdure")
+    for variable in variables:
+        if variable.name not in by_name:
+            _register(connection, variable)
     limit(connection, Limits())
     only_read(connection)
     return connection, found
+
+
+def _register(connection: apsw.Connection, variable: VariableTable) -> None:
+    """A stable variable as a table, which is read when a query wants it."""
+    import apsw.ext
+
+    def rows() -> Iterator[tuple[Value, ...]]:
+        return (tuple(map(to_sql, row)) for row in variable.rows())
+
+    rows.columns = variable.columns  # type: ignore[attr-defined]
+    rows.column_access = apsw.ext.VTColumnAccess.By_Index  # type: ignore[attr-defined]
+    apsw.ext.make_virtual_module(connection, variable.name, rows)  # type: ignore[arg-type]
 
 
 @final

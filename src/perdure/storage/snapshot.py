@@ -19,20 +19,28 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, Literal, TypeAlias, final
+from typing import Any, Final, Literal, Protocol, TypeAlias, final
 
 from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-from perdure.storage.beside import DirectoryDraft
+from perdure.storage.beside import DirectoryDraft, new_file
 from perdure.storage.disk import Disk, DiskFile, RealDisk
 from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.temporary import TemporaryStore
 
-__all__ = ["Snapshot", "SnapshotMetadata", "check_download", "snapshot_draft", "write_snapshot"]
+__all__ = [
+    "Snapshot",
+    "SnapshotMetadata",
+    "StoredMemory",
+    "check_download",
+    "snapshot_draft",
+    "write_dump",
+    "write_snapshot",
+]
 
 Said: TypeAlias = Any
 """What JSON says, whatever that is."""
@@ -284,6 +292,23 @@ def check_download(directory: str | os.PathLike[str], disk: Disk | None = None) 
         )
 
 
+class StoredMemory(Protocol):
+    """What a memory's file is written from; an image is one."""
+
+    @property
+    def wasm_pages(self) -> int:
+        """Its size in Wasm pages."""
+        ...
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """Address ranges that may hold anything but zeros, ascending."""
+        ...
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """A copy of some bytes."""
+        ...
+
+
 _NO_METADATA = SnapshotMetadata(0, 0, 0, 0)
 
 
@@ -399,8 +424,8 @@ def write_snapshot(
     path: str | os.PathLike[str],
     *,
     wasm_module: bytes,
-    heap: TemporaryImage,
-    stable: TemporaryImage,
+    heap: StoredMemory,
+    stable: StoredMemory,
     chunks: Mapping[bytes, bytes],
     metadata: SnapshotMetadata,
     disk: Disk | None = None,
@@ -450,8 +475,8 @@ def snapshot_draft(disk: Disk, path: str | os.PathLike[str]) -> DirectoryDraft:
 def _complete(
     metadata: SnapshotMetadata,
     wasm_module: bytes,
-    heap: TemporaryImage,
-    stable: TemporaryImage,
+    heap: StoredMemory,
+    stable: StoredMemory,
     chunks: Mapping[bytes, bytes],
 ) -> SnapshotMetadata:
     return SnapshotMetadata(
@@ -469,23 +494,43 @@ def _complete(
     )
 
 
-def _write_memory(disk: Disk, path: str, image: TemporaryImage) -> None:
-    runs = (
+def write_dump(path: str | os.PathLike[str], memory: StoredMemory, *, disk: Disk | None = None) -> None:
+    """Write a memory as a raw file: whole, on the platter, or not at all. Holes stay holes.
+
+    Raises:
+        StorageError: it exists, or cannot be written.
+    """
+    try:
+        with new_file(disk or RealDisk(), str(path)) as file:
+            _fill(file, _runs(memory), memory.wasm_pages * WASM_PAGE_BYTES)
+    except OSError as error:
+        raise StorageError(f"could not be written: {error.strerror}", error.filename or path) from error
+
+
+def _write_memory(disk: Disk, path: str, image: StoredMemory) -> None:
+    _write_file(disk, path, _runs(image), image.wasm_pages * WASM_PAGE_BYTES)
+
+
+def _runs(image: StoredMemory) -> Iterator[tuple[int, bytes]]:
+    return (
         (at, image.read(at, min(_COPY_BYTES, end - at)))
         for start, end in image.data_ranges()
         for at in range(start, end, _COPY_BYTES)
     )
-    _write_file(disk, path, runs, image.wasm_pages * WASM_PAGE_BYTES)
 
 
 def _write_file(disk: Disk, path: str, runs: Iterable[tuple[int, bytes]], size_bytes: int) -> None:
     file = disk.open(path, write=True, create=True)
     try:
-        for offset, data in runs:
-            if len(data) > PAGE_BYTES and not any(data[:PAGE_BYTES]) and not data.strip(b"\0"):
-                continue  # only zeros: leave the hole
-            file.pwrite(data, offset)
-        file.truncate(size_bytes)
+        _fill(file, runs, size_bytes)
         file.sync()
     finally:
         file.close()
+
+
+def _fill(file: DiskFile, runs: Iterable[tuple[int, bytes]], size_bytes: int) -> None:
+    for offset, data in runs:
+        if len(data) > PAGE_BYTES and not any(data[:PAGE_BYTES]) and not data.strip(b"\0"):
+            continue  # only zeros: leave the hole
+        file.pwrite(data, offset)
+    file.truncate(size_bytes)

@@ -549,6 +549,18 @@ class Canister:
         connection: apsw.Connection = door("Canister.sqlite")(self, write=write, at=at, name=name, limits=limits)
         return connection
 
+    def stable_variables(self) -> Value:
+        """Motoko's stable variables, by name and type: its runtime gathers them on a fork, then they are read.
+
+        Returns:
+            A `perdure.values.motoko_state.MotokoState`: its `values` are by name.
+
+        Raises:
+            UnsupportedError: it is no canister of Motoko that says its stable types.
+            RejectError: its pre-upgrade hook traps.
+        """
+        return door("Canister.stable_variables")(self)
+
     @property
     @at_rest
     def globals(self) -> tuple[GlobalValue, ...]:

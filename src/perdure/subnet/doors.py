@@ -14,6 +14,7 @@ __all__ = ["DOORS", "door"]
 DOORS: Final = {
     "Canister.check_upgrade": "perdure.upgrade.check:check_canister",
     "Canister.sqlite": "perdure.inspection.sqlite_live:open_canister",
+    "Canister.stable_variables": "perdure.inspection.motoko:stable_variables",
 }
 """Method of the facade: module and function, which takes what the method belongs to before its arguments."""
 

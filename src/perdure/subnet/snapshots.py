@@ -19,6 +19,7 @@ from perdure.ic.principal import Principal
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import Snapshot, SnapshotMetadata, TemporaryImage, TemporaryStore, write_snapshot
 from perdure.storage.snapshot import HookStatus as HookName
+from perdure.storage.snapshot import StoredMemory
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.management import as_error
 from perdure.subnet.memories import StoredContent
@@ -121,9 +122,16 @@ def _own_globals(found: tuple[GlobalValue, ...], module: ResidentModule, path: s
 
 
 def write(
-    path: str | os.PathLike[str], world: World, canister: CanisterState, snapshot_id: bytes | None = None
+    path: str | os.PathLike[str],
+    world: World,
+    canister: CanisterState,
+    snapshot_id: bytes | None = None,
+    *,
+    instead: StoredMemory | None = None,
 ) -> SnapshotMetadata:
     """Write a canister's committed state, or one of its snapshots, as a snapshot directory.
+
+    `instead` is what takes the place of its stable memory.
 
     Raises:
         StorageError: it exists, or cannot be written.
@@ -138,8 +146,8 @@ def write(
         return write_snapshot(
             path,
             wasm_module=wasm,
-            heap=heap,  # type: ignore[arg-type]
-            stable=stable,  # type: ignore[arg-type]
+            heap=heap,
+            stable=stable if instead is None else instead,
             chunks=chunks,
             metadata=metadata,
         )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from perdure.errors import MalformedError, StorageError
-from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
-from perdure.storage.names import Names
-from perdure.subnet.subnet import Canister, Subnet
+from perdure.inspection.canister import open_canister
+from perdure.subnet.subnet import Canister
 from perdure.upgrade.patience import Patience
 from perdure.upgrade.recorded import Recording, history_calls, read_recording
 from perdure.upgrade.rehearsal import Options, rehearse
@@ -115,43 +112,6 @@ def check(
     with open_canister(os.fspath(source)) as canister:
         options.setdefault("title", os.fspath(source))
         return check_canister(canister, new, arg, **options)
-
-
-@contextmanager
-def open_canister(source: str) -> Iterator[Canister]:
-    """The canister of a source, on a subnet in memory.
-
-    Raises:
-        StorageError: there is no such thing, or it has no module.
-    """
-    path = Path(source)
-    if path.is_dir():
-        if not (path / "metadata.json").exists():
-            raise StorageError(f"no snapshot: name a canister of a state directory as {path}:CANISTER", path)
-        subnet = Subnet.open(path)
-        with subnet:
-            yield subnet.canisters[0]
-        return
-    if path.exists():
-        raise StorageError("a dump of stable memory has no module: check a snapshot or a state directory", path)
-    directory, colon, name = source.rpartition(":")
-    if not colon or not (Path(directory) / "checkpoint").exists():
-        raise StorageError("no such snapshot or state directory", source)
-    with Subnet.read(directory) as subnet:
-        yield _named(subnet, Path(directory), name)
-
-
-def _named(subnet: Subnet, directory: Path, name: str) -> Canister:
-    names = Names(directory)
-    try:
-        wanted = Principal.from_text(names.ids.get(name, name))
-        return subnet.canister(wanted)
-    except (MalformedError, KeyError) as error:
-        known = (one.id for one in subnet.canisters if len(one.id.raw_bytes) <= MAX_PRINCIPAL_BYTES)
-        listed = (
-            ", ".join(f"{one} ({names.name_of(one)})" if names.name_of(one) else str(one) for one in known) or "none"
-        )
-        raise StorageError(f"no canister {name!r} in it, found {listed}", directory) from error
 
 
 def _patience(options: CheckOptions) -> Patience:

@@ -135,7 +135,7 @@ def _print(structure: Structure | None) -> tuple[Any, ...]:
 
 def _is_retired(found: Rehearsal, label: str) -> bool:
     schema = None if found.new is None else found.new.schema
-    return schema is not None and schema.of(label).state in ("retired", "unused", "removed")
+    return schema is not None and schema.of(label).life in ("unused", "removed")
 
 
 def _title(one: Structure) -> str:

@@ -301,7 +301,7 @@ def compare_schemas(old: Schema, new: Schema) -> Iterator[SchemaDifference]:
     for label, before in old.memories.items():
         after = new.memories.get(label)
         home = homes.get(before.name or "", label)
-        if home != label and before.state in _LIVING:
+        if home != label and before.life in _LIVING:
             yield SchemaDifference(
                 label,
                 "breaking",
@@ -312,7 +312,7 @@ def compare_schemas(old: Schema, new: Schema) -> Iterator[SchemaDifference]:
                 "give each memory the id that it had",
             )
         elif after is None:
-            if before.state in _LIVING:
+            if before.life in _LIVING:
                 yield SchemaDifference(
                     label,
                     "one way",
@@ -320,7 +320,7 @@ def compare_schemas(old: Schema, new: Schema) -> Iterator[SchemaDifference]:
                     _text(before),
                     "nothing",
                     "nobody says what becomes of it",
-                    "keep it, as `state: retired`",
+                    "keep it, as `state: unused`",
                 )
         else:
             yield from _compare(label, before, after, old, new)
@@ -330,18 +330,18 @@ def _compare(
     label: str, before: MemorySchema, after: MemorySchema, old: Schema, new: Schema
 ) -> Iterator[SchemaDifference]:
     both = _text(before), _text(after)
-    if before.state in ("retired", "removed") and after.state in _LIVING and before.state != "reserved":
+    if before.life in ("unused", "removed") and after.life in _LIVING:
         if (before.name, before.kind) != (after.name, after.kind):
             yield SchemaDifference(
                 label,
                 "breaking",
-                f"memory {label} is retired and is given to something else",
+                f"memory {label} is {before.state} and is given to something else",
                 *both,
                 "what was in it may still be there",
                 "take an id that was never used",
             )
         return
-    if after.state not in _LIVING or before.state not in _LIVING:
+    if after.life not in _LIVING or before.life not in _LIVING:
         return
     if before.kind is not None and after.kind is not None and before.kind != after.kind:
         yield SchemaDifference(

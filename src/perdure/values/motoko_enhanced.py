@@ -41,7 +41,7 @@ from perdure.values.motoko_types import (
 __all__ = ["read_enhanced"]
 
 METADATA_ADDRESS: Final = (4 << 20) + (512 << 10)
-_TITLE: Final = "MOTOKO ORTHOGONAL PERSISTENCE 64"
+TITLE: Final = "MOTOKO ORTHOGONAL PERSISTENCE 64".encode("utf-32-le")
 _HASH_BITS: Final = (1 << 31) - 1
 """Objects on the heap have 31 bits of a field's hash."""
 
@@ -123,10 +123,9 @@ class _Objects:
 
     def whole(self) -> dict[str, Any]:
         data = self.heap.data
-        letters = struct.unpack_from("<32I", data, METADATA_ADDRESS)
-        title = "".join(chr(one) if one < 0x80 else "?" for one in letters)
-        if title != _TITLE:
-            raise MalformedError(f"no enhanced orthogonal persistence: found {title!r}", METADATA_ADDRESS)
+        title = bytes(data[METADATA_ADDRESS : METADATA_ADDRESS + len(TITLE)])
+        if title != TITLE:
+            raise MalformedError(f"no enhanced orthogonal persistence: found {title[:16].hex()}", METADATA_ADDRESS)
         (actor,) = WORD.unpack_from(data, METADATA_ADDRESS + 136)
         if not actor & 1 or actor == NULL:
             raise MalformedError("stable variables are not gathered: pre_upgrade has not run", METADATA_ADDRESS + 136)

@@ -7,8 +7,9 @@ types that contain themselves can be deeper than they are long, so only their fu
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from types import GeneratorType
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, final
+from typing import Any, Final, TypeAlias, TypeVar, final
 
 from perdure.candid import field_hash
 from perdure.candid.types import Some
@@ -17,17 +18,29 @@ from perdure.values.motoko_types import Applied, Member, Object, Option, Primiti
 __all__ = ["Reference", "RegionValue", "Resolver", "Steps", "finished", "loops", "optional"]
 
 
-class Reference(NamedTuple):
+@final
+@dataclass(frozen=True, slots=True)
+class Reference:
     """Something mutable that was met before: the number of it, from 0, in the order in which they are read."""
 
     number: int
 
+    def to_json(self) -> dict[str, int]:
+        """As it is shown."""
+        return {"reference": self.number}
 
-class RegionValue(NamedTuple):
+
+@final
+@dataclass(frozen=True, slots=True)
+class RegionValue:
     """A region of stable memory: its number, and its size in Wasm pages."""
 
     number: int
     wasm_pages: int
+
+    def to_json(self) -> dict[str, int]:
+        """As it is shown."""
+        return {"region": self.number, "wasm_pages": self.wasm_pages}
 
 
 Steps: TypeAlias = Generator[Any, Any, Any]

@@ -8,8 +8,17 @@ memories:
   "page:0": {name: settings, kind: cell, value: json}        # without a memory manager
 ```
 
-`state` is the place of a memory in the life of the canister: ``active`` (the default), ``reserved`` (not in use yet) or
-``retired`` (no longer in use, never to be given to something else).
+`state` is the place of a memory in the life of the canister:
+
+| state | means |
+|---|---|
+| ``new`` | a version has begun to use it, or will; ``reserved``: not yet |
+| ``active`` | in use; the default |
+| ``deprecated`` | still read, not written any more |
+| ``unused`` | not used any more, its bytes are still there; ``retired`` is another word for it |
+| ``removed`` | taken out by hand (`perdure stable drop`); the id is not given to something else |
+
+``variables: {people: {state: deprecated}}`` says the same of Motoko's stable variables.
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ from perdure.values.format import Format, as_format
 
 __all__ = [
     "KINDS",
+    "LIVES",
     "SCHEMA_SECTION",
     "STATES",
     "Declared",
@@ -43,7 +53,11 @@ KINDS: Final = ("btreemap", "btreeset", "vec", "minheap", "log", "cell")
 SCHEMA_SECTION: Final = "perdure:schema"
 """A custom section of a module with a `stable.yaml` in it; ``icp:public`` or ``icp:private`` may stand before it."""
 
-STATES: Final = ("active", "reserved", "retired")
+LIVES: Final = ("new", "active", "deprecated", "unused", "removed")
+"""The life of a variable, in its order."""
+
+_SYNONYMS: Final = {"reserved": "new", "retired": "unused"}
+STATES: Final = (*LIVES, *_SYNONYMS)
 _FIELDS: Final = ("name", "kind", "key", "value", "data", "state")
 
 
@@ -62,7 +76,7 @@ class MemorySchema:
         key: format of the keys: its name, or any format or type of a stable structure.
         value: format of the values.
         data: memory id of a log's data.
-        state: ``active``, ``reserved`` or ``retired``.
+        state: one of `STATES`.
     """
 
     label: str
@@ -73,14 +87,23 @@ class MemorySchema:
     data: int | None = None
     state: str = "active"
 
+    @property
+    def life(self) -> str:
+        """Its state, one of `LIVES`."""
+        return _SYNONYMS.get(self.state, self.state)
+
 
 @final
 @dataclass(frozen=True)
 class Schema:
-    """A whole `stable.yaml`: its memories by label, and formats that it may name beside those of `codec`."""
+    """A whole `stable.yaml`: its memories by label, and formats that it may name beside those of `codec`.
+
+    `variables` are the lives of Motoko's stable variables, by name.
+    """
 
     memories: dict[str, MemorySchema]
     formats: Mapping[str, Format] = field(default_factory=dict, repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, label: str) -> MemorySchema:
         """What is declared for a memory; nothing if it is not mentioned."""
@@ -122,7 +145,8 @@ def parse_schema(text: str, *, formats: Iterable[Format] = ()) -> Schema:
         document = yaml_core.load(text)
     except (RecursionError, ValueError) as error:
         raise MalformedError(f"no YAML: {error}") from error
-    memories = document.get("memories") if isinstance(document, dict) else None
+    variables = _variables(document.get("variables", {})) if isinstance(document, dict) else {}
+    memories = document.get("memories", {} if variables else None) if isinstance(document, dict) else None
     if not isinstance(memories, dict):
         raise MalformedError("a schema has a mapping `memories`")
     by_name = {one.name: one for one in formats}
@@ -131,7 +155,22 @@ def parse_schema(text: str, *, formats: Iterable[Format] = ()) -> Schema:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise MalformedError(f"two memories of the name {min(twice)}")
-    return Schema(parsed, by_name)
+    return Schema(parsed, by_name, variables)
+
+
+def _variables(document: object) -> dict[str, str]:
+    """The lives of Motoko's stable variables."""
+    if not isinstance(document, dict):
+        raise MalformedError(f"variables: expected a mapping, found {type(document).__name__}")
+    found = {}
+    for name, entry in document.items():
+        state = entry.get("state", "active") if isinstance(entry, dict) and entry.keys() <= {"state"} else None
+        if state not in STATES:
+            raise MalformedError(
+                f"variable {name}: expected {{state: one of {', '.join(STATES)}}}, found {entry!r:.60}"
+            )
+        found[str(name)] = _SYNONYMS.get(state, state)
+    return found
 
 
 def embedded_schema(sections: Mapping[str, bytes]) -> Schema | None:

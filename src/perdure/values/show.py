@@ -30,6 +30,13 @@ def _composed_to_json(value: object) -> Value:
         return {str(to_json(name)): to_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [to_json(item) for item in value]
+    shown = getattr(value, "to_json", None)
+    if shown is not None:  # it says so itself
+        return to_json(shown())
+    from perdure.candid.types import Some  # nearly all values are plain
+
+    if isinstance(value, Some):  # an option in an option, as Candid's JSON has it
+        return [to_json(value.value)]
     tag = getattr(value, "tag", None)
     if isinstance(tag, int) and hasattr(value, "value"):
         return {"tag": tag, "value": to_json(value.value)}

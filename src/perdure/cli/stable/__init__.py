@@ -13,6 +13,7 @@ from perdure.cli.stable.database import extract, patch
 from perdure.cli.stable.declare import embed, guard
 from perdure.cli.stable.entries import get, query, rows
 from perdure.cli.stable.export import export
+from perdure.cli.stable.rewrite import compact, drop
 from perdure.cli.stable.structures import ls, schema, tree
 
 __all__ = ["stable"]
@@ -32,5 +33,8 @@ def stable() -> None:
     """  # noqa: D301 - click wants the backspace itself
 
 
-for _command in (ls, tree, schema, rows, get, query, infer, diff, export, extract, patch, fsck, map_, embed, guard):
+for _command in (
+    *(ls, tree, schema, rows, get, query, infer, diff, export, extract, patch),
+    *(drop, compact, fsck, map_, embed, guard),
+):
     stable.add_command(_command)

@@ -17,6 +17,7 @@ from perdure.cli.stable.source import (
     open_table,
     opened,
     options,
+    reading,
     sql_errors,
 )
 from perdure.cli.terminal import printable as plain
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
     from perdure.inspection.rows import Bound, Rows
     from perdure.inspection.sqlite import DatabaseTable
+    from perdure.inspection.variables import VariableTable
     from perdure.values.schema import Schema
 
 __all__ = ["get", "query", "rows"]
@@ -58,8 +60,8 @@ def rows(
 ) -> None:
     """Show the entries of a structure, in its own order.
 
-    STRUCTURE is a memory id, page:N, a name from the schema, or a table of an SQLite database. Keys are written as
-    numbers, text, principals, hexadecimal (raw), or JSON, as their type asks.
+    STRUCTURE is a memory id, page:N, a name from the schema, a table of an SQLite database, or a stable variable of
+    Motoko. Keys are written as numbers, text, principals, hexadecimal (raw), or JSON, as their type asks.
 
     \b
     Example:
@@ -71,7 +73,7 @@ def rows(
     with opened(source, schema_path) as (inventory, declared):
         rows_of = open_database_table(inventory, structure)
         if rows_of is not None:
-            with sql_errors():
+            with reading(rows_of):
                 found = rows_of.rows(_row_bound(rows_of, low), _row_bound(rows_of, high), reverse=reverse)
                 shown = islice(found, limit or None)
                 _print_rows(rows_of.columns, shown, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
@@ -155,8 +157,8 @@ def get(
     with opened(source, schema_path) as (inventory, declared):
         rows_of = open_database_table(inventory, structure)
         if rows_of is not None:
-            if key is None or as_raw:
-                raise click.UsageError("which key? a row of SQLite is shown by it, and not --raw")
+            if (key is None and rows_of.keys) or as_raw:
+                raise click.UsageError("which key? a row of SQLite or a variable is shown by it, and not --raw")
             _print_row(rows_of, key, as_json=as_json, quiet=quiet)
             return
         table = open_table(inventory, declared, structure)
@@ -171,11 +173,11 @@ def get(
         _print_value(table, (at, data), as_json=as_json, as_raw=as_raw)
 
 
-def _print_row(table: DatabaseTable, key: str, *, as_json: bool, quiet: bool) -> None:
-    """The row of a rowid, or of the first column of a primary key."""
+def _print_row(table: DatabaseTable | VariableTable, key: str | None, *, as_json: bool, quiet: bool) -> None:
+    """The row of a rowid, of the first column of a primary key, or of a position; the only one of a variable."""
     from perdure.values.show import to_json, to_text
 
-    with sql_errors():
+    with reading(table):
         row = next(table.rows(_row_bound(table, key), _row_bound(table, key)), None)
     if row is None:
         if not quiet:
@@ -296,7 +298,7 @@ def _known(inventory: Inventory, schema: Schema | None) -> str:
     from perdure.inspection.sqlite import databases, table_kinds
 
     tables, reasons = open_tables(inventory, schema)
-    names = [table.name for table in tables]
+    names = [table.name for table in tables] + [variable.name for variable in inventory.variables.tables()]
     for structure in databases(inventory):
         names += [name for name, kind in table_kinds(structure).items() if kind != "shadow"]
     return "; ".join([", ".join(names) or "none", *reasons])

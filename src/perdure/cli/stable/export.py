@@ -19,8 +19,8 @@ from perdure.cli.stable.source import (
 )
 
 if TYPE_CHECKING:
+    from perdure.inspection.export import AnyTable
     from perdure.inspection.find import Inventory
-    from perdure.inspection.rows import Rows
     from perdure.inspection.sqlite import DatabaseTable
     from perdure.values.schema import Schema
 
@@ -48,7 +48,7 @@ def export(
     quiet: bool,
     schema_path: Path | None,
 ) -> None:
-    """Write structures, and tables of SQLite databases, to Parquet, CSV or SQLite.
+    """Write structures, tables of SQLite databases and stable variables to Parquet, CSV or SQLite.
 
     All of them, if none is named; extract gives a database as it is. Datasette opens the SQLite file as it is.
 
@@ -69,13 +69,13 @@ def export(
     if form is None:
         raise click.UsageError("which --format? parquet, csv or sqlite")
     with opened(source, schema_path) as (inventory, declared):
-        tables: list[Rows | DatabaseTable] = []
+        tables: list[AnyTable] = []
         reasons: list[str] = []
         if structures:
             tables += [_named(inventory, declared, name) for name in structures]
         else:
             found, reasons = open_tables(inventory, declared)
-            tables += [*found, *_database_tables(inventory)]
+            tables += [*found, *_database_tables(inventory), *inventory.variables.tables()]
         if not tables:
             raise UnsupportedError("; ".join((f"nothing to export: {about_nothing(source, inventory)}", *reasons)))
         if len(tables) > 1 and form != "sqlite" and said is not None and not output.is_dir():
@@ -92,7 +92,7 @@ def export(
                 click.echo(f"left out: {reason}", err=True)
 
 
-def _named(inventory: Inventory, declared: Schema | None, name: str) -> Rows | DatabaseTable:
+def _named(inventory: Inventory, declared: Schema | None, name: str) -> AnyTable:
     return open_database_table(inventory, name) or open_table(inventory, declared, name)
 
 
@@ -107,7 +107,7 @@ def _database_tables(inventory: Inventory) -> list[DatabaseTable]:
     return [table for tables in found for table in tables]
 
 
-def _export(tables: list[Rows | DatabaseTable], output: Path, form: str) -> dict[str, int]:
+def _export(tables: list[AnyTable], output: Path, form: str) -> dict[str, int]:
     from perdure.inspection.export import export_csv_file, export_parquet, export_sqlite, file_of
 
     if form == "sqlite":

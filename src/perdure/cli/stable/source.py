@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -15,22 +15,26 @@ if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
     from perdure.inspection.rows import Rows
     from perdure.inspection.sqlite import DatabaseTable
+    from perdure.inspection.variables import VariableTable
     from perdure.values.schema import Schema
 
 __all__ = [
     "COULD_NOT",
     "FOUND_WRONG",
     "about_nothing",
+    "load_declared",
     "open_database_table",
     "open_table",
     "opened",
     "options",
+    "reading",
     "sql_errors",
 ]
 
 FOUND_WRONG: Final = 1
 COULD_NOT: Final = 2
 _MAX_MODULE_BYTES: Final = 128 << 20
+_MODULE: Final = "perdure.stable.module"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,9 +48,21 @@ def options(command: Callable[P, R]) -> Callable[P, R]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="The schema file; ./stable.yaml if there is one.",
     )
+    module = click.option(
+        "--module",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        callback=_keep_module,
+        expose_value=False,
+        help="Of a dump: the canister's module, or its .most file; names fields and Motoko's variables.",
+    )
     quiet = click.option("-q", "--quiet", is_flag=True, help="Nothing but what was asked for: no headings, no notes.")
     as_json = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
-    return as_json(quiet(schema(_exit_codes(command))))
+    return as_json(quiet(schema(module(_exit_codes(command)))))
+
+
+def _keep_module(context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    context.meta[_MODULE] = path
+    return path
 
 
 def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
@@ -72,12 +88,9 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-@contextmanager
-def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, Schema | None]]:
-    """The inventory of a source, with the names of the schema."""
+def load_declared(schema_path: Path | None) -> Schema | None:
+    """The schema that somebody names, else that of the directory."""
     from perdure.errors import MalformedError, UnsupportedError
-    from perdure.inspection.find import find, name_structures
-    from perdure.inspection.open import open_source
     from perdure.values.schema import load_schema
 
     default = Path("stable.yaml")
@@ -85,14 +98,27 @@ def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, S
     if path is default and not click.get_current_context().params.get("quiet"):
         click.echo("names and types are those of ./stable.yaml; --schema names another", err=True)
     try:
-        schema = load_schema(path) if path is not None else None
+        return load_schema(path) if path is not None else None
     except MalformedError as error:
         raise UnsupportedError(f"{path}: {error}") from error
+
+
+@contextmanager
+def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, Schema | None]]:
+    """The inventory of a source, with the names of the schema."""
+    from perdure.errors import MalformedError, UnsupportedError
+    from perdure.inspection.find import find, name_structures
+    from perdure.inspection.open import open_source, with_module
+
+    schema = load_declared(schema_path)
     try:
         opened = open_source(source)
     except MalformedError as error:
         raise UnsupportedError(f"{source}: {error}") from error
+    module = click.get_current_context().meta.get(_MODULE)
     with opened:
+        if module is not None:
+            with_module(opened, module)
         schema = schema if schema is not None else opened.declared()
         memories = schema.memories if schema is not None else {}
         pairs = {label: entry.data for label, entry in memories.items() if entry.data is not None}
@@ -103,7 +129,7 @@ def about_nothing(source: str, inventory: Inventory) -> str:
     """What to say of a stable memory in which there is nothing to read; empty where there is something."""
     from perdure.inspection.find import KINDS
 
-    if any(structure.kind in (*KINDS, "sqlite") for structure in inventory.structures):
+    if any(structure.kind in (*KINDS, "sqlite") for structure in inventory.structures) or inventory.variables.tables():
         return ""
     found = "its stable memory is empty"
     if inventory.structures:
@@ -111,10 +137,7 @@ def about_nothing(source: str, inventory: Inventory) -> str:
         found = f"no structure of ic-stable-structures is in its stable memory, found {kinds}"
     if not _is_motoko(Path(source) / "wasm_module.bin"):
         return found
-    return (
-        f"{found}: a Motoko canister keeps its variables in the heap, wasm_memory.bin, which is not read here; "
-        "run it and ask it, by Subnet.open or `perdure canister snapshot upload`"
-    )
+    return f"{found}: a Motoko canister without stable types in its module keeps its variables in the heap"
 
 
 def _is_motoko(module: Path) -> bool:
@@ -130,8 +153,12 @@ def _is_motoko(module: Path) -> bool:
         return False
 
 
-def open_database_table(inventory: Inventory, name: str) -> DatabaseTable | None:
-    """The table of an SQLite database of that name; `None` where there is no database, or a structure is meant."""
+def open_database_table(inventory: Inventory, name: str) -> DatabaseTable | VariableTable | None:
+    """The stable variable, or table of an SQLite database, of that name; `None`: a structure is meant, or nothing."""
+    is_structure = any(name in (one.name, one.label, one.table_name) for one in inventory.structures)
+    for variable in () if is_structure else inventory.variables.tables():
+        if variable.name == name:
+            return variable
     if not any(structure.kind == "sqlite" for structure in inventory.structures):
         return None
     from perdure.errors import UnsupportedError
@@ -145,6 +172,13 @@ def open_database_table(inventory: Inventory, name: str) -> DatabaseTable | None
         listed = "; ".join(filter(None, (f"tables {tables}" if tables else "", others)))
         raise UnsupportedError(f"no structure and no table {name!r} here, found {listed or 'none'}")
     return found
+
+
+def reading(table: DatabaseTable | VariableTable) -> AbstractContextManager[None]:
+    """What to read a table in: SQLite has errors of its own."""
+    from perdure.inspection.variables import VariableTable
+
+    return nullcontext() if isinstance(table, VariableTable) else sql_errors()
 
 
 @contextmanager

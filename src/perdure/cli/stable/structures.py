@@ -23,7 +23,7 @@ __all__ = ["ls", "schema", "tree"]
 @click.argument("source")
 @options
 def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
-    """List every memory and the structure in it, found unaided.
+    """List every memory and the structure in it, found unaided; of a Motoko canister, its stable variables by type.
 
     \b
     Example:
@@ -38,6 +38,8 @@ def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> Non
         elif quiet:
             for structure in inventory.structures:
                 click.echo(structure.name or structure.label)
+            for variable in inventory.variables.tables():
+                click.echo(variable.name)
         else:
             _print_inventory(inventory)
             if note := about_nothing(source, inventory):
@@ -72,6 +74,9 @@ def _print_inventory(inventory: Inventory) -> None:
     if lost is not None:
         click.echo(f"no memory manager: {lost.message}")
     columns = ("memory", "name", "kind", "v", "entries", "key", "value", "used", "set aside", "wasted", "note")
+    if not inventory.structures and inventory.variables.tables():
+        _print_variables(inventory)
+        return
     rows = [
         (
             structure.label if structure.data_memory_id is None else f"{structure.label}+{structure.data_memory_id}",
@@ -95,6 +100,14 @@ def _print_inventory(inventory: Inventory) -> None:
         right=("v", "entries", "used", "set aside", "wasted"),
         whole=("memory", "name", "kind", "v", "entries"),
     )
+    _print_variables(inventory)
+
+
+def _print_variables(inventory: Inventory) -> None:
+    """Motoko's stable variables; no value is read."""
+    tables = inventory.variables.tables()
+    if tables:
+        print_table(("variable", "type"), [(one.name, str(one.type)) for one in tables], whole=("variable",))
 
 
 @click.command()
@@ -164,14 +177,24 @@ def schema(source: str, as_json: bool, quiet: bool, schema_path: Path | None) ->
     with opened(source, schema_path) as (inventory, declared):
         tables, reasons = open_tables(inventory, declared)
         found = _statements(inventory)
+        variables_of = inventory.variables.tables()
         if as_json:
-            print_json([*map(_table_json, tables), *found])
+            variables = [
+                {"name": one.name, "columns": list(one.columns), "type": str(one.type)} for one in variables_of
+            ]
+            print_json([*map(_table_json, tables), *found, *variables])
             return
         for statement in found:
             click.echo(f"{printable(statement['sql'], keep=LAYOUT)};")
         for table in tables:
             columns = [*_columns_of(table, table.key_columns), *_columns_of(table, table.value_columns)]
             click.echo(f"create table {table.name} ({', '.join(columns)});")
+        for one in variables_of:
+            columns = [
+                f"{name} /* {kind if kind.bits else kind.name} */"
+                for name, kind in zip(one.columns, one.kinds, strict=True)
+            ]
+            click.echo(f"create table {one.name} ({', '.join(columns)});")
         for reason in () if quiet else reasons:
             click.echo(f"-- {reason}", err=True)
 

@@ -1,0 +1,55 @@
+"""The canister of a source, to be run: of a state directory or a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perdure.errors import MalformedError, StorageError
+from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
+from perdure.storage.names import Names
+from perdure.subnet.subnet import Canister, Subnet
+
+__all__ = ["open_canister"]
+
+
+@contextmanager
+def open_canister(source: str, canister_id: Principal | None = None) -> Iterator[Canister]:
+    """The canister of a source, on a subnet in memory: the source is only read.
+
+    Args:
+        source: ``STATE_DIR:CANISTER``, or the directory of a snapshot.
+        canister_id: of a snapshot's canister, which does not say it.
+
+    Raises:
+        StorageError: there is no such thing, or it has no module.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "metadata.json").exists():
+            raise StorageError(f"no snapshot: name a canister of a state directory as {path}:CANISTER", path)
+        subnet = Subnet.open(path, canister_id=canister_id)
+        with subnet:
+            yield subnet.canisters[0]
+        return
+    if path.exists():
+        raise StorageError("a dump of stable memory has no module: name a snapshot or a state directory", path)
+    directory, colon, name = source.rpartition(":")
+    if not colon or not (Path(directory) / "checkpoint").exists():
+        raise StorageError("no such snapshot or state directory", source)
+    with Subnet.read(directory) as subnet:
+        yield _named(subnet, Path(directory), name)
+
+
+def _named(subnet: Subnet, directory: Path, name: str) -> Canister:
+    names = Names(directory)
+    try:
+        wanted = Principal.from_text(names.ids.get(name, name))
+        return subnet.canister(wanted)
+    except (MalformedError, KeyError) as error:
+        known = (one.id for one in subnet.canisters if len(one.id.raw_bytes) <= MAX_PRINCIPAL_BYTES)
+        listed = (
+            ", ".join(f"{one} ({names.name_of(one)})" if names.name_of(one) else str(one) for one in known) or "none"
+        )
+        raise StorageError(f"no canister {name!r} in it, found {listed}", directory) from error
