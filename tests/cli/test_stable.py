@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "stable" / "vectors"
 COMMANDS = (
     *("ls", "tree", "rows", "get", "schema", "infer", "query", "diff", "export", "extract", "patch", "fsck", "map"),
-    *("drop", "compact"),
+    *("drop", "compact", "lifecycle"),
 )
 
 

@@ -38,6 +38,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(text)
     for name, letter in BUILDS.items():
         (tmp_path / f"{name}.wasm").write_bytes(rust(letter)())
+    (life,) = re.findall(r"^```yaml life\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    (tmp_path / "life.yaml").write_text(life)
     return tmp_path
 
 

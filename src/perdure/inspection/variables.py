@@ -124,6 +124,11 @@ class VariableTable:
         """What names a row; nothing where there is one."""
         return () if self._element is None else (POSITION,)
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether rows are named by a number."""
+        return bool(self.keys)
+
     @cached_property
     def value_columns(self) -> tuple[str, ...]:
         """The columns of an element, or of the variable."""

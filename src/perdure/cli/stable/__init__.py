@@ -13,6 +13,7 @@ from perdure.cli.stable.database import extract, patch
 from perdure.cli.stable.declare import embed, guard
 from perdure.cli.stable.entries import get, query, rows
 from perdure.cli.stable.export import export
+from perdure.cli.stable.life import lifecycle
 from perdure.cli.stable.rewrite import compact, drop
 from perdure.cli.stable.structures import ls, schema, tree
 
@@ -35,6 +36,6 @@ def stable() -> None:
 
 for _command in (
     *(ls, tree, schema, rows, get, query, infer, diff, export, extract, patch),
-    *(drop, compact, fsck, map_, embed, guard),
+    *(lifecycle, drop, compact, fsck, map_, embed, guard),
 ):
     stable.add_command(_command)
