@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from click import BadParameter
 from click.testing import CliRunner
 
 from perdure import Subnet
@@ -86,8 +87,10 @@ def test_rows_and_get_read_values(states):
         run("rows", before, "peopl")
     with pytest.raises(UnsupportedError, match="has one row and no positions"):
         run("rows", before, "n", "--from", 1)
-    with pytest.raises(UnsupportedError, match="'x' is no position in people"):
+    with pytest.raises(BadParameter, match="'x' is no integer, and rows of people go by their position"):
         run("get", before, "people", "x")
+    with pytest.raises(UnsupportedError, match="-1 is no position in people"):
+        run("get", before, "people", "--", "-1")
 
 
 def test_a_state_directory_and_a_dump_say_the_same(states):

@@ -8,8 +8,8 @@
 | ``unwritten`` | there, and the same in all states that have it: in use for reading, or unused |
 | ``removed`` | an earlier state has it, the last one does not |
 
-A variable is a structure in a memory, or one of Motoko's stable variables. Bytes tell of writing alone; whether the code
-still reads is asked by `perdure upgrade-check`.
+A variable is a structure in a memory, or one of Motoko's stable variables. Bytes tell of writing alone; whether the
+code still reads is asked by `perdure upgrade-check`.
 """
 
 from __future__ import annotations

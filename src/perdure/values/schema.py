@@ -164,7 +164,8 @@ def _variables(document: object) -> dict[str, str]:
         raise MalformedError(f"variables: expected a mapping, found {type(document).__name__}")
     found = {}
     for name, entry in document.items():
-        state = entry.get("state", "active") if isinstance(entry, dict) and entry.keys() <= {"state"} else None
+        is_life = isinstance(entry, dict) and entry.keys() <= {"state"}
+        state = str(entry.get("state", "active")) if is_life else ""
         if state not in STATES:
             raise MalformedError(
                 f"variable {name}: expected {{state: one of {', '.join(STATES)}}}, found {entry!r:.60}"

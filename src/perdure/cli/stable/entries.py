@@ -90,8 +90,8 @@ def _bound(table: Rows, text: str | None) -> Bound | None:
     return None if text is None else Bound(_key_of(table, text))
 
 
-def _row_bound(table: DatabaseTable, text: str | None) -> Any:
-    """A key of a table of SQLite: where that is a number, nothing else is, and SQLite would find no row beyond it."""
+def _row_bound(table: DatabaseTable | VariableTable, text: str | None) -> Any:
+    """A key of a table of SQLite, or a position: where that is a number, nothing else is, and SQLite finds none."""
     if text is not None and table.is_numbered and not re.fullmatch(r"-?\d+(\.\d*)?", text, re.ASCII):
         raise click.BadParameter(f"{text!r} is no integer, and rows of {plain(table.name)} go by their {table.keys[0]}")
     return None if text is None else _parameter(text)

@@ -24,9 +24,9 @@ __all__ = ["lifecycle"]
 def lifecycle(sources: tuple[str, ...], since: int, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
     """Show the life of each variable: what stable.yaml says, and what states or a history show.
 
-    Of several SOURCEs, oldest first, each is compared with the one before. Of one STATE_DIR:CANISTER the history is read:
-    which commits have written to which memory. Exit code 1 where something contradicts stable.yaml: a variable that is
-    deprecated and was written, one that is active and gone.
+    Of several SOURCEs, oldest first, each is compared with the one before. Of one STATE_DIR:CANISTER the history is
+    read: which commits have written to which memory. Exit code 1 where something contradicts stable.yaml: a variable
+    that is deprecated and was written, one that is active and gone.
 
     \b
     Example:
@@ -69,9 +69,9 @@ def _json(life: Life, sources: tuple[str, ...]) -> dict[str, object]:
 
 
 def _print(lives: list[Life], sources: tuple[str, ...]) -> None:
-    titles = (
-        [Path(source).name or source for source in sources] if any(life.steps for life in lives) else ["last written"]
-    )
+    titles = ["last written"]
+    if any(life.steps for life in lives):
+        titles = [Path(source).name or source for source in sources]
     rows = []
     for life in lives:
         last = life.writes[-1] if life.writes else None
@@ -80,6 +80,5 @@ def _print(lives: list[Life], sources: tuple[str, ...]) -> None:
         rows.append(["" if cell is None else printable(cell) for cell in cells])
     columns = ["memory", "name", "kind", "declared", "seen", *titles, "note"]
     shown = [index for index, column in enumerate(columns) if column == "memory" or any(row[index] for row in rows)]
-    print_table(
-        [columns[at] for at in shown], [[row[at] for at in shown] for row in rows], whole=("memory", "name", "seen")
-    )
+    whole = ("memory", "name", "seen", "last written")
+    print_table([columns[at] for at in shown], [[row[at] for at in shown] for row in rows], whole=whole)
