@@ -425,19 +425,29 @@ class _Objects:
 
     def chain(self, many: list[_Many], words: tuple[int, ...], address: int, type_: Tuple) -> Any:
         """A list: tuples that end with the next one, read without a stack."""
-        rows, passed = [words], [address]
-        while words[-1] != NULL:
-            address, words = self.sequence(words[-1], type_)
+        memory, count = self.heap.words, len(many)
+        columns = [[word] for word in words[:-1]]
+        rest, passed = words[-1], [address]
+        while rest != NULL:
+            at = (rest + 1) >> 3
+            address = rest + 1
+            if memory[at] == TAG_TUPLE and memory[at + 1] == rest and memory[at + 2] == count + 1:
+                self.take(count + 1, address)
+                for index, column in enumerate(columns, at + 3):
+                    column.append(memory[index])
+                rest = memory[at + 3 + count]
+            else:
+                address, words = self.sequence(rest, type_)
+                for column, word in zip(columns, words, strict=False):
+                    column.append(word)
+                rest = words[-1]
             self.enter(address)
             passed.append(address)
-            rows.append(words)
         self.leaves += 1
         self.open.difference_update(passed)
-        columns = list(zip(*rows, strict=True))
+        heads = list(zip(*[read(column) for read, column in zip(many, columns, strict=True)], strict=True))
         found = None
-        for head in reversed(
-            list(zip(*[read(column) for read, column in zip(many, columns, strict=False)], strict=True))
-        ):
+        for head in reversed(heads):
             found = (*head, found)
         return found
 
