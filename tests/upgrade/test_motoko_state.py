@@ -16,6 +16,7 @@ from perdure.inspection.motoko import gathered as gathered_on
 from perdure.memory import BytesMemory
 from perdure.subnet import Canister
 from perdure.upgrade import stable_variables
+from perdure.upgrade.check_motoko import _is_less, _shown
 from perdure.upgrade.version import Version
 from perdure.values.motoko_enhanced import read_enhanced
 from perdure.values.motoko_reading import Reference, RegionValue
@@ -81,6 +82,17 @@ def test_many_records_are_read_as_each_of_them_is(canister):
     assert found.values["people"] == [{"name": f"person {number}", "age": number} for number in range(1_000)]
     assert found.leaves >= 2_000
     assert found.consumed_bytes == found.total_bytes
+
+
+def test_long_lists_are_compared_and_shown():
+    long = short = None
+    for number in range(20_000):
+        long = (number, long)
+        short = (number, short) if number < 19_990 else short
+    assert _is_less(long, short)
+    assert _is_less({"in": long}, {"in": short})
+    assert not _is_less(long, long)
+    assert _shown(long).startswith("[19999, [19998, ")
 
 
 def test_the_variables_of_a_program_have_their_names():

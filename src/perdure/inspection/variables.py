@@ -52,6 +52,9 @@ class Variables:
         self._text = text
         self._read = read
 
+    def __repr__(self) -> str:
+        return "<stable variables>"
+
     @cached_property
     def types(self) -> StableTypes | None:
         """What the module says of them; ``None``: nothing, as all but Motoko's.

@@ -12,6 +12,7 @@ from perdure.upgrade.finding import Finding
 from perdure.upgrade.rehearsal import Rehearsal
 from perdure.upgrade.replies import is_less
 from perdure.upgrade.stage import Stage
+from perdure.values.show import json_text
 
 __all__ = ["MOTOKO_CHECKS", "variables"]
 
@@ -29,19 +30,43 @@ def variables(found: Rehearsal) -> Iterator[Finding]:
     if before is None or after is None:
         return
     for name, old in before.items():
-        if name not in after or not is_less(old, after[name]) or _is_emptied_anyway(found, name, old):
+        if name not in after or not _is_less(old, after[name]) or _is_emptied_anyway(found, name, old):
             continue
         yield Finding(
             "variable-less",
             "warning",
             f"the stable variable {name} has less in it after the upgrade",
             f"stable variable {name}",
-            repr(old)[:200],
-            repr(after[name])[:200],
+            _shown(old),
+            _shown(after[name]),
             "the new version's hook or its type has dropped something",
             "make sure that this is meant",
             shows_values=True,
         )
+
+
+def _is_less(old: Any, new: Any) -> bool:
+    """As `is_less`, of lists as long as one likes: they are as deep."""
+    try:
+        return is_less(_unrolled(old), _unrolled(new))
+    except RecursionError:
+        return len(json_text(new)) < len(json_text(old))
+
+
+def _unrolled(value: Any) -> Any:
+    """The elements of a list that is pairs of an element and the rest; anything else as it is."""
+    found, rest = [], value
+    while isinstance(rest, tuple) and len(rest) == 2 and (rest[1] is None or isinstance(rest[1], tuple)):
+        found.append(rest[0])
+        rest = rest[1]
+    return found if found and rest is None else value
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except RecursionError:
+        return json_text(value)[:200]
 
 
 def _read(stage: Stage) -> Mapping[str, Any] | None:
@@ -54,7 +79,7 @@ def _read(stage: Stage) -> Mapping[str, Any] | None:
 def _is_emptied_anyway(found: Rehearsal, name: str, old: Any) -> bool:
     """Whether an upgrade of the old version to itself empties it too."""
     again = None if found.again is None else _read(found.again)
-    return again is not None and is_less(old, again.get(name))
+    return again is not None and _is_less(old, again.get(name))
 
 
 MOTOKO_CHECKS = (variables,)
