@@ -86,6 +86,6 @@ def _charge_storage(world: World, canister: CanisterState, elapsed_ns: int) -> N
 def _run_dry(world: World, canister: CanisterState) -> None:
     uninstall_code(world, canister)
     canister.snapshots.clear()
-    canister.history.clear()
+    canister.history = []
     canister.settings = replace(canister.settings, compute_allocation=0, memory_allocation=0)
     canister.refresh(world.costs)

@@ -242,6 +242,6 @@ def record_change(
     world: World, canister: CanisterState, origin: tuple[bytes, int | None], kind: str, **details: object
 ) -> None:
     """Add to a canister's history under its current version, and forget the oldest entries."""
-    canister.history.append(Change(world.state.time_ns, canister.facts.version, *origin, (kind, details)))
+    change = Change(world.state.time_ns, canister.facts.version, *origin, (kind, details))
+    canister.history = [*canister.history, change][-world.config.max_canister_history_changes :]
     canister.total_changes += 1
-    del canister.history[: -world.config.max_canister_history_changes]

@@ -8,6 +8,7 @@ Spec: "Call context creation", "Message execution", "Call context starvation", "
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from perdure.canister import (
@@ -198,10 +199,9 @@ def _entry_of(canister: CanisterState, method_name: str) -> _Entry | Reject:
     if canister.module is None:
         raise InternalError("a message reached a canister without code")
     exported = canister.module.exported_methods
-    if (name := f"canister_update {method_name}") in exported:
-        return Method(name), _UPDATE
-    if (name := f"canister_query {method_name}") in exported:
-        return Method(name), _REPLICATED_QUERY
+    entry = _entries(exported).get(method_name)
+    if entry is not None:
+        return entry
     if f"canister_composite_query {method_name}" in exported:
         return rejected(
             ErrorCode.COMPOSITE_QUERY_CALLED_IN_REPLICATED_MODE,
@@ -211,6 +211,17 @@ def _entry_of(canister: CanisterState, method_name: str) -> _Entry | Reject:
         canister.canister_id,
         Trap(TrapCode.METHOD_NOT_FOUND, f"Canister has no update method '{method_name}'."),
     )
+
+
+@lru_cache
+def _entries(exported: frozenset[str]) -> dict[str, _Entry]:
+    """What is entered for a call to each public method; of two with one name the update method."""
+    return {
+        name.removeprefix(prefix): (Method(name), mode)
+        for prefix, mode in (("canister_query ", _REPLICATED_QUERY), ("canister_update ", _UPDATE))
+        for name in exported
+        if name.startswith(prefix)
+    }
 
 
 def _queue_room(world: World, canister: CanisterState) -> dict[bytes, int] | None:
@@ -313,12 +324,12 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
         mode.context,
         canister.facts,
         limits,
-        time_ns=world.state.time_ns if time_ns is None else time_ns,
-        caller=context.caller,
-        arg=arg,
-        method_name=method.export_name if mode is _TASK else "",
-        caller_info_data=context.caller_info_data,
-        caller_info_signer=context.caller_info_signer,
+        world.state.time_ns if time_ns is None else time_ns,
+        context.caller,
+        arg,
+        method.export_name if mode is _TASK else "",
+        context.caller_info_data,
+        context.caller_info_signer,
         deadline_ns=context.deadline_ns,
         needs_to_respond=context.needs_to_respond,
         cycle_balance=canister.cycles - prepaid - fee,

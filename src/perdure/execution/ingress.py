@@ -130,9 +130,7 @@ class IngressHistory:
     """
 
     __slots__ = (
-        "_keep_ns",
-        "_max_answers",
-        "_max_bytes",
+        "_bounds",
         "_older",
         "_size_bytes",
         "begun",
@@ -150,8 +148,10 @@ class IngressHistory:
         self.count = self.number = 0
         self.newest: dict[bytes, Answer] = {}
         self._older: list[_Generation] = []
-        # Of the newest generation. There is no room: the first answer begins one.
-        self._size_bytes = self._max_answers = self._max_bytes = self._keep_ns = 0
+        # Of the newest generation: its size, and how many answers, how many bytes, and for how long each. There is no
+        # room: the first answer begins one.
+        self._size_bytes = 0
+        self._bounds = 0, 0, 0
 
     def fork(self) -> IngressHistory:
         """A second history that is the same so far."""
@@ -202,25 +202,27 @@ class IngressHistory:
 
     def answer(self, request_id: bytes, response: Response, time_ns: int, config: SubnetConfig) -> None:
         """Keep the answer to a request, and make room. Time does not go back from one to the next."""
-        if len(self.newest) >= self._max_answers or self._size_bytes > self._max_bytes:
-            self._begin_generation(time_ns, config)
+        max_answers, max_bytes, keep_ns = self._bounds
+        if len(self.newest) >= max_answers or self._size_bytes > max_bytes:
+            keep_ns = self._begin_generation(time_ns, config)
         if self.callees:
             self.callees.pop(request_id, None)
-        self.newest[request_id] = time_ns + self._keep_ns, response
+        self.newest[request_id] = time_ns + keep_ns, response
         self._size_bytes += len(response[0]) if response.__class__ is Reply else _reject_bytes(response)
         self.count += 1
 
-    def _begin_generation(self, now_ns: int, config: SubnetConfig) -> None:
+    def _begin_generation(self, now_ns: int, config: SubnetConfig) -> int:
+        """For how long each of its answers is kept, in ns."""
         if self.newest:
             expiry_ns = max(answer[0] for answer in self.newest.values())
             size_bytes = self._size_bytes + len(self.newest) * _ENTRY_BYTES
             self._older = [*self._older, _Generation(self.number, self.newest, size_bytes, expiry_ns)]
         self.newest = {}
         self.number += 1
-        self._size_bytes, self._max_answers = 0, _GENERATION_ANSWERS
-        self._max_bytes = config.ingress_history_max_bytes // _GENERATIONS
-        self._keep_ns = config.ingress_history_ns
+        self._size_bytes, keep_ns = 0, config.ingress_history_ns
+        self._bounds = _GENERATION_ANSWERS, config.ingress_history_max_bytes // _GENERATIONS, keep_ns
         self._make_room(now_ns, config)
+        return keep_ns
 
     def _make_room(self, now_ns: int, config: SubnetConfig) -> None:
         """Let the oldest answers go: those that have expired, and those beyond what may be kept."""
@@ -295,7 +297,7 @@ class IngressHistory:
             if response is None:
                 self.done[request_id] = expiry_ns
                 continue
-            if number != self.number or not self._max_answers:
+            if number != self.number or not self._bounds[0]:
                 self._begin_generation(0, config)
                 self.number = number
             self.newest[request_id] = expiry_ns, response

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import compress
 from operator import attrgetter
 from typing import Final, final
 
@@ -20,12 +19,13 @@ _COPIED: Final = (
     "open_calls",
     "open_calls_to",
     "stop_requests",
-    "history",
     "chunk_store",
     "snapshots",
-    "query_statistics",
 )
-"""Fields that rules change in place, one level deep. What they hold is replaced and never changed, contexts apart."""
+"""Fields that rules change in place, one level deep. What they hold is replaced and never changed, contexts apart.
+
+All of them are empty most of the time: what mostly is not (the history, statistics) is replaced when it changes.
+"""
 
 _COMPUTED: Final = frozenset(["limits"])
 _FIELDS: Final = tuple(
@@ -33,7 +33,7 @@ _FIELDS: Final = tuple(
 )
 _FACTS: Final = ("controllers", "status", "version", "environment_variables")
 _CONTEXT: Final = tuple(CallContext.__slots__)
-_SUBNET: Final = ("minted_cycles", "consumed_cycles", "lost_cycles", "next_canister_index", "random_counter")
+_SUBNET: Final = ("minted_cycles", "consumed_cycles", "lost_cycles", "next_canister_index", "random_counter", "outbox")
 """Clock, round and request number are not among them: they may go on without the message that moved them."""
 
 _fields_of = attrgetter(*_FIELDS)
@@ -58,9 +58,9 @@ class _Before:
         self.canister = canister
         self.existed = existed
         self.fields = _fields_of(canister)
-        # Most of them are empty, and need no copy to be empty again.
         self.origins = origins = _copied_of(canister)
-        self.copies = [(name, value.copy()) for name, value in compress(zip(_COPIED, origins, strict=True), origins)]
+        # What is empty needs no copy to be empty again.
+        self.copies = [value and value.copy() for value in origins] if any(origins) else origins
         contexts = canister.contexts
         self.contexts = [(context, _context_of(context)) for context in contexts.values()] if contexts else ()
         self.facts = _facts_of(canister.facts)
@@ -68,13 +68,12 @@ class _Before:
     def put_back(self, state: SubnetState) -> None:
         canister = self.canister
         _set(canister, _FIELDS, self.fields)
-        copies = dict(self.copies)
-        for name, value in zip(_COPIED, self.origins, strict=True):
-            if name in copies:
-                value = copies[name].copy()  # again: this may have to be done again
+        for name, origin, copy in zip(_COPIED, self.origins, self.copies, strict=True):
+            if copy is origin:
+                origin.clear()  # it was empty
             else:
-                value.clear()
-            setattr(canister, name, value)
+                copy = copy.copy()  # again: this may have to be done again
+            setattr(canister, name, copy)
         for context, values in self.contexts:
             _set(context, _CONTEXT, values)
         _set(canister.facts, _FACTS, self.facts)
@@ -132,7 +131,6 @@ class Journal:
         "_ingress",
         "_inputs",
         "_management_calls",
-        "_outbox",
         "_outbox_length",
         "_subnet",
         "after",
@@ -161,8 +159,8 @@ class Journal:
         self._before: dict[bytes, _Before] = {}
         self._subnet = _subnet_of(state)
         self._ingress = state.ingress.mark()
-        self._inputs = len(state.inputs or ())
-        self._outbox, self._outbox_length = state.outbox, len(state.outbox)
+        self._inputs = len(state.inputs) if state.inputs else 0
+        self._outbox_length = len(state.outbox)
         self._management_calls = state.management_calls.copy() if state.management_calls else None
 
     @property
@@ -183,7 +181,6 @@ class Journal:
         if state.inputs is not None:
             del state.inputs[self._inputs :]
         _set(state, _SUBNET, self._subnet)
-        state.outbox = self._outbox
         del state.outbox[self._outbox_length :]
         state.management_calls = deque() if self._management_calls is None else self._management_calls.copy()
         for instance in self.commits.values():

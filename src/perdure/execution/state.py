@@ -279,7 +279,8 @@ class CanisterState:
     @property
     def liquid_cycles(self) -> int:
         """Cycles that may be spent; negative: frozen."""
-        return self.cycles - max(self.freezing_limit - self.reserved_cycles, 0)
+        frozen = self.freezing_limit - self.reserved_cycles
+        return self.cycles - frozen if frozen > 0 else self.cycles
 
     def history_bytes(self) -> int:
         """What the history takes."""
