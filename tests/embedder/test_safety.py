@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -387,7 +386,7 @@ def test_view_of_uncommitted_growth_outlives_its_rollback(harness):
 
 def test_commit_in_a_child_is_refused_at_once(harness, monkeypatch):
     instance = harness.fresh(LOOPS)
-    monkeypatch.setattr(os, "getpid", lambda: -1)
+    monkeypatch.setattr(instance._engine, "process", -1)
     with pytest.raises(InternalError, match="forked"):
         instance.commit()
 

@@ -63,6 +63,7 @@ class Engine:
         if not self.pointer:
             raise InternalError("the engine refused its settings")
         self.stops = 0
+        self.process = os.getpid()
         self.threads = threads
         self.clock = EpochClock(self.pointer)
         self.c_host = c_host
@@ -98,11 +99,12 @@ class Engine:
         self.stops += 1
 
     def _after_fork(self) -> None:
+        self.process = os.getpid()
         self.threads.after_fork()
         self.private_pages.after_fork()
         self.clock.after_fork()
 
-    @property
+    @functools.cached_property
     def settings(self) -> str:
         """Everything that compiled code depends on besides the module: the compile cache's key."""
         sizes = sorted(SIZES.items())

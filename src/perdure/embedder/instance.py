@@ -8,7 +8,6 @@ when the engine's instance has to be made anew: after a trap, after ``data.drop`
 
 from __future__ import annotations
 
-import os
 import time
 from array import array
 from collections.abc import Collection, Iterable, Mapping
@@ -101,7 +100,7 @@ class WasmInstance:
         self._globals_end = abi.GLOBALS_CURRENT + abi.GLOBAL_BYTES * len(set(module.facts.global_places))
         self._apply_data = apply_data
         self._predecessor: WasmInstance | None = None
-        self._process = os.getpid()
+        self._process = module.engine.process
         self._store: Store | None = None
         self._state = CLEAN
         self._ready: StateDelta | None = None  # while a commit is prepared, or was cut off
@@ -234,7 +233,7 @@ class WasmInstance:
 
     def prepare(self) -> StateDelta:
         """What `commit` will commit; the images have room for it."""
-        if os.getpid() != self._process:
+        if self._engine.process != self._process:
             # Parent and child would write the same files, and the page map that was opened shows the parent's pages.
             raise InternalError("a forked child process must not commit; open the state anew there")
         delta = self.changes()

@@ -316,7 +316,7 @@ class ImageMemory(LinearMemory):
         if room_bytes < 0:
             now, gone = {}, (*gone, *delta.runs)
         for address, data in gone:
-            if address not in now or len(now[address]) != len(data):
+            if len(now.get(address, b"")) != len(data):
                 self._drop(address, address + len(data))
         self._kept = now
 
@@ -326,11 +326,10 @@ class ImageMemory(LinearMemory):
     def _private_runs(self) -> list[tuple[int, int]]:
         if self.private_pages is None:
             return self._known_runs()
-        base = self.base
         began = perf_counter_ns()
-        runs = self.private_pages.runs(base, base + self.size_bytes)
+        runs = self.private_pages.runs(self.base, self.size_bytes)
         self._scan_ns += perf_counter_ns() - began
-        return [(start - base, end - base) for start, end in runs]
+        return runs
 
     def _changed_runs(self) -> list[tuple[int, int]]:
         """Runs of pages whose bytes differ: a page written back to what it was is not dirty."""

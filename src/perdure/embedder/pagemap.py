@@ -31,8 +31,8 @@ _CATEGORIES = (_FILE | _ZERO, _FILE | _ZERO, _PRESENT | _SWAPPED, 0)  # inverted
 class PrivatePages(Protocol):
     """One way to find the pages that a process has a private copy of."""
 
-    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Ascending runs `(start, end)` of addresses in this process, between two page-aligned addresses."""
+    def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        """Ascending runs `(start, end)`, in bytes from `base`, an address in this process, of whole pages."""
         ...
 
     def another(self) -> PrivatePages:
@@ -75,9 +75,9 @@ def _reopen(descriptor: int) -> None:
 class EveryPage:
     """Names all pages: right everywhere, and as slow as comparing a whole memory."""
 
-    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The range itself."""
-        return [(start, end)] if end > start else []
+    def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        """All of it."""
+        return [(0, size_bytes)] if size_bytes else []
 
     def another(self) -> EveryPage:
         """Itself: it has no state."""
@@ -99,13 +99,13 @@ class PageTable:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
+    def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
         """Runs of pages that are present or swapped and belong to no file."""
         found: list[tuple[int, int]] = []
         step = self._CHUNK_PAGES * PAGE_BYTES
-        for chunk in range(start, end, step):
-            pages = (min(end, chunk + step) - chunk) // PAGE_BYTES
-            entries = os.pread(self._descriptor, pages * 8, chunk // PAGE_BYTES * 8)
+        for chunk in range(0, size_bytes, step):
+            pages = (min(size_bytes, chunk + step) - chunk) // PAGE_BYTES
+            entries = os.pread(self._descriptor, pages * 8, (base + chunk) // PAGE_BYTES * 8)
             copied = entries[7::8].translate(self._COPIED)
             found += [
                 (chunk + m.start() * PAGE_BYTES, chunk + m.end() * PAGE_BYTES) for m in self._RUN.finditer(copied)
@@ -141,7 +141,7 @@ class PageScan:
         """Open the child's own page map."""
         _reopen(self._descriptor)
 
-    def runs(self, start: int, end: int) -> list[tuple[int, int]]:
+    def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
         """Runs of pages that are not of a file, not the zero page, and present or swapped.
 
         Asking for present alone would lose changed pages that were swapped out; one call ends when its vector is full,
@@ -149,10 +149,11 @@ class PageScan:
         """
         found: list[tuple[int, int]] = []
         argument, words = self._argument, self._words
+        start, end = base, base + size_bytes
         while True:
             _RANGE.pack_into(argument, _RANGE_OFFSET, start, end)
             count = fcntl.ioctl(self._descriptor, _PAGEMAP_SCAN, argument)
-            found += [(words[place], words[place + 1]) for place in range(0, 3 * count, 3)]
+            found += [(words[place] - base, words[place + 1] - base) for place in range(0, 3 * count, 3)]
             (start,) = _WALK_END.unpack_from(argument)
             if start >= end:
                 return found
