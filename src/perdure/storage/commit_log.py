@@ -184,6 +184,8 @@ class CommitLog:
 
     def check_usable(self) -> None:
         """Raise `StorageError` where memory and log may differ."""
+        if self.failed is None and self.in_doubt is None:
+            return  # as for every message, several times
         self.check()
         if self.in_doubt is not None:
             raise StorageError(f"{self.in_doubt}; open the directory anew", self._path)

@@ -37,7 +37,7 @@ _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_EMPTY_PATH, _STATX_NLINK = 0x1000, 4
-_STATX_BYTES = 256
+_Statx = ctypes.c_char * 256
 _STX_NLINK = struct.Struct("=16xI")
 _MAX_HOLE_BYTES = 16 << 20
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux
@@ -185,7 +185,7 @@ def _count_names(descriptor: int) -> int:
     Not `os.fstat`: asking for the time of the last change makes the next write keep it to the nanosecond, in the file
     system's journal, which makes that write's sync 55 us slower (Linux 6.13 and later).
     """
-    facts = ctypes.create_string_buffer(_STATX_BYTES)
+    facts = _Statx()
     try:
         failed = _libc.statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_NLINK, facts)
     except AttributeError:

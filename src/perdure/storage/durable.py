@@ -70,7 +70,8 @@ class Files:
 
     def check(self) -> None:
         """Raise where nothing can be read or committed any more, see `StateDirectory.check`."""
-        self.check_open()
+        if self.is_closed:
+            self.check_open()
         if self.log is not None:
             self.log.check_usable()
 
