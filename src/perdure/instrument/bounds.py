@@ -89,13 +89,12 @@ class Bounds:
         Raises:
             UnsupportedError: with the limit, the count and the place.
         """
-        for field in fields(self):
-            count, limit = counts.highest[field.name], getattr(self, field.name)
+        for name, meaning in _MEANING.items():
+            count, limit = counts.highest[name], getattr(self, name)
             if count.value > limit:
                 place = "the module" if count.function < 0 else f"function {count.function}"
                 raise UnsupportedError(
-                    f"{place} has {count.value} {_MEANING[field.name]}, of which at most {limit} are compiled here "
-                    f"(Bounds.{field.name})"
+                    f"{place} has {count.value} {meaning}, of which at most {limit} are compiled here (Bounds.{name})"
                 )
 
 

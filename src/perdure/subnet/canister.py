@@ -162,15 +162,15 @@ class Canister:
             with gate.lock:
                 try:
                     gate.beside(turn, self._raw_id)
-                    request = self._raw_id, method, arg, sender.raw_bytes, cycles
-                    response = self._update(turn, ticket, request, request_id)
-                    version = subnet._host.settle()
+                    response = self._update(turn, ticket, method, arg, sender.raw_bytes, cycles, request_id)
+                    host = subnet._host
+                    version = host.settle()
                 except BaseException as error:
                     subnet._say(error, ticket)
                     raise
                 finally:
                     gate.end(turn)
-            subnet._host.wait(version)
+            host.wait(version)
         except BaseException as error:
             subnet._say_at_least(error, ticket)
             raise
@@ -182,32 +182,35 @@ class Canister:
         self,
         turn: bool | None,
         ticket: Ticket,
-        request: tuple[bytes, str, bytes, bytes, int],
+        method: str,
+        arg: bytes,
+        sender: bytes,
+        cycles: int,
         request_id: bytes | None,
     ) -> Response | None:
-        subnet = self._subnet
+        subnet, raw_id = self._subnet, self._raw_id
         gate = subnet._gate
         if turn is None:
             subnet._recover()
-        if self._reaches_further(request[1]):
+        if self._reaches_further(method):
             gate.become_alone(turn)
             self._check_code()
         world, signals = subnet._world, threads.here.state
         signals.enter()
         try:
-            response = execute_at_once(world, *request, request_id, ticket)
+            response = execute_at_once(world, raw_id, method, arg, sender, cycles, request_id, ticket)
         finally:
             signals.leave()
         is_done = response is not None and response.__class__ is not bytes
-        if is_done and not (world.state.task_canisters and is_hook_due(world, self._raw_id)):
+        if is_done and not (world.state.task_canisters and is_hook_due(world, raw_id)):
             return response  # type: ignore[return-value]
         gate.become_alone(turn)
         signals.enter()
         try:
             if response is None:
-                return execute_ingress(world, *request, MAX_ROUNDS, request_id, ticket)
-            if is_hook_due(world, self._raw_id):
-                run_hook(world, self._raw_id)
+                return execute_ingress(world, raw_id, method, arg, sender, cycles, MAX_ROUNDS, request_id, ticket)
+            if is_hook_due(world, raw_id):
+                run_hook(world, raw_id)
             return response if is_done else run_until_answered(world, response, MAX_ROUNDS)  # type: ignore[arg-type, return-value]
         finally:
             signals.leave()
@@ -340,7 +343,7 @@ class Canister:
         module = subnet._compiled(wasm)
         is_upgrade = options.mode is InstallMode.UPGRADE
         if not is_upgrade:
-            check_name(subnet.canisters, module, but=self._raw_id)
+            check_name(subnet, module, but=self._raw_id)
         raw_arg = init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade)
         with subnet._transaction(f"{options.mode.value}_code", self._raw_id, raw_arg):
             response = install_code(subnet._world, state, options, wasm, raw_arg, controller_of(state))

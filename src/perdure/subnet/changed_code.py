@@ -6,7 +6,7 @@ transaction of its own, as `Canister.upgrade` does; what was declared is compare
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from perdure.canister import CanisterModule
@@ -37,6 +37,13 @@ class _Canister(Protocol):
     def module(self) -> CanisterModule | None: ...
 
     def _install(self, options: InstallOptions, wasm: bytes, arg: bytes | None) -> None: ...
+
+
+class _Subnet(Protocol):
+    """What is asked here of a subnet."""
+
+    @property
+    def canisters(self) -> Sequence[_Canister]: ...
 
 
 class _Changed(NamedTuple):
@@ -125,11 +132,11 @@ def _objections(one: _Changed) -> list[str]:
         return [str(error)]
 
 
-def check_name(canisters: Iterable[_Canister], module: CanisterModule | None, but: bytes = b"") -> None:
+def check_name(subnet: _Subnet, module: CanisterModule | None, but: bytes = b"") -> None:
     """Refuse to install a class where another one of its name is.
 
     Args:
-        canisters: of the subnet.
+        subnet: on which it is to be installed. Its canisters are not looked at for code that has no name.
         module: the class's.
         but: a canister that may have it.
 
@@ -138,7 +145,7 @@ def check_name(canisters: Iterable[_Canister], module: CanisterModule | None, bu
     """
     if module is None or not module.name:
         return
-    for canister in canisters:
+    for canister in subnet.canisters:
         there = canister.module
         if there is None or there.name != module.name or canister.id.raw_bytes == but:
             continue

@@ -262,7 +262,7 @@ class Subnet(Home):
         """
         code = self._code(wasm, wasi=wasi)
         module = self._compiled(code)
-        check_name(self.canisters, module)
+        check_name(self, module)
         raw_arg = init_argument("the module", module, arg)
         settings, cycles = self._settings(controllers), self._balance(cycles)
         canister_id = canister_id and given.principal(canister_id, "the id")
