@@ -279,11 +279,11 @@ def execute_alone(
     state.minted_cycles += message.cycles
     if state.inputs is not None:
         state.note("call", message_fields(message), time_ns)
-    answer = state.ingress.newest.get(request_id)
+    answer = state.ingress.find_new(request_id)
     if answer is None:
         state.ingress.callees[request_id] = message.callee
     world.finish(taken, message.arg, used, time_ns)
-    return request_id if answer is None else answer[1]
+    return request_id if answer is None else answer
 
 
 def is_hook_due(world: World, canister_id: bytes) -> bool:
