@@ -16,6 +16,8 @@ from figures import Table, best_ns, main, median_ns
 from perdure import Canister, Subnet
 from perdure.canister import Context, Env, Limits, Method, Return
 from perdure.embedder import CompileCache, Compiler, Engine
+from perdure.image import MemoryKind
+from perdure.instrument import Options
 
 GIB = 1 << 30
 WASM_PAGES_500_GIB = 500 * GIB >> 16
@@ -104,14 +106,14 @@ def engine_alone(table: Table, repeat: int) -> None:
     table.add("engine alone: an entry that only replies, not committed", per_call_us(empty, repeat), "us", 5)
 
 
-def series(call: Callable[[], object]) -> Callable[[], float]:
+def series(call: Callable[[], object], clock_ns: Callable[[], int] = time.perf_counter_ns) -> Callable[[], float]:
     """Time of 100 calls in a row, ns."""
 
     def run() -> float:
-        start = time.perf_counter_ns()
+        start = clock_ns()
         for _ in range(100):
             call()
-        return time.perf_counter_ns() - start
+        return clock_ns() - start
 
     return run
 
@@ -137,6 +139,20 @@ def stable_sizes(table: Table, quick: bool) -> None:
         table.add(f"an update that {what} stable memory, on 500 GiB of it / on 64 KiB", ratio, "ratio", target)
     scatter = median_ns(update(large, "scatter"), 10) / 1e6
     table.add("1,000 pages written over 400 GiB in one message, committed", scatter, "ms", 30)
+
+
+def third_memory(table: Table, quick: bool) -> None:
+    """An update of a canister with a memory more, which it does not touch."""
+
+    def update(*memories: MemoryKind) -> Callable[[], float]:
+        canister = Subnet(instrumentation=Options(memories=memories)).install(wasm())
+        canister.update("grow", (1).to_bytes(8, "little"))
+        return series(lambda: canister.update("both"), time.process_time_ns)
+
+    runs = {"two": update(), "three": update(MemoryKind("third", "stable", 64))}
+    best = interleaved(runs, 20 if quick else 100)
+    more_us = (best["three"] - best["two"]) / 100_000
+    table.add("an update beside a third memory that is not touched, more than without", more_us, "us", 3)
 
 
 def upgrades(table: Table, quick: bool) -> None:
@@ -200,6 +216,7 @@ def measure(quick: bool) -> Table:
     public_api(table, repeat)
     engine_alone(table, repeat)
     stable_sizes(table, quick)
+    third_memory(table, quick)
     upgrades(table, quick)
     start(table, quick)
     return table

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine import module
-from perdure import Subnet
+from perdure import Canister, Subnet
 from perdure.canister import PageDelta
 from perdure.execution.records import RECORDS
 from perdure.storage import CanisterChange, Message, StateDirectory, StorageLimits
@@ -233,6 +233,31 @@ def recovery_figures(directory: str, quick: bool) -> list[dict[str, object]]:
     ]
 
 
+def answer_figures(directory: str, quick: bool) -> list[dict[str, object]]:
+    """A durable update where 10,000 answers are kept against one where none are yet, processor time."""
+    batch, code = 10, module("stable_access")
+    subnets = []
+    for name, answers in (("many", 10_000), ("none", 0)):
+        with Subnet(f"{directory}/{name}", durability="never") as subnet:
+            canister_id = subnet.install(code).id
+            for _ in range(answers):
+                subnet.canister(canister_id).update("touch_heap", bytes(16))
+        subnets.append(Subnet(f"{directory}/{name}").canister(canister_id))
+
+    def batch_ns(canister: Canister) -> int:
+        start = time.process_time_ns()
+        for _ in range(batch):
+            canister.update("touch_heap", bytes(16))
+        return time.process_time_ns() - start
+
+    ratios = []
+    for _ in range(6 if quick else 20):
+        pairs = [(batch_ns(subnets[0]), batch_ns(subnets[1])) for _ in range(4)]
+        ratios.append(sum(many for many, _ in pairs) / sum(none for _, none in pairs))
+    what = "a durable update with 10,000 kept answers / with none"
+    return [figure(what, statistics.median(ratios), "ratio", 1.05)]
+
+
 def rewriting_figures(directory: str, quick: bool) -> list[dict[str, object]]:
     """The first checkpoint of a directory of older records against the next one, processor time."""
     path, count = f"{directory}/older", 64
@@ -280,7 +305,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found: list[dict[str, object]] = []
-    for measure in (message_figures, group_figures, recovery_figures, rewriting_figures):
+    for measure in (message_figures, group_figures, recovery_figures, answer_figures, rewriting_figures):
         directory = tempfile.mkdtemp(prefix="perdure-bench-", dir="/var/tmp" if Path("/var/tmp").is_dir() else None)
         try:
             found += measure(directory, arguments.quick)
