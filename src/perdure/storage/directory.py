@@ -59,7 +59,7 @@ _IS_READ = "open for reading, in this process or another; try again when it is c
 
 @final
 class _Told:
-    """Says which directory an error of the system is about. No generator: one costs each commit five times as much."""
+    """Says which directory an error of the system is about. No generator: that costs each commit 1 us more."""
 
     def __init__(self, path: str, what: str) -> None:
         self._path, self._what = path, what
