@@ -260,7 +260,8 @@ class Runner:
         state = self.subnet._state
         wasm = module_path(source).read_bytes()
         canister = state.canisters[self.canister.id.raw_bytes]
-        response = install_code(self.subnet._world, canister, options, wasm, argument(arg), ANONYMOUS)
+        with self.subnet._transaction("install_code", canister.canister_id, argument(arg)):
+            response = install_code(self.subnet._world, canister, options, wasm, argument(arg), ANONYMOUS)
         if isinstance(response, Reply) or response is None:
             return EMPTY
         raise as_error(response)

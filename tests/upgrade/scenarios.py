@@ -191,6 +191,48 @@ def listed(canister: Canister) -> None:
     actor.setMotto("onwards")
 
 
+MIGRATIONS_SLOT = (4 << 20) + (512 << 10) + 128 + 8 * 931
+"""Where the runtime of Motoko 4.10 has the list of its migrations, in what it keeps beside the heap."""
+
+
+def moved_from_classical(canister: Canister) -> None:
+    """As a canister looks that had classical persistence once: its old heap lies where later runtimes keep a list."""
+    listed(canister)
+    canister.heap.write(MIGRATIONS_SLOT, (0x712345).to_bytes(8, "little"))
+
+
+def many_users(canister: Canister) -> None:
+    """Enough users that writing them anew takes more pages than the scenario's limit."""
+    filled(canister, 200)
+
+
+CHOICE = """(module (import "ic0" "msg_reply" (func $reply))
+  (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+  (@custom "icp:public candid:service" "service : { choose : (INTO) -> (); show : () -> (record { OUT }) query }")
+  (memory 1) (data (i32.const 0) "DIDL\\00\\00") (data (i32.const 8) "REPLY")
+  (func (export "canister_update choose") (call $append (i32.const 0) (i32.const 6)) (call $reply))
+  (func (export "canister_query show") (call $append (i32.const 8) (i32.const SIZE)) (call $reply)))"""
+
+
+def choice(into: str, out: str) -> Callable[[], bytes]:
+    """A module with an argument and a reply of these types."""
+
+    def make() -> bytes:
+        import wasmtime
+
+        from perdure.candid import encode, parse_values
+
+        values = '(record { name = "Ada"; ' + ('note = opt "hers"' if "note" in out else "") + " })"
+        reply = encode(*parse_values(values))
+        text = CHOICE.replace("INTO", into).replace("OUT", out).replace("SIZE", str(len(reply)))
+        return bytes(wasmtime.wat2wasm(text.replace("REPLY", "".join(f"\\{byte:02x}" for byte in reply))))
+
+    return make
+
+
+NAMED, NOTED = "name : text", "name : text; note : opt text"
+
+
 def many_points(canister: Canister) -> None:
     """Enough points for a hook that is quadratic in them, within the limit that the scenario sets."""
     filled(canister, 2)
@@ -288,6 +330,37 @@ BAD = [
         config=SubnetConfig(max_instructions_per_install_code=1_000_000_000),
     ),
     Scenario(
+        "post_upgrade out of pages, on large state only",
+        rust("a"),
+        rust("o"),
+        "breaking",
+        ("limit",),
+        many_users,
+        config=SubnetConfig(stable_dirty_pages_upgrade=4),
+    ),
+    Scenario(
+        "Motoko EOP: what was classical once (motoko#6363)",
+        motoko("eop_1"),
+        motoko("eop_4"),
+        "breaking",
+        ("hook-traps",),
+        moved_from_classical,
+    ),
+    Scenario(
+        "a case of a variant removed from an argument",
+        choice("variant { red; blue }", NAMED),
+        choice("variant { red }", NAMED),
+        "breaking",
+        ("candid",),
+    ),
+    Scenario(
+        "a field removed from a reply",
+        choice("text", NOTED),
+        choice("text", "note : opt text"),
+        "breaking",
+        ("candid",),
+    ),
+    Scenario(
         "a heap past its limit",
         rust("a"),
         rust("u"),
@@ -367,6 +440,18 @@ HARMLESS = [
     ),
     Scenario(
         "a bound grown in a version 1 map: crate 0.7 migrates it", rust("a"), rust("g"), "safe", (), version_1_map
+    ),
+    Scenario(
+        "values written anew on small state",
+        rust("a"),
+        rust("o"),
+        "safe",
+        (),
+        filled,
+        config=SubnetConfig(stable_dirty_pages_upgrade=4),
+    ),
+    Scenario(
+        "a case more of a variant", choice("variant { red }", NAMED), choice("variant { red; blue }", NAMED), "safe"
     ),
     Scenario("nothing kept yet", rust("a"), rust("r"), "safe"),
     Scenario("back from a value encoding to the same one", rust("o"), rust("e"), "safe", (), filled),

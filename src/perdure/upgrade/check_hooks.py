@@ -134,6 +134,11 @@ def failure(found: Rehearsal) -> Iterator[Finding]:
     else:
         code, what = "hook-traps", f"{hook} traps: {one_line(trap.message or trap.code.name.lower())}"
         remedy = "mend the hook; until then the old version goes on with its data as it is"
+        if "from an actor using enhanced migration" in trap.message:
+            remedy = (
+                "if no version before had a migration, the runtime takes what is left of the heap of classical "
+                "persistence for one (motoko#6363): build with a compiler that does not"
+            )
         if hook == "pre_upgrade":
             remedy = (
                 "the old version cannot be upgraded with its hook: --skip-pre-upgrade loses what it would have saved"
