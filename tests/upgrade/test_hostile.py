@@ -176,3 +176,29 @@ def test_a_volatile_name_that_nothing_has_is_refused(name):
     with_interface = built(more='(@custom "icp:public candid:service" "service : { answer : () -> () query }")')
     with pytest.raises(MalformedError, match=r"anwser.*expected some of"):
         Subnet().install(with_interface).check_upgrade(with_interface, volatile=[name])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"method": 5}', "method is a text, found 5"),
+        ("nonsense", "Expecting value"),
+        ("[]", "an object is expected"),
+        ('{"method": "touch", "args": 5}', "args is a text, found 5"),
+        ('{"method": "touch", "arg_hex": 5}', "arg_hex is a text, found 5"),
+        ('{"method": "touch", "arg_hex": "0"}', "non-hexadecimal|fromhex"),
+        ('{"method": "touch", "sender": 5}', "sender is a text, found 5"),
+        ('{"method": "touch", "kind": "oneway"}', "kind is one of query, composite_query, update, found 'oneway'"),
+        ('{"callee": 5, "reply": "(1)"}', "callee is a text, found 5"),
+        ('{"callee": "*", "method": "x"}', "an answer has reply, reply_hex or reject"),
+        ('{"callee": "*", "reply": 5}', "reply is a text, found 5"),
+        ('{"callee": "*", "reject": "no", "code": "x"}', "code is a number from 1 to 6, found 'x'"),
+        ('{"callee": "*", "reject": "no", "code": 70}', "code is a number from 1 to 6, found 70"),
+    ],
+)
+def test_a_recording_that_is_none_is_refused_with_its_line(tmp_path, line, said):
+    path = tmp_path / "calls"
+    path.write_text('{"method": "touch"}\n' + line + "\n")
+    canister = Subnet().install(built())
+    with pytest.raises(MalformedError, match=f"line 2: .*({said})"):
+        canister.check_upgrade(built(), replay=path)

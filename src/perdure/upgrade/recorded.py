@@ -35,6 +35,7 @@ from perdure.upgrade.version import Version
 __all__ = ["Recording", "history_calls", "read_recording"]
 
 MAX_CALLS: Final = 10_000
+MAX_REJECT_CODE: Final = 6
 OUTSIDE: Final = frozenset(
     [
         "http_request",
@@ -120,29 +121,49 @@ def read_recording(path: Path, canister: Canister) -> Recording:
     return found
 
 
+def _text(one: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """A text of a line.
+
+    Raises:
+        MalformedError: there is none, or it is something else.
+    """
+    found = one.get(name, default)
+    if not isinstance(found, str):
+        raise MalformedError(f"{name} is a text, found {'nothing' if found is None else repr(found):.60}")
+    return found
+
+
 def _call(one: Mapping[str, Any], version: Version) -> Call:
-    name = one["method"]
-    if not isinstance(name, str):
-        raise MalformedError(f"a method is a text, found {name!r}")
-    kinds = {"query": "query", "composite_query": "query", "update": "update"}
-    kind: Literal["query", "update"] = kinds.get(one.get("kind") or version.methods.get(name, "update"), "update")  # type: ignore[assignment]
-    sender = Principal.from_text(one["sender"]) if "sender" in one else ANONYMOUS
+    name = _text(one, "method")
+    kinds: dict[str, Literal["query", "update"]] = {"query": "query", "composite_query": "query", "update": "update"}
+    kind = _text(one, "kind", version.methods.get(name, "update"))
+    if kind not in kinds:
+        raise MalformedError(f"kind is one of {', '.join(kinds)}, found {kind!r:.60}")
+    sender = Principal.from_text(_text(one, "sender")) if "sender" in one else ANONYMOUS
     method = version.signature(name)
     types = None if method is None else method.func.args
-    arg = bytes.fromhex(one["arg_hex"]) if "arg_hex" in one else encode(*parse_values(one.get("args", "()"), types))
-    return Call(kind, name, arg, sender.raw_bytes, "replay")
+    if "arg_hex" in one:
+        return Call(kinds[kind], name, bytes.fromhex(_text(one, "arg_hex")), sender.raw_bytes, "replay")
+    arg = encode(*parse_values(_text(one, "args", "()"), types))
+    return Call(kinds[kind], name, arg, sender.raw_bytes, "replay")
 
 
 def _answer(one: Mapping[str, Any]) -> _Answer:
-    callee = None if one["callee"] == "*" else Principal.from_text(one["callee"]).raw_bytes
+    name = _text(one, "callee")
+    callee = None if name == "*" else Principal.from_text(name).raw_bytes
     if "reject" in one:
-        response: Response = Reject(int(one.get("code", 4)), str(one["reject"]), "")
+        code = one.get("code", 4)
+        if not isinstance(code, int) or not 1 <= code <= MAX_REJECT_CODE:
+            raise MalformedError(f"code is a number from 1 to {MAX_REJECT_CODE}, found {code!r:.60}")
+        response: Response = Reject(code, _text(one, "reject"), "")
     elif "reply_hex" in one:
-        response = Reply(bytes.fromhex(one["reply_hex"]))
+        response = Reply(bytes.fromhex(_text(one, "reply_hex")))
+    elif "reply" in one:
+        response = Reply(encode(*parse_values(_text(one, "reply"))))
     else:
-        response = Reply(encode(*parse_values(one["reply"])))
-    method = one.get("method")
-    return _Answer(callee, None if method in (None, "*") else str(method), response)
+        raise MalformedError("an answer has reply, reply_hex or reject, found none of them")
+    method = _text(one, "method", "*")
+    return _Answer(callee, None if method == "*" else method, response)
 
 
 def history_calls(canister: Canister) -> list[Call]:
