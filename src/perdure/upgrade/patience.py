@@ -19,6 +19,8 @@ __all__ = ["FIRST_INSTRUCTIONS", "Patience", "Waited"]
 
 FIRST_INSTRUCTIONS: Final = 10_000_000_000
 """What hooks get first, beyond the compiling: a thirtieth of the network's limit, some ten seconds."""
+TIMED_INSTRUCTIONS: Final = 500_000_000
+"""The same where there is a limit in seconds: enough to measure the speed by."""
 
 
 @final
@@ -59,7 +61,10 @@ class Patience:
         # The network sets the cycles for its whole limit aside before it begins.
         if stage.world.costs.execution(full) > stage.state.liquid_cycles:
             return full
-        return min(full, compile_instructions(stage.world, operators) + self.first_instructions)
+        first = self.first_instructions
+        if self.limit_seconds is not None:
+            first = min(first, TIMED_INSTRUCTIONS)
+        return min(full, compile_instructions(stage.world, operators) + first)
 
     def upgrade(self, origin: Stage, operators: int, upgrade: Callable[[Stage], Outcome]) -> Waited:
         """Upgrade a fork of `origin`.
