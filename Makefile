@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test portable lowest check lint format types contracts bench canisters canisters-ci toolchains-ci conformance clean
+.PHONY: demo test referee portable lowest check lint format types contracts bench canisters canisters-ci toolchains-ci conformance clean
 
 $(CORE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,27 +20,36 @@ $(DEV): $(CORE)
 demo: $(CORE)
 	$(BIN)/perdure demo
 
+# Each worker has a stretch of the tests, and takes from the others' when it is done: a file's fixtures are made once.
+PYTEST := python -m pytest -n auto --dist worksteal
+
 test: $(DEV)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/$(PYTEST)
+
+# The reference implementation of Candid, for tests that ask it; without this they build it when they come to it.
+referee:
+	$(PYTHON) tests/candid/build_referee.py $(VENV)/referee
 
 # What is slow is slow because of what it tries out, not because of the way below: `make portable lowest ALL=1` has it.
-UNLESS_ALL := $(if $(ALL),,-m "not slow")
+UNLESS_ALL = $(if $(ALL),,-m "not slow$(1)")
 
 # The same on systems without PAGEMAP_SCAN (before Linux 6.7): whatever has mapped memories or files under it. Of the slow
 # ones those that end in the midst of a commit, where the ways differ; tests/embedder/test_canisters.py compares all ways.
 PORTABLE_TESTS := embedder execution kit python storage subnet system system_api
 portable: $(DEV)
-	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q $(UNLESS_ALL) $(addprefix tests/,$(PORTABLE_TESTS))
-	PERDURE_PORTABLE=1 $(BIN)/python -m pytest -n auto -q tests/subnet/test_interruptions.py
+	PERDURE_PORTABLE=1 $(BIN)/$(PYTEST) -q $(call UNLESS_ALL, or every_way) $(addprefix tests/,$(PORTABLE_TESTS))
 
 # The engine's generated bindings are used, so the oldest version of its range is tested too; large programs that take
 # long to compile would show nothing more of it.
 LOWEST_WASMTIME := 49.0.0
-lowest: $(DEV)
-	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' wasmtime==$(LOWEST_WASMTIME)
-	$(VENV)-lowest/bin/python -m pytest -n auto -q $(UNLESS_ALL) tests/embedder tests/instrument tests/subnet \
-		--ignore=tests/subnet/test_wasi.py
+LOWEST := $(VENV)-lowest
+$(LOWEST)/.lowest: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' wasmtime==$(LOWEST_WASMTIME)
+	touch $@
+
+lowest: $(LOWEST)/.lowest
+	$(LOWEST)/bin/$(PYTEST) -q $(call UNLESS_ALL) tests/embedder tests/instrument tests/subnet --ignore=tests/subnet/test_wasi.py
 
 check: lint types contracts
 

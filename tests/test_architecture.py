@@ -28,14 +28,19 @@ def modules() -> dict[str, Path]:
     return found
 
 
+Read = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.Call | ast.BoolOp
+
+
 @cache
-def tree(name: str) -> ast.Module:
-    return ast.parse(modules()[name].read_text(encoding="utf-8"))
+def nodes(name: str) -> list[Read]:
+    """What these tests look at in a file, which is parsed once."""
+    parsed = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    return [node for node in ast.walk(parsed) if isinstance(node, Read)]
 
 
 def imported(name: str) -> Iterator[str]:
     """What a file imports of perdure: anywhere in it, in functions and for the type checker too."""
-    for node in ast.walk(tree(name)):
+    for node in nodes(name):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules())
         elif isinstance(node, ast.ImportFrom):
@@ -76,7 +81,7 @@ def test_functions_can_be_read_at_once() -> None:
     long = [
         f"{name}.{node.name}: {size}"
         for name in modules()
-        for node in ast.walk(tree(name))
+        for node in nodes(name)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (size := (node.end_lineno or 0) - node.lineno + 1) > 60
     ]
@@ -108,13 +113,13 @@ _WRITING_FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND", "O_TMP
 
 def _writes(call: ast.Call) -> bool:
     """Whether a call writes to the file system, as far as its words say: scratch files of `tempfile` do not count."""
-    names = {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
     if isinstance(call.func, ast.Name):
         return call.func.id == "open" and _is_for_writing(call, 1)
     if not isinstance(call.func, ast.Attribute):
         return False
     name, owner = call.func.attr, call.func.value
     if isinstance(owner, ast.Name) and owner.id in ("os", "shutil"):
+        names = {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
         return (owner.id == "shutil" and name != "which") or name in _WRITING_OS or bool(names & _WRITING_FLAGS)
     is_path_replace = (
         name == "replace" and len(call.args) == 1 and not call.keywords and ast.unparse(owner) != "dataclasses"
@@ -132,7 +137,7 @@ def test_only_storage_writes_state() -> None:
         name
         for name in modules()
         if not name.startswith("perdure.storage")
-        if any(isinstance(node, ast.Call) and _writes(node) for node in ast.walk(tree(name)))
+        if any(isinstance(node, ast.Call) and _writes(node) for node in nodes(name))
     }
     assert found == set(WRITERS)
 
@@ -141,7 +146,7 @@ def test_the_disk_is_passed_in() -> None:
     """The system's files are what a caller gets who names no others, nowhere what a function takes by itself."""
     made, chosen = [], []
     for name in (name for name, path in modules().items() if "RealDisk" in path.read_text(encoding="utf-8")):
-        for node in ast.walk(tree(name)):
+        for node in nodes(name):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "RealDisk":
                 made.append(f"{name}:{node.lineno}")
             if isinstance(node, ast.BoolOp) and ast.unparse(node) == "disk or RealDisk()":

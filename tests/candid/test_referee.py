@@ -1,7 +1,7 @@
 """The reference implementation (the crate candid_parser) reads what perdure writes, and the other way round.
 
-The program in `referee/` is built once, into the environment that runs the tests. Where there is no cargo the tests are
-skipped, in CI they fail.
+The program in `referee/` is built once, into the environment that runs the tests; `make referee` does it before them.
+Where there is no cargo the tests are skipped, in CI they fail.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from build_referee import build
 from generated_values import BOUNDED, NAMES, TYPES, chain, functions, tree, typed
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -23,7 +24,6 @@ from perdure.candid import decode, encode, equal_types, parse, parse_type, parse
 from perdure.candid.types import Service
 from perdure.errors import MalformedError
 
-HERE = Path(__file__).parent / "referee"
 DEFINITIONS = f"type Chain = {chain().type}; type Tree = {tree().type}; "
 
 #: What is taken beyond the reference, by its words: an option without `opt`, an integer for a float, a service for a
@@ -52,23 +52,12 @@ class Referee:
         self._process.communicate()
 
 
-def cargo_environment() -> dict[str, str]:
-    """Where cargo finds its toolchain and its settings, whatever HOME is: beside itself, as it was installed."""
-    cargo = Path(shutil.which("cargo") or "")
-    home = cargo.parent.parent
-    found = {"CARGO_HOME": home, "RUSTUP_HOME": home.with_name(".rustup")}
-    return {**{name: str(path) for name, path in found.items() if path.is_dir()}, **os.environ}
-
-
 @pytest.fixture(scope="module")
 def referee() -> Iterator[Referee]:
     if shutil.which("cargo") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("cargo is not here to build the reference")
     target = Path(sys.prefix) / "referee"
-    build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", str(HERE / "Cargo.toml")]
-    done = subprocess.run(
-        [*build, "--target-dir", str(target)], capture_output=True, text=True, check=False, env=cargo_environment()
-    )
+    done = build(target)
     if done.returncode:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the reference cannot be built: {done.stderr[-500:]}")
     made = Referee(target / "debug/referee")

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.every_way]
+
 PLACES = {"memory": 24, "disk": 10}
 
 
@@ -41,7 +43,6 @@ def interrupted(action: str, where: str, *, signals_only: bool) -> tuple[int, di
         scene.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("action", injector.ACTIONS)
 def test_any_exception_anywhere(action: str, where: str) -> None:
@@ -50,7 +51,6 @@ def test_any_exception_anywhere(action: str, where: str) -> None:
     assert wrong == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("action", ["call", "install", "write"])
 def test_a_signal_where_handlers_are_not_put_off(action: str, where: str) -> None:
@@ -58,7 +58,6 @@ def test_a_signal_where_handlers_are_not_put_off(action: str, where: str) -> Non
     assert wrong == {}
 
 
-@pytest.mark.slow
 def test_killed_while_canisters_call_each_other() -> None:
     script = "import sys; sys.path.insert(0, sys.argv[1]); import kill_script; print(kill_script.run(4, seed=7) >= 0)"
     folder = str(Path(__file__).parent)
