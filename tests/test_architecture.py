@@ -6,6 +6,7 @@ Layers are import-linter's (`make contracts`); it sees packages, and here are fi
 from __future__ import annotations
 
 import ast
+import fnmatch
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -154,3 +155,99 @@ def test_the_disk_is_passed_in() -> None:
     inside = [place for place in made if place.startswith("perdure.storage.disk:")]  # `RealDisk.within`
     assert len(inside) == 1
     assert sorted(set(made) - set(inside)) == sorted(chosen)
+
+
+TESTS = Path(__file__).parent
+TESTED_WITH = {
+    "candid/test_codec.py": "candid: deep encoding errors header leb128 readers",
+    "candid/test_hostile.py": "candid: decoding",
+    "candid/test_text.py": "candid: lexer printing",
+    "certification/test_certification.py": "certification: *",
+    "cli/test_canister.py": "cli: argument canister.* state terminal units",
+    "cli/test_commands.py": "cli: demo instrument run; demo: *",
+    "cli/test_stable.py": "cli: stable.*",
+    "embedder/test_engine.py": "embedder: bindings c_host code creator facts global_values header host module settings",
+    "embedder/test_instance.py": "embedder: machine store",
+    "embedder/test_memory.py": "embedder: mapping pagemap",
+    "execution/test_execute.py": "execution: effects journal world",
+    "execution/test_ingress.py": "execution: inputs scheduler",
+    "execution/test_limits.py": "execution: config",
+    "execution/test_lifecycle.py": "execution: clock query",
+    "execution/test_management.py": "execution: cycles management.* rejects",
+    "execution/test_records.py": "execution: schema state",
+    "execution/test_stories.py": "execution: messages",
+    "inspection/test_export.py": "inspection: arrow occupancy whole",
+    "inspection/test_find.py": "inspection: labels source",
+    "inspection/test_fsck.py": "inspection: findings overwritten tree_check",
+    "inspection/test_rows.py": "inspection: infer",
+    "inspection/test_diff.py": "inspection: pages",
+    "inspection/test_sql.py": "inspection: reading_sql",
+    "inspection/test_sqlite.py": "inspection: sqlite_*; stable: sqlite",
+    "inspection/test_sqlite_pages.py": "inspection: sqlite_explain",
+    "instrument/test_kernel.py": "instrument: abi appendix link inline",
+    "instrument/test_metering.py": "instrument: costs",
+    "instrument/test_wasi.py": "instrument: reactor",
+    "kit/test_pocket_ic.py": "kit: pocket_ic.*",
+    "python/test_module.py": "python: calls heap instance method overlay",
+    "stable/test_btreemap.py": "stable: access btree btreeset chunks nodes",
+    "stable/test_layout.py": "stable: headers motoko",
+    "stable/test_structures.py": "stable: cell log min_heap vec slots",
+    "stable/test_types.py": "stable: composed_types kind plain_types",
+    "stable/test_bulk.py": "stable: gather region",
+    "storage/test_commit_log.py": "storage: log",
+    "storage/test_directory.py": "storage: changes checkpoint checkpoints committed draft history names",
+    "storage/test_disk.py": "storage: aio",
+    "storage/test_image.py": "storage: durable mapped pieces runs temporary",
+    "storage/test_kept.py": "storage: answers",
+    "storage/test_snapshot.py": "storage: beside transport",
+    "subnet/test_durable.py": "subnet: host snapshots",
+    "subnet/test_handles.py": "subnet: canister core subnet",
+    "subnet/test_threads.py": "subnet: gate residency",
+    "subnet/test_writing_from_outside.py": "subnet: memories",
+    "kit/test_actor.py": "subnet: actor",
+    "kit/test_canister_actor.py": "subnet: deployment management",
+    "subnet/test_forked_processes.py": "subnet: copying",
+    "system_api/test_host_functions.py": "system_api: api log wording; ic: ic0 reject",
+    "candid/test_types.py": "ic: principal",
+    "upgrade/test_scenarios.py": "upgrade: attribution check* finding rehearsal stage version",
+    "upgrade/test_motoko_state.py": "upgrade: motoko; values: motoko_*",
+    "upgrade/test_hostile.py": "upgrade: arguments recorded replies",
+    "upgrade/test_command.py": "upgrade: html report; cli: upgrade",
+    "values/test_candid_columns.py": "values: arrow",
+    "values/test_codec.py": "values: cbor composed plain protobuf schema",
+    "values/test_format.py": "values: annotations",
+    "wasm/test_decoder.py": "wasm: encoder leb names reader",
+    "wasm/test_instructions.py": "wasm: opcodes tokens",
+    "test_project.py": "yaml_core units",
+}
+"""Where is tested what has no test file of its own name: it is a piece of what that file is about."""
+
+WITHOUT_RULES = (
+    "canister errors image memory pocket_ic inspection.codec inspection.schema inspection.table kit.annotations"
+)
+"""Names of what moved, and protocols: nothing to test but what their users do."""
+
+
+def _tested_with(words: str) -> Iterator[str]:
+    for part in words.split(";"):
+        package, _, names = part.rpartition(":")
+        for name in names.split():
+            yield f"perdure.{package.strip()}.{name}" if package else f"perdure.{name}"
+
+
+def test_tests_mirror_the_source_by_name() -> None:
+    """A module has the test file of its name, or is in the table, once; what the table says is there."""
+    left = {name for name, path in modules().items() if path.name not in ("__init__.py", "__main__.py")}
+    left -= {f"perdure.{name}" for name in WITHOUT_RULES.split()}
+    own = {name for name in left if _own_tests(name).exists()}
+    assert [file for file in TESTED_WITH if not (TESTS / file).exists()] == []
+    patterns = [pattern for words in TESTED_WITH.values() for pattern in _tested_with(words)]
+    matched = {pattern: set(fnmatch.filter(left, pattern)) for pattern in patterns}
+    assert [pattern for pattern, found in matched.items() if not found - own] == [], "take it out of TESTED_WITH"
+    rest = sorted(left - own - set().union(*matched.values()))
+    assert rest == [], "give them a test file of their name, or a word in TESTED_WITH"
+
+
+def _own_tests(name: str) -> Path:
+    *packages, last = name.split(".")[1:]
+    return TESTS.joinpath(*packages, f"test_{last}.py")

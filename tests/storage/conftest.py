@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from perdure.storage import TemporaryStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -38,3 +42,20 @@ def fuzz_script(simulated_disk: ModuleType) -> ModuleType:
     assert simulated_disk
     _module("second_decoder")
     return _module("fuzz_script")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "state")
+
+
+@pytest.fixture
+def disk(simulated_disk: ModuleType) -> Any:
+    return simulated_disk.SimulatedDisk()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[TemporaryStore]:
+    store = TemporaryStore(tmp_path)
+    yield store
+    store.close()

@@ -9,17 +9,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from states import PAGE, A, B, page
 
 from perdure.canister import PageDelta
 from perdure.errors import StorageError
 from perdure.storage import Answer, CanisterChange, Message, StateDirectory, StorageLimits, backup, salvage, usage
-
-PAGE = 4096
-A, B = b"canister a", b"canister b"
-
-
-def page(text: str) -> bytes:
-    return text.encode().ljust(PAGE, b".")
 
 
 def fill(state: StateDirectory) -> None:

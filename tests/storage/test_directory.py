@@ -1,4 +1,4 @@
-"""State directories: one owner, readers, recovery, failing disks, flipped bits, history, forks, group commit."""
+"""State directories: readers, failing disks, flipped bits, history, forks, group commit."""
 
 from __future__ import annotations
 
@@ -13,44 +13,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from states import PAGE, A, B, commit, heap, opened, page, read, some_state
 
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import InternalError, StorageError
 from perdure.storage import Answer, CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore, open_sealed
 from perdure.storage.disk import RealDisk
 
-PAGE = 4096
 WASM_PAGE = 65536
-A = b"canister a"
-B = b"canister b"
-
-
-def page(text: str) -> bytes:
-    return text.encode().ljust(PAGE, b".")
-
-
-def heap(*runs: tuple[int, bytes], wasm_pages: int = 1, fresh: bool = False) -> CanisterChange:
-    return CanisterChange({"heap": PageDelta(wasm_pages, [(index * PAGE, data) for index, data in runs], fresh)})
-
-
-def commit(state: StateDirectory, *runs: tuple[int, bytes], name: bytes = A, message: bytes = b"", **more: Any) -> int:
-    return state.commit(Message(message, name), {name: heap(*runs, **more)}, apply=True)
-
-
-def read(state: StateDirectory, index: int, name: bytes = A, kind: str = "heap") -> bytes:
-    return state.canisters[name].memories[kind].image().read(index * PAGE, PAGE)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "state")
 
 
 def test_is_created_empty_and_opened_again(path: str) -> None:
@@ -120,70 +97,7 @@ def test_whatever_differs_gives_another_hash(tmp_path: Path, what: str) -> None:
     assert hashes[0] != hashes[1]
 
 
-# -- owners and readers
-
-
-def test_a_second_owner_is_told_who_has_it(path: str) -> None:
-    with StateDirectory.open(path), pytest.raises(StorageError, match=str(os.getpid())):
-        StateDirectory.open(path)
-    StateDirectory.open(path).close()
-
-
-def test_a_directory_of_another_user_is_written_when_told_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with StateDirectory.open(path) as state:
-        commit(state, (0, page("a")))
-    before = {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(StorageError, match=f"belongs to user {os.getuid()}.*trust_owner=True"):
-        StateDirectory.open(path)
-    assert {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()} == before
-    with StateDirectory.open(path, read_only=True) as state:
-        assert read(state, 0) == page("a")
-    with StateDirectory.open(path, trust_owner=True) as state:
-        commit(state, (0, page("b")))
-
-
-@pytest.mark.parametrize("durability", ["message", "checkpoint", "never", "round"])
-@pytest.mark.parametrize("how", ["removed", "replaced", "moved", "exchanged", "linked"])
-def test_the_loss_of_the_lock_is_noticed(path: str, durability: Any, how: str) -> None:
-    state = StateDirectory.open(path, durability=durability)
-    commit(state, (0, page("a")))
-    state.sync()
-    lock = Path(path, "lock")
-    if how in {"moved", "exchanged"}:
-        Path(path).rename(path + "-moved")
-        if how == "exchanged":
-            shutil.copytree(path + "-moved", path)
-    else:
-        lock.unlink()
-        if how == "replaced":
-            lock.write_bytes(b"1\n")
-        if how == "linked":
-            lock.symlink_to(path + "/log")
-    with pytest.raises(StorageError, match="the lock was removed, or the directory moved"):  # noqa: PT012 -- either
-        commit(state, (0, page("b")))
-        state.end_round()
-    with pytest.raises(StorageError, match="open the directory anew"):
-        commit(state, (0, page("c")))
-    state.close()
-    if how == "moved":
-        Path(path + "-moved").rename(path)
-    if how == "linked":
-        lock.unlink()
-    with StateDirectory.open(path) as state:
-        # What was not acknowledged may be there and may not.
-        assert read(state, 0) in {page("a"), page("b")}
-        assert state.verify() == []
-
-
-def test_who_takes_the_lock_away_does_not_get_in(path: str) -> None:
-    with StateDirectory.open(path) as state:
-        commit(state, (0, page("a")))
-        Path(path, "lock").unlink()
-        with pytest.raises(StorageError, match="open in another process, whose lock was removed"):
-            StateDirectory.open(path)
-        state.abandon()
-    StateDirectory.open(path).close()
+# -- readers, and what others may have put there
 
 
 def everything(directory: Path) -> list[str]:
@@ -606,22 +520,6 @@ def test_without_history_the_past_is_not_kept(path: str) -> None:
 # -- failing disks
 
 
-@pytest.fixture
-def disk(simulated_disk: ModuleType) -> Any:
-    return simulated_disk.SimulatedDisk()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[TemporaryStore]:
-    store = TemporaryStore(tmp_path)
-    yield store
-    store.close()
-
-
-def opened(disk: Any, store: TemporaryStore, **more: Any) -> StateDirectory:
-    return StateDirectory.open("/state", disk=disk, store=store, **more)
-
-
 def test_a_full_disk_leaves_the_state_as_it_was(disk: Any, store: TemporaryStore) -> None:
     state = opened(disk, store)
     commit(state, (0, page("a")))
@@ -724,22 +622,6 @@ def test_a_log_of_another_format_is_refused(disk: Any, store: TemporaryStore) ->
         assert read(state, 0) == page("a")
 
 
-def test_what_a_killed_owner_left_with_the_system_is_synced_before_more_is_acknowledged(
-    disk: Any, store: TemporaryStore
-) -> None:
-    with opened(disk, store) as state:
-        commit(state, (0, page("a")))
-    state = opened(disk, store, durability="round")
-    commit(state, (1, page("written, not synced")))
-    state.abandon()
-    state = opened(disk, store)
-    commit(state, (2, page("acknowledged")))
-    for seed in range(20):
-        cut = disk.crashed(random.Random(seed))
-        with opened(cut, store) as found:
-            assert [read(found, 1), read(found, 2)] == [page("written, not synced"), page("acknowledged")]
-
-
 def test_a_log_is_kept_through_openings_until_a_checkpoint(path: str) -> None:
     with StateDirectory.open(path) as state:
         commit(state, (0, page("a")))
@@ -755,23 +637,6 @@ def test_a_log_is_kept_through_openings_until_a_checkpoint(path: str) -> None:
     with StateDirectory.open(path) as state:
         assert (state.recovery.commits, state.state_hash(), state.verify()) == (0, hash_, [])
         assert read(state, 3) == page("3")
-
-
-def test_commits_after_a_failed_checkpoint_are_recovered(disk: Any, store: TemporaryStore) -> None:
-    with opened(disk, store) as state:
-        commit(state, *((n, page(str(n))) for n in range(16)))
-    state = opened(disk, store)
-    commit(state, (3, page("new")))
-    disk.faults = [("write", "checkpoint.new", errno.ENOSPC)] * 2
-    with pytest.raises(StorageError, match="checkpoint"):
-        state.checkpoint()
-    disk.faults = []
-    commit(state, (4, page("newer")))
-    hash_ = state.state_hash()
-    for seed in range(10):
-        with opened(disk.crashed(random.Random(seed)), store) as found:
-            assert (found.version, found.state_hash(), found.verify()) == (3, hash_, [])
-            assert [read(found, 3), read(found, 4)] == [page("new"), page("newer")]
 
 
 def test_commits_that_are_waited_for_later(path: str) -> None:
@@ -869,22 +734,6 @@ def test_a_failed_write_is_told_to_all_who_wait(disk: Any, store: TemporaryStore
     state.abandon()
 
 
-def some_state(disk: Any, store: TemporaryStore) -> dict[int, bytes]:
-    """A directory with images, a log of three commits, a blob; state hashes by version."""
-    state = opened(disk, store, history=None)
-    hashes = {0: state.state_hash()}
-    module = state.put_blob(b"module" * 100)
-    for number in range(1, 6):
-        change = heap((number, page(str(number))), (number + 4, page("x")))
-        change.module_hash = module
-        state.commit(Message(), {A: change}, apply=True)
-        hashes[number] = state.state_hash()
-        if number == 2:
-            state.checkpoint()
-    state.abandon()
-    return hashes
-
-
 def test_a_flipped_bit_is_never_served(disk: Any, store: TemporaryStore) -> None:
     """Anywhere: the flip is reported, or it changes nothing that is kept; what opens is what was committed."""
     hashes = some_state(disk, store)
@@ -916,36 +765,6 @@ def test_a_flipped_bit_is_never_served(disk: Any, store: TemporaryStore) -> None
     assert noticed["/state/log"] >= 40
     assert noticed["images"] >= 55
     assert noticed["blobs"] == 60
-
-
-def test_every_record_of_the_log_is_needed(disk: Any, store: TemporaryStore) -> None:
-    """Damage before the last record is reported, with the last good state on offer."""
-    hashes = some_state(disk, store)
-    broken = disk.copy()
-    broken.flip("/state/log", 8 * 5000)
-    with pytest.raises(StorageError, match="last good state is version 2"):
-        opened(broken, store)
-    with pytest.raises(StorageError, match="last good state is version 2"):
-        opened(broken, store, read_only=True)
-    state = opened(broken, store, accept_last_good=True)
-    assert (state.version, state.state_hash()) == (2, hashes[2])
-    assert state.recovery.damaged_version == 3
-    commit(state, (0, page("onwards")))
-    state.abandon()
-    assert opened(broken, store).version == 3
-
-
-def test_a_log_cut_at_any_block_gives_a_whole_commit(
-    disk: Any, store: TemporaryStore, simulated_disk: ModuleType
-) -> None:
-    hashes = some_state(disk, store)
-    for size in range(0, 80_000, 1024):
-        cut = disk.copy()
-        cut.open("/state/log", write=True).truncate(size)
-        state = opened(cut, store)
-        assert state.state_hash() == hashes[state.version]
-        assert (state.version == 5) == (size >= 3 * 20_480 - 8192) or state.version < 5
-        state.abandon()
 
 
 # -- many at once

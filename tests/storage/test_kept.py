@@ -7,46 +7,23 @@ import linecache
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import cbor2
 import pytest
+from states import PAGE, A, page
 
 from perdure.canister import PageDelta
 from perdure.errors import StorageError
 from perdure.record import TEXT, Field, Format, Table, nat
 from perdure.storage import Answer, CanisterChange, Message, PythonCode, StateDirectory, StorageLimits, TemporaryStore
 
-PAGE = 4096
-A = b"canister a"
-
-
-def page(text: str) -> bytes:
-    return text.encode().ljust(PAGE, b".")
-
 
 def whole(text: str) -> PageDelta:
     return PageDelta(1, [(0, page(text))])
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "state")
-
-
-@pytest.fixture
-def disk(simulated_disk: ModuleType) -> Any:
-    return simulated_disk.SimulatedDisk()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[TemporaryStore]:
-    store = TemporaryStore(tmp_path)
-    yield store
-    store.close()
 
 
 def commit(state: StateDirectory, *, dropped: frozenset[str] = frozenset(), **memories: PageDelta) -> int:
