@@ -92,7 +92,8 @@ class MemoryCreator:
             memory = self._live[number]
             size_out[0] = memory.size_bytes
             maximum_out[0] = memory.reserved_bytes
-            return memory.range.base  # type: ignore[union-attr]
+            assert memory.range is not None
+            return memory.range.base
         except BaseException as error:
             spares = self._spares
             place = spares.next
@@ -101,7 +102,8 @@ class MemoryCreator:
             memory = self._live[number]
             size_out[0] = memory.size_bytes
             maximum_out[0] = memory.reserved_bytes
-            return memory.range.base  # type: ignore[union-attr]
+            assert memory.range is not None
+            return memory.range.base
 
     @covered
     def _grow_memory(self, number: int, size_bytes: int) -> int:

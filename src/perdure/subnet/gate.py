@@ -53,23 +53,27 @@ class Gate:
     """
 
     def __init__(self, *, patient: bool = True) -> None:
-        # Taken by `with`, between which and its block no signal handler can raise; a method of ours would have a gap.
-        self.lock = threading.RLock()
+        self._make_lock()
         self.is_shared: bool | None = None
         """Whether the entry whose turn it is came in beside others; `None`: it is nobody's turn."""
         self._is_awaited = False  # somebody has paused long enough, and takes the lock as soon as it is free
         self._pauses = _PAUSES if patient else ()
         self._outside: dict[bytes, int] = {}  # by canister: the thread
-        self._returned = threading.Condition(self.lock)
         self._wanted: set[int] = set()  # threads that wait to be alone; no new entry comes in before them
         self._begun: set[int] = set()  # those of them that have begun a message, and go first
         self._is_of_parent = False
         _GATES.add(self)
 
+    def _make_lock(self) -> None:
+        # Taken by `with`, between which and its block no signal handler can raise; a method of ours would have a gap.
+        self.lock = threading.RLock()
+        self._is_owned: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self._returned = threading.Condition(self.lock)
+
     @property
     def turn(self) -> bool | None:
         """What `is_shared` has to be again at the end of an entry that is about to begin; `None`: it is not nested."""
-        if self.lock._is_owned():  # type: ignore[attr-defined]
+        if self._is_owned():
             return self.is_shared
         if self._outside and get_ident() in self._outside.values():
             raise _within_a_message()
@@ -126,7 +130,7 @@ class Gate:
 
     def end(self, turn: bool | None) -> None:
         """End an entry, however far it has come."""
-        if not self.lock._is_owned():  # type: ignore[attr-defined]  # an exception kept it from coming back
+        if not self._is_owned():  # an exception kept it from coming back
             self.lock.acquire()
         if turn is None and (self._wanted or self._outside):
             self._stop_wanting()
@@ -164,8 +168,7 @@ class Gate:
     def _after_fork(self) -> None:
         """In a child: whoever held the lock is not here, and files are the parent's."""
         self._is_of_parent = True
-        self.lock = threading.RLock()
-        self._returned = threading.Condition(self.lock)
+        self._make_lock()
         self._outside.clear()
         self._wanted.clear()
         self._begun.clear()

@@ -354,9 +354,10 @@ def _compare(
         )
         return
     for part in ("key", "value"):
-        formats = old.format(getattr(before, part)), new.format(getattr(after, part))
-        found = compare_formats(*formats)
-        if part == "key" and found.verdict == "one way" and None not in formats and _reordered(*formats):  # type: ignore[arg-type]
+        one, other = old.format(getattr(before, part)), new.format(getattr(after, part))
+        found = compare_formats(one, other)
+        is_reordered = one is not None and other is not None and one.collation != other.collation
+        if part == "key" and found.verdict == "one way" and is_reordered:
             found = Compatibility("breaking", f"{found.what}: keys are in another order")
         if found.verdict in ("breaking", "silently wrong", "one way"):
             yield SchemaDifference(
@@ -374,10 +375,6 @@ _WHY: Final = {
     "silently wrong": "what is there is read as something else, and nothing fails",
     "one way": "once the new version has written, the old one cannot read it",
 }
-
-
-def _reordered(old: Format, new: Format) -> bool:
-    return old.collation != new.collation
 
 
 def _text(one: MemorySchema) -> str:
