@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
-CANISTERS = Path(__file__).parents[1] / "canisters"
+from built_canisters import CANISTERS, load_file
+
 UNIVERSAL = CANISTERS / "modules" / "universal32.wasm"
-
-
-def _universal() -> Any:
-    spec = importlib.util.spec_from_file_location("counting_universal", CANISTERS / "universal" / "universal.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-universal = _universal()
+universal = load_file(CANISTERS / "universal" / "universal.py")
 P = universal.Program
 
 

@@ -5,30 +5,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import injector
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.every_way]
 
 PLACES = {"memory": 24, "disk": 10}
-
-
-def _script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"perdure_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-injector = _script("injector")
 
 
 def interrupted(action: str, where: str, *, signals_only: bool) -> tuple[int, dict[str, str]]:

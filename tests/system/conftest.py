@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,31 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from system_machine import HOST_CALLS, NATIVE, Both, Machine
 
 from perdure import Subnet
-
-CANISTERS = Path(__file__).parents[1] / "canisters"
-
-
-@pytest.fixture(scope="session")
-def universal():
-    """The builder of programs for the universal canister."""
-    name = "perdure_tests_universal"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, CANISTERS / "universal" / "universal.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-@pytest.fixture(scope="session", params=[32, 64])
-def bits(request):
-    """Width of the heap's addresses."""
-    return request.param
-
-
-@pytest.fixture(scope="session")
-def universal_wasm(bits):
-    """The universal canister with such a heap."""
-    return (CANISTERS / "modules" / f"universal{bits}.wasm").read_bytes()
 
 
 @pytest.fixture(scope="session")
