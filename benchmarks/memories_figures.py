@@ -13,6 +13,7 @@ import wasmtime
 
 from engine import Bench, interleaved
 from figures import Table, main
+from perdure import Subnet
 from perdure.embedder import Compiler, Engine
 from perdure.instrument import Options
 
@@ -159,10 +160,69 @@ def accesses(table: Table, quick: bool) -> None:
     table.add("instructions of a direct load / of stable64_read", access["direct"] / access["read"], "ratio", 0.5)
 
 
+MORE = 8
+
+
+def beside(count: int, wasm_pages: int) -> str:
+    """A canister whose update writes its heap, and which has some memories that only another one writes."""
+    memories = "".join(f'(import "stable" "m{place}" (memory $m{place} i64 {wasm_pages}))' for place in range(count))
+    writes = "".join(f"(i64.store $m{place} (local.get $at) (i64.const 7))" for place in range(count))
+    return f"""(module
+      (import "ic0" "msg_reply" (func $reply)) {memories} (memory $heap 1)
+      (func (export "canister_update f") (i32.store $heap (i32.const 0) (i32.const 1)) (call $reply))
+      (func (export "canister_update fill") (local $at i64)
+        (loop $next {writes} (local.set $at (i64.add (local.get $at) (i64.const 4096)))
+          (br_if $next (i64.lt_u (local.get $at) (i64.const {wasm_pages << 16}))))
+        (call $reply)))"""
+
+
+def untouched(table: Table, quick: bool) -> None:
+    """An update beside memories that it does not touch: what each of them adds to it, small and large."""
+    for wasm_pages in (1, 256):
+        runs = {}
+        for count in (0, MORE):
+            subnet = Subnet(extensions=("memories",))
+            canister = subnet.install(bytes(wasmtime.wat2wasm(beside(count, wasm_pages))))
+            canister.update("fill")
+            runs[count] = canister
+        best: dict[int, float] = {}
+        for _ in range(100 if quick else 400):
+            for count, canister in runs.items():
+                start = time.process_time_ns()
+                for _ in range(20):
+                    canister.update("f")
+                elapsed = (time.process_time_ns() - start) / 20
+                best[count] = min(best.get(count, elapsed), elapsed)
+        value = (best[MORE] - best[0]) / MORE / 1e3
+        table.add(f"one more memory of {wasm_pages * 64} KiB in an update that does not touch it", value, "us", 3)
+
+
+def upgrades(table: Table, quick: bool) -> None:
+    """An upgrade that keeps four memories, small and large."""
+    taken = {}
+    for wasm_pages in (1, 1_024 if quick else 4_096):
+        subnet = Subnet(extensions=("memories",))
+        wasm = bytes(wasmtime.wat2wasm(beside(4, wasm_pages)))
+        canister = subnet.install(wasm)
+        canister.update("fill")
+        best = 0.0
+        for _ in range(20 if quick else 60):
+            start = time.process_time_ns()
+            canister.upgrade(wasm)
+            elapsed = float(time.process_time_ns() - start)
+            best = min(best or elapsed, elapsed)
+        taken[wasm_pages] = best
+    (small, first), (large, second) = taken.items()
+    what = f"an upgrade that keeps four memories of {large >> 4} MiB / of {small * 64} KiB"
+    table.add(what, second / first, "ratio", 1.2)
+
+
 def measure(quick: bool) -> Table:
     """Nanoseconds of an access, ratios, instructions; each time the least of several runs taken in turns."""
     table = Table("memories_figures")
     accesses(table, quick)
+    untouched(table, quick)
+    upgrades(table, quick)
     return table
 
 

@@ -102,6 +102,7 @@ WRITERS = {
     "perdure.cli.stable.compare": "the same",
     "perdure.cli.stable.database": "the same, by `whole_file`",
     "perdure.cli.stable.declare": "the same; the output may be the input",
+    "perdure.cli.memory": "the same, by `whole_file`",
     "perdure.cli.stable.export": "the same: a directory for the files of an export",
 }
 """Who writes files outside `storage`: no state, and nothing that perdure would read again as one."""

@@ -21,12 +21,14 @@ class MemoryKind(NamedTuple):
     """A memory that a canister has, by the name that it has everywhere: in deltas, records, files, commands.
 
     `on_network`: whether the Internet Computer knows it; its snapshots then have it, its messages can ask for it.
+    `is_read_only`: code that has it so only reads it; it is *deprecated*.
     """
 
     name: str
     lifetime: Lifetime
     address_bits: int
     on_network: bool = False
+    is_read_only: bool = False
 
 
 MEMORY_KINDS: Final[Mapping[str, MemoryKind]] = MappingProxyType(

@@ -9,8 +9,9 @@ directories below it are read too. Each module of a script is assembled by the e
 - where it has one memory at most and imports none, instrumented and encoded; what comes out must be valid.
 
 A module that uses what the Internet Computer's engine refuses (tail calls, garbage collection, exceptions...) only has
-to be taken or refused with an error of ours; so have the modules that scripts call malformed or invalid. Prints the
-counts and each failure; exits 1 if there is one.
+to be taken or refused with an error of ours; so have the modules that scripts call malformed or invalid.
+
+Then the assertions are executed, see `wasm_assertions`. Prints the counts and each failure; exits 1 if there is one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import wasmtime
+from wasm_assertions import Execution, assertion_of, split
 
 from perdure.errors import PerdureError
 from perdure.instrument import instrument, validate
@@ -105,21 +107,25 @@ def assemble(form: str) -> bytes:
     return data if kind[1] == "binary" else bytes(wasmtime.wat2wasm(data.decode(errors="surrogateescape")))
 
 
-def modules(path: Path) -> Iterator[tuple[int, bool, str]]:
-    """Modules of a script: line, whether it is to be good, text."""
+def lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Forms of a script: line, first word, text."""
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     at = 0
     for form in forms(text):
         at = text.index(form, at)
         line = text.count("\n", 0, at) + 1
-        head = re.match(r"\(\s*(\w+)", form)
-        if head is None:
-            continue
-        if head[1] == "module" and not re.match(r"\(\s*module\s+instance", form):
-            yield line, True, form
-        elif head[1] in BAD and (inner := next((one for one in forms(form[1:-1]) if one.startswith("(module")), None)):
-            yield line, False, inner
+        if (head := re.match(r"\(\s*(\w+)", form)) is not None:
+            yield line, head[1], form
         at += len(form)
+
+
+def modules(path: Path) -> Iterator[tuple[int, bool, str]]:
+    """Modules of a script: line, whether it is to be good, text."""
+    for line, head, form in lines(path):
+        if head == "module" and not re.match(r"\(\s*module\s+instance", form):
+            yield line, True, form
+        elif head in BAD and (inner := next((one for one in forms(form[1:-1]) if one.startswith("(module")), None)):
+            yield line, False, inner
 
 
 def is_valid(wasm: bytes) -> str:
@@ -188,9 +194,31 @@ def run(path: Path) -> tuple[Counter[str], list[str]]:
     return counts, failures
 
 
+def execute(path: Path) -> Execution:
+    """Execute the assertions of one script."""
+    execution = Execution(path.name)
+    for line, text, after in split(lines(path)):
+        name = re.match(r"\(\s*module\s+(\$\S+)", text)
+
+        def is_current(form: str, name: re.Match[str] | None = name) -> bool:
+            return name is not None and re.search(re.escape(name[1]) + r"\s", form) is not None
+
+        found = [assertion_of(at, head, form, is_current(form)) for at, head, form in after]
+        try:
+            wasm: bytes | str = assemble(text)
+        except (wasmtime.WasmtimeError, UnicodeEncodeError):
+            wasm = "text that the assembler refuses"
+        try:
+            execution.run(wasm, [one for one in found if one is not None])
+        except Exception as error:  # whatever is raised is a failure
+            execution.failures.append(f"{path.name}:{line}: {type(error).__name__}: {error}")
+    return execution
+
+
 def main(directory: Path) -> int:
     """Run every script below a directory."""
     counts: Counter[str] = Counter()
+    executed: Counter[str] = Counter()
     failures: list[str] = []
     for path in sorted(directory.rglob("*.wast")):
         try:
@@ -199,11 +227,16 @@ def main(directory: Path) -> int:
             found, failed = Counter(), [f"{path.name}: {error}"]
         counts += found
         failures += failed
+        execution = execute(path)
+        executed += execution.counts
+        failures += execution.failures
     for one in failures:
         print("FAILED", one)
     for category, count in counts.most_common():
         print(f"wasm_scripts: {count} {category}")
-    print(f"wasm_scripts: {counts.total()} passed, {len(failures)} failed")
+    for category, count in executed.most_common():
+        print(f"wasm_scripts: assertions: {count} {category}")
+    print(f"wasm_scripts: {counts.total()} modules passed, {executed.total()} assertions, {len(failures)} failed")
     return 1 if failures or not counts else 0
 
 

@@ -113,9 +113,8 @@ def test_lifetimes_and_widths() -> None:
         MemoryKind("a", "stable", 64),
         MemoryKind("b", "upgrade", 32),
         MemoryKind("c", "message", 64),
-        MemoryKind("d", "stable", 32),
+        MemoryKind("d", "stable", 32, is_read_only=True),
     ]
-    assert [one.is_read_only for one in plan.own] == [False, False, False, True]
     assert [one.limits.maximum for one in plan.own] == [8_192_000, 7, 98_304, 65_536]
     assert (plan.heap, plan.stable, plan.accounting, plan.message) == (4, 5, 6, 7)
     assert plan_memories(module("(memory 1) (memory 1)"), (DECLARED,)).own[0].kind == MemoryKind("memory1", "heap", 32)

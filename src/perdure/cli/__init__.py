@@ -38,6 +38,7 @@ COMMANDS = {
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
     "upgrade-check": _Command("perdure.cli.upgrade:upgrade_check", "Rehearse an upgrade on real data: is it safe?"),
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
+    "memory": _Command("perdure.cli.memory:memory", "List, show, export and drop a canister's memories."),
     "state": _Command("perdure.cli.state:state", "Verify a state directory and read its history."),
 }
 

@@ -12,6 +12,7 @@ from enum import Enum, unique
 from typing import Final, NamedTuple, final
 
 from perdure.canister import (
+    MEMORY_KINDS,
     CanisterFacts,
     CanisterInstance,
     CanisterModule,
@@ -51,6 +52,7 @@ __all__ = [
     "apply_settings",
     "can_finish_stopping",
     "delete_canister",
+    "drop_memory",
     "finish_stopping",
     "install_code",
     "start_canister",
@@ -418,6 +420,24 @@ class _Installation:
             mode=self.options.mode.value,
             module_hash=self.module.module_hash,
         )
+
+
+def drop_memory(world: World, canister: CanisterState, name: str) -> None:
+    """Take away a memory that the canister's code does not name any more, and all that is in it.
+
+    Raises:
+        KeyError: it has no such memory.
+        ValueError: its code has it.
+    """
+    if name not in canister.own_memories and name not in MEMORY_KINDS:
+        raise KeyError(f"no memory {name!r}, there is {', '.join(canister.own_memories) or 'none of its own'}")
+    if canister.module is not None and name in canister.module.memories:
+        raise ValueError(f"memory {name!r} is used: upgrade to a module that does not name it, then drop it")
+    instance = clean_instance(canister)
+    world.touch(canister)
+    canister.own_memories = {other: one for other, one in canister.own_memories.items() if other != name}
+    canister.refresh(world.costs)
+    world.afterwards(lambda: world.host.forget_memory(instance, name))
 
 
 def uninstall_code(world: World, canister: CanisterState, origin: tuple[bytes, int | None] = (b"", None)) -> None:

@@ -97,6 +97,10 @@ class Host(Protocol):
         """Between two messages: let in whoever was put off. Whatever that raises, the message before is kept."""
         ...
 
+    def forget_memory(self, instance: CanisterInstance, name: str) -> None:
+        """Let go of a memory of a canister that its code does not have."""
+        ...
+
     def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
         """Let go of an instance and its memories for good (uninstalled, replaced, undone). It may be done again."""
         ...

@@ -76,7 +76,6 @@ class OwnMemory(NamedTuple):
     kind: MemoryKind
     limits: Limits
     """As declared, the maximum within what there is for its kind."""
-    is_read_only: bool = False
 
 
 class MemoryPlan(NamedTuple):
@@ -253,8 +252,8 @@ def _imported(policy: str, places: Sequence[_Place]) -> MemoryPlan:
         if source not in LIFETIMES:
             _refuse(policy, f"memory {name!r} is imported from {source!r} instead of {_SOURCES}")
         lifetime, is_read_only = LIFETIMES[source]
-        kind = MemoryKind(name, lifetime, _bits(place.type))
-        own.append(OwnMemory(place.number, kind, _capped(place.type.limits, lifetime), is_read_only))
+        kind = MemoryKind(name, lifetime, _bits(place.type), is_read_only=is_read_only)
+        own.append(OwnMemory(place.number, kind, _capped(place.type.limits, lifetime)))
     _check_names(policy, [one.kind.name for one in own])
     _check_count(policy, own)
     heap = heaps[0].number if heaps else None

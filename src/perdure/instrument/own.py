@@ -111,7 +111,9 @@ def own_memories(appendix: Appendix, plan: MemoryPlan, functions: Mapping[str, i
         noted.append(plan.stable)
     if not noted:
         return OwnMemories(grow)
-    refusing = {one.number: appendix.append(FuncType(), _refusal(plan, one)) for one in plan.own if one.is_read_only}
+    refusing = {
+        one.number: appendix.append(FuncType(), _refusal(plan, one)) for one in plan.own if one.kind.is_read_only
+    }
     for one in plan.own:
         grow[one.number] = appendix.append_code(*_grow(plan, one, refusing.get(one.number)))
     written = MemArg(0, abi.HEADER["written_memories"].offset, plan.message)

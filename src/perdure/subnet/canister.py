@@ -17,7 +17,6 @@ from perdure.canister import (
     PageDelta,
     Reject,
     Reply,
-    Return,
     StateDelta,
 )
 from perdure.embedder.guard import threads
@@ -25,7 +24,7 @@ from perdure.errors import UnsupportedError
 from perdure.execution.effects import commit
 from perdure.execution.execute import clean_instance
 from perdure.execution.journal import Ticket
-from perdure.execution.lifecycle import InstallMode, InstallOptions, install_code
+from perdure.execution.lifecycle import InstallMode, InstallOptions, drop_memory, install_code
 from perdure.execution.messages import Response
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import (
@@ -54,7 +53,7 @@ from perdure.subnet.management import (
     status_of,
     status_record,
 )
-from perdure.subnet.memories import LiveMemory
+from perdure.subnet.memories import LiveMemory, as_they_stand
 from perdure.subnet.residency import ResidentInstance, ResidentModule
 from perdure.subnet.snapshots import upload, write
 
@@ -494,10 +493,7 @@ class Canister:
             world.made(instance.roll_back)
             instance.restore(StateDelta({name: delta}))
             world.state.note("record")
-            sizes = {name: memory.size() for name, memory in instance.memories.items()}
-            result = Return(heap_wasm_pages=sizes.pop("heap"), stable_wasm_pages=sizes.pop("stable"))
-            result.own_wasm_pages = {name: pages for name, pages in sizes.items() if name in state.own_memories}
-            commit(world, state, result)
+            commit(world, state, as_they_stand(instance.memories))
 
     @property
     def stable(self) -> LiveMemory:
@@ -514,6 +510,12 @@ class Canister:
     def memories(self) -> Mapping[str, LiveMemory]:
         """All memories by name, ``heap`` and ``stable`` among them."""
         return {name: self._memory(name) for name in self._instance.memories}
+
+    @alone
+    def _drop_memory(self, name: str) -> None:
+        with self._subnet._transaction(f"drop_{name}", self._raw_id):
+            drop_memory(self._subnet._world, self._state, name)
+            self._subnet._world.state.note("record")
 
     def _memory(self, name: str) -> LiveMemory:
         return LiveMemory(self._instance, self, name)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, final
 
-from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
+from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
 from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig, changed_fields
 from perdure.execution.events import Taken
@@ -125,6 +125,10 @@ class DurableHost:
     def add_memories(self, canister_id: bytes, names: Collection[str]) -> Mapping[str, Image]:
         """Empty memories for a canister whose next module has more of them, temporary until the message commits."""
         return self.temporary.add_memories(canister_id, names)
+
+    def forget_memory(self, instance: CanisterInstance, name: str) -> None:
+        """Let go of a memory; its file goes with the commit that does not have it any more."""
+        resident(instance).forget(name)
 
     def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
         """Let go of an instance; the directory's memories go with the commit that says so."""
@@ -278,9 +282,18 @@ class DurableHost:
                 draft.added[canister_id] = CanisterChange(added)
                 draft.moved[canister_id] = instance
             return
+        elif gone := self._dropped(canister):
+            change.dropped = gone
         else:
             return
         draft.unmapped.append(canister_id)
+
+    def _dropped(self, canister: CanisterState) -> frozenset[str]:
+        """Memories that the directory has of a canister, and the canister has not any more."""
+        known = self.directory.canisters[canister.canister_id].memories
+        if len(known) <= len(MEMORY_KINDS):
+            return frozenset()
+        return frozenset(known) - MEMORY_KINDS.keys() - canister.own_memories.keys()
 
     def _add_snapshots(self, canister: CanisterState, draft: _Draft) -> None:
         prefix = _SNAPSHOT + canister.canister_id

@@ -122,6 +122,10 @@ class MemoryHost:
         """Give all pages back. The store stays for as long as a fork uses it."""
         self._closed = True
 
+    def forget_memory(self, instance: CanisterInstance, name: str) -> None:
+        """Let go of a memory of a canister that its code does not have."""
+        resident(instance).forget(name)
+
     def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
         """Let go of an instance, and give its pages back."""
         resident(instance).discard()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, final
+from typing import Literal, Protocol, final
 
-from perdure.canister import Image, PageDelta
+from perdure.canister import Image, Lifetime, MemoryKind, PageDelta, Return
+from perdure.execution.state import CanisterState
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.residency import ResidentInstance
 
-__all__ = ["ImageMemory", "LiveMemory", "StoredContent"]
+__all__ = ["ImageMemory", "LiveMemory", "MemoryState", "StoredContent", "as_they_stand"]
+
+MemoryState = Literal["used", "deprecated", "unused"]
+"""What a canister's code does with a memory."""
 
 
 def _whole_pages(memory: Memory, address: int, data: bytes | memoryview) -> tuple[int, bytes]:
@@ -63,6 +67,14 @@ class StoredContent:
         return {name: memory.image.fork() for name, memory in self.memories.items()}
 
 
+def as_they_stand(memories: Mapping[str, Memory]) -> Return:
+    """What an entry would have come to that did what somebody outside has done to these memories."""
+    sizes = {name: memory.size() for name, memory in memories.items()}
+    result = Return(heap_wasm_pages=sizes.pop("heap"), stable_wasm_pages=sizes.pop("stable"))
+    result.own_wasm_pages = sizes
+    return result
+
+
 class MemoryOwner(Protocol):
     """A canister, as its memories know it."""
 
@@ -78,6 +90,11 @@ class MemoryOwner(Protocol):
     def _recover(self) -> None: ...
 
     def _write(self, name: str, delta: PageDelta) -> None: ...
+
+    @property
+    def _state(self) -> CanisterState: ...
+
+    def _drop_memory(self, name: str) -> None: ...
 
 
 @final
@@ -99,6 +116,39 @@ class LiveMemory:
 
     def _recover(self) -> None:
         self._owner._recover()
+
+    @property
+    def kind(self) -> MemoryKind:
+        """Name, lifetime, width of addresses."""
+        return self._known()[0]
+
+    @property
+    def lifetime(self) -> Lifetime:
+        """How long what is in it stays; see `perdure.image.Lifetime`."""
+        return self.kind.lifetime
+
+    @property
+    def state(self) -> MemoryState:
+        """``used`` by the canister's code, ``deprecated`` (only read by it), or ``unused``: kept, and charged for."""
+        return self._known()[1]
+
+    def _known(self) -> tuple[MemoryKind, MemoryState]:
+        state, name = self._owner._state, self._name
+        named = state.module.memories.get(name) if state.module is not None else None
+        if named is not None:
+            return named, "deprecated" if named.is_read_only else "used"
+        known = state.own_memories.get(name)
+        if known is None:
+            raise KeyError(f"no memory {name!r} any more")
+        return MemoryKind(name, known.lifetime, known.address_bits), "unused"
+
+    def drop(self) -> None:
+        """Take it away, and all that is in it, for good but for the history: one commit.
+
+        Raises:
+            ValueError: the canister's code has it.
+        """
+        self._owner._drop_memory(self._name)
 
     @property
     def is_current(self) -> bool:

@@ -384,6 +384,17 @@ class ResidentInstance:
         self.close()
         self._close_memories()
 
+    def forget(self, name: str) -> None:
+        """Be without a memory that the code does not have; nothing may be uncommitted."""
+        self._global_values = self.global_values
+        self.close()
+        if self.is_temporary:
+            image = self._memories().memories.pop(name, None)
+            if image is not None:
+                image.close()
+        else:
+            self._close_memories()
+
     def close(self) -> None:
         """Let go of memories and engine."""
         if self._live is not None:
