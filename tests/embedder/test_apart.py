@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +20,8 @@ import wasmtime
 import perdure
 from perdure.canister import Method
 from perdure.embedder import Apart, CompileCache, Compiler, shared_engine
+from perdure.embedder.apart import compile_apart
+from perdure.embedder.turns import turn
 from perdure.errors import HostError, UnsupportedError
 from perdure.instrument import Bounds
 
@@ -143,3 +148,63 @@ def test_a_count_within_the_bound_is_taken_though_its_rough_form_is_not(tmp_path
     exact = {"nesting": 2, "merged_locals": 5}[field]
     compiler = Compiler(shared_engine(), CompileCache(tmp_path), bounds=Bounds(**{field: exact}))
     assert Method("canister_update f").export_name in compiler.compile(WASM).exported_methods
+
+
+class Counted:
+    """In place of compiling apart: how often, and how many at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times, self.now, self.most = 0, 0, 0
+        self.lock = threading.Lock()
+        monkeypatch.setattr("perdure.embedder.module.compile_apart", self)
+
+    def __call__(self, binary: bytes, apart: Apart, estimated_seconds: float) -> bytes:
+        with self.lock:
+            self.times, self.now = self.times + 1, self.now + 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.1)
+        with self.lock:
+            self.now -= 1
+        return compile_apart(binary, apart, estimated_seconds)
+
+
+def test_long_compilations_take_turns_and_find_each_other_s_work(tmp_path, monkeypatch):
+    """Compilers that share a directory wait as processes do: each has the lock's file open for itself."""
+    counted = Counted(monkeypatch)
+    other = bytes(wasmtime.wat2wasm("(module (func) (func))"))
+    compilers = [Compiler(shared_engine(), CompileCache(tmp_path), apart=ALWAYS) for _ in range(3)]
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [pool.submit(one.compile, wasm) for one in compilers for wasm in (WASM, other)]
+        assert {job.result(60).module_hash for job in jobs} == {hashlib.sha256(wasm).digest() for wasm in (WASM, other)}
+    assert (counted.times, counted.most) == (2, 1)
+
+
+def test_threads_without_a_cache_take_turns_too(monkeypatch):
+    counted = Counted(monkeypatch)
+    compiler = Compiler(shared_engine(), None, apart=ALWAYS)
+    with ThreadPoolExecutor(3) as pool:
+        found = {job.result(60) for job in [pool.submit(compiler.compile, WASM) for _ in range(3)]}
+    assert (len(found), counted.times, counted.most) == (1, 1, 1)
+
+
+def test_a_turn_is_waited_for_and_told_of_but_not_for_ever(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("perdure.embedder.turns._HEARD_EVERY_SECONDS", 0.1)
+    started = time.monotonic()
+    with turn(tmp_path, 60), caplog.at_level(logging.WARNING, "perdure"):
+        assert caplog.text == ""
+        with turn(tmp_path, 0.3):
+            assert time.monotonic() - started >= 0.3
+    assert "waiting for another module" in caplog.text
+    with turn(tmp_path, 60):
+        assert len(caplog.records) == caplog.text.count("waiting")
+    assert time.monotonic() - started < 50
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("elsewhere"), lambda path: path.mkdir()])
+def test_where_no_lock_can_be_had_nobody_waits(tmp_path, make):
+    make(tmp_path / "compiling")
+    started = time.monotonic()
+    for directory in (tmp_path, Path("/proc/nowhere")):
+        with turn(directory, 60), turn(directory, 60):
+            assert time.monotonic() - started < 50
+    assert not (tmp_path / "elsewhere").exists()

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
 from dataclasses import replace
 from functools import cache
@@ -24,6 +24,7 @@ from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
 from perdure.embedder.engine import Engine, is_valid, shared_engine, validate_original
 from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, facts_of
 from perdure.embedder.instance import WasmInstance
+from perdure.embedder.turns import turn
 from perdure.errors import InternalError, UnsupportedError
 from perdure.instrument import REPLICA, Bounds, Options, Policy, counts_of, instrument
 from perdure.instrument.memories import has_own_memories
@@ -157,6 +158,7 @@ class Compiler:
         self._capacity = capacity
         self._recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
         self._lock = threading.Lock()
+        self._turns = threading.Lock()
 
     def compile(
         self, wasm: bytes, options: Options | None = None, *, known: bool = False, policy: Policy = REPLICA
@@ -188,11 +190,14 @@ class Compiler:
             module = self._build(key, wasm, options, known=known, policy=policy)
         elif not known:
             self._within_bounds(module, policy)
+        self._remember(key, module)
+        return module
+
+    def _remember(self, key: bytes, module: CompiledModule) -> None:
         with self._lock:
             self._recent[key] = module
             if len(self._recent) > self._capacity:
                 self._recent.popitem(last=False)
-        return module
 
     def _within_bounds(self, module: CompiledModule, policy: Policy) -> CompiledModule:
         """Refuse what had been compiled by other bounds; what the cache holds changes no answer."""
@@ -233,11 +238,23 @@ class Compiler:
         if not known:
             self._bounds.check(counts)
         linked = instrument(original, options)
-        code = self._compiled(encode(linked.module), counts.seconds)
-        module = CompiledModule(self._engine, wasm, facts_of(original, linked, counts), code, options)
-        if self._disk is not None:
-            self._disk.store(key, CacheEntry(encode_facts(module.facts), module.serialize()))
-        return module
+        binary, facts = encode(linked.module), facts_of(original, linked, counts)
+
+        def made() -> CompiledModule:
+            module = CompiledModule(self._engine, wasm, facts, self._compiled(binary, counts.seconds), options)
+            if self._disk is not None:
+                self._disk.store(key, CacheEntry(encode_facts(module.facts), module.serialize()))
+            self._remember(key, module)
+            return module
+
+        if counts.seconds <= self._apart.above_seconds:
+            return made()
+        with self._turns, self._turn():  # somebody else may have done it meanwhile
+            return self._recent.get(key) or self._load(key, wasm, options) or made()
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """The turn among processes; the one among the threads of this one has come."""
+        return nullcontext() if self._disk is None else turn(self._disk.directory.parent, self._apart.max_seconds)
 
     def _compiled(self, binary: bytes, estimated_seconds: float) -> int:
         """Native code of an instrumented module, from another process where it takes long."""

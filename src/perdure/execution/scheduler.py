@@ -9,6 +9,7 @@ Spec: "The IC can execute any message that is at the head of its queue".
 from __future__ import annotations
 
 from perdure.canister import CanisterStatus, Reject, Reply
+from perdure.errors import HostError
 from perdure.execution.clock import expire_calls
 from perdure.execution.effects import pay, respond
 from perdure.execution.events import Delivered, Taken
@@ -45,6 +46,7 @@ __all__ = [
     "execute_ingress",
     "has_work",
     "is_hook_due",
+    "reject_management_call",
     "request_status",
     "round_",
     "run_hook",
@@ -402,7 +404,15 @@ def round_(world: World) -> None:
         world.begin()
         call = world.state.management_calls.popleft()
         taken = world.take(Taken("management", b"", call.method_name, call.caller, request_of(call)))
-        execute_management_call(world, call)
+        try:
+            execute_management_call(world, call)
+        except HostError as error:
+            caller = Principal(call.caller)
+            raise HostError(
+                f"{error}; {call.method_name}, which {caller} has called, waits as before, and so does what comes "
+                "after it: try again where there is more time and memory, or reject that call by "
+                "Subnet.reject_management_call() or `perdure canister reject-management-call`"
+            ) from error
         world.finish(taken, call.arg)
     for canister_id in _schedule(world):
         canister = world.state.canisters.get(canister_id)
@@ -415,6 +425,26 @@ def round_(world: World) -> None:
         world.finish(stops)
     if world.state.outbox:
         deliver(world)
+
+
+def reject_management_call(world: World, words: str) -> CallMessage | None:
+    """Reject the call that the management canister would execute next, in a transaction; the call, if there is one.
+
+    For what this machine can never execute, such as compiling a module beyond its limits: calls wait until it can, so
+    that no state depends on a machine's speed, and rounds stop before it.
+    """
+    if not world.state.management_calls:
+        if world.state.outbox:
+            deliver(world)
+        if not world.state.management_calls:
+            return None
+    world.begin()
+    world.state.note("reject", words)
+    call = world.state.management_calls.popleft()
+    taken = world.take(Taken("management", b"", call.method_name, call.caller, request_of(call)))
+    respond(world, call.origin, rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, words), call.cycles)
+    world.finish(taken, call.arg)
+    return call
 
 
 def _schedule(world: World) -> list[bytes]:

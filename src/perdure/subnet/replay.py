@@ -26,7 +26,7 @@ from perdure.execution.ingress import drawn_id
 from perdure.execution.inputs import Input, decode_inputs, message_of
 from perdure.execution.lifecycle import InstallMode, InstallOptions
 from perdure.execution.records import decode_record, decode_subnet
-from perdure.execution.scheduler import execute_alone, run_hook, submit_request
+from perdure.execution.scheduler import execute_alone, reject_management_call, run_hook, submit_request
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import CanisterChange, Message, PastState, StateDirectory, Version, changes_of
@@ -347,6 +347,9 @@ class _Replay:
     def advance(self, one: Input, _: _Step) -> None:
         self.subnet.advance_time(*one.fields)
 
+    def reject(self, one: Input, _: _Step) -> None:
+        reject_management_call(self.subnet._world, *one.fields)
+
     def create(self, one: Input, _: _Step) -> None:
         raw_id, controllers, cycles = one.fields
         canister_id = None if raw_id is None else Principal(raw_id)
@@ -409,6 +412,7 @@ _DO: Final[dict[str, Callable[[_Replay, Input, _Step], None]]] = {
     "rounds": _Replay.rounds,
     "hook": _Replay.hook,
     "advance": _Replay.advance,
+    "reject": _Replay.reject,
     "create": _Replay.create,
     "install": _Replay.install,
     "code": _Replay.replace_code,

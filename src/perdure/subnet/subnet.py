@@ -35,6 +35,7 @@ from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.records import RECORDS
 from perdure.execution.scheduler import (
+    reject_management_call,
     request_status,
     round_,
     run_until_idle,
@@ -362,6 +363,19 @@ class Subnet(Home):
             rounds = run_until_idle(world)
         self._wait()
         return rounds
+
+    @alone
+    def reject_management_call(self, words: str = "The call was rejected by hand.") -> str | None:
+        """Reject the call that the management canister would execute next; its method, `None` where none waits.
+
+        A call that this machine cannot execute (compiling a module takes more time or memory than its limits) is a
+        `HostError` in each round, never an answer that would depend on the machine. Where trying again with higher
+        limits (`perdure.embedder.Apart`) does not help, this lets the subnet go on. The caller hears `words`.
+        """
+        with self._undisturbed(None) as world:
+            call = reject_management_call(world, words)
+        self._wait()
+        return None if call is None else call.method_name
 
     @alone
     def set_time(self, time_ns: int | datetime) -> None:

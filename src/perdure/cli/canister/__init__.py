@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from perdure.cli.canister.call import call
+from perdure.cli.canister.call import call, reject_management_call
 from perdure.cli.canister.clock import advance
 from perdure.cli.canister.code import create, delete, install, start, stop, uninstall_code
 from perdure.cli.canister.facts import id_, info, list_, logs, metadata, status
@@ -38,7 +38,7 @@ def canister(state_path: Path | None, environment: str | None, network: str | No
 settings.add_command(update)
 for _command in (
     *(create, install, call, list_, status, id_, info, metadata, logs, settings, update_alias, start, stop),
-    *(uninstall_code, delete, top_up, deposit_cycles, snapshot, advance),
+    *(uninstall_code, delete, top_up, deposit_cycles, snapshot, advance, reject_management_call),
 ):
     canister.add_command(_command)
 canister.add_command(list_, "ls")

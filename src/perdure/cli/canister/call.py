@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import argument_options, encoded, given, shown, shown_json
-from perdure.cli.canister.state import State, canister_argument, common, principal_of
+from perdure.cli.canister.state import State, canister_argument, common, principal_of, say
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
     from perdure.subnet import Canister
 
-__all__ = ["call"]
+__all__ = ["call", "reject_management_call"]
 
 
 @click.command()
@@ -106,3 +106,22 @@ def _kind(target: Canister, method: str) -> str:
     exported = target.module.exported_methods if target.module is not None else frozenset()
     is_query = f"canister_query {method}" in exported or f"canister_composite_query {method}" in exported
     return "query" if is_query else "update"
+
+
+@click.command("reject-management-call")
+@click.option("--message", default="The call was rejected by hand.", show_default=True, help="What the caller hears.")
+@common
+def reject_management_call(state: State, message: str, as_json: bool, quiet: bool) -> None:
+    """Reject the call that the management canister would execute next.
+
+    For one that this machine cannot execute, such as installing a module that takes more memory to compile than there
+    is: every round ends with an error before it, and nothing else goes on.
+
+    \b
+    Example:
+        perdure canister reject-management-call --message 'too large for this machine'
+    """  # noqa: D301
+    with state.open() as subnet:
+        method = subnet.reject_management_call(message)
+    text = "no call of the management canister waits" if method is None else f"rejected {method}"
+    say(as_json, quiet, {"rejected": method}, text)
