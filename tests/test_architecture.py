@@ -91,6 +91,7 @@ def test_functions_can_be_read_at_once() -> None:
 
 WRITERS = {
     "perdure.embedder.cache": "native code, which is the engine's, and is checked before it is used",
+    "perdure.embedder.turns": "an empty file beside it, as a lock",
     "perdure.demo.c_host": "what a compiler gets, for as long as it runs",
     "perdure.inspection.whole": "what somebody asked for by name: `whole_file`",
     "perdure.inspection.export": "the same, by `whole_file`",

@@ -51,10 +51,13 @@ def text(calls: list[tuple[str, tuple[int, ...]]], *, is_64: bool) -> str:
         (i64.store ({pointer}.const 0) (call $counter (i32.const 0))) {" ".join(body)}))"""
 
 
-def charges(harness, calls, *, is_64=False, options=None, limits=None) -> list[int]:
-    instance = harness.fresh(harness.compile(text(calls, is_64=is_64), options))
-    env = harness.env(Context.UPDATE, limits=limits, costs=Prices(), cycle_balance=10**12, liquid_cycle_balance=10**12)
-    outcome = instance.run(Method("canister_update f"), env)
+def charges(
+    harness, calls, *, is_64=False, options=None, limits=None, entry="canister_update f", context=Context.UPDATE
+) -> list[int]:
+    source = text(calls, is_64=is_64).replace("canister_update f", entry)
+    instance = harness.fresh(harness.compile(source, options))
+    env = harness.env(context, limits=limits, costs=Prices(), cycle_balance=10**12, liquid_cycle_balance=10**12)
+    outcome = instance.run(Method(entry), env)
     assert isinstance(outcome, Return), outcome
     words = memoryview(instance.heap.read(0, 8 * len(calls) + 8)).cast("Q").tolist()
     return [after - before - COUNTER for before, after in pairwise(words)]
@@ -84,6 +87,43 @@ ROWS = {
 def test_each_row(harness, name, is_64):
     arguments, expected = ROWS[name]
     assert charges(harness, [(name, arguments)], is_64=is_64) == [expected]
+
+
+ELSEWHERE = {
+    "canister_query f": Context.NON_REPLICATED_QUERY,
+    "canister_composite_query f": Context.COMPOSITE_QUERY,
+    "canister_inspect_message": Context.INSPECT_MESSAGE,
+    "canister_pre_upgrade": Context.PRE_UPGRADE,
+    "canister_heartbeat": Context.SYSTEM_TASK,
+}
+
+
+@pytest.mark.parametrize("entry", ELSEWHERE)
+def test_the_same_wherever_a_function_may_be_called(harness, entry):
+    context = ELSEWHERE[entry]
+    names = [name for name in ROWS if context.value in FUNCTIONS[name].contexts and name != "msg_reject"]
+    assert {"debug_print", "is_controller", "time"} <= set(names)
+    found = charges(harness, [(name, ROWS[name][0]) for name in names], entry=entry, context=context)
+    assert found == [ROWS[name][1] for name in names]
+
+
+EDGES = [
+    ("msg_reply_data_append", lambda size: (0, size), lambda size: 500 + 50 * size, (0, 1, 6, 50, 51, 65_536, 200_000)),
+    ("msg_reject", lambda size: (100_000, size), lambda size: 500 + 50 * size, (0, 1, 4_095, 4_096, 4_097, 65_536)),
+    ("is_controller", lambda size: (0, size), lambda size: 1_000 + size, (0, 1, 28, 29)),
+    ("certified_data_set", lambda size: (0, size), lambda size: 500 + size, (0, 1, 31, 32)),
+    ("call_new", lambda size: (0, 10, 0, size, 0, 0, 0, 0), lambda size: 1_510 + size, (0, 1, 1_000, 20_000)),
+    # What one line may take of the log, its overhead of 40 with it; what is longer is cut off.
+    ("debug_print", lambda size: (0, size),
+     lambda size: 100 + size + 2 * min(size, 4_096) + 50 * min(size, 4_096),
+     (0, 1, 4_055, 4_056, 4_057, 4_095, 4_096, 4_097, 32_768)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected", "sizes"), EDGES, ids=[edge[0] for edge in EDGES])
+def test_around_each_boundary(harness, name, arguments, expected, sizes):
+    for size in sizes:
+        assert charges(harness, [(name, arguments(size))]) == [expected(size)], size
 
 
 @pytest.mark.parametrize("name", ["msg_reply_data_append", "time"])

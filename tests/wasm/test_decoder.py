@@ -150,3 +150,35 @@ def test_counts_that_lie_allocate_nothing():
             decode(HEADER + section(number, b"\xff\xff\xff\xff\x0f"))
     with pytest.raises(MalformedError, match=r"found a function body of 4294967295 bytes"):
         decode(HEADER + TYPE + FUNCTION + section(10, b"\x01\xff\xff\xff\xff\x0f"))
+
+
+@pytest.mark.parametrize(
+    ("section", "most", "what"),
+    [
+        (1, 200_000, "types"),
+        (2, 200_000, "imports"),
+        (6, 200_000, "globals"),
+        (7, 200_000, "exports"),
+        (9, 100_000, "element segments"),
+        (11, 100_000, "data segments"),
+    ],
+)
+def test_items_are_counted_before_they_are_read(section, most, what):
+    """100 MiB of globals, which the replica refuses by their number, took minutes to read."""
+    contents = leb(most + 1) + bytes(4 * most + 4)
+    with pytest.raises(MalformedError, match=f"found {most + 1} {what}, expected at most {most}"):
+        decode(b"\0asm\1\0\0\0" + bytes([section]) + leb(len(contents)) + contents)
+
+
+def test_custom_sections_are_counted_as_they_come():
+    with pytest.raises(MalformedError, match="found 100001 custom sections, expected at most 100000"):
+        decode(b"\0asm\1\0\0\0" + b"\0\1\0" * 1_000_000)
+
+
+def leb(value):
+    """LEB128, unsigned."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

@@ -56,6 +56,17 @@ _COMPONENT = b"\x01\0"  # in the version's upper half, which the component model
 _TEXT = re.compile(rb"\s*(?:\((?:module|component|;)|;;)")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _VAL_TYPES = {int(value): value for value in ValType}
+_MOST = {
+    "types": 200_000,
+    "imports": 200_000,
+    "exports": 200_000,
+    "globals": 200_000,
+    "element segments": 100_000,
+    "data segments": 100_000,
+    "custom sections": 100_000,
+}
+"""Items that are read at all. The replica refuses far fewer, but reads them first; here 100 MiB of them, 3 bytes each,
+would take many minutes. The engine has limits of the same order."""
 _MAX_PAGES = {False: 1 << 16, True: 1 << 48}
 _RANK = {section: rank for rank, section in enumerate(SECTION_ORDER, 1)} | {SectionId.CUSTOM: 0}
 # i32/i64/f32/f64/v128.const, ref.null, ref.func, global.get; and add, sub, mul of the extended constant expressions.
@@ -150,6 +161,7 @@ class _Decoder:
                 name = reader.name("a custom section's name")
                 contents = reader.take(reader.end - reader.position, "a custom section")
                 customs.append(CustomSection(name, contents, last, reader.data[start : reader.end]))
+                self._bound("custom sections", len(customs), start)
             else:
                 last = section
                 value = self.values[section] = _SECTIONS[section](self)
@@ -192,7 +204,18 @@ class _Decoder:
 
     def vector(self, what: str, item: Callable[[], object], smallest: int = 1) -> tuple[object, ...]:
         """A counted sequence."""
-        return tuple([item() for _ in range(self.reader.count(what, smallest))])
+        return tuple([item() for _ in range(self.count(what, smallest))])
+
+    def count(self, what: str, smallest: int) -> int:
+        """How many of a section's items follow."""
+        start = self.reader.position
+        count = self.reader.count(what, smallest)
+        self._bound(what, count, start)
+        return count
+
+    def _bound(self, what: str, count: int, place: int) -> None:
+        if count > _MOST[what]:
+            self.reader.fail(f"found {count} {what}, expected at most {_MOST[what]}", place)
 
     # Types
 
@@ -298,7 +321,7 @@ class _Decoder:
 
     def type_section(self) -> object:
         """Function types."""
-        self.types = tuple([self.func_type() for _ in range(self.reader.count("types", 3))])
+        self.types = tuple([self.func_type() for _ in range(self.count("types", 3))])
         return self.types
 
     def import_section(self) -> object:
@@ -368,7 +391,7 @@ class _Decoder:
             ExternKind.GLOBAL: len(self.globals),
         }
         exports: dict[str, Export] = {}
-        for _ in range(reader.count("exports", 3)):
+        for _ in range(self.count("exports", 3)):
             start = reader.position
             name = reader.name("an export's name")
             if name in exports:
