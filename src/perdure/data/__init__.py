@@ -8,21 +8,32 @@ row ─plain▶ packed key, CBOR array      write ─▶ pending ─flush▶ tre
 
 from perdure.data.catalogue import CATALOGUE_ID, Catalogue, Column, Model, Tree
 from perdure.data.declare import table
+from perdure.data.documents import Documents, documents
 from perdure.data.parts import TableFault
 from perdure.data.store import Store
 from perdure.data.tables import ConstraintError, Index, Table, open_tables
+from perdure.data.triples import Triples
+from perdure.data.verbs import Verb, neighbourhood, verb
+from perdure.values.packed import Uri
 
 __all__ = [
     "CATALOGUE_ID",
     "Catalogue",
     "Column",
     "ConstraintError",
+    "Documents",
     "Index",
     "Model",
     "Store",
     "Table",
     "TableFault",
     "Tree",
+    "Triples",
+    "Uri",
+    "Verb",
+    "documents",
+    "neighbourhood",
     "open_tables",
     "table",
+    "verb",
 ]

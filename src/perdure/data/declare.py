@@ -24,6 +24,8 @@ class TableOptions:
     indexes: tuple[tuple[str, ...], ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
     storage: str = "rows"
+    derived: tuple[str, ...] = ()
+    """Columns that are kept in indexes only, as others say what they are."""
 
 
 def table(
@@ -54,14 +56,17 @@ def _names(names: Names) -> tuple[str, ...]:
     return found
 
 
-def declared_table(name: str, columns: Sequence[Column], options: TableOptions, definitions: str = "") -> DeclaredModel:
-    """A table as the catalogue is going to have it.
+def declared_table(
+    name: str, columns: Sequence[Column], options: TableOptions, definitions: str = "", kind: str = "table"
+) -> DeclaredModel:
+    """A table, or what is one inside, as the catalogue is going to have it.
 
     Raises:
         TypeError: a key or index of columns that are not there; a key that may be null; two indexes alike.
     """
     _check_options(name, {one.name: one for one in columns}, options)
-    key, rest = options.key, tuple(one.name for one in columns if one.name not in options.key)
+    key = options.key
+    rest = tuple(one.name for one in columns if one.name not in (*key, *options.derived))
     trees = [DeclaredTree(name, key, rest if options.storage == "rows" else ())]
     if options.storage == "columns":
         trees += [DeclaredTree(f"{name}_{one}", key, (one,)) for one in rest]
@@ -74,7 +79,7 @@ def declared_table(name: str, columns: Sequence[Column], options: TableOptions, 
         whole = (*wanted, *(one for one in key if one not in wanted))
         trees.append(DeclaredTree(f"{name}_by_{'_'.join(wanted)}", whole, (), len(wanted), is_unique))
     _check_names(name, [tree.name for tree in trees])
-    return DeclaredModel(name, "table", tuple(columns), tuple(trees), definitions)
+    return DeclaredModel(name, kind, tuple(columns), tuple(trees), definitions)
 
 
 def _check_options(name: str, known: Mapping[str, Column], options: TableOptions) -> None:

@@ -20,7 +20,7 @@ from perdure.data.catalogue import Column, Model, Tree
 from perdure.errors import MalformedError
 from perdure.values.compatibility import compare_formats
 from perdure.values.format import Format
-from perdure.values.packed import Anything, is_plain
+from perdure.values.packed import Anything
 
 __all__ = ["DeclaredModel", "DeclaredTree", "Evolution", "evolve"]
 
@@ -134,8 +134,8 @@ def _reads(old: Format, new: Format) -> bool:
     """Whether what was written as `old`, in a tuple or an array, is read as `new`."""
     before, now = old.kind, new.kind
     if isinstance(new, Anything):
-        return is_plain(old)
-    if is_plain(old) and is_plain(new) and before.name == now.name:
+        return old.is_part
+    if old.is_part and new.is_part and before.name == now.name:
         if before.name != "integer" or not now.bits:
             return before.bits <= now.bits or not now.bits
         if before.is_signed == now.is_signed:

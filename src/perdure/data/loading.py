@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, Final, NamedTuple, Protocol
 
 from perdure.data.parts import Part
@@ -51,7 +52,7 @@ def _put_text(cell: Cells, text: str) -> Value:
             return cell.to_plain(_FROM_TEXT[kind](text))
         return cell.to_plain(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"column {cell.column.name!r}: {text!r:.60}: {error}") from error
+        raise ValueError(f"column {cell.column.name!r}: {brief(text)}: {error}") from error
 
 
 _TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from reprlib import repr as brief
 from typing import final
 
 import cbor2
@@ -49,7 +50,7 @@ class Part:
         found = load_item(value)
         if not isinstance(found, list) or len(found) > len(self.value):
             raise MalformedError(
-                f"tree {self.name}: an array of at most {len(self.value)} expected, found {found!r:.60}"
+                f"tree {self.name}: an array of at most {len(self.value)} expected, found {brief(found)}"
             )
         for index, part in zip(self.value, found, strict=False):
             row[index] = part

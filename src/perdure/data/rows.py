@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
+from reprlib import repr as brief
 from types import UnionType
 from typing import Any, Final, Generic, TypeAlias, TypeVar, Union, cast, final, get_args, get_origin
 
@@ -15,9 +16,9 @@ from perdure.ic.principal import Principal
 from perdure.stable.kind import Kind
 from perdure.values.annotations import Annotations
 from perdure.values.format import Format, Value, as_format
-from perdure.values.packed import Anything, is_plain
+from perdure.values.packed import Anything, Uri, UriFormat
 
-__all__ = ["Cells", "RowType", "columns_of", "from_sql"]
+__all__ = ["Cells", "RowType", "columns_of", "format_of", "from_sql"]
 
 R = TypeVar("R")
 Convert: TypeAlias = Callable[[Value], Value]
@@ -57,7 +58,7 @@ class Cells:
             try:
                 return to_plain(value)
             except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
-                raise ValueError(f"column {name!r} holds {own.name}, found {value!r:.80}: {error}") from error
+                raise ValueError(f"column {name!r} holds {own.name}, found {brief(value)}: {error}") from error
 
         def get(plain: Value) -> Value:
             return None if plain is None else from_plain(plain)
@@ -68,15 +69,17 @@ class Cells:
 def _conversions(own: Format) -> tuple[Convert, Convert]:
     if isinstance(own, Anything):
         return _checked_document, _same
+    if isinstance(own, UriFormat):
+        return own.to_part, own.from_part
     kind = own.kind
-    if is_plain(own):
+    if own.is_part:
         return _PLAIN[kind.name](kind), _same
     if kind.name == "principal":
         return _principal, Principal
 
     def decode(plain: Value) -> Value:
         if not isinstance(plain, bytes):
-            raise MalformedError(f"a {own.name} is kept as its bytes, found {plain!r:.80}")
+            raise MalformedError(f"a {own.name} is kept as its bytes, found {brief(plain)}")
         return own.decode(plain)
 
     return own.encode, decode
@@ -192,7 +195,7 @@ def from_sql(cell: Cells, value: Value) -> Value:
     if value is None:
         return cell.to_plain(None)
     own = cell.format
-    if isinstance(own, Anything):
+    if isinstance(own, Anything | UriFormat):
         return cell.to_plain(value)
     convert = _FROM_SQL.get(own.kind.name)
     if convert is not None:
@@ -267,7 +270,7 @@ class RowType(Generic[R]):
             defaults = {one.name: one.default for one in missing}
             return [row[name] if name in row else defaults[name] for name in self.names]
         if self.owner is not None and not isinstance(row, self.owner):
-            raise ValueError(f"a row is a {self.owner.__name__} or a dict, found {row!r:.80}")
+            raise ValueError(f"a row is a {self.owner.__name__} or a dict, found {brief(row)}")
         try:
             return self._values(row) if self._values is not None else (getattr(row, self.names[0]),)
         except AttributeError as error:
@@ -304,7 +307,7 @@ def columns_of(owner: type, annotations: Annotations) -> tuple[list[Column], dic
     for one in dataclasses.fields(owner):
         annotation, is_optional = _without_null(hints[one.name])
         try:
-            found = as_format(annotations.storable(annotation))
+            found = format_of(annotation, annotations)
         except TypeError as error:
             raise TypeError(f"column {one.name!r} of {owner.__name__}: {error}") from error
         default = one.default if one.default is not dataclasses.MISSING else None
@@ -313,6 +316,17 @@ def columns_of(owner: type, annotations: Annotations) -> tuple[list[Column], dic
         columns.append(dataclasses.replace(column, default=plain))
         formats[one.name] = found
     return columns, formats
+
+
+def format_of(annotation: Any, annotations: Annotations) -> Format:
+    """The format of a column's annotation.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if annotation is Uri:
+        return UriFormat()
+    return Anything() if annotation is Any else as_format(annotations.storable(annotation))
 
 
 def _without_null(annotation: Any) -> tuple[Any, bool]:

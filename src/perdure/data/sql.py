@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from reprlib import repr as brief
 from typing import Any, Final, Protocol, final
 
 import apsw
@@ -21,7 +22,7 @@ from perdure.data.tree import Journal
 from perdure.errors import MalformedError
 from perdure.reading_sql import Limits, limit, only_this_database, quoted
 from perdure.values.format import Value
-from perdure.values.packed import Anything, is_plain, pack, prefix_end, unpack
+from perdure.values.packed import Anything, UriFormat, pack, prefix_end, unpack
 from perdure.values.show import to_sql
 
 __all__ = ["SqlTable", "connect"]
@@ -96,7 +97,7 @@ def connect(journal: Journal, tables: Mapping[str, SqlTable], limits: Limits | N
     def authorize(code: int, *rest: Any) -> int:
         what = apsw.mapping_authorizer_function[code]
         if what in _DECLARED_OTHERWISE:
-            raise apsw.AuthError(f"tables are declared in the canister's class, not by SQL ({rest[0]!r:.80})")
+            raise apsw.AuthError(f"tables are declared in the canister's class, not by SQL ({brief(rest[0])})")
         return int(inner(code, *rest))
 
     connection.authorizer = authorize
@@ -351,7 +352,7 @@ def _affinity(cell: Cells) -> str:
 def _is_narrowing(cell: Cells, operator: int) -> bool:
     """Whether the order, or the equality, of packed values is SQL's."""
     kind = cell.format.kind
-    if isinstance(cell.format, Anything) or not (is_plain(cell.format) or kind.name == "principal"):
+    if isinstance(cell.format, Anything | UriFormat) or not (cell.format.is_part or kind.name == "principal"):
         return False
     if kind.name == "integer" and (not kind.bits or (kind.bits > _MOST_BITS_AS_INTEGER and kind.is_signed)):
         return operator == _EQ

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from perdure.data.catalogue import Model, Tree
@@ -59,7 +60,12 @@ class Table(Generic[R]):
     """
 
     def __init__(
-        self, store: Store, model: Model, owner: type[R] | None = None, formats: Mapping[str, Format] | None = None
+        self,
+        store: Store,
+        model: Model,
+        owner: type[R] | None = None,
+        formats: Mapping[str, Format] | None = None,
+        derive: Callable[[list[Value]], None] = lambda row: None,
     ) -> None:
         """Use `declare`, or `open_tables` for those of a catalogue."""
         self.store = store
@@ -75,6 +81,7 @@ class Table(Generic[R]):
         self._indexes = [Part(one, store.tree(one)) for one in active[1:] if not one.value]
         self._count = len(model.columns)
         self._defaults = [one.default for one in model.columns]
+        self._derive = derive
 
     @classmethod
     def declare(
@@ -105,7 +112,7 @@ class Table(Generic[R]):
             TypeError: it contradicts itself.
         """
         if not isinstance(detail, TableOptions):
-            raise TypeError(f'{name}: a table has a key, `{name}: Table[...] = table(key="id")`, found {detail!r:.60}')
+            raise TypeError(f'{name}: a table has a key, `{name}: Table[...] = table(key="id")`, found {brief(detail)}')
         (owner,) = arguments
         columns, formats = columns_of(owner, annotations)
         definitions = "\n".join(f"type {one} = {rec.type};" for one, rec in annotations.named.items())
@@ -219,6 +226,7 @@ class Table(Generic[R]):
             found = one.tree.get(key)
             if found is not None:
                 one.read_into(out, found)
+        self._derive(out)
         return out
 
     @staticmethod
@@ -230,6 +238,7 @@ class Table(Generic[R]):
 
     def put_plain(self, row: list[Value], *, is_new: bool = False) -> None:
         """`put` of columns that are in order."""
+        self._derive(row)
         key = pack([row[index] for index in self._key])
         if len(key) > MAX_KEY_BYTES:
             raise ConstraintError(f"{self.name}: a key of {len(key)} bytes, at most {MAX_KEY_BYTES} are taken")
@@ -279,7 +288,7 @@ class Table(Generic[R]):
         return [one for one in dict.fromkeys(found) if one != own]
 
     def _shown(self, row: Sequence[Value], columns: Sequence[int]) -> str:
-        return ", ".join(f"{self.model.columns[one].name}={row[one]!r:.80}" for one in columns)
+        return ", ".join(f"{self.model.columns[one].name}={brief(row[one])}" for one in columns)
 
     def delete_packed(self, key: bytes) -> bool:
         """Remove the row of a packed key; whether there was one."""
@@ -299,7 +308,7 @@ class Table(Generic[R]):
         parts = key if isinstance(key, tuple) else (key,)
         if len(parts) != len(self._key):
             names = ", ".join(self.model.columns[one].name for one in self._key)
-            raise ValueError(f"{self.name}: a key has the columns {names}, found {key!r:.80}")
+            raise ValueError(f"{self.name}: a key has the columns {names}, found {brief(key)}")
         return self._packed_prefix(self._key, parts)
 
     def _packed_prefix(self, columns: Sequence[int], values: Any) -> bytes:
@@ -472,6 +481,11 @@ class Index(Generic[R]):
         first = None if low is None else self._table._packed_prefix(self._columns, low)
         end = None if high is None else self._table._packed_prefix(self._columns, high)
         return self._rows(first, end, reverse)
+
+    def keys_between(self, low: Any, high: Any) -> Iterator[bytes]:
+        """Packed keys of the rows whose values of the index's first column lie between two, both within."""
+        first, last = pack((low,)), pack((high,))
+        return self._table.keys_by(self._part, first, prefix_end(last))
 
     def one(self, *values: Any) -> R | None:
         """The first row that has these values, or ``None``."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Final, TypeAlias, final
 
 from perdure.memory import Memory
@@ -24,6 +25,7 @@ from perdure.stable.types import raw
 __all__ = ["Journal", "PendingTree"]
 
 _MOST_PENDING: Final = 4_096
+_STEP: Final = 256
 
 Change: TypeAlias = bytes | None
 """A value to be written, or `None` where the key is to go."""
@@ -226,6 +228,15 @@ class PendingTree:
             yield entry
             if self.changes != changes:
                 raise RuntimeError("the tree was changed while it was being iterated over: collect the rows first")
+
+    def steady_range(self, low: bytes | None, high: bytes | None) -> Iterator[Entry]:
+        """`range` for those who write to the tree meanwhile: what comes before the next entries is not seen again."""
+        while True:
+            found = list(islice(self.range(low, high), _STEP))
+            yield from found
+            if len(found) < _STEP:
+                return
+            low = found[-1][0] + b"\0"
 
     def _merged(self, stored: Iterator[Entry], low: bytes | None, high: bytes | None, reverse: bool) -> Iterator[Entry]:
         first = 0 if low is None else bisect_left(self._keys, low)

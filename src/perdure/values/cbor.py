@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from reprlib import repr as brief
 from typing import Self, final
 
 import cbor2
@@ -11,7 +12,7 @@ import cbor2
 from perdure.errors import MalformedError
 from perdure.stable.kind import Kind, option
 from perdure.values.format import Format, Value
-from perdure.values.packed import from_plain, named_parts, to_plain
+from perdure.values.packed import named_parts
 
 __all__ = ["Cbor", "CborArray"]
 
@@ -86,14 +87,14 @@ class CborArray(Format):
         """The parts by name."""
         found = load_item(data)
         if not isinstance(found, list) or len(found) > len(self.fields):
-            raise MalformedError(f"a {self.name} is an array of at most {len(self.fields)} items, found {found!r:.60}")
+            raise MalformedError(f"a {self.name} is an array of at most {len(self.fields)} items, found {brief(found)}")
         whole = [*found, *self._defaults[len(found) :]]
-        return {label: from_plain(one, part) for label, one, part in zip(self.fields, self._inner, whole, strict=True)}
+        return {label: one.from_part(part) for label, one, part in zip(self.fields, self._inner, whole, strict=True)}
 
     def encode(self, value: object) -> bytes:
         """The bytes of an object of the parts, or of a list."""
         if isinstance(value, dict) and set(value) == set(self.fields):
             value = [value[label] for label in self.fields]
         if not isinstance(value, (list, tuple)) or len(value) != len(self.fields):
-            raise ValueError(f"a {self.name} is an object of exactly its parts, found {value!r:.80}")
-        return bytes(cbor2.dumps([to_plain(one, part) for one, part in zip(self._inner, value, strict=True)]))
+            raise ValueError(f"a {self.name} is an object of exactly its parts, found {brief(value)}")
+        return bytes(cbor2.dumps([one.to_part(part) for one, part in zip(self._inner, value, strict=True)]))

@@ -10,6 +10,7 @@
 | ``cbor``, ``json`` | one item, or one text |
 | ``cbor(NAME: TYPE, ...)`` | one array of these parts |
 | ``any`` | a part of these two, of whatever type |
+| ``uri`` | a part of these two: a canister, and an id of its own |
 | ``packed``, ``packed(NAME: TYPE, ...)`` | FoundationDB's tuple layer: parts whose bytes compare as they do |
 | ``candid`` | a message of its own (``DIDL``...) with one value, or several |
 | ``protobuf(FILE, MESSAGE)`` | a message described by a descriptor set (``protoc --descriptor_set_out``) |
@@ -53,6 +54,7 @@ _FORMATS: Final = {
     "cbor": "cbor:Cbor",
     "packed": "packed:Packed",
     "any": "packed:Anything",
+    "uri": "packed:UriFormat",
     "candid": "candid:SelfDescribing",
     "protobuf": "protobuf:Protobuf",
 }

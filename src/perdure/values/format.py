@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, final
 
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import Principal
@@ -20,6 +20,10 @@ __all__ = ["Format", "StorableFormat", "Value", "as_format", "decode_as", "parts
 
 Value: TypeAlias = Any
 """What bytes of a format mean."""
+
+
+_PARTS: Final = ("integer", "float", "text", "bool", "bytes")
+"""Kinds that packed tuples and CBOR arrays have themselves."""
 
 
 class Format(ABC):
@@ -121,6 +125,34 @@ class Format(ABC):
         if isinstance(value, bytes) != (self.kind.name == "bytes"):
             raise ValueError(f"a {self.name} is {'' if self.kind.name == 'bytes' else 'not '}shown as a blob")
         return self.encode(value)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether packed tuples and CBOR arrays have its values themselves, and not as encoded bytes."""
+        return self.kind.name in _PARTS
+
+    def to_part(self, value: Value) -> Value:
+        """A value as a packed tuple or a CBOR array has it; null may stand in place of any.
+
+        Raises:
+            ValueError: it is none of the format.
+        """
+        if value is None:
+            return None
+        encoded = self.encode(value)  # checks type and range
+        return self.decode(encoded) if self.is_part else encoded
+
+    def from_part(self, part: Value) -> Value:
+        """The inverse of `to_part`.
+
+        Raises:
+            MalformedError: it is none of the format.
+        """
+        if part is None or self.is_part:
+            return part
+        if not isinstance(part, bytes):
+            raise MalformedError(f"a {self.name} is kept as its bytes, found {part!r:.80}")
+        return self.decode(part)
 
     def is_valid(self, data: bytes) -> bool:
         """Whether `data` decodes."""

@@ -23,7 +23,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Self, final
+from reprlib import repr as brief
+from typing import Final, NamedTuple, Self, final
 from uuid import UUID
 
 from perdure.errors import MalformedError
@@ -36,13 +37,12 @@ __all__ = [
     "Anything",
     "Packed",
     "Single",
-    "from_plain",
-    "is_plain",
+    "Uri",
+    "UriFormat",
     "named_parts",
     "pack",
     "prefix_end",
     "skip",
-    "to_plain",
     "unpack",
 ]
 
@@ -103,7 +103,7 @@ def _put(out: bytearray, part: Value, nesting: int) -> None:
         put = next((put for base, put in _PUT.items() if isinstance(part, base)), None)
         if put is None:
             raise ValueError(
-                f"{part!r:.80} has no place in a key: expected None, bool, int, float, str, bytes, a tuple"
+                f"{brief(part)} has no place in a key: expected None, bool, int, float, str, bytes, a tuple"
             )
         put(out, part)
 
@@ -119,7 +119,7 @@ def _put_text(out: bytearray, part: str) -> None:
     try:
         out += part.encode().replace(b"\x00", b"\x00\xff")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{part!r:.80} is no text: {error}") from error
+        raise ValueError(f"{brief(part)} is no text: {error}") from error
     out.append(0)
 
 
@@ -318,13 +318,13 @@ class Packed(Format):
             return found
         if len(found) != len(self.fields):
             raise MalformedError(f"a {self.name} has {len(self.fields)} parts, found {len(found)}")
-        return {name: from_plain(one, part) for name, one, part in zip(self.fields, self._inner, found, strict=True)}
+        return {name: one.from_part(part) for name, one, part in zip(self.fields, self._inner, found, strict=True)}
 
     def encode(self, value: object) -> bytes:
         """The bytes of a tuple, or of an object of the declared parts."""
         if not self.fields:
             if not isinstance(value, (tuple, list)):
-                raise ValueError(f"a packed key is a list, found {value!r:.80}")
+                raise ValueError(f"a packed key is a list, found {brief(value)}")
             return pack(value)
         parts = list(value.values()) if isinstance(value, dict) else value
         if isinstance(value, dict) and set(value) == set(self.fields):
@@ -332,14 +332,14 @@ class Packed(Format):
         elif isinstance(value, dict) or not isinstance(parts, (tuple, list)):
             parts = [value] if len(self.fields) == 1 and not isinstance(value, dict) else []
         if len(parts) != len(self.fields):
-            raise ValueError(f"a {self.name} has the parts {', '.join(self.fields)}, found {value!r:.80}")
-        return pack([to_plain(one, part) for one, part in zip(self._inner, parts, strict=True)])
+            raise ValueError(f"a {self.name} has the parts {', '.join(self.fields)}, found {brief(value)}")
+        return pack([one.to_part(part) for one, part in zip(self._inner, parts, strict=True)])
 
     def from_text(self, text: str) -> bytes:
         """JSON of a list or an object; of one part, what a person writes for it."""
         if len(self.fields) == 1 and not text.startswith(("[", "{")):
             inner = self._inner[0]
-            return pack([to_plain(inner, inner.decode(inner.from_text(text)))])
+            return pack([inner.to_part(inner.decode(inner.from_text(text)))])
         try:
             return self.encode(json.loads(text))
         except RecursionError as error:
@@ -370,6 +370,88 @@ class Anything(Format):
         """A packed tuple of one part."""
         return pack((value,))
 
+    @property
+    def is_part(self) -> bool:
+        """Always."""
+        return True
+
+    def to_part(self, value: Value) -> Value:
+        """As it is."""
+        return value
+
+
+class Uri(NamedTuple):
+    """Something that a canister has: where it is, and what it is called there.
+
+    Attributes:
+        canister: who has it.
+        id: its own name there: a number, text or bytes.
+    """
+
+    canister: Principal
+    id: int | str | bytes
+
+    def __str__(self) -> str:
+        own = self.id.hex() if isinstance(self.id, bytes) else self.id
+        return f"{self.canister}/{own}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Uri:
+        """The inverse of `str`, where the id is a number or a text that is none.
+
+        Raises:
+            MalformedError: no principal, or nothing after it.
+        """
+        canister, slash, own = text.partition("/")
+        if not slash:
+            raise MalformedError(f"a URI is written CANISTER/ID, found {brief(text)}")
+        return cls(Principal.from_text(canister), int(own) if own.isdecimal() else own)
+
+
+@final
+class UriFormat(Format):
+    """``uri``: a canister and an id of its own; in keys and arrays a tuple of both."""
+
+    name = "uri"
+    is_ordered = True
+
+    @classmethod
+    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Self:
+        """The only one."""
+        require_no_arguments(name, arguments)
+        return cls()
+
+    @property
+    def is_part(self) -> bool:
+        """A tuple of two is one."""
+        return True
+
+    def to_part(self, value: Value) -> Value:
+        """Bytes of the canister, and the id."""
+        if value is None:
+            return None
+        found = Uri.from_text(value) if isinstance(value, str) else value
+        if not isinstance(found, tuple) or len(found) != 2 or isinstance(found[1], bool | None):
+            raise ValueError(f"{brief(value)} is no URI: a canister and an id")
+        return bytes(found[0]), found[1]
+
+    def from_part(self, part: Value) -> Value:
+        """The URI of a tuple of two."""
+        if part is None:
+            return None
+        if not isinstance(part, tuple | list) or len(part) != 2 or not isinstance(part[0], bytes):
+            raise MalformedError(f"a uri is a canister and an id, found {brief(part)}")
+        return Uri(Principal(part[0]), part[1])
+
+    def decode(self, data: bytes) -> Value:
+        """Of a packed tuple of one part."""
+        (found,) = unpack(data)
+        return self.from_part(found)
+
+    def encode(self, value: object) -> bytes:
+        """A packed tuple of one part."""
+        return pack((self.to_part(value),))
+
 
 def named_parts(name: str, arguments: list[str], inner: Callable[[str], Format]) -> dict[str, Format]:
     """The ``NAME: TYPE`` of a format's arguments.
@@ -386,37 +468,3 @@ def named_parts(name: str, arguments: list[str], inner: Callable[[str], Format])
             raise ValueError(f"two parts {label.strip()} in {name!r}")
         parts[label.strip()] = inner(spec.strip())
     return parts
-
-
-_NATIVE: Final = ("integer", "float", "text", "bool", "bytes")
-"""Kinds that tuples and CBOR have themselves; of others the encoded bytes are kept."""
-
-
-def is_plain(inner: Format) -> bool:
-    """Whether tuples and CBOR have its values themselves, and not as bytes."""
-    return inner.kind.name in _NATIVE or isinstance(inner, Anything)
-
-
-def to_plain(inner: Format, value: Value) -> Value:
-    """A value as a tuple or CBOR has it.
-
-    Raises:
-        ValueError: it is none of the format.
-    """
-    if value is None or isinstance(inner, Anything):
-        return value
-    encoded = inner.encode(value)  # checks type and range
-    return inner.decode(encoded) if is_plain(inner) else encoded
-
-
-def from_plain(inner: Format, value: Value) -> Value:
-    """The inverse of `to_plain`.
-
-    Raises:
-        MalformedError: it is none of the format.
-    """
-    if value is None or is_plain(inner):
-        return value
-    if not isinstance(value, bytes):
-        raise MalformedError(f"a {inner.name} is kept as its bytes, found {value!r:.80}")
-    return inner.decode(value)

@@ -1,0 +1,147 @@
+"""Triples against rdflib's own memory, terms of all kinds, SPARQL that reads and writes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from perdure import RejectError, Subnet
+from perdure.data import Store, Triples
+from perdure.kit import canister, query, update
+from perdure.memory import BytesMemory
+from perdure.stable import MemoryManager
+
+rdflib = pytest.importorskip("rdflib")
+
+EX = "https://example.org/"
+IRIS = [rdflib.URIRef(EX + one) for one in "abc"]
+TERMS = [
+    *IRIS,
+    rdflib.BNode("x"),
+    rdflib.Literal("plain"),
+    rdflib.Literal("grüezi", lang="de"),
+    rdflib.Literal(7),
+    rdflib.Literal('a "quoted" \\ line\nand another\r\t\0'),
+    rdflib.Literal("7.0", datatype=rdflib.XSD.decimal),
+    rdflib.Literal("<a>"),
+    rdflib.Literal(""),
+]
+
+
+def store_over(memory: BytesMemory) -> Store:
+    return Store(MemoryManager.init(memory).get)
+
+
+@pytest.mark.parametrize("term", TERMS, ids=range(len(TERMS)))
+def test_a_term_comes_back(term):
+    graph = Triples.declare(store_over(BytesMemory()), "facts").graph
+    graph.add((IRIS[0], IRIS[1], term))
+    ((found,),) = [(o,) for _, _, o in graph]
+    assert found == term
+    assert (type(found), getattr(found, "datatype", None)) == (type(term), getattr(term, "datatype", None))
+    assert list(graph.subjects(IRIS[1], term)) == [IRIS[0]]
+
+
+def test_without_rdflib():
+    facts = Triples.declare(store_over(BytesMemory()), "facts")
+    facts.add(("<a>", "<p>", '"x"'))
+    facts.add(("<a>", "<p>", '"x"'))
+    facts.add(("<b>", "<p>", '"y"'))
+    assert (len(facts), list(facts.match((None, "<p>", '"y"')))) == (2, [("<b>", "<p>", '"y"')])
+    assert ("<a>", "<p>", '"x"') in facts
+    assert facts.remove((None, "<p>", None)) == 2
+    assert (len(facts), facts.check()) == (0, [])
+
+
+class TriplesMachine(RuleBasedStateMachine):
+    """The same graph over stable trees and in rdflib's own memory."""
+
+    subjects = st.sampled_from([*IRIS, rdflib.BNode("x")])
+    predicates = st.sampled_from(IRIS)
+    objects = st.sampled_from(TERMS)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = BytesMemory()
+        self.triples = Triples.declare(store_over(self.memory), "facts")
+        self.oracle = rdflib.Graph()
+
+    @rule(s=subjects, p=predicates, o=objects)
+    def add(self, s, p, o):
+        self.triples.graph.add((s, p, o))
+        self.oracle.add((s, p, o))
+
+    @rule(s=st.none() | subjects, p=st.none() | predicates, o=st.none() | objects)
+    def remove(self, s, p, o):
+        self.triples.graph.remove((s, p, o))
+        self.oracle.remove((s, p, o))
+
+    @rule(s=subjects, p=predicates, o=objects, traps=st.booleans())
+    def message(self, s, p, o, traps):
+        store = self.triples.table.store
+        store.begin()
+        self.triples.graph.add((s, p, o))
+        if traps:
+            store.discard()
+        else:
+            store.flush()
+            self.oracle.add((s, p, o))
+        self.triples = Triples.declare(store_over(self.memory), "facts")
+
+    @rule(s=st.none() | subjects, p=st.none() | predicates, o=st.none() | objects)
+    def match(self, s, p, o):
+        assert set(self.triples.graph.triples((s, p, o))) == set(self.oracle.triples((s, p, o)))
+
+    @rule()
+    def sparql(self):
+        text = f"select ?a ?c where {{ ?a <{EX}a> ?b . ?b <{EX}b> ?c }}"
+        assert set(self.triples.graph.query(text)) == set(self.oracle.query(text))
+
+    @invariant()
+    def they_are_the_same(self):
+        assert set(self.triples.graph) == set(self.oracle)
+        assert len(self.triples) == len(self.oracle)
+
+    def teardown(self):
+        assert self.triples.check() == []
+
+
+TriplesMachine.TestCase.settings = settings(
+    max_examples=8, stateful_step_count=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
+test_against_rdflib = TriplesMachine.TestCase
+
+
+@canister(name="facts")
+class Facts:
+    facts: Triples
+
+    @update
+    def tell(self, text: str) -> int:
+        self.facts.graph.update(text)
+        return len(self.facts)
+
+    @update
+    def fail(self, text: str) -> None:
+        self.facts.graph.update(text)
+        raise ValueError("no")
+
+    @query
+    def ask(self, text: str) -> list[str]:
+        return [" ".join(map(str, row)) for row in self.facts.graph.query(text)]
+
+
+def test_sparql_in_a_canister():
+    with Subnet() as subnet:
+        facts = subnet.install(Facts)
+        actor = facts.actor()
+        assert actor.tell(f"insert data {{ <{EX}ada> <{EX}knows> <{EX}bob> . <{EX}bob> <{EX}age> 41 }}") == 2
+        with pytest.raises(RejectError):
+            actor.fail("delete where { ?s ?p ?o }")
+        text = f"select ?age where {{ <{EX}ada> <{EX}knows> ?who . ?who <{EX}age> ?age }}"
+        assert actor.ask(text) == ["41"]
+        facts.upgrade(Facts)
+        assert actor.ask(text) == ["41"]
+        assert actor.tell(f"delete where {{ ?s <{EX}age> ?o }}") == 1
