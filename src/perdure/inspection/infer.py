@@ -67,11 +67,18 @@ class Draft:
         return f"{'; '.join(parts)}; {self.sampled} entries looked at" if parts else ""
 
 
-def draft(inventory: Inventory, known: Schema | None = None) -> Iterator[Draft]:
-    """A draft for each structure that can be read; what is `known`, by a class or a catalogue, needs no guess."""
+def draft(inventory: Inventory) -> Iterator[Draft]:
+    """A draft for each structure that can be read; what a catalogue of data models says needs no guess."""
+    from perdure.data.store import read_catalogue  # most memories have none
+
+    try:
+        catalogue = read_catalogue(inventory.memory)
+        known = Schema({}) if catalogue is None else catalogue.schema()
+    except PerdureError:  # `fsck` says so
+        known = Schema({})
     for structure in inventory.structures:
         if structure.kind in KINDS:
-            yield _draft(structure, known or Schema({}))
+            yield _draft(structure, known)
 
 
 def _draft(structure: Structure, known: Schema) -> Draft:

@@ -31,8 +31,8 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
     from perdure.inspection.report import draft_json
     from perdure.values.schema import dump_schema
 
-    with opened(source, schema_path) as (inventory, known):
-        drafts = list(draft(inventory, known))
+    with opened(source, schema_path) as (inventory, _):
+        drafts = list(draft(inventory))
         if output is not None:
             if output.exists():
                 raise click.UsageError(f"{output} exists already")

@@ -6,6 +6,7 @@ import functools
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -14,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
     from perdure.inspection.rows import Rows
+    from perdure.inspection.source import Source
     from perdure.inspection.sqlite import DatabaseTable
     from perdure.inspection.variables import VariableTable
     from perdure.values.schema import Schema
@@ -119,10 +121,16 @@ def opened(source: str, schema_path: Path | None) -> Iterator[tuple[Inventory, S
     with opened:
         if module is not None:
             with_module(opened, module)
-        schema = schema if schema is not None else opened.declared()
+        schema = opened.declared() if schema is None else _with_catalogue(schema, opened)
         memories = schema.memories if schema is not None else {}
         pairs = {label: entry.data for label, entry in memories.items() if entry.data is not None}
         yield name_structures(find(opened, pairs), schema), schema
+
+
+def _with_catalogue(schema: Schema, source: Source) -> Schema:
+    """A schema, and of what it does not mention what a catalogue of data models says."""
+    declared = source.declared()
+    return schema if declared is None else replace(schema, memories=declared.memories | schema.memories)
 
 
 def about_nothing(source: str, inventory: Inventory) -> str:
