@@ -167,6 +167,11 @@ class ImageMemory(LinearMemory):
         if self.range is None:
             self.attach(0, WASM_PAGE_BYTES, 0)
 
+    @property
+    def wasm_pages(self) -> int:
+        """Size in Wasm pages, of one that nobody has mapped yet too."""
+        return (self.committed_bytes if self.range is None else self.size_bytes) // WASM_PAGE_BYTES
+
     # --- the Memory protocol
 
     def size(self) -> int:

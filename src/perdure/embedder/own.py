@@ -42,7 +42,7 @@ class InstanceMemories:
         self._scratch = {name: memories[name] for name, kind in module.memories.items() if kind.lifetime == "message"}
         self.kept = [(name, memory) for name, memory in memories.items() if name not in self._scratch]
         """Those that are part of the state."""
-        self._sized = [name for name in self.noted if name not in {"stable", *self._scratch}]
+        self._sized = [name for name, _ in self.kept if name not in {"heap", "stable"}]
         self.has_more = bool(self.noted or self.beside)
         """Whether there are any but heap and stable memory."""
 
@@ -114,7 +114,7 @@ class InstanceMemories:
             delta = memory.changes()
             if delta is not None and self._facts.metered and not env.context.bit & FREE_OF_HEAP:
                 charge_for_own(result, env, delta, before.get(name) if before else None, page_charges)
-        result.own_wasm_pages = {name: self.by_name[name].size() for name in self._sized}
+        result.own_wasm_pages = {name: self.by_name[name].wasm_pages for name in self._sized}
         touched = [memory for memory in self._scratch.values() if not memory.is_initial]
         return self.clear(touched) if touched else False
 
