@@ -154,7 +154,9 @@ def test_ctrl_c_anywhere_leaves_nothing_behind(place: Path, tmp_path: Path) -> N
         "import perdure.cli\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "after, sys.argv = float(sys.argv[1]), ['perdure', *sys.argv[2:]]\n"
-        "threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "timer.daemon = True\n"  # a command that has ended is not waited for
+        "timer.start()\n"
         "perdure.cli.main()\n"
     )
     codes = set()

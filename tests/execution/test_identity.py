@@ -57,12 +57,16 @@ def test_forks_certify_their_own_state(world, fakes):
 
 def test_without_the_extra_there_are_no_certificates(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "py_arkworks_bls12381", None)
+    had = world.subnet.subnet_id
+    new = World(SubnetState(seed=b"seed"), host=None)
     root_key.cache_clear()
     identify(world.rules)
+    identify(new)
     root_key.cache_clear()
     assert world.rules.certify is None
     assert world.subnet.root_key == b""
-    assert len(world.subnet.subnet_id) == 29
+    assert world.subnet.subnet_id == had  # a state that has an id keeps it
+    assert len(new.state.subnet_id) == 29
 
 
 @pytest.mark.parametrize("seed", [b"", b"seed", bytes(100)])

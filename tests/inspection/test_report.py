@@ -30,7 +30,7 @@ def test_a_label_is_a_memory_everywhere():
 def test_an_inventory(look, every_structure):
     found = look(every_structure)
     shape = json.loads(json.dumps(inventory_json(found)))
-    assert set(shape) == {"source", "wasm_pages", "managers", "lost_manager", "structures"}
+    assert set(shape) == {"source", "wasm_pages", "managers", "lost_manager", "structures", "variables"}
     assert [one["memory"] for one in shape["structures"]] == [one.label for one in found.structures]
     for structure in shape["structures"]:
         assert set(structure) == STRUCTURE

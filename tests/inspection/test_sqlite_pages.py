@@ -124,7 +124,7 @@ def test_a_large_cache_changes_the_heap(canister):
         with canister._subnet.anchor():
             canister.update("exec", f"pragma cache_size = {cache_pages}".encode())
             dirty.append(ended(canister, "exec", sql).heap_dirty_pages)
-    assert dirty[0] < dirty[1] < dirty[2]
+    assert dirty[0] <= dirty[1] < dirty[2]  # up to 16 pages lie in the one piece that the guest gives SQLite
     assert dirty[0] < 60
     assert dirty[2] > 280
 

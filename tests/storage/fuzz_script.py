@@ -551,7 +551,10 @@ PYTHON_NAMES = ("v1-python", "v1-python-early")
 def keeper() -> type:
     """The class of the golden canisters in Python."""
     sys.path.insert(0, str(GOLDEN))
-    return import_module("keeper").Keeper  # type: ignore[no-any-return]
+    try:
+        return import_module("keeper").Keeper  # type: ignore[no-any-return]
+    finally:
+        sys.path.remove(str(GOLDEN))  # other tests want it to be nowhere
 
 
 def _unpacked(name: str, target: Path) -> None:

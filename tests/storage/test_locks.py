@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,17 @@ def test_readers_wait_for_a_checkpoint_and_for_nothing_else(path: str) -> None:
 
 
 def test_a_second_owner_is_told_who_has_it(path: str) -> None:
-    with StateDirectory.open(path), pytest.raises(StorageError, match=str(os.getpid())):
+    with StateDirectory.open(path), pytest.raises(StorageError, match="open in this process already"):
         StateDirectory.open(path)
+    program = (
+        "import sys; from perdure.storage import StateDirectory\n"
+        f"with StateDirectory.open({path!r}): print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(StorageError, match=str(other.pid)):
+            StateDirectory.open(path)
     StateDirectory.open(path).close()
 
 

@@ -107,15 +107,21 @@ def _run() -> object:
     if "_PERDURE_COMPLETE" in os.environ:  # a shell wants to complete a line
         return perdure(prog_name="perdure", standalone_mode=False)
     with perdure.make_context("perdure", sys.argv[1:]) as context:
-        return perdure.invoke(context)
+        found = perdure.invoke(context)
+    sys.stdout.flush()  # here, where what is wrong with it can be said
+    return found
 
 
 def _nobody_reads() -> int:
     """What is left in the buffers goes nowhere, and the interpreter says nothing of it; the exit code."""
+    _drop_output()
+    return NOBODY_READS
+
+
+def _drop_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.close()
-    return NOBODY_READS
 
 
 def _say(text: str) -> None:
@@ -131,4 +137,6 @@ def _explain(error: Exception) -> int:
     if isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError):
         raise error
     _say(f"perdure: {error}\n")
+    if isinstance(error, OSError):  # perhaps a full disk: what is left for it would fail again when Python ends
+        _drop_output()
     return FAILED if isinstance(error, RejectError) else COULD_NOT

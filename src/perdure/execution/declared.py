@@ -6,15 +6,16 @@ not declared before may be declared as anything; what was declared has to be dec
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perdure.canister import CanisterModule, Reject
 from perdure.errors import MalformedError
 from perdure.execution.rejects import canister_error
 from perdure.execution.state import CanisterState
 from perdure.ic.reject import ErrorCode
-from perdure.values.guard import refused
-from perdure.values.schema import SCHEMA_SECTION, Schema, embedded_schema
+
+if TYPE_CHECKING:
+    from perdure.values.schema import Schema
 
 __all__ = ["SCHEMA", "refuse_declared"]
 
@@ -32,6 +33,9 @@ def refuse_declared(canister: CanisterState, module: CanisterModule, *, is_upgra
     """
     if module.name:
         return None  # what Python declares is compared where its variables are
+    from perdure.values.guard import refused  # formats of values, which few subnets ask for
+    from perdure.values.schema import SCHEMA_SECTION, embedded_schema
+
     try:
         new = embedded_schema(module.custom_sections)
     except MalformedError as error:
@@ -51,6 +55,8 @@ def refuse_declared(canister: CanisterState, module: CanisterModule, *, is_upgra
 
 def _before(module: CanisterModule | None) -> Schema | None:
     """What the old module declares; nothing where that cannot be read: it came before the extension was asked for."""
+    from perdure.values.schema import embedded_schema
+
     try:
         return None if module is None else embedded_schema(module.custom_sections)
     except MalformedError:
