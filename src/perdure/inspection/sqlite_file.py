@@ -131,6 +131,8 @@ class DatabaseFile:
             # Another database may have the cookie by which SQLite would see that its tables are others.
             self._cookie_moved_by += _COOKIE_STEP
         self._witness = self._look_at_witness()  # before anything is read of the state
+        if self._counting is not None and before is not None and before == self._witness and not self._is_replaced:
+            return  # nothing of the memory has changed since the header was read
         header = SqliteHeader.read(self._memory)
         if self._changes and header.pages * header.page_bytes > size_bytes_of(self._memory):
             self._set_memory(self._place.memory())
