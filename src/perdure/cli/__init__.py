@@ -137,6 +137,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError):
         raise error
     _say(f"perdure: {error}\n")
-    if isinstance(error, OSError):  # perhaps a full disk: what is left for it would fail again when Python ends
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk, say: what is left for it would fail again when Python ends
         _drop_output()
     return FAILED if isinstance(error, RejectError) else COULD_NOT
