@@ -7,13 +7,14 @@ import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from built_canisters import module
 
 from perdure import UnsupportedError
+from perdure.errors import StorageError
 from perdure.subnet import Subnet
 
 FIVE = struct.pack("<Q", 5)
@@ -70,9 +71,14 @@ def test_a_child_refuses_the_parents_subnets_and_makes_its_own(tmp_path: Path) -
     wasm = module("kv32")
     with Subnet() as in_memory, Subnet(tmp_path / "state") as on_disk:
         canisters = [subnet.install(changed(wasm), FIVE) for subnet in (in_memory, on_disk)]
+
+        def checkpoint() -> None:
+            with suppress(StorageError):  # a child that has not ended has what this process had open
+                on_disk.checkpoint()
+
         acts: list[Callable[[], object]] = [lambda: [canister.update("inc") for canister in canisters]]
         acts += [lambda: canisters[1].stable.read(0, 0), lambda: canisters[0].query("count"), in_memory.fork]
-        with beside(*(lambda canister=canister: canister.update("inc") for canister in canisters), on_disk.checkpoint):
+        with beside(*(lambda canister=canister: canister.update("inc") for canister in canisters), checkpoint):
             for act in acts:
                 assert in_child(act).startswith(f"{UnsupportedError.__name__}: this subnet belongs to the process")
             own = in_child(lambda: Subnet().install(changed(wasm), FIVE).query("count"))

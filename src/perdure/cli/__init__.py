@@ -137,8 +137,10 @@ def _explain(error: Exception) -> int:
     if isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError):
         raise error
     _say(f"perdure: {error}\n")
-    try:
-        sys.stdout.flush()
-    except OSError:  # a full disk, say: what is left for it would fail again when Python ends
-        _drop_output()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a full disk, say: what is left for it would fail again when Python ends
+            with suppress(OSError, ValueError):
+                stream.close()
     return FAILED if isinstance(error, RejectError) else COULD_NOT
