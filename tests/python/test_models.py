@@ -43,6 +43,10 @@ class Shop:
     def run(self, text: str) -> list[str]:
         return [repr(row) for row in self.users.sql(text)]
 
+    @query
+    def ask(self, text: str) -> list[str]:
+        return [repr(row) for row in self.users.sql(text)]
+
 
 @dataclass
 class Grown:
@@ -100,6 +104,43 @@ def test_sql_in_a_message_commits_with_it_or_not_at_all():
         with pytest.raises(RejectError, match="no 'load_extension'"):
             actor.run("select load_extension('x')")
         assert actor.run("select count(*) from users") == ["(2,)"]
+
+
+@pytest.mark.parametrize("method", ["ask", "run"])
+def test_a_transaction_that_sql_leaves_open_ends_with_its_message(method):
+    with Subnet() as subnet:
+        actor = subnet.install(Shop).actor()
+        actor.add(1, "Ada", "Zug")
+        call = getattr(actor, method)
+        for _ in range(2):
+            assert call("begin; select count(*) from users") == ["(1,)"]
+
+
+@pytest.mark.parametrize("statement", ["create temp table x(a)", "create temp view x as select 1", "attach '' as x"])
+def test_sql_keeps_nothing_beside_stable_memory(statement):
+    with Subnet() as subnet:
+        actor = subnet.install(Shop).actor()
+        with pytest.raises(RejectError, match="tables are declared in the canister's class"):
+            actor.run(statement)
+
+
+def test_a_query_or_a_message_that_changes_nothing_leaves_models_open(monkeypatch):
+    from perdure.data import tables
+
+    opened = []
+    connected = tables._connected
+    monkeypatch.setattr(tables, "_connected", lambda store: opened.append(store) or connected(store))
+    with Subnet() as subnet:
+        actor = subnet.install(Shop).actor()
+        actor.add(1, "Ada", "Zug")
+        for _ in range(3):
+            assert actor.ask("select name from users") == ["('Ada',)"]
+            with pytest.raises(RejectError, match="no such table"):
+                actor.run("select * from nowhere")
+        assert len(opened) == 1
+        with pytest.raises(RejectError, match="ValueError: no"):
+            actor.fail()
+        assert actor.ask("select name from users") == ["('Ada',)"]
 
 
 def test_rows_are_kept_over_upgrades_and_grow(tmp_path):

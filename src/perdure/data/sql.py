@@ -34,9 +34,13 @@ _MOST_BITS_AS_INTEGER: Final = 64
 _COVERING, _DESCENDING, _FIRST_PART = 1, 2, 4
 _COLUMNS_IN_MASK: Final = 63
 
+# Temporary ones too: they would live as long as the connection, which forks, upgrades and restarts do not have.
 _DECLARED_OTHERWISE: Final = frozenset(
-    f"SQLITE_{verb}_{what}" for verb in ("CREATE", "DROP") for what in ("TABLE", "INDEX", "VIEW", "TRIGGER", "VTABLE")
-) | {"SQLITE_ALTER_TABLE"}
+    f"SQLITE_{verb}_{temporary}{what}"
+    for verb in ("CREATE", "DROP")
+    for temporary in ("", "TEMP_")
+    for what in ("TABLE", "INDEX", "VIEW", "TRIGGER", "VTABLE")
+) | {"SQLITE_ALTER_TABLE", "SQLITE_ATTACH"}
 
 
 class SqlTable(Protocol):

@@ -141,13 +141,23 @@ class Store:
     def flush(self) -> None:
         """The message has ended: write what it has written."""
         self.journal.flush()
+        self._end_transactions()
 
     def discard(self) -> None:
-        """The message has trapped: forget what it has written, and what was opened meanwhile."""
+        """The message has trapped, or was a query: forget what it has written, of which nothing has reached memory."""
+        self.journal.discard()
+        self._end_transactions()
+
+    def forget(self) -> None:
+        """Memory is going to be what it was: forget what was written, and all that was read or opened."""
         self.journal.forget()
         self._trees.clear()
         self._kept.clear()
         self._read = (b"", Catalogue())
+
+    def _end_transactions(self) -> None:
+        # A connection within a transaction is the message's that began it: the next one would begin another, and fail.
+        self._kept = {name: one for name, one in self._kept.items() if not getattr(one, "in_transaction", False)}
 
 
 def read_catalogue(memory: Memory) -> Catalogue | None:

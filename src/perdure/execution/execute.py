@@ -213,7 +213,11 @@ def _entry_of(canister: CanisterState, method_name: str) -> _Entry | Reject:
     )
 
 
-@lru_cache
+_MODULES: Final = 4_096
+"""Whose entries are remembered: a subnet with more modules at work looks the others' up in each message."""
+
+
+@lru_cache(_MODULES)
 def _entries(exported: frozenset[str]) -> dict[str, _Entry]:
     """What is entered for a call to each public method; of two with one name the update method."""
     return {

@@ -397,13 +397,10 @@ class PythonInstance:
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""
-        if self._module.models:
-            self.store.discard()
-            self._models.clear()
         if self.stable.is_changed:
-            # These remember sizes; what declared structures hold asks for them anew.
-            self._manager = None
-            self._virtual.clear()
+            self._forget_stable()
+        elif self._module.models:
+            self.store.discard()
         for memory in self.memories.values():
             memory.discard()
         if self._live is not None:
@@ -425,8 +422,20 @@ class PythonInstance:
         self._live = dict(self._object.__dict__)
         for name, delta in saved.memories.items():
             self.memories[name].apply(delta)
+        self._forget_stable()
         self._set_attributes(self._stored_attributes(is_own=False))
         self._is_touched = True
+
+    def _forget_stable(self) -> None:
+        """Stable memory is going to be another than was read: forget what remembers sizes, catalogue, connections.
+
+        What declared structures hold asks for its memory anew.
+        """
+        self._manager = None
+        self._virtual.clear()
+        if self._module.models:
+            self.store.forget()
+            self._models.clear()
 
     def successor(
         self, module: CanisterModule, *, keep: Collection[str], added: Mapping[str, Image]

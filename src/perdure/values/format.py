@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, final
 
 from perdure.errors import MalformedError, PerdureError
@@ -67,6 +67,22 @@ class Format(ABC):
     fields: tuple[str, ...] = ()
     has_column_names: bool = False
     parts: tuple[Format, ...] = ()
+
+    @classmethod
+    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Format:
+        """The format of a name in ``stable.yaml``; most take no arguments.
+
+        Args:
+            name: all of it.
+            arguments: what stands in its parentheses, if it has any.
+            inner: the format of an argument.
+
+        Raises:
+            ValueError: arguments that it does not take.
+        """
+        if arguments is not None:
+            raise ValueError(f"{name.partition('(')[0]} takes nothing in parentheses, found {name!r}")
+        return cls()
 
     @abstractmethod
     def decode(self, data: bytes) -> Value:

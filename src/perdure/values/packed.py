@@ -31,7 +31,6 @@ from perdure.errors import MalformedError
 from perdure.ic.principal import Principal
 from perdure.stable.kind import Kind
 from perdure.values.format import Format, Value
-from perdure.values.plain import require_no_arguments
 
 __all__ = [
     "Anything",
@@ -353,12 +352,6 @@ class Anything(Format):
     name = "any"
     is_ordered = True
 
-    @classmethod
-    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Self:
-        """The only one."""
-        require_no_arguments(name, arguments)
-        return cls()
-
     def decode(self, data: bytes) -> Value:
         """The one part of a packed tuple."""
         found = unpack(data)
@@ -414,12 +407,6 @@ class UriFormat(Format):
 
     name = "uri"
     is_ordered = True
-
-    @classmethod
-    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Self:
-        """The only one."""
-        require_no_arguments(name, arguments)
-        return cls()
 
     @property
     def is_part(self) -> bool:

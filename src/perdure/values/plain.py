@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from typing import Final, Self, final
+from typing import Final, final
 
 from perdure.errors import MalformedError
 from perdure.stable.kind import BYTES, Kind, integer
 from perdure.values.format import Format, Value
 
-__all__ = ["RAW", "Json", "LittleEndian", "Raw", "require_no_arguments"]
-
-
-def require_no_arguments(name: str, arguments: list[str] | None) -> None:
-    """Raise `ValueError` if a name has parentheses that its format does not take."""
-    if arguments is not None:
-        raise ValueError(f"{name.partition('(')[0]} takes nothing in parentheses, found {name!r}")
+__all__ = ["RAW", "Json", "LittleEndian", "Raw"]
 
 
 @final
@@ -32,7 +26,7 @@ class Raw(Format):
     @classmethod
     def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Raw:
         """The only one."""
-        require_no_arguments(name, arguments)
+        super().parse(name, arguments, inner)
         return RAW
 
     def decode(self, data: bytes) -> bytes:
@@ -100,12 +94,6 @@ class Json(Format):
     """One JSON text."""
 
     name = "json"
-
-    @classmethod
-    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Self:
-        """The only one."""
-        require_no_arguments(name, arguments)
-        return cls()
 
     def decode(self, data: bytes) -> Value:
         """The value."""
