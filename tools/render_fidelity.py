@@ -130,8 +130,20 @@ _METHOD_TESTS: Final = {
     "read_canister_snapshot_data": "TestSnapshots::test_download_and_upload_to_another_canister",
     "upload_canister_snapshot_metadata": "TestSnapshots::test_download_and_upload_to_another_canister",
     "upload_canister_snapshot_data": "TestSnapshots::test_download_and_upload_to_another_canister",
+    "ecdsa_public_key": "TestSignatures::test_sign",
+    "sign_with_ecdsa": "TestSignatures::test_sign",
+    "schnorr_public_key": "TestSignatures::test_sign",
+    "sign_with_schnorr": "TestSignatures::test_taproot",
+    "vetkd_public_key": "TestSignatures::test_vetkd",
+    "vetkd_derive_key": "TestSignatures::test_vetkd",
 }
-_LOCAL_METHODS: Final = {"raw_rand": "a function of the subnet's seed"}
+_PUBLIC_KEYS: Final = "keys are public, PocketIC's"
+_LOCAL_METHODS: Final = {
+    "raw_rand": "a function of the subnet's seed",
+    "ecdsa_public_key": f"{_PUBLIC_KEYS}; of secp256r1 our own",
+    "sign_with_ecdsa": f"{_PUBLIC_KEYS}; of secp256r1 our own",
+    **dict.fromkeys(("schnorr_public_key", "sign_with_schnorr", "vetkd_public_key", "vetkd_derive_key"), _PUBLIC_KEYS),
+}
 
 _TOLD: Final = _EXECUTE + "test_engine_sees_no_more_than_the_limits"
 _INSTALL: Final = _LIMITS + "TestEntries::test_install"
@@ -194,6 +206,7 @@ _LIMIT_TESTS: Final = {
     "ingress_history_max_bytes": _INGRESS + "TestBounds::test_by_size",
     "ingress_history_max_requests": _INGRESS + "TestBounds::test_when_no_more_can_be_remembered",
     "cost_to_compile_wasm_instruction": _LIMITS + "TestCompiling::test_install",
+    "production_key_names": _MANAGEMENT + "TestSignatures::test_production_names_are_an_option",
     "round_ns": _LIMITS + "TestRounds::test_time_goes_on",
 }
 _MODULE_LIMITS: Final = {
@@ -206,6 +219,7 @@ _MODULE_LIMITS: Final = {
 _BOUNDS: Final = "tests/instrument/test_bounds.py::test_each_bound_is_inclusive_and_refuses_by_name"
 _LOCAL_LIMITS: Final = frozenset(
     [
+        "production_key_names",
         "round_ns",
         "max_canisters",
         "default_provisional_cycles",

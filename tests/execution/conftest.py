@@ -139,6 +139,7 @@ class FakeHost:
     def __init__(self):
         self.modules = {}
         self.commits = []
+        self.said = []
 
     def add(self, module):
         self.modules[module.wasm] = module
@@ -169,6 +170,9 @@ class FakeHost:
 
     def pause(self):
         pass
+
+    def say_once(self, words):
+        self.said.append(words)
 
     def discard(self, canister_id, instance):
         instance.close()

@@ -374,6 +374,6 @@ class TestPrices:
         assert costs.sign("sign_with_ecdsa", "key_1", 0) == 26_153_846_153
         assert costs.sign("sign_with_schnorr", "test_key_1", 1) == 10_000_000_000
         with pytest.raises(ValueError, match="unknown curve"):
-            costs.sign("sign_with_ecdsa", "key_1", 1)
+            costs.sign("sign_with_ecdsa", "key_1", 2)
         with pytest.raises(KeyError):
             costs.sign("vetkd_derive_key", "nobody", 0)

@@ -14,6 +14,7 @@ from perdure.execution.management import REFUSED, Who
 from perdure.execution.management.interface import codecs
 from perdure.execution.management.settings import settings_record
 from perdure.ic.principal import Principal
+from perdure.threshold import KEYS_ARE_PUBLIC, master_key
 
 OWNER = b"owner"
 STRANGER = b"stranger"
@@ -621,3 +622,116 @@ class TestSnapshots:
         settings = {"snapshot_visibility": {"allowed_viewers": [Principal(STRANGER)]}}
         management.user("update_settings", management.about(written, settings=settings))
         assert len(management.user("list_canister_snapshots", management.about(written), STRANGER)) == 1
+
+
+class TestSignatures:
+    ECDSA = ("ecdsa", {"curve": {"secp256k1": None}, "name": "test_key_1"})
+    P256 = ("ecdsa", {"curve": {"secp256r1": None}, "name": "test_key_1"})
+    BIP340 = ("schnorr", {"algorithm": {"bip340secp256k1": None}, "name": "dfx_test_key"})
+    ED25519 = ("schnorr", {"algorithm": {"ed25519": None}, "name": "test_key_1"})
+    VETKD = ("vetkd", {"curve": {"bls12_381_g2": None}, "name": "test_key_1"})
+    TRANSPORT = bytes.fromhex(
+        "911969d56f42875d37a92d7eaa5d43293eff9f9a20ba4c60523e70a695eaeadeb721659b52a49d74e67841ad19033a12"
+    )
+    FEE = 10_000_000_000
+
+    def arg(self, key, **more):
+        plain = {"canister_id": None, "message": b"message", "message_hash": bytes(32), "aux": None}
+        return {**plain, "derivation_path": [b"path"], "key_id": key[1], **more}
+
+    @pytest.mark.parametrize("key", [ECDSA, P256, BIP340, ED25519], ids=["ecdsa", "p256", "bip340", "ed25519"])
+    def test_sign(self, management, key):
+        """The facts are in tests/threshold; here whose key it is and what it costs."""
+        ours, refund = management.canister(f"{key[0]}_public_key", self.arg(key))
+        named, _ = management.canister(
+            f"{key[0]}_public_key", self.arg(key, canister_id=Principal(management.proxy.canister_id))
+        )
+        others, _ = management.canister(f"{key[0]}_public_key", self.arg(key, canister_id=Principal(b"other")))
+        (algorithm,) = (one for part in ("curve", "algorithm") for one in key[1].get(part, ()))
+        expected = master_key(key[0], algorithm, key[1]["name"])
+        assert (ours["public_key"], ours["chain_code"]) == expected.public_key(management.proxy.canister_id, [b"path"])
+        assert ours == named != others
+        assert len(ours["public_key"]) == (32 if key is self.ED25519 else 33)
+        assert refund == 0
+        sign = f"sign_with_{key[0]}"
+        signed, refund = management.canister(sign, self.arg(key), self.FEE + 5)
+        message = bytes(32) if key[0] == "ecdsa" else b"message"
+        assert signed == {"signature": expected.sign(management.proxy.canister_id, [b"path"], message)}
+        assert refund == 5
+        assert management.canister(sign, self.arg(key), self.FEE)[0] == signed
+        assert management.canister(sign, self.arg(key, derivation_path=[]), self.FEE)[0] != signed
+        reject, refund = management.canister(sign, self.arg(key), self.FEE - 1)
+        assert f"{sign} request sent with 9999999999 cycles, but 10000000000 cycles are required." in reject.message
+        assert management.world.balanced()
+        assert set(management.world.host.said) == {KEYS_ARE_PUBLIC}
+
+    def test_taproot(self, management):
+        key, root = self.BIP340, bytes(range(32))
+        whose = management.proxy.canister_id, [b"path"], b"message"
+        for merkle_root in (b"", root):
+            aux = {"bip341": {"merkle_root_hash": merkle_root}}
+            signed, _ = management.canister("sign_with_schnorr", self.arg(key, aux=aux), self.FEE)
+            expected = master_key("schnorr", "bip340secp256k1", "dfx_test_key").sign(*whose, merkle_root)
+            assert signed["signature"] == expected
+        for key, wrong in ((self.BIP340, root[1:]), (self.ED25519, root)):
+            aux = {"bip341": {"merkle_root_hash": wrong}}
+            reject, _ = management.canister("sign_with_schnorr", self.arg(key, aux=aux), self.FEE)
+            assert "0 or 32 are expected" in reject.message or "the key is of ed25519" in reject.message
+            assert management.world.balanced()
+
+    def test_vetkd(self, management):
+        arg = {"canister_id": None, "context": b"context", "key_id": self.VETKD[1], "input": b"input"}
+        arg["transport_public_key"] = self.TRANSPORT
+        public, _ = management.canister("vetkd_public_key", arg)
+        assert len(public["public_key"]) == 96
+        derived, refund = management.canister("vetkd_derive_key", arg, self.FEE + 1)
+        assert (len(derived["encrypted_key"]), refund) == (192, 1)
+        assert management.canister("vetkd_derive_key", arg, self.FEE)[0] == derived
+        assert management.canister("vetkd_derive_key", {**arg, "context": b""}, self.FEE)[0] != derived
+        for wrong in (b"", self.TRANSPORT[1:], b"\xff" * 48):
+            reject, refund = management.canister(
+                "vetkd_derive_key", {**arg, "transport_public_key": wrong}, self.FEE + 1
+            )
+            assert "transport_public_key: " in reject.message
+            assert management.world.balanced()
+        reject, _ = management.canister("vetkd_derive_key", arg)
+        assert "but 10000000000 cycles are required" in reject.message
+
+    @pytest.mark.parametrize(
+        ("method", "more", "words"),
+        [
+            ("sign_with_ecdsa", {"message_hash": bytes(31)}, "message_hash has 31 bytes, 32 are expected"),
+            ("sign_with_ecdsa", {"derivation_path": [b""] * 1_000}, "derivation_path has 1000 elements, at most 255"),
+            ("ecdsa_public_key", {"derivation_path": [b""] * 256}, "derivation_path has 256 elements, at most 255"),
+            (
+                "sign_with_ecdsa",
+                {"key_id": {**ECDSA[1], "name": "none"}},
+                "unknown threshold key: ecdsa:secp256k1:none",
+            ),
+            ("ecdsa_public_key", {"key_id": {**ECDSA[1], "name": "x" * 9_999}}, "unknown threshold key"),
+            ("ecdsa_public_key", {"key_id": {**ECDSA[1], "name": "key_1"}}, "production_key_names=True"),
+        ],
+    )
+    def test_wrong_arguments(self, management, method, more, words):
+        reject, _ = management.canister(method, self.arg(self.ECDSA, **more), self.FEE)
+        assert words in reject.message
+        assert len(reject.message) < 500
+        assert management.world.balanced()
+
+    def test_the_longest_path(self, management):
+        found, _ = management.canister("ecdsa_public_key", self.arg(self.ECDSA, derivation_path=[b"x"] * 255))
+        assert len(found["public_key"]) == 33
+
+    def test_production_names_are_an_option(self, management):
+        management.rules.config = replace(management.rules.config, production_key_names=True)
+        key = ("ecdsa", {**self.ECDSA[1], "name": "key_1"})
+        arg = self.arg(key)
+        found, _ = management.canister("ecdsa_public_key", arg)
+        assert len(found["public_key"]) == 33
+        reject, _ = management.canister("sign_with_ecdsa", arg, self.FEE)
+        assert "but 26153846153 cycles are required" in reject.message
+
+    @pytest.mark.parametrize("method", ["ecdsa_public_key", "sign_with_schnorr", "vetkd_derive_key"])
+    def test_not_by_users(self, management, method):
+        reject = execute_ingress(management.rules, b"", method, b"", OWNER)
+        assert "can not be called via ingress" in reject.message

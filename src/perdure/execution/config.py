@@ -84,6 +84,8 @@ class SubnetConfig:
     ingress_history_max_bytes: int = 64 << 20
     ingress_history_max_requests: int = 100_000
     """Requests in progress, and those of which it is only known that they were answered."""
+    production_key_names: bool = False
+    """Whether threshold keys are also offered by the names of the network's; they are as public as the others."""
     round_ns: int = 1
     """How far a round moves the virtual clock, so that time never stands still across rounds."""
 

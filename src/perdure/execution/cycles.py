@@ -16,6 +16,8 @@ __all__ = ["CYCLES_2026_08", "CostSchedule"]
 
 _NS_PER_SECOND: Final = 1_000_000_000
 _WASM64_INSTRUCTION_COST_OVERHEAD: Final = 2
+_ALGORITHMS: Final = {"sign_with_ecdsa": 2, "sign_with_schnorr": 2, "vetkd_derive_key": 1}
+"""How many curves or algorithms there are; they have numbers from 0."""
 
 
 @final
@@ -114,7 +116,7 @@ class CostSchedule:
             ValueError: `algorithm` is no curve or algorithm of `scheme`.
             KeyError: there is no such key.
         """
-        if algorithm >= (2 if scheme == "sign_with_schnorr" else 1):
+        if algorithm >= _ALGORITHMS[scheme]:
             raise ValueError(f"unknown curve or algorithm {algorithm} for {scheme}")
         return self.signature_fees[key_name]
 
@@ -134,5 +136,5 @@ CYCLES_2026_08: Final = CostSchedule(
     http_base_fee_per_node=60_000,
     http_request_byte_fee=400,
     http_response_byte_fee=800,
-    signature_fees={"test_key_1": 10_000_000_000, "key_1": 26_153_846_153},
+    signature_fees={"test_key_1": 10_000_000_000, "dfx_test_key": 10_000_000_000, "key_1": 26_153_846_153},
 )

@@ -97,6 +97,10 @@ class Host(Protocol):
         """Between two messages: let in whoever was put off. Whatever that raises, the message before is kept."""
         ...
 
+    def say_once(self, words: str) -> None:
+        """Tell whoever runs this process, the first time that it is said in it."""
+        ...
+
     def forget_memory(self, instance: CanisterInstance, name: str) -> None:
         """Let go of a memory of a canister that its code does not have."""
         ...

@@ -221,6 +221,10 @@ class DurableHost:
         """Let signal handlers run."""
         self.temporary.pause()
 
+    def say_once(self, words: str) -> None:
+        """Write a line to standard error, the first time that it is said in this process."""
+        self.temporary.say_once(words)
+
     def check(self) -> None:
         """Raise what a commit has failed with: from then on memory and disk differ. `ValueError` once it is closed."""
         self.temporary.check()

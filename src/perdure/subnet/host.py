@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from functools import cache
 from typing import Protocol, final
 
 from perdure.canister import CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
@@ -19,6 +22,13 @@ from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 
 __all__ = ["CompileCode", "MemoryHost", "resident"]
+
+
+@cache
+def say_once(words: str) -> None:
+    """Write a line to standard error, the first time that it is said in this process."""
+    with suppress(OSError, ValueError):  # nobody reads it: it is closed, or full
+        sys.stderr.write(f"{words}\n")
 
 
 class CompileCode(Protocol):
@@ -104,6 +114,10 @@ class MemoryHost:
     def pause(self) -> None:
         """Let signal handlers run."""
         threads.here.state.pause()
+
+    def say_once(self, words: str) -> None:
+        """Write a line to standard error, the first time that it is said in this process."""
+        say_once(words)
 
     def check(self) -> None:
         """Raise `ValueError` once it is closed."""

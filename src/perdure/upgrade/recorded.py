@@ -39,19 +39,13 @@ MAX_REJECT_CODE: Final = 6
 OUTSIDE: Final = frozenset(
     [
         "http_request",
-        "sign_with_ecdsa",
-        "sign_with_schnorr",
-        "vetkd_derive_key",
         "bitcoin_get_balance",
         "bitcoin_get_utxos",
         "bitcoin_send_transaction",
         "bitcoin_get_current_fee_percentiles",
-        "ecdsa_public_key",
-        "schnorr_public_key",
-        "vetkd_public_key",
     ]
 )
-"""Methods of the management canister whose answers come from outside of a subnet, or need keys that nobody has here."""
+"""Methods of the management canister whose answers come from outside of a subnet."""
 
 
 @final

@@ -50,6 +50,12 @@ type one_snapshot = record { canister_id : principal; snapshot_id : blob };
 type range = record { offset : nat64; size : nat64 };
 type log_range = record { start : nat64; end : nat64 };
 type place = record { offset : nat64 };
+type path = vec blob;
+type ecdsa_key = record { curve : variant { secp256k1; secp256r1 }; name : text };
+type schnorr_key = record { algorithm : variant { bip340secp256k1; ed25519 }; name : text };
+type vetkd_key = record { curve : variant { bls12_381_g2 }; name : text };
+type public_key = record { public_key : blob; chain_code : blob };
+type signature = record { signature : blob };
 service : {
   create_canister : (record { settings : opt settings; sender_canister_version : opt nat64 }) -> (canister);
   provisional_create_canister_with_cycles : (record { amount : opt nat; settings : opt settings;
@@ -106,6 +112,17 @@ service : {
   upload_canister_snapshot_data : (record { canister_id : principal; snapshot_id : blob;
     kind : variant { wasm_module : place; wasm_memory : place; stable_memory : place; wasm_chunk }; chunk : blob })
     -> ();
+  ecdsa_public_key : (record { canister_id : opt principal; derivation_path : path; key_id : ecdsa_key })
+    -> (public_key);
+  sign_with_ecdsa : (record { message_hash : blob; derivation_path : path; key_id : ecdsa_key }) -> (signature);
+  schnorr_public_key : (record { canister_id : opt principal; derivation_path : path; key_id : schnorr_key })
+    -> (public_key);
+  sign_with_schnorr : (record { message : blob; derivation_path : path; key_id : schnorr_key;
+    aux : opt variant { bip341 : record { merkle_root_hash : blob } } }) -> (signature);
+  vetkd_public_key : (record { canister_id : opt principal; context : blob; key_id : vetkd_key })
+    -> (record { public_key : blob });
+  vetkd_derive_key : (record { input : blob; context : blob; transport_public_key : blob; key_id : vetkd_key })
+    -> (record { encrypted_key : blob });
 }
 """
 

@@ -17,7 +17,7 @@ from perdure.canister import CanisterFacts, Reject, Reply
 from perdure.errors import MalformedError
 from perdure.execution import lifecycle
 from perdure.execution.effects import respond
-from perdure.execution.management import canisters, code, knowledge, snapshots
+from perdure.execution.management import canisters, code, knowledge, signatures, snapshots
 from perdure.execution.management.call import Call, ManagementMethod, Values, Who, not_controller
 from perdure.execution.management.interface import codecs
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response
@@ -82,17 +82,21 @@ METHODS: Final[dict[str, ManagementMethod]] = {
     "read_canister_snapshot_data": ManagementMethod(Who.SNAPSHOT_VIEWERS, _snapshot(snapshots.read_data)),
     "upload_canister_snapshot_metadata": ManagementMethod(Who.CONTROLLERS, _snapshot(snapshots.upload_metadata)),
     "upload_canister_snapshot_data": ManagementMethod(Who.CONTROLLERS, _snapshot(snapshots.upload_data)),
+    **{
+        handler.__name__: ManagementMethod(Who.CANISTERS, handler, ingress=False, target="")
+        for handler in (
+            signatures.ecdsa_public_key,
+            signatures.sign_with_ecdsa,
+            signatures.schnorr_public_key,
+            signatures.sign_with_schnorr,
+            signatures.vetkd_public_key,
+            signatures.vetkd_derive_key,
+        )
+    },
 }
 """Every method that works here."""
 
 REFUSED: Final[dict[str, str]] = {
-    **dict.fromkeys(
-        ("ecdsa_public_key", "sign_with_ecdsa", "schnorr_public_key", "sign_with_schnorr"),
-        "threshold signatures are not offered by this local subnet yet",
-    ),
-    **dict.fromkeys(
-        ("vetkd_public_key", "vetkd_derive_key"), "threshold key derivation is not offered by this local subnet yet"
-    ),
     "http_request": "HTTP outcalls are not offered by this local subnet yet",
     "flexible_http_request": "HTTP outcalls are not offered by this local subnet yet",
     "canister_metrics": "canister metrics are not kept by this local subnet",
