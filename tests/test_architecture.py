@@ -179,6 +179,7 @@ TESTED_WITH = {
     "execution/test_management.py": "execution: cycles management.* rejects",
     "execution/test_records.py": "execution: schema state",
     "execution/test_stories.py": "execution: messages",
+    "gateway/test_http.py": "gateway: certifier envelope read_paths state_tree",
     "inspection/test_export.py": "inspection: arrow occupancy whole",
     "inspection/test_find.py": "inspection: labels source",
     "inspection/test_fsck.py": "inspection: canister findings overwritten tree_check; stable: compaction",

@@ -13,11 +13,12 @@ Spec: "Certification" in the interface specification.
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, unique
-from typing import Final, NamedTuple, TypeAlias
+from hashlib import sha256
+from typing import Final, TypeAlias, final
 
 from perdure.errors import MalformedError
 
@@ -43,34 +44,98 @@ MAX_DEPTH: Final = 128
 """Deeper trees are refused; the state tree of a subnet is about forty deep."""
 
 
-class Empty(NamedTuple):
+def _domain(name: bytes) -> bytes:
+    return bytes([len(name)]) + name
+
+
+_EMPTY_HASH: Final = sha256(_domain(b"ic-hashtree-empty")).digest()
+_FORK: Final = _domain(b"ic-hashtree-fork")
+_LABELED: Final = _domain(b"ic-hashtree-labeled")
+_LEAF: Final = _domain(b"ic-hashtree-leaf")
+
+
+class _Node:
+    """Of a tree. Nodes are never changed, so that a digest is computed once for all trees that share one."""
+
+    __slots__ = ("_digest",)
+
+    _digest: bytes
+
+    def _hash(self) -> bytes:
+        raise NotImplementedError
+
+    @property
+    def digest(self) -> bytes:
+        """The hash of the tree that begins here."""
+        try:
+            return self._digest
+        except AttributeError:
+            self._digest = digest = self._hash()
+            return digest
+
+
+@final
+@dataclass(slots=True, unsafe_hash=True)
+class Empty(_Node):
     """No labels."""
 
+    def _hash(self) -> bytes:
+        return _EMPTY_HASH
 
-class Fork(NamedTuple):
+
+@final
+@dataclass(slots=True, unsafe_hash=True)
+class Fork(_Node):
     """Two trees side by side; labels on the left are smaller."""
 
     left: HashTree
     right: HashTree
 
+    def _hash(self) -> bytes:
+        return sha256(_FORK + self.left.digest + self.right.digest).digest()
 
-class Labeled(NamedTuple):
+
+@final
+@dataclass(slots=True, unsafe_hash=True)
+class Labeled(_Node):
     """A tree under a label."""
 
     label: bytes
     subtree: HashTree
 
+    def _hash(self) -> bytes:
+        return sha256(_LABELED + self.label + self.subtree.digest).digest()
 
-class Leaf(NamedTuple):
+
+@final
+@dataclass(slots=True, unsafe_hash=True)
+class Leaf(_Node):
     """A value."""
 
     value: bytes
 
+    def _hash(self) -> bytes:
+        return sha256(_LEAF + self.value).digest()
 
-class Pruned(NamedTuple):
+
+@final
+class Pruned(_Node):
     """A tree that is not shown."""
 
-    digest: bytes
+    __slots__ = ()
+    __match_args__ = ("digest",)
+
+    def __init__(self, digest: bytes) -> None:
+        self._digest = digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pruned) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __repr__(self) -> str:
+        return f"Pruned(digest={self._digest!r})"
 
 
 HashTree: TypeAlias = Empty | Fork | Labeled | Leaf | Pruned
@@ -85,16 +150,6 @@ class Missing(Enum):
     ABSENT = "absent"
     UNKNOWN = "unknown"
     ERROR = "error"
-
-
-def _domain(name: bytes) -> bytes:
-    return bytes([len(name)]) + name
-
-
-_EMPTY_HASH: Final = hashlib.sha256(_domain(b"ic-hashtree-empty")).digest()
-_FORK: Final = _domain(b"ic-hashtree-fork")
-_LABELED: Final = _domain(b"ic-hashtree-labeled")
-_LEAF: Final = _domain(b"ic-hashtree-leaf")
 
 
 def tree(content: Tree | bytes) -> HashTree:
@@ -116,17 +171,7 @@ def fork_together(trees: Sequence[HashTree]) -> HashTree:
 
 def root_hash(node: HashTree) -> bytes:
     """The hash that a signature is made for."""
-    match node:
-        case Empty():
-            return _EMPTY_HASH
-        case Fork(left, right):
-            return hashlib.sha256(_FORK + root_hash(left) + root_hash(right)).digest()
-        case Labeled(label, subtree):
-            return hashlib.sha256(_LABELED + label + root_hash(subtree)).digest()
-        case Leaf(value):
-            return hashlib.sha256(_LEAF + value).digest()
-        case Pruned(digest):
-            return digest
+    return node.digest
 
 
 def _flat(node: HashTree) -> list[HashTree]:
@@ -150,7 +195,7 @@ def lookup(path: Sequence[bytes], node: HashTree) -> bytes | Missing:
                 return Missing.UNKNOWN
             case _:
                 return Missing.ERROR
-    found = _find(path[0], _flat(node))
+    found = _around(node, path[0])[1] or _find(path[0], _flat(node))
     return found if isinstance(found, Missing) else lookup(path[1:], found)
 
 
@@ -175,30 +220,73 @@ def prune(node: HashTree, paths: Iterable[Sequence[bytes]]) -> HashTree:
     """The same tree with only `paths` shown: their values, everything below them, or that they are absent."""
     wanted = [tuple(path) for path in paths]
     if not wanted:
-        return Pruned(root_hash(node))
+        return Pruned(node.digest)
     if any(not path for path in wanted) or isinstance(node, (Leaf, Empty, Pruned)):
         return node
-    labels = [one.label for one in _flat(node) if isinstance(one, Labeled)]
     below: dict[bytes, list[tuple[bytes, ...]]] = {}
     for head, *rest in wanted:
-        index = bisect_left(labels, head)
-        if index < len(labels) and labels[index] == head:
+        before, found, after = _around(node, head)
+        if found is not None:
             below.setdefault(head, []).append(tuple(rest))
             continue
-        for neighbour in labels[max(0, index - 1) : index + 1]:
-            below.setdefault(neighbour, [])
-    return _keep(node, below)
+        for neighbour in (before, after):
+            if neighbour is not None:
+                below.setdefault(neighbour, [])
+    return _keep(node, sorted(below), below)
 
 
-def _keep(node: HashTree, below: Mapping[bytes, list[tuple[bytes, ...]]]) -> HashTree:
+def _around(node: HashTree, label: bytes) -> tuple[bytes | None, HashTree | None, bytes | None]:
+    """The label before one, the tree under it, and the label after it, as far as they are there."""
+    before = after = None
+    while isinstance(node, Fork):
+        last = _last(node.left)
+        if last is not None and label <= last:
+            first = _first(node.right)
+            after = first if first is not None else after
+            node = node.left
+        else:
+            before = last if last is not None else before
+            node = node.right
+    if not isinstance(node, Labeled):
+        return before, None, after
+    if node.label == label:
+        return before, node.subtree, after
+    return (node.label, None, after) if node.label < label else (before, None, node.label)
+
+
+def _last(node: HashTree) -> bytes | None:
+    """The greatest label that is shown."""
+    while isinstance(node, Fork):
+        right = _last(node.right)
+        if right is not None:
+            return right
+        node = node.left
+    return node.label if isinstance(node, Labeled) else None
+
+
+def _first(node: HashTree) -> bytes | None:
+    while isinstance(node, Fork):
+        left = _first(node.left)
+        if left is not None:
+            return left
+        node = node.right
+    return node.label if isinstance(node, Labeled) else None
+
+
+def _keep(node: HashTree, labels: Sequence[bytes], below: Mapping[bytes, list[tuple[bytes, ...]]]) -> HashTree:
+    """A tree with some labels, which are in order: only where they are is it gone through."""
+    if not labels:
+        return Pruned(node.digest)
     if isinstance(node, Fork):
-        left, right = _keep(node.left, below), _keep(node.right, below)
+        last = _last(node.left)
+        middle = 0 if last is None else bisect_right(labels, last)
+        left, right = _keep(node.left, labels[:middle], below), _keep(node.right, labels[middle:], below)
         if isinstance(left, Pruned) and isinstance(right, Pruned):
-            return Pruned(root_hash(node))
+            return Pruned(node.digest)
         return Fork(left, right)
     if isinstance(node, Labeled) and node.label in below:
         return Labeled(node.label, prune(node.subtree, below[node.label]))
-    return Pruned(root_hash(node))
+    return Pruned(node.digest)
 
 
 # -- CBOR

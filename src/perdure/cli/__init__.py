@@ -36,6 +36,7 @@ COMMANDS = {
     "run": _Command("perdure.cli.run:run", "Install a module on a fresh subnet and call its methods."),
     "instrument": _Command("perdure.cli.instrument:instrument", "Rewrite a module and say what was added."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
+    "serve": _Command("perdure.cli.serve:serve", "Serve canisters over HTTP to agents, browsers and icp."),
     "upgrade-check": _Command("perdure.cli.upgrade:upgrade_check", "Rehearse an upgrade on real data: is it safe?"),
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
     "memory": _Command("perdure.cli.memory:memory", "List, show, export and drop a canister's memories."),

@@ -14,7 +14,7 @@ from perdure.execution.state import LAST_TIME_NS, CanisterState
 from perdure.execution.world import World
 from perdure.ic.reject import ErrorCode
 
-__all__ = ["advance_time", "expire_calls"]
+__all__ = ["advance_time", "expire_calls", "move_clock", "next_charge_ns"]
 
 
 def expire_calls(world: World) -> None:
@@ -67,6 +67,35 @@ def advance_time(world: World, duration_ns: int) -> None:
         elapsed_ns = world.state.time_ns - canister.charged_until_ns
         if elapsed_ns >= world.config.allocation_charge_period_ns:
             _charge_storage(world, canister, elapsed_ns)
+
+
+def next_charge_ns(world: World) -> int:
+    """Before when time may pass without anybody having to pay, see `move_clock`; who comes later pays later."""
+    state = world.state
+    paid_until_ns = min((one.charged_until_ns for one in state.canisters.values()), default=state.time_ns)
+    return paid_until_ns + world.config.allocation_charge_period_ns
+
+
+def move_clock(world: World, time_ns: int) -> None:
+    """Let the clock follow one outside, to a time before `next_charge_ns`: what `advance_time` does then, at no cost.
+
+    Nothing else changes, so that canisters may run meanwhile. History has one input for what nothing came between.
+    """
+    state = world.state
+    duration_ns = time_ns - state.time_ns
+    if duration_ns <= 0:
+        return
+    state.time_ns = time_ns
+    inputs = state.inputs
+    if inputs is None:
+        return
+    if inputs and inputs[-1].kind == "advance":
+        before = inputs.pop()
+        inputs.append(before._replace(fields=(before.fields[0] + duration_ns,)))
+    else:
+        state.time_ns -= duration_ns  # an input says where it began
+        state.note("advance", duration_ns)
+        state.time_ns = time_ns
 
 
 def _charge_storage(world: World, canister: CanisterState, elapsed_ns: int) -> None:

@@ -208,7 +208,7 @@ def execute_ingress(  # noqa: PLR0913, PLR0917 -- the parts of an ingress messag
     return run_until_answered(world, begun, max_rounds) if isinstance(begun, bytes) else begun
 
 
-def execute_at_once(
+def execute_at_once(  # noqa: PLR0913, PLR0917 -- the parts of an ingress message
     world: World,
     canister_id: bytes,
     method_name: str,
@@ -217,6 +217,7 @@ def execute_at_once(
     cycles: int = 0,
     request_id: bytes | None = None,
     ticket: Ticket | None = None,
+    caller_info: tuple[bytes, bytes] = (b"", b""),
 ) -> Response | bytes | None:
     """Execute an ingress message in a round of its own if it is all that there is to do, as most updates of tests are.
 
@@ -241,7 +242,7 @@ def execute_at_once(
     number = state.next_request_number
     state.next_request_number = number + 1
     origin = FromUser(request_id or drawn_id(number))
-    message = CallMessage(origin, sender, canister_id, method_name, arg, cycles)
+    message = CallMessage(origin, sender, canister_id, method_name, arg, cycles, *caller_info)
     fee = (_refuse_request(world, None) if request_id is not None else None) or _induct(world, canister, message)
     if isinstance(fee, Reject):
         return fee

@@ -148,6 +148,8 @@ class World:
     """Of those who listen. Where there is nobody, no event is made."""
     watch: Callable[[CanisterInstance, EntryPoint, Env, Trap | Return], None] | None = None
     """Told of each entry before anybody has committed it or rolled it back, where somebody also listens."""
+    touched: set[bytes] | None = None
+    """Canisters that were touched, for somebody who keeps something about them, and empties it."""
     intercept: Callable[[CallMessage], Response | bool] | None = None
     """Asked of each call that a canister makes, before it is delivered: a response answers it, `True` leaves it without
     an answer for ever, `False` lets it go where it goes."""
@@ -193,6 +195,8 @@ class World:
         if self.journal is not None:
             self.journal.note(state, canister_id, canister)
         state.changed.add(canister_id)
+        if self.touched is not None:
+            self.touched.add(canister_id)
 
     def afterwards(self, act: Callable[[], object]) -> None:
         """Do something that cannot be undone once the transaction is kept, at once where there is none."""

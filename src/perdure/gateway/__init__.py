@@ -1,1 +1,7 @@
-"""The place of the HTTP interface for real agents; nothing is here yet."""
+"""A subnet over HTTP, for agents, browsers and command lines as they are."""
+
+from __future__ import annotations
+
+from perdure.gateway.server import Server, serve
+
+__all__ = ["Server", "serve"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from perdure.canister import (
@@ -22,6 +22,7 @@ from perdure.instrument import wasm_without_wasi
 from perdure.python.catalogue import Catalogue
 from perdure.storage import StateDirectory
 from perdure.subnet.changed_code import ChangedCode
+from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate
 from perdure.subnet.host import MemoryHost
@@ -186,6 +187,39 @@ class Core:
     def is_anchored(self) -> bool:
         """Whether it is within an anchor: whatever happens is undone."""
         return self._anchors > 0
+
+    def serve(
+        self,
+        *,
+        port: int = 0,
+        bind: str = "127.0.0.1",
+        clock: str = "real",
+        domains: Iterable[str] = (),
+        allow_hosts: Iterable[str] = (),
+    ) -> AbstractContextManager[str]:
+        """Serve agents, browsers and command lines over HTTP within the block; gives the URL.
+
+            with subnet.serve() as url:
+                ...
+
+        Meanwhile the subnet goes on by itself: timers run when they are due.
+
+        Args:
+            port: 0: a free one.
+            bind: the address to listen on.
+            clock: ``real``: the subnet's time is the machine's; ``virtual``: it stands still but for `advance_time`.
+            domains: names that are served beside ``localhost``, each with all names below it.
+            allow_hosts: other names or addresses by which clients may ask for it.
+
+        Raises:
+            UnsupportedError: the extra ``serve`` is not installed.
+            OSError: the port is taken.
+            ValueError: others could reach the address, and no name is allowed.
+        """
+        served: AbstractContextManager[str] = door("Subnet.serve")(
+            self, port=port, bind=bind, clock=clock, domains=domains, allow_hosts=allow_hosts
+        )
+        return served
 
     @property
     def _durable(self) -> DurableHost:

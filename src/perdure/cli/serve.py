@@ -1,0 +1,85 @@
+"""`perdure serve`: the canisters of a state directory over HTTP, until somebody ends it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+import click
+
+from perdure.cli.canister.state import State, common, say
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="0, the default, is a free one.")
+@click.option("--bind", default="127.0.0.1", metavar="ADDRESS", help="One that others reach needs --allow-host.")
+@click.option("--domain", "domains", multiple=True, metavar="NAME", help="Serve NAME and all names below it, too.")
+@click.option(
+    "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Another name or address of this server."
+)
+@click.option(
+    "--clock",
+    type=click.Choice(["real", "virtual"]),
+    default="real",
+    help="real: the subnet's time is the machine's. virtual: it stands still.",
+)
+@common
+def serve(
+    state: State,
+    port: int,
+    bind: str,
+    domains: tuple[str, ...],
+    allow_hosts: tuple[str, ...],
+    clock: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Serve the canisters of the project's state to agents, browsers and icp.
+
+    What was answered with a certificate is on the disk. The command ends with Ctrl-C or SIGTERM.
+
+    \b
+    Example:
+        perdure serve --port 4943
+        perdure serve --state /var/lib/app --bind 0.0.0.0 --allow-host box.example.org
+    """  # noqa: D301 - click wants the backspace itself
+    with _until_ended() as ended, state.open(create=True, changed_code="upgrade") as subnet:
+        try:
+            served = subnet.serve(port=port, bind=bind, clock=clock, domains=domains, allow_hosts=allow_hosts)
+            url = served.__enter__()
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        with ExitStack() as stack:
+            stack.push(served)
+            facts = {
+                "url": url,
+                "port": int(url.rpartition(":")[2]),
+                "state": str(state.directory),
+                "subnet_id": str(subnet.id),
+                "root_key": subnet.root_key.hex(),
+                "canisters": [str(canister.id) for canister in subnet.canisters],
+            }
+            many = len(subnet.canisters)
+            say(as_json, quiet, facts, f"{url} serves {many} canisters of {state.directory}; end it with Ctrl-C")
+            ended.wait()
+
+
+@contextmanager
+def _until_ended() -> Iterator[threading.Event]:
+    """Set when a signal asks this command to end, which it then does in its own time."""
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,227 @@
+"""Plumbing: a socket, uvicorn in a thread, and what one client may take of it.
+
+>>> with subnet.serve() as url:                                  # doctest: +SKIP
+...     print(url)
+http://127.0.0.1:49152
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any, Final, final
+
+from perdure.errors import UnsupportedError
+from perdure.gateway.hosts import Hosts, is_loopback
+from perdure.subnet.live import Clock, Live
+from perdure.subnet.subnet import Subnet
+
+try:
+    import uvicorn
+
+    from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, HttpInterface, Pending, Request, Response
+except ModuleNotFoundError as missing:
+    raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})") from missing
+
+__all__ = ["Server", "serve"]
+
+_LOG: Final = logging.getLogger("perdure")
+MAX_BODY_BYTES: Final = 5 << 20
+"""As the replica's: two megabytes of argument, and room for what is around it."""
+_BODY_SECONDS: Final = 60.0
+_THREADS: Final = 16
+_BACKLOG: Final = 512
+
+Scope = dict[str, Any]
+Handler = Callable[["Request"], "Response | Pending"]
+
+
+@final
+class Server:
+    """An open socket on which a subnet is served from `start` to `stop`.
+
+    Args:
+        subnet: stays open when the server stops.
+        bind: the address to listen on; one that others can reach needs `allow_hosts`.
+        port: 0: a free one, see `url`.
+        clock: ``real``: the subnet's time is the machine's; ``virtual``: it moves when somebody moves it.
+        domains: names that are served beside ``localhost``, each with all names below it.
+        allow_hosts: other names or addresses by which clients may ask for this server.
+
+    Raises:
+        UnsupportedError: the extra ``serve`` is not installed.
+        ValueError: others could reach it, and no name of it is allowed.
+        OSError: the port is taken, or the address is not this machine's.
+    """
+
+    def __init__(
+        self,
+        subnet: Subnet,
+        *,
+        bind: str = "127.0.0.1",
+        port: int = 0,
+        clock: Clock = "real",
+        domains: Iterable[str] = (),
+        allow_hosts: Iterable[str] = (),
+    ) -> None:
+        allow_hosts = tuple(allow_hosts)
+        if not is_loopback(bind) and not allow_hosts:
+            raise ValueError(
+                f"others can reach {bind}: say by which name or address they ask for this server, with allow_hosts"
+            )
+        self.hosts = Hosts(domains, allow_hosts)
+        self.live = Live(subnet, clock=clock)
+        self.interface = HttpInterface(self.live)
+        family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+        self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
+        self.port: int = self._socket.getsockname()[1]
+        host = f"[{bind}]" if ":" in bind else bind
+        self.url = f"http://{host}:{self.port}"
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="perdure serve")
+        self._uvicorn: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to answer; when it returns, requests are answered."""
+        self.live.start()
+        config = uvicorn.Config(
+            self._answer,
+            interface="asgi3",
+            http="httptools",
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        self._uvicorn = server = uvicorn.Server(config)
+        self._thread = thread = threading.Thread(
+            target=server.run, args=([self._socket],), name="perdure serve", daemon=True
+        )
+        thread.start()
+        while not server.started:
+            thread.join(0.005)
+            if not thread.is_alive():
+                raise OSError("the server ended before it began")
+
+    def __enter__(self) -> Server:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take no more connections, answer what has been asked, for some seconds, and end."""
+        if self._uvicorn is not None and self._thread is not None:
+            self._uvicorn.should_exit = True
+            self._thread.join()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.live.stop()
+        self._socket.close()
+
+    # --- one request
+
+    async def _answer(self, scope: Scope, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        """The application, as ASGI has it."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if self.hosts.name_of(headers.get("host")) is None:
+            told = f"perdure: {headers.get('host', '')[:100]!r} is no name of this server; see --allow-host\n"
+            response = Response(421, told.encode(), headers=(("connection", "close"),))
+        else:
+            body = await _body(receive, headers)
+            response = await self._respond(scope, headers, body) if isinstance(body, bytes) else body
+        await _send(send, response, scope["method"])
+
+    async def _respond(self, scope: Scope, headers: dict[str, str], body: bytes) -> Response:
+        path = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            path += "?" + scope["query_string"].decode("latin-1")
+        request = Request(scope["method"], path, headers, body)
+        loop = asyncio.get_running_loop()
+        begun = loop.run_in_executor(self._pool, self._begin, request)
+        is_call = path.endswith("/call")
+        seconds = SYNCHRONOUS_SECONDS
+        try:
+            response = await asyncio.wait_for(asyncio.shield(begun), seconds if is_call else None)
+        except TimeoutError:
+            return Response(202, headers=CORS)
+        if isinstance(response, Response):
+            return response
+        answered = asyncio.Event()
+        self.live.when_answered(response.request_id, lambda: loop.call_soon_threadsafe(answered.set))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(answered.wait(), seconds)
+        return await loop.run_in_executor(self._pool, response.answer)
+
+    def _begin(self, request: Request) -> Response | Pending:
+        try:
+            return self.interface.begin(request)
+        except Exception:
+            _LOG.exception("%s %s failed", request.method, request.path[:200])
+            return Response(500, b"perdure: an error of ours, which its log tells\n", headers=CORS)
+
+
+async def _body(receive: Callable[[], Any], headers: dict[str, str]) -> bytes | Response:
+    """The whole body, or why it is not read."""
+    told = headers.get("content-length", "0")
+    if not told.isascii() or not told.isdigit() or int(told) > MAX_BODY_BYTES:
+        return _too_large()
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return Response(400, b"the body ended early")
+                part = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    return _too_large()
+                parts.append(part)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+    except TimeoutError:
+        return Response(408, b"the body took too long", headers=(("connection", "close"),))
+
+
+def _too_large() -> Response:
+    words = f"a request has at most {MAX_BODY_BYTES} bytes".encode()
+    return Response(413, words, headers=(*CORS, ("connection", "close")))
+
+
+async def _send(send: Callable[[Any], Any], response: Response, method: str) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    if response.status != 204:
+        headers.append((b"content-length", str(len(response.body)).encode()))
+        headers.append((b"content-type", response.content_type.encode()))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
+
+
+@contextmanager
+def serve(
+    subnet: Subnet,
+    *,
+    port: int = 0,
+    bind: str = "127.0.0.1",
+    clock: Clock = "real",
+    domains: Iterable[str] = (),
+    allow_hosts: Iterable[str] = (),
+) -> Iterator[str]:
+    """Serve a subnet within the block; see `Server`. Gives the URL."""
+    with Server(subnet, bind=bind, port=port, clock=clock, domains=domains, allow_hosts=allow_hosts) as server:
+        yield server.url

@@ -1,0 +1,383 @@
+"""A subnet that goes on by itself: its clock follows the machine's, rounds follow what is due, requests come in.
+
+`Canister.update` runs rounds until its call is answered, which is what a test wants. Who serves others lets a request
+in, and hears of the answer when there is one: a canister that never answers then holds up nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple, final
+
+from perdure.canister import CanisterModule, Reject
+from perdure.embedder.guard import threads
+from perdure.errors import HostError, MalformedError
+from perdure.execution.clock import advance_time, move_clock, next_charge_ns
+from perdure.execution.journal import Ticket
+from perdure.execution.management.interface import codecs
+from perdure.execution.messages import CallMessage, FromUser, Response
+from perdure.execution.query import execute_query
+from perdure.execution.scheduler import (
+    execute_at_once,
+    has_work,
+    reject_management_call,
+    round_,
+    submit_request,
+)
+from perdure.execution.state import HookStatus, SubnetState
+from perdure.execution.world import World
+from perdure.ic.principal import Principal
+from perdure.subnet.canister import Canister
+from perdure.subnet.subnet import Subnet
+
+__all__ = ["Clock", "Live", "Refused", "Request"]
+
+_LOG: Final = logging.getLogger("perdure")
+
+Clock = Literal["real", "virtual"]
+"""``real``: time goes on as the machine's does. ``virtual``: it stands still but for rounds, and for `advance_time`."""
+
+_LOOK_EVERY_SECONDS: Final = 1.0
+"""Work may also come from whoever holds the subnet, who tells nobody. Heartbeats are as far apart."""
+_TURN_SECONDS: Final = 0.02
+"""For how long rounds keep others out, one round at least."""
+_SECOND_NS: Final = 1_000_000_000
+_ERROR_PAUSE_SECONDS: Final = 1.0
+
+
+@final
+class Request(NamedTuple):
+    """A user's request, whoever has checked that it is the user's.
+
+    Attributes:
+        request_id: what it is known by.
+        effective_id: for calls of the management canister, whom they concern.
+        caller_info: what the canister that signed for the sender attests, and its id.
+    """
+
+    request_id: bytes
+    sender: bytes
+    canister_id: bytes
+    method_name: str
+    arg: bytes
+    effective_id: bytes
+    caller_info: tuple[bytes, bytes] = (b"", b"")
+
+
+@final
+class Refused(NamedTuple):
+    """Why a request was not let in: nothing of it was executed, and it is not known afterwards."""
+
+    reject: Reject
+
+
+@final
+class Live:
+    """A running subnet.
+
+    Args:
+        subnet: goes on in a thread of its own until `stop`; whoever holds it may use it as before.
+        clock: what its clock does.
+    """
+
+    def __init__(self, subnet: Subnet, *, clock: Clock = "real") -> None:
+        self.subnet = subnet
+        self.clock = clock
+        self.preparing: set[bytes] = set()
+        """Requests that have come and are not let in yet, because something takes long before that."""
+        self._charge: tuple[World, int] | None = None
+        self._planned_ns = 0
+        self._beat_at = 0.0
+        self._wake = threading.Event()
+        self._stopped: bool = False
+        self._answered: dict[bytes, list[Callable[[], object]]] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="perdure rounds", daemon=True)
+
+    def start(self) -> None:
+        """Begin; a real clock is set before anything else comes."""
+        with self.subnet._gate.lock:
+            behind_ns = self.subnet._state.time_ns - time.time_ns()
+        if self.clock == "real" and behind_ns > 1_000_000_000:
+            _LOG.warning("the subnet's clock is %.0f s ahead of the machine's, and waits for it", behind_ns / 1e9)
+        self._run_alone(lambda _: None)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round that is under way; the subnet stays open."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def time_ns(self) -> int:
+        """What the clock says, or would say if anybody came now."""
+        time_ns = self.subnet._state.time_ns
+        return max(time_ns, time.time_ns()) if self.clock == "real" else time_ns
+
+    # --- what comes from outside
+
+    def submit(self, request: Request) -> Response | Refused | None:
+        """Let a request in; its answer where that takes no rounds, `None` where it is to come (see `when_answered`).
+
+        One that is known already is answered as before and not executed again.
+        """
+        module = self._compiled_before(request)
+        subnet, ticket = self.subnet, Ticket()
+        gate = subnet._gate
+        turn = gate.turn
+        with gate.lock:
+            try:
+                gate.beside(turn, request.canister_id or request.effective_id)
+                outcome = self._submit(turn, ticket, request)
+                host = subnet._host
+                version = host.settle()
+            except BaseException as error:
+                subnet._say(error, ticket)
+                raise
+            finally:
+                gate.end(turn)
+        del module  # until here, so that it is not compiled again
+        if outcome.__class__ is not Refused:
+            host.wait(version)
+        return outcome
+
+    def _submit(self, turn: bool | None, ticket: Ticket, request: Request) -> Response | Refused | None:
+        subnet, (request_id, sender, callee, method, arg, effective_id, caller_info) = self.subnet, request
+        if turn is None:
+            subnet._recover()
+        self._reach(turn, callee, method)
+        world = subnet._world
+        self._follow_clock(turn, world)
+        signals = threads.here.state
+        signals.enter()
+        try:
+            outcome = execute_at_once(world, callee, method, arg, sender, 0, request_id, ticket, caller_info)
+            if outcome is None:
+                message = CallMessage(FromUser(request_id), sender, callee, method, arg, 0, *caller_info)
+                outcome = submit_request(world, message, effective_id, None, ticket)
+        finally:
+            signals.leave()
+        state = world.state
+        self._look(state, callee)
+        if outcome.__class__ is Reject and state.ingress.find(request_id, state.time_ns) is None:
+            return Refused(outcome)
+        return None if isinstance(outcome, bytes) else outcome
+
+    def _reach(self, turn: bool | None, canister_id: bytes, method: str) -> None:
+        """Be alone where a message may reach more than its canister."""
+        if canister_id:
+            handle = Canister(self.subnet, Principal(canister_id))
+            if handle._reaches_further(method):
+                self.subnet._gate.become_alone(turn)
+                handle._check_code()
+
+    def query(
+        self, canister_id: bytes, method: str, arg: bytes, sender: bytes, caller_info: tuple[bytes, bytes] = (b"", b"")
+    ) -> Response:
+        """The answer to a query; what it tells of is on the platter by then."""
+        subnet = self.subnet
+        gate, signals = subnet._gate, threads.here.state
+        turn = gate.turn
+        with gate.lock:
+            try:
+                gate.beside(turn, canister_id)
+                if turn is None:
+                    subnet._recover()
+                self._reach(turn, canister_id, method)
+                world = subnet._world
+                self._follow_clock(turn, world)
+                signals.enter()
+                try:
+                    response = execute_query(world, canister_id, method, arg, sender, *caller_info)
+                finally:
+                    signals.leave()
+                host = subnet._host
+                version = host.settle(canister_id if gate.is_shared and canister_id else None)
+            finally:
+                gate.end(turn)
+        host.wait(version)
+        return response
+
+    def is_answered(self, request_id: bytes) -> bool:
+        """Whether a request that was let in is not in progress any more."""
+        with self.subnet._gate.lock:
+            ingress = self.subnet._state.ingress
+            return request_id not in ingress.callees and request_id not in ingress.begun
+
+    def when_answered(self, request_id: bytes, tell: Callable[[], object]) -> None:
+        """Have somebody told once when a request in progress is answered, at once if it is; also when all ends."""
+        with self._lock:
+            self._answered.setdefault(request_id, []).append(tell)
+        self._tell()
+
+    def forget(self, request_id: bytes) -> None:
+        """Tell nobody any more."""
+        with self._lock:
+            self._answered.pop(request_id, None)
+
+    def _tell(self) -> None:
+        if not self._answered:
+            return
+        with self.subnet._gate.lock:
+            state = self.subnet._state
+            asked = list(self._answered)
+            done = [one for one in asked if self._stopped or one not in state.ingress.callees]
+        with self._lock:
+            listeners = [tell for request_id in done for tell in self._answered.pop(request_id, ())]
+        for tell in listeners:
+            tell()
+
+    # --- the clock
+
+    def _follow_clock(self, turn: bool | None, world: World) -> None:
+        """Move the clock within the commit of whatever comes next, alone where somebody has to pay."""
+        if self._may_follow(world):
+            move_clock(world, time.time_ns())
+        elif self.clock == "real":
+            self.subnet._gate.become_alone(turn)
+            world.begin()
+            advance_time(world, max(0, time.time_ns() - world.state.time_ns))
+            world.finish()
+            self._charge = world, next_charge_ns(world)
+
+    def _may_follow(self, world: World) -> bool:
+        """Whether the clock can be set without anybody having to pay."""
+        if self._charge is None or self._charge[0] is not world:
+            self._charge = world, next_charge_ns(world)
+        return self.clock == "real" and time.time_ns() < self._charge[1] - _SECOND_NS
+
+    # --- rounds
+
+    def _look(self, state: SubnetState, canister_id: bytes) -> None:
+        """Wake the rounds where a message has left something to do before they would look."""
+        canister = state.canisters.get(canister_id)
+        is_due = canister is not None and (
+            0 < canister.global_timer_ns < self._planned_ns or canister.hook_status is HookStatus.READY
+        )
+        if is_due or state.outbox or state.ready or state.management_calls:
+            self._wake.set()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._stopped:
+                break
+            try:
+                pause = self._go_on()
+            except Exception:
+                _LOG.exception("a round of the served subnet failed")
+                pause = _ERROR_PAUSE_SECONDS
+        self._tell()
+
+    def _go_on(self) -> float:
+        """Do what is due, for a turn; in how many seconds there is more to do."""
+        subnet = self.subnet
+        with subnet._gate.lock:
+            world = subnet._world
+            if self._may_follow(world):
+                move_clock(world, time.time_ns())
+            pause = self._pause(world)
+        return pause if pause > 0 else self._run_alone(self._rounds)
+
+    def _run_alone(self, act: Callable[[World], object]) -> float:
+        subnet = self.subnet
+        gate = subnet._gate
+        turn = gate.turn
+        with gate.lock:
+            try:
+                gate.alone(turn)
+                subnet._recover()
+                with subnet._undisturbed(None) as world:
+                    self._follow_clock(False, world)
+                    act(world)
+                host = subnet._host
+                version = host.settle()
+                pause = self._pause(subnet._world)
+            finally:
+                gate.end(turn)
+        host.wait(version)
+        self._tell()
+        return pause
+
+    def _rounds(self, world: World) -> None:
+        until = time.monotonic() + _TURN_SECONDS
+        self._beat_at = time.monotonic() + _LOOK_EVERY_SECONDS
+        while True:
+            try:
+                round_(world)
+            except HostError as error:
+                # Whoever holds a subnet tries again with more; here others wait.
+                _LOG.warning("a call of the management canister cannot be executed here and is rejected: %s", error)
+                world.recover()
+                reject_management_call(world, f"This machine cannot execute the call: {error}")
+            if not has_work(world) or time.monotonic() > until:
+                return
+
+    def _pause(self, world: World) -> float:
+        """How many seconds may pass before the next round."""
+        state = world.state
+        if has_work(world):
+            return 0.0
+        now_ns = self.time_ns
+        due = [0.0 + deadline_ns for deadline_ns in state.deadlines.values()]
+        beats = False
+        for canister_id in state.task_canisters:
+            canister = state.canisters[canister_id]
+            if canister.global_timer_ns > state.time_ns:
+                due.append(canister.global_timer_ns)
+            module = canister.module
+            beats = beats or (module is not None and "canister_heartbeat" in module.exported_methods)
+        for canister_id in state.stopping:
+            due += [request.deadline_ns for request in state.canisters[canister_id].stop_requests]
+        self._planned_ns = int(min(due, default=1 << 62))
+        if beats and time.monotonic() >= self._beat_at:
+            return 0.0
+        pause = (self._planned_ns - now_ns) / 1e9
+        return max(0.0, min(_LOOK_EVERY_SECONDS, pause))
+
+    # --- compiling
+
+    def _compiled_before(self, request: Request) -> CanisterModule | None:
+        """The module that a request is about to install, compiled while others go on: that may take long.
+
+        Only for a controller, whose call will be executed; what is wrong with it, the rules will say.
+        """
+        if request.canister_id or request.method_name not in _INSTALLING:
+            return None
+        try:
+            (arg,) = codecs()[request.method_name][0].decode(request.arg)
+        except (MalformedError, ValueError):
+            return None
+        with self.subnet._gate.lock:
+            wasm = _INSTALLING[request.method_name](self.subnet._state, request.sender, arg)
+        if wasm is None:
+            return None
+        self.preparing.add(request.request_id)
+        try:
+            return self.subnet._compiled(wasm)
+        finally:
+            self.preparing.discard(request.request_id)
+
+
+def _wasm_in(state: SubnetState, sender: bytes, arg: dict[str, object]) -> bytes | None:
+    canister = state.canisters.get(bytes(arg["canister_id"]))  # type: ignore[call-overload]
+    return arg["wasm_module"] if canister is not None and sender in canister.facts.controllers else None  # type: ignore[return-value]
+
+
+def _wasm_of_chunks(state: SubnetState, sender: bytes, arg: dict[str, object]) -> bytes | None:
+    target = state.canisters.get(bytes(arg["target_canister"]))  # type: ignore[call-overload]
+    store = state.canisters.get(bytes(arg["store_canister"] or arg["target_canister"]))  # type: ignore[call-overload]
+    if target is None or store is None or sender not in target.facts.controllers:
+        return None
+    chunks = [store.chunk_store.get(one["hash"]) for one in arg["chunk_hashes_list"]]  # type: ignore[attr-defined]
+    return b"".join(chunks) if None not in chunks else None  # type: ignore[arg-type]
+
+
+_INSTALLING: Final = {"install_code": _wasm_in, "install_chunked_code": _wasm_of_chunks}

@@ -1,0 +1,111 @@
+"""The interface by an agent of our own: versions, certificates, whoever asks."""
+
+from __future__ import annotations
+
+import cbor2
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from perdure import Principal
+from perdure.certification import Missing
+from perdure.gateway.envelope import hash_of_map
+
+NAT_1 = b"DIDL\0\1}\1"
+
+
+def test_status(interface):
+    response = interface.handle("GET", "/api/v2/status", {}, b"")
+    assert (response.status, response.content_type) == (200, "application/cbor")
+    assert response.body.startswith(b"\xd9\xd9\xf7")
+    assert cbor2.loads(response.body)["root_key"] == interface.live.subnet.root_key
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+def test_a_call_is_answered_with_a_certificate(interface, counter, agents, version):
+    agent = agents.Agent(interface)
+    request_id, response = agent.call(counter.id, "inc", version=version)
+    assert response.status == 200
+    assert cbor2.loads(response.body)["status"] == "replied"
+    certificate = agent.certificate(response)
+    assert certificate.lookup(b"request_status", request_id, b"status") == b"replied"
+    assert agent.query(counter.id, "count")["reply"]["arg"] == NAT_1
+    assert certificate.lookup(b"time") not in list(Missing)
+
+
+def test_an_asynchronous_call_is_polled(interface, counter, agents):
+    agent = agents.Agent(interface, agents.ed25519_identity())
+    request_id, response = agent.call(counter.id, "inc", version="v2")
+    assert (response.status, response.body) == (202, b"")
+    found = agent.certificate(agent.read(f"v3/canister/{counter.id}", [b"request_status", request_id]))
+    assert found.lookup(b"request_status", request_id, b"status") == b"replied"
+
+
+def test_a_query_is_signed_by_the_node(interface, counter, agents):
+    agent = agents.Agent(interface)
+    request_id, body = agent.message("query", counter.id, "count", b"DIDL\0\0")
+    answer = cbor2.loads(agent.post(f"/api/v3/canister/{counter.id}/query", body).body)
+    subnet_id = interface.live.subnet.id.raw_bytes
+    certificate = agent.certificate(agent.read(f"v3/canister/{counter.id}", [b"subnet", subnet_id]))
+    (signature,) = answer["signatures"]
+    key = certificate.lookup(b"subnet", subnet_id, b"node", signature["identity"], b"public_key")
+    assert isinstance(key, bytes)
+    assert Principal.self_authenticating(key).raw_bytes == signature["identity"]
+    told = {name: value for name, value in answer.items() if name != "signatures"}
+    told = {name: dict(value) if name == "reply" else value for name, value in told.items()}
+    digest = hash_of_map({**told, "timestamp": signature["timestamp"], "request_id": request_id})
+    ed25519.Ed25519PublicKey.from_public_bytes(key[12:]).verify(signature["signature"], b"\x0bic-response" + digest)
+
+
+def test_a_request_that_comes_again_is_executed_once(interface, counter, agents):
+    agent = agents.Agent(interface, agents.ed25519_identity())
+    _, body = agent.message("call", counter.id, "inc", b"DIDL\0\0")
+    path = f"/api/v4/canister/{counter.id}/call"
+    answers = [agent.post(path, body).status for _ in range(3)]
+    assert answers == [200, 200, 200]
+    assert agent.query(counter.id, "count")["reply"]["arg"] == NAT_1
+
+
+def test_refused_before_execution(interface, counter, agents):
+    agent = agents.Agent(interface)
+    _, response = agent.call(counter.id, "there is no such method")
+    refused = cbor2.loads(response.body)
+    assert response.status == 200
+    assert "certificate" in refused or refused["status"] == "non_replicated_rejection"
+    nobody = Principal.from_index(77)
+    _, response = agent.call(nobody, "inc")
+    refused = cbor2.loads(response.body)
+    assert (refused["status"], refused["reject_code"], refused["error_code"]) == (
+        "non_replicated_rejection",
+        3,
+        "IC0301",
+    )
+    _, response = agent.call(nobody, "inc", version="v2")
+    assert "status" not in cbor2.loads(response.body)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 404),
+        ("/api/v2/nothing", 404),
+        ("/api/v5/canister/aaaaa-aa/call", 404),
+        ("/api/v4/canister/aaaaa-aa/query", 404),
+        ("/api/v4/subnet/aaaaa-aa/query", 404),
+        ("/api/v4/canister/aaaaa-a/call", 400),
+        ("/api/v4/canister/../call", 400),
+        ("/api/v4/canister/%2e%2e/../../etc/passwd/call", 404),
+        ("/api/v4/canister/aaaaa-aa/call", 400),
+    ],
+)
+def test_paths(interface, path, status):
+    response = interface.handle("POST", path, {}, b"\xd9\xd9\xf7\xa0")
+    assert response.status == status
+    assert dict(response.headers)["access-control-allow-origin"] == "*"
+
+
+def test_a_page_of_any_origin_may_ask(interface):
+    response = interface.handle("OPTIONS", "/api/v4/canister/aaaaa-aa/call", {"origin": "http://evil.example"}, b"")
+    headers = dict(response.headers)
+    assert (response.status, headers["access-control-allow-origin"]) == (204, "*")
+    assert "access-control-allow-credentials" not in headers
+    assert interface.handle("GET", "/api/v4/canister/aaaaa-aa/call", {}, b"").status == 405

@@ -1,0 +1,70 @@
+"""Every kind of signature is verified, and one that is not somebody's is nobody's."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.execution.identity import root_key
+
+KINDS = ("Ed25519", "P-256", "secp256k1", "P-256 device", "Ed25519 device", "RSA device")
+
+
+@pytest.fixture
+def identities(agents, interface):
+    """Identities by kind, made when asked for."""
+
+    def make(kind):
+        if kind == "canister":
+            return agents.canister_identity(root_key(b""), interface.live.subnet.canisters[0].id.raw_bytes)
+        return agents.KINDS[kind]()
+
+    return make
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "canister"])
+def test_every_kind(interface, counter, agents, identities, kind):
+    agent = agents.Agent(interface, identities(kind))
+    agent.update(counter.id, "inc")
+    assert agent.query(counter.id, "count")["status"] == "replied"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "canister"])
+def test_what_was_not_signed_is_refused(interface, counter, agents, identities, kind):
+    identity = identities(kind)
+    forger = agents.Agent(interface, identity._replace(sign=lambda payload: identity.sign(payload + b"!")))
+    _, response = forger.call(counter.id, "inc")
+    assert (response.status, b"Invalid signature" in response.body) == (400, True)
+    assert agents.Agent(interface).query(counter.id, "count")["reply"]["arg"][-1] == 0
+
+
+def test_a_chain_of_delegations(interface, counter, agents, identities):
+    session, device = identities("Ed25519"), identities("P-256 device")
+    links = (agents.Link(device), agents.Link(session, {"targets": [counter.id.raw_bytes], "permissions": "all"}))
+    agent = agents.Agent(interface, identities("canister"), links)
+    agent.update(counter.id, "inc")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"expiration": 1}, b"has expired"),
+        ({"targets": [b"\1"]}, b"is not one of the delegation targets"),
+        ({"permissions": "queries"}, b"its permissions are queries"),
+        ({"permissions": "some"}, b"expected queries or all"),
+        ({"targets": [b"\1"] * 1001}, b"at most 1000 principals"),
+    ],
+)
+def test_delegations_that_do_not_allow_it(interface, counter, agents, identities, fields, words):
+    agent = agents.Agent(interface, identities("Ed25519"), (agents.Link(identities("Ed25519"), fields),))
+    _, response = agent.call(counter.id, "inc")
+    assert (response.status, words in response.body) == (400, True), response.body
+
+
+def test_delegations_in_a_circle(interface, counter, agents, identities):
+    first, second = identities("Ed25519"), identities("Ed25519")
+    agent = agents.Agent(interface, first, (agents.Link(second), agents.Link(first)))
+    _, response = agent.call(counter.id, "inc")
+    assert b"is in the chain twice" in response.body
+    agent = agents.Agent(interface, first, tuple(agents.Link(identities("Ed25519")) for _ in range(21)))
+    _, response = agent.call(counter.id, "inc")
+    assert b"at most 20 delegations" in response.body

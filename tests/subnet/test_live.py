@@ -1,0 +1,74 @@
+"""A subnet that goes on by itself: rounds, its clock, requests that come in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from perdure import Subnet
+from perdure.canister import Reply
+from perdure.subnet.live import Live, Refused, Request
+
+MODULES = Path(__file__).parent.parent / "canisters" / "modules"
+NOBODY = b"\4"
+
+
+@pytest.fixture(scope="module")
+def _counting():
+    subnet = Subnet()
+    return subnet, subnet.install(MODULES / "motoko_eop_v1.wasm.gz").id
+
+
+@pytest.fixture
+def counter(_counting):
+    """A counter on a subnet of the test's own."""
+    subnet = _counting[0].fork()
+    yield subnet.canister(_counting[1])
+    subnet.close()
+
+
+@pytest.fixture
+def live(counter):
+    """It, running."""
+    running = Live(counter._subnet)
+    running.start()
+    yield running
+    running.stop()
+
+
+def request(counter, method, arg=b"DIDL\0\0", request_id=b"one", **more):
+    return Request(request_id, NOBODY, counter.id.raw_bytes, method, arg, counter.id.raw_bytes, **more)
+
+
+def test_the_clock_follows_the_machines_within_the_message(live, counter):
+    before = time.time_ns()
+    assert isinstance(live.submit(request(counter, "inc")), Reply)
+    assert before <= counter._subnet.time_ns <= time.time_ns() + 10
+    assert live.submit(request(counter, "inc")) == live.submit(request(counter, "inc"))
+    assert counter.query("count", b"DIDL\0\0")[-1] == 1
+
+
+def test_a_virtual_clock_stands_still(counter):
+    live = Live(counter._subnet, clock="virtual")
+    live.start()
+    before = counter._subnet.time_ns
+    live.submit(request(counter, "inc"))
+    live.stop()
+    assert counter._subnet.time_ns - before < 100
+
+
+def test_a_call_that_takes_rounds_is_answered_later(live, counter):
+    answered = threading.Event()
+    assert live.submit(request(counter, "incSelf")) is None
+    live.when_answered(b"one", answered.set)
+    assert answered.wait(30)
+    assert counter._subnet.response(b"one") is not None
+
+
+def test_who_is_not_let_in_is_told_so(live, counter):
+    nobody = Request(b"one", NOBODY, b"\0" * 8 + b"\1\1\1", "inc", b"", b"")
+    assert isinstance(live.submit(nobody), Refused)
+    assert counter._subnet.request_status(b"one") == "unknown"
