@@ -114,7 +114,7 @@ def printing(tmp_path: Path) -> Path:
 def test_run_shows_what_is_printed_before_each_reply(perdure: Run, printing: Path) -> None:
     shown = [line.split("  ")[:2] for line in perdure("run", printing, "tell", "tell").stdout.splitlines()]
     told = [["log", "[b]one"], ["log", "two[/b]"], ["update tell", ""]]
-    assert shown == [["log", "at the start"], ["installed as rwlgt-iiaaa-aaaaa-aaaaa-cai"], *told, *told]
+    assert shown == [["log", "at the start"], ["installed as lxzze-o7777-77777-aaaaa-cai"], *told, *told]
     done = json.loads(perdure("run", printing, "tell", "--json").stdout)
     assert done["log"] == ["at the start", "[b]one\ntwo[/b]"]
     assert perdure("run", printing, "tell", "--quiet").stdout == ""

@@ -240,7 +240,7 @@ class Runner:
         self.canister = self.subnet.create_canister(
             canister_id=own_id, controllers=(Principal(ANONYMOUS), own_id), cycles=CYCLES
         )
-        state.next_canister_index = int.from_bytes(Principal.from_text(FIRST_CREATED).raw_bytes[:8], "big")
+        state.first_canister_index = int.from_bytes(Principal.from_text(FIRST_CREATED).raw_bytes[:8], "big")
         self.lines: list[str] = [f"ingress Completed: Reply: {STOP_ARGUMENT}"]
 
     def execute(self, command: list[str]) -> None:

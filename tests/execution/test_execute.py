@@ -733,7 +733,8 @@ class TestAsTheReplicaShowsIt:
             fakes.call(api, api.msg_arg_data(), "f")
 
         caller = world.install({"canister_update ask": ask}, [fakes.on_reply, fakes.on_reject])
-        inside, outside = Principal.from_index(77).raw_bytes, Principal.from_index(1 << 20).raw_bytes
+        first = world.subnet.first_canister_index
+        inside, outside = (Principal.from_index(first + index).raw_bytes for index in (77, 1 << 20))
         said = [execute_ingress(world.rules, caller.canister_id, "ask", callee).data for callee in (inside, outside)]
         assert said[0].startswith(b"reject:3:IC0301")
         assert said[1] == b"reject:3:No route to canister %s" % str(Principal(outside)).encode()

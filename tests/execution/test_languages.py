@@ -9,6 +9,7 @@ import pytest
 
 from perdure import Principal, RejectError, Subnet
 from perdure.execution import round_, run_until_idle
+from perdure.execution.state import FIRST_CANISTER_INDEX
 
 ROOT = Path(__file__).parents[2]
 HASHES = json.loads((ROOT / "tests" / "canisters" / "hashes.json").read_text())
@@ -70,7 +71,7 @@ class TestMotoko:
         assert there.actor().count() == 1
 
     def test_catch_of_a_missing_canister(self, motoko):
-        text = motoko[0].actor().tryOther(Principal.from_index(777_777))
+        text = motoko[0].actor().tryOther(Principal.from_index(FIRST_CANISTER_INDEX + 777_777))
         assert text.startswith("IC0301: Canister ")
 
     def test_throw_and_assert(self, motoko):

@@ -22,6 +22,7 @@ from perdure.execution import (
     uninstall_code,
 )
 from perdure.execution.ingress import drawn_id
+from perdure.execution.state import FIRST_CANISTER_INDEX
 from perdure.ic.principal import Principal
 
 PERSISTENCE = {"icp:private enhanced-orthogonal-persistence": b""}
@@ -290,12 +291,18 @@ class TestStopping:
 
 
 def test_ids_are_given_out_in_order(world):
-    taken = Principal.from_index(1).raw_bytes
+    taken = Principal.from_index(FIRST_CANISTER_INDEX + 1).raw_bytes
     add_canister(world.rules, Settings(), 0, canister_id=taken)
     found = [Principal(add_canister(world.rules, Settings(), 0).canister_id) for _ in range(2)]
-    assert found == [Principal.from_index(0), Principal.from_index(2)]
+    assert [str(one) for one in found] == ["lxzze-o7777-77777-aaaaa-cai", "lz3um-vp777-77777-aaaba-cai"]
     with pytest.raises(ValueError, match="exists already"):
         add_canister(world.rules, Settings(), 0, canister_id=taken)
+
+
+def test_ids_begin_anew_behind_the_last_one(world):
+    world.subnet.next_canister_index = (1 << 64) - 1 - FIRST_CANISTER_INDEX
+    found = [Principal(add_canister(world.rules, Settings(), 0).canister_id) for _ in range(2)]
+    assert found == [Principal.from_index((1 << 64) - 1), Principal.from_index(0)]
 
 
 def test_install_modes_are_candids_names():

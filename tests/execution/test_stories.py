@@ -129,7 +129,7 @@ class TestCalls:
 
     def test_missing_method_and_canister(self, stage, p):
         on_reject = p().reply(p().msg_reject_msg())
-        nobody = p().call(b"\x00\x00\x00\x00\x00\x00\x09\x09\x01\x01", "update", on_reject=on_reject)
+        nobody = p().call(b"\xff\xff\xff\xff\xff\xe0\x09\x09\x01\x01", "update", on_reject=on_reject)
         assert stage.update(stage.a, nobody).data.startswith(b"IC0301")
         nothing = p().call(stage.b.canister_id, "nothing", on_reject=on_reject)
         assert stage.update(stage.a, nothing).data.startswith(b"IC0536")

@@ -256,7 +256,7 @@ def test_13_a_failing_test_shows_what_its_canisters_printed(project):
     )
     result = project.runpytest()
     passed(result, 1, failed=1)
-    result.stdout.fnmatch_lines(["*Captured canister log*", "rwlgt-iiaaa-aaaaa-aaaaa-cai: said this"])
+    result.stdout.fnmatch_lines(["*Captured canister log*", "lxzze-o7777-77777-aaaaa-cai: said this"])
     assert result.stdout.str().count("cai: said this") == 1
 
 

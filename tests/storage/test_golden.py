@@ -44,7 +44,7 @@ def number(data: bytes) -> int:
 
 
 def test_every_version_is_there() -> None:
-    assert {"v1-busy", "v1-kept", "v1-plain", "v1-python", "v1-python-early", "v1-memories"} <= set(NAMES)
+    assert {"v1-busy", "v1-kept", "v1-plain", "v1-python", "v1-python-early", "v1-memories", "v1-range"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,10 +92,21 @@ def test_what_was_in_flight_goes_on(tmp_path: Path) -> None:
         past = subnet.at(3)
         assert number(past.canister(kv.id).query("count")) == 5
         past.close()
+        # The directory is of a time when canisters' ids began at 0, and its range stays the same.
+        assert subnet.create_canister().id == Principal.from_index(4)
     with StateDirectory.open(tmp_path / "state", read_only=True) as state:
         assert state.verify() == []
         assert state.history_kept is None
         assert [version.version for version in state.history()] == list(range(state.version, 0, -1))
+
+
+def test_ids_go_on_in_the_range_of_the_directory(tmp_path: Path) -> None:
+    facts = unpack("v1-range", tmp_path / "state")
+    assert facts["canister"] == "lxzze-o7777-77777-aaaaa-cai"
+    with Subnet(tmp_path / "state") as subnet:
+        assert number(subnet.canister(Principal.from_text(facts["canister"])).query("count")) == 1
+        assert str(subnet.create_canister().id) == "lqy7q-dh777-77777-aaaaq-cai"
+    assert replay(tmp_path / "state").difference is None
 
 
 def test_what_is_in_the_log_only_goes_on(tmp_path: Path) -> None:

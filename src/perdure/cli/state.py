@@ -153,7 +153,7 @@ def blame(source: str, stable_offset: str | None, heap_offset: str | None, as_js
 
     \b
     Example:
-        perdure state blame .perdure:rwlgt-iiaaa-aaaaa-aaaaa-cai --stable 0x10000
+        perdure state blame .perdure:lxzze-o7777-77777-aaaaa-cai --stable 0x10000
     """  # noqa: D301
     from perdure.ic.principal import Principal
     from perdure.storage import StateDirectory

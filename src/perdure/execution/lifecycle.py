@@ -121,7 +121,8 @@ def add_canister(
 
 def _next_id(world: World) -> bytes:
     while True:
-        canister_id = Principal.from_index(world.state.next_canister_index).raw_bytes
+        index = world.state.first_canister_index + world.state.next_canister_index
+        canister_id = Principal.from_index(index % (1 << 64)).raw_bytes
         world.state.next_canister_index += 1
         if canister_id not in world.state.canisters:
             return canister_id

@@ -28,14 +28,14 @@ __all__ = [
 _SUBNET_CANISTERS: Final = 1 << 20
 
 
-def no_such_canister(canister_id: bytes) -> Reject:
-    """There is no such canister; an id that no subnet of the network would have reaches none.
+def no_such_canister(canister_id: bytes, first_canister_index: int) -> Reject:
+    """There is no such canister; an id that is not out of the subnet's range reaches none.
 
-    A subnet has 2^20 ids; here they begin with 0, and are 8 bytes of a number and two that say whose they are.
+    A subnet has 2^20 ids, which are 8 bytes of a number and two that say whose they are.
     """
     name = Principal(canister_id)
     number, kind = int.from_bytes(canister_id[:8]), canister_id[8:]
-    if kind == b"\x01\x01" and number < _SUBNET_CANISTERS:
+    if kind == b"\x01\x01" and 0 <= number - first_canister_index < _SUBNET_CANISTERS:
         return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {name} not found.")
     return Reject(RejectCode.DESTINATION_INVALID, f"No route to canister {name}")
 

@@ -542,7 +542,8 @@ def _deliver_call(world: World, message: CallMessage) -> None:
         return
     canister = world.state.canisters.get(message.callee)
     if canister is None:
-        respond(world, message.origin, no_such_canister(message.callee), message.cycles)
+        refusal = no_such_canister(message.callee, world.state.first_canister_index)
+        respond(world, message.origin, refusal, message.cycles)
     else:
         _put(world, canister, message)
 

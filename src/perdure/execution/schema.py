@@ -355,6 +355,7 @@ _SUBNET = Table(
     Field(13, "consumed_cycles", _CYCLES, 0),
     Field(14, "lost_cycles", _CYCLES, 0),
     Field(15, "ingress.callees", sorted_mapping(_REQUEST_ID, _ID), []),
+    Field(16, "first_canister_index", _NAT64, 0),
     rules=(_management,),
 )
 _SNAPSHOT = Table(

@@ -31,6 +31,7 @@ from perdure.system_api import LINE_OVERHEAD_BYTES
 
 __all__ = [
     "CONTROLLERS_ONLY",
+    "FIRST_CANISTER_INDEX",
     "LAST_TIME_NS",
     "CanisterLog",
     "CanisterState",
@@ -51,6 +52,10 @@ DEFAULT_TIME_NS: Final = 1_620_328_630_000_000_000
 
 LAST_TIME_NS: Final = 1 << 62
 """Where it ends: what is added to a time stays within 64 bits."""
+
+FIRST_CANISTER_INDEX: Final = 0xFFFF_FFFF_FFE0_0000
+"""Where a new subnet's canisters begin: ``lxzze-o7777-77777-aaaaa-cai``, as those of an application subnet of PocketIC,
+far from the network's own canisters, which the smallest numbers name."""
 
 _HISTORY_CHANGE_BYTES: Final = 64
 _LINE_OVERHEAD_BYTES: Final = 20
@@ -340,7 +345,10 @@ class SubnetState:
     random_counter: int = 0
     round_number: int = 0
     canisters: dict[bytes, CanisterState] = field(default_factory=dict)
+    first_canister_index: int = FIRST_CANISTER_INDEX
+    """Where the range begins out of which canisters get their ids."""
     next_canister_index: int = 0
+    """Of the next id, within the range."""
     next_request_number: int = 1
     ingress: IngressHistory = field(default_factory=IngressHistory)
     outbox: list[CallMessage | ResponseMessage] = field(default_factory=list)

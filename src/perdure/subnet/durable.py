@@ -389,7 +389,7 @@ class DurableHost:
         self._ingress = world.state.ingress.kept()
         if self.directory.keeps_history:
             world.state.inputs = []
-            world.state.note("open", changed_fields(config), seed)
+            world.state.note("open", changed_fields(config), seed, world.state.first_canister_index)
         return world
 
 

@@ -119,11 +119,12 @@ class _Opened(NamedTuple):
 
     config: SubnetConfig
     seed: bytes
+    first_canister_index: int = 0
 
 
 def _opened(one: Input) -> _Opened:
-    config, seed = one.fields
-    return _Opened(SubnetConfig(**config), seed)
+    config, *others = one.fields
+    return _Opened(SubnetConfig(**config), *others)
 
 
 def _steps(origin: StateDirectory, start: int | None, opened: _Opened) -> tuple[_Opened, list[_Step]]:
@@ -209,6 +210,7 @@ class _Replay:
         code: classes of Python canisters.
         config: limits, until an input says others.
         seed: of the randomness, until an input says another one.
+        first_canister_index: of a state that is still empty, until an input says another one.
     """
 
     origin: StateDirectory
@@ -216,6 +218,7 @@ class _Replay:
     code: Sequence[type[Any]]
     config: SubnetConfig
     seed: bytes
+    first_canister_index: int
     subnet: Subnet = field(init=False)
     _wanted: deque[Version] = field(default_factory=deque)
     """Commits that the input under way has still to make."""
@@ -238,7 +241,10 @@ class _Replay:
             code=self.code,
             changed_code="keep",
         )
-        self.subnet._durable.watch = self._watch
+        durable = self.subnet._durable
+        durable.watch = self._watch
+        if not durable.directory.subnet_record:
+            self.subnet._state.first_canister_index = self.first_canister_index
 
     def _abandon(self) -> None:
         self.subnet._durable.directory.abandon()
@@ -309,7 +315,7 @@ class _Replay:
     # --- inputs, by their kinds
 
     def open(self, one: Input, _: _Step) -> None:
-        self.config, self.seed = _opened(one)
+        self.config, self.seed, self.first_canister_index = _opened(one)
         self._reopen()
 
     def call(self, one: Input, _: _Step) -> None:

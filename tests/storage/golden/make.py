@@ -5,7 +5,7 @@
 A directory here is made once, when its version of the format is settled, and never again: later revisions have to read
 it as it is. Each is a tar archive (the log and the reserve are mostly zeros); beside it `NAME.json` says what is in it.
 A new version of the format gets new names; the old ones stay. `v1-python-early` is `v1-python` as revision a3a0281 made
-it, before canisters in Python had a name and a schema.
+it, before canisters in Python had a name and a schema. Those before `v1-range` have canisters whose ids begin at 0.
 """
 
 from __future__ import annotations
@@ -155,12 +155,21 @@ def memories(path: Path) -> dict[str, Any]:
         return {"canister": str(canister.id), **facts_of(subnet)}
 
 
+def range_(path: Path) -> dict[str, Any]:
+    """A subnet whose canisters' ids begin where PocketIC's do, and all of its history."""
+    with Subnet(path, history=None, seed=b"range") as subnet:
+        kv = subnet.install(MODULES / "kv32.wasm", bytes(8))
+        kv.update("inc")
+        return {"canister": str(kv.id), **facts_of(subnet)}
+
+
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "v1-busy": busy,
     "v1-plain": plain,
     "v1-kept": kept,
     "v1-python": python,
     "v1-memories": memories,
+    "v1-range": range_,
 }
 
 
