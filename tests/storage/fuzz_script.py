@@ -34,7 +34,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -72,6 +72,9 @@ from perdure.subnet.gate import Gate  # noqa: E402
 GOLDEN = HERE / "golden"
 NAMES = ("v1-busy", "v1-plain", "v1-kept")
 SECONDS = 10
+"""Of this process's processor time, which others on the machine do not take."""
+STUCK_SECONDS = 60 * SECONDS
+"""By the clock: who waits for what never comes takes no processor time."""
 GROWTH_BYTES = 300 << 20
 RUN_EVERY = 40
 
@@ -772,44 +775,26 @@ def _peak_bytes() -> int:
 def examine(seed: int, number: int, store: TemporaryStore, *, write: bool = False) -> tuple[str, str]:
     """One mutant; what was done, and what became of it. Raises what must not come."""
     files, tree, what = mutant(seed, number)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
+    with _limited(what, SECONDS):
         outcome = check(files, tree, store, write=write)
         if outcome == "opened" and number % RUN_EVERY == 0:
             outcome = run(files)
-    except BaseException as error:
-        error.add_note(what)
-        raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
     return what, outcome
 
 
 def examine_snapshot(seed: int, number: int, original: dict[str, bytes]) -> tuple[str, str]:
     files = dict(original)
     what = mutate_snapshot(files, random.Random(f"{seed} {number}"))
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
+    with _limited(what, SECONDS):
         return what, check_snapshot(files, runs=number % 10 == 0)
-    except BaseException as error:
-        error.add_note(what)
-        raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def examine_python(seed: int, number: int) -> tuple[str, str]:
     rng = random.Random(f"{seed} {number}")
     with tempfile.TemporaryDirectory(dir=_fast()) as directory:
         what = mutate_python(rng.choice(PYTHON_NAMES), Path(directory, "state"), rng)
-        signal.setitimer(signal.ITIMER_REAL, 6 * SECONDS)  # for twenty things that are done
-        try:
+        with _limited(what, 6 * SECONDS):  # for twenty things that are done
             return what, check_python(Path(directory, "state"), upgrades=rng.random() < 0.5)
-        except BaseException as error:
-            error.add_note(what)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def a_snapshot(directory: Path) -> dict[str, bytes]:
@@ -823,7 +808,26 @@ def a_snapshot(directory: Path) -> dict[str, bytes]:
     return snapshot_files(directory / "snapshot")
 
 
-def _alarm(*_: object) -> None:
+@contextmanager
+def _limited(what: str, seconds: float) -> Iterator[None]:
+    """What is done to a mutant, for so long; an error has a note of what the mutant is."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, STUCK_SECONDS)
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(what)
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+TOO_LONG = (signal.SIGPROF, signal.SIGALRM)
+
+
+def too_long(*_: object) -> None:
+    """The handler of both."""
     raise TooLongError
 
 
@@ -869,7 +873,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--only", type=int)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGALRM, _alarm)
+    for number in TOO_LONG:
+        signal.signal(number, too_long)
     store = TemporaryStore(_fast())
     if arguments.only is not None:
         print(*examine(arguments.seed, arguments.only, store, write=arguments.only % 3 == 0), sep="\n")

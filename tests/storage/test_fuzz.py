@@ -23,9 +23,10 @@ PYTHON = 12
 
 @pytest.fixture(autouse=True)
 def alarm(fuzz_script: ModuleType) -> Iterator[None]:
-    before = signal.signal(signal.SIGALRM, fuzz_script._alarm)
+    before = {number: signal.signal(number, fuzz_script.too_long) for number in fuzz_script.TOO_LONG}
     yield
-    signal.signal(signal.SIGALRM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
