@@ -294,6 +294,27 @@ def test_from_a_python_canister(project):
     passed(project.runpytest(), 1)
 
 
+def test_18_what_a_python_canister_raises_is_shown_where_it_was_raised(project):
+    project.makepyfile(
+        """
+        from perdure.kit import canister as made, nat, query
+
+        @made
+        class Shelf:
+            @query
+            def value(self, key: nat) -> nat:
+                return {1: 2}[key]
+
+        def test_class(install):
+            install(Shelf).actor().value(7)
+        """
+    )
+    output = project.runpytest().stdout.str()
+    assert "return {1: 2}[key]" in output
+    assert "KeyError: 7" in output
+    assert "instance.py" not in output
+
+
 def test_from_a_snapshot(pytester, built):
     canister = Subnet().install(built("motoko_classical_v1"))
     canister.actor().inc()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
+import traceback
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -166,6 +169,49 @@ def test_a_trap_undoes_everything(registry):
     with rejects(match="on purpose"):
         actor.crash()
     assert actor.counted() == (1, 1)
+
+
+def test_what_was_raised_is_the_cause_of_the_rejection(registry):
+    actor = registry.actor()
+    with rejects(match="ValueError: too old") as rejected:
+        actor.add({"name": "Bob", "age": 200})
+    cause = rejected.error.__cause__
+    assert type(cause) is ValueError
+    assert [frame.name for frame in traceback.extract_tb(cause.__traceback__)] == ["add"]
+    with rejects(match="on purpose") as rejected:
+        actor.crash()  # a trap has no exception but perdure's own
+    assert rejected.error.__cause__ is None
+    bob = encode(parse_types("(record { name : text; age : nat8 })"), [{"name": "Bob", "age": 200}])
+    for expected in (ValueError, type(None)):  # an answer that comes again has none, as in another process
+        with rejects(match="too old") as rejected:
+            registry.update("add", bob, request_id=b"n" * 32)
+        assert type(rejected.error.__cause__) is expected
+
+
+def test_what_was_raised_keeps_nothing_alive():
+    """An exception has its frames, and they have the canister; nobody asks for what a timer raises."""
+
+    @canister
+    class Late:
+        @init
+        def start(self) -> None:
+            ic.set_timer(ic.time_ns + 1)
+
+        @timer
+        def late(self) -> None:
+            gone.append(weakref.ref(self))
+            raise RuntimeError("too late")
+
+    gone: list[weakref.ref[object]] = []
+    subnet = Subnet()
+    subnet.install(Late)
+    subnet.advance_time(10)
+    subnet.run_until_idle()
+    assert gone
+    subnet.close()
+    del subnet
+    gc.collect()
+    assert [one() for one in gone] == [None] * len(gone)
 
 
 def test_a_reject_undoes_nothing(registry):

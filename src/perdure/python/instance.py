@@ -31,6 +31,7 @@ from perdure.canister import (
     StateDelta,
     Trap,
     TrapCode,
+    note_raised,
 )
 from perdure.data.store import Store
 from perdure.errors import InternalError, MalformedError, RejectError, UnsupportedError
@@ -228,6 +229,7 @@ class PythonInstance:
             self._live = dict(self._object.__dict__)
             self._set_attributes(self._stored_attributes(is_own=True))
         self._is_touched = True
+        note_raised()
         try:
             if self._module.models:
                 self.store.begin()
@@ -244,7 +246,9 @@ class PythonInstance:
             raise
         except Exception as error:
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            return api.fail(CanisterTrap(TrapCode.CALLED_TRAP, text), backtrace=_frames_of(error.__traceback__))
+            backtrace = _frames_of(error.__traceback__)
+            note_raised(backtrace, error.with_traceback(_from_theirs(error.__traceback__)))
+            return api.fail(CanisterTrap(TrapCode.CALLED_TRAP, text), backtrace=backtrace)
         except BaseException:
             self.roll_back()
             raise
@@ -458,6 +462,7 @@ class PythonInstance:
         for frame in self._frames.values():
             frame.coroutine.close()
         self._frames.clear()
+        note_raised()
 
 
 @final
@@ -483,6 +488,14 @@ class _DeclaredMemory:
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Write `data` at `address`."""
         self._instance.virtual_memory(self._memory_id).write(address, data)
+
+
+def _from_theirs(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames that lead to the canister's own; all of it where there are none."""
+    step = trace
+    while step is not None and Path(step.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE):
+        step = step.tb_next
+    return step or trace
 
 
 def _frames_of(trace: TracebackType | None) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import final
 
 from perdure.candid.service import ServiceType, load
 from perdure.candid.types import Value
-from perdure.canister import CanisterStatus, Reject, Reply
+from perdure.canister import CanisterStatus, Reject, Reply, take_raised
 from perdure.errors import RejectError
 from perdure.execution.journal import Ticket
 from perdure.execution.management import management_query
@@ -26,7 +26,9 @@ MAX_ROUNDS = 1_000
 def as_error(response: object) -> RejectError:
     """The error for a response that is no reply; `None` is one too."""
     if isinstance(response, Reject):
-        return RejectError(response.code, response.error_code, response.message, response.backtrace)
+        error = RejectError(response.code, response.error_code, response.message, response.backtrace)
+        error.__cause__ = take_raised(response.backtrace)
+        return error
     return RejectError(6, "", "the call was taken and is not answered: nothing is left to run but timers and deadlines")
 
 
