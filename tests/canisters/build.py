@@ -365,6 +365,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("messenger", "rust", "rust/messenger", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
     Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),
+    Recipe("benches", "rust", "rust/benches", rust_module),
     Recipe("upgraded", "rust", "rust/upgraded", rust_module),
     Recipe("guarded", "rust", "rust/guarded", rust_module),
     *(Recipe(f"managed_0_{minor}", "rust", "rust/managed", rust_module) for minor in (5, 6, 7)),

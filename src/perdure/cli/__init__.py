@@ -35,6 +35,7 @@ COMMANDS = {
     "demo": _Command("perdure.cli.demo:demo", "Retell the experiment: native stable memory beside host calls."),
     "run": _Command("perdure.cli.run:run", "Install a module on a fresh subnet and call its methods."),
     "instrument": _Command("perdure.cli.instrument:instrument", "Rewrite a module and say what was added."),
+    "bench": _Command("perdure.cli.bench:bench", "Run canbench's benchmarks, and compare them with earlier results."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
     "serve": _Command("perdure.cli.serve:serve", "Serve canisters over HTTP to agents, browsers and icp."),
     "upgrade-check": _Command("perdure.cli.upgrade:upgrade_check", "Rehearse an upgrade on real data: is it safe?"),

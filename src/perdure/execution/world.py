@@ -39,7 +39,10 @@ from perdure.execution.journal import Journal
 from perdure.execution.messages import CallMessage, Response
 from perdure.execution.state import CanisterState, SnapshotContent, SubnetState
 
-__all__ = ["Host", "World"]
+__all__ = ["Host", "Watcher", "World"]
+
+Watcher = Callable[[CanisterInstance, EntryPoint, Env, Trap | Return], None]
+"""Sees an entry while what it did to memories is still there to be seen; what it raises cuts the message off."""
 
 
 class Host(Protocol):
@@ -146,8 +149,8 @@ class World:
     """Of the transaction that is under way, or was when an exception cut it off."""
     streams: tuple[Stream, ...] = ()
     """Of those who listen. Where there is nobody, no event is made."""
-    watch: Callable[[CanisterInstance, EntryPoint, Env, Trap | Return], None] | None = None
-    """Told of each entry before anybody has committed it or rolled it back, where somebody also listens."""
+    watchers: tuple[Watcher, ...] = ()
+    """Told of each entry before anybody has committed it or rolled it back."""
     touched: set[bytes] | None = None
     """Canisters that were touched, for somebody who keeps something about them, and empties it."""
     intercept: Callable[[CallMessage], Response | bool] | None = None
@@ -169,14 +172,14 @@ class World:
 
     def enter(self, instance: CanisterInstance, entry: EntryPoint, env: Env) -> Trap | Return:
         """Run an entry of a canister. Others may run meanwhile: see `subnet.gate`."""
-        if not self.streams:
+        if not self.streams and not self.watchers:
             return instance.run(entry, env)
         canister_id, context = env.facts.canister_id, env.context
         self.tell(Begun(canister_id, entry[0], context))
         result = instance.run(entry, env)
         self.tell(ended(canister_id, context, result, self.costs_of(instance.module)))
-        if self.watch is not None:
-            self.watch(instance, entry, env, result)
+        for watcher in self.watchers:
+            watcher(instance, entry, env, result)
         return result
 
     def costs_of(self, module: CanisterModule | None) -> CostSchedule:

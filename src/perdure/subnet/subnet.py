@@ -490,7 +490,7 @@ class Subnet(Home):
         kept = self._world
         self._world = self._twin(self._gate)._world
         self._anchors += 1
-        self._world.streams = kept.streams
+        self._world.streams, self._world.watchers = kept.streams, kept.watchers
         return kept
 
     @alone
@@ -498,7 +498,7 @@ class Subnet(Home):
         for canister in self._state.canisters.values():
             if canister.instance is not None:
                 self._host.discard(canister.canister_id, canister.instance)
-        kept.streams = self._world.streams
+        kept.streams, kept.watchers = self._world.streams, self._world.watchers
         self._world = kept
         self._anchors -= 1
 

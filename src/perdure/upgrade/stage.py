@@ -14,7 +14,7 @@ from typing import Final, Literal, final
 
 from perdure.canister import CanisterInstance, Context, EntryPoint, Env, Reject, Reply, Return, Trap, TrapCode
 from perdure.errors import RejectError
-from perdure.execution.events import Stream, Taken
+from perdure.execution.events import Taken
 from perdure.execution.execute import can_execute_task, execute_call, execute_task
 from perdure.execution.messages import CallMessage, FromUser, Response
 from perdure.execution.query import execute_query
@@ -160,8 +160,7 @@ class Stage:
         self._entries: list[Entry] = []
         self._held: list[CallMessage] = []
         world = self.world
-        world.streams = (Stream(1),)  # nobody reads it: it is what makes the world tell of entries
-        world.watch = self._note
+        world.watchers = (self._note,)
         world.intercept = self._intercept if answer is not None else None
 
     @property

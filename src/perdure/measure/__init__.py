@@ -1,0 +1,4 @@
+"""Where instructions, pages and cycles go: benchmarks, profiles, reports.
+
+`bench` runs what was made with canbench.
+"""
