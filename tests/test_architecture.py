@@ -194,6 +194,7 @@ TESTED_WITH = {
     "instrument/test_direct.py": "ic: ic0_ext",
     "instrument/test_metering.py": "instrument: costs",
     "instrument/test_wasi.py": "instrument: reactor",
+    "instrument/test_lower.py": "instrument: stand_ins",
     "kit/test_pocket_ic.py": "kit: pocket_ic.*",
     "measure/test_bench.py": "measure: structures; cli: bench",
     "python/test_module.py": "python: calls heap instance method overlay",

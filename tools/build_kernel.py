@@ -1,4 +1,4 @@
-"""Build kernel.wasm and kernel64.wasm from kernel.wat, wasi.wasm from wasi.wat: tools/build_kernel.py [--check]."""
+"""Build each NAME.wasm from NAME.wat, and NAME64.wasm for 64-bit heaps: tools/build_kernel.py [--check]."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import wasmtime
 
 INSTRUMENT = Path(__file__).parent.parent / "src" / "perdure" / "instrument"
+NAMES = ("kernel", "wasi", "lower")
+BOTH_WIDTHS = ("kernel", "lower")
 
 # What each place marked (;I;) becomes where heap addresses are 64-bit; a conversion becomes a block that does nothing.
 TO_64_BIT = {
@@ -26,14 +28,14 @@ def widen(text: str) -> str:
         text = text.replace(marked, wide)
     for number, line in enumerate(text.splitlines(), 1):
         if "(;I;)" in line.partition(";; ")[0]:
-            raise ValueError(f"kernel.wat line {number}: a place marked (;I;) is of no known form: {line.strip()}")
+            raise ValueError(f"line {number}: a place marked (;I;) is of no known form: {line.strip()}")
     return text
 
 
 def build() -> dict[str, bytes]:
     """File names and contents of what is built."""
-    kernel, wasi = ((INSTRUMENT / name).read_text(encoding="utf-8") for name in ("kernel.wat", "wasi.wat"))
-    texts = {"kernel.wasm": kernel, "kernel64.wasm": widen(kernel), "wasi.wasm": wasi}
+    texts = {f"{name}.wasm": (INSTRUMENT / f"{name}.wat").read_text(encoding="utf-8") for name in NAMES}
+    texts |= {f"{name}64.wasm": widen(texts[f"{name}.wasm"]) for name in BOTH_WIDTHS}
     return {name: bytes(wasmtime.wat2wasm(text)) for name, text in texts.items()}
 
 

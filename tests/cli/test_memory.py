@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from perdure import Subnet
+from perdure import Principal, Subnet
 from perdure.cli import main
 
 Run = Callable[..., tuple[str, str]]
@@ -87,3 +87,126 @@ def test_drop(perdure: Run, state: tuple[Path, str]) -> None:
         assert [*canister.memories] == ["heap", "stable"]
         canister.load_snapshot(bytes.fromhex(taken["snapshot_id"]))
         assert canister.memories["users"].read(8, 3) == b"Ada"
+
+
+# ------------------------------------------------------------------------------------------- lowered, and moving data
+
+WORDS = """(module
+  (import "ic0" "msg_reply" (func $reply)) (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+  (import "ic0" "msg_arg_data_copy" (func $argument (param i32 i32 i32)))
+  (import "ic0" "msg_arg_data_size" (func $size (result i32)))
+  (import "stable:words" "grow" (func $grow (param i64) (result i64)))
+  (import "stable:words" "copy_in" (func $keep (param i64 i32 i32)))
+  (import "stable:words" "copy_out" (func $get (param i32 i64 i32)))
+  (import "stable:more" "grow" (func $grow_more (param i64) (result i64)))
+  (memory 1)
+  (func (export "canister_init") (drop (call $grow (i64.const 3))) (drop (call $grow_more (i64.const 1))))
+  (func (export "canister_update keep")
+    (call $argument (i32.const 0) (i32.const 0) (call $size))
+    (call $keep (i64.const 131070) (i32.const 0) (call $size)) (call $reply))
+  (func (export "canister_query get")
+    (call $get (i32.const 0) (i64.const 131070) (i32.const 6))
+    (call $append (i32.const 0) (i32.const 6)) (call $reply)))"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """One command, and what it printed as JSON, or said was wrong."""
+
+    def called(*words: str | Path, code: int = 0) -> dict:
+        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, words), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert ended.value.code == code, printed.err
+        return json.loads(printed.out) if code == 0 else {"error": printed.err}
+
+    return called
+
+
+@pytest.fixture
+def two_forms(run: Callable[..., dict], tmp_path: Path) -> dict[str, str]:
+    """One source, installed here and as for the network, in one state directory."""
+    (tmp_path / "words.wasm").write_bytes(bytes(wasmtime.wat2wasm(WORDS)))
+    lowered = run(
+        "instrument", "--lower", tmp_path / "words.wasm", "-o", tmp_path / "network.wasm", "--memory-id", "words=5"
+    )
+    assert lowered["memory_ids"] == {"more": 0, "words": 5}
+    with Subnet(tmp_path / "s", extensions=("memories",)) as subnet:
+        return {name: str(subnet.install(tmp_path / f"{name}.wasm").id) for name in ("words", "network")}
+
+
+def test_data_moves_between_the_two_forms(run: Callable[..., dict], two_forms: dict[str, str], tmp_path: Path) -> None:
+    here, network, state = two_forms["words"], two_forms["network"], ("--state", tmp_path / "s")
+    with Subnet(tmp_path / "s") as subnet:
+        subnet.canister(Principal.from_text(here)).update("keep", b"native")
+    run("memory", "export", here, "words", "-o", tmp_path / "1.bin", *state)
+    assert run("memory", "import", network, "stable#5", tmp_path / "1.bin", "--no-snapshot", *state) == {
+        "memory": "stable#5",
+        "size_bytes": 3 << 16,
+        "snapshot_id": None,
+    }
+    with Subnet(tmp_path / "s") as subnet:
+        assert subnet.canister(Principal.from_text(network)).query("get") == b"native"
+        subnet.canister(Principal.from_text(network)).update("keep", b"lower!")
+        subnet.canister(Principal.from_text(network)).write_snapshot(tmp_path / "snapshot")
+    for source, name in ((network, "2.bin"), (tmp_path / "snapshot", "3.bin")):
+        run("memory", "export", source, "stable#5", "-o", tmp_path / name, *state)
+    assert (tmp_path / "2.bin").read_bytes() == (tmp_path / "3.bin").read_bytes()
+    taken = run("memory", "import", here, "words", tmp_path / "3.bin", "--snapshot", *state)["snapshot_id"]
+    with Subnet(tmp_path / "s") as subnet:
+        assert subnet.canister(Principal.from_text(here)).query("get") == b"lower!"
+        subnet.canister(Principal.from_text(here)).load_snapshot(bytes.fromhex(taken))
+        assert subnet.canister(Principal.from_text(here)).query("get") == b"native"
+
+
+def test_what_is_imported_is_all_there_is(run: Callable[..., dict], two_forms: dict[str, str], tmp_path: Path) -> None:
+    here, state = two_forms["words"], ("--state", tmp_path / "s")
+    with Subnet(tmp_path / "s") as subnet:
+        subnet.canister(Principal.from_text(here)).update("keep", b"native")
+    (tmp_path / "short.bin").write_bytes(b"short")
+    run("memory", "import", here, "words", tmp_path / "short.bin", "--no-snapshot", *state)
+    with Subnet(tmp_path / "s") as subnet:
+        words = subnet.canister(Principal.from_text(here)).memories["words"]
+        assert (words.size(), words.read(0, 3 << 16).rstrip(b"\0")) == (3, b"short")
+    (tmp_path / "long.bin").write_bytes(bytes((3 << 16) + 1))
+    run("memory", "import", here, "words", tmp_path / "long.bin", "--no-snapshot", *state)
+    with Subnet(tmp_path / "s") as subnet:
+        assert subnet.canister(Principal.from_text(here)).memories["words"].size() == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nobody", "no memory 'nobody', there is heap, more, stable, words"),
+        ("stable#x", "an id is 0 to 254, found 'x'"),
+        ("stable#255", "an id is 0 to 254, found '255'"),
+    ],
+)
+def test_names_that_name_nothing(
+    run: Callable[..., dict], two_forms: dict[str, str], tmp_path: Path, name: str, words: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    where = ("--state", tmp_path / "s")
+    assert words in run("memory", "import", two_forms["words"], name, tmp_path / "file", *where, code=2)["error"]
+    assert words in run("memory", "export", two_forms["words"], name, "-o", tmp_path / "out", *where, code=2)["error"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_id_that_nothing_has(run: Callable[..., dict], two_forms: dict[str, str], tmp_path: Path) -> None:
+    error = run(
+        "memory", "export", two_forms["network"], "stable#7", "-o", tmp_path / "out", "--state", tmp_path / "s", code=2
+    )["error"]
+    assert "no memory 'stable#7', the memory manager in stable has 0, 5" in error
+
+
+def test_what_lower_refuses(run: Callable[..., dict], tmp_path: Path) -> None:
+    source = tmp_path / "words.wasm"
+    source.write_bytes(bytes(wasmtime.wat2wasm(WORDS)))
+    for words, expected in (
+        (("--lower", "--memory-id", "words"), "expected NAME=ID, found 'words'"),
+        (("--lower", "--memory-id", "word=1"), "no memory is named 'word': there is more, words"),
+        (("--memory-id", "words=1"), "--memory-id goes with --lower"),
+        (("--lower", "--host-stable"), "--wasi and --lower make a module for the network"),
+    ):
+        assert expected in run("instrument", source, *words, code=2)["error"]

@@ -201,6 +201,14 @@ def test_which_memories_a_body_writes() -> None:
         assert written_memories(code.body, (1, 2)) == expected - {0}, text
 
 
+def test_written_is_noted_in_every_encoding() -> None:
+    for memory in (0, 1):
+        # No locals; an address and a value; a store whose alignment and memory are padded; end.
+        body = b"\0" + b"\x42\0\x42\0" + b"\x37\xc3\x80\0" + bytes((0x80 | memory, 0)) + b"\0\x0b"
+        assert written_memories(body, (memory,)) == {memory}
+    assert written_memories(b"\0\x41\0\x42\0\x37\x83\0\0\x0b", (0,)) == {0}
+
+
 GROWING = """(module
   (import "stable" "users" (memory $users i64 1 1000)) (import "upgrade" "cache" (memory $cache 1))
   (import "ic0" "stable64_grow" (func $grow (param i64) (result i64)))

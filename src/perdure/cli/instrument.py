@@ -23,10 +23,13 @@ from perdure.instrument import (
     ReplacedImport,
     WithoutWasi,
     count_instructions,
+    lower,
     replace_wasi,
     validate,
 )
 from perdure.instrument import instrument as instrument_module
+from perdure.instrument.lower import EXTENSIONS as LOWERED
+from perdure.instrument.memories import has_own_memories
 from perdure.wasm import Module, decode, encode
 
 __all__ = ["decoded", "instrument", "without_wasi"]
@@ -39,6 +42,8 @@ __all__ = ["decoded", "instrument", "without_wasi"]
 @click.option("--host-stable", is_flag=True, help="Leave stable memory behind host calls.")
 @click.option("--no-accounting", is_flag=True, help="Do not mark, limit or charge stable pages.")
 @click.option("--wasi", is_flag=True, help="Replace what it imports from WASI, and nothing else: for the network.")
+@click.option("--lower", "lowering", is_flag=True, help="Put what it uses of direct and memories into stable memory.")
+@click.option("--memory-id", "memory_ids", multiple=True, metavar="NAME=ID", help="With --lower: where a memory goes.")
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
 @click.option("--extension", "extensions", multiple=True, metavar="NAME", help="Allow what the network does not have.")
 @click.option("--stats", is_flag=True, help="Say what was done even when writing to a file.")
@@ -51,6 +56,8 @@ def instrument(
     host_stable: bool,
     no_accounting: bool,
     wasi: bool,
+    lowering: bool,
+    memory_ids: tuple[str, ...],
     stub: tuple[str, ...],
     extensions: tuple[str, ...],
     stats: bool,
@@ -62,36 +69,37 @@ def instrument(
     With --wasi the result is for the network instead: it imports ic0 alone, and is otherwise as it was. A PATTERN is
     for "module.name", with *, ? and [...].
 
+    With --lower too: direct loads and stores become reads and writes of stable memory, memories of the module's own
+    those of a memory manager there, of ids that are printed, and that the next version has to have.
+
     \b
     Example:
         perdure instrument counter.wasm -o counter.native.wasm --stats
         perdure instrument --wasi program.wasm -o canister.wasm --stats
+        perdure instrument --lower ledger.wasm -o canister.wasm --memory-id users=5
     """  # noqa: D301 - click wants the backspace itself
     from perdure.embedder.engine import validate_original
 
     original, size_bytes = decoded(module), module.stat().st_size
     imports: tuple[ReplacedImport, ...] = ()
-    if wasi:
-        if schedule != "2025" or host_stable or no_accounting or extensions:
-            raise click.UsageError("--wasi makes a module for the network, which does its own instrumentation")
-        replaced = without_wasi(original, stub)
-        encoded = encode(replaced.module)
-        validate_original(encoded)
-        validate(replaced.module)
-        facts, imports = _wasi_facts(replaced, size_bytes, len(encoded)), replaced.imports
+    if (wasi or lowering) and (schedule != "2025" or host_stable or no_accounting or extensions):
+        raise click.UsageError("--wasi and --lower make a module for the network, which does its own instrumentation")
+    if stub and not wasi:
+        raise click.UsageError("--stub goes with --wasi")
+    if memory_ids and not lowering:
+        raise click.UsageError("--memory-id goes with --lower")
+    if wasi or lowering:
+        changed, facts, imports = _for_the_network(original, stub if wasi else None, memory_ids if lowering else None)
+        encoded = encode(changed)
+        facts = {"size_bytes": size_bytes, "written_bytes": len(encoded), **facts}
     else:
-        if stub:
-            raise click.UsageError("--stub goes with --wasi")
-        validate_original(encode(original))
         allowed = _checked(extensions)
+        validate_original(encode(original), multi_memory=has_own_memories(allowed))
         _validate(original, allowed)
-        options = Options(
-            schedule=None if schedule == "none" else schedule,
-            native_stable=not host_stable,
-            accounting=not no_accounting,
-            extensions=allowed,
+        costs = None if schedule == "none" else schedule
+        result = instrument_module(
+            original, Options(costs, not host_stable, True, not no_accounting, extensions=allowed)
         )
-        result = instrument_module(original, options)
         encoded = encode(result.module)
         facts = _facts(original, result, size_bytes, len(encoded))
     if output:
@@ -149,13 +157,43 @@ def without_wasi(module: Module, stub: tuple[str, ...]) -> WithoutWasi:
         raise click.UsageError(f"--stub: {error}") from error
 
 
-def _wasi_facts(replaced: WithoutWasi, size_bytes: int, written_bytes: int) -> dict[str, object]:
-    return {
-        "size_bytes": size_bytes,
-        "written_bytes": written_bytes,
-        "initializer": replaced.initializer or None,
-        "renamed": dict(replaced.renamed),
-    }
+def _for_the_network(
+    module: Module, stub: tuple[str, ...] | None, memory_ids: tuple[str, ...] | None
+) -> tuple[Module, dict[str, object], tuple[ReplacedImport, ...]]:
+    """A module made for the network, what was done, and what became of imports; `None` for what was not asked for."""
+    from perdure.embedder.engine import validate_original
+
+    facts: dict[str, object] = {}
+    imports: tuple[ReplacedImport, ...] = ()
+    if memory_ids is not None:
+        module, facts = _lowered(module, memory_ids, wasi=stub is not None)
+    if stub is not None:
+        replaced = without_wasi(module, stub)
+        module, imports = replaced.module, replaced.imports
+        facts |= {"initializer": replaced.initializer or None, "renamed": dict(replaced.renamed)}
+    validate_original(encode(module))
+    validate(module)
+    return module, facts, imports
+
+
+def _lowered(module: Module, memory_ids: tuple[str, ...], *, wasi: bool) -> tuple[Module, dict[str, object]]:
+    """A module without what the network does not have; what WASI brings is replaced afterwards."""
+    from perdure.embedder.engine import validate_original
+
+    wanted = {}
+    for text in memory_ids:
+        name, _, number = text.partition("=")
+        if not number.isdecimal():
+            raise click.UsageError(f"--memory-id: expected NAME=ID, found {text!r:.80}")
+        wanted[name] = int(number)
+    validate_original(encode(module), multi_memory=True)
+    if not wasi:
+        _validate(module, LOWERED)
+    try:
+        lowered = lower(module, wanted)
+    except ValueError as error:
+        raise click.UsageError(f"--memory-id: {error}") from error
+    return lowered.module, {"memory_ids": dict(lowered.memory_ids)}
 
 
 def _facts(original: Module, result: Instrumented, size_bytes: int, instrumented_bytes: int) -> dict[str, object]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -11,6 +13,7 @@ from perdure.cli.canister.state import State, canister_argument, common, say
 from perdure.units import show_bytes
 
 if TYPE_CHECKING:
+    from perdure.memory import Memory
     from perdure.subnet import Canister, Subnet
     from perdure.subnet.memories import LiveMemory
 
@@ -18,13 +21,16 @@ __all__ = ["memory"]
 
 _ROW_BYTES = 16
 _COPY_BYTES = 1 << 20
+_COMMIT_BYTES = 64 << 20
+_MAX_ID = 254
 
 
 @click.group()
 def memory() -> None:
-    """List, show, export and drop a canister's memories: heap, stable memory, and those of its own.
+    """List, show, export, import and drop a canister's memories: heap, stable memory, and those of its own.
 
-    CANISTER is a name or an id of the project's .perdure directory, or of the one that --state names.
+    CANISTER is a name or an id of the project's .perdure directory, or of the one that --state names. NAME#ID is the
+    memory ID of the memory manager in the memory NAME: stable#5.
 
     \b
     Example:
@@ -104,6 +110,39 @@ def show(state: State, canister: str, name: str, address: int, size_bytes: int, 
     say(as_json, False, {"memory": name, "address": address, "data": data.hex()}, "\n".join(lines))
 
 
+def _within(memory: Memory, name: str, *, create: bool = False) -> Memory:
+    """The memory NAME says: `memory` itself, or with #ID one of those in it."""
+    from perdure.stable import MemoryManager
+
+    whole, hash_, number = name.partition("#")
+    if not hash_:
+        return memory
+    if not number.isdecimal() or int(number) > _MAX_ID:
+        raise click.UsageError(f"memory {name!r:.80}: an id is 0 to {_MAX_ID}, found {number!r:.80}")
+    manager = (MemoryManager.init if create else MemoryManager.load)(memory)
+    if not create and int(number) not in manager.memory_ids():
+        raise click.UsageError(
+            f"no memory {name!r:.80}, the memory manager in {whole} has {', '.join(map(str, manager.memory_ids()))}"
+        )
+    return manager.get(int(number))
+
+
+@contextmanager
+def _exported(state: State, source: str, name: str) -> Iterator[Memory]:
+    """The memory NAME of a canister, or of a snapshot or a dump, which have stable memory alone."""
+    from perdure.inspection.open import open_source
+
+    if Path(source).exists():
+        if name.partition("#")[0] != "stable":
+            raise click.UsageError(f"no memory {name!r:.80}, a snapshot or a dump has stable and stable#ID")
+        with open_source(source) as opened:
+            yield _within(opened.memory, name)
+        return
+    subnet, found = _read(state, source)
+    with subnet:
+        yield _within(_find(found, name.partition("#")[0]), name)
+
+
 @memory.command()
 @canister_argument
 @click.argument("name")
@@ -112,20 +151,67 @@ def show(state: State, canister: str, name: str, address: int, size_bytes: int, 
 def export(state: State, canister: str, name: str, output: Path, as_json: bool, quiet: bool) -> None:
     """Write the memory NAME of CANISTER to a file, byte for byte.
 
+    CANISTER may also be the directory of a snapshot, or a file with a stable memory.
+
     \b
     Example:
         perdure memory export ledger users -o users.bin
+        perdure memory export snapshots/ledger stable#5 -o users.bin
     """  # noqa: D301
     from perdure.inspection.whole import whole_file
 
-    subnet, found = _read(state, canister)
-    with subnet:
-        one = _find(found, name)
+    with _exported(state, canister, name) as one:
         size_bytes = one.size() << 16
         with whole_file(output) as draft, draft.open("wb") as file:
             for at in range(0, size_bytes, _COPY_BYTES):
                 file.write(one.read(at, min(_COPY_BYTES, size_bytes - at)))
     say(as_json, quiet, {"memory": name, "size_bytes": size_bytes, "file": str(output)}, f"{size_bytes} bytes")
+
+
+@memory.command(name="import")
+@canister_argument
+@click.argument("name")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--snapshot/--no-snapshot", "wanted", default=None, help="Whether to keep a snapshot of it all first.")
+@common
+def import_(
+    state: State, canister: str, name: str, file: Path, wanted: bool | None, as_json: bool, quiet: bool
+) -> None:
+    """Make what is in FILE the content of the memory NAME of CANISTER, which grows to hold it.
+
+    Beyond the end of the file the memory is zeros. CANISTER has to have the memory NAME; NAME#ID comes to be. Where
+    something would be overwritten, asks first whether to take a snapshot of the canister; without a terminal
+    --snapshot or --no-snapshot says it. What is larger than 64 MiB is several commits.
+
+    \b
+    Example:
+        perdure memory import ledger users users.bin
+        perdure memory import ledger stable#5 users.bin --no-snapshot
+    """  # noqa: D301
+    with state.open() as subnet:
+        found = state.find(subnet, canister)
+        one = _within(_find(found, name.partition("#")[0]), name, create=True)
+        if wanted is None and one.size():
+            wanted = click.confirm(f"Keep a snapshot of {canister} first?", default=True, err=True)
+        taken = found.take_snapshot().hex() if wanted else None
+        with file.open("rb") as data:
+            size_bytes = _overwrite(one, data, file.stat().st_size)
+    text = f"{size_bytes} bytes" + (f"; snapshot {taken}" if taken else "")
+    say(as_json, quiet, {"memory": name, "size_bytes": size_bytes, "snapshot_id": taken}, text)
+
+
+def _overwrite(memory: Memory, data: BinaryIO, size_bytes: int) -> int:
+    """Write all of a file, zeros behind it, and leave out what is there already; the file's size."""
+    old_bytes = memory.size() << 16
+    missing = -(-size_bytes // (1 << 16)) - memory.size()
+    if missing > 0 and memory.grow(missing) == -1:
+        raise click.ClickException(f"the memory cannot grow by {missing} Wasm pages to hold {size_bytes} bytes")
+    for at in range(0, max(size_bytes, old_bytes), _COMMIT_BYTES):
+        end = min(at + _COMMIT_BYTES, memory.size() << 16)
+        piece = data.read(_COMMIT_BYTES).ljust(end - at, b"\0")
+        if piece != memory.read(at, end - at):
+            memory.write(at, piece)
+    return size_bytes
 
 
 @memory.command()

@@ -3,6 +3,7 @@
 from perdure.instrument.bounds import HIGHEST, Bounds, Count, Counts, counts_of
 from perdure.instrument.costs import SCHEDULES, PageCharges
 from perdure.instrument.link import Instrumented, Options, SavedGlobal, instrument, kernel_for, link
+from perdure.instrument.lower import Lowered, lower
 from perdure.instrument.metering import count_instructions
 from perdure.instrument.reactor import WASI
 from perdure.instrument.validate import REPLICA, Policy, validate
@@ -17,6 +18,7 @@ __all__ = [
     "Count",
     "Counts",
     "Instrumented",
+    "Lowered",
     "Options",
     "PageCharges",
     "Policy",
@@ -28,6 +30,7 @@ __all__ = [
     "instrument",
     "kernel_for",
     "link",
+    "lower",
     "replace_wasi",
     "validate",
     "wasm_without_wasi",

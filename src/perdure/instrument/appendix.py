@@ -13,13 +13,14 @@ from perdure.wasm import (
     FuncType,
     Immediate,
     ImmediateValue,
+    MemArg,
     Module,
     encode_instruction,
     instructions,
     map_indices,
 )
 
-__all__ = ["Appendix", "op", "redirect_elements"]
+__all__ = ["Appendix", "op", "redirect_elements", "trap_saying"]
 
 
 @final
@@ -60,6 +61,24 @@ class Appendix:
 def op(name: str, *immediates: ImmediateValue) -> bytes:
     """One instruction, by its name in the text format."""
     return encode_instruction(OPCODE_BY_NAME[name], immediates)
+
+
+def trap_saying(text: bytes, trap: int, *, is_64: bool) -> bytes:
+    """Code that traps with this text, which it writes to the start of the heap: the trap undoes it.
+
+    Args:
+        text: what to say, of any length that the heap has.
+        trap: index of ``ic0.trap``.
+        is_64: whether the heap has 64-bit addresses.
+    """
+    pointer = "i64.const" if is_64 else "i32.const"
+    stores = (
+        op(pointer, place)
+        + op("i64.const", int.from_bytes(text[place : place + 8], "little", signed=True))
+        + op("i64.store", MemArg(0, 0))
+        for place in range(0, len(text), 8)
+    )
+    return b"".join(stores) + op(pointer, 0) + op(pointer, len(text)) + op("call", trap) + op("unreachable")
 
 
 def redirect_elements(elements: tuple[Element, ...], redirects: Mapping[int, int]) -> tuple[Element, ...]:

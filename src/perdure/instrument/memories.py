@@ -303,9 +303,9 @@ def written_memories(body: bytes, memories: Collection[int]) -> frozenset[int]:
 def _may_write(memories: Collection[int]) -> re.Pattern[bytes]:
     """Found in every body that writes one of them, and in few others."""
     # In a memory argument an index other than 0 follows an alignment with bit 6; a bulk operation has it as it is.
-    alternatives = [rb"[\x40-\x46]" + leb_forms(memories), rb"\xfc" + leb_forms([0x08, 0x0A, 0x0B])]
+    alternatives = [leb_forms(range(0x40, 0x47)) + leb_forms(memories), rb"\xfc" + leb_forms([0x08, 0x0A, 0x0B])]
     if 0 in memories:
-        alternatives.append(rb"[\x36-\x3e][\x00-\x06]|\xfd" + leb_forms(_VECTOR_STORES))
+        alternatives.append(rb"[\x36-\x3e]" + leb_forms(range(7)) + rb"|\xfd" + leb_forms(_VECTOR_STORES))
     return re.compile(b"|".join(alternatives), re.DOTALL)
 
 

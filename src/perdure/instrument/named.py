@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Final, NamedTuple, NoReturn
 
 from perdure.errors import InvalidModuleError
@@ -34,7 +35,7 @@ from perdure.wasm import (
     ValType,
 )
 
-__all__ = ["Named", "has_named_memories", "with_named_memories"]
+__all__ = ["Named", "has_named_memories", "in_place_of_imports", "with_named_memories"]
 
 
 class Named(NamedTuple):
@@ -73,30 +74,46 @@ def with_named_memories(module: Module, extensions: Collection[str]) -> Named:
         _refuse(accesses[0], ic0_ext.how_to_allow(NAMED_POLICY))
     heap = _heap(module)
     numbers, wide = _numbered(module, accesses), _widths(accesses)
-    appendix = Appendix(module)
-    redirects, instead = {}, {}
-    for access in accesses:
-        code = _code(access, numbers[access.source], heap, wide[access.source])
-        arguments = b"".join(op("local.get", place) for place in range(len(access.type.params)))
-        redirects[access.function] = appendix.append(access.type, arguments + code)
-        instead[access.function] = code
-    uncalled = Import("ic0", "msg_reply", ExternKind.FUNCTION, appendix.type_index(FuncType()))
+    instead = {one.function: _code(one, numbers[one.source], heap, wide[one.source]) for one in accesses}
     appended = [source for source in numbers if numbers[source] >= len(module.all_memories)]
-    rewrite = Rewrite(redirects=redirects, instead=instead)
-    changed = replace(
+    memories = tuple(MemoryType(Limits(0, None, wide[source])) for source in appended)
+    changed = in_place_of_imports(module, instead)
+    changed = replace(changed, memories=module.memories + memories)
+    return Named(changed, {numbers[source]: source for source in appended})
+
+
+def in_place_of_imports(module: Module, instead: Mapping[int, bytes]) -> Module:
+    """Code in place of the calls of imported functions, by index; tables and exports get functions of that code.
+
+    The imports stay where they are, as one of ``ic0`` that nobody calls: no index moves.
+
+    Args:
+        module: any.
+        instead: takes a function's parameters from the stack, leaves its results there.
+    """
+    appendix = Appendix(module)
+    redirects = {}
+    for function, code in instead.items():
+        kind = module.function_type(function)
+        arguments = b"".join(op("local.get", place) for place in range(len(kind.params)))
+        redirects[function] = appendix.append(kind, arguments + code)
+    uncalled = Import("ic0", "msg_reply", ExternKind.FUNCTION, appendix.type_index(FuncType()))
+    places = count()
+    return replace(
         module,
         types=tuple(appendix.types),
-        imports=tuple(uncalled if has_named_memories(item) else item for item in module.imports),
+        imports=tuple(
+            uncalled if item.kind is ExternKind.FUNCTION and next(places) in instead else item
+            for item in module.imports
+        ),
         function_type_indices=module.function_type_indices + tuple(appendix.type_indices),
-        memories=module.memories + tuple(MemoryType(Limits(0, None, wide[source])) for source in appended),
-        codes=rewrite_codes(module.codes, rewrite) + tuple(appendix.codes),
+        codes=rewrite_codes(module.codes, Rewrite(redirects=redirects, instead=instead)) + tuple(appendix.codes),
         elements=redirect_elements(module.elements, redirects),
         exports=tuple(
             replace(item, index=redirects.get(item.index, item.index)) if item.kind is ExternKind.FUNCTION else item
             for item in module.exports
         ),
     )
-    return Named(changed, {numbers[source]: source for source in appended})
 
 
 def _accesses(module: Module) -> Iterator[_Access]:

@@ -31,7 +31,7 @@ from typing import NamedTuple, NoReturn, final
 
 from perdure.errors import UnsupportedError
 from perdure.ic.ic0 import FUNCTIONS
-from perdure.instrument.appendix import Appendix, op, redirect_elements
+from perdure.instrument.appendix import Appendix, op, redirect_elements, trap_saying
 from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.instrument.reactor import WASI, Hooks, initializer_of, own_function, renamed_exports
 from perdure.wasm import (
@@ -435,16 +435,7 @@ class _StandIns:
             text = text[:_MAX_NAME_BYTES] + b"..."
         if not self._module.all_memories:
             return self.appendix.append(func_type, op("unreachable"))
-        # At the start of the heap, which the trap undoes.
-        pointer = "i64.const" if self._module.is_64 else "i32.const"
-        stores = (
-            op(pointer, place)
-            + op("i64.const", int.from_bytes(text[place : place + 8], "little", signed=True))
-            + op("i64.store", MemArg(0, 0))
-            for place in range(0, len(text), 8)
-        )
-        call = op(pointer, 0) + op(pointer, len(text)) + op("call", self._slots["trap"])
-        return self.appendix.append(func_type, b"".join(stores) + call + op("unreachable"))
+        return self.appendix.append(func_type, trap_saying(text, self._slots["trap"], is_64=self._module.is_64))
 
 
 @cache
