@@ -261,13 +261,18 @@ def test_what_is_kept_goes_on_as_if_it_had_never_stopped(steps, split):
                 number += 1
                 request_id = b"named %d" % number if is_named else drawn_id(number)
                 for history in filter(None, (whole, again)):
+                    if is_named:
+                        history.owners[request_id] = b"sender", b"canister"
                     history.answer(request_id, Reply(bytes(number % 500)), time_ns, config)
             keeper.follow(whole)
     if again is not None:
         assert list(again.answers()) == list(whole.answers())
         assert again.done == whole.done
+        for request_id, _ in whole.answers():
+            assert again.owner(request_id) == whole.owner(request_id)
+            assert whole.owner(request_id) == (None if is_drawn(request_id) else (b"sender", b"canister"))
     assert {answer.request_id: answer[1:] for answer in keeper.kept.values() if answer.response is not None} == {
-        request_id: (expiry_ns, keeper.kept[request_id].generation, response)
+        request_id: (expiry_ns, keeper.kept[request_id].generation, response, whole.owner(request_id))
         for request_id, (expiry_ns, response) in whole.answers()
     }
     assert {answer.request_id for answer in keeper.kept.values() if answer.response is None} == whole.done.keys()

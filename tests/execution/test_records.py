@@ -152,8 +152,16 @@ def test_other_versions_and_kinds(busy):
 
 def test_answers():
     for response in (Reply(b"x"), Reject(4, "no", "IC0406", ("a", "b"))):
-        assert decode_response(encode_response(response)) == response
-    for wrong in (b"", encode_response(Reply(b"x"))[:-1], cbor2.dumps([2, [b""]]), cbor2.dumps([0, [b"", 1]])):
+        assert decode_response(encode_response(response)) == (response, None)
+        owner = b"sender", b"canister"
+        assert decode_response(encode_response(response, owner)) == (response, owner)
+    for wrong in (
+        b"",
+        encode_response(Reply(b"x"))[:-1],
+        cbor2.dumps([2, [b""]]),
+        cbor2.dumps([0, [b"", 1]]),
+        cbor2.dumps([0, [b""], b"", 1]),
+    ):
         with pytest.raises(MalformedError):
             decode_response(wrong)
 

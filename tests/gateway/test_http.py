@@ -109,3 +109,60 @@ def test_a_page_of_any_origin_may_ask(interface):
     assert (response.status, headers["access-control-allow-origin"]) == (204, "*")
     assert "access-control-allow-credentials" not in headers
     assert interface.handle("GET", "/api/v4/canister/aaaaa-aa/call", {}, b"").status == 405
+
+
+def test_what_became_of_a_request_is_told_to_its_sender_only(interface, counter, agents):
+    owner, other = (agents.Agent(interface, agents.ed25519_identity()) for _ in range(2))
+    request_id, _ = owner.call(counter.id, "inc")
+    path = [b"request_status", request_id]
+    assert owner.read(f"v2/canister/{counter.id}", path).status == 200
+    assert other.read(f"v2/canister/{counter.id}", path).status == 403
+    assert agents.Agent(interface).read(f"v3/canister/{counter.id}", path).status == 403
+    elsewhere = Principal.from_index(5)
+    assert owner.read(f"v2/canister/{elsewhere}", path).status == 403
+    unknown = other.certificate(other.read(f"v2/canister/{counter.id}", [b"request_status", b"x" * 32]))
+    assert unknown.lookup(b"request_status", b"x" * 32, b"status") is Missing.ABSENT
+
+
+def test_facts_about_a_canister(interface, counter, agents):
+    agent = agents.Agent(interface)
+    raw_id = counter.id.raw_bytes
+    leaves = [b"module_hash", b"controllers", b"canister_creation_timestamp", b"last_install_timestamp"]
+    paths = [[b"canister", raw_id, leaf] for leaf in leaves]
+    paths += [[b"canister", raw_id, b"metadata", name] for name in (b"candid:service", b"nothing")]
+    found = agent.certificate(agent.read(f"v3/canister/{counter.id}", *paths))
+    assert found.lookup(*paths[0]) == counter.status().module_hash
+    assert found.lookup(*paths[1]) == b"\xd9\xd9\xf7" + cbor2.dumps([b"\4"])
+    for path in paths[2:4]:
+        assert isinstance(found.lookup(*path), bytes)
+    assert b"service" in found.lookup(*paths[4])
+    assert found.lookup(*paths[5]) is Missing.ABSENT
+    assert found.lookup(b"canister", raw_id, b"certified_data") is Missing.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("place", "path", "status"),
+    [
+        ("v3/canister/{id}", [b"time"], 200),
+        ("v3/canister/{id}", [b"subnet"], 200),
+        ("v3/canister/{id}", [b"canister", b"ID", b"certified_data"], 404),
+        ("v3/canister/{id}", [b"canister", b"ID"], 404),
+        ("v3/canister/{id}", [b"canister", b"other", b"module_hash"], 400),
+        ("v3/canister/{id}", [b"canister", b"ID", b"metadata", b"\xff"], 404),
+        ("v3/canister/{id}", [b"canister", b"ID", b"metadata", b"motoko:stable-types"], 403),
+        ("v3/canister/{id}", [b"canister_ranges", b"SUBNET"], 404),
+        ("v3/subnet/{subnet}", [b"canister_ranges", b"SUBNET"], 200),
+        ("v3/subnet/{subnet}", [b"subnet", b"SUBNET", b"metrics"], 200),
+        ("v3/canister/{id}", [b"subnet", b"SUBNET", b"metrics"], 404),
+        ("v3/subnet/{id}", [b"time"], 400),
+        ("v3/canister/{id}", [], 404),
+        ("v3/canister/{id}", [b"nonsense"], 404),
+        ("v3/canister/{id}", [b"request_status", b"x", b"y"], 404),
+    ],
+)
+def test_paths_of_the_state_tree(interface, counter, agents, place, path, status):
+    subnet = interface.live.subnet
+    stands_for = {b"ID": counter.id.raw_bytes, b"SUBNET": subnet.id.raw_bytes}
+    agent = agents.Agent(interface, agents.ed25519_identity())
+    where = place.format(id=counter.id, subnet=subnet.id)
+    assert agent.read(where, [stands_for.get(part, part) for part in path]).status == status

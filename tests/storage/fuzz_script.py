@@ -430,7 +430,8 @@ def _take_up(state: StateDirectory) -> str:
             kept = state.canisters[b"snapshot " + key + snapshot_id]
             _require(encode_snapshot(snapshot) == kept.record, (key, "a snapshot is encoded otherwise"))
     for request_id, (_, response) in world.state.ingress.answers():
-        _require(encode_response(response) == state.answers[request_id].response[8:], "an answer is encoded otherwise")
+        again = encode_response(response, world.state.ingress.owner(request_id))
+        _require(again == state.answers[request_id].response[8:], "an answer is encoded otherwise")
     return "opened"
 
 

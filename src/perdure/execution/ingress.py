@@ -25,6 +25,7 @@ __all__ = [
     "IngressHistory",
     "Keeping",
     "KeptAnswer",
+    "Owner",
     "check_request_id",
     "drawn_id",
     "is_drawn",
@@ -64,14 +65,17 @@ def check_request_id(request_id: bytes) -> None:
         )
 
 
-Mark = tuple[tuple[Any, ...], int, dict[bytes, bytes] | None]
-"""Attributes of a history, the number of its newest answers, and who had requests in progress."""
+Owner = tuple[bytes, bytes]
+"""Who may ask what became of a request: its sender, and the effective canister id of where it was sent."""
+
+Mark = tuple[tuple[Any, ...], int, dict[bytes, bytes] | None, dict[bytes, Owner] | None]
+"""Attributes of a history, the number of its newest answers, who had requests in progress, and whose they were."""
 
 Answer = tuple[int, Response]
 """Until when an answer is kept, ns since 1970, and the answer."""
 
-_Kept = tuple[int, bytes | Reject]
-"""The same, of a reply its bytes alone: a plain tuple of atoms is nothing that the garbage collector has to go through
+_Kept = tuple[int, bytes | Reject, Owner | None]
+"""An answer, of a reply its bytes alone: a plain tuple of atoms is nothing that the garbage collector has to go through
 again and again, with all others that are kept. With a `Reply` in each it took 4 us of every message."""
 
 
@@ -92,12 +96,14 @@ class KeptAnswer(NamedTuple):
     Attributes:
         generation: the number of those that it goes with.
         response: `None`: it is only known that the request is done.
+        owner: whose the request was, where its sender has named it.
     """
 
     request_id: bytes
     expiry_ns: int
     generation: int
     response: Response | None
+    owner: Owner | None = None
 
 
 @final
@@ -126,7 +132,9 @@ class IngressHistory:
 
     Attributes:
         callees: whom the requests in progress are for, by request.
-        begun: named requests that are executed at this moment, while others may commit: nothing of them is kept yet.
+        begun: named requests that are executed at this moment, and whose they are: others may commit meanwhile, and
+            nothing of these is kept yet.
+        owners: whose the named requests in progress are, by request.
         done: until when requests are known whose answers are gone, by request.
         count: answers that were given, from the first one on.
         newest: the newest answers, the last one among them.
@@ -143,11 +151,13 @@ class IngressHistory:
         "done",
         "newest",
         "number",
+        "owners",
     )
 
     def __init__(self) -> None:
         self.callees: dict[bytes, bytes] = {}
-        self.begun: set[bytes] = set()
+        self.owners: dict[bytes, Owner] = {}
+        self.begun: dict[bytes, Owner] = {}
         self.done: dict[bytes, int] = {}
         self.count = self.number = 0
         self.newest: dict[bytes, _Kept] = {}
@@ -161,22 +171,24 @@ class IngressHistory:
         """A second history that is the same so far."""
         twin = IngressHistory()
         twin._be(_slots_of(self))
-        twin.callees, twin.begun, twin.done = self.callees.copy(), set(), self.done.copy()
+        twin.callees, twin.begun, twin.done = self.callees.copy(), {}, self.done.copy()
+        twin.owners = self.owners.copy()
         twin.newest, twin._older = self.newest.copy(), self._older.copy()
         return twin
 
     def mark(self) -> Mark:
         """What `back_to` needs to undo what comes after."""
         callees = self.callees.copy() if self.callees else None
-        return _slots_of(self), len(self.newest), callees
+        return _slots_of(self), len(self.newest), callees, self.owners.copy() if self.owners else None
 
     def back_to(self, mark: Mark) -> None:
         """Be again what it was at `mark`; may be done again."""
-        values, length, callees = mark
+        values, length, callees, owners = mark
         self._be(values)
         while len(self.newest) > length:
             self.newest.popitem()
         self.callees = {} if callees is None else callees.copy()
+        self.owners = {} if owners is None else owners.copy()
 
     def _be(self, values: tuple[object, ...]) -> None:
         for name, value in zip(self.__slots__, values, strict=True):
@@ -190,6 +202,14 @@ class IngressHistory:
                 break
             answer = generation.answers.get(request_id)
         return _response(answer[1]) if answer is not None and answer[0] > time_ns else None
+
+    def owner(self, request_id: bytes) -> Owner | None:
+        """Whose a request is; `None`: it is not known, was not named, or its answer is not kept any more."""
+        found = self.owners.get(request_id) or self.begun.get(request_id)
+        if found is not None:
+            return found
+        answers = (self.newest, *(generation.answers for generation in reversed(self._older)))
+        return next((kept[request_id][2] for kept in answers if request_id in kept), None)
 
     def find_new(self, request_id: bytes) -> Response | None:
         """The answer to a request that has been let in just now, if it has one by now."""
@@ -216,14 +236,17 @@ class IngressHistory:
             keep_ns = self._begin_generation(time_ns, config)
         if self.callees:
             self.callees.pop(request_id, None)
-        self._keep(request_id, time_ns + keep_ns, response)
+        owner = self.begun.get(request_id)
+        if self.owners:
+            owner = self.owners.pop(request_id, owner)
+        self._keep(request_id, time_ns + keep_ns, response, owner)
 
-    def _keep(self, request_id: bytes, expiry_ns: int, response: Response) -> None:
+    def _keep(self, request_id: bytes, expiry_ns: int, response: Response, owner: Owner | None) -> None:
         if isinstance(response, Reply):
-            self.newest[request_id] = expiry_ns, response.data
+            self.newest[request_id] = expiry_ns, response.data, owner
             self._size_bytes += len(response.data)
         else:
-            self.newest[request_id] = expiry_ns, response
+            self.newest[request_id] = expiry_ns, response, owner
             self._size_bytes += len(response.message) + sum(map(len, response.backtrace))
         self.count += 1
 
@@ -256,14 +279,14 @@ class IngressHistory:
             # Nobody can send a request again under an id that the subnet drew.
             self.done = self.done | {
                 request_id: expiry_ns
-                for request_id, (expiry_ns, _) in oldest.answers.items()
+                for request_id, (expiry_ns, _, _) in oldest.answers.items()
                 if expiry_ns > now_ns and not is_drawn(request_id)
             }
 
     def answers(self) -> Iterator[tuple[bytes, Answer]]:
         """All that are kept, oldest first."""
         for answers in (*(generation.answers for generation in self._older), self.newest):
-            for request_id, (expiry_ns, kept) in answers.items():
+            for request_id, (expiry_ns, kept, _) in answers.items():
                 yield request_id, (expiry_ns, _response(kept))
 
     # --- for whoever keeps it
@@ -294,7 +317,8 @@ class IngressHistory:
         for number, answers in ((self.number, self.newest), *generations):
             newest = islice(reversed(answers.items()), count - len(found))
             found += [
-                KeptAnswer(request_id, expiry_ns, number, _response(kept)) for request_id, (expiry_ns, kept) in newest
+                KeptAnswer(request_id, expiry_ns, number, _response(kept), owner)
+                for request_id, (expiry_ns, kept, owner) in newest
             ]
             if len(found) == count:
                 break
@@ -311,14 +335,14 @@ class IngressHistory:
         generations = len({answer.generation for answer in answers})
         if generations > 2 * _GENERATIONS + 2 * len(answers) // _GENERATION_ANSWERS:
             raise MalformedError(f"{len(answers)} answers of {generations} generations, expected fewer generations")
-        for request_id, expiry_ns, number, response in sorted(answers, key=attrgetter("generation")):
+        for request_id, expiry_ns, number, response, owner in sorted(answers, key=attrgetter("generation")):
             if response is None:
                 self.done[request_id] = expiry_ns
                 continue
             if number != self.number or not self._bounds[0]:
                 self._begin_generation(0, config)
                 self.number = number
-            self._keep(request_id, expiry_ns, response)
+            self._keep(request_id, expiry_ns, response, owner)
 
 
 _slots_of = attrgetter(*IngressHistory.__slots__)

@@ -110,7 +110,8 @@ def add_canister(
     elif canister_id in world.state.canisters:
         raise ValueError(f"canister {Principal(canister_id)} exists already")
     facts = CanisterFacts(canister_id=canister_id, subnet_id=world.state.subnet_id, root_key=world.state.root_key)
-    canister = CanisterState(facts, settings, cycles, charged_until_ns=world.state.time_ns)
+    now_ns = world.state.time_ns
+    canister = CanisterState(facts, settings, cycles, charged_until_ns=now_ns, created_at_ns=now_ns)
     world.touch(canister)
     world.state.canisters[canister_id] = canister
     apply_settings(world, canister, settings)
@@ -400,6 +401,7 @@ class _Installation:
         if self.options.mode is InstallMode.REINSTALL:
             canister.log = canister.log.purged()
         canister.module, canister.instance = self.module, instance
+        canister.installed_at_ns = world.state.time_ns
         canister.certified_data = self.certified_data
         canister.global_timer_ns = self.global_timer_ns
         canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
@@ -458,7 +460,7 @@ def _drop_code(world: World, canister: CanisterState) -> None:
     canister.heap_wasm_pages = canister.stable_wasm_pages = 0
     canister.own_memories = {}
     canister.certified_data = b""
-    canister.global_timer_ns = 0
+    canister.global_timer_ns = canister.installed_at_ns = 0
     canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
     canister.log = canister.log.purged()
     world.state.task_canisters.discard(canister.canister_id)

@@ -14,8 +14,9 @@ import cbor2
 from perdure.canister import CanisterFacts, CanisterModule, CanisterStatus
 from perdure.errors import MalformedError
 from perdure.execution.cycles import CostSchedule
+from perdure.execution.ingress import Owner
 from perdure.execution.messages import CallMessage, FromUser, Response, request_of
-from perdure.execution.schema import CANISTER, FORMAT, RESPONSE, SNAPSHOT, SUBNET
+from perdure.execution.schema import CANISTER, FORMAT, OWNER, RESPONSE, SNAPSHOT, SUBNET
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
 from perdure.record import Format, Plain, load
 
@@ -153,25 +154,30 @@ def decode_subnet(data: bytes) -> SubnetState:
         UnsupportedError: it has a version that cannot be read.
     """
     found = FORMAT.decode(SUBNET, data)
-    callees = found.pop("ingress.callees")
+    callees, owners = found.pop("ingress.callees"), found.pop("ingress.owners")
     subnet = SubnetState(**found)
-    subnet.ingress.callees = callees
+    subnet.ingress.callees, subnet.ingress.owners = callees, owners
     return subnet
 
 
 _encode_response: Final[Callable[[Response], Plain]] = RESPONSE.encode or (lambda response: response)
 
 
-def encode_response(response: Response) -> bytes:
-    """An answer."""
-    return cbor2.dumps(_encode_response(response))
+def encode_response(response: Response, owner: Owner | None = None) -> bytes:
+    """An answer, and whose it is where that is known."""
+    plain = _encode_response(response)
+    return cbor2.dumps(plain if owner is None else [*plain, *owner])
 
 
-def decode_response(data: bytes) -> Response:
+def decode_response(data: bytes) -> tuple[Response, Owner | None]:
     """The inverse of `encode_response`.
 
     Raises:
         MalformedError: no answer.
     """
-    response: Response = RESPONSE.decode(load(data, "answer"), "answer")
-    return response
+    found = load(data, "answer")
+    if not isinstance(found, list) or len(found) not in {2, 4}:
+        raise MalformedError(f"answer is {str(found)[:40]!r}, expected its kind and its parts, maybe an owner")
+    response: Response = RESPONSE.decode(found[:2], "answer")
+    owner = OWNER.decode(found[2:], "owner of an answer") if len(found) == 4 else None
+    return response, owner

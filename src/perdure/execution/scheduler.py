@@ -27,7 +27,7 @@ from perdure.execution.execute import (
     refuse_call,
     task_is_done,
 )
-from perdure.execution.ingress import check_request_id, drawn_id
+from perdure.execution.ingress import check_request_id, drawn_id, is_drawn
 from perdure.execution.inputs import message_fields
 from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import can_finish_stopping, finish_stopping
@@ -135,6 +135,9 @@ def submit_request(
         pay(world, payer, fee)
     state.minted_cycles += message.cycles
     state.ingress.callees[request_id] = message.callee
+    if not is_drawn(request_id):
+        asked = effective_canister_id or b"" if is_management else message.callee
+        state.ingress.owners[request_id] = message.caller, asked
     state.outbox.append(message)
     world.finish()
     return request_id
@@ -248,13 +251,7 @@ def execute_at_once(  # noqa: PLR0913, PLR0917 -- the parts of an ingress messag
         return fee
     state.round_number += 1
     state.time_ns += world.config.round_ns
-    if request_id is None:
-        return execute_alone(world, canister, message, fee, state.time_ns, ticket)
-    try:
-        state.ingress.begun.add(request_id)  # so that it is known to whoever brings it meanwhile
-        return execute_alone(world, canister, message, fee, state.time_ns, ticket)
-    finally:
-        state.ingress.begun.discard(request_id)
+    return execute_alone(world, canister, message, fee, state.time_ns, ticket)
 
 
 def _answer_again(world: World, request_id: bytes) -> Response | bytes:
@@ -271,7 +268,21 @@ def execute_alone(
     world: World, canister: CanisterState, message: CallMessage, fee: int, time_ns: int, ticket: Ticket | None = None
 ) -> Response | bytes:
     """Execute a user's message that has come in at `time_ns`; its answer, or its id."""
-    state = world.state
+    request_id: bytes = message.origin[0]
+    if is_drawn(request_id):
+        return _execute_alone(world, canister, message, fee, time_ns, ticket)
+    begun = world.state.ingress.begun
+    try:
+        begun[request_id] = message.caller, message.callee  # so that it is known to whoever brings it meanwhile
+        return _execute_alone(world, canister, message, fee, time_ns, ticket)
+    finally:
+        begun.pop(request_id, None)
+
+
+def _execute_alone(
+    world: World, canister: CanisterState, message: CallMessage, fee: int, time_ns: int, ticket: Ticket | None
+) -> Response | bytes:
+    state, ingress = world.state, world.state.ingress
     request_id: bytes = message.origin[0]
     taken = Taken("call", message.callee, message.method_name, message.caller, request_id)
     if world.streams:
@@ -282,9 +293,11 @@ def execute_alone(
     state.minted_cycles += message.cycles
     if state.inputs is not None:
         state.note("call", message_fields(message), time_ns)
-    answer = state.ingress.find_new(request_id)
+    answer = ingress.find_new(request_id)
     if answer is None:
-        state.ingress.callees[request_id] = message.callee
+        ingress.callees[request_id] = message.callee
+        if request_id in ingress.begun:
+            ingress.owners[request_id] = ingress.begun[request_id]
     world.finish(taken, message.arg, used, time_ns)
     return request_id if answer is None else answer
 

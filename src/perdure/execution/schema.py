@@ -51,7 +51,7 @@ from perdure.record import (
     union,
 )
 
-__all__ = ["CANISTER", "FORMAT", "RESPONSE", "SNAPSHOT", "SUBNET"]
+__all__ = ["CANISTER", "FORMAT", "OWNER", "RESPONSE", "SNAPSHOT", "SUBNET"]
 
 SUBNET, CANISTER, SNAPSHOT = 1, 2, 3
 """Kinds of records."""
@@ -82,6 +82,8 @@ _REJECT = row(
 )
 RESPONSE: Final[Coder] = union({0: (Reply, row(Reply, ("data", _BYTES))), 1: (Reject, _REJECT)})
 """An answer, as it is kept."""
+OWNER: Final[Coder] = row(lambda *parts: parts, ("sender", _ID), ("effective canister id", _ID))
+"""Who may ask what became of a request."""
 _ORIGIN = union(
     {
         0: (FromUser, row(FromUser, ("request id", _REQUEST_ID))),
@@ -329,6 +331,8 @@ _CANISTER = Table(
     Field(26, "charged_until_ns", _COUNT, 0),
     Field(27, "query_statistics", _STATISTICS, [0, 0, 0, 0]),
     Field(28, "own_memories", sorted_mapping(TEXT, _OWN_MEMORY), []),
+    Field(29, "created_at_ns", _COUNT, 0),
+    Field(30, "installed_at_ns", _COUNT, 0),
     rules=(_contexts, _queue, _stopping, _named, _remembered),
 )
 
@@ -356,6 +360,7 @@ _SUBNET = Table(
     Field(14, "lost_cycles", _CYCLES, 0),
     Field(15, "ingress.callees", sorted_mapping(_REQUEST_ID, _ID), []),
     Field(16, "first_canister_index", _NAT64, 0),
+    Field(17, "ingress.owners", sorted_mapping(_REQUEST_ID, OWNER), []),
     rules=(_management,),
 )
 _SNAPSHOT = Table(

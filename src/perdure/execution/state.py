@@ -254,6 +254,10 @@ class CanisterState:
     snapshots: dict[bytes, Snapshot] = field(default_factory=dict)
     next_snapshot: int = 0
     charged_until_ns: int = 0
+    created_at_ns: int = 0
+    """When it was created; 0: before that was kept."""
+    installed_at_ns: int = 0
+    """When it got the code that it has, or a snapshot; 0: there is none, or it was before that was kept."""
     query_statistics: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     """Calls, instructions, argument bytes and reply bytes of non-replicated queries."""
     freezing_limit: int = 0

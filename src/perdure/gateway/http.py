@@ -109,7 +109,6 @@ class HttpInterface:
         self._node_id = Principal.self_authenticating(node_key_der).raw_bytes
         self._certifier = Certifier(live, key, Node(self._node_id, node_key_der))
         self._verifier = Verifier(key.public_key_der)
-        self._owners: dict[bytes, tuple[bytes, bytes]] = {}
 
     def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """The response to a request; a call waits for its answer, for `SYNCHRONOUS_SECONDS`."""
@@ -171,7 +170,6 @@ class HttpInterface:
         self._check_place(place, content, _ANYBODYS)
         if content["canister_id"] == b"" and place.scope == "canister":
             _check_target(place.principal, content["method_name"], content["arg"])
-        self._owners.setdefault(request_id, (authority.sender, place.principal))
         outcome = self.live.submit(
             Ingress(
                 request_id,
@@ -184,7 +182,6 @@ class HttpInterface:
             )
         )
         if isinstance(outcome, Refused):
-            self._owners.pop(request_id, None)
             rejection = _rejection(outcome.reject)
             return _cbor(rejection if place.version == "v2" else {"status": "non_replicated_rejection", **rejection})
         if place.version == "v2":
@@ -245,7 +242,8 @@ class HttpInterface:
         paths = envelope.content["paths"]
         if place.scope == "subnet" and place.principal != self._subnet_id:
             raise Refusal(f"{Principal(place.principal)} is not this subnet, which is {Principal(self._subnet_id)}")
-        check_paths(paths, place.scope, place.principal, authority, self.live.subnet._state, self._owners)
+        with self.live.subnet._gate.lock:
+            check_paths(paths, place.scope, place.principal, authority, self.live.subnet._state)
         return _cbor({"certificate": self._certifier.of_paths(paths)})
 
 

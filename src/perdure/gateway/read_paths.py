@@ -27,16 +27,10 @@ class _Asking(NamedTuple):
     principal: bytes
     authority: Authority
     state: SubnetState
-    owners: Mapping[bytes, tuple[bytes, bytes]]
 
 
 def check_paths(
-    paths: Sequence[Sequence[bytes]],
-    scope: str,
-    principal: bytes,
-    authority: Authority,
-    state: SubnetState,
-    owners: Mapping[bytes, tuple[bytes, bytes]],
+    paths: Sequence[Sequence[bytes]], scope: str, principal: bytes, authority: Authority, state: SubnetState
 ) -> None:
     """Refuse paths that cannot be requested.
 
@@ -46,12 +40,11 @@ def check_paths(
         principal: the effective id.
         authority: who asks.
         state: of whom.
-        owners: senders and effective ids of requests.
 
     Raises:
         Refusal: with the path.
     """
-    asking = _Asking(scope, principal, authority, state, owners)
+    asking = _Asking(scope, principal, authority, state)
     for label in (b"request_status", b"canister_ranges"):
         if len({path[1] for path in paths if len(path) > 1 and path[0] == label}) > 1:
             raise Refusal(f"Can only request a single entry of {label.decode()} at a time.")
@@ -94,7 +87,7 @@ def _boundary_nodes(path: Sequence[bytes], asking: _Asking) -> None:
 def _request(path: Sequence[bytes], asking: _Asking) -> None:
     if not 2 <= len(path) <= 3 or (len(path) == 3 and path[2] not in _STATUS_LEAVES):
         raise _invalid(path)
-    owner = asking.owners.get(path[1])
+    owner = asking.state.ingress.owner(path[1])
     if owner is None:
         return
     sender, effective_id = owner

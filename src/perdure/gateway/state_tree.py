@@ -59,6 +59,12 @@ def _canister_tree(canister: CanisterState) -> HashTree:
         b"certified_data": canister.certified_data,
         b"controllers": MARK + cbor2.dumps(sorted(canister.facts.controllers)),
     }
+    for label, time_ns in (
+        (b"canister_creation_timestamp", canister.created_at_ns),
+        (b"last_install_timestamp", canister.installed_at_ns),
+    ):
+        if time_ns:
+            content[label] = encode_nat(time_ns)
     module = canister.module
     if module is not None:
         content[b"module_hash"] = module.module_hash

@@ -525,8 +525,8 @@ def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
 
 def _stored(answer: KeptAnswer) -> Answer:
     """An answer as the directory has it: after its generation; nothing where the request is done."""
-    request_id, expiry_ns, generation, response = answer
-    content = b"" if response is None else generation.to_bytes(8, "little") + encode_response(response)
+    request_id, expiry_ns, generation, response, owner = answer
+    content = b"" if response is None else generation.to_bytes(8, "little") + encode_response(response, owner)
     return Answer(request_id, expiry_ns, content)
 
 
@@ -535,7 +535,8 @@ def _found(answer: Answer) -> KeptAnswer:
     generation = int.from_bytes(content[:8], "little")
     if generation >> 62 or len(request_id) > MAX_REQUEST_ID_BYTES:
         raise MalformedError(f"the answer to request {request_id.hex()[:80]} is of generation {generation}")
-    return KeptAnswer(request_id, expiry_ns, generation, decode_response(content[8:]) if content else None)
+    found = decode_response(content[8:]) if content else (None, None)
+    return KeptAnswer(request_id, expiry_ns, generation, *found)
 
 
 def _whole(image: Image) -> PageDelta:
