@@ -76,9 +76,10 @@ canisters: $(DEV)
 canisters-ci: $(DEV)
 	$(BIN)/python tests/canisters/build.py c go wat motoko
 
-# The sources of docs/toolchains.md, with the compilers that canisters-ci has installed.
+# The sources of docs/toolchains.md, with the compilers that canisters-ci has installed; and the crate in rust/, by cargo.
 toolchains-ci: canisters-ci
 	TOOLCHAINS="C,C with its library,Go,Motoko,Wasm by hand,Named memories in C" $(BIN)/python -m pytest -q tests/test_toolchains.py
+	RUST=1 $(BIN)/python -m pytest -q tests/data/test_rust.py -k crate
 
 # make conformance SUITE=candid DIR=.../dfinity/candid/test: outside suites, which are not kept here
 conformance: $(DEV)

@@ -217,7 +217,7 @@ def rust_flags() -> str:
     """
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     registries = sorted((cargo_home / "registry" / "src").glob("*"))
-    remaps = [(path, "crates") for path in registries] + [(HERE / "rust", "canisters")]
+    remaps = [(path, "crates") for path in registries] + [(HERE / "rust", "canisters"), (ROOT / "rust", "perdure-data")]
     return "\x1f".join(f"--remap-path-prefix={path}={name}" for path, name in remaps)
 
 
@@ -364,6 +364,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("ledger", "rust", "rust/ledger", rust_module),
     Recipe("messenger", "rust", "rust/messenger", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
+    Recipe("shop", "rust", "rust/shop", rust_module),
     Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),
     Recipe("benches", "rust", "rust/benches", rust_module),
     Recipe("upgraded", "rust", "rust/upgraded", rust_module),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from perdure.data.catalogue import Column, Model, Tree
@@ -61,6 +62,12 @@ class Verb(Generic[S, O]):
     >>> list(likes.objects("Ada")), list(likes.subjects("Ada")), ("Bob", "Ada") in likes
     (['Bob', 'Eve'], ['Eve'], False)
     """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, arguments: Any) -> GenericAlias:
+            """Of two types or three, which `Generic` has no word for."""
+            return GenericAlias(cls, arguments)
 
     def __init__(self, store: Store, model: Model, formats: Mapping[str, Format] | None = None) -> None:
         """Use `declare`."""
