@@ -98,6 +98,7 @@ WRITERS = {
     "perdure.inspection.sqlite_draft": "the same, by `whole_file`",
     "perdure.cli.demo": "what somebody asked a command for, by name",
     "perdure.cli.bench": "the same; results are written over, as canbench does",
+    "perdure.cli.fuzz": "the same",
     "perdure.cli.instrument": "the same; the output may be the input",
     "perdure.cli.upgrade": "the same",
     "perdure.cli.stable.check": "the same",
@@ -105,6 +106,7 @@ WRITERS = {
     "perdure.cli.stable.database": "the same, by `whole_file`",
     "perdure.cli.stable.declare": "the same; the output may be the input",
     "perdure.cli.memory": "the same, by `whole_file`",
+    "perdure.kit.machine": "what a state machine has found, as a test",
     "perdure.cli.stable.export": "the same: a directory for the files of an export",
 }
 """Who writes files outside `storage`: no state, and nothing that perdure would read again as one."""

@@ -35,6 +35,12 @@ def test_motoko(motoko):
     assert motoko.actor(ALICE).whoami() == ALICE
 
 
+def test_an_argument_that_is_no_tuple_is_named(built):
+    told = r"a tuple of values, .* found 5: one value is written \(5,\)"
+    with Subnet() as subnet, pytest.raises(TypeError, match=told):
+        subnet.install(built("ledger"), 5)
+
+
 def test_rust_with_typed_init(ledger):
     actor = ledger.actor(ALICE)
     before = actor.balance_of(BOB)

@@ -34,6 +34,7 @@ class _Command(NamedTuple):
 COMMANDS = {
     "demo": _Command("perdure.cli.demo:demo", "Retell the experiment: native stable memory beside host calls."),
     "run": _Command("perdure.cli.run:run", "Install a module on a fresh subnet and call its methods."),
+    "fuzz": _Command("perdure.cli.fuzz:fuzz", "Call a module's methods with generated arguments until one breaks."),
     "instrument": _Command("perdure.cli.instrument:instrument", "Rewrite a module and say what was added."),
     "bench": _Command("perdure.cli.bench:bench", "Run canbench's benchmarks, and compare them with earlier results."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from perdure.kit.generate import arguments, strategies
+    from perdure.kit.machine import CanisterMachine
     from perdure.python.calls import call, gather, ic, notify, reject, trap
     from perdure.python.module import (
         canister,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     )
 
 _PLACES = {
+    "kit.generate": "arguments strategies",
+    "kit.machine": "CanisterMachine",
     "values.annotations": "float32 int8 int16 int32 int64 nat nat8 nat16 nat32 nat64 nat128",
     "python.calls": "call gather ic notify reject trap",
     "python.module": "canister composite_query heartbeat init inspect_message migration post_upgrade pre_upgrade query "
@@ -47,6 +51,8 @@ _PLACES = {
 _MODULE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
+    "CanisterMachine",
+    "arguments",
     "call",
     "canister",
     "composite_query",
@@ -73,6 +79,7 @@ __all__ = [
     "query",
     "reject",
     "stable",
+    "strategies",
     "timer",
     "trap",
     "update",

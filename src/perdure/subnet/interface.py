@@ -86,14 +86,18 @@ def init_argument(what: str, module: CanisterModule | None, arg: Argument | None
     Without one it is ``()``, as it is without a module, which the rules are to refuse in their words. At an upgrade
     also where the module names types: they are those of its init function, and not every upgrade takes them.
 
-
     Raises:
         UnsupportedError: values for a module that names no types.
         MalformedError: a text that is no Candid, or not of these types.
         ValueError: values that are not of these types, or none where the module takes some.
+        TypeError: none of all that.
     """
     if isinstance(arg, bytes):
         return arg
+    given: object = arg  # whatever its annotation says
+    if not isinstance(given, str | tuple | None):
+        wanted = "a tuple of values, their text in Candid, or their bytes"
+        raise TypeError(f"an init argument is {wanted}, found {arg!r:.60}: one value is written ({arg!r:.60},)")
     if module is None:
         return NO_VALUES
     if arg is None:

@@ -1,0 +1,231 @@
+"""A canister under generated calls: a stateful Hypothesis test that writes what it finds as a test (extra ``fuzz``).
+
+    class LedgerMachine(CanisterMachine):
+        @classmethod
+        def install(cls, subnet):
+            return subnet.install("build/ledger.wasm", {"supply": 1_000})
+
+        @invariant()
+        def nothing_is_made(self):
+            assert self.actor.total() == 1_000
+
+    TestLedger = LedgerMachine.TestCase
+
+Each example begins from a fork of the same subnet. What is sent comes from the canister's own Candid interface.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple
+
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from perdure.candid.printing import values_to_text
+from perdure.candid.service import ServiceMethod
+from perdure.errors import RejectError
+from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.inspection.motoko import PERSISTENCE_SECTION
+from perdure.kit.generate import arguments
+from perdure.subnet import Canister, Subnet
+from perdure.subnet.actor import Actor
+
+__all__ = ["CanisterMachine", "Head", "Step"]
+
+_NANOSECONDS: Final = 10**9
+_LONGEST_WAIT_SECONDS: Final = 30 * 24 * 3_600
+_TOLD_CHARACTERS: Final = 110
+
+
+class Head(NamedTuple):
+    """How a found test begins.
+
+    Attributes:
+        imports: lines at its top, beside those of perdure.
+        setup: lines in it that have a ``subnet`` and leave a ``canister``.
+    """
+
+    imports: Sequence[str]
+    setup: Sequence[str]
+
+
+class Step(NamedTuple):
+    """One thing that was done to the canister.
+
+    Attributes:
+        action: a method's name, ``(wait)`` or ``(upgrade)``.
+        line: the Python that does it again.
+        outcome: ``replied``, or the error code of the rejection.
+    """
+
+    action: str
+    line: str
+    outcome: str
+
+
+_WAIT: Final = "(wait)"
+_UPGRADE: Final = "(upgrade)"
+
+
+class CanisterMachine(RuleBasedStateMachine):
+    """Calls the methods of a canister with generated arguments, and lets time pass; see the module.
+
+    Rules, invariants and initialisations of one's own go with it, as in any Hypothesis state machine. A rejection that
+    is not `allowed`, a reply that is not of its type, and what an invariant raises are failures.
+
+    Attributes:
+        subnet: a fork, of this example alone.
+        canister: the one that `install` made.
+        actor: its methods, for invariants.
+        steps: what was done so far.
+        senders: who calls.
+        methods: a regular expression that whole names of methods match; by default all are called.
+        allowed: error codes of rejections that are no fault: ``msg_reject`` and ``trap``, by which canisters refuse.
+        upgrade_to: a module, or its path; if given, upgrades happen between calls.
+        upgrade_arg: what they are given.
+        found_in: the directory in which a failing story is written as a test; `None`: nowhere.
+    """
+
+    senders: ClassVar[Sequence[Principal]] = (
+        Principal.self_authenticating(b"alice"),
+        Principal.self_authenticating(b"bob"),
+        ANONYMOUS,
+    )
+    methods: ClassVar[str] = ".*"
+    allowed: ClassVar[frozenset[str]] = frozenset({"IC0406", "IC0503"})
+    upgrade_to: ClassVar[Any] = None
+    upgrade_arg: ClassVar[Any] = None
+    found_in: ClassVar[Path | None] = Path(".hypothesis") / "perdure"
+
+    _prepared: ClassVar[dict[type, tuple[Subnet, Principal]]] = {}
+
+    @classmethod
+    def install(cls, subnet: Subnet) -> Canister:
+        """Prepare a subnet, and return the canister that is tested. To be overridden; called once."""
+        raise NotImplementedError(f"{cls.__name__} does not say what is tested: override install(cls, subnet)")
+
+    @classmethod
+    def head(cls) -> Head:
+        """How a test that is written begins."""
+        name = cls.__name__
+        return Head([f"from {cls.__module__} import {name}"], [f"canister = {name}.install(subnet)"])
+
+    @classmethod
+    def prepared(cls) -> tuple[Subnet, Principal]:
+        """What every example begins from, and the canister in it: made once."""
+        if cls not in cls._prepared:
+            subnet = Subnet()
+            cls._prepared[cls] = subnet, cls.install(subnet).id
+        return cls._prepared[cls]
+
+    def __init__(self) -> None:
+        super().__init__()
+        prepared, canister_id = self.prepared()
+        self.subnet: Subnet = prepared.fork()
+        self.canister: Canister = self.subnet.canister(canister_id)
+        self.actor: Actor = self.canister.actor()
+        self.steps: list[Step] = []
+        known = self.canister.service().methods
+        self._methods = {name: method for name, method in known.items() if re.fullmatch(self.methods, name)}
+        if not self._methods:
+            raise ValueError(f"nothing to call: {self.methods!r} is none of {', '.join(known) or '(no methods)'}")
+        self._actions = [*self._methods, _WAIT, *([] if self.upgrade_to is None else [_UPGRADE])]
+
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        """Do one thing."""
+        action = data.draw(st.sampled_from(self._actions), "what")
+        if action == _WAIT:
+            seconds = data.draw(st.integers(0, _LONGEST_WAIT_SECONDS), "seconds")
+            line = f"subnet.advance_time({seconds} * 10**9), subnet.run_until_idle()"
+            self._attempt(action, line, lambda: self._wait(seconds))
+        elif action == _UPGRADE:
+            self._attempt(action, *self._upgrade())
+        else:
+            method = self._methods[action]
+            sender = data.draw(st.sampled_from(self.senders), "sender")
+            self._call(method, data.draw(arguments(method), "arguments"), sender)
+
+    def _upgrade(self) -> tuple[str, Callable[[], None]]:
+        """To `upgrade_to`; Motoko with enhanced orthogonal persistence keeps its heap, as icp and dfx do it."""
+        wasm = str(self.upgrade_to) if isinstance(self.upgrade_to, Path) else self.upgrade_to
+        assert self.canister.module is not None
+        keep = "keep" if PERSISTENCE_SECTION in self.canister.module.custom_sections else None
+        line = f"canister.upgrade({wasm!r}, {self.upgrade_arg!r}, wasm_memory_persistence={keep!r})"
+        return line, lambda: self.canister.upgrade(wasm, self.upgrade_arg, wasm_memory_persistence=keep)
+
+    def _wait(self, seconds: int) -> None:
+        self.subnet.advance_time(seconds * _NANOSECONDS)
+        self.subnet.run_until_idle()
+
+    def _call(self, method: ServiceMethod, values: tuple[object, ...], sender: Principal) -> None:
+        arg = method.encode(values)
+        verb = "query" if method.is_query else "update"
+        shown = " ".join(values_to_text(method.func.args, values).split())
+        sent = f'{method.name!r}, bytes.fromhex("{arg.hex()}"), sender=Principal.from_text("{sender}")'
+        line = f"canister.{verb}({sent})  # {shown:.100}"
+        call = self.canister.query if method.is_query else self.canister.update
+
+        def run() -> None:
+            reply = call(method.name, arg, sender=sender)
+            if method.mode != "oneway":
+                method.decode(reply)
+
+        self._attempt(method.name, line, run)
+
+    def _attempt(self, action: str, line: str, run: Callable[[], None]) -> None:
+        outcome = "failed"
+        try:
+            run()
+            outcome = "replied"
+        except RejectError as error:
+            outcome = error.error_code
+            if outcome not in self.allowed:
+                raise
+        finally:
+            self.steps.append(Step(action, line, outcome))
+
+    def teardown(self) -> None:
+        """End the example; where it has failed, write it as a test."""
+        error = sys.exc_info()[1]
+        self.subnet.close()
+        if isinstance(error, Exception) and not isinstance(error, HypothesisException):
+            self.keep(self.story(error))
+
+    def keep(self, story: str) -> None:
+        """Write a failing story where the next one, which is shorter or the same, is written too."""
+        note(story)
+        if self.found_in is not None:
+            self.found_in.mkdir(parents=True, exist_ok=True)
+            place = self.found_in / f"test_{type(self).__name__.lower()}.py"
+            place.write_text(story)
+            note(f"written to {place}")
+
+    def story(self, error: Exception) -> str:
+        """The example as a test of its own, which fails as this did; rules of one's own are not in it."""
+        head = self.head()
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        body = [*head.setup, *(_doing(one, self.allowed) for one in self.steps)]
+        return "\n".join(
+            [
+                "# " + told[:_TOLD_CHARACTERS].strip(),
+                "from contextlib import suppress\n",
+                "from perdure import Principal, RejectError, Subnet",
+                *head.imports,
+                f"\n\ndef test_{type(self).__name__.lower()}():",
+                "    with Subnet() as subnet:",
+                *(f"        {line}" for line in body),
+                "",
+            ]
+        )
+
+
+def _doing(step: Step, allowed: Collection[str]) -> str:
+    """A step in Python; what a canister has refused, it may refuse again."""
+    return step.line if step.outcome not in allowed else f"with suppress(RejectError): {step.line}"
