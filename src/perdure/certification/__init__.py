@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.certification.certificate import Certificate, certify, data_certificate, encode_nat
+from perdure.certification.certificate import Certificate, certify, data_certificate, decode_tree, encode_nat
 from perdure.certification.hash_tree import (
     Empty,
     Fork,
@@ -13,6 +13,7 @@ from perdure.certification.hash_tree import (
     Pruned,
     Tree,
     lookup,
+    lookup_subtree,
     prune,
     root_hash,
     tree,
@@ -32,8 +33,10 @@ __all__ = [
     "Tree",
     "certify",
     "data_certificate",
+    "decode_tree",
     "encode_nat",
     "lookup",
+    "lookup_subtree",
     "prune",
     "root_hash",
     "tree",

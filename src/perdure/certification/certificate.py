@@ -25,7 +25,7 @@ from perdure.certification.hash_tree import (
 from perdure.certification.key import RootKey, verify
 from perdure.errors import MalformedError
 
-__all__ = ["Certificate", "certify", "data_certificate", "encode_nat"]
+__all__ = ["Certificate", "certify", "data_certificate", "decode_tree", "encode_nat"]
 
 _STATE_ROOT: Final = b"\x0dic-state-root"
 _MARK: Final = bytes.fromhex("d9d9f7")
@@ -54,15 +54,7 @@ class Certificate:
         Raises:
             MalformedError: it is none, or one with a delegation.
         """
-        # The mark is taken off here: under a tag cbor2 makes everything immutable, with dictionaries of its own kind.
-        stream = io.BytesIO(data)
-        stream.seek(len(_MARK) if data.startswith(_MARK) else 0)
-        try:
-            content: Any = cbor2.load(stream)
-        except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-            raise MalformedError(f"certificate is not CBOR: {error}", stream.tell()) from error
-        if stream.tell() != len(data):
-            raise MalformedError(f"{len(data) - stream.tell()} bytes after the certificate", stream.tell())
+        content = _load(data, "certificate")
         if not isinstance(content, dict) or not isinstance(content.get("signature"), bytes):
             raise MalformedError("certificate without a signature")
         if "delegation" in content:
@@ -76,6 +68,29 @@ class Certificate:
     def lookup(self, *path: bytes) -> bytes | Missing:
         """The value at `path`, or why there is none to see."""
         return lookup(path, self.tree)
+
+
+def decode_tree(data: bytes) -> HashTree:
+    """The hash tree that `data` is in CBOR, as a canister shows it with its certificate.
+
+    Raises:
+        MalformedError: it is none, or too deep a one.
+    """
+    return decode_node(_load(data, "hash tree"))
+
+
+def _load(data: bytes, what: str) -> Any:
+    """A value of CBOR, which may be marked as such."""
+    # The mark is taken off here: under a tag cbor2 makes everything immutable, with dictionaries of its own kind.
+    stream = io.BytesIO(data)
+    stream.seek(len(_MARK) if data.startswith(_MARK) else 0)
+    try:
+        content = cbor2.load(stream)
+    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
+        raise MalformedError(f"{what} is not CBOR: {error}", stream.tell()) from error
+    if stream.tell() != len(data):
+        raise MalformedError(f"{len(data) - stream.tell()} bytes after the {what}", stream.tell())
+    return content
 
 
 def certify(key: RootKey, state: HashTree, paths: Iterable[Sequence[bytes]]) -> Certificate:

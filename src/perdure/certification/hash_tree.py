@@ -35,6 +35,7 @@ __all__ = [
     "encode_node",
     "fork_together",
     "lookup",
+    "lookup_subtree",
     "prune",
     "root_hash",
     "tree",
@@ -197,6 +198,16 @@ def lookup(path: Sequence[bytes], node: HashTree) -> bytes | Missing:
                 return Missing.ERROR
     found = _around(node, path[0])[1] or _find(path[0], _flat(node))
     return found if isinstance(found, Missing) else lookup(path[1:], found)
+
+
+def lookup_subtree(path: Sequence[bytes], node: HashTree) -> HashTree | Missing:
+    """The tree at `path`, which may be pruned or empty, or why there is none to see."""
+    for label in path:
+        found = _find(label, _flat(node))
+        if isinstance(found, Missing):
+            return found
+        node = found
+    return node
 
 
 def _find(label: bytes, trees: list[HashTree]) -> HashTree | Missing:

@@ -25,6 +25,7 @@ try:
     import uvicorn
 
     from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, HttpInterface, Pending, Request, Response
+    from perdure.gateway.site import Site
 except ModuleNotFoundError as missing:
     raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})") from missing
 
@@ -77,6 +78,7 @@ class Server:
         self.hosts = Hosts(domains, allow_hosts)
         self.live = Live(subnet, clock=clock)
         self.interface = HttpInterface(self.live)
+        self._site = Site(self.live, self.hosts, subnet.root_key)
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
         self.port: int = self._socket.getsockname()[1]
@@ -153,7 +155,7 @@ class Server:
         request = Request(scope["method"], path, headers, body)
         loop = asyncio.get_running_loop()
         begun = loop.run_in_executor(self._pool, self._begin, request)
-        is_call = path.endswith("/call")
+        is_call = path.startswith("/api/") and path.endswith("/call")
         seconds = SYNCHRONOUS_SECONDS
         try:
             response = await asyncio.wait_for(asyncio.shield(begun), seconds if is_call else None)
@@ -169,7 +171,8 @@ class Server:
 
     def _begin(self, request: Request) -> Response | Pending:
         try:
-            return self.interface.begin(request)
+            is_api = request.path.startswith("/api/")
+            return self.interface.begin(request) if is_api else self._site.begin(request)
         except Exception:
             _LOG.exception("%s %s failed", request.method, request.path[:200])
             return Response(500, b"perdure: an error of ours, which its log tells\n", headers=CORS)
@@ -205,9 +208,10 @@ def _too_large() -> Response:
 
 async def _send(send: Callable[[Any], Any], response: Response, method: str) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-    if response.status != 204:
+    if response.status not in (204, 304):
         headers.append((b"content-length", str(len(response.body)).encode()))
-        headers.append((b"content-type", response.content_type.encode()))
+        if response.content_type:
+            headers.append((b"content-type", response.content_type.encode("latin-1")))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
 
