@@ -30,6 +30,7 @@ _LIFECYCLE: Final = "tests/execution/test_lifecycle.py::"
 _INGRESS: Final = "tests/execution/test_ingress.py::"
 _LIMITS: Final = "tests/execution/test_limits.py::"
 _MANAGEMENT: Final = "tests/execution/test_management.py::"
+_OUTCALLS: Final = "tests/execution/test_outcalls.py::"
 _SYSTEM_API: Final = "tests/system_api/test_host_functions.py::"
 
 
@@ -99,7 +100,7 @@ _ENTRY_POINTS: Final = (
         WORKS,
         _EXECUTE + "TestCompositeQueries::test_callback_trap_and_cleanup",
     ),
-    ("HTTP outcall transform", REJECTED, ""),
+    ("HTTP outcall transform", WORKS, _OUTCALLS + "TestAnswers::test_transform"),
 )
 
 _METHOD_TESTS: Final = {
@@ -136,12 +137,16 @@ _METHOD_TESTS: Final = {
     "sign_with_schnorr": "TestSignatures::test_taproot",
     "vetkd_public_key": "TestSignatures::test_vetkd",
     "vetkd_derive_key": "TestSignatures::test_vetkd",
+    "http_request": _OUTCALLS + "TestConsensus::test_thirteen_answers",
+    "flexible_http_request": _OUTCALLS + "TestFlexible::test_responses_as_nodes_got_them",
 }
 _PUBLIC_KEYS: Final = "keys are public, PocketIC's"
 _LOCAL_METHODS: Final = {
     "raw_rand": "a function of the subnet's seed",
     "ecdsa_public_key": f"{_PUBLIC_KEYS}; of secp256r1 our own",
     "sign_with_ecdsa": f"{_PUBLIC_KEYS}; of secp256r1 our own",
+    "http_request": "nodes that differ are imagined; priced by version 1",
+    "flexible_http_request": "nodes that differ are imagined; priced as `http_request`, without reports of resources",
     **dict.fromkeys(("schnorr_public_key", "sign_with_schnorr", "vetkd_public_key", "vetkd_derive_key"), _PUBLIC_KEYS),
 }
 
@@ -304,7 +309,7 @@ def rows() -> Iterator[Row]:
         detail = f"{method.who.value}; {', '.join(ways)}{'' if method.ingress else '; not by users as an update'}"
         local = _LOCAL_METHODS.get(name)
         detail = detail if local is None else f"{detail}; {local}"
-        test = _MANAGEMENT + _METHOD_TESTS[name]
+        test = _METHOD_TESTS[name] if _METHOD_TESTS[name].startswith("tests/") else _MANAGEMENT + _METHOD_TESTS[name]
         yield Row("Management canister", name, detail, WORKS if local is None else LOCAL, test)
     for name, reason in REFUSED.items():
         yield Row("Management canister", name, reason, REJECTED, f"{_MANAGEMENT}TestWho::test_refused_by_name[{name}]")

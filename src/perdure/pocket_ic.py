@@ -2,6 +2,11 @@
 
 from perdure.kit.pocket_ic import (
     Canister,
+    CanisterHttpReject,
+    CanisterHttpReply,
+    CanisterHttpRequest,
+    CanisterHttpResponse,
+    MockCanisterHttpResponse,
     PocketIC,
     PocketICError,
     PocketICServer,
@@ -10,4 +15,17 @@ from perdure.kit.pocket_ic import (
     SubnetKind,
 )
 
-__all__ = ["Canister", "PocketIC", "PocketICError", "PocketICServer", "Principal", "SubnetConfig", "SubnetKind"]
+__all__ = [
+    "Canister",
+    "CanisterHttpReject",
+    "CanisterHttpReply",
+    "CanisterHttpRequest",
+    "CanisterHttpResponse",
+    "MockCanisterHttpResponse",
+    "PocketIC",
+    "PocketICError",
+    "PocketICServer",
+    "Principal",
+    "SubnetConfig",
+    "SubnetKind",
+]

@@ -359,3 +359,27 @@ def test_projects_that_do_not_use_it_load_nothing_of_it(pytester):
         """
     )
     passed(pytester.runpytest(), 1)
+
+
+def test_outcalls_are_answered_by_a_fixture(pytester):
+    (pytester.path / "asking.py").write_text((Path(__file__).parents[1] / "subnet" / "oracle.py").read_text())
+    pytester.makepyfile(
+        """
+        import sys, pathlib
+        sys.path.insert(0, str(pathlib.Path(__file__).parent))
+        from asking import Oracle
+
+        URL = "https://a.example/price"
+
+        def test_answered(subnet, outcalls):
+            outcalls.get(URL).respond(json=12.5)
+            assert subnet.install(Oracle).actor().fetch(URL) == "200 12.5"
+
+        def test_not_answered(subnet, outcalls):
+            assert outcalls.calls == ()
+            subnet.install(Oracle).actor().fetch(URL)
+        """
+    )
+    result = pytester.runpytest()
+    passed(result, 1, failed=1)
+    result.stdout.fnmatch_lines(["*GET https://a.example/price was not made*"])

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import sys
+from pathlib import Path
 
 import pytest
 
 from perdure import UnsupportedError
 from perdure.candid import encode, parse_types
 from perdure.kit import canister, query
-from perdure.pocket_ic import PocketIC, PocketICError, Principal, SubnetConfig, SubnetKind
+from perdure.pocket_ic import (
+    CanisterHttpReject,
+    CanisterHttpReply,
+    MockCanisterHttpResponse,
+    PocketIC,
+    PocketICError,
+    Principal,
+    SubnetConfig,
+    SubnetKind,
+)
 
 EMPTY = b"\0asm\1\0\0\0"
 NO_VALUES = b"DIDL\0\0"
@@ -222,3 +233,53 @@ def test_instances_are_counted(pic):
 def test_arguments_with_ic_pys_types_need_ic_py(pic):
     with pytest.raises(UnsupportedError, match="need ic-py"):
         pic.install_code(pic.create_canister(), EMPTY, [{"type": 5, "value": 5}])
+
+
+class TestOutcalls:
+    @pytest.fixture
+    def oracle(self, pic):
+        sys.path.insert(0, str(Path(__file__).parents[1] / "subnet"))
+        try:
+            from oracle import Oracle
+        finally:
+            sys.path.pop(0)
+        return Principal(pic.subnet.install(Oracle).id.raw_bytes)
+
+    def ask(self, pic, oracle):
+        call_id = pic.submit_call(oracle, ALICE, "fetch", encode(parse_types("(text)"), ["https://a.example/x"]))
+        for _ in range(3):
+            pic.tick()
+        return call_id
+
+    def test_by_pocket_ics_names(self, pic, oracle):
+        call_id = self.ask(pic, oracle)
+        (request,) = pic.get_canister_http()
+        assert (request.http_method, request.url, request.max_response_bytes) == ("GET", "https://a.example/x", 100_000)
+        reply = CanisterHttpReply(200, [("date", "now")], b"12.5")
+        pic.mock_canister_http_response(MockCanisterHttpResponse(request.subnet_id, request.request_id, reply))
+        assert pic.get_canister_http() == []
+        assert pic.await_call(call_id) == encode(parse_types("(text)"), ["200 12.5"])
+        with pytest.raises(KeyError):
+            pic.mock_canister_http_response(MockCanisterHttpResponse(request.subnet_id, request.request_id, reply))
+
+    def test_rejects_and_each_nodes(self, pic, oracle):
+        call_id = self.ask(pic, oracle)
+        (request,) = pic.get_canister_http()
+        reject = CanisterHttpReject(2, "no route")
+        pic.mock_canister_http_response(MockCanisterHttpResponse(None, request.request_id, reject))
+        with pytest.raises(PocketICError, match="no route"):
+            pic.await_call(call_id)
+        call_id = self.ask(pic, oracle)
+        (request,) = pic.get_canister_http()
+        good, bad = CanisterHttpReply(200, [], b"good"), CanisterHttpReply(200, [], b"bad")
+        many = MockCanisterHttpResponse(None, request.request_id, good, [good] * 7 + [bad] * 5)
+        pic.mock_canister_http_response(many)
+        with pytest.raises(PocketICError, match="No consensus could be reached"):
+            pic.await_call(call_id)
+
+    def test_not_answered(self, pic, oracle):
+        call_id = self.ask(pic, oracle)
+        with pytest.raises(PocketICError, match="the call was taken and is not answered"):
+            pic.await_call(call_id)
+        with pytest.raises(PocketICError, match="has no update method 'none'"):
+            pic.await_call(pic.submit_call(oracle, ALICE, "none", b""))

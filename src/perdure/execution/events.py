@@ -42,8 +42,9 @@ class Taken(NamedTuple):
 
     kind: str
     """``call``, ``response``, ``task``, ``query``, ``management``, ``stopping`` (canisters whose last call was answered
-    are stopped), or what was asked for from outside: ``create_canister``, ``install_code``, ``reinstall_code``,
-    ``upgrade_code``, ``upload_snapshot``, ``advance_time``, ``write_stable`` and other memories, ``sqlite``."""
+    are stopped), ``outcall`` (one is answered), or what was asked for from outside: ``create_canister``,
+    ``install_code``, ``reinstall_code``, ``upgrade_code``, ``upload_snapshot``, ``advance_time``, ``write_stable`` and
+    other memories, ``sqlite``."""
     canister_id: bytes
     """Empty: none, or one that is only about to get its id, which history has."""
     method_name: str = ""

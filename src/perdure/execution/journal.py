@@ -33,7 +33,15 @@ _FIELDS: Final = tuple(
 )
 _FACTS: Final = ("controllers", "status", "version", "environment_variables")
 _CONTEXT: Final = tuple(CallContext.__slots__)
-_SUBNET: Final = ("minted_cycles", "consumed_cycles", "lost_cycles", "next_canister_index", "random_counter", "outbox")
+_SUBNET: Final = (
+    "minted_cycles",
+    "consumed_cycles",
+    "lost_cycles",
+    "next_canister_index",
+    "next_outcall_id",
+    "random_counter",
+    "outbox",
+)
 """Clock, round and request number are not among them: they may go on without the message that moved them."""
 
 _fields_of = attrgetter(*_FIELDS)
@@ -132,6 +140,7 @@ class Journal:
         "_inputs",
         "_management_calls",
         "_outbox_length",
+        "_outcalls",
         "_subnet",
         "after",
         "commits",
@@ -162,6 +171,7 @@ class Journal:
         self._inputs = len(state.inputs) if state.inputs else 0
         self._outbox_length = len(state.outbox)
         self._management_calls = state.management_calls.copy() if state.management_calls else None
+        self._outcalls = state.outcalls.copy() if state.outcalls else None
 
     @property
     def canister_ids(self) -> tuple[bytes, ...]:
@@ -183,6 +193,7 @@ class Journal:
         _set(state, _SUBNET, self._subnet)
         del state.outbox[self._outbox_length :]
         state.management_calls = deque() if self._management_calls is None else self._management_calls.copy()
+        state.outcalls = {} if self._outcalls is None else self._outcalls.copy()
         for instance in self.commits.values():
             instance.roll_back()
         for undo in self.made:

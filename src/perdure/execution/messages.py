@@ -17,6 +17,7 @@ __all__ = [
     "FromCanister",
     "FromUser",
     "OpenCall",
+    "Outcall",
     "Response",
     "ResponseMessage",
     "request_of",
@@ -73,6 +74,21 @@ class ResponseMessage:
     call_id: int
     response: Response
     refund: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Outcall:
+    """A request to a server outside, which somebody has still to answer."""
+
+    origin: CallOrigin
+    caller: bytes
+    method_name: str
+    """``http_request`` or ``flexible_http_request``."""
+    arg: bytes
+    cycles: int
+    """That go back with the answer."""
+    deadline_ns: int
 
 
 @final

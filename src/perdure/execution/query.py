@@ -36,7 +36,7 @@ from perdure.execution.world import World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
 
-__all__ = ["execute_query"]
+__all__ = ["execute_query", "execute_transform"]
 
 _MANAGEMENT: Final = MANAGEMENT_CANISTER.raw_bytes
 
@@ -72,6 +72,18 @@ def execute_query(
         response_bytes + reply_bytes,
     ]
     return response
+
+
+def execute_transform(world: World, canister_id: bytes, method_name: str, arg: bytes) -> Response:
+    """Execute a query method as the management canister, for the response to an outcall; nothing changes."""
+    canister = world.state.canisters.get(canister_id)
+    if canister is None:
+        return _not_found(canister_id)
+    module = canister.module
+    if module is not None and f"canister_query {method_name}" not in module.exported_methods:
+        message = f"Canister has no query method '{method_name}'."
+        return trap_reject(canister_id, Trap(TrapCode.METHOD_NOT_FOUND, message))
+    return _Query(world, canister_id, (b"", b"")).call(canister, _MANAGEMENT, method_name, arg, ())
 
 
 def _not_found(canister_id: bytes) -> Reject:

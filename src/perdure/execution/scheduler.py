@@ -33,6 +33,7 @@ from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import can_finish_stopping, finish_stopping
 from perdure.execution.management import execute_management_call, is_allowed_by_ingress
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage, request_of
+from perdure.execution.outcalls import ask_outside, expire_outcalls
 from perdure.execution.rejects import no_such_canister, rejected
 from perdure.execution.state import CanisterState, HookStatus
 from perdure.execution.world import World
@@ -317,7 +318,7 @@ def run_hook(world: World, canister_id: bytes) -> None:
 def _has_more(world: World) -> bool:
     """Whether a round would have anything to do beside a message that comes in."""
     state = world.state
-    if state.outbox or state.ready or state.management_calls or state.deadlines or state.stopping:
+    if state.outbox or state.ready or state.management_calls or state.deadlines or state.stopping or state.outcalls:
         return True
     then_ns = world.state.time_ns + world.config.round_ns
     return bool(world.state.task_canisters) and any(
@@ -346,7 +347,7 @@ def run_until_answered(world: World, request_id: bytes, max_rounds: int = 1_000)
     """Run rounds until an ingress message is answered; `None` as for `execute_ingress`."""
     for _ in range(max_rounds):
         response = world.state.ingress.find(request_id, world.state.time_ns)
-        if response is not None or not has_work(world):
+        if response is not None or not (has_work(world) or ask_outside(world)):
             return response
         round_(world)
     return world.state.ingress.find(request_id, world.state.time_ns)
@@ -398,7 +399,7 @@ def has_work(world: World) -> bool:
 def run_until_idle(world: World, max_rounds: int = 10_000) -> int:
     """Run rounds until there is nothing left to do but heartbeats; how many were run."""
     for rounds in range(max_rounds):
-        if not has_work(world):
+        if not (has_work(world) or ask_outside(world)):
             return rounds
         round_(world)
     return max_rounds
@@ -412,6 +413,8 @@ def round_(world: World) -> None:
     world.state.time_ns += world.config.round_ns
     if world.state.deadlines:
         expire_calls(world)
+    if world.state.outcalls:
+        expire_outcalls(world)
     if world.state.outbox:
         deliver(world)
     while world.state.management_calls:

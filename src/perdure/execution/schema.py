@@ -15,7 +15,15 @@ from typing import Final, get_args
 
 from perdure.canister import Callback, CanisterStatus, GlobalValue, Lifetime, Reject, Reply, wrong_global
 from perdure.errors import MalformedError
-from perdure.execution.messages import CallContext, CallMessage, FromCanister, FromUser, OpenCall, ResponseMessage
+from perdure.execution.messages import (
+    CallContext,
+    CallMessage,
+    FromCanister,
+    FromUser,
+    OpenCall,
+    Outcall,
+    ResponseMessage,
+)
 from perdure.execution.state import (
     CanisterLog,
     Change,
@@ -160,6 +168,19 @@ _OPEN_CALL = structure(
         Field(7, "on_reply", _CALLBACK),
         Field(8, "on_reject", _CALLBACK),
         Field(9, "on_cleanup", optional(_CALLBACK), None),
+    ),
+)
+_OUTCALL = structure(
+    Outcall,
+    Table(
+        "outcall",
+        Field(1, "origin", _ORIGIN),
+        Field(2, "caller", _ID),
+        Field(3, "method_name", one_of("http_request", "flexible_http_request")),
+        Field(4, "arg", _BYTES),
+        Field(5, "cycles", _CYCLES, 0),
+        Field(6, "deadline_ns", _COUNT),
+        rules=(_sender,),
     ),
 )
 _SETTINGS = structure(
@@ -342,6 +363,16 @@ def _management(subnet: dict[str, Plain]) -> str | None:
     return f"calls of the management canister that are for {', '.join(wrong)}" if wrong else None
 
 
+def _outcalls(subnet: dict[str, Plain]) -> str | None:
+    """Outcalls are of canisters, older than the next one, and say what was asked for."""
+    outcalls = subnet["outcalls"]
+    if outcalls and max(outcalls) >= subnet["next_outcall_id"]:
+        return f"outcall {max(outcalls)}, the next one is {subnet['next_outcall_id']}"
+    if any(not isinstance(one.origin, FromCanister) for one in outcalls.values()):
+        return "an outcall that no canister waits for"
+    return None
+
+
 _SUBNET = Table(
     "subnet record",
     Field(1, "subnet_id", _ID, b""),
@@ -361,7 +392,9 @@ _SUBNET = Table(
     Field(15, "ingress.callees", sorted_mapping(_REQUEST_ID, _ID), []),
     Field(16, "first_canister_index", _NAT64, 0),
     Field(17, "ingress.owners", sorted_mapping(_REQUEST_ID, OWNER), []),
-    rules=(_management,),
+    Field(18, "outcalls", sorted_mapping(_COUNT, _OUTCALL), []),
+    Field(19, "next_outcall_id", _COUNT, 0),
+    rules=(_management, _outcalls),
 )
 _SNAPSHOT = Table(
     "snapshot record",

@@ -25,7 +25,7 @@ from perdure.canister import (
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.ingress import IngressHistory
 from perdure.execution.inputs import Clock, Input
-from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, ResponseMessage
+from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, Outcall, ResponseMessage
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.system_api import LINE_OVERHEAD_BYTES
 
@@ -358,6 +358,9 @@ class SubnetState:
     outbox: list[CallMessage | ResponseMessage] = field(default_factory=list)
     """What this round has sent and no canister has in its inputs yet."""
     management_calls: deque[CallMessage] = field(default_factory=deque)
+    outcalls: dict[int, Outcall] = field(default_factory=dict)
+    """Requests to servers outside that nobody has answered yet, in the order in which they were made."""
+    next_outcall_id: int = 0
     ready: dict[bytes, None] = field(default_factory=dict)
     """Canisters with inputs, in no particular order."""
     task_canisters: set[bytes] = field(default_factory=set)
@@ -400,6 +403,7 @@ class SubnetState:
             message.cycles if isinstance(message, CallMessage) else message.refund
             for message in (*self.outbox, *self.management_calls)
         )
+        total += sum(outcall.cycles for outcall in self.outcalls.values())
         for canister in self.canisters.values():
             total += canister.cycles + canister.reserved_cycles
             total += sum(context.available_cycles for context in canister.contexts.values())

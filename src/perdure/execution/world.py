@@ -157,6 +157,10 @@ class World:
     """Asked of each call that a canister makes, before it is delivered: a response answers it, `True` leaves it without
     an answer for ever, `False` lets it go where it goes."""
 
+    outcalls: Callable[[World, bool], bool] | None = None
+    """Answers outcalls when nothing else is left to run, and says whether it did; told whether somebody waits for what
+    is left. `None`: what somebody waits for is rejected."""
+
     # --- what happens
 
     def tell(self, event: Event) -> None:

@@ -30,9 +30,20 @@ if TYPE_CHECKING:
     from perdure.ic.principal import Principal
     from perdure.project import Project
     from perdure.subnet import Canister, Subnet
+    from perdure.subnet.outcalls import Outcalls
     from perdure.upgrade import Report
 
-__all__ = ["Baselines", "alice", "bob", "canister", "check_upgrade", "install", "perdure_baseline", "subnet"]
+__all__ = [
+    "Baselines",
+    "alice",
+    "bob",
+    "canister",
+    "check_upgrade",
+    "install",
+    "outcalls",
+    "perdure_baseline",
+    "subnet",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -173,6 +184,15 @@ def subnet(_perdure_prepared: tuple[Subnet, dict[str, Principal]]) -> Subnet:
 
 
 @pytest.fixture
+def outcalls(subnet: Subnet) -> Outcalls:
+    """Answers HTTPS outcalls of the test's subnet: ``outcalls.get("https://a.example/price").respond(json=...)``.
+
+    What nothing answers is rejected, in words that name the URL. See `perdure.subnet.outcalls`.
+    """
+    return subnet.outcalls
+
+
+@pytest.fixture
 def install(subnet: Subnet, pytestconfig: pytest.Config) -> Callable[..., Canister]:
     """Installs a module: ``install("build/ledger.wasm", {"symbol": "TST"})``, init arguments as Python values.
 
@@ -248,7 +268,7 @@ def _somebody(name: str) -> Principal:
 
 _NOT_THEIRS: Final = {Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))}
 """Where code is that users did not write: perdure, and what it calls and is called by."""
-_OWN_FIXTURES: Final = ("_perdure_prepared", "canister", "install", "subnet")
+_OWN_FIXTURES: Final = ("_perdure_prepared", "canister", "install", "outcalls", "subnet")
 _SHARED: Final = """each test has a subnet of its own, so `subnet`, `install` and `canister` have a test's scope.
 What several tests share is prepared once, by @pytest.mark.canister or by overriding the fixture perdure_baseline;
 a fixture of a wider scope takes perdure_baseline and works on perdure_baseline.fork()."""

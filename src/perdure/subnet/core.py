@@ -26,6 +26,7 @@ from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate
 from perdure.subnet.host import MemoryHost
+from perdure.subnet.outcalls import Outcalls
 
 __all__ = ["Core", "Wasm", "_NoPastError"]
 
@@ -54,6 +55,8 @@ class Core:
     """Lets go of a state directory that this subnet only reads."""
 
     _anchors = 0
+
+    _outcalls: Outcalls | None = None
 
     def _history_directory(self) -> StateDirectory | None:
         """The state directory whose history is this subnet's, where it has one."""
@@ -220,6 +223,13 @@ class Core:
             self, port=port, bind=bind, clock=clock, domains=domains, allow_hosts=allow_hosts
         )
         return served
+
+    @property
+    def outcalls(self) -> Outcalls:
+        """Who answers the HTTPS outcalls of this subnet's canisters: see `perdure.subnet.outcalls`."""
+        if self._outcalls is None:
+            self._outcalls = Outcalls(self)
+        return self._outcalls
 
     @property
     def _durable(self) -> DurableHost:

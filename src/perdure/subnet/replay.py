@@ -25,6 +25,7 @@ from perdure.execution.config import SubnetConfig
 from perdure.execution.ingress import drawn_id
 from perdure.execution.inputs import Input, decode_inputs, message_of
 from perdure.execution.lifecycle import InstallMode, InstallOptions
+from perdure.execution.outcalls import answer_outcall, answers_of
 from perdure.execution.records import decode_record, decode_subnet
 from perdure.execution.scheduler import execute_alone, reject_management_call, run_hook, submit_request
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
@@ -356,6 +357,12 @@ class _Replay:
     def reject(self, one: Input, _: _Step) -> None:
         reject_management_call(self.subnet._world, *one.fields)
 
+    def outcall(self, one: Input, step: _Step) -> None:
+        outcall_id, answers, vary = one.fields
+        if outcall_id not in self.subnet._state.outcalls:  # what asked for it has become something else
+            raise _Differs(step.versions[0], None)
+        answer_outcall(self.subnet._world, outcall_id, answers_of(answers), vary=vary)
+
     def create(self, one: Input, _: _Step) -> None:
         raw_id, controllers, cycles = one.fields
         canister_id = None if raw_id is None else Principal(raw_id)
@@ -419,6 +426,7 @@ _DO: Final[dict[str, Callable[[_Replay, Input, _Step], None]]] = {
     "hook": _Replay.hook,
     "advance": _Replay.advance,
     "reject": _Replay.reject,
+    "outcall": _Replay.outcall,
     "create": _Replay.create,
     "install": _Replay.install,
     "code": _Replay.replace_code,

@@ -33,6 +33,7 @@ from perdure.execution.events import Checkpointed, Stream, Taken
 from perdure.execution.identity import identify
 from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
+from perdure.execution.outcalls import ask_outside
 from perdure.execution.records import RECORDS
 from perdure.execution.scheduler import (
     reject_management_call,
@@ -351,8 +352,9 @@ class Subnet(Home):
 
     @alone
     def tick(self) -> None:
-        """Run one round."""
+        """Have outcalls answered that somebody answers, then run one round."""
         with self._undisturbed(None) as world:
+            ask_outside(world, waits=False)
             round_(world)
         self._wait()
 
@@ -490,7 +492,7 @@ class Subnet(Home):
         kept = self._world
         self._world = self._twin(self._gate)._world
         self._anchors += 1
-        self._world.streams, self._world.watchers = kept.streams, kept.watchers
+        _pass_on(kept, self._world)
         return kept
 
     @alone
@@ -498,7 +500,7 @@ class Subnet(Home):
         for canister in self._state.canisters.values():
             if canister.instance is not None:
                 self._host.discard(canister.canister_id, canister.instance)
-        kept.streams, kept.watchers = self._world.streams, self._world.watchers
+        _pass_on(self._world, kept)
         self._world = kept
         self._anchors -= 1
 
@@ -569,6 +571,11 @@ def _wanted(extensions: Iterable[str], path: str | os.PathLike[str] | None) -> t
             finally:
                 directory.close()
     return wanted
+
+
+def _pass_on(old: World, new: World) -> None:
+    """Have those who look on, or answer, do so for a world in the place of another."""
+    new.streams, new.watchers, new.outcalls = old.streams, old.watchers, old.outcalls
 
 
 def _copy(world: World, host: MemoryHost) -> World:

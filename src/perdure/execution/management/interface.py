@@ -6,12 +6,12 @@ Spec: "The IC management canister" in the interface specification 0.66.0.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from perdure.candid import Codec, parse
-from perdure.candid.types import Func
+from perdure.candid.types import Func, resolve
 
-__all__ = ["INTERFACE", "codecs"]
+__all__ = ["INTERFACE", "codecs", "transform_codecs"]
 
 INTERFACE: Final = """
 type visibility = variant { controllers; public; allowed_viewers : vec principal };
@@ -56,6 +56,17 @@ type schnorr_key = record { algorithm : variant { bip340secp256k1; ed25519 }; na
 type vetkd_key = record { curve : variant { bls12_381_g2 }; name : text };
 type public_key = record { public_key : blob; chain_code : blob };
 type signature = record { signature : blob };
+type header = record { name : text; value : text };
+type http_method = variant { get; head; post; put; delete; patch };
+type http_response = record { status : nat; headers : vec header; body : blob };
+type transform = record { context : blob;
+  function : func (record { response : http_response; context : blob }) -> (http_response) query };
+type used64 = variant { used : nat64; exceeded : reserved };
+type node_detail = record { node_id : principal;
+  error : opt record { code : text; message : text };
+  report : record { raw_response_bytes : opt used64; http_roundtrip_time_ms : opt used64;
+    transform_instructions : opt used64; transformed_response_bytes : opt used64;
+    cycles : opt variant { used : nat; exceeded : reserved } } };
 service : {
   create_canister : (record { settings : opt settings; sender_canister_version : opt nat64 }) -> (canister);
   provisional_create_canister_with_cycles : (record { amount : opt nat; settings : opt settings;
@@ -123,8 +134,29 @@ service : {
     -> (record { public_key : blob });
   vetkd_derive_key : (record { input : blob; context : blob; transport_public_key : blob; key_id : vetkd_key })
     -> (record { encrypted_key : blob });
+  http_request : (record { url : text; max_response_bytes : opt nat64; method : http_method; headers : vec header;
+    body : opt blob; transform : opt transform; is_replicated : opt bool; pricing_version : opt nat32 })
+    -> (http_response);
+  flexible_http_request : (record { url : text; max_response_bytes : opt nat64; method : http_method;
+    headers : vec header; body : opt blob; transform : opt transform;
+    replication : opt record { min_responses : nat32; max_responses : nat32; total_requests : nat32 } })
+    -> (variant { ok : vec http_response; err : record { message : text; node_details : vec node_detail;
+      global_error : opt variant { timeout : reserved; out_of_cycles : reserved; responses_too_large : reserved;
+        too_many_rejects : reserved } } });
 }
 """
+
+
+@lru_cache(maxsize=1)
+def transform_codecs() -> tuple[Codec, Codec]:
+    """How to encode what a transform of an HTTP response is given, and to decode what it gives."""
+    asked: Any = codecs()["http_request"]
+
+    def parts(record: Any) -> dict[str, Any]:
+        return {one.name: resolve(one.type) for one in record.fields}
+
+    transform = resolve(parts(resolve(asked[0].types[0]))["transform"].content)
+    return Codec(parts(transform)["function"].args), asked[1]
 
 
 @lru_cache(maxsize=1)

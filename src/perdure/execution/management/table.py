@@ -17,7 +17,7 @@ from perdure.canister import CanisterFacts, Reject, Reply
 from perdure.errors import MalformedError
 from perdure.execution import lifecycle
 from perdure.execution.effects import respond
-from perdure.execution.management import canisters, code, knowledge, signatures, snapshots
+from perdure.execution.management import canisters, code, knowledge, outcalls, signatures, snapshots
 from perdure.execution.management.call import Call, ManagementMethod, Values, Who, not_controller
 from perdure.execution.management.interface import codecs
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response
@@ -91,14 +91,14 @@ METHODS: Final[dict[str, ManagementMethod]] = {
             signatures.sign_with_schnorr,
             signatures.vetkd_public_key,
             signatures.vetkd_derive_key,
+            outcalls.http_request,
+            outcalls.flexible_http_request,
         )
     },
 }
 """Every method that works here."""
 
 REFUSED: Final[dict[str, str]] = {
-    "http_request": "HTTP outcalls are not offered by this local subnet yet",
-    "flexible_http_request": "HTTP outcalls are not offered by this local subnet yet",
     "canister_metrics": "canister metrics are not kept by this local subnet",
     **dict.fromkeys(
         (

@@ -9,6 +9,26 @@ list of numbers. What the package lacks is here too: upgrades, settings, status,
 
 from perdure.kit.pocket_ic.ic_py import Principal
 from perdure.kit.pocket_ic.instance import Canister, PocketIC, PocketICError
+from perdure.kit.pocket_ic.outcalls import (
+    CanisterHttpReject,
+    CanisterHttpReply,
+    CanisterHttpRequest,
+    CanisterHttpResponse,
+    MockCanisterHttpResponse,
+)
 from perdure.kit.pocket_ic.subnets import PocketICServer, SubnetConfig, SubnetKind
 
-__all__ = ["Canister", "PocketIC", "PocketICError", "PocketICServer", "Principal", "SubnetConfig", "SubnetKind"]
+__all__ = [
+    "Canister",
+    "CanisterHttpReject",
+    "CanisterHttpReply",
+    "CanisterHttpRequest",
+    "CanisterHttpResponse",
+    "MockCanisterHttpResponse",
+    "PocketIC",
+    "PocketICError",
+    "PocketICServer",
+    "Principal",
+    "SubnetConfig",
+    "SubnetKind",
+]

@@ -11,7 +11,10 @@ from typing import Any, Final, TypeVar, final
 from perdure.candid import encode
 from perdure.candid.service import ServiceMethod, load
 from perdure.candid.types import Value
+from perdure.canister import Reject
 from perdure.errors import RejectError, UnsupportedError
+from perdure.execution import submit_ingress
+from perdure.execution.config import SubnetConfig as Limits
 from perdure.execution.cycles import CYCLES_2026_08
 from perdure.ic import principal as ic_principal
 from perdure.ic.reject import ErrorCode
@@ -26,10 +29,12 @@ from perdure.kit.pocket_ic.ic_py import (
     theirs,
     to_ic_py,
 )
+from perdure.kit.pocket_ic.outcalls import CanisterHttpRequest, MockCanisterHttpResponse
 from perdure.kit.pocket_ic.subnets import PocketICServer, SubnetConfig, SubnetKind, kinds_of
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.subnet import Canister as SubnetCanister
 from perdure.subnet import Subnet
+from perdure.subnet.management import as_error
 
 __all__ = ["Canister", "PocketIC", "PocketICError"]
 
@@ -84,7 +89,9 @@ class PocketIC:
         config = subnet_config or SubnetConfig(application=1)
         config.validate()
         self.kind = next(iter(kinds_of(config)), SubnetKind.APPLICATION)
-        self.subnet = Subnet(config.state_dir, costs=_FREE if self.kind in _FREE_KINDS else None)
+        # PocketIC has keys by the production names on these.
+        limits = Limits(production_key_names=self.kind in (SubnetKind.II, SubnetKind.FIDUCIARY))
+        self.subnet = Subnet(config.state_dir, config=limits, costs=_FREE if self.kind in _FREE_KINDS else None)
         self.server = _SERVER
         self.instance_id = self.server.new_instance()
         self.sender = Principal.anonymous()
@@ -216,6 +223,59 @@ class PocketIC:
             return _reply(canister.update(method, bytes(payload), sender=own(self.sender)))
         except RejectError as error:
             raise PocketICError(error) from error
+
+    def submit_call(self, canister_id: Identity, sender: Identity, method: str, payload: bytes) -> bytes:
+        """Let an update in without waiting for its answer: `tick` executes it, `await_call` has the answer.
+
+        Returns:
+            What names it, for `await_call`.
+
+        Raises:
+            PocketICError: it was not let in.
+            ConnectionError: there is no such canister.
+        """
+        canister, outcalls = self._canister(canister_id), self.subnet.outcalls
+        outcalls.waits = True  # for get_canister_http
+        submitted: list[bytes | Reject] = []
+        who = own(sender).raw_bytes
+        outcalls.alone(
+            lambda world: submitted.append(submit_ingress(world, canister.id.raw_bytes, method, bytes(payload), who))
+        )
+        (request_id,) = submitted
+        if isinstance(request_id, Reject):
+            raise PocketICError(as_error(request_id))
+        return request_id
+
+    def await_call(self, message_id: bytes) -> bytes | list[int]:
+        """Run rounds until a call is answered; returns and raises as `update_call`."""
+        self.subnet.run_until_idle()
+        try:
+            reply = self.subnet.response(message_id)
+        except RejectError as error:
+            raise PocketICError(error) from error
+        if reply is None:
+            raise PocketICError(as_error(None))
+        return _reply(reply)
+
+    def get_canister_http(self) -> list[CanisterHttpRequest]:
+        """The HTTPS outcalls that wait for a response, oldest first."""
+        self.subnet.outcalls.waits = True
+        return [CanisterHttpRequest.of(self._subnet_id, one) for one in self.subnet.outcalls.pending]
+
+    def mock_canister_http_response(self, mock: MockCanisterHttpResponse) -> None:
+        """Answer one of them. A single response is what all nodes got, unlike with `Subnet.outcalls`.
+
+        Raises:
+            KeyError: it does not wait.
+            ValueError: as many responses as the subnet does not have nodes.
+        """
+        outcalls = self.subnet.outcalls
+        before, outcalls.consensus = outcalls.consensus, False
+        try:
+            responses = (mock.response, *mock.additional_responses)
+            outcalls.answer(mock.request_id, *(one.to_answer() for one in responses))
+        finally:
+            outcalls.consensus = before
 
     def query_call(self, canister_id: Identity | None, method: str, payload: bytes) -> bytes | list[int]:
         """Call a method as a query; returns and raises as `update_call`."""
