@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, final
 
-from perdure.errors import PerdureError
+from perdure.errors import MalformedError, PerdureError
 from perdure.inspection.find import KINDS, Inventory, Structure
 from perdure.inspection.rows import Bound, Entry, Rows, open_table
 from perdure.inspection.sqlite import Database, attached, connect_beside, databases, open_database, quoted
@@ -271,6 +271,12 @@ class _Cursor:
                 self._key_parts = tuple(map(to_sql, self._table.decode_key(key)))
             return self._key_parts[number]
         if number < len(self._table.columns):
+            source = self._table.value
+            if source.reads_fields and self._value_parts is None:
+                try:
+                    return to_sql(source.field(value, source.fields[number - keys]))
+                except MalformedError:  # it is shown as a whole
+                    pass
             if self._value_parts is None:
                 self._value_parts = tuple(map(to_sql, self._table.decode_value(value)))
             return self._value_parts[number - keys]

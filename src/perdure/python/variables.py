@@ -318,6 +318,10 @@ class Schema:
 # -- what an upgrade may change
 
 
+_GROWING: Final = ("candid", "cbor", "flatbuffers", "json", "protobuf")
+"""Formats whose own rules say what they may become; any other type has to stay as it was."""
+
+
 def is_readable(before: Declared, now: Declared, old: Schema, new: Schema) -> bool:
     """Whether values as they were read as they are now: the same types, or Candid that may take their place."""
     return before.structure == now.structure and not _difference(before, now, old, new)
@@ -326,7 +330,8 @@ def is_readable(before: Declared, now: Declared, old: Schema, new: Schema) -> bo
 def _difference(before: Declared, now: Declared, old: Schema, new: Schema) -> str:
     """What keeps values as they were from being read as they are now, in words; empty: nothing."""
     for was, is_ in zip(before.types, now.types, strict=False):
-        if not (was.startswith("candid(") and is_.startswith("candid(")):
+        family = was.partition("(")[0]
+        if family not in _GROWING or is_.partition("(")[0] != family:
             if was != is_:
                 return f"held {', '.join(before.types)} and holds {', '.join(now.types)} now"
             continue

@@ -12,6 +12,7 @@ the table of `codec`. One of your own needs neither: pass the object, see `Forma
 
 from perdure.stable.kind import Kind
 from perdure.values.codec import RAW, codec
+from perdure.values.declared import kept_as
 from perdure.values.format import Format, as_format
 from perdure.values.schema import MemorySchema, Schema, dump_schema, load_schema, parse_schema
 from perdure.values.show import to_json, to_sql, to_text
@@ -25,6 +26,7 @@ __all__ = [
     "as_format",
     "codec",
     "dump_schema",
+    "kept_as",
     "load_schema",
     "parse_schema",
     "to_json",

@@ -13,6 +13,7 @@
 | an ``Enum`` | variant without payloads, by the members' names | one Candid value |
 | ``A | B``, both dataclasses | variant { A : ...; B : ... } | one Candid value |
 | ``Annotated[T, "variant { ... }"]`` | what the text says, values as they are decoded | one Candid value |
+| ``Annotated[T, kept_as("flatbuffers")]``, of a dataclass | as T | that format of its fields |
 | ``Annotated[T, stable.types.Blob(32)]``, or a `Format` of your own | as T | that type |
 """
 
@@ -31,6 +32,7 @@ from perdure.candid.types import Type, Value
 from perdure.ic.principal import Principal
 from perdure.stable import types as stable
 from perdure.values.candid import CandidValue
+from perdure.values.declared import KeptAs
 
 __all__ = [
     "Annotations",
@@ -188,7 +190,12 @@ class Annotations:
         if text is not None:
             # A text cannot name what is only being made.
             return Shape(candid.BY_NAME.get(text) or parse_type(text, self._complete), storable=storable)
-        return dataclasses.replace(self.shape(annotation), storable=storable)
+        kept = next((one for one in details if isinstance(one, KeptAs)), None)
+        shape = self.shape(annotation)
+        if kept is not None:
+            is_class = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+            storable = kept.format(annotation, self.hints(annotation) if is_class else {}, self.storable)  # type: ignore[arg-type]
+        return dataclasses.replace(shape, storable=storable)
 
     def _union(self, arguments: tuple[object, ...]) -> Shape:
         rest = tuple(one for one in arguments if one is not type(None))

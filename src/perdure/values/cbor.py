@@ -71,6 +71,7 @@ class CborArray(Format):
     def __init__(self, name: str, inner: Mapping[str, Format], defaults: Mapping[str, Value] | None = None) -> None:
         self.name = name
         self.fields = tuple(inner)
+        self.inner = dict(inner)
         self._inner = tuple(inner.values())
         self._defaults = [(defaults or {}).get(label) for label in self.fields]
         self.kind = Kind("record", labels=self.fields, parts=tuple(option(one.kind) for one in self._inner))

@@ -9,6 +9,9 @@
 | ``principal`` | 0 to 29 bytes, ordered by length first, as in Rust |
 | ``cbor``, ``json`` | one item, or one text |
 | ``cbor(NAME: TYPE, ...)`` | one array of these parts |
+| ``json(NAME: TYPE, ...)`` | one object of these parts; bytes in hexadecimal |
+| ``protobuf(NAME: TYPE, ...)`` | a message of these fields, numbered from 1 |
+| ``flatbuffers(NAME: TYPE, ...)`` | a table of these fields, numbered from 0: one is read without the others |
 | ``any`` | a part of these two, of whatever type |
 | ``uri`` | a part of these two: a canister, and an id of its own |
 | ``packed``, ``packed(NAME: TYPE, ...)`` | FoundationDB's tuple layer: parts whose bytes compare as they do |
@@ -18,8 +21,9 @@
 | ``length(TYPE)`` | a little-endian u32 length, then that many bytes of TYPE; the rest is not looked at |
 | ``Option<T>``, ``(A, B)``, ``Blob<N>``, ``[u8; N]``, ``Vec<u8>``, ``Reverse<T>`` ... | any type of the crate |
 
-A format knows the order of its keys where Rust's is known; for ``cbor``, ``json``, ``candid`` and ``protobuf`` it is
-the program's own and keys are searched without relying on it.
+Parts written ``Option<TYPE>`` may be missing. A format knows the order of its keys where Rust's is known; for ``cbor``,
+``json``, ``candid``, ``protobuf`` and ``flatbuffers`` it is the program's own and keys are searched without relying on
+it.
 
 To add a format: a class in a file of its own (`cbor` is a short one), and a line in `_FORMATS`.
 """
@@ -57,6 +61,7 @@ _FORMATS: Final = {
     "uri": "packed:UriFormat",
     "candid": "candid:SelfDescribing",
     "protobuf": "protobuf:Protobuf",
+    "flatbuffers": "flatbuffers:Flatbuffers",
 }
 """Module and class by the name before the parentheses. Modules are imported when one of their formats is asked for."""
 

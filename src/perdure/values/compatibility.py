@@ -21,8 +21,12 @@ from perdure.candid import explain
 from perdure.candid.types import Type
 from perdure.errors import PerdureError
 from perdure.values.candid import CandidValue, SelfDescribing
+from perdure.values.cbor import CborArray
 from perdure.values.composed import Length, Struct
+from perdure.values.declared import Declared
+from perdure.values.flatbuffers import Flatbuffers
 from perdure.values.format import Format
+from perdure.values.named import JsonObject, Named, Slot
 from perdure.values.plain import Raw
 from perdure.values.schema import MemorySchema, Schema
 
@@ -57,6 +61,7 @@ def compare_formats(old: Format | None, new: Format | None) -> Compatibility:
     is_candid = isinstance(old, CandidValue) and isinstance(new, CandidValue)
     if not is_candid and (old == new or old.name == new.name):  # a name of Candid stands for a definition
         return COMPATIBLE
+    old, new = _bare(old), _bare(new)
     for kinds, rule in _RULES:
         if isinstance(old, kinds[0]) and isinstance(new, kinds[1]):
             return rule(old, new)
@@ -150,6 +155,67 @@ def _protobuf(old: Format, new: Format) -> Compatibility:
     return Compatibility(verdict, what)
 
 
+def _named(old: Format, new: Format) -> Compatibility:
+    """Part by part: by name in JSON, by place in the others, where new ones come last."""
+    assert isinstance(old, Named | CborArray)
+    assert isinstance(new, Named | CborArray)
+    if type(old) is not type(new):
+        return Compatibility("breaking", f"{_family(old)} became {_family(new)}")
+    before, after = (list(one.inner.items()) for one in (old, new))
+    if isinstance(old, JsonObject):
+        pairs = [((name, one), (name, new.inner[name])) for name, one in before if name in new.inner]
+        gone = [name for name, _ in before if name not in new.inner]
+    else:
+        pairs = list(zip(before, after, strict=False))
+        gone = [name for name, _ in before[len(after) :]]
+    found = [_part(*pair, old) for pair in pairs]
+    if gone and isinstance(old, CborArray):
+        found.append(Compatibility("breaking", f"part {gone[0]} is gone, and arrays that have it are too long"))
+    elif gone:
+        found.append(Compatibility("one way", f"part {gone[0]} is gone, and lost when a value is written"))
+    if len(after) > len(before) and isinstance(old, CborArray):
+        found.append(Compatibility("one way", f"part {after[len(before)][0]} is new: arrays are too long for the old"))
+    return _worst(found)
+
+
+_Labelled = tuple[str, Format]
+_FIXED_WIDTHS: Final = (Flatbuffers,)
+"""Where a number of another width is other bytes, and nothing says so."""
+
+
+def _part(before: _Labelled, after: _Labelled, family: Named | CborArray) -> Compatibility:
+    (name, old), (name_now, new) = before, after
+    if name != name_now:
+        return Compatibility("silently wrong", f"part {name} is in the place where {name_now} is now")
+    one, other = Slot(name, old), Slot(name, new)
+    what = f"part {name}: {old.name} became {new.name}"
+    if one.is_optional != other.is_optional:  # which an array keeps as bytes: any of its parts may be null without it
+        is_read = other.is_optional and not isinstance(family, CborArray)
+        return Compatibility("one way" if is_read else "breaking", what)
+    if not one.format.is_part and not other.format.is_part:
+        found = compare_formats(one.format, other.format)
+        return replace(found, what=f"part {name}: {found.what}") if found.what else found
+    verdict = _of_plain(one, other, is_fixed=isinstance(family, _FIXED_WIDTHS))
+    return COMPATIBLE if verdict == "compatible" else Compatibility(verdict, what)
+
+
+def _of_plain(one: Slot, other: Slot, *, is_fixed: bool) -> Verdict:
+    """Of parts that the format has itself."""
+    old, new = one.format, other.format
+    if old == new:
+        return "compatible"
+    if one.kind == other.kind:
+        return "one way" if _grows(old, new) else "unknown"
+    if is_fixed:
+        return "silently wrong"
+    is_number = {old.kind.name, new.kind.name} == {"integer"} and old.kind.is_signed == new.kind.is_signed
+    return "one way" if is_number and 0 < old.kind.bits <= new.kind.bits <= 64 else "breaking"
+
+
+def _bare(one: Format) -> Format:
+    return one.inner if isinstance(one, Declared) else one
+
+
 def _by_width(old: Format, new: Format) -> Compatibility:
     """Of types of the crate, and others that say no more than their width and what they are."""
     what = f"{old.name} became {new.name}"
@@ -176,7 +242,7 @@ def _family(one: Format) -> str:
 
 
 def _is_protobuf(one: type[Any]) -> bool:
-    return one.__module__.endswith(".protobuf")
+    return one.__module__.endswith(".protobuf") and not issubclass(one, Named)
 
 
 class _ProtobufMeta(type):
@@ -196,6 +262,8 @@ _RULES: Final[tuple[tuple[tuple[type[Any], type[Any]], Callable[[Format, Format]
     ((CandidValue, SelfDescribing), _candid_of_itself),
     ((Struct, Struct), _struct),
     ((Length, Length), _length),
+    ((Named, Named), _named),
+    ((CborArray, CborArray), _named),
     ((_AnyProtobuf, _AnyProtobuf), _protobuf),
 )
 

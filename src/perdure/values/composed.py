@@ -17,7 +17,14 @@ __all__ = ["Length", "Struct"]
 class Struct(Format):
     """Fields of fixed size one after the other; the last may be of any size."""
 
+    reads_fields = True
+
     def __init__(self, name: str, parts: Mapping[str, Format]) -> None:
+        if not parts:
+            raise ValueError(f"a struct has at least one field: {name!r}")
+        for label, part in list(parts.items())[:-1]:
+            if not part.is_fixed:
+                raise ValueError(f"field {label} of {name!r} must have a fixed size: only the last need not")
         self.name = name
         self.fields = tuple(parts)
         self.parts = tuple(parts.values())
@@ -26,6 +33,8 @@ class Struct(Format):
         last = self.parts[-1]
         self._least = sum(sizes)
         self._offsets = [sum(sizes[:index]) for index in range(len(sizes))]
+        ends = [*self._offsets[1:], None]
+        self._places = dict(zip(self.fields, zip(self.parts, self._offsets, ends, strict=True), strict=True))
         self.is_fixed = last.is_fixed
         self.max_size = None if last.max_size is None else sum(sizes[:-1]) + last.max_size
         self.order: Order | None = None if all(part.order is None for part in self.parts) else self._order
@@ -42,11 +51,6 @@ class Struct(Format):
             if label.strip() in parts:
                 raise ValueError(f"two fields {label.strip()} in {name!r}")
             parts[label.strip()] = inner(spec.strip())
-        if not parts:
-            raise ValueError(f"a struct has at least one field: {name!r}")
-        for label, part in list(parts.items())[:-1]:
-            if not part.is_fixed:
-                raise ValueError(f"field {label} of {name!r} must have a fixed size: only the last need not")
         return cls(name, parts)
 
     def _pieces(self, data: bytes) -> list[bytes]:
@@ -63,6 +67,13 @@ class Struct(Format):
         """The fields by name."""
         pieces = self._pieces(data)
         return {label: part.decode(piece) for label, part, piece in zip(self.fields, self.parts, pieces, strict=True)}
+
+    def field(self, data: bytes, label: str) -> Value:
+        """One field, at its place."""
+        if len(data) < self._least or (self.is_fixed and len(data) != self._least):
+            self._pieces(data)  # says what is wrong
+        part, start, end = self._places[label]
+        return part.decode(data[start:end])
 
     def encode(self, value: object) -> bytes:
         """The bytes of an object of exactly the fields."""

@@ -53,6 +53,7 @@ class Format(ABC):
         stored_as: what the bytes are as they stand: a NumPy type, ``utf-8``, ``bytes``; ``None``: they must be decoded.
         fields: names of the columns that a value takes, where it takes several.
         has_column_names: whether `fields` of a key are columns of the whole row, and not only of a key.
+        reads_fields: whether `field` finds one without decoding the others.
         parts: their formats, where the bytes are those of the parts one after the other.
     """
 
@@ -66,6 +67,7 @@ class Format(ABC):
     stored_as: str | None = None
     fields: tuple[str, ...] = ()
     has_column_names: bool = False
+    reads_fields: bool = False
     parts: tuple[Format, ...] = ()
 
     @classmethod
@@ -91,6 +93,15 @@ class Format(ABC):
     @abstractmethod
     def encode(self, value: object) -> bytes:
         """The bytes of a value, also of one from JSON or SQL; `ValueError` where there are none."""
+
+    def field(self, data: bytes, label: str) -> Value:
+        """One of `fields`; formats that find it without decoding the others do.
+
+        Raises:
+            MalformedError: it does not decode.
+            KeyError: there is no such field.
+        """
+        return self.decode(data)[label]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Format) and type(self) is type(other) and self.name == other.name

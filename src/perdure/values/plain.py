@@ -95,6 +95,15 @@ class Json(Format):
 
     name = "json"
 
+    @classmethod
+    def parse(cls, name: str, arguments: list[str] | None, inner: Callable[[str], Format]) -> Format:
+        """``json``, or ``json(NAME: TYPE, ...)``, which is an object."""
+        if arguments is None:
+            return cls()
+        from perdure.values.named import JsonObject  # made of formats like these
+
+        return JsonObject.parse(name, arguments, inner)
+
     def decode(self, data: bytes) -> Value:
         """The value."""
         try:

@@ -1,0 +1,170 @@
+"""Flatbuffers: a table of declared parts, each found without reading the others (`flatbuffers(NAME: TYPE, ...)`).
+
+```
+ buffer   u32 where the table is, from here
+ table    i32 where its vtable is, back from here; parts in it
+ vtable   u16 its size, u16 the table's, u16 of each part where it is in the table, 0: it is not there
+ part     a number of 8 to 64 bits, a bool; else u32 where it is, from here: u32 length, that many bytes
+```
+
+Little-endian. Text is a string, with a zero behind it; bytes, principals, wider numbers and whatever else are vectors
+of bytes. Parts are numbered in the order in which they are declared, as fields of a table in an ``.fbs`` file are; new
+ones come last. A number that is not there is 0, as other writers leave out what is; anything else is null.
+
+Spec: flatbuffers.dev, "Internals". No offset is followed that leads out of the buffer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+from perdure.errors import MalformedError
+from perdure.values.format import Format, Value
+from perdure.values.named import Named, Slot
+
+__all__ = ["Flatbuffers"]
+
+_U16: Final = struct.Struct("<H")
+_U32: Final = struct.Struct("<I")
+_I32: Final = struct.Struct("<i")
+_INLINE: Final[Mapping[str, struct.Struct]] = {
+    **{
+        f"{sign}{bits}": struct.Struct("<" + letter)
+        for bits, both in ((8, "Bb"), (16, "Hh"), (32, "Ii"), (64, "Qq"))
+        for sign, letter in zip("ui", both, strict=True)
+    },
+    "f32": struct.Struct("<f"),
+    "f64": struct.Struct("<d"),
+    "bool": struct.Struct("<?"),
+}
+_HEAD_BYTES: Final = 4
+_LONGEST: Final = (1 << 31) - 1
+_MOST_PARTS: Final = 8_000
+
+
+@final
+class Flatbuffers(Named):
+    """A table; see the module."""
+
+    family = "flatbuffers"
+    reads_fields = True
+
+    def __init__(self, name: str, inner: Mapping[str, Format]) -> None:
+        super().__init__(name, inner)
+        if len(inner) > _MOST_PARTS:
+            raise ValueError(f"a table has at most {_MOST_PARTS} parts, found {len(inner)}")
+        self._inline = [_INLINE.get(slot.kind) for slot in self.slots]
+        self._offsets, size = _layout([4 if one is None else one.size for one in self._inline])
+        vtable_bytes = 4 + 2 * len(inner)
+        self._vtable = _HEAD_BYTES + 4  # so that it is aligned, whatever its size
+        self._table_at = -(-(self._vtable + vtable_bytes) // 8) * 8
+        self._template = bytearray(self._table_at + size)
+        _U32.pack_into(self._template, 0, self._table_at)
+        struct.pack_into("<HH", self._template, self._vtable, vtable_bytes, size)
+        _I32.pack_into(self._template, self._table_at, self._table_at - self._vtable)
+
+    # -- reading
+
+    def decode(self, data: bytes) -> dict[str, Value]:
+        """All parts by name."""
+        table, vtable, size = self._table(data)
+        return {
+            slot.label: self._part(data, slot, self._place(data, index, table, vtable, size))
+            for index, slot in enumerate(self.slots)
+        }
+
+    def field(self, data: bytes, label: str) -> Value:
+        """One part; the others are not looked at."""
+        index = self._places[label]
+        table, vtable, size = self._table(data)
+        return self._part(data, self.slots[index], self._place(data, index, table, vtable, size))
+
+    def _table(self, data: bytes) -> tuple[int, int, int]:
+        """Where the table and its vtable are, and the vtable's size."""
+        try:
+            (table,) = _U32.unpack_from(data, 0)
+            vtable = table - _I32.unpack_from(data, table)[0]
+            if vtable < 0:
+                raise MalformedError("no flatbuffer: the vtable lies before the beginning", table)
+            size, table_size = struct.unpack_from("<HH", data, vtable)
+        except struct.error as error:
+            raise MalformedError(f"no flatbuffer: a table past the end of {len(data)} bytes") from error
+        if size < 4 or size % 2 or vtable + size > len(data) or table_size < 4 or table + table_size > len(data):
+            raise MalformedError(f"no flatbuffer: a vtable of {size} bytes, a table of {table_size}", vtable)
+        return table, vtable, size
+
+    @staticmethod
+    def _place(data: bytes, index: int, table: int, vtable: int, size: int) -> int:
+        """Where a part is; 0: it is not there."""
+        at = 4 + 2 * index
+        if at >= size:
+            return 0
+        (offset,) = _U16.unpack_from(data, vtable + at)
+        return table + offset if offset else 0
+
+    def _part(self, data: bytes, slot: Slot, at: int) -> Value:
+        inline = _INLINE.get(slot.kind)
+        if not at:
+            return None if inline is None or slot.is_optional else inline.unpack(bytes(inline.size))[0]
+        try:
+            if inline is not None:
+                return inline.unpack_from(data, at)[0]
+            start = at + _U32.unpack_from(data, at)[0]
+            (length,) = _U32.unpack_from(data, start)
+        except struct.error as error:
+            raise MalformedError(f"part {slot.label!r} lies past the end of {len(data)} bytes", at) from error
+        start += _HEAD_BYTES
+        if start + length > len(data):
+            raise MalformedError(f"part {slot.label!r} has {length} bytes, {len(data) - start} are left", start)
+        found = data[start : start + length]
+        if slot.kind != "text":
+            return slot.format.decode(bytes(found))
+        try:
+            return str(found, "utf-8")
+        except UnicodeDecodeError as error:
+            raise MalformedError(f"part {slot.label!r} is no UTF-8: {error}", start) from error
+
+    # -- writing
+
+    def encode(self, value: object) -> bytes:
+        """A buffer: vtable, table, then what the table points to, each at a place that its numbers divide."""
+        out = bytearray(self._template)
+        pointed: list[tuple[int, bytes, bool]] = []
+        for index, (slot, one) in enumerate(zip(self.slots, self.values_of(value), strict=True)):
+            if one is None:
+                slot.checked(one)
+                continue
+            at = self._table_at + self._offsets[index]
+            _U16.pack_into(out, self._vtable + 4 + 2 * index, self._offsets[index])
+            inline = self._inline[index]
+            if inline is None:
+                pointed.append((at, slot.format.encode(one), slot.kind == "text"))
+                continue
+            inline.pack_into(out, at, slot.checked(one))
+        for at, data, is_text in pointed:
+            out += bytes(-len(out) % 4)
+            _U32.pack_into(out, at, len(out) - at)
+            out += _U32.pack(len(data))
+            out += data
+            out += b"\0" if is_text else b""
+        if len(out) > _LONGEST:
+            raise ValueError(f"a flatbuffer has at most {_LONGEST} bytes, found {len(out)}")
+        return bytes(out)
+
+
+def _layout(widths: Sequence[int]) -> tuple[list[int], int]:
+    """Where parts of these widths lie in a table, each at a multiple of its width, and the table's size."""
+    offsets, at = [0] * len(widths), 4
+    order = sorted(range(len(widths)), key=lambda index: -widths[index])
+    # Before the first of eight bytes there is room for one of four.
+    first = next((index for index in order if widths[index] == 4), None)
+    if first is not None:
+        order.remove(first)
+        order.insert(0, first)
+    for index in order:
+        at += -at % widths[index]
+        offsets[index] = at
+        at += widths[index]
+    return offsets, at
