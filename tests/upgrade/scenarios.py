@@ -191,6 +191,32 @@ def listed(canister: Canister) -> None:
     actor.setMotto("onwards")
 
 
+def without_methods(name: str) -> Callable[[], bytes]:
+    """A Motoko canister that keeps its variables and has no method: nobody could tell a difference by a call."""
+
+    def make() -> bytes:
+        found = decode(module(f"upgraded_{name}"))
+        kept = tuple(one for one in found.exports if not one.name.startswith(("canister_query", "canister_update")))
+        sections = [one for one in found.custom_sections if not one.name.endswith("candid:service")]
+        return encode(replace(found, exports=kept, custom_sections=tuple(sections)))
+
+    return make
+
+
+def listed_and_closed(name: str) -> Callable[[Canister], None]:
+    def fill(canister: Canister) -> None:
+        listed(canister)
+        canister.upgrade(without_methods(name)(), wasm_memory_persistence="keep" if "eop" in name else None)
+
+    return fill
+
+
+def closed_row(title: str, old: str, new: str, verdict: str, *causes: str) -> Scenario:
+    return Scenario(
+        f"Motoko without methods: {title}", motoko(old), without_methods(new), verdict, causes, listed_and_closed(old)
+    )
+
+
 MIGRATIONS_SLOT = (4 << 20) + (512 << 10) + 128 + 8 * 931
 """Where the runtime of Motoko 4.10 has the list of its migrations, in what it keeps beside the heap."""
 
@@ -299,6 +325,8 @@ BAD = [
     ),
     motoko_row("Motoko: a variable dropped", "classical_1", "classical_3", "breaking", "stable-types", "data-lost"),
     motoko_row("Motoko: an implicit move to EOP", "classical_1", "eop_1", "breaking", "hook-traps"),
+    closed_row("a variable dropped", "classical_1", "classical_3", "breaking", "stable-types"),
+    closed_row("a narrower type", "eop_1", "eop_2", "breaking", "stable-types", "hook-traps"),
     motoko_row("Motoko EOP: a narrower type", "eop_1", "eop_2", "breaking", "stable-types", "hook-traps"),
     motoko_row("Motoko EOP: a field dropped", "eop_1", "eop_3", "breaking", "stable-types"),
     motoko_row(
@@ -414,6 +442,8 @@ HARMLESS = [
     motoko_row("Motoko: the same module", "classical_1", "classical_1", "safe"),
     motoko_row("Motoko EOP: a variable and a method", "eop_1", "eop_4", "safe"),
     motoko_row("Motoko EOP: the same module", "eop_1", "eop_1", "safe"),
+    closed_row("a variable more, classical", "classical_1", "classical_4", "safe"),
+    closed_row("a variable more, EOP", "eop_1", "eop_4", "safe"),
     rust_row("the same module", "a", "safe"),
     rust_row("another release of the same code", "r", "safe"),
     rust_row("a bound grown in a version 2 map", "s", "safe"),

@@ -7,10 +7,11 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from html import unescape
 from pathlib import Path
 
 import pytest
-from scenarios import filled, rust
+from scenarios import filled, interface, listed, motoko, rust, without_export
 
 from perdure import Subnet
 from perdure.cli import main
@@ -65,12 +66,35 @@ def test_a_state_directory_is_checked_and_not_touched(capsys, monkeypatch, files
     assert digest(path) == before
     page = html.read_text(encoding="utf-8")
     assert "user 1" not in page
+    assert "<dt>before<dd>memory 1<dt>after<dd>memory 2" in page
     assert "http:" not in page
     assert "https:" not in page
     assert "<script" not in page
     suites = ET.parse(junit).getroot()
     assert suites[0].get("failures") == "2"
     assert run(capsys, monkeypatch, "upgrade-check", source, files / "fine.wasm")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("letter", "value", "options"),
+    [
+        ("e", "(68, 73) right: (120, 20)", ()),
+        ("o", "cannot decode a user", ("--require-way-back",)),
+    ],
+)
+def test_pages_show_what_data_says_only_if_asked_to(capsys, monkeypatch, tmp_path, state, letter, value, options):
+    path, canister = state
+    (tmp_path / "new.wasm").write_bytes(rust(letter)())
+    words = ("upgrade-check", f"{path}:{canister.id}", tmp_path / "new.wasm", "--quiet", *options)
+    for shown in ((), ("--show-values",)):
+        files = "--html", tmp_path / "page.html", "--junit", tmp_path / "report.xml"
+        assert run(capsys, monkeypatch, *words, *files, *shown) == (1, "", "")
+        page, junit = Path(files[1]).read_text(encoding="utf-8"), Path(files[3]).read_text(encoding="utf-8")
+        for text in (unescape(page), unescape(junit)):
+            assert (value in text) == bool(shown)
+            assert "user 0" not in text or shown
+            assert "(not shown)" in text or shown
+            assert "upgraded/src/maps.rs:" in text
 
 
 def test_a_snapshot_is_checked(capsys, monkeypatch, files, tmp_path):
@@ -193,3 +217,45 @@ def test_a_time_limit_is_a_positive_number(capsys, monkeypatch, files, state, se
     path, canister = state
     words = ("upgrade-check", f"{path}:{canister.id}", files / "fine.wasm", "--time-limit", seconds)
     assert run(capsys, monkeypatch, *words)[0] == 2
+
+
+def test_4_the_check_is_a_command(capsys, monkeypatch):
+    """The numbers are those of the list of what newcomers stumbled over; this one is fault F5 too."""
+    assert "upgrade-check" in run(capsys, monkeypatch, "--help")[1]
+    code, out, err = run(capsys, monkeypatch, "upgrade-check", "--help")
+    assert (code, err) == (0, "")
+    assert "Rehearse the upgrade of SOURCE to NEW.wasm on a fork of its data" in out
+
+
+PUSH = "  push : (nat64) -> ();\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (rust("c"), "breaking: get_order reads memory 2 now, and its data is in memory 1"),
+        (rust("e"), "breaking: get_user traps on memory 0"),
+        (rust("a", without_export("canister_update push", interface(PUSH, ""))), "push"),
+    ],
+    ids=["ids", "values", "method"],
+)
+def test_6_a_bad_change_is_said_at_the_upgrade(capsys, monkeypatch, tmp_path, state, new, said):
+    """This one is fault G3 too: exit code 0, and nothing was said."""
+    path, canister = state
+    (tmp_path / "new.wasm").write_bytes(new())
+    words = ("canister", "install", str(canister.id), "--wasm", tmp_path / "new.wasm", "--state", path)
+    code, _, err = run(capsys, monkeypatch, *words, "--mode", "upgrade")
+    assert code == 0
+    assert said in err
+
+
+@pytest.mark.parametrize("old", ["classical_1", "eop_1"])
+def test_23_an_incompatible_motoko_upgrade_names_the_variable(capsys, monkeypatch, tmp_path, old):
+    canister = Subnet().install(motoko(old)())
+    listed(canister)
+    canister.write_snapshot(tmp_path / "guests")
+    (tmp_path / "new.wasm").write_bytes(motoko(old.replace("1", "2"))())
+    code, out, _ = run(capsys, monkeypatch, "upgrade-check", tmp_path / "guests", tmp_path / "new.wasm")
+    assert code == 1
+    assert "[stable-types]" in out
+    assert "where:  stable variable people" in out

@@ -17,7 +17,7 @@ Layouts and magics: ic-stable-structures 0.7.2; ``rts/motoko-rts/src/region.rs``
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
@@ -216,7 +216,10 @@ def find(source: Source, log_data: Mapping[str, int] | None = None) -> Inventory
 
 
 def find_in_memory(
-    memory: Memory, extents: list[Extent] | None = None, log_data: Mapping[str, int] | None = None
+    memory: Memory,
+    extents: list[Extent] | None = None,
+    log_data: Mapping[str, int] | None = None,
+    only: Container[str] | None = None,
 ) -> Inventory:
     """The inventory of a memory, a live one perhaps. Never raises on what the bytes say.
 
@@ -224,6 +227,7 @@ def find_in_memory(
         memory: the stable memory.
         extents: where it may differ from zero; everywhere, if not said.
         log_data: ids of the data memories of logs, by the label of their index, where somebody knows.
+        only: labels of a memory manager's memories; the others are left out.
     """
     check_memory(memory)
     if extents is None:
@@ -234,7 +238,7 @@ def find_in_memory(
     if manager is None:
         structures = _without_manager(memory, extents)
         return Inventory("memory", memory, extents, (), tuple(structures))
-    found = [*_before_manager(memory, manager, extents), *_managed(memory, manager, extents)]
+    found = [*_before_manager(memory, manager, extents), *_managed(memory, manager, extents, only)]
     return Inventory("memory", memory, extents, (manager,), tuple(_pair_logs(found, log_data or {})))
 
 
@@ -304,10 +308,10 @@ def _before_manager(memory: Memory, manager: Manager, extents: list[Extent]) -> 
     return [_identify("page:0", region, None, extents, region.size_bytes)]
 
 
-def _managed(memory: Memory, manager: Manager, extents: list[Extent]) -> list[Structure]:
+def _managed(memory: Memory, manager: Manager, extents: list[Extent], only: Container[str] | None) -> list[Structure]:
     structures = []
     for memory_id, wasm_pages in enumerate(manager.header.wasm_pages):
-        if wasm_pages == 0:
+        if wasm_pages == 0 or (only is not None and str(memory_id) not in only):
             continue
         runs = manager.runs(memory_id)
         region = Region(memory, runs, wasm_pages * WASM_PAGE_BYTES)

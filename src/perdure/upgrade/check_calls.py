@@ -19,6 +19,7 @@ from typing import NamedTuple, final
 from weakref import WeakKeyDictionary
 
 from perdure.upgrade.attribution import Attribution, Readers
+from perdure.upgrade.check_motoko import keeps_variables
 from perdure.upgrade.finding import Finding, Severity
 from perdure.upgrade.rehearsal import Rehearsal, Try
 from perdure.upgrade.replies import Reply, is_less, is_reversed
@@ -88,7 +89,9 @@ def _is_worse(found: Rehearsal, one: Try) -> bool:
         return one.new.has_trapped
     if one.old.reply is None or one.new.reply is None:
         return False
-    return found.reply(one.call, one.old.reply) != found.reply(one.call, one.new.reply)
+    old = found.reply(one.call, one.old.reply)
+    # What the old version says without data too comes from no place.
+    return old != found.reply(one.call, one.new.reply) and old != _fresh(found, one, found.fresh_old)
 
 
 def _is_taken_over(found: Rehearsal, readers: Readers) -> bool:
@@ -117,7 +120,7 @@ def ids(found: Rehearsal) -> Iterator[Finding]:
             if is_swap
             else "read the old memory, or migrate it in post_upgrade",
             memory=min(old),
-            shows_values=True,
+            values=(text,),
             backtrace=move.one.new.reject.backtrace if move.one.new.reject else (),
         )
 
@@ -165,6 +168,7 @@ def _trap(found: Rehearsal, one: Try) -> Finding:
         why,
         remedy,
         shows_values=True,
+        values=(text,),
         backtrace=reject.backtrace,
     )
 
@@ -194,6 +198,7 @@ def _unreadable(found: Rehearsal, one: Try, text: str) -> Finding:
         "open the memory as what it holds; else migrate it in post_upgrade",
         label,
         shows_values=True,
+        values=(text,),
         backtrace=one.new.reject.backtrace,
     )
 
@@ -477,6 +482,14 @@ def nothing_tried(found: Rehearsal) -> Iterator[Finding]:
     if found.after is None or any(one.old.is_fine and not one.new.is_open for one in found.tries):
         return
     public = [name for name in found.old.methods if not is_private(name)]
+    if not public and keeps_variables(found):
+        yield Finding(
+            "nothing-tried",
+            "note",
+            "the old version has no method that could be called; each stable variable has the value that it had",
+            "calls",
+        )
+        return
     left_out = [name for name in public if name in found.options.volatile]
     reasons = [f"{name}: {why}" for name, why in list(found.untried.items())[:3]]
     if left_out:
@@ -527,12 +540,13 @@ def way_back(found: Rehearsal) -> Iterator[Finding]:
     if found.back is None:
         return
     severity: Severity = "breaking" if found.options.require_way_back else "note"
-    reason = ""
+    reason, values = "", tuple[str, ...]()
     if found.back.reject is not None:
-        reason = f"the old module cannot be installed again: {found.back.words}"
+        reason, values = f"the old module cannot be installed again: {found.back.words}", (found.back.words,)
     else:
         for one, back in found.back_tries:
-            reason = _back_differs(found, one, back)
+            reason, *values_found = _back_differs(found, one, back)
+            values = tuple(values_found)
             if reason:
                 break
     if reason:
@@ -544,18 +558,20 @@ def way_back(found: Rehearsal) -> Iterator[Finding]:
             why="once upgraded, there is no return to the old version",
             remedy="take a snapshot before the upgrade; migrate in two steps",
             shows_values=True,
+            values=values,
         )
 
 
-def _back_differs(found: Rehearsal, one: Try, back: Outcome) -> str:
+def _back_differs(found: Rehearsal, one: Try, back: Outcome) -> tuple[str, ...]:
+    """How the old module answers otherwise, empty: it does not; behind it what of that are values."""
     if back.reject is not None:
-        return f"back on the old module, {one.call.method} traps: {back.words}"
+        return f"back on the old module, {one.call.method} traps: {back.words}", back.words
     if one.old.reply is None or back.reply is None or one.old.reply == back.reply:
-        return ""
+        return ("",)
     old, new = found.reply(one.call, one.old.reply), found.reply(one.call, back.reply)
     if old == new or found.is_volatile(one.call) or found.is_lost_anyway(one.call):
-        return ""
-    return f"back on the old module, {one.call.method} answers {new} instead of {old}"
+        return ("",)
+    return f"back on the old module, {one.call.method} answers {new} instead of {old}", str(new), str(old)
 
 
 CALL_CHECKS = (made_anew, ids, traps, replies, coverage, nothing_tried, calls_held, way_back)

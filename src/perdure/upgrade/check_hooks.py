@@ -144,7 +144,18 @@ def failure(found: Rehearsal) -> Iterator[Finding]:
                 "the old version cannot be upgraded with its hook: --skip-pre-upgrade loses what it would have saved"
             )
     why = "the upgrade is undone: on the network it would fail with exactly this"
-    yield Finding(code, "breaking", what, hook, why=why, remedy=remedy, shows_values=True, backtrace=trap.backtrace)
+    said = one_line(trap.message)
+    yield Finding(
+        code,
+        "breaking",
+        what,
+        hook,
+        why=why,
+        remedy=remedy,
+        shows_values=True,
+        values=(said,),
+        backtrace=trap.backtrace,
+    )
 
 
 def _refusal_remedy(found: Rehearsal, message: str) -> str:

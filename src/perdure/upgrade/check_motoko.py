@@ -22,13 +22,10 @@ MAX_BYTES: Final = 64 << 20
 
 def variables(found: Rehearsal) -> Iterator[Finding]:
     """Stable variables of both versions that have less in them after the upgrade."""
-    if found.after is None or found.new is None or found.old.stable_types is None or found.new.stable_types is None:
+    pair = _both(found)
+    if pair is None:
         return
-    if (found.after.heap_wasm_pages + found.after.stable_wasm_pages) * WASM_PAGE_BYTES > MAX_BYTES:
-        return
-    before, after = _read(found.old_stage), _read(found.new_stage)
-    if before is None or after is None:
-        return
+    before, after = pair
     for name, old in before.items():
         if name not in after or not _is_less(old, after[name]) or _is_emptied_anyway(found, name, old):
             continue
@@ -43,6 +40,32 @@ def variables(found: Rehearsal) -> Iterator[Finding]:
             "make sure that this is meant",
             shows_values=True,
         )
+
+
+def keeps_variables(found: Rehearsal) -> bool:
+    """Whether both versions keep their state in stable variables, and each has the value that it had."""
+    pair = _both(found)
+    if pair is None:
+        return False
+    before, after = pair
+    return all(name in after and _is_same(old, after[name]) for name, old in before.items())
+
+
+def _both(found: Rehearsal) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """The variables of both versions, where both say their types and there is not too much to read."""
+    if found.after is None or found.new is None or found.old.stable_types is None or found.new.stable_types is None:
+        return None
+    if (found.after.heap_wasm_pages + found.after.stable_wasm_pages) * WASM_PAGE_BYTES > MAX_BYTES:
+        return None
+    before, after = _read(found.old_stage), _read(found.new_stage)
+    return None if before is None or after is None else (before, after)
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    try:
+        return bool(_unrolled(old) == _unrolled(new))
+    except RecursionError:
+        return json_text(old) == json_text(new)
 
 
 def _is_less(old: Any, new: Any) -> bool:

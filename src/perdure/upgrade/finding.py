@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, final
 
 __all__ = ["EXIT_CODES", "Finding", "MemoryRow", "Severity", "Verdict", "verdict_of"]
@@ -34,7 +34,8 @@ class Finding:
         why: why it matters.
         remedy: what to do.
         memory: label of the structure that it is about, where it is about one.
-        shows_values: whether `what`, `old` and `new` have values that the canister keeps, or was sent.
+        shows_values: whether `old` and `new` have values that the canister keeps, or was sent.
+        values: texts within `what`, `why` and `new` that may: what a reply holds, what the canister said as it trapped.
         backtrace: of a trap, innermost frame first.
     """
 
@@ -48,6 +49,7 @@ class Finding:
     remedy: str = ""
     memory: str = ""
     shows_values: bool = False
+    values: tuple[str, ...] = field(default=(), repr=False)
     backtrace: tuple[str, ...] = ()
 
     @property

@@ -149,6 +149,11 @@ class State:
         return self.labels(pages)
 
     @cached_property
+    def entries(self) -> dict[str, int]:
+        """How many entries each structure has, by label, where that is known."""
+        return {one.label: one.entries for one in self.inventory.structures if one.entries is not None}
+
+    @cached_property
     def structures(self) -> dict[str, Structure]:
         """By label, those that hold something or may."""
         return {one.label: one for one in self.inventory.structures if one.kind != "empty"}
@@ -389,6 +394,21 @@ def _check_volatile(names: frozenset[str], old: Version, new: Version | None) ->
 
 
 @final
+class _Entries:
+    """How many entries each structure has once a call has returned: only those are looked at that it wrote to."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.counts: Mapping[str, int] = {}
+
+    def __call__(self, memory: Memory, written: set[int]) -> None:
+        labels = self.state.labels(written)
+        kept = {label: count for label, count in self.state.entries.items() if label not in labels}
+        now = find_in_memory(memory, only=labels).structures if labels else ()
+        self.counts = kept | {one.label: one.entries for one in now if one.entries is not None}
+
+
+@final
 class _Exercise:
     """Tries calls on both versions until there are no more, or the budget is used up."""
 
@@ -448,21 +468,15 @@ class _Exercise:
         if len(found.tries) >= found.options.max_calls or self.left <= 0:
             found.untried[call.method] = "the calls before it used up what was set aside for trying"
             return False
-        entries: list[dict[str, int]] = []
-
-        def look(memory: Memory) -> None:
-            inventory = find_in_memory(memory)
-            entries.append({one.label: one.entries for one in inventory.structures if one.entries is not None})
-
-        looks = look if call.kind != "query" else None
-        old = found.old_stage.run(call, looks)
+        looks = [_Entries(state) for state in (found.before, found.after) if state is not None]
+        old_look, new_look = (look if call.kind != "query" else None for look in looks)
+        old = found.old_stage.run(call, old_look)
         self.left -= old.instructions
         if not old.is_fine and not old.is_open:
             return False
-        old_entries = entries.pop() if entries else {}
-        new = found.new_stage.run(call, looks)
+        new = found.new_stage.run(call, new_look)
         self.left -= new.instructions
-        found.tries.append(Try(call, old, new, old_entries, entries.pop() if entries else {}))
+        found.tries.append(Try(call, old, new, *(look.counts for look in looks)))
         if old.reply is not None and call.kind == "query":
             values = found.reply(call, old.reply).values
             flat(values or (), found.pool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
@@ -21,6 +21,9 @@ __all__ = ["MemoryRow", "Report", "judge"]
 
 _MACHINERY = re.compile(r"panic|backtrace|begin_unwind|ic_trap|assert_failed|unwrap_failed")
 """Frames between a mistake and its trap."""
+
+_PANIC = re.compile(r"(Panicked at |panicked at )?('[^']*', )?[\w./\\-]+\.\w{1,4}:\d+:\d+:? ")
+"""Where a panic was, which is the code's; what it says behind that may be the data's."""
 
 REDACTED = "(not shown)"
 _CAUSES = frozenset({"structure-recreated", "structure-gone", "entries-lost"})
@@ -94,12 +97,15 @@ class Report:
         return replace(self, findings=tuple(self._redact(one) for one in self.findings))
 
     def _redact(self, one: Finding) -> Finding:
-        what = self._without_private(one.what)
+        what, why = (self._without_private(text, one.values) for text in (one.what, one.why))
         if not one.shows_values:
-            return replace(one, what=what)
-        return replace(one, what=what, old=REDACTED if one.old else "", new=REDACTED if one.new else "")
+            return replace(one, what=what, why=why)
+        return replace(one, what=what, why=why, old=REDACTED if one.old else "", new=REDACTED if one.new else "")
 
-    def _without_private(self, text: str) -> str:
+    def _without_private(self, text: str, values: Iterable[str]) -> str:
+        for value in sorted(filter(None, values), key=len, reverse=True):
+            where = _PANIC.match(value)
+            text = text.replace(value, f"{where[0]}{REDACTED}" if where is not None else REDACTED)
         for secret in sorted(self.private, key=len, reverse=True):
             text = text.replace(secret, "•••")
         return text
@@ -114,7 +120,9 @@ class Report:
             "source": self.source,
             "old_module_hash": self.old_hash,
             "new_module_hash": self.new_hash,
-            "findings": [asdict(one) for one in self.findings],
+            "findings": [
+                {name: value for name, value in asdict(one).items() if name != "values"} for one in self.findings
+            ],
             "limits": [
                 {
                     "what": one.what,

@@ -34,6 +34,9 @@ _REQUEST_ID: Final = b"a rehearsed request"
 Answerer = Callable[[CallMessage], Response | bool]
 """Who answers the calls that a canister makes, see `World.intercept`."""
 
+Look = Callable[[Memory, set[int]], None]
+"""Looks at stable memory after a call, see `Stage.run`."""
+
 
 @final
 @dataclass(frozen=True)
@@ -236,12 +239,13 @@ class Stage:
 
     # --- what is undone
 
-    def run(self, call: Call, look: Callable[[Memory], None] | None = None) -> Outcome:
+    def run(self, call: Call, look: Look | None = None) -> Outcome:
         """Try a call; nothing of it stays.
 
         Args:
             call: what to do.
-            look: shown stable memory as the call leaves it, where it is an update or a task that returned.
+            look: shown stable memory as the call leaves it, where it is an update or a task that returned, and the
+                Wasm pages of it that were written.
         """
         if self.budget.instructions <= 0:
             return Outcome(reject=RejectError(2, "", "not tried: what was set aside for trying is used up"))
@@ -249,7 +253,7 @@ class Stage:
         self.budget.instructions -= outcome.instructions
         return outcome
 
-    def _run(self, call: Call, look: Callable[[Memory], None] | None) -> Outcome:
+    def _run(self, call: Call, look: Look | None) -> Outcome:
         self._entries, self._held = [], []
         self.state.limits.clear()
         if call.kind == "query":
@@ -259,7 +263,7 @@ class Stage:
             return self._task(call.method, look)
         return self._update(call, look)
 
-    def _task(self, task: str, look: Callable[[Memory], None] | None) -> Outcome:
+    def _task(self, task: str, look: Look | None) -> Outcome:
         world = self.world
         if not can_execute_task(world, self.state, task):
             return self._outcome(None)
@@ -276,7 +280,7 @@ class Stage:
             return self._outcome(Reject(5, ended.message or ended.code.name, "IC0503", ended.backtrace))
         return self._outcome(Reply(b""))
 
-    def _update(self, call: Call, look: Callable[[Memory], None] | None) -> Outcome:
+    def _update(self, call: Call, look: Look | None) -> Outcome:
         world = self.world
         execute_call(world, self.state, self._message(call))
         if any(isinstance(entry.result, Return) and entry.result.calls for entry in self._entries):
@@ -295,17 +299,17 @@ class Stage:
     def _message(self, call: Call) -> CallMessage:
         return CallMessage(FromUser(_REQUEST_ID), call.sender, self.canister.id.raw_bytes, call.method, call.arg)
 
-    def _look(self, look: Callable[[Memory], None] | None) -> None:
+    def _look(self, look: Look | None) -> None:
         instance = self.state.instance
         if look is not None and instance is not None:
-            look(instance.memories["stable"])
+            look(instance.memories["stable"], Outcome(entries=self._entries).pages(written=True))
 
     def _followed(
         self,
         begin: Callable[[Stage], object],
         task: str,
         request_id: bytes,
-        look: Callable[[Memory], None] | None,
+        look: Look | None,
     ) -> Outcome:
         """A call that makes calls: on a fork, until it is answered or waits for what nobody answers."""
         self._entries, self._held = [], []
