@@ -59,7 +59,7 @@ def test_interface_from_a_file_and_from_text(motoko, tmp_path):
 
 def test_no_interface(built):
     canister = Subnet().install(built("kv32"))
-    with pytest.raises(UnsupportedError, match="no section candid:service"):
+    with pytest.raises(UnsupportedError, match="has no section candid:service"):
         canister.actor()
     assert "inc" in canister.actor(candid="service : { inc : () -> () }")
 

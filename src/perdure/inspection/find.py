@@ -206,6 +206,9 @@ class Inventory:
         raise UnsupportedError(f"no structure {name!r} here, found {known}")
 
 
+Labels = Container[str] | None
+
+
 def find(source: Source, log_data: Mapping[str, int] | None = None) -> Inventory:
     """The inventory of an opened source; see `find_in_memory`."""
     inventory = find_in_memory(source.memory, source.extents, log_data)
@@ -216,10 +219,7 @@ def find(source: Source, log_data: Mapping[str, int] | None = None) -> Inventory
 
 
 def find_in_memory(
-    memory: Memory,
-    extents: list[Extent] | None = None,
-    log_data: Mapping[str, int] | None = None,
-    only: Container[str] | None = None,
+    memory: Memory, extents: list[Extent] | None = None, log_data: Mapping[str, int] | None = None, only: Labels = None
 ) -> Inventory:
     """The inventory of a memory, a live one perhaps. Never raises on what the bytes say.
 
@@ -230,8 +230,7 @@ def find_in_memory(
         only: labels of a memory manager's memories; the others are left out.
     """
     check_memory(memory)
-    if extents is None:
-        extents = [(0, memory.size() * WASM_PAGE_BYTES)]
+    extents = [(0, memory.size() * WASM_PAGE_BYTES)] if extents is None else extents
     manager = _manager_at(memory, 0)
     if manager is None and magic_of(memory) not in STRUCTURE_MAGICS:
         manager = _manager_elsewhere(memory, extents)
@@ -302,10 +301,8 @@ def _page_starts(extents: list[Extent]) -> list[int]:
 
 
 def _before_manager(memory: Memory, manager: Manager, extents: list[Extent]) -> list[Structure]:
-    if manager.wasm_page == 0:
-        return []
-    region = Region(memory, [Run(0, manager.address)])
-    return [_identify("page:0", region, None, extents, region.size_bytes)]
+    region = Region(memory, [Run(0, manager.address)] if manager.wasm_page else [])
+    return [_identify("page:0", region, None, extents, region.size_bytes)] if manager.wasm_page else []
 
 
 def _managed(memory: Memory, manager: Manager, extents: list[Extent], only: Container[str] | None) -> list[Structure]:
@@ -314,9 +311,8 @@ def _managed(memory: Memory, manager: Manager, extents: list[Extent], only: Cont
         if wasm_pages == 0 or (only is not None and str(memory_id) not in only):
             continue
         runs = manager.runs(memory_id)
-        region = Region(memory, runs, wasm_pages * WASM_PAGE_BYTES)
-        allocated_bytes = len(runs) * manager.header.bucket_bytes
-        structures.append(_identify(str(memory_id), region, memory_id, extents, allocated_bytes))
+        region, size_bytes = Region(memory, runs, wasm_pages * WASM_PAGE_BYTES), len(runs) * manager.header.bucket_bytes
+        structures.append(_identify(str(memory_id), region, memory_id, extents, size_bytes))
     return structures
 
 

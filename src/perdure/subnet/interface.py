@@ -13,8 +13,9 @@ from perdure.candid.service import load as load_service
 from perdure.candid.types import Type, brief, is_nullable, resolve
 from perdure.canister import CanisterModule
 from perdure.errors import MalformedError, UnsupportedError
+from perdure.subnet.exported_interface import EXPORT, exported_interface
 
-__all__ = ["NO_VALUES", "Argument", "has_interface", "init_argument", "service_of"]
+__all__ = ["NO_VALUES", "Argument", "has_interface", "init_argument", "interface_of", "service_of"]
 
 SERVICE_SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 ARGS_SECTIONS: Final = ("icp:public candid:args", "icp:private candid:args")
@@ -28,7 +29,17 @@ Argument = bytes | str | tuple[Any, ...]
 
 def has_interface(module: CanisterModule | None) -> bool:
     """Whether a module says which methods it has."""
-    return module is not None and any(name in module.custom_sections for name in SERVICE_SECTIONS)
+    return interface_of(module)[0] is not None
+
+
+def interface_of(module: CanisterModule | None) -> tuple[str | bytes | None, str]:
+    """The interface that a module says, unread, and where it says it; `None` where it says none."""
+    if module is None:
+        return None, ""
+    for name in SERVICE_SECTIONS:
+        if name in module.custom_sections:
+            return module.custom_sections[name], f"its section {name}"
+    return exported_interface(module) or None, f"its function {EXPORT}"
 
 
 def service_of(what: str, module: CanisterModule | None, candid: str | os.PathLike[str] | None = None) -> ServiceType:
@@ -41,14 +52,19 @@ def service_of(what: str, module: CanisterModule | None, candid: str | os.PathLi
     """
     sections = module.custom_sections if module is not None else {}
     args = next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
-    interface: str | bytes | None = next((sections[name] for name in SERVICE_SECTIONS if name in sections), None)
+    interface: str | bytes | None
     loader, file = None, ""
     if candid is not None and not _is_did(candid):
         loader, (file, interface) = _load_import, _load_import(os.fspath(candid), "")
     elif candid is not None:
         interface = str(candid)
+    else:
+        interface, _ = interface_of(module)
     if interface is None:
-        raise UnsupportedError(f"{what} has no section candid:service: pass candid='service.did'")
+        raise UnsupportedError(
+            f"{what} does not say its interface: it has no section candid:service and exports no {EXPORT}; pass "
+            "candid='service.did'"
+        )
     try:
         return load_service(interface, args=args, loader=loader, file=file)
     except MalformedError as error:

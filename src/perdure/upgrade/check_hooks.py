@@ -120,6 +120,11 @@ def failure(found: Rehearsal) -> Iterator[Finding]:
             "check again with a longer --time-limit, or without one",
         )
         return
+    yield _trapped(found, hook, trap)
+
+
+def _trapped(found: Rehearsal, hook: str, trap: Trap) -> Finding:
+    """What a hook's trap comes from, and what to do."""
     limit = _LIMITS.get(trap.code)
     argument = _argument_needed(found, hook, trap)
     if limit is not None:
@@ -145,7 +150,7 @@ def failure(found: Rehearsal) -> Iterator[Finding]:
             )
     why = "the upgrade is undone: on the network it would fail with exactly this"
     said = one_line(trap.message)
-    yield Finding(
+    return Finding(
         code,
         "breaking",
         what,

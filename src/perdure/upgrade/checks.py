@@ -10,6 +10,7 @@ from perdure.upgrade.check_hooks import HOOK_CHECKS
 from perdure.upgrade.check_modules import MODULE_CHECKS
 from perdure.upgrade.check_motoko import MOTOKO_CHECKS
 from perdure.upgrade.check_structures import STRUCTURE_CHECKS
+from perdure.upgrade.check_way_back import WAY_BACK_CHECKS
 from perdure.upgrade.finding import Finding
 from perdure.upgrade.rehearsal import Rehearsal
 
@@ -17,5 +18,12 @@ __all__ = ["CHECKS", "Check"]
 
 Check = Callable[[Rehearsal], Iterator[Finding]]
 
-CHECKS: Final[tuple[Check, ...]] = (*HOOK_CHECKS, *MODULE_CHECKS, *STRUCTURE_CHECKS, *MOTOKO_CHECKS, *CALL_CHECKS)
+CHECKS: Final[tuple[Check, ...]] = (
+    *HOOK_CHECKS,
+    *MODULE_CHECKS,
+    *STRUCTURE_CHECKS,
+    *MOTOKO_CHECKS,
+    *CALL_CHECKS,
+    *WAY_BACK_CHECKS,
+)
 """In the order in which their findings are told, within a severity."""

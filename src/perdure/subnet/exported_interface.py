@@ -1,0 +1,93 @@
+"""The Candid interface that a module exports as a function: what `export_candid!` of the Rust CDK leaves in it.
+
+`get_candid_pointer` returns where the interface stands as a text that ends with a zero. It runs on an instance that is
+thrown away: over no state, within limits, and as a start function does, so that every call of ic0 that would tell or
+change anything traps. A module that does something else there has no interface.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from perdure.canister import CanisterFacts, CanisterModule, Context, Env, Limits, Method, Return, WasmState
+from perdure.embedder.module import compile_module
+from perdure.errors import MalformedError, UnsupportedError
+from perdure.instrument.probe import probe_of
+from perdure.storage import TemporaryImage, TemporaryStore
+from perdure.wasm import decode, encode, inflate
+
+__all__ = ["EXPORT", "exported_interface"]
+
+EXPORT: Final = "get_candid_pointer"
+MAX_BYTES: Final = 1 << 20
+_PIECE_BYTES: Final = 1 << 12
+_LIMITS: Final = Limits(instructions=500_000_000, stable_wasm_pages=0, heap_wasm_pages=4_096, log_bytes=0)
+_REMEMBERED: Final = 64
+_known: OrderedDict[bytes, str] = OrderedDict()
+
+
+def exported_interface(module: CanisterModule) -> str:
+    """The text of a module's interface, as far as it exports one; else nothing.
+
+    Raises:
+        HostError: this machine could not compile it.
+    """
+    if module.name:
+        return ""
+    key = module.module_hash
+    if key not in _known:
+        _known[key] = _asked(module.wasm)
+        if len(_known) > _REMEMBERED:
+            _known.popitem(last=False)
+    return _known[key]
+
+
+def _asked(wasm: bytes) -> str:
+    plain = inflate(wasm)
+    if EXPORT.encode() not in plain:
+        return ""
+    try:
+        probe = probe_of(decode(plain), EXPORT)
+        return "" if probe is None else _run(encode(probe))
+    except (MalformedError, UnsupportedError):
+        return ""
+
+
+def _run(wasm: bytes) -> str:
+    module = compile_module(wasm, known=True)
+    store = TemporaryStore()
+    try:
+        instance = module.instantiate(WasmState({name: TemporaryImage(store) for name in module.memories}))
+        try:
+            env = Env(context=Context.START, facts=CanisterFacts(), limits=_LIMITS)
+            ended = instance.run(Method("canister_start"), env)
+            found = instance.changes().global_values if isinstance(ended, Return) else None
+            if not found:
+                return ""
+            return _text(instance.heap.read, instance.heap.size() << 16, int.from_bytes(found[-1].bits, "little"))
+        finally:
+            instance.close()
+    finally:
+        store.close()
+
+
+def _text(read: Callable[[int, int], bytes], heap_bytes: int, address: int) -> str:
+    """A text that ends with a zero; nothing where it is too long, or none."""
+    found = bytearray()
+    while address < heap_bytes and len(found) <= MAX_BYTES:
+        piece = bytes(read(address, min(_PIECE_BYTES, heap_bytes - address)))
+        text, zero, _ = piece.partition(b"\0")
+        found += text
+        if zero:
+            return _decoded(found) if len(found) <= MAX_BYTES else ""
+        address += len(piece)
+    return ""
+
+
+def _decoded(text: bytes | bytearray) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return ""

@@ -1,0 +1,88 @@
+"""Interfaces that a module exports as a function; what else a function of that name may do."""
+
+from __future__ import annotations
+
+import pytest
+import wasmtime
+
+from perdure import Subnet
+from perdure.embedder import compile_module
+from perdure.errors import UnsupportedError
+from perdure.subnet.exported_interface import MAX_BYTES, exported_interface
+
+DID = 'service : { "greet" : (text) -> (text) query; count : () -> (nat32) query }'
+QUOTED = DID.replace('"', '\\"')
+GROW = '(import "ic0" "stable64_grow" (func $grow (param i64) (result i64)))'
+LETTERS = f"(memory.fill (i32.const 0) (i32.const 65) (i32.const {MAX_BYTES + 9}))"
+APPEND = '(import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))'
+REPLY = '(import "ic0" "msg_reply" (func $reply))'
+
+
+def module(body: str, *, result: str = "i32", head: str = "", memory: str = "(memory 1)", more: str = "") -> bytes:
+    data = f'(data ({"i64" if "i64" in memory else "i32"}.const 8) "{QUOTED}")' if memory else ""
+    text = f'(module {head} {memory} {data} (func (export "get_candid_pointer") (result {result}) {body}) {more})'
+    return bytes(wasmtime.wat2wasm(text))
+
+
+@pytest.mark.parametrize(
+    "wasm",
+    [
+        module("(i32.const 8)"),
+        module("(i64.const 8)", result="i64", memory="(memory i64 1)"),
+        module("(drop (call $grow (i64.const 1))) (i32.const 8)", head=GROW),
+        module("(drop (memory.grow (i32.const 8))) (i32.const 8)", more="(func $start (unreachable)) (start $start)"),
+    ],
+    ids=["plain", "64 bits", "calls ic0", "a start function that traps"],
+)
+def test_5_an_interface_that_a_function_points_at(wasm):
+    """The number is that of the list of what newcomers stumbled over."""
+    assert exported_interface(compile_module(wasm, known=True)) == DID
+
+
+@pytest.mark.parametrize(
+    "wasm",
+    [
+        module("(loop $on (br $on)) (i32.const 8)"),
+        module("(unreachable)"),
+        module("(i32.const -1)"),
+        module("(i32.const 65535)", more='(data (i32.const 65535) "x")'),
+        module(f"{LETTERS} (i32.const 0)", memory="(memory 32)"),
+        module("(memory.fill (i32.const 0) (i32.const 255) (i32.const 8)) (i32.const 0)"),
+        module("(drop (memory.grow (i32.const 60000))) (i32.const 8)"),
+        module("(call $reply) (i32.const 8)", head=REPLY),
+        module("(i32.const 8)", memory=""),
+        module("(f32.const 8)", result="f32"),
+        module("(i32.const 8) (i32.const 8)", result="i32 i32"),
+        bytes(wasmtime.wat2wasm('(module (memory (export "get_candid_pointer") 1))')),
+        bytes(wasmtime.wat2wasm('(module (data "get_candid_pointer") (memory 1))')),
+    ],
+    ids=[
+        "endless", "a trap", "outside", "the last byte", "too long", "no UTF-8", "too large a heap", "a reply",
+        "no memory", "a float", "two results", "a memory", "only the name",
+    ],
+)  # fmt: skip
+def test_a_function_that_does_something_else_says_nothing(wasm):
+    assert exported_interface(compile_module(wasm, known=True)) == ""
+
+
+def test_asking_leaves_the_canister_as_it_is():
+    counter = module(
+        "(global.set $asked (i32.add (global.get $asked) (i32.const 1))) (i32.const 8)",
+        head=REPLY + APPEND,
+        more="""(global $asked (mut i32) (i32.const 0)) (data (i32.const 512) "DIDL\\00\\01\\79")
+          (func (export "canister_query count") (i32.store (i32.const 519) (global.get $asked))
+            (call $append (i32.const 512) (i32.const 11)) (call $reply))""",
+    )
+    subnet = Subnet()
+    canister = subnet.install(counter)
+    before = canister.status().cycles
+    assert [canister.actor().count() for _ in range(3)] == [0, 0, 0]
+    assert canister.status().cycles == before
+
+
+def test_what_says_no_interface_says_what_to_do():
+    canister = Subnet().install(bytes(wasmtime.wat2wasm("(module)")))
+    with pytest.raises(
+        UnsupportedError, match=r"no section candid:service and exports no get_candid_pointer; pass candid="
+    ):
+        canister.actor()
