@@ -160,6 +160,13 @@ def graphs(figures: Figures, quick: bool) -> None:
         "ratio",
         4,
     )
+    figures.add(
+        "the same by a view that has not read anything yet",
+        least_ratio(
+            lambda: nx.shortest_path(likes.view(), first, last), lambda: nx.shortest_path(graph, first, last), repeat
+        ),
+        "ratio",
+    )
     triples, own = Triples.declare(store(), "facts").graph, rdflib.Graph()
     for one, other in pairs:
         for kept in (triples, own):

@@ -124,6 +124,11 @@ class Verb(Generic[S, O]):
         except ValueError:
             return False
 
+    @property
+    def changes(self) -> int:
+        """Another number after each write."""
+        return self._out.changes + (self._into.changes if self._into is not None else 0)
+
     def _packed(self, subject: Value, object_: Value) -> bytes:
         return pack((self._subject.to_plain(subject), self._object.to_plain(object_)))
 
@@ -165,7 +170,7 @@ class Verb(Generic[S, O]):
         """The objects of a subject, in their order."""
         prefix = pack((self._subject.to_plain(subject),))
         for key, _ in self._out.range(prefix, prefix_end(prefix)):
-            yield self._object.from_plain(unpack(key)[1])
+            yield self._object.from_plain(unpack(key[len(prefix) :])[0])
 
     def subjects(self, object_: O) -> Iterator[S]:
         """The subjects of an object, in their order.
@@ -175,7 +180,7 @@ class Verb(Generic[S, O]):
         """
         prefix = pack((self._object.to_plain(object_),))
         for key, _ in self._reversed().range(prefix, prefix_end(prefix)):
-            yield self._subject.from_plain(unpack(key)[1])
+            yield self._subject.from_plain(unpack(key[len(prefix) :])[0])
 
     def _reversed(self) -> Any:
         if self._into is None:
@@ -195,7 +200,7 @@ class Verb(Generic[S, O]):
         self.table.reindex()
 
     def view(self) -> networkx.DiGraph:
-        """A directed graph that reads the trees; nothing is copied, nothing can be changed. Extra ``data``."""
+        """A directed graph that reads the trees as it is asked; nothing can be changed by it. Extra ``data``."""
         try:
             from perdure.data.graph import graph_of
         except ImportError as error:
