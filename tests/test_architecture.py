@@ -126,7 +126,11 @@ def _writes(call: ast.Call) -> bool:
     name, owner = call.func.attr, call.func.value
     if isinstance(owner, ast.Name) and owner.id in ("os", "shutil"):
         names = {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
-        return (owner.id == "shutil" and name != "which") or name in _WRITING_OS or bool(names & _WRITING_FLAGS)
+        return (
+            (owner.id == "shutil" and name not in ("which", "disk_usage"))
+            or name in _WRITING_OS
+            or bool(names & _WRITING_FLAGS)
+        )
     is_path_replace = (
         name == "replace" and len(call.args) == 1 and not call.keywords and ast.unparse(owner) != "dataclasses"
     )

@@ -42,6 +42,8 @@ COMMANDS = {
     "upgrade-check": _Command("perdure.cli.upgrade:upgrade_check", "Rehearse an upgrade on real data: is it safe?"),
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
     "memory": _Command("perdure.cli.memory:memory", "List, show, export and drop a canister's memories."),
+    "cache": _Command("perdure.cli.cache:cache", "See, empty and bound the cache of compiled code."),
+    "doctor": _Command("perdure.cli.doctor:doctor", "Look at what perdure stands on: kernel, disk, cache, extras."),
     "state": _Command("perdure.cli.state:state", "Verify a state directory and read its history."),
 }
 

@@ -3,7 +3,7 @@
 Deserialising runs native code later on, so an entry is only read when it belongs to this user, nobody else can write
 it, and its checksum holds; anything else counts as absent and is written anew. Entries appear by rename, so that
 processes never see half of one. Where the directory cannot be written, nothing is cached. What has not been used for
-longest goes when there is more than `MAX_BYTES`.
+longest goes when there is more than `MAX_BYTES`, or than the file ``limit`` beside ``modules`` says, in bytes.
 
 Layout, little-endian::
 
@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
-__all__ = ["MAX_BYTES", "CacheEntry", "CompileCache", "cache_directory"]
+__all__ = ["MAX_BYTES", "CacheEntry", "CachedFile", "CompileCache", "cache_directory"]
 
 MAX_BYTES: Final = 2 << 30
 """Some hundred canisters; those of a day's work."""
@@ -42,6 +42,7 @@ _HEADER = struct.Struct("<8sII32s")
 _CHECKSUM_BYTES = 32
 _NEW = "new-"
 _ABANDONED_SECONDS = 3600.0
+_LIMIT_DIGITS = 20
 
 
 class CacheEntry(NamedTuple):
@@ -49,6 +50,16 @@ class CacheEntry(NamedTuple):
 
     facts: bytes
     code: bytes
+
+
+class CachedFile(NamedTuple):
+    """An entry as it lies on disk."""
+
+    name: str
+    """The key in hexadecimal: of the module and everything that its code depends on."""
+    size_bytes: int
+    used_ns: int
+    """When it was last used, in nanoseconds since 1970."""
 
 
 def cache_directory(environment: Mapping[str, str]) -> Path:
@@ -65,12 +76,55 @@ class CompileCache:
 
     Args:
         directory: where; entries are in ``modules`` in it.
-        max_bytes: of all entries; the last one stays, however large.
+        max_bytes: of all entries; the last one stays, however large. By default what `limit` has said, for this
+            directory, else `MAX_BYTES`.
     """
 
-    def __init__(self, directory: Path, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
         self.directory = directory / "modules"
+        self._limit = directory / "limit"
+        self.max_bytes = self._read_limit() if max_bytes is None else max_bytes
+
+    def _read_limit(self) -> int:
+        try:
+            with self._limit.open("rb") as file:
+                text = file.read(_LIMIT_DIGITS + 1)
+        except OSError:
+            return MAX_BYTES
+        return int(text) if text.strip().isdigit() and len(text) <= _LIMIT_DIGITS else MAX_BYTES
+
+    def limit(self, max_bytes: int) -> None:
+        """Keep at most so much, now and in every process from now on.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        self._limit.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._limit.write_text(f"{max_bytes}\n")
         self.max_bytes = max_bytes
+        if self.directory.exists():
+            self._forget("")
+
+    def files(self) -> list[CachedFile]:
+        """What is there, the last used first."""
+        try:
+            with os.scandir(self.directory) as found:
+                entries = [(item.name, item.stat(follow_symlinks=False)) for item in found]
+        except OSError:
+            return []
+        files = [CachedFile(name, one.st_size, one.st_mtime_ns) for name, one in entries if stat.S_ISREG(one.st_mode)]
+        return sorted(files, key=lambda file: -file.used_ns)
+
+    def clear(self) -> int:
+        """Remove everything; how many entries that was. What runs goes on, and is compiled anew when it is loaded next.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        files = self.files()
+        for file in files:
+            (self.directory / file.name).unlink(missing_ok=True)
+        return len(files)
 
     def load(self, key: bytes) -> CacheEntry | None:
         """The entry of `key` (32 bytes), or `None` where there is none that can be trusted."""
