@@ -217,12 +217,57 @@ def upgrades(table: Table, quick: bool) -> None:
     table.add(what, second / first, "ratio", 1.2)
 
 
+GIVING = """(module
+  (import "ic0" "msg_reply" (func $reply))
+  (import "ic0" "msg_arg_data_size" (func $size (result i32)))
+  (import "ic0" "msg_arg_data_copy" (func $argument (param i32 i32 i32)))
+  (import "ic0" "call_new" (func $new (param i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "ic0" "call_perform" (func $perform (result i32)))
+  (import "ic0_ext" "call_memory_add" (func $add (param i32 i32 i32 i32)))
+  (import "stable" "m0" (memory $m0 i64 {wasm_pages})) (memory $heap 1)
+  (table funcref (elem $done)) (data (memory $heap) (i32.const 0) "m0taketheirs")
+  (func $done (param i32) (call $reply))
+  (func (export "canister_update take") (call $reply))
+  (func (export "canister_update fill") (local $at i64)
+    (loop $next (i64.store $m0 (local.get $at) (i64.const 7)) (local.set $at (i64.add (local.get $at) (i64.const 4096)))
+      (br_if $next (i64.lt_u (local.get $at) (i64.const {size_bytes}))))
+    (call $reply))
+  (func (export "canister_update give")
+    (call $argument (i32.const 512) (i32.const 0) (call $size))
+    (call $new (i32.const 512) (call $size) (i32.const 2) (i32.const 4)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+    (call $add (i32.const 0) (i32.const 2) (i32.const 6) (i32.const 6))
+    (drop (call $perform))))"""
+
+
+def handing_over(table: Table, quick: bool) -> None:
+    """A memory with every page written, handed over: the call, its answer, and the callee having it; in memory."""
+    taken = {}
+    for wasm_pages in (1, 1_024 if quick else 16_384):
+        subnet = Subnet(extensions=("memories",))
+        text = GIVING.format(wasm_pages=wasm_pages, size_bytes=wasm_pages << 16)
+        canister = subnet.install(bytes(wasmtime.wat2wasm(text)))
+        canister.update("fill")
+        taker = bytes(wasmtime.wat2wasm(GIVING.format(wasm_pages=0, size_bytes=0)))
+        best = 0.0
+        for _ in range(20 if quick else 60):
+            other = subnet.install(taker)
+            start = time.process_time_ns()
+            canister.update("give", other.id.raw_bytes)
+            elapsed = float(time.process_time_ns() - start)
+            best = min(best or elapsed, elapsed)
+        taken[wasm_pages] = best
+    (small, first), (large, second) = taken.items()
+    table.add(f"{large >> 4} MiB handed over, in memory / {small * 64} KiB", second / first, "ratio", 1.5)
+
+
 def measure(quick: bool) -> Table:
     """Nanoseconds of an access, ratios, instructions; each time the least of several runs taken in turns."""
     table = Table("memories_figures")
     accesses(table, quick)
     untouched(table, quick)
     upgrades(table, quick)
+    handing_over(table, quick)
     return table
 
 

@@ -218,6 +218,7 @@ TESTED_WITH = {
     "storage/test_snapshot.py": "storage: beside transport",
     "subnet/test_durable.py": "subnet: host snapshots",
     "subnet/test_handles.py": "subnet: canister core subnet",
+    "subnet/test_handing.py": "execution: handing; subnet: handed",
     "subnet/test_threads.py": "subnet: gate residency",
     "subnet/test_writing_from_outside.py": "subnet: memories",
     "kit/test_actor.py": "subnet: actor",

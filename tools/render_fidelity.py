@@ -275,12 +275,42 @@ DIFFERENCES: Final = (
 """What differs from the network and is no row above."""
 
 
+_HANDING: Final = "tests/subnet/test_handing.py::"
 _EXTENSION_TESTS: Final = {
     name: "tests/instrument/test_direct.py::test_a_store_is_what_wasm_stores"
     if access.is_store
     else "tests/instrument/test_direct.py::test_a_load_is_what_wasm_loads_of_the_same_bytes"
     for name, access in DIRECT.items()
-}
+} | {"call_memory_add": _HANDING + "test_the_callee_has_it_and_each_goes_its_own_way"}
+
+# The extensions that bring no function: what they are, and what proves it.
+_EXTENSION_ROWS: Final = (
+    (
+        "(import LIFETIME NAME (memory ...))",
+        "memories",
+        "tests/subnet/test_own_memories.py::test_a_message_commits_all_of_them",
+    ),
+    (
+        "(import LIFETIME:NAME INSTRUCTION (func ...))",
+        "memories",
+        "tests/instrument/test_named.py::test_every_load_and_store",
+    ),
+    (
+        "memory 1 as stable memory",
+        "memories=index",
+        "tests/subnet/test_own_memories.py::test_memory_1_as_stable_memory",
+    ),
+    (
+        "declared memories as heap",
+        "memories=declared",
+        "tests/subnet/test_own_memories.py::test_declared_memories_are_heap",
+    ),
+    (
+        "modules lowered for the network",
+        "direct, memories",
+        "tests/instrument/test_lower.py::test_random_stories_are_the_same_in_both_forms",
+    ),
+)
 
 
 def _contexts(letters: frozenset[str]) -> str:
@@ -328,6 +358,9 @@ def rows() -> Iterator[Row]:
     for name, (extension, function) in EXTENSION_FUNCTIONS.items():
         detail = f"{_contexts(function.contexts)}; extension `{extension}`, off unless asked for"
         yield Row("Extensions: not on the network", f"{MODULE}.{name}", detail, EXTRA, _EXTENSION_TESTS[name])
+    for what, extension, test in _EXTENSION_ROWS:
+        detail = f"extension `{extension}`, off unless asked for"
+        yield Row("Extensions: not on the network", what, detail, EXTRA, test)
 
 
 def render() -> str:

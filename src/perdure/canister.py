@@ -16,11 +16,23 @@ from enum import Enum, IntEnum, unique
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, final, runtime_checkable
 
-from perdure.image import MEMORY_KINDS, Extent, Image, Lifetime, MemoryKind, PageDelta, memory_kinds
+from perdure.image import (
+    MAX_OWN_MEMORIES,
+    MEMORY_KINDS,
+    MEMORY_NAME,
+    Extent,
+    Image,
+    Lifetime,
+    MemoryKind,
+    PageDelta,
+    memory_kinds,
+)
 from perdure.memory import Memory
 
 __all__ = [
+    "MAX_OWN_MEMORIES",
     "MEMORY_KINDS",
+    "MEMORY_NAME",
     "NO_CHANGE",
     "UNLIMITED",
     "Callback",
@@ -32,6 +44,7 @@ __all__ = [
     "Env",
     "Extent",
     "GlobalValue",
+    "Handing",
     "HasModule",
     "Image",
     "Lifetime",
@@ -153,6 +166,15 @@ class Limits:
     """For each byte of ``debug_print``, beside the log: 0 where nobody sees what is printed."""
 
 
+class Handing(NamedTuple):
+    """What a call may take along."""
+
+    wasm_pages: Mapping[str, int]
+    """Sizes of the canister's memories, by name."""
+    room_wasm_pages: int
+    """How much the canister can keep beside what it has: until a callee has it, it is charged for."""
+
+
 @final
 @dataclass(slots=True)
 class Env:
@@ -183,6 +205,8 @@ class Env:
     """Instructions that this call context has used before this execution, for ``performance_counter(1)``."""
     costs: CostTable | None = None
     """What ``cost_*`` answers; `None` makes them trap."""
+    handing: Handing | None = None
+    """What `SystemApi.call_memory_add` may hand over; `None`: nothing."""
     queue_room: Mapping[bytes, int] | None = None
     """Free places to callees whose queue is nearly full, for ``call_perform``; `None`: there is always room."""
 
@@ -241,6 +265,8 @@ class MethodCall:
     on_reject: Callback
     on_cleanup: Callback | None = None
     timeout_seconds: int | None = None
+    memories: Mapping[str, str] = field(default_factory=dict)
+    """Memories that are handed over: by the name there, the name here."""
 
 
 @final

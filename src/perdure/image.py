@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol
 
-__all__ = ["MEMORY_KINDS", "Extent", "Image", "Lifetime", "MemoryKind", "PageDelta", "memory_kinds"]
+__all__ = [
+    "MAX_OWN_MEMORIES",
+    "MEMORY_KINDS",
+    "MEMORY_NAME",
+    "Extent",
+    "Image",
+    "Lifetime",
+    "MemoryKind",
+    "PageDelta",
+    "memory_kinds",
+]
 
 Lifetime = Literal["heap", "stable", "upgrade", "message"]
 """How long what is in a memory stays.
@@ -30,6 +41,12 @@ class MemoryKind(NamedTuple):
     on_network: bool = False
     is_read_only: bool = False
 
+
+MEMORY_NAME: Final = re.compile(r"[a-z0-9_.-]{1,64}")
+"""What a memory of a canister's own may be called."""
+
+MAX_OWN_MEMORIES: Final = 32
+"""How many of its own a module may have."""
 
 MEMORY_KINDS: Final[Mapping[str, MemoryKind]] = MappingProxyType(
     {

@@ -125,7 +125,11 @@ def _row(version: Version) -> dict[str, Any]:
 def _name(raw: bytes) -> str:
     from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 
-    return str(Principal(raw)) if len(raw) <= MAX_PRINCIPAL_BYTES and not raw.startswith(b"snapshot ") else raw.hex()
+    return (
+        str(Principal(raw))
+        if len(raw) <= MAX_PRINCIPAL_BYTES and not raw.startswith((b"snapshot ", b"handed "))
+        else raw.hex()
+    )
 
 
 def _print_history(rows: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, final
 from perdure.embedder.bindings import HOST_FUNCTION, check, function
 from perdure.embedder.guard import Spares, Threads, covered
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
+from perdure.ic.ic0_ext import HOSTED
 from perdure.system_api import HOST_FUNCTIONS, HostFunction
 
 __all__ = ["HostCallbacks", "trap_new"]
@@ -98,7 +99,7 @@ class HostCallbacks:
 
     def _make_linker(self, is_64: bool) -> int:
         linker: int = _linker_new(self._engine)
-        for name, row in {**NON_SPECIFIED, **FUNCTIONS}.items():
+        for name, row in {**NON_SPECIFIED, **FUNCTIONS, **HOSTED}.items():
             if is_64 and row.only_32_bit:
                 continue
             params, results = row.params(is_64), row.results(is_64)
@@ -107,8 +108,9 @@ class HostCallbacks:
             environment = self._c_functions.environment if self._c_functions is not None and native else None
             self._kept.append(callback)
             kind = _functype_new(byref(_value_types(params)), byref(_value_types(results)))
-            text = name.encode()
-            check(_define(linker, b"ic0", 3, text, len(text), kind, callback, environment, None), f"ic0.{name}")
+            space, text = (b"ic0_ext" if name in HOSTED else b"ic0"), name.encode()
+            defined = _define(linker, space, len(space), text, len(text), kind, callback, environment, None)
+            check(defined, f"{space.decode()}.{name}")
             _functype_delete(kind)
         return linker
 

@@ -9,6 +9,7 @@ from perdure.canister import MethodCall, Reject, Return, Trap
 from perdure.errors import InternalError
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.events import Answered, Sent
+from perdure.execution.handing import hand_over
 from perdure.execution.messages import (
     CallContext,
     CallMessage,
@@ -173,6 +174,8 @@ def _send(world: World, canister: CanisterState, context: CallContext, call: Met
         call.on_reject,
         call.on_cleanup,
     )
+    if call.memories:
+        hand_over(world, canister, call_id, call)
     canister.open_calls_to[call.callee] = canister.open_calls_to.get(call.callee, 0) + 1
     context.open_calls += 1
     if deadline_ns:

@@ -30,6 +30,7 @@ from perdure.errors import InternalError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.effects import accept, log_entry, pay, respond, settle, take_effects
+from perdure.execution.handing import handing_of, refuse_handed, take_in, with_handed
 from perdure.execution.messages import (
     CallContext,
     CallMessage,
@@ -264,6 +265,9 @@ def execute_call(
     prepaid = costs.execution(world.config.max_instructions_per_message)
     refusal = _refuse(canister, message, prepaid + fee)
     entry = refusal or _entry_of(canister, message.method_name)
+    if world.state.handed and not isinstance(entry, Reject):
+        limits = growth_limits(world, canister, entry[1].limits, canister.liquid_cycles - prepaid - fee)
+        entry = refuse_handed(world, canister, message.origin, limits, commits=entry[1].commits) or entry
     if isinstance(entry, Reject):
         world.begin()
         world.touch(canister)
@@ -341,9 +345,11 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
         cycles_available=context.available_cycles,
         global_timer_ns=0 if method.export_name == TIMER_TASK else canister.global_timer_ns,
         costs=costs,
+        handing=handing_of(world, canister, limits) if mode.commits else None,
         queue_room=_queue_room(world, canister) if canister.open_calls_to else None,
     )
     result = _check_heap(canister, mode, limits) or world.enter(instance, method, env)
+    handed, result = with_handed(world, context.origin, result)
     world.begin()
     world.touch(canister)
     canister.next_context_id += 1
@@ -357,6 +363,7 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
         context.trap = trap_reject(canister.canister_id, result, limits.instructions)
     elif mode.commits:
         accept(world, canister, context, result)
+        take_in(world, canister, handed)
     else:
         instance.roll_back()
         canister.facts.version += 1
@@ -461,6 +468,7 @@ def _run_callback(
         global_timer_ns=canister.global_timer_ns,
         call_context_instructions=context.instructions,
         costs=world.costs_of(canister.module),
+        handing=handing_of(world, canister, limits),
         queue_room=_queue_room(world, canister),
     )
     callback = call.on_reply if is_reply else call.on_reject

@@ -9,7 +9,7 @@ from typing import Final, final
 
 from perdure.canister import CanisterInstance, CanisterStatus
 from perdure.execution.messages import CallContext
-from perdure.execution.state import CanisterState, HookStatus, SubnetState
+from perdure.execution.state import CanisterState, HookStatus, SnapshotContent, SubnetState
 
 __all__ = ["Journal", "Ticket"]
 
@@ -41,6 +41,7 @@ _SUBNET: Final = (
     "next_outcall_id",
     "random_counter",
     "outbox",
+    "handed",
 )
 """Clock, round and request number are not among them: they may go on without the message that moved them."""
 
@@ -144,6 +145,7 @@ class Journal:
         "_subnet",
         "after",
         "commits",
+        "given",
         "goes_with",
         "is_kept",
         "made",
@@ -161,6 +163,8 @@ class Journal:
         """The version of the state directory that is going to have it, if it has no commit of its own."""
         self.commits: dict[bytes, CanisterInstance] = {}
         """Instances whose uncommitted state becomes the committed one."""
+        self.given: dict[bytes, SnapshotContent] = {}
+        """Memories that canisters of `commits` get with it, in the place of empty ones."""
         self.after: list[Callable[[], object]] = []
         """What else is to be done once it is kept; each may be done again."""
         self.made: list[Callable[[], object]] = []

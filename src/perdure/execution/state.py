@@ -36,6 +36,7 @@ __all__ = [
     "CanisterLog",
     "CanisterState",
     "Change",
+    "Handed",
     "HookStatus",
     "LogRecord",
     "OwnMemory",
@@ -45,6 +46,7 @@ __all__ = [
     "StopRequest",
     "SubnetState",
     "Visibility",
+    "handed_key",
 ]
 
 DEFAULT_TIME_NS: Final = 1_620_328_630_000_000_000
@@ -224,6 +226,22 @@ class OwnMemory(NamedTuple):
 
 @final
 @dataclass(slots=True)
+class Handed:
+    """Memories on their way with a call, as they were when the caller's message was committed."""
+
+    callee: bytes
+    content: SnapshotContent
+    """By the names that the callee shall have them under."""
+    memories: Mapping[str, OwnMemory]
+
+    @property
+    def wasm_pages(self) -> int:
+        """What the caller is charged for meanwhile."""
+        return sum(one.wasm_pages for one in self.memories.values())
+
+
+@final
+@dataclass(slots=True)
 class CanisterState:
     """All there is about one canister but its memories, which its instance keeps."""
 
@@ -237,6 +255,8 @@ class CanisterState:
     stable_wasm_pages: int = 0
     own_memories: Mapping[str, OwnMemory] = field(default_factory=dict)
     """Memories beside heap and stable memory, by name; replaced by a change, never changed."""
+    handed_wasm_pages: int = 0
+    """Of what it has handed over and no callee has yet: the sum over `SubnetState.handed`, in no record."""
     certified_data: bytes = b""
     global_timer_ns: int = 0
     hook_status: HookStatus = HookStatus.CONDITION_NOT_SATISFIED
@@ -303,7 +323,7 @@ class CanisterState:
     def memory_bytes(self) -> int:
         """Everything of the canister that takes memory and is paid for."""
         return (
-            (self.heap_wasm_pages + self.stable_wasm_pages) * WASM_PAGE_BYTES
+            (self.heap_wasm_pages + self.stable_wasm_pages + self.handed_wasm_pages) * WASM_PAGE_BYTES
             + (sum(one.wasm_pages for one in self.own_memories.values()) * WASM_PAGE_BYTES if self.own_memories else 0)
             + (len(self.module.wasm) if self.module is not None else 0)
             + self.history_bytes()
@@ -337,6 +357,11 @@ class CanisterState:
         self.limits.clear()
 
 
+def handed_key(caller: bytes, call_id: int) -> bytes:
+    """What `SubnetState.handed` has the memories of a call under."""
+    return caller + call_id.to_bytes(8, "big")
+
+
 @final
 @dataclass(slots=True)
 class SubnetState:
@@ -361,6 +386,8 @@ class SubnetState:
     outcalls: dict[int, Outcall] = field(default_factory=dict)
     """Requests to servers outside that nobody has answered yet, in the order in which they were made."""
     next_outcall_id: int = 0
+    handed: Mapping[bytes, Handed] = field(default_factory=dict)
+    """What calls on their way take along, by `handed_key`; replaced by a change, never changed."""
     ready: dict[bytes, None] = field(default_factory=dict)
     """Canisters with inputs, in no particular order."""
     task_canisters: set[bytes] = field(default_factory=set)

@@ -36,8 +36,8 @@ from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CYCLES_2026_08, CostSchedule
 from perdure.execution.events import Begun, Committed, Event, Stream, Taken, ended
 from perdure.execution.journal import Journal
-from perdure.execution.messages import CallMessage, Response
-from perdure.execution.state import CanisterState, SnapshotContent, SubnetState
+from perdure.execution.messages import CallMessage, FromCanister, Response
+from perdure.execution.state import CanisterState, SnapshotContent, SubnetState, handed_key
 
 __all__ = ["Host", "Watcher", "World"]
 
@@ -110,6 +110,10 @@ class Host(Protocol):
 
     def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
         """Let go of an instance and its memories for good (uninstalled, replaced, undone). It may be done again."""
+        ...
+
+    def hand_over(self, instance: CanisterInstance, names: Mapping[str, str]) -> SnapshotContent:
+        """Keep a copy of memories as they stand, uncommitted changes included: by new names, under which they were."""
         ...
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> SnapshotContent:
@@ -231,12 +235,32 @@ class World:
         journal = self.journal
         if journal is None:
             raise InternalError("a transaction ended that had not begun")
+        if self.state.handed:
+            self._drop_handed()
         if taken is not None:
             time_ns = self.state.time_ns if time_ns is None else time_ns
             self.host.keep(self.state, journal, taken, arg, instructions, time_ns)
         journal.is_kept = True
         self._apply(journal)
         self.host.pause()
+
+    def _drop_handed(self) -> None:
+        """Let go of memories whose call is not on its way any more, whatever became of it."""
+        state = self.state
+        left = {}
+        for key, handed in state.handed.items():
+            callee = state.canisters.get(handed.callee)
+            waiting = (*state.outbox, *state.management_calls, *(() if callee is None else callee.inputs))
+            if any(isinstance(one, CallMessage) and _key_of(one) == key for one in waiting):
+                left[key] = handed
+                continue
+            caller = state.canisters.get(key[:-8])
+            if caller is not None:
+                self.touch(caller)
+                caller.handed_wasm_pages -= handed.wasm_pages
+                caller.refresh(self.costs)
+        if len(left) != len(state.handed):
+            state.handed = left
 
     def _apply(self, journal: Journal) -> None:
         self.host.apply(self.state, journal)
@@ -262,3 +286,8 @@ class World:
                 self._apply(journal)
             else:
                 self.undo()
+
+
+def _key_of(message: CallMessage) -> bytes:
+    origin = message.origin
+    return handed_key(origin.canister_id, origin.call_id) if isinstance(origin, FromCanister) else b""

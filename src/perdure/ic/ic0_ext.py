@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from perdure.ic.ic0 import START_CONTEXTS, SystemFunction
+from perdure.ic.ic0 import START_CONTEXTS, ByteCharge, SystemFunction
 
 __all__ = [
     "DIRECT",
     "EXTENSIONS",
     "EXTENSION_FUNCTIONS",
+    "HOSTED",
     "MODULE",
     "DirectAccess",
     "checked_extensions",
@@ -102,7 +103,22 @@ def _row(access: DirectAccess) -> SystemFunction:
     )
 
 
+HOSTED: Final[Mapping[str, SystemFunction]] = {
+    "call_memory_add": SystemFunction(
+        name="call_memory_add",
+        parameters=("I", "I", "I", "I"),
+        result=None,
+        contexts=frozenset({"U", "Ry", "Rt", "T"}),
+        instructions=500,
+        byte_charges=(ByteCharge(1, "copy"), ByteCharge(3, "copy")),
+        only_32_bit=False,
+        specified=False,
+    )
+}
+"""The functions that the host carries out, by name: all of the extension ``memories``."""
+
 EXTENSION_FUNCTIONS: Final[Mapping[str, tuple[str, SystemFunction]]] = {
-    name: ("direct", _row(access)) for name, access in DIRECT.items()
+    **{name: ("direct", _row(access)) for name, access in DIRECT.items()},
+    **{name: ("memories", row) for name, row in HOSTED.items()},
 }
 """Extension and row of each function of ``ic0_ext``, by name."""

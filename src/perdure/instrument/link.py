@@ -191,10 +191,15 @@ def _imported_functions(module: Module) -> Iterator[tuple[int, Import]]:
 
 def _without_extensions(imports: tuple[Import, ...], appendix: Appendix) -> tuple[Import, ...]:
     """Nothing calls an import of an extension any more: each keeps its index as one that the engine knows."""
-    if not any(item.module == ic0_ext.MODULE for item in imports):
+    if not any(_is_replaced(item) for item in imports):
         return imports
     uncalled = Import("ic0", "msg_reply", ExternKind.FUNCTION, appendix.type_index(FuncType()))
-    return tuple(uncalled if item.module == ic0_ext.MODULE else item for item in imports)
+    return tuple(uncalled if _is_replaced(item) else item for item in imports)
+
+
+def _is_replaced(item: Import) -> bool:
+    """Whether code stands for an import of an extension; the host carries out the others."""
+    return item.module == ic0_ext.MODULE and item.name not in ic0_ext.HOSTED
 
 
 def _declared(module: Module) -> tuple[Element, ...]:
@@ -342,7 +347,7 @@ def _replace_imports(
     inlines = _inlines(module, redirects, functions, appendix)
     direct = direct_calls(
         appendix,
-        {place: item.name for place, item in _imported_functions(module) if item.module == ic0_ext.MODULE},
+        {place: item.name for place, item in _imported_functions(module) if _is_replaced(item)},
         functions,
         (plan.stable, plan.accounting, plan.message),
         accounting=options.accounting,
@@ -356,9 +361,9 @@ def _append_imports(
     """Wrap the imports that need it; for each import that is replaced, the function that stands for it."""
     redirects = {}
     for index, item in _imported_functions(module):
-        if item.module == ic0_ext.MODULE:
+        if _is_replaced(item):
             continue
-        row = FUNCTIONS.get(item.name) or NON_SPECIFIED[item.name]
+        row = FUNCTIONS.get(item.name) or NON_SPECIFIED.get(item.name) or ic0_ext.HOSTED[item.name]
         target, body = _replacement(index, row, functions, options, is_64=is_64)
         if body:
             target = appendix.append(module.function_type(index), body)

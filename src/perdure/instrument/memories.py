@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from perdure.errors import InvalidModuleError
 from perdure.ic import ic0_ext
-from perdure.image import MEMORY_KINDS, Lifetime, MemoryKind
+from perdure.image import MAX_OWN_MEMORIES, MEMORY_KINDS, MEMORY_NAME, Lifetime, MemoryKind
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
     OPCODES,
@@ -48,7 +48,7 @@ __all__ = [
     "written_memories",
 ]
 
-MAX_MEMORIES: Final = 32
+MAX_MEMORIES: Final = MAX_OWN_MEMORIES
 """Memories of one module beside heap and stable memory; a word of the header has a bit for each."""
 
 LIFETIMES: Final[dict[str, tuple[Lifetime, bool]]] = {
@@ -63,7 +63,6 @@ MAX_HEAP_WASM_PAGES_32 = 65_536
 MAX_HEAP_WASM_PAGES_64 = (6 << 30) // WASM_PAGE_BYTES
 MAX_STABLE_WASM_PAGES = (500 << 30) // WASM_PAGE_BYTES
 
-_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 NAMED_POLICY: Final = "memories"
 _POLICIES: Final = {NAMED_POLICY: "imported by name", "memories=index": "index", "memories=declared": "declared"}
 
@@ -274,7 +273,7 @@ def _check_names(policy: str, names: Sequence[str]) -> None:
             _refuse(policy, f"{name!r} is what the network's own memory is called")
         if name in names[:place]:
             _refuse(policy, f"{name!r} names two of them")
-        if not _NAME.fullmatch(name):
+        if not MEMORY_NAME.fullmatch(name):
             _refuse(policy, f"{name[:80]!r} is no name for one: expected 1 to 64 of a-z, 0-9, '_', '.', '-'")
 
 

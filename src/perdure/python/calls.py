@@ -6,7 +6,7 @@ All of it works only while the network runs the canister; elsewhere it raises `R
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn, final
 
 from perdure.candid import Codec, parse_type
@@ -192,6 +192,7 @@ class Call:
         self.arg = arg
         self.cycles = cycles
         self.timeout = timeout
+        self.memories: Mapping[str, str] = {}
         self.results: Codec | None = None
 
     def __await__(self) -> Generator[Batch, list[Value], Value]:
@@ -215,6 +216,7 @@ def call(
     signature: str | None = None,
     cycles: int = 0,
     timeout: int | None = None,
+    memories: Mapping[str, str] | None = None,
 ) -> Call:
     """A call of another canister, made when it is awaited.
 
@@ -227,6 +229,7 @@ def call(
         signature: as in a ``.did`` file; without one, bytes go and bytes come.
         cycles: to send along.
         timeout: seconds after which the call counts as failed (a bounded-wait call); by default it waits.
+        memories: what to hand over, an extension: by the name there, ``stable`` or the name of a memory of its own.
 
     Returns:
         To be awaited: the result, `None`, or a tuple of results. A rejection raises `RejectError` at the ``await``.
@@ -237,12 +240,14 @@ def call(
     if signature is None:
         if len(args) > 1 or not all(isinstance(one, bytes) for one in args):
             raise ValueError("a call without a signature takes one argument in bytes")
-        return Call(callee, method, args[0] if args else b"", cycles, timeout)
-    func = parse_type(f"func {signature}")
-    if not isinstance(func, Func):
-        raise ValueError(f"signature {signature!r} is not that of a function")
-    made = Call(callee, method, Codec(func.args).encode(args), cycles, timeout)
-    made.results = Codec(func.results)
+        made = Call(callee, method, args[0] if args else b"", cycles, timeout)
+    else:
+        func = parse_type(f"func {signature}")
+        if not isinstance(func, Func):
+            raise ValueError(f"signature {signature!r} is not that of a function")
+        made = Call(callee, method, Codec(func.args).encode(args), cycles, timeout)
+        made.results = Codec(func.results)
+    made.memories = memories or {}
     return made
 
 
@@ -273,6 +278,8 @@ def perform(api: SystemApi, call: Call, environment: int) -> int:
     api.call_data_append(call.arg)
     if call.cycles:
         api.call_cycles_add(call.cycles)
+    for there, name in call.memories.items():
+        api.call_memory_add(name, there)
     if call.timeout is not None:
         api.call_with_best_effort_response(call.timeout)
     return api.call_perform()

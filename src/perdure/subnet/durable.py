@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, final
 
-from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, PageDelta, WasmState
+from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, WasmState
 from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig, changed_fields
 from perdure.execution.events import Taken
@@ -39,6 +39,7 @@ from perdure.execution.world import World
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import NO_CODE, Answer, CanisterChange, Message, PythonCode, StateDirectory, TemporaryStore
 from perdure.subnet.gate import Gate
+from perdure.subnet.handed import HANDED, given, handed_change, read_handed, whole
 from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
@@ -77,7 +78,9 @@ class _Draft:
     moved: dict[bytes, ResidentInstance] = field(default_factory=dict)
     unmapped: list[bytes] = field(default_factory=list)
     added: dict[bytes, CanisterChange] = field(default_factory=dict)
-    """Memories that a canister did not have before."""
+    """Memories that a canister did not have before, or that come in the place of empty ones."""
+    handed: frozenset[bytes] = frozenset()
+    """Keys of what is on its way."""
 
 
 @final
@@ -100,6 +103,7 @@ class DurableHost:
         self._versions: dict[bytes, int] = {}  # of each canister's last commit
         self._waited = 0
         self._draft: _Draft | None = None
+        self._handed: frozenset[bytes] = frozenset()
         self._ingress = IngressHistory().kept()  # as of the last commit
 
     @property
@@ -133,6 +137,10 @@ class DurableHost:
     def discard(self, canister_id: bytes, instance: CanisterInstance) -> None:
         """Let go of an instance; the directory's memories go with the commit that says so."""
         resident(instance).discard()
+
+    def hand_over(self, instance: CanisterInstance, names: Mapping[str, str]) -> StoredContent:
+        """Keep a copy of memories as they stand, temporary until the message commits."""
+        return self.temporary.hand_over(instance, names)
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
         """Keep a copy of the committed memories."""
@@ -207,6 +215,7 @@ class DurableHost:
             self.directory.apply(key, draft.changes[key])
         for canister_id, instance in draft.moved.items():
             instance.move(self._opener(canister_id), instance.global_values)
+        self._handed = draft.handed
         state.changed.clear()
         if state.inputs:
             state.inputs.clear()
@@ -244,7 +253,19 @@ class DurableHost:
                 self._add(canister, draft)
             elif canister_id in self.directory.canisters:
                 draft.changes[canister_id] = CanisterChange(deleted=True)
+        self._add_handed(state, draft)
         return draft
+
+    def _add_handed(self, state: SubnetState, draft: _Draft) -> None:
+        """What calls take along is kept as snapshots are, for as long as they are on their way."""
+        kept = {HANDED + key: handed for key, handed in state.handed.items()}
+        for key in self._handed - kept.keys():
+            if key in self.directory.canisters:
+                draft.changes[key] = CanisterChange(deleted=True)
+        for key in kept.keys() - self._handed:
+            draft.changes[key] = handed_change(kept[key])
+            draft.unmapped.append(key)
+        draft.handed = frozenset(kept)
 
     def _add(self, canister: CanisterState, draft: _Draft) -> None:
         change = draft.changes[canister.canister_id] = CanisterChange(record=encode_record(canister))
@@ -271,7 +292,8 @@ class DurableHost:
         elif instance.is_temporary:
             instance.commit()  # into temporary images, which go if this is undone
             state = instance.state
-            change.memories = {name: _whole(image) for name, image in state.memories.items()}
+            change.memories = {name: whole(image) for name, image in state.memories.items()}
+            change.memories |= given(draft.journal, canister_id)
             known = self.directory.canisters.get(canister_id)
             change.dropped = frozenset(known.memories if known is not None else ()) - change.memories.keys()
             change.global_values = state.global_values
@@ -281,7 +303,9 @@ class DurableHost:
             change.memories = dict(delta.memories)
             change.global_values = delta.global_values
             names = self.directory.canisters[canister_id].memories
-            added = {name: delta for name, delta in change.memories.items() if name not in names}
+            come = given(draft.journal, canister_id)
+            change.memories |= come
+            added = {name: delta for name, delta in change.memories.items() if name not in names or name in come}
             if added:  # temporary until now, in the image of its own that the instance still has
                 draft.added[canister_id] = CanisterChange(added)
                 draft.moved[canister_id] = instance
@@ -387,6 +411,7 @@ class DurableHost:
         reader = _Reader(self, self.directory, kept, self.directory.answers, adopted, memories)
         world = reader.world(self.directory.subnet_record, config, seed)
         self._ingress = world.state.ingress.kept()
+        self._handed = frozenset(HANDED + key for key in world.state.handed)
         if self.directory.keeps_history:
             world.state.inputs = []
             world.state.note("open", changed_fields(config), seed, world.state.first_canister_index)
@@ -429,12 +454,23 @@ class _Reader:
         state.ingress.take_up(map(_found, self.answers.values()), config)
         world = World(state, self.host, config)
         for key in self.kept:
-            if not key.startswith(_SNAPSHOT):
+            if not key.startswith((_SNAPSHOT, HANDED)):
                 adopt(state, self._canister(key), world.costs)
+        state.handed = {
+            key[len(HANDED) :]: read_handed(self.kept[key].record, StoredContent(self.memories(key).memories))
+            for key in self.kept
+            if key.startswith(HANDED)
+        }
+        for key, handed in state.handed.items():
+            caller = state.canisters.get(key[:-8])
+            if caller is not None:
+                caller.handed_wasm_pages += handed.wasm_pages
+                caller.refresh(world.costs)
         check_references(state)
         snapshots = sum(len(canister.snapshots) for canister in state.canisters.values())
-        if snapshots + len(state.canisters) != len(self.kept):
-            raise MalformedError(f"{len(self.kept) - len(state.canisters)} snapshots, canisters have {snapshots}")
+        others = len(self.kept) - len(state.canisters) - len(state.handed)
+        if snapshots != others:
+            raise MalformedError(f"{others} snapshots, canisters have {snapshots}")
         return world
 
     def _canister(self, key: bytes) -> CanisterState:
@@ -491,8 +527,8 @@ def _check_parts(where: str, canister: CanisterState, module: ResidentModule, ke
 
 
 def blobs_of(key: bytes, record: bytes) -> tuple[bytes, ...]:
-    """The chunks that a canister's record names. A snapshot has its module and its chunks in its own."""
-    return () if key.startswith(_SNAPSHOT) else decode_record(record).chunk_hashes
+    """The chunks that a canister's record names. A snapshot has its module and its chunks in its own, a call none."""
+    return () if key.startswith((_SNAPSHOT, HANDED)) else decode_record(record).chunk_hashes
 
 
 def open_state(
@@ -518,7 +554,7 @@ def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
     if not isinstance(content, StoredContent):
         raise InternalError(f"a snapshot of another host: {type(content).__name__}")
     return CanisterChange(
-        memories={name: _whole(memory.image) for name, memory in content.memories.items()},
+        memories={name: whole(memory.image) for name, memory in content.memories.items()},
         record=encode_snapshot(snapshot),
     )
 
@@ -537,14 +573,3 @@ def _found(answer: Answer) -> KeptAnswer:
         raise MalformedError(f"the answer to request {request_id.hex()[:80]} is of generation {generation}")
     found = decode_response(content[8:]) if content else (None, None)
     return KeptAnswer(request_id, expiry_ns, generation, *found)
-
-
-def _whole(image: Image) -> PageDelta:
-    """All that an image holds, for a memory that starts from nothing."""
-    size_bytes = image.wasm_pages * WASM_PAGE_BYTES
-    runs = []
-    for start, end in image.data_ranges():
-        stop = min(end, size_bytes)
-        if start < stop:
-            runs.append((start, image.read(start, stop - start)))
-    return PageDelta(image.wasm_pages, runs, fresh=True)

@@ -21,7 +21,7 @@ from perdure.subnet.gate import Gate
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 
-__all__ = ["CompileCode", "MemoryHost", "resident"]
+__all__ = ["CompileCode", "MemoryHost", "forked", "resident"]
 
 
 @cache
@@ -107,6 +107,8 @@ class MemoryHost:
         """Commit the memories."""
         for instance in journal.commits.values():
             instance.commit()
+        for canister_id, content in journal.given.items():
+            resident(journal.commits[canister_id]).receive(forked(content))
 
     def undone(self, journal: Journal) -> None:
         """Nothing was noted."""
@@ -144,6 +146,16 @@ class MemoryHost:
         """Let go of an instance, and give its pages back."""
         resident(instance).discard()
 
+    def hand_over(self, instance: CanisterInstance, names: Mapping[str, str]) -> StoredContent:
+        """Keep a copy of memories as they stand: forks, and the pages that this message has changed."""
+        one, images = resident(instance), {}
+        changes = one.changes().memories
+        for there, name in names.items():
+            images[there] = one.state.memories[name].fork()
+            if name in changes:
+                images[there].commit(changes[name])
+        return StoredContent(images)
+
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
         """Keep a copy of the committed memories: forks, no bytes."""
         return StoredContent(_forked(resident(instance).state))
@@ -163,9 +175,7 @@ class MemoryHost:
         names: Iterable[str],
     ) -> WasmState:
         """Memories for a canister with the content of a snapshot, which stays as it is; empty ones of other names."""
-        if not isinstance(content, StoredContent):
-            raise InternalError(f"a snapshot of another host: {type(content).__name__}")
-        images = {**self._empty(name for name in names if name not in content.memories), **content.fork()}
+        images = {**self._empty(name for name in names if name not in content.memories), **forked(content)}
         return WasmState(images, global_values)
 
     def adopt(self, instance: ResidentInstance) -> ResidentInstance:
@@ -173,6 +183,13 @@ class MemoryHost:
         origin = instance.state
         module = self._resident(instance.module.code)
         return module.instantiate(WasmState(_forked(origin), origin.global_values))
+
+
+def forked(content: SnapshotContent) -> dict[str, Image]:
+    """Images to go on from, of a content that stays as it is."""
+    if not isinstance(content, StoredContent):
+        raise InternalError(f"a snapshot of another host: {type(content).__name__}")
+    return content.fork()
 
 
 def resident(instance: CanisterInstance) -> ResidentInstance:

@@ -395,6 +395,15 @@ class ResidentInstance:
         else:
             self._close_memories()
 
+    def receive(self, images: Mapping[str, Image]) -> None:
+        """Have these memories of its own from now on; nothing may be uncommitted. It may be done again."""
+        self._global_values = self.global_values
+        self.close()
+        memories = self._memories().memories
+        for name in images.keys() & memories.keys():
+            memories[name].close()
+        memories.update(images)
+
     def close(self) -> None:
         """Let go of memories and engine."""
         if self._live is not None:

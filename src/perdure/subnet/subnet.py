@@ -590,6 +590,7 @@ def _copy(world: World, host: MemoryHost) -> World:
         for snapshot in canister.snapshots.values():
             shared[id(snapshot.content)] = snapshot.content
             shared[id(snapshot.module)] = snapshot.module
+    shared |= {id(handed.content): handed.content for handed in state.handed.values()}
     copied = deep_copy(state, shared)
     copied.inputs = None  # a copy is in memory, and has no past
     return World(copied, host, world.config, world.costs, world.certify)

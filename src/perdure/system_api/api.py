@@ -25,10 +25,19 @@ from perdure.canister import (
     TrapCode,
 )
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
+from perdure.ic.ic0_ext import HOSTED
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.ic.reject import RejectCode
 from perdure.system_api.log import EntryLog
-from perdure.system_api.wording import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
+from perdure.system_api.wording import (
+    CanisterTrap,
+    already_responded,
+    can_keep,
+    cannot_hand_over,
+    out_of_range,
+    reply_too_large,
+    wrong_context,
+)
 
 __all__ = [
     "MAX_CERTIFIED_DATA_BYTES",
@@ -50,7 +59,7 @@ _NON_REPLICATED: Final = frozenset(["F", "NRQ", "TQ", "CQ", "CRy", "CRt", "CC"])
 _LETTER_BIT: Final = {context.value: context.bit for context in Context}
 _ALLOWED: Final = {
     name: sum(_LETTER_BIT[letter] for letter in function.contexts)
-    for name, function in {**FUNCTIONS, **NON_SPECIFIED}.items()
+    for name, function in {**FUNCTIONS, **NON_SPECIFIED, **HOSTED}.items()
 }
 _REPLICATED_BITS: Final = sum(bit for letter, bit in _LETTER_BIT.items() if letter not in _NON_REPLICATED)
 _COMPOSITE_BITS: Final = sum(_LETTER_BIT[letter] for letter in ("CQ", "CRy", "CRt"))
@@ -389,6 +398,14 @@ class SystemApi:
             raise self._violation(f"Canister {Principal(self.env.facts.canister_id)} is out of cycles")
         call.cycles += amount
 
+    def call_memory_add(self, name: str, there: str) -> None:
+        """Hand over a memory with the call, as it will be when this message commits; see `MethodCall.memories`."""
+        call = self._construction("call_memory_add")
+        refusal = cannot_hand_over(name, there, call.memories, self.env.handing)
+        if refusal:
+            raise self._violation(refusal)
+        call.memories = {**call.memories, there: name}
+
     def call_perform(self) -> int:
         """Conclude the call: 0 queued, 2 not performed (no callback will run, its cycles are back)."""
         call = self._construction("call_perform")
@@ -396,7 +413,8 @@ class SystemApi:
         price = 0
         if not self._bit & _COMPOSITE_BITS and self.env.costs is not None:
             price = self.env.costs.call(self._name_bytes, len(self._pending_arg))
-        if price + call.cycles > self._liquid() or not self._has_room(call.callee):
+        is_payable = price + call.cycles <= self._liquid() and can_keep(self.env.handing, call, self.calls)
+        if not is_payable or not self._has_room(call.callee):
             return RejectCode.SYS_TRANSIENT
         call.arg = bytes(self._pending_arg)
         self._committed_to_calls += price + call.cycles

@@ -20,6 +20,8 @@ from perdure.system_api.wording import CanisterTrap, out_of_range, reply_too_lar
 
 __all__ = ["HOST_FUNCTIONS", "HostFunction", "Machine"]
 
+MAX_MEMORY_NAME_BYTES: Final = 64
+
 _MAX_STABLE_WASM_PAGES_32: Final = 65_536
 _CYCLES_64_LIMIT: Final = 1 << 64
 
@@ -187,6 +189,21 @@ def _call_new(  # noqa: PLR0913, PLR0917 -- the specification's own parameters
     callee = _read("ic0.call_new callee_src", machine, callee_source, callee_bytes)
     on_reply = Callback(reply_function, reply_environment)
     api.call_new(callee, name, on_reply, Callback(reject_function, reject_environment))
+
+
+def _call_memory_add(
+    api: SystemApi, machine: Machine, source: int, size_bytes: int, there_source: int, there_bytes: int
+) -> None:
+    api.check("call_memory_add")
+    names = []
+    for at, length in ((source, size_bytes), (there_source, there_bytes)):
+        if length > MAX_MEMORY_NAME_BYTES:
+            raise CanisterTrap(
+                TrapCode.CONTRACT_VIOLATION,
+                f"ic0_ext.call_memory_add: a name of {length} bytes, at most {MAX_MEMORY_NAME_BYTES} expected",
+            )
+        names.append(_read("ic0_ext.call_memory_add", machine, at, length).decode("utf-8", "replace"))
+    api.call_memory_add(*names)
 
 
 def _call_data_append(api: SystemApi, machine: Machine, source: int, size_bytes: int) -> None:
@@ -434,6 +451,7 @@ HOST_FUNCTIONS: Final[Mapping[str, HostFunction]] = {
     "call_with_best_effort_response": _number(SystemApi.call_with_best_effort_response),
     "call_cycles_add128": _number(lambda api, high, low: api.call_cycles_add(high << 64 | low)),
     "call_perform": _number(SystemApi.call_perform),
+    "call_memory_add": _call_memory_add,
     "stable64_size": _stable64_size,
     "stable64_grow": _stable64_grow,
     "stable64_write": _stable64_write,

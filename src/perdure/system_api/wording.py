@@ -6,13 +6,16 @@ Source of the wording: `system_api` of the replica, 2025-10.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
-from perdure.canister import Context, TrapCode
+from perdure.canister import MAX_OWN_MEMORIES, MEMORY_KINDS, MEMORY_NAME, Context, Handing, MethodCall, TrapCode
 
 __all__ = [
     "CanisterTrap",
     "already_responded",
+    "can_keep",
+    "cannot_hand_over",
     "out_of_range",
     "reply_too_large",
     "wrong_context",
@@ -86,3 +89,26 @@ def reply_too_large(function: str, size_bytes: int, limit_bytes: int) -> str:
 def out_of_range(what: str, offset: int, size_bytes: int, length_bytes: int) -> str:
     """`size_bytes` from `offset` leave a buffer of `length_bytes`; `what` is such as ``ic0.msg_arg_data_copy heap``."""
     return f"{what}: src={offset} + length={size_bytes} exceeds the slice size={length_bytes}"
+
+
+def cannot_hand_over(name: str, there: str, others: Mapping[str, str], handing: Handing | None) -> str:
+    """Why a call cannot take the memory `name` along as `there`, beside others; empty: it can."""
+    known = handing.wasm_pages if handing is not None else {}
+    reason = ""
+    if name not in known:
+        reason = f"the canister has no memory {name!r:.80}, it has {', '.join(known) or 'none'}"
+    elif not MEMORY_NAME.fullmatch(there) or there in MEMORY_KINDS:
+        reason = f"{there!r:.80} is no name for a callee's own memory"
+    elif there in others:
+        reason = f"two memories of one call are to be called {there!r}"
+    elif len(others) >= MAX_OWN_MEMORIES:
+        reason = f"a call takes at most {MAX_OWN_MEMORIES} memories along"
+    return reason and f"ic0_ext.call_memory_add: {reason}"
+
+
+def can_keep(handing: Handing | None, call: MethodCall, others: Sequence[MethodCall] | None) -> bool:
+    """Whether the canister can keep what calls take along, beside what it has, until their callees have it."""
+    if handing is None or not call.memories:
+        return True
+    wasm_pages = sum(handing.wasm_pages[name] for one in (call, *(others or ())) for name in one.memories.values())
+    return wasm_pages <= handing.room_wasm_pages
