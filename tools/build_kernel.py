@@ -8,7 +8,7 @@ from pathlib import Path
 import wasmtime
 
 INSTRUMENT = Path(__file__).parent.parent / "src" / "perdure" / "instrument"
-NAMES = ("kernel", "wasi", "lower")
+NAMES = ("kernel", "profile", "wasi", "lower")
 BOTH_WIDTHS = ("kernel", "lower")
 
 # What each place marked (;I;) becomes where heap addresses are 64-bit; a conversion becomes a block that does nothing.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from perdure.execution.state import LogRecord
     from perdure.subnet import Canister, Subnet
 
-__all__ = ["run"]
+__all__ = ["argument_of", "call_method", "install_module", "known_service", "run"]
 
 
 class _Result(NamedTuple):
@@ -71,11 +71,11 @@ def run(
     results: list[_Result] = []
     show = _Shown(canister, silent=as_json or quiet)
     try:
-        _install(canister, code, init)
+        install_module(canister, code, init)
         show.installed()
-        service = _service(canister)
+        service = known_service(canister)
         for call in calls:
-            results.append(_call(canister, service, call))
+            results.append(call_method(canister, service, call))
             show.result(results[-1])
     finally:
         show.log()
@@ -94,11 +94,12 @@ def _subnet(extensions: tuple[str, ...]) -> Subnet:
         raise click.UsageError(f"--extension: {error}") from error
 
 
-def _install(canister: Canister, code: bytes, init: str) -> None:
+def install_module(canister: Canister, code: bytes, init: str) -> None:
+    """Install a module, with its argument as it is given on a command line."""
     from perdure.errors import RejectError
 
     try:
-        canister.install(code, _given(init))
+        canister.install(code, argument_of(init))
     except ValueError as error:
         raise click.UsageError(f"{error}: pass --init") from error
     except RejectError as error:
@@ -107,12 +108,13 @@ def _install(canister: Canister, code: bytes, init: str) -> None:
         raise
 
 
-def _call(canister: Canister, service: ServiceType | None, call: str) -> _Result:
+def call_method(canister: Canister, service: ServiceType | None, call: str) -> _Result:
+    """Call a method as it is given on a command line: ``METHOD``, or with ``=`` and its argument."""
     import time
 
     method, _, text = call.partition("=")
     kind = _kind(canister, method)
-    argument = encoded(service.methods.get(method) if service is not None else None, _given(text))
+    argument = encoded(service.methods.get(method) if service is not None else None, argument_of(text))
     start = time.perf_counter_ns()
     reply = canister.update(method, argument) if kind == "update" else canister.query(method, argument)
     milliseconds = (time.perf_counter_ns() - start) / 1e6
@@ -129,7 +131,7 @@ def _kind(canister: Canister, method: str) -> str:
     raise click.UsageError(f"no method {method!r}, the module exports {', '.join(known) or 'none'}")
 
 
-def _given(text: str) -> str | bytes | None:
+def argument_of(text: str) -> str | bytes | None:
     """An argument as Candid text or bytes; `None`: none was given."""
     if not text:
         return None
@@ -145,7 +147,8 @@ def _given(text: str) -> str | bytes | None:
         ) from error
 
 
-def _service(canister: Canister) -> ServiceType | None:
+def known_service(canister: Canister) -> ServiceType | None:
+    """The interface, where the module says it."""
     from perdure.errors import MalformedError, RejectError, UnsupportedError
 
     try:

@@ -6,7 +6,8 @@ from perdure.embedder.apart import Apart
 from perdure.embedder.cache import CompileCache, cache_directory
 from perdure.embedder.engine import Engine, shared_engine, validate_original
 from perdure.embedder.instance import WasmInstance
-from perdure.embedder.module import CompiledModule, Compiler, compile_module, shared_compiler
+from perdure.embedder.module import CompiledModule, Compiler, compile_module, profiled_code, shared_compiler
+from perdure.embedder.rust_names import demangled
 
 __all__ = [
     "Apart",
@@ -17,6 +18,8 @@ __all__ = [
     "WasmInstance",
     "cache_directory",
     "compile_module",
+    "demangled",
+    "profiled_code",
     "shared_compiler",
     "shared_engine",
     "validate_original",

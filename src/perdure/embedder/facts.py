@@ -20,7 +20,8 @@ class ModuleFacts(NamedTuple):
     once where a global is exported more than once. `memories` are those beside heap and stable memory;
     `engine_memories` the names of those that the module itself has, by index; `noted_memories` those of which the
     header says whether they were written, bit by bit. `is_heap_alone`: the canister's own instructions reach the heap
-    and no other memory.
+    and no other memory. `profiled`: of code that counts instructions by call path, the names of what it counts beside
+    the canister's own functions, by number; empty: it does not.
     """
 
     is_64: bool
@@ -39,6 +40,7 @@ class ModuleFacts(NamedTuple):
     engine_memories: tuple[str, ...]
     noted_memories: tuple[str, ...]
     counts: Counts
+    profiled: tuple[tuple[int, str], ...]
 
 
 def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFacts:
@@ -61,6 +63,7 @@ def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFact
         engine_memories=linked.plan.names,
         noted_memories=linked.plan.noted,
         counts=counts,
+        profiled=linked.profiled,
     )
 
 
@@ -119,4 +122,5 @@ def _decoded(data: bytes) -> ModuleFacts:
         engine_memories=tuple(plain["engine_memories"]),
         noted_memories=tuple(plain["noted_memories"]),
         counts=Counts({name: Count(*count) for name, count in plain["counts"][0].items()}, *plain["counts"][1:]),
+        profiled=tuple((number, name) for number, name in plain["profiled"]),
     )

@@ -30,6 +30,7 @@ from perdure.canister import (
     TrapCode,
     WasmState,
 )
+from perdure.embedder.call_tree import call_counter
 from perdure.embedder.code import Code, page_scans
 from perdure.embedder.global_values import pack_globals, unpack_globals
 from perdure.embedder.guard import ThreadState, check_recursion, threads
@@ -38,7 +39,6 @@ from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_heap
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
 from perdure.embedder.own import InstanceMemories, Pages, handed_over
-from perdure.embedder.rust_names import demangled
 from perdure.embedder.states import (
     CLEAN,
     COMMIT,
@@ -54,7 +54,7 @@ from perdure.embedder.states import (
     WRITE,
 )
 from perdure.embedder.store import EngineTrap, Store
-from perdure.embedder.traps import trap_of, trap_of_memory
+from perdure.embedder.traps import frames_of, trap_of, trap_of_memory
 from perdure.errors import InternalError
 from perdure.instrument import abi
 from perdure.system_api import SystemApi
@@ -92,6 +92,7 @@ class WasmInstance:
         self._heap, self._stable = memories["heap"], memories["stable"]
         self._has_more = self._memories.has_more
         self._accounting, self._message = AnonymousMemory(), AnonymousMemory()
+        self.calls = call_counter(self._accounting, module.facts.profiled)
         self._owned = list(memories.values())
         self._view = memoryview(b"")
         self._read_globals = True
@@ -332,6 +333,7 @@ class WasmInstance:
         state.enter()
         try:
             self._drop_store()
+            self.calls.take()
             self._view = memoryview(b"")
             for memory in (*self._owned, self._accounting, self._message):
                 memory.close()
@@ -429,6 +431,7 @@ class WasmInstance:
         if (spares := engine.spares).taken != spares.next and (cause := spares.take_cause()) is not None:
             raise cause  # it came where a callback began, and the engine was told that the callback had failed
         outcome = self._returned(env, before) if ended is None else self._failed(env, ended)
+        self.calls.ended(entry_point, env, outcome, self._view)
         if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
             self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]
         return outcome
@@ -457,15 +460,15 @@ class WasmInstance:
                 pages = before.get("heap") if before is not None else None
                 charge_for_heap(result, env, delta, pages, self._page_charges, is_64=self._module.facts.is_64)
         must_renew = self._has_more and self._memories.returned(result, env, before, noted, self._page_charges)
-        if (
-            has_dropped or must_renew
-        ):  # data.drop or elem.drop: segments come back with a new instance, as on the network
+        # After data.drop or elem.drop segments come back with a new instance, as on the network.
+        if has_dropped or must_renew:
             self._globals_now()
             self._drop_store()
         return result
 
     def _failed(self, env: Env, ended: EngineTrap) -> Trap:
         self._finish(self._store)
+        self.calls.cut_off(self._view)
         out = OUT.unpack_from(self._view, OUT_OFFSET)
         self._take_written(out[WRITTEN_END])
         self._memories.all_touched()
@@ -476,14 +479,9 @@ class WasmInstance:
             raise interruption
         failure, self.failure = self.failure, None
         api = self._api or SystemApi(env)
-        frames = tuple(
-            demangled(name) or f"wasm-function[{index}]"
-            for index, name in ended.frames
-            if index < self._module.facts.own_function_count
-        )
         trap = None if failure else trap_of_memory(self._module, ended, out[1:3])
         trap = trap or trap_of(env, ended.code, out[1:6], failure, self.max_seconds)
-        trap.backtrace = frames
+        trap.backtrace = frames_of(self._module, ended)
         if self._metered:
             trap.instructions = env.limits.instructions - max(out[LEFT], 0)
         return api.keep_log(trap)
@@ -493,6 +491,7 @@ class WasmInstance:
     def _renew(self) -> Store:
         """Make the engine's instance anew over the same memories; nothing of its predecessor's accounting stays."""
         self._drop_store()
+        self.calls.take()
         if self._accounting.range is not None:
             self._accounting.range.drop(0, self._accounting.size_bytes)
         self._memories.clear()
@@ -566,6 +565,9 @@ class WasmInstance:
     def _roll_back(self, state: ThreadState) -> None:
         state.instance = None
         before, self._heap_changes, self._ready = self._state, _UNKNOWN, None
+        if before is RUNNING and self.calls.is_counting and self._store is not None:
+            self._finish(self._store)  # an exception has cut it off
+            self.calls.cut_off(self._view)
         if before is CLEAN:
             self._take_stock()
             before = self._state

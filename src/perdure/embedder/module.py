@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import final
 
-from perdure.canister import MemoryKind, WasmState, memory_kinds
+from perdure.canister import CanisterModule, MemoryKind, WasmState, memory_kinds
 from perdure.embedder.apart import Apart, compile_apart
 from perdure.embedder.bindings import ByteVector, check, error_message, function, take_bytes
 from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
@@ -31,7 +31,7 @@ from perdure.instrument.memories import has_own_memories
 from perdure.instrument.validate import validate
 from perdure.wasm import decode, encode, inflate, memories_of
 
-__all__ = ["TOOLCHAIN", "CompiledModule", "Compiler", "compile_module", "shared_compiler"]
+__all__ = ["TOOLCHAIN", "CompiledModule", "Compiler", "compile_module", "profiled_code", "shared_compiler"]
 
 MAX_SECONDS = 3600.0
 MAX_SECONDS_UNMETERED = 60.0
@@ -60,7 +60,7 @@ class CompiledModule:
     def __init__(self, engine: Engine, wasm: bytes, facts: ModuleFacts, code: int, options: Options) -> None:
         self.engine = engine
         self.facts = facts
-        self._options = options
+        self.options = options
         self._wasm = wasm
         self._module_hash = hashlib.sha256(wasm).digest()
         self._code = code
@@ -113,7 +113,7 @@ class CompiledModule:
 
         Instruments the module again, which nothing that runs has to wait for.
         """
-        linked = instrument(decode(self._wasm), self._options)
+        linked = instrument(decode(self._wasm), self.options)
         names = linked.plan.names
         return tuple(names[index] for index in memories_of(encode(linked.module), offset))
 
@@ -300,6 +300,14 @@ def shared_compiler() -> Compiler:
 
 
 os.register_at_fork(after_in_child=shared_compiler.cache_clear)  # the engine is another one, and locks may be held
+
+
+def profiled_code(code: CanisterModule) -> CanisterModule:
+    """The same code, but counting instructions by call path; code of another engine than Wasm's as it is."""
+    if not isinstance(code, CompiledModule) or code.facts.profiled:
+        return code
+    compiler = shared_compiler() if code.engine is shared_engine() else Compiler(code.engine, None)
+    return compiler.compile(code.wasm, replace(code.options, profile=True), known=True)
 
 
 def compile_module(wasm: bytes, options: Options | None = None, *, known: bool = False) -> CompiledModule:

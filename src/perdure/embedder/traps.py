@@ -6,15 +6,25 @@ from collections.abc import Sequence
 
 from perdure.canister import Env, Trap, TrapCode
 from perdure.embedder.code import Code
+from perdure.embedder.rust_names import demangled
 from perdure.embedder.store import EngineTrap
 from perdure.instrument import abi
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
 
-__all__ = ["trap_of", "trap_of_memory"]
+__all__ = ["frames_of", "trap_of", "trap_of_memory"]
 
 _WRONG_CONTEXT = 0
 _OUTSIDE_HEAP = 2
+
+
+def frames_of(code: Code, ended: EngineTrap) -> tuple[str, ...]:
+    """The canister's own functions on the way to where it trapped, innermost first."""
+    return tuple(
+        demangled(name) or f"wasm-function[{index}]"
+        for index, name in ended.frames
+        if index < code.facts.own_function_count
+    )
 
 
 def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseException | None, max_seconds: float) -> Trap:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import count
 from typing import NamedTuple, final
 
 from perdure.canister import MemoryKind, TrapCode
@@ -30,6 +31,7 @@ from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, MemoryPlan, is_he
 from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.instrument.named import with_named_memories
 from perdure.instrument.own import OwnMemories, own_memories
+from perdure.instrument.profile import Hooks, append_hooks, roomy
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
     DataSegment,
@@ -66,6 +68,7 @@ class Options:
         max_stable_wasm_pages: the declared maximum of stable memory.
         memories: memories beside the module's own, which only the host reads and writes.
         extensions: what modules may use beyond the network's rules, by the names of `perdure.ic.ic0_ext`.
+        profile: count instructions by call path, see `perdure.instrument.profile`; nothing else becomes different.
     """
 
     schedule: str | None = "2025"
@@ -75,6 +78,7 @@ class Options:
     max_stable_wasm_pages: int = MAX_STABLE_WASM_PAGES
     memories: tuple[MemoryKind, ...] = ()
     extensions: tuple[str, ...] = ()
+    profile: bool = False
 
 
 class SavedGlobal(NamedTuple):
@@ -107,6 +111,8 @@ class Instrumented:
     """Functions with a lower index are the canister's; the others were appended."""
     redirected_imports: tuple[str, ...]
     plan: MemoryPlan
+    profiled: tuple[tuple[int, str], ...] = ()
+    """What a profile counts beside the canister's own functions: numbers and names of imports, and of entries."""
 
 
 def instrument(module: Module, options: Options | None = None) -> Instrumented:
@@ -140,9 +146,54 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     functions = _append_kernel(appendix, kernel, first_global, distinct, plan)
     replaced = _replace_imports(appendix, module, functions, options, plan)
     redirects = replaced.redirects
+    counter = first_global + _exported(kernel, "counter")
     own = own_memories(appendix, plan, functions, first_global + len(kernel.globals))
-    exports = _append_entries(appendix, module, methods, functions, redirects, (plan, own))
-    rewrite = Rewrite(
+    hooks_global = first_global + len(kernel.globals) + len(own.globals)
+    hooks = append_hooks(appendix, plan.accounting, counter, hooks_global) if options.profile else None
+    exports = _append_entries(appendix, module, methods, functions, redirects, (plan, own, hooks))
+    rewrite = _rewrite(module, kernel, functions, replaced, (plan, own, options))
+    codes = rewrite_codes(own.guarded(module.codes), rewrite)
+    imports = _without_extensions(linked.imports, appendix)  # may append a type
+    linked = replace(
+        linked,
+        types=tuple(appendix.types),
+        imports=imports,
+        function_type_indices=module.function_type_indices + tuple(appendix.type_indices),
+        codes=own.noting(codes) + tuple(appendix.codes),
+        memories=linked.memories + _kernel_memories(kernel, options, plan),
+        globals=module.globals + kernel.globals + own.globals + (hooks.globals if hooks is not None else ()),
+        elements=redirect_elements(module.elements + _declared(module), redirects),
+        exports=exports,
+        start=None,
+    )
+    redirected = {place: item.name for place, item in _imported_functions(module) if place in redirects}
+    names = {redirects[place]: name for place, name in redirected.items()}
+    return Instrumented(
+        module=linked if hooks is None else hooks.wrapped(linked, module, names),
+        options=options,
+        is_64=plan.is_64,
+        methods=frozenset(item.name for item in exports if _is_entry(item.name)),
+        saved_globals=saved,
+        global_places=tuple(places[item.global_index] for item in saved),
+        data_segments=segments,
+        own_function_count=module.function_count,
+        redirected_imports=tuple(redirected.values()),
+        plan=plan,
+        profiled=() if hooks is None else hooks.counted(names, exports),
+    )
+
+
+def _rewrite(
+    module: Module,
+    kernel: Module,
+    functions: Mapping[str, int],
+    replaced: ReplacedCalls,
+    parts: tuple[MemoryPlan, OwnMemories, Options],
+) -> Rewrite:
+    """What is done to the canister's code."""
+    plan, own, options = parts
+    first_global = len(module.all_global_types)
+    return Rewrite(
         schedule=SCHEDULES[options.schedule] if options.schedule else None,
         counter_global=first_global + _exported(kernel, "counter"),
         out_of_instructions=functions["out_of_instructions"],
@@ -155,32 +206,6 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         is_64=plan.is_64,
         wide_memories=own.wide,
         is_table_64=bool(module.all_tables) and module.all_tables[0].is_64,
-    )
-    codes = rewrite_codes(own.guarded(module.codes), rewrite)
-    imports = _without_extensions(linked.imports, appendix)  # may append a type
-    linked = replace(
-        linked,
-        types=tuple(appendix.types),
-        imports=imports,
-        function_type_indices=module.function_type_indices + tuple(appendix.type_indices),
-        codes=own.noting(codes) + tuple(appendix.codes),
-        memories=linked.memories + _kernel_memories(kernel, options, plan),
-        globals=module.globals + kernel.globals + own.globals,
-        elements=redirect_elements(module.elements + _declared(module), redirects),
-        exports=exports,
-        start=None,
-    )
-    return Instrumented(
-        module=linked,
-        options=options,
-        is_64=plan.is_64,
-        methods=frozenset(item.name for item in exports if _is_entry(item.name)),
-        saved_globals=saved,
-        global_places=tuple(places[item.global_index] for item in saved),
-        data_segments=segments,
-        own_function_count=module.function_count,
-        redirected_imports=tuple(item.name for place, item in _imported_functions(module) if place in redirects),
-        plan=plan,
     )
 
 
@@ -233,7 +258,8 @@ def _own_memories(module: Module, plan: MemoryPlan) -> Module:
 
 
 def _kernel_memories(kernel: Module, options: Options, plan: MemoryPlan) -> tuple[MemoryType, ...]:
-    stable, *others = kernel.memories
+    stable, accounting, *others = kernel.memories
+    others = [roomy(accounting) if options.profile else accounting, *others]
     if plan.has_native_stable:
         return tuple(others)
     return (MemoryType(stable.limits._replace(maximum=options.max_stable_wasm_pages)), *others)
@@ -344,7 +370,8 @@ def _replace_imports(
 ) -> ReplacedCalls:
     """What becomes of the imports that something else stands for, be it a function or code."""
     redirects = _append_imports(appendix, module, functions, options, is_64=plan.is_64)
-    inlines = _inlines(module, redirects, functions, appendix)
+    # A profile shows each stable access, which has to be a call for that.
+    inlines = {} if options.profile else _inlines(module, redirects, functions, appendix)
     direct = direct_calls(
         appendix,
         {place: item.name for place, item in _imported_functions(module) if _is_replaced(item)},
@@ -455,14 +482,17 @@ def _append_entries(
     methods: Sequence[Export],
     functions: Mapping[str, int],
     redirects: Mapping[int, int],
-    memories: tuple[MemoryPlan, OwnMemories],
+    parts: tuple[MemoryPlan, OwnMemories, Hooks | None],
 ) -> tuple[Export, ...]:
     """Append the entries; the whole export section: the canister's methods first, then what the host needs."""
-    plan, own = memories
+    plan, own, hooks = parts
+    finish = op("call", functions["finish"])
+    numbers = count()
 
     def entry(body: bytes) -> int:
-        begin, finish = op("call", functions["begin"]), op("call", functions["finish"])
-        return appendix.append(_ENTRY, begin + own.begin + body + finish + own.finish)
+        if hooks is not None:
+            body = hooks.entry(next(numbers), body)
+        return appendix.append(_ENTRY, op("call", functions["begin"]) + own.begin + body + finish + own.finish)
 
     def calling(index: int) -> int:
         return entry(op("call", redirects.get(index, index)))
@@ -471,7 +501,8 @@ def _append_entries(
     if module.start is not None:
         exports.append(Export("canister_start", ExternKind.FUNCTION, calling(module.start)))
     exports.append(Export(abi.CALLBACK, ExternKind.FUNCTION, entry(_callback(appendix, module, functions, plan))))
-    exports.append(Export(abi.FINISH, ExternKind.FUNCTION, functions["finish"]))
+    finishing = functions["finish"] if hooks is None else appendix.append(_ENTRY, finish + hooks.finish)
+    exports.append(Export(abi.FINISH, ExternKind.FUNCTION, finishing))
     exports.append(Export(abi.LOAD_GLOBALS, ExternKind.FUNCTION, functions["load_globals"]))
     places = (plan.heap, plan.stable, plan.accounting, plan.message)
     exports.extend(Export(name, ExternKind.MEMORY, place) for name, place in zip(abi.MEMORY_NAMES, places, strict=True))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from perdure.canister import (
     CanisterModule,
@@ -24,9 +25,10 @@ from perdure.storage import StateDirectory
 from perdure.subnet.changed_code import ChangedCode
 from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
-from perdure.subnet.gate import Gate
+from perdure.subnet.gate import Gate, alone
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.outcalls import Outcalls
+from perdure.subnet.residency import CodeForm
 
 __all__ = ["Core", "Wasm", "_NoPastError"]
 
@@ -161,6 +163,26 @@ class Core:
                 raise UnsupportedError(f"{wasm!r} is a canister in Python, without imports of WASI: leave wasi out")
             return self._catalogue.add(wasm).wasm
         return wasm_without_wasi(code) if wasi else code
+
+    @alone
+    def _run_as(self, form: CodeForm | None) -> None:
+        """Have canisters run another form of their code from now on; `None`: their code as it is."""
+        self._host.residents.run_as(form)
+
+    def profile(self) -> AbstractContextManager[Any]:
+        """Count instructions by function and call path within the block, exactly; nothing else becomes different.
+
+            with subnet.profile() as profile:
+                canister.update("transfer", arg)
+            print(profile.table())
+
+        Updates, queries, installs, callbacks, timers, heartbeats: whatever runs on this subnet, not on its forks.
+
+        Returns:
+            A `perdure.measure.profile.Profile`, which has everything once the block has ended.
+        """
+        found: AbstractContextManager[Any] = door("Subnet.profile")(self)
+        return found
 
     def __contains__(self, canister_id: Principal) -> bool:
         """Whether there is a canister of this id."""

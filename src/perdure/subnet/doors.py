@@ -15,6 +15,7 @@ DOORS: Final = {
     "Canister.check_upgrade": "perdure.upgrade.check:check_canister",
     "Canister.sqlite": "perdure.inspection.sqlite_live:open_canister",
     "Canister.stable_variables": "perdure.inspection.motoko:stable_variables",
+    "Subnet.profile": "perdure.measure.profile:profile_subnet",
     "Subnet.serve": "perdure.gateway.server:serve",
 }
 """Method of the facade: module and function, which takes what the method belongs to before its arguments."""

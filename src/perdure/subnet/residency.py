@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 from perdure.canister import (
     NO_CHANGE,
@@ -31,7 +31,7 @@ from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, Memory
 from perdure.subnet.gate import Gate, Outside
 
-__all__ = ["ResidentInstance", "ResidentModule", "Residents"]
+__all__ = ["CodeForm", "ResidentInstance", "ResidentModule", "Residents"]
 
 
 _MAX_ADDRESS_BYTES = 64 << 40
@@ -44,6 +44,19 @@ that hand lock and interpreter to and fro take 20 to 50 us for it."""
 
 OpenMemories = Callable[[tuple[GlobalValue, ...] | None], WasmState]
 """Opens a canister's memories anew, with these globals."""
+
+
+@final
+class CodeForm(NamedTuple):
+    """Another form of code, which does the same: one that also counts, for a profile.
+
+    Args:
+        of: the code to run in place of code.
+        ended: told of each instance of such code before it is closed.
+    """
+
+    of: Callable[[CanisterModule], CanisterModule]
+    ended: Callable[[WasmInstance], None]
 
 
 def _address_space_bytes() -> int:
@@ -66,6 +79,7 @@ class Residents:
     def __init__(self, gate: Gate, capacity: int = 1_024) -> None:
         self.gate = gate
         self.capacity = capacity
+        self.form: CodeForm | None = None
         self._used: dict[ResidentInstance, None] = {}
         self._reserved_bytes = AddressRange.reserved_bytes  # when somebody last looked
 
@@ -75,6 +89,16 @@ class Residents:
     def opened(self, instance: ResidentInstance) -> None:
         """An instance was made."""
         self._used[instance] = None
+
+    def code(self, code: CanisterModule) -> CanisterModule:
+        """What runs for a canister's code."""
+        return code if self.form is None else self.form.of(code)
+
+    def run_as(self, form: CodeForm | None) -> None:
+        """Run code in another form from now on, `None`: as it is. Call it between messages."""
+        for instance in [*self._used]:
+            instance.evict()
+        self.form = form
 
     def closed(self, instance: ResidentInstance) -> None:
         """An instance is gone."""
@@ -339,7 +363,7 @@ class ResidentInstance:
         self._entered = True  # its memories have a second owner until the heir commits or rolls back
         if module.is_wasm is not self._module.is_wasm:
             return self._crossed(module, keep, added)
-        live = self._use().successor(module.code, keep=keep, added=added)
+        live = self._use().successor(self._residents.code(module.code), keep=keep, added=added)
         heir = ResidentInstance(module, WasmState({**self._memories().memories, **added}), live)
         heir._open_memories = self._open_memories
         heir._predecessor = self
@@ -406,10 +430,13 @@ class ResidentInstance:
 
     def close(self) -> None:
         """Let go of memories and engine."""
-        if self._live is not None:
-            self._live.close()
+        live = self._live
+        if live is not None:
+            live.close()
             self._live = None
             self._residents.closed(self)
+            if self._residents.form is not None and isinstance(live, WasmInstance):
+                self._residents.form.ended(live)
 
     def _memories(self) -> WasmState:
         if self._state is None:
@@ -422,6 +449,6 @@ class ResidentInstance:
         if self._live is None:
             state = self._memories()
             state.global_values = self._global_values if self._committed else None
-            self._live = self._module.code.instantiate(state)
+            self._live = self._residents.code(self._module.code).instantiate(state)
             self._residents.opened(self)
         return self._live

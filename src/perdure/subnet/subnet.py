@@ -493,6 +493,7 @@ class Subnet(Home):
         self._world = self._twin(self._gate)._world
         self._anchors += 1
         _pass_on(kept, self._world)
+        self._host.residents.form = kept.host.residents.form  # type: ignore[attr-defined]
         return kept
 
     @alone

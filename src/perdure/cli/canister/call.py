@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from perdure.ic.principal import MANAGEMENT_CANISTER
 
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
-    from perdure.subnet import Canister
+    from perdure.subnet import Canister, Subnet
 
 __all__ = ["call", "reject_management_call"]
 
@@ -42,6 +44,12 @@ __all__ = ["call", "reject_management_call"]
     default="auto",
     help="How the reply is written; idl, pp and raw are dfx's words, json is the same as --json.",
 )
+@click.option(
+    "--profile",
+    "profiled",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write where its instructions go: .svg, .json for speedscope, .pb.gz, .folded or .txt.",
+)
 @common
 def call(
     state: State,
@@ -55,6 +63,7 @@ def call(
     candid: Path | None,
     cycles: int,
     output: str,
+    profiled: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -83,11 +92,32 @@ def call(
         known = service.methods.get(method) if service is not None else None
         message = encoded(known, argument)
         sender = principal_of(state.identity)
-        if (kind or _kind(target, method)) == "query":
-            reply = target.query(method, message, sender=sender)
-        else:
-            reply = target.update(method, message, sender=sender, cycles=cycles)
+        with _profiled(subnet, profiled):
+            if (kind or _kind(target, method)) == "query":
+                reply = target.query(method, message, sender=sender)
+            else:
+                reply = target.update(method, message, sender=sender, cycles=cycles)
         click.echo(shown_json(known, reply) if as_json or output == "json" else shown(known, reply, output))
+
+
+@contextmanager
+def _profiled(subnet: Subnet, path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    from perdure.cli.profile import end_of, write_profile
+    from perdure.errors import RejectError
+
+    end_of(path)
+    rejection: RejectError | None = None
+    with subnet.profile() as found:
+        try:
+            yield
+        except RejectError as error:
+            rejection = error
+    write_profile(found, path)
+    if rejection is not None:
+        raise rejection
 
 
 def _service(state: State, target: Canister, name: str, candid: Path | None) -> ServiceType | None:

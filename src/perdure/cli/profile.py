@@ -1,0 +1,186 @@
+"""`perdure profile`: exact instructions by function and call path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.cli.argument import MODULE
+from perdure.cli.run import argument_of, call_method, install_module, known_service
+from perdure.cli.terminal import LAYOUT, printable
+
+if TYPE_CHECKING:
+    from perdure.errors import RejectError
+    from perdure.measure.paths import Paths
+    from perdure.measure.profile import Profile
+    from perdure.subnet import Canister, Subnet
+
+__all__ = ["ENDS", "end_of", "profile", "write_profile"]
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUT = click.Path(dir_okay=False, path_type=Path)
+
+ENDS: dict[str, Callable[[Profile], str | bytes]] = {
+    ".svg": lambda paths: paths.svg(),
+    ".folded": lambda paths: paths.folded(),
+    ".txt": lambda paths: paths.table(),
+    ".json": lambda paths: paths.speedscope(),
+    ".pb.gz": lambda paths: paths.pprof(),
+}
+"""What is written to a file, by the end of its name."""
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE|MODULE")
+@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
+@click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init, of a MODULE.")
+@click.option("--with-install", is_flag=True, help="Profile what a MODULE's installing runs, too.")
+@click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module, profiled.")
+@click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
+@click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
+@click.option("--rows", type=click.IntRange(1), default=30, show_default=True, help="How many functions are printed.")
+@click.option("-o", "--output", "outputs", multiple=True, type=_OUT, help="Write .svg, .json, .pb.gz, .folded or .txt.")
+@click.option("--against", type=_FILE, metavar="FILE.folded", help="Print what has changed since this profile.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def profile(
+    source: str,
+    calls: tuple[str, ...],
+    init: str,
+    with_install: bool,
+    upgrade: Path | None,
+    upgrade_arg: str,
+    ticks: int,
+    rows: int,
+    outputs: tuple[Path, ...],
+    against: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Call methods, and count instructions by function and call path: exactly those that the calls cost.
+
+    SOURCE is STATE_DIR:CANISTER or the directory of a downloaded snapshot, which are only read; a MODULE is installed
+    on a fresh subnet. Arguments are written as for `perdure run`.
+
+    Files: .svg is a flame graph, .json is for speedscope, .pb.gz for `go tool pprof`, .folded has a line for each path.
+
+    \b
+    Example:
+        perdure profile ledger.wasm 'transfer=("alice", 10)' -o transfer.svg
+        perdure profile ./my-snapshot refresh -o refresh.json
+        perdure profile .perdure:ledger compact --against before.folded
+    """  # noqa: D301
+    for output in outputs:
+        end_of(output)
+    before = _earlier(against)
+    with _opened(source, init, with_install) as (subnet, canister, paths):
+        with _counted(subnet, paths) as rejections:
+            service = known_service(canister)
+            for call in calls:
+                call_method(canister, service, call)
+            if upgrade is not None:
+                canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg))
+            for _ in range(ticks):
+                subnet.tick()
+        if not len(paths) and not rejections:
+            raise click.UsageError("nothing ran: name methods, or say --with-install, --upgrade or --ticks")
+    for output in outputs:
+        write_profile(paths, output)
+    if as_json:
+        click.echo(json.dumps(_as_json(paths), indent=2, ensure_ascii=False))
+    elif not quiet:
+        click.echo(printable(_text(paths, before, rows), keep=LAYOUT), nl=False)
+    for rejection in rejections:
+        raise rejection  # told last: what ran before it is in the profile
+
+
+@contextmanager
+def _opened(source: str, init: str, with_install: bool) -> Iterator[tuple[Subnet, Canister, Profile]]:
+    """The canister to be called, and a profile of its installing where that was asked for."""
+    from perdure.inspection.canister import open_canister
+    from perdure.measure.profile import Profile
+    from perdure.subnet import Subnet
+
+    paths = Profile()
+    if not Path(source).is_file():
+        if init or with_install:
+            raise click.UsageError("--init and --with-install are for a module")
+        with open_canister(source) as canister:
+            subnet = canister._subnet
+            assert isinstance(subnet, Subnet)
+            yield subnet, canister, paths
+        return
+    code = MODULE.convert(source, None, None).read_bytes()
+    with Subnet() as subnet:
+        canister = subnet.create_canister()
+        if with_install:
+            with subnet.profile() as found:
+                install_module(canister, code, init)
+            paths.add(found)
+        else:
+            install_module(canister, code, init)
+        yield subnet, canister, paths
+
+
+@contextmanager
+def _counted(subnet: Subnet, paths: Profile) -> Iterator[list[RejectError]]:
+    """Count what runs in the block, which a rejection ends."""
+    from perdure.errors import RejectError
+
+    rejections: list[RejectError] = []
+    with subnet.profile() as found:
+        try:
+            yield rejections
+        except RejectError as error:
+            rejections.append(error)
+    paths.add(found)
+
+
+def end_of(path: Path) -> str:
+    """The end of a file's name that says its format; raises as `write_profile`."""
+    end = next((end for end in ENDS if path.name.endswith(end)), None)
+    if end is None:
+        raise click.UsageError(f"{path} ends with none of {', '.join(ENDS)}")
+    return end
+
+
+def write_profile(paths: Profile, path: Path) -> None:
+    """Write a profile in the format that the file's name ends with.
+
+    Raises:
+        click.UsageError: it ends with none that is known.
+    """
+    content = ENDS[end_of(path)](paths)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(errors="replace"))
+
+
+def _earlier(path: Path | None) -> Paths | None:
+    from perdure.errors import MalformedError
+    from perdure.measure.formats import parse_folded
+
+    if path is None:
+        return None
+    try:
+        return parse_folded(path.read_text(encoding="utf-8"))
+    except (MalformedError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} is no file of folded stacks: {error}") from error
+
+
+def _text(paths: Profile, before: Paths | None, rows: int) -> str:
+    from perdure.measure.formats import changes_table
+
+    return paths.table(rows) if before is None else changes_table(before, paths, rows)
+
+
+def _as_json(paths: Profile) -> dict[str, object]:
+    return {
+        "instructions": paths.total_instructions,
+        "functions": [cost._asdict() for cost in paths.functions()],
+        "kinds": [cost._asdict() for cost in paths.centres()],
+        "lost_calls": paths.lost_calls,
+    }
