@@ -24,7 +24,6 @@ def exchange(server, *parts):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         for part in parts:
             client.sendall(part)
-        client.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
@@ -66,3 +65,58 @@ def test_it_ends_and_the_subnet_goes_on():
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(f"{url}/api/v2/status")
         subnet.create_canister()
+
+
+POST = b"POST /api/v4/canister/aaaaa-aa/call HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET /api/v2/status HTTP/1.1\r\n\r\n", b"421"),
+        (b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", b"421"),
+        (b"GET http://evil.example/api/v2/status HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
+        (b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000, b"431"),
+        (b"GET /" + b"x" * 100_000, b"431"),
+        (b"GET /api/v2/\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
+        (POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n", b"400"),
+        (POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde", b"400"),
+        (POST + b"Content-Length: -4\r\n\r\n", b"400"),
+        (POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", b"400"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (POST + b"Content-Length: 999999999999999999999\r\n\r\n", b"4"),
+    ],
+)
+def test_requests_that_are_none(served, request_bytes, status):
+    found = exchange(served, request_bytes)
+    assert found.startswith(b"HTTP/1.1 " + status)
+    assert found.count(b"HTTP/1.1 ") <= 1, "one answer, to one request"
+    assert get(served).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_in_pieces_without_a_length_has_a_limit(served):
+    piece = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+    found = exchange(served, POST + b"Transfer-Encoding: chunked\r\n\r\n", *[piece] * 5, b"1\r\n\0\r\n0\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_head_that_does_not_end_is_not_waited_for(served, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.connection._HEAD_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert client.recv(1000) == b""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_of_too_many_connections_the_one_that_waits_longest_ends(served, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.connection.MAX_CONNECTIONS", 3)
+    clients = [socket.create_connection(("127.0.0.1", served.port), timeout=30) for _ in range(3)]
+    try:
+        assert get(served).startswith(b"HTTP/1.1 200 ")
+        assert clients[0].recv(1) == b""
+    finally:
+        for client in clients:
+            client.close()

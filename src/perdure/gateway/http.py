@@ -192,10 +192,11 @@ class HttpInterface:
 
     def _answer(self, request_id: bytes) -> Response:
         self.live.forget(request_id)
-        return self._certified(request_id) if self.live.is_answered(request_id) else Response(202, headers=CORS)
+        found = self._certified(request_id) if self.live.is_answered(request_id) else Response(202)
+        return found._replace(headers=CORS)
 
     def _certified(self, request_id: bytes) -> Response:
-        return _cbor({"status": "replied", "certificate": self._certifier.of_answer(request_id)}, CORS)
+        return _cbor({"status": "replied", "certificate": self._certifier.of_answer(request_id)})
 
     def _check_place(self, place: _Place, content: Mapping[str, Any], of_subnets: frozenset[str]) -> None:
         """Whether a message may go to where it was posted."""
@@ -278,8 +279,8 @@ def _principal(text: str) -> bytes:
         raise Refusal(f"Malformed request: {error}") from error
 
 
-def _cbor(value: Mapping[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    return Response(200, MARK + cbor2.dumps(value), CBOR, headers)
+def _cbor(value: Mapping[str, Any]) -> Response:
+    return Response(200, MARK + cbor2.dumps(value), CBOR)
 
 
 def _rejection(reject: Reject) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from perdure.subnet.subnet import Subnet
 try:
     import uvicorn
 
+    from perdure.gateway.connection import MAX_CONNECTIONS, Connection
     from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, HttpInterface, Pending, Request, Response
     from perdure.gateway.site import Site
 except ModuleNotFoundError as missing:
@@ -35,7 +36,9 @@ _LOG: Final = logging.getLogger("perdure")
 MAX_BODY_BYTES: Final = 5 << 20
 """As the replica's: two megabytes of argument, and room for what is around it."""
 _BODY_SECONDS: Final = 60.0
+_MAX_HELD_BYTES: Final = 64 << 20
 _THREADS: Final = 16
+_THREADS_OF_ONE: Final = 6
 _BACKLOG: Final = 512
 
 Scope = dict[str, Any]
@@ -81,10 +84,14 @@ class Server:
         self._site = Site(self.live, self.hosts, subnet.root_key)
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
+        # Head and body are two writes: else the second one waits for the first one's acknowledgement, for 40 ms.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets have it, too
         self.port: int = self._socket.getsockname()[1]
         host = f"[{bind}]" if ":" in bind else bind
         self.url = f"http://{host}:{self.port}"
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="perdure serve")
+        self._turns = _Turns(self._pool)
+        self._bodies = _Bodies()
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -94,7 +101,9 @@ class Server:
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",
-            http="httptools",
+            http=Connection,
+            log_level="error",
+            limit_concurrency=MAX_CONNECTIONS + 8,
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -140,11 +149,11 @@ class Server:
     async def _answer(self, scope: Scope, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         """The application, as ASGI has it."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if self.hosts.name_of(headers.get("host")) is None:
+        if self.hosts.name_of(headers.get("host")) is None or _has_two_hosts(scope["headers"]):
             told = f"perdure: {headers.get('host', '')[:100]!r} is no name of this server; see --allow-host\n"
             response = Response(421, told.encode(), headers=(("connection", "close"),))
         else:
-            body = await _body(receive, headers)
+            body = await self._bodies.read(receive, headers)
             response = await self._respond(scope, headers, body) if isinstance(body, bytes) else body
         await _send(send, response, scope["method"])
 
@@ -154,11 +163,10 @@ class Server:
             path += "?" + scope["query_string"].decode("latin-1")
         request = Request(scope["method"], path, headers, body)
         loop = asyncio.get_running_loop()
-        begun = loop.run_in_executor(self._pool, self._begin, request)
-        is_call = path.startswith("/api/") and path.endswith("/call")
-        seconds = SYNCHRONOUS_SECONDS
+        seconds = SYNCHRONOUS_SECONDS if path.startswith("/api/") and path.endswith("/call") else None
         try:
-            response = await asyncio.wait_for(asyncio.shield(begun), seconds if is_call else None)
+            async with asyncio.timeout(seconds):
+                response = await self._turns.run(_about(path, headers), self._begin, request)
         except TimeoutError:
             return Response(202, headers=CORS)
         if isinstance(response, Response):
@@ -166,7 +174,7 @@ class Server:
         answered = asyncio.Event()
         self.live.when_answered(response.request_id, lambda: loop.call_soon_threadsafe(answered.set))
         with suppress(TimeoutError):
-            await asyncio.wait_for(answered.wait(), seconds)
+            await asyncio.wait_for(answered.wait(), SYNCHRONOUS_SECONDS)
         return await loop.run_in_executor(self._pool, response.answer)
 
     def _begin(self, request: Request) -> Response | Pending:
@@ -178,27 +186,89 @@ class Server:
             return Response(500, b"perdure: an error of ours, which its log tells\n", headers=CORS)
 
 
-async def _body(receive: Callable[[], Any], headers: dict[str, str]) -> bytes | Response:
-    """The whole body, or why it is not read."""
-    told = headers.get("content-length", "0")
-    if not told.isascii() or not told.isdigit() or int(told) > MAX_BODY_BYTES:
-        return _too_large()
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return Response(400, b"the body ended early")
+def _has_two_hosts(headers: list[tuple[bytes, bytes]]) -> bool:
+    return sum(name == b"host" for name, _ in headers) > 1
+
+
+def _about(path: str, headers: dict[str, str]) -> str:
+    """Whom a request is about: who waits for one canister waits in one line."""
+    return path.split("/", 5)[4] if path.startswith("/api/") and path.count("/") > 4 else headers["host"]
+
+
+@final
+class _Turns:
+    """A pool of threads, of which one canister may keep some busy, and not all.
+
+    Args:
+        pool: where requests are answered.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._lines: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    async def run(self, about: str, act: Callable[[Request], Response | Pending], request: Request) -> Any:
+        """What `act` returns; whoever stops waiting for it leaves it going, in its place."""
+        semaphore, users = self._lines.get(about) or (asyncio.Semaphore(_THREADS_OF_ONE), 0)
+        self._lines[about] = semaphore, users + 1
+        task = asyncio.ensure_future(self._run(about, semaphore, act, request))
+        return await asyncio.shield(task)
+
+    async def _run(
+        self, about: str, semaphore: asyncio.Semaphore, act: Callable[[Request], Response | Pending], request: Request
+    ) -> Response | Pending:
+        try:
+            async with semaphore:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, act, request)
+        finally:
+            users = self._lines[about][1] - 1
+            if users:
+                self._lines[about] = semaphore, users
+            else:
+                del self._lines[about]
+
+
+@final
+class _Bodies:
+    """Reads bodies, of which only so many bytes are held at once."""
+
+    def __init__(self) -> None:
+        self._held_bytes = 0
+
+    async def read(self, receive: Callable[[], Any], headers: dict[str, str]) -> bytes | Response:
+        """The whole body, or why it is not read."""
+        told = headers.get("content-length", "0")
+        if not told.isascii() or not told.isdigit() or len(told) > 12 or int(told) > MAX_BODY_BYTES:
+            return _too_large()
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            body: bytes = message.get("body", b"")
+            return body if len(body) <= MAX_BODY_BYTES else _too_large()
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                return await self._rest(message, receive)
+        except TimeoutError:
+            return Response(408, b"the body took too long\n", headers=(*CORS, ("connection", "close")))
+
+    async def _rest(self, message: dict[str, Any], receive: Callable[[], Any]) -> bytes | Response:
+        parts, size = [], 0
+        try:
+            while message["type"] == "http.request":
                 part = message.get("body", b"")
                 size += len(part)
+                self._held_bytes += len(part)
                 if size > MAX_BODY_BYTES:
                     return _too_large()
+                if self._held_bytes > _MAX_HELD_BYTES:
+                    words = b"too many large requests are on their way: try again\n"
+                    return Response(503, words, headers=(*CORS, ("connection", "close")))
                 parts.append(part)
                 if not message.get("more_body"):
                     return b"".join(parts)
-    except TimeoutError:
-        return Response(408, b"the body took too long", headers=(("connection", "close"),))
+                message = await receive()
+            return Response(400, b"the body ended early\n")
+        finally:
+            self._held_bytes -= size
 
 
 def _too_large() -> Response:
