@@ -32,6 +32,7 @@ __all__ = [
     "Pruned",
     "Tree",
     "decode_node",
+    "descend",
     "encode_node",
     "fork_together",
     "lookup",
@@ -208,6 +209,16 @@ def lookup_subtree(path: Sequence[bytes], node: HashTree) -> HashTree | Missing:
             return found
         node = found
     return node
+
+
+def descend(path: Sequence[bytes], node: HashTree) -> HashTree | None:
+    """What is below `path`, found without looking at anything beside it; `None`: nothing is, or it cannot be seen."""
+    found: HashTree | None = node
+    for label in path:
+        if found is None:
+            return None
+        found = _around(found, label)[1]
+    return found
 
 
 def _find(label: bytes, trees: list[HashTree]) -> HashTree | Missing:

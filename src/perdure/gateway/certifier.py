@@ -6,7 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple, final
 
-from perdure.certification import Certificate, RootKey, lookup, prune
+from perdure.certification import Certificate, Leaf, RootKey, prune
+from perdure.certification.hash_tree import descend
 from perdure.gateway.state_tree import Node, State, StateTree
 from perdure.subnet.live import Live
 
@@ -16,7 +17,7 @@ _STATE_ROOT: Final = b"\x0dic-state-root"
 _AGE_NS: Final = 500_000_000
 """For how long a certificate of a state that has not changed is handed out again: on the network it is a second."""
 _TIME: Final = (b"time",)
-_FINAL: Final = frozenset([b"replied", b"rejected", b"done"])
+_FINAL: Final = frozenset(map(Leaf, [b"replied", b"rejected", b"done"]))
 
 
 class _Signed(NamedTuple):
@@ -46,7 +47,7 @@ class Certifier:
         path = (b"request_status", request_id)
         with self._lock:
             last = self._last
-            if last is None or lookup((*path, b"status"), last.state.tree) not in _FINAL:
+            if last is None or descend((*path, b"status"), last.state.tree) not in _FINAL:
                 last = self._sign(request_id, is_subnet_asked=False)
         return _shown(last, [path])
 

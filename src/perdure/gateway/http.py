@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from importlib import metadata
 from typing import Any, Final, NamedTuple, final
@@ -272,6 +273,7 @@ _ROUTES: Final = {
 }
 
 
+@lru_cache(1024)
 def _principal(text: str) -> bytes:
     try:
         return Principal.from_text(text).raw_bytes
