@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from perdure.canister import Context
 from perdure.execution.config import SubnetConfig
-from perdure.execution.management import METHODS, REFUSED
+from perdure.execution.management import BITCOIN_METHODS, METHODS, REFUSED
+from perdure.execution.management.elsewhere import BITCOIN_CANISTERS
 from perdure.ic.ic0 import ALL_CONTEXTS, FUNCTIONS, NON_SPECIFIED, START_CONTEXTS
 from perdure.ic.ic0_ext import DIRECT, EXTENSION_FUNCTIONS, MODULE
 from perdure.instrument import HIGHEST, REPLICA, Bounds
@@ -137,6 +138,8 @@ _METHOD_TESTS: Final = {
     "sign_with_schnorr": "TestSignatures::test_taproot",
     "vetkd_public_key": "TestSignatures::test_vetkd",
     "vetkd_derive_key": "TestSignatures::test_vetkd",
+    "subnet_info": "TestElsewhere::test_subnet_info",
+    "node_metrics_history": "TestElsewhere::test_node_metrics_history",
     "http_request": _OUTCALLS + "TestConsensus::test_thirteen_answers",
     "flexible_http_request": _OUTCALLS + "TestFlexible::test_responses_as_nodes_got_them",
 }
@@ -145,6 +148,8 @@ _LOCAL_METHODS: Final = {
     "raw_rand": "a function of the subnet's seed",
     "ecdsa_public_key": f"{_PUBLIC_KEYS}; of secp256r1 our own",
     "sign_with_ecdsa": f"{_PUBLIC_KEYS}; of secp256r1 our own",
+    "subnet_info": "versions that stand for none",
+    "node_metrics_history": "thirteen nodes that are imagined",
     "http_request": "nodes that differ are imagined; priced by version 1",
     "flexible_http_request": "nodes that differ are imagined; priced as `http_request`, without reports of resources",
     **dict.fromkeys(("schnorr_public_key", "sign_with_schnorr", "vetkd_public_key", "vetkd_derive_key"), _PUBLIC_KEYS),
@@ -341,6 +346,10 @@ def rows() -> Iterator[Row]:
         detail = detail if local is None else f"{detail}; {local}"
         test = _METHOD_TESTS[name] if _METHOD_TESTS[name].startswith("tests/") else _MANAGEMENT + _METHOD_TESTS[name]
         yield Row("Management canister", name, detail, WORKS if local is None else LOCAL, test)
+    for name in BITCOIN_METHODS:
+        test = f"{_MANAGEMENT}TestElsewhere::test_an_installed_bitcoin_canister_answers[{name}]"
+        ids = ", ".join(f"{network} `{one}`" for network, one in BITCOIN_CANISTERS.items())
+        yield Row("Management canister", name, f"a Bitcoin canister answers, installed as: {ids}", LOCAL, test)
     for name, reason in REFUSED.items():
         yield Row("Management canister", name, reason, REJECTED, f"{_MANAGEMENT}TestWho::test_refused_by_name[{name}]")
     defaults = SubnetConfig()

@@ -363,6 +363,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("azle", "typescript", "typescript", azle_module),
     Recipe("ledger", "rust", "rust/ledger", rust_module),
     Recipe("messenger", "rust", "rust/messenger", rust_module),
+    Recipe("signer", "rust", "rust/signer", rust_module),
     Recipe("structures", "rust", "rust/structures", rust_module),
     Recipe("shop", "rust", "rust/shop", rust_module),
     Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),

@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from perdure.candid import encode, parse_types
 from perdure.candid.types import resolve
 from perdure.canister import CanisterStatus, GlobalValue, Reject, Reply
 from perdure.execution import METHODS, execute_ingress, execute_query, run_until_idle, submit_ingress
-from perdure.execution.management import REFUSED, Who
+from perdure.execution.lifecycle import add_canister
+from perdure.execution.management import BITCOIN_METHODS, REFUSED, Who
+from perdure.execution.management.elsewhere import BITCOIN_CANISTERS
 from perdure.execution.management.interface import codecs
 from perdure.execution.management.settings import settings_record
+from perdure.execution.state import Settings
 from perdure.ic.principal import Principal
 from perdure.threshold import KEYS_ARE_PUBLIC, master_key
 
@@ -735,3 +739,57 @@ class TestSignatures:
     def test_not_by_users(self, management, method):
         reject = execute_ingress(management.rules, b"", method, b"", OWNER)
         assert "can not be called via ingress" in reject.message
+
+
+class TestElsewhere:
+    def call(self, management, network="testnet", method="bitcoin_get_balance", cycles=5):
+        arg = encode(
+            parse_types("(record { network : variant { mainnet; testnet; regtest }; address : text })"),
+            [{"network": {network: None}, "address": "tb1"}],
+        )
+        data = b"%s %d " % (method.encode(), cycles) + arg
+        return execute_ingress(management.rules, management.proxy.canister_id, "forward", data, OWNER), arg
+
+    @pytest.mark.parametrize("method", BITCOIN_METHODS)
+    def test_an_installed_bitcoin_canister_answers(self, management, world, method):
+        def answer(api, instance):
+            api.msg_reply_data_append(api.msg_caller() + api.msg_arg_data())
+            api.msg_cycles_accept(api.msg_cycles_available() - 1)
+            api.msg_reply()
+
+        for network, canister_id in BITCOIN_CANISTERS.items():
+            if canister_id.raw_bytes not in world.subnet.canisters:
+                world.subnet.minted_cycles += 10**15
+                made = add_canister(world.rules, Settings(controllers=(OWNER,)), 10**15, canister_id.raw_bytes)
+                world.install({f"canister_update {method}": answer}, canister=made)
+            response, arg = self.call(management, network, method)
+            assert response.data == b"1 " + management.proxy.canister_id + arg
+            assert world.balanced()
+
+    def test_none_is_installed(self, management):
+        response, _ = self.call(management, "mainnet")
+        words = "there is no Bitcoin canister of mainnet here; install one as ghsi2-tqaaa-aaaan-aaaca-cai"
+        assert words in response.message
+        assert management.world.balanced()
+        data = b"bitcoin_get_balance 5 nonsense"
+        response = execute_ingress(management.rules, management.proxy.canister_id, "forward", data, OWNER)
+        assert "Error decoding candid" in response.message
+        reject = execute_ingress(management.rules, b"", "bitcoin_get_balance", b"", OWNER)
+        assert "can not be called via ingress" in reject.message
+
+    def test_subnet_info(self, management):
+        ours = {"subnet_id": Principal(management.subnet.subnet_id)}
+        found, _ = management.canister("subnet_info", ours)
+        assert found == {"replica_version": "perdure", "registry_version": 1}
+        reject, _ = management.canister("subnet_info", {"subnet_id": Principal(b"other")})
+        assert "there is one subnet here" in reject.message
+
+    def test_node_metrics_history(self, management):
+        ours = {"subnet_id": Principal(management.subnet.subnet_id), "start_at_timestamp_nanos": 0}
+        (found,), _ = management.canister("node_metrics_history", ours)
+        nodes = found["node_metrics"]
+        assert len({one["node_id"] for one in nodes}) == 13
+        assert sum(one["num_blocks_proposed_total"] for one in nodes) <= management.subnet.round_number
+        assert management.canister("node_metrics_history", {**ours, "start_at_timestamp_nanos": 1 << 63})[0] == []
+        reject, _ = management.canister("node_metrics_history", {**ours, "subnet_id": Principal(b"other")})
+        assert "there is one subnet here" in reject.message

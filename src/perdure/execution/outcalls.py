@@ -24,12 +24,12 @@ from perdure.canister import Reject, Reply
 from perdure.errors import MalformedError
 from perdure.execution.effects import respond
 from perdure.execution.events import Taken
+from perdure.execution.management.elsewhere import node_id
 from perdure.execution.management.interface import codecs, transform_codecs
 from perdure.execution.management.outcalls import MAX_RESPONSE_BYTES, refuse_headers, replication_of
 from perdure.execution.messages import Outcall, Response
 from perdure.execution.query import execute_transform
 from perdure.execution.world import World
-from perdure.ic.principal import Principal
 from perdure.ic.reject import RejectCode
 from perdure.record import Plain
 
@@ -199,7 +199,7 @@ def _flexible(world: World, outcall: Outcall, answers: Sequence[HttpAnswer], *, 
         if error is None:
             responses.append(value)
         else:
-            failures.append({"node_id": _node_id(index), "report": _NO_REPORT, "error": error})
+            failures.append({"node_id": node_id(index), "report": _NO_REPORT, "error": error})
     gives = codecs()[outcall.method_name][1]
     if len(responses) < least:
         words = f"{len(failures)} of {total} nodes have no response, at least {least} are wanted"
@@ -227,11 +227,6 @@ _NO_REPORT: Final[dict[str, Value]] = dict.fromkeys(
 
 def _error(kind: str, failures: list[Value], words: str) -> Value:
     return {"global_error": {kind: None}, "node_details": failures, "message": words}
-
-
-def _node_id(index: int) -> Principal:
-    """Of a node that is imagined."""
-    return Principal.self_authenticating(b"perdure node %d" % index)
 
 
 def _flexible_node(response: Response) -> tuple[Value, Value]:

@@ -8,6 +8,8 @@ Spec: "The IC can execute any message that is at the head of its queue".
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.errors import HostError
 from perdure.execution.clock import expire_calls
@@ -31,7 +33,8 @@ from perdure.execution.ingress import check_request_id, drawn_id, is_drawn
 from perdure.execution.inputs import message_fields
 from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import can_finish_stopping, finish_stopping
-from perdure.execution.management import execute_management_call, is_allowed_by_ingress
+from perdure.execution.management import BITCOIN_METHODS, execute_management_call, is_allowed_by_ingress
+from perdure.execution.management.elsewhere import bitcoin_canister
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage, request_of
 from perdure.execution.outcalls import ask_outside, expire_outcalls
 from perdure.execution.rejects import no_such_canister, rejected
@@ -552,6 +555,13 @@ def _deliver_call(world: World, message: CallMessage) -> None:
             respond(world, message.origin, answer, message.cycles)
             return
     if message.callee in (_MANAGEMENT, world.state.subnet_id):
+        if message.method_name in BITCOIN_METHODS and isinstance(message.origin, FromCanister):
+            found = bitcoin_canister(world, message)
+            if isinstance(found, Reject):
+                respond(world, message.origin, found, message.cycles)
+            else:
+                _put(world, found, replace(message, callee=found.canister_id))
+            return
         world.state.management_calls.append(message)
         if world.streams:
             world.tell(_delivered(_MANAGEMENT, message))

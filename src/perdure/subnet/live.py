@@ -19,6 +19,7 @@ from perdure.execution.clock import advance_time, move_clock, next_charge_ns
 from perdure.execution.journal import Ticket
 from perdure.execution.management.interface import codecs
 from perdure.execution.messages import CallMessage, FromUser, Response
+from perdure.execution.outcalls import ask_outside
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import (
     execute_at_once,
@@ -317,7 +318,7 @@ class Live:
                 _LOG.warning("a call of the management canister cannot be executed here and is rejected: %s", error)
                 world.recover()
                 reject_management_call(world, f"This machine cannot execute the call: {error}")
-            if not has_work(world) or time.monotonic() > until:
+            if not (has_work(world) or ask_outside(world)) or time.monotonic() > until:
                 return
 
     def _pause(self, world: World) -> float:

@@ -4,6 +4,7 @@ Spec: "The IC management canister".
 """
 
 from perdure.execution.management.call import ManagementMethod, Who
+from perdure.execution.management.elsewhere import BITCOIN_METHODS
 from perdure.execution.management.table import (
     METHODS,
     REFUSED,
@@ -13,6 +14,7 @@ from perdure.execution.management.table import (
 )
 
 __all__ = [
+    "BITCOIN_METHODS",
     "METHODS",
     "REFUSED",
     "ManagementMethod",

@@ -134,6 +134,10 @@ service : {
     -> (record { public_key : blob });
   vetkd_derive_key : (record { input : blob; context : blob; transport_public_key : blob; key_id : vetkd_key })
     -> (record { encrypted_key : blob });
+  subnet_info : (record { subnet_id : principal }) -> (record { replica_version : text; registry_version : nat64 });
+  node_metrics_history : (record { subnet_id : principal; start_at_timestamp_nanos : nat64 })
+    -> (vec record { timestamp_nanos : nat64; node_metrics : vec record { node_id : principal;
+      num_blocks_proposed_total : nat64; num_block_failures_total : nat64 } });
   http_request : (record { url : text; max_response_bytes : opt nat64; method : http_method; headers : vec header;
     body : opt blob; transform : opt transform; is_replicated : opt bool; pricing_version : opt nat32 })
     -> (http_response);

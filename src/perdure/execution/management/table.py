@@ -17,7 +17,7 @@ from perdure.canister import CanisterFacts, Reject, Reply
 from perdure.errors import MalformedError
 from perdure.execution import lifecycle
 from perdure.execution.effects import respond
-from perdure.execution.management import canisters, code, knowledge, outcalls, signatures, snapshots
+from perdure.execution.management import canisters, code, elsewhere, knowledge, outcalls, signatures, snapshots
 from perdure.execution.management.call import Call, ManagementMethod, Values, Who, not_controller
 from perdure.execution.management.interface import codecs
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response
@@ -93,6 +93,8 @@ METHODS: Final[dict[str, ManagementMethod]] = {
             signatures.vetkd_derive_key,
             outcalls.http_request,
             outcalls.flexible_http_request,
+            elsewhere.subnet_info,
+            elsewhere.node_metrics_history,
         )
     },
 }
@@ -100,18 +102,6 @@ METHODS: Final[dict[str, ManagementMethod]] = {
 
 REFUSED: Final[dict[str, str]] = {
     "canister_metrics": "canister metrics are not kept by this local subnet",
-    **dict.fromkeys(
-        (
-            "bitcoin_get_balance",
-            "bitcoin_get_utxos",
-            "bitcoin_send_transaction",
-            "bitcoin_get_current_fee_percentiles",
-            "bitcoin_get_block_headers",
-        ),
-        "there is no Bitcoin network here",
-    ),
-    "node_metrics_history": "there are no nodes here",
-    "subnet_info": "there is no registry here",
     "list_canisters": "there is no subnet administrator here",
 }
 """Every method that is refused, and why."""
@@ -186,10 +176,10 @@ def _answer(prepared: tuple[ManagementMethod, Call]) -> Response | None:
 
 def is_allowed_by_ingress(world: World, message: CallMessage) -> Reject | None:
     """Why a user's call of the management canister does not even come in; `None`: it comes in."""
-    method = METHODS.get(message.method_name)
-    if method is None:
+    method, is_bitcoins = METHODS.get(message.method_name), message.method_name in elsewhere.BITCOIN_METHODS
+    if method is None and not is_bitcoins:
         return _unknown(message.method_name)
-    if not method.ingress:
+    if method is None or not method.ingress:
         return rejected(
             ErrorCode.CANISTER_REJECTED_MESSAGE, f"ic00 method {message.method_name} can not be called via ingress"
         )
