@@ -38,3 +38,23 @@ def test_the_readme_names_files_that_exist() -> None:
     table = README.split("## Read on")[1]
     names = [part for row in table.splitlines() for part in row.split("`")[1::2] if part.endswith(".md")]
     assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+PAGES = {
+    (page, index): block.split("```")[0]
+    for page in ("signatures", "outcalls")
+    for index, block in enumerate((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").split("```python\n")[1:])
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["signatures", "outcalls"])
+def test_the_blocks_of_a_page_run_in_turn(page: str, tmp_path: Path) -> None:
+    """In one process: a block has what those before it have defined. Classes of canisters need a file to be in."""
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(block for (name, _), block in PAGES.items() if name == page), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("the threshold keys of a local subnet are public" in done.stderr) == (page == "signatures")
