@@ -136,7 +136,7 @@ class MasterKey:
 
     def context_key(self, canister_id: bytes, context: bytes) -> bytes:
         """VetKD's public key of a canister's context: 96 bytes."""
-        return vetkd.public_key(vetkd.derive_context(self.name, canister_id, context))
+        return vetkd.derive_context(self.name, canister_id, context).public
 
     def derive_key(self, canister_id: bytes, context: bytes, key_input: bytes, transport_key: bytes) -> bytes:
         """VetKD's key of an input, encrypted to a transport key: 192 bytes.
