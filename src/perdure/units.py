@@ -1,13 +1,13 @@
-"""Sizes, cycles and durations as people write and read them: ``1.5 MiB``, ``2t``, ``30d``, ``2_000_000``."""
+"""Sizes, cycles, durations and names as people write and read them: ``1.5 MiB``, ``2t``, ``30d``, ``2_000_000``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Final
 
-__all__ = ["CYCLES", "DURATIONS", "SIZES", "parse_amount", "show_bytes", "show_cycles"]
+__all__ = ["CYCLES", "DURATIONS", "SIZES", "meant", "parse_amount", "show_bytes", "show_cycles"]
 
 _NUMBER: Final = re.compile(r"([0-9][0-9_]*(?:\.[0-9_]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -41,6 +41,15 @@ def parse_amount(text: str, units: Mapping[str, int]) -> int:
     if amount.denominator != 1:
         raise ValueError(f"{text!r:.60} is not a whole number of the smallest unit")
     return int(amount)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """What to say behind a name that nobody has: the one that is like it, else those that there are."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    close = get_close_matches(name, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(names) or '(none)'}"
 
 
 def show_bytes(size_bytes: int) -> str:

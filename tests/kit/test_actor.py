@@ -124,9 +124,17 @@ def test_method_names_never_clash():
     assert list(actor) == sorted(SERVICE.methods)
 
 
+def test_the_same_as_another_sender():
+    canister = Canister(greet=encode([Text], ["hello"]))
+    assert Actor(canister, SERVICE).as_(ALICE).greet("x") == "hello"
+    assert canister.calls[-1][3] == ALICE
+    with pytest.raises(TypeError, match="the sender is a Principal, found 'alice'"):
+        Actor(canister, SERVICE).as_("alice")
+
+
 def test_unknown_methods_are_told_with_the_known_ones():
     actor = Actor(Canister(), SERVICE)
-    with pytest.raises(AttributeError, match="no method 'gret', expected one of: clear, greet"):
+    with pytest.raises(AttributeError, match="no method 'gret', did you mean 'greet'"):
         _ = actor.gret
     with pytest.raises(KeyError, match="no method 'gret'"):
         _ = actor["gret"]

@@ -22,7 +22,16 @@ def subnet():
     return Subnet()
 
 
-@pytest.mark.parametrize(("duration", "ns"), [(5, 5), (timedelta(days=2, microseconds=3), 2 * 86_400 * 10**9 + 3_000)])
+@pytest.mark.parametrize(
+    ("duration", "ns"),
+    [
+        (5, 5),
+        (timedelta(days=2, microseconds=3), 2 * 86_400 * 10**9 + 3_000),
+        ("90s", 90 * 10**9),
+        ("1.5h", 5_400 * 10**9),
+        ("1d", 86_400 * 10**9),
+    ],
+)
 def test_15_durations_are_nanoseconds_or_timedeltas(subnet, duration, ns):
     before = subnet.time_ns
     subnet.advance_time(duration)
@@ -45,7 +54,9 @@ def test_15_times_are_nanoseconds_or_datetimes(subnet, time):
 
 def test_15_a_fraction_of_a_nanosecond_is_refused(subnet):
     """It was taken, and no canister ran any more."""
-    with pytest.raises(TypeError, match=r"1\.5 is a float: a duration is an int of nanoseconds, or a timedelta"):
+    with pytest.raises(
+        TypeError, match=r"1\.5 is a float: a duration is an int of nanoseconds, a timedelta, or a text"
+    ):
         subnet.advance_time(1.5)
     with pytest.raises(TypeError, match="'soon' is a str: a time is an int of nanoseconds, or a datetime"):
         subnet.set_time("soon")
@@ -151,3 +162,14 @@ def test_wasi_of_a_canister_in_python_is_refused(subnet):
     canister = subnet.install(Counter)
     with pytest.raises(UnsupportedError, match="leave wasi out"):
         canister.upgrade(Counter, wasi=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("90", "has no unit, expected one of s, m, h, d, w"), ("soon", "is not a number"), ("", "is not a number")],
+)
+def test_15_a_text_that_is_no_duration_is_refused(subnet, text, message):
+    before = subnet.time_ns
+    with pytest.raises(ValueError, match=message):
+        subnet.advance_time(text)
+    assert subnet.time_ns == before

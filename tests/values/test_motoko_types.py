@@ -107,3 +107,14 @@ def test_what_is_none_is_refused(text):
 def _resolved(text):
     types = parse_stable_types(text)
     return types.resolve(types.variables["x"].type)
+
+
+def test_an_actor_is_kept_whatever_methods_its_type_has():
+    def types(type_: str):
+        return parse_stable_types(most(type_))
+
+    wide, narrow = "actor {f : shared () -> async (); g : shared () -> async ()}", "actor {f : shared () -> async ()}"
+    (fewer,) = compare_stable_types(types(f"?{wide}"), types(f"?{narrow}"))
+    assert (fewer.code, fewer.message, fewer.drops_data) == ("M0216", "field g is gone", False)
+    (lost,) = compare_stable_types(types("{a : Nat; b : Text}"), types("{a : Nat}"))
+    assert lost.drops_data

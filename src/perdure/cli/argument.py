@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, final
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     _PathType = click.Path
 
-__all__ = ["MODULE", "argument_options", "encoded", "given", "shown", "shown_json"]
+__all__ = ["MODULE", "argument_options", "encoded", "given", "methods_of", "shown", "shown_json"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -147,6 +147,11 @@ def encoded(method: ServiceMethod | None, argument: str | bytes | None) -> bytes
     if not argument.lstrip().startswith("("):
         argument = f"({argument})"
     return encode(*parse_values(argument, types if method is not None else None))
+
+
+def methods_of(exports: Iterable[str]) -> frozenset[str]:
+    """The methods among a module's exports."""
+    return frozenset(method for _, is_method, method in (name.partition(" ") for name in exports) if is_method)
 
 
 def shown(method: ServiceMethod | None, reply: bytes, output: str) -> str:

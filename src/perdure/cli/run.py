@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import click
 
-from perdure.cli.argument import MODULE, encoded
+from perdure.cli.argument import MODULE, encoded, methods_of
 from perdure.cli.terminal import LAYOUT, printable
+from perdure.units import meant
 
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
@@ -127,8 +128,7 @@ def _kind(canister: Canister, method: str) -> str:
     for kind in ("update", "query", "composite_query"):
         if f"canister_{kind} {method}" in exported:
             return kind
-    known = sorted({name.partition(" ")[2] for name in exported if " " in name})
-    raise click.UsageError(f"no method {method!r}, the module exports {', '.join(known) or 'none'}")
+    raise click.UsageError(f"no method {method!r}, {meant(method, methods_of(exported))}")
 
 
 def argument_of(text: str) -> str | bytes | None:

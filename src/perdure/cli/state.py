@@ -87,8 +87,12 @@ def history(directory: Path, limit: int, keep: str | None, as_json: bool, quiet:
         rows = [_row(version) for version in opened.history()[:limit]]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
-    elif not quiet:
+    elif not quiet and rows:
         _print_history(rows)
+    elif not quiet:
+        click.echo(
+            f"{directory} keeps no messages; `perdure state history {directory} --keep all` has it keep those to come"
+        )
 
 
 def _keep(directory: Path, keep: str, *, as_json: bool, quiet: bool) -> None:

@@ -218,6 +218,8 @@ def _open_stream(stream: BinaryIO, label: str) -> Source:
                 raise MalformedError("more than the 500 GiB of the largest stable memory", offset)
             _write_sparsely(file, offset, chunk)
         file.flush()
+        file.seek(0)
+        _check_kind(file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size, Path(label))
         return _map(file, label)
 
 

@@ -12,6 +12,7 @@ from perdure.candid.into import into
 from perdure.candid.service import ServiceMethod, ServiceType
 from perdure.candid.types import Type, Value, is_nullable
 from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.units import meant
 
 __all__ = ["Actor", "ActorMethod", "Callee"]
 
@@ -116,8 +117,8 @@ class ActorMethod:
 class Actor:
     """A canister as seen by one sender: ``actor.greet("Ada")``.
 
-    A method whose name is no Python identifier is ``actor["its name"]``. Everything else about the canister is on the
-    canister, so no method name can clash.
+    A method whose name is no Python identifier is ``actor["its name"]``, and so is one that is called `as_`. Everything
+    else about the canister is on the canister, so no method name can clash.
 
     Args:
         canister: answers raw calls.
@@ -138,6 +139,12 @@ class Actor:
         # Made when first asked for: a signature takes longer to make than most calls take.
         self._methods: dict[str, ActorMethod] = {}
 
+    def as_(self, sender: Principal) -> Actor:
+        """The same as another sender: ``actor.as_(alice).greet("Ada")``."""
+        if not isinstance(sender, Principal):
+            raise TypeError(f"the sender is a Principal, found {sender!r:.80}: Principal.from_text reads a text")
+        return Actor(self._canister, self._service, sender, cycles=self._cycles)
+
     def __getattr__(self, name: str) -> ActorMethod:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
@@ -152,7 +159,7 @@ class Actor:
             return found
         known = self._service.methods
         if name not in known:
-            raise error(f"no method {name!r}, expected one of: {', '.join(known) or '(none)'}")
+            raise error(f"no method {name!r}, {meant(name, known)}")
         return self._methods.setdefault(name, ActorMethod(self, known[name]))
 
     def __iter__(self) -> Iterator[str]:

@@ -11,24 +11,31 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from perdure.ic.principal import Principal
+from perdure.units import DURATIONS, parse_amount
 
 __all__ = ["amount_of_cycles", "call", "nanoseconds", "nanoseconds_since_1970", "principal", "principals"]
 
 _MAX_CYCLES: Final = (1 << 128) - 1
 
+_DURATIONS_NS: Final = {name: seconds * 10**9 for name, seconds in DURATIONS.items()}
 _MICROSECOND: Final = timedelta(microseconds=1)
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
-def nanoseconds(duration: int | timedelta) -> int:
-    """A duration in nanoseconds.
+def nanoseconds(duration: int | timedelta | str) -> int:
+    """A duration in nanoseconds; as a text with its unit, ``90s`` or ``1d``, as `perdure canister advance` takes it.
 
     Raises:
-        TypeError: it is neither a whole number of nanoseconds nor a `timedelta`.
+        TypeError: it is neither a whole number of nanoseconds nor a `timedelta` nor a text.
+        ValueError: a text that is no duration, or has no unit.
     """
+    if isinstance(duration, str):
+        if duration.strip()[-1:].isdecimal():
+            raise ValueError(f"{duration!r:.60} has no unit, expected one of {', '.join(filter(None, DURATIONS))}")
+        return parse_amount(duration, _DURATIONS_NS)
     if isinstance(duration, timedelta):
         return duration // _MICROSECOND * 1000
-    return _whole(duration, "a duration", " of nanoseconds, or a timedelta")
+    return _whole(duration, "a duration", " of nanoseconds, a timedelta, or a text such as '90s'")
 
 
 def nanoseconds_since_1970(time: int | datetime) -> int:

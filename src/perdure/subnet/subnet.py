@@ -385,8 +385,8 @@ class Subnet(Home):
         self.advance_time(given.nanoseconds_since_1970(time_ns) - self._state.time_ns)
 
     @alone
-    def advance_time(self, duration_ns: int | timedelta) -> None:
-        """Let time pass, in nanoseconds or as a `timedelta`.
+    def advance_time(self, duration_ns: int | timedelta | str) -> None:
+        """Let time pass, in nanoseconds, as a `timedelta` or with a unit: ``90s``.
 
         What is due runs with the next round, `tick`; what it calls for that (ic-cdk's timers call their own canister)
         runs in the rounds after: `run_until_idle` does all of it.

@@ -144,12 +144,14 @@ def stable_types(found: Rehearsal) -> Iterator[Finding]:
     for one in differences:
         yield Finding(
             "stable-types",
-            "breaking",
+            "breaking" if one.drops_data else "warning",
             f"{one.message} ({one.code})",
             " > ".join((f"stable variable {one.variable}", *one.path)),
             one.old,
             one.new,
-            _WHY[one.code],
+            _WHY[one.code]
+            if one.drops_data
+            else "the compiler's own check refuses it, and nothing is lost: the actor stays",
             _REMEDY[one.code],
         )
 

@@ -465,6 +465,14 @@ class Difference(NamedTuple):
     old: str
     new: str
 
+    @property
+    def drops_data(self) -> bool:
+        """Whether something is lost: an actor is kept whole, whatever methods its type has."""
+        return self.code != "M0216" or self.path[-1:] != (METHODS,)
+
+
+METHODS: Final = "methods"  # in a path: within the type of an actor
+
 
 def compare_stable_types(old: StableTypes, new: StableTypes) -> Iterator[Difference]:
     """Everything that keeps the new version from taking over the variables of the old one; nothing if it can."""
@@ -525,7 +533,7 @@ class _Comparison:
                 for index, (x, y) in enumerate(zip(xs, ys, strict=True)):
                     yield x, y, (*path, f"part {index}"), is_equal, keeps
             case Object(xs, sort), Object(ys, other) if sort == other:
-                yield from self.fields(xs, ys, path, is_equal, keeps)
+                yield from self.fields(xs, ys, path if sort != "actor" else (*path, METHODS), is_equal, keeps)
             case VariantType(xs), VariantType(ys):
                 yield from self.cases(xs, ys, path, is_equal, keeps)
             case Func(sort, x, u), Func(other, y, v) if sort == other:
@@ -554,9 +562,8 @@ class _Comparison:
         for name, one in wanted.items():
             found = have.get(name)
             if found is None:
-                self.reasons.append(
-                    ("M0170", path, f"field {name} : {_brief(one.type)} is new, and the old data has none")
-                )
+                what = f"field {name} : {_brief(one.type)} is new, and the old data has none"
+                self.reasons.append(("M0170", path, what))
             elif found.is_mutable != one.is_mutable:
                 words = ("is not var any more", "is var now")[one.is_mutable]
                 self.reasons.append(("M0170", path, f"field {name} {words}"))
@@ -566,7 +573,8 @@ class _Comparison:
             if is_equal:
                 self.reasons.append(("M0170", path, f"field {name} is gone"))
             elif keeps:
-                self.reasons.append(("M0216", path, f"field {name} is gone, and its data with it"))
+                lost = "" if path[-1:] == (METHODS,) else ", and its data with it"
+                self.reasons.append(("M0216", path, f"field {name} is gone{lost}"))
 
     def cases(
         self, xs: tuple[Member, ...], ys: tuple[Member, ...], path: tuple[str, ...], is_equal: bool, keeps: bool

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import argument_options, encoded, given, shown, shown_json
+from perdure.cli.argument import argument_options, encoded, given, methods_of, shown, shown_json
 from perdure.cli.canister.state import State, canister_argument, common, principal_of, say
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
+from perdure.units import meant
 
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
@@ -89,6 +90,7 @@ def call(
         else:
             target = state.find(subnet, canister)
             service = _service(state, target, canister, candid)
+            _check_name(target, method)
         known = service.methods.get(method) if service is not None else None
         message = encoded(known, argument)
         sender = principal_of(state.identity)
@@ -130,6 +132,13 @@ def _service(state: State, target: Canister, name: str, candid: Path | None) -> 
         return target.service(candid)
     except UnsupportedError:
         return None
+
+
+def _check_name(target: Canister, method: str) -> None:
+    """Refuse a method that the canister does not have, before it does: it cannot say which one was meant."""
+    known = methods_of(target.module.exported_methods) if target.module is not None else frozenset()
+    if known and method not in known:
+        raise click.UsageError(f"no method {method!r}, {meant(method, known)}")
 
 
 def _kind(target: Canister, method: str) -> str:
