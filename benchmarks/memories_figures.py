@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import wasmtime
 
@@ -261,6 +262,18 @@ def handing_over(table: Table, quick: bool) -> None:
     table.add(f"{large >> 4} MiB handed over, in memory / {small * 64} KiB", second / first, "ratio", 1.5)
 
 
+def mappings(table: Table, quick: bool) -> None:
+    """Mappings of this process with many instances of eight memories, of as many as the kernel lets it have."""
+    subnet = Subnet(extensions=("memories",))
+    wasm = bytes(wasmtime.wat2wasm(beside(8, 1)))
+    count = 200 if quick else 1_000
+    for _ in range(count):
+        subnet.install(wasm).update("fill")
+    found = len(Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+    table.add(f"{count:,} instances of 8 memories: kernel mappings / the limit", found / limit, "ratio", 1)
+
+
 def measure(quick: bool) -> Table:
     """Nanoseconds of an access, ratios, instructions; each time the least of several runs taken in turns."""
     table = Table("memories_figures")
@@ -268,6 +281,7 @@ def measure(quick: bool) -> Table:
     untouched(table, quick)
     upgrades(table, quick)
     handing_over(table, quick)
+    mappings(table, quick)
     return table
 
 

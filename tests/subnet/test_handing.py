@@ -367,3 +367,31 @@ class Taker:
     @query
     def count(self) -> nat64:
         return len(self.taken)
+
+
+def test_python_that_waits_cannot_take_one_in(subnet):
+    one, third = subnet.install(sender(method="wait_for")), subnet.install(Slow)
+    other = subnet.install(Slow)
+    other.actor().set_other(third.id)
+    assert b"comes while a method of the canister is in an await" in give(one, other)
+    assert "theirs" not in other.memories
+    assert other.actor().answered() == 0
+
+
+@canister
+class Slow:
+    others: StableBTreeMap[nat64, Principal]
+    answers: StableBTreeMap[nat64, str]
+
+    @update
+    def set_other(self, other: Principal) -> None:
+        self.others[0] = other
+
+    @update
+    def answered(self) -> nat64:
+        return len(self.answers)
+
+    @update
+    async def wait_for(self) -> None:
+        await call(self.others[0], "answered", signature="() -> (nat64)")
+        self.answers[0] = "yes"

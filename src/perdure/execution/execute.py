@@ -349,7 +349,7 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
         queue_room=_queue_room(world, canister) if canister.open_calls_to else None,
     )
     result = _check_heap(canister, mode, limits) or world.enter(instance, method, env)
-    handed, result = with_handed(world, context.origin, result)
+    handed, result = with_handed(world, canister, context.origin, result)
     world.begin()
     world.touch(canister)
     canister.next_context_id += 1

@@ -13,6 +13,7 @@ from perdure.execution.messages import CallOrigin, FromCanister
 from perdure.execution.rejects import rejected
 from perdure.execution.state import CanisterState, Handed, OwnMemory, handed_key
 from perdure.execution.world import World
+from perdure.ic.ic0_ext import has_memories
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 
@@ -21,7 +22,7 @@ __all__ = ["hand_over", "handing_of", "refuse_handed", "take_in", "with_handed"]
 
 def handing_of(world: World, canister: CanisterState, limits: Limits) -> Handing | None:
     """What an entry may hand over; nothing where no extension asked for memories."""
-    if not any(name.startswith("memories") for name in world.host.extensions):
+    if not has_memories(world.host.extensions):
         return None
     sizes = {name: one.wasm_pages for name, one in canister.own_memories.items() if one.lifetime != "message"}
     room = limits.stable_trap_wasm_pages
@@ -72,7 +73,7 @@ def refuse_handed(
     reason = _conflict(canister, handed)
     if not commits:
         reason = "a query method commits nothing, so it gets no memory"
-    elif not any(name.startswith("memories") for name in world.host.extensions):
+    elif not has_memories(world.host.extensions):
         reason = "the extension 'memories' is off"
     if reason:
         text = f"Canister {Principal(canister.canister_id)} cannot be given a memory: {reason}."
@@ -103,20 +104,30 @@ def _conflict(canister: CanisterState, handed: Handed) -> str:
     return ""
 
 
-def with_handed(world: World, origin: CallOrigin | None, result: Trap | Return) -> tuple[Handed | None, Trap | Return]:
-    """What came along with the call that was executed, and what it came to.
-
-    A message cannot give pages to the memory in whose place another one comes with it: it traps.
-    """
+def with_handed(
+    world: World, canister: CanisterState, origin: CallOrigin | None, result: Trap | Return
+) -> tuple[Handed | None, Trap | Return]:
+    """What came along with a call, and what that came to: a trap where the callee cannot take it in."""
     handed = _handed_by(world, origin)
-    if handed is not None and isinstance(result, Return):
-        for name in handed.memories:
-            if result.own_wasm_pages.get(name):
-                text = f"memory {name} was grown by the message with which another one comes in its place"
-                return handed, Trap(
-                    TrapCode.CONTRACT_VIOLATION, text, instructions=result.instructions, logs=result.logs
-                )
-    return handed, result
+    reason = "" if handed is None or isinstance(result, Trap) else _misfit(canister, handed, result)
+    if not reason:
+        return handed, result
+    return handed, Trap(
+        TrapCode.CONTRACT_VIOLATION,
+        reason,
+        instructions=result.instructions,
+        logs=result.logs,
+        log_lines_dropped=result.log_lines_dropped,
+    )
+
+
+def _misfit(canister: CanisterState, handed: Handed, result: Return) -> str:
+    for name in handed.memories:
+        if result.own_wasm_pages.get(name):
+            return f"memory {name} was grown by the message with which another one comes in its place"
+    if canister.instance is not None and canister.instance.is_waiting:  # it would have to begin anew
+        return f"memory {next(iter(handed.memories))} comes while a method of the canister is in an await"
+    return ""
 
 
 def take_in(world: World, canister: CanisterState, handed: Handed | None) -> None:

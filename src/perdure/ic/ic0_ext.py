@@ -19,6 +19,7 @@ __all__ = [
     "MODULE",
     "DirectAccess",
     "checked_extensions",
+    "has_memories",
     "how_to_allow",
 ]
 
@@ -49,6 +50,11 @@ def checked_extensions(names: Iterable[str], kept: Iterable[str] = ()) -> tuple[
     if len(policies) > 1:
         raise ValueError(f"extensions {' and '.join(policies)}: modules have their memories by one policy")
     return tuple(sorted(found))
+
+
+def has_memories(extensions: Iterable[str]) -> bool:
+    """Whether canisters may have memories that the network does not know, by whatever policy."""
+    return any(name.startswith("memories") for name in extensions)
 
 
 def how_to_allow(extension: str) -> str:

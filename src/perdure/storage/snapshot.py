@@ -6,7 +6,11 @@
  wasm_memory.bin                  the heap, raw
  stable_memory.bin                stable memory, raw; only if it has any
  wasm_chunk_store/SHA-256.bin     one file a chunk; only if there are any
+ memories/memories.json           perdure's own, which `icp` ignores: memories that the network does not know, by name
+ memories/NAME.bin                such a memory, raw
 ```
+
+``memories.json`` has of each ``lifetime``, ``address_bits`` and ``size_bytes``.
 
 ``metadata.json`` is the reply of ``read_canister_snapshot_metadata`` as serde writes it: field names as in Candid, a
 blob is an array of numbers, a variant is its name or an object with its name as the only key, ``v128`` is an array of
@@ -22,9 +26,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, Literal, Protocol, TypeAlias, final
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
-from perdure.canister import GlobalValue
+from perdure.canister import MEMORY_KINDS, MEMORY_NAME, GlobalValue, MemoryKind
 from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.beside import DirectoryDraft, new_file
@@ -47,6 +51,8 @@ Said: TypeAlias = Any
 
 _COPY_BYTES = 1 << 20
 _CHUNK_STORE = "wasm_chunk_store"
+_MEMORIES = "memories"
+_MAX_OWN_MEMORIES = 1_000
 _MAX_METADATA_BYTES = 64 << 20
 _MAX_MEMORY_BYTES = 1 << 40
 _MAX_COUNT = 1 << 62
@@ -309,6 +315,13 @@ class StoredMemory(Protocol):
         ...
 
 
+class OwnMemory(NamedTuple):
+    """What a snapshot says of a memory that the network does not know."""
+
+    kind: MemoryKind
+    size_bytes: int
+
+
 _NO_METADATA = SnapshotMetadata(0, 0, 0, 0)
 
 
@@ -324,6 +337,7 @@ class Snapshot:
     def __init__(self, path: str, metadata: SnapshotMetadata, disk: Disk) -> None:
         self.path = path
         self.metadata = metadata
+        self.own_memories: Mapping[str, OwnMemory] = {}
         self._files: list[DiskFile] = []
         self._disk = disk.within(path)  # somebody else may have made it
 
@@ -340,6 +354,7 @@ class Snapshot:
         try:
             snapshot._disk.list_directory(snapshot.path)
             snapshot.metadata = SnapshotMetadata.from_json(snapshot._read("metadata.json", _MAX_METADATA_BYTES))
+            snapshot.own_memories = snapshot._read_kinds()
             snapshot._check_sizes()
         except OSError as error:
             raise StorageError(f"not a snapshot: {error.strerror}", error.filename or path) from error
@@ -352,6 +367,7 @@ class Snapshot:
             "wasm_module.bin": self.metadata.wasm_module_size,
             "wasm_memory.bin": self.metadata.wasm_memory_size,
             "stable_memory.bin": self.metadata.stable_memory_size,
+            **{_file_of(name): one.size_bytes for name, one in self.own_memories.items()},
         }
         for name, expected in sizes.items():
             path = f"{self.path}/{name}"
@@ -364,6 +380,15 @@ class Snapshot:
                 raise StorageError(f"{found} bytes found, {expected} expected by metadata.json", path)
             if name != "wasm_module.bin" and expected % WASM_PAGE_BYTES:
                 raise StorageError(f"{expected} bytes are not whole Wasm pages", path)
+
+    def _read_kinds(self) -> dict[str, OwnMemory]:
+        name = f"{_MEMORIES}/{_MEMORIES}.json"
+        if not self._disk.exists(f"{self.path}/{name}"):
+            return {}
+        try:
+            return _decode_kinds(json.loads(self._read(name, _MAX_METADATA_BYTES)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise MalformedError(f"{name}: {error}") from error
 
     def wasm_module(self) -> bytes:
         """The module as uploaded."""
@@ -396,10 +421,11 @@ class Snapshot:
             raise StorageError(error.strerror or str(error), path) from error
 
     def image(self, kind: str, store: TemporaryStore) -> TemporaryImage:
-        """An image over the ``heap`` or ``stable`` file: what is committed to it goes to `store`, the file stays."""
+        """An image over a memory's file, by its name: what is committed to it goes to `store`, the file stays."""
         name, size_bytes = {
             "heap": ("wasm_memory.bin", self.metadata.wasm_memory_size),
             "stable": ("stable_memory.bin", self.metadata.stable_memory_size),
+            **{own: (_file_of(own), one.size_bytes) for own, one in self.own_memories.items()},
         }[kind]
         if not size_bytes:
             return TemporaryImage(store)
@@ -420,6 +446,27 @@ class Snapshot:
         self._disk.close()
 
 
+def _file_of(name: str) -> str:
+    return f"{_MEMORIES}/{name}.bin"
+
+
+def _decode_kinds(found: Said) -> dict[str, OwnMemory]:
+    """Memories by name; what is wrong raises `ValueError`."""
+    if not isinstance(found, dict) or len(found) > _MAX_OWN_MEMORIES:
+        raise ValueError(f"{found!r:.60} found, an object of at most {_MAX_OWN_MEMORIES} memories expected")
+    kinds = {}
+    for name, said in found.items():
+        if not MEMORY_NAME.fullmatch(name) or name in MEMORY_KINDS:
+            raise ValueError(f"{name!r:.80} is no name of a memory of a canister's own")
+        if not isinstance(said, dict):
+            raise ValueError(f"{name}: {said!r:.60} found, an object expected")
+        lifetime, bits = said.get("lifetime"), said.get("address_bits")
+        if lifetime not in {"stable", "upgrade", "heap"} or bits not in {32, 64}:
+            raise ValueError(f"{name}: lifetime {lifetime!r:.60} and {bits!r:.60}-bit addresses are of no memory")
+        kinds[name] = OwnMemory(MemoryKind(name, lifetime, bits), _decode_size(said.get("size_bytes")))
+    return kinds
+
+
 def write_snapshot(
     path: str | os.PathLike[str],
     *,
@@ -428,6 +475,7 @@ def write_snapshot(
     stable: StoredMemory,
     chunks: Mapping[bytes, bytes],
     metadata: SnapshotMetadata,
+    own: Mapping[str, tuple[MemoryKind, StoredMemory]] | None = None,
     disk: Disk | None = None,
 ) -> SnapshotMetadata:
     """Write a snapshot directory: all of it, on the platter, or nothing. Holes stay holes.
@@ -439,6 +487,7 @@ def write_snapshot(
         stable: becomes ``stable_memory.bin``, if it has any pages.
         chunks: the chunk store, by SHA-256.
         metadata: its sizes and chunk hashes are set from the other arguments.
+        own: memories that the network does not know, by name.
         disk: where; by default the operating system's files.
 
     Returns:
@@ -461,15 +510,28 @@ def write_snapshot(
                 disk.make_directory(f"{draft}/{_CHUNK_STORE}")
             for hash_, chunk in chunks.items():
                 _write_file(disk, f"{draft}/{_CHUNK_STORE}/{hash_.hex()}.bin", [(0, chunk)], len(chunk))
+            if own:
+                _write_own(disk, draft, own)
             _write_file(disk, f"{draft}/metadata.json", [(0, text)], len(text))
     except OSError as error:
         raise StorageError(f"snapshot could not be written: {error.strerror}", error.filename or path) from error
     return metadata
 
 
+def _write_own(disk: Disk, draft: str, own: Mapping[str, tuple[MemoryKind, StoredMemory]]) -> None:
+    disk.make_directory(f"{draft}/{_MEMORIES}")
+    said = {}
+    for name, (kind, memory) in own.items():
+        _write_memory(disk, f"{draft}/{_file_of(name)}", memory)
+        size_bytes = memory.wasm_pages * WASM_PAGE_BYTES
+        said[name] = {"lifetime": kind.lifetime, "address_bits": kind.address_bits, "size_bytes": size_bytes}
+    text = json.dumps(said, indent=2).encode()
+    _write_file(disk, f"{draft}/{_MEMORIES}/{_MEMORIES}.json", [(0, text)], len(text))
+
+
 def snapshot_draft(disk: Disk, path: str | os.PathLike[str]) -> DirectoryDraft:
     """A directory to write a snapshot into, which it becomes when it is whole."""
-    return DirectoryDraft(disk, str(path), (_CHUNK_STORE,), "exists already; a snapshot is never changed")
+    return DirectoryDraft(disk, str(path), (_CHUNK_STORE, _MEMORIES), "exists already; a snapshot is never changed")
 
 
 def _complete(

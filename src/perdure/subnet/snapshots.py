@@ -10,11 +10,12 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from perdure.canister import GlobalValue, Image, Reject, WasmState
+from perdure.canister import MEMORY_KINDS, GlobalValue, Image, MemoryKind, Reject, WasmState
 from perdure.errors import StorageError, UnsupportedError
 from perdure.execution.management.snapshots import upload_metadata
-from perdure.execution.state import CanisterState, HookStatus
+from perdure.execution.state import CanisterState, HookStatus, OwnMemory
 from perdure.execution.world import World
+from perdure.ic.ic0_ext import has_memories, how_to_allow
 from perdure.ic.principal import Principal
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import Snapshot, SnapshotMetadata, TemporaryImage, TemporaryStore, write_snapshot
@@ -42,11 +43,14 @@ def put_on(snapshot: Snapshot, world: World, canister: CanisterState, module: Re
         StorageError: the globals are not those of the module.
     """
     metadata = snapshot.metadata
+    _check_extensions(snapshot, host.extensions)
     global_values = _own_globals(metadata.global_values, module, snapshot.path)
     memories = WasmState(_memories(snapshot, module, host.store), global_values)
     canister.module, canister.instance = module, module.instantiate(memories)
     canister.heap_wasm_pages = metadata.wasm_memory_size // WASM_PAGE_BYTES
     canister.stable_wasm_pages = metadata.stable_memory_size // WASM_PAGE_BYTES
+    kinds = {name: one.kind for name, one in snapshot.own_memories.items()}
+    canister.own_memories = {name: OwnMemory(one.lifetime, one.address_bits, 0) for name, one in kinds.items()}
     canister.know_memories({name: memory.size() for name, memory in canister.instance.memories.items()})
     canister.certified_data = metadata.certified_data
     canister.installed_at_ns = world.state.time_ns
@@ -75,6 +79,7 @@ def upload(
         StorageError: the globals are not those of the module.
     """
     metadata = snapshot.metadata
+    _check_extensions(snapshot, world.host.extensions)
     hook = metadata.on_low_wasm_memory_hook_status
     begun = upload_metadata(
         world,
@@ -105,11 +110,28 @@ def upload(
 
 
 def _memories(snapshot: Snapshot, module: ResidentModule, store: TemporaryStore) -> dict[str, Image]:
-    """The snapshot's memories; those of the module's that the network does not know are empty."""
-    return {
-        name: snapshot.image(name, store) if kind.on_network else TemporaryImage(store)
+    """The snapshot's memories; those of the module's that it does not have are empty."""
+    own = snapshot.own_memories
+    for name, kind in module.memories.items():
+        if name in own and kind.lifetime != "message" and own[name].kind.address_bits != kind.address_bits:
+            raise StorageError(
+                f"memory {name} has {own[name].kind.address_bits}-bit addresses, its module has it with "
+                f"{kind.address_bits}-bit ones",
+                snapshot.path,
+            )
+    found = {
+        name: snapshot.image(name, store) if kind.on_network or name in own else TemporaryImage(store)
         for name, kind in module.memories.items()
     }
+    return {**found, **{name: snapshot.image(name, store) for name in own.keys() - found.keys()}}
+
+
+def _check_extensions(snapshot: Snapshot, extensions: tuple[str, ...]) -> None:
+    if snapshot.own_memories and not has_memories(extensions):
+        raise UnsupportedError(
+            f"{snapshot.path}: the snapshot has {', '.join(snapshot.own_memories)} beside heap and stable memory: "
+            f"{how_to_allow('memories')}"
+        )
 
 
 def _own_globals(found: tuple[GlobalValue, ...], module: ResidentModule, path: str) -> tuple[GlobalValue, ...]:
@@ -143,6 +165,7 @@ def write(
     if not wasm.startswith((b"\0asm", b"\x1f\x8b")):
         raise UnsupportedError("a canister written in Python has no Wasm module to put into a snapshot")
     heap, stable = (memories[name].fork() for name in ("heap", "stable"))
+    own = _own_memories(world, canister, memories)
     try:
         return write_snapshot(
             path,
@@ -151,10 +174,26 @@ def write(
             stable=stable if instead is None else instead,
             chunks=chunks,
             metadata=metadata,
+            own=own,
         )
     finally:
-        heap.close()
-        stable.close()
+        for image in (heap, stable, *(image for _, image in own.values())):
+            image.close()
+
+
+def _own_memories(
+    world: World, canister: CanisterState, memories: Mapping[str, Image]
+) -> dict[str, tuple[MemoryKind, Image]]:
+    """What is written beside the network's: memories that an extension has brought, scratch left out."""
+    if not has_memories(world.host.extensions):
+        return {}
+    found = {}
+    for name in memories.keys() - MEMORY_KINDS.keys():
+        known = canister.own_memories.get(name)
+        kind = MemoryKind(name, "stable", 64) if known is None else MemoryKind(name, known.lifetime, known.address_bits)
+        if kind.lifetime != "message":
+            found[name] = kind, memories[name].fork()
+    return dict(sorted(found.items()))
 
 
 _Parts = tuple[bytes, Mapping[str, Image], dict[bytes, bytes], SnapshotMetadata]

@@ -175,6 +175,7 @@ class Subnet(Home):
         controllers: Iterable[Principal] = (),
         cycles: int = DEFAULT_CYCLES,
         config: SubnetConfig | None = None,
+        extensions: Iterable[str] = (),
     ) -> Subnet:
         """A subnet in memory with one canister over a downloaded snapshot, which is never written; nothing is copied.
 
@@ -186,12 +187,14 @@ class Subnet(Home):
             controllers: by default the anonymous principal.
             cycles: its balance.
             config: limits.
+            extensions: what the canister may use beyond the network's rules.
 
         Raises:
             StorageError: it is no such directory, or its parts do not fit each other.
+            UnsupportedError: it has memories of an extension that is off.
             RejectError: the module is refused.
         """
-        subnet = cls(config=config)
+        subnet = cls(config=config, extensions=extensions)
         opened = Snapshot.open(snapshot)
         canister = subnet.create_canister(canister_id=canister_id, controllers=controllers, cycles=cycles)
         subnet._state.time_ns = max(subnet._state.time_ns, opened.metadata.taken_at_timestamp)
