@@ -100,7 +100,7 @@ def test_wrong_arguments_never_reach_the_canister():
     actor = Actor(canister, SERVICE)
     with pytest.raises(ValueError, match="value 0: expected text, found 5"):
         actor.greet(5)
-    with pytest.raises(TypeError, match="missing a required argument: 'amount'"):
+    with pytest.raises(TypeError, match=r"transfer : .*: missing a required argument: 'amount'"):
         actor.transfer({"owner": ALICE})
     with pytest.raises(TypeError, match="too many positional arguments"):
         actor.greet("a", "b")

@@ -276,6 +276,36 @@ def test_29_a_fixture_of_a_wider_scope_is_told_what_to_use(project):
     project.runpytest().stdout.fnmatch_lines(["*a fixture of a wider scope takes perdure_baseline*"])
 
 
+def test_29_or_all_tests_of_a_module_share_a_subnet(project):
+    project.makefile(".ini", pytest="[pytest]\nperdure_scope = module\n")
+    project.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.canister("counter")
+
+        @pytest.fixture(scope="module")
+        def counter(canister, identity, alice):
+            assert identity("alice") == alice != identity("carol") == identity("carol")
+            found = canister("counter")
+            found.actor(identity("carol")).inc()
+            return found
+
+        def test_first(counter):
+            assert counter.actor().inc() == 2
+
+        def test_second(counter):
+            assert counter.actor().inc() == 3
+
+        def test_third(counter):
+            counter.actor().crash()
+        """
+    )
+    result = project.runpytest()
+    passed(result, 2, failed=1)
+    result.stdout.fnmatch_lines(["*Captured canister log*", "*assertion failed*"])
+
+
 def test_from_a_python_canister(project):
     project.makepyfile(
         """

@@ -39,6 +39,7 @@ __all__ = [
     "bob",
     "canister",
     "check_upgrade",
+    "identity",
     "install",
     "outcalls",
     "perdure_baseline",
@@ -54,6 +55,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="begin every test from this canister snapshot, as `icp canister snapshot download` writes it",
     )
+    parser.addini(
+        "perdure_scope",
+        "who shares a subnet, by the fixtures subnet, install and canister: function (each test its own), class, "
+        "module, package or session",
+        default="function",
+    )
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> Any:
+    return config.getini("perdure_scope")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -163,7 +174,7 @@ def _perdure_baselines(perdure_baseline: Subnet, pytestconfig: pytest.Config) ->
     return Baselines(perdure_baseline, pytestconfig.rootpath)
 
 
-@pytest.fixture
+@pytest.fixture(scope=_scope)
 def _perdure_prepared(
     request: pytest.FixtureRequest, _perdure_baselines: Baselines
 ) -> Iterator[tuple[Subnet, dict[str, Principal]]]:
@@ -177,13 +188,13 @@ def _perdure_prepared(
     fork.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope=_scope)
 def subnet(_perdure_prepared: tuple[Subnet, dict[str, Principal]]) -> Subnet:
-    """A subnet of the test's own: what it does is seen by no other test."""
+    """A subnet of the test's own: what it does is seen by no other test, unless `perdure_scope` says otherwise."""
     return _perdure_prepared[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope=_scope)
 def outcalls(subnet: Subnet) -> Outcalls:
     """Answers HTTPS outcalls of the test's subnet: ``outcalls.get("https://a.example/price").respond(json=...)``.
 
@@ -192,7 +203,7 @@ def outcalls(subnet: Subnet) -> Outcalls:
     return subnet.outcalls
 
 
-@pytest.fixture
+@pytest.fixture(scope=_scope)
 def install(subnet: Subnet, pytestconfig: pytest.Config) -> Callable[..., Canister]:
     """Installs a module: ``install("build/ledger.wasm", {"symbol": "TST"})``, init arguments as Python values.
 
@@ -208,7 +219,7 @@ def install(subnet: Subnet, pytestconfig: pytest.Config) -> Callable[..., Canist
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope=_scope)
 def canister(
     _perdure_prepared: tuple[Subnet, dict[str, Principal]], _perdure_baselines: Baselines
 ) -> Callable[..., Canister]:
@@ -246,6 +257,12 @@ def check_upgrade(pytestconfig: pytest.Config) -> Callable[..., Report]:
 
 
 @pytest.fixture(scope="session")
+def identity() -> Callable[[str], Principal]:
+    """Anybody by name, the same one every time: ``identity("carol")``."""
+    return _somebody
+
+
+@pytest.fixture(scope="session")
 def alice() -> Principal:
     """Somebody, the same one every time."""
     return _somebody("alice")
@@ -271,7 +288,9 @@ _NOT_THEIRS: Final = {Path(__file__).parents[1], *(Path(sysconfig.get_path(name)
 _OWN_FIXTURES: Final = ("_perdure_prepared", "canister", "install", "outcalls", "subnet")
 _SHARED: Final = """each test has a subnet of its own, so `subnet`, `install` and `canister` have a test's scope.
 What several tests share is prepared once, by @pytest.mark.canister or by overriding the fixture perdure_baseline;
-a fixture of a wider scope takes perdure_baseline and works on perdure_baseline.fork()."""
+a fixture of a wider scope takes perdure_baseline and works on perdure_baseline.fork().
+With `perdure_scope = "module"` in pytest's configuration, the tests of a module share one subnet, and what each does to
+it the next one sees."""
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -313,9 +332,10 @@ def _without_own_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
 
 def _logged(item: pytest.Item) -> list[str]:
     """What the canisters of a test's subnet have printed, and the traps that they ended in."""
-    subnet, seen = item.stash.get(_SUBNET, (None, {}))
-    if subnet is None:
+    found = next((node.stash[_SUBNET] for node in reversed(item.listchain()) if _SUBNET in node.stash), None)
+    if found is None:
         return []
+    subnet, seen = found
     return [
         f"{one.id}: {record.content.decode(errors='backslashreplace')}"
         for one in subnet.canisters

@@ -93,7 +93,10 @@ class ActorMethod:
     def __call__(self, *args: object, **kwargs: object) -> Value:
         """Call the method; raises ValueError or TypeError for wrong arguments, RejectError if it is rejected."""
         if kwargs or len(args) != len(self._method.func.args):
-            bound = self.__signature__.bind(*args, **kwargs)
+            try:
+                bound = self.__signature__.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{self._method.signature}: {error}") from None
             bound.apply_defaults()
             args = bound.args
         return self._actor.__call_method__(self._method, args)
