@@ -6,13 +6,17 @@ The SQL is the user's, but views, triggers and virtual tables in a database are 
 from __future__ import annotations
 
 import time
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import HostError, UnsupportedError
 
 if TYPE_CHECKING:
     import apsw
+    from apsw import SQLiteValue
 
 __all__ = ["Limits", "limit", "only_read", "only_this_database", "quoted"]
 
@@ -35,7 +39,9 @@ _PRAGMAS_ASKED: Final = frozenset(
 
 _FUNCTIONS_WITH_FILES: Final = frozenset(["load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"])
 _CACHE_KIB: Final = 65_536
-_STEPS_BETWEEN_LOOKS: Final = 1_000
+_STEPS_BETWEEN_LOOKS: Final = (16, 1_000)
+"""At the beginning of a statement, and at most: one step can make a blob of `Limits.length_bytes`."""
+_SECONDS_BETWEEN_LOOKS: Final = (0.01, 0.1)
 _MOST_SECONDS_BETWEEN_LOOKS: Final = 1.0
 
 
@@ -77,31 +83,115 @@ def limit(connection: apsw.Connection, limits: Limits) -> None:
     if limits.heap_bytes is not None and apsw.hard_heap_limit(-1) == 0:
         apsw.hard_heap_limit(limits.heap_bytes)
     connection.execute(settings)
-    clock = _Clock(limits.seconds)
+    _Linear(limits.length_bytes).put(connection)
+    clock = _Clock(connection, limits.seconds)
     connection.exec_trace = clock.begin
     # Even without a limit of time Python has to be entered now and then: that is where signals are seen.
-    connection.set_progress_handler(clock.look, _STEPS_BETWEEN_LOOKS)
+    clock.set(_STEPS_BETWEEN_LOOKS[0])
 
 
 @final
 class _Clock:
-    """How long the statement has worked that began last."""
+    """How long the statement has worked that began last; looks come about every 10 to 100 ms."""
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, connection: apsw.Connection, seconds: float | None) -> None:
+        self._connection = weakref.ref(connection)
         self._seconds = seconds
         self._worked = self._last = 0.0
+        self._steps = 0
 
     def begin(self, _cursor: object, _sql: str, _bindings: object) -> bool:
         self._worked, self._last = 0.0, time.monotonic()
+        self.set(_STEPS_BETWEEN_LOOKS[0])
         return True
+
+    def set(self, steps: int) -> None:
+        """Look after so many steps each time."""
+        connection = self._connection()
+        if steps != self._steps and connection is not None:
+            self._steps = steps
+            connection.set_progress_handler(self.look, steps)
 
     def look(self) -> bool:
         now = time.monotonic()
-        self._worked += min(now - self._last, _MOST_SECONDS_BETWEEN_LOOKS)
+        took = now - self._last
+        self._worked += min(took, _MOST_SECONDS_BETWEEN_LOOKS)
         self._last = now
         if self._seconds is not None and self._worked > self._seconds:
             raise HostError(f"SQL has worked for {self._seconds:g} s, the limit of one statement: ask for less")
+        if took < _SECONDS_BETWEEN_LOOKS[0] and self._steps < _STEPS_BETWEEN_LOOKS[1]:
+            self.set(min(4 * self._steps, _STEPS_BETWEEN_LOOKS[1]))
+        elif took > _SECONDS_BETWEEN_LOOKS[1] and self._steps > 1:
+            self.set(max(1, self._steps // 4))
         return False
+
+
+@final
+class _Linear:
+    """SQLite's functions that take the product of two texts' lengths, within one step, which nothing can interrupt.
+
+    Its own ``instr`` works for hours on two texts within the limit of length. These take the sum, and give the same.
+    """
+
+    def __init__(self, length_bytes: int) -> None:
+        import apsw
+
+        self._length_bytes = length_bytes
+        self._plain = apsw.Connection(":memory:")
+        self._too_big = apsw.TooBigError
+
+    def put(self, connection: apsw.Connection) -> None:
+        """Have a connection use them, in what a schema says too."""
+        import apsw
+
+        functions: list[tuple[str, int, Callable[..., SQLiteValue]]] = [
+            ("instr", 2, self.instr),
+            ("replace", 3, self.replace),
+            ("trim", 2, partial(self.trim, True, True)),
+            ("ltrim", 2, partial(self.trim, True, False)),
+            ("rtrim", 2, partial(self.trim, False, True)),
+        ]
+        for name, count, function in functions:
+            connection.create_scalar_function(name, function, count, deterministic=True, flags=apsw.SQLITE_INNOCUOUS)
+
+    def _text(self, value: SQLiteValue) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, bytes):
+            return value.decode(errors="replace")
+        return str(self._plain.execute("select cast(? as text)", (value,)).get)
+
+    def instr(self, whole: SQLiteValue, part: SQLiteValue) -> SQLiteValue:
+        if whole is None or part is None:
+            return None
+        if isinstance(whole, bytes) and isinstance(part, bytes):
+            return whole.find(part) + 1
+        return self._text(whole).find(self._text(part)) + 1
+
+    def replace(self, whole: SQLiteValue, part: SQLiteValue, other: SQLiteValue) -> SQLiteValue:
+        if whole is None or part is None:
+            return None
+        where, old = self._text(whole), self._text(part)
+        if not old or old[0] == "\0":
+            return where
+        if other is None:
+            return None
+        new = self._text(other)
+        longer = len(new.encode()) - len(old.encode())
+        if longer > 0 and len(where.encode()) + longer * where.count(old) > self._length_bytes:
+            raise self._too_big("string or blob too big")
+        return where.replace(old, new)
+
+    def trim(self, left: bool, right: bool, whole: SQLiteValue, characters: SQLiteValue) -> SQLiteValue:
+        if whole is None or characters is None:
+            return None
+        found, these = self._text(whole), frozenset(self._text(characters).partition("\0")[0])
+        first, last = 0, len(found)
+        while left and first < last and found[first] in these:
+            first += 1
+        while right and last > first and found[last - 1] in these:
+            last -= 1
+        return found[first:last]
 
 
 def only_read(connection: apsw.Connection) -> None:

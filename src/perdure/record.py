@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 
 import cbor2
 
+from perdure import cbor
 from perdure.errors import MalformedError, UnsupportedError
 
 __all__ = [
@@ -65,8 +66,10 @@ def load(data: bytes, where: str) -> Plain:
         MalformedError: it is not.
     """
     try:
-        found = cbor2.loads(data)
+        found = cbor.load(data)
         again = cbor2.dumps(found)
+    except MalformedError as error:
+        raise MalformedError(f"{where}: {error.message}") from error
     except Exception as error:
         raise MalformedError(f"{where}: no CBOR: {error}") from error
     if again != data:

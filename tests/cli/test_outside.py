@@ -116,6 +116,17 @@ def test_a_device_is_not_read_to_its_end(tmp_path: Path) -> None:
     assert (done.returncode, "is a device" in done.stderr) == (2, True)
 
 
+def test_what_is_no_text_in_utf8_is_said_to_be_none(place: Path) -> None:
+    for arguments in (
+        ("canister", "call", "counter", b"count\xff"),
+        ("canister", "settings", "update", "counter", "--add-environment-variable", b"A\xff=1"),
+        ("stable", "query", ".perdure:counter", b"select '\xff'"),
+    ):
+        done = perdure(*arguments, cwd=place, capture_output=True)
+        assert (done.returncode, "is no text in UTF-8" in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("content", [b"service : { count : () -> (nat\xff) }", b'import "other.did"; service : {}'])
 def test_an_interface_that_is_not_utf8(place: Path, content: bytes) -> None:
     (place / "wrong.did").write_bytes(content)

@@ -122,6 +122,8 @@ def test_a_schema_file_that_is_not_there(tmp_path):
 
     with pytest.raises(StorageError):
         load_schema(tmp_path / "none.yaml")
+    with pytest.raises(StorageError, match="a schema is a file"):
+        load_schema("/dev/zero")
 
 
 # Inference

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.errors import MalformedError
+from perdure import reading_sql
+from perdure.errors import HostError, MalformedError
 from perdure.inspection.find import find_in_memory, name_structures
 from perdure.inspection.sql import connect
 from perdure.memory import BytesMemory
+from perdure.reading_sql import Limits, limit
 from perdure.stable import StableBTreeMap, types
 from perdure.values.codec import codec
 from perdure.values.schema import parse_schema
@@ -171,3 +173,59 @@ def test_names_in_sql_are_quoted():
     from perdure.inspection.sql import quoted
 
     assert quoted('a" b); --') == '"a"" b); --"'
+
+
+def limited(**changes):
+    connection = apsw.Connection(":memory:")
+    limit(connection, Limits(**changes))
+    return connection
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.text("ab0.é\U0001f600 \0", max_size=9),
+    st.text("ab0.é ", max_size=6).map(str.encode),
+)
+
+
+@given(VALUES, VALUES, VALUES)
+def test_functions_that_take_linear_time_give_what_sqlites_own_give(one, two, three):
+    plain, ours = apsw.Connection(":memory:"), limited()
+    sql = (
+        "select ?1, instr(?1, ?2), replace(?1, ?2, ?3), trim(?1, ?2), ltrim(?1, ?2), rtrim(?1, ?2), typeof(?1),"
+        " typeof(instr(?1, ?2)), typeof(replace(?1, ?2, ?3)), typeof(trim(?1, ?2))"
+    )
+    assert ours.execute(sql, (one, two, three)).fetchall() == plain.execute(sql, (one, two, three)).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("select instr(a, b || '1')", 0),
+        ("select length(replace(a, b || '1', ''))", 12_000_000),
+        ("select length(trim(a || 'x', (select group_concat(char(value), '') from json_each(c)) || '0'))", 1),
+    ],
+)
+def test_no_step_takes_the_product_of_two_lengths(sql, expected):
+    """SQLite's own take hours, in one step, which neither a limit of time nor Ctrl-C ends."""
+    long = "(select hex(zeroblob(6000000)) a, hex(zeroblob(3000000)) b, (select json_group_array(x + 256) from many) c)"
+    many = "with recursive many(x) as (select 1 union all select x + 1 from many limit 40000) "
+    assert ask(limited(), f"{many}{sql} from {long}") == [(expected,)]
+
+
+def test_steps_that_take_long_are_looked_at_one_by_one(monkeypatch):
+    """A thousand steps, each of which makes a blob of 64 MB, are minutes."""
+    connection, now, made = limited(seconds=60), [0.0], []
+
+    def make():
+        made.append(1)
+        now[0] += 0.5
+        return 1
+
+    connection.create_scalar_function("make", make, 0)
+    monkeypatch.setattr(reading_sql.time, "monotonic", lambda: now[0])
+    with pytest.raises(HostError, match="the limit of one statement"):
+        ask(connection, "with recursive c(x) as (select 1 union all select x + 1 from c) select sum(make()) from c")
+    assert 120 <= len(made) <= 240

@@ -10,7 +10,7 @@ import pytest
 import wasmtime
 
 import perdure.kit
-from perdure import ANONYMOUS, Subnet
+from perdure import ANONYMOUS, Subnet, rejects
 from perdure.errors import UnsupportedError
 from perdure.execution.state import LAST_TIME_NS
 
@@ -134,6 +134,11 @@ def test_what_calls_are_made_of_is_looked_at(subnet, change, message):
     for call in (canister.update, canister.query):
         with pytest.raises(TypeError, match=message):
             call(**{"method": "f", **change})
+    for call in (canister.update, canister.query):
+        with pytest.raises(ValueError, match=r"the method 'f\\udcff' has half of a surrogate pair"):
+            call("f\udcff")
+    with rejects(match="no update method 'é'"):
+        canister.update("é")
     with pytest.raises(ValueError, match="-1 cycles"):
         canister.update("f", cycles=-1)
 

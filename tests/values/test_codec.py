@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from perdure.errors import MalformedError
 from perdure.ic.principal import ANONYMOUS
 from perdure.values import RAW, codec, to_json, to_sql
+from perdure.values.show import json_text, to_text
 
 CASES = [
     ("raw", "0x0a0b", "0a0b", b"\x0a\x0b"),
@@ -155,3 +156,17 @@ def test_raw_is_not_sure_of_its_order():
     assert not RAW.is_ordered
     assert not codec("cbor").is_ordered
     assert codec("struct(a: u8, b: principal)").is_ordered
+
+
+def test_integers_of_thousands_of_digits_are_shown_in_hexadecimal():
+    """Decimal text takes quadratic time, and Python refuses it with a ValueError."""
+    value = -(1 << 100_000)
+    assert to_json([value]) == [f"-0x1{'0' * 25_000}"]
+    assert to_sql(value) == to_text(value) == to_json(value)
+    assert json_text({"a": value}) == f'{{"a": "{to_json(value)}"}}'
+    assert to_json(1 << 10_000) == to_text(1 << 10_000) == 1 << 10_000
+
+
+def test_cbor_that_refers_to_itself_is_no_value():
+    with pytest.raises(MalformedError, match="refers to itself"):
+        codec("cbor").decode(b"\xd8\x1c\x81\xd8\x1d\x00")

@@ -5,12 +5,12 @@ Spec: "Certification", "Encoding of certificates" in the interface specification
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, final
 
 import cbor2
 
+from perdure import cbor
 from perdure.certification.hash_tree import (
     HashTree,
     Missing,
@@ -82,15 +82,10 @@ def decode_tree(data: bytes) -> HashTree:
 def _load(data: bytes, what: str) -> Any:
     """A value of CBOR, which may be marked as such."""
     # The mark is taken off here: under a tag cbor2 makes everything immutable, with dictionaries of its own kind.
-    stream = io.BytesIO(data)
-    stream.seek(len(_MARK) if data.startswith(_MARK) else 0)
     try:
-        content = cbor2.load(stream)
-    except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-        raise MalformedError(f"{what} is not CBOR: {error}", stream.tell()) from error
-    if stream.tell() != len(data):
-        raise MalformedError(f"{len(data) - stream.tell()} bytes after the {what}", stream.tell())
-    return content
+        return cbor.load(data, len(_MARK) if data.startswith(_MARK) else 0)
+    except MalformedError as error:
+        raise MalformedError(f"{what}: {error.message}", error.offset) from error
 
 
 def certify(key: RootKey, state: HashTree, paths: Iterable[Sequence[bytes]]) -> Certificate:

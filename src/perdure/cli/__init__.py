@@ -136,13 +136,23 @@ def _say(text: str) -> None:
         click.echo(printable(text, keep=LAYOUT), err=True, nl=False)
 
 
+def _is_utf8(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _explain(error: Exception) -> int:
     """Say what went wrong on standard error; the exit code. Our own bugs keep their traceback."""
     from perdure.errors import InternalError, PerdureError, RejectError
 
-    if isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError):
+    # Paths may be any bytes; what is meant as text may not, and whoever looked at it says so as of a bug in code.
+    odd = next((one for one in sys.argv[1:] if not _is_utf8(one)), None) if isinstance(error, ValueError) else None
+    if odd is None and (isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError)):
         raise error
-    _say(f"perdure: {error}\n")
+    _say(f"perdure: {error}\n" if odd is None else f"perdure: argument {odd!r:.80} is no text in UTF-8: {error}\n")
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

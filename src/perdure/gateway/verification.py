@@ -17,8 +17,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple, TypeAlias, final
 from urllib.parse import unquote_to_bytes
 
-import cbor2
-
+from perdure import cbor
 from perdure.certification import Certificate, HashTree, Leaf, Missing, decode_tree, encode_nat, lookup, lookup_subtree
 from perdure.errors import MalformedError, PerdureError
 from perdure.gateway.expression import Certified, RequestRule, ResponseRule, read_expression
@@ -140,9 +139,9 @@ def _bytes_of(fields: dict[str, str], name: str) -> bytes:
 
 def _read_path(data: bytes) -> tuple[str, ...]:
     try:
-        found = cbor2.loads(data)
-    except Exception as error:
-        raise MalformedError(f"IC-Certificate: expr_path is no CBOR: {error}") from error
+        found = cbor.load(data)
+    except MalformedError as error:
+        raise MalformedError(f"IC-Certificate: expr_path: {error.message}") from error
     if not isinstance(found, (list, tuple)) or not all(isinstance(part, str) for part in found):
         raise MalformedError(f"IC-Certificate: expr_path is {str(found)[:60]}, expected a list of texts")
     return tuple(found)

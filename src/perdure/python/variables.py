@@ -18,6 +18,7 @@ from typing import Final, final
 
 import cbor2
 
+from perdure import cbor
 from perdure.candid.types import Value
 from perdure.data.catalogue import CATALOGUE_ID
 from perdure.data.store import Store
@@ -277,9 +278,9 @@ class Schema:
         if not data:
             return cls(is_known=False)
         try:
-            content = cbor2.loads(data)
-        except (cbor2.CBORDecodeError, RecursionError, OverflowError, MemoryError, ValueError, TypeError) as error:
-            raise MalformedError(f"schema of a canister in Python: {error}") from error
+            content = cbor.load(data)
+        except MalformedError as error:
+            raise MalformedError(f"schema of a canister in Python: {error.message}") from error
         return cls(**_SCHEMA.decode(content))
 
     def memories(self) -> MemorySchemas:

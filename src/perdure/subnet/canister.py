@@ -151,7 +151,7 @@ class Canister:
             ValueError: nobody can name a request so.
         """
         subnet = self._subnet
-        if (arg.__class__, method.__class__, sender.__class__, cycles) != _USUAL_CALL:
+        if (arg.__class__, method.__class__, sender.__class__, cycles) != _USUAL_CALL or not method.isascii():
             method, arg, sender, cycles = given.call(method, arg, sender, cycles)
         gate, ticket = subnet._gate, Ticket()
         try:
@@ -221,7 +221,7 @@ class Canister:
             RejectError: the canister or the system rejected the query.
         """
         subnet = self._subnet
-        if (arg.__class__, method.__class__, sender.__class__, 0) != _USUAL_CALL:
+        if (arg.__class__, method.__class__, sender.__class__, 0) != _USUAL_CALL or not method.isascii():
             method, arg, sender, _ = given.call(method, arg, sender, 0)
         gate, signals = subnet._gate, threads.here.state
         if gate.is_busy:

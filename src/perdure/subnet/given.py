@@ -94,6 +94,11 @@ def principals(values: object, what: str) -> list[Principal]:
     return [principal(item, f"each of {what}") for item in values]
 
 
+def is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8, as all that is kept and sent."""
+    return name.isascii() or not any("\ud800" <= one <= "\udfff" for one in name)
+
+
 def call(method: str, arg: bytes, sender: Principal, cycles: int) -> tuple[str, bytes, Principal, int]:
     """What makes a call.
 
@@ -103,6 +108,8 @@ def call(method: str, arg: bytes, sender: Principal, cycles: int) -> tuple[str, 
     """
     if not isinstance(method, str):
         raise TypeError(f"the method is named by a str, found {method!r:.80}")
+    if not is_text(method):
+        raise ValueError(f"the method {method!r:.80} has half of a surrogate pair: such text is on no network")
     if not isinstance(arg, bytes | bytearray | memoryview):
         raise TypeError(
             f"the argument is bytes, found {arg!r:.80}: perdure.candid.encode makes them of values, and "

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from reprlib import repr as brief
 from typing import Self, final
 
 import cbor2
 
+from perdure import cbor
 from perdure.errors import MalformedError
 from perdure.stable.kind import Kind, option
 from perdure.values.format import Format, Value
 from perdure.values.packed import named_parts
 
 __all__ = ["Cbor", "CborArray"]
-
-_ERRORS = (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 
 
 @final
@@ -45,14 +43,7 @@ def load_item(data: bytes) -> Value:
     Raises:
         MalformedError: it is none.
     """
-    stream = io.BytesIO(data)
-    try:
-        value = cbor2.load(stream)
-    except _ERRORS as error:
-        raise MalformedError(f"no CBOR: {error}") from error
-    if stream.tell() != len(data):
-        raise MalformedError(f"no CBOR: {len(data) - stream.tell()} bytes after the item")
-    return value
+    return cbor.load(data)
 
 
 @final

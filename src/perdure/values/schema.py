@@ -23,6 +23,7 @@ memories:
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,7 @@ class Schema:
 
 
 _MAX_NAME: Final = 64
+_MAX_BYTES: Final = 16 << 20
 
 
 def load_schema(path: Path | str, *, formats: Iterable[Format] = ()) -> Schema:
@@ -127,6 +129,9 @@ def load_schema(path: Path | str, *, formats: Iterable[Format] = ()) -> Schema:
         MalformedError: it says something that is no schema.
     """
     try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            raise StorageError(f"a schema is a file of at most {_MAX_BYTES} bytes", path)
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(str(error), path) from error

@@ -14,10 +14,20 @@ __all__ = ["to_json", "to_sql", "to_text"]
 _SQL_INTEGERS: Final = range(-(1 << 63), 1 << 63)
 
 
+def _is_shown_decimal(value: int) -> bool:
+    return value.bit_length() < 12_000
+
+
 def to_json(value: object) -> Value:
-    """A value made of what JSON has: principals as text, bytes in hexadecimal, records as objects."""
-    if value is None or isinstance(value, bool | int | str):
+    """A value made of what JSON has: principals as text, bytes in hexadecimal, records as objects.
+
+    An integer of thousands of digits is a text in hexadecimal: its decimal text takes quadratic time, and Python
+    refuses it.
+    """
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int):
+        return value if _is_shown_decimal(value) else f"{value:#x}"
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, bytes | bytearray | memoryview):
@@ -104,7 +114,8 @@ def to_sql(value: object) -> Value:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, int):
-        return value if value in _SQL_INTEGERS else f"{value:039d}"
+        wide = f"{value:039d}" if _is_shown_decimal(value) else f"{value:#x}"
+        return value if value in _SQL_INTEGERS else wide
     if isinstance(value, Principal):
         return str(value)
     if isinstance(value, bytearray | memoryview):
@@ -114,8 +125,10 @@ def to_sql(value: object) -> Value:
 
 def to_text(value: object) -> Value:
     """A value as one field of text: bytes in hexadecimal, composed values as JSON."""
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, str | float):
         return value
+    if isinstance(value, int):
+        return value if _is_shown_decimal(value) else f"{value:#x}"
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).hex()
     return str(value) if isinstance(value, Principal) else json_text(value)
