@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -270,3 +271,16 @@ def test_tests_mirror_the_source_by_name() -> None:
 def _own_tests(name: str) -> Path:
     *packages, last = name.split(".")[1:]
     return TESTS.joinpath(*packages, f"test_{last}.py")
+
+
+def test_the_page_on_reliability_names_tests_that_are_there() -> None:
+    page = (ROOT.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 50
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in _tests_of(file)]
+    assert missing == []
+
+
+@cache
+def _tests_of(file: str) -> str:
+    return (TESTS / file).read_text(encoding="utf-8")

@@ -10,9 +10,10 @@ import wasmtime
 
 from perdure.errors import UnsupportedError
 from perdure.instrument import HIGHEST, Bounds, counts_of
+from perdure.instrument.appendix import Appendix
 from perdure.instrument.bounds import INLINED_BRANCHES
 from perdure.instrument.link import kernel_for
-from perdure.wasm import OPCODES, decode, instructions, locals_end
+from perdure.wasm import OPCODES, FuncType, Module, ValType, decode, instructions, locals_end
 
 MODULES = Path(__file__).parents[1] / "canisters" / "modules"
 
@@ -227,3 +228,25 @@ def test_accesses_to_stable_memory_branch_as_often_as_is_counted():
 
 
 BRANCHES = {"block", "loop", "if", "else", "br", "br_if", "br_table", "return"}
+
+
+def test_a_type_is_looked_up_without_a_search():
+    """A module may import thousands of functions, and have a hundred thousand types before the first that they need."""
+    compared = 0
+
+    class Counted(FuncType):
+        __slots__ = ()
+        __hash__ = FuncType.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return tuple(self) == tuple(other)
+
+    types = tuple(Counted((ValType.I32,) * (number // 100), (ValType.I64,) * (number % 100)) for number in range(5_000))
+    appendix = Appendix(Module(types=types))
+    compared = 0
+    for number in range(4_000, 5_000):
+        assert appendix.type_index(Counted(*types[number])) == number
+    assert appendix.type_index(Counted((ValType.F64,))) == 5_000
+    assert compared < 10_000
