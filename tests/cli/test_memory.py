@@ -150,6 +150,8 @@ def test_data_moves_between_the_two_forms(run: Callable[..., dict], two_forms: d
         assert subnet.canister(Principal.from_text(network)).query("get") == b"native"
         subnet.canister(Principal.from_text(network)).update("keep", b"lower!")
         subnet.canister(Principal.from_text(network)).write_snapshot(tmp_path / "snapshot")
+    shown = run("memory", "show", network, "stable#5", "--address", "131070", "--bytes", "6", *state)
+    assert bytes.fromhex(shown["data"]) == b"lower!"
     for source, name in ((network, "2.bin"), (tmp_path / "snapshot", "3.bin")):
         run("memory", "export", source, "stable#5", "-o", tmp_path / name, *state)
     assert (tmp_path / "2.bin").read_bytes() == (tmp_path / "3.bin").read_bytes()

@@ -55,6 +55,39 @@ def _find(canister: Canister, name: str) -> LiveMemory:
     return memories[name]
 
 
+def _within(memory: Memory, name: str, *, create: bool = False) -> Memory:
+    """The memory NAME says: `memory` itself, or with #ID one of those in it."""
+    from perdure.stable import MemoryManager
+
+    whole, hash_, number = name.partition("#")
+    if not hash_:
+        return memory
+    if not number.isdecimal() or int(number) > _MAX_ID:
+        raise click.UsageError(f"memory {name!r:.80}: an id is 0 to {_MAX_ID}, found {number!r:.80}")
+    manager = (MemoryManager.init if create else MemoryManager.load)(memory)
+    if not create and int(number) not in manager.memory_ids():
+        raise click.UsageError(
+            f"no memory {name!r:.80}, the memory manager in {whole} has {', '.join(map(str, manager.memory_ids()))}"
+        )
+    return manager.get(int(number))
+
+
+@contextmanager
+def _opened(state: State, source: str, name: str) -> Iterator[Memory]:
+    """The memory NAME of a canister, or of a snapshot or a dump, which have stable memory alone."""
+    from perdure.inspection.open import open_source
+
+    if Path(source).exists():
+        if name.partition("#")[0] != "stable":
+            raise click.UsageError(f"no memory {name!r:.80}, a snapshot or a dump has stable and stable#ID")
+        with open_source(source) as opened:
+            yield _within(opened.memory, name)
+        return
+    subnet, found = _read(state, source)
+    with subnet:
+        yield _within(_find(found, name.partition("#")[0]), name)
+
+
 @memory.command()
 @canister_argument
 @common
@@ -92,15 +125,14 @@ def ls(state: State, canister: str, as_json: bool, quiet: bool) -> None:
 @click.option("--bytes", "size_bytes", type=click.IntRange(0), default=256, help="How many, as far as there are any.")
 @common
 def show(state: State, canister: str, name: str, address: int, size_bytes: int, as_json: bool, quiet: bool) -> None:
-    """Show bytes of the memory NAME of CANISTER.
+    """Show bytes of the memory NAME of CANISTER, or of a snapshot or a dump as `export` takes them.
 
     \b
     Example:
         perdure memory show ledger users --address 4096 --bytes 64
+        perdure memory show ledger stable#5
     """  # noqa: D301
-    subnet, found = _read(state, canister)
-    with subnet:
-        one = _find(found, name)
+    with _opened(state, canister, name) as one:
         data = one.read(address, max(0, min(size_bytes, (one.size() << 16) - address)))
     lines = []
     for at in range(0, len(data), _ROW_BYTES):
@@ -108,39 +140,6 @@ def show(state: State, canister: str, name: str, address: int, size_bytes: int, 
         text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
         lines.append(f"{address + at:012x}  {row.hex(' '):<{3 * _ROW_BYTES}} {text}")
     say(as_json, False, {"memory": name, "address": address, "data": data.hex()}, "\n".join(lines))
-
-
-def _within(memory: Memory, name: str, *, create: bool = False) -> Memory:
-    """The memory NAME says: `memory` itself, or with #ID one of those in it."""
-    from perdure.stable import MemoryManager
-
-    whole, hash_, number = name.partition("#")
-    if not hash_:
-        return memory
-    if not number.isdecimal() or int(number) > _MAX_ID:
-        raise click.UsageError(f"memory {name!r:.80}: an id is 0 to {_MAX_ID}, found {number!r:.80}")
-    manager = (MemoryManager.init if create else MemoryManager.load)(memory)
-    if not create and int(number) not in manager.memory_ids():
-        raise click.UsageError(
-            f"no memory {name!r:.80}, the memory manager in {whole} has {', '.join(map(str, manager.memory_ids()))}"
-        )
-    return manager.get(int(number))
-
-
-@contextmanager
-def _exported(state: State, source: str, name: str) -> Iterator[Memory]:
-    """The memory NAME of a canister, or of a snapshot or a dump, which have stable memory alone."""
-    from perdure.inspection.open import open_source
-
-    if Path(source).exists():
-        if name.partition("#")[0] != "stable":
-            raise click.UsageError(f"no memory {name!r:.80}, a snapshot or a dump has stable and stable#ID")
-        with open_source(source) as opened:
-            yield _within(opened.memory, name)
-        return
-    subnet, found = _read(state, source)
-    with subnet:
-        yield _within(_find(found, name.partition("#")[0]), name)
 
 
 @memory.command()
@@ -160,7 +159,7 @@ def export(state: State, canister: str, name: str, output: Path, as_json: bool, 
     """  # noqa: D301
     from perdure.inspection.whole import whole_file
 
-    with _exported(state, canister, name) as one:
+    with _opened(state, canister, name) as one:
         size_bytes = one.size() << 16
         with whole_file(output) as draft, draft.open("wb") as file:
             for at in range(0, size_bytes, _COPY_BYTES):
