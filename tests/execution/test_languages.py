@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from perdure import Principal, RejectError, Subnet
 from perdure.execution import round_, run_until_idle
 from perdure.execution.state import FIRST_CANISTER_INDEX
+from perdure.threshold import master_key
 
 ROOT = Path(__file__).parents[2]
 HASHES = json.loads((ROOT / "tests" / "canisters" / "hashes.json").read_text())
@@ -198,3 +200,60 @@ class TestRust:
         assert here.actor().count() == 0
         assert open_contexts(here, there) == [0, 0]
         assert balanced(subnet)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    """A subnet and its canister."""
+    made = Subnet()
+    return made, made.install(wasm("signer"), cycles=10**15)
+
+
+class TestOracle:
+    """A canister of ic-cdk that fetches a price, signs it, and derives a key: one story."""
+
+    URL = "https://api.example.com/price"
+    TRANSPORT = json.loads((ROOT / "tests" / "facts" / "threshold.json").read_text())["transport_key"]["vectors"][1]
+
+    def test_fetches_and_signs(self, oracle):
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
+
+        subnet, canister = oracle
+        actor = canister.actor()
+        subnet.outcalls.get(self.URL).respond(json={"usd": 12.5}, headers={"date": "now", "x-request-id": "1"})
+        price = actor.price(self.URL)["Ok"]
+        assert price == '{"usd":12.5}'
+        digest = hashlib.sha256(price.encode()).digest()
+        signature = actor.sign("alice", digest)  # verified there by k256
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), actor.address("alice"))
+        key.verify(utils.encode_dss_signature(r, s), digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+        assert actor.address("bob") != actor.address("alice")
+        signature, public_key = actor.sign_schnorr("alice", b"a message")
+        ed25519.Ed25519PublicKey.from_public_bytes(public_key).verify(signature, b"a message")
+        assert balanced(subnet)
+
+    def test_derives(self, oracle):
+        encrypted, public_key = oracle[1].actor().derive(b"input", bytes.fromhex(self.TRANSPORT))
+        key = master_key("vetkd", "bls12_381_g2", "test_key_1")
+        assert public_key == key.context_key(oracle[1].id.raw_bytes, b"signer")
+        expected = key.derive_key(oracle[1].id.raw_bytes, b"signer", b"input", bytes.fromhex(self.TRANSPORT))
+        assert encrypted == expected
+        with pytest.raises(RejectError, match="transport_public_key"):
+            oracle[1].actor().derive(b"input", b"none")
+
+    def test_hears_of_failures(self, oracle):
+        subnet, canister = oracle
+        actor = canister.actor()
+        assert "was not made" in actor.price("https://other.example/")["Err"]
+        subnet.outcalls.get("https://long.example/").respond(body=bytes(2_001))
+        assert "Http body exceeds size limit of 2000 bytes." in actor.price("https://long.example/")["Err"]
+        subnet.outcalls.get("https://binary.example/").respond(body=b"\xff")
+        assert "invalid utf-8" in actor.price("https://binary.example/")["Err"]
+        assert balanced(subnet)
+
+    def test_hears_of_each_node(self, oracle):
+        subnet, canister = oracle
+        subnet.outcalls.get(self.URL).respond(text="13")
+        assert canister.actor().flexible(self.URL) == ["13"] * 13
