@@ -363,8 +363,9 @@ class TestKept:
         outcalls.subnet.inputs = []
         outcalls.answer(CALM, HttpFailure(2, "slow"), vary=False)
         (one,) = [one for one in decode_inputs(encode_inputs(outcalls.subnet.inputs)) if one.kind == "outcall"]
-        number, answers, vary = one.fields
+        number, answers, vary, asked = one.fields
         assert (number, answers_of(answers), vary) == (0, [CALM, HttpFailure(2, "slow")], False)
+        assert asked == "GET https://a.example/x"
 
     @pytest.mark.parametrize("wrong", [[1], [[1, 2, 3]], [[200, [["a"]], b""]]])
     def test_malformed_inputs(self, wrong):

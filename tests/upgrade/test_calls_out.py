@@ -10,6 +10,8 @@ import wasmtime
 
 from perdure import Subnet
 from perdure.cli import main
+from perdure.upgrade.recorded import Recording, history_calls, history_outcalls
+from perdure.upgrade.stage import Call, Stage
 
 CALLEE = "mxzaz-hqaaa-aaaar-qaada-cai"
 MODULE = """(module
@@ -99,3 +101,24 @@ def test_what_is_used_badly_ends_with_2(capsys, monkeypatch, files, words, said)
     code, told = run(capsys, monkeypatch, "same.wasm", *words)
     assert code == 2
     assert said in told
+
+
+def test_outcalls_are_answered_as_history_has_them(tmp_path):
+    """A canister of ic-cdk asks a server in the rehearsal, and nobody else: it gets what the server once said."""
+    url, root = "https://api.example.com/price", Path(__file__).parents[1] / "canisters" / "modules"
+    with Subnet(tmp_path / "state", history=None) as subnet:
+        signer = subnet.install((root / "signer.wasm.gz").read_bytes(), cycles=10**15)
+        subnet.outcalls.get(url).respond(text="11").respond(text="12.5")
+        assert [signer.actor().price(url) for _ in range(2)] == [{"Ok": "11"}, {"Ok": "12.5"}]
+        price = signer.service().methods["price"]
+    subnet = Subnet.read(tmp_path / "state")
+    signer = subnet.canister(signer.id)
+    recording = Recording(outcalls=history_outcalls(signer))
+    stage = Stage(subnet.fork(), signer.id, recording.answerer(signer), outcalls=recording.answer_outcalls)
+    for _ in range(2):
+        outcome = stage.run(Call("update", "price", price.encode([url])))
+        assert price.decode(outcome.reply) == ({"Ok": "12.5"},)
+    outcome = stage.run(Call("update", "price", price.encode(["https://other.example/"])))
+    assert outcome.is_open
+    assert [one.method_name for one in outcome.held] == ["http_request"]
+    assert history_calls(signer)[0].method == "price"

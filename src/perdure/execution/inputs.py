@@ -11,7 +11,7 @@ them (calls between canisters, timers, heartbeats) is not noted, as it follows a
 | ``rounds`` | count | rounds, all but the last without a commit; the clock is that of the last |
 | ``hook`` | canister | its low-memory hook, made due by a call |
 | ``advance`` | duration in ns | |
-| ``outcall`` | number, answers, whether headers vary | what a server has sent, or why there is nothing |
+| ``outcall`` | number, answers, whether headers vary, method and URL | what a server sent, or why nothing |
 | ``reject`` | words | the management canister's next call is rejected, which this machine cannot execute |
 | ``create`` | id or none, controllers, cycles | |
 | ``install`` | as ``create``, SHA-256 of the module, argument | a new canister with code |

@@ -42,9 +42,10 @@ __all__ = [
     "ask_outside",
     "expire_outcalls",
     "request_of_outcall",
+    "what_is_asked",
 ]
 
-NOBODY_ANSWERS: Final = "{method} {url} was not made: nobody answers HTTPS outcalls here; see Subnet.outcalls"
+NOBODY_ANSWERS: Final = "{} was not made: nobody answers HTTPS outcalls here; see Subnet.outcalls"
 
 
 @final
@@ -71,6 +72,13 @@ def request_of_outcall(outcall: Outcall) -> dict[str, Value]:
     """The argument that the canister gave."""
     arg: dict[str, Value] = codecs()[outcall.method_name][0].decode(outcall.arg)[0]
     return arg
+
+
+def what_is_asked(outcall: Outcall) -> str:
+    """Method and URL."""
+    arg = request_of_outcall(outcall)
+    (method,) = arg["method"]
+    return f"{method.upper()} {arg['url']}"
 
 
 # -- what differs from node to node
@@ -285,7 +293,7 @@ def answer_outcall(world: World, outcall_id: int, answers: Sequence[HttpAnswer],
     else:
         response = _flexible(world, outcall, answers, vary=vary)
     world.begin()
-    world.state.note("outcall", outcall_id, _plain(answers), vary)
+    world.state.note("outcall", outcall_id, _plain(answers), vary, what_is_asked(outcall))
     _respond(world, outcall_id, response)
 
 
@@ -318,8 +326,6 @@ def ask_outside(world: World, *, waits: bool = True) -> bool:
     if not waits:
         return False
     for outcall_id, outcall in list(world.state.outcalls.items()):
-        arg = request_of_outcall(outcall)
-        (method,) = arg["method"]
-        words = NOBODY_ANSWERS.format(method=method.upper(), url=arg["url"])
+        words = NOBODY_ANSWERS.format(what_is_asked(outcall))
         answer_outcall(world, outcall_id, [HttpFailure(RejectCode.SYS_TRANSIENT, words)])
     return True

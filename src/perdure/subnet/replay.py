@@ -358,7 +358,7 @@ class _Replay:
         reject_management_call(self.subnet._world, *one.fields)
 
     def outcall(self, one: Input, step: _Step) -> None:
-        outcall_id, answers, vary = one.fields
+        outcall_id, answers, vary, _ = one.fields
         if outcall_id not in self.subnet._state.outcalls:  # what asked for it has become something else
             raise _Differs(step.versions[0], None)
         answer_outcall(self.subnet._world, outcall_id, answers_of(answers), vary=vary)

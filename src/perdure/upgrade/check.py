@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 from perdure.inspection.canister import open_canister
 from perdure.subnet.subnet import Canister
 from perdure.upgrade.patience import Patience
-from perdure.upgrade.recorded import Recording, history_calls, read_recording
+from perdure.upgrade.recorded import Recording, history_calls, history_outcalls, read_recording
 from perdure.upgrade.rehearsal import Options, rehearse
 from perdure.upgrade.report import Report, judge
 from perdure.values.schema import Schema, load_schema
@@ -92,6 +92,7 @@ def check_canister(canister: Canister, new: object, arg: object = None, **option
         volatile=frozenset(options.get("volatile", ())),
         calls=recording.calls,
         answer=recording.answerer(canister),
+        outcalls=recording.answer_outcalls,
         require_way_back=options.get("require_way_back", False),
         decode_all=options.get("decode_all", False),
         seed=options.get("seed", 0),
@@ -131,5 +132,5 @@ def _recording(canister: Canister, replay: str | os.PathLike[str] | Recording | 
     if replay is None:
         return Recording()
     if replay == "history":
-        return Recording(calls=history_calls(canister))
+        return Recording(calls=history_calls(canister), outcalls=history_outcalls(canister))
     return read_recording(Path(replay), canister)

@@ -26,19 +26,22 @@ from perdure.candid import encode, parse_values
 from perdure.canister import Reject, Reply
 from perdure.errors import MalformedError, PerdureError, StorageError
 from perdure.execution.inputs import decode_inputs, message_of
-from perdure.execution.messages import CallMessage, Response
+from perdure.execution.messages import CallMessage, Outcall, Response
+from perdure.execution.outcalls import HttpAnswer, answer_outcall, answers_of, what_is_asked
+from perdure.execution.world import World
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.subnet.subnet import Canister
 from perdure.upgrade.stage import Answerer, Call
 from perdure.upgrade.version import Version
 
-__all__ = ["Recording", "history_calls", "read_recording"]
+__all__ = ["Recording", "history_calls", "history_outcalls", "read_recording"]
 
 MAX_CALLS: Final = 10_000
 MAX_REJECT_CODE: Final = 6
+OUTCALLS: Final = ("http_request", "flexible_http_request")
 OUTSIDE: Final = frozenset(
     [
-        "http_request",
+        *OUTCALLS,
         "bitcoin_get_balance",
         "bitcoin_get_utxos",
         "bitcoin_send_transaction",
@@ -66,6 +69,8 @@ class Recording:
 
     calls: list[Call] = field(default_factory=list)
     answers: list[_Answer] = field(default_factory=list)
+    outcalls: dict[str, tuple[list[HttpAnswer], bool]] = field(default_factory=dict)
+    """By method and URL, what answers an outcall, and whether headers vary; others are not answered."""
 
     def answerer(self, canister: Canister) -> Answerer:
         """Who answers the calls that leave: a recorded answer, a canister that is there; nobody."""
@@ -79,10 +84,28 @@ class Recording:
                 given[chosen] = given.get(chosen, 0) + 1
                 return self.answers[chosen].response
             if message.callee == b"":
-                return message.method_name in OUTSIDE
+                return message.method_name in OUTSIDE and not self._knows(message)
             return message.callee not in here
 
         return answer
+
+    def _knows(self, message: CallMessage) -> bool:
+        """Whether a call is an outcall whose answer is here."""
+        if message.method_name not in OUTCALLS or not self.outcalls:
+            return False
+        outcall = Outcall(message.origin, message.caller, message.method_name, message.arg, 0, 0)
+        try:
+            return what_is_asked(outcall) in self.outcalls
+        except MalformedError:
+            return True  # the rules refuse it
+
+    def answer_outcalls(self, world: World, _: bool) -> bool:
+        """Answer what is here, see `World.outcalls`."""
+        found = [(number, self.outcalls.get(what_is_asked(one))) for number, one in world.state.outcalls.items()]
+        for number, answer in found:
+            if answer is not None:
+                answer_outcall(world, number, answer[0], vary=answer[1])
+        return any(answer is not None for _, answer in found)
 
 
 def read_recording(path: Path, canister: Canister) -> Recording:
@@ -158,6 +181,18 @@ def _answer(one: Mapping[str, Any]) -> _Answer:
         raise MalformedError("an answer has reply, reply_hex or reject, found none of them")
     method = _text(one, "method", "*")
     return _Answer(callee, None if method == "*" else method, response)
+
+
+def history_outcalls(canister: Canister) -> dict[str, tuple[list[HttpAnswer], bool]]:
+    """The newest answer to each outcall that a state directory's history has, by method and URL."""
+    directory = canister._subnet._history_directory()
+    found: dict[str, tuple[list[HttpAnswer], bool]] = {}
+    for version in () if directory is None else directory.history():
+        for one in reversed(decode_inputs(version.message.inputs)):
+            if one.kind == "outcall" and len(found) < MAX_CALLS:
+                _, answers, vary, asked = one.fields
+                found.setdefault(asked, (answers_of(answers), vary))
+    return found
 
 
 def history_calls(canister: Canister) -> list[Call]:

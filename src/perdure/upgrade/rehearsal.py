@@ -22,7 +22,7 @@ from perdure.subnet.subnet import Canister
 from perdure.upgrade.arguments import Pool, arguments, find_values, flat, made
 from perdure.upgrade.patience import Patience, Waited
 from perdure.upgrade.replies import Reply
-from perdure.upgrade.stage import Answerer, Budget, Call, Outcome, Stage
+from perdure.upgrade.stage import Answerer, Budget, Call, OutcallAnswerer, Outcome, Stage
 from perdure.upgrade.version import Version, field_names, is_private
 from perdure.values.schema import Schema
 
@@ -49,6 +49,7 @@ class Options:
         volatile: methods, and ``.fields`` of replies, that are not compared.
         calls: that somebody recorded, to be tried too.
         answer: who answers calls that leave the canister.
+        outcalls: who answers HTTPS outcalls that `answer` lets go.
         require_way_back: whether having none is breaking.
         decode_all: decode every value, not a sample.
         seed: of everything that is drawn.
@@ -68,6 +69,7 @@ class Options:
     volatile: frozenset[str] = frozenset()
     calls: Sequence[Call] = ()
     answer: Answerer | None = None
+    outcalls: OutcallAnswerer | None = None
     require_way_back: bool = False
     decode_all: bool = False
     seed: int = 0
@@ -344,7 +346,8 @@ def rehearse(canister: Canister, wasm: Any, options: Options) -> Rehearsal:
             "a canister in Python is not rehearsed: what it declares is compared when it is upgraded, or opened with "
             "changed code, before anything is written"
         )
-    old_stage = Stage(canister._subnet.fork(), canister.id, options.answer, Budget(2 * options.max_instructions))
+    budget = Budget(2 * options.max_instructions)
+    old_stage = Stage(canister._subnet.fork(), canister.id, options.answer, budget, options.outcalls)
     old = Version(canister.module, options.old_schema, options.old_candid)
     old.check_given()
     before = State.of(old_stage, old.schema)

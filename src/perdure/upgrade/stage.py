@@ -17,6 +17,7 @@ from perdure.errors import RejectError
 from perdure.execution.events import Taken
 from perdure.execution.execute import can_execute_task, execute_call, execute_task
 from perdure.execution.messages import CallMessage, FromUser, Response
+from perdure.execution.outcalls import ask_outside
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import has_work, round_
 from perdure.execution.state import CanisterState
@@ -26,13 +27,14 @@ from perdure.memory import Memory
 from perdure.subnet.canister import Canister, Home
 from perdure.subnet.residency import ResidentInstance
 
-__all__ = ["Answerer", "Call", "Entry", "Outcome", "Stage", "one_line"]
+__all__ = ["Answerer", "Call", "Entry", "OutcallAnswerer", "Outcome", "Stage", "one_line"]
 
 MAX_ROUNDS: Final = 100
 _REQUEST_ID: Final = b"a rehearsed request"
 
 Answerer = Callable[[CallMessage], Response | bool]
 """Who answers the calls that a canister makes, see `World.intercept`."""
+OutcallAnswerer = Callable[[World, bool], bool]
 
 Look = Callable[[Memory, set[int]], None]
 """Looks at stable memory after a call, see `Stage.run`."""
@@ -151,10 +153,16 @@ class Stage:
         canister_id: which canister.
         answer: who answers the calls that it makes; by default they go where they go.
         budget: what may be tried, shared by all forks.
+        outcalls: who answers HTTPS outcalls that `answer` lets go, see `World.outcalls`.
     """
 
     def __init__(
-        self, subnet: Home, canister_id: Principal, answer: Answerer | None = None, budget: Budget | None = None
+        self,
+        subnet: Home,
+        canister_id: Principal,
+        answer: Answerer | None = None,
+        budget: Budget | None = None,
+        outcalls: OutcallAnswerer | None = None,
     ) -> None:
         self.budget = budget or Budget()
         self.subnet = subnet
@@ -164,6 +172,7 @@ class Stage:
         self._held: list[CallMessage] = []
         world = self.world
         world.watchers = (self._note,)
+        world.outcalls = outcalls
         world.intercept = self._intercept if answer is not None else None
 
     @property
@@ -178,7 +187,7 @@ class Stage:
 
     def fork(self) -> Stage:
         """Another stage in the same state."""
-        return Stage(self.subnet.fork(), self.canister.id, self._answer, self.budget)
+        return Stage(self.subnet.fork(), self.canister.id, self._answer, self.budget, self.world.outcalls)
 
     def _note(self, instance: CanisterInstance, entry: EntryPoint, env: Env, result: Trap | Return) -> None:
         if env.facts.canister_id != self.canister.id.raw_bytes or not isinstance(instance, ResidentInstance):
@@ -320,7 +329,7 @@ class Stage:
         response: Response | None = None
         for _ in range(MAX_ROUNDS):
             response = world.state.ingress.find(request_id, world.state.time_ns) if request_id else None
-            if response is not None or not has_work(world):
+            if response is not None or not (has_work(world) or ask_outside(world)):
                 break
             round_(world)
         stage._look(look)

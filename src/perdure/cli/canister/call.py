@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["call", "reject_management_call"]
 
 
+def _hosts(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Hosts with their ports, looked at before anything is opened."""
+    if hosts:
+        from perdure.subnet.fetching import parse_host
+
+        try:
+            list(map(parse_host, hosts))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+    return hosts
+
+
 @click.command()
 @canister_argument
 @click.argument("method")
@@ -51,6 +63,14 @@ __all__ = ["call", "reject_management_call"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write where its instructions go: .svg, .json for speedscope, .pb.gz, .folded or .txt.",
 )
+@click.option(
+    "--allow-host",
+    "allowed",
+    multiple=True,
+    metavar="HOST:PORT",
+    callback=_hosts,
+    help="Let HTTPS outcalls reach this host; may be given again. Without it they reach none.",
+)
 @common
 def call(
     state: State,
@@ -65,12 +85,14 @@ def call(
     cycles: int,
     output: str,
     profiled: Path | None,
+    allowed: tuple[str, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Call METHOD of CANISTER with ARGS in Candid's text form. A query method is called as a query.
 
-    CANISTER may be aaaaa-aa, the management canister.
+    CANISTER may be aaaaa-aa, the management canister. Threshold keys here are public, whatever they are called: what is
+    sent to an address derived from one belongs to anybody.
 
     With --json the reply is an object as icp prints it, of response_bytes (hexadecimal), response_text and
     response_candid; response_json has the values as dfx's JSON: an option is an array of none or one, nat, int, nat64
@@ -84,6 +106,8 @@ def call(
         raise click.UsageError("arguments were given twice: in place and with --args")
     argument = given(text if args is None else args, args_file, args_format)
     with state.open(changed_code="upgrade") as subnet:
+        if allowed:
+            subnet.outcalls.allow_hosts(*allowed)
         if state.id_of(canister) == MANAGEMENT_CANISTER:
             target, kind = subnet.management, kind or "update"
             service: ServiceType | None = target.service(candid)
