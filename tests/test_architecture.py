@@ -189,7 +189,7 @@ TESTED_WITH = {
     "execution/test_records.py": "execution: schema state",
     "execution/test_stories.py": "execution: messages",
     "gateway/test_http.py": "gateway: certifier read_paths state_tree",
-    "gateway/test_server.py": "gateway: connection",
+    "gateway/test_server.py": "gateway: connection workers",
     "inspection/test_export.py": "inspection: arrow occupancy whole",
     "inspection/test_find.py": "inspection: labels source",
     "inspection/test_fsck.py": "inspection: canister findings overwritten tree_check; stable: compaction",

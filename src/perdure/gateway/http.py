@@ -89,6 +89,10 @@ class Pending(NamedTuple):
     request_id: bytes
     answer: Callable[[], Response]
 
+    def respond(self) -> Response:
+        """The response."""
+        return self.answer()
+
 
 @final
 class HttpInterface:

@@ -12,7 +12,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, Final, final
 
@@ -27,6 +26,7 @@ try:
     from perdure.gateway.connection import MAX_CONNECTIONS, Connection
     from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, HttpInterface, Pending, Request, Response
     from perdure.gateway.site import Site
+    from perdure.gateway.workers import Workers
 except ModuleNotFoundError as missing:
     raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})") from missing
 
@@ -89,8 +89,8 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         host = f"[{bind}]" if ":" in bind else bind
         self.url = f"http://{host}:{self.port}"
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="perdure serve")
-        self._turns = _Turns(self._pool)
+        self._workers: Workers[Request, Response | Pending] = Workers(_THREADS, _THREADS_OF_ONE)
+        self._answers: Workers[Pending, Response] = Workers(2, 2)
         self._bodies = _Bodies()
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -140,7 +140,8 @@ class Server:
         if self._uvicorn is not None and self._thread is not None:
             self._uvicorn.should_exit = True
             self._thread.join()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._workers.stop()
+        self._answers.stop()
         self.live.stop()
         self._socket.close()
 
@@ -162,20 +163,21 @@ class Server:
         if scope["query_string"]:
             path += "?" + scope["query_string"].decode("latin-1")
         request = Request(scope["method"], path, headers, body)
-        loop = asyncio.get_running_loop()
-        seconds = SYNCHRONOUS_SECONDS if path.startswith("/api/") and path.endswith("/call") else None
-        try:
-            async with asyncio.timeout(seconds):
-                response = await self._turns.run(_about(path, headers), self._begin, request)
-        except TimeoutError:
-            return Response(202, headers=CORS)
+        loop, line = asyncio.get_running_loop(), _about(path, headers)
+        begun = self._workers.run(line, self._begin, request)
+        if path.startswith("/api/") and path.endswith("/call"):
+            timer = loop.call_later(SYNCHRONOUS_SECONDS, _let_poll, begun)
+            response = await begun
+            timer.cancel()
+        else:
+            response = await begun
         if isinstance(response, Response):
             return response
         answered = asyncio.Event()
         self.live.when_answered(response.request_id, lambda: loop.call_soon_threadsafe(answered.set))
         with suppress(TimeoutError):
             await asyncio.wait_for(answered.wait(), SYNCHRONOUS_SECONDS)
-        return await loop.run_in_executor(self._pool, response.answer)
+        return await self._answers.run(line, Pending.respond, response)
 
     def _begin(self, request: Request) -> Response | Pending:
         try:
@@ -195,37 +197,10 @@ def _about(path: str, headers: dict[str, str]) -> str:
     return path.split("/", 5)[4] if path.startswith("/api/") and path.count("/") > 4 else headers["host"]
 
 
-@final
-class _Turns:
-    """A pool of threads, of which one canister may keep some busy, and not all.
-
-    Args:
-        pool: where requests are answered.
-    """
-
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
-        self._lines: dict[str, tuple[asyncio.Semaphore, int]] = {}
-
-    async def run(self, about: str, act: Callable[[Request], Response | Pending], request: Request) -> Any:
-        """What `act` returns; whoever stops waiting for it leaves it going, in its place."""
-        semaphore, users = self._lines.get(about) or (asyncio.Semaphore(_THREADS_OF_ONE), 0)
-        self._lines[about] = semaphore, users + 1
-        task = asyncio.ensure_future(self._run(about, semaphore, act, request))
-        return await asyncio.shield(task)
-
-    async def _run(
-        self, about: str, semaphore: asyncio.Semaphore, act: Callable[[Request], Response | Pending], request: Request
-    ) -> Response | Pending:
-        try:
-            async with semaphore:
-                return await asyncio.get_running_loop().run_in_executor(self._pool, act, request)
-        finally:
-            users = self._lines[about][1] - 1
-            if users:
-                self._lines[about] = semaphore, users
-            else:
-                del self._lines[about]
+def _let_poll(begun: asyncio.Future[Response | Pending]) -> None:
+    """What was asked goes on; its sender is told to ask what became of it."""
+    if not begun.done():
+        begun.set_result(Response(202, headers=CORS))
 
 
 @final
