@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -167,3 +169,8 @@ def test_paths_of_the_state_tree(interface, counter, agents, place, path, status
     agent = agents.Agent(interface, agents.ed25519_identity())
     where = place.format(id=counter.id, subnet=subnet.id)
     assert agent.read(where, [stands_for.get(part, part) for part in path]).status == status
+
+
+def test_the_plugins_fixture(subnet, served):
+    with urllib.request.urlopen(f"{served}/api/v2/status") as response:
+        assert subnet.root_key in response.read()

@@ -43,6 +43,7 @@ __all__ = [
     "install",
     "outcalls",
     "perdure_baseline",
+    "served",
     "subnet",
 ]
 
@@ -201,6 +202,13 @@ def outcalls(subnet: Subnet) -> Outcalls:
     What nothing answers is rejected, in words that name the URL. See `perdure.subnet.outcalls`.
     """
     return subnet.outcalls
+
+
+@pytest.fixture(scope=_scope)
+def served(subnet: Subnet) -> Iterator[str]:
+    """The URL at which the test's subnet is served meanwhile; needs the extra ``serve``."""
+    with subnet.serve() as url:
+        yield url
 
 
 @pytest.fixture(scope=_scope)
