@@ -1,9 +1,10 @@
-"""Agents as their packages have them, from npm and PyPI, with verification on."""
+"""Agents as their packages have them, from npm and PyPI, with verification on; the examples of docs/serving.md."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,3 +98,24 @@ def test_python(served):
     found = json.loads(run(python, CLIENTS / "icp_py_core.py", url, counter.id, key))
     assert list(found) == ["anonymous", "ed25519", "secp256k1"]
     assert all(after == before + 1 for before, after in found.values())
+
+
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    """The page's first example in a language."""
+    found = re.search(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.slow
+def test_the_page():
+    names: dict[str, object] = {}
+    exec(compile(block("python"), "docs/serving.md", "exec"), names)
+    subnet, counter = names["subnet"], names["counter"]
+    directory = npm_directory("@icp-sdk/core")
+    (directory / "page.mjs").write_text(block("js"), encoding="utf-8")
+    with subnet.serve() as url:
+        assert run("node", "page.mjs", url, counter.id, directory=directory) == "2n 2n\n"

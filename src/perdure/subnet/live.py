@@ -45,6 +45,8 @@ _LOOK_EVERY_SECONDS: Final = 1.0
 """Work may also come from whoever holds the subnet, who tells nobody. Heartbeats are as far apart."""
 _TURN_SECONDS: Final = 0.02
 """For how long rounds keep others out, one round at least."""
+_REST_SECONDS: Final = 0.005
+"""For how long they then let others in."""
 _SECOND_NS: Final = 1_000_000_000
 _ERROR_PAUSE_SECONDS: Final = 1.0
 
@@ -211,10 +213,13 @@ class Live:
             return request_id not in ingress.callees and request_id not in ingress.begun
 
     def when_answered(self, request_id: bytes, tell: Callable[[], object]) -> None:
-        """Have somebody told once when a request in progress is answered, at once if it is; also when all ends."""
+        """Have somebody told once when a request in progress is answered, soon if it is; also when all ends.
+
+        The rounds' thread tells: whoever asks may be one that must not wait for the subnet, such as an event loop.
+        """
         with self._lock:
             self._answered.setdefault(request_id, []).append(tell)
-        self._tell()
+        self._wake.set()
 
     def forget(self, request_id: bytes) -> None:
         """Tell nobody any more."""
@@ -272,6 +277,7 @@ class Live:
                 break
             try:
                 pause = self._go_on()
+                self._tell()
             except Exception:
                 _LOG.exception("a round of the served subnet failed")
                 pause = _ERROR_PAUSE_SECONDS
@@ -304,7 +310,8 @@ class Live:
             finally:
                 gate.end(turn)
         host.wait(version)
-        self._tell()
+        if pause <= 0:
+            time.sleep(_REST_SECONDS)  # the lock is nobody's in particular: without this it is mostly taken here again
         return pause
 
     def _rounds(self, world: World) -> None:
