@@ -8,9 +8,13 @@ import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from perdure import Principal
+from perdure import Principal, Subnet
+from perdure.candid import encode, parse_values
 from perdure.certification import Missing
 from perdure.gateway.envelope import hash_of_map
+from perdure.gateway.http import HttpInterface
+from perdure.kit import call, canister, nat64, update
+from perdure.subnet.live import Live
 
 NAT_1 = b"DIDL\0\1}\1"
 
@@ -174,3 +178,90 @@ def test_paths_of_the_state_tree(interface, counter, agents, place, path, status
 def test_the_plugins_fixture(subnet, served):
     with urllib.request.urlopen(f"{served}/api/v2/status") as response:
         assert subnet.root_key in response.read()
+
+
+def text(values):
+    """A Candid message by its text."""
+    return encode(*parse_values(values))
+
+
+@pytest.mark.parametrize("seconds", [-1, 7 * 60])
+def test_expiry(interface, counter, agents, seconds):
+    late = {"ingress_expiry": agents.in_seconds(seconds)}
+    agent, anonymous = agents.Agent(interface, agents.ed25519_identity()), agents.Agent(interface)
+    for asking, kind in ((agent, "call"), (agent, "query"), (anonymous, "call")):
+        _, body = asking.message(kind, counter.id, "count", b"DIDL\0\0", **late)
+        response = asking.post(f"/api/v3/canister/{counter.id}/{kind}", body)
+        assert (response.status, b"Invalid request expiry: " in response.body) == (400, True)
+    assert agent.read(f"v3/canister/{counter.id}", [b"time"], **late).status == 400
+    # What anybody may ask at any time needs no expiry.
+    assert anonymous.query(counter.id, "count", **late)["status"] == "replied"
+    assert anonymous.read(f"v3/canister/{counter.id}", [b"time"], **late).status == 200
+
+
+def test_effective_ids(interface, counter, agents):
+    agent, other = agents.Agent(interface), Principal.from_index(3)
+    for kind in ("call", "query"):
+        _, body = agent.message(kind, counter.id, "inc", b"DIDL\0\0")
+        response = agent.post(f"/api/v3/canister/{other}/{kind}", body)
+        assert (response.status, b"does not match effective canister id" in response.body) == (400, True)
+    about = text(f'(record {{ canister_id = principal "{counter.id}" }})')
+    _, body = agent.message("call", Principal(b""), "stop_canister", about)
+    assert agent.post(f"/api/v4/canister/{other}/call", body).status == 400
+    subnet_id = interface.live.subnet.id
+    _, body = agent.message("call", Principal(b""), "stop_canister", about)
+    assert agent.post(f"/api/v4/subnet/{subnet_id}/call", body).status == 400
+    _, body = agent.message("call", Principal(b""), "provisional_create_canister_with_cycles", text("(record {})"))
+    response = agent.post(f"/api/v4/subnet/{subnet_id}/call", body)
+    assert cbor2.loads(response.body)["status"] == "replied"
+
+
+@canister(name="endless")
+class Endless:
+    """Never answers, and always has something to do."""
+
+    @update
+    def step(self) -> nat64:
+        """One step."""
+        return nat64(1)
+
+    @update
+    async def loop(self, own: Principal) -> nat64:
+        """All steps there are."""
+        while True:
+            await call(own, "step", signature="() -> (nat64)")
+
+
+def test_a_canister_that_never_answers(interface, counter, agents, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.http.SYNCHRONOUS_SECONDS", 0.05)
+    endless = interface.live.subnet.install(Endless)
+    agent = agents.Agent(interface)
+    request_id, response = agent.call(endless.id, "loop", text(f'(principal "{endless.id}")'))
+    assert (response.status, response.body) == (202, b"")
+    path = [b"request_status", request_id]
+    found = agent.certificate(agent.read(f"v3/canister/{endless.id}", path))
+    assert found.lookup(*path, b"status") == b"processing"
+    agent.query(counter.id, "count")
+    agent.call(counter.id, "inc")
+    assert agent.query(counter.id, "count")["reply"]["arg"] == NAT_1
+
+
+def test_whose_a_request_is_outlives_the_process(tmp_path, agents, counter):
+    wasm = counter.module.wasm
+    identity, other = agents.ed25519_identity(), agents.ed25519_identity()
+    answers = []
+    with Subnet(tmp_path / "state") as subnet:
+        canister_id = subnet.install(wasm).id
+        interface = HttpInterface(Live(subnet))
+        agent = agents.Agent(interface, identity)
+        request_id, body = agent.message("call", canister_id, "inc", b"DIDL\0\0")
+        place, path = f"/api/v4/canister/{canister_id}/call", [b"request_status", request_id]
+        answers.append(agent.certificate(agent.post(place, body)).lookup(*path, b"reply"))
+    with Subnet(tmp_path / "state") as subnet:
+        interface = HttpInterface(Live(subnet))
+        where = f"v3/canister/{canister_id}"
+        assert agents.Agent(interface, other).read(where, path).status == 403
+        agent = agents.Agent(interface, identity)
+        assert agent.read(where, path).status == 200
+        answers.append(agent.certificate(agent.post(place, body)).lookup(*path, b"reply"))
+    assert answers[0] == answers[1] == NAT_1

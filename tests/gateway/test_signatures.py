@@ -68,3 +68,25 @@ def test_delegations_in_a_circle(interface, counter, agents, identities):
     agent = agents.Agent(interface, first, tuple(agents.Link(identities("Ed25519")) for _ in range(21)))
     _, response = agent.call(counter.id, "inc")
     assert b"at most 20 delegations" in response.body
+
+
+def test_what_a_canister_attests_of_a_sender(interface, counter, agents, identities):
+    signer = counter.id.raw_bytes
+    identity = identities("canister")
+    agent = agents.Agent(interface, identity)
+    info = {"info": b"told", "signer": signer, "sig": identity.sign(b"\x0eic-sender-info" + b"told")}
+    agent.update(counter.id, "inc", sender_info=info)
+    for change in ({"info": b"other"}, {"signer": b"\1"}, {"sig": b""}):
+        _, response = agent.call(counter.id, "inc", sender_info={**info, **change})
+        assert response.status == 400
+    plain = agents.Agent(interface, identities("Ed25519"))
+    _, response = plain.call(counter.id, "inc", sender_info=info)
+    assert (response.status, b"not one of canister" in response.body) == (400, True)
+
+
+def test_keys_that_are_none(interface, counter, agents, identities):
+    identity = identities("Ed25519")
+    for key in (b"", b"0", bytes(3000), identity.key[:-1], agents.public_key_der(agents.COSE_OID, b"\xa0")):
+        agent = agents.Agent(interface, identity._replace(key=key))
+        _, response = agent.call(counter.id, "inc")
+        assert response.status == 400
