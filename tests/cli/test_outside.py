@@ -112,8 +112,14 @@ def test_what_is_no_module_is_said_to_be_what_it_is(
 
 
 def test_a_device_is_not_read_to_its_end(tmp_path: Path) -> None:
-    done = perdure("run", "/dev/zero", cwd=tmp_path, capture_output=True)
-    assert (done.returncode, "is a device" in done.stderr) == (2, True)
+    for arguments in (
+        ("run", "/dev/zero"),
+        ("stable", "guard", "/dev/zero"),
+        ("stable", "ls", "dump", "--schema", "/dev/zero"),
+        ("canister", "install", "x", "--argument-file", "/dev/zero"),
+    ):
+        done = perdure(*arguments, cwd=tmp_path, capture_output=True)
+        assert (done.returncode, "is a device" in done.stderr) == (2, True), done.stderr
 
 
 def test_what_is_no_text_in_utf8_is_said_to_be_none(place: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     _PathType = click.Path
 
-__all__ = ["MODULE", "argument_options", "encoded", "given", "methods_of", "shown", "shown_json"]
+__all__ = ["MODULE", "InputFile", "argument_options", "encoded", "given", "methods_of", "shown", "shown_json"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +37,20 @@ _NO_MODULE: Final = {
     ".zst": "packed by zstd, which nobody takes: gzip is",
 }
 """Files that are given in a module's place, by their ends: what they are, and what to do."""
+
+
+class InputFile(_PathType):
+    """A file that is read to its end: not a device, which may have none."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(exists=True, dir_okay=False, allow_dash=allow_dash, path_type=Path)
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if str(path) != "-" and stat.S_IFMT(path.stat().st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            self.fail(f"{path} is a device, and no file that has an end", param, ctx)
+        return path
 
 
 @final
@@ -74,7 +88,7 @@ def argument_options(command: Callable[P, R]) -> Callable[P, R]:
             "--args-file",
             "--argument-file",
             "args_file",
-            type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+            type=InputFile(allow_dash=True),
             help="A file with the argument; - is standard input.",
         ),
         click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from perdure.cli.argument import InputFile
 from perdure.cli.canister.state import State, canister_argument, common, say
 from perdure.units import show_bytes
 
@@ -170,7 +171,7 @@ def export(state: State, canister: str, name: str, output: Path, as_json: bool, 
 @memory.command(name="import")
 @canister_argument
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=InputFile())
 @click.option("--snapshot/--no-snapshot", "wanted", default=None, help="Whether to keep a snapshot of it all first.")
 @common
 def import_(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE
+from perdure.cli.argument import MODULE, InputFile
 from perdure.cli.run import argument_of, call_method, install_module, known_service
 from perdure.cli.terminal import LAYOUT, printable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENDS", "end_of", "profile", "write_profile"]
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = InputFile()
 _OUT = click.Path(dir_okay=False, path_type=Path)
 
 ENDS: dict[str, Callable[[Profile], str | bytes]] = {

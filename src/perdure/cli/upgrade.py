@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, argument_options, given
+from perdure.cli.argument import MODULE, InputFile, argument_options, given
 from perdure.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["upgrade_check"]
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = InputFile()
 _OUT = click.Path(dir_okay=False, path_type=Path)
 
 

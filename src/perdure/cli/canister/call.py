@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import argument_options, encoded, given, methods_of, shown, shown_json
+from perdure.cli.argument import InputFile, argument_options, encoded, given, methods_of, shown, shown_json
 from perdure.cli.canister.state import State, canister_argument, common, principal_of, say
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
@@ -46,7 +46,7 @@ def _hosts(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tup
     "--candid",
     "--candid-file",
     "candid",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=InputFile(),
     help="The .did file.",
 )
 @click.option("--cycles", "--with-cycles", type=CYCLES, default=0, help="Cycles to send along.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.cli.argument import InputFile
 from perdure.cli.stable.show import print_json
 from perdure.cli.stable.source import opened, options
 
@@ -66,7 +67,7 @@ def _choose(inventory: Inventory, memory: str | None) -> Structure:
 
 @click.command()
 @click.argument("source")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=InputFile())
 @click.argument("memory", required=False)
 @click.option("--since", type=click.IntRange(min=0), help="The change counter that extract has printed.")
 @click.option("--overwrite", is_flag=True, help="Whatever the canister has changed since is lost.")

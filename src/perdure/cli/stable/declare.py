@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.cli.argument import InputFile
+
 if TYPE_CHECKING:
     from perdure.values.guard import Declared
     from perdure.wasm import Module
 
 __all__ = ["embed", "guard"]
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = InputFile()
 _OUT = click.Path(dir_okay=False, path_type=Path)
 
 

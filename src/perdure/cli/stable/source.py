@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import click
 
+from perdure.cli.argument import InputFile
+
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
     from perdure.inspection.rows import Rows
@@ -47,12 +49,12 @@ def options(command: Callable[P, R]) -> Callable[P, R]:
     schema = click.option(
         "--schema",
         "schema_path",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=InputFile(),
         help="The schema file; ./stable.yaml if there is one.",
     )
     module = click.option(
         "--module",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=InputFile(),
         callback=_keep_module,
         expose_value=False,
         help="Of a dump: the canister's module, or its .most file; names fields and Motoko's variables.",
