@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +18,34 @@ CANISTERS = Path(__file__).parent / "canisters"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background jobs have it ignored, and so would all programs that tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _npm_folder(name: str, *packages: str) -> Path:
+    folder = Path(__file__).parent.parent / "build" / "npm" / name
+    told = folder / "installed.txt"
+    wanted = "\n".join(packages)
+    if told.exists() and told.read_text() == wanted:
+        return folder
+    missing = [tool for tool in ("node", "npm") if shutil.which(tool) is None]
+    why = f"needs {' and '.join(missing)}" if missing else ""
+    if not missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text("{}\n")
+        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *packages]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+        why = f"npm cannot install {wanted}: {done.stderr[-500:]}" if done.returncode else ""
+    if why:
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    told.write_text(wanted)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def npm_folder():
+    """Packages of npm, each set in a folder under ``build``. Without npm: a failure in CI, a skipped test elsewhere."""
+    return _npm_folder
 
 
 @pytest.fixture(scope="session")

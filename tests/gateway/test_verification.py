@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import json
 import random
 import subprocess
@@ -244,12 +243,8 @@ def test_fields_that_are_none(old, new, match):
         verify(request, response._replace(headers=[one for one in response.headers if "Expression" not in one[0]]))
 
 
-def referee(cases):
+def referee(folder, cases):
     """What the network's verifier says to each."""
-    spec = importlib.util.spec_from_file_location("perdure_tests_npm", HERE / "npm.py")
-    npm = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(npm)
-    folder = npm.npm_folder("response-verification", "@dfinity/response-verification@3.0.3")
     lines = [
         json.dumps(
             {
@@ -293,7 +288,8 @@ def drawn(rng):
 
 
 @pytest.mark.slow
-def test_as_the_network_verifies():
+def test_as_the_network_verifies(npm_folder):
+    folder = npm_folder("response-verification", "@dfinity/response-verification@3.0.3")
     rng = random.Random(19)
     cases = [drawn(rng) for _ in range(240)]
     cases += [v1(), v1(url="/x", assets={"/index.html": b"plain"}), v1(assets={"/a": b"other"})]
@@ -306,7 +302,7 @@ def test_as_the_network_verifies():
         cases.append((request, response._replace(headers=headers)))
     differences = []
     taken = 0
-    for (request, response), theirs in zip(cases, referee(cases), strict=True):
+    for (request, response), theirs in zip(cases, referee(folder, cases), strict=True):
         try:
             ours = verify(request, response)
         except UnverifiedError as error:

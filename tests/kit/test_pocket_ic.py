@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,33 @@ def test_ids_can_be_chosen_where_the_kind_of_subnet_allows_it(pic):
         with pytest.raises(UnsupportedError, match="an id of another one"):
             nns.create_canister(canister_id=Principal.from_str("zzztf-6qaaa-aaaah-qfsaa-cai"))
         assert nns.get_root_key()
+
+
+def test_time_goes_on_by_itself():
+    with PocketIC() as pic:
+        before = pic.get_time()["nanos_since_epoch"]
+        pic.auto_progress()
+        pic.auto_progress()
+        assert pic.auto_progress_enabled()
+        assert pic.url() is None
+        after = pic.get_time()["nanos_since_epoch"]
+        assert after > before
+        pic.stop_progress()
+        assert not pic.auto_progress_enabled()
+        assert pic.fork().url() is None
+
+
+def test_it_is_served_while_it_is_live(counter, pic):
+    url = pic.make_live()
+    assert pic.make_live() == pic.url() == url
+    with urllib.request.urlopen(f"{url}api/v2/status") as response:
+        assert response.status == 200
+    assert nat(pic.update_call(counter, "inc", NO_VALUES)) == 1
+    pic.stop_live()
+    assert pic.url() is None
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{url}api/v2/status")
+    pic.make_live()  # ended with the instance
 
 
 def test_a_state_directory(tmp_path):

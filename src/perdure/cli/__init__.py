@@ -17,7 +17,7 @@ import click
 
 from perdure.cli.terminal import LAYOUT, printable
 
-__all__ = ["main"]
+__all__ = ["launch", "main"]
 
 FAILED = 1
 COULD_NOT = 2
@@ -40,6 +40,9 @@ COMMANDS = {
     "profile": _Command("perdure.cli.profile:profile", "Count instructions by function and call path, exactly."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
     "serve": _Command("perdure.cli.serve:serve", "Serve canisters over HTTP to agents, browsers and icp."),
+    "network-launcher": _Command(
+        "perdure.cli.launcher:network_launcher", "Run a local network for icp, whose state lasts."
+    ),
     "upgrade-check": _Command("perdure.cli.upgrade:upgrade_check", "Rehearse an upgrade on real data: is it safe?"),
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
     "memory": _Command("perdure.cli.memory:memory", "List, show, export and drop a canister's memories."),
@@ -106,6 +109,12 @@ def main() -> NoReturn:
     except Exception as error:
         sys.exit(_explain(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def launch() -> NoReturn:
+    """Entry point of `perdure-network-launcher`, which icp calls with nothing but options."""
+    sys.argv.insert(1, "network-launcher")
+    main()
 
 
 def _run() -> object:

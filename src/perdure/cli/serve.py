@@ -12,7 +12,7 @@ import click
 
 from perdure.cli.canister.state import State, common, say
 
-__all__ = ["serve"]
+__all__ = ["serve", "until_ended"]
 
 
 @click.command()
@@ -48,7 +48,7 @@ def serve(
         perdure serve --port 4943
         perdure serve --state /var/lib/app --bind 0.0.0.0 --allow-host box.example.org
     """  # noqa: D301 - click wants the backspace itself
-    with _until_ended() as ended, state.open(create=True, changed_code="upgrade") as subnet:
+    with until_ended() as ended, state.open(create=True, changed_code="upgrade") as subnet:
         try:
             served = subnet.serve(port=port, bind=bind, clock=clock, domains=domains, allow_hosts=allow_hosts)
             url = served.__enter__()
@@ -70,7 +70,7 @@ def serve(
 
 
 @contextmanager
-def _until_ended() -> Iterator[threading.Event]:
+def until_ended() -> Iterator[threading.Event]:
     """Set when a signal asks this command to end, which it then does in its own time."""
     ended = threading.Event()
 

@@ -102,6 +102,11 @@ class Ic:
         return Principal(_api().canister_self())
 
     @property
+    def subnet_id(self) -> Principal:
+        """The subnet that the canister is on."""
+        return Principal(_api().subnet_self())
+
+    @property
     def time_ns(self) -> int:
         """Now, since 1970; the same throughout one entry."""
         return _api().time()

@@ -29,6 +29,7 @@ from perdure.kit.pocket_ic.ic_py import (
     theirs,
     to_ic_py,
 )
+from perdure.kit.pocket_ic.live import GoesOn
 from perdure.kit.pocket_ic.outcalls import CanisterHttpRequest, MockCanisterHttpResponse
 from perdure.kit.pocket_ic.subnets import PocketICServer, SubnetConfig, SubnetKind, kinds_of
 from perdure.memory import WASM_PAGE_BYTES
@@ -74,7 +75,7 @@ def _error_name(error_code: str) -> str:
     return "".join(word.capitalize() for word in known.get(error_code, error_code).split("_"))
 
 
-class PocketIC:
+class PocketIC(GoesOn):
     """An Internet Computer of one subnet, in this process.
 
     Args:
@@ -99,6 +100,7 @@ class PocketIC:
     def close(self) -> None:
         """End the instance; a state directory keeps its state."""
         if self.instance_id >= 0:
+            self.stop_live()
             self.server.delete_instance(self.instance_id)
             self.instance_id = -1
             self.subnet.close()
