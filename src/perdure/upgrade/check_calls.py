@@ -296,9 +296,9 @@ def _reply(found: Rehearsal, one: Try, old_data: bytes, new_data: bytes) -> Find
         severity: Severity = "note"
         what, code = f"{one.call.method} answers otherwise, with or without data", "reply-changed"
         why, remedy = "the code changed", ""
-    elif found.is_lost_anyway(one.call):
-        if _fresh(found, one, found.fresh_new) != new:
-            return None
+    elif found.is_lost_anyway(one.call) and _fresh(found, one, found.fresh_new) != new:
+        return None
+    elif found.is_lost_anyway(one.call) and _fresh(found, one, found.again) == fresh_old:
         is_all = not any(structure.entries != 0 for structure in found.before.structures.values())
         code, severity = "data-lost", "breaking" if is_all else "warning"
         what = f"{one.call.method} answers as if there were no data, as after any upgrade of the old version"
