@@ -98,7 +98,7 @@ def candid(found: Rehearsal) -> Iterator[Finding]:
             remedy=one.remedy,
         )
     for name in old.service.methods:
-        if name not in new.methods and name in new.service.methods:
+        if name in old.methods and name not in new.methods and name in new.service.methods:
             yield Finding(
                 "candid-untrue",
                 "breaking",
