@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cbor2
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.cli import perdure
-from perdure.data import CATALOGUE_ID, Catalogue, Column, Model, Store, Table, Tree, table
+from perdure.data import CATALOGUE_ID, Catalogue, Column, Model, Store, Table, Tree, open_tables, table
 from perdure.data.catalogue import MAGIC
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.memory import BytesMemory
@@ -164,3 +164,29 @@ def test_fsck_finds_an_index_out_of_step_and_a_catalogue_that_disagrees(dump):
     assert code == 1
     assert "no CBOR" in text
     assert run("ls", path)[0] == 0
+
+
+def test_a_catalogue_that_disagrees_with_the_bytes():
+    @dataclass
+    class Thing:
+        id: int
+        name: str
+
+    def changed(**changes) -> Store:
+        store = Store(MemoryManager.create(BytesMemory()).get)
+        Table.declare(store, "things", Thing, table(key="id", index=["name"])).put(Thing(1, "a"))
+        (model,) = store.catalogue.models
+        trees = [replace(model.trees[0], **changes.pop("tree", {})), model.trees[1]]
+        store._save(Catalogue((replace(model, trees=tuple(trees), **changes),)))
+        return store
+
+    (other,) = open_tables(changed(columns=(Column("id", "u64"), Column("name", "u64"))))
+    assert "column 'name' holds u64, found 'a'" in other.check()[0].what
+    with pytest.raises(MalformedError, match="two columns of one name"):
+        _ = changed(columns=(Column("id", "u64"), Column("id", "String"))).catalogue
+    with pytest.raises(MalformedError, match="a tree in a memory past 254"):
+        _ = changed(tree={"memory_id": 255}).catalogue
+    with pytest.raises(MalformedError, match="no storable type"):
+        open_tables(changed(columns=(Column("id", "u64"), Column("name", "xyz("))))
+    (quoted,) = open_tables(changed(name='a"; drop table x; --'))
+    assert quoted.sql(f'select name from "{quoted.name.replace(chr(34), chr(34) * 2)}"') == [("a",)]

@@ -186,6 +186,29 @@ def test_columns_stored_apart():
     assert [tree.name for tree in found.model.trees] == ["points", "points_x", "points_owner", "points_by_x"]
 
 
+def test_a_scan_of_one_column_reads_that_one_alone():
+    @dataclass
+    class Point:
+        id: int
+        x: int
+        y: str
+
+    points = Table.declare(store_over(BytesMemory()), "points", Point, table(key="id", storage="columns"))
+    points.update(Point(i, i * 2, f"{i}") for i in range(300))
+    y_tree = points.all_parts[2].tree
+    walked = []
+    y_tree.range = lambda *args, **kwargs: walked.append(args) or iter(())
+    assert points.sql("select sum(x), max(id) from points where id < 200") == [(39_800, 199)]
+    assert points.sql("select count(*) from points") == [(300,)]
+    assert walked == []
+    with pytest.raises(MalformedError, match="the columns of points are not in step"):
+        points.sql("select * from points")
+    del y_tree.range
+    assert points.sql("select * from points where id = 7") == [(7, 14, "7")]
+    assert [row.y for row in points.range(3, 5)] == ["3", "4"]
+    assert [row.id for row in points.range(297, reverse=True)] == [299, 298, 297]
+
+
 def test_damage_is_found_and_mended(users):
     users.update(User(i, f"{i}", "Zug") for i in range(4))
     index = users.parts[1].tree

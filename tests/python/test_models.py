@@ -8,7 +8,7 @@ import pytest
 
 from perdure import RejectError, Subnet
 from perdure.data import Store, Table, open_tables, table
-from perdure.kit import canister, nat64, query, stable, update
+from perdure.kit import canister, migration, nat64, query, stable, update
 from perdure.stable import StableBTreeMap
 
 
@@ -164,6 +164,110 @@ def test_an_upgrade_that_cannot_read_what_is_there_is_refused():
             shop.upgrade(Broken)
         assert shop.stable.read(0, shop.stable.size() << 16) == before
         assert [row["id"] for row in shop.actor().of("Zug")] == [1]
+
+
+@dataclass
+class Person:
+    name: str
+    number: nat64
+
+
+@canister(name="shop")
+class Renewed:
+    people: Table[Person] = table(key="name")
+    runs: StableBTreeMap[str, nat64]
+
+    @migration
+    def by_name(self, users: Table[User]) -> None:
+        self.people.update(Person(user.name, user.id) for user in users)
+        self.runs["by_name"] = self.runs.get("by_name", 0) + 1
+        users.clear()
+
+    @query
+    def all(self) -> list[Person]:
+        return list(self.people)
+
+    @query
+    def ran(self) -> nat64:
+        return self.runs["by_name"]
+
+
+@canister(name="shop")
+class Trapping:
+    people: Table[Person] = table(key="name")
+
+    @migration
+    def by_name(self, users: Table[User]) -> None:
+        for user in users:
+            self.people.put(Person(user.name, user.id))
+        users.clear()
+        raise ValueError("in the midst")
+
+
+@canister(name="shop")
+class OtherColumns:
+    people: Table[Person] = table(key="name")
+
+    @migration
+    def by_name(self, users: Table[Grown]) -> None:
+        raise AssertionError
+
+
+def test_a_migration_takes_a_table_over_once():
+    with Subnet() as subnet:
+        shop = subnet.install(Shop)
+        for number in range(300):
+            shop.actor().add(number, f"{number:03}", "Zug")
+        for _ in range(2):  # it may stay in the class
+            shop.upgrade(Renewed)
+            assert shop.actor().all() == [{"name": f"{number:03}", "number": number} for number in range(300)]
+            assert shop.actor().ran() == 1
+        states = {one.name: one.state for one in Store.open(shop.stable).catalogue.models}
+        assert states == {"users": "unused", "people": "active"}
+
+
+def test_a_migration_that_traps_leaves_everything_as_it_was():
+    with Subnet() as subnet:
+        shop = subnet.install(Shop)
+        shop.actor().add(1, "Ada", "Zug")
+        before = shop.stable.read(0, shop.stable.size() << 16)
+        with pytest.raises(RejectError, match="in the midst"):
+            shop.upgrade(Trapping)
+        with pytest.raises(
+            RejectError, match=r"takes over the table 'users' with the columns .*age: .*, and it has id"
+        ):
+            shop.upgrade(OtherColumns)
+        assert shop.stable.read(0, shop.stable.size() << 16) == before
+        assert [row["id"] for row in shop.actor().of("Zug")] == [1]
+        shop.upgrade(Renewed)
+        assert shop.actor().all() == [{"name": "Ada", "number": 1}]
+
+
+def test_a_migration_that_nothing_is_there_for():
+    with Subnet() as subnet:
+        shop = subnet.install(Without)
+        shop.upgrade(Renewed)
+        assert shop.actor().all() == []
+
+
+def test_a_migration_that_its_class_contradicts():
+    with pytest.raises(TypeError, match="declares 'users', and a migration takes it over"):
+
+        @canister
+        class Same:
+            users: Table[User] = table(key="name")
+
+            @migration
+            def move(self, users: Table[User]) -> None: ...
+
+    with pytest.raises(TypeError, match="declares no data model to put it in"):
+
+        @canister
+        class Nowhere:
+            totals: StableBTreeMap[str, nat64]
+
+            @migration
+            def move(self, users: Table[User]) -> None: ...
 
 
 def test_a_class_without_the_table_leaves_its_bytes():

@@ -37,6 +37,8 @@ _VERSION: Final = 1
 CATALOGUE_ID: Final = 254
 """The memory of the manager in which programs in Python keep it, the last there is. Readers know it by its magic."""
 
+MAX_MEMORY_ID: Final = 254
+
 KINDS: Final = ("table", "verb", "triples", "documents")
 STATES: Final = ("active", "deprecated", "unused")
 
@@ -170,6 +172,16 @@ _TREE: Final = Table(
 )
 
 
+def _named_apart(content: Value) -> str | None:
+    """What makes columns and memories none."""
+    names = [one.name for one in content["columns"] if one.state != "unused"]
+    if len(set(names)) < len(names) or "" in names:
+        return "two columns of one name, or one without a name"
+    if any(tree.memory_id > MAX_MEMORY_ID for tree in content["trees"]):
+        return f"a tree in a memory past {MAX_MEMORY_ID}"
+    return None
+
+
 def _places(content: Value) -> str | None:
     """What does not belong together in a model."""
     columns, trees = content["columns"], content["trees"]
@@ -192,7 +204,7 @@ _MODEL: Final = Table(
     Field(4, "trees", sequence(structure(Tree, _TREE), tuple)),
     Field(5, "definitions", TEXT, ""),
     Field(6, "state", _STATE, "active"),
-    rules=(_places,),
+    rules=(_named_apart, _places),
 )
 
 

@@ -77,13 +77,24 @@ def check_parts(
     first: Part,
     columns: Sequence[Part],
     indexes: Sequence[Part],
+    fault: Callable[[list[Value]], str] = lambda row: "",
 ) -> Iterator[TableFault]:
-    """What is not in step: values of columns without a row, rows that an index lacks, entries of none."""
+    """What is not in step: values of columns without a row, rows that an index lacks, entries of none.
+
+    Args:
+        rows: packed keys and columns.
+        first: the tree that has every row.
+        columns: trees of single columns.
+        indexes: the others.
+        fault: what is wrong with the values of a row, in words; empty: nothing.
+    """
     keys: set[bytes] = set()
     expected: dict[str, set[bytes]] = {one.name: set() for one in indexes}
     try:
         for key, row in rows():
             keys.add(key)
+            if what := fault(row):
+                yield TableFault(first.name, _unpacked(key), what)
             for index in indexes:
                 expected[index.name].add(pack([row[one] for one in index.key]))
     except (MalformedError, ValueError) as error:

@@ -276,6 +276,18 @@ class RowType(Generic[R]):
         except AttributeError as error:
             raise ValueError(f"a row has {', '.join(self.names)}: {error}") from error
 
+    def fault(self, plain: Sequence[Value]) -> str:
+        """What is wrong with the columns of a row by what their types say, in words; empty: nothing."""
+        for index in self._shown:
+            cell = self.cells[index]
+            try:
+                value = cell.from_plain(plain[index])
+                if value is not None:  # of before a column could not be null
+                    cell.to_plain(value)
+            except (MalformedError, ValueError, TypeError) as error:
+                return f"a value is none of its column: {error}"
+        return ""
+
     def row(self, plain: Sequence[Value]) -> R:
         """A row of its columns."""
         cells = self.cells

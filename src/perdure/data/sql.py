@@ -8,7 +8,7 @@ leaves out nothing; SQLite looks at every row again.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from reprlib import repr as brief
 from typing import Any, Final, Protocol, final
@@ -65,9 +65,14 @@ class SqlTable(Protocol):
         ...
 
     def plain_range(
-        self, low: bytes | None = None, high: bytes | None = None, *, reverse: bool = False
+        self,
+        low: bytes | None = None,
+        high: bytes | None = None,
+        *,
+        reverse: bool = False,
+        used: Collection[int] | None = None,
     ) -> Iterator[list[Value]]:
-        """The columns of the rows between packed keys."""
+        """The columns of the rows between packed keys, those that are `used` at least."""
         ...
 
     def keys_by(self, index: Part, low: bytes | None, high: bytes | None, *, reverse: bool = False) -> Iterator[bytes]:
@@ -204,7 +209,8 @@ class _VirtualTable:
             if is_usable and info.get_aConstraint_collation(at) == "BINARY":
                 usable.setdefault((info.get_aConstraint_iColumn(at), operator), at)
         count = len(self.table) + 1
-        plans = [self._plan(number, usable, count, self._used(info)) for number in range(len(self.paths))]
+        used = self._used(info)
+        plans = [self._plan(number, usable, count, used) for number in range(len(self.paths))]
         cost, rows, number, chosen, is_covering, equals = min(plans, key=lambda plan: plan[:3])
         for at, (_, _, constraint) in enumerate(chosen, 1):
             info.set_aConstraintUsage_argvIndex(constraint, at)
@@ -212,7 +218,8 @@ class _VirtualTable:
         flags = (_COVERING if is_covering else 0) | (_DESCENDING if order else 0)
         info.orderByConsumed = order is not None
         info.idxNum = flags | number * _FIRST_PART
-        info.idxStr = ",".join(f"{column}:{operator}" for column, operator, _ in chosen)
+        conditions = ",".join(f"{column}:{operator}" for column, operator, _ in chosen)
+        info.idxStr = conditions if used is None else f"{conditions};{','.join(map(str, sorted(used)))}"
         info.estimatedRows, info.estimatedCost = rows, cost
         return True
 
@@ -223,7 +230,7 @@ class _VirtualTable:
             if used >> _COLUMNS_IN_MASK & 1:
                 return None
             return {at for at in range(_COLUMNS_IN_MASK) if used >> at & 1}
-        return set(used)
+        return None if _COLUMNS_IN_MASK in used else set(used)
 
     def _plan(self, number: int, usable: Mapping[tuple[int, int], int], count: int, used: set[int] | None) -> Any:
         path = self.paths[number]
@@ -406,11 +413,13 @@ class _Cursor:
     def Filter(self, number: int, text: str | None, arguments: Sequence[Value]) -> None:  # noqa: N802
         owner = self._owner
         part = owner.table.parts[number // _FIRST_PART]
-        chosen = [tuple(map(int, one.split(":"))) for one in text.split(",")] if text else []
+        conditions, has_used, columns = (text or "").partition(";")
+        chosen = [tuple(map(int, one.split(":"))) for one in conditions.split(",") if one]
+        used = {owner.places[int(one)] for one in columns.split(",") if one} if has_used else None
         low, high = self._bounds(chosen, arguments)
         reverse = bool(number & _DESCENDING)
         if part is owner.table.parts[0]:
-            self._rows = owner.table.plain_range(low, high, reverse=reverse)
+            self._rows = owner.table.plain_range(low, high, reverse=reverse, used=used)
         elif number & _COVERING:
             self._rows = self._covered(part, low, high, reverse)
         else:

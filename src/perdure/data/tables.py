@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
-from perdure.data.catalogue import Model, Tree
+from perdure.data.catalogue import Column, Model, Tree
 from perdure.data.declare import TableOptions, declared_table
 from perdure.data.evolution import DeclaredModel
 from perdure.data.parts import Part, TableFault, check_parts
@@ -118,6 +119,17 @@ class Table(Generic[R]):
         definitions = "\n".join(f"type {one} = {rec.type};" for one, rec in annotations.named.items())
         return TableDeclaration(declared_table(name, columns, detail, definitions), owner, formats)
 
+    @classmethod
+    def former(cls, name: str, arguments: tuple[Any, ...], annotations: Annotations) -> FormerTable:
+        """What a migration says with a parameter ``name: Table[arguments]``: the table that the code before declared.
+
+        Raises:
+            TypeError: a class of no rows.
+        """
+        (owner,) = arguments
+        columns, formats = columns_of(owner, annotations)
+        return FormerTable(name, tuple(columns), owner, formats)
+
     # -- rows
 
     @property
@@ -211,11 +223,37 @@ class Table(Generic[R]):
         return None if found is None else self._assembled(key, found)
 
     def plain_range(
-        self, low: bytes | None = None, high: bytes | None = None, *, reverse: bool = False
+        self,
+        low: bytes | None = None,
+        high: bytes | None = None,
+        *,
+        reverse: bool = False,
+        used: Collection[int] | None = None,
     ) -> Iterator[list[Value]]:
-        """The columns of the rows between packed keys."""
+        """The columns of the rows between packed keys; of those that lie apart only the ones that are `used`."""
+        if self._columns:
+            yield from self._side_by_side(low, high, reverse, used)
+            return
         for key, value in self._first.tree.range(low, high, reverse=reverse):
             yield self._assembled(key, value)
+
+    def _side_by_side(
+        self, low: bytes | None, high: bytes | None, reverse: bool, used: Collection[int] | None
+    ) -> Iterator[list[Value]]:
+        """Rows whose columns lie apart: the trees have the same keys, so each is walked through once."""
+        wanted = [one for one in self._columns if used is None or any(index in used for index in one.value)]
+        walks = [one.tree.range(low, high, reverse=reverse) for one in wanted or (self._first,)]
+        for entries in zip_longest(*walks, fillvalue=(None, b"")):
+            key = entries[0][0]
+            if key is None or any(other != key for other, _ in entries):
+                raise MalformedError(f"the columns of {self.name} are not in step: `perdure stable fsck` says where")
+            out = list(self._defaults)
+            for index, part in zip(self._key, self._unpacked(self._first, key), strict=True):
+                out[index] = part
+            for one, (_, value) in zip(wanted, entries, strict=False):
+                one.read_into(out, value)
+            self._derive(out)
+            yield out
 
     def _assembled(self, key: bytes, value: bytes) -> list[Value]:
         out = list(self._defaults)
@@ -376,7 +414,7 @@ class Table(Generic[R]):
 
     def check(self) -> list[TableFault]:
         """Where rows and indexes are not in step; empty where they are."""
-        return list(check_parts(self.plain_rows, self._first, self._columns, self._indexes))
+        return list(check_parts(self.plain_rows, self._first, self._columns, self._indexes, self.rows.fault))
 
     def plain_rows(self) -> Iterator[tuple[bytes, list[Value]]]:
         """Packed keys and columns of all rows."""
@@ -447,6 +485,46 @@ class TableDeclaration:
             Table(store, grown, self.owner, self.formats).fill(tree)
 
         return Table(store, store.declare(self.declared, fill), self.owner, self.formats)
+
+
+@final
+@dataclass(frozen=True)
+class FormerTable:
+    """A table of the code before, as a migration names it.
+
+    Attributes:
+        name: of the table.
+        columns: that it had.
+        owner: the dataclass of its rows.
+        formats: of its columns.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    owner: type[Any]
+    formats: Mapping[str, Format]
+
+    def open(self, store: Store) -> Table[Any] | None:
+        """The table; `None`: the code before declared none of the name.
+
+        Raises:
+            MalformedError: it had other columns.
+        """
+        model = store.catalogue.model(self.name)
+        if model is None or model.kind != "table" or model.state == "unused":
+            return None
+        there = {one.name: one.type for one in model.columns if one.state != "unused"}
+        wanted = {one.name: one.type for one in self.columns}
+        if there != wanted:
+            raise MalformedError(
+                f"a migration takes over the table {self.name!r} with the columns {_columns(wanted)}, and it has "
+                f"{_columns(there)}: name them as they are"
+            )
+        return Table(store, model, self.owner, self.formats)
+
+
+def _columns(types: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {one}" for name, one in types.items())
 
 
 def _connected(store: Store) -> apsw.Connection:

@@ -282,16 +282,22 @@ class PythonInstance:
         self._object.__init__()
         for name in (*module.variables, *module.models):
             self.structure(name)
+        due = [] if old is None else [(*one, self._former(one[0])) for one in module.pending(old)]
         if module.models:
             self.store.retire(module.models.__contains__)
-        if old is None:
-            return
-        for migration, sources in module.pending(old):
-            taken_over = [
-                variable.load([_DeclaredMemory(self, memory_id) for memory_id in source.memory_ids])
+        for migration, sources, tables in due:
+            if len(tables) < len(migration.tables):
+                continue  # the code before did not declare them, or they were taken over already
+            taken_over = {
+                variable.name: variable.load([_DeclaredMemory(self, memory_id) for memory_id in source.memory_ids])
                 for variable, source in zip(migration.variables, sources, strict=True)
-            ]
-            migration.function(self._object, *taken_over)
+            }
+            migration.function(self._object, **taken_over, **tables)
+
+    def _former(self, migration: Migration) -> dict[str, Value]:
+        """The tables that a migration takes over, of those that the code before declared."""
+        found = {one.name: one.open(self.store) for one in migration.tables}
+        return {name: one for name, one in found.items() if one is not None}
 
     def _check(self, old: Schema) -> None:
         """Trap unless the stable memory of code that declared `old` is what the variables need."""

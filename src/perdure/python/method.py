@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 from perdure.candid import Codec
 from perdure.candid.types import Value, quote
-from perdure.python.variables import Variable, structure_of
+from perdure.python.variables import FormerModel, Variable, former_model, structure_of
 from perdure.system_api import SystemApi
 from perdure.values.annotations import Annotations, Shape
 
@@ -117,15 +117,17 @@ def types_of(shapes: Sequence[Shape]) -> str:
 @final
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """A method that takes over stable variables of the code before.
+    """A method that takes over stable variables and tables of the code before.
 
     Args:
         function: the method.
         variables: what it takes over, as it was declared; their memories are where the code before had them.
+        tables: those that it takes over; the catalogue says where they are.
     """
 
     function: Callable[..., None]
     variables: tuple[Variable, ...]
+    tables: tuple[FormerModel, ...] = ()
 
     @classmethod
     def of(cls, function: Callable[..., Any], annotations: Annotations) -> Migration:
@@ -137,17 +139,22 @@ class Migration:
         if inspect.iscoroutinefunction(function):
             raise TypeError(f"{function.__qualname__}: a migration calls nobody, so it is no async def")
         hints = annotations.hints(function)
-        found = []
+        found: list[Variable] = []
+        tables: list[FormerModel] = []
         for name in list(inspect.signature(function).parameters)[1:]:
+            former = former_model(name, hints.get(name), annotations)
+            if former is not None:
+                tables.append(former)
+                continue
             shape = structure_of(name, hints.get(name), annotations)
             if shape is None:
                 raise TypeError(
                     f"{function.__qualname__}: parameter {name!r} is named and annotated as a stable variable of the "
-                    "code before: StableBTreeMap[str, nat64] ..."
+                    "code before: StableBTreeMap[str, nat64], Table[User] ..."
                 )
             found.append(Variable(name, shape[0], (), shape[1]))
-        if not found:
+        if not found and not tables:
             raise TypeError(
                 f"{function.__qualname__}: a migration has a parameter for each variable that it takes over"
             )
-        return cls(function, tuple(found))
+        return cls(function, tuple(found), tuple(tables))

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Final, TypeVar, final, overload
@@ -184,6 +184,7 @@ class PythonModule:
         marked = [(function, getattr(function, _MARK)) for function in _functions(owner) if hasattr(function, _MARK)]
         methods = [PythonMethod(function, mark, annotations) for function, mark in marked if mark.kind != "migration"]
         self.migrations = [Migration.of(function, annotations) for function, mark in marked if mark.kind == "migration"]
+        _check_migrations(owner, self.migrations, self.models)
         self.methods = {method.export_name: method for method in methods}
         if len(self.methods) < len(methods):
             raise TypeError(f"{owner.__name__} has two methods for one of {', '.join(self.methods)}")
@@ -304,6 +305,18 @@ def _functions(owner: type) -> list[Value]:
     for one in reversed(owner.__mro__):
         found.update(vars(one))
     return list(found.values())
+
+
+def _check_migrations(owner: type, migrations: Iterable[Migration], models: Mapping[str, object]) -> None:
+    """Raise `TypeError` where a migration takes over a table that its class has, or has no catalogue for."""
+    for name in (table.name for one in migrations for table in one.tables):
+        if name in models:
+            raise TypeError(
+                f"{owner.__name__} declares {name!r}, and a migration takes it over: what is declared grows by itself, "
+                "so give the new table another name"
+            )
+        if not models:
+            raise TypeError(f"{owner.__name__} takes over the table {name!r} and declares no data model to put it in")
 
 
 def _checked(name: str | None) -> str | None:

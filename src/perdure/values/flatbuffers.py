@@ -22,13 +22,14 @@ from typing import Final, final
 
 from perdure.errors import MalformedError
 from perdure.values.format import Format, Value
-from perdure.values.named import Named, Slot
+from perdure.values.named import Named
 
 __all__ = ["Flatbuffers"]
 
 _U16: Final = struct.Struct("<H")
 _U32: Final = struct.Struct("<I")
 _I32: Final = struct.Struct("<i")
+_SIZES: Final = struct.Struct("<HH")
 _INLINE: Final[Mapping[str, struct.Struct]] = {
     **{
         f"{sign}{bits}": struct.Struct("<" + letter)
@@ -70,16 +71,20 @@ class Flatbuffers(Named):
     def decode(self, data: bytes) -> dict[str, Value]:
         """All parts by name."""
         table, vtable, size = self._table(data)
+        there = min((size - 4) // 2, len(self.slots))
+        offsets = struct.unpack_from(f"<{there}H", data, vtable + 4) + (0,) * (len(self.slots) - there)
         return {
-            slot.label: self._part(data, slot, self._place(data, index, table, vtable, size))
-            for index, slot in enumerate(self.slots)
+            label: self._part(data, index, table + offset if offset else 0)
+            for index, (label, offset) in enumerate(zip(self.fields, offsets, strict=True))
         }
 
     def field(self, data: bytes, label: str) -> Value:
         """One part; the others are not looked at."""
         index = self._places[label]
         table, vtable, size = self._table(data)
-        return self._part(data, self.slots[index], self._place(data, index, table, vtable, size))
+        at = 4 + 2 * index
+        offset = _U16.unpack_from(data, vtable + at)[0] if at < size else 0
+        return self._part(data, index, table + offset if offset else 0)
 
     def _table(self, data: bytes) -> tuple[int, int, int]:
         """Where the table and its vtable are, and the vtable's size."""
@@ -88,24 +93,16 @@ class Flatbuffers(Named):
             vtable = table - _I32.unpack_from(data, table)[0]
             if vtable < 0:
                 raise MalformedError("no flatbuffer: the vtable lies before the beginning", table)
-            size, table_size = struct.unpack_from("<HH", data, vtable)
+            size, table_size = _SIZES.unpack_from(data, vtable)
         except struct.error as error:
             raise MalformedError(f"no flatbuffer: a table past the end of {len(data)} bytes") from error
         if size < 4 or size % 2 or vtable + size > len(data) or table_size < 4 or table + table_size > len(data):
             raise MalformedError(f"no flatbuffer: a vtable of {size} bytes, a table of {table_size}", vtable)
         return table, vtable, size
 
-    @staticmethod
-    def _place(data: bytes, index: int, table: int, vtable: int, size: int) -> int:
-        """Where a part is; 0: it is not there."""
-        at = 4 + 2 * index
-        if at >= size:
-            return 0
-        (offset,) = _U16.unpack_from(data, vtable + at)
-        return table + offset if offset else 0
-
-    def _part(self, data: bytes, slot: Slot, at: int) -> Value:
-        inline = _INLINE.get(slot.kind)
+    def _part(self, data: bytes, index: int, at: int) -> Value:
+        """A part at its place; 0: it is not there."""
+        inline, slot = self._inline[index], self.slots[index]
         if not at:
             return None if inline is None or slot.is_optional else inline.unpack(bytes(inline.size))[0]
         try:
@@ -116,9 +113,9 @@ class Flatbuffers(Named):
         except struct.error as error:
             raise MalformedError(f"part {slot.label!r} lies past the end of {len(data)} bytes", at) from error
         start += _HEAD_BYTES
-        if start + length > len(data):
-            raise MalformedError(f"part {slot.label!r} has {length} bytes, {len(data) - start} are left", start)
         found = data[start : start + length]
+        if len(found) < length:
+            raise MalformedError(f"part {slot.label!r} has {length} bytes, {len(found)} are left", start)
         if slot.kind != "text":
             return slot.format.decode(bytes(found))
         try:
