@@ -125,3 +125,26 @@ def test_the_number_of_a_field_grows_where_it_may():
         values = [old.encode({"a": number, "b": "x" * number}) for number in (0, 7)]
         assert (prove(old, new, values).verdict == "compatible") == (verdict == "one way"), family
     assert json.loads(codec("json(a: u32)").encode({"a": 1})) == {"a": 1}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "inner", ["any", "uri", "json", "cbor", "f32", "packed", "Option<Option<u8>>", "struct(a: u8)"]
+)
+def test_any_format_within_and_whatever_value_is_one_or_a_value_error(family, inner):
+    one = codec(f"{family}(a: {inner})")
+    values = [7, None, {"a": 3}, [1, 2], "x", 0.5, b"abcd", (1, "x"), object(), "aaaaa-aa/x"]
+    for value in values:
+        try:
+            data = one.encode({"a": value})
+        except ValueError:
+            continue
+        found = one.decode(data)["a"]
+        assert found == one.field(data, "a")
+        assert one.encode({"a": found}) == data
+
+
+def test_names_that_a_format_does_not_take():
+    with pytest.raises(ValueError, match="is no message"):
+        codec("protobuf(é: u8)")
+    assert codec("protobuf(class: u8)").decode(b"\x08\x07") == {"class": 7}

@@ -34,7 +34,14 @@ class Cbor(Format):
 
     def encode(self, value: object) -> bytes:
         """One item."""
+        return _dumped(value)
+
+
+def _dumped(value: object) -> bytes:
+    try:
         return bytes(cbor2.dumps(value))
+    except _ERRORS as error:
+        raise ValueError(f"CBOR has no form for it: {error}") from error
 
 
 def load_item(data: bytes) -> Value:
@@ -89,4 +96,4 @@ class CborArray(Format):
             value = [value[label] for label in self.fields]
         if not isinstance(value, (list, tuple)) or len(value) != len(self.fields):
             raise ValueError(f"a {self.name} is an object of exactly its parts, found {brief(value)}")
-        return bytes(cbor2.dumps([one.to_part(part) for one, part in zip(self._inner, value, strict=True)]))
+        return _dumped([one.to_part(part) for one, part in zip(self._inner, value, strict=True)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, final
@@ -263,7 +264,7 @@ class StorableFormat(Format):
         """The bytes, within the type's bound."""
         try:
             return types.encode_checked(self.storable, _revived(self.kind, self.name, value))
-        except (TypeError, AttributeError, KeyError) as error:
+        except (TypeError, AttributeError, KeyError, struct.error) as error:
             raise ValueError(f"{value!r} is no {self.name}") from error
 
 

@@ -21,6 +21,9 @@ _EXACT: Final[Mapping[str, type]] = {"integer": int, "text": str, "bool": bool, 
 """Kinds whose values of this type stay as they are."""
 
 
+_IN_JSON: Final = ("integer", "float", "text", "bool", "principal")
+
+
 @final
 class Slot:
     """One declared part.
@@ -131,7 +134,7 @@ class JsonObject(Named):
         if found is None:
             return None
         try:
-            if (slot.format.is_part and slot.kind != "bytes") or slot.kind == "principal":
+            if slot.format.kind.name in _IN_JSON:
                 return slot.checked(found)
             return slot.format.decode(bytes.fromhex(found))
         except (TypeError, ValueError) as error:
@@ -146,7 +149,7 @@ class JsonObject(Named):
                 continue
             if slot.kind == "principal":
                 out[slot.label] = str(checked)
-            elif slot.format.is_part and slot.kind != "bytes":
+            elif slot.format.kind.name in _IN_JSON:
                 out[slot.label] = checked
             else:
                 out[slot.label] = slot.format.encode(checked).hex()

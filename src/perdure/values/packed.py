@@ -417,7 +417,10 @@ class UriFormat(Format):
         """Bytes of the canister, and the id."""
         if value is None:
             return None
-        found = Uri.from_text(value) if isinstance(value, str) else value
+        try:
+            found = Uri.from_text(value) if isinstance(value, str) else value
+        except MalformedError as error:
+            raise ValueError(str(error)) from error
         if not isinstance(found, tuple) or len(found) != 2 or isinstance(found[1], bool | None):
             raise ValueError(f"{brief(value)} is no URI: a canister and an id")
         return bytes(found[0]), found[1]

@@ -113,4 +113,7 @@ class Json(Format):
 
     def encode(self, value: object) -> bytes:
         """Without blanks."""
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        try:
+            return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"JSON has no form for it: {error}") from error

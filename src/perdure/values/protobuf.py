@@ -102,7 +102,10 @@ class ProtobufParts(Named):
 
     def __init__(self, name: str, inner: Mapping[str, Format]) -> None:
         super().__init__(name, inner)
-        self._class = message_factory.GetMessageClass(_described(self.slots))
+        try:
+            self._class = message_factory.GetMessageClass(_described(self.slots))
+        except TypeError as error:
+            raise ValueError(f"{name!r} is no message: {error}") from error
 
     def decode(self, data: bytes) -> dict[str, Value]:
         """The parts by name; fields of other numbers are not looked at."""
