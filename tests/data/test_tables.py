@@ -223,6 +223,15 @@ def test_damage_is_found_and_mended(users):
     assert (users.check(), ids(users.by.city("Zug"))) == ([], [0, 1, 2, 3])
 
 
+def test_what_sql_leaves_out_has_its_default(users):
+    users.sql("insert into users (id, email) values (1, 'a')")
+    assert users[1] == User(1, "a", None, 0)
+    with pytest.raises(Exception, match="column 'email' is never null"):
+        users.sql("insert into users (id) values (2)")
+    with pytest.raises(Exception, match="column 'age' is never null"):
+        users.sql("update users set age = null")
+
+
 def test_a_table_without_its_class_has_dictionaries(users):
     users.put(User(1, "a", "Zug", 7))
     (found,) = open_tables(users.store)

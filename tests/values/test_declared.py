@@ -11,7 +11,8 @@ from perdure import RejectError, Subnet
 from perdure.data import Store, Table, open_tables, table
 from perdure.ic.principal import Principal
 from perdure.kit import canister, nat8, nat32, nat64, query, update
-from perdure.stable import StableBTreeMap
+from perdure.memory import BytesMemory
+from perdure.stable import MemoryManager, StableBTreeMap
 from perdure.values import codec, kept_as
 from perdure.values.annotations import Annotations
 
@@ -131,3 +132,32 @@ def test_a_canister_keeps_them_and_grows():
         assert (actor.get(7)["email"], actor.get(1)["city"], actor.get(1)["tags"]) == ("ada", None, ["new"])
         (rows,) = open_tables(Store.open(kept.stable))
         assert rows[7]["user"]["email"] == "ada"
+
+
+@dataclass
+class Address:
+    street: str
+    place: str
+
+
+@dataclass
+class Tenant:
+    id: nat64
+    home: Annotated[Homes, kept_as("flatbuffers")]
+
+
+@dataclass
+class Homes:
+    first: Address
+    others: list[Address]
+
+
+def test_a_class_within_one_is_read_by_the_catalogue_s_definitions():
+    store = Store(MemoryManager.create(BytesMemory()).get)
+    tenants = Table.declare(store, "tenants", Tenant, table(key="id"))
+    tenants.put(Tenant(1, Homes(Address("a", "b"), [Address("c", "d")])))
+    (found,) = open_tables(store)
+    homes = {"first": {"street": "a", "place": "b"}, "others": [{"street": "c", "place": "d"}]}
+    assert found[1]["home"] == homes
+    found.put({"id": 2, "home": homes})
+    assert tenants[2].home == tenants[1].home

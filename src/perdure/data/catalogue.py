@@ -23,7 +23,7 @@ import cbor2
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.record import BOOL, PLAIN, TEXT, Field, Table, load, nat, one_of, sequence, structure
-from perdure.values.candid import candid_named
+from perdure.values.candid import CandidNames
 from perdure.values.cbor import CborArray
 from perdure.values.codec import codec
 from perdure.values.format import Format, Value
@@ -143,7 +143,7 @@ def _listed(model: Model, indexes: tuple[int, ...]) -> str:
 @lru_cache(256)
 def _format(text: str, definitions: str) -> Format:
     try:
-        return candid_named(text, definitions) or codec(text)
+        return codec(text, CandidNames(definitions))
     except ValueError as error:
         raise MalformedError(f"catalogue: a column of type {text!r}: {error}") from error
 

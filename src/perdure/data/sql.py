@@ -281,9 +281,13 @@ class _VirtualTable:
 
     Destroy = Disconnect
 
-    def _plain(self, fields: Sequence[Value]) -> list[Value]:
+    def _plain(self, fields: Sequence[Value], *, is_new: bool = False) -> list[Value]:
         row: list[Value] = [None] * len(self.table.model.columns)
         for place, cell, value in zip(self.places, self.cells, fields, strict=False):
+            column = cell.column
+            if value is None and is_new and not column.is_optional and column.default is not None:
+                row[place] = column.default  # SQLite says null of what an insert leaves out
+                continue
             try:
                 row[place] = cell.to_plain(None) if value is None else from_sql(cell, value)
             except (ValueError, MalformedError) as error:
@@ -291,7 +295,7 @@ class _VirtualTable:
         return row
 
     def UpdateInsertRow(self, _rowid: object, fields: Sequence[Value]) -> int:  # noqa: N802
-        self._put(self._plain(fields), is_new=True)
+        self._put(self._plain(fields, is_new=True), is_new=True)
         return 0
 
     def UpdateDeleteRow(self, key: Value) -> None:  # noqa: N802

@@ -29,7 +29,7 @@ from perdure.stable import StableBTreeMap, StableBTreeSet, StableCell, StableLog
 from perdure.stable.access import is_blank
 from perdure.stable.types import StorableType
 from perdure.values.annotations import Annotations
-from perdure.values.candid import candid_named
+from perdure.values.candid import CandidNames
 from perdure.values.codec import codec
 from perdure.values.compatibility import compare_formats
 from perdure.values.format import Format
@@ -340,7 +340,7 @@ class Schema:
             MalformedError: it is Candid that does not read.
         """
         try:
-            return candid_named(text, self.definitions) or codec(text)
+            return codec(text, CandidNames(self.definitions))
         except ValueError:
             return None
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from perdure.stable.columns import Column
     from perdure.stable.gather import Offsets
 
-__all__ = ["CandidValue", "SelfDescribing", "candid_named", "kind_of_type", "merged"]
+__all__ = ["CandidNames", "CandidValue", "SelfDescribing", "candid_named", "kind_of_type", "merged"]
 
 Convert: TypeAlias = Callable[[Value], Value]
 
@@ -239,6 +239,32 @@ def candid_named(name: str, definitions: str) -> CandidValue | None:
     if not name.startswith("candid("):
         return None
     return CandidValue(parse_type(name.removeprefix("candid(")[:-1], load(f"{definitions}\nservice : {{}}").names))
+
+
+@final
+class CandidNames(Mapping[str, Format]):
+    """The formats ``candid(TYPE)`` that `definitions` give names for, wherever they stand in another one's name."""
+
+    def __init__(self, definitions: str) -> None:
+        self._definitions = definitions
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.startswith("candid(")
+
+    def __getitem__(self, name: str) -> Format:
+        found = candid_named(name, self._definitions)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def _inverse(places: list[Offsets]) -> Offsets:

@@ -40,7 +40,7 @@ class Cbor(Format):
 def _dumped(value: object) -> bytes:
     try:
         return bytes(cbor2.dumps(value))
-    except _ERRORS as error:
+    except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"CBOR has no form for it: {error}") from error
 
 
