@@ -208,6 +208,8 @@ TESTED_WITH = {
     "instrument/test_lower.py": "instrument: stand_ins",
     "kit/test_pocket_ic.py": "kit: pocket_ic.*",
     "measure/test_bench.py": "measure: structures; cli: bench",
+    "measure/test_costs.py": "cli: explain",
+    "measure/test_report.py": "subnet: last",
     "measure/test_profile.py": "measure: flame formats paths; cli: profile; instrument: profile; embedder: call_tree",
     "python/test_module.py": "python: calls heap instance method overlay",
     "stable/test_btreemap.py": "stable: access btree btreeset chunks nodes",

@@ -37,6 +37,7 @@ COMMANDS = {
     "fuzz": _Command("perdure.cli.fuzz:fuzz", "Call a module's methods with generated arguments until one breaks."),
     "instrument": _Command("perdure.cli.instrument:instrument", "Rewrite a module and say what was added."),
     "bench": _Command("perdure.cli.bench:bench", "Run canbench's benchmarks, and compare them with earlier results."),
+    "explain-cost": _Command("perdure.cli.explain:explain_cost", "What a call, an install, a day cost, line by line."),
     "profile": _Command("perdure.cli.profile:profile", "Count instructions by function and call path, exactly."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
     "serve": _Command("perdure.cli.serve:serve", "Serve canisters over HTTP to agents, browsers and icp."),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from perdure.execution.state import LogRecord
     from perdure.subnet import Canister, Subnet
 
-__all__ = ["argument_of", "call_method", "install_module", "known_service", "run"]
+__all__ = ["argument_of", "call_method", "encoded_call", "install_module", "known_service", "run"]
 
 
 class _Result(NamedTuple):
@@ -26,6 +26,10 @@ class _Result(NamedTuple):
     reply: bytes
     text: str | None
     milliseconds: float
+    instructions: int
+    """Of everything that was entered for it."""
+    cycles: int
+    """What those cost; queries are free."""
 
 
 @click.command()
@@ -113,13 +117,19 @@ def call_method(canister: Canister, service: ServiceType | None, call: str) -> _
     """Call a method as it is given on a command line: ``METHOD``, or with ``=`` and its argument."""
     import time
 
-    method, _, text = call.partition("=")
+    method, argument = encoded_call(service, call)
     kind = _kind(canister, method)
-    argument = encoded(service.methods.get(method) if service is not None else None, argument_of(text))
-    start = time.perf_counter_ns()
-    reply = canister.update(method, argument) if kind == "update" else canister.query(method, argument)
-    milliseconds = (time.perf_counter_ns() - start) / 1e6
-    return _Result(method, kind, reply, _text(service, method, reply), milliseconds)
+    with canister._subnet.counted() as total:
+        start = time.perf_counter_ns()
+        reply = canister.update(method, argument) if kind == "update" else canister.query(method, argument)
+        milliseconds = (time.perf_counter_ns() - start) / 1e6
+    return _Result(method, kind, reply, _text(service, method, reply), milliseconds, *total)
+
+
+def encoded_call(service: ServiceType | None, call: str) -> tuple[str, bytes]:
+    """The method and the message of a call as it is given on a command line."""
+    method, _, text = call.partition("=")
+    return method, encoded(service.methods.get(method) if service is not None else None, argument_of(text))
 
 
 def _kind(canister: Canister, method: str) -> str:
@@ -191,7 +201,7 @@ class _Shown:
         shown = result.text if result.text is not None else _readable(result.reply)
         self._console.print(
             f"{result.kind} [bold]{escape(result.method)}[/bold]  {escape(shown)}"
-            f"  [dim]{result.milliseconds:.2f} ms[/dim]"
+            f"  [dim]{result.milliseconds:.2f} ms, {result.instructions:,} instructions, {result.cycles:,} cycles[/dim]"
         )
 
     def log(self) -> None:

@@ -17,8 +17,10 @@ What all tests share is prepared by overriding one fixture:
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, final
@@ -28,10 +30,11 @@ import pytest
 if TYPE_CHECKING:
     from perdure.errors import RejectError
     from perdure.ic.principal import Principal
+    from perdure.measure.report import Exceeded
     from perdure.project import Project
     from perdure.subnet import Canister, Subnet
     from perdure.subnet.outcalls import Outcalls
-    from perdure.upgrade import Report
+    from perdure.upgrade import Report as UpgradeReport
 
 __all__ = [
     "Baselines",
@@ -67,9 +70,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _scope(fixture_name: str, config: pytest.Config) -> Any:
     return config.getini("perdure_scope")
 
+    group.addoption(
+        "--perdure-report",
+        "--cycles",
+        action="store_true",
+        dest="perdure_report",
+        help="show instructions, cycles and pages of all canisters by method, and append them to the job's summary",
+    )
+    group.addoption(
+        "--perdure-report-file",
+        metavar="FILE",
+        help="write the same as Markdown",
+    )
+    group.addoption(
+        "--perdure-budgets",
+        metavar="FILE",
+        help="fail where a method takes more instructions than this file says; see docs/measuring.md",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the plugin's markers."""
+    config.addinivalue_line(
+        "markers",
+        "max_instructions(count): fail where what the test's canisters execute takes more instructions than this.",
+    )
     config.addinivalue_line(
         "markers",
         "canister(name, wasm=None, args=None, controllers=(), cycles=None): have a canister of the project, or this "
@@ -184,7 +209,9 @@ def _perdure_prepared(
     fork = prepared.fork()
     logged = {one.id: one.logs()[-1:] for one in fork.canisters}
     request.node.stash[_SUBNET] = fork, {name: last[0].sequence for name, last in logged.items() if last}
-    yield fork, dict(ids)
+    named = dict(ids)
+    with _counted(request, fork, named):
+        yield fork, named
     del request.node.stash[_SUBNET]
     fork.close()
 
@@ -243,7 +270,7 @@ def canister(
 
 
 @pytest.fixture(scope="session")
-def check_upgrade(pytestconfig: pytest.Config) -> Callable[..., Report]:
+def check_upgrade(pytestconfig: pytest.Config) -> Callable[..., UpgradeReport]:
     """Fails the test where an upgrade is not safe: ``check_upgrade("snapshots/ledger", "build/ledger.wasm")``.
 
     The first argument is a canister, a snapshot's directory, or ``STATE_DIR:CANISTER``; paths are relative to the
@@ -251,7 +278,7 @@ def check_upgrade(pytestconfig: pytest.Config) -> Callable[..., Report]:
     verdict that passes, by default ``safe``.
     """
 
-    def run(source: Any, new: Any, arg: Any = None, *, expect: str = "safe", **options: Any) -> Report:
+    def run(source: Any, new: Any, arg: Any = None, *, expect: str = "safe", **options: Any) -> UpgradeReport:
         from perdure.upgrade import check
 
         __tracebackhide__ = True
@@ -286,6 +313,107 @@ def _somebody(name: str) -> Principal:
     from perdure.ic.principal import Principal
 
     return Principal.self_authenticating(name.encode())
+
+
+# -- what it costs
+
+_OF_TEST: Final = pytest.StashKey[Any]()
+_OF_ALL: Final = pytest.StashKey[Any]()
+
+
+def _wants_report(config: pytest.Config) -> bool:
+    return any(config.getoption(name) for name in ("perdure_report", "--perdure-report-file", "--perdure-budgets"))
+
+
+@contextmanager
+def _counted(request: pytest.FixtureRequest, subnet: Subnet, ids: Mapping[str, Principal]) -> Iterator[None]:
+    """Count what a test's canisters execute, where somebody wants to know."""
+    limit = request.node.get_closest_marker("max_instructions")
+    if limit is None and not _wants_report(request.config):
+        yield
+        return
+    from perdure.measure.report import Report
+
+    report = request.node.stash[_OF_TEST] = Report()
+    report.watch(subnet._world, lambda raw_id: next((name for name, one in ids.items() if one.raw_bytes == raw_id), ""))
+    yield
+    request.node.user_properties.append(("perdure_instructions", report.total_instructions))
+    request.config.stash.setdefault(_OF_ALL, Report()).merge(report.plain())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
+    """Fail a test that has executed more than its marker allows."""
+    outcome = yield
+    marker, report = item.get_closest_marker("max_instructions"), item.stash.get(_OF_TEST, None)
+    if marker is None or report is None or outcome.excinfo is not None:
+        return
+    (limit,) = marker.args
+    if report.total_instructions > limit:
+        dearest = max(report.rows(), key=lambda row: row.max_instructions)
+        text = (
+            f"{report.total_instructions:,} instructions, {report.total_instructions - limit:,} more than "
+            f"max_instructions({limit:,}); most in one call: {dearest.max_instructions:,}, "
+            f"{dearest.canister} {dearest.method}"
+        )
+        outcome.force_exception(pytest.fail.Exception(text, pytrace=False))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of xdist has counted."""
+    plain = getattr(node, "workeroutput", {}).get("perdure_report")
+    if plain:
+        from perdure.measure.report import Report
+
+        node.config.stash.setdefault(_OF_ALL, Report()).merge(plain)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what was counted to xdist, or write it and hold it against the budgets."""
+    report = session.config.stash.get(_OF_ALL, None)
+    workeroutput = getattr(session.config, "workeroutput", None)
+    if report is None or not _wants_report(session.config):
+        return
+    if workeroutput is not None:
+        workeroutput["perdure_report"] = report.plain()
+        return
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if session.config.getoption("perdure_report") else None
+    for path, mode in ((session.config.getoption("--perdure-report-file"), "w"), (summary, "a")):
+        if path:
+            with Path(path).open(mode, encoding="utf-8") as file:
+                file.write(report.markdown())
+    if _exceeded(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _exceeded(config: pytest.Config) -> list[Exceeded]:
+    """Methods that took more than their budgets."""
+    report, path = config.stash.get(_OF_ALL, None), config.getoption("--perdure-budgets")
+    if report is None or path is None:
+        return []
+    from perdure.errors import MalformedError
+    from perdure.measure.report import parse_budgets
+
+    try:
+        return report.exceeded(parse_budgets((config.rootpath / path).read_text(encoding="utf-8")))
+    except (MalformedError, OSError, UnicodeDecodeError) as error:
+        raise pytest.UsageError(f"--perdure-budgets {path}: {error}") from error
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what was counted, and what was too much."""
+    report = config.stash.get(_OF_ALL, None)
+    if report is None:
+        return
+    if config.getoption("perdure_report"):
+        terminalreporter.section("instructions and cycles")
+        for line in report.lines():
+            terminalreporter.line(line)
+    if exceeded := _exceeded(config):
+        terminalreporter.section("over budget", red=True)
+        for one in exceeded:
+            terminalreporter.line(str(one))
 
 
 # -- reports

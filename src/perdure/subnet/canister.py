@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, Literal, final
 
-from perdure.candid import decode
 from perdure.candid.service import ServiceType
-from perdure.candid.types import Text, Value
+from perdure.candid.types import Value
 from perdure.canister import (
     CanisterModule,
     GlobalValue,
@@ -42,7 +41,8 @@ from perdure.subnet.actor import Actor
 from perdure.subnet.changed_code import check_name, check_takeover, take_up
 from perdure.subnet.doors import door
 from perdure.subnet.gate import Gate, alone, at_rest
-from perdure.subnet.interface import NO_VALUES, Argument, has_interface, init_argument, service_of
+from perdure.subnet.interface import Argument, asked_interface, init_argument, service_of
+from perdure.subnet.last import LastEntry, last_entry
 from perdure.subnet.management import (
     MAX_ROUNDS,
     Status,
@@ -62,9 +62,6 @@ if TYPE_CHECKING:
 from perdure.subnet.core import Core, Wasm
 
 __all__ = ["Canister", "Home"]
-
-
-CANDID_METHOD = "__get_candid_interface_tmp_hack"
 
 
 _USUAL_CALL: Final = (bytes, str, Principal, 0)
@@ -281,14 +278,9 @@ class Canister:
         """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""
         if self.id == MANAGEMENT_CANISTER:
             return management_service() if candid is None else service_of("the management canister", None, candid)
-        module = self.module
-        methods = module.exported_methods if module is not None else frozenset()
-        # Before modules had the section, the Rust CDK gave them this method.
-        is_old = not has_interface(module) and f"canister_query {CANDID_METHOD}" in methods
-        if candid is None and is_old:
-            (text,) = decode(self.query(CANDID_METHOD, NO_VALUES), (Text,))
-            candid = str(text)
-        return service_of(f"canister {self.id}", module, candid)
+        if candid is None:
+            candid = asked_interface(self.module, self.query)
+        return service_of(f"canister {self.id}", self.module, candid)
 
     # --- code
 
@@ -519,6 +511,12 @@ class Canister:
 
     def _memory(self, name: str) -> LiveMemory:
         return LiveMemory(self._instance, self, name)
+
+    @property
+    @at_rest
+    def last(self) -> LastEntry | None:
+        """What the last entry took: instructions, cycles, pages, lines printed, time; `None`: there was none."""
+        return last_entry(self._subnet._world, self._state)
 
     @property
     def open_call_contexts(self) -> int:

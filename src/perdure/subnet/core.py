@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from perdure.canister import (
+    CanisterInstance,
     CanisterModule,
+    EntryPoint,
+    Env,
     HasModule,
+    Return,
+    Trap,
 )
 from perdure.embedder.guard import threads
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.execution.events import Taken
+from perdure.execution.events import Taken, ended
 from perdure.execution.journal import Ticket
 from perdure.execution.state import SubnetState
 from perdure.execution.world import World
@@ -168,6 +173,24 @@ class Core:
     def _run_as(self, form: CodeForm | None) -> None:
         """Have canisters run another form of their code from now on; `None`: their code as it is."""
         self._host.residents.run_as(form)
+
+    @contextmanager
+    def counted(self) -> Iterator[list[int]]:
+        """Instructions and cycles of all that is entered within the block, as a list of the two, at its end."""
+        total = [0, 0]
+
+        def add(instance: CanisterInstance, entry: EntryPoint, env: Env, result: Trap | Return) -> None:
+            event = ended(env.facts.canister_id, env.context, result, self._world.costs_of(instance.module))
+            total[0] += event.instructions
+            total[1] += event.cycles
+
+        with self._gate.lock:
+            self._world.watchers = (*self._world.watchers, add)
+        try:
+            yield total
+        finally:
+            with self._gate.lock:
+                self._world.watchers = tuple(one for one in self._world.watchers if one is not add)
 
     def profile(self) -> AbstractContextManager[Any]:
         """Count instructions by function and call path within the block, exactly; nothing else becomes different.

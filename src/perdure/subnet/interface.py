@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from perdure.candid import encode, parse_values
+from perdure.candid import decode, encode, parse_values
 from perdure.candid.service import ServiceType
 from perdure.candid.service import load as load_service
-from perdure.candid.types import Type, brief, is_nullable, resolve
+from perdure.candid.types import Text, Type, brief, is_nullable, resolve
 from perdure.canister import CanisterModule
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.subnet.exported_interface import EXPORT, exported_interface
 
-__all__ = ["NO_VALUES", "Argument", "has_interface", "init_argument", "interface_of", "service_of"]
+__all__ = ["NO_VALUES", "Argument", "asked_interface", "has_interface", "init_argument", "interface_of", "service_of"]
 
 SERVICE_SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 ARGS_SECTIONS: Final = ("icp:public candid:args", "icp:private candid:args")
 _MAX_DID_BYTES: Final = 8 << 20
+_CANDID_METHOD: Final = "__get_candid_interface_tmp_hack"
 NO_VALUES: Final = b"DIDL\0\0"
 """The Candid message without values."""
 
@@ -40,6 +42,18 @@ def interface_of(module: CanisterModule | None) -> tuple[str | bytes | None, str
         if name in module.custom_sections:
             return module.custom_sections[name], f"its section {name}"
     return exported_interface(module) or None, f"its function {EXPORT}"
+
+
+def asked_interface(module: CanisterModule | None, query: Callable[[str, bytes], bytes]) -> str | None:
+    """What a canister answers that is asked for its interface; `None`: its module says it, or nobody knows.
+
+    Before modules had the section, the Rust CDK gave them this method.
+    """
+    methods = module.exported_methods if module is not None else frozenset()
+    if has_interface(module) or f"canister_query {_CANDID_METHOD}" not in methods:
+        return None
+    (text,) = decode(query(_CANDID_METHOD, NO_VALUES), (Text,))
+    return str(text)
 
 
 def service_of(what: str, module: CanisterModule | None, candid: str | os.PathLike[str] | None = None) -> ServiceType:

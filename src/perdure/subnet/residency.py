@@ -9,12 +9,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from time import perf_counter_ns
 from typing import NamedTuple, final
 
 from perdure.canister import (
     NO_CHANGE,
     CanisterInstance,
     CanisterModule,
+    Context,
     EntryPoint,
     Env,
     GlobalValue,
@@ -189,6 +191,7 @@ class ResidentInstance:
         "_residents",
         "_state",
         "change_counts",
+        "last",
         "last_used",
     )
 
@@ -207,6 +210,8 @@ class ResidentInstance:
         self.change_counts: dict[str, int] = {}
         """How many commits have changed each memory since this was made; missing: none."""
         self.last_used = 0
+        self.last: tuple[EntryPoint, Context, Trap | Return, int] | None = None
+        """The last entry, its context, what came of it, and how many ns it took."""
         if live is not None:
             self._residents.opened(self)
 
@@ -243,11 +248,15 @@ class ResidentInstance:
         live = self._live or self._use()
         self._entered = True  # until somebody commits it or rolls it back, whatever comes out of here
         self.last_used = env.time_ns
+        begun = perf_counter_ns()
         if live.__class__ is not WasmInstance:
-            return self._run_in_python(live, entry_point, env)
-        if self._residents.gate.is_shared:
-            return self._run_beside(live, entry_point, env)
-        return live.run(entry_point, env)
+            outcome = self._run_in_python(live, entry_point, env)
+        elif self._residents.gate.is_shared:
+            outcome = self._run_beside(live, entry_point, env)
+        else:
+            outcome = live.run(entry_point, env)
+        self.last = entry_point, env.context, outcome, perf_counter_ns() - begun
+        return outcome
 
     def _run_in_python(self, live: CanisterInstance, entry_point: EntryPoint, env: Env) -> Trap | Return:
         """Let signals in meanwhile: no limit of instructions ends it, and it does not look for them as Wasm does."""

@@ -71,6 +71,7 @@ def _hosts(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tup
     callback=_hosts,
     help="Let HTTPS outcalls reach this host; may be given again. Without it they reach none.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Tell instructions and cycles, on standard error.")
 @common
 def call(
     state: State,
@@ -86,6 +87,7 @@ def call(
     output: str,
     profiled: Path | None,
     allowed: tuple[str, ...],
+    verbose: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -118,11 +120,13 @@ def call(
         known = service.methods.get(method) if service is not None else None
         message = encoded(known, argument)
         sender = principal_of(state.identity)
-        with _profiled(subnet, profiled):
+        with _profiled(subnet, profiled), subnet.counted() as total:
             if (kind or _kind(target, method)) == "query":
                 reply = target.query(method, message, sender=sender)
             else:
                 reply = target.update(method, message, sender=sender, cycles=cycles)
+        if verbose:
+            click.echo(f"{total[0]:,} instructions, {total[1]:,} cycles", err=True)
         click.echo(shown_json(known, reply) if as_json or output == "json" else shown(known, reply, output))
 
 

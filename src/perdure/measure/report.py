@@ -1,0 +1,200 @@
+"""What messages cost over many tests: by canister and method, held against budgets that stand in a file."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any, Final, NamedTuple, final
+
+from perdure import yaml_core
+from perdure.canister import CanisterInstance, EntryPoint, Env, Return, Trap
+from perdure.errors import MalformedError
+from perdure.execution.events import Ended, ended
+from perdure.execution.world import World
+
+__all__ = ["Budget", "Exceeded", "Report", "Row", "parse_budgets"]
+
+_COLUMNS: Final = ("instructions", "cycles", "accessed_pages", "written_pages")
+
+
+@final
+class Row(NamedTuple):
+    """One method of one canister, over all its calls; pages of 4 KiB, of stable memory and heap together."""
+
+    canister: str
+    method: str
+    calls: int
+    min_instructions: int
+    median_instructions: int
+    max_instructions: int
+    median_cycles: int
+    max_accessed_pages: int
+    max_written_pages: int
+
+
+@final
+class Budget(NamedTuple):
+    """How many instructions one call of a method may take, and why it is so many."""
+
+    instructions: int
+    reason: str = ""
+
+
+@final
+class Exceeded(NamedTuple):
+    """A method that took more than its budget."""
+
+    row: Row
+    budget: Budget
+
+    def __str__(self) -> str:
+        over = self.row.max_instructions - self.budget.instructions
+        return (
+            f"{self.row.canister} {self.row.method}: {self.row.max_instructions:,} instructions, "
+            f"{over:,} more than its budget of {self.budget.instructions:,}"
+        )
+
+
+@final
+class Report:
+    """Counts of entries, by canister and method."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], tuple[array[int], ...]] = {}
+        self.total_instructions = 0
+
+    def watch(self, world: World, name_of: Callable[[bytes], str]) -> None:
+        """Count whatever is entered in a world from now on.
+
+        Args:
+            world: of a subnet.
+            name_of: from a canister's id to its name; empty: the hash of its module is shown.
+        """
+
+        def note(instance: CanisterInstance, entry: EntryPoint, env: Env, result: Trap | Return) -> None:
+            canister_id = env.facts.canister_id
+            name = name_of(canister_id) or instance.module.module_hash.hex()[:8]
+            event = ended(canister_id, env.context, result, world.costs_of(instance.module))
+            entered = entry[0] if isinstance(entry[0], str) else "callback"
+            pages = [0, 0]
+            if isinstance(event, Ended):
+                pages = [event.stable_accessed_pages, event.stable_dirty_pages + event.heap_dirty_pages]
+            self.add(name, entered.removeprefix("canister_"), event.instructions, event.cycles, *pages)
+
+        world.watchers = (*world.watchers, note)
+
+    def add(self, canister: str, method: str, *values: int) -> None:
+        """Count one entry: its instructions, cycles, pages accessed and pages written."""
+        columns = self._counts.get((canister, method))
+        if columns is None:
+            columns = self._counts[canister, method] = tuple(array("q") for _ in _COLUMNS)
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+        self.total_instructions += values[0]
+
+    def merge(self, plain: Sequence[Sequence[Any]]) -> None:
+        """Add what another process has counted."""
+        for canister, method, *columns in plain:
+            for values in zip(*columns, strict=True):
+                self.add(canister, method, *values)
+
+    def plain(self) -> list[list[Any]]:
+        """All of it, as JSON takes it."""
+        return [[*key, *(column.tolist() for column in columns)] for key, columns in self._counts.items()]
+
+    def rows(self) -> list[Row]:
+        """All methods, by canister and name."""
+        found = []
+        for (canister, method), (instructions, cycles, accessed, written) in sorted(self._counts.items()):
+            middle = (int(median(instructions)), int(median(cycles)))
+            counts = (len(instructions), min(instructions), middle[0], max(instructions), middle[1])
+            found.append(Row(canister, method, *counts, max(accessed), max(written)))
+        return found
+
+    def exceeded(self, budgets: Mapping[tuple[str, str], Budget]) -> list[Exceeded]:
+        """Methods that took more than their budgets."""
+        rows = {(row.canister, row.method.rpartition(" ")[2]): row for row in self.rows()}
+        return [
+            Exceeded(rows[key], budget)
+            for key, budget in budgets.items()
+            if key in rows and rows[key].max_instructions > budget.instructions
+        ]
+
+    def lines(self) -> Iterator[str]:
+        """A table for the terminal."""
+        rows = self.rows()
+        width = max([8, *(len(f"{row.canister} {row.method}") for row in rows)])
+        yield (
+            f"{'method':{width}} {'calls':>7} {'min':>14} {'median':>14} {'max':>14} {'cycles, median':>16} "
+            f"{'read':>7} {'written':>7}"
+        )
+        for row in rows:
+            counts = f"{row.min_instructions:>14,} {row.median_instructions:>14,} {row.max_instructions:>14,}"
+            pages = f"{row.max_accessed_pages:>7,} {row.max_written_pages:>7,}"
+            name = f"{row.canister} {row.method}"
+            yield f"{name:{width}} {row.calls:>7,} {counts} {row.median_cycles:>16,} {pages}"
+
+    def markdown(self) -> str:
+        """The same for a page, or the summary of a job."""
+        head = ("canister", "method", "calls", "min", "median", "max", "cycles, median", "pages read", "pages written")
+        lines = ["### Instructions and cycles", "", f"| {' | '.join(head)} |", f"|{'---|' * 2}{'---:|' * 7}"]
+        for row in self.rows():
+            names = (one.replace("|", "\\|") for one in row[:2])
+            lines.append(f"| {' | '.join((*names, *(f'{value:,}' for value in row[2:])))} |")
+        return "\n".join(lines) + "\n"
+
+
+def parse_budgets(text: str) -> dict[tuple[str, str], Budget]:
+    """Budgets of methods, by canister and method.
+
+        ledger:
+          transfer: 5_000_000
+          settle:
+            - instructions: 20_000_000
+            - instructions: 25_000_000
+              reason: fees are settled too, since version 2
+
+    Of several numbers the last counts, and each that is higher than the one before needs a reason.
+
+    Raises:
+        MalformedError: it is none, or a reason is missing.
+    """
+    try:
+        found = yaml_core.load(text)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(str(error) or "nested too deeply") from error
+    budgets = {}
+    for canister, methods in _mapping(found, "the file").items():
+        for method, steps in _mapping(methods, f"budgets of {canister}").items():
+            budgets[str(canister), str(method)] = _last(steps, f"{canister} {method}")
+    return budgets
+
+
+def _last(steps: object, what: str) -> Budget:
+    before: Budget | None = None
+    for step in steps if isinstance(steps, list) else [steps]:
+        fields = step if isinstance(step, dict) else {"instructions": step}
+        instructions = fields.get("instructions")
+        if isinstance(instructions, str) and instructions.replace("_", "").isascii():
+            instructions = (
+                int(instructions.replace("_", "")) if instructions.replace("_", "").isdigit() else instructions
+            )
+        if not isinstance(instructions, int) or isinstance(instructions, bool) or instructions < 0:
+            raise MalformedError(f"the budget of {what} is {instructions!r:.40}, expected a number of instructions")
+        budget = Budget(instructions, str(fields.get("reason") or ""))
+        if before is not None and budget.instructions > before.instructions and not budget.reason:
+            raise MalformedError(
+                f"the budget of {what} rises from {before.instructions:,} to {instructions:,} without a reason: "
+                "write `reason: ...` beside it"
+            )
+        before = budget
+    if before is None:
+        raise MalformedError(f"the budget of {what} is empty")
+    return before
+
+
+def _mapping(value: object, what: str) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is {value!r:.40}, expected names and what is under them")
+    return value
