@@ -134,6 +134,15 @@ def test_more_goes_to_a_file_of_its_own(run: Run, project: Path) -> None:
     assert json.loads(out)["benches"] == found["benches"]
 
 
+def test_instruction_tracing(run: Run, project: Path) -> None:
+    code, out, _ = run("bench", "nothing", "--instruction-tracing", "--less-verbose")
+    assert code == 0
+    assert out.endswith(
+        f"    stable_memory_increase: 0 pages (new)\nInstruction traces written to nothing.svg\n\n{RULE}\n"
+    )
+    assert "query __canbench__nothing" in (project / "nothing.svg").read_text()
+
+
 def test_a_plain_module_and_a_build(run: Run, project: Path, wasm: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "canbench.yml").unlink()
     (project / "other.yml").write_text("build_cmd: gunzip benches.wasm.gz\nwasm_path: benches.wasm\n")

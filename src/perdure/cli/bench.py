@@ -40,6 +40,7 @@ _USD_PER_TRILLION_CYCLES = 1.36
 @click.option("--hide-results", is_flag=True, help="Do not print single benchmarks.")
 @click.option("--show-summary", is_flag=True, help="Print the summary, also with --less-verbose.")
 @click.option("--show-canister-output", is_flag=True, help="Print what the canister prints, on standard error.")
+@click.option("--instruction-tracing", is_flag=True, help="Write a flame graph of each benchmark beside the results.")
 @click.option("--no-runtime-integrity-check", is_flag=True, help="Of canbench; there is no runtime to be checked here.")
 @click.option("--runtime-path", type=click.Path(path_type=Path), help="Of canbench; there is no runtime here.")
 @click.option(
@@ -66,6 +67,7 @@ def bench(
     hide_results: bool,
     show_summary: bool,
     show_canister_output: bool,
+    instruction_tracing: bool,
     no_runtime_integrity_check: bool,
     runtime_path: Path | None,
     noise_threshold: float,
@@ -104,6 +106,10 @@ def bench(
                 click.echo(printable(line, keep=LAYOUT), err=True)
             if not hide_results:
                 say.benchmark(outcome, before.get(outcome.name), noise_threshold)
+            if instruction_tracing:
+                say(_write_trace(config, benchmarks, outcome.name))
+            if not hide_results:
+                say()
     except BenchFailedError as error:
         click.echo(printable(str(error), keep=LAYOUT), err=True)
         return 1
@@ -183,6 +189,12 @@ def _prepared(config: Config) -> Benchmarks:
         raise BenchFailedError(f"Error installing {config.wasm_path}:\n{error.error_code}: {error.message}") from error
 
 
+def _write_trace(config: Config, benchmarks: Benchmarks, name: str) -> str:
+    path = Path(config.results_path).with_name(f"{name}.svg")
+    path.write_text(benchmarks.flame_graph(name), encoding="utf-8")
+    return f"Instruction traces written to {path}"
+
+
 def _write_results(config: Config, now: Mapping[str, Bench]) -> str:
     from perdure.measure.canbench_files import rendered
 
@@ -244,7 +256,7 @@ class _Printer:
     def benchmark(self, outcome: Outcome, before: Bench | None, noise_threshold: float) -> None:
         from perdure.measure.comparison import RULE, benchmark_lines
 
-        for line in (RULE, "", *benchmark_lines(outcome.name, outcome.bench, before, noise_threshold, _styled), ""):
+        for line in (RULE, "", *benchmark_lines(outcome.name, outcome.bench, before, noise_threshold, _styled)):
             self(line)
 
     def report(

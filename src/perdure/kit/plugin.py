@@ -65,11 +65,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "module, package or session",
         default="function",
     )
-
-
-def _scope(fixture_name: str, config: pytest.Config) -> Any:
-    return config.getini("perdure_scope")
-
     group.addoption(
         "--perdure-report",
         "--cycles",
@@ -87,6 +82,10 @@ def _scope(fixture_name: str, config: pytest.Config) -> Any:
         metavar="FILE",
         help="fail where a method takes more instructions than this file says; see docs/measuring.md",
     )
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> Any:
+    return config.getini("perdure_scope")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -329,7 +328,8 @@ def _wants_report(config: pytest.Config) -> bool:
 def _counted(request: pytest.FixtureRequest, subnet: Subnet, ids: Mapping[str, Principal]) -> Iterator[None]:
     """Count what a test's canisters execute, where somebody wants to know."""
     limit = request.node.get_closest_marker("max_instructions")
-    if limit is None and not _wants_report(request.config):
+    is_shared = request.scope != "function"  # by tests that may have a marker each
+    if limit is None and not is_shared and not _wants_report(request.config):
         yield
         return
     from perdure.measure.report import Report
@@ -337,22 +337,27 @@ def _counted(request: pytest.FixtureRequest, subnet: Subnet, ids: Mapping[str, P
     report = request.node.stash[_OF_TEST] = Report()
     report.watch(subnet._world, lambda raw_id: next((name for name, one in ids.items() if one.raw_bytes == raw_id), ""))
     yield
-    request.node.user_properties.append(("perdure_instructions", report.total_instructions))
+    if not is_shared:
+        request.node.user_properties.append(("perdure_instructions", report.total_instructions))
     request.config.stash.setdefault(_OF_ALL, Report()).merge(report.plain())
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
     """Fail a test that has executed more than its marker allows."""
+    reports = [node.stash[_OF_TEST] for node in item.listchain() if _OF_TEST in node.stash]
+    report = reports[-1] if reports else None
+    before = 0 if report is None or _OF_TEST in item.stash else report.total_instructions
     outcome = yield
-    marker, report = item.get_closest_marker("max_instructions"), item.stash.get(_OF_TEST, None)
+    marker = item.get_closest_marker("max_instructions")
     if marker is None or report is None or outcome.excinfo is not None:
         return
     (limit,) = marker.args
-    if report.total_instructions > limit:
+    taken = report.total_instructions - before
+    if taken > limit:
         dearest = max(report.rows(), key=lambda row: row.max_instructions)
         text = (
-            f"{report.total_instructions:,} instructions, {report.total_instructions - limit:,} more than "
+            f"{taken:,} instructions, {taken - limit:,} more than "
             f"max_instructions({limit:,}); most in one call: {dearest.max_instructions:,}, "
             f"{dearest.canister} {dearest.method}"
         )

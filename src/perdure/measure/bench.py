@@ -136,6 +136,13 @@ class Benchmarks:
             for fork in forks:
                 fork.close()
 
+    def flame_graph(self, name: str) -> str:
+        """Run a benchmark once more, and show where its instructions go: an SVG."""
+        fork = self.subnet.fork()
+        with fork, fork.profile() as profile:
+            _Runner(fork.canister(_ID), with_details=False).run(name)
+        return str(profile.svg(name))
+
     @property
     def compile_instructions(self) -> int:
         """What the network charges for compiling the module, in instructions."""
