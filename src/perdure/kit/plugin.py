@@ -401,9 +401,11 @@ def _exceeded(config: pytest.Config) -> list[Exceeded]:
     from perdure.measure.report import parse_budgets
 
     try:
-        return report.exceeded(parse_budgets((config.rootpath / path).read_text(encoding="utf-8")))
+        budgets = parse_budgets((config.rootpath / path).read_text(encoding="utf-8"))
     except (MalformedError, OSError, UnicodeDecodeError) as error:
         raise pytest.UsageError(f"--perdure-budgets {path}: {error}") from error
+    exceeded: list[Exceeded] = report.exceeded(budgets)
+    return exceeded
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
