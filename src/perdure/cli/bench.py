@@ -102,14 +102,10 @@ def bench(
         outcomes = []
         for outcome in benchmarks.run(names, jobs=jobs or _cores(), with_details=wants_details):
             outcomes.append(outcome)
-            for line in outcome.printed if show_canister_output else ():
-                click.echo(printable(line, keep=LAYOUT), err=True)
-            if not hide_results:
-                say.benchmark(outcome, before.get(outcome.name), noise_threshold)
-            if instruction_tracing:
-                say(_write_trace(config, benchmarks, outcome.name))
-            if not hide_results:
-                say()
+            if show_canister_output:
+                _tell_printed(outcome)
+            after = _write_trace(config, benchmarks, outcome.name) if instruction_tracing else ""
+            say.benchmark(outcome, before.get(outcome.name), noise_threshold, after, is_hidden=hide_results)
     except BenchFailedError as error:
         click.echo(printable(str(error), keep=LAYOUT), err=True)
         return 1
@@ -189,6 +185,11 @@ def _prepared(config: Config) -> Benchmarks:
         raise BenchFailedError(f"Error installing {config.wasm_path}:\n{error.error_code}: {error.message}") from error
 
 
+def _tell_printed(outcome: Outcome) -> None:
+    for line in outcome.printed:
+        click.echo(printable(line, keep=LAYOUT), err=True)
+
+
 def _write_trace(config: Config, benchmarks: Benchmarks, name: str) -> str:
     path = Path(config.results_path).with_name(f"{name}.svg")
     path.write_text(benchmarks.flame_graph(name), encoding="utf-8")
@@ -253,10 +254,13 @@ class _Printer:
         if not self._silent:
             click.echo(line)
 
-    def benchmark(self, outcome: Outcome, before: Bench | None, noise_threshold: float) -> None:
+    def benchmark(
+        self, outcome: Outcome, before: Bench | None, noise_threshold: float, after: str, *, is_hidden: bool
+    ) -> None:
         from perdure.measure.comparison import RULE, benchmark_lines
 
-        for line in (RULE, "", *benchmark_lines(outcome.name, outcome.bench, before, noise_threshold, _styled)):
+        lines = (RULE, "", *benchmark_lines(outcome.name, outcome.bench, before, noise_threshold, _styled))
+        for line in (*(() if is_hidden else lines), *([after] if after else []), *(() if is_hidden else ("",))):
             self(line)
 
     def report(
