@@ -51,7 +51,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(capsys, monkeypatch, *words: str) -> tuple[int, str]:
-    monkeypatch.setattr("sys.argv", ["perdure", "upgrade-check", "state:rwlgt-iiaaa-aaaaa-aaaaa-cai", *words])
+    monkeypatch.setattr("sys.argv", ["perdure", "upgrade-check", "state:lxzze-o7777-77777-aaaaa-cai", *words])
     with pytest.raises(SystemExit) as ended:
         main()
     out, err = capsys.readouterr()

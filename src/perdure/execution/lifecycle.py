@@ -111,7 +111,8 @@ def add_canister(
         raise ValueError(f"canister {Principal(canister_id)} exists already")
     facts = CanisterFacts(canister_id=canister_id, subnet_id=world.state.subnet_id, root_key=world.state.root_key)
     now_ns = world.state.time_ns
-    canister = CanisterState(facts, settings, cycles, charged_until_ns=now_ns, created_at_ns=now_ns)
+    created_at_ns = world.state.kept_time_ns()
+    canister = CanisterState(facts, settings, cycles, charged_until_ns=now_ns, created_at_ns=created_at_ns)
     world.touch(canister)
     world.state.canisters[canister_id] = canister
     apply_settings(world, canister, settings)
@@ -401,7 +402,7 @@ class _Installation:
         if self.options.mode is InstallMode.REINSTALL:
             canister.log = canister.log.purged()
         canister.module, canister.instance = self.module, instance
-        canister.installed_at_ns = world.state.time_ns
+        canister.installed_at_ns = world.state.kept_time_ns()
         canister.certified_data = self.certified_data
         canister.global_timer_ns = self.global_timer_ns
         canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED

@@ -414,7 +414,8 @@ class DurableHost:
         self._handed = frozenset(HANDED + key for key in world.state.handed)
         if self.directory.keeps_history:
             world.state.inputs = []
-            world.state.note("open", changed_fields(config), seed, world.state.first_canister_index)
+            state = world.state
+            state.note("open", changed_fields(config), seed, state.first_canister_index, state.keeps_times)
         return world
 
 

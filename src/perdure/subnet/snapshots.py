@@ -53,7 +53,7 @@ def put_on(snapshot: Snapshot, world: World, canister: CanisterState, module: Re
     canister.own_memories = {name: OwnMemory(one.lifetime, one.address_bits, 0) for name, one in kinds.items()}
     canister.know_memories({name: memory.size() for name, memory in canister.instance.memories.items()})
     canister.certified_data = metadata.certified_data
-    canister.installed_at_ns = world.state.time_ns
+    canister.installed_at_ns = world.state.kept_time_ns()
     canister.chunk_store = snapshot.chunks()
     canister.facts.version = metadata.canister_version
     canister.global_timer_ns = metadata.global_timer or 0

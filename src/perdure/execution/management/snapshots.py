@@ -174,7 +174,7 @@ def _restore(
     world.made(lambda: world.host.discard(canister.canister_id, instance))
     canister.snapshots[snapshot.snapshot_id] = replace(snapshot, module=module)
     canister.module, canister.instance = module, instance
-    canister.installed_at_ns = world.state.time_ns
+    canister.installed_at_ns = world.state.kept_time_ns()
     canister.heap_wasm_pages = snapshot.heap_bytes // WASM_PAGE_BYTES
     canister.stable_wasm_pages = snapshot.stable_bytes // WASM_PAGE_BYTES
     canister.know_memories({name: memory.size() for name, memory in instance.memories.items()})
