@@ -379,7 +379,7 @@ class SubnetState:
     next_canister_index: int = 0
     """Of the next id, within the range."""
     keeps_times: bool = True
-    """Whether it says when canisters were made and installed. What was written before it did goes on without, so that its
+    """Whether it says when canisters were made and installed. What was written before goes on without, so that its
     history is replayed to the same states."""
     next_request_number: int = 1
     ingress: IngressHistory = field(default_factory=IngressHistory)
