@@ -101,6 +101,7 @@ WRITERS = {
     "perdure.cli.profile": "the same",
     "perdure.cli.bench": "the same; results are written over, as canbench does",
     "perdure.cli.fuzz": "the same",
+    "perdure.cli.bindgen": "the same",
     "perdure.cli.instrument": "the same; the output may be the input",
     "perdure.cli.launcher": "the status that icp waits for; a state that somebody wants to go",
     "perdure.cli.upgrade": "the same",

@@ -35,6 +35,7 @@ COMMANDS = {
     "demo": _Command("perdure.cli.demo:demo", "Retell the experiment: native stable memory beside host calls."),
     "run": _Command("perdure.cli.run:run", "Install a module on a fresh subnet and call its methods."),
     "fuzz": _Command("perdure.cli.fuzz:fuzz", "Call a module's methods with generated arguments until one breaks."),
+    "bindgen": _Command("perdure.cli.bindgen:bindgen", "Write a Python module with a canister's methods and types."),
     "instrument": _Command("perdure.cli.instrument:instrument", "Rewrite a module and say what was added."),
     "bench": _Command("perdure.cli.bench:bench", "Run canbench's benchmarks, and compare them with earlier results."),
     "explain-cost": _Command("perdure.cli.explain:explain_cost", "What a call, an install, a day cost, line by line."),
