@@ -30,6 +30,7 @@ from perdure.image import (
 from perdure.memory import Memory
 
 __all__ = [
+    "MAX_CYCLES",
     "MAX_OWN_MEMORIES",
     "MEMORY_KINDS",
     "MEMORY_NAME",
@@ -66,6 +67,8 @@ __all__ = [
 ]
 
 UNLIMITED = (1 << 63) - 1
+MAX_CYCLES: Final = (1 << 128) - 1
+"""The most that an amount of cycles or a balance can be."""
 """A limit that is never reached."""
 
 

@@ -8,6 +8,7 @@ Source: icp-cli's configuration reference and its crate ``icp``; dfx's ``dfx.jso
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -33,6 +34,7 @@ LOCAL: Final = "local"
 _MANIFESTS: Final = ("icp.yaml", "icp.yml", "dfx.json")
 _CANISTER_MANIFEST: Final = "canister.yaml"
 _MAX_BYTES: Final = 4 << 20
+_MOST_MATCHES: Final = 100_000
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 #: `PUBLIC_CANISTER_ID:` and a name make the name of an environment variable, which has at most 128 bytes.
 _MAX_NAME_BYTES: Final = 128 - len("PUBLIC_CANISTER_ID:")
@@ -155,7 +157,7 @@ class ProjectCanister:
             given = {name: value for name, value in said.items() if value is not None}
             return ProjectSettings(
                 {name: _AMOUNTS[name](value) for name, value in given.items() if name in _AMOUNTS},
-                {str(name): self._variable(value) for name, value in _items(given.get("environment_variables"))},
+                {_utf8(name): self._variable(value) for name, value in _items(given.get("environment_variables"))},
                 tuple(_texts(given.get("controllers"))),
                 _visibility(given["log_visibility"]) if "log_visibility" in given else None,
             )
@@ -168,7 +170,7 @@ class ProjectCanister:
             return self._text(content, "an environment variable")
         if isinstance(said, dict | list) or said is None:
             raise ValueError(f"environment variable {_short(said)}, expected a text or {{path: FILE}}")
-        return str(said).lower() if isinstance(said, bool) else str(said)
+        return str(said).lower() if isinstance(said, bool) else _utf8(said)
 
     def _read(self, path: str, what: str) -> bytes:
         file = self.directory / path
@@ -316,8 +318,21 @@ class Project:
         return found
 
 
+def _utf8(said: object) -> str:
+    """What is said, as a text that UTF-8 has."""
+    text = str(said)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{text!a:.60} has half a surrogate pair in it") from error
+    return text
+
+
 def _is_small_file(path: Path) -> bool:
     """Whether it can be read to its end: a device or a pipe may have none."""
+    if "\0" in str(path):
+        raise FileNotFoundError(errno.ENOENT, "no such file: its name has a zero byte in it")
     status = path.stat()
     return stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_BYTES
 
@@ -395,7 +410,13 @@ def _referenced(directory: Path, pattern: str) -> Iterator[Path]:
         return
     base = Path(pattern[:1]) if pattern.startswith("/") else directory
     try:
-        yield from sorted(one for one in base.glob(pattern.lstrip("/")) if _has_manifest(one))
+        found = []
+        for count, one in enumerate(base.glob(pattern.lstrip("/")), 1):
+            if count > _MOST_MATCHES:
+                raise MalformedError(f"{pattern!r:.60} matches more than {_MOST_MATCHES} files: name the canisters")
+            if _has_manifest(one):
+                found.append(one)
+        yield from sorted(found)
     except (ValueError, NotImplementedError, OSError) as error:
         raise MalformedError(f"{pattern!r:.60} is no pattern: {error}") from error
 

@@ -22,6 +22,8 @@ CYCLES: Final[Mapping[str, int]] = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "
 DURATIONS: Final[Mapping[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 """In seconds."""
 
+_MOST_CHARACTERS: Final = 200
+
 
 def parse_amount(text: str, units: Mapping[str, int]) -> int:
     """The amount that somebody wrote.
@@ -33,6 +35,8 @@ def parse_amount(text: str, units: Mapping[str, int]) -> int:
     Raises:
         ValueError: no such number, an unknown unit, or no whole number of the smallest unit.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"{text[:20]!r}... is {len(text)} characters long, a number has at most {_MOST_CHARACTERS}")
     found = _NUMBER.fullmatch(text.strip())
     unit = found.group(2).lower() if found else ""
     if found is None or unit not in units:

@@ -59,3 +59,6 @@ def load(text: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    except (AttributeError, IndexError, KeyError, TypeError, OverflowError) as error:
+        # What PyYAML's own constructors raise where a value is not what its tag says: `!!int ""`.
+        raise ValueError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error

@@ -99,9 +99,12 @@ def test_what_it_refuses(perdure: Run, right: Path, arguments: list[str], told: 
 
 
 def test_a_module_without_an_interface(tmp_path: Path, perdure: Run) -> None:
-    (tmp_path / "bare.wasm").write_bytes(bytes(wasmtime.wat2wasm(PROGRAM)))
+    bare = PROGRAM.replace("(unreachable)", "(nop)")
+    (tmp_path / "bare.wasm").write_bytes(bytes(wasmtime.wat2wasm(bare)))
     _, errors = perdure("fuzz", "bare.wasm", code=2)
-    assert "no section candid:service" in errors
+    assert "pass --candid service.did" in errors
+    (tmp_path / "service.did").write_bytes(SERVICE)
+    perdure("fuzz", "bare.wasm", "--examples", "2", "--candid", "service.did", "-q")
 
 
 def test_without_the_extra_it_names_it(perdure: Run, right: Path, monkeypatch: pytest.MonkeyPatch) -> None:

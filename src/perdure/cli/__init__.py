@@ -125,7 +125,8 @@ def _run() -> object:
         return perdure(prog_name="perdure", standalone_mode=False)
     with perdure.make_context("perdure", sys.argv[1:]) as context:
         found = perdure.invoke(context)
-    sys.stdout.flush()  # here, where what is wrong with it can be said
+    if sys.stdout is not None:  # closed by whoever started us
+        sys.stdout.flush()  # here, where what is wrong with it can be said
     return found
 
 

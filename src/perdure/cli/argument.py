@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 else:
     _PathType = click.Path
 
-__all__ = ["MODULE", "InputFile", "argument_options", "encoded", "given", "methods_of", "shown", "shown_json"]
+__all__ = [
+    "MODULE",
+    "InputFile",
+    "argument_options",
+    "encoded",
+    "given",
+    "methods_of",
+    "named_file",
+    "shown",
+    "shown_json",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,7 +143,20 @@ def given(args: str | None, args_file: Path | None, args_format: str) -> str | b
 
 
 def _content(file: Path) -> bytes:
-    return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    if str(file) != "-":
+        return file.read_bytes()
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed, - reads from there")
+    return sys.stdin.buffer.read()
+
+
+def named_file(name: str) -> bytes:
+    """What is in a file that an argument names, as ``@FILE``.
+
+    Raises:
+        click.BadParameter: there is none, or it may have no end.
+    """
+    return Path(InputFile().convert(name, None, None)).read_bytes()
 
 
 def encoded(method: ServiceMethod | None, argument: str | bytes | None) -> bytes:

@@ -126,12 +126,12 @@ def _cores() -> int:
 
 def _config() -> Config:
     from perdure.errors import MalformedError
-    from perdure.measure.bench import BenchFailedError
+    from perdure.measure.bench import BenchFailedError, read_file
     from perdure.measure.canbench_files import parse_config
 
     name = os.environ.get("CANBENCH_CFG_FILE", _CONFIG)
     try:
-        return parse_config(Path(name).read_text(encoding="utf-8"))
+        return parse_config(read_file(name).decode())
     except FileNotFoundError as error:
         raise BenchFailedError(f"configuration file not found: '{name}'") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -154,11 +154,11 @@ def _build(config: Config) -> None:
 
 def _earlier(path: str) -> Mapping[str, Bench]:
     from perdure.errors import MalformedError
-    from perdure.measure.bench import BenchFailedError
+    from perdure.measure.bench import BenchFailedError, read_file
     from perdure.measure.canbench_files import parse_results
 
     try:
-        return parse_results(Path(path).read_text(encoding="utf-8")).benches
+        return parse_results(read_file(path).decode()).benches
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
@@ -170,10 +170,10 @@ def _earlier(path: str) -> Mapping[str, Bench]:
 
 def _prepared(config: Config) -> Benchmarks:
     from perdure.errors import MalformedError, RejectError, UnsupportedError
-    from perdure.measure.bench import BenchFailedError, Benchmarks
+    from perdure.measure.bench import BenchFailedError, Benchmarks, read_file
 
     try:
-        wasm = Path(config.wasm_path).read_bytes()
+        wasm = read_file(config.wasm_path)
     except OSError as error:
         text = f"Couldn't read file at {config.wasm_path}. Are you sure the file exists?"
         raise BenchFailedError(text) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import click
 
-from perdure.cli.argument import MODULE
+from perdure.cli.argument import MODULE, InputFile
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, RejectError, UnsupportedError
 from perdure.ic.reject import ErrorCode
@@ -28,6 +28,7 @@ _STORY = Path("test_found.py")
 @click.command()
 @click.argument("module", type=MODULE)
 @click.option("--init", default=None, metavar="(CANDID)", help="Argument of canister_init.")
+@click.option("-c", "--candid", type=InputFile(), help="The .did file, of a module that does not have it.")
 @click.option("--method", "pattern", default=".*", metavar="REGEX", help="Whole names of the methods that are called.")
 @click.option("--examples", type=click.IntRange(1), default=200, show_default=True, help="How many stories are tried.")
 @click.option("--steps", type=click.IntRange(1), default=30, show_default=True, help="How long the longest is.")
@@ -40,6 +41,7 @@ _STORY = Path("test_found.py")
 def fuzz(
     module: Path,
     init: str | None,
+    candid: Path | None,
     pattern: str,
     examples: int,
     steps: int,
@@ -61,6 +63,7 @@ def fuzz(
         perdure fuzz ledger.wasm --init '(record { supply = 1_000 })' --examples 1000
     """  # noqa: D301 - click wants the backspace itself
     found = _fuzzed(module, init, pattern, upgrades=not no_upgrade, trap_is_fault=trap_is_fault)
+    found.machine.candid = candid
     _check(found.machine)
     error = _run(found.machine, examples, steps, seed)
     if error is not None:
@@ -82,7 +85,7 @@ class _Found:
 
 def _fuzzed(module: Path, init: str | None, pattern: str, *, upgrades: bool, trap_is_fault: bool) -> _Found:
     try:
-        from perdure.kit.machine import CanisterMachine, Head
+        from perdure.kit.machine import CanisterMachine
     except ModuleNotFoundError as error:
         raise UnsupportedError('generated calls need the extra "fuzz": pip install "perdure[fuzz]"') from error
 
@@ -98,9 +101,9 @@ def _fuzzed(module: Path, init: str | None, pattern: str, *, upgrades: bool, tra
             return subnet.install(module, init)
 
         @classmethod
-        def head(cls) -> Head:
+        def head(cls) -> list[str]:
             given = "" if init is None else f", {init!r}"
-            return Head([], [f"canister = subnet.install({str(module)!r}{given})"])
+            return [f"canister = subnet.install({str(module)!r}{given})"]
 
         def teardown(self) -> None:
             found.outcomes.update((step.action, step.outcome) for step in self.steps)
@@ -121,7 +124,9 @@ def _check(machine: type[CanisterMachine]) -> None:
     except re.error as error:
         raise click.UsageError(f"--method {machine.methods!r} is no regular expression: {error}") from error
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(f"{error}: see --init and --method") from error
+    except UnsupportedError as error:
+        raise click.UsageError(str(error).replace("candid='service.did'", "--candid service.did")) from error
 
 
 def _run(machine: type[CanisterMachine], examples: int, steps: int, seed: int) -> Exception | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import click
 
-from perdure.cli.argument import MODULE, encoded, methods_of
+from perdure.cli.argument import MODULE, encoded, methods_of, named_file
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import meant
 
@@ -146,7 +146,7 @@ def argument_of(text: str) -> str | bytes | None:
     if not text:
         return None
     if text.startswith("@"):
-        return Path(text[1:]).read_bytes()
+        return named_file(text[1:])
     if text.startswith("("):
         return text
     try:

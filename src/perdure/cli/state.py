@@ -41,12 +41,13 @@ def verify(directory: Path, as_json: bool, quiet: bool) -> None:
         perdure state verify .perdure
     """  # noqa: D301
     from perdure.storage import StateDirectory
+    from perdure.subnet.durable import canister_ids, undecodable
 
     with StateDirectory.open(directory, read_only=True) as opened:
-        problems = opened.verify()
+        problems = [*opened.verify(), *undecodable(opened)]
         facts = {
             "version": opened.version,
-            "canisters": len(opened.canisters),
+            "canisters": len(canister_ids(opened)),
             "state_hash": opened.state_hash().hex(),
             "problems": problems,
         }

@@ -24,22 +24,27 @@ class _Amount(_IntegerType):
     Args:
         name: of the type, in help.
         known: units by name, see `units.parse_amount`.
+        bits: that an amount has at most.
     """
 
-    def __init__(self, name: str, known: Mapping[str, int]) -> None:
+    def __init__(self, name: str, known: Mapping[str, int], bits: int = 64) -> None:
         self.name = name
         self._known = known
+        self._bits = bits
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The amount as an integer."""
         if isinstance(value, int):
             return value
         try:
-            return units.parse_amount(str(value), self._known)
+            amount = units.parse_amount(str(value), self._known)
         except ValueError as error:
             self.fail(f"{error}", param, ctx)
+        if amount >> self._bits:
+            self.fail(f"{value!r:.60} is more than 2^{self._bits}-1, the most that there can be", param, ctx)
+        return amount
 
 
 SIZE: Final = _Amount("size", units.SIZES)
-CYCLES: Final = _Amount("cycles", units.CYCLES)
+CYCLES: Final = _Amount("cycles", units.CYCLES, bits=128)
 DURATION: Final = _Amount("duration", units.DURATIONS)

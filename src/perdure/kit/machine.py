@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -28,7 +29,6 @@ from hypothesis.errors import HypothesisException
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from perdure.candid.printing import values_to_text
-from perdure.candid.service import ServiceMethod
 from perdure.errors import RejectError
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.inspection.motoko import PERSISTENCE_SECTION
@@ -36,23 +36,11 @@ from perdure.kit.generate import arguments
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.actor import Actor
 
-__all__ = ["CanisterMachine", "Head", "Step"]
+__all__ = ["CanisterMachine", "Step"]
 
 _NANOSECONDS: Final = 10**9
 _LONGEST_WAIT_SECONDS: Final = 30 * 24 * 3_600
 _TOLD_CHARACTERS: Final = 110
-
-
-class Head(NamedTuple):
-    """How a found test begins.
-
-    Attributes:
-        imports: lines at its top, beside those of perdure.
-        setup: lines in it that have a ``subnet`` and leave a ``canister``.
-    """
-
-    imports: Sequence[str]
-    setup: Sequence[str]
 
 
 class Step(NamedTuple):
@@ -60,12 +48,14 @@ class Step(NamedTuple):
 
     Attributes:
         action: a method's name, ``(wait)`` or ``(upgrade)``.
-        line: the Python that does it again.
+        line: the Python that does it again, to a ``canister`` on a ``subnet``.
+        again: the same, by a ``machine``.
         outcome: ``replied``, or the error code of the rejection.
     """
 
     action: str
     line: str
+    again: str
     outcome: str
 
 
@@ -87,6 +77,7 @@ class CanisterMachine(RuleBasedStateMachine):
         senders: who calls.
         methods: a regular expression that whole names of methods match; by default all are called.
         allowed: error codes of rejections that are no fault: ``msg_reject`` and ``trap``, by which canisters refuse.
+        candid: the interface, as `Canister.actor` takes it; by default what the module says of itself.
         upgrade_to: a module, or its path; if given, upgrades happen between calls.
         upgrade_arg: what they are given.
         found_in: the directory in which a failing story is written as a test; `None`: nowhere.
@@ -99,6 +90,7 @@ class CanisterMachine(RuleBasedStateMachine):
     )
     methods: ClassVar[str] = ".*"
     allowed: ClassVar[frozenset[str]] = frozenset({"IC0406", "IC0503"})
+    candid: ClassVar[str | Path | None] = None
     upgrade_to: ClassVar[Any] = None
     upgrade_arg: ClassVar[Any] = None
     found_in: ClassVar[Path | None] = Path(".hypothesis") / "perdure"
@@ -111,10 +103,9 @@ class CanisterMachine(RuleBasedStateMachine):
         raise NotImplementedError(f"{cls.__name__} does not say what is tested: override install(cls, subnet)")
 
     @classmethod
-    def head(cls) -> Head:
-        """How a test that is written begins."""
-        name = cls.__name__
-        return Head([f"from {cls.__module__} import {name}"], [f"canister = {name}.install(subnet)"])
+    def head(cls) -> Sequence[str] | None:
+        """Lines that make a ``canister`` of a ``subnet``; `None`: a found test makes a machine, and checks it."""
+        return None
 
     @classmethod
     def prepared(cls) -> tuple[Subnet, Principal]:
@@ -129,9 +120,9 @@ class CanisterMachine(RuleBasedStateMachine):
         prepared, canister_id = self.prepared()
         self.subnet: Subnet = prepared.fork()
         self.canister: Canister = self.subnet.canister(canister_id)
-        self.actor: Actor = self.canister.actor()
+        self.actor: Actor = self.canister.actor(candid=self.candid)
         self.steps: list[Step] = []
-        known = self.canister.service().methods
+        known = self.canister.service(self.candid).methods
         self._methods = {name: method for name, method in known.items() if re.fullmatch(self.methods, name)}
         if not self._methods:
             raise ValueError(f"nothing to call: {self.methods!r} is none of {', '.join(known) or '(no methods)'}")
@@ -142,44 +133,58 @@ class CanisterMachine(RuleBasedStateMachine):
         """Do one thing."""
         action = data.draw(st.sampled_from(self._actions), "what")
         if action == _WAIT:
-            seconds = data.draw(st.integers(0, _LONGEST_WAIT_SECONDS), "seconds")
-            line = f"subnet.advance_time({seconds} * 10**9), subnet.run_until_idle()"
-            self._attempt(action, line, lambda: self._wait(seconds))
+            self.let_pass(data.draw(st.integers(0, _LONGEST_WAIT_SECONDS), "seconds"))
         elif action == _UPGRADE:
-            self._attempt(action, *self._upgrade())
+            self.upgrade()
         else:
             method = self._methods[action]
             sender = data.draw(st.sampled_from(self.senders), "sender")
-            self._call(method, data.draw(arguments(method), "arguments"), sender)
+            values = data.draw(arguments(method), "arguments")
+            shown = " ".join(values_to_text(method.func.args, values).split())
+            self.call_raw(action, method.encode(values), sender, shown)
 
-    def _upgrade(self) -> tuple[str, Callable[[], None]]:
+    def call_raw(self, method_name: str, arg: bytes, sender: Principal, shown: str = "") -> None:
+        """Call a method as a step does; what it is allowed to refuse is no failure."""
+        method = self._methods[method_name]
+        verb = "query" if method.is_query else "update"
+        sent = f'{method_name!r}, bytes.fromhex("{arg.hex()}")'
+        who, told = f'Principal.from_text("{sender}")', f"  # {shown:.100}" if shown else ""
+        call = self.canister.query if method.is_query else self.canister.update
+
+        def run() -> None:
+            reply = call(method_name, arg, sender=sender)
+            if method.mode != "oneway":
+                method.decode(reply)
+
+        plain = f"canister.{verb}({sent}, sender={who}){told}"
+        self._attempt(method_name, plain, f"machine.call_raw({sent}, {who}){told}", run)
+
+    def let_pass(self, seconds: int) -> None:
+        """Let time pass, and run what is due then."""
+
+        def run() -> None:
+            self.subnet.advance_time(seconds * _NANOSECONDS)
+            self.subnet.run_until_idle()
+
+        plain = f"subnet.advance_time({seconds} * 10**9), subnet.run_until_idle()"
+        self._attempt(_WAIT, plain, f"machine.let_pass({seconds})", run)
+
+    def upgrade(self) -> None:
         """To `upgrade_to`; Motoko with enhanced orthogonal persistence keeps its heap, as icp and dfx do it."""
         wasm = str(self.upgrade_to) if isinstance(self.upgrade_to, Path) else self.upgrade_to
         assert self.canister.module is not None
         keep = "keep" if PERSISTENCE_SECTION in self.canister.module.custom_sections else None
-        line = f"canister.upgrade({wasm!r}, {self.upgrade_arg!r}, wasm_memory_persistence={keep!r})"
-        return line, lambda: self.canister.upgrade(wasm, self.upgrade_arg, wasm_memory_persistence=keep)
+        run = partial(self.canister.upgrade, wasm, self.upgrade_arg, wasm_memory_persistence=keep)
+        plain = f"canister.upgrade({wasm!r}, {self.upgrade_arg!r}, wasm_memory_persistence={keep!r})"
+        self._attempt(_UPGRADE, plain, "machine.upgrade()", run)
 
-    def _wait(self, seconds: int) -> None:
-        self.subnet.advance_time(seconds * _NANOSECONDS)
-        self.subnet.run_until_idle()
+    def check(self) -> None:
+        """Call all invariants."""
+        known: Any = self.invariants  # a class method in some releases of Hypothesis, a list in others
+        for one in known() if callable(known) else known:
+            one.function(self)
 
-    def _call(self, method: ServiceMethod, values: tuple[object, ...], sender: Principal) -> None:
-        arg = method.encode(values)
-        verb = "query" if method.is_query else "update"
-        shown = " ".join(values_to_text(method.func.args, values).split())
-        sent = f'{method.name!r}, bytes.fromhex("{arg.hex()}"), sender=Principal.from_text("{sender}")'
-        line = f"canister.{verb}({sent})  # {shown:.100}"
-        call = self.canister.query if method.is_query else self.canister.update
-
-        def run() -> None:
-            reply = call(method.name, arg, sender=sender)
-            if method.mode != "oneway":
-                method.decode(reply)
-
-        self._attempt(method.name, line, run)
-
-    def _attempt(self, action: str, line: str, run: Callable[[], None]) -> None:
+    def _attempt(self, action: str, line: str, again: str, run: Callable[[], None]) -> None:
         outcome = "failed"
         try:
             run()
@@ -189,7 +194,7 @@ class CanisterMachine(RuleBasedStateMachine):
             if outcome not in self.allowed:
                 raise
         finally:
-            self.steps.append(Step(action, line, outcome))
+            self.steps.append(Step(action, line, again, outcome))
 
     def teardown(self) -> None:
         """End the example; where it has failed, write it as a test."""
@@ -209,20 +214,17 @@ class CanisterMachine(RuleBasedStateMachine):
 
     def story(self, error: Exception) -> str:
         """The example as a test of its own, which fails as this did; rules of one's own are not in it."""
-        head = self.head()
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        body = [*head.setup, *(_doing(one, self.allowed) for one in self.steps)]
+        told = "# " + " ".join(f"{type(error).__name__}: {error}".split())[:_TOLD_CHARACTERS].strip()
+        name, head = type(self).__name__, self.head()
+        test = f"\n\ndef test_{name.lower()}():"
+        if head is None:
+            imports = ["from perdure import Principal", f"from {type(self).__module__} import {name}"]
+            body = [f"machine = {name}()", *(one.again for one in self.steps), "machine.check()"]
+            return "\n".join([told, *imports, test, *(f"    {line}" for line in body), ""])
+        imports = ["from contextlib import suppress\n", "from perdure import Principal, RejectError, Subnet"]
+        body = [*head, *(_doing(one, self.allowed) for one in self.steps)]
         return "\n".join(
-            [
-                "# " + told[:_TOLD_CHARACTERS].strip(),
-                "from contextlib import suppress\n",
-                "from perdure import Principal, RejectError, Subnet",
-                *head.imports,
-                f"\n\ndef test_{type(self).__name__.lower()}():",
-                "    with Subnet() as subnet:",
-                *(f"        {line}" for line in body),
-                "",
-            ]
+            [told, *imports, test, "    with Subnet() as subnet:", *(f"        {line}" for line in body), ""]
         )
 
 

@@ -6,7 +6,10 @@ in Wasm and depends on nothing else.
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -26,7 +29,7 @@ from perdure.subnet import Canister, Subnet
 from perdure.subnet.residency import ResidentInstance
 from perdure.wasm import decode as decode_module
 
-__all__ = ["BenchFailedError", "Benchmarks", "Details", "Outcome"]
+__all__ = ["BenchFailedError", "Benchmarks", "Details", "Outcome", "read_file"]
 
 _PREFIX: Final = "__canbench__"
 _EXPORT: Final = f"canister_query {_PREFIX}"
@@ -214,9 +217,19 @@ def _measurement(found: Mapping[str, int | None]) -> Measurement:
 # --- what a configuration names
 
 
+def read_file(path: str) -> bytes:
+    """A file to its end; raises `OSError` also for a device, which may have none."""
+    if "\0" in path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    mode = os.stat(path).st_mode  # noqa: PTH116 - of what is opened next
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise OSError(errno.EINVAL, "a device, and no file that has an end")
+    return Path(path).read_bytes()
+
+
 def _content(path: str, what: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_file(path)
     except OSError as error:
         raise BenchFailedError(f"Error reading {what} file {path}\nError: {_words(error)}") from error
 

@@ -380,8 +380,8 @@ class Canister:
 
     @alone
     def add_cycles(self, cycles: int) -> int:
-        """Add to the balance; the new balance."""
-        self._manage("provisional_top_up_canister", amount=cycles)
+        """Add to the balance, which is at most 2^128-1; the new balance."""
+        self._manage("provisional_top_up_canister", amount=given.amount_of_cycles(cycles))
         return self._state.cycles
 
     def take_snapshot(self, *, replace: bytes | None = None) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, final
 
 from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, WasmState
-from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
+from perdure.errors import InternalError, MalformedError, PerdureError, StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig, changed_fields
 from perdure.execution.events import Taken
 from perdure.execution.ingress import MAX_REQUEST_ID_BYTES, IngressHistory, KeptAnswer
@@ -34,6 +34,7 @@ from perdure.execution.records import (
     encode_snapshot,
     encode_subnet,
 )
+from perdure.execution.schema import CANISTER, FORMAT, SNAPSHOT, SUBNET
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
 from perdure.execution.world import World
 from perdure.memory import WASM_PAGE_BYTES
@@ -44,7 +45,7 @@ from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
 
-__all__ = ["DurableHost", "blobs_of", "open_state"]
+__all__ = ["DurableHost", "blobs_of", "canister_ids", "open_state", "undecodable"]
 
 _SNAPSHOT = b"snapshot "
 """Snapshots are kept as canisters of the directory, under this prefix; canister ids are at most 29 bytes."""
@@ -574,3 +575,25 @@ def _found(answer: Answer) -> KeptAnswer:
         raise MalformedError(f"the answer to request {request_id.hex()[:80]} is of generation {generation}")
     found = decode_response(content[8:]) if content else (None, None)
     return KeptAnswer(request_id, expiry_ns, generation, *found)
+
+
+def canister_ids(directory: StateDirectory) -> list[bytes]:
+    """Of the canisters in a directory, beside which it has snapshots and memories on their way."""
+    return [key for key in directory.canisters if not key.startswith((_SNAPSHOT, HANDED))]
+
+
+def undecodable(directory: StateDirectory) -> list[str]:
+    """Records whose bytes are what was written and that say what cannot be: opening would stop at the first."""
+    kinds = {SNAPSHOT: "snapshot", CANISTER: "canister"}
+    records = [("subnet record", SUBNET, directory.subnet_record)] if directory.subnet_record else []
+    for key, kept in directory.canisters.items():
+        if not key.startswith(HANDED):
+            kind = SNAPSHOT if key.startswith(_SNAPSHOT) else CANISTER
+            records.append((f"{kinds[kind]} {key.removeprefix(_SNAPSHOT).hex()}", kind, kept.record))
+    found = []
+    for what, kind, record in records:
+        try:
+            FORMAT.decode(kind, record)
+        except PerdureError as error:
+            found.append(f"{what}: {error}")
+    return found

@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from perdure.canister import MAX_CYCLES
 from perdure.ic.principal import Principal
 from perdure.units import DURATIONS, parse_amount
 
 __all__ = ["amount_of_cycles", "call", "nanoseconds", "nanoseconds_since_1970", "principal", "principals"]
-
-_MAX_CYCLES: Final = (1 << 128) - 1
 
 _DURATIONS_NS: Final = {name: seconds * 10**9 for name, seconds in DURATIONS.items()}
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -67,7 +66,7 @@ def amount_of_cycles(cycles: int) -> int:
         ValueError: it is negative, or above 2^128-1.
     """
     amount = _whole(cycles, "an amount of cycles", "")
-    if not 0 <= amount <= _MAX_CYCLES:
+    if not 0 <= amount <= MAX_CYCLES:
         raise ValueError(f"{amount} cycles: expected 0 to 2^128-1")
     return amount
 

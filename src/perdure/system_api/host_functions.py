@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from perdure.canister import Callback, TrapCode
+from perdure.canister import MAX_CYCLES, Callback, TrapCode
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api.api import MAX_TRAP_TEXT_BYTES, SystemApi
 from perdure.system_api.wording import CanisterTrap, out_of_range, reply_too_large
@@ -89,9 +89,6 @@ def _read(what: str, machine: Machine, address: int, size_bytes: int) -> bytes:
     return machine.read(address, size_bytes)
 
 
-_MAX_CYCLES = (1 << 128) - 1
-
-
 def _write_cycles(function: str, machine: Machine, address: int, amount: int) -> None:
     if address + 16 > machine.heap_bytes():
         raise CanisterTrap(
@@ -99,7 +96,7 @@ def _write_cycles(function: str, machine: Machine, address: int, amount: int) ->
             f"{function} failed because dst + size is out of bounds.Found dst = {address} and size = 16 "
             f"while must be <= {machine.heap_bytes()}",
         )
-    machine.write(address, min(amount, _MAX_CYCLES).to_bytes(16, "little"))  # as the replica, whose sums saturate
+    machine.write(address, min(amount, MAX_CYCLES).to_bytes(16, "little"))  # as the replica, whose sums saturate
 
 
 def _fits_64(amount: int) -> int:

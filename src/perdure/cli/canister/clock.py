@@ -24,7 +24,10 @@ def advance(state: State, duration: int, as_json: bool, quiet: bool) -> None:
         perdure canister advance 1h
     """  # noqa: D301 - click wants the backspace itself
     with state.open() as subnet:
-        subnet.advance_time(duration * 10**9)
+        try:
+            subnet.advance_time(duration * 10**9)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
         rounds = subnet.run_until_idle()
         now_ns = subnet.time_ns
     say(as_json, quiet, {"time_ns": now_ns, "rounds": rounds}, f"it is {show_time(now_ns)}, {rounds} rounds were run")

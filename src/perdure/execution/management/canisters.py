@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.canister import Reject
+from perdure.canister import MAX_CYCLES, Reject
 from perdure.execution import lifecycle
 from perdure.execution.effects import record_change
 from perdure.execution.lifecycle import (
@@ -77,16 +77,27 @@ def provisional_create_canister_with_cycles(call: Call) -> Values | Reject:
         return rejected(ErrorCode.CANISTER_ID_ALREADY_EXISTS, f"Canister {wanted} is already installed")
     amount = call.arg["amount"]
     cycles = world.config.default_provisional_cycles if amount is None else amount
+    if cycles > MAX_CYCLES:
+        return _too_many(cycles)
     world.state.minted_cycles += cycles
     canister = add_canister(world, settings, cycles, None if wanted is None else wanted.raw_bytes, call.origin)
     return [{"canister_id": Principal(canister.canister_id)}]
 
 
-def provisional_top_up_canister(call: Call) -> Values:
-    """Cycles out of nothing."""
-    call.canister.cycles += call.arg["amount"]
-    call.world.state.minted_cycles += call.arg["amount"]
+def provisional_top_up_canister(call: Call) -> Values | Reject:
+    """Cycles out of nothing, up to the most that a balance can be: the replica's sums saturate."""
+    amount = call.arg["amount"]
+    if amount > MAX_CYCLES:
+        return _too_many(amount)
+    added = max(0, min(amount, MAX_CYCLES - call.canister.cycles))
+    call.canister.cycles += added
+    call.world.state.minted_cycles += added
     return []
+
+
+def _too_many(cycles: int) -> Reject:
+    words = f"{cycles.bit_length()} bits of cycles, an amount of cycles has 128"
+    return rejected(ErrorCode.INVALID_MANAGEMENT_PAYLOAD, f"Error decoding candid: {words}")
 
 
 def update_settings(call: Call) -> Values | Reject:
