@@ -89,6 +89,7 @@ def test_what_it_prints_is_read(referee, pair):
     type_, value = pair
     printed, why = referee.ask("print", f"{DEFINITIONS}({type_})", encode([type_], [value]))
     assert printed is not None, why
+    assume(b"\\0" not in printed)  # Rust's escape in the name of a method, which Candid has not
     assert ours(printed.decode(), type_) == (value,), printed.decode()
 
 

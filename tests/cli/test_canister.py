@@ -148,7 +148,7 @@ def test_the_management_canister(fine, run, counter):
 def test_a_module_without_an_interface(fine, run):
     fine("install", "kv", "--wasm", module("kv32"))
     code, _, error = run("call", "kv", "nothing")
-    assert (code, "has no" in error) == (1, True)
+    assert (code, "no method 'nothing'" in error) == (2, True)
 
 
 def test_identities(fine, run, ledger):
