@@ -162,9 +162,9 @@ def blame(source: str, stable_offset: str | None, heap_offset: str | None, as_js
 
     \b
     Example:
-        perdure state blame .perdure:lxzze-o7777-77777-aaaaa-cai --stable 0x10000
+        perdure state blame .perdure:ledger --stable 0x10000
     """  # noqa: D301
-    from perdure.ic.principal import Principal
+    from perdure.inspection.state import canister_id_of
     from perdure.storage import StateDirectory
 
     directory, separator, canister = source.rpartition(":")
@@ -176,9 +176,10 @@ def blame(source: str, stable_offset: str | None, heap_offset: str | None, as_js
         address = int(offset, 0)
     except ValueError as error:
         raise click.UsageError(f"{offset!r} is no offset, expected a number such as 4096 or 0x1000") from error
+    canister_id = canister_id_of(Path(directory), canister)
     with StateDirectory.open(directory, read_only=True) as opened:
         try:
-            found = opened.blame(Principal.from_text(canister).raw_bytes, kind, address)
+            found = opened.blame(canister_id.raw_bytes, kind, address)
         except (KeyError, IndexError) as error:
             raise click.UsageError(str(error.args[0])) from error
     row = None if found is None else _row(found)

@@ -41,6 +41,11 @@ def lifecycle(sources: tuple[str, ...], since: int, as_json: bool, quiet: bool, 
         declared = states[-1][1]
         if len(sources) == 1 and not Path(sources[0]).exists() and Path(directory).is_dir():
             lives = lives_in_history(Path(directory), canister, states[0][0], declared, since)
+            if not _keeps_messages(directory):
+                told = f"{directory} keeps no messages, so none is seen to write"
+                click.echo(
+                    f"{told}: `perdure state history {directory} --keep all` has it keep those to come", err=True
+                )
             if states[0][0].variables.tables() and not quiet:
                 click.echo("a history tells of memories, not of Motoko's variables: name several states", err=True)
         else:
@@ -51,6 +56,13 @@ def lifecycle(sources: tuple[str, ...], since: int, as_json: bool, quiet: bool, 
         _print(lives, sources)
     if any(life.is_wrong for life in lives):
         raise click.exceptions.Exit(FOUND_WRONG)
+
+
+def _keeps_messages(directory: str) -> bool:
+    from perdure.storage import StateDirectory
+
+    with StateDirectory.open(directory, read_only=True) as kept:
+        return bool(kept.history())
 
 
 def _json(life: Life, sources: tuple[str, ...]) -> dict[str, object]:
