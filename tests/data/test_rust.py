@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import runpy
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -286,9 +287,11 @@ def test_the_crate_builds_and_its_example_runs(tmp_path):
     if not os.environ.get("RUST"):
         pytest.skip("asked for with RUST=1")
     assert shutil.which("cargo"), "cargo is not there"
+    environment = runpy.run_path(str(ROOT / "tests/candid/build_referee.py"))["cargo_environment"]()
     done = subprocess.run(
         ["cargo", "test", "--quiet", "--target-dir", str(tmp_path)],
         cwd=ROOT / "rust",
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
