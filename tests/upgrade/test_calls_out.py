@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,43 @@ def test_outcalls_are_answered_as_history_has_them(tmp_path):
     assert outcome.is_open
     assert [one.method_name for one in outcome.held] == ["http_request"]
     assert history_calls(signer)[0].method == "price"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"method": "fee_of_other"}', "line 1: no method 'fee_of_other', did you mean 'fee_of_others'?"),
+        ('{"method": "\\ud800"}', "line 1: no method"),
+        ('{"method": "fee_of_others", "arguments": "()"}', "line 1: 'arguments' is nothing that a call has"),
+        ("[" * 100_000, "line 1: maximum recursion depth"),
+        ("[]", "line 1: an object is expected"),
+    ],
+)
+def test_a_recording_that_cannot_be_followed_is_refused(capsys, monkeypatch, files, line, said):
+    Path("calls.jsonl").write_text(line + "\n")
+    code, told = run(capsys, monkeypatch, "same.wasm", "--replay", "calls.jsonl")
+    assert (code, said in told) == (2, True), told
+
+
+def test_a_recording_is_a_file(capsys, monkeypatch, files):
+    os.mkfifo("pipe")
+    code, told = run(capsys, monkeypatch, "same.wasm", "--replay", "pipe")
+    assert (code, "no file that has an end" in told) == (2, True), told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--html", "state/names.json"),
+        ("--junit", "state/report.xml"),
+        ("--html", "same.wasm"),
+        ("--html", "link/report.html"),
+        ("--html", "report", "--junit", "./report"),
+    ],
+)
+def test_a_report_takes_nobodys_place(capsys, monkeypatch, files, words):
+    Path("link").symlink_to("state")
+    before = {path: path.read_bytes() for path in sorted(files.rglob("*")) if path.is_file()}
+    code, told = run(capsys, monkeypatch, "same.wasm", *words)
+    assert (code, "would take the place of what is checked" in told) == (2, True), told
+    assert {path: path.read_bytes() for path in sorted(files.rglob("*")) if path.is_file()} == before

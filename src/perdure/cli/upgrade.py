@@ -78,7 +78,7 @@ def upgrade_check(
     """  # noqa: D301
     from perdure.upgrade import check
 
-    _check_places(html, junit)
+    _check_places(source, new, html, junit)
     try:
         report = check(
             source,
@@ -132,7 +132,16 @@ def _write(path: Path | None, content: Callable[[], str]) -> None:
         path.write_text(content(), encoding="utf-8")
 
 
-def _check_places(*paths: Path | None) -> None:
+def _check_places(source: str, new: Path, *paths: Path | None) -> None:
+    """A report has a place of its own: not in what is checked, which is never changed."""
+    directory = Path(source) if Path(source).exists() else Path(source.rpartition(":")[0] or source)
+    checked, taken = directory.resolve(), {new.resolve()}
     for path in paths:
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise click.UsageError(f"no directory {path.parent} to write {path.name} in")
+        place = path.resolve()
+        if place in taken or place == checked or (checked.is_dir() and checked in place.parents):
+            raise click.UsageError(f"a report written to {path} would take the place of what is checked, or another's")
+        taken.add(place)

@@ -17,6 +17,7 @@ last one again and again. Arguments and replies are Candid text (``args``, ``rep
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from perdure.execution.outcalls import HttpAnswer, answer_outcall, answers_of, w
 from perdure.execution.world import World
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.subnet.subnet import Canister
+from perdure.units import meant
 from perdure.upgrade.stage import Answerer, Call
 from perdure.upgrade.version import Version
 
@@ -116,6 +118,8 @@ def read_recording(path: Path, canister: Canister) -> Recording:
         MalformedError: a line that is none, with its number.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StorageError("no file that has an end", path)
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(str(error), path) from error
@@ -133,7 +137,7 @@ def read_recording(path: Path, canister: Canister) -> Recording:
                 found.answers.append(_answer(one))
             else:
                 found.calls.append(_call(one, version))
-        except (ValueError, KeyError, PerdureError) as error:
+        except (ValueError, KeyError, RecursionError, PerdureError) as error:
             raise MalformedError(f"{path}, line {number}: {str(error) or type(error).__name__}") from error
     return found
 
@@ -150,8 +154,16 @@ def _text(one: Mapping[str, Any], name: str, default: str | None = None) -> str:
     return found
 
 
+_OF_A_CALL: Final = ("method", "kind", "sender", "args", "arg_hex")
+
+
 def _call(one: Mapping[str, Any], version: Version) -> Call:
     name = _text(one, "method")
+    unknown = [key for key in one if key not in _OF_A_CALL]
+    if unknown:
+        raise MalformedError(f"{unknown[0]!r:.60} is nothing that a call has, expected {', '.join(_OF_A_CALL)}")
+    if name not in version.methods:
+        raise MalformedError(f"no method {name!r:.60}, {meant(name, version.methods)}")
     kinds: dict[str, Literal["query", "update"]] = {"query": "query", "composite_query": "query", "update": "update"}
     kind = _text(one, "kind", version.methods.get(name, "update"))
     if kind not in kinds:
