@@ -345,11 +345,11 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
         cycles_available=context.available_cycles,
         global_timer_ns=0 if method.export_name == TIMER_TASK else canister.global_timer_ns,
         costs=costs,
-        handing=handing_of(world, canister, limits) if mode.commits else None,
+        handing=handing_of(world, canister, limits) if mode.commits and world.host.extensions else None,
         queue_room=_queue_room(world, canister) if canister.open_calls_to else None,
     )
     result = _check_heap(canister, mode, limits) or world.enter(instance, method, env)
-    handed, result = with_handed(world, canister, context.origin, result)
+    handed, result = with_handed(world, canister, context.origin, result) if world.state.handed else (None, result)
     world.begin()
     world.touch(canister)
     canister.next_context_id += 1
@@ -363,7 +363,8 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
         context.trap = trap_reject(canister.canister_id, result, limits.instructions)
     elif mode.commits:
         accept(world, canister, context, result)
-        take_in(world, canister, handed)
+        if handed is not None:
+            take_in(world, canister, handed)
     else:
         instance.roll_back()
         canister.facts.version += 1
