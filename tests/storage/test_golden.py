@@ -100,6 +100,14 @@ def test_what_was_in_flight_goes_on(tmp_path: Path) -> None:
         assert [version.version for version in state.history()] == list(range(state.version, 0, -1))
 
 
+def test_all_that_it_has_kept_is_replayed_to_the_same_states(tmp_path: Path) -> None:
+    """Named requests among it: whose they were became part of an answer's bytes later."""
+    unpack("v1-busy", tmp_path / "state")
+    replayed = replay(tmp_path / "state")
+    assert replayed.difference is None
+    assert replayed.end == 25
+
+
 def test_ids_go_on_in_the_range_of_the_directory(tmp_path: Path) -> None:
     facts = unpack("v1-range", tmp_path / "state")
     assert facts["canister"] == "lxzze-o7777-77777-aaaaa-cai"

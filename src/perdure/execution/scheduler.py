@@ -139,7 +139,7 @@ def submit_request(
         pay(world, payer, fee)
     state.minted_cycles += message.cycles
     state.ingress.callees[request_id] = message.callee
-    if not is_drawn(request_id):
+    if state.keeps_origins and not is_drawn(request_id):
         asked = effective_canister_id or b"" if is_management else message.callee
         state.ingress.owners[request_id] = message.caller, asked
     state.outbox.append(message)
@@ -300,7 +300,7 @@ def _execute_alone(
     answer = ingress.find_new(request_id)
     if answer is None:
         ingress.callees[request_id] = message.callee
-        if request_id in ingress.begun:
+        if state.keeps_origins and request_id in ingress.begun:
             ingress.owners[request_id] = ingress.begun[request_id]
     world.finish(taken, message.arg, used, time_ns)
     return request_id if answer is None else answer

@@ -394,7 +394,7 @@ _SUBNET = Table(
     Field(17, "ingress.owners", sorted_mapping(_REQUEST_ID, OWNER), []),
     Field(18, "outcalls", sorted_mapping(_COUNT, _OUTCALL), []),
     Field(19, "next_outcall_id", _COUNT, 0),
-    Field(20, "keeps_times", BOOL, False),
+    Field(20, "keeps_origins", BOOL, False),
     rules=(_management, _outcalls),
 )
 _SNAPSHOT = Table(

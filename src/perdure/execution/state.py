@@ -378,9 +378,9 @@ class SubnetState:
     """Where the range begins out of which canisters get their ids."""
     next_canister_index: int = 0
     """Of the next id, within the range."""
-    keeps_times: bool = True
-    """Whether it says when canisters were made and installed. What was written before goes on without, so that its
-    history is replayed to the same states."""
+    keeps_origins: bool = True
+    """Whether it says when canisters were made and installed, and whose requests are. What was written before goes on
+    without, so that its history is replayed to the same states."""
     next_request_number: int = 1
     ingress: IngressHistory = field(default_factory=IngressHistory)
     outbox: list[CallMessage | ResponseMessage] = field(default_factory=list)
@@ -410,7 +410,7 @@ class SubnetState:
 
     def kept_time_ns(self) -> int:
         """What is noted of a canister that is made or installed now; 0: nothing."""
-        return self.time_ns if self.keeps_times else 0
+        return self.time_ns if self.keeps_origins else 0
 
     def note(self, kind: str, *fields: object) -> None:
         """Say what is about to be done, or is about to be committed, because somebody outside asked for it."""

@@ -190,7 +190,7 @@ class DurableHost:
             facts,
             draft.changes,
             subnet_record=encode_subnet(state),
-            answers=[_stored(answer) for answer in answers],
+            answers=[_stored(answer, owned=state.keeps_origins) for answer in answers],
             forgotten=forgotten,
             wait=False,
         )
@@ -416,7 +416,7 @@ class DurableHost:
         if self.directory.keeps_history:
             world.state.inputs = []
             state = world.state
-            state.note("open", changed_fields(config), seed, state.first_canister_index, state.keeps_times)
+            state.note("open", changed_fields(config), seed, state.first_canister_index, state.keeps_origins)
         return world
 
 
@@ -561,10 +561,11 @@ def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
     )
 
 
-def _stored(answer: KeptAnswer) -> Answer:
+def _stored(answer: KeptAnswer, *, owned: bool) -> Answer:
     """An answer as the directory has it: after its generation; nothing where the request is done."""
     request_id, expiry_ns, generation, response, owner = answer
-    content = b"" if response is None else generation.to_bytes(8, "little") + encode_response(response, owner)
+    told = b"" if response is None else encode_response(response, owner if owned else None)
+    content = b"" if response is None else generation.to_bytes(8, "little") + told
     return Answer(request_id, expiry_ns, content)
 
 

@@ -121,7 +121,7 @@ class _Opened(NamedTuple):
     config: SubnetConfig
     seed: bytes
     first_canister_index: int = 0
-    keeps_times: bool = False
+    keeps_origins: bool = False
 
 
 def _opened(one: Input) -> _Opened:
@@ -213,7 +213,7 @@ class _Replay:
         config: limits, until an input says others.
         seed: of the randomness, until an input says another one.
         first_canister_index: of a state that is still empty, until an input says another one.
-        keeps_times: of such a state, too.
+        keeps_origins: of such a state, too.
     """
 
     origin: StateDirectory
@@ -222,7 +222,7 @@ class _Replay:
     config: SubnetConfig
     seed: bytes
     first_canister_index: int
-    keeps_times: bool
+    keeps_origins: bool
     subnet: Subnet = field(init=False)
     _wanted: deque[Version] = field(default_factory=deque)
     """Commits that the input under way has still to make."""
@@ -249,7 +249,7 @@ class _Replay:
         durable.watch = self._watch
         if not durable.directory.subnet_record:
             self.subnet._state.first_canister_index = self.first_canister_index
-            self.subnet._state.keeps_times = self.keeps_times
+            self.subnet._state.keeps_origins = self.keeps_origins
 
     def _abandon(self) -> None:
         self.subnet._durable.directory.abandon()
@@ -320,7 +320,7 @@ class _Replay:
     # --- inputs, by their kinds
 
     def open(self, one: Input, _: _Step) -> None:
-        self.config, self.seed, self.first_canister_index, self.keeps_times = _opened(one)
+        self.config, self.seed, self.first_canister_index, self.keeps_origins = _opened(one)
         self._reopen()
 
     def call(self, one: Input, _: _Step) -> None:
