@@ -11,25 +11,9 @@ from pathlib import Path
 import pytest
 
 from perdure import Subnet
-from perdure.cli import main
 
 Run = Callable[..., tuple[str, str]]
 COUNTER = Path(__file__).parents[1] / "canisters/modules/motoko_classical_v1.wasm.gz"
-
-
-@pytest.fixture
-def perdure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.err
-        return printed.out, printed.err
-
-    return run
 
 
 def test_no_amount_of_cycles_makes_a_directory_that_cannot_be_opened(perdure: Run, tmp_path: Path) -> None:

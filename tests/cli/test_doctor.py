@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from perdure.cli import main
-
 Run = Callable[..., tuple[str, str]]
 
 
-@pytest.fixture
-def perdure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PERDURE_CACHE_DIR", str(tmp_path / "cache"))
-
-    def run(*arguments: str, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["perdure", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.err
-        return printed.out, printed.err
-
-    return run
 
 
 def findings(perdure: Run, code: int = 0) -> dict[str, dict[str, str]]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import wasmtime
-
-from perdure.cli import main
 
 Run = Callable[..., tuple[str, str]]
 
@@ -26,19 +23,6 @@ def program(tmp_path: Path) -> Path:
     path = tmp_path / "program.wasm"
     path.write_bytes(bytes(wasmtime.wat2wasm(PROGRAM)))
     return path
-
-
-@pytest.fixture
-def perdure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.err
-        return printed.out, printed.err
-
-    return run
 
 
 @pytest.mark.parametrize(("command", "code"), [("run", 1), ("instrument", 2)])

@@ -13,7 +13,6 @@ import pytest
 import wasmtime
 
 from perdure import RejectError
-from perdure.cli import main
 from perdure.wasm import decode, encode
 from perdure.wasm.module import CustomSection
 
@@ -43,21 +42,6 @@ def right(tmp_path: Path) -> Path:
     path = tmp_path / "right.wasm"
     path.write_bytes(module(breaks=False))
     return path
-
-
-@pytest.fixture
-def perdure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.err
-        return printed.out, printed.err
-
-    return run
 
 
 def test_it_writes_a_test_that_fails_as_it_found(tmp_path: Path, perdure: Run) -> None:
