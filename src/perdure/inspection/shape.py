@@ -21,7 +21,8 @@ from perdure.errors import MalformedError
 from perdure.memory import Memory
 from perdure.stable.headers import MapHeader
 from perdure.stable.layout import DEFAULT_PAGE_BYTES, bounds_sum
-from perdure.stable.nodes import RawNode, read_raw
+from perdure.stable.nodes import read_raw
+from perdure.stable.raw_nodes import RawNode
 
 __all__ = ["MapShape", "Width", "map_shape", "sample_nodes"]
 

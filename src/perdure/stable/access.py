@@ -5,6 +5,7 @@ Spec: the helpers and `RestrictedMemory` of ic-stable-structures 0.7.2 (``src/li
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, final
 
@@ -104,10 +105,18 @@ class UndoLog:
 
     The crate relies on the replica to roll back a trapped message; outside of one this takes its place. Used as a
     context manager around one operation: an exception restores every byte (memory that grew stays grown).
+
+    Args:
+        memory: what is written to.
+        finish: the last thing that the operation does, where it has not failed; it may fail then.
+        undone: called after bytes were restored.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(
+        self, memory: Memory, finish: Callable[[], None] | None = None, undone: Callable[[], None] | None = None
+    ) -> None:
         self.memory = memory
+        self._finish, self._undone = finish, undone
         self._overwritten: list[tuple[int, bytes]] = []
 
     def size(self) -> int:
@@ -127,6 +136,11 @@ class UndoLog:
         self._overwritten.append((address, self.memory.read(address, len(data))))
         self.memory.write(address, data)
 
+    def overwrite(self, address: int, old: bytes, data: bytes) -> None:
+        """`write` where it is known what was there: `old`, which is as long."""
+        self._overwritten.append((address, old))
+        self.memory.write(address, data)
+
     def __enter__(self) -> UndoLog:
         self._overwritten.clear()
         return self
@@ -135,9 +149,21 @@ class UndoLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            for address, data in reversed(self._overwritten):
-                self.memory.write(address, data)
+            self._take_back()
+        elif self._finish is not None:
+            try:
+                self._finish()
+            except BaseException:
+                self._take_back()
+                raise
         self._overwritten.clear()
+
+    def _take_back(self) -> None:
+        for address, data in reversed(self._overwritten):
+            self.memory.write(address, data)
+        self._overwritten.clear()
+        if self._undone is not None:
+            self._undone()
 
 
 @final

@@ -28,7 +28,6 @@ Spec: ``src/btreemap.rs`` of ic-stable-structures 0.7.2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, TypeVar, final
@@ -99,15 +98,17 @@ class BTree:
     ) -> None:
         """Use `load` or `create`."""
         self.memory = memory
-        self.header = header
         self.changes = 0
+        self._version, self._slots, self._page_bytes = header.version, header.slots, header.page_bytes
+        self._root, self._length = header.root, header.length
         self._header_bytes = b""
         self._is_header_changed = False
         self._order = key.order
-        self._undo = UndoLog(memory)
+        self._undo = UndoLog(memory, self._flush, self._forget)
         self._allocator = ChunkAllocator(self._undo, header.allocator)
+        self._written_allocator = header.allocator
         key_bytes = key.max_size if key.is_fixed else None
-        self.nodes = NodeStore(memory, self._allocator, key_bytes, header.slots, node_version)
+        self.nodes = NodeStore(self._undo, self._allocator, key_bytes, header.slots, node_version)
 
     @classmethod
     def load(cls, memory: Memory, key: StorableType[Any], value: StorableType[Any], *, node_version: int = 2) -> BTree:
@@ -141,6 +142,11 @@ class BTree:
             write_growing(undo, 0, header.encode())
         return cls(memory, header, key, value, version)
 
+    @property
+    def header(self) -> MapHeader:
+        """The header as it was read last, with what the operation under way has made of it."""
+        return MapHeader(self._version, self._slots, self._page_bytes, self._root, self._length, self._allocator.header)
+
     def refresh(self) -> None:
         """Read the header anew."""
         data = read_exact(self.memory, 0, FIRST_CHUNK_ADDRESS, "map header")
@@ -148,18 +154,20 @@ class BTree:
             return
         header = MapHeader.decode(data, self.memory.size() * WASM_PAGE_BYTES)
         header.check(self.memory)
-        if header.page_bytes != self.header.page_bytes or header.slots != self.header.slots:
+        if header.page_bytes != self._page_bytes or header.slots != self._slots:
             raise MalformedError("another map was created here since this one was loaded", 0)
-        self.header, self._allocator.header, self._header_bytes = header, header.allocator, data
+        self._version, self._root, self._length = header.version, header.root, header.length
+        self._allocator.header = self._written_allocator = header.allocator
+        self._header_bytes = data
 
     # Reading
 
     def find(self, key: bytes) -> bytes | None:
         """The value of `key`."""
         self.refresh()
-        address, depth = self.header.root, 0
+        address, depth = self._root, 0
         while address:
-            node = self.nodes.load(address)
+            node = self.nodes.look(address)
             index, found = node.search(key, self._order)
             if found:
                 return node.value(index)
@@ -180,22 +188,20 @@ class BTree:
         """
         self.refresh()
         start, after = (high, low) if reverse else (low, high)
-        remaining, changes = self.header.length, self.changes
+        remaining, changes = self._length, self.changes
         bounds = self._bounds(after, reverse, include_high)
         for node, index in self._steps(start, reverse, include_high):
             if bounds is not None and bounds(node.keys[index]):
                 return
             if remaining == 0:
-                raise MalformedError(
-                    f"more entries than the {self.header.length} that the header counts", LENGTH_ADDRESS
-                )
+                raise MalformedError(f"more entries than the {self._length} that the header counts", LENGTH_ADDRESS)
             remaining -= 1
             yield node, index
             if self.changes != changes:
                 raise RuntimeError("the structure was changed while it was being iterated over")
         if low is None and high is None and remaining:
             raise MalformedError(
-                f"{self.header.length - remaining} entries, the header counts {self.header.length}", LENGTH_ADDRESS
+                f"{self._length - remaining} entries, the header counts {self._length}", LENGTH_ADDRESS
             )
 
     def _bounds(self, after: bytes | None, reverse: bool, include_high: bool) -> Any:
@@ -214,11 +220,11 @@ class BTree:
         """All entries from `start` on. Bounded by the room in memory: an honest walk sees each page at most once."""
         budget = self._allocator.capacity()
         stack: list[tuple[Node, int]] = []
-        address = self.header.root
+        address = self._root
         while address or stack:
             if address:
                 _check_depth(len(stack), address)
-                node = self.nodes.load(address)
+                node = self.nodes.look(address)
                 budget -= 1 + len(node.overflow)
                 if budget < 0:
                     raise MalformedError("a node is reached twice", address)
@@ -250,9 +256,9 @@ class BTree:
     def outermost(self, *, last: bool) -> tuple[bytes, bytes] | None:
         """The entry with the least or greatest key."""
         self.refresh()
-        if self.header.root == 0:
+        if self._root == 0:
             return None
-        node = self._outermost_leaf(self.nodes.load(self.header.root), last)
+        node = self._outermost_leaf(self.nodes.load(self._root), last)
         index = -1 if last else 0
         return node.keys[index], node.value(index % len(node.keys))
 
@@ -274,7 +280,7 @@ class BTree:
         self.refresh()
         seen: set[int] = set()
         leaf_depths: list[int] = []
-        stack = [(self.header.root, 0)] if self.header.root else []
+        stack = [(self._root, 0)] if self._root else []
         while stack:
             address, depth = stack.pop()
             _check_depth(depth, address)
@@ -313,19 +319,19 @@ class BTree:
     def remove(self, key: bytes, decode: Callable[[bytes], T] = bytes) -> T | None:  # type: ignore[assignment] # as above
         """Remove `key`; its value through `decode`, ``None`` if absent (nodes can merge even then, as in the crate)."""
         self.refresh()
-        if self.header.root == 0:
+        if self._root == 0:
             return None
         with self._change():
-            old = self._remove(self.nodes.load(self.header.root), key)
+            old = self._remove(self.nodes.load(self._root), key)
             return None if old is None else decode(old)
 
     def pop(self, *, last: bool, decode: Callable[[tuple[bytes, bytes]], T] = tuple) -> T | None:  # type: ignore[assignment] # as above
         """Remove the entry with the least or greatest key; it, through `decode`."""
         self.refresh()
-        if self.header.root == 0:
+        if self._root == 0:
             return None
         with self._change():
-            return decode(self._take_outermost(self.nodes.load(self.header.root), last))
+            return decode(self._take_outermost(self.nodes.load(self._root), last))
 
     def clear(self) -> None:
         """Forget every entry; their bytes stay (the crate's ``clear_new``)."""
@@ -350,8 +356,8 @@ class BTree:
                 for key, value in ordered:
                     if value is not None:
                         self._insert(key, value)
-                    elif self.header.root:
-                        self._remove(self.nodes.load(self.header.root), key)
+                    elif self._root:
+                        self._remove(self.nodes.load(self._root), key)
                 self.nodes.let_go(write=True)
         finally:
             self.nodes.let_go(write=False)
@@ -359,8 +365,8 @@ class BTree:
     def bulk_load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Fill an empty tree; see `StableBTreeMap.bulk_load`."""
         self.refresh()
-        if self.header.root:
-            raise ValueError(f"bulk loading needs an empty map, this one has {self.header.length} entries")
+        if self._root:
+            raise ValueError(f"bulk loading needs an empty map, this one has {self._length} entries")
         order = self._order or bytes
         unique = dict(entries)
         for key, value in unique.items():
@@ -395,18 +401,14 @@ class BTree:
         self.nodes.save(node)
         return node.address
 
-    @contextmanager
-    def _change(self) -> Iterator[None]:
+    def _change(self) -> UndoLog:
         """One changing operation: counted, and undone whole on any error."""
         self.changes += 1
-        self._header_bytes = b""
         self._is_header_changed = False
-        with self._undo:
-            yield
-            self._flush()
+        return self._undo
 
     def _check_entry(self, key: bytes, value: bytes) -> None:
-        slots = self.header.slots
+        slots = self._slots
         if slots is not None and (len(key) > slots.key_bytes or len(value) > slots.value_bytes):
             raise ValueError(
                 f"an entry of {len(key)} and {len(value)} bytes exceeds the slots ({slots.key_bytes}, "
@@ -415,25 +417,34 @@ class BTree:
 
     def _save_header(self, *, root: int | None = None, length: int | None = None) -> None:
         """Set root or length; written once the operation ends, by `_change`."""
-        header = self.header
-        self.header = replace(
-            header, root=header.root if root is None else root, length=header.length if length is None else length
-        )
+        if root is not None:
+            self._root = root
+        if length is not None:
+            self._length = length
         self._is_header_changed = True
 
     def _flush(self) -> None:
         """Write what an operation changed in the headers."""
+        before = self._header_bytes
         if self._is_header_changed:
-            write_growing(self._undo, 0, self.header.encode())
-        if self._allocator.header != self.header.allocator:
+            data = self.header.encode()
+            self._undo.overwrite(0, before[: len(data)], data)
+            self._header_bytes = data + before[len(data) :]
+        if self._allocator.header is not self._written_allocator:
             self._allocator.flush()
+            self._header_bytes = b""
+
+    def _forget(self) -> None:
+        """An operation was undone: what is remembered of the bytes may be what it had made of them."""
+        self._header_bytes = b""
+        self.nodes.forget()
 
     def _insert(self, key: bytes, value: bytes) -> bytes | None:
-        if self.header.root == 0:
+        if self._root == 0:
             node = self.nodes.allocate([])
             self._save_header(root=node.address)
         else:
-            node = self.nodes.load(self.header.root)
+            node = self.nodes.load(self._root)
             index, found = node.search(key, self._order)
             if found:
                 return self._overwrite(node, index, value)
@@ -453,7 +464,7 @@ class BTree:
             if node.is_leaf:
                 node.insert(index, key, value)
                 self.nodes.save(node)
-                self._save_header(length=self.header.length + 1)
+                self._save_header(length=self._length + 1)
                 return None
             child = self.nodes.load(node.children[index])
             if child.is_full:
@@ -507,7 +518,7 @@ class BTree:
         root = None
         if node.keys:
             self.nodes.save(node)
-        elif node.address == self.header.root:
+        elif node.address == self._root:
             self.nodes.free(node)
             root = 0
         else:
@@ -516,9 +527,9 @@ class BTree:
         return entry
 
     def _one_less(self) -> int:
-        if self.header.length == 0:
+        if self._length == 0:
             raise MalformedError("more entries than the 0 that the header counts", LENGTH_ADDRESS)
-        return self.header.length - 1
+        return self._length - 1
 
     def _take_outermost(self, node: Node, last: bool) -> tuple[bytes, bytes]:
         """Remove the least or greatest entry below `node`, rebalancing on the way down."""
@@ -599,7 +610,7 @@ class BTree:
         """Save `node`, or free it and make its only child the root where a merge took its last entry."""
         if node.keys:
             self.nodes.save(node)
-        elif node.address == self.header.root:
+        elif node.address == self._root:
             self.nodes.free(node)
             self._save_header(root=only_child.address)
         else:

@@ -30,12 +30,11 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, final
 
 from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
-from perdure.stable.access import read_exact, write_growing
+from perdure.stable.access import UndoLog, read_exact, write_growing
 from perdure.stable.chunks import MAX_RUN_BYTES, ChunkAllocator, neighbours
 from perdure.stable.headers import MapHeader
 from perdure.stable.layout import (
@@ -51,12 +50,16 @@ from perdure.stable.layout import (
     V2_HEADER_BYTES,
     V1Slots,
 )
+from perdure.stable.raw_nodes import RawNode
 
-__all__ = ["Node", "NodeStore", "RawNode", "read_raw"]
+__all__ = ["Node", "NodeStore", "read_raw"]
 
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
 _WHOLE_PAGE_BYTES: Final = 16_384
 """Of a larger first page, only so much is read at once."""
+_KEPT_BYTES: Final = 1 << 19
+_MOST_KEPT: Final = 1_024
+_LEAST_KEPT: Final = 16
 
 
 @final
@@ -117,8 +120,18 @@ class Node:
         """The encoded value of entry `index`, without reading the others."""
         if self._values is not None:
             return self._values[index]
-        start, end = self.value_spans()[index]
-        return self._run[start:end]
+        if self._spans is not None:
+            start, end = self._spans[index]
+            return self._run[start:end]
+        run, start = self._run, 0
+        end = self._values_offset
+        for _ in range(index + 1):
+            start = end + 4
+            end = start + int.from_bytes(run[end:start], "little")
+        found = run[start:end]
+        if end > len(run):
+            raise _beyond_pages(end, run, self.address)
+        return found
 
     def value_spans(self) -> list[tuple[int, int]]:
         """Where the values are, as stored: start and end in the node's own run of bytes. Nothing is copied."""
@@ -142,6 +155,14 @@ class Node:
         wanted = order(key)
         index = bisect_left(self.keys, wanted, key=order)
         return index, index < len(self.keys) and bool(order(self.keys[index]) == wanted)
+
+    def copy(self) -> Node:
+        """Another one, to be changed."""
+        made = Node(self.address, self.version, self.keys.copy(), self.children.copy())
+        made._run, made._values_offset, made._spans = self._run, self._values_offset, self._spans
+        if self._values is not None:
+            made._values = self._values.copy()
+        return made
 
     def insert(self, index: int, key: bytes, value: bytes) -> None:
         """Put an entry at `index`."""
@@ -169,16 +190,16 @@ class _PagedRun:
 
     def __init__(self, store: NodeStore, address: int, page: bytes, first_overflow: int) -> None:
         self.page = page
+        self.first_overflow = first_overflow
         self._store = store
         self._address = address
-        self._first_overflow = first_overflow
         self._overflow: list[int] | None = None
 
     @property
     def overflow(self) -> list[int]:
         """Addresses of the overflow pages."""
         if self._overflow is None:
-            self._overflow = self._store.overflow_chain(self._address, self._first_overflow)
+            self._overflow = self._store.overflow_chain(self._address, self.first_overflow)
         return self._overflow
 
     def __len__(self) -> int:
@@ -197,18 +218,22 @@ _Run = bytes | _PagedRun
 class NodeStore:
     """Loads, saves, allocates and frees nodes.
 
+    Nodes that were read are kept, decoded, with the bytes that they were decoded from. The next time the bytes are read
+    again and compared: whoever has written meanwhile, a canister, a fork, a message that is taken back, is seen.
+
     Args:
-        memory: where they are read from.
-        allocator: the chunks; what it writes and what is written here go to its memory.
+        undo: where they are read from, and written to.
+        allocator: the chunks there.
         key_bytes: width of a key where the type is fixed, ``None`` where keys carry their length.
         slots: slot sizes where the map was born with version 1.
         new_version: version of new nodes.
     """
 
     def __init__(
-        self, memory: Memory, allocator: ChunkAllocator, key_bytes: int | None, slots: V1Slots | None, new_version: int
+        self, undo: UndoLog, allocator: ChunkAllocator, key_bytes: int | None, slots: V1Slots | None, new_version: int
     ) -> None:
-        self.memory = memory
+        self.memory = undo.memory
+        self._undo = undo
         self.allocator = allocator
         self.page_bytes = allocator.header.chunk_bytes
         self.page_capacity = self.page_bytes - OVERFLOW_HEADER.size
@@ -217,6 +242,11 @@ class NodeStore:
         self.new_version = new_version
         self._held: dict[int, Node] | None = None
         self._unwritten: set[int] = set()
+        # Apart, so that a scan of leaves leaves those alone that every search passes.
+        self._inner: dict[int, Node] = {}
+        self._leaves: dict[int, Node] = {}
+        self._read_bytes = min(self.page_bytes, _WHOLE_PAGE_BYTES)
+        self._most_kept = max(_LEAST_KEPT, min(_MOST_KEPT, _KEPT_BYTES // self._read_bytes))
 
     def hold(self) -> None:
         """Keep nodes in hand from now on, and write each once, at `let_go`: for many changes that are one operation."""
@@ -241,25 +271,60 @@ class NodeStore:
         if self._held is not None:
             self._held.pop(node.address, None)
             self._unwritten.discard(node.address)
+        self._drop(node.address)
         self.allocator.free_many([*node.overflow, node.address])
 
     def load(self, address: int) -> Node:
-        """The node at `address`.
+        """The node at `address`, to be changed.
 
         Raises:
             MalformedError: whatever is there is no node, or reaches out of the memory or of its own pages.
         """
         if self._held is None:
-            return self._load(address)
+            return self.look(address).copy()
         node = self._held.get(address)
         if node is None:
-            node = self._held[address] = self._load(address)
+            node = self._held[address] = self.look(address).copy()
         return node
 
-    def _load(self, address: int) -> Node:
-        if not self.allocator.is_body(address):
-            raise MalformedError("a node address points between chunks", address)
-        page = read_exact(self.memory, address, min(self.page_bytes, _WHOLE_PAGE_BYTES), "node")
+    def look(self, address: int) -> Node:
+        """The node at `address`, which others look at as well; raises as `load`."""
+        kept = self._inner.get(address) or self._leaves.get(address)
+        if kept is None:
+            if not self.allocator.is_body(address):
+                raise MalformedError("a node address points between chunks", address)
+            return self._keep(self._decoded(address, read_exact(self.memory, address, self._read_bytes, "node")))
+        page, run = read_exact(self.memory, address, self._read_bytes, "node"), kept._run
+        if isinstance(run, bytes):
+            if page.startswith(run):
+                kept._run = page
+                return kept
+        elif page == run.page:  # its other pages may have changed
+            node = Node(address, kept.version, kept.keys, kept.children)
+            node._run, node._values_offset = self._run(address, page, run.first_overflow), kept._values_offset
+            return node
+        self._drop(address)
+        return self._keep(self._decoded(address, page))
+
+    def _keep(self, node: Node) -> Node:
+        run = node._run
+        if isinstance(run, bytes) or (node.version == 2 and node._values_offset <= len(run.page)):
+            kept = self._inner if node.children else self._leaves
+            if len(kept) >= self._most_kept:
+                del kept[next(iter(kept))]
+            kept[node.address] = node
+        return node
+
+    def _drop(self, address: int) -> None:
+        self._inner.pop(address, None)
+        self._leaves.pop(address, None)
+
+    def forget(self) -> None:
+        """Keep no node any longer: what was changed of them was taken back."""
+        self._inner.clear()
+        self._leaves.clear()
+
+    def _decoded(self, address: int, page: bytes) -> Node:
         magic, version, kind, count = NODE_HEADER.unpack_from(page)
         if magic != NODE_MAGIC:
             raise MalformedError(f"bad magic {magic!r}, expected {NODE_MAGIC!r}", address)
@@ -363,7 +428,7 @@ class NodeStore:
     def _write_paged(self, address: int, overflow: list[int], run: bytes) -> None:
         """Write a node's run of bytes and the links of its pages; what follows it on the last page stays."""
         page_bytes, stride, capacity = self.page_bytes, self.allocator.stride, self.page_capacity
-        write_growing(self._target, address, run[:page_bytes])
+        write_growing(self._undo, address, run[:page_bytes])
         if not overflow:
             return
         done, index = page_bytes, 0
@@ -374,7 +439,7 @@ class NodeStore:
                 part = OVERFLOW_HEADER.pack(OVERFLOW_MAGIC, links[index]) + run[done : done + capacity]
                 block[start : start + len(part)] = part
                 done, index = done + capacity, index + 1
-            write_growing(self._target, page, bytes(block))
+            write_growing(self._undo, page, bytes(block))
 
     def save(self, node: Node) -> None:
         """Write the node in its own version.
@@ -383,6 +448,7 @@ class NodeStore:
             ValueError: an entry is longer than the slots of a version 1 node. The crate writes it over its neighbours.
         """
         if node.version == 1:
+            self._drop(node.address)
             self._save_v1(node)
         elif self._held is not None and not node.overflow and self._fits_page(node):
             # Pages that lack are allocated when a node is saved, so only those that need none can wait.
@@ -409,25 +475,26 @@ class NodeStore:
                     f"{slots.value_bytes}) of a version 1 node at address {address:#x}"
                 )
         kind = 0 if node.is_leaf else 1
-        write_growing(self._target, address, NODE_HEADER.pack(NODE_MAGIC, 1, kind, len(keys)))
+        write_growing(self._undo, address, NODE_HEADER.pack(NODE_MAGIC, 1, kind, len(keys)))
         offset = NODE_HEADER.size
         for key, value in zip(keys, values, strict=True):
-            write_growing(self._target, address + offset, U32.pack(len(key)) + key)
+            write_growing(self._undo, address + offset, U32.pack(len(key)) + key)
             offset += 4 + slots.key_bytes
-            write_growing(self._target, address + offset, U32.pack(len(value)) + value)
+            write_growing(self._undo, address + offset, U32.pack(len(value)) + value)
             offset += 4 + slots.value_bytes
         if node.children:
-            write_growing(self._target, address + offset, _CHILDREN[len(node.children)].pack(*node.children))
+            write_growing(self._undo, address + offset, _CHILDREN[len(node.children)].pack(*node.children))
 
     def _save_v2(self, node: Node) -> None:
         """Allocate the pages that lack or free those left over, last first; then write the run of bytes."""
-        values = node.values
-        parts = [_CHILDREN[len(node.children)].pack(*node.children)] if node.children else []
+        children, keys, values = node.children, node.keys, node.values
+        parts = [b"", b"", _CHILDREN[len(children)].pack(*children)]
         if self.key_bytes is None:
-            for key in node.keys:
+            for key in keys:
                 parts += (U32.pack(len(key)), key)
         else:
-            parts += node.keys
+            parts += keys
+        values_at = len(parts)
         for value in values:
             parts += (U32.pack(len(value)), value)
         size = V2_HEADER_BYTES + sum(map(len, parts))
@@ -438,15 +505,22 @@ class NodeStore:
         elif len(overflow) > needed:
             self.allocator.free_many(overflow[needed:][::-1])
             del overflow[needed:]
-        kind = 0 if node.is_leaf else 1
-        header = NODE_HEADER.pack(NODE_MAGIC, 2, kind, len(node.keys))
-        link = (overflow[0] if overflow else 0).to_bytes(8, "little")
-        run = b"".join((header, link, *parts))
-        self._write_paged(node.address, overflow, run)
-
-    @property
-    def _target(self) -> Memory:
-        return self.allocator.memory
+        parts[0] = NODE_HEADER.pack(NODE_MAGIC, 2, 1 if children else 0, len(keys))
+        parts[1] = (overflow[0] if overflow else 0).to_bytes(8, "little")
+        run = b"".join(parts)
+        self._drop(node.address)
+        if overflow or self._read_bytes < self.page_bytes:
+            self._write_paged(node.address, overflow, run)
+            return
+        before, count = node._run, len(run)
+        if isinstance(before, bytes) and len(before) >= count:
+            self._undo.overwrite(node.address, before[:count], run)
+            run += before[count:]
+        else:
+            write_growing(self._undo, node.address, run)
+        node._run, node._spans = run, None
+        node._values_offset = sum(map(len, parts[:values_at]))
+        self._keep(node)
 
 
 def _length_prefixed(run: _Run, offset: int, count: int, address: int) -> tuple[list[tuple[int, int]], int]:
@@ -479,81 +553,6 @@ def _slot(run: _Run, offset: int, slot_bytes: int, address: int, what: str) -> t
 
 MAX_RAW_BYTES: Final = 256 << 20
 """A longer node is not read raw."""
-
-Sizes = list[tuple[bytes, int]]
-"""Each key, and the bytes of its value."""
-
-
-@final
-@dataclass(frozen=True)
-class RawNode:
-    """A node before its keys and values are told apart.
-
-    Attributes:
-        address: of the chunk's body.
-        slots: of a version 1 node, whose entries are slots; ``None`` of a version 2 node, whose entries are packed.
-        count: entries.
-        children: addresses.
-        body: the bytes of the entries; in version 2 up to the end of the last page.
-        tail_bytes: bytes of `body` in the last page; the entries end within them, or exactly before them.
-    """
-
-    address: int
-    slots: V1Slots | None
-    count: int
-    children: tuple[int, ...]
-    body: bytes
-    tail_bytes: int
-
-    @property
-    def version(self) -> int:
-        """1 or 2."""
-        return 1 if self.slots else 2
-
-    def split(self, key_bytes: int | None, most: int | None) -> Sizes | None:
-        """The entries, if keys are `key_bytes` wide (``None``: carry a length); ``None`` where they cannot be.
-
-        Args:
-            key_bytes: how to read a version 2 node.
-            most: bytes that a key and a value may take together.
-        """
-        return self._split_packed(key_bytes, most) if self.slots is None else self._split_slots(self.slots)
-
-    def _split_slots(self, slots: V1Slots) -> Sizes | None:
-        entries = []
-        for offset in range(0, self.count * slots.entry_bytes, slots.entry_bytes):
-            value_at = offset + U32.size + slots.key_bytes
-            (key_bytes,), (value_bytes,) = U32.unpack_from(self.body, offset), U32.unpack_from(self.body, value_at)
-            if key_bytes > slots.key_bytes or value_bytes > slots.value_bytes:
-                return None
-            entries.append((self.body[offset + U32.size : offset + U32.size + key_bytes], value_bytes))
-        return entries
-
-    def _split_packed(self, key_bytes: int | None, most: int | None) -> Sizes | None:
-        body, offset, keys = self.body, 0, []
-        for _ in range(self.count):
-            size = key_bytes
-            if size is None:
-                if offset + U32.size > len(body):
-                    return None
-                (size,) = U32.unpack_from(body, offset)
-                offset += U32.size
-            if offset + size > len(body) or (most is not None and size > most):
-                return None
-            keys.append(body[offset : offset + size])
-            offset += size
-        entries = []
-        for key in keys:
-            if offset + U32.size > len(body):
-                return None
-            (size,) = U32.unpack_from(body, offset)
-            offset += U32.size
-            if offset + size > len(body) or (most is not None and size + len(key) > most):
-                return None
-            entries.append((key, size))
-            offset += size
-        fits = offset > len(body) - self.tail_bytes or self.tail_bytes == len(body)
-        return entries if fits and len(set(keys)) == len(keys) else None
 
 
 def read_raw(memory: Memory, header: MapHeader, address: int) -> RawNode:
