@@ -213,7 +213,7 @@ TESTED_WITH = {
     "measure/test_report.py": "subnet: last",
     "measure/test_profile.py": "measure: flame formats paths; cli: profile; instrument: profile; embedder: call_tree",
     "python/test_module.py": "python: calls heap instance method overlay",
-    "stable/test_btreemap.py": "stable: access btree btreeset chunks nodes raw_nodes",
+    "stable/test_btreemap.py": "stable: access btree btreeset chunks node nodes raw_nodes",
     "stable/test_layout.py": "stable: headers motoko",
     "stable/test_structures.py": "stable: cell log min_heap vec slots",
     "stable/test_types.py": "stable: composed_types kind plain_types",

@@ -27,6 +27,7 @@ Spec: ``src/btreemap.rs`` of ic-stable-structures 0.7.2.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -48,7 +49,8 @@ from perdure.stable.layout import (
     max_node_bytes,
     packed_page_bytes,
 )
-from perdure.stable.nodes import Node, NodeStore
+from perdure.stable.node import Node
+from perdure.stable.nodes import NodeStore
 from perdure.stable.types import StorableType
 
 __all__ = ["BTree", "NodeFacts"]
@@ -165,17 +167,23 @@ class BTree:
     def find(self, key: bytes) -> bytes | None:
         """The value of `key`."""
         self.refresh()
-        address, depth = self._root, 0
-        while address:
-            node = self.nodes.look(address)
-            index, found = node.search(key, self._order)
+        address, look, order = self._root, self.nodes.look, self._order
+        if not address:
+            return None
+        for _ in range(MAX_DEPTH):
+            node = look(address)
+            keys = node.keys
+            if order is None:
+                index = bisect_left(keys, key)
+                found = index < len(keys) and keys[index] == key
+            else:
+                index, found = node.search(key, order)
             if found:
                 return node.value(index)
-            if node.is_leaf:
+            if not node.children:
                 return None
-            address, depth = node.children[index], depth + 1
-            _check_depth(depth, address)
-        return None
+            address = node.children[index]
+        raise _too_deep(address)
 
     def walk(
         self, low: bytes | None = None, high: bytes | None = None, *, reverse: bool = False, include_high: bool = False
@@ -294,7 +302,7 @@ class BTree:
                 if depth != leaf_depths[0]:
                     raise MalformedError(f"a leaf at depth {depth}, another at {leaf_depths[0]}", address)
             stack += [(child, depth + 1) for child in reversed(node.children)]
-            yield _facts(node, depth)
+            yield _facts(node, depth, self.nodes.used_bytes(node))
 
     def free_chunks(self) -> Iterator[int]:
         """Addresses of the free chunks; see `ChunkAllocator.free_list`."""
@@ -444,48 +452,57 @@ class BTree:
             node = self.nodes.allocate([])
             self._save_header(root=node.address)
         else:
-            node = self.nodes.load(self._root)
+            node = self.nodes.look(self._root)
             index, found = node.search(key, self._order)
             if found:
                 return self._overwrite(node, index, value)
             if node.is_full:
                 parent = self.nodes.allocate([node.address])
                 self._save_header(root=parent.address)
-                self._split(parent, 0, node)
-                node = parent
+                node = self._split(parent, 0, node)
         return self._insert_below(node, key, value)
 
     def _insert_below(self, node: Node, key: bytes, value: bytes) -> bytes | None:
         """Insert below `node`, which is not full."""
+        order = self._order
         for _ in range(MAX_DEPTH):
-            index, found = node.search(key, self._order)
+            if order is None:
+                index = bisect_left(node.keys, key)
+                found = index < len(node.keys) and node.keys[index] == key
+            else:
+                index, found = node.search(key, order)
             if found:
                 return self._overwrite(node, index, value)
-            if node.is_leaf:
-                node.insert(index, key, value)
+            if not node.children:
+                node = self.nodes.own(node)
+                self.nodes.insert(node, index, key, value)
                 self.nodes.save(node)
                 self._save_header(length=self._length + 1)
                 return None
-            child = self.nodes.load(node.children[index])
-            if child.is_full:
+            child = self.nodes.look(node.children[index])
+            if len(child.keys) >= CAPACITY:
                 child_index, found = child.search(key, self._order)
                 if found:
                     return self._overwrite(child, child_index, value)
-                self._split(node, index, child)
+                node = self._split(node, index, child)
                 index, _ = node.search(key, self._order)
-                child = self.nodes.load(node.children[index])
+                child = self.nodes.look(node.children[index])
             node = child
-        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", node.address)
+        raise _too_deep(node.address)
 
     def _overwrite(self, node: Node, index: int, value: bytes) -> bytes:
-        old = node.values[index]
-        node.values[index] = value
+        node = self.nodes.own(node)
+        old = self.nodes.replace(node, index, value)
         self.nodes.save(node)
         return old
 
-    def _split(self, parent: Node, index: int, child: Node) -> None:
-        """Split the full `child`, number `index` of `parent`: entries 6 to 10 go to a new sibling, 5 to the parent."""
+    def _split(self, parent: Node, index: int, child: Node) -> Node:
+        """Split the full `child`, number `index` of `parent`: entries 6 to 10 go to a new sibling, 5 to the parent.
+
+        The parent as it is then.
+        """
         middle = _HALF
+        parent, child = self.nodes.own(parent), self.nodes.own(child)
         sibling = self.nodes.allocate([])
         values = child.values
         sibling.keys, child.keys[:] = child.keys[middle + 1 :], child.keys[: middle + 1]
@@ -495,6 +512,7 @@ class BTree:
         parent.children.insert(index + 1, sibling.address)
         for node in (sibling, child, parent):
             self.nodes.save(node)
+        return parent
 
     def _remove(self, node: Node, key: bytes) -> bytes | None:
         """Remove `key` at or below `node`, which has an entry to spare unless it is the root."""
@@ -511,7 +529,7 @@ class BTree:
                 node = self._merge_around(node, index)
             else:
                 node = self._descend(node, index)
-        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", node.address)
+        raise _too_deep(node.address)
 
     def _remove_from_leaf(self, node: Node, index: int) -> tuple[bytes, bytes]:
         entry = node.pop(index)
@@ -537,7 +555,7 @@ class BTree:
             if node.is_leaf:
                 return self._remove_from_leaf(node, len(node.keys) - 1 if last else 0)
             node = self._descend(node, len(node.children) - 1 if last else 0)
-        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", node.address)
+        raise _too_deep(node.address)
 
     def _take_neighbour(self, node: Node, index: int) -> tuple[bytes, bytes] | None:
         """The predecessor or else the successor of entry `index`, removed, if the child it is in can lose one."""
@@ -639,10 +657,14 @@ def _check_slots(storable: StorableType[Any], slot_bytes: int, what: str) -> Non
 
 def _check_depth(depth: int, address: int) -> None:
     if depth >= MAX_DEPTH:
-        raise MalformedError(f"a tree of more than {MAX_DEPTH} levels", address)
+        raise _too_deep(address)
 
 
-def _facts(node: Node, depth: int) -> NodeFacts:
+def _too_deep(address: int) -> MalformedError:
+    return MalformedError(f"a tree of more than {MAX_DEPTH} levels", address)
+
+
+def _facts(node: Node, depth: int, used_bytes: int) -> NodeFacts:
     return NodeFacts(
         address=node.address,
         depth=depth,
@@ -652,5 +674,5 @@ def _facts(node: Node, depth: int) -> NodeFacts:
         value_sizes=tuple(end - start for start, end in node.value_spans()),
         children=tuple(node.children),
         overflow=tuple(node.overflow),
-        used_bytes=node.stored_bytes(),
+        used_bytes=used_bytes,
     )

@@ -106,7 +106,7 @@ class ChunkAllocator:
         self._write_chunk(new_head, 0, 0)
         header = CHUNK_HEADER.pack(CHUNK_MAGIC, CHUNK_VERSION, 1, 0)
         if count == 1:
-            write_growing(self.memory, head, header)
+            self.memory.write(head, header)  # read before
             return new_head
         block = bytearray(self.memory.read(head, new_head - head))
         for start in range(0, len(block), self.stride):

@@ -28,9 +28,7 @@ Spec: ``src/btreemap/node/{v1,v2,io}.rs`` of ic-stable-structures 0.7.2.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
-from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Final, final
 
 from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
@@ -39,7 +37,6 @@ from perdure.stable.chunks import MAX_RUN_BYTES, ChunkAllocator, neighbours
 from perdure.stable.headers import MapHeader
 from perdure.stable.layout import (
     CAPACITY,
-    MIN_ENTRIES,
     MIN_PAGE_BYTES,
     NODE_HEADER,
     NODE_MAGIC,
@@ -50,168 +47,17 @@ from perdure.stable.layout import (
     V2_HEADER_BYTES,
     V1Slots,
 )
+from perdure.stable.node import Node, PagedRun, Run, beyond_pages, length_prefixed, length_prefixed_items
 from perdure.stable.raw_nodes import RawNode
 
-__all__ = ["Node", "NodeStore", "read_raw"]
+__all__ = ["NodeStore", "read_raw"]
 
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
 _WHOLE_PAGE_BYTES: Final = 16_384
 """Of a larger first page, only so much is read at once."""
-_KEPT_BYTES: Final = 1 << 19
+_KEPT_BYTES: Final = 1 << 20
 _MOST_KEPT: Final = 1_024
 _LEAST_KEPT: Final = 16
-
-
-@final
-class Node:
-    """A node in hand. Keys are read at once, values when asked for; `NodeStore.save` writes it back.
-
-    Attributes:
-        address: of the chunk's body.
-        version: 1 or 2; a node keeps it for life.
-        keys: encoded keys, ascending.
-        children: addresses, one more than keys; empty in a leaf.
-    """
-
-    __slots__ = ("_overflow", "_run", "_spans", "_values", "_values_offset", "address", "children", "keys", "version")
-
-    def __init__(self, address: int, version: int, keys: list[bytes], children: list[int]) -> None:
-        self.address = address
-        self.version = version
-        self.keys = keys
-        self.children = children
-        self._overflow: list[int] | None = None
-        self._values: list[bytes] | None = None
-        self._run: _Run = b""
-        self._values_offset = 0
-        self._spans: list[tuple[int, int]] | None = None
-
-    @property
-    def overflow(self) -> list[int]:
-        """Addresses of the overflow pages, in order, to be changed in place."""
-        if self._overflow is None:
-            self._overflow = self._run.overflow if isinstance(self._run, _PagedRun) else []
-        return self._overflow
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether it has no children."""
-        return not self.children
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has 11 entries."""
-        return len(self.keys) >= CAPACITY
-
-    @property
-    def can_lose_one(self) -> bool:
-        """Whether it has more than the minimum of entries."""
-        return len(self.keys) >= MIN_ENTRIES
-
-    @property
-    def values(self) -> list[bytes]:
-        """The encoded values, all of them, to be changed in place."""
-        if self._values is None:
-            run = self._run
-            self._values = [run[start:end] for start, end in self.value_spans()]
-        return self._values
-
-    def value(self, index: int) -> bytes:
-        """The encoded value of entry `index`, without reading the others."""
-        if self._values is not None:
-            return self._values[index]
-        if self._spans is not None:
-            start, end = self._spans[index]
-            return self._run[start:end]
-        run, start = self._run, 0
-        end = self._values_offset
-        for _ in range(index + 1):
-            start = end + 4
-            end = start + int.from_bytes(run[end:start], "little")
-        found = run[start:end]
-        if end > len(run):
-            raise _beyond_pages(end, run, self.address)
-        return found
-
-    def value_spans(self) -> list[tuple[int, int]]:
-        """Where the values are, as stored: start and end in the node's own run of bytes. Nothing is copied."""
-        if self._spans is None:
-            self._spans, _ = _length_prefixed(self._run, self._values_offset, len(self.keys), self.address)
-        return self._spans
-
-    def stored_bytes(self) -> int:
-        """Bytes in use as stored: headers, lengths, children, keys and values, without the slack of slots."""
-        spans = self.value_spans()
-        if self.version == 2:
-            return spans[-1][1] + OVERFLOW_HEADER.size * len(self.overflow)
-        entries = sum(8 + len(key) + end - start for key, (start, end) in zip(self.keys, spans, strict=True))
-        return NODE_HEADER.size + 8 * len(self.children) + entries
-
-    def search(self, key: bytes, order: Callable[[bytes], Any] | None) -> tuple[int, bool]:
-        """The first index whose key is not less, and whether it is equal."""
-        if order is None:
-            index = bisect_left(self.keys, key)
-            return index, index < len(self.keys) and self.keys[index] == key
-        wanted = order(key)
-        index = bisect_left(self.keys, wanted, key=order)
-        return index, index < len(self.keys) and bool(order(self.keys[index]) == wanted)
-
-    def copy(self) -> Node:
-        """Another one, to be changed."""
-        made = Node(self.address, self.version, self.keys.copy(), self.children.copy())
-        made._run, made._values_offset, made._spans = self._run, self._values_offset, self._spans
-        if self._values is not None:
-            made._values = self._values.copy()
-        return made
-
-    def insert(self, index: int, key: bytes, value: bytes) -> None:
-        """Put an entry at `index`."""
-        self.values.insert(index, value)
-        self.keys.insert(index, key)
-
-    def pop(self, index: int) -> tuple[bytes, bytes]:
-        """Take the entry at `index` out."""
-        value = self.values.pop(index)
-        return self.keys.pop(index), value
-
-    def swap(self, index: int, entry: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-        """Put `entry` in place of the one at `index`, which is returned."""
-        old = self.keys[index], self.values[index]
-        self.keys[index], self.values[index] = entry
-        return old
-
-
-@final
-class _PagedRun:
-    """The bytes of a node that are not all in hand: sliced as `bytes` are, read when they are asked for.
-
-    Following the overflow pages is put off as well: a search that only passes through needs none of them.
-    """
-
-    def __init__(self, store: NodeStore, address: int, page: bytes, first_overflow: int) -> None:
-        self.page = page
-        self.first_overflow = first_overflow
-        self._store = store
-        self._address = address
-        self._overflow: list[int] | None = None
-
-    @property
-    def overflow(self) -> list[int]:
-        """Addresses of the overflow pages."""
-        if self._overflow is None:
-            self._overflow = self._store.overflow_chain(self._address, self.first_overflow)
-        return self._overflow
-
-    def __len__(self) -> int:
-        return self._store.page_bytes + len(self.overflow) * self._store.page_capacity
-
-    def __getitem__(self, span: slice) -> bytes:
-        if span.stop <= len(self.page):
-            return self.page[span]
-        return self._store.read_run(self._address, self.overflow, span.start, max(0, span.stop - span.start))
-
-
-_Run = bytes | _PagedRun
 
 
 @final
@@ -245,6 +91,7 @@ class NodeStore:
         # Apart, so that a scan of leaves leaves those alone that every search passes.
         self._inner: dict[int, Node] = {}
         self._leaves: dict[int, Node] = {}
+        self._read = self.memory.read
         self._read_bytes = min(self.page_bytes, _WHOLE_PAGE_BYTES)
         self._most_kept = max(_LEAST_KEPT, min(_MOST_KEPT, _KEPT_BYTES // self._read_bytes))
 
@@ -262,9 +109,7 @@ class NodeStore:
 
     def allocate(self, children: list[int]) -> Node:
         """A new node without entries, a leaf if `children` is empty; not saved yet."""
-        node = Node(self.allocator.allocate(), self.new_version, [], children)
-        node._values = []
-        return node
+        return Node.empty(self.allocator.allocate(), self.new_version, children)
 
     def free(self, node: Node) -> None:
         """Give back its overflow pages, first to last, then its chunk."""
@@ -280,39 +125,52 @@ class NodeStore:
         Raises:
             MalformedError: whatever is there is no node, or reaches out of the memory or of its own pages.
         """
-        if self._held is None:
-            return self.look(address).copy()
-        node = self._held.get(address)
-        if node is None:
-            node = self._held[address] = self.look(address).copy()
+        return self.own(self.look(address))
+
+    def own(self, node: Node) -> Node:
+        """A node that was looked at, to be changed."""
+        if not node.is_shared:
+            return node
+        node = node.copy()
+        if self._held is not None:
+            self._held[node.address] = node
         return node
 
     def look(self, address: int) -> Node:
         """The node at `address`, which others look at as well; raises as `load`."""
+        held = self._held
+        if held is not None and address in held:
+            return held[address]
         kept = self._inner.get(address) or self._leaves.get(address)
-        if kept is None:
-            if not self.allocator.is_body(address):
-                raise MalformedError("a node address points between chunks", address)
-            return self._keep(self._decoded(address, read_exact(self.memory, address, self._read_bytes, "node")))
-        page, run = read_exact(self.memory, address, self._read_bytes, "node"), kept._run
-        if isinstance(run, bytes):
-            if page.startswith(run):
-                kept._run = page
-                return kept
-        elif page == run.page:  # its other pages may have changed
+        if kept is None and not self.allocator.is_body(address):
+            raise MalformedError("a node address points between chunks", address)
+        try:
+            page = self._read(address, self._read_bytes)
+        except IndexError:
+            page = read_exact(self.memory, address, self._read_bytes, "node")  # which says what is wrong
+        run = None if kept is None else kept.run
+        if kept is not None and isinstance(run, bytes) and page.startswith(run):
+            kept.run = page
+            node = kept
+        elif kept is not None and isinstance(run, PagedRun) and page == run.page:  # its other pages may have changed
             node = Node(address, kept.version, kept.keys, kept.children)
-            node._run, node._values_offset = self._run(address, page, run.first_overflow), kept._values_offset
-            return node
-        self._drop(address)
-        return self._keep(self._decoded(address, page))
+            node.run, node.values_offset = self._run(address, page, run.first_overflow), kept.values_offset
+            node.is_shared = True
+        else:
+            self._drop(address)
+            node = self._keep(self._decoded(address, page))
+        if held is not None:
+            held[address] = node
+        return node
 
     def _keep(self, node: Node) -> Node:
-        run = node._run
-        if isinstance(run, bytes) or (node.version == 2 and node._values_offset <= len(run.page)):
+        run = node.run
+        if isinstance(run, bytes) or (node.version == 2 and node.values_offset <= len(run.page)):
             kept = self._inner if node.children else self._leaves
             if len(kept) >= self._most_kept:
                 del kept[next(iter(kept))]
             kept[node.address] = node
+            node.is_shared = True
         return node
 
     def _drop(self, address: int) -> None:
@@ -338,7 +196,7 @@ class NodeStore:
             raise MalformedError(f"node version {version}, expected {'1 or ' if self.slots else ''}2", address + 3)
         return self._load_v1(address, self._run(address, page, 0), self.slots, count, kind == 1)
 
-    def _load_v1(self, address: int, run: _Run, slots: V1Slots, count: int, is_internal: bool) -> Node:
+    def _load_v1(self, address: int, run: Run, slots: V1Slots, count: int, is_internal: bool) -> Node:
         keys, spans, offset = [], [], NODE_HEADER.size
         for _ in range(count):
             start, end = _slot(run, offset, slots.key_bytes, address, "key")
@@ -348,7 +206,7 @@ class NodeStore:
             offset += 4 + slots.value_bytes
         children = list(_CHILDREN[count + 1].unpack(run[offset : offset + 8 * count + 8])) if is_internal else []
         node = Node(address, 1, keys, children)
-        node._run, node._spans = run, spans
+        node.run, node.spans = run, spans
         return node
 
     def _load_v2(self, address: int, page: bytes, count: int, is_internal: bool) -> Node:
@@ -364,24 +222,34 @@ class NodeStore:
         if width:
             end = offset + count * width
             if end > len(page) and end > len(run):
-                raise _beyond_pages(end, run, address)
+                raise beyond_pages(end, run, address)
             entries = run[offset:end]
             keys = [entries[start : start + width] for start in range(0, count * width, width)]
             offset = end
+        elif width is None and isinstance(run, bytes):
+            keys, offset = length_prefixed_items(run, offset, count, address)
         elif width is None:
-            spans, offset = _length_prefixed(run, offset, count, address)
+            spans, offset = length_prefixed(run, offset, count, address)
             keys = [run[start:end] for start, end in spans]
         else:
             keys = [b""] * count
         node = Node(address, 2, keys, children)
-        node._run, node._values_offset = run, offset
+        node.run, node.values_offset = run, offset
         return node
 
-    def _run(self, address: int, page: bytes, first_overflow: int) -> _Run:
+    def _run(self, address: int, page: bytes, first_overflow: int) -> Run:
         """The bytes of a node's pages without their headers; `page` is what was read of the first."""
         if first_overflow or len(page) < self.page_bytes:
-            return _PagedRun(self, address, page, first_overflow)
+            return PagedRun(self, address, page, first_overflow)
         return page
+
+    def used_bytes(self, node: Node) -> int:
+        """Bytes in use as stored: headers, lengths, children, keys and values, without the slack of slots."""
+        spans = node.value_spans()
+        if node.version == 2:
+            return spans[-1][1] + OVERFLOW_HEADER.size * len(node.overflow)
+        entries = sum(8 + len(key) + end - start for key, (start, end) in zip(node.keys, spans, strict=True))
+        return NODE_HEADER.size + 8 * len(node.children) + entries
 
     def overflow_chain(self, address: int, first: int) -> list[int]:
         """The overflow pages of the node at `address`; bounded by what the memory can hold."""
@@ -458,7 +326,38 @@ class NodeStore:
             self._unwritten.discard(node.address)
             self._save_v2(node)
 
+    def insert(self, leaf: Node, index: int, key: bytes, value: bytes) -> None:
+        """Put an entry into a leaf, between the bytes of the others, where they lie packed on one page."""
+        run, keys, start, width = leaf.run, leaf.keys, leaf.values_offset, self.key_bytes
+        if leaf.version == 2 and leaf.is_packed and isinstance(run, bytes):
+            cut, end = leaf.cut(index)
+            at = V2_HEADER_BYTES + sum(map(len, keys[:index])) + (4 * index if width is None else 0)
+            length = U32.pack(len(key)) if width is None else b""
+            head = NODE_HEADER.pack(NODE_MAGIC, 2, 0, len(keys) + 1)
+            parts = (head, run[len(head) : at], length, key, run[at:cut], U32.pack(len(value)), value, run[cut:end])
+            made = b"".join(parts)
+            if len(made) <= self._read_bytes:
+                leaf.become(made, start + len(length) + len(key))
+                keys.insert(index, key)
+                return
+        leaf.insert(index, key, value)
+
+    def replace(self, node: Node, index: int, value: bytes) -> bytes:
+        """Put a value in place of the one at `index`, which is returned."""
+        run = node.run
+        if node.version == 2 and node.is_packed and isinstance(run, bytes):
+            cut, end = node.cut(index)
+            old = node.value(index)
+            made = b"".join((run[:cut], U32.pack(len(value)), value, run[cut + 4 + len(old) : end]))
+            if len(made) <= self._read_bytes:
+                node.become(made, node.values_offset)
+                return old
+        old, node.values[index] = node.values[index], value
+        return old
+
     def _fits_page(self, node: Node) -> bool:
+        if node.is_packed:
+            return True
         count = len(node.keys)
         size = V2_HEADER_BYTES + 8 * len(node.children) + 4 * count + sum(map(len, node.keys))
         size += (4 * count if self.key_bytes is None else 0) + sum(map(len, node.values))
@@ -486,7 +385,22 @@ class NodeStore:
             write_growing(self._undo, address + offset, _CHILDREN[len(node.children)].pack(*node.children))
 
     def _save_v2(self, node: Node) -> None:
-        """Allocate the pages that lack or free those left over, last first; then write the run of bytes."""
+        run = node.run if node.is_packed and isinstance(node.run, bytes) else self._joined(node)
+        self._drop(node.address)
+        if node.overflow or self._read_bytes < self.page_bytes:
+            self._write_paged(node.address, node.overflow, run)
+            return
+        before, count = node.run if node.stored is None else node.stored, len(run)
+        if isinstance(before, bytes) and len(before) >= count:
+            self._undo.overwrite(node.address, before[:count], run)
+            run += before[count:]
+        else:
+            write_growing(self._undo, node.address, run)
+        node.settle(run)
+        self._keep(node)
+
+    def _joined(self, node: Node) -> bytes:
+        """The run of a node; pages that lack are allocated or those left over freed, last first."""
         children, keys, values = node.children, node.keys, node.values
         parts = [b"", b"", _CHILDREN[len(children)].pack(*children)]
         if self.key_bytes is None:
@@ -507,41 +421,11 @@ class NodeStore:
             del overflow[needed:]
         parts[0] = NODE_HEADER.pack(NODE_MAGIC, 2, 1 if children else 0, len(keys))
         parts[1] = (overflow[0] if overflow else 0).to_bytes(8, "little")
-        run = b"".join(parts)
-        self._drop(node.address)
-        if overflow or self._read_bytes < self.page_bytes:
-            self._write_paged(node.address, overflow, run)
-            return
-        before, count = node._run, len(run)
-        if isinstance(before, bytes) and len(before) >= count:
-            self._undo.overwrite(node.address, before[:count], run)
-            run += before[count:]
-        else:
-            write_growing(self._undo, node.address, run)
-        node._run, node._spans = run, None
-        node._values_offset = sum(map(len, parts[:values_at]))
-        self._keep(node)
+        node.values_offset = sum(map(len, parts[:values_at]))
+        return b"".join(parts)
 
 
-def _length_prefixed(run: _Run, offset: int, count: int, address: int) -> tuple[list[tuple[int, int]], int]:
-    """Start and end of so many items that have their length in front, and where the last ends."""
-    spans, in_hand = [], len(run.page if isinstance(run, _PagedRun) else run)
-    for _ in range(count):
-        start = offset + 4
-        if start > in_hand and start > len(run):
-            raise _beyond_pages(start, run, address)
-        offset = start + int.from_bytes(run[offset:start], "little")
-        spans.append((start, offset))
-    if offset > in_hand and offset > len(run):
-        raise _beyond_pages(offset, run, address)
-    return spans, offset
-
-
-def _beyond_pages(end: int, run: _Run, address: int) -> MalformedError:
-    return MalformedError(f"a node says it has {end} bytes, its pages hold {len(run)}", address)
-
-
-def _slot(run: _Run, offset: int, slot_bytes: int, address: int, what: str) -> tuple[int, int]:
+def _slot(run: Run, offset: int, slot_bytes: int, address: int, what: str) -> tuple[int, int]:
     """Start and end of what is in a slot behind its length."""
     size = int.from_bytes(run[offset : offset + 4], "little")
     if size > slot_bytes:
