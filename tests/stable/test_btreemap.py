@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -290,6 +291,34 @@ def test_circles_end():
     for read in (lambda: list(mapping), lambda: mapping[0], mapping.pop_first, lambda: list(mapping.nodes())):
         with pytest.raises(MalformedError):
             read()
+
+
+@pytest.mark.parametrize("value", [b"", b"value", bytes(300)], ids=["keys alone", "short", "long"])
+def test_a_batch_is_the_first_of_a_range(value):
+    chance = Random(4)
+    keys = sorted({chance.randbytes(chance.choice((1, 2, 40))) for _ in range(700)})
+    mapping = StableBTreeMap.create(BytesMemory(), types.raw, types.raw)
+    for key in chance.sample(keys, len(keys)):
+        mapping[key] = value
+    for _ in range(200):
+        low, high = (chance.choice((None, chance.choice(keys), chance.randbytes(2))) for _ in "lh")
+        expected = [(key, value) for key in keys if (low is None or low <= key) and (high is None or key < high)]
+        most = chance.choice((1, 2, 16, 1_000))
+        assert mapping.batch(low, high, most) == expected[:most]
+
+
+def test_a_batch_of_keys_that_do_not_ascend():
+    memory = BytesMemory()
+    mapping = StableBTreeMap.create(memory, types.raw, types.raw)
+    mapping.update({bytes([number]): b"" for number in range(200)})
+    root = next(mapping.nodes())
+    memory.write(root.children[3], memory.read(root.children[0], 1024))
+    with pytest.raises(MalformedError, match="ascend"):
+        mapping.batch(None, None, 200)
+    memory.write(root.address + 15, root.address.to_bytes(8, "little") * len(root.children))
+    for low in (None, b"\x80"):
+        with pytest.raises(MalformedError, match="levels"):
+            mapping.batch(low, None, 200)
 
 
 def test_circle_of_overflow_pages_ends():

@@ -73,6 +73,8 @@ def check_map(name, data):
         assert outcome(lambda: dict(mapping.range())) is PerdureError
     for read in (lambda: list(mapping.nodes()), lambda: list(mapping.chunks()), lambda: list(mapping.free_chunks())):
         outcome(read)
+    if mapping._tree._order is None:
+        outcome(lambda: mapping.batch(None, None, 1_000))
     new_key, new_value = entry(97)
     for change in (
         lambda: mapping.insert(new_key, new_value),

@@ -26,6 +26,7 @@ __all__ = ["Journal", "PendingTree"]
 
 _MOST_PENDING: Final = 4_096
 _STEP: Final = 256
+_FIRST_BATCH: Final = 16
 
 Change: TypeAlias = bytes | None
 """A value to be written, or `None` where the key is to go."""
@@ -222,12 +223,23 @@ class PendingTree:
         Raises:
             RuntimeError: the tree was written to meanwhile.
         """
-        stored = self.map.range(low, high, reverse=reverse)
+        stored = self.map.range(low, high, reverse=True) if reverse else self._stored(low, high)
         changes = self.changes
         for entry in self._merged(stored, low, high, reverse) if self._pending else stored:
             yield entry
             if self.changes != changes:
                 raise RuntimeError("the tree was changed while it was being iterated over: collect the rows first")
+
+    def _stored(self, low: bytes | None, high: bytes | None) -> Iterator[Entry]:
+        """What is in the tree, some at once: the more, the longer it is asked for."""
+        most = _FIRST_BATCH
+        while True:
+            found = self.map.batch(low, high, most)
+            yield from found
+            if len(found) < most:
+                return
+            low = found[-1][0] + b"\0"
+            most = min(2 * most, _STEP)
 
     def steady_range(self, low: bytes | None, high: bytes | None) -> Iterator[Entry]:
         """`range` for those who write to the tree meanwhile: what comes before the next entries is not seen again."""

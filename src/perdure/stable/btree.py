@@ -212,6 +212,48 @@ class BTree:
                 f"{self._length - remaining} entries, the header counts {self._length}", LENGTH_ADDRESS
             )
 
+    def batch(self, low: bytes | None, high: bytes | None, most: int) -> list[tuple[bytes, bytes]]:
+        """At most so many of the entries with ``low <= key < high``, the first ones, where keys are in order as bytes.
+
+        Read in one go, a fraction of the time of a walk; the next batch begins behind the last key.
+
+        Raises:
+            MalformedError: keys that do not ascend, a circle.
+        """
+        assert self._order is None
+        self.refresh()
+        found: list[tuple[bytes, bytes]] = []
+        nodes_left = most + MAX_DEPTH  # an honest node below the first path has entries that count
+        look, address = self.nodes.look, self._root
+        path: list[tuple[Node, int, int]] = []  # inner nodes, the next entry of each, and the end
+        while True:
+            while address:
+                _check_depth(len(path), address)
+                node = look(address)
+                nodes_left -= 1
+                if nodes_left < 0:
+                    raise MalformedError("a node is reached twice", address)
+                keys = node.keys
+                start = 0 if low is None else bisect_left(keys, low)
+                end = len(keys) if high is None else bisect_left(keys, high, start)
+                if node.children:
+                    path.append((node, start, end))
+                    address = 0 if start < len(keys) and keys[start] == low else node.children[start]
+                else:
+                    found += zip(keys[start:end], node.some_values(start, end), strict=True)
+                    address = 0
+            low = None
+            if len(found) >= most or not path:
+                break
+            node, start, end = path.pop()
+            if start < end:
+                found.append((node.keys[start], node.value(start)))
+                path.append((node, start + 1, end))
+                address = node.children[start + 1]
+        if any(one[0] >= other[0] for one, other in pairwise(found)):
+            raise MalformedError("keys that do not ascend", self._root)
+        return found[:most]
+
     def _bounds(self, after: bytes | None, reverse: bool, include_high: bool) -> Any:
         """Whether a key lies past the end of a walk, as a function; ``None`` where there is no end."""
         if after is None:

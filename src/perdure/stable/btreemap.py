@@ -258,6 +258,14 @@ class StableBTreeMap(MutableMapping[K, V]):
         for node, index in self._walk(low, high, reverse, include_high):
             yield node.keys[index], node.value(index)
 
+    def batch(self, low: bytes | None, high: bytes | None, most: int) -> list[tuple[bytes, bytes]]:
+        """The first so many entries of `raw_range`, both ends encoded, read in one go: for keys in order as bytes.
+
+        Raises:
+            MalformedError: keys that do not ascend.
+        """
+        return self._tree.batch(low, high, most)
+
     def iter_from_prev_key(self, key: K) -> Iterator[tuple[K, V]]:
         """The entries from the greatest key below `key` on; nothing where there is no such key."""
         before = next(self._tree.walk(high=self.key_type.encode(key), reverse=True), None)

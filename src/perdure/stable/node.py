@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, Final, Protocol, TypeAlias, final
 
 from perdure.errors import MalformedError
-from perdure.stable.layout import CAPACITY, MIN_ENTRIES
+from perdure.stable.layout import CAPACITY, MIN_ENTRIES, U32
 
 __all__ = ["Node", "PagedRun", "Run", "beyond_pages", "length_prefixed", "length_prefixed_items"]
+
+_EMPTY_VALUES: Final = [bytes(U32.size * count) for count in range(CAPACITY + 1)]
+"""The values of so many entries that are keys alone."""
 
 
 class Pages(Protocol):
@@ -81,7 +84,7 @@ class Node:
     def overflow(self) -> list[int]:
         """Addresses of the overflow pages, in order, to be changed in place."""
         if self._overflow is None:
-            self._overflow = self.run.overflow if isinstance(self.run, PagedRun) else []
+            self._overflow = list(self.run.overflow) if isinstance(self.run, PagedRun) else []
         return self._overflow
 
     @property
@@ -124,6 +127,15 @@ class Node:
             raise beyond_pages(end, run, self.address)
         return found
 
+    def some_values(self, start: int, end: int) -> list[bytes]:
+        """The encoded values of entries ``[start, end)``."""
+        run = self.run
+        if self._values is not None:
+            return self._values[start:end]
+        if isinstance(run, bytes) and run.startswith(_EMPTY_VALUES[len(self.keys)], self.values_offset):
+            return [b""] * (end - start)
+        return [run[first:last] for first, last in self.value_spans()[start:end]]
+
     def value_spans(self) -> list[tuple[int, int]]:
         """Where the values are, as stored: start and end in the node's own run of bytes. Nothing is copied."""
         if self.spans is None:
@@ -161,6 +173,12 @@ class Node:
     def settle(self, run: bytes) -> None:
         """Be what was written; values are taken out of it anew when asked for."""
         self.run, self.stored, self.spans, self._values = run, None, None, None
+
+    def renew(self) -> None:
+        """Forget what was read of other pages than the first."""
+        self.spans = self._overflow = None
+        if isinstance(self.run, PagedRun):
+            self.run.forget()
 
     def cut(self, index: int) -> tuple[int, int]:
         """Where the length of value `index` begins, which may be one past the last, and where the last value ends.
@@ -215,6 +233,10 @@ class PagedRun:
         if self._overflow is None:
             self._overflow = self._pages.overflow_chain(self._address, self.first_overflow)
         return self._overflow
+
+    def forget(self) -> None:
+        """The pages behind the first may be others now."""
+        self._overflow = None
 
     def __len__(self) -> int:
         return self._pages.page_bytes + len(self.overflow) * self._pages.page_capacity

@@ -28,6 +28,7 @@ Spec: ``src/btreemap/node/{v1,v2,io}.rs`` of ic-stable-structures 0.7.2.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from typing import Final, final
 
 from perdure.errors import MalformedError
@@ -56,7 +57,8 @@ _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)
 _WHOLE_PAGE_BYTES: Final = 16_384
 """Of a larger first page, only so much is read at once."""
 _KEPT_BYTES: Final = 1 << 20
-_MOST_KEPT: Final = 1_024
+_MOST_INNER_KEPT: Final = 2_048
+_MOST_LEAVES_KEPT: Final = 1_024
 _LEAST_KEPT: Final = 16
 
 
@@ -89,11 +91,12 @@ class NodeStore:
         self._held: dict[int, Node] | None = None
         self._unwritten: set[int] = set()
         # Apart, so that a scan of leaves leaves those alone that every search passes.
-        self._inner: dict[int, Node] = {}
-        self._leaves: dict[int, Node] = {}
+        self._inner: OrderedDict[int, Node] = OrderedDict()
+        self._leaves: OrderedDict[int, Node] = OrderedDict()
         self._read = self.memory.read
         self._read_bytes = min(self.page_bytes, _WHOLE_PAGE_BYTES)
-        self._most_kept = max(_LEAST_KEPT, min(_MOST_KEPT, _KEPT_BYTES // self._read_bytes))
+        most = max(_LEAST_KEPT, _KEPT_BYTES // self._read_bytes)
+        self._most_inner, self._most_leaves = min(_MOST_INNER_KEPT, most), min(_MOST_LEAVES_KEPT, most)
 
     def hold(self) -> None:
         """Keep nodes in hand from now on, and write each once, at `let_go`: for many changes that are one operation."""
@@ -153,9 +156,8 @@ class NodeStore:
             kept.run = page
             node = kept
         elif kept is not None and isinstance(run, PagedRun) and page == run.page:  # its other pages may have changed
-            node = Node(address, kept.version, kept.keys, kept.children)
-            node.run, node.values_offset = self._run(address, page, run.first_overflow), kept.values_offset
-            node.is_shared = True
+            kept.renew()
+            node = kept
         else:
             self._drop(address)
             node = self._keep(self._decoded(address, page))
@@ -166,9 +168,9 @@ class NodeStore:
     def _keep(self, node: Node) -> Node:
         run = node.run
         if isinstance(run, bytes) or (node.version == 2 and node.values_offset <= len(run.page)):
-            kept = self._inner if node.children else self._leaves
-            if len(kept) >= self._most_kept:
-                del kept[next(iter(kept))]
+            kept, most = (self._inner, self._most_inner) if node.children else (self._leaves, self._most_leaves)
+            if len(kept) >= most:
+                kept.popitem(last=False)
             kept[node.address] = node
             node.is_shared = True
         return node
