@@ -42,6 +42,7 @@ COMMANDS = {
     "profile": _Command("perdure.cli.profile:profile", "Count instructions by function and call path, exactly."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
     "serve": _Command("perdure.cli.serve:serve", "Serve canisters over HTTP to agents, browsers and icp."),
+    "explore": _Command("perdure.cli.explore:explore", "Look at canisters, snapshots and dumps in a browser."),
     "network-launcher": _Command(
         "perdure.cli.launcher:network_launcher", "Run a local network for icp, whose state lasts."
     ),

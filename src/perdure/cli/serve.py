@@ -7,10 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from perdure.cli.canister.state import State, common, say
+
+if TYPE_CHECKING:
+    from perdure.subnet.live import Clock
 
 __all__ = ["serve", "until_ended"]
 
@@ -48,25 +52,41 @@ def serve(
         perdure serve --port 4943
         perdure serve --state /var/lib/app --bind 0.0.0.0 --allow-host box.example.org
     """  # noqa: D301 - click wants the backspace itself
-    with until_ended() as ended, state.open(create=True, changed_code="upgrade") as subnet:
+    from perdure.explorer import Explorer
+    from perdure.gateway.server import Server
+    from perdure.storage.names import by_id
+
+    real_or_not: Clock = "virtual" if clock == "virtual" else "real"
+    with until_ended() as ended, state.open(create=True, changed_code="upgrade") as subnet, ExitStack() as stack:
+        pages = Explorer(subnet, title=str(state.directory), names=lambda: by_id(state.directory))
+        stack.callback(pages.close)
         try:
-            served = subnet.serve(port=port, bind=bind, clock=clock, domains=domains, allow_hosts=allow_hosts)
-            url = served.__enter__()
+            server = Server(
+                subnet,
+                port=port,
+                bind=bind,
+                clock=real_or_not,
+                domains=domains,
+                allow_hosts=allow_hosts,
+                pages=pages,
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-        with ExitStack() as stack:
-            stack.push(served)
-            facts = {
-                "url": url,
-                "port": int(url.rpartition(":")[2]),
-                "state": str(state.directory),
-                "subnet_id": str(subnet.id),
-                "root_key": subnet.root_key.hex(),
-                "canisters": [str(canister.id) for canister in subnet.canisters],
-            }
-            many = len(subnet.canisters)
-            say(as_json, quiet, facts, f"{url} serves {many} canisters of {state.directory}; end it with Ctrl-C")
-            ended.wait()
+        stack.enter_context(server)
+        explorer = f"http://localhost:{server.port}/_/?token={pages.token}"
+        facts = {
+            "url": server.url,
+            "explorer": explorer,
+            "port": server.port,
+            "state": str(state.directory),
+            "subnet_id": str(subnet.id),
+            "root_key": subnet.root_key.hex(),
+            "canisters": [str(canister.id) for canister in subnet.canisters],
+        }
+        many = len(subnet.canisters)
+        told = f"{server.url} serves {many} canisters of {state.directory}; end it with Ctrl-C\nexplorer: {explorer}"
+        say(as_json, quiet, facts, told)
+        ended.wait()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, final
+from functools import partial
+from typing import Any, Final, Protocol, final
 
 from perdure.errors import UnsupportedError
 from perdure.gateway.hosts import Hosts, is_loopback
@@ -30,7 +31,7 @@ try:
 except ModuleNotFoundError as missing:
     raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})") from missing
 
-__all__ = ["Server", "serve"]
+__all__ = ["Pages", "Server", "serve"]
 
 _LOG: Final = logging.getLogger("perdure")
 MAX_BODY_BYTES: Final = 5 << 20
@@ -39,10 +40,32 @@ _BODY_SECONDS: Final = 60.0
 _MAX_HELD_BYTES: Final = 64 << 20
 _THREADS: Final = 16
 _THREADS_OF_ONE: Final = 6
+_THREADS_OF_PAGES: Final = 4
 _BACKLOG: Final = 512
 
 Scope = dict[str, Any]
 Handler = Callable[["Request"], "Response | Pending"]
+
+
+class Pages(Protocol):
+    """Pages of this machine's own, beside what is served."""
+
+    def wants(self, request: Request) -> bool:
+        """Whether a request is for these pages."""
+        ...
+
+    def begin(self, request: Request, client: str) -> Response:
+        """Answer it; `client` is the address that it came from."""
+        ...
+
+    def may_upload(self, request: Request) -> bool:
+        """Whether it may have a body of `max_upload_bytes`."""
+        ...
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """More than others may send."""
+        ...
 
 
 @final
@@ -56,6 +79,7 @@ class Server:
         clock: ``real``: the subnet's time is the machine's; ``virtual``: it moves when somebody moves it.
         domains: names that are served beside ``localhost``, each with all names below it.
         allow_hosts: other names or addresses by which clients may ask for this server.
+        pages: what is answered beside the interface and the canisters' own pages.
 
     Raises:
         UnsupportedError: the extra ``serve`` is not installed.
@@ -72,7 +96,9 @@ class Server:
         clock: Clock = "real",
         domains: Iterable[str] = (),
         allow_hosts: Iterable[str] = (),
+        pages: Pages | None = None,
     ) -> None:
+        self._pages = pages
         allow_hosts = tuple(allow_hosts)
         if not is_loopback(bind) and not allow_hosts:
             raise ValueError(
@@ -91,6 +117,7 @@ class Server:
         self.url = f"http://{host}:{self.port}"
         self._workers: Workers[Request, Response | Pending] = Workers(_THREADS, _THREADS_OF_ONE)
         self._answers: Workers[Pending, Response] = Workers(2, 2)
+        self._shown: Workers[Request, Response] = Workers(_THREADS_OF_PAGES, _THREADS_OF_PAGES)
         self._bodies = _Bodies()
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -142,6 +169,7 @@ class Server:
             self._thread.join()
         self._workers.stop()
         self._answers.stop()
+        self._shown.stop()
         self.live.stop()
         self._socket.close()
 
@@ -154,7 +182,10 @@ class Server:
             told = f"perdure: {headers.get('host', '')[:100]!r} is no name of this server; see --allow-host\n"
             response = Response(421, told.encode(), headers=(("connection", "close"),))
         else:
-            body = await self._bodies.read(receive, headers)
+            pages, most_bytes = self._pages, MAX_BODY_BYTES
+            if pages is not None and pages.may_upload(Request(scope["method"], scope["path"], headers, b"")):
+                most_bytes = pages.max_upload_bytes
+            body = await self._bodies.read(receive, headers, most_bytes)
             response = await self._respond(scope, headers, body) if isinstance(body, bytes) else body
         await _send(send, response, scope["method"])
 
@@ -163,6 +194,9 @@ class Server:
         if scope["query_string"]:
             path += "?" + scope["query_string"].decode("latin-1")
         request = Request(scope["method"], path, headers, body)
+        if self._pages is not None and self._pages.wants(request):
+            client = (scope.get("client") or ("",))[0]
+            return await self._shown.run("pages", partial(self._show, client), request)
         loop, line = asyncio.get_running_loop(), _about(path, headers)
         begun = self._workers.run(line, self._begin, request)
         if path.startswith("/api/") and path.endswith("/call"):
@@ -178,6 +212,14 @@ class Server:
         with suppress(TimeoutError):
             await asyncio.wait_for(answered.wait(), SYNCHRONOUS_SECONDS)
         return await self._answers.run(line, Pending.respond, response)
+
+    def _show(self, client: str, request: Request) -> Response:
+        assert self._pages is not None
+        try:
+            return self._pages.begin(request, client)
+        except Exception:
+            _LOG.exception("%s %s failed", request.method, request.path[:200])
+            return Response(500, b"perdure: an error of ours, which its log tells\n")
 
     def _begin(self, request: Request) -> Response | Pending:
         try:
@@ -210,31 +252,33 @@ class _Bodies:
     def __init__(self) -> None:
         self._held_bytes = 0
 
-    async def read(self, receive: Callable[[], Any], headers: dict[str, str]) -> bytes | Response:
+    async def read(
+        self, receive: Callable[[], Any], headers: dict[str, str], most_bytes: int = MAX_BODY_BYTES
+    ) -> bytes | Response:
         """The whole body, or why it is not read."""
         told = headers.get("content-length", "0")
-        if not told.isascii() or not told.isdigit() or len(told) > 12 or int(told) > MAX_BODY_BYTES:
+        if not told.isascii() or not told.isdigit() or len(told) > 12 or int(told) > most_bytes:
             return _too_large()
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
-            return body if len(body) <= MAX_BODY_BYTES else _too_large()
+            return body if len(body) <= most_bytes else _too_large()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                return await self._rest(message, receive)
+                return await self._rest(message, receive, most_bytes)
         except TimeoutError:
             return Response(408, b"the body took too long\n", headers=(*CORS, ("connection", "close")))
 
-    async def _rest(self, message: dict[str, Any], receive: Callable[[], Any]) -> bytes | Response:
+    async def _rest(self, message: dict[str, Any], receive: Callable[[], Any], most_bytes: int) -> bytes | Response:
         parts, size = [], 0
         try:
             while message["type"] == "http.request":
                 part = message.get("body", b"")
                 size += len(part)
                 self._held_bytes += len(part)
-                if size > MAX_BODY_BYTES:
+                if size > most_bytes:
                     return _too_large()
-                if self._held_bytes > _MAX_HELD_BYTES:
+                if self._held_bytes > max(_MAX_HELD_BYTES, most_bytes):
                     words = b"too many large requests are on their way: try again\n"
                     return Response(503, words, headers=(*CORS, ("connection", "close")))
                 parts.append(part)
@@ -270,7 +314,10 @@ def serve(
     clock: Clock = "real",
     domains: Iterable[str] = (),
     allow_hosts: Iterable[str] = (),
+    pages: Pages | None = None,
 ) -> Iterator[str]:
     """Serve a subnet within the block; see `Server`. Gives the URL."""
-    with Server(subnet, bind=bind, port=port, clock=clock, domains=domains, allow_hosts=allow_hosts) as server:
+    with Server(
+        subnet, bind=bind, port=port, clock=clock, domains=domains, allow_hosts=allow_hosts, pages=pages
+    ) as server:
         yield server.url

@@ -49,13 +49,13 @@ def open_tables(inventory: Inventory, schema: Schema | None = None) -> tuple[lis
     return tables, reasons
 
 
-def connect(inventory: Inventory, schema: Schema | None = None) -> apsw.Connection:
+def connect(inventory: Inventory, schema: Schema | None = None, *, limits: Limits | None = None) -> apsw.Connection:
     """A connection to a database whose tables are the structures, with the databases of SQLite that were found.
 
     Motoko's stable variables are tables too.
     """
     tables, variables = open_tables(inventory, schema)[0], inventory.variables.tables()
-    return connect_all(tables, databases(inventory), variables)[0]
+    return connect_all(tables, databases(inventory), variables, limits)[0]
 
 
 def connect_tables(tables: Iterable[Rows]) -> apsw.Connection:
@@ -68,7 +68,10 @@ def connect_tables(tables: Iterable[Rows]) -> apsw.Connection:
 
 
 def connect_all(
-    tables: Iterable[Rows], structures: Sequence[Structure], variables: Sequence[VariableTable] = ()
+    tables: Iterable[Rows],
+    structures: Sequence[Structure],
+    variables: Sequence[VariableTable] = (),
+    limits: Limits | None = None,
 ) -> tuple[apsw.Connection, list[Database]]:
     """A connection to structures as tables and to databases, for reading; the databases as they are called in it.
 
@@ -80,7 +83,7 @@ def connect_all(
     """
     by_name = {table.name: table for table in tables}
     if len(structures) == 1 and not by_name and not variables:
-        database = open_database(structures[0])
+        database = open_database(structures[0], limits)
         return database.connection, [database]
     connection = connect_beside(structures)
     found = attached(connection, structures)
@@ -91,7 +94,7 @@ def connect_all(
     for variable in variables:
         if variable.name not in by_name:
             _register(connection, variable)
-    limit(connection, Limits())
+    limit(connection, limits or Limits())
     only_read(connection)
     return connection, found
 

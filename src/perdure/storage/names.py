@@ -12,7 +12,7 @@ from perdure.project import check_name
 from perdure.storage.checkpoint import replace_file
 from perdure.storage.disk import Disk, RealDisk
 
-__all__ = ["Names"]
+__all__ = ["Names", "by_id"]
 
 _MAX_BYTES: Final = 16 << 20
 
@@ -75,3 +75,8 @@ class Names:
         """The name of a canister, if it has one."""
         text = str(canister_id)
         return next((name for name, one in self.ids.items() if one == text), None)
+
+
+def by_id(directory: Path) -> dict[str, str]:
+    """Names of canisters by their ids, as the file has them now; raises as `Names`."""
+    return {one: name for name, one in Names(directory).ids.items()}

@@ -56,7 +56,7 @@ class Core:
     _catalogue: Catalogue
     _changed_code: ChangedCode
 
-    _read_directory: StateDirectory | None = None
+    _read_host: DurableHost | None = None
 
     _lease: Callable[[], object] | None = None
     """Lets go of a state directory that this subnet only reads."""
@@ -68,7 +68,8 @@ class Core:
     def _history_directory(self) -> StateDirectory | None:
         """The state directory whose history is this subnet's, where it has one."""
         host = self._host
-        return host.directory if isinstance(host, DurableHost) else self._read_directory
+        found = host if isinstance(host, DurableHost) else self._read_host
+        return None if found is None else found.directory
 
     @property
     def _state(self) -> SubnetState:

@@ -232,7 +232,7 @@ class Subnet(Home):
         host = DurableHost(directory, memory._compile_code, memory.residents)
         made._world = _copy(host.restore(config or SubnetConfig(), b""), host.fork(made._gate))
         identify(made._world)
-        made._read_directory = directory
+        made._read_host = host
         made._lease = weakref.finalize(made, directory.close)  # an owner makes no checkpoint meanwhile
         return made
 
@@ -519,7 +519,7 @@ class Subnet(Home):
         twin = object.__new__(Subnet)
         twin._gate = Gate()
         twin._catalogue, twin._changed_code = self._catalogue, self._changed_code
-        twin._world = self._durable.at(version, twin._gate)
+        twin._world = (self._read_host or self._durable).at(version, twin._gate)
         return twin
 
     @property

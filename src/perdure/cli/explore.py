@@ -1,0 +1,71 @@
+"""`perdure explore`: pages over a state directory, a snapshot or a dump, which is only read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.cli.canister.state import say
+from perdure.cli.serve import until_ended
+
+if TYPE_CHECKING:
+    from perdure.explorer import Explorer
+
+__all__ = ["explore"]
+
+
+@click.command()
+@click.argument("source")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="0, the default, is a free one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def explore(source: str, port: int, as_json: bool, quiet: bool) -> None:
+    """Look at SOURCE in a browser: what its canisters keep, what calls would do.
+
+    SOURCE is a state directory, the directory of a downloaded snapshot, or a dump of stable memory. It is only read:
+    calls run on a copy, which is gone when the command ends, with Ctrl-C or SIGTERM.
+
+    \b
+    Example:
+        perdure explore .perdure
+        perdure explore ./my-snapshot --port 8080
+    """  # noqa: D301 - click wants the backspace itself
+    from perdure.gateway.server import Server
+    from perdure.subnet import Subnet
+
+    with until_ended() as ended, ExitStack() as stack:
+        explorer = stack.enter_context(_opened(source))
+        subnet = explorer.subnet if explorer.subnet is not None else stack.enter_context(Subnet())
+        stack.enter_context(server := Server(subnet, port=port, clock="virtual", pages=explorer))
+        url = f"http://localhost:{server.port}/_/?token={explorer.token}"
+        many = 0 if explorer.subnet is None else len(explorer.subnet.canisters)
+        what = f"{many} canisters of {source}" if explorer.subnet is not None else f"the memory of {source}"
+        say(
+            as_json, quiet, {"url": url, "source": source, "canisters": many}, f"{url} shows {what}; end it with Ctrl-C"
+        )
+        ended.wait()
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[Explorer]:
+    """The pages over a source."""
+    from perdure.explorer import Explorer
+    from perdure.inspection.open import open_source
+    from perdure.storage.names import by_id
+    from perdure.subnet import Subnet
+
+    path = Path(source)
+    with ExitStack() as stack:
+        if (path / "checkpoint").is_file():
+            subnet = stack.enter_context(Subnet.read(path))
+            explorer = Explorer(subnet, title=source, names=lambda: by_id(path))
+        elif (path / "metadata.json").is_file():
+            explorer = Explorer(stack.enter_context(Subnet.open(path)), title=source)
+        else:
+            explorer = Explorer(None, memory=stack.enter_context(open_source(source)), title=source)
+        stack.callback(explorer.close)
+        yield explorer

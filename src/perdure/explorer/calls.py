@@ -1,0 +1,234 @@
+"""Methods with forms, what calling one comes to, and what has happened on the subnet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple, final
+
+from perdure.candid import encode, parse_values, values_to_text
+from perdure.candid.service import ServiceMethod, ServiceType
+from perdure.errors import MalformedError, PerdureError, RejectError, UnsupportedError
+from perdure.execution.events import Ended, Sent, Trapped
+from perdure.explorer.asked import Asked, Page
+from perdure.explorer.forms import compose, example, fields_of
+from perdure.explorer.guard import HEADERS
+from perdure.explorer.site import Entry, NotFoundError, entry_of
+from perdure.explorer.words import cell
+from perdure.gateway.http import Response
+from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.measure.profile import Profile
+from perdure.subnet.subnet import Canister, Subnet
+
+__all__ = ["Outcome", "call", "flame_graph", "method_rows", "methods", "outcome_of", "recent", "service_of"]
+
+_MAX_REPLY_CHARACTERS: Final = 20_000
+_FLAME_HEADERS: Final = (
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; sandbox allow-scripts",
+    ),
+    *HEADERS[1:],
+)
+"""A flame graph is one file with a script of its own: alone in its window, of no origin."""
+
+
+@final
+class Outcome(NamedTuple):
+    """What a call came to."""
+
+    method: str
+    kind: str
+    reply: str
+    error: str
+    instructions: int
+    cycles: int
+    entries: Sequence[Entry]
+    sent: Sequence[str]
+    structures: Sequence[object]
+    logs: Sequence[bytes]
+    profile: int | None
+
+
+# --- methods
+
+
+def methods(asked: Asked) -> Page:
+    """A canister's methods, with a form for each."""
+    canister = asked.canister
+    rows, note = method_rows(canister)
+    return Page("methods.html", {"rows": rows, "note": note, "canister": canister, "act": "call"})
+
+
+def method_rows(canister: Canister) -> tuple[list[dict[str, object]], str]:
+    """What the forms of a canister's methods are made of, and what is to be said of its interface."""
+    service, note = service_of(canister)
+    if service is not None:
+        return [_described(one) for one in service.methods.values()], note
+    names = sorted(canister.module.exported_methods) if canister.module is not None else []
+    kinds = {"canister_update": "update", "canister_query": "query", "canister_composite_query": "composite_query"}
+    split = [name.partition(" ") for name in names]
+    rows: list[dict[str, object]] = [
+        {"name": name, "mode": kinds[kind], "signature": name, "docs": "", "fields": (), "example": "()"}
+        for kind, _, name in split
+        if kind in kinds
+    ]
+    return rows, note
+
+
+def service_of(canister: Canister) -> tuple[ServiceType | None, str]:
+    """The interface of a canister; `None`: it does not say, and why."""
+    try:
+        return canister.service(), ""
+    except (PerdureError, OSError, ValueError) as error:
+        return None, str(error)
+
+
+def _described(method: ServiceMethod) -> dict[str, object]:
+    args = method.func.args
+    return {
+        "name": method.name,
+        "mode": method.mode,
+        "signature": method.signature,
+        "docs": method.docs,
+        "fields": fields_of(args, method.func.arg_names),
+        "example": f"({', '.join(map(example, args))})",
+    }
+
+
+def call(asked: Asked) -> Page:
+    """Call a method, and show what came of it."""
+    return Page(
+        "_outcome.html", {"outcome": outcome_of(asked, asked.subnet, asked.canister), "canister": asked.canister}
+    )
+
+
+def outcome_of(asked: Asked, subnet: Subnet, canister: Canister) -> Outcome:
+    """Call the method that a form says on a canister of a subnet.
+
+    Raises:
+        ValueError: arguments that are not of their types.
+        MalformedError: no Candid.
+    """
+    values = asked.values
+    name = values.get("method", "")
+    service, _ = service_of(canister)
+    method = service.methods.get(name) if service is not None else None
+    argument, sender = _argument(method, values), _sender(values.get("sender", ""))
+    kind = "query" if _is_query(canister, method, name) else "update"
+    found: Profile | None = None
+    with subnet.events() as stream, _profiled(subnet, bool(values.get("profile"))) as profiles:
+        reply, error = _call(canister, kind, name, argument, sender)
+    found = profiles[0] if profiles else None
+    events = list(stream)
+    entries = [
+        entry_of(at, one) for at, one in enumerate((one for one in events if isinstance(one, Ended | Trapped)), 1)
+    ]
+    last = canister.last
+    return Outcome(
+        name,
+        kind,
+        "" if reply is None else _shown(method, reply),
+        error,
+        sum(one.instructions for one in entries),
+        sum(one.cycles for one in entries),
+        entries,
+        [_told(one) for one in events if isinstance(one, Sent) and one.kind == "call"],
+        _structures(canister) if last is not None and not last.trap else [],
+        last.logs if last is not None else (),
+        None if found is None else asked.site.calls.keep(found),
+    )
+
+
+def _call(canister: Canister, kind: str, name: str, argument: bytes, sender: Principal) -> tuple[bytes | None, str]:
+    try:
+        act = canister.query if kind == "query" else canister.update
+        return act(name, argument, sender=sender), ""
+    except RejectError as error:
+        return None, str(error)
+
+
+@contextmanager
+def _profiled(subnet: Subnet, wanted: bool) -> Iterator[list[Profile]]:
+    if not wanted:
+        yield []
+        return
+    with subnet.profile() as found:
+        yield [found]
+
+
+def _structures(canister: Canister) -> Sequence[object]:
+    """Pages of stable memory that the canister's last entry touched, by structure."""
+    from perdure.measure.structures import Owners
+
+    instance = canister._instance
+    try:
+        pages = instance.stable_pages()
+    except (PerdureError, ValueError):
+        return []
+    return Owners(canister.stable).use(*pages) if any(pages) else []
+
+
+def _told(event: Sent) -> str:
+    return f"{event.method_name} of {Principal(event.receiver)}, {event.payload_bytes:,} bytes, {event.cycles:,} cycles"
+
+
+def _argument(method: ServiceMethod | None, values: Mapping[str, str]) -> bytes:
+    text = values.get("candid", "").strip()
+    if method is None:
+        return encode(*parse_values(text or "()"))
+    if not text:
+        text = compose(fields_of(method.func.args, method.func.arg_names), values)
+    if not text.startswith("("):
+        text = f"({text})"
+    return method.encode(parse_values(text, method.func.args)[1])
+
+
+def _sender(text: str) -> Principal:
+    if not text.strip():
+        return ANONYMOUS
+    try:
+        return Principal.from_text(text.strip())
+    except MalformedError as error:
+        raise ValueError(f"the caller {text.strip()[:80]!r} is no principal: {error}") from error
+
+
+def _is_query(canister: Canister, method: ServiceMethod | None, name: str) -> bool:
+    if method is not None:
+        return method.is_query
+    exported = canister.module.exported_methods if canister.module is not None else frozenset()
+    return f"canister_query {name}" in exported or f"canister_composite_query {name}" in exported
+
+
+def _shown(method: ServiceMethod | None, reply: bytes) -> str:
+    try:
+        if method is None:
+            from perdure.candid import decode_with_types
+
+            text = values_to_text(*decode_with_types(reply))
+        else:
+            text = values_to_text(method.func.results, method.decode(reply))
+    except (PerdureError, UnsupportedError, ValueError, ImportError) as error:
+        text = f"{len(reply):,} bytes that are no reply of this type ({error}): {cell(reply[:200])}"
+    return text if len(text) <= _MAX_REPLY_CHARACTERS else f"{text[:_MAX_REPLY_CHARACTERS]}…"
+
+
+# --- what has happened
+
+
+def recent(asked: Asked) -> Page:
+    """The newest entries that ran, whoever asked for them."""
+    stream = asked.site.stream
+    if stream is None:
+        raise NotFoundError("a memory alone has no calls")
+    template = "_calls.html" if asked.values.get("part") else "calls.html"
+    return Page(template, {"entries": asked.site.calls.read(stream), "lost": stream.lost})
+
+
+def flame_graph(asked: Asked) -> Response:
+    """A profile as a flame graph."""
+    number = asked.parts["number"]
+    if not number.isdecimal() or len(number) > 9:
+        raise NotFoundError(f"no profile {number[:20]!r}")
+    text = asked.site.calls.profile(int(number)).svg("Instructions")
+    return Response(200, text.encode("utf-8", "replace"), "image/svg+xml", _FLAME_HEADERS)

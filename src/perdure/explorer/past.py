@@ -1,0 +1,132 @@
+"""The history of a state directory: a timeline, what a message changed, who wrote a byte."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import islice
+from typing import Final, NamedTuple, final
+
+from perdure.explorer.asked import Asked, Page
+from perdure.explorer.changes import Differences, structures_between
+from perdure.explorer.site import NotFoundError
+from perdure.explorer.words import shown_id
+from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
+from perdure.inspection.labels import ModuleLabels
+from perdure.inspection.source import Source
+from perdure.memory import PAGE_BYTES, BytesMemory
+from perdure.storage import StateDirectory, Version
+from perdure.storage.history import PastCanister
+from perdure.subnet.memories import ImageMemory
+
+__all__ = ["blame", "history", "version"]
+
+_ROWS: Final = 50
+
+
+@final
+class Moment(NamedTuple):
+    """A commit, as the timeline shows it."""
+
+    version: int
+    kind: str
+    method: str
+    canister: str
+    caller: str
+    time_ns: int
+    instructions: int
+    pages: int
+    width: float
+    """Of its bar, in percent of the widest."""
+
+
+def _directory(asked: Asked) -> StateDirectory:
+    found = asked.subnet._history_directory()
+    if found is None:
+        raise NotFoundError("a subnet in memory keeps no history: serve a state directory")
+    return found
+
+
+def history(asked: Asked) -> Page:
+    """The kept commits, newest first, maybe of one canister."""
+    wanted, before = asked.values.get("c", ""), asked.number("before")
+    directory = _directory(asked)
+    found = (one for one in directory.history() if not before or one.version < before)
+    if wanted:
+        raw = Principal.from_text(wanted).raw_bytes
+        found = (one for one in found if raw == one.message.canister or raw in one.facts.canisters)
+    rows = list(islice(found, _ROWS + 1))
+    most = max((sum(one.changed_pages().values()) for one in rows), default=0) or 1
+    moments = [_moment(one, most) for one in rows[:_ROWS]]
+    more = moments[-1].version if len(rows) > _ROWS else 0
+    return Page("history.html", {"moments": moments, "more": more, "wanted": wanted, "keeps": directory.history_kept})
+
+
+def _moment(one: Version, most: int) -> Moment:
+    message, pages = one.message, sum(one.changed_pages().values())
+    return Moment(
+        one.version,
+        message.kind,
+        message.method,
+        shown_id(message.canister),
+        shown_id(message.caller),
+        message.time_ns,
+        message.instructions,
+        pages,
+        round(100 * pages / most, 1),
+    )
+
+
+def version(asked: Asked) -> Page:
+    """What one commit changed, by canister."""
+    text = asked.parts["version"]
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else -1
+    directory = _directory(asked)
+    found = next((one for one in directory.history() if one.version == number), None)
+    if found is None:
+        raise NotFoundError(f"version {text[:20]} is not kept")
+    pages = [(shown_id(key), name, count) for (key, name), count in found.changed_pages().items()]
+    facts: dict[str, object] = {"moment": _moment(found, 1), "pages": pages, "differences_of": [], "words": ""}
+    if not found.undoable:
+        facts["words"] = "what it replaced is not kept: have the directory keep its history to see that"
+        return Page("version.html", facts)
+    with closing(directory.at(number - 1)) as before, closing(directory.at(number)) as after:
+        facts["differences_of"] = [
+            (shown_id(key), _differences(directory, before.canisters[key], after.canisters[key]))
+            for key in found.facts.canisters
+            if key in before.canisters and key in after.canisters and len(key) <= MAX_PRINCIPAL_BYTES
+        ]
+    return Page("version.html", facts)
+
+
+def _differences(directory: StateDirectory, before: PastCanister, after: PastCanister) -> Differences:
+    """How a canister differs; read from its pages alone, nothing is compiled."""
+    changed = [(name, before.sizes.get(name, 0), size) for name, size in after.sizes.items()]
+    facts: list[tuple[str, object, object]] = [
+        (f"{name} in Wasm pages", f"{old:,}", f"{new:,}") for name, old, new in changed if old != new
+    ]
+    if before.module_hash != after.module_hash:
+        facts.insert(0, ("module", before.module_hash.hex() or "none", after.module_hash.hex() or "none"))
+    return Differences(facts, *structures_between(_source(directory, before), _source(directory, after)))
+
+
+def _source(directory: StateDirectory, canister: PastCanister) -> Source:
+    hash_, image = canister.module_hash, canister.images.get("stable")
+    labels = ModuleLabels(lambda: directory.blob(hash_) if hash_ else None)
+    return Source("stable memory", BytesMemory() if image is None else ImageMemory(image), labels=labels)
+
+
+def blame(asked: Asked) -> Page:
+    """Who last wrote a byte of a memory."""
+    memory, text = asked.values.get("memory", "stable"), asked.values.get("at", "0")
+    try:
+        address = int(text, 0)
+    except ValueError as error:
+        raise ValueError(f"{text[:40]!r} is no offset, expected a number such as 4096 or 0x1000") from error
+    directory, canister = _directory(asked), asked.canister
+    try:
+        found = directory.blame(canister.id.raw_bytes, memory, address)
+    except (KeyError, IndexError) as error:
+        raise ValueError(str(error.args[0])) from error
+    moment = None if found is None else _moment(found, 1)
+    page = address // PAGE_BYTES
+    return Page("_blame.html", {"moment": moment, "address": address, "page": page, "memory": memory})

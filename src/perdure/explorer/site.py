@@ -1,0 +1,154 @@
+"""What the pages are about, and what they remember between two requests."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Final, NamedTuple, final
+
+from perdure.errors import PerdureError
+from perdure.execution.events import Ended, Stream, Trapped
+from perdure.ic.principal import Principal
+from perdure.inspection.source import Source
+from perdure.measure.profile import Profile
+from perdure.subnet.subnet import Canister, Subnet
+
+__all__ = ["Calls", "Entry", "NotFoundError", "Site", "Trial", "entry_of"]
+
+_KEPT_ENTRIES: Final = 500
+_KEPT_PROFILES: Final = 16
+_SHOWN: Final = 100
+
+
+class NotFoundError(Exception):
+    """There is no such thing here."""
+
+
+@final
+class Entry(NamedTuple):
+    """Something that ran."""
+
+    number: int
+    canister: str
+    context: str
+    instructions: int
+    cycles: int
+    pages: str
+    trap: str
+
+
+@final
+class Calls:
+    """What the pages remember: the newest entries that ran on the subnet, and profiles by number."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: deque[Entry] = deque(maxlen=_KEPT_ENTRIES)
+        self._seen = 0
+        self._profiles: OrderedDict[int, Profile] = OrderedDict()
+        self._next = 1
+
+    def read(self, stream: Stream) -> list[Entry]:
+        """The newest entries, newest first, with those that have come to a stream."""
+        with self._lock:
+            for event in stream:
+                if isinstance(event, Ended | Trapped):
+                    self._seen += 1
+                    self._entries.append(entry_of(self._seen, event))
+            return list(islice(reversed(self._entries), _SHOWN))
+
+    def keep(self, profile: Profile) -> int:
+        """Keep a profile for a while; its number."""
+        with self._lock:
+            number, self._next = self._next, self._next + 1
+            self._profiles[number] = profile
+            if len(self._profiles) > _KEPT_PROFILES:
+                self._profiles.popitem(last=False)
+            return number
+
+    def profile(self, number: int) -> Profile:
+        """A profile by its number.
+
+        Raises:
+            NotFoundError: it is not kept any more, or never was.
+        """
+        with self._lock:
+            if number not in self._profiles:
+                raise NotFoundError(f"profile {number} is not kept any more")
+            return self._profiles[number]
+
+
+def entry_of(number: int, event: Ended | Trapped) -> Entry:
+    """What an event tells, as the pages show it."""
+    context = event.context.name.lower().replace("_", " ")
+    common = (number, str(Principal(event.canister_id)), context, event.instructions, event.cycles)
+    if isinstance(event, Trapped):
+        return Entry(*common, "undone", event.message or event.code.name.lower().replace("_", " "))
+    return Entry(*common, f"{event.stable_dirty_pages:,} stable, {event.heap_dirty_pages:,} heap", "")
+
+
+@final
+@dataclass
+class Trial:
+    """A fork of the subnet, in which one canister is tried.
+
+    Attributes:
+        subnet: the fork.
+        canister: in it.
+        begun_ns: the subnet's time at the fork.
+        done: what has been done, in words.
+    """
+
+    subnet: Subnet
+    canister: Canister
+    begun_ns: int
+    done: list[str] = field(default_factory=list)
+    modules: list[tuple[bytes, str | None]] = field(default_factory=list)
+    """That were installed, to be installed for real."""
+
+    def close(self) -> None:
+        """Drop it."""
+        self.subnet.close()
+
+
+@final
+class Site:
+    """A subnet, or a memory alone; arguments as of `perdure.explorer.Explorer`."""
+
+    def __init__(
+        self, subnet: Subnet | None, memory: Source | None, title: str, names: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self.subnet = subnet
+        self.memory = memory
+        self.title = title
+        self.calls = Calls()
+        self.trials: dict[bytes, Trial] = {}
+        self.lock = threading.Lock()
+        self._names = names
+        self._stack = ExitStack()
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What people call canisters, by id; nothing where that cannot be read at the moment."""
+        try:
+            return self._names()
+        except (PerdureError, OSError):
+            return {}
+
+    @cached_property
+    def stream(self) -> Stream | None:
+        """What happens on the subnet from the first visit on."""
+        return None if self.subnet is None else self._stack.enter_context(self.subnet.events(10_000))
+
+    def close(self) -> None:
+        """End what has been begun; the subnet stays open."""
+        with self.lock:
+            for trial in self.trials.values():
+                trial.close()
+            self.trials.clear()
+            self._stack.close()

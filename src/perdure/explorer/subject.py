@@ -1,0 +1,64 @@
+"""What a page is about: a canister that runs, or a memory alone; and the structures in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, final
+
+from perdure.errors import MalformedError, PerdureError
+from perdure.inspection.find import Inventory, find, name_structures
+from perdure.inspection.labels import ModuleLabels
+from perdure.inspection.source import Source
+from perdure.inspection.variables import Variables
+from perdure.subnet.subnet import Canister
+from perdure.values.schema import Schema
+
+__all__ = ["Contents", "contents_of"]
+
+
+@final
+class Contents(NamedTuple):
+    """The structures of a stable memory, and what is declared of them."""
+
+    inventory: Inventory
+    schema: Schema | None
+
+
+def _source_of(canister: Canister) -> Source:
+    """A canister's stable memory as it stands.
+
+    Each read is of one state; a message that comes between two of them may be in one and not in the other.
+    """
+    from perdure.inspection.motoko import stable_variables
+
+    module = canister.module
+    labels = ModuleLabels(lambda: module.wasm if module is not None else None)
+    variables = Variables(labels.stable_types, lambda _: stable_variables(canister))
+    return Source(str(canister.id), canister.stable, labels=labels, variables=variables)
+
+
+@contextmanager
+def contents_of(subject: Canister | Source) -> Iterator[Contents]:
+    """What is in the stable memory of a subject.
+
+    Raises:
+        MalformedError: the memory is damaged, or changes while it is looked at.
+    """
+    if isinstance(subject, Source):
+        yield _contents(subject)
+        return
+    with _source_of(subject) as source:
+        yield _contents(source)
+
+
+def _contents(source: Source) -> Contents:
+    schema = source.declared()
+    return Contents(name_structures(find(source), schema), schema)
+
+
+def trouble(error: Exception) -> str:
+    """What to say of what could not be read."""
+    if isinstance(error, MalformedError):
+        return f"damaged, or changing at the moment: {error}"
+    return str(error) if isinstance(error, PerdureError | ValueError | KeyError) else f"{type(error).__name__}: {error}"
