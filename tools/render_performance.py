@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import render_data
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "docs" / "performance.json"
@@ -53,12 +55,15 @@ def render(results: list[dict[str, object]], *, quick: bool) -> str:
         "# Performance",
         "",
         "Made by `make bench`: every figure is measured, ratios within one run. RATIONALE.md says why one is missed.",
+        "What data is kept in, and as, has tables of its own: [data-figures.md](data-figures.md).",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}, wasmtime {version('wasmtime')}" + (", `--quick`." if quick else "."),
         "",
     ]
     for result in results:
+        if result["name"] in render_data.OWN:
+            continue
         figures = result["figures"]
         assert isinstance(figures, list)
         lines += [f"## {result['name']}", "", "| figure | value | target | |", "|---|---|---|---|"]
@@ -83,10 +88,11 @@ def main() -> None:
             continue
         print(f"{script.stem} ...", flush=True)
         result = run(script, quick=arguments.quick)
-        result["name"] = script.stem
+        result["name"], result["date"] = script.stem, f"{datetime.now(UTC):%Y-%m-%d}"
         results.append(result)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(render(results, quick=arguments.quick), encoding="utf-8")
+    render_data.write(results)
 
 
 if __name__ == "__main__":

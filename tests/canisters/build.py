@@ -369,6 +369,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("sqlite_vfs", "rust", "rust/sqlite_vfs", rust_module),
     Recipe("benches", "rust", "rust/benches", rust_module),
     Recipe("upgraded", "rust", "rust/upgraded", rust_module),
+    Recipe("ways", "rust", "rust/ways", rust_module, imports=frozenset({"ic0", "ic0_ext"})),
     Recipe("guarded", "rust", "rust/guarded", rust_module),
     *(Recipe(f"managed_0_{minor}", "rust", "rust/managed", rust_module) for minor in (5, 6, 7)),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),

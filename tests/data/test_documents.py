@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from perdure import RejectError, Subnet
 from perdure.data import Documents, Store, documents
 from perdure.data.filters import at_path, compiled
+from perdure.data.finding import _ranked, in_order
+from perdure.data.patterns import Pattern, Work
 from perdure.kit import canister, query, update
 from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager
@@ -204,3 +208,222 @@ def test_in_a_canister():
             actor.fail("ada")
         people.upgrade(People)
         assert actor.aged(30, 40) == ["ada"]
+
+
+# -- order, parts, patterns, names
+
+SHOP = {
+    1: {"name": "pen", "price": 2, "tags": ["red", "ink"], "parts": [{"kind": "cap", "size": 1}, {"kind": "nib"}]},
+    2: {"name": "Paper", "price": 5.5, "tags": [], "maker": {"city": "Zug", "zip": 6300}},
+    3: {"name": "ink", "price": None, "parts": [{"kind": "cap", "size": 7}]},
+    4: {"name": "glue", "price": "free", "maker": {"city": "Bern"}},
+    5: {"name": "pen", "price": [9, 1]},
+}
+
+
+@pytest.fixture
+def shop():
+    made = Documents.declare(store_over(BytesMemory()), "shop", int, documents(index=["price"]))
+    for key, document in SHOP.items():
+        made[key] = document
+    return made
+
+
+def keys(found):
+    return [key for key, _ in found]
+
+
+@pytest.mark.parametrize(
+    ("sort", "found"),
+    [
+        ("price", [3, 5, 1, 2, 4]),  # nothing, numbers, text; of a list its smallest
+        ("-price", [4, 5, 2, 1, 3]),  # and from the largest its largest
+        ([("name", 1), ("price", -1)], [2, 4, 3, 5, 1]),
+        ({"maker.city": -1, "name": 1}, [2, 4, 3, 1, 5]),
+        (("parts.size", -1), [3, 1, 2, 4, 5]),
+    ],
+)
+def test_order(shop, sort, found):
+    assert keys(shop.find(sort=sort)) == found
+    assert keys(shop.find(sort=sort, skip=1, limit=2)) == found[1:3]
+    assert shop.find_one(sort=sort) == (found[0], SHOP[found[0]])
+
+
+def test_some_of_them(shop):
+    assert keys(shop.find({"name": "pen"}, skip=1)) == [5]
+    assert keys(shop.find(limit=0)) == keys(shop.find(skip=9)) == []
+    for bad in ({"limit": -1}, {"skip": True}, {"sort": 5}, {"sort": ("a", 2)}, {"sort": [()]}, {"sort": "-"}):
+        with pytest.raises(ValueError, match=r"skip|limit|an order is"):
+            shop.find(**bad)
+
+
+KINDS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=2) | st.binary(max_size=2),
+    lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=1), one, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=50)
+@given(values=st.lists(KINDS, max_size=8), way=st.sampled_from([1, -1]))
+def test_whatever_has_an_order_and_one_alone(values, way):
+    found = [(key, {"a": one}) for key, one in enumerate(values)]
+    ordered = keys(in_order(found, ("a", way), 0, None))
+    assert sorted(ordered) == list(range(len(values)))
+    for end in range(len(values)):
+        assert keys(in_order(found, ("a", way), 0, end)) == ordered[:end]
+    backwards = keys(in_order(reversed(found), ("a", way), 0, None))
+    ranks = {key: repr(_ranked([one], way)) for key, one in enumerate(values)}
+    assert [ranks[one] for one in backwards] == [ranks[one] for one in ordered]
+
+
+@pytest.mark.parametrize(
+    ("projection", "document"),
+    [
+        (["name", "maker.city"], {"name": "Paper", "maker": {"city": "Zug"}}),
+        ({"name": 1}, {"name": "Paper"}),
+        ({"maker.zip": 0, "tags": False}, {"name": "Paper", "price": 5.5, "maker": {"city": "Zug"}}),
+        ({"nothing": 1, "price.x": 1}, {}),
+    ],
+)
+def test_parts_of_them(shop, projection, document):
+    assert shop.find_one({"name": "Paper"}, projection) == (2, document)
+
+
+def test_parts_within_lists(shop):
+    assert shop.find_one({"name": "pen"}, {"parts.kind": 1}) == (1, {"parts": [{"kind": "cap"}, {"kind": "nib"}]})
+    assert shop.find_one({"name": "pen"}, {"parts.size": 0, "tags": 0, "price": 0}) == (
+        1,
+        {"name": "pen", "parts": [{"kind": "cap"}, {"kind": "nib"}]},
+    )
+    assert shop[1] == SHOP[1]
+
+
+@pytest.mark.parametrize(
+    "projection", ["name", {"a": 1, "b": 0}, {"a": 2}, {1: 1}, [""], {"a": 1, "a.b": 1}, {"a.b": 1, "a": 1}, 5]
+)
+def test_projections_that_are_none(shop, projection):
+    with pytest.raises(ValueError, match=r"projection|within|twice"):
+        shop.find({}, projection)
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ({"name": {"$regex": "^p"}}, [1, 5]),
+        ({"name": {"$regex": "^p", "$options": "i"}}, [1, 2, 5]),
+        ({"name": re.compile("^P", re.IGNORECASE)}, [1, 2, 5]),
+        ({"name": {"$not": {"$regex": "^p"}}}, [2, 3, 4]),
+        ({"name": {"$not": re.compile("p")}}, [3, 4]),
+        ({"tags": {"$regex": "ed$"}}, [1]),
+        ({"price": {"$regex": "r"}}, [4]),
+        ({"parts.kind": "cap"}, [1, 3]),
+        ({"parts.size": {"$gt": 3}}, [3]),
+        ({"parts": {"$elemMatch": {"kind": "cap", "size": {"$lt": 5}}}}, [1]),
+        ({"price": {"$elemMatch": {"$gt": 0, "$lt": 5}}}, [5]),
+        ({"price": {"$gt": 8}}, [5]),
+        ({"parts.kind": {"$ne": "cap"}}, [2, 4, 5]),
+        ({"parts.size": {"$exists": True}}, [1, 3]),
+        ({"name": {"$eq": {"$gt": ""}}}, []),
+    ],
+)
+def test_filters_of_texts_and_lists(shop, condition, found):
+    assert sorted(keys(shop.find(condition))) == found
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"a": {"$regex": "("}},
+        {"a": {"$regex": 5}},
+        {"a": {"$regex": "a", "$options": "x"}},
+        {"a": {"$options": "i"}},
+        {"a": {"$regex": r"(a)\1"}},
+        {"a": {"$regex": "(?=a)"}},
+        {"a": {"$regex": "a{9999}"}},
+        {"a": {"$regex": "a" * 5_000}},
+        {"a": {"$elemMatch": 5}},
+        {"a": {"$size": True}},
+        {"a": {"$not": 5}},
+        {"$or": []},
+        {5: 1},
+    ],
+)
+def test_filters_that_are_refused(shop, condition):
+    with pytest.raises(ValueError, match=r"."):
+        shop.find(condition)
+
+
+def test_a_pattern_that_would_not_end_with_others(shop):
+    shop[6] = {"name": "a" * 20_000 + "b"}
+    assert keys(shop.find({"name": {"$regex": "^(a+)+$"}})) == []
+    work = Work(1_000)
+    with pytest.raises(ValueError, match="narrow what is searched"):
+        Pattern("(a|b)*c").search("ab" * 1_000, work)
+
+
+ATOMS = st.sampled_from(["a", "b", ".", "[ab]", "[^a]", "^", "$", r"\b", r"\w", r"\d", "1", " "])
+PATTERNS = st.recursive(
+    ATOMS,
+    lambda one: (
+        st.builds("{}{}".format, one, one)
+        | st.builds("(?:{}|{})".format, one, one)
+        | st.builds("({}){}".format, one, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "{2,}", "*?"]))
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100)
+@given(pattern=PATTERNS, text=st.text("abC1 \n", max_size=6), options=st.sampled_from(["", "i", "m", "s"]))
+def test_patterns_against_pythons(pattern, text, options):
+    own = pattern if options == "m" else pattern.replace("$", r"\Z")
+    flags = {"": 0, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}[options]
+    assert Pattern(pattern, options).search(text) == (re.search(own, text, flags) is not None)
+
+
+def test_nothing_comes_in_through_names(shop):
+    for name in ("$gt", "$set", "$where"):
+        for document in ({name: ""}, {"a": {name: ""}}, {"a": [{"b": [{name: ""}]}]}):
+            with pytest.raises(ValueError, match=r"does not begin with"):
+                shop[9] = document
+        for change in (
+            {"$set": {"a": {name: 1}}},
+            {"$set": {name: 1}},
+            {"$set": {f"a.{name}": 1}},
+            {"$push": {name: 1}},
+        ):
+            with pytest.raises(ValueError, match=r"\$"):
+                shop.update(1, change)
+    for path in ("", "a..b", ".a", 5):
+        with pytest.raises(ValueError, match="a path is names"):
+            shop.update(1, {"$set": {path: 1}})
+    # Names that mean something elsewhere are names here.
+    odd = {"": 1, "id": 2, "document": 3, "__class__": {"x": 4}, "a.b": 5, "'; drop table shop; --": 6, "0": 7, "\0": 8}
+    shop[9] = odd
+    assert shop[9] == odd
+    assert keys(shop.find({"__class__.x": 4})) == keys(shop.find({"0": 7})) == [9]
+    assert keys(shop.find({"a.b": 5})) == []
+    assert (shop[1], len(shop), shop.check()) == (SHOP[1], 6, [])
+
+
+def test_what_nests_too_deep(shop):
+    deep: dict = {"a": 1}
+    for _ in range(10_000):
+        deep = {"a": deep}
+    joined: dict = {"a": 1}
+    for _ in range(10_000):
+        joined = {"$and": [joined]}
+    for condition in (deep, joined, {"a": {"$eq": deep}}):
+        with pytest.raises(ValueError, match="lists and mappings in one another"):
+            shop.find(condition)
+    for change in ({"$set": {"a": deep}}, {"$set": {".".join("a" * 10_000): 1}}):
+        with pytest.raises(ValueError, match="in one another"):
+            shop.update(1, change)
+    assert keys(shop.find({".".join("a" * 10_000): 1})) == []
+    assert shop[1] == SHOP[1]
+
+
+def test_what_removes_makes_nothing(shop):
+    shop.update(1, {"$unset": {"x.y": 1}, "$pull": {"z.w": 1}})
+    assert shop[1] == SHOP[1]

@@ -10,7 +10,8 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, final
 from perdure.data.catalogue import Column, Model, Tree
 from perdure.data.declare import TableOptions, declared_table
 from perdure.data.evolution import DeclaredModel
-from perdure.data.filters import MISSING, Condition, at_path, changed, compiled
+from perdure.data.filters import MISSING, Condition, at_path, changed, check_names, compiled
+from perdure.data.finding import Projection, Sort, in_order, projected
 from perdure.data.parts import TableFault
 from perdure.data.rows import format_of
 from perdure.data.store import Store
@@ -141,6 +142,7 @@ class Documents(Generic[K]):
             raise ValueError(f"a document is a mapping, found {brief(document)}")
         row: list[Value] = [None] * self._count
         row[0], row[self._document] = self._id.to_plain(key), self._cell.to_plain(dict(document))
+        check_names(row[self._document])
         self.table.put_plain(row)
 
     def __delitem__(self, key: K) -> None:
@@ -154,23 +156,39 @@ class Documents(Generic[K]):
         """Remove all."""
         self.table.clear()
 
-    def find(self, condition: Filter | None = None) -> Iterator[tuple[K, Document]]:
+    def find(
+        self,
+        condition: Filter | None = None,
+        projection: Projection | None = None,
+        *,
+        sort: Sort | None = None,
+        skip: int = 0,
+        limit: int | None = None,
+    ) -> Iterator[tuple[K, Document]]:
         """Ids and documents that match, by an index where the filter has one's path.
 
         ``{"age": 36}``, ``{"address.city": {"$in": ["Zug", "Bern"]}}``, ``{"age": {"$gte": 18, "$lt": 65}}``,
         ``{"$or": [..., ...]}``, ``{"name": {"$exists": False}}``; `perdure.data.filters` has all of them.
 
-        Raises:
-            ValueError: an operator that there is none of.
-        """
-        wanted = compiled(condition or {})
-        for key, document in self._candidates(wanted):
-            if wanted.matches(document):
-                yield key, document
+        Args:
+            condition: the filter; without one all.
+            projection: what of each, ``["name", "address.city"]`` or ``{"password": 0}``; without one the whole.
+            sort: their order, ``"age"``, ``"-age"``, ``[("city", 1), ("age", -1)]``; without one any.
+            skip: how many of the first ones are left out.
+            limit: how many at most.
 
-    def find_one(self, condition: Filter | None = None) -> tuple[K, Document] | None:
-        """The first that matches."""
-        return next(self.find(condition), None)
+        Raises:
+            ValueError: an operator that there is none of, an order or a projection that is none.
+        """
+        wanted, of = compiled({} if condition is None else condition), projected(projection)
+        found = (pair for pair in self._candidates(wanted) if wanted.matches(pair[1]))
+        return ((key, of(document)) for key, document in in_order(found, sort, skip, limit))
+
+    def find_one(
+        self, condition: Filter | None = None, projection: Projection | None = None, *, sort: Sort | None = None
+    ) -> tuple[K, Document] | None:
+        """The first that matches, in an order where there is one."""
+        return next(self.find(condition, projection, sort=sort, limit=1), None)
 
     def count(self, condition: Filter | None = None) -> int:
         """How many match."""
@@ -195,7 +213,7 @@ class Documents(Generic[K]):
             yield self._pair(row)
 
     def update(self, key: K, change: Mapping[str, Any]) -> None:
-        """Change a document: ``$set``, ``$unset``, ``$inc``, ``$push``, ``$pull`` by path.
+        """Change a document, all of it or nothing: ``$set``, ``$unset``, ``$inc``, ``$push``, ``$pull`` by path.
 
         Raises:
             KeyError: there is none.

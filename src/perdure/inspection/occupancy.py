@@ -9,6 +9,7 @@ from typing import Final, final
 
 from perdure.inspection.find import Inventory, Structure
 from perdure.memory import WASM_PAGE_BYTES
+from perdure.picture import document
 from perdure.stable.layout import end_address
 
 __all__ = ["PALETTE", "Span", "cells", "occupancy", "to_svg"]
@@ -114,11 +115,12 @@ def to_svg(inventory: Inventory, *, columns: int = 64, rows: int = 24) -> str:
     per_cell = -(-(spans[-1].end if spans else 0) // (columns * rows))
     for number, span in enumerate(drawn):
         x, y = left + side * (number % columns), top + side * (number // columns)
-        fill, opacity = ("#444444", 1.0) if span.use == "manager" else (colours.get(span.label, "#e8e8e8"), 1.0)
-        opacity = 0.3 if span.use == "slack" else opacity
+        fill = f'fill="{colours[span.label]}"' if span.label in colours else 'class="free"'
+        fill = 'class="set"' if span.use == "manager" else fill
+        opacity = 0.3 if span.use == "slack" else 1.0
         title = f"{span.label or 'nobody'}: {span.use}, {span.start:#x} to {span.end:#x}"
         parts.append(
-            f'<rect x="{x}" y="{y}" width="{side - 1}" height="{side - 1}" fill="{fill}" fill-opacity="{opacity}">'
+            f'<rect x="{x}" y="{y}" width="{side - 1}" height="{side - 1}" {fill} fill-opacity="{opacity}">'
             f"<title>{escape(title)}</title></rect>"
         )
     height = top + side * rows + 24
@@ -130,11 +132,7 @@ def to_svg(inventory: Inventory, *, columns: int = 64, rows: int = 24) -> str:
     total = height + 18 * len(inventory.structures) + 8
     width = 2 * left + side * columns
     head = f"{inventory.label}: {inventory.memory.size()} Wasm pages, {per_cell} bytes a square"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{total}" viewBox="0 0 {width} {total}" '
-        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#ffffff"/>'
-        f'<text x="{left}" y="24" font-weight="bold">{escape(head)}</text>{"".join(parts)}</svg>\n'
-    )
+    return document(width, total, head, parts)
 
 
 def colours_of(inventory: Inventory) -> dict[str, str]:

@@ -24,7 +24,6 @@ from perdure.values.candid import CandidValue, SelfDescribing
 from perdure.values.cbor import CborArray
 from perdure.values.composed import Length, Struct
 from perdure.values.declared import Declared
-from perdure.values.flatbuffers import Flatbuffers
 from perdure.values.format import Format
 from perdure.values.named import JsonObject, Named, Slot
 from perdure.values.plain import Raw
@@ -179,8 +178,8 @@ def _named(old: Format, new: Format) -> Compatibility:
 
 
 _Labelled = tuple[str, Format]
-_FIXED_WIDTHS: Final = (Flatbuffers,)
-"""Where a number of another width is other bytes, and nothing says so."""
+_UNCHECKED: Final = ("flatbuffers", "cbor")
+"""Families whose bytes do not say enough of a part to notice another type: it is read as what it is not."""
 
 
 def _part(before: _Labelled, after: _Labelled, family: Named | CborArray) -> Compatibility:
@@ -195,21 +194,24 @@ def _part(before: _Labelled, after: _Labelled, family: Named | CborArray) -> Com
     if not one.format.is_part and not other.format.is_part:
         found = compare_formats(one.format, other.format)
         return replace(found, what=f"part {name}: {found.what}") if found.what else found
-    verdict = _of_plain(one, other, is_fixed=isinstance(family, _FIXED_WIDTHS))
+    verdict = _of_plain(one, other, family)
     return COMPATIBLE if verdict == "compatible" else Compatibility(verdict, what)
 
 
-def _of_plain(one: Slot, other: Slot, *, is_fixed: bool) -> Verdict:
+def _of_plain(one: Slot, other: Slot, family: Named | CborArray) -> Verdict:
     """Of parts that the format has itself."""
-    old, new = one.format, other.format
+    old, new, name = one.format, other.format, _family(family)
     if old == new:
         return "compatible"
     if one.kind == other.kind:
         return "one way" if _grows(old, new) else "unknown"
-    if is_fixed:
+    if name == "flatbuffers":  # where another width is other bytes
         return "silently wrong"
     is_number = {old.kind.name, new.kind.name} == {"integer"} and old.kind.is_signed == new.kind.is_signed
-    return "one way" if is_number and 0 < old.kind.bits <= new.kind.bits <= 64 else "breaking"
+    if is_number and 0 < old.kind.bits <= new.kind.bits <= 64:
+        return "one way"
+    # Protobuf leaves out a field of another kind, and refuses a number that is too large.
+    return "silently wrong" if name in _UNCHECKED or (name == "protobuf" and not is_number) else "breaking"
 
 
 def _bare(one: Format) -> Format:

@@ -1,0 +1,172 @@
+"""Pictures as SVG documents: lines, bars, and the frame of any other; readable on light and on dark paper.
+
+```
+lines, bars ─▶ document(width, height, title, parts)      colours by class: c0, c1 ...; ink, grid
+```
+
+Scales are logarithmic: what is measured here differs by factors. Without a style sheet's media query a reader sees the
+light colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Final, NamedTuple
+
+__all__ = ["COLOURS", "Scale", "Series", "bars", "document", "lines"]
+
+COLOURS: Final = ("#2f7ed8", "#d9480f", "#0f9d6b", "#a855c7", "#b7860b", "#d6336c", "#0c8599", "#7a7f87")
+"""Of series, in their order: middle tones, that stand out from white and from black."""
+
+_WIDTH: Final = 760
+_LEFT: Final = 64
+_TOP: Final = 44
+_STYLE: Final = (
+    "text{fill:#1f2328}.paper{fill:#fff}.grid{stroke:#d8dce1}.free{fill:#e8e8e8}.set{fill:#444}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117}.grid{stroke:#30363d}"
+    ".free{fill:#23282f}.set{fill:#9aa1a9}}"
+    + "".join(f".c{number}{{fill:{one}}}.l{number}{{stroke:{one};fill:none}}" for number, one in enumerate(COLOURS))
+)
+
+
+class Series(NamedTuple):
+    """One line: its name, and where it goes."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+class Scale(NamedTuple):
+    """Decades from 10 to the power of `low` to `high`."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Scale:
+        """Around values greater than zero."""
+        low = math.floor(math.log10(min(values)))
+        return cls(low, max(math.ceil(math.log10(max(values))), low + 1))
+
+    def share(self, value: float) -> float:
+        """Where a value is, from 0 to 1."""
+        return (math.log10(value) - self.low) / (self.high - self.low)
+
+    def ticks(self) -> Iterator[float]:
+        """Its decades."""
+        return (10.0**exponent for exponent in range(self.low, self.high + 1))
+
+
+def document(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    """A whole document: paper, a title, and what is drawn."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}" font-family="system-ui, sans-serif" font-size="12" role="img">\n'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>\n"
+        f'<rect class="paper" width="100%" height="100%"/>\n'
+        f'<text x="16" y="26" font-size="16" font-weight="600">{escape(title)}</text>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+
+
+def lines(series: Sequence[Series], title: str, *, x: str, unit: str, is_x_even: bool = False) -> str:
+    """Lines of values in a unit against what `x` says.
+
+    Args:
+        series: at least one, values greater than zero.
+        title: over all.
+        x: what goes to the right.
+        unit: of the values.
+        is_x_even: equal steps to the right, instead of equal factors.
+    """
+    legend = 24 * -(-len(series) // 2)
+    height, right = 300 + _TOP + legend, _WIDTH - 32
+    points = [point for one in series for point in one.points]
+    up, last = Scale.of([one[1] for one in points]), max(one[0] for one in points)
+    first = min(one[0] for one in points)
+    along = Scale.of([one[0] for one in points]) if not is_x_even else None
+
+    def across(value: float) -> float:
+        if along is not None:
+            share = (math.log10(value) - math.log10(first)) / (math.log10(last / first) or 1)
+        else:
+            share = (value - first) / ((last - first) or 1)
+        return _LEFT + 16 + share * (right - _LEFT - 32)
+
+    def above(value: float) -> float:
+        return _TOP + 12 + (1 - up.share(value)) * 224
+
+    parts = []
+    for tick in up.ticks():
+        y = above(tick)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    marked = dict.fromkeys(one[0] for one in points) if along is not None else (first, last)
+    parts += [
+        f'<text x="{across(one):.1f}" y="{_TOP + 256}" text-anchor="middle">{_number(one)}</text>' for one in marked
+    ]
+    parts.append(f'<text x="16" y="{_TOP + 2}">{escape(unit)}</text>')
+    parts.append(f'<text x="{_WIDTH / 2}" y="{_TOP + 276}" text-anchor="middle">{escape(x)}</text>')
+    for number, one in enumerate(series):
+        drawn = [(across(at), above(value)) for at, value in one.points]
+        path = " ".join(f"{at:.1f},{value:.1f}" for at, value in drawn)
+        dash = ' stroke-dasharray="7 4"' if number >= len(COLOURS) // 2 else ""  # also told apart without colours
+        parts.append(f'<polyline class="l{number % len(COLOURS)}" points="{path}" stroke-width="2"{dash}/>')
+        parts += [f'<circle class="c{number % len(COLOURS)}" cx="{at:.1f}" cy="{y:.1f}" r="3"/>' for at, y in drawn]
+    parts += _legend([one.name for one in series], _TOP + 300, 2)
+    return document(_WIDTH, height, title, parts)
+
+
+def bars(rows: Mapping[str, Mapping[str, float]], title: str, *, unit: str) -> str:
+    """Bars from left to right, on one scale: for each row one of each series that it has, with its value.
+
+    Args:
+        rows: by name, values by the name of their series; a value of zero has no bar.
+        title: over all.
+        unit: of the values.
+    """
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    scale = Scale.of([value for row in rows.values() for value in row.values() if value > 0])
+    left, right, thick = 16 + 7 * max(map(len, rows)), _WIDTH - 72, 13
+    legend = 20 * -(-len(names) // 4)
+    y: float = _TOP + legend
+    parts, bottom = [], y + sum(thick * len(row) + 10 for row in rows.values())
+    for tick in scale.ticks():
+        at = left + scale.share(tick) * (right - left)
+        parts.append(f'<path class="grid" d="M{at:.1f} {y - 4:.1f}V{bottom:.1f}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{_number(tick)}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 34:.1f}" text-anchor="middle">{escape(unit)}</text>')
+    for name, row in rows.items():
+        middle = y + thick * len(row) / 2 + 3
+        parts.append(f'<text x="{left - 8}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
+        for series, value in row.items():
+            # A bar of the smallest decade's start would not be seen.
+            width = max(scale.share(value) * (right - left), 2) if value > 0 else 0
+            number = names.index(series) % len(COLOURS)
+            parts.append(
+                f'<rect class="c{number}" x="{left}" y="{y:.1f}" width="{width:.1f}" height="{thick - 2}">'
+                f"<title>{escape(f'{name}, {series}: {value:,.6g} {unit}')}</title></rect>"
+                f'<text x="{left + width + 4:.1f}" y="{y + 9.5:.1f}" font-size="10">{_number(value)}</text>'
+            )
+            y += thick
+        y += 10
+    parts += _legend(names, _TOP, 4)
+    return document(_WIDTH, bottom + 46, title, parts)
+
+
+def _legend(names: Sequence[str], top: float, columns: int) -> Iterator[str]:
+    for number, name in enumerate(names):
+        x, y = 16 + (_WIDTH - 32) / columns * (number % columns), top + 20 * (number // columns)
+        yield f'<rect class="c{number % len(COLOURS)}" x="{x:.1f}" y="{y - 4:.1f}" width="11" height="11"/>'
+        yield f'<text x="{x + 16:.1f}" y="{y + 6:.1f}">{escape(name)}</text>'
+
+
+def _number(value: float) -> str:
+    """As short as it can be read."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
