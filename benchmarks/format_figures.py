@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from counting import CountingMemory
 from figures import Table as Figures
 from figures import main
 from perdure.data import Store, Table, table
 from perdure.kit import nat64
-from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager
 from perdure.values import Format, codec
 
@@ -25,6 +25,7 @@ USER = {
     "is_new": True,
     "email": "ada.lovelace@example.org",
 }
+ONE = "select d from rows where id = ?"
 PARTS = "id: u64, age: u8, score: f64, owner: bytes, is_new: bool, email: text"
 CANDID = "record { id : nat64; age : nat8; score : float64; owner : blob; is_new : bool; email : text }"
 FORMATS = {
@@ -79,24 +80,26 @@ class Row:
 def layouts(figures: Figures, quick: bool) -> None:
     """The same rows in one tree, and in one of each column."""
     count = 2_000 if quick else 20_000
+    keys = range(0, count, max(1, count // 1_000))
     for storage in ("rows", "columns"):
-        memory = BytesMemory()
-        rows = Table.declare(
-            Store(MemoryManager.create(memory, bucket_wasm_pages=1).get), "rows", Row, table(key="id", storage=storage)
-        )
+        memory = CountingMemory()
+        options = table(key="id", storage=storage)
+        rows = Table.declare(Store(MemoryManager.create(memory, bucket_wasm_pages=1).get), "rows", Row, options)
         rows.update(Row(one, f"a{one}", f"b{one}" * 4, one, one / 8, one % 2 == 0) for one in range(count))
         figures.add(f"{storage}: Wasm pages of {count:,} rows of six fields", memory.size(), "pages")
-        keys = range(0, count, max(1, count // 1_000))
-        start = time.process_time_ns()
-        for key in keys:
-            rows[key]
-        figures.add(f"{storage}: a whole row", (time.process_time_ns() - start) / len(keys) / 1_000, "us")
-        start = time.process_time_ns()
-        (found,) = rows.sql("select sum(d) from rows")
-        assert found[0] == sum(one / 8 for one in range(count))
-        figures.add(
-            f"{storage}: a scan of one column by SQL, each row", (time.process_time_ns() - start) / count / 1_000, "us"
-        )
+        whole = sum(one / 8 for one in range(count))
+        for what, each, run in (
+            ("a whole row", len(keys), lambda one: [one[key] for key in keys]),
+            ("one column of it by SQL", len(keys), lambda one: [one.sql(ONE, (key,)) for key in keys]),
+            ("a scan of one column by SQL, a row", count, lambda one: one.sql("select sum(d) from rows")),
+        ):
+            opened = Table.declare(Store(MemoryManager.load(memory).get), "rows", Row, options)
+            memory.taken()
+            start = time.process_time_ns()
+            found = run(opened)
+            figures.add(f"{storage}: {what}", (time.process_time_ns() - start) / each / 1_000, "us")
+            figures.add(f"{storage}: {what}, pages of 4 KiB for {each:,}", memory.taken()[0], "pages")
+            assert len(found) == len(keys) or found == [(whole,)]
 
 
 def measure(quick: bool) -> Figures:

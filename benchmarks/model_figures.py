@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, final
 
+from counting import CountingMemory
 from engine import ROOT, module
 from figures import Table as Figures
 from figures import main
 from perdure import Subnet
 from perdure.data import Store, Table, table
 from perdure.kit import canister, nat64, query, update
-from perdure.memory import PAGE_BYTES, BytesMemory
 from perdure.stable import MemoryManager, StableBTreeMap, types
 from perdure.subnet import Canister
 from perdure.values import kept_as
@@ -168,43 +168,6 @@ def of_rust(way: int) -> Callable[[Canister, int], Operations]:
         )
 
     return operations
-
-
-@final
-class CountingMemory:
-    """A memory that remembers which pages of 4 KiB were accessed, and which were written."""
-
-    def __init__(self) -> None:
-        self._memory = BytesMemory()
-        self.accessed: set[int] = set()
-        self.written: set[int] = set()
-
-    def size(self) -> int:
-        """In Wasm pages."""
-        return self._memory.size()
-
-    def grow(self, wasm_pages: int) -> int:
-        """By so many."""
-        return self._memory.grow(wasm_pages)
-
-    def read(self, address: int, size_bytes: int) -> bytes:
-        """Noted."""
-        self.accessed.update(range(address // PAGE_BYTES, -(-(address + size_bytes) // PAGE_BYTES)))
-        return self._memory.read(address, size_bytes)
-
-    def write(self, address: int, data: bytes | memoryview) -> None:
-        """Noted as both."""
-        pages = range(address // PAGE_BYTES, -(-(address + len(data)) // PAGE_BYTES))
-        self.accessed.update(pages)
-        self.written.update(pages)
-        self._memory.write(address, data)
-
-    def taken(self) -> tuple[int, int]:
-        """How many were accessed and written since the last time."""
-        found = len(self.accessed), len(self.written)
-        self.accessed.clear()
-        self.written.clear()
-        return found
 
 
 @final

@@ -107,12 +107,12 @@ any more. Hooks grow with the state, and so do their failures: an upgrade has 30
 network.
 """
 LAYOUTS = """
-A table of six fields with a tree of whole rows, or a tree of each column ([data.md](data.md)). The seeds take
-columns as the answer to schemas that change; here both change alike, since the catalogue knows columns of rows too.
+A table of six fields with a tree of whole rows, or a tree of each column ([data.md](data.md)). The seeds take columns
+as the answer to schemas that change; here both change alike, since the catalogue knows columns of rows too.
 
-A node takes its kilobyte however short its entries are, and a whole row is a lookup for each column, so columns
-cost memory and whole rows. What they save is reading: pages, not the calls that SQLite makes for each row in
-Python.
+A node of a tree has eleven entries at most and takes its kilobyte however short they are, so a tree of one column has
+about as many pages as one of short rows, and a whole row is a lookup in each. Columns are worth it where rows are wide,
+spilling over their nodes, and one column is read of all of them.
 """
 MODELS = """
 The same entries and messages: 100 put, one read, one changed, one number of all added up. The heap was emptied
