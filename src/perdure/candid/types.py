@@ -23,7 +23,7 @@ Spec: "Types" in the Candid specification, https://github.com/dfinity/candid/blo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeAlias, final
@@ -77,6 +77,7 @@ __all__ = [
     "quote",
     "quote_text",
     "resolve",
+    "spelled_out",
 ]
 
 Value: TypeAlias = Any
@@ -461,6 +462,35 @@ def brief(type_: Type, depth: int = 2) -> str:
             return "service"
         case _:
             return str(type_)
+
+
+def spelled_out(type_: Type) -> str | None:
+    """A type in the text format without names of others; `None`: it is within itself, which takes a name.
+
+    >>> city = Rec("City")
+    >>> city.define(Record.of({"zip": Nat}))
+    >>> spelled_out(Vec(city))
+    'vec record { zip : nat }'
+    """
+    try:
+        return str(_without_names(type_, frozenset()))
+    except RecursionError:
+        return None
+
+
+def _without_names(type_: Type, within: frozenset[Rec]) -> Type:
+    if isinstance(type_, Rec):
+        if type_ in within:
+            raise RecursionError(type_.name)
+        return _without_names(type_.type, within | {type_})
+    if isinstance(type_, Opt):
+        return Opt(_without_names(type_.content, within))
+    if isinstance(type_, Vec):
+        return Vec(_without_names(type_.element, within))
+    if isinstance(type_, Record | Variant):
+        fields = (replace(one, type=_without_names(one.type, within)) for one in type_.fields)
+        return type(type_)(tuple(fields))
+    return type_
 
 
 def _escape(char: str) -> str:

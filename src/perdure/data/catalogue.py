@@ -15,15 +15,17 @@ lists, so that an index goes on meaning what it meant: what is gone says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, final
 
 import cbor2
 
+from perdure.candid.types import spelled_out
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.record import BOOL, PLAIN, TEXT, Field, Table, load, nat, one_of, sequence, structure
-from perdure.values.candid import CandidNames
+from perdure.values.candid import CandidNames, CandidValue
 from perdure.values.cbor import CborArray
 from perdure.values.codec import codec
 from perdure.values.format import Format, Value
@@ -148,6 +150,45 @@ def _format(text: str, definitions: str) -> Format:
         raise MalformedError(f"catalogue: a column of type {text!r}: {error}") from error
 
 
+def _spelled_out(model: Model) -> Model:
+    if not model.definitions:
+        return model
+    columns = []
+    for index, column in enumerate(model.columns):
+        model.format(index)  # which says what is wrong with it
+        named = _Named(CandidNames(model.definitions))
+        codec(column.type, named)
+        text = column.type
+        for name, one in named.found.items():
+            found = spelled_out(one.type) if isinstance(one, CandidValue) else None
+            text = text.replace(name, "candid" if found is None else f"candid({found})")
+        columns.append(replace(column, type=text))
+    return replace(model, columns=tuple(columns), definitions="")
+
+
+class _Named(Mapping[str, Format]):
+    """Formats that have names, which remembers those that were asked for."""
+
+    def __init__(self, names: CandidNames) -> None:
+        self._names = names
+        self.found: dict[str, Format] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> Format:
+        return self.found.setdefault(name, self._names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __bool__(self) -> bool:
+        return True
+
+
 # -- as it is kept
 
 _STATE: Final = one_of(*STATES)
@@ -264,6 +305,16 @@ class Catalogue:
         if self.model(model.name) is None:
             return replace(self, models=(*self.models, model))
         return replace(self, models=tuple(model if one.name == model.name else one for one in self.models))
+
+    def spelled_out(self) -> Catalogue:
+        """The same without names of Candid types, which have no definitions in a ``stable.yaml``.
+
+        A type that is within itself is read as each message says itself.
+
+        Raises:
+            MalformedError: a type does not read.
+        """
+        return replace(self, models=tuple(_spelled_out(one) for one in self.models))
 
     def schema(self, catalogue_id: int = CATALOGUE_ID) -> Schema:
         """The trees, and the cell of the catalogue itself, as ``stable.yaml`` would declare them.

@@ -22,7 +22,7 @@ from perdure.values.compatibility import compare_formats
 from perdure.values.format import Format
 from perdure.values.packed import Anything
 
-__all__ = ["DeclaredModel", "DeclaredTree", "Evolution", "evolve"]
+__all__ = ["DeclaredModel", "DeclaredTree", "Evolution", "evolve", "is_read_as"]
 
 _READABLE: Final = ("compatible", "one way")
 
@@ -108,7 +108,7 @@ def _columns(old: Model, new: DeclaredModel) -> Iterator[Column]:
         if now is None:
             yield replace(column, state="unused")
             continue
-        if not _reads(before.format(index), after.format(new.columns.index(now))):
+        if not is_read_as(before.format(index), after.format(new.columns.index(now))):
             raise MalformedError(
                 f"column {column.name!r} of {new.name!r} held {column.type} and is declared as {now.type}: "
                 "leave it as it was and add a column of another name, or "
@@ -130,7 +130,7 @@ def _columns(old: Model, new: DeclaredModel) -> Iterator[Column]:
         yield column
 
 
-def _reads(old: Format, new: Format) -> bool:
+def is_read_as(old: Format, new: Format) -> bool:
     """Whether what was written as `old`, in a tuple or an array, is read as `new`."""
     before, now = old.kind, new.kind
     if isinstance(new, Anything):

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, final
 
-from perdure.errors import MalformedError, UnsupportedError
+from perdure.data.catalogue import Catalogue
+from perdure.data.differences import ModelDifference, compare_catalogues
+from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import Inventory, Structure
 from perdure.inspection.rows import KEYED, Rows, load_tree, open_table, tree_key, tree_order
 from perdure.memory import PAGE_BYTES
@@ -90,6 +92,7 @@ class StructureDiff:
         changes: of the entries, in the structure's order.
         tables: before and after, to decode the changes with.
         pages: 4 KiB pages of the memory, those that had to be read, those that differ.
+        models: of the catalogue of data models, what becomes of them.
     """
 
     label: str
@@ -99,6 +102,7 @@ class StructureDiff:
     changes: list[Change] = field(default_factory=list)
     tables: tuple[Rows | RowsOf | None, Rows | RowsOf | None] = field(default=(None, None), repr=False)
     pages: tuple[int, int, int] = (0, 0, 0)
+    models: list[ModelDifference] = field(default_factory=list)
 
     def count(self, what: str) -> int:
         """How many entries were ``added``, ``removed`` or ``changed``."""
@@ -132,8 +136,23 @@ def diff(
         elif old.kind == new.kind == "sqlite":
             yield from _diff_databases(old, new, before, after, full_scan=full_scan)
         else:
-            yield _diff_structure(old, new, before, after, schema, full_scan=full_scan)
+            found = _diff_structure(old, new, before, after, schema, full_scan=full_scan)
+            if old.kind == "cell" and found.status != "same":
+                found.models = _diff_models(found)
+            yield found
     yield from _diff_variables(before, after)
+
+
+def _diff_models(found: StructureDiff) -> list[ModelDifference]:
+    """What becomes of data models, where a cell is their catalogue."""
+    for change in found.changes:
+        if change.before is not None and change.after is not None:
+            try:
+                pair = (Catalogue.decode(bytes(one)) for one in (change.before, change.after))
+                return list(compare_catalogues(*pair))
+            except (PerdureError, TypeError):  # it is another cell, or damaged, which `fsck` says
+                continue
+    return []
 
 
 def _diff_variables(before: Inventory, after: Inventory) -> Iterator[StructureDiff]:

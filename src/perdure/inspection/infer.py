@@ -73,7 +73,7 @@ def draft(inventory: Inventory) -> Iterator[Draft]:
 
     try:
         catalogue = read_catalogue(inventory.memory)
-        known = Schema({}) if catalogue is None else catalogue.schema()
+        known = Schema({}) if catalogue is None else catalogue.spelled_out().schema()
     except PerdureError:  # `fsck` says so
         known = Schema({})
     for structure in inventory.structures:
@@ -82,7 +82,7 @@ def draft(inventory: Inventory) -> Iterator[Draft]:
 
 
 def _draft(structure: Structure, known: Schema) -> Draft:
-    keys, values = _sample(structure)
+    keys, values = _sample(structure, known)
     is_keyed = structure.kind in KEYED
     declared = known.of(structure.label)
     key = _told(declared.key) or (guess(keys, are_keys=True) if is_keyed else ())
@@ -109,12 +109,12 @@ def _best(guesses: Sequence[Guess]) -> str:
     return guesses[0].name if guesses and guesses[0].score >= SURE else "raw"
 
 
-def _sample(structure: Structure) -> tuple[list[bytes], list[bytes]]:
+def _sample(structure: Structure, known: Schema) -> tuple[list[bytes], list[bytes]]:
     """Keys and values from the start of a structure; fewer, or none, where it is damaged."""
     keys: list[bytes] = []
     values: list[bytes] = []
     try:
-        for key, value in islice(open_table(structure).entries(), SAMPLE_ENTRIES):
+        for key, value in islice(open_table(structure, known).entries(), SAMPLE_ENTRIES):
             keys.append(key)
             values.append(value)
     except (MalformedError, UnsupportedError, ValueError):

@@ -6,6 +6,7 @@ A memory's label is ``memory``, sizes end in ``_bytes`` or ``_pages``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias
 
 from perdure.errors import UnsupportedError
@@ -149,6 +150,7 @@ def diff_json(found: StructureDiff, limit: int) -> Json:
         **{what: found.count(what) for what in ("added", "removed", "changed")},
         "pages": dict(zip(("all", "compared", "changed"), found.pages, strict=True)),
         "changes": [_change_json(found, change) for change in shown],
+        **({"models": [asdict(one) for one in found.models]} if found.models else {}),
     }
 
 

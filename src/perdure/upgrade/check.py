@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from perdure.errors import UnsupportedError
 from perdure.inspection.canister import open_canister
 from perdure.subnet.subnet import Canister
+from perdure.upgrade.check_python import check_python
 from perdure.upgrade.patience import Patience
 from perdure.upgrade.recorded import Recording, history_calls, history_outcalls, read_recording
 from perdure.upgrade.rehearsal import Options, rehearse
@@ -64,20 +66,29 @@ def check_canister(canister: Canister, new: object, arg: object = None, **option
 
     Args:
         canister: that is to be upgraded.
-        new: the module, or its path.
+        new: the module, or its path; of a canister in Python the class, whose declarations alone are compared.
         arg: of the upgrade: bytes, Candid text, or a tuple of values.
         options: see `CheckOptions`.
 
     Raises:
-        UnsupportedError: the canister has no code, or is in Python.
+        UnsupportedError: the canister has no code, or one of the two is in Python and the other is not.
         StorageError: a schema or recording cannot be read.
         MalformedError: a schema, recording or argument is none.
         HostError: this machine could not do it.
     """
+    title = options.get("title") or str(canister.id)
     unknown = options.keys() - CheckOptions.__annotations__.keys()
     if unknown:
         known = ", ".join(CheckOptions.__annotations__)
         raise TypeError(f"no option {min(unknown)!r} of a check, expected some of {known}")
+    if isinstance(new, type):
+        if canister.module is None or not canister.module.name:
+            raise UnsupportedError(
+                f"canister {canister.id} is in Wasm, and {new.__name__} in Python: nothing is compared"
+            )
+        if left := sorted(options.keys() - {"title", "time_limit", "tell", "seed"}):
+            raise TypeError(f"{left[0]!r} is for modules: a canister in Python says itself what it keeps and takes")
+        return check_python(canister, new, arg, title)
     after = _schema(options.get("schema"))
     recording = _recording(canister, options.get("replay"))
     chosen = Options(
@@ -98,7 +109,7 @@ def check_canister(canister: Canister, new: object, arg: object = None, **option
         seed=options.get("seed", 0),
         patience=_patience(options),
     )
-    return judge(rehearse(canister, new, chosen), options.get("title") or str(canister.id))
+    return judge(rehearse(canister, new, chosen), title)
 
 
 def check(

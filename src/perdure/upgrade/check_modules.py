@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from perdure.candid import service_subtype
+from perdure.candid.service import ServiceType
 from perdure.errors import MalformedError, PerdureError
 from perdure.subnet.interface import has_interface
 from perdure.upgrade.finding import Finding, Severity
@@ -13,7 +14,7 @@ from perdure.upgrade.version import is_private
 from perdure.values.compatibility import compare_schemas
 from perdure.values.motoko_types import compare_stable_types, parse_stable_types
 
-__all__ = ["MODULE_CHECKS", "candid", "exports", "schemas", "stable_types"]
+__all__ = ["MODULE_CHECKS", "candid", "exports", "schemas", "services", "stable_types"]
 
 _HOOKS = ("canister_heartbeat", "canister_global_timer", "canister_inspect_message", "canister_on_low_wasm_memory")
 
@@ -87,16 +88,7 @@ def candid(found: Rehearsal) -> Iterator[Finding]:
             "embed it, or pass it",
         )
         return
-    for one in service_subtype(new.service.type, old.service.type):
-        place = " > ".join(one.path)
-        yield Finding(
-            "candid",
-            "breaking" if one.severity == "error" else "warning",
-            one.message,
-            place,
-            why="callers that know the old interface " + ("fail" if one.severity == "error" else "read null there"),
-            remedy=one.remedy,
-        )
+    yield from services(old.service, new.service)
     for name in old.service.methods:
         if name in old.methods and name not in new.methods and name in new.service.methods:
             yield Finding(
@@ -109,6 +101,19 @@ def candid(found: Rehearsal) -> Iterator[Finding]:
                 "calls of it are rejected",
                 "export it",
             )
+
+
+def services(old: ServiceType, new: ServiceType) -> Iterator[Finding]:
+    """Whether a service serves the callers of another one."""
+    for one in service_subtype(new.type, old.type):
+        yield Finding(
+            "candid",
+            "breaking" if one.severity == "error" else "warning",
+            one.message,
+            " > ".join(one.path),
+            why="callers that know the old interface " + ("fail" if one.severity == "error" else "read null there"),
+            remedy=one.remedy,
+        )
 
 
 def stable_types(found: Rehearsal) -> Iterator[Finding]:

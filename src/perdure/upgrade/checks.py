@@ -7,6 +7,7 @@ from typing import Final
 
 from perdure.upgrade.check_calls import CALL_CHECKS
 from perdure.upgrade.check_hooks import HOOK_CHECKS
+from perdure.upgrade.check_models import MODEL_CHECKS
 from perdure.upgrade.check_modules import MODULE_CHECKS
 from perdure.upgrade.check_motoko import MOTOKO_CHECKS
 from perdure.upgrade.check_structures import STRUCTURE_CHECKS
@@ -22,6 +23,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *HOOK_CHECKS,
     *MODULE_CHECKS,
     *STRUCTURE_CHECKS,
+    *MODEL_CHECKS,
     *MOTOKO_CHECKS,
     *CALL_CHECKS,
     *WAY_BACK_CHECKS,

@@ -343,8 +343,8 @@ def rehearse(canister: Canister, wasm: Any, options: Options) -> Rehearsal:
         raise MalformedError(f"no Wasm module: found magic {code[:4]!r}, expected {_MAGICS[0]!r}, or gzip's")
     if canister.module.name or isinstance(wasm, type):
         raise UnsupportedError(
-            "a canister in Python is not rehearsed: what it declares is compared when it is upgraded, or opened with "
-            "changed code, before anything is written"
+            "a canister in Python is not rehearsed against a module: `perdure.upgrade.check` takes its next class, and "
+            "what it declares is compared when it is upgraded, or opened with changed code, before anything is written"
         )
     budget = Budget(2 * options.max_instructions)
     old_stage = Stage(canister._subnet.fork(), canister.id, options.answer, budget, options.outcalls)

@@ -17,7 +17,7 @@ from perdure.upgrade.finding import EXIT_CODES, SEVERITIES, Finding, MemoryRow, 
 from perdure.upgrade.html import junit, page
 from perdure.upgrade.rehearsal import Rehearsal
 
-__all__ = ["MemoryRow", "Report", "judge"]
+__all__ = ["MemoryRow", "Report", "gravest_first", "judge"]
 
 _MACHINERY = re.compile(r"panic|backtrace|begin_unwind|ic_trap|assert_failed|unwrap_failed")
 """Frames between a mistake and its trap."""
@@ -219,9 +219,7 @@ def _finding_lines(one: Finding) -> Iterator[str]:
 
 def judge(found: Rehearsal, source: str) -> Report:
     """All checks over what a rehearsal has collected."""
-    findings = [one for check in CHECKS for one in check(found)]
-    findings = _without_consequences(findings)
-    findings.sort(key=lambda one: SEVERITIES.index(one.severity))
+    findings = gravest_first(_without_consequences([one for check in CHECKS for one in check(found)]))
     calls: dict[str, int] = {}
     for one in found.tries:
         calls[one.call.origin] = calls.get(one.call.origin, 0) + 1
@@ -235,7 +233,7 @@ def judge(found: Rehearsal, source: str) -> Report:
         }
     return Report(
         source,
-        tuple(findings),
+        findings,
         found.old.module.module_hash.hex(),
         found.new.module.module_hash.hex() if found.new is not None else "",
         tuple(usage(found)),
@@ -250,6 +248,11 @@ def judge(found: Rehearsal, source: str) -> Report:
         found.options.seed,
         frozenset(text for text in found.pool.texts if len(text) > 2),
     )
+
+
+def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """In the order in which they are told."""
+    return tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity)))
 
 
 def _without_consequences(findings: list[Finding]) -> list[Finding]:

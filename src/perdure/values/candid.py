@@ -217,6 +217,7 @@ class CandidValue(Format):
     def __init__(self, type: Type, to_candid: Convert = _same, from_candid: Convert = _same) -> None:  # noqa: A002
         self.name = f"candid({type})"
         self.kind = kind_of_type(type)
+        self.type = type
         self._codec = Codec((type,))
         self._to_candid = to_candid
         self._from_candid = from_candid

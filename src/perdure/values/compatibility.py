@@ -29,7 +29,7 @@ from perdure.values.named import JsonObject, Named, Slot
 from perdure.values.plain import Raw
 from perdure.values.schema import MemorySchema, Schema
 
-__all__ = ["Compatibility", "Proof", "SchemaDifference", "compare_formats", "compare_schemas", "prove"]
+__all__ = ["Compatibility", "Proof", "SchemaDifference", "Verdict", "compare_formats", "compare_schemas", "prove"]
 
 Verdict = Literal["compatible", "one way", "breaking", "silently wrong", "unknown"]
 
@@ -95,8 +95,7 @@ def _candid(old: Format, new: Format) -> Compatibility:
 
 def _type_of(one: Format) -> Type:
     assert isinstance(one, CandidValue)
-    (found,) = one._codec.types or ()
-    return found
+    return one.type
 
 
 def _place(path: tuple[str, ...], message: str) -> str:

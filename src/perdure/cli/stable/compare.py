@@ -89,11 +89,14 @@ def _print_diff(found: StructureDiff, limit: int) -> None:
     counts = ", ".join(f"{number} {what}" for what in ("added", "removed", "changed") if (number := found.count(what)))
     kinds = " -> ".join(dict.fromkeys(kind or "nothing" for kind in found.kinds))
     console.print(Text(f"{printable(found.name)} ({kinds}): {counts or found.status}", style="bold"))
-    shown = found.changes[:limit] if limit else found.changes
+    for one in found.models:
+        console.print(Text(f"  {printable(one.place)}: {printable(one.what)} ({one.verdict})", style="yellow"))
+    # What the bytes of a catalogue say is told above.
+    shown = [] if found.models else found.changes[:limit] if limit else found.changes
     for change in shown:
         mark, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[change.what]
         console.print(Text(f"  {mark} {_change_text(found, change)}", style=style))
-    if len(found.changes) > len(shown):
+    if len(found.changes) > len(shown) and not found.models:
         console.print(Text(f"  and {len(found.changes) - len(shown)} more"))
 
 
