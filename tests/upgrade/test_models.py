@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -13,8 +14,9 @@ from perdure.data import Catalogue, Store, Table, table
 from perdure.errors import UnsupportedError
 from perdure.kit import canister, nat32, nat64, query, update
 from perdure.memory import BytesMemory
-from perdure.stable import MemoryManager
+from perdure.stable import MemoryManager, StableBTreeMap
 from perdure.upgrade import check_canister
+from perdure.values import kept_as
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "canisters" / "universal"))
 from universal import Program
@@ -215,3 +217,21 @@ def test_a_module_that_goes_on_with_it(rows):
     report = checked(*rewritten(rows, added_to))
     assert {one.severity for one in report.findings if one.code == "model-changed"} == {"warning"}
     assert not {"model-changed", "index-differs", "catalogue-damaged"} & set(report.causes)
+
+
+def kept_in_json(*labels: str) -> type:
+    owner = dataclass(type("Kept", (), {"__annotations__": dict.fromkeys(labels, str), "__module__": __name__}))
+    body = {
+        "__annotations__": {"notes": StableBTreeMap[nat64, Annotated[owner, kept_as("json")]]},  # type: ignore[valid-type]
+        "__module__": __name__,
+    }
+    return canister(name="notes")(type("Notes", (), body))
+
+
+def test_what_stable_variables_lose_is_told():
+    with Subnet() as subnet:
+        notes = subnet.install(kept_in_json("title", "text"))
+        assert check_canister(notes, kept_in_json("title", "text")).findings == ()
+        (found,) = check_canister(notes, kept_in_json("title", "body")).findings
+        assert (found.code, found.severity) == ("schema", "warning")
+        assert "part text is gone, and lost when a value is written" in found.what

@@ -13,8 +13,9 @@ from perdure.upgrade.rehearsal import Rehearsal
 from perdure.upgrade.version import is_private
 from perdure.values.compatibility import compare_schemas
 from perdure.values.motoko_types import compare_stable_types, parse_stable_types
+from perdure.values.schema import Schema
 
-__all__ = ["MODULE_CHECKS", "candid", "exports", "schemas", "services", "stable_types"]
+__all__ = ["MODULE_CHECKS", "candid", "declarations", "exports", "schemas", "services", "stable_types"]
 
 _HOOKS = ("canister_heartbeat", "canister_global_timer", "canister_inspect_message", "canister_on_low_wasm_memory")
 
@@ -177,8 +178,12 @@ def schemas(found: Rehearsal) -> Iterator[Finding]:
             remedy="embed a stable.yaml that `perdure stable ls` takes",
         )
         return
-    if old is None or new is None:
-        return
+    if old is not None and new is not None:
+        yield from declarations(old, new)
+
+
+def declarations(old: Schema, new: Schema) -> Iterator[Finding]:
+    """What becomes of memories that are declared otherwise."""
     for one in compare_schemas(old, new):
         severity = _SEVERITY.get(one.verdict)
         if severity is not None:

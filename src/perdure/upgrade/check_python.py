@@ -6,15 +6,18 @@ Calls are not compared, as they are of Wasm: code in Python has no limits that a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 from perdure.errors import RejectError
 from perdure.inspection.find import find_in_memory
+from perdure.inspection.labels import ModuleLabels
 from perdure.subnet.subnet import Canister
 from perdure.upgrade.check_models import changed_models, models_out_of_step
-from perdure.upgrade.check_modules import services
+from perdure.upgrade.check_modules import declarations, services
 from perdure.upgrade.finding import Finding
 from perdure.upgrade.report import Report, gravest_first
+from perdure.values.schema import Schema
 
 __all__ = ["check_python"]
 
@@ -41,11 +44,24 @@ def check_python(canister: Canister, new: type, arg: Any, title: str) -> Report:
     else:
         after = find_in_memory(tried.stable)
         findings += services(untouched.service(), tried.service())
+        findings += _declarations(untouched, tried)
         findings += changed_models(before, after)
         findings += models_out_of_step(before, after)
     old_hash, new_hash = (one.module.module_hash.hex() if one.module else "" for one in (untouched, tried))
     sizes = {"stable": (untouched.stable.size(), tried.stable.size())}
     return Report(title, gravest_first(findings), old_hash, new_hash, sizes=sizes)
+
+
+def _declarations(untouched: Canister, tried: Canister) -> Iterator[Finding]:
+    """What both say of stable variables; trees of data models are in the catalogue."""
+    old, new = (_declared(one) for one in (untouched, tried))
+    if old is not None and new is not None:
+        yield from declarations(old, new)
+
+
+def _declared(canister: Canister) -> Schema | None:
+    module = canister.module
+    return None if module is None else ModuleLabels(lambda: module.wasm).declared()
 
 
 def _refused(error: RejectError) -> Finding:

@@ -12,6 +12,7 @@
 | ``json(NAME: TYPE, ...)`` | one object of these parts; bytes in hexadecimal |
 | ``protobuf(NAME: TYPE, ...)`` | a message of these fields, numbered from 1 |
 | ``flatbuffers(NAME: TYPE, ...)`` | a table of these fields, numbered from 0: one is read without the others |
+| ``flatbuffers(FILE.bfbs, TABLE)`` | a table by a binary schema (``flatc --binary --schema``), for reading |
 | ``any`` | a part of these two, of whatever type |
 | ``uri`` | a part of these two: a canister, and an id of its own |
 | ``packed``, ``packed(NAME: TYPE, ...)`` | FoundationDB's tuple layer: parts whose bytes compare as they do |
