@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from perdure import Principal, RejectError, Subnet
-from perdure.data import Store, Table, Uri, Verb, open_tables, table
+from perdure.data import Move, Store, Table, Uri, Verb, open_tables, table
 from perdure.kit import canister, ic, nat8, nat64, nat128, query, update
 from perdure.stable import StableCell
 from perdure.stable.types import raw
@@ -261,11 +261,15 @@ def test_bytes_that_are_none_say_so():
     def other_version(store):
         StableCell.init(store._memory_of(254), raw, b"").set(b"PDCT\x02\xa0")
 
+    def rows_on_their_way(store):
+        store.note_move(Move("by_email", "users"))
+
     assert "no CBOR" in _damaged(cut_value)
     assert "no CBOR" in _damaged(nested_value)
     assert "no CBOR" in _damaged(huge_value)
     assert "no packed tuple: cut off at byte 2 of 3" in _damaged(cut_key)
     assert "catalogue: version 2; this crate reads 1" in _damaged(other_version)
+    assert "catalogue" in _damaged(rows_on_their_way)
 
 
 def test_rust_refuses_a_memory_without_a_catalogue():

@@ -6,9 +6,10 @@ row ─plain▶ packed key, CBOR array      write ─▶ pending ─flush▶ tre
 ```
 """
 
-from perdure.data.catalogue import CATALOGUE_ID, Catalogue, Column, Model, Tree
+from perdure.data.catalogue import CATALOGUE_ID, Catalogue, Column, Model, Move, Tree
 from perdure.data.declare import table
 from perdure.data.documents import Documents, documents
+from perdure.data.moving import Rows
 from perdure.data.parts import TableFault
 from perdure.data.store import Store
 from perdure.data.tables import ConstraintError, Index, Table, open_tables
@@ -24,6 +25,8 @@ __all__ = [
     "Documents",
     "Index",
     "Model",
+    "Move",
+    "Rows",
     "Store",
     "Table",
     "TableFault",

@@ -1,11 +1,12 @@
 """The catalogue: what every tree of a data model is, in one cell, so that its bytes are read without its program.
 
 ```
- cell value  "PDCT", version u8 = 1, then CBOR {1: [model...]}
+ cell value  "PDCT", version u8 = 1, then CBOR {1: [model...], 2: [move...]}
  model       {1: name, 2: kind, 3: [column...], 4: [tree...], 5: type definitions as in a .did file, 6: state}
  column      {1: name, 2: type, 3: may be null, 4: default, 5: state}
  tree        {1: name, 2: memory id, 3: [column index... of the key], 4: [column index... of the value],
               5: how many of these it is looked up by, 6: no two entries have the same of them, 7: state}
+ move        {1: migration, 2: table, 3: the last key that it has taken}
 ```
 
 A tree is a `StableBTreeMap` in its memory of the memory manager. Its keys are `packed` tuples of the key's columns, its
@@ -16,7 +17,7 @@ lists, so that an index goes on meaning what it meant: what is gone says so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, final
 
@@ -24,7 +25,7 @@ import cbor2
 
 from perdure.candid.types import spelled_out
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.record import BOOL, PLAIN, TEXT, Field, Table, load, nat, one_of, sequence, structure
+from perdure.record import BOOL, PLAIN, TEXT, Field, Table, blob, load, nat, one_of, sequence, structure
 from perdure.values.candid import CandidNames, CandidValue
 from perdure.values.cbor import CborArray
 from perdure.values.codec import codec
@@ -32,7 +33,7 @@ from perdure.values.format import Format, Value
 from perdure.values.packed import Packed
 from perdure.values.schema import MemorySchema, Schema
 
-__all__ = ["CATALOGUE_ID", "KINDS", "MAGIC", "Catalogue", "Column", "Model", "Tree"]
+__all__ = ["CATALOGUE_ID", "KINDS", "MAGIC", "Catalogue", "Column", "Model", "Move", "Tree"]
 
 MAGIC: Final = b"PDCT"
 _VERSION: Final = 1
@@ -136,6 +137,22 @@ class Model:
         """A column's name; an unused one's may have been given away since."""
         column = self.columns[index]
         return column.name if column.state != "unused" else f"{column.name}_unused_{index}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Rows of a table of the code before, on their way to where a migration in steps takes them.
+
+    Attributes:
+        migration: the name of the method.
+        table: of the code before; its rows stay as they are.
+        after: the last packed key that it has taken; empty: none.
+    """
+
+    migration: str
+    table: str
+    after: bytes = b""
 
 
 def _listed(model: Model, indexes: tuple[int, ...]) -> str:
@@ -249,19 +266,31 @@ _MODEL: Final = Table(
 )
 
 
+_MOVE: Final = Table(
+    "move",
+    Field(1, "migration", TEXT),
+    Field(2, "table", TEXT),
+    Field(3, "after", blob(), b""),
+)
+
+
 def _apart(content: Value) -> str | None:
-    models = content["models"]
+    models, moves = content["models"], content["moves"]
     names = [one.name for one in models]
     ids = [tree.memory_id for one in models for tree in one.trees if tree.state != "unused"]
     if len(set(names)) < len(names):
         return "two models of one name"
+    if not {one.table for one in moves} <= {one.name for one in models if one.kind == "table"}:
+        return "a move of a table that is not there"
+    if len({one.migration for one in moves}) < len(moves):
+        return "two moves by one migration"
     return "two trees in one memory" if len(set(ids)) < len(ids) else None
 
 
 _CATALOGUE: Final = Table(
     "catalogue",
     Field(1, "models", sequence(structure(Model, _MODEL), tuple), []),
-    Field(2, "reserved", PLAIN, None),  # `Table` wants two fields at least
+    Field(2, "moves", sequence(structure(Move, _MOVE), tuple), []),
     rules=(_apart,),
 )
 
@@ -273,10 +302,11 @@ class Catalogue:
 
     Attributes:
         models: in the order in which they were declared first.
+        moves: of rows, that are under way.
     """
 
     models: tuple[Model, ...] = ()
-    reserved: Value = field(default=None, repr=False)
+    moves: tuple[Move, ...] = ()
 
     def encode(self) -> bytes:
         """As it is kept."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final, TypeVar, final
 
-from perdure.data.catalogue import CATALOGUE_ID, MAGIC, Catalogue, Model, Tree
+from perdure.data.catalogue import CATALOGUE_ID, MAGIC, Catalogue, Model, Move, Tree
 from perdure.data.evolution import DeclaredModel, evolve
 from perdure.data.tree import Journal, PendingTree
 from perdure.errors import MalformedError, PerdureError
@@ -127,6 +127,17 @@ class Store:
         models = tuple(replace(one, state="active" if names(one.name) else "unused") for one in catalogue.models)
         if models != catalogue.models:
             self._save(replace(catalogue, models=models))
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """The tables of the code before whose rows are on their way."""
+        return self.catalogue.moves
+
+    def note_move(self, move: Move, *, has_ended: bool = False) -> None:
+        """Say how far a move is; the others come first then."""
+        catalogue = self.catalogue
+        others = tuple(one for one in catalogue.moves if one.migration != move.migration)
+        self._save(replace(catalogue, moves=others if has_ended else (*others, move)))
 
     def _free_ids(self, catalogue: Catalogue) -> Iterator[int]:
         taken = {tree.memory_id for model in catalogue.models for tree in model.trees}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
-from perdure.data.catalogue import Column, Model, Tree
+from perdure.data.catalogue import Model, Tree
 from perdure.data.declare import TableOptions, declared_table
 from perdure.data.evolution import DeclaredModel
 from perdure.data.parts import Part, TableFault, check_parts
@@ -118,17 +118,6 @@ class Table(Generic[R]):
         columns, formats = columns_of(owner, annotations)
         definitions = "\n".join(f"type {one} = {rec.type};" for one, rec in annotations.named.items())
         return TableDeclaration(declared_table(name, columns, detail, definitions), owner, formats)
-
-    @classmethod
-    def former(cls, name: str, arguments: tuple[Any, ...], annotations: Annotations) -> FormerTable:
-        """What a migration says with a parameter ``name: Table[arguments]``: the table that the code before declared.
-
-        Raises:
-            TypeError: a class of no rows.
-        """
-        (owner,) = arguments
-        columns, formats = columns_of(owner, annotations)
-        return FormerTable(name, tuple(columns), owner, formats)
 
     # -- rows
 
@@ -421,6 +410,13 @@ class Table(Generic[R]):
         for key, value in self._first.tree.range():
             yield key, self._assembled(key, value)
 
+    def rows_after(self, key: bytes, most: int) -> tuple[list[R], bytes]:
+        """The first rows behind a packed key, and the key of the last of them."""
+        low, rows, last = key + b"\0" if key else None, [], key
+        for last, value in islice(self._first.tree.range(low), most):
+            rows.append(self.rows.row(self._assembled(last, value)))
+        return rows, last
+
     def keys_by(self, index: Part, low: bytes | None, high: bytes | None, *, reverse: bool = False) -> Iterator[bytes]:
         """Packed keys of the rows that an index has between two of its own keys."""
         return self._row_keys(index, (found for found, _ in index.tree.range(low, high, reverse=reverse)))
@@ -485,46 +481,6 @@ class TableDeclaration:
             Table(store, grown, self.owner, self.formats).fill(tree)
 
         return Table(store, store.declare(self.declared, fill), self.owner, self.formats)
-
-
-@final
-@dataclass(frozen=True)
-class FormerTable:
-    """A table of the code before, as a migration names it.
-
-    Attributes:
-        name: of the table.
-        columns: that it had.
-        owner: the dataclass of its rows.
-        formats: of its columns.
-    """
-
-    name: str
-    columns: tuple[Column, ...]
-    owner: type[Any]
-    formats: Mapping[str, Format]
-
-    def open(self, store: Store) -> Table[Any] | None:
-        """The table; `None`: the code before declared none of the name.
-
-        Raises:
-            MalformedError: it had other columns.
-        """
-        model = store.catalogue.model(self.name)
-        if model is None or model.kind != "table" or model.state == "unused":
-            return None
-        there = {one.name: one.type for one in model.columns if one.state != "unused"}
-        wanted = {one.name: one.type for one in self.columns}
-        if there != wanted:
-            raise MalformedError(
-                f"a migration takes over the table {self.name!r} with the columns {_columns(wanted)}, and it has "
-                f"{_columns(there)}: name them as they are"
-            )
-        return Table(store, model, self.owner, self.formats)
-
-
-def _columns(types: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}: {one}" for name, one in types.items())
 
 
 def _connected(store: Store) -> apsw.Connection:

@@ -56,6 +56,7 @@ class AbsentModule:
         self.methods: Mapping[str, PythonMethod] = {}
         self.variables: Mapping[str, Variable] = {}
         self.models: Mapping[str, ModelDeclaration] = {}
+        self.moves: Mapping[str, Migration] = {}
         self.classes: dict[str, type] = {}
 
     @property

@@ -33,13 +33,14 @@ from perdure.canister import (
     TrapCode,
     note_raised,
 )
+from perdure.data.catalogue import Move
 from perdure.data.store import Store
 from perdure.errors import InternalError, MalformedError, RejectError, UnsupportedError
 from perdure.ic.reject import RejectCode
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.python.calls import ON_CLEANUP, ON_REPLY, Batch, Entry, RejectedError, entered, perform
 from perdure.python.heap import Classes, pickled, unpickled
-from perdure.python.method import Migration, PythonMethod
+from perdure.python.method import MOVING, TIMER, Migration, PythonMethod
 from perdure.python.overlay import OverlayMemory
 from perdure.python.variables import Declared, ModelDeclaration, Schema, Variable
 from perdure.stable import MemoryManager, VirtualMemory
@@ -60,6 +61,8 @@ _QUERIES: Final = frozenset(
         Context.INSPECT_MESSAGE,
     }
 )
+# Where the timer of a migration in steps is set, whatever has stopped it.
+_ARMING: Final = frozenset({Context.INIT, Context.UPDATE, Context.SYSTEM_TASK})
 _CALL_BITS: Final = 12  # bits of a callback's environment that say which call of an ``await`` was answered
 _PACKAGE: Final = Path(__file__).parents[1]
 
@@ -96,6 +99,11 @@ class Code(CanisterModule, Classes, Protocol):
     @property
     def bucket_wasm_pages(self) -> int:
         """Of the memory manager."""
+        ...
+
+    @property
+    def moves(self) -> Mapping[str, Migration]:
+        """The migrations in steps, by name."""
         ...
 
     def new_object(self, instance: PythonInstance) -> Value:
@@ -264,10 +272,16 @@ class PythonInstance:
             if entry_point.export_name == "canister_start":
                 self._start()
                 return
-            method = self._module.methods.get(entry_point.export_name)
-            if method is None:
+            name, moves = entry_point.export_name, self._module.moves
+            method = self._module.methods.get(name)
+            if method is not None:
+                self._call(method, api)
+            elif not (moves and name in MOVING):
                 raise CanisterTrap(TrapCode.METHOD_NOT_FOUND)
-            self._call(method, api)
+            if moves and name == TIMER:
+                self._move()
+            if moves and api.env.context in _ARMING and self.store.moves:
+                api.global_timer_set(1)  # long ago: with the next round
         else:
             self._answered(entry_point, api)
 
@@ -279,6 +293,7 @@ class PythonInstance:
         module, old = self._module, self._before
         if old is not None:
             self._check(old)
+            self._check_moves()
         self._object.__init__()
         for name in (*module.variables, *module.models):
             self.structure(name)
@@ -288,6 +303,9 @@ class PythonInstance:
         for migration, sources, tables in due:
             if len(tables) < len(migration.tables):
                 continue  # the code before did not declare them, or they were taken over already
+            if migration.step_rows:
+                self.store.note_move(Move(migration.name, migration.tables[0].name))
+                continue
             taken_over = {
                 variable.name: variable.load([_DeclaredMemory(self, memory_id) for memory_id in source.memory_ids])
                 for variable, source in zip(migration.variables, sources, strict=True)
@@ -298,6 +316,34 @@ class PythonInstance:
         """The tables that a migration takes over, of those that the code before declared."""
         found = {one.name: one.open(self.store) for one in migration.tables}
         return {name: one for name, one in found.items() if one is not None}
+
+    def _check_moves(self) -> None:
+        """Trap unless the migrations go on that have begun to take rows over.
+
+        Raises:
+            MalformedError: one of them says of the table what it is not.
+        """
+        module = self._module
+        for move in self.store.moves if module.models else ():
+            migration = module.moves.get(move.migration)
+            if migration is None or migration.tables[0].name != move.table or move.table in module.models:
+                raise CanisterTrap(
+                    TrapCode.CALLED_TRAP,
+                    f"rows of {move.table!r} are still on their way by the migration {move.migration!r}: leave it in "
+                    "the class, as it was, until `store.moves` of its data models is empty",
+                )
+            migration.tables[0].moving(self.store)
+
+    def _move(self) -> None:
+        """Take over the next rows of a table of the code before."""
+        move = next(iter(self.store.moves), None)
+        if move is None:
+            return
+        migration = self._module.moves[move.migration]
+        rows, onward = migration.tables[0].step(self.store, move, migration.step_rows)
+        if rows:
+            migration.function(self._object, rows)
+        self.store.note_move(onward or move, has_ended=onward is None)
 
     def _check(self, old: Schema) -> None:
         """Trap unless the stable memory of code that declared `old` is what the variables need."""

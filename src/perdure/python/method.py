@@ -10,11 +10,12 @@ from typing import Any, Final, final
 
 from perdure.candid import Codec
 from perdure.candid.types import Value, quote
-from perdure.python.variables import FormerModel, Variable, former_model, structure_of
+from perdure.data.moving import ROWS_OF_A_STEP, FormerTable, former_table
+from perdure.python.variables import Variable, structure_of
 from perdure.system_api import SystemApi
 from perdure.values.annotations import Annotations, Shape
 
-__all__ = ["Mark", "Migration", "PythonMethod", "types_of"]
+__all__ = ["MOVING", "TIMER", "Mark", "Migration", "PythonMethod", "types_of"]
 
 _HOOKS: Final = {
     "init": "canister_init",
@@ -24,6 +25,9 @@ _HOOKS: Final = {
     "timer": "canister_global_timer",
     "inspect_message": "canister_inspect_message",
 }
+TIMER: Final = _HOOKS["timer"]
+MOVING: Final = (TIMER, _HOOKS["post_upgrade"])
+"""What a class exports that takes rows over in steps."""
 _MODES: Final = {"query": " query", "composite_query": " composite_query", "update": ""}
 
 
@@ -35,6 +39,7 @@ class Mark:
     kind: str
     name: str | None = None
     is_raw: bool = False
+    rows: int | None = None
 
 
 @final
@@ -119,42 +124,53 @@ def types_of(shapes: Sequence[Shape]) -> str:
 class Migration:
     """A method that takes over stable variables and tables of the code before.
 
-    Args:
+    Attributes:
         function: the method.
         variables: what it takes over, as it was declared; their memories are where the code before had them.
         tables: those that it takes over; the catalogue says where they are.
+        step_rows: rows that it is called with at once, in a message of their own; 0: it runs in the upgrade.
     """
 
     function: Callable[..., None]
     variables: tuple[Variable, ...]
-    tables: tuple[FormerModel, ...] = ()
+    tables: tuple[FormerTable, ...] = ()
+    step_rows: int = 0
 
     @classmethod
-    def of(cls, function: Callable[..., Any], annotations: Annotations) -> Migration:
+    def of(cls, function: Callable[..., Any], mark: Mark, annotations: Annotations) -> Migration:
         """Read off a method.
 
         Raises:
-            TypeError: its parameters are no stable variables.
+            TypeError: its parameters are no stable variables; it takes rows in steps, and something else.
         """
+        name = function.__qualname__
         if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{function.__qualname__}: a migration calls nobody, so it is no async def")
+            raise TypeError(f"{name}: a migration calls nobody, so it is no async def")
         hints = annotations.hints(function)
         found: list[Variable] = []
-        tables: list[FormerModel] = []
-        for name in list(inspect.signature(function).parameters)[1:]:
-            former = former_model(name, hints.get(name), annotations)
+        tables: list[FormerTable] = []
+        for parameter in list(inspect.signature(function).parameters)[1:]:
+            former = former_table(parameter, hints.get(parameter), annotations)
             if former is not None:
                 tables.append(former)
                 continue
-            shape = structure_of(name, hints.get(name), annotations)
+            shape = structure_of(parameter, hints.get(parameter), annotations)
             if shape is None:
                 raise TypeError(
-                    f"{function.__qualname__}: parameter {name!r} is named and annotated as a stable variable of the "
-                    "code before: StableBTreeMap[str, nat64], Table[User] ..."
+                    f"{name}: parameter {parameter!r} is named and annotated as a stable variable of the "
+                    "code before: StableBTreeMap[str, nat64], Table[User], Rows[User] ..."
                 )
-            found.append(Variable(name, shape[0], (), shape[1]))
+            found.append(Variable(parameter, shape[0], (), shape[1]))
         if not found and not tables:
-            raise TypeError(
-                f"{function.__qualname__}: a migration has a parameter for each variable that it takes over"
-            )
-        return cls(function, tuple(found), tuple(tables))
+            raise TypeError(f"{name}: a migration has a parameter for each variable that it takes over")
+        in_steps = any(one.in_steps for one in tables)
+        if in_steps and len(found) + len(tables) > 1:
+            raise TypeError(f"{name}: a migration in steps takes the rows of one table, found {len(found + tables)}")
+        if mark.rows is not None and not (in_steps and type(mark.rows) is int and mark.rows > 0):
+            raise TypeError(f"{name}: rows={mark.rows!r} is how many a step takes of `Rows[...]`, 1 at least")
+        return cls(function, tuple(found), tuple(tables), (mark.rows or ROWS_OF_A_STEP) if in_steps else 0)
+
+    @property
+    def name(self) -> str:
+        """Of the method, which the catalogue knows it by."""
+        return self.function.__name__

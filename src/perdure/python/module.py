@@ -40,7 +40,7 @@ from perdure.memory import Memory
 from perdure.python.blank import empty_module, sections
 from perdure.python.identity import is_own, module_of, name_of
 from perdure.python.instance import PythonInstance
-from perdure.python.method import Mark, Migration, PythonMethod, types_of
+from perdure.python.method import MOVING, TIMER, Mark, Migration, PythonMethod, types_of
 from perdure.python.overlay import OverlayMemory
 from perdure.python.source import digest, text_of
 from perdure.python.variables import Declared, Schema, Variable, declared, is_readable, models, objections, stable
@@ -113,7 +113,11 @@ timer: Final = _Marking("timer")
 inspect_message: Final = _Marking("inspect_message")
 
 
-def migration(function: F) -> F:
+@overload
+def migration(function: F, /) -> F: ...
+@overload
+def migration(*, rows: int | None = None) -> Callable[[F], F]: ...
+def migration(function: F | None = None, /, *, rows: int | None = None) -> F | Callable[[F], F]:
     """Makes a method take over stable variables of the code before, at the upgrade that changes or drops them.
 
         balances: StableBTreeMap[Principal, nat64] = stable(1)      # was StableBTreeMap[str, nat64], in memory 0
@@ -126,9 +130,20 @@ def migration(function: F) -> F:
     Its parameters are named as the variables of the code before, with the types that they had there. It runs once, at
     an upgrade from code that declares all of them so, after ``__init__`` and before ``post_upgrade``; where it raises,
     nothing of the upgrade stays. It may be left in the class afterwards.
+
+    With a parameter ``users: Rows[User]`` it is called again and again, with the next rows of the table each time, in a
+    message of its own; see `perdure.data.Rows`.
+
+    Args:
+        function: the method.
+        rows: how many at most it is called with; 1,000.
     """
-    setattr(function, _MARK, Mark("migration"))
-    return function
+
+    def apply(marked: F) -> F:
+        setattr(marked, _MARK, Mark("migration", rows=rows))
+        return marked
+
+    return apply if function is None else apply(function)
 
 
 # -- the parts of a module
@@ -183,13 +198,19 @@ class PythonModule:
             )
         marked = [(function, getattr(function, _MARK)) for function in _functions(owner) if hasattr(function, _MARK)]
         methods = [PythonMethod(function, mark, annotations) for function, mark in marked if mark.kind != "migration"]
-        self.migrations = [Migration.of(function, annotations) for function, mark in marked if mark.kind == "migration"]
+        self.migrations = [Migration.of(*one, annotations) for one in marked if one[1].kind == "migration"]
+        self.moves = {one.name: one for one in self.migrations if one.step_rows}
         _check_migrations(owner, self.migrations, self.models)
         self.methods = {method.export_name: method for method in methods}
         if len(self.methods) < len(methods):
             raise TypeError(f"{owner.__name__} has two methods for one of {', '.join(self.methods)}")
         # Always there: it makes the object and its stable structures before init.
-        self.exported_methods = frozenset(["canister_start", *self.methods])
+        self.exported_methods = frozenset(["canister_start", *self.methods, *(MOVING if self.moves else ())])
+        if self.moves and TIMER in self.methods:
+            raise TypeError(
+                f"{owner.__name__} has a @timer and a migration in steps, {', '.join(self.moves)}, which runs by the "
+                "canister's timer: let the timer's method take over some rows at a time"
+            )
         self.definitions = "\n".join(f"type {name} = {one.type};" for name, one in annotations.named.items())
         self.candid = self._interface()
         self.declares = Schema(

@@ -38,13 +38,11 @@ from perdure.values.schema import Schema as MemorySchemas
 
 __all__ = [
     "Declared",
-    "FormerModel",
     "ModelDeclaration",
     "Schema",
     "Stable",
     "Variable",
     "declared",
-    "former_model",
     "is_readable",
     "models",
     "objections",
@@ -185,33 +183,6 @@ def models(hints: Mapping[str, object], owner: type, annotations: Annotations) -
         declaration = getattr(origin, "declaration", None)
         if declaration is not None and getattr(origin, "__module__", "").startswith("perdure.data."):
             found[name] = declaration(name, typing.get_args(hint), getattr(owner, name, None), annotations)
-    return found
-
-
-class FormerModel(typing.Protocol):
-    """A data model of the code before, as a migration names it."""
-
-    @property
-    def name(self) -> str:
-        """Of the model."""
-        ...
-
-    def open(self, store: Store) -> Value | None:
-        """It in a store; `None`: the code before did not declare it."""
-        ...
-
-
-def former_model(name: str, hint: object, annotations: Annotations) -> FormerModel | None:
-    """The data model that a parameter of a migration names; `None`: its annotation is no data model's.
-
-    Raises:
-        TypeError: a class of no rows.
-    """
-    origin = typing.get_origin(hint)
-    former = getattr(origin, "former", None)
-    if former is None or not getattr(origin, "__module__", "").startswith("perdure.data."):
-        return None
-    found: FormerModel = former(name, typing.get_args(hint), annotations)
     return found
 
 
