@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from perdure.canister import Context
 from perdure.execution.config import SubnetConfig
-from perdure.execution.management import BITCOIN_METHODS, METHODS, REFUSED
+from perdure.execution.management import BITCOIN_METHODS, METHODS
 from perdure.execution.management.elsewhere import BITCOIN_CANISTERS
 from perdure.ic.ic0 import ALL_CONTEXTS, FUNCTIONS, NON_SPECIFIED, START_CONTEXTS
 from perdure.ic.ic0_ext import DIRECT, EXTENSION_FUNCTIONS, MODULE
@@ -121,6 +121,8 @@ _METHOD_TESTS: Final = {
     "deposit_cycles": "TestRunning::test_deposit",
     "raw_rand": "TestRunning::test_raw_rand",
     "canister_status": "TestKnowledge::test_status",
+    "canister_metrics": "TestMetrics::test_what_cycles_went_for",
+    "list_canisters": "TestWho::test_administrators",
     "canister_info": "TestKnowledge::test_info",
     "canister_metadata": "TestKnowledge::test_metadata",
     "fetch_canister_logs": "TestKnowledge::test_logs",
@@ -148,6 +150,8 @@ _LOCAL_METHODS: Final = {
     "raw_rand": "a function of the subnet's seed",
     "ecdsa_public_key": f"{_PUBLIC_KEYS}; of secp256r1 our own",
     "sign_with_ecdsa": f"{_PUBLIC_KEYS}; of secp256r1 our own",
+    "canister_metrics": "nothing for an uninstallation: what is left then is memory's",
+    "list_canisters": "the subnet has none, and says so to everybody",
     "subnet_info": "versions that stand for none",
     "node_metrics_history": "thirteen nodes that are imagined",
     "http_request": "nodes that differ are imagined; priced by version 1",
@@ -350,8 +354,6 @@ def rows() -> Iterator[Row]:
         test = f"{_MANAGEMENT}TestElsewhere::test_an_installed_bitcoin_canister_answers[{name}]"
         ids = ", ".join(f"{network} `{one}`" for network, one in BITCOIN_CANISTERS.items())
         yield Row("Management canister", name, f"a Bitcoin canister answers, installed as: {ids}", LOCAL, test)
-    for name, reason in REFUSED.items():
-        yield Row("Management canister", name, reason, REJECTED, f"{_MANAGEMENT}TestWho::test_refused_by_name[{name}]")
     defaults = SubnetConfig()
     for field in fields(SubnetConfig):
         value = f"{getattr(defaults, field.name):,}".replace(",", "_")

@@ -10,13 +10,13 @@ import pytest
 from perdure.candid import encode, parse_types
 from perdure.candid.types import resolve
 from perdure.canister import CanisterStatus, GlobalValue, Reject, Reply
-from perdure.execution import METHODS, execute_ingress, execute_query, run_until_idle, submit_ingress
+from perdure.execution import METHODS, advance_time, execute_ingress, execute_query, run_until_idle, submit_ingress
 from perdure.execution.lifecycle import add_canister
-from perdure.execution.management import BITCOIN_METHODS, REFUSED, Who
+from perdure.execution.management import BITCOIN_METHODS, Who
 from perdure.execution.management.elsewhere import BITCOIN_CANISTERS
 from perdure.execution.management.interface import codecs
 from perdure.execution.management.settings import settings_record
-from perdure.execution.state import Settings
+from perdure.execution.state import Settings, Use
 from perdure.ic.principal import Principal
 from perdure.threshold import KEYS_ARE_PUBLIC, master_key
 
@@ -90,7 +90,6 @@ def target(world):
 
 def test_every_method_has_an_interface_and_nothing_is_both():
     assert set(METHODS) == set(codecs())
-    assert not set(METHODS) & set(REFUSED)
 
 
 class TestCreation:
@@ -253,11 +252,16 @@ class TestWho:
         assert reject.message.startswith("Error decoding candid: ")
         assert management.user("start_canister", {"canister_id": Principal.from_index(99)}).error_code == "IC0301"
 
-    @pytest.mark.parametrize("name", sorted(REFUSED))
-    def test_refused_by_name(self, management, name):
-        reject = execute_ingress(management.rules, b"", name, b"", OWNER)
+    def test_unknown_methods(self, management):
+        reject = execute_ingress(management.rules, b"", "none", b"", OWNER)
         assert reject.error_code == "IC0407"
-        assert REFUSED[name] in reject.message
+        assert "no method 'none'" in reject.message
+
+    def test_administrators(self, management):
+        for caller in (OWNER, STRANGER):
+            reject = management.query("list_canisters", sender=caller)
+            assert "is no administrator of this subnet, which has none" in reject.message
+        assert execute_ingress(management.rules, b"", "list_canisters", b"", OWNER).error_code == "IC0406"
 
     def test_only_canisters(self, management, target):
         for name in ("raw_rand", "deposit_cycles", "canister_info", "canister_metadata"):
@@ -351,6 +355,60 @@ class TestRunning:
         first, second = (management.canister("raw_rand")[0] for _ in range(2))
         assert len(first) == len(second) == 32
         assert first != second
+
+
+class TestMetrics:
+    def consumed(self, management, canister):
+        found = management.query("canister_metrics", management.about(canister))
+        return {name: cycles for name, cycles in found["cycles_consumed"].items() if cycles}
+
+    def test_what_cycles_went_for(self, management, fakes):
+        def spend(api, instance):
+            api.cycles_burn(7)
+            arg = management.encode("canister_status", management.about(canister))
+            fakes.call(api, b"", "canister_status", arg)
+
+        canister = management.world.install({"canister_update spend": spend}, [lambda api, *_: api.msg_reply()] * 2)
+        assert self.consumed(management, canister) == {"instructions": 5_000_000}
+        before = canister.cycles
+        execute_ingress(management.rules, canister.canister_id, "spend", b"", OWNER)
+        found = self.consumed(management, canister)
+        assert before - canister.cycles == sum(found.values()) - 5_000_000
+        assert found["burned_cycles"] == 7
+        assert found["ingress_induction"] == 1_200_000 + 5 * 2_000
+        assert found["request_and_response_transmission"] > 260_000 + len("canister_status") * 1_000
+        assert set(found) == {"burned_cycles", "ingress_induction", "instructions", "request_and_response_transmission"}
+        assert management.user("canister_metrics", management.about(canister))["cycles_consumed"]["uninstall"] == 0
+        assert management.query("canister_metrics", management.about(canister), STRANGER).error_code == "IC0512"
+
+    def test_storage_by_what_is_kept_and_what_is_reserved(self, management, target):
+        settings = {"compute_allocation": 1, "memory_allocation": 1 << 30}
+        management.user("update_settings", management.about(target, settings=settings))
+        before, used = target.cycles, sum(target.consumed)
+        advance_time(management.rules, 10**9 * 100)
+        found = self.consumed(management, target)
+        assert (found["compute_allocation"], found["memory"]) == (1_000_000_000, 12_700_000)
+        assert before - target.cycles == sum(target.consumed) - used
+        target.cycles = 5
+        advance_time(management.rules, 10**9 * 100)
+        assert self.consumed(management, target)["memory"] == 12_700_005
+        assert (target.cycles, target.module) == (0, None)
+
+    def test_of_a_canister_that_creates_and_one_that_was_created(self, management):
+        arg = {"settings": None, "sender_canister_version": None}
+        made, _ = management.canister("create_canister", arg, 600_000_000_000)
+        created = management.subnet.canisters[made["canister_id"].raw_bytes]
+        assert created.consumed == [500_000_000_000 * (use is Use.CANISTER_CREATION) for use in Use]
+        assert management.proxy.consumed[Use.CANISTER_CREATION] == 0
+        total = sum(sum(one.consumed) for one in management.subnet.canisters.values())
+        assert total == management.subnet.consumed_cycles
+
+    def test_a_state_that_was_begun_before(self, management, target):
+        management.subnet.keeps_consumption, target.consumed = False, [0] * len(Use)
+        management.user("canister_status", management.about(target))
+        assert not any(target.consumed)
+        reject = management.query("canister_metrics", management.about(target))
+        assert "this state was begun by a perdure that did not count" in reject.message
 
 
 class TestKnowledge:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.execution import SubnetConfig
-from perdure.execution.management import METHODS, REFUSED
+from perdure.execution.management import METHODS
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED
 from perdure.ic.ic0_ext import EXTENSION_FUNCTIONS
 
@@ -43,7 +43,7 @@ def test_proofs_exist(row):
 
 def test_nothing_is_left_out():
     named = {row.name for row in tool.rows()}
-    assert named >= {*FUNCTIONS, *NON_SPECIFIED, *METHODS, *REFUSED, *SubnetConfig.__slots__}
+    assert named >= {*FUNCTIONS, *NON_SPECIFIED, *METHODS, *SubnetConfig.__slots__}
     assert named >= {f"ic0_ext.{name}" for name in EXTENSION_FUNCTIONS}
 
 

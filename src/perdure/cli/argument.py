@@ -27,12 +27,19 @@ __all__ = [
     "given",
     "methods_of",
     "named_file",
+    "production_key_names",
     "shown",
     "shown_json",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def production_key_names(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command `--production-key-names`."""
+    words = "Offer threshold keys as key_1, too. They are as public as all keys here."
+    return click.option("--production-key-names", is_flag=True, help=words)(command)
 
 
 _MAGICS: Final = (b"\0asm", b"\x1f\x8b")

@@ -11,13 +11,17 @@ import shutil
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from perdure.cli.argument import production_key_names
 from perdure.cli.canister.state import say
 from perdure.cli.serve import until_ended
 from perdure.errors import PerdureError, StorageError
+
+if TYPE_CHECKING:
+    from perdure.subnet.subnet import Subnet
 
 __all__ = ["network_launcher"]
 
@@ -38,6 +42,7 @@ _HOME: Final = Path(".perdure-networks")
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Serve NAME and all names below it, too.")
 @click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Another name of this server.")
 @click.option("--interface-version", default="1.1.0", help="Of the contract with icp.")
+@production_key_names
 @click.option("--reset", is_flag=True, help="Begin anew: what the network has kept so far goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -52,6 +57,7 @@ def network_launcher(
     domains: tuple[str, ...],
     allow_hosts: tuple[str, ...],
     interface_version: str,
+    production_key_names: bool,
     reset: bool,
     as_json: bool,
     quiet: bool,
@@ -60,6 +66,7 @@ def network_launcher(
 
     What was answered is kept, also by a process that is killed. The command ends with Ctrl-C or SIGTERM. icp starts it
     where ICP_CLI_NETWORK_LAUNCHER_PATH is the path of perdure-network-launcher; other options of icp's are ignored.
+    Threshold keys are public here, whatever they are called: what is sent to an address of theirs belongs to anybody.
 
     \b
     Example:
@@ -67,7 +74,6 @@ def network_launcher(
         perdure network-launcher --name staging --reset
     """  # noqa: D301 - click wants the backspace itself
     from perdure.gateway.standins import provide
-    from perdure.subnet.subnet import Subnet
 
     _check(name, interface_version)
     if context.args:
@@ -80,7 +86,7 @@ def network_launcher(
     ports = [_port_of_last_time(status_dir), 0] if gateway_port is None else [gateway_port]
     with until_ended() as ended, ExitStack() as stack:
         state_dir.parent.mkdir(parents=True, exist_ok=True)
-        subnet = stack.enter_context(Subnet(state_dir, changed_code="upgrade"))
+        subnet = stack.enter_context(_opened(state_dir, production_key_names))
         provide(subnet)
         url = ""
         for port in ports:
@@ -100,6 +106,14 @@ def network_launcher(
         say(as_json, quiet, facts, words)
         sys.stdout.flush()
         ended.wait()
+
+
+def _opened(state_dir: Path, production_key_names: bool) -> Subnet:
+    from perdure.execution.config import SubnetConfig
+    from perdure.subnet.subnet import Subnet
+
+    config = SubnetConfig(production_key_names=production_key_names)
+    return Subnet(state_dir, config=config, changed_code="upgrade")
 
 
 def _check(name: str, interface_version: str) -> None:

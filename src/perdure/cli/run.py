@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import click
 
-from perdure.cli.argument import MODULE, encoded, methods_of, named_file
+from perdure.cli.argument import MODULE, encoded, methods_of, named_file, production_key_names
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import meant
 
@@ -39,6 +39,7 @@ class _Result(NamedTuple):
 @click.option("--wasi", is_flag=True, help="The module is for WASI: replace what it imports.")
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
 @click.option("--extension", "extensions", multiple=True, metavar="NAME", help="Allow what the network does not have.")
+@production_key_names
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def run(
@@ -48,6 +49,7 @@ def run(
     wasi: bool,
     stub: tuple[str, ...],
     extensions: tuple[str, ...],
+    production_key_names: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -57,6 +59,9 @@ def run(
 
     An argument is hexadecimal, `@FILE`, or Candid text in parentheses. Without one it is `()`, unless the module says
     that the method takes something.
+
+    Threshold keys here are public, whatever they are called: what is sent to an address derived from one belongs to
+    anybody.
 
     \b
     Example:
@@ -72,7 +77,7 @@ def run(
         code = encode(without_wasi(decoded(module), stub).module)
     elif stub:
         raise click.UsageError("--stub goes with --wasi")
-    canister = _subnet(extensions).create_canister()
+    canister = _subnet(extensions, production_key_names).create_canister()
     results: list[_Result] = []
     show = _Shown(canister, silent=as_json or quiet)
     try:
@@ -90,11 +95,12 @@ def run(
             click.echo(json.dumps(done, indent=2))
 
 
-def _subnet(extensions: tuple[str, ...]) -> Subnet:
+def _subnet(extensions: tuple[str, ...], production_key_names: bool) -> Subnet:
+    from perdure.execution.config import SubnetConfig
     from perdure.subnet import Subnet
 
     try:
-        return Subnet(extensions=extensions)
+        return Subnet(extensions=extensions, config=SubnetConfig(production_key_names=production_key_names))
     except ValueError as error:
         raise click.UsageError(f"--extension: {error}") from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.cli.argument import production_key_names
 from perdure.cli.canister.state import State, common, say
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = ["serve", "until_ended"]
     default="real",
     help="real: the subnet's time is the machine's. virtual: it stands still.",
 )
+@production_key_names
 @common
 def serve(
     state: State,
@@ -40,12 +42,16 @@ def serve(
     domains: tuple[str, ...],
     allow_hosts: tuple[str, ...],
     clock: str,
+    production_key_names: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Serve the canisters of the project's state to agents, browsers and icp.
 
     What was answered with a certificate is on the disk. The command ends with Ctrl-C or SIGTERM.
+
+    Threshold keys here are public, whatever they are called: what is sent to an address derived from one belongs to
+    anybody.
 
     \b
     Example:
@@ -57,7 +63,8 @@ def serve(
     from perdure.storage.names import by_id
 
     real_or_not: Clock = "virtual" if clock == "virtual" else "real"
-    with until_ended() as ended, state.open(create=True, changed_code="upgrade") as subnet, ExitStack() as stack:
+    opened = state.open(create=True, changed_code="upgrade", production_key_names=production_key_names)
+    with until_ended() as ended, opened as subnet, ExitStack() as stack:
         pages = Explorer(subnet, title=str(state.directory), names=lambda: by_id(state.directory))
         stack.callback(pages.close)
         try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from perdure.canister import Reject
 from perdure.execution.lifecycle import uninstall_code
 from perdure.execution.messages import CallMessage, FromCanister, ResponseMessage
-from perdure.execution.state import LAST_TIME_NS, CanisterState
+from perdure.execution.state import LAST_TIME_NS, CanisterState, Use
 from perdure.execution.world import World
 from perdure.ic.reject import ErrorCode
 
@@ -107,7 +107,10 @@ def _charge_storage(world: World, canister: CanisterState, elapsed_ns: int) -> N
     from_balance = min(due - from_reserved, canister.cycles)
     canister.reserved_cycles -= from_reserved
     canister.cycles -= from_balance
-    world.state.consumed_cycles += from_reserved + from_balance
+    of_compute = world.costs.storage(0, canister.settings.compute_allocation, elapsed_ns)
+    of_memory = min(due - of_compute, from_reserved + from_balance)
+    world.state.consume(canister, of_memory, Use.MEMORY)
+    world.state.consume(canister, from_reserved + from_balance - of_memory, Use.COMPUTE_ALLOCATION)
     if from_reserved + from_balance < due:
         _run_dry(world, canister)
 

@@ -21,7 +21,7 @@ from perdure.execution.messages import (
     ResponseMessage,
 )
 from perdure.execution.rejects import rejected, trap_log
-from perdure.execution.state import CanisterState, Change, HookStatus
+from perdure.execution.state import CanisterState, Change, HookStatus, Use
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 
-def pay(world: World, canister: CanisterState, cycles: int) -> None:
+def pay(world: World, canister: CanisterState, cycles: int, use: Use) -> None:
     """Take from a canister what it has used."""
     canister.cycles -= cycles
-    world.state.consumed_cycles += cycles
+    world.state.consume(canister, cycles, use)
 
 
 def compile_instructions(world: World, operators: int) -> int:
@@ -62,7 +62,7 @@ def pay_for_compiling(world: World, canister: CanisterState, operators: int, cos
     """Take from a canister, as far as it has them, the cycles for compiling; what was taken."""
     cycles = min(costs.execution(compile_instructions(world, operators)), max(0, canister.cycles))
     world.touch(canister)
-    pay(world, canister, cycles)
+    pay(world, canister, cycles, Use.INSTRUCTIONS)
     return cycles
 
 
@@ -144,8 +144,7 @@ def take_effects(world: World, canister: CanisterState, context: CallContext, re
         context.available_cycles -= result.cycles_accepted
         canister.cycles += result.cycles_accepted
     if result.cycles_burned:
-        canister.cycles -= result.cycles_burned
-        world.state.consumed_cycles += result.cycles_burned
+        pay(world, canister, result.cycles_burned, Use.BURNED_CYCLES)
     for call in result.calls:
         _send(world, canister, context, call)
     if result.response is not None:
@@ -159,7 +158,7 @@ def _send(world: World, canister: CanisterState, context: CallContext, call: Met
     canister.cycles -= call.cycles + fee + prepaid_execution + prepaid_transmission
     if canister.cycles < 0:
         raise InternalError("a canister sent cycles that it does not have")
-    world.state.consumed_cycles += fee
+    world.state.consume(canister, fee, Use.TRANSMISSION)
     deadline_ns = 0 if call.timeout_seconds is None else world.state.time_ns + call.timeout_seconds * 1_000_000_000
     call_id = canister.next_call_id
     canister.next_call_id += 1

@@ -47,7 +47,7 @@ from perdure.execution.rejects import (
     rejected,
     trap_reject,
 )
-from perdure.execution.state import CanisterState, HookStatus, Settings
+from perdure.execution.state import CanisterState, HookStatus, Settings, Use
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
@@ -271,7 +271,7 @@ def execute_call(
     if isinstance(entry, Reject):
         world.begin()
         world.touch(canister)
-        pay(world, canister, fee)
+        pay(world, canister, fee, Use.INGRESS_INDUCTION)
         respond(world, message.origin, entry, message.cycles)
         return 0
     origin = message.origin
@@ -355,7 +355,8 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
     canister.next_context_id += 1
     if mode is _TASK:
         task_is_done(canister, method.export_name)
-    pay(world, canister, fee + min(costs.execution(result.instructions), prepaid))
+    pay(world, canister, fee, Use.INGRESS_INDUCTION)
+    pay(world, canister, min(costs.execution(result.instructions), prepaid), Use.INSTRUCTIONS)
     log_entry(world, canister, result)
     context.instructions += result.instructions
     if isinstance(result, Trap):
@@ -411,7 +412,7 @@ def execute_response(world: World, canister: CanisterState, message: ResponseMes
     result, instructions = _run_callback(world, canister, context, call, message)
     canister.cycles += call.prepaid_execution
     used = world.costs_of(canister.module).execution(instructions)
-    pay(world, canister, min(used, call.prepaid_execution))
+    pay(world, canister, min(used, call.prepaid_execution), Use.INSTRUCTIONS)
     context.instructions += instructions
     if isinstance(result, Return):
         context.trap = None
@@ -434,7 +435,7 @@ def _close_call(world: World, canister: CanisterState, message: ResponseMessage)
     response = message.response
     payload_bytes = len(response.data) if isinstance(response, Reply) else len(response.message.encode())
     used = min(world.costs.response_transmission(payload_bytes), call.prepaid_transmission)
-    world.state.consumed_cycles += used
+    world.state.consume(canister, used, Use.TRANSMISSION)
     canister.cycles += call.prepaid_transmission - used + message.refund
     return call
 

@@ -5,7 +5,7 @@ them (calls between canisters, timers, heartbeats) is not noted, as it follows a
 
 | kind | fields | |
 |---|---|---|
-| ``open`` | config, seed, first canister's index (else 0) | a process has opened the state; whatever ran is gone |
+| ``open`` | config, seed, first canister's index, what is kept | a process has opened the state; what ran is gone |
 | ``call`` | message, time | a user's message, executed at once with that time |
 | ``submit`` | message, effective id, expiry | a user's message that rounds will execute |
 | ``rounds`` | count | rounds, all but the last without a commit; the clock is that of the last |

@@ -32,6 +32,7 @@ from perdure.execution.effects import (
     commit,
     compile_instructions,
     log_entry,
+    pay,
     pay_for_compiling,
     record_change,
     respond,
@@ -39,7 +40,7 @@ from perdure.execution.effects import (
 from perdure.execution.execute import clean_instance, growth_limits
 from perdure.execution.messages import CallOrigin
 from perdure.execution.rejects import canister_error, rejected, trap_reject
-from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest
+from perdure.execution.state import CanisterState, HookStatus, Settings, StopRequest, Use
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
@@ -295,7 +296,7 @@ class _Installation:
         result = self._enter_all(arg)
         used = min(costs.execution(self.instructions), prepaid)
         canister.cycles += prepaid - used
-        world.state.consumed_cycles += used
+        world.state.consume(canister, used, Use.INSTRUCTIONS)
         if isinstance(result, Trap):
             limit = world.config.max_instructions_per_install_code
             return trap_reject(canister.canister_id, result, limit)
@@ -389,8 +390,7 @@ class _Installation:
         log_entry(world, canister, result)
         if isinstance(result, Trap):
             return result
-        canister.cycles -= result.cycles_burned
-        world.state.consumed_cycles += result.cycles_burned
+        pay(world, canister, result.cycles_burned, Use.BURNED_CYCLES)
         if result.certified_data is not None:
             self.certified_data = result.certified_data
         if result.global_timer_ns is not None and context is not Context.PRE_UPGRADE:

@@ -38,7 +38,7 @@ from perdure.execution.management.elsewhere import bitcoin_canister
 from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage, request_of
 from perdure.execution.outcalls import ask_outside, expire_outcalls
 from perdure.execution.rejects import no_such_canister, rejected
-from perdure.execution.state import CanisterState, HookStatus
+from perdure.execution.state import CanisterState, HookStatus, Use
 from perdure.execution.world import World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
@@ -136,7 +136,7 @@ def submit_request(
         ticket.journal = world.journal
     if payer is not None:
         world.touch(payer)
-        pay(world, payer, fee)
+        pay(world, payer, fee, Use.INGRESS_INDUCTION)
     state.minted_cycles += message.cycles
     state.ingress.callees[request_id] = message.callee
     if state.keeps_origins and not is_drawn(request_id):

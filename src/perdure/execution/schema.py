@@ -32,6 +32,7 @@ from perdure.execution.state import (
     OwnMemory,
     Settings,
     StopRequest,
+    Use,
     Visibility,
 )
 from perdure.ic.reject import RejectCode
@@ -264,6 +265,8 @@ _STATISTICS = row(
     lambda *parts: list(parts), ("calls", _CYCLES), ("instructions", _CYCLES), ("in", _CYCLES), ("out", _CYCLES)
 )
 
+_CONSUMED = row(lambda *parts: list(parts), *((use.name.lower(), _CYCLES) for use in Use))
+
 
 def _contexts(canister: dict[str, Plain]) -> str | None:
     """Contexts and open calls are those of each other, and older than the next ones."""
@@ -354,6 +357,7 @@ _CANISTER = Table(
     Field(28, "own_memories", sorted_mapping(TEXT, _OWN_MEMORY), []),
     Field(29, "created_at_ns", _COUNT, 0),
     Field(30, "installed_at_ns", _COUNT, 0),
+    Field(31, "consumed", _CONSUMED, [0] * len(Use)),
     rules=(_contexts, _queue, _stopping, _named, _remembered),
 )
 
@@ -395,6 +399,7 @@ _SUBNET = Table(
     Field(18, "outcalls", sorted_mapping(_COUNT, _OUTCALL), []),
     Field(19, "next_outcall_id", _COUNT, 0),
     Field(20, "keeps_origins", BOOL, False),
+    Field(21, "keeps_consumption", BOOL, False),
     rules=(_management, _outcalls),
 )
 _SNAPSHOT = Table(

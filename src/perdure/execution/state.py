@@ -45,6 +45,7 @@ __all__ = [
     "SnapshotContent",
     "StopRequest",
     "SubnetState",
+    "Use",
     "Visibility",
     "handed_key",
 ]
@@ -216,6 +217,25 @@ class StopRequest:
     deadline_ns: int
 
 
+@unique
+class Use(IntEnum):
+    """What a canister's cycles go for: their places in `CanisterState.consumed`, by the names of ``canister_metrics``.
+
+    Nothing is ever taken for an uninstallation here. Fees of signatures come out of what a call brings along, and are
+    nobody's in those figures, as on the network.
+    """
+
+    MEMORY = 0
+    COMPUTE_ALLOCATION = 1
+    INGRESS_INDUCTION = 2
+    INSTRUCTIONS = 3
+    TRANSMISSION = 4
+    UNINSTALL = 5
+    CANISTER_CREATION = 6
+    HTTP_OUTCALLS = 7
+    BURNED_CYCLES = 8
+
+
 class OwnMemory(NamedTuple):
     """A memory of a canister's that the network does not know; unused where its module does not name it."""
 
@@ -280,6 +300,8 @@ class CanisterState:
     """When it got the code that it has, or a snapshot; 0: there is none, or it was before that was kept."""
     query_statistics: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     """Calls, instructions, argument bytes and reply bytes of non-replicated queries."""
+    consumed: list[int] = field(default_factory=lambda: [0] * len(Use))
+    """Cycles by `Use`; replaced by a change, never changed. See `SubnetState.keeps_consumption`."""
     freezing_limit: int = 0
     """Cycles that the canister burns by existing for its freezing threshold; see `refresh`."""
     limits: dict[str, Limits] = field(default_factory=dict)
@@ -381,6 +403,8 @@ class SubnetState:
     keeps_origins: bool = True
     """Whether it says when canisters were made and installed, and whose requests are. What was written before goes on
     without, so that its history is replayed to the same states."""
+    keeps_consumption: bool = True
+    """Whether canisters say what their cycles went for, which for older states is as `keeps_origins` is."""
     next_request_number: int = 1
     ingress: IngressHistory = field(default_factory=IngressHistory)
     outbox: list[CallMessage | ResponseMessage] = field(default_factory=list)
@@ -408,9 +432,21 @@ class SubnetState:
     lost_cycles: int = 0
     """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
 
+    @property
+    def begun_with(self) -> tuple[int, bool, bool]:
+        """What a state is begun with and goes on with, so that its history can be done again."""
+        return self.first_canister_index, self.keeps_origins, self.keeps_consumption
+
     def kept_time_ns(self) -> int:
         """What is noted of a canister that is made or installed now; 0: nothing."""
         return self.time_ns if self.keeps_origins else 0
+
+    def consume(self, canister: CanisterState, cycles: int, use: Use) -> None:
+        """Count cycles that a canister has used and that are out of its balance, or of what it was sent."""
+        self.consumed_cycles += cycles
+        if cycles and self.keeps_consumption:
+            canister.consumed = consumed = canister.consumed.copy()
+            consumed[use] += cycles
 
     def note(self, kind: str, *fields: object) -> None:
         """Say what is about to be done, or is about to be committed, because somebody outside asked for it."""

@@ -415,8 +415,7 @@ class DurableHost:
         self._handed = frozenset(HANDED + key for key in world.state.handed)
         if self.directory.keeps_history:
             world.state.inputs = []
-            state = world.state
-            state.note("open", changed_fields(config), seed, state.first_canister_index, state.keeps_origins)
+            world.state.note("open", changed_fields(config), seed, *world.state.begun_with)
         return world
 
 

@@ -122,6 +122,7 @@ class _Opened(NamedTuple):
     seed: bytes
     first_canister_index: int = 0
     keeps_origins: bool = False
+    keeps_consumption: bool = False
 
 
 def _opened(one: Input) -> _Opened:
@@ -214,6 +215,7 @@ class _Replay:
         seed: of the randomness, until an input says another one.
         first_canister_index: of a state that is still empty, until an input says another one.
         keeps_origins: of such a state, too.
+        keeps_consumption: of such a state, too.
     """
 
     origin: StateDirectory
@@ -223,6 +225,7 @@ class _Replay:
     seed: bytes
     first_canister_index: int
     keeps_origins: bool
+    keeps_consumption: bool
     subnet: Subnet = field(init=False)
     _wanted: deque[Version] = field(default_factory=deque)
     """Commits that the input under way has still to make."""
@@ -250,6 +253,7 @@ class _Replay:
         if not durable.directory.subnet_record:
             self.subnet._state.first_canister_index = self.first_canister_index
             self.subnet._state.keeps_origins = self.keeps_origins
+            self.subnet._state.keeps_consumption = self.keeps_consumption
 
     def _abandon(self) -> None:
         self.subnet._durable.directory.abandon()
@@ -320,7 +324,8 @@ class _Replay:
     # --- inputs, by their kinds
 
     def open(self, one: Input, _: _Step) -> None:
-        self.config, self.seed, self.first_canister_index, self.keeps_origins = _opened(one)
+        for name, value in _opened(one)._asdict().items():
+            setattr(self, name, value)
         self._reopen()
 
     def call(self, one: Input, _: _Step) -> None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import InputFile, argument_options, encoded, given, methods_of, shown, shown_json
+from perdure.cli.argument import (
+    InputFile,
+    argument_options,
+    encoded,
+    given,
+    methods_of,
+    production_key_names,
+    shown,
+    shown_json,
+)
 from perdure.cli.canister.state import State, canister_argument, common, principal_of, say
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
@@ -71,6 +80,7 @@ def _hosts(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tup
     callback=_hosts,
     help="Let HTTPS outcalls reach this host; may be given again. Without it they reach none.",
 )
+@production_key_names
 @click.option("-v", "--verbose", is_flag=True, help="Tell instructions and cycles, on standard error.")
 @common
 def call(
@@ -87,6 +97,7 @@ def call(
     output: str,
     profiled: Path | None,
     allowed: tuple[str, ...],
+    production_key_names: bool,
     verbose: bool,
     as_json: bool,
     quiet: bool,
@@ -107,7 +118,7 @@ def call(
     if text is not None and args is not None:
         raise click.UsageError("arguments were given twice: in place and with --args")
     argument = given(text if args is None else args, args_file, args_format)
-    with state.open(changed_code="upgrade") as subnet:
+    with state.open(changed_code="upgrade", production_key_names=production_key_names) as subnet:
         if allowed:
             subnet.outcalls.allow_hosts(*allowed)
         if state.id_of(canister) == MANAGEMENT_CANISTER:

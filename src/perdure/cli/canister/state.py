@@ -79,7 +79,12 @@ class State:
 
     @contextmanager
     def open(
-        self, *, create: bool = False, changed_code: ChangedCode = "keep", extensions: Sequence[str] = ()
+        self,
+        *,
+        create: bool = False,
+        changed_code: ChangedCode = "keep",
+        extensions: Sequence[str] = (),
+        production_key_names: bool = False,
     ) -> Iterator[Subnet]:
         """The subnet, for as long as the block.
 
@@ -87,6 +92,7 @@ class State:
             create: make a state where there is none.
             changed_code: as for `Subnet`; who only looks changes nothing.
             extensions: as for `Subnet`.
+            production_key_names: as for `SubnetConfig`.
 
         Raises:
             click.UsageError: there is none, and none was to be created.
@@ -94,10 +100,16 @@ class State:
         """
         if not create and not self.directory.exists():
             raise click.UsageError(f"no state in {self.directory}: `perdure canister install` begins one")
+        from perdure.execution.config import SubnetConfig
         from perdure.subnet import Subnet
 
-        trusted = self.trust_owner
-        with Subnet(self.directory, changed_code=changed_code, extensions=extensions, trust_owner=trusted) as subnet:
+        with Subnet(
+            self.directory,
+            config=SubnetConfig(production_key_names=production_key_names),
+            changed_code=changed_code,
+            extensions=extensions,
+            trust_owner=self.trust_owner,
+        ) as subnet:
             yield subnet
 
     @functools.cached_property

@@ -7,7 +7,6 @@ from perdure.execution.management.call import ManagementMethod, Who
 from perdure.execution.management.elsewhere import BITCOIN_METHODS
 from perdure.execution.management.table import (
     METHODS,
-    REFUSED,
     execute_management_call,
     is_allowed_by_ingress,
     management_query,
@@ -16,7 +15,6 @@ from perdure.execution.management.table import (
 __all__ = [
     "BITCOIN_METHODS",
     "METHODS",
-    "REFUSED",
     "ManagementMethod",
     "Who",
     "execute_management_call",

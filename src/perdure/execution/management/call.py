@@ -26,6 +26,7 @@ class Who(Enum):
 
     ANYBODY = "anybody"
     CANISTERS = "canisters"
+    ADMINISTRATORS = "administrators of the subnet"
     CONTROLLERS = "controllers of the canister"
     SELF_OR_CONTROLLERS = "the canister itself and its controllers"
     STATUS_VIEWERS = "the canister itself and whom its status visibility lets see"

@@ -12,7 +12,7 @@ from perdure.execution.lifecycle import (
 from perdure.execution.management.call import Call, Values
 from perdure.execution.management.settings import changed_settings, refuse_lists, validate_settings
 from perdure.execution.rejects import rejected
-from perdure.execution.state import Settings
+from perdure.execution.state import Settings, Use
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 
@@ -62,8 +62,8 @@ def create_canister(call: Call) -> Values | Reject:
             f"only {cycles} cycles were received with the create_canister request.",
         )
     call.message.cycles = 0
-    call.world.state.consumed_cycles += fee
     canister = add_canister(call.world, settings, cycles - fee, origin=call.origin)
+    call.world.state.consume(canister, fee, Use.CANISTER_CREATION)
     return [{"canister_id": Principal(canister.canister_id)}]
 
 

@@ -97,6 +97,11 @@ service : {
     cycles : nat; reserved_cycles : nat; idle_cycles_burned_per_day : nat;
     query_stats : record { num_calls_total : nat; num_instructions_total : nat; request_payload_bytes_total : nat;
       response_payload_bytes_total : nat } }) query;
+  canister_metrics : (canister) -> (record { cycles_consumed : record {
+    memory : nat; compute_allocation : nat; ingress_induction : nat; instructions : nat;
+    request_and_response_transmission : nat; uninstall : nat; canister_creation : nat; http_outcalls : nat;
+    burned_cycles : nat } }) query;
+  list_canisters : () -> (record { canisters : vec record { start : principal; end : principal } }) query;
   canister_info : (record { canister_id : principal; num_requested_changes : opt nat64 }) -> (record {
     total_num_changes : nat64; recent_changes : vec change; module_hash : opt blob; controllers : vec principal });
   canister_metadata : (record { canister_id : principal; name : text }) -> (record { value : blob });

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import accumulate
+from typing import Final
 
 from perdure.candid.types import Value
 from perdure.canister import CanisterStatus, Reject
 from perdure.execution.management.call import Call, Values
 from perdure.execution.management.settings import settings_record
 from perdure.execution.rejects import rejected
-from perdure.execution.state import Change, LogRecord
+from perdure.execution.state import Change, LogRecord, Use
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import LINE_OVERHEAD_BYTES
 
-__all__ = ["canister_info", "canister_metadata", "canister_status", "fetch_canister_logs"]
+__all__ = [
+    "canister_info",
+    "canister_metadata",
+    "canister_metrics",
+    "canister_status",
+    "fetch_canister_logs",
+    "list_canisters",
+]
 
 
 def canister_status(call: Call) -> Values:
@@ -57,6 +65,26 @@ def canister_status(call: Call) -> Values:
             },
         }
     ]
+
+
+_METRICS: Final = {"request_and_response_transmission": Use.TRANSMISSION} | {
+    use.name.lower(): use for use in Use if use is not Use.TRANSMISSION
+}
+
+
+def canister_metrics(call: Call) -> Values | Reject:
+    """What its cycles went for, since it was created."""
+    if not call.world.state.keeps_consumption:
+        words = "canister_metrics: this state was begun by a perdure that did not count what cycles go for"
+        return rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, words)
+    consumed = call.canister.consumed
+    return [{"cycles_consumed": {name: consumed[use] for name, use in _METRICS.items()}}]
+
+
+def list_canisters(call: Call) -> Reject:
+    """For administrators of a subnet alone, and there are none, as of most subnets of the network."""
+    words = f"Caller {Principal(call.message.caller)} is not allowed to call list_canisters: it is no administrator"
+    return rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, f"{words} of this subnet, which has none")
 
 
 def _details_record(kind: str, details: dict[str, Value]) -> Value:

@@ -14,6 +14,7 @@ from perdure.canister import Reject
 from perdure.execution.management.call import Call
 from perdure.execution.messages import Outcall
 from perdure.execution.rejects import rejected
+from perdure.execution.state import Use
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 
@@ -88,7 +89,9 @@ def _begin(call: Call, refusal: str | None) -> Reject | None:
         refusal = words
     if refusal is not None:
         return rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, refusal)
-    state.consumed_cycles += price
+    caller = state.canisters[message.caller]
+    call.world.touch(caller)
+    state.consume(caller, price, Use.HTTP_OUTCALLS)
     state.outcalls[state.next_outcall_id] = Outcall(
         message.origin,
         message.caller,

@@ -1,7 +1,8 @@
 """The management canister: a table of methods, who may call them, and what each does.
 
 Arguments and results are Candid values (dictionaries, see `perdure.candid.types`). A handler returns the result values,
-or a `Reject`; `None` when the answer will come later. What needs the network beyond one subnet is refused by name.
+or a `Reject`; `None` when the answer will come later. What asks about subnets is answered for this
+one.
 
 Spec: "The IC management canister".
 """
@@ -69,6 +70,10 @@ METHODS: Final[dict[str, ManagementMethod]] = {
     "deposit_cycles": ManagementMethod(Who.CANISTERS, canisters.deposit_cycles, ingress=False),
     "raw_rand": ManagementMethod(Who.CANISTERS, canisters.raw_rand, ingress=False, target=""),
     "canister_status": ManagementMethod(Who.STATUS_VIEWERS, knowledge.canister_status, query=True),
+    "canister_metrics": ManagementMethod(Who.CONTROLLERS, knowledge.canister_metrics, query=True),
+    "list_canisters": ManagementMethod(
+        Who.ADMINISTRATORS, knowledge.list_canisters, ingress=False, query=True, update=False, target=""
+    ),
     "canister_info": ManagementMethod(Who.CANISTERS, knowledge.canister_info, ingress=False),
     "canister_metadata": ManagementMethod(Who.CANISTERS, knowledge.canister_metadata, ingress=False),
     "fetch_canister_logs": ManagementMethod(
@@ -100,12 +105,6 @@ METHODS: Final[dict[str, ManagementMethod]] = {
 }
 """Every method that works here."""
 
-REFUSED: Final[dict[str, str]] = {
-    "canister_metrics": "canister metrics are not kept by this local subnet",
-    "list_canisters": "there is no subnet administrator here",
-}
-"""Every method that is refused, and why."""
-
 
 # -- calling
 
@@ -123,6 +122,7 @@ def _may(who: Who, canister: CanisterState, caller: bytes) -> bool:
     may: dict[Who, bool] = {
         Who.ANYBODY: True,
         Who.CANISTERS: True,
+        Who.ADMINISTRATORS: True,
         Who.CONTROLLERS: controls,
         Who.SELF_OR_CONTROLLERS: controls or caller == canister.canister_id,
         Who.STATUS_VIEWERS: caller == canister.canister_id or _sees(settings.status_visibility, canister, caller),
@@ -137,9 +137,7 @@ _NOBODY: Final = CanisterState(CanisterFacts(), Settings())
 
 
 def _unknown(method_name: str) -> Reject:
-    reason = REFUSED.get(method_name)
-    words = f"Management canister has no method '{method_name}'"
-    return rejected(ErrorCode.UNKNOWN_MANAGEMENT_MESSAGE, words if reason is None else f"{words}: {reason}")
+    return rejected(ErrorCode.UNKNOWN_MANAGEMENT_MESSAGE, f"Management canister has no method '{method_name}'")
 
 
 def _prepare(world: World, message: CallMessage) -> tuple[ManagementMethod, Call] | Reject:
