@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from oracle import Oracle
 
 from perdure import Subnet
+from perdure.candid import encode, parse_types
 from perdure.canister import Reply
 from perdure.subnet.live import Live, Refused, Request
+from perdure.subnet.outcalls import HttpResponse
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 NOBODY = b"\4"
@@ -72,3 +75,78 @@ def test_who_is_not_let_in_is_told_so(live, counter):
     nobody = Request(b"one", NOBODY, b"\0" * 8 + b"\1\1\1", "inc", b"", b"")
     assert isinstance(live.submit(nobody), Refused)
     assert counter._subnet.request_status(b"one") == "unknown"
+
+
+class TestOutcalls:
+    URL = "https://api.example.com/price"
+
+    @pytest.fixture
+    def oracle(self):
+        with Subnet() as subnet:
+            yield subnet.install(Oracle)
+
+    def ask(self, live, oracle, name=b"one"):
+        return live.submit(request(oracle, "fetch", encode(parse_types("(text)"), [self.URL]), request_id=name))
+
+    def answer(self, oracle, name=b"one"):
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            found = oracle._subnet._state.ingress.find(name, oracle._subnet._state.time_ns)
+            if found is not None:
+                return found
+            time.sleep(0.01)
+        raise AssertionError("no answer within 20 s")
+
+    def test_others_go_on_while_a_server_thinks(self, oracle):
+        asked, may_answer = threading.Event(), threading.Event()
+
+        def think(outcall):
+            asked.set()
+            assert may_answer.wait(20)
+            return HttpResponse(200, (), b"thought")
+
+        oracle._subnet.outcalls.get(self.URL).respond_with(think)
+        live = Live(oracle._subnet)
+        live.start()
+        try:
+            assert self.ask(live, oracle) is None
+            assert asked.wait(20)
+            assert isinstance(live.query(oracle.id.raw_bytes, "seen", encode((), []), NOBODY), Reply)
+            assert len(oracle._subnet.outcalls.pending) == 1
+            may_answer.set()
+            assert b"200 thought" in self.answer(oracle).data
+        finally:
+            may_answer.set()
+            live.stop()
+
+    def test_what_waits_when_it_stops_is_asked_for_again(self, oracle):
+        asked, may_answer = threading.Event(), threading.Event()
+
+        def think(outcall):
+            asked.set()
+            assert may_answer.wait(20)
+            return HttpResponse(200, (), b"thought")
+
+        oracle._subnet.outcalls.get(self.URL).respond_with(think).respond(body=b"again")
+        live = Live(oracle._subnet)
+        live.start()
+        self.ask(live, oracle)
+        assert asked.wait(20)
+        live.stop()
+        may_answer.set()
+        assert len(oracle._subnet.outcalls.pending) == 1
+        live = Live(oracle._subnet)
+        live.start()
+        try:
+            assert b"200 again" in self.answer(oracle).data
+        finally:
+            live.stop()
+
+    def test_nobody_answers(self, oracle):
+        live = Live(oracle._subnet)
+        live.start()
+        try:
+            self.ask(live, oracle)
+            assert f"GET {self.URL} was not made" in self.answer(oracle).message
+        finally:
+            live.stop()

@@ -25,6 +25,7 @@ __all__ = [
     "argument_options",
     "encoded",
     "given",
+    "hosts_with_ports",
     "methods_of",
     "named_file",
     "production_key_names",
@@ -34,6 +35,18 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def hosts_with_ports(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Hosts with their ports, looked at before anything is opened."""
+    if hosts:
+        from perdure.subnet.fetching import parse_host
+
+        try:
+            list(map(parse_host, hosts))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+    return hosts
 
 
 def production_key_names(command: Callable[P, R]) -> Callable[P, R]:

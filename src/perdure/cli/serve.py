@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import production_key_names
+from perdure.cli.argument import hosts_with_ports, production_key_names
 from perdure.cli.canister.state import State, common, say
 
 if TYPE_CHECKING:
@@ -33,6 +33,14 @@ __all__ = ["serve", "until_ended"]
     default="real",
     help="real: the subnet's time is the machine's. virtual: it stands still.",
 )
+@click.option(
+    "--allow-outcalls",
+    "outcall_hosts",
+    multiple=True,
+    metavar="HOST:PORT",
+    callback=hosts_with_ports,
+    help="Let HTTPS outcalls reach this host; may be given again. Without it they reach none.",
+)
 @production_key_names
 @common
 def serve(
@@ -42,6 +50,7 @@ def serve(
     domains: tuple[str, ...],
     allow_hosts: tuple[str, ...],
     clock: str,
+    outcall_hosts: tuple[str, ...],
     production_key_names: bool,
     as_json: bool,
     quiet: bool,
@@ -67,6 +76,7 @@ def serve(
     with until_ended() as ended, opened as subnet, ExitStack() as stack:
         pages = Explorer(subnet, title=str(state.directory), names=lambda: by_id(state.directory))
         stack.callback(pages.close)
+        subnet.outcalls.allow_hosts(*outcall_hosts)
         try:
             server = Server(
                 subnet,

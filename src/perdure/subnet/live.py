@@ -19,7 +19,6 @@ from perdure.execution.clock import advance_time, move_clock, next_charge_ns
 from perdure.execution.journal import Ticket
 from perdure.execution.management.interface import codecs
 from perdure.execution.messages import CallMessage, FromUser, Response
-from perdure.execution.outcalls import ask_outside
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import (
     execute_at_once,
@@ -32,6 +31,7 @@ from perdure.execution.state import HookStatus, SubnetState
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.subnet.canister import Canister
+from perdure.subnet.outcalls import PendingOutcall
 from perdure.subnet.subnet import Subnet
 
 __all__ = ["Clock", "Live", "Refused", "Request"]
@@ -49,6 +49,8 @@ _REST_SECONDS: Final = 0.005
 """For how long they then let others in."""
 _SECOND_NS: Final = 1_000_000_000
 _ERROR_PAUSE_SECONDS: Final = 1.0
+_MAX_ASKING: Final = 32
+"""Outcalls that are asked for at a time; others wait for these."""
 
 
 @final
@@ -97,6 +99,8 @@ class Live:
         self._wake = threading.Event()
         self._stopped: bool = False
         self._answered: dict[bytes, list[Callable[[], object]]] = {}
+        self._asking: set[int] = set()
+        """Outcalls for which a thread is asking."""
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="perdure rounds", daemon=True)
 
@@ -277,6 +281,7 @@ class Live:
                 break
             try:
                 pause = self._go_on()
+                self._ask_outside()
                 self._tell()
             except Exception:
                 _LOG.exception("a round of the served subnet failed")
@@ -325,7 +330,7 @@ class Live:
                 _LOG.warning("a call of the management canister cannot be executed here and is rejected: %s", error)
                 world.recover()
                 reject_management_call(world, f"This machine cannot execute the call: {error}")
-            if not (has_work(world) or ask_outside(world)) or time.monotonic() > until:
+            if not has_work(world) or time.monotonic() > until:
                 return
 
     def _pause(self, world: World) -> float:
@@ -342,6 +347,7 @@ class Live:
                 due.append(canister.global_timer_ns)
             module = canister.module
             beats = beats or (module is not None and "canister_heartbeat" in module.exported_methods)
+        due += [outcall.deadline_ns for outcall in state.outcalls.values()]
         for canister_id in state.stopping:
             due += [request.deadline_ns for request in state.canisters[canister_id].stop_requests]
         self._planned_ns = int(min(due, default=1 << 62))
@@ -349,6 +355,33 @@ class Live:
             return 0.0
         pause = (self._planned_ns - now_ns) / 1e9
         return max(0.0, min(_LOOK_EVERY_SECONDS, pause))
+
+    # --- what is outside
+
+    def _ask_outside(self) -> None:
+        """Have outcalls answered, each in a thread of its own: others go on while a server thinks."""
+        if not self.subnet._state.outcalls:
+            return
+        for one in self.subnet.outcalls.pending:
+            if one.id not in self._asking and len(self._asking) < _MAX_ASKING:
+                self._asking.add(one.id)
+                threading.Thread(target=self._ask, args=(one,), name="perdure outcall", daemon=True).start()
+
+    def _ask(self, one: PendingOutcall) -> None:
+        outcalls, answer = self.subnet.outcalls, None
+        try:
+            answer = outcalls._ask(one)
+            if answer is not None and not self._stopped:  # what waits when this stops is asked for when it starts again
+                outcalls.answer(one, answer)
+        except KeyError:
+            pass  # its time was over, or somebody else has answered
+        except Exception:
+            _LOG.exception("an outcall to %.300s could not be answered", one.url)
+            time.sleep(_ERROR_PAUSE_SECONDS)
+        finally:
+            self._asking.discard(one.id)
+            if answer is not None:
+                self._wake.set()
 
     # --- compiling
 

@@ -274,7 +274,7 @@ class Outcalls:
         max_redirects: int = 0,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """Have requests to these hosts be made, and to no others. The subnet waits meanwhile.
+        """Have requests to these hosts be made, and to no others. The subnet waits meanwhile, unless it is served.
 
         Args:
             hosts: each with its port, ``api.example.com:443``. What is not on the public network is reached only by an
@@ -363,32 +363,31 @@ class Outcalls:
                 continue  # a function that answers has called a canister, or answered by hand
             seen = _seen(number, outcall)
             self._answering.add(number)
+            signals = threads.here.state
+            signals.let_in()
             try:
-                answer = self._answer(seen)
+                answer = self._ask(seen, waits=waits)
             finally:
+                signals.hold()
                 self._answering.discard(number)
-            if answer is None and waits and not self.waits:
-                words = _NOBODY.format(method=seen.method, url=seen.url[:500])
-                answer = HttpFailure(RejectCode.SYS_TRANSIENT, words)
             if answer is not None and number in world.state.outcalls:
                 self._take(world, number, [answer])
                 is_answered = True
         return is_answered
 
-    def _answer(self, outcall: PendingOutcall) -> HttpAnswer | None:
+    def _ask(self, outcall: PendingOutcall, *, waits: bool = True) -> HttpAnswer | None:
+        """The answer of whoever answers, which may take its time; `None`: it is to go on waiting."""
         route = next((one for one in reversed(self._routes) if one._fits(outcall)), None)
-        if route is None and self._client is None and self._hosts is None:
+        if route is not None:
+            return route._answer(outcall)
+        if self._client is not None:
+            return _by_client(self._client, outcall)
+        if self._hosts is not None:
+            return self._hosts.fetch(outcall._request)
+        if not waits or self.waits:
             return None
-        signals = threads.here.state
-        signals.let_in()
-        try:
-            if route is not None:
-                return route._answer(outcall)
-            if self._client is not None:
-                return _by_client(self._client, outcall)
-            return self._hosts.fetch(outcall._request) if self._hosts is not None else None
-        finally:
-            signals.hold()
+        words = _NOBODY.format(method=outcall.method, url=outcall.url[:500])
+        return HttpFailure(RejectCode.SYS_TRANSIENT, words)
 
 
 _MAX_CALLS: Final = 1_000

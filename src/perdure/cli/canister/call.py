@@ -14,6 +14,7 @@ from perdure.cli.argument import (
     argument_options,
     encoded,
     given,
+    hosts_with_ports,
     methods_of,
     production_key_names,
     shown,
@@ -29,18 +30,6 @@ if TYPE_CHECKING:
     from perdure.subnet import Canister, Subnet
 
 __all__ = ["call", "reject_management_call"]
-
-
-def _hosts(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tuple[str, ...]:
-    """Hosts with their ports, looked at before anything is opened."""
-    if hosts:
-        from perdure.subnet.fetching import parse_host
-
-        try:
-            list(map(parse_host, hosts))
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from error
-    return hosts
 
 
 @click.command()
@@ -77,7 +66,7 @@ def _hosts(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tup
     "allowed",
     multiple=True,
     metavar="HOST:PORT",
-    callback=_hosts,
+    callback=hosts_with_ports,
     help="Let HTTPS outcalls reach this host; may be given again. Without it they reach none.",
 )
 @production_key_names
