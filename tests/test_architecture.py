@@ -191,6 +191,7 @@ TESTED_WITH = {
     "execution/test_records.py": "execution: schema state",
     "execution/test_stories.py": "execution: messages",
     "explorer/test_pages.py": "explorer: asked calls canisters changes data past site snapshots subject trials words",
+    "execution/test_streams.py": "execution: delivery",
     "gateway/test_http.py": "gateway: certifier read_paths state_tree",
     "gateway/test_server.py": "gateway: connection workers",
     "inspection/test_export.py": "inspection: arrow occupancy whole",

@@ -244,7 +244,8 @@ _LOCAL_LIMITS: Final = frozenset(
 )
 
 DIFFERENCES: Final = (
-    "One subnet: every call stays on it, so that a request may have 10 MiB, and none is lost on the way.",
+    "On a `Subnet` every call stays, so that a request may have 10 MiB; between subnets of a `Network` it has 2 MiB. "
+    "None is lost on the way.",
     "No time passes by itself. The clock is virtual; a round moves it by a nanosecond, whoever tests moves it further.",
     "Messages are never sliced over rounds; a canister may use up what is left of a round's budget and go beyond it by "
     "one message.",

@@ -21,6 +21,7 @@ from perdure.memory import Memory
 if TYPE_CHECKING:
     from perdure.kit.rejects import rejects
     from perdure.subnet import Canister, Subnet
+    from perdure.subnet.network import Network
 
 __all__ = [
     "ANONYMOUS",
@@ -30,6 +31,7 @@ __all__ = [
     "InvalidModuleError",
     "MalformedError",
     "Memory",
+    "Network",
     "PerdureError",
     "Principal",
     "RejectError",
@@ -40,7 +42,12 @@ __all__ = [
 ]
 
 # Imported when first asked for: the engine takes longer to load than everything else together.
-_LATER = {"Canister": "perdure.subnet", "Subnet": "perdure.subnet", "rejects": "perdure.kit.rejects"}
+_LATER = {
+    "Canister": "perdure.subnet",
+    "Network": "perdure.subnet.network",
+    "Subnet": "perdure.subnet",
+    "rejects": "perdure.kit.rejects",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -6,13 +6,13 @@ inter-canister call's reservations: `cycles_account_manager` of the replica (202
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Final, final
 
 from perdure.execution.config import GIB
 
-__all__ = ["CYCLES_2026_08", "CostSchedule"]
+__all__ = ["CYCLES_2026_08", "FREE", "CostSchedule"]
 
 _NS_PER_SECOND: Final = 1_000_000_000
 _WASM64_INSTRUCTION_COST_OVERHEAD: Final = 2
@@ -23,7 +23,10 @@ _ALGORITHMS: Final = {"sign_with_ecdsa": 2, "sign_with_schnorr": 2, "vetkd_deriv
 @final
 @dataclass(frozen=True)
 class CostSchedule:
-    """A table of fees in cycles; `CYCLES_2026_08` is the newest. Serves as the `CostTable` that canisters can ask."""
+    """A table of fees in cycles; `CYCLES_2026_08` is the newest, `FREE` is for system subnets.
+
+    Serves as the `CostTable` that canisters can ask.
+    """
 
     source: str
     canister_creation_fee: int
@@ -137,4 +140,12 @@ CYCLES_2026_08: Final = CostSchedule(
     http_request_byte_fee=400,
     http_response_byte_fee=800,
     signature_fees={"test_key_1": 10_000_000_000, "dfx_test_key": 10_000_000_000, "key_1": 26_153_846_153},
+)
+
+FREE: Final = replace(
+    CYCLES_2026_08,
+    source="a system subnet, where nothing costs cycles",
+    signature_fees=dict.fromkeys(CYCLES_2026_08.signature_fees, 0),
+    **{one.name: 0 for one in fields(CYCLES_2026_08) if one.name.endswith("_fee")},
+    http_base_fee_per_node=0,
 )

@@ -42,6 +42,9 @@ _SUBNET: Final = (
     "random_counter",
     "outbox",
     "handed",
+    "xnet_streams",
+    "sent_cycles",
+    "received_cycles",
 )
 """Clock, round and request number are not among them: they may go on without the message that moved them."""
 

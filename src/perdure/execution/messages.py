@@ -16,10 +16,12 @@ __all__ = [
     "CallOrigin",
     "FromCanister",
     "FromUser",
+    "Message",
     "OpenCall",
     "Outcall",
     "Response",
     "ResponseMessage",
+    "payload_bytes",
     "request_of",
 ]
 
@@ -74,6 +76,17 @@ class ResponseMessage:
     call_id: int
     response: Response
     refund: int
+
+
+Message = CallMessage | ResponseMessage
+
+
+def payload_bytes(message: Message) -> int:
+    """What a message carries: method name and argument, a reply's data, a rejection's words."""
+    if isinstance(message, CallMessage):
+        return len(message.arg) + len(message.method_name.encode())
+    response = message.response
+    return len(response.data) if isinstance(response, Reply) else len(response.message.encode())
 
 
 @final

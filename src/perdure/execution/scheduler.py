@@ -8,13 +8,12 @@ Spec: "The IC can execute any message that is at the head of its queue".
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.errors import HostError
 from perdure.execution.clock import expire_calls
+from perdure.execution.delivery import deliver
 from perdure.execution.effects import pay, respond
-from perdure.execution.events import Delivered, Taken
+from perdure.execution.events import Taken
 from perdure.execution.execute import (
     HEARTBEAT_TASK,
     HOOK_TASK,
@@ -33,21 +32,20 @@ from perdure.execution.ingress import check_request_id, drawn_id, is_drawn
 from perdure.execution.inputs import message_fields
 from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import can_finish_stopping, finish_stopping
-from perdure.execution.management import BITCOIN_METHODS, execute_management_call, is_allowed_by_ingress
-from perdure.execution.management.elsewhere import bitcoin_canister
-from perdure.execution.messages import CallMessage, FromCanister, FromUser, Response, ResponseMessage, request_of
+from perdure.execution.management import execute_management_call, is_allowed_by_ingress
+from perdure.execution.messages import CallMessage, FromUser, Response, request_of
 from perdure.execution.outcalls import ask_outside, expire_outcalls
-from perdure.execution.rejects import no_such_canister, rejected
+from perdure.execution.rejects import rejected
 from perdure.execution.state import CanisterState, HookStatus, Use
 from perdure.execution.world import World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import ErrorCode
 
 __all__ = [
-    "deliver",
     "execute_alone",
     "execute_at_once",
     "execute_ingress",
+    "go_on",
     "has_work",
     "is_hook_due",
     "reject_management_call",
@@ -350,9 +348,8 @@ def run_until_answered(world: World, request_id: bytes, max_rounds: int = 1_000)
     """Run rounds until an ingress message is answered; `None` as for `execute_ingress`."""
     for _ in range(max_rounds):
         response = world.state.ingress.find(request_id, world.state.time_ns)
-        if response is not None or not (has_work(world) or ask_outside(world)):
+        if response is not None or not go_on(world):
             return response
-        round_(world)
     return world.state.ingress.find(request_id, world.state.time_ns)
 
 
@@ -402,10 +399,19 @@ def has_work(world: World) -> bool:
 def run_until_idle(world: World, max_rounds: int = 10_000) -> int:
     """Run rounds until there is nothing left to do but heartbeats; how many were run."""
     for rounds in range(max_rounds):
-        if not (has_work(world) or ask_outside(world)):
+        if not go_on(world):
             return rounds
-        round_(world)
     return max_rounds
+
+
+def go_on(world: World, *, always: bool = False) -> bool:
+    """Run a round, of the network if the subnet has one, if there is something to do or `always`; whether it did."""
+    if world.network is not None:
+        return world.network(always)
+    if not always and not (has_work(world) or ask_outside(world)):
+        return False
+    round_(world)
+    return True
 
 
 def round_(world: World) -> None:
@@ -528,69 +534,3 @@ def _is_task_due(world: World, canister: CanisterState, task: str) -> bool:
 def _can_run(world: World, canister: CanisterState) -> bool:
     needed = world.costs_of(canister.module).execution(world.config.max_instructions_per_message)
     return canister.facts.status is CanisterStatus.RUNNING and canister.liquid_cycles >= needed
-
-
-# -- delivery
-
-
-def deliver(world: World) -> None:
-    """Hand what was sent to its receivers, in the order in which it was sent."""
-    world.begin()
-    outbox, world.state.outbox = world.state.outbox, []
-    for message in outbox:
-        if isinstance(message, CallMessage):
-            _deliver_call(world, message)
-        else:
-            _deliver_response(world, message)
-    world.finish()
-
-
-def _deliver_call(world: World, message: CallMessage) -> None:
-    if world.intercept is not None and isinstance(message.origin, FromCanister):
-        answer = world.intercept(message)
-        if answer is True:
-            world.state.lost_cycles += message.cycles
-            return
-        if not isinstance(answer, bool):
-            respond(world, message.origin, answer, message.cycles)
-            return
-    if message.callee in (_MANAGEMENT, world.state.subnet_id):
-        if message.method_name in BITCOIN_METHODS and isinstance(message.origin, FromCanister):
-            found = bitcoin_canister(world, message)
-            if isinstance(found, Reject):
-                respond(world, message.origin, found, message.cycles)
-            else:
-                _put(world, found, replace(message, callee=found.canister_id))
-            return
-        world.state.management_calls.append(message)
-        if world.streams:
-            world.tell(_delivered(_MANAGEMENT, message))
-        return
-    canister = world.state.canisters.get(message.callee)
-    if canister is None:
-        refusal = no_such_canister(message.callee, world.state.first_canister_index)
-        respond(world, message.origin, refusal, message.cycles)
-    else:
-        _put(world, canister, message)
-
-
-def _deliver_response(world: World, message: ResponseMessage) -> None:
-    canister = world.state.canisters.get(message.receiver)
-    if canister is None:
-        world.state.lost_cycles += message.refund
-    else:
-        _put(world, canister, message)
-
-
-def _put(world: World, canister: CanisterState, message: CallMessage | ResponseMessage) -> None:
-    world.touch(canister)
-    canister.inputs.append(message)
-    world.state.ready[canister.canister_id] = None
-    if world.streams:
-        world.tell(_delivered(canister.canister_id, message))
-
-
-def _delivered(receiver: bytes, message: CallMessage | ResponseMessage) -> Delivered:
-    if isinstance(message, ResponseMessage):
-        return Delivered("response", receiver, b"", "")
-    return Delivered("call", receiver, message.caller, message.method_name)

@@ -34,6 +34,7 @@ from perdure.execution.state import (
     StopRequest,
     Use,
     Visibility,
+    XNetStream,
 )
 from perdure.ic.reject import RejectCode
 from perdure.record import (
@@ -377,6 +378,7 @@ def _outcalls(subnet: dict[str, Plain]) -> str | None:
     return None
 
 
+_STREAM = row(XNetStream, ("begin", _COUNT), ("messages", sequence(_MESSAGE, tuple)), ("inducted", _COUNT))
 _SUBNET = Table(
     "subnet record",
     Field(1, "subnet_id", _ID, b""),
@@ -400,6 +402,9 @@ _SUBNET = Table(
     Field(19, "next_outcall_id", _COUNT, 0),
     Field(20, "keeps_origins", BOOL, False),
     Field(21, "keeps_consumption", BOOL, False),
+    Field(22, "xnet_streams", sorted_mapping(_ID, _STREAM), []),
+    Field(23, "sent_cycles", _CYCLES, 0),
+    Field(24, "received_cycles", _CYCLES, 0),
     rules=(_management, _outcalls),
 )
 _SNAPSHOT = Table(

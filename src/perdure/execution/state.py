@@ -25,7 +25,15 @@ from perdure.canister import (
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.ingress import IngressHistory
 from perdure.execution.inputs import Clock, Input
-from perdure.execution.messages import CallContext, CallMessage, CallOrigin, OpenCall, Outcall, ResponseMessage
+from perdure.execution.messages import (
+    CallContext,
+    CallMessage,
+    CallOrigin,
+    Message,
+    OpenCall,
+    Outcall,
+    ResponseMessage,
+)
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.system_api import LINE_OVERHEAD_BYTES
 
@@ -33,6 +41,7 @@ __all__ = [
     "CONTROLLERS_ONLY",
     "FIRST_CANISTER_INDEX",
     "LAST_TIME_NS",
+    "NO_STREAM",
     "CanisterLog",
     "CanisterState",
     "Change",
@@ -47,6 +56,7 @@ __all__ = [
     "SubnetState",
     "Use",
     "Visibility",
+    "XNetStream",
     "handed_key",
 ]
 
@@ -385,6 +395,19 @@ def handed_key(caller: bytes, call_id: int) -> bytes:
 
 
 @final
+class XNetStream(NamedTuple):
+    """What goes to another subnet, and how far its own stream has come in: see `perdure.execution.streams`."""
+
+    begin: int = 0
+    """The number of the first message that is kept."""
+    messages: tuple[Message, ...] = ()
+    inducted: int = 0
+
+
+NO_STREAM: Final = XNetStream()
+
+
+@final
 @dataclass(slots=True)
 class SubnetState:
     """A whole subnet, and nothing of what runs it; that is `World`."""
@@ -415,6 +438,8 @@ class SubnetState:
     next_outcall_id: int = 0
     handed: Mapping[bytes, Handed] = field(default_factory=dict)
     """What calls on their way take along, by `handed_key`; replaced by a change, never changed."""
+    xnet_streams: Mapping[bytes, XNetStream] = field(default_factory=dict)
+    """By the id of the other subnet; replaced by a change, never changed."""
     ready: dict[bytes, None] = field(default_factory=dict)
     """Canisters with inputs, in no particular order."""
     task_canisters: set[bytes] = field(default_factory=set)
@@ -429,6 +454,9 @@ class SubnetState:
     minted_cycles: int = 0
     consumed_cycles: int = 0
     """Cycles paid for resources or burned on purpose."""
+    sent_cycles: int = 0
+    """Cycles that have left for other subnets: minted and received is always sent and what `total_cycles` says."""
+    received_cycles: int = 0
     lost_cycles: int = 0
     """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
 
@@ -468,7 +496,7 @@ class SubnetState:
         return hashlib.shake_256(b"perdure randomness" + self.seed + counter).digest(size_bytes)
 
     def total_cycles(self) -> int:
-        """Every cycle there is: minted is always this, plus consumed, plus lost."""
+        """Every cycle there is: minted and received is always this, plus consumed, plus lost, plus sent."""
         total = sum(
             message.cycles if isinstance(message, CallMessage) else message.refund
             for message in (*self.outbox, *self.management_calls)

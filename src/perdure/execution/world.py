@@ -165,6 +165,12 @@ class World:
     """Answers outcalls when nothing else is left to run, and says whether it did; told whether somebody waits for what
     is left. `None`: what somebody waits for is rejected."""
 
+    route: Callable[[bytes], bytes | None] | None = None
+    """The id of the subnet that has a canister, or would have it, by the canister's id or its own; `None`: none has. A
+    subnet that is a network of its own asks nobody."""
+    network: Callable[[bool], bool] | None = None
+    """Runs a round of all subnets of the network, if there is work or it is told to anyway; whether it did."""
+
     # --- what happens
 
     def tell(self, event: Event) -> None:

@@ -12,7 +12,11 @@ from collections import deque
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import TypeVar, final
 
-__all__ = ["deep_copy"]
+from perdure.execution.world import World
+from perdure.subnet.host import MemoryHost
+from perdure.subnet.residency import ResidentInstance
+
+__all__ = ["copy_world", "deep_copy", "pass_on"]
 
 _Value = TypeVar("_Value")
 
@@ -66,3 +70,26 @@ def deep_copy(value: _Value, replaced: dict[int, object]) -> _Value:
     file.seek(0)
     copied: _Value = _Reader(file, writer.shared).load()
     return copied
+
+
+def pass_on(old: World, new: World) -> None:
+    """Have those who look on, or answer, do so for a world in the place of another."""
+    new.streams, new.watchers, new.outcalls = old.streams, old.watchers, old.outcalls
+
+
+def copy_world(world: World, host: MemoryHost) -> World:
+    """A world over a deep copy of the state; code is shared, memories are forked."""
+    state = world.state
+    shared: dict[int, object] = {id(state.ingress): state.ingress.fork()}
+    for canister in state.canisters.values():
+        if isinstance(canister.instance, ResidentInstance):
+            twin = host.adopt(canister.instance)
+            shared[id(canister.instance)] = twin
+            shared[id(canister.module)] = twin.module
+        for snapshot in canister.snapshots.values():
+            shared[id(snapshot.content)] = snapshot.content
+            shared[id(snapshot.module)] = snapshot.module
+    shared |= {id(handed.content): handed.content for handed in state.handed.values()}
+    copied = deep_copy(state, shared)
+    copied.inputs = None  # a copy is in memory, and has no past
+    return World(copied, host, world.config, world.costs, world.certify)

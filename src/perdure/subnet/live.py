@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, final
 
 from perdure.canister import CanisterModule, Reject
 from perdure.embedder.guard import threads
-from perdure.errors import HostError, MalformedError
+from perdure.errors import HostError, MalformedError, UnsupportedError
 from perdure.execution.clock import advance_time, move_clock, next_charge_ns
 from perdure.execution.journal import Ticket
 from perdure.execution.management.interface import codecs
@@ -86,9 +86,14 @@ class Live:
     Args:
         subnet: goes on in a thread of its own until `stop`; whoever holds it may use it as before.
         clock: what its clock does.
+
+    Raises:
+        UnsupportedError: the subnet is one of a network.
     """
 
     def __init__(self, subnet: Subnet, *, clock: Clock = "real") -> None:
+        if subnet._world.network is not None:
+            raise UnsupportedError("a subnet of a network cannot be served yet: serve one that is alone")
         self.subnet = subnet
         self.clock = clock
         self.preparing: set[bytes] = set()

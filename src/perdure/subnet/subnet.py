@@ -25,7 +25,7 @@ from perdure.canister import (
     Reply,
 )
 from perdure.embedder import Compiler, shared_compiler
-from perdure.errors import StorageError
+from perdure.errors import StorageError, UnsupportedError
 from perdure.execution.clock import advance_time
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CostSchedule
@@ -35,12 +35,7 @@ from perdure.execution.journal import Ticket
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.records import RECORDS
-from perdure.execution.scheduler import (
-    reject_management_call,
-    request_status,
-    round_,
-    run_until_idle,
-)
+from perdure.execution.scheduler import go_on, reject_management_call, request_status, run_until_idle
 from perdure.execution.state import CanisterState, Settings, SubnetState
 from perdure.execution.world import World
 from perdure.ic.ic0_ext import checked_extensions
@@ -51,7 +46,7 @@ from perdure.storage import Durability, KeepHistory, Snapshot, StateDirectory
 from perdure.subnet import given
 from perdure.subnet.canister import Canister, Home
 from perdure.subnet.changed_code import ChangedCode, check_name, check_way, take_up
-from perdure.subnet.copying import deep_copy
+from perdure.subnet.copying import copy_world, pass_on
 from perdure.subnet.core import Wasm
 from perdure.subnet.durable import DurableHost, blobs_of, open_state
 from perdure.subnet.gate import Gate, alone
@@ -99,6 +94,7 @@ class Subnet(Home):
         extensions: what canisters may use beyond the network's rules, by the names of `perdure.ic.ic0_ext`; a state
             directory keeps those that it was once opened with.
         trust_owner: write into a state directory that belongs to another user.
+        gate: whose turn it is, where `Network` has several subnets take turns together.
 
     Raises:
         StorageError: the directory cannot be opened, or a changed class cannot go on with what is there.
@@ -121,6 +117,7 @@ class Subnet(Home):
         changed_code: ChangedCode = "upgrade",
         extensions: Iterable[str] = (),
         trust_owner: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         check_way(changed_code)
         extensions = _wanted(extensions, path)
@@ -139,7 +136,7 @@ class Subnet(Home):
             chosen = replace(options, extensions=extensions) if extensions else options
             return compiler.compile(wasm, chosen, known=known, policy=policy)
 
-        self._gate = Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
+        self._gate = gate or Gate(patient=path is None)  # with a directory, turns are longer and end with a wait
         directory = None
         try:
             if path is None:
@@ -230,7 +227,7 @@ class Subnet(Home):
         assert isinstance(memory, MemoryHost)
         directory = StateDirectory.open(path, read_only=True, records=RECORDS, store=memory.store)
         host = DurableHost(directory, memory._compile_code, memory.residents)
-        made._world = _copy(host.restore(config or SubnetConfig(), b""), host.fork(made._gate))
+        made._world = copy_world(host.restore(config or SubnetConfig(), b""), host.fork(made._gate))
         identify(made._world)
         made._read_host = host
         made._lease = weakref.finalize(made, directory.close)  # an owner makes no checkpoint meanwhile
@@ -358,7 +355,7 @@ class Subnet(Home):
         """Have outcalls answered that somebody answers, then run one round."""
         with self._undisturbed(None) as world:
             ask_outside(world, waits=False)
-            round_(world)
+            go_on(world, always=True)
         self._wait()
 
     @alone
@@ -478,7 +475,7 @@ class Subnet(Home):
         twin = object.__new__(Subnet)
         twin._gate = gate
         twin._catalogue, twin._changed_code = self._catalogue, self._changed_code
-        twin._world = _copy(self._world, self._host.fork(gate))
+        twin._world = copy_world(self._world, self._host.fork(gate))
         return twin
 
     @contextmanager
@@ -493,9 +490,11 @@ class Subnet(Home):
     @alone
     def _begin_anchor(self) -> World:
         kept = self._world
+        if kept.network is not None:
+            raise UnsupportedError("one subnet of a network has no anchor: what it sent would stay; fork the network")
         self._world = self._twin(self._gate)._world
         self._anchors += 1
-        _pass_on(kept, self._world)
+        pass_on(kept, self._world)
         self._host.residents.form = kept.host.residents.form  # type: ignore[attr-defined]
         return kept
 
@@ -504,7 +503,7 @@ class Subnet(Home):
         for canister in self._state.canisters.values():
             if canister.instance is not None:
                 self._host.discard(canister.canister_id, canister.instance)
-        _pass_on(self._world, kept)
+        pass_on(self._world, kept)
         self._world = kept
         self._anchors -= 1
 
@@ -575,26 +574,3 @@ def _wanted(extensions: Iterable[str], path: str | os.PathLike[str] | None) -> t
             finally:
                 directory.close()
     return wanted
-
-
-def _pass_on(old: World, new: World) -> None:
-    """Have those who look on, or answer, do so for a world in the place of another."""
-    new.streams, new.watchers, new.outcalls = old.streams, old.watchers, old.outcalls
-
-
-def _copy(world: World, host: MemoryHost) -> World:
-    """A world over a deep copy of the state; code is shared, memories are forked."""
-    state = world.state
-    shared: dict[int, object] = {id(state.ingress): state.ingress.fork()}
-    for canister in state.canisters.values():
-        if isinstance(canister.instance, ResidentInstance):
-            twin = host.adopt(canister.instance)
-            shared[id(canister.instance)] = twin
-            shared[id(canister.module)] = twin.module
-        for snapshot in canister.snapshots.values():
-            shared[id(snapshot.content)] = snapshot.content
-            shared[id(snapshot.module)] = snapshot.module
-    shared |= {id(handed.content): handed.content for handed in state.handed.values()}
-    copied = deep_copy(state, shared)
-    copied.inputs = None  # a copy is in memory, and has no past
-    return World(copied, host, world.config, world.costs, world.certify)

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 
 from perdure.candid.types import Value
 from perdure.canister import Reject
-from perdure.execution.messages import CallMessage
+from perdure.execution.messages import CallMessage, FromCanister
 from perdure.execution.rejects import rejected
 from perdure.execution.state import CanisterState
 from perdure.execution.world import World
@@ -46,7 +46,7 @@ class Call(NamedTuple):
     @property
     def origin(self) -> tuple[bytes, int | None]:
         """Who asks, for the canister's history."""
-        if self.message.caller not in self.world.state.canisters:
+        if not isinstance(self.message.origin, FromCanister):
             return self.message.caller, None
         version = self.arg.get("sender_canister_version")
         return self.message.caller, -1 if version is None else version

@@ -16,7 +16,6 @@ from perdure.errors import MalformedError
 from perdure.execution.management.call import Call, Values
 from perdure.execution.messages import CallMessage
 from perdure.execution.rejects import rejected
-from perdure.execution.state import CanisterState
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
@@ -47,8 +46,8 @@ def _network() -> Codec:
     return Codec(tuple(parse_types("(record { network : variant { mainnet; testnet; regtest } })")))
 
 
-def bitcoin_canister(world: World, message: CallMessage) -> CanisterState | Reject:
-    """The canister that answers a call, or why none does."""
+def bitcoin_canister(world: World, message: CallMessage) -> bytes | Reject:
+    """The id of the canister that answers a call, or why none does."""
     try:
         ((network,),) = (one["network"] for one in _network().decode(message.arg))
     except MalformedError as error:
@@ -56,9 +55,9 @@ def bitcoin_canister(world: World, message: CallMessage) -> CanisterState | Reje
             code=RejectCode.CANISTER_ERROR
         )
     canister_id = BITCOIN_CANISTERS[network]
-    found = world.state.canisters.get(canister_id.raw_bytes)
-    if found is not None:
-        return found
+    raw_id = canister_id.raw_bytes
+    if raw_id in world.state.canisters or (world.route is not None and world.route(raw_id) is not None):
+        return raw_id
     words = f"{message.method_name}: there is no Bitcoin canister of {network} here; install one as {canister_id}"
     return rejected(ErrorCode.CANISTER_REJECTED_MESSAGE, words)
 

@@ -51,7 +51,10 @@ def refuse_headers(headers: Iterable[tuple[str, str]], body_bytes: int) -> str |
     return None
 
 
-def _refuse(arg: dict[str, Value], caller: bytes) -> str | None:
+def _refuse(call: Call) -> str | None:
+    arg, caller = call.arg, call.message.caller
+    if caller not in call.world.state.canisters:
+        return f"canister {Principal(caller)} is on another subnet, which makes its requests"
     transform, limit = arg["transform"], arg["max_response_bytes"]
     if transform is not None and transform["function"].principal.raw_bytes != caller:
         found = transform["function"].principal
@@ -107,7 +110,7 @@ def _begin(call: Call, refusal: str | None) -> Reject | None:
 def http_request(call: Call) -> Reject | None:
     """A request whose response thirteen nodes have to agree on, or one node's."""
     (method,) = call.arg["method"]
-    refusal = _refuse(call.arg, call.message.caller)
+    refusal = _refuse(call)
     if refusal is None and method in _CHANGING and call.arg["is_replicated"] is not False:
         refusal = "The requested HTTP method is only allowed for non-replicated requests."
     return _begin(call, refusal)
@@ -125,7 +128,7 @@ def flexible_http_request(call: Call) -> Reject | None:
     """A request whose responses come as the nodes got them."""
     (method,), nodes = call.arg["method"], call.world.costs.nodes
     total, least, most = replication_of(call.arg, nodes)
-    refusal = _refuse(call.arg, call.message.caller)
+    refusal = _refuse(call)
     wrong = {
         f"total_requests ({total}) must be at least 1": total < 1,
         f"total_requests ({total}) must not exceed the number of available nodes ({nodes})": total > nodes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from perdure.canister import Reject
 from perdure.errors import RejectError, UnsupportedError
 from perdure.execution import submit_ingress
 from perdure.execution.config import SubnetConfig as Limits
-from perdure.execution.cycles import CYCLES_2026_08
+from perdure.execution.cycles import FREE
 from perdure.ic import principal as ic_principal
 from perdure.ic.reject import ErrorCode
 from perdure.kit.pocket_ic.ic_py import (
@@ -44,13 +43,6 @@ T = TypeVar("T")
 _CYCLES: Final = 100_000_000_000_000
 _LAST_NNS_INDEX: Final = 0xF_FFFF
 _FREE_KINDS: Final = frozenset([SubnetKind.BITCOIN, SubnetKind.II, SubnetKind.NNS, SubnetKind.SYSTEM])
-_FREE: Final = dataclasses.replace(
-    CYCLES_2026_08,
-    source="a system subnet, where nothing costs cycles",
-    signature_fees=dict.fromkeys(CYCLES_2026_08.signature_fees, 0),
-    **{one.name: 0 for one in dataclasses.fields(CYCLES_2026_08) if one.name.endswith("_fee")},
-    http_base_fee_per_node=0,
-)
 _SERVER: Final = PocketICServer()
 
 
@@ -92,7 +84,7 @@ class PocketIC(GoesOn):
         self.kind = next(iter(kinds_of(config)), SubnetKind.APPLICATION)
         # PocketIC has keys by the production names on these.
         limits = Limits(production_key_names=self.kind in (SubnetKind.II, SubnetKind.FIDUCIARY))
-        self.subnet = Subnet(config.state_dir, config=limits, costs=_FREE if self.kind in _FREE_KINDS else None)
+        self.subnet = Subnet(config.state_dir, config=limits, costs=FREE if self.kind in _FREE_KINDS else None)
         self.server = _SERVER
         self.instance_id = self.server.new_instance()
         self.sender = Principal.anonymous()

@@ -1,0 +1,122 @@
+"""Streams between subnets: numbers, slices, what comes again, what is let go of; and what delivery puts into them."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.canister import Reject, Reply
+from perdure.execution.delivery import deliver
+from perdure.execution.messages import CallMessage, FromCanister, ResponseMessage
+from perdure.execution.streams import MAX_SLICE_BYTES, Slice, acknowledge, has_new, induct, send, slice_for
+
+HERE, THERE = b"subnet", b"another"
+CALLER, CALLEE = b"\0" * 8 + b"\1\1", b"\7" * 8 + b"\1\1"
+
+
+def call_of(number, *, arg=b"", cycles=10):
+    return CallMessage(FromCanister(CALLER, number, 0), CALLER, CALLEE, "method", arg, cycles)
+
+
+def numbers(found):
+    return [one.origin.call_id for one in found.messages]
+
+
+@pytest.fixture
+def state(world):
+    return world.subnet
+
+
+@pytest.fixture
+def other(world):
+    """A subnet on the other side."""
+    made = type(world)()
+    made.subnet.subnet_id = THERE
+    return made.rules
+
+
+def test_slices_begin_where_they_are_asked_for(state):
+    send(state, [(THERE, call_of(number)) for number in range(5)])
+    assert numbers(slice_for(state, THERE, 0)) == [0, 1, 2, 3, 4]
+    assert numbers(slice_for(state, THERE, 3)) == [3, 4]
+    assert slice_for(state, THERE, 5) == Slice(5, (), 0)
+    assert slice_for(state, b"nobody", 0) == Slice(0, (), 0)
+
+
+def test_slices_are_bounded_and_one_message_always_comes(state):
+    half = MAX_SLICE_BYTES // 2
+    sizes = [half - 300, half - 300, 1, MAX_SLICE_BYTES + 1, 1]
+    send(state, [(THERE, call_of(number, arg=bytes(size))) for number, size in enumerate(sizes)])
+    found = [numbers(slice_for(state, THERE, first)) for first in (0, 2, 3, 4)]
+    assert found == [[0, 1], [2], [3], [4]]
+
+
+def test_what_is_known_is_left_out_and_what_comes_too_early_not_taken(state, other):
+    send(state, [(THERE, call_of(number)) for number in range(4)])
+    first, last = slice_for(state, THERE, 0), slice_for(state, THERE, 2)
+    assert not has_new(other.state, HERE, last)
+    assert induct(other, HERE, last) == 0
+    assert induct(other, HERE, first._replace(messages=first.messages[:3])) == 3
+    assert has_new(other.state, HERE, last)
+    assert induct(other, HERE, last) == 1
+    assert (induct(other, HERE, first), induct(other, HERE, last)) == (0, 0)
+    assert [one.origin.call_id for one in other.state.outbox] == [0, 1, 2, 3]
+    assert (state.sent_cycles, other.state.received_cycles) == (40, 40)
+    assert other.state.outbox[0] is not first.messages[0]
+
+
+def test_what_was_taken_in_is_let_go_of_once(world, state):
+    send(state, [(THERE, call_of(number)) for number in range(4)])
+    for inducted, left in [(0, 4), (3, 1), (2, 1), (99, 0), (99, 0)]:
+        acknowledge(world.rules, THERE, inducted)
+        assert len(state.xnet_streams[THERE].messages) == left
+    send(state, [(THERE, call_of(9))])
+    assert slice_for(state, THERE, 0) == Slice(4, (call_of(9),), 0)
+    acknowledge(world.rules, b"nobody", 7)
+    assert list(state.xnet_streams) == [THERE]
+
+
+def test_an_induction_that_is_undone_can_be_done_again(other, state, monkeypatch):
+    send(state, [(THERE, call_of(1))])
+    found = slice_for(state, THERE, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(other), "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            induct(other, HERE, found)
+    other.recover()
+    assert not other.state.outbox
+    assert (other.state.xnet_streams, other.state.received_cycles) == ({}, 0)
+    assert induct(other, HERE, found) == 1
+
+
+class TestDelivery:
+    @pytest.fixture
+    def routed(self, world):
+        world.rules.route = {CALLEE: THERE, CALLER: THERE, HERE: HERE}.get
+        return world.rules
+
+    def test_calls_and_responses_leave_in_order(self, routed, state):
+        response = ResponseMessage(CALLER, 3, Reply(b"data"), 5)
+        state.outbox += [call_of(1), response, call_of(2)]
+        deliver(routed)
+        assert state.xnet_streams[THERE].messages == (call_of(1), response, call_of(2))
+        assert (state.sent_cycles, state.outbox) == (25, [])
+
+    def test_what_is_too_large_comes_back(self, routed, state):
+        state.outbox.append(call_of(1, arg=bytes(3 << 20)))
+        deliver(routed)
+        (message,) = state.outbox
+        assert isinstance(message.response, Reject)
+        assert (message.receiver, message.refund, state.xnet_streams) == (CALLER, 10, {})
+
+    def test_a_response_that_nobody_can_have_is_lost(self, routed, state):
+        state.outbox.append(ResponseMessage(b"gone", 3, Reply(b""), 5))
+        deliver(routed)
+        assert (state.lost_cycles, state.sent_cycles) == (5, 0)
+
+    def test_what_is_undone_has_not_left(self, routed, state):
+        state.outbox.append(call_of(1))
+        routed.begin()
+        deliver(routed)
+        assert state.sent_cycles == 10
+        routed.undo()
+        assert (state.outbox, state.xnet_streams, state.sent_cycles) == ([call_of(1)], {}, 0)
