@@ -206,6 +206,7 @@ TESTED_WITH = {
     "instrument/test_memories.py": "instrument: own; embedder: own",
     "instrument/test_direct.py": "ic: ic0_ext",
     "instrument/test_metering.py": "instrument: costs",
+    "subnet/test_network_directory.py": "storage: topology",
     "subnet/test_exported_interface.py": "instrument: probe",
     "instrument/test_wasi.py": "instrument: reactor",
     "instrument/test_lower.py": "instrument: stand_ins",

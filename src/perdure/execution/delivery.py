@@ -8,7 +8,7 @@ from typing import Final
 from perdure.canister import Reject
 from perdure.errors import MalformedError
 from perdure.execution.effects import respond
-from perdure.execution.events import Delivered
+from perdure.execution.events import Delivered, Taken
 from perdure.execution.management import BITCOIN_METHODS, METHODS
 from perdure.execution.management.elsewhere import bitcoin_canister
 from perdure.execution.management.interface import codecs
@@ -37,7 +37,8 @@ def deliver(world: World) -> None:
             _deliver_response(world, message, leaving)
     if leaving:
         send(world.state, leaving)
-    world.finish()
+    # What leaves is a commit of its own: another subnet may have taken it in before the next one.
+    world.finish(world.take(Taken("sent", b"")) if leaving else None)
 
 
 _Leaving = list[tuple[bytes, Message]]

@@ -12,24 +12,30 @@ before, in the order of the subnets, then runs its own round. So what comes out 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import permutations
+from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
 from perdure.canister import HasModule
 from perdure.embedder import Compiler
+from perdure.errors import StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import FREE
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.scheduler import go_on, has_work, round_
-from perdure.execution.state import FIRST_CANISTER_INDEX, SubnetState
+from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM, SubnetState
 from perdure.execution.streams import Slice, acknowledge, has_new, induct, slice_for
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
+from perdure.storage.topology import Member, Topology
 from perdure.subnet import given
 from perdure.subnet.canister import Canister
+from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
 from perdure.subnet.subnet import Subnet
 
@@ -44,71 +50,87 @@ class Kind(NamedTuple):
     """What differs between kinds of subnets.
 
     Attributes:
+        title: as `pocket-ic` spells it, and the file of a network's directory.
         is_free: nothing costs cycles.
         has_production_keys: threshold keys by the network's names for those that hold value.
         first_canister_index: where its ids begin; `None`: in a range that no other subnet has.
     """
 
+    title: str
     is_free: bool = False
     has_production_keys: bool = False
     first_canister_index: int | None = None
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "application": Kind(),
-    "verified_application": Kind(),
-    "system": Kind(is_free=True),
-    "nns": Kind(is_free=True, first_canister_index=0),
-    "sns": Kind(),
-    "ii": Kind(is_free=True, has_production_keys=True),
-    "fiduciary": Kind(has_production_keys=True),
-    "bitcoin": Kind(is_free=True),
+    "application": Kind("Application"),
+    "verified_application": Kind("VerifiedApplication"),
+    "system": Kind("System", is_free=True),
+    "nns": Kind("NNS", is_free=True, first_canister_index=0),
+    "sns": Kind("SNS"),
+    "ii": Kind("II", is_free=True, has_production_keys=True),
+    "fiduciary": Kind("Fiduciary", has_production_keys=True),
+    "bitcoin": Kind("Bitcoin", is_free=True),
 }
 """Kinds of subnets by name."""
 
 
 @final
 class Network:
-    """Subnets that are connected, in memory.
+    """Subnets that are connected: in memory, or each kept in a state directory of its own within one of the network.
 
     Each is a `Subnet` as any other: canisters are installed on it and called there. A canister may call those of other
     subnets; `Canister.update` returns when its own call is answered, wherever that leads. All subnets take turns
     together, so that one thread at a time goes on with the network, and canisters run beside each other as on one.
 
     Args:
-        subnets: the kind of each, by the names of `KINDS`; or how many application subnets.
-        seed: of everything random; subnets have different ones that follow from it.
+        subnets: the kind of each, by the names of `KINDS`; or how many application subnets. By default those that the
+            directory has, or two application subnets.
+        path: a directory, made where there is none; `None`: everything is gone with the process. Whatever a crash
+            leaves, each message between subnets is taken in once.
+        seed: of everything random; subnets have different ones that follow from it. A directory keeps its own.
         config: limits, of all subnets.
         compiler: as for `Subnet`.
         code: as for `Subnet`.
         extensions: as for `Subnet`.
 
     Raises:
-        ValueError: there is no such kind, no subnet, or two of a kind that there is once.
+        ValueError: there is no such kind, no subnet, two of a kind that there is once, or others than in the directory.
+        StorageError: the directory cannot be opened, or one of its subnets is at an earlier state than the others.
     """
 
     def __init__(
         self,
-        subnets: int | Iterable[str] = 2,
+        subnets: int | Iterable[str] | None = None,
         *,
+        path: str | os.PathLike[str] | None = None,
         seed: bytes = b"",
         config: SubnetConfig | None = None,
         compiler: Compiler | None = None,
         code: HasModule | type[object] | Iterable[HasModule | type[object]] = (),
         extensions: Iterable[str] = (),
     ) -> None:
-        kinds = ["application"] * subnets if isinstance(subnets, int) else list(subnets)
-        if not kinds:
-            raise ValueError("a network has at least one subnet, found none")
-        self._gate = Gate()
-        self._seed, self._config = seed, config or SubnetConfig()
+        self._topology = topology = None if path is None else Topology(Path(path))
+        kinds = _wanted(subnets, topology)
+        self._gate = Gate(patient=path is None)
+        self._seed = topology.seed if topology is not None and topology.members else seed
+        self._config = config or SubnetConfig()
         self._options: dict[str, Any] = {"compiler": compiler, "code": code, "extensions": tuple(extensions)}
         self._subnets: list[Subnet] = []
         self._kinds: list[str] = []
         self._halted: set[bytes] = set()
         self._by_range: dict[int, Subnet] = {}
-        for kind in kinds:
-            self.add_subnet(kind)
+        try:
+            if topology is not None and topology.members:
+                for kind, member in zip(kinds, topology.members, strict=True):
+                    self._add(kind, member.first_canister_index, member.name)
+                self._check_streams()
+            else:
+                for kind in kinds:
+                    self.add_subnet(kind)
+        except BaseException:
+            self._abandon()
+            raise
 
     # --- what there is
 
@@ -142,7 +164,10 @@ class Network:
 
         Raises:
             ValueError: there is no such kind, or another subnet has the range.
+            UnsupportedError: there is an anchor: what is sent from now on could not be undone.
         """
+        if any(subnet.is_anchored for subnet in self._subnets):
+            raise UnsupportedError("no subnet can be added within an anchor: what is sent to it could not be undone")
         found = KINDS.get(kind)
         if found is None:
             raise ValueError(f"a subnet is one of {', '.join(KINDS)}, found {kind!r:.60}")
@@ -156,18 +181,53 @@ class Network:
             raise ValueError(f"a range begins at a multiple of 2^20 below 2^64, found {first_canister_index}")
         if place in self._by_range:
             raise ValueError(f"a network has one {kind} subnet with the ids from {first_canister_index} on, found two")
-        config = self._config if not found.has_production_keys else _with_production_keys(self._config)
-        seed = self._seed if not number else b"%s subnet %d" % (self._seed, number)
-        costs = FREE if found.is_free else None
-        subnet = Subnet(seed=seed, config=config, costs=costs, gate=self._gate, **self._options)
-        subnet._state.first_canister_index = first_canister_index
-        if self._subnets:
-            subnet._state.time_ns = self.time_ns
-        self._by_range[place] = subnet
+        name, topology = f"{number}-{kind}", self._topology
+        if topology is not None:
+            topology.seed = self._seed
+            topology.members = (*topology.members, Member(name, found.title, first_canister_index))
+            topology.save()
+        return self._add(kind, first_canister_index, name)
+
+    def _add(self, kind: str, first_canister_index: int, name: str) -> Subnet:
+        found, number, topology = KINDS[kind], len(self._subnets), self._topology
+        config = replace(self._config, production_key_names=True) if found.has_production_keys else self._config
+        subnet = Subnet(
+            None if topology is None else topology.directory / name,
+            seed=self._seed if not number else b"%s subnet %d" % (self._seed, number),
+            config=config,
+            costs=FREE if found.is_free else None,
+            gate=self._gate,
+            **self._options,
+        )
+        state, host = subnet._state, subnet._host
+        if not isinstance(host, DurableHost) or not host.directory.subnet_record:
+            state.first_canister_index = first_canister_index
+            if self._subnets:
+                state.time_ns = self.time_ns
+        self._by_range[first_canister_index >> RANGE_BITS] = subnet
         self._subnets.append(subnet)
         self._kinds.append(kind)
-        self._connect(subnet)
+        if len(self._subnets) > 1:  # one that is alone asks nobody
+            for one in self._subnets:
+                self._connect(one)
         return subnet
+
+    def _check_streams(self) -> None:
+        """Refuse subnets that cannot have been so at one time.
+
+        Raises:
+            StorageError: one has taken in what another one has not sent, or has let go of what is still to come.
+        """
+        for sender, receiver in permutations(self._subnets, 2):
+            sent = sender._state.xnet_streams.get(receiver._state.subnet_id, NO_STREAM)
+            inducted = receiver._state.xnet_streams.get(sender._state.subnet_id, NO_STREAM).inducted
+            if not sent.begin <= inducted <= sent.begin + len(sent.messages):
+                words = (
+                    f"subnet {sender.id} has messages {sent.begin} to {sent.begin + len(sent.messages)} for "
+                    f"{receiver.id}, which expects {inducted}: one of the two was put back to an earlier state; put "
+                    "back all subnets of the network together"
+                )
+                raise StorageError(words, self._topology.directory if self._topology is not None else None)
 
     def _free_range(self) -> int:
         place = FIRST_CANISTER_INDEX >> RANGE_BITS
@@ -306,12 +366,20 @@ class Network:
         )
         if not is_working and sum(ask_outside(world) for world in worlds) == 0 and not always:
             return False
+        self._keep_what_leaves(subnets)
         for world, sender_id, one in slices:
             induct(world, sender_id, one)
             acknowledge(world, sender_id, one.inducted)
         for world in worlds:
             round_(world)
         return True
+
+    def _keep_what_leaves(self, subnets: list[Subnet]) -> None:
+        """Have on the platter whatever others are about to take in, or to let go of, whatever else is asked for."""
+        if self._topology is not None:
+            for subnet in subnets:
+                if subnet._state.xnet_streams:
+                    subnet._wait()
 
     @property
     def sent_cycles(self) -> int:
@@ -323,22 +391,30 @@ class Network:
 
     @alone
     def fork(self) -> Network:
-        """A second network in the same state; each goes its own way."""
+        """A second network in the same state, in memory; each goes its own way."""
         twin = object.__new__(Network)
         twin._gate = Gate()
-        twin._seed, twin._config, twin._options = self._seed, self._config, self._options
+        twin._seed, twin._config, twin._options, twin._topology = self._seed, self._config, self._options, None
         twin._subnets = [subnet._twin(twin._gate) for subnet in self._subnets]
         twin._kinds, twin._halted = list(self._kinds), set(self._halted)
         numbers = {id(subnet): number for number, subnet in enumerate(self._subnets)}
         twin._by_range = {place: twin._subnets[numbers[id(subnet)]] for place, subnet in self._by_range.items()}
         for subnet in twin._subnets:
-            twin._connect(subnet)
+            if len(twin._subnets) > 1:
+                twin._connect(subnet)
         return twin
 
     def close(self) -> None:
-        """Let go of the engine; the network is of no use afterwards."""
+        """Let go of files and engine; the network is of no use afterwards."""
+        with ExitStack() as stack:  # all of them, whatever one of them raises
+            for subnet in self._subnets:
+                stack.callback(subnet.close)
+
+    def _abandon(self) -> None:
+        """Let go of what was opened, as it was."""
         for subnet in self._subnets:
-            subnet.close()
+            if isinstance(subnet._host, DurableHost):
+                subnet._host.directory.abandon()
 
     def __enter__(self) -> Network:
         return self
@@ -356,5 +432,27 @@ def _sends(receiver: SubnetState, sender: SubnetState) -> bool:
     return stream is not None and bool(stream.messages)
 
 
-def _with_production_keys(config: SubnetConfig) -> SubnetConfig:
-    return replace(config, production_key_names=True)
+def _wanted(subnets: int | Iterable[str] | None, topology: Topology | None) -> list[str]:
+    """The kinds that a network is to have.
+
+    Raises:
+        ValueError: none, or others than it has.
+        StorageError: it has some of a kind that there is not.
+    """
+    asked = None if subnets is None else ["application"] * subnets if isinstance(subnets, int) else list(subnets)
+    if topology is not None and topology.members:
+        by_title = {kind.title: name for name, kind in KINDS.items()}
+        unknown = [one.kind for one in topology.members if one.kind not in by_title]
+        if unknown:
+            raise StorageError(
+                f"a subnet of kind {unknown[0]!r:.60}, expected {', '.join(by_title)}", topology.directory
+            )
+        there = [by_title[one.kind] for one in topology.members]
+        if asked is not None and asked != there:
+            raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
+        return there
+    if asked is None:
+        return ["application"] * 2
+    if not asked:
+        raise ValueError("a network has at least one subnet, found none")
+    return asked

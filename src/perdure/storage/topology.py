@@ -1,0 +1,128 @@
+"""Which subnets a network has, in a file beside their state directories: ``topology.json``.
+
+```
+ { "format": "perdure network 1",
+   "seed": hexadecimal,
+   "subnet_configs": { NAME: { "subnet_config": { "subnet_kind": "Application" }, "first_canister_index": n } } }
+```
+
+`NAME` is that of a state directory beside the file: the subnet's number, and its kind. Kinds are spelled, and mappings
+named, as `pocket-ic` does, whose users read this file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, final
+
+from perdure.errors import StorageError
+from perdure.storage.checkpoint import replace_file
+from perdure.storage.disk import Disk, RealDisk
+
+__all__ = ["TOPOLOGY", "Member", "Topology"]
+
+TOPOLOGY: Final = "topology.json"
+_FORMAT: Final = "perdure network 1"
+_MAX_BYTES: Final = 16 << 20
+_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,5})-[a-z_]{1,40}")
+
+
+@final
+class Member(NamedTuple):
+    """A subnet of a network: the name of its state directory, its kind as written, where its canisters' ids begin."""
+
+    name: str
+    kind: str
+    first_canister_index: int
+
+
+@final
+class Topology:
+    """The file of a network's directory.
+
+    Args:
+        directory: of the network; made by `save`.
+        disk: where it is.
+
+    Attributes:
+        directory: of the network.
+        members: the subnets, in order; none where there is no file.
+        seed: of the network.
+
+    Raises:
+        StorageError: the file is there and cannot be read.
+    """
+
+    def __init__(self, directory: Path, disk: Disk | None = None) -> None:
+        self.directory = directory
+        self._directory = str(directory)
+        self._file = f"{directory}/{TOPOLOGY}"
+        self._outer = disk or RealDisk()
+        self.members: Sequence[Member] = ()
+        self.seed = b""
+        if self._outer.exists(self._directory):
+            self._load()
+
+    def _load(self) -> None:
+        inner = self._outer.within(self._directory)
+        try:
+            if not inner.exists(self._file):
+                return
+            file = inner.open(self._file)
+            try:
+                if file.size() > _MAX_BYTES:
+                    raise StorageError(f"more than {_MAX_BYTES} bytes", self._file)
+                content = json.loads(file.pread(file.size(), 0))
+            finally:
+                file.close()
+        except (ValueError, RecursionError) as error:
+            raise StorageError(f"cannot be read: {error}", self._file) from error
+        except OSError as error:
+            raise StorageError(f"cannot be read: {error.strerror or error}", self._file) from error
+        finally:
+            inner.close()
+        try:
+            self._take(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StorageError(f"is not the topology of a network: {error!s:.200}", self._file) from error
+
+    def _take(self, content: Mapping[str, object]) -> None:
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']!r:.60}, expected {_FORMAT!r}")
+        configs, seed = content["subnet_configs"], content["seed"]
+        if not isinstance(configs, dict) or not isinstance(seed, str) or not configs:
+            raise ValueError("subnet_configs is a mapping of at least one subnet, seed is hexadecimal")
+        members = []
+        for number, (name, one) in enumerate(configs.items()):
+            if not _NAME.fullmatch(name) or int(name.partition("-")[0]) != number:
+                raise ValueError(f"{name!r:.60} in place {number}, where {number}-KIND is expected")
+            kind, index = one["subnet_config"]["subnet_kind"], one["first_canister_index"]
+            if not isinstance(kind, str) or type(index) is not int or not 0 <= index < 1 << 64:
+                raise ValueError(f"{name} has kind {kind!r:.60} and first_canister_index {index!r:.60}")
+            members.append(Member(name, kind, index))
+        self.members, self.seed = tuple(members), bytes.fromhex(seed)
+
+    def save(self) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        configs = {
+            one.name: {"subnet_config": {"subnet_kind": one.kind}, "first_canister_index": one.first_canister_index}
+            for one in self.members
+        }
+        content = {"format": _FORMAT, "seed": self.seed.hex(), "subnet_configs": configs}
+        try:
+            if not self._outer.exists(self._directory):
+                self._outer.make_directory(self._directory)
+            inner = self._outer.within(self._directory)
+            try:
+                replace_file(inner, self._directory, TOPOLOGY, (json.dumps(content, indent=1) + "\n").encode())
+            finally:
+                inner.close()
+        except OSError as error:
+            raise StorageError((error.strerror or str(error)).lower(), self._file) from error

@@ -1,0 +1,207 @@
+"""A network in a directory: what is kept, what a crash leaves, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from walker import Walker
+
+from perdure import Network, StorageError, Subnet
+from perdure.candid import encode, parse_types
+from perdure.execution import submit_ingress
+from perdure.execution.streams import has_new, induct
+from perdure.execution.world import World
+from perdure.subnet import network as network_module
+
+MODULES = Path(__file__).parent.parent / "canisters" / "modules"
+NOTHING = encode((), [])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "network"
+
+
+def balanced(network):
+    for state in (subnet._state for subnet in network.subnets):
+        known = state.total_cycles() + state.consumed_cycles + state.lost_cycles + state.sent_cycles
+        assert state.minted_cycles + state.received_cycles == known
+    return network.sent_cycles == 0
+
+
+def test_everything_is_there_again(path):
+    with Network(["nns", "application"], path=path, seed=b"seed") as network:
+        ids = [subnet.install(Walker).id for subnet in network.subnets]
+        assert network.canister(ids[0]).actor().walk([ids[1], ids[0]], 10, 1, "", 0) == 2
+        names = [subnet.id for subnet in network.subnets]
+    found = json.loads((path / "topology.json").read_text())["subnet_configs"]
+    assert [one["subnet_config"]["subnet_kind"] for one in found.values()] == ["NNS", "Application"]
+    assert sorted(one.name for one in path.iterdir()) == ["0-nns", "1-application", "topology.json"]
+    with Network(path=path, code=Walker) as network:
+        assert [subnet.id for subnet in network.subnets] == names
+        assert network.canister(ids[0]).actor().seen() == [2, 0]
+        assert network.canister(ids[0]).actor().walk([ids[1]], 10, 1, "", 0) == 1
+        assert balanced(network)
+        assert network.subnets[1].create_canister().id not in ids
+
+
+def test_a_subnet_that_is_added_is_kept(path):
+    with Network(1, path=path) as network:
+        added = network.add_subnet("fiduciary", first_canister_index=7 << 20).create_canister().id
+    with Network(path=path) as network:
+        assert list(network.kinds.values()) == ["application", "fiduciary"]
+        assert added in network
+        assert network.subnet_of(added) is network.subnets[1]
+
+
+def test_one_of_its_subnets_opens_alone(path):
+    with Network(2, path=path) as network:
+        made = network.subnets[1].install(Walker).id
+    with Subnet(path / "1-application", code=Walker) as subnet:
+        assert subnet.canister(made).actor().seen() == [0, 0]
+
+
+def test_other_subnets_than_there_are(path):
+    Network(2, path=path).close()
+    with pytest.raises(ValueError, match="has the subnets application, application, asked for nns"):
+        Network(["nns"], path=path)
+    with Network(2, path=path) as network, pytest.raises(StorageError, match="open in this process already"):
+        Network(path=path)
+    assert network.kinds
+
+
+WRONG = [
+    ("nonsense", "cannot be read"),
+    ("[" * 100_000, "cannot be read"),
+    ('{"format": "another"}', "expected 'perdure network 1'"),
+    ('{"format": "perdure network 1", "seed": "", "subnet_configs": {}}', "at least one subnet"),
+    ('{"format": "perdure network 1", "seed": "no", "subnet_configs": {"0-nns": 5}}', "is not the topology"),
+]
+ENTRY = '{"subnet_config": {"subnet_kind": "%s"}, "first_canister_index": %s}'
+WRONG += [
+    (f'{{"format": "perdure network 1", "seed": "", "subnet_configs": {{"{name}": {ENTRY % (kind, index)}}}}}', words)
+    for name, kind, index, words in [
+        ("../evil", "NNS", "0", "where 0-KIND is expected"),
+        ("1-nns", "NNS", "0", "where 0-KIND is expected"),
+        ("0-nns", "Moon", "0", "a subnet of kind 'Moon'"),
+        ("0-nns", "NNS", "-1", "first_canister_index -1"),
+        ("0-nns", "NNS", "true", "first_canister_index True"),
+    ]
+]
+
+
+@pytest.mark.parametrize(("content", "words"), WRONG, ids=range(len(WRONG)))
+def test_files_that_are_no_topology(path, content, words):
+    path.mkdir()
+    (path / "topology.json").write_text(content)
+    with pytest.raises(StorageError, match=words):
+        Network(path=path)
+    assert [one.name for one in path.iterdir()] == ["topology.json"]
+
+
+def test_links_are_not_followed(path, tmp_path):
+    Network(1, path=path).close()
+    (path / "topology.json").rename(tmp_path / "elsewhere")
+    (path / "topology.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError):
+        Network(path=path)
+
+
+@pytest.fixture
+def counters(path):
+    """The path of two subnets, and the ids of a counter in Motoko on each."""
+    with Network(2, path=path) as network:
+        ids = [subnet.install(MODULES / "motoko_eop_v1.wasm.gz").id for subnet in network.subnets]
+    return path, ids
+
+
+def begin(network, ids):
+    for one, other in (ids, ids[::-1], ids):
+        arg = encode(parse_types("(principal)"), [other])
+        submit_ingress(network.canister(one)._subnet._world, one.raw_bytes, "incOther", arg)
+    for subnet in network.subnets:
+        subnet.advance_time(0)  # a commit, so that what was let in is on the disk
+
+
+def outcome(network, ids):
+    return [(one.query("count", NOTHING), one._state.cycles) for one in map(network.canister, ids)]
+
+
+def test_a_subnet_that_was_put_back_alone(counters, tmp_path):
+    path, ids = counters
+    shutil.copytree(path / "1-application", tmp_path / "before")
+    with Network(path=path) as network:
+        network.canister(ids[0]).update("incOther", encode(parse_types("(principal)"), [ids[1]]))
+    shutil.rmtree(path / "1-application")
+    shutil.copytree(tmp_path / "before", path / "1-application")
+    with pytest.raises(StorageError, match="one of the two was put back to an earlier state"):
+        Network(path=path)
+    Subnet(path / "0-application").close()  # nobody holds it
+
+
+def test_nothing_is_taken_in_before_it_is_on_the_platter(counters, monkeypatch):
+    path, ids = counters
+    checked, versions, slices = [], {}, Network._slices
+    with Network(path=path) as network:
+        hosts = {subnet._state.subnet_id: subnet._host for subnet in network.subnets}
+
+        def slicing(self, subnets):
+            versions.update((one, host.directory.version) for one, host in hosts.items())
+            return slices(self, subnets)
+
+        def inducting(world, subnet_id, found):
+            if has_new(world.state, subnet_id, found):
+                assert hosts[subnet_id]._waited >= versions[subnet_id]
+                checked.append(subnet_id)
+            return induct(world, subnet_id, found)
+
+        monkeypatch.setattr(Network, "_slices", slicing)
+        monkeypatch.setattr(network_module, "induct", inducting)
+        begin(network, ids)
+        network.run_until_idle()
+    assert len(checked) >= 4
+
+
+def crash(path, ids, at, *, before):
+    """A process that ends at a transaction, before or after it is kept, and one that goes on; how many there were."""
+    count, finish = [0], World.finish
+
+    def finishing(world, *args, **kwargs):
+        count[0] += 1
+        if count[0] == at and before:
+            raise KeyboardInterrupt
+        finish(world, *args, **kwargs)
+        if count[0] == at:
+            raise KeyboardInterrupt
+
+    network = Network(path=path)
+    begin(network, ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "finish", finishing)
+        try:
+            network.run_until_idle()
+        except KeyboardInterrupt:
+            assert count[0] == at
+    network._abandon()
+    with Network(path=path) as again:
+        again.run_until_idle()
+        assert balanced(again)
+        return count[0], outcome(again, ids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [True, False])
+def test_a_crash_at_each_transaction_changes_nothing(counters, tmp_path, before):
+    path, ids = counters
+    clean = tmp_path / "clean"
+    shutil.copytree(path, clean)
+    places, expected = crash(clean, ids, -1, before=before)
+    assert places > 20
+    for at in range(1 if before else 2, places + 1, 2):
+        copy = tmp_path / f"{at}"
+        shutil.copytree(path, copy)
+        assert crash(copy, ids, at, before=before)[1] == expected, at
+        shutil.rmtree(copy)
