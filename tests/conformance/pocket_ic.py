@@ -4,7 +4,7 @@
 
 They import `pocket_ic`; that name is made to mean `perdure.pocket_ic`, and nothing else about them is changed. They
 import `ic` too: ic-py has to be installed beside perdure, in an environment of its own if its pinned antlr4 is in the
-way. Prints each failure and the counts. A test that wants a second subnet or a replica's state directory fails with
+way. Prints each failure and the counts. A test that wants a replica's state directory fails with
 `UnsupportedError`, as it should; any other failure exits 1.
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import json
 import sys
 import urllib.error
 import urllib.request
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure import UnsupportedError
-from perdure.candid import encode, parse_types
+from perdure import Principal as Id
+from perdure import StorageError, UnsupportedError
+from perdure.candid import decode, encode, parse_types
 from perdure.kit import canister, query
 from perdure.pocket_ic import (
     CanisterHttpReject,
@@ -133,14 +136,104 @@ def test_one_subnet(pic):
     assert pic.get_subnet(canister_id) == subnet_id
     assert pic.get_subnet(ALICE) is None
     assert pic.get_root_key() is None
-    with pytest.raises(UnsupportedError, match="one subnet"):
+    with pytest.raises(ValueError, match=r"there is no subnet .*, there is"):
         pic.create_canister(subnet=ALICE)
-    with pytest.raises(UnsupportedError, match="asked for 3: Application, Application, NNS"):
-        PocketIC(SubnetConfig(application=2, nns=True))
     with pytest.raises(ValueError, match="At least one subnet"):
         PocketIC(SubnetConfig())
-    with pytest.raises(UnsupportedError, match="state of a replica"):
+    with pytest.raises(UnsupportedError, match="those of a replica cannot be read"):
         SubnetConfig().add_subnet_with_state(SubnetKind.NNS, "somewhere")
+
+
+class TestTopologies:
+    @pytest.fixture
+    def several(self):
+        with PocketIC(SubnetConfig(application=2, nns=True, bitcoin=True, system=3)) as made:
+            yield made
+
+    def of_kind(self, pic, kind):
+        return [subnet_id for subnet_id, one in pic.topology().items() if one is kind]
+
+    def test_kinds(self, several):
+        assert len(several.topology()) == 7
+        assert len(self.of_kind(several, SubnetKind.APPLICATION)) == 2
+        assert len(self.of_kind(several, SubnetKind.SYSTEM)) == 3
+        assert several.kind is SubnetKind.APPLICATION
+        assert several.get_root_key()
+
+    def test_canisters_are_where_they_were_asked_for(self, several, built):
+        code = built("motoko_classical_v1").read_bytes()
+        made = {}
+        for subnet_id in several.topology():
+            made[subnet_id] = several.create_canister(subnet=subnet_id)
+            several.install_code(made[subnet_id], code, [])
+            assert several.get_subnet(made[subnet_id]) == subnet_id
+        first, *_, last = made.values()
+        other = encode(parse_types("(principal)"), [Id(last.bytes)])
+        assert nat(several.update_call(first, "incOther", other)) == 1
+        assert nat(several.query_call(last, "count", NO_VALUES)) == 1
+        twin = several.fork()
+        assert nat(twin.update_call(first, "incOther", other)) == 2
+        assert nat(several.query_call(last, "count", NO_VALUES)) == 1
+        twin.close()
+        several.tick()
+        call_id = several.submit_call(last, several.sender, "inc", NO_VALUES)
+        assert nat(several.await_call(call_id)) == 2
+
+    def test_the_management_canister_is_that_of_the_right_subnet(self, several):
+        (nns,) = self.of_kind(several, SubnetKind.NNS)
+        types = parse_types("(record { specified_id : opt principal; amount : opt nat })")
+        arg = encode(types, [{"specified_id": None, "amount": None}])
+        where = {"SubnetId": base64.b64encode(nns.bytes).decode()}
+        reply = several.update_call_with_effective_principal(
+            None, where, "provisional_create_canister_with_cycles", arg
+        )
+        (made,) = decode(bytes(reply), parse_types("(record { canister_id : principal })"))
+        assert several.get_subnet(Principal(made["canister_id"].raw_bytes)) == nns
+        about = encode(parse_types("(record { canister_id : principal })"), [made])
+        several.update_call(None, "stop_canister", about)
+        assert several.canister_status(made["canister_id"])["status"] == "stopped"
+        with pytest.raises(ValueError, match="SubnetId or a CanisterId, found 'None'"):
+            several.update_call_with_effective_principal(None, {"None": ""}, "raw_rand", b"")
+
+    def test_an_id_that_no_subnet_has_brings_one(self):
+        wanted = Principal.from_str("zzztf-6qaaa-aaaah-qfsaa-cai")
+        with PocketIC(SubnetConfig(nns=True)) as pic:
+            assert pic.create_canister(canister_id=wanted) == wanted
+            assert len(pic.topology()) == 2
+            assert pic.create_canister(canister_id=Principal.from_str("rwlgt-iiaaa-aaaaa-aaaaa-cai"))
+            with pytest.raises(ValueError, match="CanisterAlreadyInstalled"):
+                pic.create_canister(canister_id=wanted)
+            with pytest.raises(ValueError, match="is no id that a subnet gives"):
+                pic.create_canister(canister_id=ALICE)
+
+    def test_states(self, tmp_path):
+        path = str(tmp_path / "state")
+        with PocketIC(SubnetConfig(application=1, nns=True, state_dir=path)) as pic:
+            (application,) = self.of_kind(pic, SubnetKind.APPLICATION)
+            made = pic.create_canister(subnet=application)
+            pic.install_code(made, EMPTY, [])
+            pic.set_stable_memory(made, b"kept")
+        with PocketIC(SubnetConfig(state_dir=path)) as pic:
+            assert len(pic.topology()) == 2
+            assert pic.get_stable_memory(made).startswith(b"kept")
+        found = json.loads((tmp_path / "state" / "topology.json").read_text())["subnet_configs"]
+        (name,) = [name for name, one in found.items() if one["subnet_config"]["subnet_kind"] == "Application"]
+        config = SubnetConfig()
+        config.add_subnet_with_state(SubnetKind.APPLICATION, f"{path}/{name}")
+        with PocketIC(config) as pic:
+            assert list(pic.topology().values()) == [SubnetKind.APPLICATION]
+            assert pic.get_stable_memory(made).startswith(b"kept")
+            pic.set_stable_memory(made, b"gone")
+        with PocketIC(SubnetConfig(state_dir=path)) as pic:
+            assert pic.get_stable_memory(made).startswith(b"kept")
+
+    def test_a_state_directory_of_one_subnet_stays_one(self, tmp_path):
+        path = str(tmp_path / "state")
+        PocketIC(SubnetConfig(nns=True, state_dir=path)).close()
+        with PocketIC(SubnetConfig(nns=True, state_dir=path)) as pic, pytest.raises(UnsupportedError, match="has one"):
+            pic.create_canister(canister_id=Principal.from_str("zzztf-6qaaa-aaaah-qfsaa-cai"))
+        with pytest.raises(StorageError, match=r"no topology.json"):
+            PocketIC(SubnetConfig(application=2, state_dir=path))
 
 
 def test_ids_can_be_chosen_where_the_kind_of_subnet_allows_it(pic):
@@ -152,8 +245,6 @@ def test_ids_can_be_chosen_where_the_kind_of_subnet_allows_it(pic):
         with pytest.raises(ValueError, match="CanisterAlreadyInstalled"):
             nns.create_canister(canister_id=wanted)
         assert nns.create_canister() != wanted
-        with pytest.raises(UnsupportedError, match="an id of another one"):
-            nns.create_canister(canister_id=Principal.from_str("zzztf-6qaaa-aaaah-qfsaa-cai"))
         assert nns.get_root_key()
 
 

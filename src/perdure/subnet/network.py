@@ -132,6 +132,16 @@ class Network:
             self._abandon()
             raise
 
+    @classmethod
+    def of(cls, subnet: Subnet, kind: str = "application") -> Network:
+        """A network of one subnet that is there already. More can be added to it if that one is in memory."""
+        made = object.__new__(cls)
+        made._topology, made._gate, made._seed = None, subnet._gate, subnet._state.seed
+        made._config, made._options, made._halted = subnet._world.config, {}, set()
+        made._subnets, made._kinds = [subnet], [kind]
+        made._by_range = {subnet._state.first_canister_index >> RANGE_BITS: subnet}
+        return made
+
     # --- what there is
 
     @property
@@ -168,6 +178,8 @@ class Network:
         """
         if any(subnet.is_anchored for subnet in self._subnets):
             raise UnsupportedError("no subnet can be added within an anchor: what is sent to it could not be undone")
+        if self._topology is None and any(isinstance(subnet._host, DurableHost) for subnet in self._subnets):
+            raise UnsupportedError("a state directory has one subnet: Network(path=...) keeps several")
         found = KINDS.get(kind)
         if found is None:
             raise ValueError(f"a subnet is one of {', '.join(KINDS)}, found {kind!r:.60}")
@@ -451,6 +463,8 @@ def _wanted(subnets: int | Iterable[str] | None, topology: Topology | None) -> l
         if asked is not None and asked != there:
             raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
         return there
+    if topology is not None and topology.directory.is_dir() and any(topology.directory.iterdir()):
+        raise StorageError("is neither empty nor a network's: it has no topology.json", topology.directory)
     if asked is None:
         return ["application"] * 2
     if not asked:

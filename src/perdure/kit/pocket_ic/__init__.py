@@ -2,7 +2,7 @@
 
     from perdure.pocket_ic import PocketIC          # instead of: from pocket_ic import PocketIC
 
-Code written for `pocket-ic` 3.1.2 runs as it is, with one subnet. Where `ic-py` is installed, principals and canisters
+Code written for `pocket-ic` 3.1.2 runs as it is. Where `ic-py` is installed, principals and canisters
 are its own; where it is not, they are classes of this package that look the same: an ``opt`` is a list, a ``blob`` a
 list of numbers. What the package lacks is here too: upgrades, settings, status, logs, snapshots, forks.
 """

@@ -11,11 +11,10 @@ from perdure.candid import encode
 from perdure.candid.service import ServiceMethod, load
 from perdure.candid.types import Value
 from perdure.canister import Reject
-from perdure.errors import RejectError, UnsupportedError
+from perdure.errors import RejectError
 from perdure.execution import submit_ingress
-from perdure.execution.config import SubnetConfig as Limits
-from perdure.execution.cycles import FREE
 from perdure.ic import principal as ic_principal
+from perdure.ic.principal import MAX_PRINCIPAL_BYTES
 from perdure.ic.reject import ErrorCode
 from perdure.kit.pocket_ic.ic_py import (
     IcPyPrincipal,
@@ -30,7 +29,16 @@ from perdure.kit.pocket_ic.ic_py import (
 )
 from perdure.kit.pocket_ic.live import GoesOn
 from perdure.kit.pocket_ic.outcalls import CanisterHttpRequest, MockCanisterHttpResponse
-from perdure.kit.pocket_ic.subnets import PocketICServer, SubnetConfig, SubnetKind, kinds_of
+from perdure.kit.pocket_ic.subnets import (
+    PocketICServer,
+    SubnetConfig,
+    SubnetKind,
+    effective,
+    is_on_nns,
+    named_in,
+    network_of,
+    range_of,
+)
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.subnet import Canister as SubnetCanister
 from perdure.subnet import Subnet
@@ -41,8 +49,6 @@ __all__ = ["Canister", "PocketIC", "PocketICError"]
 T = TypeVar("T")
 
 _CYCLES: Final = 100_000_000_000_000
-_LAST_NNS_INDEX: Final = 0xF_FFFF
-_FREE_KINDS: Final = frozenset([SubnetKind.BITCOIN, SubnetKind.II, SubnetKind.NNS, SubnetKind.SYSTEM])
 _SERVER: Final = PocketICServer()
 
 
@@ -68,23 +74,26 @@ def _error_name(error_code: str) -> str:
 
 
 class PocketIC(GoesOn):
-    """An Internet Computer of one subnet, in this process.
+    """An Internet Computer in this process.
 
     Args:
-        subnet_config: by default one application subnet.
+        subnet_config: its subnets, by default one application subnet.
+
+    Attributes:
+        network: the subnets, which `perdure.Network` says more about.
+        subnet: where canisters are created that are not meant for another one.
 
     Raises:
-        UnsupportedError: more than one subnet was asked for.
-        ValueError: none was.
+        ValueError: no subnet was asked for.
     """
 
     def __init__(self, subnet_config: SubnetConfig | None = None) -> None:
         config = subnet_config or SubnetConfig(application=1)
         config.validate()
-        self.kind = next(iter(kinds_of(config)), SubnetKind.APPLICATION)
-        # PocketIC has keys by the production names on these.
-        limits = Limits(production_key_names=self.kind in (SubnetKind.II, SubnetKind.FIDUCIARY))
-        self.subnet = Subnet(config.state_dir, config=limits, costs=FREE if self.kind in _FREE_KINDS else None)
+        self.network = network_of(config)
+        self.subnet = self.network.subnets[0]
+        self._hosting: set[ic_principal.Principal] = set()
+        """Subnets that are there for ids that were chosen."""
         self.server = _SERVER
         self.instance_id = self.server.new_instance()
         self.sender = Principal.anonymous()
@@ -95,7 +104,7 @@ class PocketIC(GoesOn):
             self.stop_live()
             self.server.delete_instance(self.instance_id)
             self.instance_id = -1
-            self.subnet.close()
+            self.network.close()
 
     def __enter__(self) -> PocketIC:
         return self
@@ -118,44 +127,56 @@ class PocketIC(GoesOn):
         self.sender = Principal.anonymous()
 
     def topology(self) -> dict[IcPyPrincipal, SubnetKind]:
-        """The kinds of subnets by id: one."""
-        return {self._subnet_id: self.kind}
+        """The kinds of subnets by id."""
+        return {theirs(subnet_id): SubnetKind[kind.upper()] for subnet_id, kind in self.network.kinds.items()}
 
     @property
-    def _subnet_id(self) -> IcPyPrincipal:
-        return theirs(self.subnet.id)
+    def kind(self) -> SubnetKind:
+        """The kind of `subnet`."""
+        return self._kind(self.subnet)
+
+    def _kind(self, subnet: Subnet) -> SubnetKind:
+        return SubnetKind[self.network.kinds[subnet.id].upper()]
+
+    def _subnet(self, subnet_id: Identity) -> Subnet:
+        found = self.network.subnet_of(own(subnet_id))
+        if found is None or found.id != own(subnet_id):
+            there = ", ".join(map(str, self.network.kinds))
+            raise ValueError(f"there is no subnet {own(subnet_id)}, there is {there}")
+        return found
 
     def get_root_key(self) -> bytes | None:
-        """The root key in DER; `None` unless the subnet is the NNS's."""
-        return self.subnet.root_key if self.kind is SubnetKind.NNS else None
+        """The root key of the NNS's subnet, in DER; `None`: there is none."""
+        return next((one.root_key for one in self.network.subnets if self._kind(one) is SubnetKind.NNS), None)
 
     def get_time(self) -> dict[str, int]:
         """Now, as ``{"nanos_since_epoch": ...}``."""
-        return {"nanos_since_epoch": self.subnet.time_ns}
+        return {"nanos_since_epoch": self.network.time_ns}
 
     def set_time(self, time_nanosec: int) -> None:
         """Set the clock, in ns since 1970."""
-        self.subnet.set_time(time_nanosec)
+        self.network.set_time(time_nanosec)
 
     def advance_time(self, nanosecs: int) -> None:
         """Let time pass."""
-        self.subnet.advance_time(nanosecs)
+        self.network.advance_time(nanosecs)
 
     def tick(self) -> None:
-        """Run one round."""
-        self.subnet.tick()
+        """Run one round, of every subnet."""
+        self.network.tick()
 
     def get_subnet(self, canister_id: Identity) -> IcPyPrincipal | None:
         """The subnet that a canister is on; `None`: there is no such canister."""
-        return self._subnet_id if self.check_canister_exists(canister_id) else None
+        subnet = self.network.subnet_of(own(canister_id))
+        return theirs(subnet.id) if subnet is not None and own(canister_id) in subnet else None
 
     def check_canister_exists(self, canister_id: Identity) -> bool:
         """Whether there is such a canister."""
-        return own(canister_id) in self.subnet
+        return own(canister_id) in self.network
 
     def _canister(self, canister_id: Identity) -> SubnetCanister:
         try:
-            return self.subnet.canister(own(canister_id))
+            return self.network.canister(own(canister_id))
         except KeyError as error:
             raise ConnectionError(f"The canister {own(canister_id)} does not belong to any subnet.") from error
 
@@ -209,9 +230,12 @@ class PocketIC(GoesOn):
     def update_call_with_effective_principal(
         self, canister_id: Identity | None, effective_principal: Mapping[str, str] | None, method: str, payload: bytes
     ) -> bytes | list[int]:
-        """As `update_call`; with one subnet every effective principal leads there."""
+        """As `update_call`; calls of the management canister go to the subnet of the effective principal.
+
+        Without one they go to the subnet of the canister that the argument names, or to the first one.
+        """
         if canister_id is None:
-            return self._manage(method, bytes(payload))
+            return self._manage(method, bytes(payload), effective_principal)
         canister = self._canister(canister_id)
         try:
             return _reply(canister.update(method, bytes(payload), sender=own(self.sender)))
@@ -228,7 +252,8 @@ class PocketIC(GoesOn):
             PocketICError: it was not let in.
             ConnectionError: there is no such canister.
         """
-        canister, outcalls = self._canister(canister_id), self.subnet.outcalls
+        canister = self._canister(canister_id)
+        outcalls = canister._subnet.outcalls
         outcalls.waits = True  # for get_canister_http
         submitted: list[bytes | Reject] = []
         who = own(sender).raw_bytes
@@ -238,13 +263,14 @@ class PocketIC(GoesOn):
         (request_id,) = submitted
         if isinstance(request_id, Reject):
             raise PocketICError(as_error(request_id))
-        return request_id
+        return canister._subnet.id.raw_bytes + request_id
 
     def await_call(self, message_id: bytes) -> bytes | list[int]:
         """Run rounds until a call is answered; returns and raises as `update_call`."""
-        self.subnet.run_until_idle()
+        self.network.run_until_idle()
+        subnet_id, request_id = message_id[:MAX_PRINCIPAL_BYTES], message_id[MAX_PRINCIPAL_BYTES:]
         try:
-            reply = self.subnet.response(message_id)
+            reply = self._subnet(ic_principal.Principal(subnet_id)).response(request_id)
         except RejectError as error:
             raise PocketICError(error) from error
         if reply is None:
@@ -253,8 +279,11 @@ class PocketIC(GoesOn):
 
     def get_canister_http(self) -> list[CanisterHttpRequest]:
         """The HTTPS outcalls that wait for a response, oldest first."""
-        self.subnet.outcalls.waits = True
-        return [CanisterHttpRequest.of(self._subnet_id, one) for one in self.subnet.outcalls.pending]
+        found = []
+        for subnet in self.network.subnets:
+            subnet.outcalls.waits = True
+            found += [CanisterHttpRequest.of(theirs(subnet.id), one) for one in subnet.outcalls.pending]
+        return found
 
     def mock_canister_http_response(self, mock: MockCanisterHttpResponse) -> None:
         """Answer one of them. A single response is what all nodes got, unlike with `Subnet.outcalls`.
@@ -263,7 +292,7 @@ class PocketIC(GoesOn):
             KeyError: it does not wait.
             ValueError: as many responses as the subnet does not have nodes.
         """
-        outcalls = self.subnet.outcalls
+        outcalls = (self.subnet if mock.subnet_id is None else self._subnet(mock.subnet_id)).outcalls
         before, outcalls.consensus = outcalls.consensus, False
         try:
             responses = (mock.response, *mock.additional_responses)
@@ -281,8 +310,12 @@ class PocketIC(GoesOn):
         except RejectError as error:
             raise PocketICError(error) from error
 
-    def _manage(self, method: str, payload: bytes) -> bytes | list[int]:
-        management = SubnetCanister(self.subnet, ic_principal.MANAGEMENT_CANISTER)
+    def _manage(
+        self, method: str, payload: bytes, effective_principal: Mapping[str, str] | None = None
+    ) -> bytes | list[int]:
+        about = effective(effective_principal) or named_in(method, payload)
+        subnet = None if about is None else self.network.subnet_of(about)
+        management = SubnetCanister(subnet or self.subnet, ic_principal.MANAGEMENT_CANISTER)
         try:
             return _reply(management.update(method, payload, sender=own(self.sender)))
         except RejectError as error:
@@ -312,27 +345,38 @@ class PocketIC(GoesOn):
 
         Args:
             settings: by name; each value in a list, as ic-py writes what is optional, or as it is.
-            subnet: the only one, if it is named.
-            canister_id: its id; only on subnets with ids of their own, which an application subnet has not.
+            subnet: where; by default on the first one.
+            canister_id: its id; only on subnets with ids of their own, which an application subnet has not. For an id
+                that no subnet would have there is an application subnet from then on.
 
         Raises:
-            ValueError: the id is taken, or cannot be chosen here.
-            UnsupportedError: another subnet.
+            ValueError: the id is taken, or cannot be chosen there; or there is no such subnet.
+            UnsupportedError: a subnet would have to be added to a state directory of one.
         """
-        if subnet is not None and own(subnet) != own(self._subnet_id):
-            raise UnsupportedError(f"perdure runs one subnet, {self._subnet_id}, asked for {own(subnet)}")
         wanted = None if canister_id is None else own(canister_id)
-        if wanted is not None and self.kind in (SubnetKind.APPLICATION, SubnetKind.SYSTEM):
-            raise ValueError(f"a canister id cannot be chosen on a subnet of kind {self.kind.value}")
-        if wanted is not None and not _is_on_nns(wanted):
-            raise UnsupportedError(f"perdure runs one subnet, and {wanted} is an id of another one")
-        if wanted is not None and wanted in self.subnet:
+        chosen = self.subnet if subnet is None else self._subnet(subnet)
+        if wanted is not None:
+            chosen = self._host_of(wanted, None if subnet is None else chosen)
+        if wanted is not None and wanted in self.network:
             code = ErrorCode.CANISTER_ALREADY_INSTALLED
             raise PocketICError(RejectError(code.reject_code, code.text, f"Canister {wanted} is already installed"))
-        made = self.subnet.create_canister(canister_id=wanted, controllers=[own(self.sender)], cycles=_CYCLES)
+        made = chosen.create_canister(canister_id=wanted, controllers=[own(self.sender)], cycles=_CYCLES)
         if settings:
             self.update_canister_settings(theirs(made.id), settings)
         return theirs(made.id)
+
+    def _host_of(self, wanted: ic_principal.Principal, chosen: Subnet | None) -> Subnet:
+        """The subnet for a canister whose id was chosen."""
+        found = chosen or self.network.subnet_of(wanted)
+        if found is None and is_on_nns(wanted):
+            raise ValueError(f"a canister id cannot be chosen of the NNS, where there is no subnet of it: {wanted}")
+        if found is None:
+            found = self.network.add_subnet(first_canister_index=range_of(wanted))
+            self._hosting.add(found.id)
+        kind = self._kind(found)
+        if kind in (SubnetKind.APPLICATION, SubnetKind.SYSTEM) and found.id not in self._hosting:
+            raise ValueError(f"a canister id cannot be chosen on a subnet of kind {kind.value}")
+        return found
 
     def install_code(self, canister_id: Identity, wasm_module: bytes, arg: bytes | Sequence[Value] = b"") -> None:
         """Install a module.
@@ -358,7 +402,7 @@ class PocketIC(GoesOn):
             candid: its interface.
             wasm_module: gzip or not.
             init_args: the init argument, where the interface has one.
-            subnet: the only one, if it is named.
+            subnet: where; by default on the first one.
 
         Returns:
             An object with the canister's methods, which return lists of results: ``canister.greet("Ada") == ["Hi"]``.
@@ -490,7 +534,8 @@ class PocketIC(GoesOn):
     def fork(self) -> PocketIC:
         """A second instance in the same state; each goes its own way."""
         twin = object.__new__(PocketIC)
-        twin.subnet, twin.kind, twin.server, twin.sender = self.subnet.fork(), self.kind, self.server, self.sender
+        twin.network, twin.server, twin.sender = self.network.fork(), self.server, self.sender
+        twin.subnet, twin._hosting = twin.network.subnets[0], set(self._hosting)
         twin.instance_id = self.server.new_instance()
         return twin
 
@@ -500,11 +545,6 @@ class PocketIC(GoesOn):
             return act()
         except RejectError as error:
             raise PocketICError(error) from error
-
-
-def _is_on_nns(canister_id: ic_principal.Principal) -> bool:
-    raw = canister_id.raw_bytes
-    return len(raw) == 10 and int.from_bytes(raw[:8], "big") <= _LAST_NNS_INDEX
 
 
 def _reply(data: bytes) -> bytes | list[int]:
