@@ -59,8 +59,7 @@ def serve(
 
     What was answered with a certificate is on the disk. The command ends with Ctrl-C or SIGTERM.
 
-    Threshold keys here are public, whatever they are called: what is sent to an address derived from one belongs to
-    anybody.
+    Threshold keys are public here, whatever they are called: what is sent to an address of theirs belongs to anybody.
 
     \b
     Example:
