@@ -1,4 +1,4 @@
-"""What measuring costs: a profile's time and code, writing it, benchmarks beside their messages, a report.
+"""What measuring costs: a profile's time and code, writing it, benchmarks beside their messages, a report, heat.
 
     python benchmarks/measure_figures.py [--quick] [--json]
 
@@ -21,9 +21,11 @@ from perdure.instrument import Options
 from perdure.measure.bench import Benchmarks
 from perdure.measure.canbench_files import Config
 from perdure.measure.report import Report
+from perdure.subnet import Canister
 
 ROOT = Path(__file__).parent.parent
 MAP = ROOT / "src/perdure/demo/insert_many.wasm.gz"
+SHORT = ROOT / "tests/canisters/modules/kv32.wasm"
 BENCHES = ROOT / "tests/canisters/modules/benches.wasm.gz"
 MODULES = (MAP, *(ROOT / f"tests/canisters/modules/{name}.wasm.gz" for name in ("ledger", "motoko_eop_v1")))
 
@@ -58,6 +60,34 @@ def report_ratio(messages: int) -> float:
     subnet, reported = inserting(messages)
     Report().watch(subnet._world, lambda raw_id: "map")
     return reported() / plain()
+
+
+def heat_ratio(messages: int, **options: bool) -> float:
+    _, plain = inserting(messages)
+    subnet, counted = inserting(messages)
+    with subnet.heat(**options):
+        found = counted()
+    return found / plain()
+
+
+def short_heat_ratio(messages: int, **options: bool) -> float:
+    """Of messages that do next to nothing, which take turns."""
+    subnets = [Subnet(), Subnet()]
+    canisters = [subnet.install(SHORT, bytes(8)) for subnet in subnets]
+
+    def run(canister: Canister) -> float:
+        start = time.process_time()
+        for _ in range(messages):
+            canister.update("debug_print", b"said")
+        return time.process_time() - start
+
+    found = []
+    for _ in range(3):
+        with subnets[0].heat(**options):
+            run(canisters[0])
+            counted = run(canisters[0])
+        found.append(counted / run(canisters[1]))
+    return median(found)
 
 
 def totals_differ() -> int:
@@ -103,6 +133,11 @@ def measure(quick: bool) -> Table:
     seconds, calls = speedscope_seconds(messages)
     table.add(f"writing speedscope's file of {calls:,} calls", seconds, "s", 2)
     table.add("time, report / none", median(report_ratio(messages) for _ in range(rounds)), "ratio", 1.03)
+    for options, goal in (({}, 1.03), ({"changed_bytes": True}, None), ({"heap_reads": True}, None)):
+        name = f"time, heat {' '.join(options)}".rstrip() + " / none"
+        table.add(name, median(heat_ratio(messages, **options) for _ in range(rounds)), "ratio", goal)
+        short = median(short_heat_ratio(100 * messages, **options) for _ in range(rounds))
+        table.add(f"{name}, messages of 60 us", short, "ratio", goal)
     table.add("100 benchmarks / their messages alone", bench_ratio(), "ratio", 1.3)
     return table
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from perdure.picture import Scale, Series, bars, document, lines
+from perdure.picture import Picture, Scale, Series, bars, clipped, document, lines
 
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
 
@@ -56,3 +56,43 @@ def test_scales_are_decades():
     assert Scale.of([0.05, 1_000]) == (-2, 3)
     assert [*Scale(-1, 1).ticks()] == [0.1, 1, 10]
     assert Scale(0, 2).share(10) == 0.5
+
+
+HOSTILE = [
+    "</svg><script>alert(1)</script>",
+    '" onload="x',
+    "a\x00b\x1b[31m",
+    "\ud800\ufffe",
+    "]]>&amp;",
+    "x" * 100_000,
+    "\u202e",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text(name: str) -> None:
+    picture = Picture(name, 100, name)
+    picture.text(1, 2, name)
+    picture.box(1, 2, 3, 4, "read", title=name)
+    drawn = picture.svg()
+    root = ElementTree.fromstring(drawn)
+    assert {one.tag.rpartition("}")[2] for one in root.iter()} == {"svg", "title", "style", "rect", "text"}
+    assert not [key for one in root.iter() for key in one.attrib if key.startswith("on")]
+    assert len(drawn) < 6_000
+    ElementTree.fromstring(document(10, 20, name, []))
+    ElementTree.fromstring(lines([Series(name, [(1, 5.0)])], name, x=name, unit=name))
+
+
+def test_a_picture_is_whole_without_its_style() -> None:
+    picture = Picture("what it is", 200, "three of four")
+    picture.text(10, 20, "words")
+    root = ElementTree.fromstring(picture.svg())
+    assert (root.get("role"), root.get("aria-label")) == ("img", "what it is. three of four")
+    assert [one.get("fill") for one in root.iterfind(".//svg:text", NAMES)] == ["#202124"]
+    assert ".pd-ink{fill:" in root.findtext(".//svg:style", "", NAMES)
+
+
+def test_what_does_not_fit_is_cut() -> None:
+    assert clipped("short", 100) == "short"
+    assert clipped("rather long a text", 60).endswith("…")
+    assert clipped("none of it", 3) == ""

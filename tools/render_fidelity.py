@@ -254,7 +254,9 @@ DIFFERENCES: Final = (
     "used first where there is one.",
     "No rate limits for installs and heap changes, no limit on the memory that messages take.",
     "Schedule `2026-07`, which charges pages of both memories for their first access and their first write, is"
-    " approximate: heap pages that are only read cost nothing, written ones are charged at the end of an entry.",
+    " approximate: heap pages that are only read cost nothing, written ones are charged at the end of an entry."
+    " Where what is read of heaps is looked at (`Subnet.heat(heap_reads=True)`), heap pages are charged for both, whole"
+    " Wasm pages at a time as the network's tracker maps them; pages of stable memory are charged one by one.",
     "A query's statistics count at once; the network aggregates them over days.",
     "Messages that are refused for what they lack are answered, not retried.",
     "`canister_version` grows with a replicated query too, as the replica does; the specification lets both.",

@@ -1,11 +1,12 @@
-"""Pictures as SVG documents: lines, bars, and the frame of any other; readable on light and on dark paper.
+"""Pictures as SVG documents: lines, bars, maps; readable on light and on dark paper, by eye and by screen reader.
 
 ```
 lines, bars ─▶ document(width, height, title, parts)      colours by class: c0, c1 ...; ink, grid
+Picture ─▶ box, text, ... ─▶ svg()                         colours by name: ink, blank, read ...
 ```
 
 Scales are logarithmic: what is measured here differs by factors. Without a style sheet's media query a reader sees the
-light colours.
+light colours. Any text may be somebody else's.
 """
 
 from __future__ import annotations
@@ -13,9 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, final
 
-__all__ = ["COLOURS", "Scale", "Series", "bars", "document", "lines"]
+__all__ = [
+    "COLOURS",
+    "PALETTE",
+    "Picture",
+    "Scale",
+    "Series",
+    "bars",
+    "clipped",
+    "document",
+    "lines",
+    "one_line",
+    "xml_text",
+]
 
 COLOURS: Final = ("#2f7ed8", "#d9480f", "#0f9d6b", "#a855c7", "#b7860b", "#d6336c", "#0c8599", "#7a7f87")
 """Of series, in their order: middle tones, that stand out from white and from black."""
@@ -24,10 +37,9 @@ _WIDTH: Final = 760
 _LEFT: Final = 64
 _TOP: Final = 44
 _STYLE: Final = (
-    "text{fill:#1f2328}.paper{fill:#fff}.grid{stroke:#d8dce1}.free{fill:#e8e8e8}.set{fill:#444}"
+    "text{fill:#1f2328}.paper{fill:#fff}.grid{stroke:#d8dce1}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117}.grid{stroke:#30363d}"
-    ".free{fill:#23282f}.set{fill:#9aa1a9}}"
-    + "".join(f".c{number}{{fill:{one}}}.l{number}{{stroke:{one};fill:none}}" for number, one in enumerate(COLOURS))
+    "}" + "".join(f".c{number}{{fill:{one}}}.l{number}{{stroke:{one};fill:none}}" for number, one in enumerate(COLOURS))
 )
 
 
@@ -64,9 +76,9 @@ def document(width: float, height: float, title: str, parts: Sequence[str]) -> s
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
         f'viewBox="0 0 {width:g} {height:g}" font-family="system-ui, sans-serif" font-size="12" role="img">\n'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>\n"
+        f"<title>{xml_text(title)}</title><style>{_STYLE}</style>\n"
         f'<rect class="paper" width="100%" height="100%"/>\n'
-        f'<text x="16" y="26" font-size="16" font-weight="600">{escape(title)}</text>\n'
+        f'<text x="16" y="26" font-size="16" font-weight="600">{xml_text(title)}</text>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
@@ -108,8 +120,8 @@ def lines(series: Sequence[Series], title: str, *, x: str, unit: str, is_x_even:
     parts += [
         f'<text x="{across(one):.1f}" y="{_TOP + 256}" text-anchor="middle">{_number(one)}</text>' for one in marked
     ]
-    parts.append(f'<text x="16" y="{_TOP + 2}">{escape(unit)}</text>')
-    parts.append(f'<text x="{_WIDTH / 2}" y="{_TOP + 276}" text-anchor="middle">{escape(x)}</text>')
+    parts.append(f'<text x="16" y="{_TOP + 2}">{xml_text(unit)}</text>')
+    parts.append(f'<text x="{_WIDTH / 2}" y="{_TOP + 276}" text-anchor="middle">{xml_text(x)}</text>')
     for number, one in enumerate(series):
         drawn = [(across(at), above(value)) for at, value in one.points]
         path = " ".join(f"{at:.1f},{value:.1f}" for at, value in drawn)
@@ -138,17 +150,17 @@ def bars(rows: Mapping[str, Mapping[str, float]], title: str, *, unit: str) -> s
         at = left + scale.share(tick) * (right - left)
         parts.append(f'<path class="grid" d="M{at:.1f} {y - 4:.1f}V{bottom:.1f}"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{_number(tick)}</text>')
-    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 34:.1f}" text-anchor="middle">{escape(unit)}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 34:.1f}" text-anchor="middle">{xml_text(unit)}</text>')
     for name, row in rows.items():
         middle = y + thick * len(row) / 2 + 3
-        parts.append(f'<text x="{left - 8}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text x="{left - 8}" y="{middle:.1f}" text-anchor="end">{xml_text(name)}</text>')
         for series, value in row.items():
             # A bar of the smallest decade's start would not be seen.
             width = max(scale.share(value) * (right - left), 2) if value > 0 else 0
             number = names.index(series) % len(COLOURS)
             parts.append(
                 f'<rect class="c{number}" x="{left}" y="{y:.1f}" width="{width:.1f}" height="{thick - 2}">'
-                f"<title>{escape(f'{name}, {series}: {value:,.6g} {unit}')}</title></rect>"
+                f"<title>{xml_text(f'{name}, {series}: {value:,.6g} {unit}')}</title></rect>"
                 f'<text x="{left + width + 4:.1f}" y="{y + 9.5:.1f}" font-size="10">{_number(value)}</text>'
             )
             y += thick
@@ -161,7 +173,7 @@ def _legend(names: Sequence[str], top: float, columns: int) -> Iterator[str]:
     for number, name in enumerate(names):
         x, y = 16 + (_WIDTH - 32) / columns * (number % columns), top + 20 * (number // columns)
         yield f'<rect class="c{number % len(COLOURS)}" x="{x:.1f}" y="{y - 4:.1f}" width="11" height="11"/>'
-        yield f'<text x="{x + 16:.1f}" y="{y + 6:.1f}">{escape(name)}</text>'
+        yield f'<text x="{x + 16:.1f}" y="{y + 6:.1f}">{xml_text(name)}</text>'
 
 
 def _number(value: float) -> str:
@@ -170,3 +182,124 @@ def _number(value: float) -> str:
         if value >= size:
             return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+# --- maps, and what else is drawn piece by piece
+
+PALETTE: Final = (
+    "#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0",
+)  # fmt: skip
+"""Colours of what is told apart, taken in turn: of middle brightness, to be seen on both grounds."""
+
+_LIGHT: Final = {
+    "ground": "#ffffff",
+    "ink": "#202124",
+    "dim": "#5f6368",
+    "blank": "#eceef0",
+    "manager": "#44474a",
+    "read": "#1a5fb4",
+    "written": "#c01c28",
+}
+_DARK: Final = {
+    "ground": "#1b1c1e",
+    "ink": "#e8eaed",
+    "dim": "#a8adb3",
+    "blank": "#2b2d30",
+    "manager": "#c4c7cb",
+    "read": "#8ab8ff",
+    "written": "#ff8f85",
+}
+_DARK_STYLE: Final = (
+    "@media(prefers-color-scheme:dark){"
+    + "".join(f".pd-{name}{{fill:{colour}}}" for name, colour in _DARK.items())
+    + "}"
+)
+"""The style sheet of the dark scheme."""
+
+_MOST_CHARACTERS: Final = 200
+_CHARACTER: Final = 0.56
+"""Width of a character, in sizes of the font: what sans-serif fonts have on average, and a little more."""
+
+
+def xml_text(text: str) -> str:
+    """Text for XML, which has no control characters, cut where nobody would read on."""
+    shown = text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+    return escape(one_line(shown))
+
+
+def one_line(text: str) -> str:
+    """Text without line ends, and without what a terminal would obey: a name that somebody else has given."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def clipped(text: str, width: float, size: float = 12) -> str:
+    """As much of a text as fits, in pixels."""
+    room = int(width / (size * _CHARACTER))
+    return text if len(text) <= room else f"{text[: max(0, room - 1)]}…" if room > 1 else ""
+
+
+@final
+class Picture:
+    """A picture that is being drawn. Colours are names of `_LIGHT`, or what SVG takes.
+
+    Args:
+        title: what it shows.
+        width: in pixels; the height is that of what is drawn.
+        summary: what somebody should know who does not see it.
+    """
+
+    def __init__(self, title: str, width: float, summary: str = "") -> None:
+        self.title = title
+        self.width = width
+        self.height = 0.0
+        self.summary = summary
+        self._parts: list[str] = []
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        size: float = 12,
+        colour: str = "ink",
+        anchor: str = "",
+        bold: bool = False,
+    ) -> None:
+        """Write words; `y` is their base line. ``anchor``: ``middle`` or ``end``."""
+        more = f' text-anchor="{anchor}"' if anchor else ""
+        more += ' font-weight="600"' if bold else ""
+        more += f' font-size="{size:g}"' if size != 12 else ""
+        self._parts.append(f'<text x="{x:.4g}" y="{y:.4g}"{_fill(colour)}{more}>{xml_text(words)}</text>')
+        self.reach(y + size / 2)
+
+    def box(
+        self, x: float, y: float, width: float, height: float, colour: str, *, opacity: float = 1, title: str = ""
+    ) -> None:
+        """A rectangle, and what is told of it where somebody points at it."""
+        more = f' fill-opacity="{opacity:.2g}"' if opacity != 1 else ""
+        inside = f"<title>{xml_text(title)}</title></rect>" if title else ""
+        end = f">{inside}" if inside else "/>"
+        place = f'x="{x:.5g}" y="{y:.5g}" width="{width:.5g}" height="{height:.5g}"'
+        self._parts.append(f"<rect {place}{_fill(colour)}{more}{end}")
+        self.reach(y + height)
+
+    def reach(self, y: float) -> None:
+        """Be at least so high."""
+        self.height = max(self.height, y)
+
+    def svg(self) -> str:
+        """The document: whole without its style, which is for dark screens."""
+        width, height = f"{self.width:g}", f"{self.height + 12:g}"
+        told = f"{self.title}. {self.summary}" if self.summary else self.title
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+            f'role="img" aria-label="{xml_text(told)}" font-family="system-ui, sans-serif" font-size="12">'
+            f"<title>{xml_text(self.title)}</title><style>{_DARK_STYLE}</style>"
+            f'<rect width="100%" height="100%"{_fill("ground")}/>{"".join(self._parts)}</svg>\n'
+        )
+
+
+def _fill(colour: str) -> str:
+    known = _LIGHT.get(colour)
+    return f' fill="{colour}"' if known is None else f' class="pd-{colour}" fill="{known}"'

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Final
 
-__all__ = ["CYCLES", "DURATIONS", "SIZES", "meant", "parse_amount", "show_bytes", "show_cycles"]
+__all__ = ["CYCLES", "DURATIONS", "SIZES", "meant", "parse_amount", "show_bytes", "show_cycles", "show_size"]
 
 _NUMBER: Final = re.compile(r"([0-9][0-9_]*(?:\.[0-9_]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -64,6 +64,16 @@ def show_bytes(size_bytes: int) -> str:
             return f"{size_bytes} byte{'s' * (size_bytes != 1)}" if unit == "bytes" else f"{value:.4g} {unit}"
         value /= 1024
     return f"{value:.4g} TiB"
+
+
+def show_size(size_bytes: int) -> str:
+    """A size with one decimal, as in tables and pictures: ``512 B``, ``1.0 MiB``."""
+    amount = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
 
 
 def show_cycles(cycles: int) -> str:

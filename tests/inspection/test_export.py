@@ -129,6 +129,6 @@ def test_the_drawing_is_svg(every_structure, look):
     drawing = to_svg(inventory, columns=16, rows=4)
     root = ElementTree.fromstring(drawing)
     squares = [found for found in root.iter() if found.tag.endswith("rect")]
-    assert len(squares) == 1 + 16 * 4 + len(inventory.structures)
-    assert re.search(r"2: log, \d+ bytes set aside", drawing)
+    assert len(squares) == 1 + 16 * 4 + len(inventory.structures) + 1  # ground, map, legend with the manager
+    assert re.search(r"2: log, [\d.]+ [KM]iB set aside", drawing)
     ElementTree.fromstring(to_svg(look(b"")))

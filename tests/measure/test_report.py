@@ -81,6 +81,43 @@ def test_bad_budgets_are_told(text: str, said: str) -> None:
     assert said in str(error.value)
 
 
+def test_budgets_of_methods_that_nobody_has(built: Built) -> None:
+    subnet, report = Subnet(), Report()
+    report.watch(subnet._world, lambda raw_id: "map")
+    subnet.install(built("insert_many")).actor().insert_many([(1, 2)])
+    budgets = parse_budgets(
+        "map: {insert_mny: 1, insert_many: 1, init: 9_000_000, callback: 9, get: 5}\nmpa: {get: 1, len: 1}"
+    )
+    again = Report()
+    again.merge(report.plain())  # as from a worker of xdist
+    for one in (report, again):
+        assert one.misnamed(budgets) == ["map has no method 'insert_mny': did you mean 'insert_many'?"]
+        assert one.unused(budgets) == ["no canister 'mpa' ran: did you mean 'map'?"]
+        assert [over.row.method for over in one.exceeded(budgets)] == ["update insert_many"]
+    assert Report().misnamed(budgets) == []
+    assert Report().unused({("a", "b"): Budget(1)}) == ["no canister 'a' ran: expected one of: (none)"]
+
+
+def test_methods_whose_names_have_spaces() -> None:
+    report = Report()
+    report.add("c", "update a b", 6, 1, 1, 1)
+    assert [str(one.row.method) for one in report.exceeded({("c", "a b"): Budget(5)})] == ["update a b"]
+
+
+def test_structures_in_a_report() -> None:
+    report = Report()
+    for pages in ((3, 2, 3), (5, 1, 4)):
+        report.add_structure("c", "update m", "stable 0 bal|ances", pages)
+    report.add_structure("c", "update m", "heap", (0, 9, 9))
+    report.add("c", "update m", 1, 1, 1, 1)
+    again = Report()
+    again.merge(report.plain())
+    assert list(again.lines()) == list(report.lines())
+    row = next(line for line in report.lines() if "bal|ances" in line)
+    assert row.split()[-8:] == ["32.0", "KiB", "8", "12.0", "KiB", "3", "16.0", "KiB"]
+    assert "| c | update m | stable 0 bal\\|ances | 8 | 3 | 4 |" in report.markdown()
+
+
 TESTS = """
 import pytest
 W = "{wasm}"
@@ -104,7 +141,7 @@ def test_little(canister):
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
 def test_in_pytest(tmp_path: Path, built: Built, workers: tuple[str, ...]) -> None:
     (tmp_path / "test_it.py").write_text(TESTS.replace("{wasm}", str(built("motoko_classical_v1"))))
-    (tmp_path / "budgets.yml").write_text("kv:\n  inc: 100\n")
+    (tmp_path / "budgets.yml").write_text("kv:\n  inc: 100\n  icn: 100\nkw: {x: 1}\n")
     summary = tmp_path / "summary.md"
     command = [
         sys.executable,
@@ -120,6 +157,7 @@ def test_in_pytest(tmp_path: Path, built: Built, workers: tuple[str, ...]) -> No
     ]
     command += ["--perdure-report-file", tmp_path / "report.md", "--perdure-budgets", "budgets.yml"]
     command += ["--junitxml", tmp_path / "junit.xml"]
+    command += ["--perdure-report-structures", "--perdure-heatmap", "pictures"]
     env = {**os.environ, "GITHUB_STEP_SUMMARY": str(summary)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -130,6 +168,13 @@ def test_in_pytest(tmp_path: Path, built: Built, workers: tuple[str, ...]) -> No
     assert row.split()[3] == "8"
     assert "over budget" in done.stdout
     assert "more than its budget of 100" in done.stdout
+    assert "kv has no method 'icn': did you mean 'inc'?" in done.stdout
+    assert "no canister 'kw' ran: expected one of: kv" in done.stdout
+    assert "kv update inc: heap " in done.stdout
+    pictures = sorted(one.name for one in (tmp_path / "pictures").iterdir())
+    assert len(pictures) == 5  # one test calls nothing
+    assert pictures[:2] == ["test_it.test_little.svg", "test_it.test_much.svg"]
+    assert "kv, heap memory, " in (tmp_path / "pictures" / pictures[0]).read_text()
     assert summary.read_text() == (tmp_path / "report.md").read_text()
     assert "| kv | update inc | 8 |" in summary.read_text()
     properties = ET.parse(tmp_path / "junit.xml").getroot().iter("property")

@@ -40,6 +40,7 @@ COMMANDS = {
     "bench": _Command("perdure.cli.bench:bench", "Run canbench's benchmarks, and compare them with earlier results."),
     "explain-cost": _Command("perdure.cli.explain:explain_cost", "What a call, an install, a day cost, line by line."),
     "profile": _Command("perdure.cli.profile:profile", "Count instructions by function and call path, exactly."),
+    "heatmap": _Command("perdure.cli.heatmap:heatmap", "Show which pages of memories messages read and write."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
     "serve": _Command("perdure.cli.serve:serve", "Serve canisters over HTTP to agents, browsers and icp."),
     "explore": _Command("perdure.cli.explore:explore", "Look at canisters, snapshots and dumps in a browser."),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from perdure.cli.terminal import LAYOUT, printable
+from perdure.units import show_size
 
 if TYPE_CHECKING:
     from perdure.measure.bench import Benchmarks, Outcome
@@ -230,7 +231,7 @@ def _details(benchmarks: Benchmarks, outcomes: list[Outcome], rate: float) -> di
             "scopes": {name: scope._asdict() for name, scope in outcome.bench.scopes.items()},
         }
         if outcome.details is not None:
-            structures = [use._asdict() for use in outcome.details.structures]
+            structures = [use.to_json() for use in outcome.details.structures]
             message = {**outcome.details._asdict(), "structures": structures}
             measured["message"] = {**message, "usd": outcome.details.cycles / 1e12 * rate}
         return measured
@@ -277,7 +278,8 @@ class _Printer:
         self()
         self(f"Whole messages, 1 T cycles at {rate} USD ({found['date']}); pages of 4 KiB:")
         columns = ("instructions", "cycles", "heap_dirty_pages", "stable_accessed_pages", "stable_dirty_pages")
-        width = max([4, *map(len, found["benches"])])
+        uses = [use for one in found["benches"].values() for use in one["message"]["structures"]]
+        width = max([4, *map(len, found["benches"]), *(len(_label(use)) for use in uses)])
         self(
             f"{'name':{width}}" + "".join(f"  {name.replace('_pages', ''):>16}" for name in columns) + f"  {'USD':>12}"
         )
@@ -286,9 +288,13 @@ class _Printer:
             cells = "".join(f"  {message[column]:>16,}" for column in columns)
             self(printable(f"{name:{width}}{cells}  {message['usd']:>12.9f}"))
             for use in message["structures"]:
-                label = f"  {use['memory']} {use['kind']}".rstrip()
                 pages = f"{use['accessed_pages']:>16,}  {use['written_pages']:>16,}"
-                self(printable(f"{label:{width}}" + " " * 54 + f"  {pages}"))
+                sizes = f"  {show_size(use['accessed_bytes'])}, {show_size(use['written_bytes'])} written"
+                self(printable(f"{_label(use):{width}}" + " " * 54 + f"  {pages}{sizes}"))
+
+
+def _label(use: Mapping[str, Any]) -> str:
+    return "  " + " ".join(filter(None, (use["memory"], use["name"], use["kind"])))
 
 
 def _styled(text: str, kind: str) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 from perdure.canister import Context, Env, PageDelta, Return
 from perdure.memory import PAGE_BYTES
 
-__all__ = ["FREE_OF_HEAP", "charge_for_heap", "charge_for_own", "pages_of"]
+__all__ = ["FREE_OF_HEAP", "UNKNOWN", "charge_for_heap", "charge_for_own", "pages_of"]
 
 FREE_OF_HEAP: Final = (
     Context.NON_REPLICATED_QUERY.bit
@@ -17,6 +17,9 @@ FREE_OF_HEAP: Final = (
     | Context.INSPECT_MESSAGE.bit
 )
 """Contexts in which changed pages of the heap are not charged."""
+
+UNKNOWN: Final = PageDelta(-1, ())
+"""Says that the heap has not been compared with its committed bytes since it last ran."""
 
 
 def pages_of(delta: PageDelta) -> Iterator[tuple[int, bytes]]:

@@ -9,10 +9,9 @@ when the engine's instance has to be made anew: after a trap, after ``data.drop`
 from __future__ import annotations
 
 import time
-from array import array
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Final, final
+from typing import final
 
 from perdure.canister import (
     NO_CHANGE,
@@ -35,10 +34,11 @@ from perdure.embedder.code import Code, page_scans
 from perdure.embedder.global_values import pack_globals, unpack_globals
 from perdure.embedder.guard import ThreadState, check_recursion, threads
 from perdure.embedder.header import LEFT, LOG_ROOM, OUT, OUT_OFFSET, RESPONDED, ROOM, WRITTEN_END, fill
-from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_heap
+from perdure.embedder.heap_charges import FREE_OF_HEAP, UNKNOWN, charge_for_heap
 from perdure.embedder.machine import HostMachine
 from perdure.embedder.memory import AnonymousMemory, ImageMemory
 from perdure.embedder.own import InstanceMemories, Pages, handed_over
+from perdure.embedder.reads import Reads
 from perdure.embedder.states import (
     CLEAN,
     COMMIT,
@@ -54,6 +54,7 @@ from perdure.embedder.states import (
     WRITE,
 )
 from perdure.embedder.store import EngineTrap, Store
+from perdure.embedder.touched import Touched, changed_pages, listed_pages
 from perdure.embedder.traps import frames_of, trap_of, trap_of_memory
 from perdure.errors import InternalError
 from perdure.instrument import abi
@@ -105,7 +106,8 @@ class WasmInstance:
         self._store: Store | None = None
         self._state = CLEAN
         self._ready: StateDelta | None = None  # while a commit is prepared, or was cut off
-        self._heap_changes: PageDelta | None = _UNKNOWN
+        self._heap_changes: PageDelta | None = UNKNOWN
+        self._reads: Reads | None = None
         self._metered = module.facts.metered
         self._page_charges = module.facts.page_charges
         self._api: SystemApi | None = None
@@ -204,16 +206,20 @@ class WasmInstance:
             raise
         return outcome
 
-    def stable_pages(self) -> tuple[array[int], array[int]]:
+    def stable_pages(self) -> Touched:
         """Pages (4 KiB) of stable memory that the last entry accessed, and wrote; none without accounting."""
-        found = array("I"), array("I")
-        if self._view and self._module.facts.accounting:
-            out = OUT.unpack_from(self._view, OUT_OFFSET)
-            for pages, start, end in zip(
-                found, (abi.TOUCHED_LIST, abi.WRITTEN_LIST), out[WRITTEN_END - 1 : WRITTEN_END + 1], strict=True
-            ):
-                pages.frombytes(self._accounting.bytes[start : max(start, end)])
-        return found
+        return listed_pages(self._view, self._accounting if self._module.facts.accounting else None)
+
+    def other_pages(self) -> dict[str, Touched]:
+        """The same of heap and own memories by name, as far as it is seen; of an entry that trapped nothing is."""
+        if self._reads is None and self._heap_changes is None and not self._has_more:
+            return {}
+        written = self._memories.written_by_code if self._state is not TRAPPED else ()
+        return changed_pages(written, self._heap_changes, self._reads)
+
+    def see_reads(self) -> None:
+        """Have `other_pages` tell what entries read, too; see `perdure.embedder.reads`."""
+        self._reads = Reads(self._memories.written_by_code, self._page_charges if self._metered else None)
 
     is_waiting = False  # all that a callback needs is in the images
 
@@ -225,7 +231,7 @@ class WasmInstance:
         known = self._heap_changes
         found = {}
         for name, memory in self._memories.kept:
-            delta = memory.changes() if memory is not self._heap or known is _UNKNOWN else known
+            delta = memory.changes() if memory is not self._heap or known is UNKNOWN else known
             if delta is not None:
                 found[name] = delta
         globals_now = self._globals_now()
@@ -256,7 +262,7 @@ class WasmInstance:
             for name, changed in delta.memories.items():
                 self._memories.by_name[name].commit(changed)
             self._committed_globals = self._current_globals
-            self._heap_changes = _UNKNOWN
+            self._heap_changes = UNKNOWN
             if self._has_more:
                 self._memories.nothing_uncommitted()
             if self._predecessor is not None:
@@ -289,9 +295,7 @@ class WasmInstance:
 
     def save(self) -> StateDelta:
         """Copy what is uncommitted."""
-        delta = self.changes()
-        copies = {name: [(at, bytes(data)) for at, data in one.runs] for name, one in delta.memories.items()}
-        return delta._replace(memories={name: one._replace(runs=copies[name]) for name, one in delta.memories.items()})
+        return self._memories.copied(self.changes())
 
     def restore(self, saved: StateDelta) -> None:
         """Roll back, then apply `saved`, uncommitted."""
@@ -299,18 +303,12 @@ class WasmInstance:
         state.enter()
         try:
             self._roll_back(state)
-            memories = self.memories
-            for name, delta in saved.memories.items():
-                memory = memories[name]
-                if delta.wasm_pages > memory.size():
-                    memory.grow(delta.wasm_pages - memory.size())
-                for address, data in delta.runs:
-                    memory.write(address, data)
+            self._memories.apply(saved)
             if saved.global_values is not None:
                 self._current_globals = pack_globals(self._module.facts, saved.global_values)
                 self._drop_store()
             self._state = WRITE[self._state]
-            self._heap_changes = _UNKNOWN
+            self._heap_changes = UNKNOWN
         finally:
             state.leave()
 
@@ -413,8 +411,10 @@ class WasmInstance:
         before = (
             self._memories.pages_before() if self._state is not CLEAN and not env.context.bit & FREE_OF_HEAP else None
         )
+        if self._reads is not None:
+            self._reads.begin(is_clean=self._state is CLEAN)
         fill(self._view, env, self._page_charges, index, environment)
-        self._heap_changes = _UNKNOWN
+        self._heap_changes = UNKNOWN
         self._env, self._api, self.failure = env, None, None
         self._ready, self._read_globals = None, False
         self._state = ENTER[self._state]
@@ -428,9 +428,13 @@ class WasmInstance:
             with outside:
                 ended = store.call(entry, state)
         state.instance = None
+        if self._reads is not None:
+            self._reads.end()
         if (spares := engine.spares).taken != spares.next and (cause := spares.take_cause()) is not None:
             raise cause  # it came where a callback began, and the engine was told that the callback had failed
         outcome = self._returned(env, before) if ended is None else self._failed(env, ended)
+        if self._reads is not None:
+            self._reads.charge(outcome, env)
         self.calls.ended(entry_point, env, outcome, self._view)
         if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
             self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]
@@ -458,7 +462,8 @@ class WasmInstance:
             self._heap_changes = delta = self._heap.changes()
             if delta is not None:
                 pages = before.get("heap") if before is not None else None
-                charge_for_heap(result, env, delta, pages, self._page_charges, is_64=self._module.facts.is_64)
+                prices = self._page_charges if self._reads is None else self._reads.prices_of_changes
+                charge_for_heap(result, env, delta, pages, prices, is_64=self._module.facts.is_64)
         must_renew = self._has_more and self._memories.returned(result, env, before, noted, self._page_charges)
         # After data.drop or elem.drop segments come back with a new instance, as on the network.
         if has_dropped or must_renew:
@@ -558,13 +563,13 @@ class WasmInstance:
         if heap.written or stable.written or heap.resized or stable.resized:
             self._state = WRITE[self._state]
             if heap.written or heap.resized:
-                self._heap_changes = _UNKNOWN
+                self._heap_changes = UNKNOWN
         if self._has_more and self._memories.is_written:
             self._state = WRITE[self._state]
 
     def _roll_back(self, state: ThreadState) -> None:
         state.instance = None
-        before, self._heap_changes, self._ready = self._state, _UNKNOWN, None
+        before, self._heap_changes, self._ready = self._state, UNKNOWN, None
         if before is RUNNING and self.calls.is_counting and self._store is not None:
             self._finish(self._store)  # an exception has cut it off
             self.calls.cut_off(self._view)
@@ -593,7 +598,3 @@ class WasmInstance:
         """Close, but for the memories that a successor has taken over."""
         self._owned = [memory for memory in self._owned if memory not in kept]
         self.close()
-
-
-_UNKNOWN: Final = PageDelta(-1, ())
-"""Says that the heap has not been compared with its committed bytes since it last ran."""

@@ -14,7 +14,7 @@ from ctypes import c_int, c_int64, c_size_t, c_ulong, c_void_p
 from typing import Any, ClassVar, final
 
 from perdure.errors import InternalError, StorageError
-from perdure.memory import PAGE_BYTES
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 
 __all__ = ["AddressRange"]
 
@@ -25,6 +25,7 @@ _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _RANDOM = 1
 _DONTNEED = 4
+_NOHUGEPAGE = 15
 _FIXED_NOREPLACE = 0x100000
 _MREMAP_MAYMOVE = 1
 _MREMAP_FIXED = 2
@@ -69,11 +70,14 @@ class AddressRange:
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        self.base = _map(None, size_bytes, _NO_ACCESS, _ANONYMOUS)
-        AddressRange.reserved_bytes += size_bytes
+        taken_bytes = size_bytes + WASM_PAGE_BYTES
+        taken = _map(None, taken_bytes, _NO_ACCESS, _ANONYMOUS)
+        self.base = taken + -taken % WASM_PAGE_BYTES
+        """A multiple of Wasm pages, so that the groups in which the kernel maps pages are such."""
+        AddressRange.reserved_bytes += taken_bytes
         array = (ctypes.c_ubyte * size_bytes).from_address(self.base)
         # Whoever looks at the range keeps the array alive, and the array the range.
-        weakref.finalize(array, _munmap, self.base, size_bytes).atexit = False
+        weakref.finalize(array, _munmap, taken, taken_bytes).atexit = False
         self._array = weakref.ref(array)
         self.view = memoryview(array).cast("B")
         """The whole range; only what has been opened can be read."""
@@ -110,6 +114,10 @@ class AddressRange:
         """Drop private pages: file pages show the file again, others are zero."""
         if size_bytes and _madvise(self.base + address, size_bytes, _DONTNEED):
             raise InternalError(f"madvise: {os.strerror(ctypes.get_errno())}")
+
+    def in_small_pages(self) -> None:
+        """Have the kernel make no huge pages here, of which nobody sees what was touched of them."""
+        _madvise(self.base, self.size_bytes, _NOHUGEPAGE)  # a kernel without them refuses, and makes none
 
     def move_to(self, target: AddressRange, address: int, size_bytes: int) -> None:
         """Move pages that one call has opened to the same place of `target`."""

@@ -160,6 +160,7 @@ class ImageMemory(LinearMemory):
         self._extents: tuple[Extent, ...] | None = () if fresh else None
         self._kept: dict[int, bytes] = {}  # private runs that equal the committed bytes
         self._held: Mapping[int, bytes] = {}  # the image's, as of the last commit
+        self._apart: list[tuple[int, int]] = []  # runs that are shown from a file of their own while an entry runs
         self._scan_ns = 0
 
     def open(self) -> None:
@@ -235,6 +236,8 @@ class ImageMemory(LinearMemory):
         """Hand `delta`, which `changes` returned, to the image; what was private is then shown from its files."""
         if self.range is None:
             self.open()
+        if self._apart:
+            self.gather()
         moved = self.image.commit(delta)
         self.committed_bytes = self.size_bytes
         before, self._held = self._held, self.image.held
@@ -256,6 +259,8 @@ class ImageMemory(LinearMemory):
         """Be what was last committed. `everything`: nobody knows what was written."""
         if self.range is None or (self.is_untouched and not everything and self._is_as_committed):
             return
+        if self._apart:
+            self.gather()
         if self.size_bytes > self.committed_bytes:
             self.range.close_access(self.committed_bytes, self.size_bytes - self.committed_bytes)
             self.size_bytes = self.committed_bytes
@@ -373,6 +378,65 @@ class ImageMemory(LinearMemory):
         found = found if len(found) == end - start else found.ljust(end - start, b"\0")
         return overlaid(found, start, self._held) if self._held else found
 
+    # --- what is read
+
+    @property
+    def can_see_reads(self) -> bool:
+        """Whether the kernel is asked for its pages."""
+        return self.private_pages is not None and self.private_pages.can_see_reads
+
+    def set_apart(self, *, is_clean: bool) -> None:
+        """Have no page be there, so that `gather` can say which were touched.
+
+        Private pages that dropping would lose are shown from a file of their own meanwhile: all of them, or where
+        nothing is uncommitted those that are held. So are Wasm pages of several mappings: around a page that is read
+        the kernel maps others up to the end of a Wasm page, unless the mapping begins within it, and then beyond.
+        """
+        if self.range is None:
+            return
+        if self._apart:
+            self.gather()
+        is_clean &= self.size_bytes == self.committed_bytes and not self.fresh and not self.written
+        runs = coalesce(address // PAGE_BYTES for address in self._held) if is_clean else self._private_runs()
+        groups = {*_wasm_pages(runs), *(cut // WASM_PAGE_BYTES for cut in self._cuts if cut % WASM_PAGE_BYTES)}
+        apart = [(at * WASM_PAGE_BYTES, (at + 1) * WASM_PAGE_BYTES) for at in sorted(groups)]
+        if apart:
+            self._show_apart([run for run in apart if run[0] < self.size_bytes])
+        if is_clean:
+            self._kept.clear()
+        self.range.in_small_pages()
+        self.range.drop(0, self.size_bytes)
+
+    def _show_apart(self, runs: list[tuple[int, int]]) -> None:
+        assert self.range is not None
+        file = os.memfd_create("perdure", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(file, self.size_bytes)
+            for start, end in runs:
+                os.pwrite(file, self.bytes[start:end], start)
+            self._apart = runs
+            for start, end in runs:
+                self.range.open_file(start, end - start, file, start)
+                self._cuts.update((start, end))
+        finally:
+            os.close(file)  # it lasts as long as it is mapped
+
+    def gather(self) -> tuple[list[int], list[int]]:
+        """Be mapped as ever again; Wasm pages that were touched since `set_apart`, and those that were written."""
+        if self.range is None or self.private_pages is None:
+            return [], []
+        touched = _wasm_pages(self.private_pages.present(self.base, self.size_bytes))
+        written = _wasm_pages(self.private_pages.runs(self.base, self.size_bytes))
+        for start, end in self._apart:
+            data = self.bytes[start:end].tobytes()
+            self._open_pages(start, end)
+            for at in range(start, end, PAGE_BYTES):
+                page = data[at - start : at - start + PAGE_BYTES]
+                if self.bytes[at : at + PAGE_BYTES] != page:
+                    self.bytes[at : at + PAGE_BYTES] = page
+        self._apart = []
+        return touched, written
+
     # --- the mapping
 
     def _committed_extents(self) -> tuple[Extent, ...]:
@@ -412,6 +476,15 @@ class ImageMemory(LinearMemory):
         self._scan_ns = 0
         self._kept.clear()
         self._drop(0, self.size_bytes)
+
+
+def _wasm_pages(runs: Iterable[tuple[int, int]]) -> list[int]:
+    """Wasm pages, ascending, in which the runs lie."""
+    found: list[int] = []
+    for start, end in runs:
+        first = max(start // WASM_PAGE_BYTES, found[-1] + 1 if found else 0)
+        found.extend(range(first, (end - 1) // WASM_PAGE_BYTES + 1))
+    return found
 
 
 def _address_of(extent: Extent) -> int:

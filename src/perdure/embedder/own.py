@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import final
 
-from perdure.canister import Env, Image, Return
+from perdure.canister import Env, Image, Return, StateDelta
 from perdure.embedder.code import Code, page_scans
 from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_own, pages_of
 from perdure.embedder.memory import ImageMemory
@@ -42,6 +42,8 @@ class InstanceMemories:
         self._scratch = {name: memories[name] for name, kind in module.memories.items() if kind.lifetime == "message"}
         self.kept = [(name, memory) for name, memory in memories.items() if name not in self._scratch]
         """Those that are part of the state."""
+        self.written_by_code = [(name, memory) for name, memory in self.kept if name == "heap" or name in self.noted]
+        """Those whose pages the kernel has no lists of."""
         self._sized = [name for name, _ in self.kept if name not in {"heap", "stable"}]
         self.has_more = bool(self.noted or self.beside)
         """Whether there are any but heap and stable memory."""
@@ -78,6 +80,21 @@ class InstanceMemories:
     def sizes(self) -> list[int]:
         """Bytes of those that the engine has."""
         return [memory.size_bytes for memory in self.in_engine]
+
+    def copied(self, delta: StateDelta) -> StateDelta:
+        """Changes that outlive what they are changes of."""
+        copies = {name: [(at, bytes(data)) for at, data in one.runs] for name, one in delta.memories.items()}
+        return delta._replace(memories={name: one._replace(runs=copies[name]) for name, one in delta.memories.items()})
+
+    def apply(self, delta: StateDelta) -> None:
+        """Write changes, uncommitted."""
+        memories = self.opened()
+        for name, changed in delta.memories.items():
+            memory = memories[name]
+            if changed.wasm_pages > memory.size():
+                memory.grow(changed.wasm_pages - memory.size())
+            for address, data in changed.runs:
+                memory.write(address, data)
 
     # --- around an entry
 

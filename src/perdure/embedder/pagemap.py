@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 from typing import Protocol, final
 
+from perdure.errors import UnsupportedError
 from perdure.memory import PAGE_BYTES
 
 __all__ = ["EveryPage", "PageScan", "PageTable", "PrivatePages", "private_pages"]
@@ -25,14 +26,29 @@ _ARGUMENT = struct.Struct("<12Q")
 _RANGE, _RANGE_OFFSET = struct.Struct("<2Q"), 16
 _WALK_END = struct.Struct("<32xQ")
 _VECTOR_LENGTH = 512
-_CATEGORIES = (_FILE | _ZERO, _FILE | _ZERO, _PRESENT | _SWAPPED, 0)  # inverted, all of, any of, to return
+_PRIVATE = (_FILE | _ZERO, _FILE | _ZERO, _PRESENT | _SWAPPED, 0)  # inverted, all of, any of, to return
+_THERE = (0, 0, _PRESENT | _SWAPPED, 0)
 
 
 class PrivatePages(Protocol):
-    """One way to find the pages that a process has a private copy of."""
+    """One way to find the pages that a process has a private copy of.
+
+    Attributes:
+        can_see_reads: whether `present` can be asked.
+    """
+
+    can_see_reads: bool
 
     def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
         """Ascending runs `(start, end)`, in bytes from `base`, an address in this process, of whole pages."""
+        ...
+
+    def present(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        """The same of all pages that have been touched since they were mapped or dropped, and their neighbours.
+
+        Raises:
+            UnsupportedError: nobody can tell here.
+        """
         ...
 
     def another(self) -> PrivatePages:
@@ -75,9 +91,18 @@ def _reopen(descriptor: int) -> None:
 class EveryPage:
     """Names all pages: right everywhere, and as slow as comparing a whole memory."""
 
+    can_see_reads = False
+
     def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
         """All of it."""
         return [(0, size_bytes)] if size_bytes else []
+
+    def present(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        """Nobody can tell."""
+        raise UnsupportedError(
+            "which pages of a heap are read is not seen here: this system has no /proc/self/pagemap, "
+            "or PERDURE_PORTABLE=bytes keeps from it"
+        )
 
     def another(self) -> EveryPage:
         """Itself: it has no state."""
@@ -91,8 +116,11 @@ class EveryPage:
 class PageTable:
     """Reads eight bytes a page from ``/proc/self/pagemap``: 2 KiB a MiB of memory, about 1 us a MiB."""
 
+    can_see_reads = True
+
     # Bits 63 present, 62 swapped, 61 file page: a copy is present or swapped, and not of a file.
     _COPIED = bytes((flags & 0xC0 != 0) and not flags & 0x20 for flags in range(256))
+    _TOUCHED = bytes(flags & 0xC0 != 0 for flags in range(256))
     _RUN = re.compile(b"\x01+")
     _CHUNK_PAGES = 1 << 18
 
@@ -101,15 +129,20 @@ class PageTable:
 
     def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
         """Runs of pages that are present or swapped and belong to no file."""
+        return self._runs(base, size_bytes, self._COPIED)
+
+    def present(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        """Runs of pages that are present or swapped."""
+        return self._runs(base, size_bytes, self._TOUCHED)
+
+    def _runs(self, base: int, size_bytes: int, wanted: bytes) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         step = self._CHUNK_PAGES * PAGE_BYTES
         for chunk in range(0, size_bytes, step):
             pages = (min(size_bytes, chunk + step) - chunk) // PAGE_BYTES
             entries = os.pread(self._descriptor, pages * 8, (base + chunk) // PAGE_BYTES * 8)
-            copied = entries[7::8].translate(self._COPIED)
-            found += [
-                (chunk + m.start() * PAGE_BYTES, chunk + m.end() * PAGE_BYTES) for m in self._RUN.finditer(copied)
-            ]
+            marks = entries[7::8].translate(wanted)
+            found += [(chunk + m.start() * PAGE_BYTES, chunk + m.end() * PAGE_BYTES) for m in self._RUN.finditer(marks)]
         return found
 
     def another(self) -> PageTable:
@@ -125,13 +158,17 @@ class PageTable:
 class PageScan:
     """Asks the kernel for the runs: proportional to the pages mapped, not to the size."""
 
+    can_see_reads = True
+
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         vector = (ctypes.c_uint64 * (3 * _VECTOR_LENGTH))()
         self._words = memoryview(vector).cast("B").cast("Q")
         address = ctypes.addressof(vector)
-        size_bytes = _ARGUMENT.size
-        self._argument = bytearray(_ARGUMENT.pack(size_bytes, 0, 0, 0, 0, address, _VECTOR_LENGTH, 0, *_CATEGORIES))
+        self._argument, self._there = (
+            bytearray(_ARGUMENT.pack(_ARGUMENT.size, 0, 0, 0, 0, address, _VECTOR_LENGTH, 0, *categories))
+            for categories in (_PRIVATE, _THERE)
+        )
 
     def another(self) -> PageScan:
         """A scan with a vector of its own, for another thread."""
@@ -147,8 +184,15 @@ class PageScan:
         Asking for present alone would lose changed pages that were swapped out; one call ends when its vector is full,
         so calls go on until the kernel has walked to the end.
         """
+        return self._scan(self._argument, base, size_bytes)
+
+    def present(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        """Runs of pages that are present or swapped, the zero page among them."""
+        return self._scan(self._there, base, size_bytes)
+
+    def _scan(self, argument: bytearray, base: int, size_bytes: int) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
-        argument, words = self._argument, self._words
+        words = self._words
         start, end = base, base + size_bytes
         while True:
             _RANGE.pack_into(argument, _RANGE_OFFSET, start, end)

@@ -189,9 +189,11 @@ class World:
         if not self.streams and not self.watchers:
             return instance.run(entry, env)
         canister_id, context = env.facts.canister_id, env.context
-        self.tell(Begun(canister_id, entry[0], context))
+        if self.streams:
+            self.tell(Begun(canister_id, entry[0], context))
         result = instance.run(entry, env)
-        self.tell(ended(canister_id, context, result, self.costs_of(instance.module)))
+        if self.streams:
+            self.tell(ended(canister_id, context, result, self.costs_of(instance.module)))
         for watcher in self.watchers:
             watcher(instance, entry, env, result)
         return result

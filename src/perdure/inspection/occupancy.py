@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Final, final
 
 from perdure.inspection.find import Inventory, Structure
-from perdure.memory import WASM_PAGE_BYTES
-from perdure.picture import document
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
+from perdure.picture import PALETTE, Picture, clipped
 from perdure.stable.layout import end_address
+from perdure.units import show_size
 
 __all__ = ["PALETTE", "Span", "cells", "occupancy", "to_svg"]
 
-PALETTE: Final = (
-    "#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0",
-)  # fmt: skip
-"""Colours of structures, taken in turn."""
+LEFT: Final = 16
+TOP: Final = 56
+SIDE: Final = 12
+"""Of a square, with the gap to the next one."""
 
-_USES: Final = ("manager", "used", "slack", "free")
+_USES: Final = {
+    "manager": "memory manager",
+    "used": "in use",
+    "slack": "set aside, not in use",
+    "free": "nobody's",
+}
 
 
 @final
@@ -105,34 +110,68 @@ def cells(spans: Sequence[Span], count: int) -> list[Span]:
     return found
 
 
+def cell_count(size_bytes: int, most: int) -> int:
+    """Into how many parts a memory is cut to be drawn: no smaller ones than its pages."""
+    return min(most, size_bytes // PAGE_BYTES)
+
+
 def to_svg(inventory: Inventory, *, columns: int = 64, rows: int = 24) -> str:
-    """A drawing of the memory: one square for each part, a legend below."""
+    """A drawing of the memory: one square for each part, a legend below.
+
+    Args:
+        inventory: of the memory.
+        columns: squares in a row.
+        rows: at most so many.
+    """
     spans = occupancy(inventory)
-    drawn = cells(spans, columns * rows)
-    colours = colours_of(inventory)
-    side, left, top = 12, 16, 40
-    parts = []
-    per_cell = -(-(spans[-1].end if spans else 0) // (columns * rows))
+    size_bytes = inventory.memory.size() * WASM_PAGE_BYTES
+    drawn = cells(spans, cell_count(size_bytes, columns * rows))
+    colours, lines = colours_of(inventory), [legend(structure) for structure in inventory.structures]
+    per_cell = show_size(-(-size_bytes // len(drawn))) if drawn else "nothing"
+    sizes = f"{show_size(size_bytes)}, a square is {per_cell}; pale: set aside, not in use"
+    picture = Picture(inventory.label, 2 * LEFT + SIDE * columns, "; ".join((sizes, *lines)))
+    draw_heading(picture, sizes)
     for number, span in enumerate(drawn):
-        x, y = left + side * (number % columns), top + side * (number // columns)
-        fill = f'fill="{colours[span.label]}"' if span.label in colours else 'class="free"'
-        fill = 'class="set"' if span.use == "manager" else fill
-        opacity = 0.3 if span.use == "slack" else 1.0
-        title = f"{span.label or 'nobody'}: {span.use}, {span.start:#x} to {span.end:#x}"
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{side - 1}" height="{side - 1}" {fill} fill-opacity="{opacity}">'
-            f"<title>{escape(title)}</title></rect>"
-        )
-    height = top + side * rows + 24
-    for number, structure in enumerate(inventory.structures):
-        y = height + 18 * number
-        text = legend(structure)
-        parts.append(f'<rect x="{left}" y="{y - 10}" width="11" height="11" fill="{colours[structure.label]}"/>')
-        parts.append(f'<text x="{left + 18}" y="{y}">{escape(text)}</text>')
-    total = height + 18 * len(inventory.structures) + 8
-    width = 2 * left + side * columns
-    head = f"{inventory.label}: {inventory.memory.size()} Wasm pages, {per_cell} bytes a square"
-    return document(width, total, head, parts)
+        draw_cell(picture, number, span, colours, title_of(span), columns)
+    draw_legend(picture, list(zip(colours.values(), lines, strict=True)), inventory.managers)
+    return picture.svg()
+
+
+def title_of(span: Span) -> str:
+    """What is told of a span where somebody points at it."""
+    whose = f"{span.label}: {_USES[span.use]}" if span.use in {"used", "slack"} else _USES[span.use]
+    return f"{whose}, {show_size(span.end - span.start)} from {span.start:#x}"
+
+
+def draw_cell(
+    picture: Picture, number: int, span: Span, colours: Mapping[str, str], title: str, columns: int = 64
+) -> tuple[float, float]:
+    """Draw one square of a map, in the colour of what it belongs to; its left upper corner.
+
+    The fewer are in a row, the larger they are.
+    """
+    side = (picture.width - 2 * LEFT) / columns
+    x, y = LEFT + side * (number % columns), TOP + side * (number // columns)
+    colour = "manager" if span.use == "manager" else colours.get(span.label, "blank")
+    picture.box(x, y, side - 1, side - 1, colour, opacity=0.3 if span.use == "slack" else 1, title=title)
+    return x, y
+
+
+def draw_heading(picture: Picture, sizes: str) -> None:
+    """What the map shows, and how large that is."""
+    room = picture.width - 2 * LEFT
+    picture.text(LEFT, 24, clipped(picture.title, room, 14), size=13, bold=True)
+    picture.text(LEFT, 42, clipped(sizes, room), colour="dim")
+    picture.reach(TOP)
+
+
+def draw_legend(picture: Picture, lines: Sequence[tuple[str, str]], managers: Sequence[object] = ()) -> None:
+    """What the colours mean, a line each, below what is there."""
+    y = picture.height + 24
+    for colour, text in ([("manager", "memory manager")] if managers else []) + list(lines):
+        picture.box(LEFT, y - 10, SIDE - 1, SIDE - 1, colour)
+        picture.text(LEFT + 18, y, clipped(text, picture.width - 2 * LEFT - 18))
+        y += 18
 
 
 def colours_of(inventory: Inventory) -> dict[str, str]:
@@ -144,5 +183,5 @@ def colours_of(inventory: Inventory) -> dict[str, str]:
 def legend(structure: Structure) -> str:
     """A structure in one line."""
     name = f" {structure.name}" if structure.name else ""
-    used = "" if structure.used_bytes is None else f", {structure.used_bytes} used"
-    return f"{structure.label}{name}: {structure.kind}, {structure.allocated_bytes} bytes set aside{used}"
+    used = "" if structure.used_bytes is None else f", {show_size(structure.used_bytes)} used"
+    return f"{structure.label}{name}: {structure.kind}, {show_size(structure.allocated_bytes)} set aside{used}"

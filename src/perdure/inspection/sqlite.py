@@ -287,6 +287,38 @@ class DatabaseTable:
             yield from self.database.connection.execute(sql, values)
 
 
+def page_owners(structure: Structure, most_pages: int) -> Iterator[tuple[int, int, str, str, int]]:
+    """Runs of pages of a database: the first, how many, whose they are, its kind, and bytes of a page.
+
+    Nothing of one that has more than `most_pages`, is damaged, or while apsw is missing.
+    """
+    errors = _sqlite_errors()
+    try:
+        connection = open_database(structure).connection
+        kinds = dict(connection.execute("select name, type from sqlite_schema"))
+        ((page_bytes,),) = connection.execute("pragma page_size")
+        ((pages,),) = connection.execute("pragma page_count")
+        if pages > most_pages:
+            return
+        found = list(connection.execute("select pageno, name from temp.dbstat order by pageno"))
+    except errors:
+        return
+    start = 0
+    for place, (page, name) in enumerate(found):
+        following = found[place + 1] if place + 1 < len(found) else (0, "")
+        if following != (page + 1, name):
+            kind = str(kinds.get(name, "table" if name == "sqlite_schema" else ""))
+            yield found[start][0], place + 1 - start, str(name), kind, page_bytes
+            start = place + 1
+
+
+def _sqlite_errors() -> tuple[type[Exception], ...]:
+    try:
+        return UnsupportedError, *failures()
+    except UnsupportedError:
+        return (UnsupportedError,)
+
+
 def databases(inventory: Inventory) -> list[Structure]:
     """The structures that are databases."""
     return [structure for structure in inventory.structures if structure.kind == KIND]

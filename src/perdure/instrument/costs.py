@@ -38,7 +38,7 @@ class CostSchedule:
         prologue: charged on entry of every function.
         page_charges: of both memories; `None`: only written pages are charged, as the `Limits` of the entry say.
         approximate: that counts differ from the network's: heap pages that are only read are not charged, written ones
-            at the end of the entry and where their bytes differ.
+            at the end of the entry and where their bytes differ, unless somebody looks at what is read of heaps.
     """
 
     name: str

@@ -18,9 +18,11 @@ What all tests share is prepared by overriding one fixture:
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, final
@@ -30,7 +32,8 @@ import pytest
 if TYPE_CHECKING:
     from perdure.errors import RejectError
     from perdure.ic.principal import Principal
-    from perdure.measure.report import Exceeded
+    from perdure.measure.heat import Heat
+    from perdure.measure.report import Budget
     from perdure.project import Project
     from perdure.subnet import Canister, Subnet
     from perdure.subnet.outcalls import Outcalls
@@ -82,6 +85,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="fail where a method takes more instructions than this file says; see docs/measuring.md",
     )
+    group.addoption(
+        "--perdure-report-structures",
+        action="store_true",
+        help="have the report tell pages by structure of stable memory, too",
+    )
+    group.addoption(
+        "--perdure-heatmap",
+        metavar="DIR",
+        help="write for each test a map of the memories that it touches, as SVG",
+    )
+
+
+_BUDGETS: Final = pytest.StashKey["dict[tuple[str, str], Budget]"]()
+_LONG_NAME: Final = 100
+"""Of a file, in characters."""
 
 
 def _scope(fixture_name: str, config: pytest.Config) -> Any:
@@ -104,6 +122,19 @@ def pytest_configure(config: pytest.Config) -> None:
         "extension(*names): let the test's canisters use what goes beyond the network's rules, such as direct; "
         "see docs/memories.md.",
     )
+    path = config.getoption("--perdure-budgets")
+    if path is not None:
+        config.stash[_BUDGETS] = _read_budgets(config.rootpath / path, path)
+
+
+def _read_budgets(path: Path, named: str) -> dict[tuple[str, str], Budget]:
+    from perdure.errors import MalformedError
+    from perdure.measure.report import parse_budgets
+
+    try:
+        return dict(parse_budgets(path.read_text(encoding="utf-8")))
+    except (MalformedError, OSError, UnicodeDecodeError) as error:
+        raise pytest.UsageError(f"--perdure-budgets {named}: {error}") from error
 
 
 # -- fixtures
@@ -321,7 +352,8 @@ _OF_ALL: Final = pytest.StashKey[Any]()
 
 
 def _wants_report(config: pytest.Config) -> bool:
-    return any(config.getoption(name) for name in ("perdure_report", "--perdure-report-file", "--perdure-budgets"))
+    names = ("perdure_report", "--perdure-report-file", "--perdure-budgets", "--perdure-report-structures")
+    return any(config.getoption(name) for name in names)
 
 
 @contextmanager
@@ -329,17 +361,38 @@ def _counted(request: pytest.FixtureRequest, subnet: Subnet, ids: Mapping[str, P
     """Count what a test's canisters execute, where somebody wants to know."""
     limit = request.node.get_closest_marker("max_instructions")
     is_shared = request.scope != "function"  # by tests that may have a marker each
-    if limit is None and not is_shared and not _wants_report(request.config):
+    pictures = request.config.getoption("--perdure-heatmap")
+    wants_structures = request.config.getoption("--perdure-report-structures")
+    if limit is None and not is_shared and not pictures and not _wants_report(request.config):
         yield
         return
     from perdure.measure.report import Report
 
     report = request.node.stash[_OF_TEST] = Report()
     report.watch(subnet._world, lambda raw_id: next((name for name, one in ids.items() if one.raw_bytes == raw_id), ""))
-    yield
+    with subnet.heat() if pictures or wants_structures else nullcontext() as heat:
+        yield
+    if heat is not None:
+        heat.name({one.raw_bytes: name for name, one in ids.items()})
+    for use in heat.uses_of_methods() if wants_structures and heat is not None else ():
+        report.add_structure(*use)
+    if pictures and heat is not None:
+        _draw(heat, request.config.rootpath / pictures, request.node.nodeid)
     if not is_shared:
         request.node.user_properties.append(("perdure_instructions", report.total_instructions))
     request.config.stash.setdefault(_OF_ALL, Report()).merge(report.plain())
+
+
+def _draw(heat: Heat, directory: Path, test: str) -> None:
+    """Write a picture for each canister that a test has touched the memory of."""
+    canisters = list(dict.fromkeys(canister for canister, _ in heat.memories))
+    for canister in canisters:
+        name = test if len(canisters) == 1 else f"{test}-{canister}"
+        plain = re.sub(r"[^A-Za-z0-9_-]+", ".", name.replace(".py::", ".")).strip(".")
+        if len(plain) > _LONG_NAME or "[" in name:  # what tells them apart may be lost
+            plain = f"{plain[:_LONG_NAME].strip('.')}-{zlib.crc32(name.encode(errors='replace')):08x}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{plain}.svg").write_text(heat.svg(canister=canister), encoding="utf-8")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -388,39 +441,37 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if path:
             with Path(path).open(mode, encoding="utf-8") as file:
                 file.write(report.markdown())
-    if _exceeded(session.config) and session.exitstatus == pytest.ExitCode.OK:
+    if any(_over(session.config)) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _exceeded(config: pytest.Config) -> list[Exceeded]:
-    """Methods that took more than their budgets."""
-    report, path = config.stash.get(_OF_ALL, None), config.getoption("--perdure-budgets")
-    if report is None or path is None:
-        return []
-    from perdure.errors import MalformedError
-    from perdure.measure.report import parse_budgets
-
-    try:
-        budgets = parse_budgets((config.rootpath / path).read_text(encoding="utf-8"))
-    except (MalformedError, OSError, UnicodeDecodeError) as error:
-        raise pytest.UsageError(f"--perdure-budgets {path}: {error}") from error
-    exceeded: list[Exceeded] = report.exceeded(budgets)
-    return exceeded
+def _over(config: pytest.Config) -> tuple[list[str], list[str]]:
+    """Methods that took more than their budgets, and budgets of methods that nobody has."""
+    report, budgets = config.stash.get(_OF_ALL, None), config.stash.get(_BUDGETS, None)
+    if report is None or budgets is None:
+        return [], []
+    return [str(one) for one in report.exceeded(budgets)], report.misnamed(budgets)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Show what was counted, and what was too much."""
-    report = config.stash.get(_OF_ALL, None)
+    report, budgets = config.stash.get(_OF_ALL, None), config.stash.get(_BUDGETS, None)
     if report is None:
         return
-    if config.getoption("perdure_report"):
+    if config.getoption("perdure_report") or config.getoption("--perdure-report-structures"):
         terminalreporter.section("instructions and cycles")
         for line in report.lines():
             terminalreporter.line(line)
-    if exceeded := _exceeded(config):
-        terminalreporter.section("over budget", red=True)
-        for one in exceeded:
-            terminalreporter.line(str(one))
+    exceeded, misnamed = _over(config)
+    for title, lines in (("over budget", exceeded), ("budgets of nothing", misnamed)):
+        if lines:
+            terminalreporter.section(title, red=True)
+        for line in lines:
+            terminalreporter.line(line)
+    if budgets is not None and (unused := report.unused(budgets)):
+        terminalreporter.section("budgets not held against anything", yellow=True)
+        for line in unused:
+            terminalreporter.line(line)
 
 
 # -- reports

@@ -22,8 +22,10 @@ from perdure.embedder import shared_engine
 from perdure.errors import MalformedError, PerdureError, RejectError
 from perdure.execution.config import SubnetConfig
 from perdure.ic.principal import Principal
+from perdure.inspection.labels import ModuleLabels
+from perdure.inspection.source import Source
 from perdure.measure.canbench_files import FIELDS, Bench, Config, Measurement
-from perdure.measure.structures import Owners, PageUse
+from perdure.measure.structures import Owners, PageUse, inventory_of
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.residency import ResidentInstance
@@ -189,14 +191,15 @@ class _Runner:
         self._printed += [stamp + line.decode(errors="backslashreplace") for line in result.logs]
         if not self._with_details or isinstance(result, Trap) or not isinstance(instance, ResidentInstance):
             return
-        world = self._canister._subnet._world
+        world, memory, wasm = self._canister._subnet._world, instance.memories["stable"], instance.module.wasm
+        found = inventory_of(Source(str(self._canister.id), memory, labels=ModuleLabels(lambda: wasm)), None)
         self._details = Details(
             result.instructions,
             world.costs_of(instance.module).execution(result.instructions),
             result.heap_dirty_pages,
             result.stable_accessed_pages,
             result.stable_dirty_pages,
-            tuple(Owners(instance.memories["stable"]).use(*instance.stable_pages())),
+            tuple(Owners(memory, found).use(*instance.stable_pages())),
         )
 
 

@@ -12,8 +12,10 @@ from perdure.canister import CanisterInstance, EntryPoint, Env, Return, Trap
 from perdure.errors import MalformedError
 from perdure.execution.events import Ended, ended
 from perdure.execution.world import World
+from perdure.memory import PAGE_BYTES
+from perdure.units import meant, show_size
 
-__all__ = ["Budget", "Exceeded", "Report", "Row", "parse_budgets"]
+__all__ = ["Budget", "Exceeded", "Report", "Row", "StructureRow", "parse_budgets"]
 
 _COLUMNS: Final = ("instructions", "cycles", "accessed_pages", "written_pages")
 
@@ -31,6 +33,21 @@ class Row(NamedTuple):
     median_cycles: int
     max_accessed_pages: int
     max_written_pages: int
+
+
+@final
+class StructureRow(NamedTuple):
+    """One structure, over all calls of one method; pages of 4 KiB."""
+
+    canister: str
+    method: str
+    structure: str
+    """Memory, label, name and kind, as `perdure heatmap` shows them."""
+    read_pages: int
+    """Of all calls together."""
+    written_pages: int
+    max_working_set_pages: int
+    """Different pages that the calls of one test accessed."""
 
 
 @final
@@ -62,6 +79,9 @@ class Report:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], tuple[array[int], ...]] = {}
+        self._structures: dict[tuple[str, str, str], list[int]] = {}
+        self._known: dict[str, set[str]] = {}
+        """What can be entered of each canister."""
         self.total_instructions = 0
 
     def watch(self, world: World, name_of: Callable[[bytes], str]) -> None:
@@ -80,6 +100,8 @@ class Report:
             pages = [0, 0]
             if isinstance(event, Ended):
                 pages = [event.stable_accessed_pages, event.stable_dirty_pages + event.heap_dirty_pages]
+            if name not in self._known or entered not in self._known[name]:
+                self._known.setdefault(name, set()).update(instance.module.exported_methods, [entered])
             self.add(name, entered.removeprefix("canister_"), event.instructions, event.cycles, *pages)
 
         world.watchers = (*world.watchers, note)
@@ -93,15 +115,28 @@ class Report:
             column.append(value)
         self.total_instructions += values[0]
 
-    def merge(self, plain: Sequence[Sequence[Any]]) -> None:
+    def add_structure(self, canister: str, method: str, structure: str, pages: Sequence[int]) -> None:
+        """Count what the calls of one test did to a structure: pages read, written, and its working set."""
+        found = self._structures.setdefault((canister, method, structure), [0, 0, 0])
+        found[:] = found[0] + pages[0], found[1] + pages[1], max(found[2], pages[2])
+
+    def merge(self, plain: Mapping[str, Any]) -> None:
         """Add what another process has counted."""
-        for canister, method, *columns in plain:
+        for canister, method, *columns in plain["counts"]:
             for values in zip(*columns, strict=True):
                 self.add(canister, method, *values)
+        for canister, method, structure, pages in plain["structures"]:
+            self.add_structure(canister, method, structure, pages)
+        for canister, methods in plain["known"].items():
+            self._known.setdefault(canister, set()).update(methods)
 
-    def plain(self) -> list[list[Any]]:
+    def plain(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""
-        return [[*key, *(column.tolist() for column in columns)] for key, columns in self._counts.items()]
+        return {
+            "counts": [[*key, *(column.tolist() for column in columns)] for key, columns in self._counts.items()],
+            "structures": [[*key, pages] for key, pages in self._structures.items()],
+            "known": {canister: sorted(methods) for canister, methods in self._known.items()},
+        }
 
     def rows(self) -> list[Row]:
         """All methods, by canister and name."""
@@ -114,12 +149,32 @@ class Report:
 
     def exceeded(self, budgets: Mapping[tuple[str, str], Budget]) -> list[Exceeded]:
         """Methods that took more than their budgets."""
-        rows = {(row.canister, row.method.rpartition(" ")[2]): row for row in self.rows()}
+        rows = {(row.canister, _name(row.method)): row for row in self.rows()}
         return [
             Exceeded(rows[key], budget)
             for key, budget in budgets.items()
             if key in rows and rows[key].max_instructions > budget.instructions
         ]
+
+    def structures(self) -> list[StructureRow]:
+        """All structures that somebody has counted, by canister and method, the most read first."""
+        rows = (StructureRow(*key, *pages) for key, pages in self._structures.items())
+        return sorted(rows, key=lambda row: (row.canister, row.method, -row.read_pages, row.structure))
+
+    def misnamed(self, budgets: Mapping[tuple[str, str], Budget]) -> list[str]:
+        """Budgets of methods that their canister does not have, in words."""
+        found = []
+        for canister, method in budgets:
+            if canister in self._known:
+                names = {_name(one.removeprefix("canister_")) for one in self._known[canister]} | {"callback"}
+                if method not in names:
+                    found.append(f"{canister} has no method {method!r}: {meant(method, names)}")
+        return found
+
+    def unused(self, budgets: Mapping[tuple[str, str], Budget]) -> list[str]:
+        """Canisters that have budgets and were not there, in words: none of their tests ran, or they are misspelt."""
+        missing = dict.fromkeys(canister for canister, _ in budgets if canister not in self._known)
+        return [f"no canister {canister!r} ran: {meant(canister, self._known)}" for canister in missing]
 
     def lines(self) -> Iterator[str]:
         """A table for the terminal."""
@@ -134,6 +189,21 @@ class Report:
             pages = f"{row.max_accessed_pages:>7,} {row.max_written_pages:>7,}"
             name = f"{row.canister} {row.method}"
             yield f"{name:{width}} {row.calls:>7,} {counts} {row.median_cycles:>16,} {pages}"
+        yield from self._structure_lines()
+
+    def _structure_lines(self) -> Iterator[str]:
+        rows = self.structures()
+        if not rows:
+            return
+        names = [f"{row.canister} {row.method}: {row.structure}" for row in rows]
+        width = max([9, *map(len, names)])
+        yield ""
+        yield f"{'structure':{width}} {'read':>10} {'pages':>9} {'written':>10} {'pages':>9} {'working set, max':>16}"
+        for name, row in zip(names, rows, strict=True):
+            read, written, working = (show_size(pages * PAGE_BYTES) for pages in row[3:])
+            yield (
+                f"{name:{width}} {read:>10} {row.read_pages:>9,} {written:>10} {row.written_pages:>9,} {working:>16}"
+            )
 
     def markdown(self) -> str:
         """The same for a page, or the summary of a job."""
@@ -142,7 +212,19 @@ class Report:
         for row in self.rows():
             names = (one.replace("|", "\\|") for one in row[:2])
             lines.append(f"| {' | '.join((*names, *(f'{value:,}' for value in row[2:])))} |")
+        if self._structures:
+            columns = "canister | method | structure | pages read | pages written | working set, max"
+            lines += ["", "### Pages by structure", "", f"| {columns} |", f"|{'---|' * 3}{'---:|' * 3}"]
+            for found in self.structures():
+                cells = [*(one.replace("|", "\\|") for one in found[:3]), *(f"{value:,}" for value in found[3:])]
+                lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
+
+
+def _name(method: str) -> str:
+    """The name alone, of ``update transfer``."""
+    kind, space, name = method.partition(" ")
+    return name if space else kind
 
 
 def parse_budgets(text: str) -> dict[tuple[str, str], Budget]:

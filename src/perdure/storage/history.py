@@ -48,7 +48,17 @@ from perdure.storage.kept import canister_hash, facts_hash
 from perdure.storage.log import BLOCK, LogRecord, Place, scan
 from perdure.storage.merkle import PageTree, hash_pages, memory_hash
 
-__all__ = ["History", "PastCanister", "PastState", "Segment", "Version", "changed_byte", "changes_of", "open_past"]
+__all__ = [
+    "History",
+    "PastCanister",
+    "PastState",
+    "Segment",
+    "Version",
+    "changed_byte",
+    "changes_of",
+    "open_past",
+    "written_pages",
+]
 
 _HEADER = struct.Struct("<4sIQQ32s")
 _MAGIC = b"PDSH"
@@ -138,6 +148,32 @@ def changes_of(disk: Disk, version: Version) -> dict[bytes, CanisterChange]:
         }
     finally:
         file.close()
+
+
+def written_pages(disk: Disk, version: Version, canister_id: bytes) -> Iterator[tuple[str, int, bytes | None, bytes]]:
+    """The pages of a canister that a commit wrote: memory, number, what it was (`None`: not kept), what it became.
+
+    Its file must still hold the record.
+    """
+    entry, facts = version.facts.canisters.get(canister_id), version.facts.before
+    file = disk.open(version.path)
+    try:
+        for name, change in entry.memories.items() if entry is not None else ():
+            replaced = None if facts is None else _memory_change(facts, canister_id, name)
+            places = dict(_places(replaced)) if replaced is not None else {}
+            for page, place in _places(change) if change is not None else ():
+                before = None if facts is None else bytes(PAGE_BYTES)
+                if page in places:
+                    before = file.pread(PAGE_BYTES, version.record.pages_offset + places[page] * PAGE_BYTES)
+                yield name, page, before, file.pread(PAGE_BYTES, version.record.pages_offset + place * PAGE_BYTES)
+    finally:
+        file.close()
+
+
+def _places(change: MemoryChange) -> Iterator[tuple[int, int]]:
+    """Pages, and the places of their contents in a record."""
+    for first, pages, index in change.runs:
+        yield from zip(range(first, first + pages), range(index, index + pages), strict=True)
 
 
 def _delta(file: DiskFile, record: LogRecord, change: MemoryChange) -> PageDelta:

@@ -175,6 +175,11 @@ class Core:
         """Have canisters run another form of their code from now on; `None`: their code as it is."""
         self._host.residents.run_as(form)
 
+    @alone
+    def _look_at_reads(self, more: int) -> None:
+        """Have one more, or one less, see what canisters read of their heaps."""
+        self._host.residents.look_at_reads(more)
+
     @contextmanager
     def counted(self) -> Iterator[list[int]]:
         """Instructions and cycles of all that is entered within the block, as a list of the two, at its end."""
@@ -206,6 +211,37 @@ class Core:
             A `perdure.measure.profile.Profile`, which has everything once the block has ended.
         """
         found: AbstractContextManager[Any] = door("Subnet.profile")(self)
+        return found
+
+    def heat(
+        self, *, changed_bytes: bool = False, heap_reads: bool = False, newest: int = 0, schema: Any = None
+    ) -> AbstractContextManager[Any]:
+        """Count the pages of memories that messages read and write within the block: by method, by structure, as a map.
+
+            with subnet.heat() as heat:
+                canister.update("transfer", arg)
+            print(heat.table())
+            Path("transfer.svg").write_text(heat.svg())
+
+        Of stable memory all that is accessed is seen, of other memories what was changed. Whatever runs on this subnet
+        is counted, not what runs on its forks. Of code without accounting (`Options.accounting`) little is seen.
+
+        Args:
+            heap_reads: also see what is read of heaps, in whole Wasm pages. Canisters take longer then, and under
+                schedule ``2026-07`` they are charged for it, as on the network.
+            changed_bytes: also compare written pages with what they were, for the write amplification; 3 us a page.
+            newest: also tell what each of so many messages did, the last ones: see `Heat.newest`.
+            schema: names of structures, as `perdure.values.load_schema` reads them.
+
+        Returns:
+            A `perdure.measure.heat.Heat`, which has everything once the block has ended.
+
+        Raises:
+            UnsupportedError: `heap_reads` is asked for where the system cannot tell.
+        """
+        found: AbstractContextManager[Any] = door("Subnet.heat")(
+            self, changed_bytes=changed_bytes, heap_reads=heap_reads, newest=newest, schema=schema
+        )
         return found
 
     def __contains__(self, canister_id: Principal) -> bool:

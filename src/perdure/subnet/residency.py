@@ -82,6 +82,8 @@ class Residents:
         self.gate = gate
         self.capacity = capacity
         self.form: CodeForm | None = None
+        self.see_reads = 0
+        """How many have instances tell what they read of their heaps: see `perdure.embedder.reads`."""
         self._used: dict[ResidentInstance, None] = {}
         self._reserved_bytes = AddressRange.reserved_bytes  # when somebody last looked
 
@@ -91,6 +93,8 @@ class Residents:
     def opened(self, instance: ResidentInstance) -> None:
         """An instance was made."""
         self._used[instance] = None
+        if self.see_reads:
+            instance.see_reads()
 
     def code(self, code: CanisterModule) -> CanisterModule:
         """What runs for a canister's code."""
@@ -101,6 +105,16 @@ class Residents:
         for instance in [*self._used]:
             instance.evict()
         self.form = form
+
+    def take_after(self, others: Residents) -> None:
+        """Run code in the same form, and look at as much, as others do."""
+        self.form, self.see_reads = others.form, others.see_reads
+
+    def look_at_reads(self, more: int) -> None:
+        """Have one more, or one less, see what is read of heaps. Call it between messages."""
+        self.see_reads += more
+        for instance in [*self._used]:
+            instance.evict()
 
     def closed(self, instance: ResidentInstance) -> None:
         """An instance is gone."""
@@ -297,6 +311,24 @@ class ResidentInstance:
         """The 4 KiB pages of stable memory that the last entry accessed, and those that it wrote; none in Python."""
         live = self._live
         return live.stable_pages() if isinstance(live, WasmInstance) else (array("I"), array("I"))
+
+    def see_reads(self) -> None:
+        """Have the real instance tell what it reads of its heap, until it is made anew; one in Python cannot."""
+        if isinstance(self._live, WasmInstance):
+            self._live.see_reads()
+
+    def other_pages(self) -> dict[str, tuple[array[int], array[int]]]:
+        """The same of its other memories by name, as far as it is seen; in Python, of all that it has changed."""
+        live = self._live
+        if isinstance(live, WasmInstance):
+            return live.other_pages()
+        found = {}
+        for name, delta in live.changes().memories.items() if live is not None else ():
+            pages = array("I")
+            for address, data in delta.runs:
+                pages.extend(range(address // PAGE_BYTES, (address + len(data)) // PAGE_BYTES))
+            found[name] = array("I"), pages
+        return found
 
     @property
     def is_waiting(self) -> bool:

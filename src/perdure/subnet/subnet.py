@@ -495,7 +495,7 @@ class Subnet(Home):
         self._world = self._twin(self._gate)._world
         self._anchors += 1
         pass_on(kept, self._world)
-        self._host.residents.form = kept.host.residents.form  # type: ignore[attr-defined]
+        self._host.residents.take_after(kept.host.residents)  # type: ignore[attr-defined]
         return kept
 
     @alone

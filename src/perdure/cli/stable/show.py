@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from perdure import units
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -52,14 +54,7 @@ def print_table(
 
 def show_size(size_bytes: int | None) -> str:
     """Bytes for people, in the units of the Internet Computer's tools."""
-    if size_bytes is None:
-        return ""
-    amount = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024 or unit == "GiB":
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return ""
+    return "" if size_bytes is None else units.show_size(size_bytes)
 
 
 def printable(value: object) -> str:

@@ -1,0 +1,168 @@
+"""`perdure heatmap`: which parts of which memories messages read and write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.cli.argument import MODULE, InputFile
+from perdure.cli.run import argument_of, call_method, install_module, known_service
+from perdure.cli.terminal import LAYOUT, printable
+
+if TYPE_CHECKING:
+    from perdure.errors import RejectError
+    from perdure.measure.heat import Heat
+    from perdure.subnet import Canister, Subnet
+    from perdure.values.schema import Schema
+
+__all__ = ["heatmap"]
+
+_OUT = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE|MODULE")
+@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
+@click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init, of a MODULE.")
+@click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module.")
+@click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
+@click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
+@click.option("--history", is_flag=True, help="Of the messages that a state directory has kept, not of calls.")
+@click.option("--last", type=click.IntRange(1), metavar="N", help="With --history: of the newest so many.")
+@click.option("--memory", metavar="NAME", help="Draw this memory: stable, heap, or one of the canister's own.")
+@click.option("--heap-reads", is_flag=True, help="See what is read of heaps, too: in Wasm pages; it takes longer.")
+@click.option(
+    "--messages", type=click.IntRange(0), default=0, metavar="N", help="Tell what each message did, of the newest N."
+)
+@click.option("--rows", type=click.IntRange(1), default=30, show_default=True, help="How many rows a table has.")
+@click.option("--schema", "schema_path", type=InputFile(), help="Names of structures; ./stable.yaml if there is one.")
+@click.option("-o", "--output", type=_OUT, metavar="FILE.svg", help="Write the map as SVG.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def heatmap(
+    source: str,
+    calls: tuple[str, ...],
+    init: str,
+    upgrade: Path | None,
+    upgrade_arg: str,
+    ticks: int,
+    history: bool,
+    last: int | None,
+    memory: str | None,
+    heap_reads: bool,
+    messages: int,
+    rows: int,
+    schema_path: Path | None,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Show which pages of memories messages read and write: by method, by structure, and as a map.
+
+    SOURCE is STATE_DIR:CANISTER or the directory of a downloaded snapshot, which are only read; a MODULE is installed
+    on a fresh subnet. Arguments are written as for `perdure run`. With --history nothing is called: the messages are
+    those that the state directory has kept, of which it knows what they wrote.
+
+    \b
+    Example:
+        perdure heatmap ledger.wasm 'transfer=("alice", 10)' -o transfer.svg
+        perdure heatmap ./my-snapshot refresh --heap-reads --memory heap
+        perdure heatmap .perdure:ledger --history --last 1000 -o week.svg
+    """  # noqa: D301
+    from perdure.cli.stable.source import load_declared
+
+    if output is not None and output.suffix != ".svg":
+        raise click.UsageError(f"the picture is an SVG: name it {output.with_suffix('.svg').name}")
+    ran = [name for name, found in (("METHOD", calls), ("--upgrade", upgrade), ("--ticks", ticks)) if found]
+    _check(ran, history=history, last=last, heap_reads=heap_reads)
+    declared = load_declared(schema_path)
+    rejections: list[RejectError] = []
+    if history:
+        heat = _of_history(source, last, messages, declared)
+    else:
+        with (
+            _opened(source, init) as (subnet, canister),
+            _counted(subnet, rejections, heap_reads=heap_reads, newest=messages, schema=declared) as heat,
+        ):
+            service = known_service(canister)
+            for call in calls:
+                call_method(canister, service, call)
+            if upgrade is not None:
+                canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg))
+            for _ in range(ticks):
+                subnet.tick()
+    _tell(heat, memory, rows, output, as_json=as_json, quiet=quiet)
+    for rejection in rejections:
+        raise rejection  # told last: what it and those before it touched is shown
+
+
+def _check(ran: list[str], *, history: bool, last: int | None, heap_reads: bool) -> None:
+    """Refuse options that do not go together."""
+    if history == bool(ran):
+        words = f"and {ran[0]}: one or the other" if ran else "alone: name methods, or say --upgrade or --ticks"
+        raise click.UsageError(f"--history {words}" if history else f"SOURCE {words}, or --history")
+    if last is not None and not history:
+        raise click.UsageError("--last is for --history")
+    if heap_reads and history:
+        raise click.UsageError("--heap-reads is for calls: a history does not have what messages read")
+
+
+def _tell(heat: Heat, memory: str | None, rows: int, output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    try:
+        lines = heat.terminal(memory=memory)
+        if output is not None:
+            output.write_text(heat.svg(memory=memory), encoding="utf-8")
+    except LookupError as error:
+        raise click.UsageError(f"--memory {memory}: {error}") from error
+    if as_json:
+        click.echo(json.dumps(heat.to_json(), indent=2, ensure_ascii=False))
+    elif not quiet:
+        note = "" if heat.sees_reads else "\na history has what messages wrote, not what they read\n"
+        click.echo(printable("\n".join(lines) + "\n\n" + heat.table(rows) + note, keep=LAYOUT), nl=False)
+
+
+@contextmanager
+def _opened(source: str, init: str) -> Iterator[tuple[Subnet, Canister]]:
+    """The canister to be called."""
+    from perdure.inspection.canister import open_canister
+    from perdure.subnet import Subnet
+
+    if not Path(source).is_file():
+        if init:
+            raise click.UsageError("--init is for a module")
+        with open_canister(source) as canister:
+            subnet = canister._subnet
+            assert isinstance(subnet, Subnet)
+            yield subnet, canister
+        return
+    code = MODULE.convert(source, None, None).read_bytes()
+    with Subnet() as subnet:
+        canister = subnet.create_canister()
+        install_module(canister, code, init)
+        yield subnet, canister
+
+
+@contextmanager
+def _counted(subnet: Subnet, rejections: list[RejectError], **options: Any) -> Iterator[Heat]:
+    """Count what runs in the block, which a rejection ends."""
+    from perdure.errors import RejectError
+
+    with subnet.heat(changed_bytes=True, **options) as heat:
+        try:
+            yield heat
+        except RejectError as error:
+            rejections.append(error)
+
+
+def _of_history(source: str, last: int | None, messages: int, declared: Schema | None) -> Heat:
+    from perdure.measure.heating import heat_of_kept
+
+    directory, separator, canister = source.rpartition(":")
+    if not separator or not Path(directory).is_dir():
+        raise click.UsageError(f"--history is of a state directory: expected STATE_DIR:CANISTER, found {source}")
+    return heat_of_kept(Path(directory), canister, last=last, newest=messages, schema=declared)
