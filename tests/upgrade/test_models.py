@@ -181,6 +181,15 @@ def unfilled(store: Store) -> None:
         users._indexes[0].tree.put(key, None, had=True)
 
 
+def never_filled(store: Store) -> None:
+    Table.declare(store, "users", User, table(key="id", index=["age", "email"]))
+    (model,) = store.catalogue.models
+    users = Table(store, model)
+    index = users._indexes[-1]
+    for key in [key for key, _ in index.tree.range()]:
+        index.tree.put(key, None, had=True)
+
+
 def added_to(store: Store) -> None:
     Table.declare(store, "users", Wider, table(key="id", unique=["email"]))
 
@@ -192,6 +201,7 @@ def added_to(store: Store) -> None:
         (swapped, "model-changed", "values of 'users' are in another order"),
         (emptied, "model-changed", "table 'users' is not in the catalogue any more"),
         (unfilled, "index-differs", "are not what the catalogue and the rows say"),
+        (never_filled, "index-differs", "are not what the catalogue and the rows say"),
     ],
 )
 def test_a_module_that_breaks_what_is_there(rows, change, code, said):

@@ -84,7 +84,8 @@ def values_at(document: Value, path: str) -> list[Value]:
                 if _is_position(part) and int(part) < len(one):
                     behind.append(one[int(part)])
                 behind += [element.get(part, MISSING) for element in one if isinstance(element, dict)]
-        found = behind
+        # By position and through the element lead to the same place, again and again: each counts once.
+        found = list({id(one): one for one in behind}.values())
     return found or [MISSING]
 
 

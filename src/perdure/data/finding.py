@@ -34,6 +34,7 @@ Pair: TypeAlias = tuple[K, dict[str, Any]]
 Sort: TypeAlias = str | tuple[str, int] | Sequence[tuple[str, int] | str] | Mapping[str, int]
 Projection: TypeAlias = Sequence[str] | Mapping[str, Any]
 
+_MOST: Final = 1 << 40
 _RANKS: Final[tuple[tuple[type | tuple[type, ...], int], ...]] = (
     (bool, 6),
     ((int, float), 1),
@@ -56,8 +57,8 @@ def in_order(found: Iterable[Pair[K]], sort: Sort | None, skip: Any, limit: Any)
         ValueError: an order that is none, a number below zero.
     """
     for name, number in (("skip", skip), ("limit", 0 if limit is None else limit)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ValueError(f"{name} is a number of documents, found {brief(number)}")
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _MOST:
+            raise ValueError(f"{name} is a number of documents, at most {_MOST:,}, found {brief(number)}")
     end = None if limit is None else skip + limit
     return islice(_sorted(found, _directions(sort), end), skip, end)
 

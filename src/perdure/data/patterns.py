@@ -22,10 +22,12 @@ __all__ = ["MAX_PATTERN", "Pattern", "Work"]
 MAX_PATTERN: Final = 1_000
 """Characters of a pattern."""
 MAX_STATES: Final = 2_000
-_MAX_SETS: Final = 4_000
+_MAX_SETS: Final = 50_000
+_MAX_HELD: Final = 500_000
+"""States in all sets that are remembered, some tens of MB."""
 _MAX_NESTING: Final = 50
 MAX_WORK: Final = 20_000_000
-"""Steps of one search through documents; some seconds."""
+"""Steps of one search through documents, some seconds; what was met before takes none, as reading a text does not."""
 
 Test = Callable[[str], bool]
 
@@ -299,7 +301,10 @@ class Pattern:
         parser = _Parser(pattern, options)
         self._first = parser.parse()
         self._states = parser.states
-        self._next: dict[tuple[frozenset[int], str], frozenset[int]] = {}
+        self._looks_behind = any(one.holds is not None for one in self._states)
+        self._start, self._end = frozenset((self._first,)), frozenset((0,))
+        self._sets, self._held = {self._end: self._end}, 0
+        self._next: dict[tuple[frozenset[int], str, bool], frozenset[int]] = {}
 
     def search(self, text: str, work: Work | None = None) -> bool:
         """Whether it is somewhere in a text.
@@ -308,20 +313,28 @@ class Pattern:
             ValueError: no steps are left.
         """
         work = work or Work()
-        start, known = frozenset((self._first,)), self._next
-        now, before = start, ""
+        now, before, known = self._start, "", self._next
         for one in _characters(text):
-            found = known.get((now, before + one)) if one else None
+            # What is between two characters counts only where something is asked of it; the end is not a character.
+            met = before + one if self._looks_behind or not one else one
+            found = known.get((now, met, not one))
             if found is None:
-                found = self._step(now, before, one, work)
-                if len(known) >= _MAX_SETS:
-                    known.clear()
-                known[now, before + one] = found
-            if 0 in found:
+                found = self._met((now, met, not one), self._step(now, before, one, work))
+            if found is self._end:
                 return True
-            now, before = found | start, one
-        work.take(len(text) + 1)
+            now, before = found, one
         return False
+
+    def _met(self, where: tuple[frozenset[int], str, bool], behind: frozenset[int]) -> frozenset[int]:
+        """Remember where a character leads; the same set is the same object, which is found faster."""
+        if len(self._next) >= _MAX_SETS or self._held > _MAX_HELD:
+            self._next.clear()
+            self._sets, self._held = {self._end: self._end}, 0
+        found = self._end if 0 in behind else behind | self._start
+        if found not in self._sets:
+            self._sets[found], self._held = found, self._held + len(found)
+        self._next[where] = found = self._sets[found]
+        return found
 
     def _step(self, now: frozenset[int], before: str, one: str, work: Work) -> frozenset[int]:
         """The states behind a character; with the end among them, that of before it counts as well."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from perdure.data import Store, open_tables
-from perdure.data.catalogue import Catalogue
+from perdure.data.catalogue import Catalogue, Model
 from perdure.data.store import read_catalogue
 from perdure.errors import PerdureError
 from perdure.inspection.find import Inventory, Structure
@@ -15,8 +15,13 @@ from perdure.inspection.rows import KEYED
 __all__ = ["check_models"]
 
 
-def check_models(inventory: Inventory) -> list[Findings]:
-    """What is wrong with the catalogue, and with trees that belong together."""
+def check_models(inventory: Inventory, is_meant: Callable[[Model], bool] = lambda model: True) -> list[Findings]:
+    """What is wrong with the catalogue, and with trees that belong together.
+
+    Args:
+        inventory: of a stable memory.
+        is_meant: of which models the rows are gone through, which takes time; by default of all.
+    """
     own = Findings("catalogue")
     try:
         catalogue = read_catalogue(inventory.memory)
@@ -28,7 +33,7 @@ def check_models(inventory: Inventory) -> list[Findings]:
         return [own]
     structures = {one.label: one for one in inventory.structures}
     collected = list(_check_kinds(catalogue, structures))
-    return [own, *collected] if collected else [own, *_check_tables(inventory)]
+    return [own, *collected] if collected else [own, *_check_tables(inventory, is_meant)]
 
 
 def _check_kinds(catalogue: Catalogue, structures: dict[str, Structure]) -> Iterator[Findings]:
@@ -42,8 +47,10 @@ def _check_kinds(catalogue: Catalogue, structures: dict[str, Structure]) -> Iter
                 yield findings
 
 
-def _check_tables(inventory: Inventory) -> Iterator[Findings]:
+def _check_tables(inventory: Inventory, is_meant: Callable[[Model], bool]) -> Iterator[Findings]:
     for table in open_tables(Store.open(inventory.memory)):
+        if not is_meant(table.model):
+            continue
         by_tree = {tree.name: Findings(str(tree.memory_id)) for tree in table.model.trees}
         try:
             for fault in table.check():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from perdure.data.catalogue import Catalogue
+from perdure.data.catalogue import Catalogue, Model
 from perdure.data.differences import compare_catalogues
 from perdure.data.store import read_catalogue
 from perdure.errors import PerdureError
@@ -21,9 +21,11 @@ SEVERITIES: Final[dict[str, Severity]] = {"breaking": "breaking", "silently wron
 
 def models(found: Rehearsal) -> Iterator[Finding]:
     """What the catalogue says of tables, verbs, triples and documents, before and after."""
-    if found.after is not None:
-        yield from changed_models(found.before.inventory, found.after.inventory)
-        yield from models_out_of_step(found.before.inventory, found.after.inventory)
+    if found.after is None:
+        return
+    before, after = found.before.inventory, found.after.inventory
+    yield from changed_models(before, after)
+    yield from models_out_of_step(before, after, found.is_unchanged)
 
 
 def changed_models(before: Inventory, after: Inventory) -> Iterator[Finding]:
@@ -57,10 +59,21 @@ def changed_models(before: Inventory, after: Inventory) -> Iterator[Finding]:
             )
 
 
-def models_out_of_step(before: Inventory, after: Inventory) -> Iterator[Finding]:
-    """Where rows and indexes say different things that have not done so before."""
-    known = {(one.label, code) for one in check_models(before) for code in one.counts}
-    for one in check_models(after):
+def models_out_of_step(before: Inventory, after: Inventory, is_unchanged: Callable[[str], bool]) -> Iterator[Finding]:
+    """Where rows and indexes say different things that have not done so before.
+
+    Going through rows takes time, so only models are looked at that a hook has changed, or written to.
+    """
+    try:
+        old = read_catalogue(before.memory) or Catalogue()
+    except PerdureError:
+        old = Catalogue()
+
+    def is_meant(model: Model) -> bool:
+        return model != old.model(model.name) or not all(is_unchanged(str(tree.memory_id)) for tree in model.trees)
+
+    known = {(one.label, code) for one in check_models(before, is_meant) for code in one.counts}
+    for one in check_models(after, is_meant):
         for code, count in one.counts.items():
             if (one.label, code) in known or code == "catalogue-damaged":
                 continue

@@ -13,7 +13,7 @@ from perdure.errors import RejectError
 from perdure.inspection.find import find_in_memory
 from perdure.inspection.labels import ModuleLabels
 from perdure.subnet.subnet import Canister
-from perdure.upgrade.check_models import changed_models, models_out_of_step
+from perdure.upgrade.check_models import changed_models
 from perdure.upgrade.check_modules import declarations, services
 from perdure.upgrade.finding import Finding
 from perdure.upgrade.report import Report, gravest_first
@@ -46,7 +46,6 @@ def check_python(canister: Canister, new: type, arg: Any, title: str) -> Report:
         findings += services(untouched.service(), tried.service())
         findings += _declarations(untouched, tried)
         findings += changed_models(before, after)
-        findings += models_out_of_step(before, after)
     old_hash, new_hash = (one.module.module_hash.hex() if one.module else "" for one in (untouched, tried))
     sizes = {"stable": (untouched.stable.size(), tried.stable.size())}
     return Report(title, gravest_first(findings), old_hash, new_hash, sizes=sizes)
