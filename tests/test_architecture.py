@@ -231,7 +231,7 @@ TESTED_WITH = {
     "storage/test_image.py": "storage: durable mapped pieces runs temporary",
     "storage/test_kept.py": "storage: answers",
     "storage/test_snapshot.py": "storage: beside transport",
-    "subnet/test_durable.py": "subnet: host snapshots",
+    "subnet/test_durable.py": "subnet: host records snapshots",
     "subnet/test_handles.py": "subnet: canister core subnet",
     "subnet/test_handing.py": "execution: handing; subnet: handed",
     "subnet/test_threads.py": "subnet: gate residency",

@@ -25,6 +25,7 @@ from perdure.embedder.memory import ImageMemory
 from perdure.embedder.pagemap import PrivatePages, private_pages
 from perdure.storage import TemporaryImage, TemporaryStore
 from perdure.storage.disk import RealFile
+from perdure.storage.pieces import Pieces
 from perdure.storage.temporary import Region
 
 PAGE = 4096
@@ -151,7 +152,7 @@ def machine(pages: PrivatePages | None) -> type[RuleBasedStateMachine]:
             self.files.append(file)
             file.pwrite(entry.committed, 0)
             base = Region(file, 0, len(entry.committed), references=1)
-            entry.image.rebase(base, len(entry.committed) // WASM_PAGE)
+            entry.image.rebase(Pieces.of(base), len(entry.committed) // WASM_PAGE)
             entry.check()
 
         @rule(entry=forks)

@@ -36,8 +36,10 @@ from perdure.storage import (
     TemporaryStore,
     checkpoints,
     commit_log,
+    layers,
     log,
 )
+from perdure.storage.changes import Origin
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
@@ -117,6 +119,28 @@ def change_of(rng: random.Random, model: Model, name: bytes, module: bytes | Non
     return change
 
 
+def copy_into(rng: random.Random, change: CanisterChange, state: dict[str, Any], before: Model) -> None:
+    """Have one memory of a canister be a copy of some memory as it was before the commit, perhaps with some changes."""
+    places = [(name, kind) for name in sorted(before.canisters) for kind in sorted(before.canisters[name]["memories"])]
+    if not places:
+        return
+    name, kind = rng.choice(places)
+    target = rng.choice(("heap", "copy", "copy"))
+    copied = before.canisters[name]["memories"][kind]
+    state["memories"][target] = copied
+    change.origins[target] = Origin(name, kind)
+    if rng.random() < 0.5:
+        change.memories[target] = PageDelta(len(copied) // WASM_PAGE, ())
+    else:
+        while (delta := delta_of(rng, dict(state["memories"]), target)).fresh:
+            continue
+        change.memories[target] = delta
+        data = bytearray(copied.ljust(delta.wasm_pages * WASM_PAGE, b"\0"))
+        for address, content in delta.runs:
+            data[address : address + len(content)] = content
+        state["memories"][target] = bytes(data)
+
+
 def delta_of(rng: random.Random, state: dict[str, Any], kind: str) -> PageDelta:
     fresh = rng.random() < 0.06
     old: bytes = bytes(len(state.get(kind, b""))) if fresh else state.get(kind, b"")
@@ -157,6 +181,8 @@ def run_script(disk: Any, journal: Journal, *, seed: int, commits: int, level: L
                 changes[name] = CanisterChange(deleted=True)
             else:
                 changes[name] = change_of(rng, model, name, module)
+                if rng.random() < 0.15:
+                    copy_into(rng, changes[name], model.canisters[name], journal.models[-1])
         subnet = rng.randbytes(rng.choice((50, 3000))) if rng.random() < 0.3 else None
         if subnet is not None:
             model.subnet = subnet
@@ -339,8 +365,14 @@ def cut_everywhere(
         prepare(disk)
     disk.at_step = at_step
     try:
-        # A short log is copied faster at every cut.
-        with _patched(commit_log, "_FIRST_BYTES", 64 << 10), _patched(sys.modules[__name__], "HISTORY", history):
+        # A short log is copied faster at every cut; small memories are to have layers too.
+        with (
+            _patched(commit_log, "_FIRST_BYTES", 64 << 10),
+            _patched(layers, "_SMALL_BYTES", 0),
+            _patched(layers, "_MAX_PIECES", 4),
+            _patched(layers, "_FOLD_BYTES", 3 * PAGE),
+            _patched(sys.modules[__name__], "HISTORY", history),
+        ):
             run_script(disk, journal, seed=seed, commits=commits, level=level, store=store)
             check(disk.crashed(disk_rng), journal, checks, disk_rng)
     finally:

@@ -36,7 +36,7 @@ def hand_over(world: World, canister: CanisterState, call_id: int, call: MethodC
     """Put the memories of a call on their way, as they are with what the entry has done."""
     if canister.instance is None:
         raise InternalError("a canister without an instance hands over nothing")
-    content = world.host.hand_over(canister.instance, call.memories)
+    content = world.host.hand_over(canister.canister_id, canister.instance, call.memories)
     memories = {}
     for there, name in call.memories.items():
         known = canister.own_memories.get(name)

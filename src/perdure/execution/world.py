@@ -112,7 +112,7 @@ class Host(Protocol):
         """Let go of an instance and its memories for good (uninstalled, replaced, undone). It may be done again."""
         ...
 
-    def hand_over(self, instance: CanisterInstance, names: Mapping[str, str]) -> SnapshotContent:
+    def hand_over(self, canister_id: bytes, instance: CanisterInstance, names: Mapping[str, str]) -> SnapshotContent:
         """Keep a copy of memories as they stand, uncommitted changes included: by new names, under which they were."""
         ...
 

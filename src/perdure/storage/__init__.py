@@ -1,7 +1,7 @@
 """The only writer of files: images, commit log, checkpoints, snapshots."""
 
 from perdure.storage.backup import Salvaged, Usage, backup, salvage, usage
-from perdure.storage.changes import NO_CODE, Answer, CanisterChange, Message, PythonCode
+from perdure.storage.changes import NO_CODE, Answer, CanisterChange, Message, Origin, PythonCode
 from perdure.storage.directory import CanisterState, Durability, Recovery, StateDirectory, StorageLimits
 from perdure.storage.durable import DurableImage
 from perdure.storage.history import PastCanister, PastState, Version, changes_of
@@ -21,6 +21,7 @@ __all__ = [
     "DurableImage",
     "KeepHistory",
     "Message",
+    "Origin",
     "PastCanister",
     "PastState",
     "PythonCode",

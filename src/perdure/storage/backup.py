@@ -184,7 +184,7 @@ class Usage:
     """What a directory takes on the disk, in bytes, holes not counted.
 
     Attributes:
-        memories: by canister and name of the memory, hashes included.
+        memories: by canister and name of the memory, hashes included; what several share is counted for the first.
         others: by name in the directory.
     """
 
@@ -204,9 +204,9 @@ def usage(directory: StateDirectory) -> Usage:
     named = set()
     for canister_id, state in directory.canisters.items():
         for name, memory in state.memories.items():
-            files = [memory.path(suffix) for suffix in ("img", "hash")] if memory.generation else []
+            files = memory.paths()
+            memories[canister_id, name] = sum(_used(disk, file) for file in files if file not in named)
             named.update(files)
-            memories[canister_id, name] = sum(_used(disk, file) for file in files)
     others = {}
     for name in disk.list_directory(path):
         files = [f"{path}/{name}"]

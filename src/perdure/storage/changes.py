@@ -21,6 +21,8 @@ The meta part of a log record is one CBOR map of numbered fields, see `perdure.r
         9 memories  [[name, [Wasm pages, fresh, [first page, pages, first page, pages...]]]...], ascending by name;
                     in `before` null for a memory that did not exist
        10 dropped   [name...], memories that are gone
+       11 origins   [[name, [canister id, name]]...], ascending: what one of `memories` is a copy of, but for its pages
+                    here; as that was before the commit, and in `before` as it is after it
 ```
 
 The pages of the record follow in the order of canisters and of memories within them, then the pages of `before`.
@@ -71,6 +73,7 @@ __all__ = [
     "Entry",
     "MemoryChange",
     "Message",
+    "Origin",
     "PythonCode",
     "check_name",
     "decode_meta",
@@ -106,6 +109,13 @@ class Answer(NamedTuple):
     response: bytes
 
 
+class Origin(NamedTuple):
+    """A memory that another one is a copy of."""
+
+    canister: bytes
+    name: str
+
+
 class PythonCode(NamedTuple):
     """What is kept of code that is no Wasm.
 
@@ -127,6 +137,8 @@ class CanisterChange:
 
     Attributes:
         memories: changed pages by name of the memory; one that does not exist yet is created.
+        origins: what one of `memories` is a copy of from now on, as that was before the commit, but for the pages that
+            are there; no bytes are written for it.
         dropped: names of memories that are gone. One that is also in `memories` begins anew.
         global_values: all globals.
         module_hash: SHA-256 of the module, a blob of the directory; empty: no module any more.
@@ -142,6 +154,7 @@ class CanisterChange:
     record: bytes | None = None
     code: PythonCode | None = None
     deleted: bool = False
+    origins: dict[str, Origin] = field(default_factory=dict)
 
 
 class MemoryChange(NamedTuple):
@@ -168,6 +181,7 @@ class Entry:
     code: PythonCode | None
     memories: dict[str, MemoryChange | None]
     dropped: tuple[str, ...]
+    origins: dict[str, Origin]
 
 
 @final
@@ -241,6 +255,8 @@ def _entry_rule(entry: dict[str, Plain]) -> str | None:
         return "both gone and changed, or not there and not empty"
     if entry["not_run"] and entry["global_values"] is not None:
         return "globals of a module that has not run"
+    if any(entry["memories"].get(name) is None for name in entry["origins"]):
+        return f"origins of {[*entry['origins']][:5]}, which are not all among the memories"
     if list(entry["dropped"]) != sorted(set(entry["dropped"])):
         return f"{entry['dropped']} dropped, expected ascending names"
     return None
@@ -260,6 +276,7 @@ def _meta_rule(meta: dict[str, Plain]) -> str | None:
 
 
 _MEMORY = row(lambda *parts: parts, ("Wasm pages", WASM_PAGES), ("fresh", BOOL), ("runs", sequence(nat(29), tuple)))
+_ORIGIN = row(Origin, ("canister", CANISTER_ID), ("name", NAME))
 _ENTRY = structure(
     Entry,
     Table(
@@ -274,6 +291,7 @@ _ENTRY = structure(
         Field(8, "code", optional(PYTHON_CODE), None),
         Field(9, "memories", sorted_mapping(NAME, optional(_MEMORY)), []),
         Field(10, "dropped", sequence(NAME, tuple), []),
+        Field(11, "origins", sorted_mapping(NAME, _ORIGIN), []),
         rules=(_entry_rule,),
         is_loose=True,
     ),

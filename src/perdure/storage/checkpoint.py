@@ -17,6 +17,8 @@
 
  entry  1 slot   2 module hash   3 globals or null   4 record   5 code [name, hash, schema]
         6 memories  [[name, [generation of the files, Wasm pages, root of the page tree]]...], ascending
+        7 layers    [[name, [[file...], [pages, index of the file, pages, index...]]]...], ascending: of memories that
+                    are not made of one file of their own, see `perdure.storage.layers`; newer files first
 ```
 
 Replaced as a whole: written beside, synced, renamed, the directory synced. Its checksum is what the first record of
@@ -36,8 +38,10 @@ import cbor2
 
 from perdure.canister import GlobalValue
 from perdure.errors import MalformedError, UnsupportedError
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.record import (
     TEXT,
+    Coder,
     Field,
     Plain,
     Table,
@@ -63,6 +67,7 @@ from perdure.storage.changes import (
     PythonCode,
 )
 from perdure.storage.disk import Disk
+from perdure.storage.layers import FILE_NAME, Layout
 from perdure.storage.merkle import EMPTY_ROOT
 
 __all__ = [
@@ -86,7 +91,7 @@ _HASH = blob(32, 32)
 
 
 class KeptMemory(NamedTuple):
-    """A memory's files: their generation (0: there are none), its size, the root of its page tree."""
+    """A memory's files: their generation (0: there are none; of several the newest), its size, its page tree's root."""
 
     generation: int
     wasm_pages: int
@@ -112,6 +117,7 @@ class KeptCanister:
     record: bytes = b""
     code: PythonCode = NO_CODE
     memories: dict[str, KeptMemory] = field(default_factory=dict)
+    layers: dict[str, Layout] = field(default_factory=dict)
 
 
 @final
@@ -157,6 +163,33 @@ def _extension_names(body: dict[str, Plain]) -> str | None:
     return None if names == sorted(set(names)) else f"extensions {names[:5]} are not ascending"
 
 
+def _file_name(value: object, where: str) -> str:
+    name: str = TEXT.decode(value, where)
+    if not FILE_NAME.fullmatch(name):
+        raise MalformedError(f"{where} is {name[:90]!r}, expected SLOT-NAME-GENERATION")
+    return name
+
+
+def _layout(layout: Layout) -> str | None:
+    pages, indices = layout.pieces[::2], layout.pieces[1::2]
+    if not layout.files or len(set(layout.files)) != len(layout.files):
+        return f"the files {layout.files[:5]}, expected some, each once"
+    if len(pages) != len(indices) or 0 in pages or any(index >= len(layout.files) for index in indices):
+        return f"{len(layout.files)} files, and pieces {layout.pieces[:6]}"
+    return None
+
+
+def _layers(canister: dict[str, Plain]) -> str | None:
+    for name, layout in canister["layers"].items():
+        known = canister["memories"].get(name)
+        pages = sum(layout.pieces[::2])
+        if known is None or pages * PAGE_BYTES != known.wasm_pages * WASM_PAGE_BYTES:
+            return f"layers of {pages} pages for memory {name}, which is {known}"
+    return None
+
+
+_FILE = Coder(None, _file_name)
+_LAYOUT = row(Layout, ("files", sequence(_FILE, tuple)), ("pieces", sequence(nat(40), tuple)), rules=(_layout,))
 _MEMORY = row(KeptMemory, ("generation", COUNT), ("Wasm pages", WASM_PAGES), ("root", _HASH), rules=(_without_files,))
 _CANISTER = structure(
     KeptCanister,
@@ -168,6 +201,8 @@ _CANISTER = structure(
         Field(4, "record", blob(), b""),
         Field(5, "code", PYTHON_CODE, ["", b"", b""]),
         Field(6, "memories", sorted_mapping(NAME, _MEMORY), []),
+        Field(7, "layers", sorted_mapping(NAME, _LAYOUT), []),
+        rules=(_layers,),
     ),
 )
 _BODY = Table(

@@ -7,6 +7,7 @@ nothing names any more goes after that: older images, segments of history, blobs
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import final
@@ -25,6 +26,7 @@ from perdure.storage.checkpoint import (
 from perdure.storage.commit_log import CommitLog
 from perdure.storage.committed import Committed
 from perdure.storage.disk import DiskFile, read_whole
+from perdure.storage.durable import DurableMemory
 from perdure.storage.history import History, Segment, Version
 
 __all__ = ["SUBDIRECTORIES", "Checkpoints"]
@@ -182,8 +184,15 @@ class Checkpoints:
             self._files.settled = False
         else:
             log.sync(log.version)
+        users = Counter(name for memory in memories for name in memory.layout.files)
+        written: dict[tuple[object, int, bytes], DurableMemory] = {}
         for memory in memories:
-            _sync(log, memory.write())
+            key = memory.kin, memory.wasm_pages, memory.root()
+            if memory.kin is not None and memory.changed and key in written:
+                memory.adopt(written[key])
+            else:
+                _sync(log, memory.write(users))
+                written[key] = memory
         self._disk.sync_directory(f"{self._path}/images")
         old = self.last
         self._history.save(f"{self._path}/log", log.position, old, committed.version)
@@ -210,7 +219,6 @@ class Checkpoints:
         for memory in memories:
             memory.settle()
         committed.answers.settle(new.answers)
-        self._files.dropped.clear()
         self._remove_strays()
 
     def _rewrite_records(self) -> None:
@@ -223,12 +231,7 @@ class Checkpoints:
 
     def _remove_strays(self) -> None:
         """Remove image files that the checkpoint does not name: older generations, deleted canisters, cut-off ones."""
-        named = {
-            memory.path(suffix).rsplit("/", 1)[1]
-            for memory in self._committed.memories()
-            if memory.generation
-            for suffix in ("img", "hash")
-        }
+        named = {path.rsplit("/", 1)[1] for memory in self._committed.memories() for path in memory.paths()}
         for name in self._disk.list_directory(f"{self._path}/images"):
             if name not in named:
                 self._disk.remove(f"{self._path}/images/{name}")

@@ -6,18 +6,19 @@ checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 from typing import final
 
 from perdure.errors import MalformedError
 from perdure.record import Format
 from perdure.storage.answers import Answers
-from perdure.storage.changes import CanisterChange, Entry
+from perdure.storage.changes import CanisterChange, Entry, Origin
 from perdure.storage.checkpoint import KeptCanister
 from perdure.storage.durable import DurableMemory, Files
 from perdure.storage.image import TemporaryImage
 from perdure.storage.kept import CanisterState
+from perdure.storage.layers import own_layout
 from perdure.storage.merkle import ZERO_PAGE_HASH, PageTree
 
 __all__ = ["Committed", "hash_of_state"]
@@ -94,7 +95,11 @@ class Committed:
         """Take up a canister as a checkpoint has it, in a slot that there is room for."""
         state = CanisterState(kept.slot, kept.module_hash, kept.global_values, kept.record, kept.code)
         for name, (generation, wasm_pages, root) in kept.memories.items():
-            state.memories[name] = DurableMemory(self.files, f"{kept.slot}-{name}", generation, wasm_pages, root)
+            prefix = f"{kept.slot}-{name}"
+            layout = kept.layers.get(name) or own_layout(prefix, generation, wasm_pages)
+            memory = state.memories[name] = DurableMemory(self.files, prefix, layout, wasm_pages, root)
+            if name in kept.layers:
+                self.files.images.kin.add(memory.kin)
         self.canisters[canister_id] = state
         self._tree.set_leaves(kept.slot, state.hash(canister_id))
 
@@ -119,11 +124,39 @@ class Committed:
         for name in names:
             memory = state.memories.pop(name, None)
             if memory is not None:
-                self.files.dropped[f"{state.slot}-{name}"] = memory.generation
                 memory.close()
 
-    def replay(self, canister_id: bytes, entry: Entry) -> None:
+    def put(self, state: CanisterState, name: str, memory: DurableMemory) -> None:
+        """Have a new memory, perhaps in the place of another one."""
+        before = state.memories.get(name)
+        if before is not None:
+            before.close()
+        state.memories[name] = memory
+
+    def copies(self, entries: Mapping[bytes, Entry]) -> dict[Origin, DurableMemory]:
+        """The memories that entries of a record copy, as they are before it.
+
+        Raises:
+            MalformedError: there is no such memory.
+        """
+        found = {}
+        for entry in entries.values():
+            for origin in entry.origins.values():
+                state = self.canisters.get(origin.canister)
+                if state is None or origin.name not in state.memories:
+                    raise MalformedError(
+                        f"a record copies {origin.name} of {origin.canister.hex()}, which there is not"
+                    )
+                found[origin] = state.memories[origin.name]
+        return found
+
+    def replay(self, canister_id: bytes, entry: Entry, copied: Mapping[Origin, DurableMemory]) -> None:
         """Take up what a record of the log says of a canister, pages apart.
+
+        Args:
+            canister_id: of the canister.
+            entry: what the record says.
+            copied: memories that the record copies, as they were before it.
 
         Raises:
             MalformedError: it cannot follow on what is here.
@@ -141,7 +174,10 @@ class Committed:
         state = self.state_for(canister_id, entry.slot)
         self.drop(state, entry.dropped)
         for name in entry.memories:
-            if name not in state.memories:
+            if (origin := entry.origins.get(name)) is not None:
+                memory = copied[origin].copy_for(f"{state.slot}-{name}", base_only=True)
+                self.put(state, name, memory)
+            elif name not in state.memories:
                 state.memories[name] = self.new_memory(state.slot, name)
         state.replay(entry)
         self.touch(canister_id)

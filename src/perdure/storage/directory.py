@@ -51,9 +51,6 @@ from perdure.storage.temporary import TemporaryStore
 
 __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
 
-_PATIENCE = 4
-"""How many times as long the log may get while forks make a checkpoint copy what they share."""
-
 _IS_READ = "open for reading, in this process or another; try again when it is closed"
 
 
@@ -394,8 +391,9 @@ class StateDirectory:
             log = self._log_for_commit()
             if self.durability in {"checkpoint", "never"}:  # the others ask when the log is synced
                 log.check_owner()
-            draft = Draft(self._committed, message, changes, subnet_record, answers, forgotten)
-            version = self._log_commit(log, draft)
+            version = self._log_commit(
+                log, partial(Draft, self._committed, message, changes, subnet_record, answers, forgotten)
+            )
             if apply:
                 for canister_id, change in changes.items():
                     if not change.deleted:
@@ -405,11 +403,16 @@ class StateDirectory:
             log.sync(version)
         return version
 
-    def _log_commit(self, log: CommitLog, draft: Draft) -> int:
+    def _log_commit(self, log: CommitLog, drafted: Callable[[], Draft]) -> int:
+        draft = drafted()
         meta = draft.meta(with_before=self._history.keep != 0)
         size_bytes = record_bytes(len(meta), draft.page_count)
-        if log.position + size_bytes > self.log_bytes and log.position and self._should_checkpoint(log):
+        if log.position + size_bytes > self.log_bytes and log.position and self._can_checkpoint():
+            copies, draft.created = bool(draft.created), {}
             self._checkpoint_now()
+            if copies:  # which were of the files of before
+                draft = drafted()
+                meta = draft.meta(with_before=self._history.keep != 0)
         log.reserve(size_bytes)
         hashed = self._history.keep != 0 or log.sealed
         log.in_doubt = "a commit was interrupted"  # until memory has what the log has
@@ -481,13 +484,9 @@ class StateDirectory:
             if self._history.forget(version):
                 self._checkpoints.collect_blobs()
 
-    def _should_checkpoint(self, log: CommitLog) -> bool:
-        """Whether the log is long enough; with a fork alive, which makes images be copied, a good deal longer."""
-        if self.durability == "never" or any(memory.unapplied for memory in self._committed.memories()):
-            return False
-        return log.position > _PATIENCE * self.log_bytes or not any(
-            memory.shared for memory in self._committed.memories()
-        )
+    def _can_checkpoint(self) -> bool:
+        """Whether one may be made before a commit, which the log has no room for."""
+        return self.durability != "never" and not any(memory.unapplied for memory in self._committed.memories())
 
     def _checkpoint_now(self) -> bool:
         """Make a checkpoint unless somebody reads the directory."""
@@ -520,8 +519,9 @@ class StateDirectory:
             memory = self._memory(canister_id, kind)
             if not 0 <= address < memory.wasm_pages * WASM_PAGE_BYTES:
                 raise IndexError(f"address {address:#x} lies outside a memory of {memory.wasm_pages} Wasm pages")
+            (current,) = memory.image().read(address, 1)
             for version in self._checkpoints.versions():
-                if changed_byte(self.disk, version, canister_id, kind, address):
+                if changed_byte(self.disk, version, canister_id, kind, address, current):
                     return version
         return None
 

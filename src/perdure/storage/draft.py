@@ -11,12 +11,19 @@ from perdure.canister import PageDelta
 from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.record import Plain
-from perdure.storage.changes import Answer, CanisterChange, Message, check_name, encode_globals, encode_memory
+from perdure.storage.changes import (
+    Answer,
+    CanisterChange,
+    Message,
+    Origin,
+    check_name,
+    encode_globals,
+    encode_memory,
+)
 from perdure.storage.committed import Committed
 from perdure.storage.disk import Buffer
-from perdure.storage.durable import DurableMemory
+from perdure.storage.durable import DurableMemory, page_ranges
 from perdure.storage.kept import CanisterState
-from perdure.storage.runs import check_delta
 
 __all__ = ["Draft"]
 
@@ -70,11 +77,24 @@ class Draft:
         self.created: dict[tuple[bytes, str], DurableMemory] = {}
         self._entries: list[list[Plain]] = []
         next_slot = committed.next_slot
-        for canister_id in sorted(changes):
-            state = committed.canisters.get(canister_id)
+        states = [(canister_id, committed.canisters.get(canister_id)) for canister_id in sorted(changes)]
+        for canister_id, state in states:
             self.slots[canister_id] = next_slot if state is None else state.slot
             next_slot += state is None
+        self._copy_origins()  # a copy undoes what was prepared
+        for canister_id, state in states:
             self._entries.append([canister_id, self._entry(canister_id, changes[canister_id], state)])
+
+    def _copy_origins(self) -> None:
+        """Make the memories that are copies of others, as those are before the commit."""
+        for canister_id, change in self.changes.items():
+            for name, origin in change.origins.items():
+                check_name(name)
+                state = self._committed.canisters.get(origin.canister)
+                memory = None if state is None else state.memories.get(origin.name)
+                if memory is None or name not in change.memories:
+                    raise ValueError(f"memory {name} cannot be a copy of {origin.name} of {origin.canister.hex()}")
+                self.created[canister_id, name] = memory.copy_for(f"{self.slots[canister_id]}-{name}")
 
     def _entry(self, canister_id: bytes, change: CanisterChange, state: CanisterState | None) -> dict[int, Plain]:
         entry: dict[int, Plain] = {1: self.slots[canister_id]}
@@ -95,23 +115,25 @@ class Draft:
             entry[9] = [[name, self._memory(canister_id, name, change, state)] for name in sorted(change.memories)]
         if change.dropped:
             entry[10] = sorted(change.dropped)
+        if change.origins:
+            entry[11] = [[name, list(change.origins[name])] for name in sorted(change.origins)]
         return entry
 
     def _memory(
         self, canister_id: bytes, name: str, change: CanisterChange, state: CanisterState | None
     ) -> list[Plain]:
         delta = change.memories[name]
-        memory = None if state is None or name in change.dropped else state.memories.get(name)
+        memory = self.created.get((canister_id, name))
+        if memory is None and state is not None and name not in change.dropped:
+            memory = state.memories.get(name)
         if memory is None:
             check_name(name)
             memory = self._committed.new_memory(self.slots[canister_id], name)
             self.created[canister_id, name] = memory
         elif memory.unapplied:
             raise InternalError("the pages of the commit before are not in the image yet")
-        if not memory.mapped:
+        if not memory.is_prepared(delta):
             memory.prepare(delta)
-        elif not memory.is_prepared(delta):
-            check_delta(delta, memory.wasm_pages)
         self.pages += [data for _, data in delta.runs]
         encoded = encode_memory(delta)
         self.runs[canister_id, name] = encoded[2]
@@ -152,7 +174,7 @@ class Draft:
             for name, delta in change.memories.items():
                 memory = self.created.get((canister_id, name))
                 if memory is not None:
-                    state.memories[name] = memory
+                    committed.put(state, name, memory)
                 else:
                     memory = state.memories[name]
                 memory.log(delta, self.runs[canister_id, name])
@@ -186,25 +208,73 @@ class Draft:
             before[5] = encode_globals(state.global_values)
         gone = set(state.memories) if change.deleted else change.dropped & state.memories.keys()
         memories: list[list[Plain]] = []
+        origins: list[list[Plain]] = []
         for name in sorted(gone | change.memories.keys()):
             memory = state.memories.get(name)
             if memory is None:
                 memories.append([name, None])
                 continue
-            old = _content_before(memory, PageDelta(0, (), fresh=True) if name in gone else change.memories[name])
+            is_new = name in gone or name in change.origins
+            old, origin = self._content_before(
+                Origin(canister_id, name), memory, PageDelta(0, (), fresh=True) if is_new else change.memories[name]
+            )
             memories.append([name, encode_memory(old)])
+            if origin is not None:
+                origins.append([name, list(origin)])
             self.pages += [data for _, data in old.runs]
         before[9] = memories
+        if origins:
+            before[11] = origins
         return before
 
+    def _content_before(
+        self, place: Origin, memory: DurableMemory, delta: PageDelta
+    ) -> tuple[PageDelta, Origin | None]:
+        """What `delta` will replace, as a delta that puts it back; on what is a copy of it then, if anything is."""
+        image = memory.image()
+        end = memory.wasm_pages * WASM_PAGE_BYTES
+        origin = None
+        if not delta.fresh:
+            ranges = [(address, min(address + len(data), end)) for address, data in delta.runs if address < end]
+        elif (found := self._copy_after(place, memory)) is not None:
+            origin, pages = found
+            ranges = list(page_ranges(pages))
+        else:
+            ranges = list(image.data_ranges())
+        runs = [(start, image.read(start, stop - start)) for start, stop in ranges]
+        return PageDelta(memory.wasm_pages, runs, delta.fresh and origin is None), origin
 
-def _content_before(memory: DurableMemory, delta: PageDelta) -> PageDelta:
-    """What `delta` will replace, as a delta that puts it back."""
-    image = memory.image()
-    end = memory.wasm_pages * WASM_PAGE_BYTES
-    if delta.fresh:
-        ranges = list(image.data_ranges())
-    else:
-        ranges = [(address, min(address + len(data), end)) for address, data in delta.runs if address < end]
-    runs = [(start, image.read(start, stop - start)) for start, stop in ranges]
-    return PageDelta(memory.wasm_pages, runs, delta.fresh)
+    def _copy_after(self, place: Origin, memory: DurableMemory) -> tuple[Origin, set[int]] | None:
+        """A memory that is most of this one after the commit, and the pages that it does not have as this one has."""
+        change = self.changes[place.canister]
+        if (origin := change.origins.get(place.name)) is not None:  # what comes in its place stays what it is
+            return self._compared(origin, memory) if origin not in self._touched() else None
+        if place.name in change.memories or not memory.has_copies:
+            return None
+        for canister_id, other in self.changes.items():
+            for name, found in other.origins.items():
+                if found == place and other.memories[name].wasm_pages == memory.wasm_pages:
+                    return Origin(canister_id, name), {
+                        page
+                        for first, pages in zip(*[iter(self.runs[canister_id, name])] * 2, strict=True)
+                        for page in range(first, first + pages)
+                    }
+        touched = self._touched()
+        for canister_id, state in self._committed.canisters.items():
+            for name, one in state.memories.items():
+                candidate = Origin(canister_id, name)
+                if one is not memory and one.kin == memory.kin and candidate not in touched:
+                    return self._compared(candidate, memory)
+        return None
+
+    def _touched(self) -> set[Origin]:
+        """Memories that are others after the commit."""
+        touched = {Origin(key, name) for key, change in self.changes.items() for name in change.memories}
+        for key, change in self.changes.items():
+            gone = self._committed.canisters[key].memories if change.deleted else change.dropped
+            touched |= {Origin(key, name) for name in gone}
+        return touched
+
+    def _compared(self, origin: Origin, memory: DurableMemory) -> tuple[Origin, set[int]] | None:
+        pages = memory.changed_since(self._committed.canisters[origin.canister].memories[origin.name])
+        return None if pages is None else (origin, set(pages))

@@ -4,15 +4,13 @@ The files change at a checkpoint only. In between, committed pages are in the lo
 layer of the image; so nothing of a commit can reach an image file before its log record is on the platter, and whoever
 has the files of the last checkpoint and the log has everything.
 
-```
- images/SLOT-KIND-GENERATION.img    the bytes of the memory, sparse, cut to its size
- images/SLOT-KIND-GENERATION.hash   the nodes of its page tree, see `perdure.storage.merkle`
-```
+Which files those are, `perdure.storage.layers` says: a memory that is a copy of another one has the same.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
@@ -24,19 +22,20 @@ from perdure.storage.changes import MemoryChange, page_runs
 from perdure.storage.commit_log import CommitLog
 from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.image import TemporaryImage
+from perdure.storage.layers import NO_FILES, ImageFiles, LayerWriter, Layout, find_node
 from perdure.storage.merkle import (
     EMPTY_ROOT,
-    NODE_BYTES,
     ZERO_PAGE_HASH,
     Node,
     PageTree,
     hash_pages,
     memory_hash,
-    node_offset,
 )
-from perdure.storage.temporary import Region, TemporaryStore
+from perdure.storage.pieces import Pieces
+from perdure.storage.runs import join_ranges
+from perdure.storage.temporary import TemporaryStore
 
-__all__ = ["DurableImage", "DurableMemory", "Files", "LoggedPages"]
+__all__ = ["DurableImage", "DurableMemory", "Files", "LoggedPages", "page_ranges"]
 
 _COPY_BYTES = 1 << 20
 _PAGES = WASM_PAGE_BYTES // PAGE_BYTES
@@ -55,7 +54,7 @@ class Files:
         lock: of the directory.
         log: of the directory, once it has one open for writing.
         is_closed: whether the directory is.
-        dropped: generations of dropped memories whose files the checkpoint still names.
+        images: the memories' files.
     """
 
     disk: Disk
@@ -66,7 +65,11 @@ class Files:
     lock: threading.RLock = field(default_factory=threading.RLock)
     log: CommitLog | None = None
     is_closed: bool = False
-    dropped: dict[str, int] = field(default_factory=dict)
+    images: ImageFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is opened yet."""
+        self.images = ImageFiles(self.disk, self.directory)
 
     def check(self) -> None:
         """Raise where nothing can be read or committed any more, see `StateDirectory.check`."""
@@ -101,6 +104,12 @@ class LoggedPages:
         self.fresh = False
         self.places: dict[int, int] = {}
 
+    def copy(self) -> LoggedPages:
+        """The same, which goes its own way."""
+        made = LoggedPages(self._file, self.wasm_pages)
+        made.fresh, made.places = self.fresh, self.places.copy()
+        return made
+
     def add(self, pages_offset: int, change: MemoryChange) -> None:
         """Take a newer change; the pages of its record begin at `pages_offset`."""
         if not change.fresh and change.wasm_pages < self.wasm_pages:
@@ -131,31 +140,33 @@ class LoggedPages:
 
 @final
 class DurableMemory:
-    """The heap or the stable memory of one canister.
+    """A memory of one canister.
 
     Args:
         files: of the directory.
-        name: slot and kind, the first part of the files' names.
-        generation: second part, 0: there are no files. A new generation begins where a file cannot be changed in place.
+        name: slot and name, the first part of its own files' names.
+        layout: of which files it is made as of the checkpoint.
         wasm_pages: size as of the checkpoint.
         root: of the page tree as of the checkpoint.
+
+    Attributes:
+        kin: what memories have in common that are copies of each other.
     """
 
     def __init__(
-        self, files: Files, name: str, generation: int = 0, wasm_pages: int = 0, root: bytes = EMPTY_ROOT
+        self, files: Files, name: str, layout: Layout = NO_FILES, wasm_pages: int = 0, root: bytes = EMPTY_ROOT
     ) -> None:
         self._files = files
         self._name = name
-        self.generation = generation
+        self.layout = layout
         self.wasm_pages = wasm_pages  # as committed, what is only in the log included
         self._root = self._base_root = root
         self._base_wasm_pages = wasm_pages
-        self._base: Region | None = None
-        self._base_generation = -1
+        self._next: Layout | None = None  # while a checkpoint is made
+        self._writer: LayerWriter | None = None
         self._image: TemporaryImage | None = None
         self._tree: PageTree | None = None
-        self._hash_file: DiskFile | None = None
-        self._writers: dict[str, DiskFile] = {}
+        self._hash_files: list[DiskFile] = []
         self._logged: list[int] = []  # runs (first page, pages) not yet in the two sets
         self._dirty: set[int] = set()  # pages that the files lack
         self._unhashed: set[int] = set()  # pages that the tree lacks
@@ -164,14 +175,52 @@ class DurableMemory:
         self._applied: tuple[int, Sequence[int]] = (0, ())  # size and runs of the last one
         self._checked = False
         self.mapped = False
+        self.kin: object = layout.files[-1] if layout.files else None
+        files.images.know(layout)
 
-    def path(self, suffix: str) -> str:
-        """The image file (``img``) or the hash file (``hash``)."""
-        return f"{self._files.directory}/images/{self._name}-{self.generation}.{suffix}"
+    @property
+    def has_copies(self) -> bool:
+        """Whether there may be others like it."""
+        return self.kin in self._files.images.kin
+
+    def paths(self) -> list[str]:
+        """The files that it is made of."""
+        images = self._files.images
+        return [images.path(name, suffix) for name in self.layout.files for suffix in ("img", "hash")]
+
+    @property
+    def next_layout(self) -> Layout:
+        """Of which files it is made as of the checkpoint that is being made."""
+        return self._next or self.layout
 
     def check(self) -> None:
         """Raise where what is in memory is not to be trusted any more."""
         self._files.check()
+
+    def copy_for(self, name: str, *, base_only: bool = False) -> DurableMemory:
+        """A memory of the same content under another slot and name, which goes its own way; of the same files.
+
+        Args:
+            name: slot and name.
+            base_only: what it was at the checkpoint; the log is still to come.
+        """
+        made = DurableMemory(self._files, name, self.layout, self._base_wasm_pages, self._base_root)
+        if self.kin is None:
+            self.kin = object()
+        made.kin = self.kin
+        self._files.images.kin.add(self.kin)
+        made._checked = self._checked
+        if base_only:
+            return made
+        if self._unapplied is not None:
+            raise InternalError("the pages of the commit before are not in the image yet")
+        self._sort_logged()
+        made.wasm_pages, made._root, made._fresh = self.wasm_pages, self._root, self._fresh
+        made._dirty, made._unhashed = self._dirty.copy(), self._unhashed.copy()
+        if self._tree is not None:
+            made._tree = self._tree.copy(made._fetch)
+        made._image = self.image().fork()
+        return made
 
     # -- reading
 
@@ -179,34 +228,22 @@ class DurableMemory:
         """The committed content, opened where it is not yet."""
         if self._image is None:
             image = TemporaryImage(self._files.store)
-            image.rebase(self._open_base(), self._base_wasm_pages)
+            image.rebase(self._base(), self._base_wasm_pages)
             image.unmapped()
             self._image = image  # last: one that was not made whole is none
         return self._image
 
-    def _open_base(self) -> Region:
-        if self._base is None:
-            size_bytes = self._base_wasm_pages * WASM_PAGE_BYTES if self.generation else 0
-            file = self._files.disk.open(self.path("img")) if size_bytes else _NO_FILE
-            if file.size() < size_bytes:
-                found = file.size()
-                file.close()
-                raise StorageError(f"{found:#x} bytes found, {size_bytes:#x} expected", self.path("img"))
-            # One user that never goes away: only a checkpoint writes it. A fork may need the file for longer than we
-            # do, so that nobody closes it: it goes with the last who has it.
-            self._base = Region(file, 0, size_bytes, references=1)
-            self._base_generation = self.generation if size_bytes else -1
-        return self._base
+    def _base(self) -> Pieces:
+        return self._files.images.pieces(self.layout)
 
     def check_once(self) -> None:
-        """Compare the file's pages with their hashes, once, unless that would read more than the directory allows."""
-        if self._checked or not self.generation or not self._files.settled:
+        """Compare the files' pages with their hashes, once, unless that would read more than the directory allows."""
+        if self._checked or not self.layout.files or not self._files.settled:
             return
-        base = self._open_base()
-        data_bytes = sum(end - start for start, end in base.file.data_ranges(0, base.size_bytes))
+        data_bytes = sum(end - start for start, end in _data_ranges(self._base()))
         if data_bytes <= self._files.check_bytes:
             for problem in self.problems():
-                raise StorageError(problem, self.path("img"))
+                raise StorageError(problem, self._files.images.path(self.layout.files[0], "img"))
             self._checked = True
 
     def problems(self) -> Iterator[str]:
@@ -220,11 +257,11 @@ class DurableMemory:
         if self.changed and not self._files.settled:
             return  # a checkpoint failed half way; what was committed is in the log
         tree = self._kept_tree()
-        base = self._open_base()
+        base = self._base()
         leaves = tree.leaves()
         leaf = next(leaves, None)
-        for start, end in base.file.data_ranges(0, base.size_bytes):
-            for page in range(start // PAGE_BYTES, -(-end // PAGE_BYTES)):
+        for start, end in _data_ranges(base):
+            for page in range(start // PAGE_BYTES, end // PAGE_BYTES):
                 while leaf is not None and leaf[0] < page:
                     yield f"the page at {leaf[0] * PAGE_BYTES:#x} is gone"
                     leaf = next(leaves, None)
@@ -232,19 +269,20 @@ class DurableMemory:
                 if leaf is not None and leaf[0] == page:
                     expected = leaf[1]
                     leaf = next(leaves, None)
-                if hash_pages(base.file.pread(PAGE_BYTES, page * PAGE_BYTES)) != expected:
+                (piece,) = base.within(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
+                if hash_pages(piece.region.file.pread(PAGE_BYTES, piece.offset)) != expected:
                     yield f"the page at {page * PAGE_BYTES:#x} is not what was committed"
         for page, _ in () if leaf is None else (leaf, *leaves):
             yield f"the page at {page * PAGE_BYTES:#x} is gone"
 
     def _fetch(self, node: Node) -> bytes:
-        if self._hash_file is None:
-            self._hash_file = self._files.disk.open(self.path("hash"))
-        return self._hash_file.pread(NODE_BYTES, node_offset(node))
+        if not self._hash_files:
+            self._hash_files = [self._files.images.open(name, "hash") for name in self.layout.files]
+        return find_node(self._hash_files, node)
 
     def _kept_tree(self) -> PageTree:
         pages = self._base_wasm_pages * _PAGES
-        if not self.generation:
+        if not self.layout.files:
             return PageTree(pages)
         return PageTree(pages, self._fetch, self._base_root if self._files.settled else b"")
 
@@ -283,13 +321,21 @@ class DurableMemory:
 
     def _read_pages(self, pages: set[int]) -> Iterator[tuple[int, bytes]]:
         image = self.image()
-        for start, end in _join_pages(pages):
+        for start, end in page_ranges(pages):
             for at in range(start, end, _COPY_BYTES):
                 yield at, image.read(at, min(_COPY_BYTES, end - at))
 
     def hash(self) -> bytes:
         """The memory hash of the committed content."""
         return memory_hash(self.wasm_pages, self.root())
+
+    def changed_since(self, other: DurableMemory) -> list[int] | None:
+        """Pages that are not those of another memory; `None`: they have nothing in common, or not the same size."""
+        if self.kin is None or self.kin != other.kin or self.wasm_pages != other.wasm_pages:
+            return None
+        self.root()
+        other.root()
+        return list(self.tree().differing(other.tree()))
 
     # -- commits
 
@@ -342,12 +388,6 @@ class DurableMemory:
         """Whether the files are behind."""
         return bool(self._dirty or self._logged or self._fresh) or self.wasm_pages != self._base_wasm_pages
 
-    @property
-    def shared(self) -> bool:
-        """Whether a fork depends on the image file."""
-        own = 0 if self._image is None or self._base is None else self._image.references_to(self._base)
-        return self._base is not None and self._base.references > 1 + own
-
     def recover(self, pages: LoggedPages) -> None:
         """Account for what the log has beyond the files, and show it."""
         fresh = pages.fresh
@@ -362,28 +402,44 @@ class DurableMemory:
 
     # -- checkpoints: the only code that writes images
 
-    def write(self) -> list[DiskFile]:
-        """Bring the files up to the committed content; the files to sync."""
+    def write(self, users: Counter[str]) -> list[DiskFile]:
+        """Bring the files up to the committed content; the files to sync.
+
+        Args:
+            users: how many memories are made of each file.
+        """
         self.root()
+        self._next = None
         if not self.changed:
             return []
-        self._write_image()
-        self._writers["img"].truncate(self.wasm_pages * WASM_PAGE_BYTES)
-        for node, content in self.tree().changed_nodes():
-            self._writers["hash"].pwrite(content, node_offset(node))
-        return list(self._writers.values())
-
-    def _write_image(self) -> None:
-        # A file that a fork still reads, or whose old bytes must go, is not changed but replaced.
-        new = self._fresh or self.shared or not self.generation
-        if new:
+        size_bytes = self.wasm_pages * WASM_PAGE_BYTES
+        is_new = self._fresh or not self.layout.files
+        if is_new:
             content = self._read_all()
             self.tree().load_all()
         else:
             content = self._read_pages(self._dirty)
-        self._open_writers(new=new)
+        self._close_writer()
+        writer = self._writer = LayerWriter(
+            self._files.images,
+            self._name,
+            NO_FILES if is_new else self.layout,
+            lambda name: users[name] <= 1 and self._files.images.readers(name) <= self._reads(name),
+            size_bytes,
+            len(self._dirty) * PAGE_BYTES,
+        )
         for address, data in content:
-            self._writers["img"].pwrite(data, address)
+            writer.write(address, data)
+        self._next, files = writer.finish(self.tree().changed_nodes())
+        return files
+
+    def adopt(self, twin: DurableMemory) -> None:
+        """Be made of the files of another memory, just written, with the same content."""
+        self._next = twin.next_layout
+
+    def _reads(self, name: str) -> int:
+        """How many times our own image counts among a file's readers."""
+        return 0 if self._image is None else self._image.references_to(self._files.images.region(name))
 
     def _read_all(self) -> Iterator[tuple[int, bytes]]:
         image = self.image()
@@ -391,60 +447,53 @@ class DurableMemory:
             for at in range(start, end, _COPY_BYTES):
                 yield at, image.read(at, min(_COPY_BYTES, end - at))
 
-    def _open_writers(self, *, new: bool) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        if new:
-            self.generation = max(self.generation, self._files.dropped.get(self._name, 0)) + 1
-        for suffix in ("img", "hash"):
-            self._writers[suffix] = self._files.disk.open(self.path(suffix), write=True, create=True)
-            if new:
-                self._writers[suffix].truncate(0)
-
     def settle(self) -> None:
         """The checkpoint names the files as they are now: what was kept beyond them can go."""
         if not self.changed:
             self.rest()
             return
         self._base_root = self.root()
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
-        if self._hash_file is not None:
-            self._hash_file.close()
-            self._hash_file = None
+        self._close_writer()
+        self._close_hash_files()
+        self.layout, self._next = self.next_layout, None
         self._dirty, self._fresh = set(), False
         self._base_wasm_pages = self.wasm_pages
         if not self.mapped or self._image is None:
             self.close()
             return
-        if self._base is not None and self._base_generation == self.generation:
-            # The same file: a mapping keeps what it shows of it.
-            self._base.size_bytes = self.wasm_pages * WASM_PAGE_BYTES
-        else:
-            self._base = None
-        self._image.rebase(self._open_base(), self.wasm_pages)
+        self._image.rebase(self._base(), self.wasm_pages)
         self.tree().settle(self._fetch)
 
     def rest(self) -> None:
-        """Let go of files and image unless they are needed.
-
-        While a fork depends on the file, the base must stay: opened anew it would look like ours alone, and the next
-        checkpoint would write into what the fork reads.
-        """
-        if not (self.mapped or self.changed or self.shared):
+        """Let go of files and image unless they are needed."""
+        if not (self.mapped or self.changed):
             self.close()
+
+    def unmap(self) -> None:
+        """Be mapped no more."""
+        self.mapped = False
+        if self._image is not None:
+            self._image.unmapped()
+        self.rest()
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _close_hash_files(self) -> None:
+        files, self._hash_files = self._hash_files, []
+        for file in files:
+            file.close()
 
     def close(self) -> None:
         """Let go of files and image. What the log holds beyond the files stays in the log only."""
         self._tree = None
-        for file in (*self._writers.values(), *([self._hash_file] if self._hash_file else [])):
-            file.close()
-        self._writers, self._hash_file = {}, None
+        self._close_writer()
+        self._close_hash_files()
         if self._image is not None:
             self._image.close()
             self._image = None
-        self._base = None
 
 
 @final
@@ -515,68 +564,20 @@ class DurableImage:
             return
         self._closed = True
         with self._lock:
-            self._memory.mapped = False
-            self._memory.image().unmapped()
-            self._memory.rest()
+            self._memory.unmap()
 
 
-@final
-class _NoFile:
-    """The file of an empty memory."""
-
-    descriptor = -1
-
-    def size(self) -> int:
-        return 0
-
-    def pread(self, size_bytes: int, offset: int) -> bytes:
-        del size_bytes, offset
-        return b""
-
-    def pwrite(self, data: object, offset: int) -> None:
-        raise InternalError(f"write at {offset:#x} of an empty memory")
-
-    def pwritev(self, buffers: object, offset: int) -> None:
-        raise InternalError(f"write at {offset:#x} of an empty memory")
-
-    def pwrite_each(self, buffers: object, offsets: object) -> None:
-        raise InternalError("write of an empty memory")
-
-    def truncate(self, size_bytes: int) -> None:
-        raise InternalError(f"truncate an empty memory to {size_bytes}")
-
-    def punch(self, offset: int, size_bytes: int) -> None:
-        raise InternalError(f"punch an empty memory at {offset:#x}, {size_bytes} bytes")
-
-    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        del start, end
-        return iter(())
-
-    def sync(self) -> None:
-        return
-
-    def start(self, buffers: object, offset: int) -> None:
-        raise InternalError(f"write at {offset:#x} of an empty memory")
-
-    def finish(self) -> None:
-        return
-
-    def lock(self, *, exclusive: bool) -> bool:
-        del exclusive
-        return True
-
-    def is_at(self, path: str) -> bool:
-        del path
-        return True
-
-    def close(self) -> None:
-        return
+def _data_ranges(pieces: Pieces) -> Iterator[tuple[int, int]]:
+    """Address ranges of whole pages that may hold anything but zeros."""
+    found = (
+        (start // PAGE_BYTES * PAGE_BYTES, -(-end // PAGE_BYTES) * PAGE_BYTES)
+        for piece in pieces
+        for start, end in piece.region.file.data_ranges(piece.offset, piece.offset + piece.end - piece.start)
+    )
+    return join_ranges(found)
 
 
-_NO_FILE = _NoFile()
-
-
-def _join_pages(pages: set[int]) -> Iterator[tuple[int, int]]:
+def page_ranges(pages: set[int]) -> Iterator[tuple[int, int]]:
     """Address ranges of pages, ascending."""
     start = end = -1
     for page in sorted(pages):

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple, final
 
 from perdure.canister import GlobalValue, PageDelta
@@ -37,12 +38,14 @@ from perdure.storage.changes import (
     Entry,
     MemoryChange,
     Message,
+    Origin,
     PythonCode,
     decode_meta,
 )
 from perdure.storage.checkpoint import Checkpoint
 from perdure.storage.committed import Committed, hash_of_state
 from perdure.storage.disk import Disk, DiskFile
+from perdure.storage.durable import DurableMemory
 from perdure.storage.image import TemporaryImage
 from perdure.storage.kept import canister_hash, facts_hash
 from perdure.storage.log import BLOCK, LogRecord, Place, scan
@@ -111,11 +114,15 @@ class Version:
         return self.facts.before is not None
 
 
-def changed_byte(disk: Disk, version: Version, canister_id: bytes, kind: str, address: int) -> bool:
-    """Whether a commit changed the byte at `address` of a memory. Its file must still hold the record."""
+def changed_byte(disk: Disk, version: Version, canister_id: bytes, kind: str, address: int, current: int) -> bool:
+    """Whether a commit changed the byte at `address` of a memory to `current`, which it still is after all later ones.
+
+    Its file must still hold the record.
+    """
     change = _memory_change(version.facts, canister_id, kind)
     if change is None:
         return False
+    entry = version.facts.canisters[canister_id]
     before = None if version.facts.before is None else _memory_change(version.facts.before, canister_id, kind)
     file = disk.open(version.path)
     try:
@@ -123,7 +130,12 @@ def changed_byte(disk: Disk, version: Version, canister_id: bytes, kind: str, ad
         old = None if before is None else _byte(file, version.record, before, address)
     finally:
         file.close()
-    return (change.fresh or after is not None) and (after or 0) != (old or 0)
+    if kind not in entry.origins:
+        return (change.fresh or after is not None) and (after or 0) != (old or 0)
+    if version.facts.before is None or kind not in version.facts.before.canisters[canister_id].origins:
+        return current != (old or 0)  # all of it came
+    # What it was is written as what differs from what came.
+    return old is not None and current != old
 
 
 def changes_of(disk: Disk, version: Version) -> dict[bytes, CanisterChange]:
@@ -143,6 +155,7 @@ def changes_of(disk: Disk, version: Version) -> dict[bytes, CanisterChange]:
                 entry.record,
                 entry.code,
                 entry.gone,
+                entry.origins,
             )
             for canister_id, entry in version.facts.canisters.items()
         }
@@ -364,6 +377,38 @@ def open_past(committed: Committed, versions: Iterator[Version], version: int) -
     return found
 
 
+@final
+class _PastMemory:
+    """A memory on the way back.
+
+    Args:
+        today: the committed memory that it is; `None`: nothing of one remains.
+
+    Attributes:
+        wasm_pages: its size.
+        pages: files and offsets of what was put back, by page.
+    """
+
+    def __init__(self, today: DurableMemory | None) -> None:
+        self.today = today
+        self.wasm_pages = 0 if today is None else today.wasm_pages
+        self.pages: dict[int, tuple[str, int]] = {}
+
+    def copy(self) -> _PastMemory:
+        """The same, which goes its own way."""
+        made = _PastMemory(self.today)
+        made.wasm_pages, made.pages = self.wasm_pages, self.pages.copy()
+        return made
+
+    def put_back(self, version: Version, before: MemoryChange) -> None:
+        """Put back what a commit replaced."""
+        self.wasm_pages = before.wasm_pages
+        for first, count, index in before.runs:
+            offset = version.record.pages_offset + index * PAGE_BYTES
+            for page in range(count):
+                self.pages[first + page] = (version.path, offset + page * PAGE_BYTES)
+
+
 class _Past:
     """Walks backwards; of every page keeps where its oldest replaced content lies."""
 
@@ -378,10 +423,11 @@ class _Past:
         self.answers = dict(committed.answers.kept)
         self._answers_sum = int.from_bytes(committed.answers.hash(), "little")
         self._hashes: dict[bytes, dict[str, bytes]] = {}
-        self._names = {canister_id: set(state.memories) for canister_id, state in committed.canisters.items()}
-        self._sizes: dict[tuple[bytes, str], int] = {}
-        self._pages: dict[tuple[bytes, str], dict[int, tuple[str, int]]] = {}
-        self._anew: set[tuple[bytes, str]] = set()  # memories of which nothing of today remains
+        self._memories = {
+            Origin(canister_id, name): _PastMemory(memory)
+            for canister_id, state in committed.canisters.items()
+            for name, memory in state.memories.items()
+        }
 
     def undo(self, version: Version) -> None:
         """Put back what one commit replaced."""
@@ -395,14 +441,24 @@ class _Past:
         self.answers.update((answer.request_id, answer) for answer in before.answers)
         changes = [*((-1, answer) for answer in gone), *((1, answer) for answer in before.answers)]
         self._answers_sum = sum_of(changes, self._answers_sum)
+        # Copies are of what was there after the commit.
+        copied = {
+            origin: self._memories.get(origin)
+            for entry in before.canisters.values()
+            for origin in entry.origins.values()
+        }
+        copies = {origin: memory.copy() for origin, memory in copied.items() if memory is not None}
         for canister_id, entry in before.canisters.items():
-            self._undo_canister(version, canister_id, entry)
+            self._undo_canister(version, canister_id, entry, copies)
 
-    def _undo_canister(self, version: Version, canister_id: bytes, entry: Entry) -> None:
+    def _undo_canister(
+        self, version: Version, canister_id: bytes, entry: Entry, copies: Mapping[Origin, _PastMemory]
+    ) -> None:
         if entry.new:
             self._canisters.pop(canister_id, None)
             self.next_slot = min(self.next_slot, entry.slot)
-            self._anew |= {(canister_id, name) for name in self._names.pop(canister_id, ())}
+            for place in [place for place in self._memories if place.canister == canister_id]:
+                del self._memories[place]
             return
         self._canisters[canister_id] = PastCanister(
             entry.slot,
@@ -411,32 +467,30 @@ class _Past:
             entry.record or b"",
             entry.code or NO_CODE,
         )
-        names = self._names.setdefault(canister_id, set())
         for name, change in entry.memories.items():
+            place = Origin(canister_id, name)
             if change is None:
-                names.discard(name)
-                self._anew.add((canister_id, name))
+                self._memories.pop(place, None)
+                continue
+            origin = entry.origins.get(name)
+            if origin is not None:
+                if origin not in copies:
+                    raise StorageError(
+                        f"version {version.version} copies {origin.name}, which there is not", version.path
+                    )
+                memory = self._memories[place] = copies[origin].copy()
+            elif change.fresh or place not in self._memories:
+                memory = self._memories[place] = _PastMemory(None)
             else:
-                names.add(name)
-                self._undo_memory(version, (canister_id, name), change)
-
-    def _undo_memory(self, version: Version, key: tuple[bytes, str], before: MemoryChange) -> None:
-        self._sizes[key] = before.wasm_pages
-        pages = self._pages.setdefault(key, {})
-        if before.fresh:
-            self._anew.add(key)
-            pages.clear()
-        for first, count, index in before.runs:
-            offset = version.record.pages_offset + index * PAGE_BYTES
-            for page in range(count):
-                pages[first + page] = (version.path, offset + page * PAGE_BYTES)
+                memory = self._memories[place]
+            memory.put_back(version, change)
 
     def build(self) -> dict[bytes, PastCanister]:
         """The canisters with their images."""
-        for canister_id, canister in self._canisters.items():
-            self._hashes[canister_id] = {}
-            for name in sorted(self._names[canister_id]):
-                canister.images[name] = self._image(canister_id, name)
+        self._hashes = {canister_id: {} for canister_id in self._canisters}
+        for (canister_id, name), memory in sorted(self._memories.items(), key=itemgetter(0)):
+            image, self._hashes[canister_id][name] = self._image(memory)
+            self._canisters[canister_id].images[name] = image
         return self._canisters
 
     def state_hash(self) -> bytes:
@@ -447,23 +501,22 @@ class _Past:
             tree.set_leaves(canister.slot, canister_hash(facts, self._hashes[canister_id]))
         return hash_of_state(tree.root(), self.subnet_record, self._answers_sum.to_bytes(32, "little"))
 
-    def _image(self, canister_id: bytes, name: str) -> TemporaryImage:
-        key = (canister_id, name)
-        committed = self._committed
-        known = committed.canisters.get(canister_id)
-        if key in self._anew or known is None or name not in known.memories:
-            image, before = TemporaryImage(committed.files.store), PageTree()
+    def _image(self, memory: _PastMemory) -> tuple[TemporaryImage, bytes]:
+        """The memory, and its hash."""
+        today = memory.today
+        if today is None:
+            image, before = TemporaryImage(self._committed.files.store), PageTree()
         else:
-            image = committed.fork_image(canister_id, name)
-            known.memories[name].root()
-            before = known.memories[name].tree()
-        size = self._sizes.get(key, image.wasm_pages)
+            today.check_once()
+            image = today.image().fork()
+            today.root()
+            before = today.tree()
+        size = memory.wasm_pages
         if size < image.wasm_pages:
             image.cut(size)
         tree = before.fork(size * WASM_PAGE_BYTES // PAGE_BYTES)
-        self._put_back(image, tree, size, self._pages.get(key, {}))
-        self._hashes[canister_id][name] = memory_hash(size, tree.root())
-        return image
+        self._put_back(image, tree, size, memory.pages)
+        return image, memory_hash(size, tree.root())
 
     def _put_back(
         self, image: TemporaryImage, tree: PageTree, wasm_pages: int, pages: dict[int, tuple[str, int]]

@@ -475,19 +475,18 @@ class TemporaryImage:
         child._recount()
         return child
 
-    def rebase(self, base: Region, wasm_pages: int) -> None:
-        """Be nothing but `base` (same content) from now on; mappings follow with the next commit."""
+    def rebase(self, pieces: Pieces, wasm_pages: int) -> None:
+        """Be nothing but these pieces (same content), of sealed files; mappings follow with the next commit."""
         self._check_usable()
-        self._pending += [(piece.start, piece.end) for piece in self._pieces if piece.region is not base]
-        self._store.retain(base)
+        self._pending += self._pieces.moved(pieces)
         regions, self._regions = self._regions, set()
+        for region in {piece.region for piece in pieces}:
+            self._store.retain(region)
+            self._regions.add(region)
         self._retired += regions
-        self._forget_pieces()
+        self._pieces, self._blocks, self._held = pieces, {}, {}
+        self._prepared = None
         self._wasm_pages = wasm_pages
-        self._regions.add(base)
-        if base.size_bytes:
-            # The rest of a last, partial page reads as zeros, mapped or not.
-            self._pieces.place(0, -(-base.size_bytes // PAGE_BYTES) * PAGE_BYTES, base, base.offset)
         self._recount()
 
     def unmapped(self) -> None:
@@ -588,7 +587,8 @@ def open_sealed(store: TemporaryStore, file: DiskFile, *, offset: int = 0) -> Te
     size_bytes = max(file.size() - offset, 0)
     image = TemporaryImage(store)
     # One user that never goes away: the region is never this image's alone.
-    image.rebase(Region(file, offset, size_bytes, references=1), -(-size_bytes // WASM_PAGE_BYTES))
+    region = Region(file, offset, size_bytes, references=1)
+    image.rebase(Pieces.of(region), -(-size_bytes // WASM_PAGE_BYTES))
     image.unmapped()
     return image
 

@@ -13,6 +13,7 @@ from perdure.canister import GlobalValue
 from perdure.storage.changes import NO_CODE, CanisterChange, Entry, PythonCode, encode_globals
 from perdure.storage.checkpoint import KeptCanister, KeptMemory
 from perdure.storage.durable import DurableMemory
+from perdure.storage.layers import own_layout
 
 __all__ = ["CanisterState", "Durability", "KeepHistory", "Recovery", "StorageLimits", "canister_hash", "facts_hash"]
 
@@ -96,12 +97,14 @@ class CanisterState:
         )
 
     def kept(self) -> KeptCanister:
-        """The canister as a checkpoint has it."""
-        memories = {
-            name: KeptMemory(memory.generation, memory.wasm_pages, memory.root())
-            for name, memory in self.memories.items()
-        }
-        return KeptCanister(self.slot, self.module_hash, self.global_values, self.record, self.code, memories)
+        """The canister as a checkpoint that is being made has it."""
+        memories, layers = {}, {}
+        for name, memory in self.memories.items():
+            layout = memory.next_layout
+            memories[name] = KeptMemory(layout.generation, memory.wasm_pages, memory.root())
+            if layout.files and layout != own_layout(f"{self.slot}-{name}", layout.generation, memory.wasm_pages):
+                layers[name] = layout
+        return KeptCanister(self.slot, self.module_hash, self.global_values, self.record, self.code, memories, layers)
 
 
 @final

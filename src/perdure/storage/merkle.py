@@ -136,6 +136,34 @@ class PageTree:
         made.resize(pages)
         return made
 
+    def copy(self, fetch: Callable[[Node], bytes]) -> PageTree:
+        """A tree of the same hashes, which goes its own way.
+
+        Args:
+            fetch: reads the nodes that this one reads.
+        """
+        made = PageTree(0, None if self._fetch is None else fetch, self._kept_root)
+        made._levels = [{index: node[:] for index, node in nodes.items()} for nodes in self._levels]
+        made._stale, made._touched = self._stale.copy(), self._touched.copy()
+        made._height, made._kept_height, made._root = self._height, self._kept_height, self._root
+        return made
+
+    def differing(self, other: PageTree) -> Iterator[int]:
+        """Pages that have another hash in a tree for as many pages, ascending; what is the same is not looked at."""
+        if self.root() != other.root():
+            yield from self._differing_below(other, self._height - 1, 0)
+
+    def _differing_below(self, other: PageTree, level: int, index: int) -> Iterator[int]:
+        one, two = self._node(level, index), other._node(level, index)
+        for child in range(_ARITY):
+            at = child * HASH_BYTES
+            if one[at : at + HASH_BYTES] == two[at : at + HASH_BYTES]:
+                continue
+            if level == 0:
+                yield index * _ARITY + child
+            else:
+                yield from self._differing_below(other, level - 1, index * _ARITY + child)
+
     def _node(self, level: int, index: int) -> bytearray:
         found = self._levels[level].get(index)
         if found is None:

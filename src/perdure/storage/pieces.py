@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import NamedTuple, final
 
 from perdure.canister import Extent
+from perdure.memory import PAGE_BYTES
 from perdure.storage.temporary import Region
 
 __all__ = ["Piece", "Pieces", "extents_of"]
@@ -32,6 +33,12 @@ class Pieces:
 
     def __init__(self, items: Iterable[Piece] = ()) -> None:
         self._items = list(items)
+
+    @classmethod
+    def of(cls, region: Region) -> Pieces:
+        """One region, from address 0 on, up to the end of its last page."""
+        end = -(-region.size_bytes // PAGE_BYTES) * PAGE_BYTES
+        return cls([Piece(0, end, region, region.offset)] if end else ())
 
     def __len__(self) -> int:
         return len(self._items)
@@ -71,6 +78,19 @@ class Pieces:
                 first = max(start, piece.start)
                 yield Piece(first, min(end, piece.end), piece.region, piece.offset + first - piece.start)
             index += 1
+
+    def moved(self, other: Pieces) -> Iterator[tuple[int, int]]:
+        """Address ranges that come from elsewhere in the other list, or from nowhere."""
+        for piece in self._items:
+            at = piece.start
+            for start, end, region, offset in other.within(piece.start, piece.end):
+                if start > at:
+                    yield at, start
+                if region is not piece.region or offset - start != piece.offset - piece.start:
+                    yield start, end
+                at = end
+            if at < piece.end:
+                yield at, piece.end
 
     def place(self, start: int, end: int, region: Region, offset: int) -> None:
         """Let `[start, end)` come from `region`, whatever was there, joined with what it continues."""

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from typing import final
 
 from perdure.errors import StorageError
-from perdure.storage.changes import Entry, decode_meta
+from perdure.storage.changes import Entry, Origin, decode_meta
 from perdure.storage.checkpoint import Checkpoint
 from perdure.storage.committed import Committed
 from perdure.storage.disk import DiskFile
-from perdure.storage.durable import LoggedPages
+from perdure.storage.durable import DurableMemory, LoggedPages
 from perdure.storage.log import LogRecord, Place, Tail, find_tail, scan
 
 __all__ = ["Replay", "read_log"]
@@ -79,9 +79,13 @@ class Replay:
     def _commit(self, record: LogRecord) -> None:
         committed = self._committed
         facts = decode_meta(record.meta, record.page_count)
+        copied = committed.copies(facts.canisters)
+        pages = {origin: self._pages_of(origin, memory) for origin, memory in copied.items()}
         for canister_id, entry in facts.canisters.items():
             self._forget_pages(canister_id, entry)
-            committed.replay(canister_id, entry)
+            committed.replay(canister_id, entry, copied)
+            for name, origin in entry.origins.items():
+                self._pages[canister_id, name] = pages[origin].copy()
             for name, change in entry.memories.items():
                 if change is not None:
                     wasm_pages = committed.canisters[canister_id].memories[name].wasm_pages
@@ -91,6 +95,11 @@ class Replay:
             committed.subnet_record = facts.subnet
         committed.answers.take(facts.forgotten, facts.answers)
         committed.version = record.version
+
+    def _pages_of(self, origin: Origin, memory: DurableMemory) -> LoggedPages:
+        """What the log has so far of a memory."""
+        found = self._pages.get((origin.canister, origin.name))
+        return LoggedPages(self._file, memory.wasm_pages) if found is None else found.copy()
 
     def _forget_pages(self, canister_id: bytes, entry: Entry) -> None:
         known = self._committed.canisters.get(canister_id)

@@ -54,7 +54,7 @@ class Region:
         room: granules that there is space for: pages in them can be overwritten.
     """
 
-    __slots__ = ("file", "offset", "references", "room", "size_bytes", "store")
+    __slots__ = ("__weakref__", "file", "offset", "references", "room", "size_bytes", "store")
 
     def __init__(
         self, file: DiskFile, offset: int, size_bytes: int, *, references: int = 0, store: TemporaryStore | None = None

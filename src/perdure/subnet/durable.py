@@ -13,22 +13,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from types import MappingProxyType
+from typing import final
 
-from perdure.canister import MEMORY_KINDS, CanisterInstance, CanisterModule, GlobalValue, Image, WasmState
-from perdure.errors import InternalError, MalformedError, PerdureError, StorageError, UnsupportedError
+from perdure.canister import (
+    MEMORY_KINDS,
+    CanisterInstance,
+    CanisterModule,
+    GlobalValue,
+    Image,
+    PageDelta,
+    WasmState,
+)
+from perdure.errors import InternalError, PerdureError, StorageError
 from perdure.execution.config import SubnetConfig, changed_fields
 from perdure.execution.events import Taken
-from perdure.execution.ingress import MAX_REQUEST_ID_BYTES, IngressHistory, KeptAnswer
+from perdure.execution.ingress import IngressHistory, KeptAnswer
 from perdure.execution.inputs import encode_inputs
 from perdure.execution.journal import Journal
 from perdure.execution.records import (
-    adopt,
-    check_references,
     decode_record,
-    decode_response,
-    decode_snapshot,
-    decode_subnet,
     encode_record,
     encode_response,
     encode_snapshot,
@@ -37,34 +41,24 @@ from perdure.execution.records import (
 from perdure.execution.schema import CANISTER, FORMAT, SNAPSHOT, SUBNET
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
 from perdure.execution.world import World
-from perdure.memory import WASM_PAGE_BYTES
-from perdure.storage import NO_CODE, Answer, CanisterChange, Message, PythonCode, StateDirectory, TemporaryStore
+from perdure.storage import (
+    NO_CODE,
+    Answer,
+    CanisterChange,
+    Message,
+    Origin,
+    PythonCode,
+    StateDirectory,
+    TemporaryStore,
+)
 from perdure.subnet.gate import Gate
-from perdure.subnet.handed import HANDED, given, handed_change, read_handed, whole
+from perdure.subnet.handed import HANDED, copied, given, handed_change, whole
 from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.memories import StoredContent
+from perdure.subnet.records import SNAPSHOTS, RecordReader
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
 
 __all__ = ["DurableHost", "blobs_of", "canister_ids", "open_state", "undecodable"]
-
-_SNAPSHOT = b"snapshot "
-"""Snapshots are kept as canisters of the directory, under this prefix; canister ids are at most 29 bytes."""
-
-
-_MAX_WASM_PAGES = (500 << 30) // WASM_PAGE_BYTES
-
-
-class KeptState(Protocol):
-    """A canister or a snapshot as the directory has it, now or in the past."""
-
-    module_hash: bytes
-    global_values: tuple[GlobalValue, ...] | None
-    record: bytes
-
-    @property
-    def sizes(self) -> Mapping[str, int]:
-        """Wasm pages of its memories, by name."""
-        ...
 
 
 @final
@@ -82,6 +76,8 @@ class _Draft:
     """Memories that a canister did not have before, or that come in the place of empty ones."""
     handed: frozenset[bytes] = frozenset()
     """Keys of what is on its way."""
+    contents: dict[bytes, SnapshotContent] = field(default_factory=dict)
+    """Snapshots and memories on their way that the directory has from then on, by key."""
 
 
 @final
@@ -104,6 +100,7 @@ class DurableHost:
         self._versions: dict[bytes, int] = {}  # of each canister's last commit
         self._waited = 0
         self._draft: _Draft | None = None
+        self._loaded: tuple[Mapping[str, Image], SnapshotContent] | None = None  # by the message under way
         self._handed: frozenset[bytes] = frozenset()
         self._ingress = IngressHistory().kept()  # as of the last commit
 
@@ -139,14 +136,32 @@ class DurableHost:
         """Let go of an instance; the directory's memories go with the commit that says so."""
         resident(instance).discard()
 
-    def hand_over(self, instance: CanisterInstance, names: Mapping[str, str]) -> StoredContent:
-        """Keep a copy of memories as they stand, temporary until the message commits."""
-        return self.temporary.hand_over(instance, names)
+    def hand_over(self, canister_id: bytes, instance: CanisterInstance, names: Mapping[str, str]) -> StoredContent:
+        """Keep a copy of memories as they stand: of what the directory has, with what the message changes."""
+        changes = resident(instance).changes().memories
+        content = self.temporary.hand_over(canister_id, instance, names)
+        changed = {there: changes[name] for there, name in names.items() if name in changes}
+        return self._copy_of(canister_id, instance, names, content, changed)
 
     def take_snapshot(self, canister_id: bytes, instance: CanisterInstance) -> StoredContent:
-        """Keep a copy of the committed memories."""
-        state = resident(instance).state
-        return StoredContent({name: image.fork() for name, image in state.memories.items()})
+        """Keep a copy of the committed memories, of what the directory has."""
+        content = self.temporary.take_snapshot(canister_id, instance)
+        return self._copy_of(canister_id, instance, {name: name for name in content.memories}, content)
+
+    def _copy_of(
+        self,
+        canister_id: bytes,
+        instance: CanisterInstance,
+        names: Mapping[str, str],
+        content: StoredContent,
+        changed: Mapping[str, PageDelta] = MappingProxyType({}),
+    ) -> StoredContent:
+        """The content, which says where the directory has it, if it does."""
+        known = self.directory.canisters.get(canister_id)
+        if known is None or resident(instance).is_temporary or not known.memories.keys() >= {*names.values()}:
+            return content
+        origins = {there: Origin(canister_id, name) for there, name in names.items()}
+        return StoredContent({name: memory.image for name, memory in content.memories.items()}, origins, changed)
 
     def new_snapshot(self, canister_id: bytes, sizes_bytes: Mapping[str, int]) -> StoredContent:
         """Zeroed memories of these sizes by name."""
@@ -160,7 +175,9 @@ class DurableHost:
         names: Iterable[str],
     ) -> WasmState:
         """Memories with the content of a snapshot, temporary until the message commits."""
-        return self.temporary.load_snapshot(canister_id, content, global_values, names)
+        loaded = self.temporary.load_snapshot(canister_id, content, global_values, names)
+        self._loaded = dict(loaded.memories), content
+        return loaded
 
     def keep(
         self, state: SubnetState, journal: Journal, taken: Taken, arg: bytes, instructions: int, time_ns: int
@@ -216,6 +233,10 @@ class DurableHost:
             self.directory.apply(key, draft.changes[key])
         for canister_id, instance in draft.moved.items():
             instance.move(self._opener(canister_id), instance.global_values)
+        for key, content in draft.contents.items():
+            if isinstance(content, StoredContent):
+                content.is_kept_as(key)
+        self._loaded = None
         self._handed = draft.handed
         state.changed.clear()
         if state.inputs:
@@ -225,7 +246,7 @@ class DurableHost:
 
     def undone(self, journal: Journal) -> None:
         """Forget the commit that was drafted."""
-        self._draft = None
+        self._draft = self._loaded = None
 
     def pause(self) -> None:
         """Let signal handlers run."""
@@ -266,6 +287,7 @@ class DurableHost:
         for key in kept.keys() - self._handed:
             draft.changes[key] = handed_change(kept[key])
             draft.unmapped.append(key)
+            draft.contents[key] = kept[key].content
         draft.handed = frozenset(kept)
 
     def _add(self, canister: CanisterState, draft: _Draft) -> None:
@@ -291,10 +313,13 @@ class DurableHost:
             change.dropped = frozenset(known.memories)
             change.global_values = ()
         elif instance.is_temporary:
-            instance.commit()  # into temporary images, which go if this is undone
+            changed = instance.commit().memories  # into temporary images, which go if this is undone
             state = instance.state
-            change.memories = {name: whole(image) for name, image in state.memories.items()}
-            change.memories |= given(draft.journal, canister_id)
+            _add(change, self._loaded_change(state, changed))
+            change.memories |= {
+                name: whole(image) for name, image in state.memories.items() if name not in change.memories
+            }
+            _add(change, given(draft.journal, canister_id))
             known = self.directory.canisters.get(canister_id)
             change.dropped = frozenset(known.memories if known is not None else ()) - change.memories.keys()
             change.global_values = state.global_values
@@ -305,8 +330,10 @@ class DurableHost:
             change.global_values = delta.global_values
             names = self.directory.canisters[canister_id].memories
             come = given(draft.journal, canister_id)
-            change.memories |= come
-            added = {name: delta for name, delta in change.memories.items() if name not in names or name in come}
+            _add(change, come)
+            added = {
+                name: delta for name, delta in change.memories.items() if name not in names or name in come.memories
+            }
             if added:  # temporary until now, in the image of its own that the instance still has
                 draft.added[canister_id] = CanisterChange(added)
                 draft.moved[canister_id] = instance
@@ -317,6 +344,21 @@ class DurableHost:
             return
         draft.unmapped.append(canister_id)
 
+    def _loaded_change(self, state: WasmState, changed: Mapping[str, PageDelta]) -> CanisterChange:
+        """Memories that are a loaded snapshot's, which the directory has."""
+        if self._loaded is None:
+            return CanisterChange()
+        images, content = self._loaded
+        found = copied(content) if isinstance(content, StoredContent) and content.origins else CanisterChange()
+        same = {
+            name
+            for name in found.origins
+            if state.memories.get(name) is images.get(name) and name in images and name not in changed
+        }
+        return CanisterChange(
+            {name: found.memories[name] for name in same}, origins={name: found.origins[name] for name in same}
+        )
+
     def _dropped(self, canister: CanisterState) -> frozenset[str]:
         """Memories that the directory has of a canister, and the canister has not any more."""
         known = self.directory.canisters[canister.canister_id].memories
@@ -325,7 +367,7 @@ class DurableHost:
         return frozenset(known) - MEMORY_KINDS.keys() - canister.own_memories.keys()
 
     def _add_snapshots(self, canister: CanisterState, draft: _Draft) -> None:
-        prefix = _SNAPSHOT + canister.canister_id
+        prefix = SNAPSHOTS + canister.canister_id
         kept = {prefix + snapshot.snapshot_id: snapshot for snapshot in canister.snapshots.values()}
         for key in list(self.directory.canisters):
             if key.startswith(prefix) and key not in kept:
@@ -334,6 +376,7 @@ class DurableHost:
             if key not in self.directory.canisters or (snapshot.uploaded and draft.uploading):
                 draft.changes[key] = _snapshot_change(snapshot)
                 draft.unmapped.append(key)
+                draft.contents[key] = snapshot.content
 
     def _opener(self, canister_id: bytes) -> OpenMemories:
         def open_memories(global_values: tuple[GlobalValue, ...] | None) -> WasmState:
@@ -395,7 +438,7 @@ class DurableHost:
         def adopted(key: bytes, module: ResidentModule) -> ResidentInstance:
             return module.instantiate(memories(key))
 
-        reader = _Reader(host, self.directory, past.canisters, past.answers, adopted, memories)
+        reader = RecordReader(host, self.directory, past.canisters, past.answers, adopted, memories)
         return reader.world(past.subnet_record, SubnetConfig(), b"")
 
     def restore(self, config: SubnetConfig, seed: bytes) -> World:
@@ -409,7 +452,7 @@ class DurableHost:
             return WasmState({name: self.directory.fork_image(key, name) for name in names})
 
         kept = self.directory.canisters
-        reader = _Reader(self, self.directory, kept, self.directory.answers, adopted, memories)
+        reader = RecordReader(self, self.directory, kept, self.directory.answers, adopted, memories)
         world = reader.world(self.directory.subnet_record, config, seed)
         self._ingress = world.state.ingress.kept()
         self._handed = frozenset(HANDED + key for key in world.state.handed)
@@ -419,117 +462,9 @@ class DurableHost:
         return world
 
 
-@final
-@dataclass(slots=True)
-class _Reader:
-    """Makes a subnet of records: today's, or those of the past.
-
-    Args:
-        host: of the subnet.
-        directory: has the blobs.
-        kept: canisters and snapshots.
-        answers: to requests, by id.
-        adopted: makes a canister's instance.
-        memories: gives a snapshot's memories.
-    """
-
-    host: DurableHost | MemoryHost
-    directory: StateDirectory
-    kept: Mapping[bytes, KeptState]
-    answers: Mapping[bytes, Answer]
-    adopted: Callable[[bytes, ResidentModule], ResidentInstance]
-    memories: Callable[[bytes], WasmState]
-
-    def world(self, record: bytes, config: SubnetConfig, seed: bytes) -> World:
-        if not record:
-            if self.kept:
-                raise StorageError("canisters of no subnet", self.directory.path)
-            return World(SubnetState(seed=seed), self.host, config)
-        try:
-            return self._world(record, config)
-        except (MalformedError, UnsupportedError) as error:
-            raise StorageError(str(error), self.directory.path) from error
-
-    def _world(self, record: bytes, config: SubnetConfig) -> World:
-        state = decode_subnet(record)
-        state.ingress.take_up(map(_found, self.answers.values()), config)
-        world = World(state, self.host, config)
-        for key in self.kept:
-            if not key.startswith((_SNAPSHOT, HANDED)):
-                adopt(state, self._canister(key), world.costs)
-        state.handed = {
-            key[len(HANDED) :]: read_handed(self.kept[key].record, StoredContent(self.memories(key).memories))
-            for key in self.kept
-            if key.startswith(HANDED)
-        }
-        for key, handed in state.handed.items():
-            caller = state.canisters.get(key[:-8])
-            if caller is not None:
-                caller.handed_wasm_pages += handed.wasm_pages
-                caller.refresh(world.costs)
-        check_references(state)
-        snapshots = sum(len(canister.snapshots) for canister in state.canisters.values())
-        others = len(self.kept) - len(state.canisters) - len(state.handed)
-        if snapshots != others:
-            raise MalformedError(f"{others} snapshots, canisters have {snapshots}")
-        return world
-
-    def _canister(self, key: bytes) -> CanisterState:
-        kept = self.kept[key]
-        found = decode_record(kept.record)
-        canister = found.state
-        where = f"canister {key.hex()}"
-        if canister.canister_id != key or (found.module_hash or b"") != kept.module_hash:
-            raise MalformedError(f"{where} has the record of another canister, or of another module")
-        canister.chunk_store = {hash_: self.directory.blob(hash_) for hash_ in found.chunk_hashes}
-        for snapshot_id in found.snapshot_ids:
-            canister.snapshots[snapshot_id] = self._snapshot(_SNAPSHOT + key + snapshot_id, snapshot_id)
-        if found.module_hash is not None:
-            module = self.host.compile(self.directory.blob(found.module_hash), known=True)
-            _check_parts(where, canister, module, kept)
-            canister.module, canister.instance = module, self.adopted(key, module)
-        elif kept.sizes or canister.heap_wasm_pages or canister.stable_wasm_pages:
-            raise MalformedError(f"{where} has memories and no module")
-        return canister
-
-    def _snapshot(self, key: bytes, snapshot_id: bytes) -> Snapshot:
-        kept = self.kept.get(key)
-        if kept is None:
-            raise MalformedError(f"snapshot {snapshot_id.hex()} is named and not there")
-        content = StoredContent(self.memories(key).memories)
-        snapshot = decode_snapshot(kept.record, content)
-        sizes = {name: memory.size() for name, memory in content.memories.items()}
-        named = {"heap": snapshot.heap_bytes, "stable": snapshot.stable_bytes}
-        if snapshot.snapshot_id != snapshot_id or any(
-            sizes.get(name, 0) != -(-size_bytes // WASM_PAGE_BYTES) for name, size_bytes in named.items()
-        ):
-            raise MalformedError(f"snapshot {snapshot_id.hex()} has the record of another one, or memories of another")
-        return snapshot
-
-
-def _check_parts(where: str, canister: CanisterState, module: ResidentModule, kept: KeptState) -> None:
-    """Raise where module, memories, globals and record are not those of one canister."""
-    sizes = {"heap": canister.heap_wasm_pages, "stable": canister.stable_wasm_pages}
-    sizes |= {name: one.wasm_pages for name, one in canister.own_memories.items()}
-    for name, wasm_pages in sizes.items():
-        found = kept.sizes.get(name, 0)
-        if found != wasm_pages:
-            raise MalformedError(f"{where}: {name} of {found} Wasm pages, the record says {wasm_pages}")
-    missing = [name for name, memory in module.memories.items() if memory.on_network and name not in kept.sizes]
-    if missing:
-        raise MalformedError(f"{where} lacks memories that its module has: {', '.join(missing)}")
-    for name, memory in module.memories.items():
-        most = 1 << 16 if memory.address_bits == 32 else _MAX_WASM_PAGES
-        if kept.sizes.get(name, 0) > most:
-            raise MalformedError(f"{where}: {name} of {kept.sizes[name]} Wasm pages, at most {most}")
-    found_types = tuple(value.value_type for value in kept.global_values or ())
-    if kept.global_values is not None and module.is_wasm and found_types != module.global_types:
-        raise MalformedError(f"{where}: globals of types {found_types}, its module has {module.global_types}")
-
-
 def blobs_of(key: bytes, record: bytes) -> tuple[bytes, ...]:
     """The chunks that a canister's record names. A snapshot has its module and its chunks in its own, a call none."""
-    return () if key.startswith((_SNAPSHOT, HANDED)) else decode_record(record).chunk_hashes
+    return () if key.startswith((SNAPSHOTS, HANDED)) else decode_record(record).chunk_hashes
 
 
 def open_state(
@@ -554,10 +489,20 @@ def _snapshot_change(snapshot: Snapshot) -> CanisterChange:
     content = snapshot.content
     if not isinstance(content, StoredContent):
         raise InternalError(f"a snapshot of another host: {type(content).__name__}")
-    return CanisterChange(
-        memories={name: whole(memory.image) for name, memory in content.memories.items()},
-        record=encode_snapshot(snapshot),
-    )
+    if snapshot.uploaded:  # which changes it in place
+        change = CanisterChange({name: whole(memory.image) for name, memory in content.memories.items()})
+    else:
+        change = copied(content)
+    change.record = encode_snapshot(snapshot)
+    return change
+
+
+def _add(change: CanisterChange, other: CanisterChange) -> None:
+    """Have another change's memories in the place of one's own."""
+    for name in other.memories:
+        change.origins.pop(name, None)
+    change.memories |= other.memories
+    change.origins |= other.origins
 
 
 def _stored(answer: KeptAnswer, *, owned: bool) -> Answer:
@@ -568,18 +513,9 @@ def _stored(answer: KeptAnswer, *, owned: bool) -> Answer:
     return Answer(request_id, expiry_ns, content)
 
 
-def _found(answer: Answer) -> KeptAnswer:
-    request_id, expiry_ns, content = answer
-    generation = int.from_bytes(content[:8], "little")
-    if generation >> 62 or len(request_id) > MAX_REQUEST_ID_BYTES:
-        raise MalformedError(f"the answer to request {request_id.hex()[:80]} is of generation {generation}")
-    found = decode_response(content[8:]) if content else (None, None)
-    return KeptAnswer(request_id, expiry_ns, generation, *found)
-
-
 def canister_ids(directory: StateDirectory) -> list[bytes]:
     """Of the canisters in a directory, beside which it has snapshots and memories on their way."""
-    return [key for key in directory.canisters if not key.startswith((_SNAPSHOT, HANDED))]
+    return [key for key in directory.canisters if not key.startswith((SNAPSHOTS, HANDED))]
 
 
 def undecodable(directory: StateDirectory) -> list[str]:
@@ -588,8 +524,8 @@ def undecodable(directory: StateDirectory) -> list[str]:
     records = [("subnet record", SUBNET, directory.subnet_record)] if directory.subnet_record else []
     for key, kept in directory.canisters.items():
         if not key.startswith(HANDED):
-            kind = SNAPSHOT if key.startswith(_SNAPSHOT) else CANISTER
-            records.append((f"{kinds[kind]} {key.removeprefix(_SNAPSHOT).hex()}", kind, kept.record))
+            kind = SNAPSHOT if key.startswith(SNAPSHOTS) else CANISTER
+            records.append((f"{kinds[kind]} {key.removeprefix(SNAPSHOTS).hex()}", kind, kept.record))
     found = []
     for what, kind, record in records:
         try:

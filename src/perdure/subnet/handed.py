@@ -7,32 +7,42 @@ from typing import Final
 import cbor2
 
 from perdure.canister import Image, PageDelta
-from perdure.errors import MalformedError
+from perdure.errors import InternalError, MalformedError
 from perdure.execution.journal import Journal
-from perdure.execution.state import Handed, OwnMemory
+from perdure.execution.state import Handed, OwnMemory, SnapshotContent
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.record import load
 from perdure.storage import CanisterChange
-from perdure.subnet.host import forked
 from perdure.subnet.memories import StoredContent
 
-__all__ = ["HANDED", "given", "handed_change", "read_handed", "whole"]
+__all__ = ["HANDED", "copied", "given", "handed_change", "read_handed", "whole"]
 
 HANDED: Final = b"handed "
 """The prefix that they are kept under; then come the caller's id and the number of its call."""
 
 
-def given(journal: Journal, canister_id: bytes) -> dict[str, PageDelta]:
+def given(journal: Journal, canister_id: bytes) -> CanisterChange:
     """What a canister gets with a transaction, in the place of empty memories."""
     content = journal.given.get(canister_id)
-    return {name: whole(image) for name, image in forked(content).items()} if content is not None else {}
+    return CanisterChange() if content is None else copied(content)
+
+
+def copied(content: SnapshotContent) -> CanisterChange:
+    """Memories with the content of others: of what the directory has already, or of bytes."""
+    if not isinstance(content, StoredContent):
+        raise InternalError(f"memories of another host: {type(content).__name__}")
+    if content.origins.keys() == content.memories.keys():
+        changes = {name: content.change_of(name) for name in content.memories}
+        return CanisterChange(changes, origins=dict(content.origins))
+    return CanisterChange({name: whole(memory.image) for name, memory in content.memories.items()})
 
 
 def handed_change(handed: Handed) -> CanisterChange:
     """Memories on their way, and in the record who gets them, and how wide they are."""
     bits = {name: one.address_bits for name, one in sorted(handed.memories.items())}
-    record = cbor2.dumps([handed.callee, bits])
-    return CanisterChange({name: whole(image) for name, image in forked(handed.content).items()}, record=record)
+    change = copied(handed.content)
+    change.record = cbor2.dumps([handed.callee, bits])
+    return change
 
 
 def read_handed(record: bytes, content: StoredContent) -> Handed:

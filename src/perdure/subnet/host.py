@@ -146,7 +146,7 @@ class MemoryHost:
         """Let go of an instance, and give its pages back."""
         resident(instance).discard()
 
-    def hand_over(self, instance: CanisterInstance, names: Mapping[str, str]) -> StoredContent:
+    def hand_over(self, canister_id: bytes, instance: CanisterInstance, names: Mapping[str, str]) -> StoredContent:
         """Keep a copy of memories as they stand: forks, and the pages that this message has changed."""
         one, images = resident(instance), {}
         changes = one.changes().memories

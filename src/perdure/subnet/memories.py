@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, Protocol, final
 
 from perdure.canister import Image, Lifetime, MemoryKind, PageDelta, Return
 from perdure.execution.state import CanisterState
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
+from perdure.storage import Origin
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.residency import ResidentInstance
 
@@ -57,10 +59,35 @@ class ImageMemory:
 
 @final
 class StoredContent:
-    """The memories of a snapshot; implements `SnapshotContent`."""
+    """The memories of a snapshot; implements `SnapshotContent`.
 
-    def __init__(self, images: Mapping[str, Image]) -> None:
+    Args:
+        images: of the memories.
+        origins: of what a state directory has they are copies, but for the pages that `changed` has.
+        changed: changes by the message that is about to be committed.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, Image],
+        origins: Mapping[str, Origin] = MappingProxyType({}),
+        changed: Mapping[str, PageDelta] = MappingProxyType({}),
+    ) -> None:
         self.memories = {name: ImageMemory(image) for name, image in images.items()}
+        self.origins = origins
+        self._changed = changed
+
+    def change_of(self, name: str) -> PageDelta:
+        """What one of them has that its origin has not."""
+        image = self.memories[name].image
+        changed = self._changed.get(name)
+        runs = () if changed is None else tuple((at, image.read(at, len(data))) for at, data in changed.runs)
+        return PageDelta(image.wasm_pages, runs)
+
+    def is_kept_as(self, key: bytes) -> None:
+        """Say that a state directory has it itself from now on."""
+        self.origins = {name: Origin(key, name) for name in self.memories}
+        self._changed = {}
 
     def fork(self) -> dict[str, Image]:
         """The same content, for a canister to go on from."""
