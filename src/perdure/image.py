@@ -33,6 +33,7 @@ class MemoryKind(NamedTuple):
 
     `on_network`: whether the Internet Computer knows it; its snapshots then have it, its messages can ask for it.
     `is_read_only`: code that has it so only reads it; it is *deprecated*.
+    `max_wasm_pages`: how large its code lets it become; what an address reaches, where it says nothing.
     """
 
     name: str
@@ -40,6 +41,13 @@ class MemoryKind(NamedTuple):
     address_bits: int
     on_network: bool = False
     is_read_only: bool = False
+    max_wasm_pages: int | None = None
+
+    @property
+    def most_wasm_pages(self) -> int:
+        """How large it may become: as its code says, within what the network has for its like."""
+        most = 1 << 16 if self.address_bits == 32 else (500 << 30) >> 16
+        return most if self.max_wasm_pages is None else min(most, self.max_wasm_pages)
 
 
 MEMORY_NAME: Final = re.compile(r"[a-z0-9_.-]{1,64}")
@@ -60,13 +68,15 @@ MEMORY_KINDS: Final[Mapping[str, MemoryKind]] = MappingProxyType(
 """The memories that every canister has, by name."""
 
 
-def memory_kinds(others: Sequence[MemoryKind] = (), *, is_64: bool = False) -> Mapping[str, MemoryKind]:
+def memory_kinds(
+    others: Sequence[MemoryKind] = (), *, is_64: bool = False, max_heap_wasm_pages: int | None = None
+) -> Mapping[str, MemoryKind]:
     """The memories of a module with a heap of this width: those that all have, then `others`.
 
     Raises:
         ValueError: two of them have one name.
     """
-    heap = MEMORY_KINDS["heap"]._replace(address_bits=64 if is_64 else 32)
+    heap = MEMORY_KINDS["heap"]._replace(address_bits=64 if is_64 else 32, max_wasm_pages=max_heap_wasm_pages)
     kinds = {kind.name: kind for kind in (*MEMORY_KINDS.values(), *others)}
     if len(kinds) != len(MEMORY_KINDS) + len(others):
         names = [kind.name for kind in others]

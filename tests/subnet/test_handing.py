@@ -40,7 +40,7 @@ def wasm(text: str) -> bytes:
 def sender(name: str = "users", there: str = "theirs", method: str = "take", more: str = "") -> bytes:
     """Calls the canister that its argument names, with its memory; replies b"ok", or why not."""
     return wasm(f"""{HEAD}
-      (import "stable" "users" (memory $users i64 1 100)) (import "message" "scratch" (memory $scratch 1))
+      (import "stable" "users" (memory $users i64 1 100000)) (import "message" "scratch" (memory $scratch 1))
       (memory $heap 1) (table funcref (elem $done $refused))
       (data (memory $heap) (i32.const 0) "{name}") (data (memory $heap) (i32.const 80) "{there}")
       (data (memory $heap) (i32.const 200) "{method}ok")

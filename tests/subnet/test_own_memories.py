@@ -328,3 +328,25 @@ def test_policies_do_not_mix_in_a_state_directory(tmp_path):
         assert subnet.extensions == ("direct", "memories=index")
         with pytest.raises(ValueError, match="by one policy"):
             subnet.fork(extensions=NAMED)
+
+
+def test_growing_from_python_has_the_same_limits():
+    """What `memory.grow` would not do, and what the canister could not pay for; nothing has changed then."""
+    wide = '(import "stable" "wide" (memory $wide i64 0))'
+    users = '(import "stable" "users" (memory $users i64 1 1000))'
+    canister = Subnet(extensions=NAMED).install(ledger(users=wide + users))
+    memories = canister.memories
+    for name, most in (("users", 1000), ("cache", 100)):
+        assert memories[name].kind.most_wasm_pages == most
+        assert memories[name].grow(most) == -1
+        assert memories[name].size() == 1
+        assert memories[name].grow(most - 1) == 1
+        assert memories[name].grow(1) == -1
+        assert memories[name].grow(0) == most
+    assert memories["heap"].grow(1 << 16) == memories["stable"].grow((500 << 30 >> 16) + 1) == -1
+    assert memories["wide"].grow(8_000_000) == -1, "nobody could pay for that"
+    with pytest.raises(ValueError, match="cannot grow by -1"):
+        memories["users"].grow(-1)
+    canister.upgrade(wasm("(memory 1)"))
+    assert canister.memories["users"].state == "unused"
+    assert canister.memories["users"].grow(1) == 1000

@@ -155,31 +155,37 @@ def _print_history(rows: list[dict[str, Any]]) -> None:
 @click.argument("source", metavar="DIR:CANISTER")
 @click.option("--stable", "stable_offset", type=str, help="Offset in stable memory, decimal or 0x...")
 @click.option("--heap", "heap_offset", type=str, help="Offset in the heap.")
+@click.option("--address", type=str, help="Offset in the memory that DIR:CANISTER#MEMORY names.")
 @_JSON
 @_QUIET
-def blame(source: str, stable_offset: str | None, heap_offset: str | None, as_json: bool, quiet: bool) -> None:
+def blame(
+    source: str, stable_offset: str | None, heap_offset: str | None, address: str | None, as_json: bool, quiet: bool
+) -> None:
     """Name the message that last wrote a byte. Exit code 1 where it is older than what is kept.
 
     \b
     Example:
         perdure state blame .perdure:ledger --stable 0x10000
+        perdure state blame .perdure:ledger#users --address 4096
     """  # noqa: D301
     from perdure.inspection.state import canister_id_of
     from perdure.storage import StateDirectory
 
     directory, separator, canister = source.rpartition(":")
-    offset = stable_offset if stable_offset is not None else heap_offset
-    if not separator or offset is None or (stable_offset is not None and heap_offset is not None):
-        raise click.UsageError("expected DIR:CANISTER and one of --stable and --heap")
-    kind = "stable" if stable_offset is not None else "heap"
+    given = [(kind, one) for kind, one in (("stable", stable_offset), ("heap", heap_offset), ("", address)) if one]
+    if not separator or len(given) != 1:
+        raise click.UsageError("expected DIR:CANISTER and one of --stable, --heap and --address")
+    ((kind, offset),) = given
     try:
-        address = int(offset, 0)
+        at = int(offset, 0)
     except ValueError as error:
         raise click.UsageError(f"{offset!r} is no offset, expected a number such as 4096 or 0x1000") from error
-    canister_id = canister_id_of(Path(directory), canister)
+    canister_id, memory = canister_id_of(Path(directory), canister)
+    if kind and memory not in {"stable", kind}:
+        raise click.UsageError(f"--{kind} is an offset in another memory than {memory!r:.80}, expected --address")
     with StateDirectory.open(directory, read_only=True) as opened:
         try:
-            found = opened.blame(canister_id.raw_bytes, kind, address)
+            found = opened.blame(canister_id.raw_bytes, kind or memory, at)
         except (KeyError, IndexError) as error:
             raise click.UsageError(str(error.args[0])) from error
     row = None if found is None else _row(found)

@@ -36,6 +36,7 @@ class ModuleFacts(NamedTuple):
     data_segments: tuple[tuple[str, int, bytes], ...]
     custom_sections: Mapping[str, bytes]
     memories: tuple[MemoryKind, ...]
+    max_heap_wasm_pages: int | None
     is_heap_alone: bool
     engine_memories: tuple[str, ...]
     noted_memories: tuple[str, ...]
@@ -57,7 +58,11 @@ def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFact
         page_charges=SCHEDULES[linked.options.schedule].page_charges if linked.options.schedule else None,
         data_segments=linked.data_segments,
         custom_sections={section.name: section.data for section in reversed(module.custom_sections)},
-        memories=(*linked.options.memories, *(one.kind for one in linked.plan.own)),
+        memories=(
+            *linked.options.memories,
+            *(one.kind._replace(max_wasm_pages=one.limits.maximum) for one in linked.plan.own),
+        ),
+        max_heap_wasm_pages=linked.plan.types[linked.plan.heap].limits.maximum,
         is_heap_alone=not linked.plan.noted
         and (linked.options.accounting or "direct" not in linked.options.extensions),
         engine_memories=linked.plan.names,
@@ -118,6 +123,7 @@ def _decoded(data: bytes) -> ModuleFacts:
         ),
         custom_sections={name: blob for (name, _), blob in zip(plain["custom_sections"], sections, strict=True)},
         memories=tuple(MemoryKind(*kind) for kind in plain["memories"]),
+        max_heap_wasm_pages=plain["max_heap_wasm_pages"],
         is_heap_alone=plain["is_heap_alone"],
         engine_memories=tuple(plain["engine_memories"]),
         noted_memories=tuple(plain["noted_memories"]),

@@ -68,7 +68,9 @@ class CompiledModule:
         check(_instantiate_pre(engine.host.linker(facts.is_64), code, byref(pre)), "link")
         assert pre.value is not None
         self.instance_pre: int = pre.value
-        self.memories: Mapping[str, MemoryKind] = memory_kinds(facts.memories, is_64=facts.is_64)
+        self.memories: Mapping[str, MemoryKind] = memory_kinds(
+            facts.memories, is_64=facts.is_64, max_heap_wasm_pages=facts.max_heap_wasm_pages
+        )
         """The memories of its instances, by name."""
         self.global_types = facts.global_types
         self.name, self.schema, self.absent = "", b"", ""

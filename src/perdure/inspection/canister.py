@@ -35,7 +35,10 @@ def open_canister(source: str, canister_id: Principal | None = None) -> Iterator
         return
     if path.exists():
         raise StorageError("a dump of stable memory has no module: name a snapshot or a state directory", path)
+    place, hash_, _ = source.rpartition("#")
     directory, colon, name = source.rpartition(":")
+    if hash_ and (Path(place).exists() or (colon and name not in Names(Path(directory)).ids)):
+        raise StorageError(f"a memory does not run, its canister does: {place}", source)
     if not colon or not (Path(directory) / "checkpoint").exists():
         raise StorageError("no such snapshot or state directory", source)
     with Subnet.read(directory) as subnet:

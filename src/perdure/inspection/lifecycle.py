@@ -98,14 +98,15 @@ def lives_in_history(
     Raises:
         StorageError: there is no such canister.
     """
-    canister_id = canister_id_of(directory, canister).raw_bytes
+    found, memory = canister_id_of(directory, canister)
+    canister_id = found.raw_bytes
     places = _Places(inventory.structures)
     writes: dict[str, list[Write]] = {}
     with StateDirectory.open(directory, read_only=True) as opened:
         for version in reversed(opened.history()):
             if version.version <= since:
                 continue
-            for label in places.touched(_runs(version, canister_id)):
+            for label in places.touched(_runs(version, canister_id, memory)):
                 message = version.message
                 writes.setdefault(label, []).append(Write(version.version, message.kind, message.method))
     held = _structures(inventory)
@@ -231,9 +232,9 @@ class _Places:
         return found
 
 
-def _runs(version: Version, canister_id: bytes) -> Iterator[Run]:
-    """What a commit has written of a canister's stable memory."""
+def _runs(version: Version, canister_id: bytes, memory: str) -> Iterator[Run]:
+    """What a commit has written of a canister's memory."""
     entry = version.facts.canisters.get(canister_id)
-    change = None if entry is None else entry.memories.get("stable")
+    change = None if entry is None else entry.memories.get(memory)
     for first, pages, _ in () if change is None else change.runs:
         yield Run(first * PAGE_BYTES, pages * PAGE_BYTES)

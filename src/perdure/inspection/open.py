@@ -6,6 +6,7 @@
 | ``SNAPSHOT_DIR`` | ``stable_memory.bin`` of a downloaded snapshot |
 | ``FILE`` | a raw dump of stable memory, gzip or not |
 | ``-`` | the same from standard input |
+| ``STATE_DIR:CANISTER#MEMORY``, ``SNAPSHOT_DIR#MEMORY`` | another memory of it: ``heap``, ``users`` |
 
 Files are mapped, never read whole: what is not looked at costs nothing, and holes of a sparse file are known to be
 zeros without touching them. A compressed input goes through an unlinked temporary file, itself sparse.
@@ -21,6 +22,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from perdure.errors import MalformedError, StorageError
@@ -106,7 +108,34 @@ def _open(text: str, stdin: BinaryIO | None) -> Source:
     directory, colon, canister = text.rpartition(":")
     if colon and Path(directory).is_dir():
         return _open_state(Path(directory), canister)
+    place, hash_, memory = text.rpartition("#")
+    if hash_ and Path(place).is_dir():
+        return _open_directory(Path(place)) if memory == "stable" else _open_own(Path(place), memory)
+    if hash_ and Path(place).exists():
+        raise StorageError(f"a dump is one memory, of no name: {memory!r:.80} cannot be told from others in it", place)
     raise StorageError("no such file, snapshot or state directory", text)
+
+
+def _open_own(path: Path, memory: str) -> Source:
+    """Another memory of a snapshot than the stable one."""
+    from perdure.storage.snapshot import Snapshot  # most sources need no storage
+
+    if not (path / "metadata.json").is_file():
+        raise StorageError(f"no snapshot: name a memory of a state directory as {path}:CANISTER#{memory}", path)
+    snapshot = Snapshot.open(path)
+    names = snapshot.own_memories.keys()
+    snapshot.close()
+    if memory != "heap" and memory not in names:
+        raise StorageError(f"no memory {memory!r:.80} in it, found {', '.join(['heap', 'stable', *names])}", path)
+    name = path / ("wasm_memory.bin" if memory == "heap" else f"memories/{memory}.bin")
+    label = f"{path}#{memory}"
+    labels = MappingProxyType(ModuleLabels(lambda: _module(path / MODULE_FILE)))
+    if not name.exists():
+        return Source(label, BytesMemory(), labels=labels)
+    with open(name, "rb", opener=lambda file, mode: os.open(file, mode | os.O_NOFOLLOW)) as file:
+        source = _map(file, label)
+    source.labels = labels
+    return source
 
 
 def _open_directory(path: Path) -> Source:

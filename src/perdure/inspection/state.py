@@ -1,9 +1,11 @@
-"""The stable memory of a canister in a state directory, as of its last commit, as a read-only memory."""
+"""A memory of a canister in a state directory, as of its last commit, as a read-only memory."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from perdure.canister import Extent
 from perdure.errors import MalformedError, StorageError
@@ -18,21 +20,26 @@ __all__ = ["canister_id_of", "open_canister"]
 
 
 def open_canister(path: Path, canister: str) -> Source:
-    """Open a canister's stable memory.
+    """Open a canister's stable memory, or another one of its.
 
     Args:
         path: the state directory.
-        canister: its id, as text, or the name that `perdure canister` knows it by.
+        canister: its id, as text, or the name that `perdure canister` knows it by; with ``#MEMORY`` behind it for
+            another memory than the stable one.
 
     Raises:
-        StorageError: no state directory, no such canister, or one that cannot be read.
+        StorageError: no state directory, no such canister, no such memory, or one that cannot be read.
     """
     if not (path / "checkpoint").exists():
         raise StorageError("not a state directory", path)
     directory = StateDirectory.open(path, read_only=True)
     try:
-        canister_id = _find(directory, canister).raw_bytes
-        image = directory.image(canister_id, "stable")
+        found, name = _find(directory, canister)
+        canister_id = found.raw_bytes
+        names = directory.canisters[canister_id].memories
+        if name not in names and name != "stable":
+            raise StorageError(f"{found} has no memory {name!r:.80}, found {', '.join(names) or 'none'}", path)
+        image = directory.image(canister_id, name)
         image.write_held()
         extents = list(image.extents())
         memory = map_extents(extents, image.wasm_pages)
@@ -43,12 +50,14 @@ def open_canister(path: Path, canister: str) -> Source:
     ranges = [(extent.address, extent.address + extent.size_bytes) for extent in extents]
     # Open until the source is closed: as long as a reader is there, the owner leaves the files as they are.
     module_hash = directory.canisters[canister_id].module_hash
-    labels = ModuleLabels(lambda: directory.blob(module_hash) if module_hash else None)
+    labels: Mapping[int, str] = ModuleLabels(lambda: directory.blob(module_hash) if module_hash else None)
+    if name != "stable":
+        labels = MappingProxyType(labels)  # names of fields; what else a module declares is about stable memory
     return Source(f"{path}:{canister}", memory, ranges, layers, directory.close, labels)
 
 
-def canister_id_of(path: Path, canister: str) -> Principal:
-    """The id of a canister of a state directory, by id or name; raises as `open_canister`."""
+def canister_id_of(path: Path, canister: str) -> tuple[Principal, str]:
+    """The id of a canister of a state directory, and the name of a memory, as `open_canister` takes and raises."""
     directory = StateDirectory.open(path, read_only=True)
     try:
         return _find(directory, canister)
@@ -56,18 +65,21 @@ def canister_id_of(path: Path, canister: str) -> Principal:
         directory.close()
 
 
-def _find(directory: StateDirectory, canister: str) -> Principal:
+def _find(directory: StateDirectory, canister: str) -> tuple[Principal, str]:
     known = [Principal(found) for found in directory.canisters if len(found) <= MAX_PRINCIPAL_BYTES]
     names = Names(Path(directory.path))
+    place, hash_, memory = canister.rpartition("#")
+    if not hash_ or canister in names.ids:
+        place, memory = canister, "stable"
     try:
-        wanted = Principal.from_text(names.ids.get(canister, canister))
+        wanted = Principal.from_text(names.ids.get(place, place))
     except MalformedError:
         wanted = None
     if wanted is None or wanted not in known:
         titled = ((one, names.name_of(one)) for one in sorted(known))
         listed = ", ".join(f"{one} ({name})" if name else str(one) for one, name in titled) or "none"
-        raise StorageError(f"no canister {canister!r} in it, found {listed}", directory.path)
-    return wanted
+        raise StorageError(f"no canister {place!r} in it, found {listed}", directory.path)
+    return wanted, memory
 
 
 def _layer(extent: Extent) -> Layer:

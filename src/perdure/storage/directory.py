@@ -391,9 +391,8 @@ class StateDirectory:
             log = self._log_for_commit()
             if self.durability in {"checkpoint", "never"}:  # the others ask when the log is synced
                 log.check_owner()
-            version = self._log_commit(
-                log, partial(Draft, self._committed, message, changes, subnet_record, answers, forgotten)
-            )
+            drafted = partial(Draft, self._committed, message, changes, subnet_record, answers, forgotten)
+            version = self._log_commit(log, drafted)
             if apply:
                 for canister_id, change in changes.items():
                     if not change.deleted:
@@ -413,6 +412,7 @@ class StateDirectory:
             if copies:  # which were of the files of before
                 draft = drafted()
                 meta = draft.meta(with_before=self._history.keep != 0)
+                size_bytes = record_bytes(len(meta), draft.page_count)
         log.reserve(size_bytes)
         hashed = self._history.keep != 0 or log.sealed
         log.in_doubt = "a commit was interrupted"  # until memory has what the log has

@@ -7,7 +7,9 @@ from types import MappingProxyType
 from typing import Literal, Protocol, final
 
 from perdure.canister import Image, Lifetime, MemoryKind, PageDelta, Return
+from perdure.execution.execute import growth_limits
 from perdure.execution.state import CanisterState
+from perdure.execution.world import World
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
 from perdure.storage import Origin
 from perdure.subnet.gate import Gate, alone, at_rest
@@ -102,6 +104,13 @@ def as_they_stand(memories: Mapping[str, Memory]) -> Return:
     return result
 
 
+class HasWorld(Protocol):
+    """A subnet, as memories know it."""
+
+    @property
+    def _world(self) -> World: ...
+
+
 class MemoryOwner(Protocol):
     """A canister, as its memories know it."""
 
@@ -122,6 +131,9 @@ class MemoryOwner(Protocol):
     def _state(self) -> CanisterState: ...
 
     def _drop_memory(self, name: str) -> None: ...
+
+    @property
+    def _subnet(self) -> HasWorld: ...
 
 
 @final
@@ -214,11 +226,30 @@ class LiveMemory:
 
     @alone
     def grow(self, wasm_pages: int) -> int:
-        """Grow by zero pages; the old size in Wasm pages."""
+        """Grow by zero pages; the old size in Wasm pages.
+
+        -1 where that is more than there may be, and nothing has changed: its code says how large it may become, as an
+        address does, and the canister has to be able to pay for it.
+
+        Raises:
+            ValueError: a negative number.
+        """
+        if wasm_pages < 0:
+            raise ValueError(f"a memory cannot grow by {wasm_pages} Wasm pages")
         old_wasm_pages = self.size()
+        if wasm_pages > min(self.kind.most_wasm_pages - old_wasm_pages, self._room_wasm_pages()):
+            return -1 if wasm_pages else old_wasm_pages
         if wasm_pages:
             self._commit(PageDelta(old_wasm_pages + wasm_pages, []))
         return old_wasm_pages
+
+    def _room_wasm_pages(self) -> int:
+        """By how much it may grow, as an update could have it."""
+        state = self._owner._state
+        limits = growth_limits(self._owner._subnet._world, state, "update", state.liquid_cycles)
+        if self._name == "heap":
+            return limits.heap_wasm_pages - state.heap_wasm_pages
+        return limits.stable_trap_wasm_pages - state.stable_wasm_pages
 
     @alone
     def write(self, address: int, data: bytes | memoryview) -> None:

@@ -24,7 +24,8 @@ __all__ = ["stable"]
 def stable() -> None:
     """Show, query, compare and check what is in any stable memory.
 
-    SOURCE is STATE_DIR:CANISTER, SNAPSHOT_DIR, FILE (a raw dump, gzip or not), or - for standard input.
+    SOURCE is STATE_DIR:CANISTER, SNAPSHOT_DIR, FILE (a raw dump, gzip or not), or - for standard input. The first two
+    are stable memory; with #MEMORY behind, as in .perdure:ledger#users, another memory of the canister.
 
     A stable.yaml in the current directory, or the one named by --schema, says what keys and values mean.
 

@@ -142,8 +142,11 @@ def _patch_state(directory: Path, canister: str, data: bytes, since: int | None,
     from perdure.inspection.state import canister_id_of
     from perdure.subnet import Subnet
 
+    canister_id, name = canister_id_of(directory, canister)
+    if name != "stable":
+        raise click.UsageError(f"memory {name!r:.80}: databases are put into stable memory alone")
     with Subnet(directory) as subnet:
-        patch_canister(subnet.canister(canister_id_of(directory, canister)), data, since=since, name=memory)
+        patch_canister(subnet.canister(canister_id), data, since=since, name=memory)
         return subnet.version
 
 
