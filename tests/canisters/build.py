@@ -166,6 +166,22 @@ def emscripten_module(recipe: Recipe) -> bytes:
     return out.read_bytes()
 
 
+BINARYEN = "binaryen@132.0.0"
+MERGE_FLAGS = ("--enable-multimemory", "--enable-memory64", "--enable-bulk-memory", "--enable-bulk-memory-opt")
+
+
+def merged_module(recipe: Recipe) -> bytes:
+    """A C module and a second memory, which C cannot name: functions in the text format, merged by binaryen."""
+    import wasmtime
+
+    first, second, out = (WORK / f"{recipe.name}{end}" for end in ("_c.wasm", "_second.wasm", ".wasm"))
+    zig("cc", "--target=wasm32-freestanding", *FREESTANDING, "-std=c17", "-O2", "-g0", "-Wl,--strip-all", "-o", first, HERE / recipe.source)
+    second.write_bytes(wasmtime.wat2wasm((HERE / "wat/second.wat").read_text()))
+    merge = npm_directory(BINARYEN) / "node_modules/binaryen/bin/wasm-merge"
+    run("node", merge, *MERGE_FLAGS, first, "first", second, "second", "-o", out)
+    return out.read_bytes()
+
+
 def wat_module(recipe: Recipe) -> bytes:
     """A module in the text format, assembled by the engine's package."""
     import wasmtime
@@ -323,6 +339,7 @@ def check(recipe: Recipe, module: bytes) -> None:
         raise SystemExit(f"{recipe.name}: imports {foreign}, expected functions of {sorted(recipe.imports)}")
     config = wasmtime.Config()
     config.wasm_memory64 = True
+    config.wasm_multi_memory = True
     wasmtime.Module.validate(wasmtime.Engine(config), module)
 
 
@@ -331,6 +348,14 @@ def check(recipe: Recipe, module: bytes) -> None:
 C_32, C_64 = (c_module(f"{width}-freestanding", *FREESTANDING) for width in ("wasm32", "wasm64"))
 WASI = ("tests/canisters/modules_wasi", frozenset({"ic0", "wasi_snapshot_preview1", "env"}))
 """Where modules go that import WASI, and what they may import."""
+ONE, TWO = (
+    ("tests/canisters/modules_memories", frozenset({"ic0", *others}))
+    for others in (
+        ("ic0_ext", "stable:users", "upgrade:cache", "message:scratch"),
+        ("deprecated:users", "stable:archive"),
+    )
+)
+"""Where modules go that have memories of their own, and what each version imports."""
 MOTOKO_CLASSICAL = motoko_module("motoko@3.13.0", "base")
 MOTOKO_EOP = motoko_module("motoko@4.10.0", "core")
 
@@ -373,6 +398,14 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("guarded", "rust", "rust/guarded", rust_module),
     *(Recipe(f"managed_0_{minor}", "rust", "rust/managed", rust_module) for minor in (5, 6, 7)),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),
+    *(
+        Recipe(f"memories_c_{number}", "c", "c/memories.c", c_module("wasm32-freestanding", *FREESTANDING, f"-DVERSION={number}"), *place)
+        for number, place in ((1, ONE), (2, TWO))
+    ),
+    Recipe("memories_rust_1", "rust", "rust/memories/one", rust_module, *ONE),
+    Recipe("memories_rust_2", "rust", "rust/memories/two", rust_module, *TWO),
+    Recipe("two_memories_c", "merged", "c/second.c", merged_module, ONE[0]),
+    Recipe("two_memories_wat", "wat", "wat/two_memories.wat", wat_module, ONE[0]),
     Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
     Recipe("wasi_go", "go", "go", go_module, *WASI),
     Recipe("wasi_cpp", "emscripten", "cpp/wasi.cpp", emscripten_module, *WASI),

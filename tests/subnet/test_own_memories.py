@@ -350,3 +350,74 @@ def test_growing_from_python_has_the_same_limits():
     canister.upgrade(wasm("(memory 1)"))
     assert canister.memories["users"].state == "unused"
     assert canister.memories["users"].grow(1) == 1000
+
+
+@pytest.mark.parametrize(
+    ("extension", "memory", "name", "kept"),
+    [
+        ("memories", '(import "stable" "it" (memory $it i64 1)) (memory $heap 1)', "it", 2),
+        ("memories", '(import "upgrade" "it" (memory $it i64 1)) (memory $heap 1)', "it", 1),
+        ("memories=index", "(memory $heap 1) (memory $it i64 1)", "stable", 2),
+        ("memories=declared", "(memory $heap 1) (memory $it i64 1)", "memory1", 1),
+    ],
+)
+def test_a_start_function_writes_and_grows_memories(extension: str, memory: str, name: str, kept: int) -> None:
+    """It runs whenever code is installed; what stays has what it did before, what does not begins anew."""
+    code = wasm(f"""{memory} (start $start)
+      (func $start (drop (memory.grow $it (i64.const 1)))
+        (i64.store8 $it (i64.const 9) (i64.add (i64.load8_u $it (i64.const 9)) (i64.const 1)))
+        (i64.store8 $it (i64.const 70000) (i64.const 7)))""")
+    subnet = Subnet(extensions=(extension,))
+    canister = subnet.install(code)
+    assert [canister.memories[name].read(at, 1)[0] for at in (9, 70_000)] == [1, 7]
+    canister.upgrade(code)
+    assert canister.memories[name].read(9, 1)[0] == kept
+    bad = wasm(f"""{memory} (start $start)
+      (func $start (i64.store8 $it (i64.const 9) (i64.const 55)) (unreachable))""")
+    with pytest.raises(RejectError, match="unreachable"):
+        canister.upgrade(bad)
+    assert canister.memories[name].read(9, 1)[0] == kept
+    with pytest.raises(RejectError):
+        subnet.install(bad)
+
+
+REACHES = {
+    "a load": "(drop (i32.load {index} (i32.const 0)))",
+    "a store": "(i32.store {index} (i32.const 0) (i32.const 1))",
+    "memory.size": "(drop (memory.size {index}))",
+    "memory.grow": "(drop (memory.grow {index} (i32.const 1)))",
+    "memory.fill": "(memory.fill {index} (i32.const 0) (i32.const 1) (i32.const 1))",
+    "memory.copy to it": "(memory.copy {index} 0 (i32.const 0) (i32.const 0) (i32.const 1))",
+    "memory.copy from it": "(memory.copy 0 {index} (i32.const 0) (i32.const 0) (i32.const 1))",
+    "memory.init": "(memory.init {index} $d (i32.const 0) (i32.const 0) (i32.const 1))",
+    "a vector": "(drop (v128.load {index} (i32.const 0)))",
+}
+OWN = {
+    None: ("(memory 1)", 1),
+    "memories=index": ("(memory 1) (memory i64 0)", 2),
+    "memories": ('(import "stable" "users" (memory 1)) (memory 1)', 2),
+    "memories=declared": ("(memory 1) (memory 1)", 2),
+}
+
+
+@pytest.mark.parametrize("extension", OWN)
+@pytest.mark.parametrize("how", REACHES)
+def test_nobody_reaches_the_kernels_memories_by_index(how: str, extension: str | None) -> None:
+    """In the linked module they lie behind a module's own; its code is refused before that."""
+    memories, count = OWN[extension]
+    for beyond in (0, 1, 2, 40):
+        reach = REACHES[how].format(index=count + beyond)
+        code = wasm(f'{memories} (data $d "x") (func (export "canister_update f") {reach})')
+        with pytest.raises(RejectError, match=r"module is not valid: (unknown memory|malformed memop|zero byte)"):
+            Subnet(extensions=(extension,) if extension else ()).install(code)
+
+
+@pytest.mark.parametrize("extension", OWN)
+@pytest.mark.parametrize(
+    "part", ['(export "it" (memory {index}))', '(data (memory {index}) (i32.const 0) "x")', '(export "i" (memory 99))']
+)
+def test_nor_by_an_export_or_data(part: str, extension: str | None) -> None:
+    memories, count = OWN[extension]
+    code = bytes(wasmtime.wat2wasm(f"(module {memories} {part.format(index=count)})"))
+    with pytest.raises(RejectError, match=r"unknown memory|memory index|out of bounds"):
+        Subnet(extensions=(extension,) if extension else ()).install(code)
