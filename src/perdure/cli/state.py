@@ -168,7 +168,7 @@ def blame(
         perdure state blame .perdure:ledger --stable 0x10000
         perdure state blame .perdure:ledger#users --address 4096
     """  # noqa: D301
-    from perdure.inspection.state import canister_id_of
+    from perdure.inspection.state import memory_of
     from perdure.storage import StateDirectory
 
     directory, separator, canister = source.rpartition(":")
@@ -180,7 +180,7 @@ def blame(
         at = int(offset, 0)
     except ValueError as error:
         raise click.UsageError(f"{offset!r} is no offset, expected a number such as 4096 or 0x1000") from error
-    canister_id, memory = canister_id_of(Path(directory), canister)
+    canister_id, memory = memory_of(Path(directory), canister)
     if kind and memory not in {"stable", kind}:
         raise click.UsageError(f"--{kind} is an offset in another memory than {memory!r:.80}, expected --address")
     with StateDirectory.open(directory, read_only=True) as opened:

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple, final
 
 from perdure.inspection.diff import diff
 from perdure.inspection.find import Inventory, Structure
-from perdure.inspection.state import canister_id_of
+from perdure.inspection.state import memory_of
 from perdure.memory import PAGE_BYTES
 from perdure.stable.region import Run
 from perdure.storage import StateDirectory, Version
@@ -98,7 +98,7 @@ def lives_in_history(
     Raises:
         StorageError: there is no such canister.
     """
-    found, memory = canister_id_of(directory, canister)
+    found, memory = memory_of(directory, canister)
     canister_id = found.raw_bytes
     places = _Places(inventory.structures)
     writes: dict[str, list[Write]] = {}

@@ -16,7 +16,7 @@ from perdure.storage import StateDirectory
 from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
 
-__all__ = ["canister_id_of", "open_canister"]
+__all__ = ["canister_id_of", "memory_of", "open_canister"]
 
 
 def open_canister(path: Path, canister: str) -> Source:
@@ -56,7 +56,12 @@ def open_canister(path: Path, canister: str) -> Source:
     return Source(f"{path}:{canister}", memory, ranges, layers, directory.close, labels)
 
 
-def canister_id_of(path: Path, canister: str) -> tuple[Principal, str]:
+def canister_id_of(path: Path, canister: str) -> Principal:
+    """The id of a canister of a state directory, by id or name; raises as `open_canister`."""
+    return memory_of(path, canister)[0]
+
+
+def memory_of(path: Path, canister: str) -> tuple[Principal, str]:
     """The id of a canister of a state directory, and the name of a memory, as `open_canister` takes and raises."""
     directory = StateDirectory.open(path, read_only=True)
     try:

@@ -139,10 +139,10 @@ def _check_sound(file: Path) -> None:
 
 def _patch_state(directory: Path, canister: str, data: bytes, since: int | None, memory: str | None) -> int | None:
     from perdure.inspection.sqlite_live import patch_canister
-    from perdure.inspection.state import canister_id_of
+    from perdure.inspection.state import memory_of
     from perdure.subnet import Subnet
 
-    canister_id, name = canister_id_of(directory, canister)
+    canister_id, name = memory_of(directory, canister)
     if name != "stable":
         raise click.UsageError(f"memory {name!r:.80}: databases are put into stable memory alone")
     with Subnet(directory) as subnet:
