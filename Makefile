@@ -21,7 +21,9 @@ demo: $(CORE)
 	$(BIN)/perdure demo
 
 # Each worker has a stretch of the tests, and takes from the others' when it is done: a file's fixtures are made once.
-PYTEST := python -m pytest -n auto --dist worksteal
+# Half of their time they wait, for disks and other processes: on few cores there are two workers for each.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; cores = len(os.sched_getaffinity(0)); print(max(cores, min(2 * cores, 8)))')
+PYTEST := python -m pytest -n $(WORKERS) --dist worksteal
 
 test: $(DEV)
 	$(BIN)/$(PYTEST)

@@ -489,7 +489,7 @@ def is_caught(name: str, *, seed: int, commits: int = 200, tries: int = 6) -> st
     """What the cuts say about the removal of one step; `None`: they do not notice."""
     for attempt in range(tries):
         level: Level = ("round", "message", "checkpoint")[attempt % 3]
-        history = None if name.startswith("no sync of") else (None, 0)[attempt % 2]
+        history = None if name.startswith("no sync of") else (0, None)[attempt % 2]
         try:
             if name in SYNC_REMOVALS:
                 cut_everywhere(seed=seed + attempt, commits=commits, level=level, prepare=_ignore(*SYNC_REMOVALS[name]))
