@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from counting import CountingMemory
+from counted_pages import CountingMemory
 from figures import Table as Figures
 from figures import main
 from perdure.data import Store, Table, table

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, final
 
-from counting import CountingMemory
+from counted_pages import CountingMemory
 from engine import ROOT, module
 from figures import Table as Figures
 from figures import main
