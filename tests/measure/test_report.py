@@ -115,6 +115,10 @@ def test_structures_in_a_report() -> None:
     assert list(again.lines()) == list(report.lines())
     row = next(line for line in report.lines() if "bal|ances" in line)
     assert row.split()[-8:] == ["32.0", "KiB", "8", "12.0", "KiB", "3", "16.0", "KiB"]
+    heap = next(line for line in report.lines() if "heap" in line)
+    assert heap.split()[-5:] == ["36.0", "KiB", "9", "36.0", "KiB"]
+    assert "0 B" not in heap
+    assert "| c | update m | heap |  | 9 | 9 |" in report.markdown()
     assert "| c | update m | stable 0 bal\\|ances | 8 | 3 | 4 |" in report.markdown()
 
 

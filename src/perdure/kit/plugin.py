@@ -122,6 +122,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "extension(*names): let the test's canisters use what goes beyond the network's rules, such as direct; "
         "see docs/memories.md.",
     )
+    pictures = config.getoption("--perdure-heatmap")
+    if pictures is not None and (config.rootpath / pictures).exists() and not (config.rootpath / pictures).is_dir():
+        raise pytest.UsageError(
+            f"--perdure-heatmap {pictures}: a file, expected a directory for a picture of each test"
+        )
     path = config.getoption("--perdure-budgets")
     if path is not None:
         config.stash[_BUDGETS] = _read_budgets(config.rootpath / path, path)

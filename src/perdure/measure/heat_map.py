@@ -113,7 +113,7 @@ def draw_svg(title: str, layout: Layout, heat: Mapping[int, PageHeat], shift: in
         shift: so many pages have one number, as a power of two.
     """
     drawn = _drawn(layout, heat, shift, _COLUMNS * _ROWS)
-    sizes = f"{_sizes(layout, drawn)}, a square is {show_size(drawn.cell_bytes)}"
+    sizes = f"{_sizes(layout, drawn)}, a square is {show_size(drawn.cell_bytes)}" if drawn.cells else "nothing to draw"
     picture = Picture(title, 2 * LEFT + SIDE * _COLUMNS, f"{sizes}; {_summary(layout, drawn.cells)}")
     draw_heading(picture, sizes)
     columns = _COLUMNS if len(drawn.cells) > _FEW else _COLUMNS // 2
@@ -187,6 +187,8 @@ def draw_terminal(
     drawn = _drawn(layout, heat, shift, columns * _ROWS_OF_TEXT)
     letters = {label: _LETTERS[number % len(_LETTERS)] for number, label in enumerate(layout.legend)}
     marks = "".join(_letter(cell, letters) for cell in drawn.cells)
+    if not drawn.cells:
+        return [title]
     lines = [f"{title}: {_sizes(layout, drawn)}, a letter is {show_size(drawn.cell_bytes)}"]
     lines += [marks[at : at + columns] for at in range(0, len(marks), columns)]
     lines += [f"{letters[label]} {text}" for label, text in layout.legend.items()]

@@ -49,6 +49,11 @@ class StructureRow(NamedTuple):
     max_working_set_pages: int
     """Different pages that the calls of one test accessed."""
 
+    @property
+    def is_read_seen(self) -> bool:
+        """Whether what is read is seen: where it is, what is written was accessed, too."""
+        return self.read_pages > 0 or not self.written_pages
+
 
 @final
 class Budget(NamedTuple):
@@ -201,9 +206,8 @@ class Report:
         yield f"{'structure':{width}} {'read':>10} {'pages':>9} {'written':>10} {'pages':>9} {'working set, max':>16}"
         for name, row in zip(names, rows, strict=True):
             read, written, working = (show_size(pages * PAGE_BYTES) for pages in row[3:])
-            yield (
-                f"{name:{width}} {read:>10} {row.read_pages:>9,} {written:>10} {row.written_pages:>9,} {working:>16}"
-            )
+            pages_read = f"{read:>10} {row.read_pages:>9,}" if row.is_read_seen else " " * 20
+            yield f"{name:{width}} {pages_read} {written:>10} {row.written_pages:>9,} {working:>16}"
 
     def markdown(self) -> str:
         """The same for a page, or the summary of a job."""
@@ -216,7 +220,8 @@ class Report:
             columns = "canister | method | structure | pages read | pages written | working set, max"
             lines += ["", "### Pages by structure", "", f"| {columns} |", f"|{'---|' * 3}{'---:|' * 3}"]
             for found in self.structures():
-                cells = [*(one.replace("|", "\\|") for one in found[:3]), *(f"{value:,}" for value in found[3:])]
+                names, counts = (one.replace("|", "\\|") for one in found[:3]), [f"{value:,}" for value in found[3:]]
+                cells = [*names, counts[0] if found.is_read_seen else "", *counts[1:]]
                 lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
