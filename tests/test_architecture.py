@@ -197,6 +197,7 @@ TESTED_WITH = {
     "execution/test_streams.py": "execution: delivery",
     "gateway/test_http.py": "gateway: certifier read_paths state_tree",
     "gateway/test_server.py": "gateway: connection workers",
+    "gateway/test_site.py": "gateway: domains",
     "inspection/test_export.py": "inspection: arrow occupancy whole",
     "inspection/test_find.py": "inspection: labels source",
     "inspection/test_fsck.py": "inspection: canister findings overwritten tree_check; stable: compaction",

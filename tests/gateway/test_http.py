@@ -131,6 +131,17 @@ def test_what_became_of_a_request_is_told_to_its_sender_only(interface, counter,
     assert unknown.lookup(b"request_status", b"x" * 32, b"status") is Missing.ABSENT
 
 
+def test_a_session_is_told_of_what_it_may_call(interface, counter, agents):
+    user, session = agents.ed25519_identity(), agents.ed25519_identity()
+    request_id, _ = agents.Agent(interface, user).call(counter.id, "inc")
+    path, elsewhere = [b"request_status", request_id], Principal.from_index(5).raw_bytes
+    for targets, status in (([counter.id.raw_bytes], 200), ([elsewhere, b""], 200), ([elsewhere], 403), ([], 403)):
+        agent = agents.Agent(interface, user, (agents.Link(session, {"targets": targets}),))
+        response = agent.read(f"v3/canister/{counter.id}", path)
+        assert (response.status, b"delegation targets" in response.body) == (status, status == 403)
+        assert agent.read(f"v3/canister/{counter.id}", [b"time"]).status == 200
+
+
 def test_facts_about_a_canister(interface, counter, agents):
     agent = agents.Agent(interface)
     raw_id = counter.id.raw_bytes

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -65,6 +68,16 @@ def test_it_ends_and_the_subnet_goes_on():
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(f"{url}/api/v2/status")
         subnet.create_canister()
+
+
+def test_who_wants_a_served_state_is_told_where_it_is(tmp_path):
+    path = tmp_path / "state"
+    want = "import sys; from perdure import Subnet; Subnet(sys.argv[1])"
+    with Subnet(path) as subnet:
+        with subnet.serve() as url:
+            asked = subprocess.run([sys.executable, "-c", want, path], capture_output=True, text=True, check=False)
+            assert f"open in another process ({os.getpid()}), served at {url}: ask it there" in asked.stderr
+        assert (path / "lock").read_text(encoding="ascii").strip() == str(os.getpid())
 
 
 POST = b"POST /api/v4/canister/aaaaa-aa/call HTTP/1.1\r\nHost: localhost\r\n"

@@ -13,6 +13,7 @@ from perdure import Principal, Subnet
 from perdure.candid import MethodRef, encode, parse_types
 from perdure.certification import tree
 from perdure.certification.hash_tree import encode_node
+from perdure.gateway.domains import Domains
 from perdure.gateway.hosts import Hosts
 from perdure.gateway.http import Pending, Request
 from perdure.gateway.site import Site
@@ -23,7 +24,11 @@ REPLY = """record { status_code : nat16; headers : vec record { text; text }; bo
 streaming_strategy : opt variant { Callback : record { callback : func (TOKEN) -> () query; token : TOKEN } } }"""
 TOKEN = "record { key : text; index : nat; sha256 : opt blob }"
 NUMBER = "nat64"
-ASSETS = {b"http_assets": {b"/page": sha256(b"a page").digest(), b"/index.html": sha256(b"the index").digest()}}
+DOMAINS = b"Shop.localhost\nshop.example.org\r\n\xff localhost\n"
+LISTED = {b"/.well-known/ic-domains": sha256(DOMAINS).digest()}
+ASSETS = {
+    b"http_assets": {**LISTED, b"/page": sha256(b"a page").digest(), b"/index.html": sha256(b"the index").digest()}
+}
 
 
 def reply(status=200, headers=(), body=b"", upgrade=None, strategy=None, token=TOKEN):
@@ -104,6 +109,7 @@ def shown(path=b"http_assets"):
 ONE = {"key": "k", "index": 1, "sha256": b"\1"}
 ANSWERS: dict[str, Any] = {
     "/page": lambda _: reply(200, [shown(), ("Content-Type", "text/html")], b"a page"),
+    "/.well-known/ic-domains": lambda _: reply(200, [shown()], DOMAINS),
     "/deep/link": lambda _: reply(200, [shown()], b"the index"),
     "/tampered": lambda _: reply(200, [shown()], b"another"),
     "/bare": lambda asked: reply(200, [("X-Asked", asked["url"]), ("Connection", "close")], b"bare"),
@@ -186,6 +192,36 @@ def test_whom_a_request_is_for(pages):
         assert get(pages, "/page", host).status == 404
     for path in ("//[", "/page?canisterId=%ff", "/page?canisterId=" + "a" * 5000):
         assert get(pages, path, "localhost").status == 404
+
+
+def test_names_of_their_own(pages):
+    site, made = pages
+    live = site._live
+    assert get(pages, "/page", "shop.localhost:8000").body == b"a page"
+    assert get(pages, "/page", "SHOP.example.org").body == b"a page"
+    for host in ("localhost", "other.localhost", "example.org", "raw.shop.localhost"):
+        assert get(pages, "/page", host).status == 404
+    # Where it is not certified, or goes, there are no names.
+    asked = []
+    domains = Domains(live, lambda canister_id: asked.append(canister_id) or b"")
+    assert domains.canister_of("shop.localhost") is None
+    assert domains.canister_of("shop.localhost") is None
+    assert asked == [made.id.raw_bytes], "not again for some seconds"
+
+
+def test_many_canisters_with_names_take_turns(pages, monkeypatch):
+    live = pages[0]._live
+    others = [live.subnet.install(Pages) for _ in range(2)]
+    ids = sorted(one.id.raw_bytes for one in [pages[1], *others])
+    monkeypatch.setattr("perdure.gateway.domains._BUDGET_SECONDS", -1)
+    monkeypatch.setattr("perdure.gateway.domains._AGAIN_SECONDS", 0)
+    asked = []
+    domains = Domains(live, lambda key: asked.append(key) or b"x.localhost")
+    assert [domains.canister_of("x.localhost") for _ in range(6)][-1] == ids[0]
+    assert asked == ids * 2
+    for one in others:
+        one.stop()
+        one.delete()
 
 
 def test_headers(pages):

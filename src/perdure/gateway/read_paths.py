@@ -17,6 +17,8 @@ __all__ = ["check_paths"]
 
 _PRIVATE: Final = "icp:private "
 _STATUS_LEAVES: Final = frozenset([b"status", b"reply", b"reject_code", b"reject_message", b"error_code"])
+_MANAGEMENT: Final = b""
+"""Calls of the management canister are known by the canister that they are about."""
 _CANISTER_LEAVES: Final = frozenset(
     [b"module_hash", b"controllers", b"canister_creation_timestamp", b"last_install_timestamp"]
 )
@@ -95,6 +97,11 @@ def _request(path: Sequence[bytes], asking: _Asking) -> None:
         raise Refusal("The user tries to access Request ID not signed by the caller.", 403)
     if effective_id != asking.principal:
         raise Refusal("The user tries to access Request ID not belonging to the effective id in the URL.", 403)
+    targets = asking.authority.targets
+    if targets is not None and targets.isdisjoint((effective_id, _MANAGEMENT)):
+        raise Refusal(
+            "The user tries to access Request ID for a canister that is not one of the delegation targets.", 403
+        )
 
 
 def _canister(path: Sequence[bytes], asking: _Asking) -> None:

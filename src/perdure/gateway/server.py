@@ -150,6 +150,7 @@ class Server:
             thread.join(0.005)
             if not thread.is_alive():
                 raise OSError("the server ended before it began")
+        self.live.subnet._say_use(f"served at {self.url}")
 
     def __enter__(self) -> Server:
         try:
@@ -172,6 +173,8 @@ class Server:
         self._shown.stop()
         self.live.stop()
         self._socket.close()
+        with suppress(OSError):  # of the lock is said what can be said
+            self.live.subnet._say_use("")
 
     # --- one request
 

@@ -1,7 +1,7 @@
 """The HTTP gateway: a browser's request becomes a call of ``http_request``, and what comes back is verified.
 
-A canister is named by the host (``ID.localhost``, ``ID.raw.localhost`` without verification), else by ``canisterId`` in
-the query, else by that of the page which a browser says it comes from.
+A canister is named by the host (``ID.localhost``, ``ID.raw.localhost`` without verification, or a name that it lists as
+its own), else by ``canisterId`` in the query, else by that of the page which a browser says it comes from.
 
 Spec: "HTTP Gateway Protocol" of the Internet Computer.
 """
@@ -20,7 +20,8 @@ from perdure.candid.service import load
 from perdure.candid.types import Func, Opt, Record, Type, Value, Variant, resolve
 from perdure.canister import Reject, Reply
 from perdure.errors import MalformedError, PerdureError
-from perdure.gateway.hosts import Hosts
+from perdure.gateway.domains import PATH, Domains
+from perdure.gateway.hosts import Hosts, is_loopback
 from perdure.gateway.http import Pending, Request, Response
 from perdure.gateway.verification import (
     Headers,
@@ -98,6 +99,7 @@ class Site:
         self._live = live
         self._hosts = hosts
         self._root_key_der = root_key_der
+        self._domains = Domains(live, self._listed)
 
     def begin(self, request: Request) -> Response | Pending:
         """The response, or what there is to wait for where the canister has to be called by an update."""
@@ -112,18 +114,21 @@ class Site:
 
     def _named(self, request: Request) -> _Named:
         host = self._hosts.name_of(request.headers.get("host")) or ""
-        below = self._hosts.below(host)
-        if below:
-            label, _, rest = below.partition(".")
-            if rest in ("", "raw"):
-                return _Named(self._known(label), rest == "raw")
+        label, _, rest = (self._hosts.below(host) or "").partition(".")
+        if rest in ("", "raw") and _is_principal(label):
+            return _Named(self._known(label), rest == "raw")
+        if not is_loopback(host) and (owner := self._domains.canister_of(host)) is not None:
+            return _Named(owner, False)
         for text in (request.path, _same_host(request.headers)):
             chosen = parse_qs(urlsplit(text).query).get("canisterId") if _is_url(text) else None
             if chosen:
                 return _Named(self._known(chosen[0]), False)
+        if label and rest in ("", "raw"):
+            self._known(label)  # which says what is wrong with it
         raise _SiteError(
             404,
-            f"no canister is named by the host {host[:100]!r}: ask for CANISTER_ID.localhost, or for /?canisterId=...",
+            f"no canister is named by the host {host[:100]!r}, or lists it in {PATH}: ask for "
+            "CANISTER_ID.localhost, or for /?canisterId=...",
         )
 
     def _known(self, text: str) -> bytes:
@@ -134,6 +139,23 @@ class Site:
         if canister_id not in self._live.subnet:
             raise _SiteError(404, f"there is no canister {canister_id} here")
         return canister_id.raw_bytes
+
+    def _listed(self, canister_id: bytes) -> bytes:
+        """A canister's file of names, if it certifies one."""
+        named, web = _Named(canister_id, False), WebRequest("GET", PATH, (), b"")
+        try:
+            answer = self._query(
+                canister_id, "http_request", _QUERY.encode([{**_fields(web), "certificate_version": 2}])
+            )
+            found = _decoded(_QUERY.decode, answer, "http_request")
+            response = WebResponse(found["status_code"], _checked(found["headers"]), found["body"])
+            return (
+                response.body
+                if response.status == 200 and self._verify(named, web, response).is_body_certified
+                else b""
+            )
+        except _SiteError:
+            return b""
 
     # --- asking it
 
@@ -355,6 +377,14 @@ def _encoded(type_: Type, token: Value) -> bytes:
 
 
 # -- what goes in and out
+
+
+def _is_principal(text: str) -> bool:
+    try:
+        Principal.from_text(text)
+    except (MalformedError, ValueError):
+        return False
+    return bool(text)
 
 
 def _same_host(headers: Any) -> str:

@@ -105,7 +105,7 @@ class StateDirectory:
         """Told the version of each checkpoint once it is made; it must not raise."""
         self._log_file: DiskFile | None = None
         self._told = partial(_Told, self.path)
-        self._locks = Locks(self.disk, self.path)
+        self.locks = Locks(self.disk, self.path)
         self._history = History(self.disk, files.directory, keep=0)
         self._checkpoints = Checkpoints(self._committed, self._history, self._blobs, records)
         self.log_bytes_used = 0
@@ -159,9 +159,9 @@ class StateDirectory:
         try:
             with directory._told("open"):
                 if read_only:
-                    directory._locks.share()
+                    directory.locks.share()
                 else:
-                    directory._locks.own(trust_owner=trust_owner)
+                    directory.locks.own(trust_owner=trust_owner)
                 directory._begin(history)
                 directory._lost = lost
                 directory._checkpoints.load(directory._bearable)
@@ -255,7 +255,7 @@ class StateDirectory:
             end,
             sealed=not self._files.settled,
             write_behind=self.durability != "message",
-            check_lock=self._locks.check,
+            check_lock=self.locks.check,
         )
         # Nothing is to be appended before what is not whole is out of reach.
         if (tail.torn or not self._files.settled) and not self._checkpoint_now() and tail.damaged_version is not None:
@@ -590,7 +590,7 @@ class StateDirectory:
             self._files.log.close()
         elif self._log_file is not None:
             self._log_file.close()
-        self._locks.release()
+        self.locks.release()
         self.disk.close()
 
     def __enter__(self) -> StateDirectory:

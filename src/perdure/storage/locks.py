@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 from perdure.errors import StorageError
 from perdure.storage.disk import Disk, DiskFile
 
 __all__ = ["Locks"]
+
+_LOCK_BYTES: Final = 256
 
 
 @final
@@ -67,11 +69,16 @@ class Locks:
         lock = self._disk.open(f"{self._path}/lock", write=True, create=True)
         self._held.append(lock)
         if not lock.lock(exclusive=True):
-            holder = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
-            where = "this process already" if holder == str(os.getpid()) else f"another process ({holder})"
-            raise StorageError(f"open in {where}; close it, or open this one for reading", self._path)
+            raise StorageError(_is_open(lock.pread(_LOCK_BYTES, 0).decode("ascii", "replace")), self._path)
+        self.tell("")
+
+    def tell(self, use: str) -> None:
+        """Have others who want the directory told what the owner uses it for, such as *served at URL*."""
+        if not self._held:
+            return
+        lock = self._held[0]
         lock.truncate(0)
-        lock.pwrite(f"{os.getpid()}\n".encode(), 0)
+        lock.pwrite(f"{os.getpid()}\n{use}".encode("ascii", "replace")[:_LOCK_BYTES], 0)
 
     def check(self) -> None:
         """Raise `OSError` where the directory may have another owner by now."""
@@ -83,3 +90,18 @@ class Locks:
         for file in self._held:
             file.close()
         self._held = []
+
+
+def _is_open(told: str) -> str:
+    """What the owner has written into the lock, for somebody who does not get it."""
+    holder, _, use = told.partition("\n")
+    holder = holder.strip() if holder.strip().isdigit() else ""
+    use = use.strip() if use.strip().isprintable() else ""
+    if holder == str(os.getpid()):
+        return "open in this process already; close it, or open this one for reading"
+    where = f"open in another process ({holder or 'unknown'})"
+    if not use or not holder:
+        return f"{where}; close it, or open this one for reading"
+    return (
+        f"{where}, {use}: ask it there, as agents and icp do, or end it (kill {holder}); or open this one for reading"
+    )

@@ -71,6 +71,12 @@ class Core:
         found = host if isinstance(host, DurableHost) else self._read_host
         return None if found is None else found.directory
 
+    def _say_use(self, use: str) -> None:
+        """Have others who want the state directory told what it is used for; nobody else can want a state in memory."""
+        host = self._host
+        if isinstance(host, DurableHost):
+            host.directory.locks.tell(use)
+
     @property
     def _state(self) -> SubnetState:
         return self._world.state
