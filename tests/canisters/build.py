@@ -239,19 +239,22 @@ def rust_flags() -> str:
 
 def rust_module(recipe: Recipe) -> bytes:
     """A Rust canister of the workspace ``rust``, with the toolchain that its ``rust-toolchain.toml`` names."""
-    workspace, target = HERE / "rust", "wasm32-unknown-unknown"
+    return rust_build(recipe, HERE / "rust")
+
+
+def rust_alone_module(recipe: Recipe) -> bytes:
+    """A Rust canister with a workspace of its own."""
+    return rust_build(recipe, HERE / recipe.source, f"--remap-path-prefix={HERE / recipe.source}=canisters")
+
+
+def rust_build(recipe: Recipe, workspace: Path, *flags: str) -> bytes:
+    """A package of a workspace, built by cargo with more flags."""
+    target = "wasm32-unknown-unknown"
     run("rustup", "toolchain", "install", cwd=workspace)
     run("cargo", "fetch", "--locked", "--target", target, cwd=workspace)
-    arguments = ("--locked", "--release", "--target", target, "--target-dir", WORK / "target")
-    run(
-        "cargo",
-        "build",
-        *arguments,
-        "--package",
-        recipe.name,
-        cwd=workspace,
-        env={"CARGO_ENCODED_RUSTFLAGS": rust_flags()},
-    )
+    arguments = ("--locked", "--release", "--target", target, "--target-dir", WORK / "target", "--package", recipe.name)
+    env = {"CARGO_ENCODED_RUSTFLAGS": "\x1f".join([rust_flags(), *flags])}
+    run("cargo", "build", *arguments, cwd=workspace, env=env)
     return (WORK / "target" / target / "release" / f"{recipe.name}.wasm").read_bytes()
 
 
@@ -406,6 +409,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("memories_rust_2", "rust", "rust/memories/two", rust_module, *TWO),
     Recipe("two_memories_c", "merged", "c/second.c", merged_module, ONE[0]),
     Recipe("two_memories_wat", "wat", "wat/two_memories.wat", wat_module, ONE[0]),
+    Recipe("assets", "rust", "rust_assets", rust_alone_module),
     Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
     Recipe("wasi_go", "go", "go", go_module, *WASI),
     Recipe("wasi_cpp", "emscripten", "cpp/wasi.cpp", emscripten_module, *WASI),
