@@ -6,13 +6,33 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import pytest
 
-from perdure import Subnet
+from perdure import Principal, Subnet
+from perdure.candid import encode, parse_values
 from perdure.gateway import Server
+from perdure.kit import call, canister, nat64, update
+
+
+@canister(name="tests:Endless")
+class Endless:
+    """Never answers, and always has something to do."""
+
+    @update
+    def step(self) -> nat64:
+        """One step."""
+        return nat64(1)
+
+    @update
+    async def loop(self, own: Principal) -> nat64:
+        """All steps there are."""
+        while True:
+            await call(own, "step", signature="() -> (nat64)")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +88,26 @@ def test_it_ends_and_the_subnet_goes_on():
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(f"{url}/api/v2/status")
         subnet.create_canister()
+
+
+def test_who_waits_when_it_ends_is_sent_polling(agents):
+    with Subnet() as subnet:
+        endless = subnet.install(Endless)
+        arg = encode(*parse_values(f'(principal "{endless.id}")'))
+        about = {"request_type": "call", "canister_id": endless.id.raw_bytes, "method_name": "loop", "arg": arg}
+        server = Server(subnet)
+        server.start()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            body = agents.signed(about, agents.ANONYMOUS)[1]
+            head = f"POST /api/v4/canister/{endless.id}/call HTTP/1.1\r\nHost: localhost\r\n"
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            while not server.live._answered:
+                time.sleep(0.01)
+            begun = time.monotonic()
+            server.stop()
+            assert time.monotonic() - begun < 4, "it does not wait for what never comes"
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 202 ")
 
 
 def test_who_wants_a_served_state_is_told_where_it_is(tmp_path):
@@ -133,3 +173,32 @@ def test_of_too_many_connections_the_one_that_waits_longest_ends(served, monkeyp
     finally:
         for client in clients:
             client.close()
+
+
+def test_a_connection_that_sends_a_body_makes_room_where_none_is_idle(served, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.connection.MAX_CONNECTIONS", 2)
+    clients = [socket.create_connection(("127.0.0.1", served.port), timeout=30) for _ in range(2)]
+    try:
+        for client in clients:
+            client.sendall(POST + b"Content-Length: 100\r\n\r\nabc")
+            time.sleep(0.05)
+        assert get(served).startswith(b"HTTP/1.1 200 ")
+        with suppress(ConnectionResetError):
+            assert clients[0].recv(1) == b""
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_requests_ahead_of_their_answers_are_few(served):
+    one = b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(one * 9)
+        found = b""
+        while found.count(b"HTTP/1.1 200 ") < 9:
+            found += client.recv(65536)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(one * 1000)
+        with suppress(ConnectionResetError):
+            assert b"".join(iter(lambda: client.recv(65536), b"")).count(b"HTTP/1.1 200 ") < 40
+    assert get(served).startswith(b"HTTP/1.1 200 ")

@@ -51,7 +51,7 @@ def test_a_chain_of_delegations(interface, counter, agents, identities):
         ({"targets": [b"\1"]}, b"is not one of the delegation targets"),
         ({"permissions": "queries"}, b"its permissions are queries"),
         ({"permissions": "some"}, b"expected queries or all"),
-        ({"targets": [b"\1"] * 1001}, b"at most 1000 principals"),
+        ({"targets": [b"\1"] * 1001}, b"1001 parts, expected at most 1000"),
     ],
 )
 def test_delegations_that_do_not_allow_it(interface, counter, agents, identities, fields, words):

@@ -1,6 +1,7 @@
 """What one client may take: bytes and seconds for the head of a request, connections, time to take an answer.
 
-uvicorn's protocol waits for ever for a head that does not end, and takes one of any size.
+uvicorn's protocol waits for ever for a head that does not end, and takes one of any size; of requests that come before
+the answers to others it keeps as many as there are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ __all__ = ["Connection"]
 MAX_CONNECTIONS: Final = 512
 _MAX_HEAD_BYTES: Final = 64 << 10
 _HEAD_SECONDS: Final = 10.0
+_MAX_AHEAD: Final = 16
+"""How many requests of one connection may wait for the answer to an earlier one."""
 _LINGER_SECONDS: Final = 20.0
 """For a client that does not take what was sent to it, after the connection was to end."""
 
@@ -24,25 +27,56 @@ def _refusal(status: bytes, words: bytes) -> bytes:
     return head % (status, len(words)) + words
 
 
+class Waiting:
+    """The connections of a server that have to send something: each kind in the order in which they began to wait."""
+
+    def __init__(self) -> None:
+        self.idle: dict[Connection, None] = {}
+        self.sending: dict[Connection, None] = {}
+        """Those that have begun a request and not ended it."""
+
+    def forget(self, connection: Connection) -> None:
+        """It does not wait any more."""
+        self.idle.pop(connection, None)
+        self.sending.pop(connection, None)
+
+    def end_oldest(self, connections: set[Any]) -> None:
+        """Make room for another one."""
+        oldest = next(iter(self.idle), None) or next(iter(self.sending), None)
+        if oldest is not None:
+            self.forget(oldest)
+            connections.discard(oldest)  # it hears of its end later
+            oldest.transport.abort()
+
+
 @final
 class Connection(HttpToolsProtocol):
-    """uvicorn's, with limits."""
+    """uvicorn's, with limits.
+
+    Args:
+        waiting: of this server.
+        others: what uvicorn gives its protocols.
+    """
 
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
-    _since = 0.0
+
+    def __init__(self, *, waiting: Waiting, **others: Any) -> None:
+        super().__init__(**others)
+        self._waiting = waiting
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take a connection; where there are too many, the one that has been without a request for longest ends."""
-        self._since = self.loop.time()
         if len(self.connections) >= MAX_CONNECTIONS:
-            _end_oldest(self.connections)
+            self._waiting.end_oldest(self.connections)
         super().connection_made(transport)
+        self._waiting.idle[self] = None
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._stop_awaiting()
+        self._waiting.forget(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -62,6 +96,11 @@ class Connection(HttpToolsProtocol):
         self._stop_awaiting()
         if self.url[:1] != b"/" and self.url != b"*":
             raise ValueError("a target that is no path")
+        if len(self.pipeline) >= _MAX_AHEAD:
+            self.transport.abort()
+            raise ValueError("too many requests ahead of their answers")
+        self._waiting.idle.pop(self, None)
+        self._waiting.sending[self] = None
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -72,18 +111,20 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """What comes next is another head."""
         self._head_bytes = 0
+        self._waiting.sending.pop(self, None)
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, unless it has come already."""
+        if not self.pipeline and not self.transport.is_closing():
+            self._waiting.idle[self] = None
+        super().on_response_complete()
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered."""
         cycle: Any = self.cycle  # `None` before the first request
         return cycle is not None and not cycle.response_complete
-
-    @property
-    def idle_since(self) -> float:
-        """When it began, in the loop's time; infinite: it is busy."""
-        return float("inf") if self.is_busy else self._since
 
     def timeout_keep_alive_handler(self) -> None:
         """End it after a pause between requests."""
@@ -111,9 +152,3 @@ class Connection(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
-
-
-def _end_oldest(connections: set[Any]) -> None:
-    oldest = min(connections, key=lambda one: one.idle_since)
-    if oldest.idle_since != float("inf"):
-        oldest.transport.abort()

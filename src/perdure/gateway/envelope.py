@@ -18,8 +18,14 @@ MARK: Final = bytes.fromhex("d9d9f7")
 """Tag 55,799: what follows is CBOR."""
 
 _MAX_DEPTH: Final = 16
-_MAX_ITEMS: Final = 1 << 18
-"""A thousand paths of 127 labels, and as much again."""
+_MAX_ITEMS: Final = 1 << 12
+_MAX_SHORT: Final = 1 << 15
+"""Of items, and of short byte strings in arrays, which cost a fifth. A request has a thousand paths at most, or twenty
+delegations with a thousand targets each; to read more would keep others waiting."""
+_MAX_PARTS: Final = 1000
+"""Of an array or map."""
+_MAX_LABELS: Final = 5000
+"""A thousand paths as deep as paths are."""
 _BIGNUM: Final = 2
 _INDEFINITE: Final = 31
 _BREAK: Final = 0xFF
@@ -44,21 +50,22 @@ class _Reader:
     A general decoder also makes dates, patterns, fractions and cycles of what anybody may send.
     """
 
-    __slots__ = ("at", "data", "items", "key")
+    __slots__ = ("at", "data", "items", "key", "max_depth", "short")
 
-    def __init__(self, data: bytes, key: type) -> None:
+    def __init__(self, data: bytes, key: type, max_depth: int) -> None:
         self.data = data
         self.key = key
+        self.max_depth = max_depth
         self.at = 0
-        self.items = 0
+        self.items = self.short = 0
 
     def value(self, depth: int = 0) -> Any:
         data = self.data
         first = data[self.at]
         self.at += 1
         self.items += 1
-        if depth > _MAX_DEPTH or self.items > _MAX_ITEMS:
-            raise ValueError(f"more than {_MAX_DEPTH} levels or {_MAX_ITEMS} items")
+        if depth > self.max_depth or self.items > _MAX_ITEMS:
+            raise ValueError(f"more than {self.max_depth} levels or {_MAX_ITEMS} items")
         return _KINDS[first >> 5](self, first & 31, depth)
 
     def number(self, small: int, depth: int = 0) -> int:
@@ -98,17 +105,36 @@ class _Reader:
         return parts
 
     def array(self, small: int, depth: int) -> list[Any]:
-        if small != _INDEFINITE:
-            return [self.value(depth + 1) for _ in range(self.number(small))]
-        found = []
-        while self.data[self.at] != _BREAK:
-            found.append(self.value(depth + 1))
-        self.at += 1
+        found: list[Any] = []
+        data = self.data
+        if small == _INDEFINITE:
+            while data[self.at] != _BREAK:
+                found.append(self.value(depth + 1))
+            self.at += 1
+            return found
+        for _ in range(self.count(small)):
+            first = data[self.at]
+            if 0x40 <= first < 0x58:  # a short byte string, as all labels and principals are
+                start, self.at = self.at + 1, self.at + first - 0x3F
+                if self.at > len(data):
+                    raise IndexError
+                found.append(data[start : self.at])
+            else:
+                found.append(self.value(depth + 1))
+        self.short += len(found)
+        if self.short > _MAX_SHORT:
+            raise ValueError(f"more than {_MAX_SHORT} parts of arrays")
         return found
+
+    def count(self, small: int) -> int:
+        count = self.number(small)
+        if count > _MAX_PARTS:
+            raise ValueError(f"an array or map of {count} parts, expected at most {_MAX_PARTS}")
+        return count
 
     def map(self, small: int, depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
-        left = -1 if small == _INDEFINITE else self.number(small)
+        left = -1 if small == _INDEFINITE else self.count(small)
         while left:
             if left < 0 and self.data[self.at] == _BREAK:
                 self.at += 1
@@ -148,17 +174,18 @@ _KINDS: Final[tuple[Callable[[_Reader, int, int], Any], ...]] = (
 )
 
 
-def decode_cbor(data: bytes, *, key: type = str) -> Any:
+def decode_cbor(data: bytes, *, key: type = str, max_depth: int = _MAX_DEPTH) -> Any:
     """The value of one item, marked as CBOR or not, and nothing behind it.
 
     Args:
         data: the item.
         key: what all maps have for keys.
+        max_depth: how deep one part may be in others.
 
     Raises:
         ValueError: it is none, or has what the interface does not have.
     """
-    reader = _Reader(data, key)
+    reader = _Reader(data, key, max_depth)
     reader.at = len(MARK) if data.startswith(MARK) else 0
     try:
         found = reader.value()
@@ -228,13 +255,17 @@ _NONCE: Final = _Field(bytes, lambda it: len(it) <= 32, "at most 32 bytes", opti
 _INFO: Final = _Field(dict, lambda it: True, "a map", optional=True)
 _PATHS: Final = _Field(
     list,
-    lambda it: len(it) <= 1000 and all(type(p) is list and len(p) <= 127 and set(map(type, p)) <= {bytes} for p in it),
-    "at most 1000 paths of at most 127 labels",
+    lambda it: (
+        len(it) <= _MAX_PARTS
+        and all(type(p) is list and len(p) <= 127 and set(map(type, p)) <= {bytes} for p in it)
+        and sum(map(len, it)) <= _MAX_LABELS
+    ),
+    f"at most {_MAX_PARTS} paths of at most 127 labels, and {_MAX_LABELS} labels",
 )
 _TARGETS: Final = _Field(
     list,
-    lambda it: len(it) <= 1000 and all(type(one) is bytes and len(one) <= MAX_PRINCIPAL_BYTES for one in it),
-    "at most 1000 principals",
+    lambda it: len(it) <= _MAX_PARTS and all(type(one) is bytes and len(one) <= MAX_PRINCIPAL_BYTES for one in it),
+    f"at most {_MAX_PARTS} principals",
     optional=True,
 )
 _COMMON: Final = {"sender": _PRINCIPAL, "ingress_expiry": _NAT, "nonce": _NONCE}

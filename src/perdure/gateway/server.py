@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,7 +25,7 @@ from perdure.subnet.subnet import Subnet
 try:
     import uvicorn
 
-    from perdure.gateway.connection import MAX_CONNECTIONS, Connection
+    from perdure.gateway.connection import MAX_CONNECTIONS, Connection, Waiting
     from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, HttpInterface, Pending, Request, Response
     from perdure.gateway.site import Site
     from perdure.gateway.workers import Workers
@@ -38,10 +39,15 @@ MAX_BODY_BYTES: Final = 5 << 20
 """As the replica's: two megabytes of argument, and room for what is around it."""
 _BODY_SECONDS: Final = 60.0
 _MAX_HELD_BYTES: Final = 64 << 20
+_SMALL_BYTES: Final = 16 << 10
+_BYTES_A_SECOND: Final = 48 << 20
+_BYTES_AT_ONCE: Final = 32 << 20
+"""How fast larger bodies are taken: who sends them without a pause is slowed down before small requests are."""
 _THREADS: Final = 16
 _THREADS_OF_ONE: Final = 6
 _THREADS_OF_PAGES: Final = 4
-_BACKLOG: Final = 512
+_BACKLOG: Final = 128
+"""Also how many connections are taken at once, while those that are there wait."""
 
 Scope = dict[str, Any]
 Handler = Callable[["Request"], "Response | Pending"]
@@ -128,7 +134,8 @@ class Server:
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",
-            http=Connection,
+            http=partial(Connection, waiting=Waiting()),  # type: ignore[arg-type]  # it is called, and nothing else
+            backlog=_BACKLOG,
             log_level="error",
             limit_concurrency=MAX_CONNECTIONS + 8,
             loop="asyncio",
@@ -167,6 +174,7 @@ class Server:
         """Take no more connections, answer what has been asked, for some seconds, and end."""
         if self._uvicorn is not None and self._thread is not None:
             self._uvicorn.should_exit = True
+            self.live.end_waiting()  # who does is sent polling
             self._thread.join()
         self._workers.stop()
         self._answers.stop()
@@ -254,6 +262,17 @@ class _Bodies:
 
     def __init__(self) -> None:
         self._held_bytes = 0
+        self._left_bytes = float(_BYTES_AT_ONCE)
+        self._filled_at = 0.0
+
+    async def _spend(self, size_bytes: int) -> None:
+        """Wait until so many bytes may be taken."""
+        now = time.monotonic()
+        more = (now - self._filled_at) * _BYTES_A_SECOND
+        self._left_bytes = min(_BYTES_AT_ONCE, self._left_bytes + more) - size_bytes
+        self._filled_at = now
+        if self._left_bytes < 0:
+            await asyncio.sleep(-self._left_bytes / _BYTES_A_SECOND)
 
     async def read(
         self, receive: Callable[[], Any], headers: dict[str, str], most_bytes: int = MAX_BODY_BYTES
@@ -265,6 +284,8 @@ class _Bodies:
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
+            if len(body) > _SMALL_BYTES:
+                await self._spend(len(body))
             return body if len(body) <= most_bytes else _too_large()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
@@ -285,6 +306,7 @@ class _Bodies:
                     words = b"too many large requests are on their way: try again\n"
                     return Response(503, words, headers=(*CORS, ("connection", "close")))
                 parts.append(part)
+                await self._spend(len(part))
                 if not message.get("more_body"):
                     return b"".join(parts)
                 message = await receive()

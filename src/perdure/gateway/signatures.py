@@ -43,6 +43,8 @@ _ES256, _EDDSA, _RS256 = -7, -8, -257
 _MAX_RSA_BITS: Final = 8192
 """Verification by a longer key takes longer than everything else."""
 _MAX_KEY_BYTES: Final = 2048
+_MAX_TREE_DEPTH: Final = 128
+"""Of the tree in a canister's signature: forks of many thousand labels, and of as many signatures."""
 _KEYS: Final = 4096
 """How many keys, and signatures, are remembered."""
 
@@ -153,7 +155,7 @@ def _canister(content: bytes, root_key_der: bytes) -> _Verify:
         raise ValueError("no canister's id")
 
     def verify(signature: bytes, payload: bytes) -> None:
-        parts = decode_cbor(signature)
+        parts = decode_cbor(signature, max_depth=_MAX_TREE_DEPTH)
         certificate, tree = Certificate.decode(parts["certificate"]), decode_node(parts["tree"])
         if lookup((b"sig", sha256(seed).digest(), sha256(payload).digest()), tree) != b"":
             raise _No("the canister's tree does not have it")

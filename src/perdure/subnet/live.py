@@ -103,6 +103,7 @@ class Live:
         self._beat_at = 0.0
         self._wake = threading.Event()
         self._stopped: bool = False
+        self._is_ending = False
         self._answered: dict[bytes, list[Callable[[], object]]] = {}
         self._asking: set[int] = set()
         """Outcalls for which a thread is asking."""
@@ -118,10 +119,15 @@ class Live:
         self._run_alone(lambda _: None)
         self._thread.start()
 
+    def end_waiting(self) -> None:
+        """Let nobody wait for an answer any more, because all ends soon; who waits is told."""
+        self._is_ending = True
+        self._wake.set()
+
     def stop(self) -> None:
         """End after the round that is under way; the subnet stays open."""
         self._stopped = True
-        self._wake.set()
+        self.end_waiting()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -241,7 +247,7 @@ class Live:
         with self.subnet._gate.lock:
             state = self.subnet._state
             asked = list(self._answered)
-            done = [one for one in asked if self._stopped or one not in state.ingress.callees]
+            done = [one for one in asked if self._is_ending or one not in state.ingress.callees]
         with self._lock:
             listeners = [tell for request_id in done for tell in self._answered.pop(request_id, ())]
         for tell in listeners:
