@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from perdure.execution.identity import root_key
+from perdure.gateway.envelope import Refusal
+from perdure.gateway.signatures import Verifier
 
 KINDS = ("Ed25519", "P-256", "secp256k1", "P-256 device", "Ed25519 device", "RSA device")
 
@@ -90,3 +92,30 @@ def test_keys_that_are_none(interface, counter, agents, identities):
         agent = agents.Agent(interface, identity._replace(key=key))
         _, response = agent.call(counter.id, "inc")
         assert response.status == 400
+
+
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_both_libraries_take_the_same_signatures(agents, monkeypatch, is_fast):
+    asked = []
+    monkeypatch.setattr("perdure.gateway.signatures.is_installed", lambda name: asked.append(name) or is_fast)
+    identity = agents.KINDS["secp256k1"]()
+    verifier = Verifier(b"")
+    signature = identity.sign(b"said")
+    r, s = signature[:32], int.from_bytes(signature[32:], "big")
+    for good in (s, ORDER - s):
+        verifier._verify("it", identity.key, r + good.to_bytes(32, "big"), b"said")
+    for bad in (0, ORDER, s ^ 1, (1 << 256) - 1):
+        with pytest.raises(Refusal, match="Invalid signature"):
+            verifier._verify("it", identity.key, r + bad.to_bytes(32, "big"), b"said")
+    for other in (bytes(32), ORDER.to_bytes(32, "big"), b"\xff" * 32):
+        with pytest.raises(Refusal, match="Invalid signature"):
+            verifier._verify("it", identity.key, other + signature[32:], b"said")
+    for short in (b"", signature[:-1], signature + b"0"):
+        with pytest.raises(Refusal, match="expected 64"):
+            verifier._verify("it", identity.key, short, b"said")
+    with pytest.raises(Refusal, match="Invalid signature"):
+        verifier._verify("it", identity.key, signature, b"not said")
+    assert asked == ["coincurve"]
