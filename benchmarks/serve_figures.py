@@ -20,10 +20,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import cbor2
 
 from figures import Table, main
 from perdure import Principal, Subnet
@@ -250,22 +252,25 @@ def start(table: Table) -> None:
 
 
 def garbage(table: Table, seconds: float) -> None:
-    """An honest client's median while somebody sends what cannot be, as fast as it goes."""
-    with served() as (port, canister, _):
-        idle = _median_ms(port, canister, 50)
-        ended = threading.Event()
-        flood = [threading.Thread(target=_flood, args=(port, number, ended)) for number in range(4)]
-        for thread in flood:
-            thread.start()
-        time.sleep(0.3)
-        until, found = time.perf_counter() + seconds, []
-        while time.perf_counter() < until:
-            found.append(_median_ms(port, canister, 5))
-        ended.set()
-        for thread in flood:
-            thread.join()
-        table.add("an honest query, idle", idle, "ms")
-        table.add("an honest query beside garbage / idle", statistics.median(found) / idle, "ratio", 10)
+    """An honest client's median while somebody sends what cannot be, as fast as it goes: of each kind, and all."""
+    for name, flood in FLOODS.items():
+        with served() as (port, canister, pid):
+            idle = _median_ms(port, canister, 50)
+            ended = threading.Event()
+            threads = [threading.Thread(target=_until, args=(ended, flood, port, number)) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3)
+            until, found = time.perf_counter() + seconds, []
+            while time.perf_counter() < until:
+                found.append(_median_ms(port, canister, 5))
+            status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+            ended.set()
+            for thread in threads:
+                thread.join()
+            table.add(f"an honest query, idle, before {name}", idle, "ms")
+            table.add(f"an honest query beside {name} / idle", statistics.median(found) / idle, "ratio", 10)
+            table.add(f"resident beside {name}", int(status.split("VmRSS:")[1].split()[0]) / 1024, "MiB")
 
 
 def _median_ms(port: int, canister: Principal, count: int) -> float:
@@ -280,17 +285,73 @@ def _median_ms(port: int, canister: Principal, count: int) -> float:
     return statistics.median(found)
 
 
-def _flood(port: int, number: int, ended: threading.Event) -> None:
-    bodies = (os.urandom(1000), b"\x9b" + bytes(4 << 20), b"\xd9\xd9\xf7\xa0", b"\x81" * 100_000)
-    request = http_request("/api/v4/canister/aaaaa-aa/call", bodies[number])
+Flood = Callable[[int, int, threading.Event], None]
+
+
+def _until(ended: threading.Event, flood: Flood, port: int, number: int) -> None:
     while not ended.is_set():
         try:
-            with socket.create_connection(("127.0.0.1", port)) as client:
-                for _ in range(20):
-                    client.sendall(request)
-                    client.recv(1 << 16)
+            flood(port, number, ended)
         except OSError:
             continue
+
+
+def _bodies(*bodies: bytes, path: str = "/api/v4/canister/aaaaa-aa/call") -> Flood:
+    """Requests with a body each, of four connections each its own if there are four."""
+    todo = [http_request(path, body) for body in bodies]
+
+    def flood(port: int, number: int, ended: threading.Event) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            while not ended.is_set():
+                client.sendall(todo[number % len(todo)])
+                if not client.recv(1 << 16):
+                    return
+
+    return flood
+
+
+def _ahead(port: int, number: int, ended: threading.Event) -> None:
+    """Requests whose answers nobody reads."""
+    with socket.create_connection(("127.0.0.1", port), timeout=3) as client:
+        while not ended.is_set():
+            client.sendall(b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+
+
+def _idle(port: int, number: int, ended: threading.Event) -> None:
+    """Connections that send nothing."""
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        ended.wait(0.5)
+
+
+def _slowly(port: int, number: int, ended: threading.Event) -> None:
+    """Bodies of which a megabyte comes at once, and then a byte now and again."""
+    head = b"POST /api/v4/canister/aaaaa-aa/call HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(30)]
+        for client in clients:
+            client.sendall(head + bytes(1_000_000))
+        for _ in range(10):
+            for client in clients:
+                client.sendall(b"x")
+            ended.wait(0.2)
+
+
+def _paths() -> bytes:
+    content = {"request_type": "read_state", "sender": b"\4", "ingress_expiry": 1, "paths": [[b"x" * 20] * 127] * 1000}
+    return cbor2.dumps({"content": content})
+
+
+FLOODS: dict[str, Flood] = {
+    "garbage": _bodies(os.urandom(1000), b"\x9b" + bytes(4 << 20), b"\xd9\xd9\xf7\xa0", b"\x81" * 100_000),
+    "nested CBOR of 5 MB": _bodies(b"\x81" * 5_000_000),
+    "wide CBOR of 4 MB": _bodies(b"\xa1\x67content\x9f" + bytes(4_000_000)),
+    "a thousand long paths": _bodies(_paths(), path="/api/v3/canister/aaaaa-aa/read_state"),
+    "requests ahead of answers": _ahead,
+    "idle connections": _idle,
+    "slow bodies": _slowly,
+}
 
 
 def measure(quick: bool) -> Table:
@@ -299,7 +360,7 @@ def measure(quick: bool) -> Table:
     throughput(table, 800 if quick else 8000)
     in_process(table, 500 if quick else 5000)
     start(table)
-    garbage(table, 3 if quick else 20)
+    garbage(table, 2 if quick else 20)
     return table
 
 

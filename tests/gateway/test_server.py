@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ import pytest
 from perdure import Principal, Subnet
 from perdure.candid import encode, parse_values
 from perdure.gateway import Server
+from perdure.gateway.connection import Connection
 from perdure.kit import call, canister, nat64, update
 
 
@@ -190,15 +192,18 @@ def test_a_connection_that_sends_a_body_makes_room_where_none_is_idle(served, mo
             client.close()
 
 
-def test_requests_ahead_of_their_answers_are_few(served):
+def test_requests_ahead_of_their_answers_are_read_as_they_are_answered(served, monkeypatch):
+    seen = []
+    check = Connection._check_head
+    monkeypatch.setattr(Connection, "_check_head", lambda self: (seen.append(len(self.pipeline)), check(self)))
     one = b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
-        client.sendall(one * 9)
-        found = b""
-        while found.count(b"HTTP/1.1 200 ") < 9:
-            found += client.recv(65536)
-    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
-        client.sendall(one * 1000)
-        with suppress(ConnectionResetError):
-            assert b"".join(iter(lambda: client.recv(65536), b"")).count(b"HTTP/1.1 200 ") < 40
+    filled = POST + b"Content-Length: 2000\r\n\r\n" + bytes(2000)
+    for todo in (one * 2000, (filled + one * 3) * 200):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+            threading.Thread(target=client.sendall, args=(todo,), daemon=True).start()
+            found = b""
+            while found.count(b"HTTP/1.1 ") < todo.count(b" HTTP/1.1\r\n"):
+                found += client.recv(1 << 20)
+            assert found.count(b"HTTP/1.1 200 ") == todo.count(b"GET ")
+    assert max(seen) < 400
     assert get(served).startswith(b"HTTP/1.1 200 ")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, final
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["Connection"]
@@ -16,8 +17,10 @@ __all__ = ["Connection"]
 MAX_CONNECTIONS: Final = 512
 _MAX_HEAD_BYTES: Final = 64 << 10
 _HEAD_SECONDS: Final = 10.0
-_MAX_AHEAD: Final = 16
-"""How many requests of one connection may wait for the answer to an earlier one."""
+_MAX_AHEAD: Final = 4
+"""How many requests of one connection are read before an earlier one is answered, or some more: those in one slice."""
+_SLICE_BYTES: Final = 1024
+_BODY_SLICE_BYTES: Final = 16 << 10
 _LINGER_SECONDS: Final = 20.0
 """For a client that does not take what was sent to it, after the connection was to end."""
 
@@ -50,6 +53,18 @@ class Waiting:
 
 
 @final
+class _Flow(FlowControl):
+    """uvicorn's, but that nothing more is read while there is something that has not been parsed."""
+
+    is_held = False
+
+    def resume_reading(self) -> None:
+        """Read, if there is room."""
+        if not self.is_held:
+            super().resume_reading()
+
+
+@final
 class Connection(HttpToolsProtocol):
     """uvicorn's, with limits.
 
@@ -59,6 +74,8 @@ class Connection(HttpToolsProtocol):
     """
 
     _head_bytes = 0
+    _is_in_body = False
+    _unread = b""
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *, waiting: Waiting, **others: Any) -> None:
@@ -70,6 +87,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) >= MAX_CONNECTIONS:
             self._waiting.end_oldest(self.connections)
         super().connection_made(transport)
+        self.flow = self._flow = _Flow(transport)
         self._waiting.idle[self] = None
         self._await_head()
 
@@ -81,9 +99,25 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, as long as the head is not too long."""
-        self._head_bytes += len(data)
-        super().data_received(data)
-        if not self._head_bytes:
+        self._unread += data
+        self._read()
+
+    def _read(self) -> None:
+        """Parse what has come, up to some requests that are not answered; whoever sends more waits."""
+        data, at = self._unread, 0
+        while at < len(data) and len(self.pipeline) < _MAX_AHEAD and not self.transport.is_closing():
+            part = data[at : at + (_BODY_SLICE_BYTES if self._is_in_body else _SLICE_BYTES)]
+            at += len(part)
+            self._head_bytes += len(part)
+            super().data_received(part)
+            self._check_head()
+        self._unread = data[at:]
+        self._flow.is_held = at < len(data)
+        if self._flow.is_held:
+            self._flow.pause_reading()
+
+    def _check_head(self) -> None:
+        if not self._head_bytes or self.transport.is_closing():
             return
         if self._head_bytes > _MAX_HEAD_BYTES and not self.is_busy:
             self._refuse(b"431 Request Header Fields Too Large", b"the head of a request has at most 65536 bytes\n")
@@ -96,9 +130,7 @@ class Connection(HttpToolsProtocol):
         self._stop_awaiting()
         if self.url[:1] != b"/" and self.url != b"*":
             raise ValueError("a target that is no path")
-        if len(self.pipeline) >= _MAX_AHEAD:
-            self.transport.abort()
-            raise ValueError("too many requests ahead of their answers")
+        self._is_in_body = True
         self._waiting.idle.pop(self, None)
         self._waiting.sending[self] = None
         super().on_headers_complete()
@@ -111,6 +143,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """What comes next is another head."""
         self._head_bytes = 0
+        self._is_in_body = False
         self._waiting.sending.pop(self, None)
         super().on_message_complete()
 
@@ -119,6 +152,9 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline and not self.transport.is_closing():
             self._waiting.idle[self] = None
         super().on_response_complete()
+        if self._unread:
+            self._read()
+            self._flow.resume_reading()
 
     @property
     def is_busy(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib import metadata
 from typing import Any, Final, NamedTuple, final
@@ -138,7 +138,7 @@ class HttpInterface:
         if path == "/api/v2/status":
             if request.method not in {"GET", "HEAD", "OPTIONS"}:
                 return Response(405, b"GET is expected here", headers=(("allow", "GET, HEAD, OPTIONS"),))
-            return Response(204, headers=_PREFLIGHT[1:]) if request.method == "OPTIONS" else self._status()
+            return Response(204, headers=_PREFLIGHT[1:]) if request.method == "OPTIONS" else self._status
         match path.split("/"):
             case ["", "api", version, scope, text, verb] if version in _ROUTES.get((scope, verb), _NOWHERE).versions:
                 if request.method == "OPTIONS":
@@ -148,6 +148,7 @@ class HttpInterface:
                 return _ROUTES[scope, verb].act(self, _Place(version, scope, _principal(text)), request.body)
         raise Refusal(f"there is nothing at {path[:200]}: see /api/v2/status", 404)
 
+    @cached_property
     def _status(self) -> Response:
         return _cbor(
             {
