@@ -182,7 +182,7 @@ TESTED_WITH = {
     "cli/test_canister.py": "cli: argument canister.* state terminal units",
     "cli/test_commands.py": "cli: demo instrument run; demo: *",
     "cli/test_stable.py": "cli: stable.*",
-    "data/test_tables.py": "data: *; inspection: model_check",
+    "data/test_tables.py": "data: *; inspection: model_check model_views",
     "embedder/test_engine.py": "embedder: bindings c_host code creator facts global_values header host module settings",
     "embedder/test_instance.py": "embedder: machine store turns",
     "embedder/test_memory.py": "embedder: mapping pagemap",

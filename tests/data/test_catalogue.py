@@ -241,3 +241,25 @@ def test_a_diff_tells_what_becomes_of_models(dump, tmp_path):
     found = {one["name"]: one for one in json.loads(run("diff", path, later, "--json")[1])}
     assert [one["verdict"] for one in found["catalogue"]["models"]] == ["one way", "one way"]
     assert "models" not in found["users_by_city"]
+
+
+def test_rows_whose_columns_are_apart_are_a_view(tmp_path):
+    memory = BytesMemory()
+    store = Store(MemoryManager.create(memory, bucket_wasm_pages=1).get)
+    users = Table.declare(store, "users", User, table(key="id", index=["city"], storage="columns"))
+    users.update([User(7, "Ada", "Zug"), User(9, "Bob")])
+    Table.declare(store, "whole", User, table(key="id"))
+    path = tmp_path / "dump.bin"
+    path.write_bytes(memory.data)
+    code, text = run("query", path, "select * from users_rows order by id desc", "--json")
+    assert (code, json.loads(text)) == (
+        0,
+        [{"id": 9, "name": "Bob", "city": None}, {"id": 7, "name": "Ada", "city": "Zug"}],
+    )
+    assert json.loads(run("query", path, "select name from users_rows where id = 7", "--json")[1]) == [{"name": "Ada"}]
+    for statement in ("select * from whole_rows", "delete from users_rows", "drop view users_rows"):
+        assert run("query", path, statement)[0] != 0
+    schema = tmp_path / "stable.yaml"
+    schema.write_text("memories: {253: {name: mine, kind: btreemap, key: raw, value: raw}}")
+    assert run("query", path, "select * from mine", "--schema", schema)[0] == 0
+    assert run("query", path, "select * from users_rows", "--schema", schema)[0] != 0

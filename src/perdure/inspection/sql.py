@@ -9,11 +9,12 @@ Each table has two more columns that ``select *`` leaves out: ``_key`` and ``_va
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import MalformedError, PerdureError
 from perdure.inspection.find import KINDS, Inventory, Structure
+from perdure.inspection.model_views import row_views
 from perdure.inspection.rows import Bound, Entry, Rows, open_table
 from perdure.inspection.sqlite import Database, attached, connect_beside, databases, open_database, quoted
 from perdure.inspection.variables import VariableTable
@@ -52,10 +53,10 @@ def open_tables(inventory: Inventory, schema: Schema | None = None) -> tuple[lis
 def connect(inventory: Inventory, schema: Schema | None = None, *, limits: Limits | None = None) -> apsw.Connection:
     """A connection to a database whose tables are the structures, with the databases of SQLite that were found.
 
-    Motoko's stable variables are tables too.
+    Motoko's stable variables are tables too, and rows of data models whose columns are apart are views.
     """
     tables, variables = open_tables(inventory, schema)[0], inventory.variables.tables()
-    return connect_all(tables, databases(inventory), variables, limits)[0]
+    return connect_all(tables, databases(inventory), variables, limits, row_views(inventory, tables))[0]
 
 
 def connect_tables(tables: Iterable[Rows]) -> apsw.Connection:
@@ -72,6 +73,7 @@ def connect_all(
     structures: Sequence[Structure],
     variables: Sequence[VariableTable] = (),
     limits: Limits | None = None,
+    views: Mapping[str, str] | None = None,
 ) -> tuple[apsw.Connection, list[Database]]:
     """A connection to structures as tables and to databases, for reading; the databases as they are called in it.
 
@@ -94,7 +96,10 @@ def connect_all(
     for variable in variables:
         if variable.name not in by_name:
             _register(connection, variable)
-    limit(connection, limits or Limits())
+    limit(connection, limits or Limits())  # which empties the temporary schema
+    for name, selection in (views or {}).items():
+        # Of that schema, as views of another one may not use tables that are computed.
+        connection.execute(f"create temp view {quoted(name)} as {selection}")
     only_read(connection)
     return connection, found
 
