@@ -44,7 +44,16 @@ def number(data: bytes) -> int:
 
 
 def test_every_version_is_there() -> None:
-    assert {"v1-busy", "v1-kept", "v1-plain", "v1-python", "v1-python-early", "v1-memories", "v1-range"} <= set(NAMES)
+    assert {
+        "v1-busy",
+        "v1-kept",
+        "v1-plain",
+        "v1-python",
+        "v1-python-early",
+        "v1-memories",
+        "v1-range",
+        "v1-copies",
+    } <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,6 +176,31 @@ def test_memories_of_a_canisters_own_go_on(tmp_path: Path) -> None:
         past = subnet.at(2)
         assert number(past.canister(canister.id).update("add")) == 2
         past.close()
+
+
+def test_copies_go_on(tmp_path: Path) -> None:
+    facts = unpack("v1-copies", tmp_path / "state")
+    with Subnet(tmp_path / "state") as subnet:
+        directory = subnet._host.directory  # type: ignore[union-attr]
+        assert any(len(memory.layout.files) > 1 for memory in directory._committed.memories())
+        one, other = (subnet.canister(Principal.from_text(facts[name])) for name in ("one", "other"))
+
+        def users(canister: Any, name: str = "users") -> tuple[int, bytes]:
+            memory = canister.memories[name]
+            return number(memory.read(8, 8)), memory.read(70_000, 4)
+
+        filled = (bytes(range(1, 256)) * 275)[70_000:70_004]
+        assert (users(one), users(other, "archive")) == ((1, filled), (11, filled))
+        one.load_snapshot(bytes.fromhex(facts["second"]))
+        assert users(one) == (2, filled)
+        one.load_snapshot(bytes.fromhex(facts["first"]))
+        assert users(one) == (0, filled)
+        other.update("add")
+        assert users(other, "archive")[0] == 21
+        for version in range(1, facts["version"]):
+            subnet.at(version).close()  # compared with its hash
+        assert directory.verify() == []
+    assert replay(tmp_path / "state").difference is None
 
 
 @pytest.fixture

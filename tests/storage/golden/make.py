@@ -155,6 +155,30 @@ def memories(path: Path) -> dict[str, Any]:
         return {"canister": str(canister.id), **facts_of(subnet)}
 
 
+def copies(path: Path) -> dict[str, Any]:
+    """Snapshots and a handed memory in layers, in the checkpoint and in the log after it, and all of their history."""
+    modules = MODULES.parent / "modules_memories"
+    with Subnet(path, history=None, seed=b"copies", extensions=["memories"]) as subnet:
+        one, other = (subnet.install(modules / f"memories_c_{number}.wasm") for number in (1, 2))
+        one.memories["users"].grow(31)
+        one.memories["users"].write(0, bytes(range(1, 256)) * 8_000)
+        one.memories["users"].write(8, bytes(8))
+        subnet.checkpoint()
+        first = one.take_snapshot()
+        one.update("add")
+        one.update("give", other.id.raw_bytes)
+        other.update("add")
+        subnet.checkpoint()
+        one.update("add")
+        second = one.take_snapshot()
+        one.load_snapshot(first)
+        one.update("add")
+        facts = {"one": str(one.id), "other": str(other.id), "first": first.hex(), "second": second.hex()}
+        facts |= facts_of(subnet)
+        subnet._host.directory.abandon()  # type: ignore[union-attr]  # with a log
+        return facts
+
+
 def range_(path: Path) -> dict[str, Any]:
     """A subnet whose canisters' ids begin where PocketIC's do, and all of its history."""
     with Subnet(path, history=None, seed=b"range") as subnet:
@@ -170,6 +194,7 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "v1-python": python,
     "v1-memories": memories,
     "v1-range": range_,
+    "v1-copies": copies,
 }
 
 
