@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from built_canisters import load_file
 from test_handing import HEAD, NAMED, PLAIN, crash, give, number, wasm
 
 from perdure import Canister, Subnet
+from perdure.storage import layers
 from perdure.subnet.replay import replay
 
 WASM_PAGES = 32
@@ -197,3 +199,12 @@ def test_a_canister_that_gets_one_and_hands_it_on(tmp_path: Path) -> None:
     checkpoint(subnet)
     assert [other.memories["theirs"].read(8, 1)[0] for other in takers[1:]] == [2, 3, 4, 5, 6]
     assert verify(subnet) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [300, 301])
+def test_at_random(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """The long form is `copies_script.py`."""
+    for name, value in (("_SMALL_BYTES", 0), ("_MAX_PIECES", 6), ("_FOLD_BYTES", 16 * 4096)):
+        monkeypatch.setattr(layers, name, value)
+    load_file(Path(__file__).with_name("copies_script.py")).run(seed, 40)
