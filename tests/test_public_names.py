@@ -35,11 +35,14 @@ def signature(value: object) -> str:
 
 
 def parts(value: type) -> Iterator[str]:
-    """What a class has of its own that is public, with the constructor where it is one's own to call."""
+    """What a class and those that it is made of have that is public, with the constructor where one calls it."""
     if issubclass(value, enum.Enum):
         yield from (f".{member}" for member in value.__members__)
         return
-    for name, found in sorted(vars(value).items()):
+    made_of = [one for one in reversed(value.__mro__) if one.__module__.startswith("perdure.")]
+    if issubclass(value, BaseException):
+        made_of = [value]
+    for name, found in sorted({name: found for one in made_of for name, found in vars(one).items()}.items()):
         if name.startswith("_"):
             continue
         if isinstance(found, property):

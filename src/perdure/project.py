@@ -23,7 +23,7 @@ from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.ic.principal import Principal
 from perdure.units import CYCLES, DURATIONS, SIZES, parse_amount
 
-__all__ = ["LOCAL", "Project", "ProjectCanister", "ProjectSettings", "check_name"]
+__all__ = ["LOCAL", "Project", "ProjectCanister", "ProjectSettings", "check_name", "interface_beside", "undescribed"]
 
 Said: TypeAlias = Any
 """What YAML or JSON says, whatever that is."""
@@ -113,6 +113,10 @@ class ProjectCanister:
         places = ", ".join(os.path.relpath(path, self.directory) for path in self.modules) or "nothing"
         message = f"no module of canister {self.name!r} in it: build the project first; looked for {places}"
         raise StorageError(message, self.directory)
+
+    def interface(self) -> Path | None:
+        """Its ``.did``, where the project names one that is there."""
+        return self.candid if self.candid is not None and self.candid.is_file() else None
 
     def init_args(self) -> str | bytes | None:
         """Candid text, or bytes, of its init arguments, if the project says any.
@@ -261,11 +265,13 @@ class Project:
         manifest: the file.
         canisters: by name, those that are in trouble too.
         environment: the environment's name.
+        is_described: whether the file is there.
     """
 
     manifest: Path
     canisters: Mapping[str, ProjectCanister]
     environment: str = LOCAL
+    is_described: bool = True
 
     @property
     def directory(self) -> Path:
@@ -285,6 +291,11 @@ class Project:
                 if os.path.lexists(directory / name):  # also what cannot be read: it is not passed over in silence
                     return cls.load(directory / name, environment)
         return None
+
+    @classmethod
+    def without_manifest(cls, directory: Path) -> Project:
+        """A directory without a manifest: no canister is described, each name is that of a module that was built."""
+        return cls(directory / _MANIFESTS[0], {}, is_described=False)
 
     @classmethod
     def load(cls, manifest: Path, environment: str = LOCAL) -> Project:
@@ -309,6 +320,8 @@ class Project:
             KeyError: there is none.
             MalformedError: what the project says of it cannot be read.
         """
+        if not self.is_described:
+            return undescribed(self.directory, name)
         if name not in self.canisters:
             known = ", ".join(self.canisters) or "none"
             raise KeyError(f"{self.manifest.name} has no canister {name!r}, it has {known}")
@@ -496,6 +509,28 @@ def _overridden(canister: ProjectCanister, settings: object, init_args: object) 
 def _cargo_targets(project: Path, package: str) -> list[Path]:
     file = package.replace("-", "_") + ".wasm"
     return [project / f"target/wasm32-{system}/release" / file for system in ("unknown-unknown", "wasip1", "wasi")]
+
+
+# -- without a manifest
+
+
+def undescribed(directory: Path, name: str) -> ProjectCanister:
+    """A canister that no manifest describes, by its name: where the tools leave a module of that name."""
+    check_name(name)
+    modules = [directory / folder / f"{name}.wasm" for folder in (".", "build", "dist", f".dfx/local/canisters/{name}")]
+    return ProjectCanister(name, directory, (*modules[:1], *_cargo_targets(directory, name), *modules[1:]))
+
+
+def interface_beside(module: Path) -> Path | None:
+    """The ``.did`` of a module: beside it, or for one that cargo has built where its package has it."""
+    plain = module.name.removesuffix(".gz").removesuffix(".wasm")
+    names = dict.fromkeys((plain, plain.replace("_", "-")))
+    places = [module.parent / f"{name}.did" for name in names]
+    above = [one.parent for one in module.absolute().parents if one.name == "target"]
+    if above:
+        folders = (".", "src", "candid", *(folder for name in names for folder in (name, f"src/{name}")))
+        places += [above[0] / folder / f"{name}.did" for folder in folders for name in names]
+    return next((one for one in places if one.is_file()), None)
 
 
 # -- dfx.json

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Final
 
-__all__ = ["CYCLES", "DURATIONS", "SIZES", "meant", "parse_amount", "show_bytes", "show_cycles", "show_size"]
+__all__ = ["CYCLES", "DURATIONS", "SIZES", "counted", "meant", "parse_amount", "show_bytes", "show_cycles", "show_size"]
 
 _NUMBER: Final = re.compile(r"([0-9][0-9_]*(?:\.[0-9_]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -54,6 +54,11 @@ def meant(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(name, names, 1)
     return f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(names) or '(none)'}"
+
+
+def counted(number: int, what: str, several: str = "") -> str:
+    """So many of something: ``1 row``, ``2,000 rows``."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
 
 
 def show_bytes(size_bytes: int) -> str:

@@ -1,18 +1,20 @@
 import csv
 import io
+import json
 import re
 import sqlite3
 from contextlib import closing
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from perdure.errors import StorageError
 from perdure.inspection.arrow import to_batch
-from perdure.inspection.export import export_csv, export_parquet, export_sqlite
+from perdure.inspection.export import export_csv, export_duckdb, export_parquet, export_sqlite, export_stream
 from perdure.inspection.find import name_structures
 from perdure.inspection.occupancy import cells, occupancy, to_svg
 from perdure.inspection.rows import open_table
@@ -20,6 +22,7 @@ from perdure.inspection.sql import open_tables
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.stable import types
 from perdure.values.schema import parse_schema
+from perdure.values.show import to_json
 
 
 @pytest.fixture
@@ -42,8 +45,52 @@ def test_sqlite(tables, tmp_path, people):
         assert connection.execute("select value ->> '$.open' from settings").fetchall() == [(1,)]
         assert connection.execute("pragma table_info(balances)").fetchall()[0][5] == 1  # the primary key
         assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+        assert [one[2] for one in connection.execute("pragma table_info(balances)")] == ["TEXT", "INTEGER"]
     with pytest.raises(StorageError, match="exists"):
         export_sqlite(tables.values(), path)
+    assert export_sqlite([tables["ids"]], path, overwrite=True).keys() == {"ids"}
+    with closing(sqlite3.connect(path)) as connection:
+        assert [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")] == [
+            "ids"
+        ]
+
+
+def test_a_column_whose_numbers_sqlite_does_not_have_keeps_their_digits(tmp_path, look, build):
+    data = build.map(types.u64, types.u64, [(1, 5), (2, 2**64 - 1)])
+    schema = parse_schema('memories: {"page:0": {name: m, kind: btreemap, key: u64, value: u64}}')
+    table = open_table(look(data).structures[0], schema)
+    export_sqlite([table], tmp_path / "wide.db")
+    with closing(sqlite3.connect(tmp_path / "wide.db")) as connection:
+        assert [one[2] for one in connection.execute("pragma table_info(memory_page_0)")] == ["INTEGER", ""]
+        found = connection.execute("select value from memory_page_0 order by key").fetchall()
+    assert found == [(5,), (f"{2**64 - 1:039d}",)]
+
+
+def test_a_format_that_holds_one_table_goes_into_a_stream_too(tables):
+    told = []
+    for form in ("csv", "ndjson", "arrow", "parquet"):
+        sink = io.BytesIO()
+        assert export_stream(tables["balances"], sink, form, tell=told.append) == 300
+        assert not sink.closed
+        if form == "ndjson":
+            rows = [json.loads(line) for line in sink.getvalue().splitlines()]
+            assert rows == [{name: to_json(value) for name, value in row.items()} for row in tables["balances"]]
+        if form == "arrow":
+            assert pa.ipc.open_file(sink.getvalue()).read_all().equals(tables["balances"].to_arrow())
+    assert sum(told) == 1200
+
+
+def test_duckdb(tables, tmp_path):
+    path = tmp_path / "all.duckdb"
+    rows = export_duckdb(tables.values(), path)
+    assert rows["balances"] == 300
+    with closing(duckdb.connect(str(path), read_only=True)) as connection:
+        assert {name for (name,) in connection.execute("show tables").fetchall()} == set(tables)
+        assert connection.execute("select sum(value) from balances").fetchall() == [
+            (sum(row["value"] for row in tables["balances"]),)
+        ]
+    with pytest.raises(StorageError, match="exists"):
+        export_duckdb(tables.values(), path)
 
 
 def test_csv(tables, people):

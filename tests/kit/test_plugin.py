@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -49,6 +50,22 @@ def project(pytester, built):
         """,
     )
     return pytester
+
+
+def without_interface(module):
+    """A module, section by section, but for custom ones."""
+    yield module[:8]
+    at = 8
+    while at < len(module):
+        size, shift, end = 0, 0, at + 1
+        while True:
+            byte = module[end]
+            size, shift, end = size | (byte & 127) << shift, shift + 7, end + 1
+            if byte < 128:
+                break
+        if module[at]:
+            yield module[at : end + size]
+        at = end + size
 
 
 def passed(result, count, **others):
@@ -373,7 +390,39 @@ def test_without_a_project(pytester):
     pytester.makepyfile("def test_it(canister):\n    canister('counter')")
     result = pytester.runpytest()
     passed(result, 0, failed=1)
-    result.stdout.fnmatch_lines(["E * LookupError: no icp.yaml or dfx.json in *"])
+    result.stdout.fnmatch_lines(
+        ["E *StorageError: *: no module of canister 'counter' in it: build the project first; *"]
+    )
+
+
+def test_without_a_project_names_are_those_of_modules(pytester, built):
+    module = gzip.decompress(built("ledger").read_bytes())
+    target = pytester.path / "target/wasm32-unknown-unknown/release"
+    target.mkdir(parents=True)
+    (target / "ledger.wasm").write_bytes(b"".join(without_interface(module)))
+    (pytester.path / "ledger.did").write_text(
+        "service : (record { symbol : text; fee : nat; holders : vec record { principal; nat } }) -> "
+        "{ symbol : () -> (text) query }"
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        ARG = '(record { symbol = "TST"; fee = 1 : nat; holders = vec {} })'
+        WASM = "target/wasm32-unknown-unknown/release/ledger.wasm"
+        SHORT = "service : { symbol : () -> (text) query }"
+
+        def test_the_interface_is_the_projects(canister):
+            assert canister("ledger", args=ARG).actor().symbol() == "TST"
+
+        @pytest.mark.canister("marked", wasm=WASM, args=ARG, candid=SHORT)
+        def test_a_marker_gives_one(canister, install):
+            assert list(canister("marked").actor()) == ["symbol"]
+            installed = install(WASM, arg=ARG, candid="ledger.did")
+            assert installed.actor().symbol() == "TST"
+        """
+    )
+    passed(pytester.runpytest(), 2)
 
 
 def test_projects_that_do_not_use_it_load_nothing_of_it(pytester):

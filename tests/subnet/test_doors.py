@@ -10,14 +10,17 @@ import pytest
 
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.doors import DOORS, door
+from perdure.subnet.memories import LiveMemory
 
-FACADE = {"Canister": Canister, "Subnet": Subnet}
+FACADE = {"Canister": Canister, "LiveMemory": LiveMemory, "Subnet": Subnet}
 
 
 @pytest.mark.parametrize("name", DOORS)
 def test_a_door_leads_to_a_function_with_the_parameters_of_its_method(name: str) -> None:
     owner, _, method = name.partition(".")
-    outside = list(inspect.signature(getattr(FACADE[owner], method)).parameters.values())[1:]
+    offered = getattr(FACADE[owner], method)
+    offered = offered.fget if isinstance(offered, property) else offered
+    outside = list(inspect.signature(offered).parameters.values())[1:]
     inside = list(inspect.signature(door(name)).parameters.values())[1:]
     assert [(one.name, one.default, one.kind) for one in outside] == [
         (one.name, one.default, one.kind) for one in inside

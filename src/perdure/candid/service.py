@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, final
+from typing import Final, Literal, final
 
 from perdure.candid.codec import Codec
 from perdure.candid.did import Loader, Program, parse, parse_types
 from perdure.candid.types import Func, Method, Rec, Service, Type, Value, quote, resolve
 from perdure.errors import MalformedError
 
-__all__ = ["ServiceMethod", "ServiceType", "from_program", "load"]
+__all__ = ["OWN", "ServiceMethod", "ServiceType", "from_program", "load"]
+
+OWN: Final = "its "
+"""How the source of what a module says of itself begins."""
 
 Mode = Literal["update", "query", "composite_query", "oneway"]
 
@@ -86,6 +89,7 @@ class ServiceType:
         init: types of the arguments of install and upgrade; ``None`` if the interface does not say.
         names: the type definitions.
         docs: the comment above the service.
+        source: where it is from, in words, as far as that is known.
     """
 
     methods: Mapping[str, ServiceMethod]
@@ -93,6 +97,7 @@ class ServiceType:
     init: tuple[Type, ...] | None = None
     names: Mapping[str, Rec] = field(default_factory=dict)
     docs: str = ""
+    source: str = field(default="", compare=False)
 
     def encode_init(self, args: Sequence[Value]) -> bytes:
         """The message for install or upgrade.

@@ -23,8 +23,10 @@ __all__ = [
     "MODULE",
     "InputFile",
     "argument_options",
+    "asked",
     "encoded",
     "given",
+    "grouped",
     "hosts_with_ports",
     "methods_of",
     "named_file",
@@ -199,11 +201,33 @@ def encoded(method: ServiceMethod | None, argument: str | bytes | None) -> bytes
     if argument is None:
         if method is not None and not all(map(is_nullable, types)):
             listed = ", ".join(brief(resolve(one)) for one in types)
-            raise click.UsageError(f"{method.name} takes ({listed}): pass it, in Candid's text form")
+            said = asked(f"{method.name} takes ({listed})", lambda text: encode(*parse_values(grouped(text), types)))
+            if said is None:
+                raise click.UsageError(f"{method.name} takes ({listed}): pass it, in Candid's text form")
+            return said
         return encode(types, (None,) * len(types))
-    if not argument.lstrip().startswith("("):
-        argument = f"({argument})"
-    return encode(*parse_values(argument, types if method is not None else None))
+    return encode(*parse_values(grouped(argument), types if method is not None else None))
+
+
+def grouped(text: str) -> str:
+    """Candid text with its parentheses."""
+    return text if text.lstrip().startswith("(") else f"({text})"
+
+
+def asked(question: str, read: Callable[[str], R]) -> R | None:
+    """What somebody at a terminal answers, as often as it takes; `None`: nobody is there."""
+    if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    from perdure.errors import PerdureError
+
+    def value(text: str) -> R:
+        try:
+            return read(text)
+        except (PerdureError, ValueError) as error:
+            raise click.UsageError(str(error)) from error
+
+    answer: R = click.prompt(question, value_proc=value, err=True)
+    return answer
 
 
 def methods_of(exports: Iterable[str]) -> frozenset[str]:

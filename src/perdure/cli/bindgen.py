@@ -52,11 +52,13 @@ def _class_name(source: Path) -> str:
 
 
 def _service(source: Path) -> ServiceType:
-    from perdure.subnet.interface import service_of
+    from perdure.subnet.interface import chosen, service_of
+    from perdure.subnet.interfaces import found_interface
 
     if source.suffix == ".did":
         return service_of(str(source), None, source)
     from perdure.embedder import shared_compiler
 
     module = MODULE.convert(source, None, None)  # which says what else it may be
-    return service_of(str(source), shared_compiler().compile(module.read_bytes()))
+    compiled = shared_compiler().compile(module.read_bytes())
+    return service_of(str(source), compiled, chosen(found_interface(module), compiled))

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import click
 
-from perdure.cli.argument import MODULE, encoded, methods_of, named_file, production_key_names
+from perdure.cli.argument import (
+    MODULE,
+    InputFile,
+    asked,
+    encoded,
+    grouped,
+    methods_of,
+    named_file,
+    production_key_names,
+)
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import meant
 
@@ -36,6 +45,7 @@ class _Result(NamedTuple):
 @click.argument("module", type=MODULE)
 @click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
+@click.option("-c", "--candid", type=InputFile(), help="The .did file, of a module that does not have it.")
 @click.option("--wasi", is_flag=True, help="The module is for WASI: replace what it imports.")
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
 @click.option("--extension", "extensions", multiple=True, metavar="NAME", help="Allow what the network does not have.")
@@ -46,6 +56,7 @@ def run(
     module: Path,
     calls: tuple[str, ...],
     init: str,
+    candid: Path | None,
     wasi: bool,
     stub: tuple[str, ...],
     extensions: tuple[str, ...],
@@ -69,7 +80,7 @@ def run(
         perdure run ledger.wasm 'transfer=("alice", 10)'
         perdure run --wasi program.wasm inc
     """  # noqa: D301 - click wants the backspace itself
-    code = module.read_bytes()
+    code: bytes | Path = module if module.is_file() else module.read_bytes()  # a pipe is read once
     if wasi:
         from perdure.cli.instrument import decoded, without_wasi
         from perdure.wasm import encode
@@ -81,7 +92,7 @@ def run(
     results: list[_Result] = []
     show = _Shown(canister, silent=as_json or quiet)
     try:
-        install_module(canister, code, init)
+        install_module(canister, code, init, candid)
         show.installed()
         service = known_service(canister)
         for call in calls:
@@ -105,12 +116,20 @@ def _subnet(extensions: tuple[str, ...], production_key_names: bool) -> Subnet:
         raise click.UsageError(f"--extension: {error}") from error
 
 
-def install_module(canister: Canister, code: bytes, init: str) -> None:
-    """Install a module, with its argument as it is given on a command line."""
+def install_module(canister: Canister, code: bytes | Path, init: str, candid: Path | None = None) -> None:
+    """Install a module, with its argument as it is given on a command line, or by who is asked for it."""
     from perdure.errors import RejectError
+    from perdure.subnet.interface import ArgumentMissingError
+
+    def install(argument: str | bytes | None) -> bool:
+        canister.install(code, argument, candid=candid)
+        return True
 
     try:
-        canister.install(code, argument_of(init))
+        install(argument_of(init))
+    except ArgumentMissingError as error:
+        if asked(f"init takes {error.wanted}", lambda text: install(grouped(text))) is None:
+            raise click.UsageError(f"{error}: pass --init") from error
     except ValueError as error:
         raise click.UsageError(f"{error}: pass --init") from error
     except RejectError as error:

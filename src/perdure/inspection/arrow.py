@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 import pyarrow as pa
 
 from perdure.errors import MalformedError
-from perdure.inspection.rows import Entry, Rows
+from perdure.inspection.rows import Entry, Rows, fitted
 from perdure.inspection.sqlite import DatabaseTable, about_table, quoted
 from perdure.inspection.variables import VariableTable
 from perdure.stable.columns import Column
@@ -19,16 +19,41 @@ from perdure.values.format import Format, decode_as, parts_of
 from perdure.values.show import to_text
 
 __all__ = [
+    "BATCH_ROWS",
+    "AnyTable",
     "batches",
     "database_batches",
     "database_schema",
+    "read_batches",
     "schema_of",
     "to_batch",
+    "to_table",
     "variable_batches",
     "variable_schema",
 ]
 
+AnyTable: TypeAlias = Rows | DatabaseTable | VariableTable
+
+BATCH_ROWS: Final = 1 << 16
 _POSITION: Final = integer(64)
+
+
+def to_table(table: AnyTable) -> Arrow:
+    """The whole table."""
+    schema, pieces = read_batches(table)
+    return pa.Table.from_batches(pieces, schema=schema)
+
+
+def read_batches(table: AnyTable, rows: int = BATCH_ROWS) -> tuple[Arrow, Iterator[Arrow]]:
+    """The schema of a table, and the table in batches of so many rows."""
+    if isinstance(table, VariableTable):
+        described = variable_schema(table)
+        return described, variable_batches(table, described, rows)
+    if isinstance(table, DatabaseTable):
+        described = database_schema(table)
+        return described, database_batches(table, described, rows)
+    table = fitted(table)
+    return schema_of(table), batches(table, rows)
 
 
 def batches(table: Rows, rows: int) -> Iterator[Arrow]:

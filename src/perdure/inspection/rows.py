@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import MalformedError, PerdureError, UnsupportedError
 from perdure.inspection.find import Structure
+from perdure.inspection.looking import Looked
 from perdure.stable import types
 from perdure.stable.btree import BTree
 from perdure.stable.cell import StableCell
@@ -59,8 +60,8 @@ class _Stored:
 
 
 @final
-class Rows:
-    """The entries of one structure.
+class Rows(Looked):
+    """The entries of one structure: iterate over them, each a dict by column, or have them as Arrow, pandas, polars.
 
     Attributes:
         structure: what is read.
@@ -90,6 +91,12 @@ class Rows:
 
     def __len__(self) -> int:
         return self.structure.entries or 0
+
+    def __repr__(self) -> str:
+        return f"<Rows {self.name}: {self.structure.kind} of {len(self):,} entries; {', '.join(self.columns)}>"
+
+    def _tuples(self) -> Iterator[tuple[Value, ...]]:
+        return map(self.decode, self.entries())
 
     def entries(
         self, low: Bound | None = None, high: Bound | None = None, *, reverse: bool = False, values: bool = True

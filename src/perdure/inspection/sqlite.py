@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.inspection.find import Inventory, Structure, find_in_memory
+from perdure.inspection.looking import Looked
 from perdure.memory import Memory, ReadOnlyMemory, check_memory
 from perdure.reading_sql import Limits, limit, only_read, quoted
 from perdure.stable.region import Region
@@ -239,7 +240,7 @@ class Database:
 
 @final
 @dataclass(frozen=True)
-class DatabaseTable:
+class DatabaseTable(Looked):
     """A table of a database.
 
     Attributes:
@@ -281,6 +282,9 @@ class DatabaseTable:
         columns = ", ".join(map(quoted, self.columns))
         sql = f"select {columns} from {self.full_name}{where}{order}"
         return self._read(sql, tuple(ends.values()))
+
+    def _tuples(self) -> Iterator[tuple[Any, ...]]:
+        return self.rows()
 
     def _read(self, sql: str, values: tuple[object, ...]) -> Iterator[tuple[Any, ...]]:
         with about_table(self.name):

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, final
 
 from perdure.errors import UnsupportedError
+from perdure.inspection.looking import Looked
 from perdure.stable.kind import BOOL, BYTES, DOCUMENT, PRINCIPAL, TEXT, UNIT, Kind, integer, option
 from perdure.values.motoko_types import (
     Array,
@@ -93,7 +94,7 @@ NO_VARIABLES: Final = Variables(lambda: None, _nothing)
 
 @final
 @dataclass(frozen=True)
-class VariableTable:
+class VariableTable(Looked):
     """A stable variable as a table.
 
     Attributes:
@@ -180,6 +181,9 @@ class VariableTable:
         numbered = islice(enumerate(_elements(value)), start, stop)
         for position, element in reversed(list(numbered)) if reverse else numbered:
             yield (position, *self._parts(self._element, element))
+
+    def _tuples(self) -> Iterator[tuple[Any, ...]]:
+        return self.rows()
 
     def _parts(self, type_: Type, value: Any) -> tuple[Any, ...]:
         names = self.value_columns

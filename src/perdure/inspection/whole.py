@@ -12,13 +12,21 @@ __all__ = ["whole_file"]
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file that is there at the end whole, or not at all."""
+def whole_file(path: Path, *, overwrite: bool | None = None) -> Iterator[Path]:
+    """Where to write a file that is there at the end whole, or not at all.
+
+    Args:
+        path: of the file.
+        overwrite: one that is there already; `None`: whoever asks for the file cannot say so.
+
+    Raises:
+        StorageError: it is there already, and nobody said that it shall be overwritten; or it cannot be written.
+    """
     if path.is_dir():
         raise StorageError("is a directory, expected the name of a new file", path)
     draft = path.with_name(path.name + ".partial")
-    if path.exists():
-        raise StorageError("exists already", path)
+    if path.exists() and not overwrite:
+        raise StorageError("exists already" if overwrite is None else "exists already: --overwrite replaces it", path)
     try:
         yield draft
         draft.replace(path)

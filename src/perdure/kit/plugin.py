@@ -114,8 +114,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "canister(name, wasm=None, args=None, controllers=(), cycles=None): have a canister of the project, or this "
-        "module, installed before the test; done once a session for all tests with the same markers.",
+        "canister(name, wasm=None, args=None, controllers=(), cycles=None, candid=None): have a canister of the "
+        "project, or this module, installed before the test; done once a session for all tests with the same markers.",
     )
     config.addinivalue_line(
         "markers",
@@ -164,17 +164,11 @@ class Baselines:
 
     @property
     def project(self) -> Project:
-        """The project around the tests.
-
-        Raises:
-            LookupError: there is none.
-        """
+        """The project around the tests; without a manifest one whose canisters have the names of built modules."""
         from perdure.project import Project
 
         if self._project is None:
-            self._project = Project.find(self._root)
-        if self._project is None:
-            raise LookupError(f"no icp.yaml or dfx.json in {self._root} or above")
+            self._project = Project.find(self._root) or Project.without_manifest(self._root)
         return self._project
 
     def prepared(self, markers: list[pytest.Mark]) -> tuple[Subnet, dict[str, Principal]]:
@@ -199,8 +193,18 @@ class Baselines:
         wasm, args = options.pop("wasm", None), options.pop("args", None)
         if wasm is None:
             return name, self.install_named(subnet, ids, name, args, **options)
-        path = self._root / wasm if isinstance(wasm, str) else wasm
-        return name, subnet.install(path, args, **options)
+        return name, subnet.install(self.file(wasm), args, **self.placed(options))
+
+    def file(self, given: Any) -> Any:
+        """What is given as a path, from the directory of pytest's configuration on; anything else as it is."""
+        return self._root / given if isinstance(given, str) else given
+
+    def placed(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of an installation, with the ``.did`` where it is."""
+        candid = options.get("candid")
+        return (
+            {**options, "candid": self.file(candid)} if candid is not None and ":" not in str(candid) else {**options}
+        )
 
     def install_named(
         self, subnet: Subnet, ids: Mapping[str, Principal], name: str, args: Any = None, **options: Any
@@ -215,9 +219,10 @@ class Baselines:
         wasm = described.wasm()
         if args is None:
             args = described.init_args()
-        made = subnet.create_canister(**options)
+        candid = self.placed(options).get("candid") or described.interface()
+        made = subnet.create_canister(**{key: value for key, value in options.items() if key != "candid"})
         configure(subnet, self.project, {**ids, name: made.id}, [name])
-        made.install(wasm, args)
+        made.install(wasm, args, candid=candid)
         return made
 
 
@@ -274,17 +279,19 @@ def served(subnet: Subnet) -> Iterator[str]:
 
 
 @pytest.fixture(scope=_scope)
-def install(subnet: Subnet, pytestconfig: pytest.Config) -> Callable[..., Canister]:
+def install(subnet: Subnet, _perdure_baselines: Baselines) -> Callable[..., Canister]:
     """Installs a module: ``install("build/ledger.wasm", {"symbol": "TST"})``, init arguments as Python values.
 
-    The path is relative to the directory of pytest's configuration. Keywords are those of `Subnet.install`.
+    The path, and that of ``candid="ledger.did"``, are relative to the directory of pytest's configuration. Keywords are
+    those of `Subnet.install`.
     """
 
     def run(wasm: Any, *args: Any, **options: Any) -> Canister:
-        if isinstance(wasm, str):
-            wasm = pytestconfig.rootpath / wasm
         argument = options.pop("arg", None)
-        return subnet.install(wasm, (args or None) if argument is None else argument, **options)
+        options = _perdure_baselines.placed(options)
+        return subnet.install(
+            _perdure_baselines.file(wasm), (args or None) if argument is None else argument, **options
+        )
 
     return run
 
@@ -293,7 +300,10 @@ def install(subnet: Subnet, pytestconfig: pytest.Config) -> Callable[..., Canist
 def canister(
     _perdure_prepared: tuple[Subnet, dict[str, Principal]], _perdure_baselines: Baselines
 ) -> Callable[..., Canister]:
-    """Canisters by name: ``canister("ledger")``, prepared by a marker, else a new one from the project's manifest."""
+    """Canisters by name: ``canister("ledger")``, prepared by a marker, else a new one from the project's manifest.
+
+    Without a manifest the name is that of a module that was built: ``ledger.wasm`` here, or in cargo's target.
+    """
     subnet, ids = _perdure_prepared
 
     def find(name: str, **options: Any) -> Canister:

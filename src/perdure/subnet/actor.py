@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, TypeVar, final
 
 from perdure.candid.into import into
-from perdure.candid.service import ServiceMethod, ServiceType
+from perdure.candid.service import OWN, ServiceMethod, ServiceType
 from perdure.candid.types import Type, Value, is_nullable
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.units import meant
@@ -188,9 +188,18 @@ class Actor:
         return results or None
 
     def __repr__(self) -> str:
-        lines = [f"<actor of {self._canister!r} as {self._sender}"]
+        lines = [f"<actor of {self._called()} as {self._sender}{self._source()}"]
         ordered = sorted(self._service.methods.values(), key=lambda one: (_ORDER.index(one.mode), one.name))
         return "\n  ".join([*lines, *(one.signature for one in ordered)]) + ">"
+
+    def _called(self) -> str:
+        """The canister, for short."""
+        return str(getattr(self._canister, "id", repr(self._canister)))
+
+    def _source(self) -> str:
+        """What says the methods, where it is not the module."""
+        source = self._service.source
+        return f", by {source}" if source and not source.startswith(OWN) else ""
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -198,5 +207,5 @@ class Actor:
             f"<td>{html.escape(one.docs)}</td></tr>"
             for one in sorted(self._service.methods.values(), key=lambda one: (_ORDER.index(one.mode), one.name))
         )
-        title = html.escape(f"{self._canister!r} as {self._sender}")
+        title = html.escape(f"{self._called()} as {self._sender}{self._source()}")
         return f"<table><caption>{title}</caption><tr><th>mode</th><th>method</th><th>about</th></tr>{rows}</table>"

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import Final, final
 
 from perdure.candid.service import ServiceType
 from perdure.candid.types import Value
 from perdure.canister import (
-    CanisterModule,
-    GlobalValue,
-    PageDelta,
     Reject,
     Reply,
-    StateDelta,
 )
 from perdure.embedder.guard import threads
 from perdure.errors import UnsupportedError
-from perdure.execution.effects import commit
-from perdure.execution.execute import clean_instance
 from perdure.execution.journal import Ticket
-from perdure.execution.lifecycle import InstallMode, InstallOptions, drop_memory, install_code
+from perdure.execution.lifecycle import InstallMode, InstallOptions, install_code
 from perdure.execution.messages import Response
 from perdure.execution.query import execute_query
 from perdure.execution.scheduler import (
@@ -33,36 +26,32 @@ from perdure.execution.scheduler import (
     run_hook,
     run_until_answered,
 )
-from perdure.execution.state import CanisterState, LogRecord, Settings
+from perdure.execution.state import Settings
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.storage import Snapshot
 from perdure.subnet import given
 from perdure.subnet.actor import Actor
 from perdure.subnet.changed_code import check_name, check_takeover, take_up
+from perdure.subnet.core import Core, Wasm
 from perdure.subnet.doors import door
-from perdure.subnet.gate import Gate, alone, at_rest
-from perdure.subnet.interface import Argument, asked_interface, init_argument, service_of
-from perdure.subnet.last import LastEntry, last_entry
+from perdure.subnet.gate import alone
+from perdure.subnet.interface import Argument, asked_interface, chosen, init_argument, service_of
 from perdure.subnet.management import (
     MAX_ROUNDS,
-    Status,
     as_error,
     controller_of,
     manage,
     management_service,
-    status_of,
-    status_record,
 )
-from perdure.subnet.memories import LiveMemory, as_they_stand
-from perdure.subnet.residency import ResidentInstance, ResidentModule
+from perdure.subnet.residency import ResidentModule
+from perdure.subnet.seen import Seen
 from perdure.subnet.snapshots import upload, write
-
-if TYPE_CHECKING:
-    import apsw
-from perdure.subnet.core import Core, Wasm
 
 __all__ = ["Canister", "Home"]
 
+
+Candid = str | os.PathLike[str]
+"""An interface: the path of a ``.did`` file, or its text."""
 
 _USUAL_CALL: Final = (bytes, str, Principal, 0)
 """Types of what most calls are made of, and the cycles that go with them: nothing to look at."""
@@ -94,33 +83,20 @@ class Home(Core, ABC):
 
 
 @final
-class Canister:
+class Canister(Seen):
     """A canister of a subnet, for any thread; see `Subnet`.
 
     A handle belongs to its subnet: on a fork, ask ``fork.canister(canister.id)``.
     """
 
-    __slots__ = ("_raw_id", "_subnet", "id")
+    __slots__ = ()
+
+    _subnet: Home  # type: ignore[mutable-override]  # set once
 
     def __init__(self, subnet: Home, canister_id: Principal) -> None:
         self._subnet = subnet
         self.id = canister_id
         self._raw_id = canister_id.raw_bytes
-
-    @property
-    def _state(self) -> CanisterState:
-        return self._subnet._state.canisters[self._raw_id]
-
-    @property
-    def _gate(self) -> Gate:
-        return self._subnet._gate
-
-    @property
-    def _instance(self) -> ResidentInstance:
-        instance = self._state.instance
-        if not isinstance(instance, ResidentInstance):
-            raise ValueError(f"canister {self.id} has no code and so no memories")
-        return instance
 
     # --- messages
 
@@ -278,19 +254,22 @@ class Canister:
         """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""
         if self.id == MANAGEMENT_CANISTER:
             return management_service() if candid is None else service_of("the management canister", None, candid)
-        if candid is None:
+        known = chosen(self._subnet._interfaces.of(self._raw_id), self.module) if candid is None else None
+        if candid is None and known is None:
             candid = asked_interface(self.module, self.query)
-        return service_of(f"canister {self.id}", self.module, candid)
+        return service_of(f"canister {self.id}", self.module, candid or known)
 
     # --- code
 
-    def install(self, wasm: Wasm, arg: Argument | None = None, *, wasi: bool = False) -> None:
+    def install(
+        self, wasm: Wasm, arg: Argument | None = None, *, wasi: bool = False, candid: Candid | None = None
+    ) -> None:
         """Install a module on a canister that has none; arguments as for `Subnet.install`.
 
         Raises:
             RejectError: there is code already, the module is refused, or its start or init code trapped.
         """
-        self._install(InstallOptions(InstallMode.INSTALL), self._subnet._code(wasm, wasi=wasi), arg)
+        self._install(InstallOptions(InstallMode.INSTALL), wasm, arg, wasi=wasi, candid=candid)
 
     def upgrade(
         self,
@@ -300,6 +279,7 @@ class Canister:
         wasm_memory_persistence: str | None = None,
         skip_pre_upgrade: bool = False,
         wasi: bool = False,
+        candid: Candid | None = None,
     ) -> None:
         """Upgrade to a module: stable memory is kept, the heap only with ``wasm_memory_persistence="keep"``.
 
@@ -309,7 +289,7 @@ class Canister:
         if wasm_memory_persistence not in {None, "keep", "replace"}:
             raise ValueError(f"wasm_memory_persistence is 'keep', 'replace' or None, found {wasm_memory_persistence!r}")
         options = InstallOptions(InstallMode.UPGRADE, skip_pre_upgrade, wasm_memory_persistence)
-        self._install(options, self._subnet._code(wasm, wasi=wasi), arg)
+        self._install(options, wasm, arg, wasi=wasi, candid=candid)
 
     def check_upgrade(self, new: Wasm, arg: Argument | None = None, **options: object) -> Value:
         """Rehearse an upgrade on forks, and say whether it is safe; nothing of this canister changes.
@@ -324,18 +304,30 @@ class Canister:
         """
         return door("Canister.check_upgrade")(self, new, arg, **options)
 
-    def reinstall(self, wasm: Wasm, arg: Argument | None = None, *, wasi: bool = False) -> None:
+    def reinstall(
+        self, wasm: Wasm, arg: Argument | None = None, *, wasi: bool = False, candid: Candid | None = None
+    ) -> None:
         """Install a module anew: all memories are lost."""
-        self._install(InstallOptions(InstallMode.REINSTALL), self._subnet._code(wasm, wasi=wasi), arg)
+        self._install(InstallOptions(InstallMode.REINSTALL), wasm, arg, wasi=wasi, candid=candid)
 
     @alone
-    def _install(self, options: InstallOptions, wasm: bytes, arg: Argument | None) -> None:
+    def _install(
+        self,
+        options: InstallOptions,
+        code: Wasm,
+        arg: Argument | None,
+        *,
+        wasi: bool = False,
+        candid: Candid | None = None,
+    ) -> None:
         state, subnet = self._state, self._subnet
+        wasm = subnet._code(code, wasi=wasi)
         module = subnet._compiled(wasm)
+        known = subnet._interface(code, module, candid)
         is_upgrade = options.mode is InstallMode.UPGRADE
         if not is_upgrade:
             check_name(subnet, module, but=self._raw_id)
-        raw_arg = init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade)
+        raw_arg = init_argument(f"the module for {self.id}", module, arg, is_upgrade=is_upgrade, known=known)
         with subnet._transaction(f"{options.mode.value}_code", self._raw_id, raw_arg):
             response = install_code(subnet._world, state, options, wasm, raw_arg, controller_of(state))
             if subnet._state.inputs is not None:
@@ -343,6 +335,7 @@ class Canister:
                 subnet._state.note("code", self._raw_id, mode, *options[1:], module_hash, raw_arg)
         if isinstance(response, Reject):
             raise as_error(response)
+        subnet._interfaces.remember(self._raw_id, known)
 
     # --- life
 
@@ -458,141 +451,3 @@ class Canister:
             result = manage(world, self._state, method, ticket=ticket, **fields)
         subnet._wait()
         return result
-
-    # --- what there is to see
-
-    def _recover(self) -> None:
-        self._subnet._recover()
-
-    @alone
-    def commit_pages(self, name: str, delta: PageDelta, *, kind: str, check: Callable[[], object]) -> None:
-        """Make a change of many pages of a memory one commit.
-
-        Args:
-            name: of the memory.
-            delta: the pages, and how large the memory is then.
-            kind: of the commit, as the history has it.
-            check: called with the subnet to itself; raises where the change must not be made.
-        """
-        check()
-        self._write(name, delta, kind)
-
-    def _write(self, name: str, delta: PageDelta, kind: str = "") -> None:
-        """Make a change of a memory a commit of its own."""
-        state, instance, world = self._state, clean_instance(self._state), self._subnet._world
-        with self._subnet._transaction(kind or f"write_{name}", self._raw_id):
-            world.touch(state)
-            world.made(instance.roll_back)
-            instance.restore(StateDelta({name: delta}))
-            world.state.note("record")
-            commit(world, state, as_they_stand(instance.memories))
-
-    @property
-    def stable(self) -> LiveMemory:
-        """Stable memory. Reads show it as it stands; a write is committed at once."""
-        return self._memory("stable")
-
-    @property
-    def heap(self) -> LiveMemory:
-        """The heap. Reads show it as it stands; a write is committed at once."""
-        return self._memory("heap")
-
-    @property
-    @at_rest
-    def memories(self) -> Mapping[str, LiveMemory]:
-        """All memories by name, ``heap`` and ``stable`` among them."""
-        return {name: self._memory(name) for name in self._instance.memories}
-
-    @alone
-    def _drop_memory(self, name: str) -> None:
-        with self._subnet._transaction(f"drop_{name}", self._raw_id):
-            drop_memory(self._subnet._world, self._state, name)
-            self._subnet._world.state.note("record")
-
-    def _memory(self, name: str) -> LiveMemory:
-        return LiveMemory(self._instance, self, name)
-
-    @property
-    @at_rest
-    def last(self) -> LastEntry | None:
-        """What the last entry took: instructions, cycles, pages, lines printed, time; `None`: there was none."""
-        return last_entry(self._subnet._world, self._state)
-
-    @property
-    def open_call_contexts(self) -> int:
-        """How many calls the canister has begun to answer, and has not answered."""
-        return len(self._state.contexts)
-
-    def sqlite(
-        self,
-        *,
-        write: bool | Literal["unsafe"] = False,
-        at: int | None = None,
-        name: str | None = None,
-        limits: object = None,
-    ) -> apsw.Connection:
-        """A connection of apsw to the SQLite database in stable memory, where it lies (extra ``sql``).
-
-        It shows the state that this handle shows: a fork's handle has connections of its own, and within an anchor what
-        is written is undone at its end. A transaction sees one state; where a message changes the database meanwhile,
-        it ends with `apsw.BusyError`.
-
-        Args:
-            write: each transaction of SQLite becomes one commit of the canister's state, of the kind ``sqlite``. For
-                modules that say that they look again at what others have written; ``"unsafe"``: for others too, within
-                ``subnet.anchor()``.
-            at: a version of the state directory, to read what was.
-            name: the label that ``perdure stable ls`` shows, where there are several databases.
-            limits: `perdure.inspection.Limits`, of time, length and memory.
-
-        Raises:
-            UnsupportedError: there is no database, apsw is missing, or nobody may write now: the module does not say
-                that it looks again, or the canister is within a call.
-        """
-        connection: apsw.Connection = door("Canister.sqlite")(self, write=write, at=at, name=name, limits=limits)
-        return connection
-
-    def stable_variables(self) -> Value:
-        """Motoko's stable variables, by name and type: its runtime gathers them on a fork, then they are read.
-
-        Returns:
-            A `perdure.values.motoko_state.MotokoState`: its `values` are by name.
-
-        Raises:
-            UnsupportedError: it is no canister of Motoko that says its stable types.
-            RejectError: its pre-upgrade hook traps.
-        """
-        return door("Canister.stable_variables")(self)
-
-    @property
-    @at_rest
-    def globals(self) -> tuple[GlobalValue, ...]:
-        """Globals that are mutable or exported, in the network's order."""
-        return self._instance.global_values
-
-    @property
-    def module(self) -> CanisterModule | None:
-        """The code: hash, exported methods, custom sections."""
-        return self._state.module
-
-    def status(self) -> Status:
-        """Facts as ``canister_status`` gives them."""
-        return status_of(self._state)
-
-    def settings(self) -> dict[str, Value]:
-        """The settings, by their names in the interface specification."""
-        settings: dict[str, Value] = status_record(self._subnet._world, self._state)["settings"]
-        return settings
-
-    def logs(self) -> tuple[LogRecord, ...]:
-        """Lines that the canister printed and traps that it ended in, oldest first."""
-        return tuple(self._state.log.records)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Canister) and other._subnet is self._subnet and other._raw_id == self._raw_id
-
-    def __hash__(self) -> int:
-        return hash((id(self._subnet), self._raw_id))
-
-    def __repr__(self) -> str:
-        return f"<Canister {self.id}>"

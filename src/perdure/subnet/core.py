@@ -32,6 +32,7 @@ from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
 from perdure.subnet.host import MemoryHost
+from perdure.subnet.interfaces import Interfaces, Known, found_interface, given_interface
 from perdure.subnet.outcalls import Outcalls
 from perdure.subnet.residency import CodeForm
 
@@ -318,6 +319,20 @@ class Core:
         if self._outcalls is None:
             self._outcalls = Outcalls(self)
         return self._outcalls
+
+    @property
+    def _interfaces(self) -> Interfaces:
+        """Of canisters, as far as they came with their modules."""
+        host = self._host
+        return host.temporary.interfaces if isinstance(host, DurableHost) else host.interfaces
+
+    def _interface(
+        self, wasm: Wasm, module: CanisterModule | None, candid: str | os.PathLike[str] | None
+    ) -> Known | None:
+        """The interface that is given with a module, or found beside it."""
+        if candid is None:
+            return found_interface(wasm)
+        return given_interface(candid, module.module_hash if module is not None else b"")
 
     @property
     def _durable(self) -> DurableHost:

@@ -15,6 +15,7 @@ DOORS: Final = {
     "Canister.check_upgrade": "perdure.upgrade.check:check_canister",
     "Canister.sqlite": "perdure.inspection.sqlite_live:open_canister",
     "Canister.stable_variables": "perdure.inspection.motoko:stable_variables",
+    "LiveMemory.tables": "perdure.inspection.live:tables_of",
     "Subnet.heat": "perdure.measure.heating:heat_of_subnet",
     "Subnet.profile": "perdure.measure.profile:profile_subnet",
     "Subnet.serve": "perdure.gateway.server:serve",

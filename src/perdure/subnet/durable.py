@@ -54,6 +54,7 @@ from perdure.storage import (
 from perdure.subnet.gate import Gate
 from perdure.subnet.handed import HANDED, copied, given, handed_change, whole
 from perdure.subnet.host import CompileCode, MemoryHost, resident
+from perdure.subnet.interfaces import Interfaces
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.records import SNAPSHOTS, RecordReader
 from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
@@ -92,7 +93,8 @@ class DurableHost:
 
     def __init__(self, directory: StateDirectory, compile_code: CompileCode, residents: Residents) -> None:
         self.directory = directory
-        self.temporary = MemoryHost(compile_code, residents, directory.store, directory.extensions)
+        known = Interfaces(directory.path, directory.disk)
+        self.temporary = MemoryHost(compile_code, residents, directory.store, directory.extensions, known)
         self.residents = residents
         self.watch: Callable[[Message], None] | None = None
         """Called before each commit; what it raises ends the message."""
@@ -113,8 +115,6 @@ class DurableHost:
     def extensions(self) -> tuple[str, ...]:
         """What code may use beyond the network's rules."""
         return self.temporary.extensions
-
-    # --- what the rules ask for
 
     def compile(self, wasm: bytes, *, known: bool = False) -> ResidentModule:
         """Validate and compile a module."""

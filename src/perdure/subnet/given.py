@@ -11,10 +11,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from perdure.canister import MAX_CYCLES
-from perdure.ic.principal import Principal
+from perdure.execution.config import SubnetConfig
+from perdure.execution.state import Settings
+from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.units import DURATIONS, parse_amount
 
-__all__ = ["amount_of_cycles", "call", "nanoseconds", "nanoseconds_since_1970", "principal", "principals"]
+__all__ = [
+    "amount_of_cycles",
+    "call",
+    "first_settings",
+    "nanoseconds",
+    "nanoseconds_since_1970",
+    "principal",
+    "principals",
+]
 
 _DURATIONS_NS: Final = {name: seconds * 10**9 for name, seconds in DURATIONS.items()}
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -91,6 +101,25 @@ def principals(values: object, what: str) -> list[Principal]:
     if isinstance(values, Principal | str) or not isinstance(values, Iterable):
         raise TypeError(f"{what} are several Principals, found {values!r:.80}: a list of one is [it]")
     return [principal(item, f"each of {what}") for item in values]
+
+
+def first_settings(config: SubnetConfig, controllers: Iterable[Principal]) -> Settings:
+    """The settings of a new canister.
+
+    Raises:
+        TypeError: they are no principals.
+        ValueError: there are too many.
+    """
+    raw_ids = tuple(item.raw_bytes for item in principals(controllers, "controllers"))
+    if len(raw_ids) > config.max_controllers:
+        raise ValueError(f"{len(raw_ids)} controllers: at most {config.max_controllers} are allowed")
+    return Settings(
+        controllers=raw_ids or (ANONYMOUS.raw_bytes,),
+        freezing_threshold=config.default_freezing_threshold_seconds,
+        reserved_cycles_limit=config.default_reserved_cycles_limit,
+        wasm_memory_limit=config.default_wasm_memory_limit_bytes,
+        log_memory_limit=config.default_log_memory_limit_bytes,
+    )
 
 
 def is_text(name: str) -> bool:

@@ -18,6 +18,7 @@ from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import TemporaryStore
 from perdure.storage.image import TemporaryImage
 from perdure.subnet.gate import Gate
+from perdure.subnet.interfaces import Interfaces
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance, ResidentModule, Residents
 
@@ -51,6 +52,7 @@ class MemoryHost:
         residents: keeps engine instances few.
         store: where pages live; forks share it.
         extensions: what code may use beyond the network's rules.
+        interfaces: of canisters, as far as they came with their modules; by default none.
     """
 
     def __init__(
@@ -59,17 +61,20 @@ class MemoryHost:
         residents: Residents,
         store: TemporaryStore | None = None,
         extensions: tuple[str, ...] = (),
+        interfaces: Interfaces | None = None,
     ) -> None:
         self._compile_code = compile_code
         self.residents = residents
         self.store = store or TemporaryStore()
         self.extensions = extensions
+        self.interfaces = interfaces or Interfaces()
         self._modules: dict[int, ResidentModule] = {}
         self._closed = False
 
     def fork(self, gate: Gate) -> MemoryHost:
         """A host for a second subnet: the same code, pages in the same store, no memories yet."""
-        return MemoryHost(self._compile_code, Residents(gate, self.residents.capacity), self.store, self.extensions)
+        residents = Residents(gate, self.residents.capacity)
+        return MemoryHost(self._compile_code, residents, self.store, self.extensions, self.interfaces.fork())
 
     def compile(self, wasm: bytes, *, known: bool = False) -> ResidentModule:
         """Validate and compile a module; the same code gives the same object while it is in use."""

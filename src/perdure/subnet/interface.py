@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, final
 
 from perdure.candid import decode, encode, parse_values
-from perdure.candid.service import ServiceType
+from perdure.candid.service import OWN, ServiceType
 from perdure.candid.service import load as load_service
 from perdure.candid.types import Text, Type, brief, is_nullable, resolve
 from perdure.canister import CanisterModule
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.subnet.exported_interface import EXPORT, exported_interface
+from perdure.subnet.interfaces import Known, load_file
 
-__all__ = ["NO_VALUES", "Argument", "asked_interface", "has_interface", "init_argument", "interface_of", "service_of"]
+__all__ = [
+    "NO_VALUES",
+    "Argument",
+    "ArgumentMissingError",
+    "asked_interface",
+    "chosen",
+    "has_interface",
+    "init_argument",
+    "interface_of",
+    "service_of",
+]
 
 SERVICE_SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 ARGS_SECTIONS: Final = ("icp:public candid:args", "icp:private candid:args")
-_MAX_DID_BYTES: Final = 8 << 20
 _CANDID_METHOD: Final = "__get_candid_interface_tmp_hack"
 NO_VALUES: Final = b"DIDL\0\0"
 """The Candid message without values."""
 
 Argument = bytes | str | tuple[Any, ...]
 """Of init and post-upgrade hooks: the bytes, Candid text, or values for the types that the module names."""
+
+
+@final
+class ArgumentMissingError(ValueError):
+    """A module takes arguments, and none was given.
+
+    Args:
+        message: that says so.
+        wanted: their types, in Candid.
+    """
+
+    def __init__(self, message: str, wanted: str) -> None:
+        super().__init__(message)
+        self.wanted = wanted
 
 
 def has_interface(module: CanisterModule | None) -> bool:
@@ -40,8 +63,8 @@ def interface_of(module: CanisterModule | None) -> tuple[str | bytes | None, str
         return None, ""
     for name in SERVICE_SECTIONS:
         if name in module.custom_sections:
-            return module.custom_sections[name], f"its section {name}"
-    return exported_interface(module) or None, f"its function {EXPORT}"
+            return module.custom_sections[name], f"{OWN}section {name}"
+    return exported_interface(module) or None, f"{OWN}function {EXPORT}"
 
 
 def asked_interface(module: CanisterModule | None, query: Callable[[str, bytes], bytes]) -> str | None:
@@ -56,7 +79,9 @@ def asked_interface(module: CanisterModule | None, query: Callable[[str, bytes],
     return str(text)
 
 
-def service_of(what: str, module: CanisterModule | None, candid: str | os.PathLike[str] | None = None) -> ServiceType:
+def service_of(
+    what: str, module: CanisterModule | None, candid: str | os.PathLike[str] | Known | None = None
+) -> ServiceType:
     """The interface of a module, or of a ``.did`` file, given by its path (so that it may import others) or its text.
 
     Raises:
@@ -67,30 +92,40 @@ def service_of(what: str, module: CanisterModule | None, candid: str | os.PathLi
     sections = module.custom_sections if module is not None else {}
     args = next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
     interface: str | bytes | None
-    loader, file = None, ""
-    if candid is not None and not _is_did(candid):
-        loader, (file, interface) = _load_import, _load_import(os.fspath(candid), "")
+    loader, file, source = None, "", "the text that was given"
+    if isinstance(candid, Known):
+        loader, file, interface, source = candid.load if candid.file else None, candid.file, candid.text, candid.source
+    elif candid is not None and not _is_did(candid):
+        loader, (file, interface) = load_file, load_file(os.fspath(candid), "")
+        source = f"{file}, which was given"
     elif candid is not None:
         interface = str(candid)
     else:
-        interface, _ = interface_of(module)
+        interface, source = interface_of(module)
     if interface is None:
         raise UnsupportedError(
             f"{what} does not say its interface: it has no section candid:service and exports no {EXPORT}; pass "
             "candid='service.did'"
         )
     try:
-        return load_service(interface, args=args, loader=loader, file=file)
+        return replace(load_service(interface, args=args, loader=loader, file=file), source=source)
     except MalformedError as error:
         raise MalformedError(f"the interface of {what}: {error.message}", error.offset) from error
 
 
-def _init_types(what: str, module: CanisterModule) -> tuple[Type, ...]:
-    """Of the init arguments, as far as the module says; one whose interface is damaged runs all the same."""
+def chosen(known: Known | None, module: CanisterModule | None) -> Known | None:
+    """What is remembered of a canister, where that goes before what its module says, or that says nothing."""
+    if known is None or module is None:
+        return known
+    return known if known.module_hash == module.module_hash.hex() or not has_interface(module) else None
+
+
+def _init_types(what: str, module: CanisterModule, known: Known | None) -> tuple[Type, ...] | None:
+    """Of the init arguments, as far as anybody says; one whose interface is damaged runs all the same."""
     try:
-        return (service_of(what, module).init or ()) if has_interface(module) else ()
+        return service_of(what, module, known).init if known is not None or has_interface(module) else None
     except MalformedError:
-        return ()
+        return None
 
 
 def _is_did(candid: str | os.PathLike[str]) -> bool:
@@ -98,20 +133,17 @@ def _is_did(candid: str | os.PathLike[str]) -> bool:
     return isinstance(candid, str) and ":" in candid
 
 
-def _load_import(wanted: str, importing: str) -> tuple[str, str]:
-    """The path and text of a file that another one imports, relative to that one."""
-    path = Path(importing).parent / wanted
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_DID_BYTES:
-        raise OSError(f"{path} is not a file of at most {_MAX_DID_BYTES} bytes")
-    try:
-        return os.path.normpath(path), path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"{path} is not UTF-8", error.start) from error
-
-
-def init_argument(what: str, module: CanisterModule | None, arg: Argument | None, *, is_upgrade: bool = False) -> bytes:
+def init_argument(
+    what: str,
+    module: CanisterModule | None,
+    arg: Argument | None,
+    *,
+    is_upgrade: bool = False,
+    known: Known | None = None,
+) -> bytes:
     """The bytes of an init argument, of the types that the module names; a text suggests types where it names none.
+
+    An interface that is `known` beside the module says them where that does not.
 
     Without one it is ``()``, as it is without a module, which the rules are to refuse in their words. At an upgrade
     also where the module names types: they are those of its init function, and not every upgrade takes them.
@@ -131,12 +163,13 @@ def init_argument(what: str, module: CanisterModule | None, arg: Argument | None
     if module is None:
         return NO_VALUES
     if arg is None:
-        needed = () if is_upgrade else _init_types(what, module)
+        needed = () if is_upgrade else _init_types(what, module, chosen(known, module)) or ()
         if not all(map(is_nullable, needed)):
             listed = ", ".join(brief(resolve(one)) for one in needed)
-            raise ValueError(f"{what} takes ({listed}), and no argument was given")
+            raise ArgumentMissingError(f"{what} takes ({listed}), and no argument was given", f"({listed})")
         return NO_VALUES
     if isinstance(arg, tuple):
-        return service_of(what, module).encode_init(arg)
-    types = service_of(what, module).init if has_interface(module) else None
+        return service_of(what, module, chosen(known, module)).encode_init(arg)
+    known = chosen(known, module)
+    types = service_of(what, module, known).init if known is not None or has_interface(module) else None
     return encode(*parse_values(arg, types))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 from perdure.canister import Image, Lifetime, MemoryKind, PageDelta, Return
 from perdure.execution.execute import growth_limits
 from perdure.execution.state import CanisterState
 from perdure.execution.world import World
+from perdure.ic.principal import Principal
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, Memory, check_range
 from perdure.storage import Origin
+from perdure.subnet.doors import door
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.residency import ResidentInstance
 
@@ -188,6 +190,23 @@ class LiveMemory:
             ValueError: the canister's code has it.
         """
         self._owner._drop_memory(self._name)
+
+    @property
+    def tables(self) -> Mapping[str, Any]:
+        """What can be read in it, by name: structures, tables of SQLite databases, Motoko's stable variables.
+
+        Each iterates (dicts by column) and has ``to_arrow()``, ``to_pandas()``, ``to_polars()``. What they show is the
+        memory as it stands: ask anew after a call.
+        """
+        found: Mapping[str, Any] = door("LiveMemory.tables")(self)
+        return found
+
+    def __repr__(self) -> str:
+        what = f"{self._name} memory of {Principal(self._raw_id)}"
+        try:
+            return f"<{what}: {self.size():,} Wasm pages>" if self.is_current else f"<{what}, as it once was>"
+        except (ValueError, KeyError):
+            return f"<{what}, which is gone>"
 
     @property
     def is_current(self) -> bool:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import final
 
 from perdure.canister import (
@@ -39,7 +39,7 @@ from perdure.execution.scheduler import go_on, reject_management_call, request_s
 from perdure.execution.state import CanisterState, Settings, SubnetState
 from perdure.execution.world import World
 from perdure.ic.ic0_ext import checked_extensions
-from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
+from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.instrument import REPLICA, Options
 from perdure.python.catalogue import Catalogue
 from perdure.storage import Durability, KeepHistory, Snapshot, StateDirectory
@@ -59,6 +59,7 @@ from perdure.subnet.management import (
 )
 from perdure.subnet.residency import ResidentInstance, Residents
 from perdure.subnet.snapshots import put_on
+from perdure.units import counted
 
 __all__ = ["Canister", "Status", "Subnet"]
 
@@ -245,6 +246,7 @@ class Subnet(Home):
         controllers: Iterable[Principal] = (),
         cycles: int | None = None,
         wasi: bool = False,
+        candid: str | os.PathLike[str] | None = None,
     ) -> Canister:
         """Create a canister and install a module on it.
 
@@ -256,6 +258,8 @@ class Subnet(Home):
             controllers: by default the anonymous principal.
             cycles: the balance; by default `SubnetConfig.default_provisional_cycles`.
             wasi: the module is for WASI: replace what it imports as `perdure.instrument.replace_wasi` does.
+            candid: the path of its ``.did`` file, or its text, remembered with the canister; by default what the module
+                says of itself, else the ``.did`` beside the module or in its project.
 
         Raises:
             RejectError: the module is refused, or its start or init code trapped.
@@ -265,7 +269,8 @@ class Subnet(Home):
         code = self._code(wasm, wasi=wasi)
         module = self._compiled(code)
         check_name(self, module)
-        raw_arg = init_argument("the module", module, arg)
+        known = self._interface(wasm, module, candid)
+        raw_arg = init_argument("the module", module, arg, known=known)
         settings, cycles = self._settings(controllers), self._balance(cycles)
         canister_id = canister_id and given.principal(canister_id, "the id")
         options, ticket = InstallOptions(InstallMode.INSTALL), Ticket()
@@ -283,22 +288,13 @@ class Subnet(Home):
                 raw_id = None if canister_id is None else canister_id.raw_bytes
                 world.state.note("install", raw_id, settings.controllers, cycles, self._keep_code(code), raw_arg)
             world.finish(taken._replace(canister_id=state.canister_id), raw_arg)
+        self._interfaces.remember(state.canister_id, known)
         self._wait()
         return canister
 
     def _settings(self, controllers: Iterable[Principal]) -> Settings:
         """Those of a new canister."""
-        config = self._world.config
-        raw_ids = tuple(item.raw_bytes for item in given.principals(controllers, "controllers"))
-        if len(raw_ids) > config.max_controllers:
-            raise ValueError(f"{len(raw_ids)} controllers: at most {config.max_controllers} are allowed")
-        return Settings(
-            controllers=raw_ids or (ANONYMOUS.raw_bytes,),
-            freezing_threshold=config.default_freezing_threshold_seconds,
-            reserved_cycles_limit=config.default_reserved_cycles_limit,
-            wasm_memory_limit=config.default_wasm_memory_limit_bytes,
-            log_memory_limit=config.default_log_memory_limit_bytes,
-        )
+        return given.first_settings(self._world.config, controllers)
 
     def _balance(self, cycles: int | None) -> int:
         """The cycles of a new canister."""
@@ -560,7 +556,10 @@ class Subnet(Home):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Subnet with {len(self._state.canisters)} canisters, time {self._state.time_ns} ns>"
+        host = self._host
+        where = f"{host.directory.path} at version {self.version}" if isinstance(host, DurableHost) else "in memory"
+        time = datetime.fromtimestamp(self._state.time_ns / 1e9, UTC)
+        return f"<Subnet {where}: {counted(len(self._state.canisters), 'canister')}, {time:%Y-%m-%d %H:%M:%S} UTC>"
 
 
 def _wanted(extensions: Iterable[str], path: str | os.PathLike[str] | None) -> tuple[str, ...]:

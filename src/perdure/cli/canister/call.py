@@ -21,6 +21,7 @@ from perdure.cli.argument import (
     shown_json,
 )
 from perdure.cli.canister.state import State, canister_argument, common, principal_of, say
+from perdure.cli.terminal import printable
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
 from perdure.units import meant
@@ -126,6 +127,8 @@ def call(
             else:
                 reply = target.update(method, message, sender=sender, cycles=cycles)
         if verbose:
+            if service is not None:
+                click.echo(f"types are those of {printable(service.source)}", err=True)
             click.echo(f"{total[0]:,} instructions, {total[1]:,} cycles", err=True)
         click.echo(shown_json(known, reply) if as_json or output == "json" else shown(known, reply, output))
 
@@ -154,8 +157,8 @@ def _service(state: State, target: Canister, name: str, candid: Path | None) -> 
     from perdure.errors import UnsupportedError
 
     described = state.described(name)
-    if candid is None and described is not None and described.candid is not None and described.candid.exists():
-        candid = described.candid
+    if candid is None and described is not None:
+        candid = described.interface()
     try:
         return target.service(candid)
     except UnsupportedError:

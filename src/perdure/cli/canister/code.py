@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from perdure.cli.argument import MODULE, argument_options, given
+from perdure.cli.argument import MODULE, InputFile, argument_options, asked, given, grouped
 from perdure.cli.canister.settings import amounts
 from perdure.cli.canister.state import State, canister_arguments, common, principal_of, say
 from perdure.cli.terminal import LAYOUT, printable
@@ -16,6 +16,7 @@ from perdure.cli.units import CYCLES
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
+    from perdure.project import ProjectCanister
     from perdure.subnet import Canister, Subnet
 
 __all__ = ["create", "delete", "install", "start", "stop", "uninstall_code"]
@@ -142,6 +143,7 @@ def _create(
     help="auto: upgrade where there is code, install where there is none.",
 )
 @click.option("--wasm", type=MODULE, help="The module, gzip or not.")
+@click.option("-c", "--candid", type=InputFile(), help="The .did file, of a module that does not have it.")
 @argument_options
 @click.option("--wasm-memory-persistence", type=click.Choice(["keep", "replace"]), help="What becomes of the heap.")
 @click.option("--skip-pre-upgrade", is_flag=True, help="Do not run the old code's pre-upgrade hook.")
@@ -162,6 +164,7 @@ def install(
     every: bool,
     mode: str,
     wasm: Path | None,
+    candid: Path | None,
     args: str | None,
     args_file: Path | None,
     args_format: str,
@@ -175,8 +178,12 @@ def install(
 ) -> None:
     """Install a module on CANISTER, which is created if need be, or upgrade it.
 
-    Without --wasm the module is the one that icp.yaml or dfx.json names. The project's settings are set, and the ids of
-    its canisters put into their environment variables as PUBLIC_CANISTER_ID:name.
+    Without --wasm the module is the one that icp.yaml or dfx.json names; without these files, the one that was built
+    under this name. The project's settings are set, and the ids of its canisters put into their environment variables
+    as PUBLIC_CANISTER_ID:name.
+
+    A module that does not say its methods may have a .did beside it or in its project. That, or the one of --candid, is
+    remembered with the canister. What arguments are wanted is asked for, where somebody is there.
 
     \b
     Example:
@@ -185,8 +192,8 @@ def install(
     """  # noqa: D301
     if every == bool(canisters):
         raise click.UsageError("name canisters, or say --all")
-    if wasm is not None and (every or len(canisters) != 1):
-        raise click.UsageError("--wasm is the module of one canister")
+    if (wasm is not None or candid is not None) and (every or len(canisters) != 1):
+        raise click.UsageError(f"{'--candid' if wasm is None else '--wasm'} is of one canister")
     names = _of_project(state) if every else list(canisters)
     argument = given(args, args_file, args_format)
     rows, failed = [], False
@@ -197,11 +204,8 @@ def install(
             names = [name for name in names if name in state.names.ids]
         for name in names:
             try:
-                rows.append(
-                    _install(
-                        state, subnet, name, mode, wasm, argument, wasm_memory_persistence, skip_pre_upgrade, yes, check
-                    )
-                )
+                how = _How(mode, wasm_memory_persistence, skip_pre_upgrade, yes, check, quiet or as_json)
+                rows.append(_install(state, subnet, name, how, wasm, candid, argument))
             except (PerdureError, OSError) as error:
                 if not every:
                     raise
@@ -213,45 +217,103 @@ def install(
         raise click.exceptions.Exit(1)
 
 
+class _How(NamedTuple):
+    """Options of an installation, whatever is installed."""
+
+    mode: str
+    wasm_memory_persistence: str | None
+    skip_pre_upgrade: bool
+    yes: bool
+    check: bool
+    quiet: bool
+
+
 def _install(
     state: State,
     subnet: Subnet,
     name: str,
-    mode: str,
+    how: _How,
     wasm: Path | None,
+    candid: Path | None,
     argument: str | bytes | None,
-    wasm_memory_persistence: str | None,
-    skip_pre_upgrade: bool,
-    yes: bool,
-    check: bool,
 ) -> dict[str, str]:
-    described = state.described(name)
-    if wasm is None:
-        if described is None:
-            raise click.UsageError(f"no project here says what {name!r:.100} is: pass --wasm")
-        wasm = described.wasm()
+    described, mode = state.described(name), how.mode
+    wasm = wasm or _module_of(state, name, described)
+    candid = candid or (described.interface() if described is not None else None)
     target = state.find(subnet, name) if state.id_of(name) is not None else _create(state, subnet, name)
     state.configure(subnet, [name] if described is not None else [])
     if mode == "auto":
         mode = "install" if target.module is None else "upgrade"
-    if mode == "reinstall" and not yes:
+    if mode == "reinstall" and not how.yes:
         click.confirm(f"Reinstalling {name} loses all of its memory. Go on?", abort=True, err=True)
     if argument is None and mode != "upgrade" and described is not None:
         argument = described.init_args()
-    if isinstance(argument, str) and not argument.lstrip().startswith("("):
-        argument = f"({argument})"
+    if isinstance(argument, str):
+        argument = grouped(argument)
     try:
         if mode == "upgrade":
-            persistence = wasm_memory_persistence or _default_persistence(target)
-            if check:
-                _check(target, name, wasm, argument, persistence, skip_pre_upgrade)
-            target.upgrade(wasm, argument, wasm_memory_persistence=persistence, skip_pre_upgrade=skip_pre_upgrade)
+            persistence = how.wasm_memory_persistence or _default_persistence(target)
+            if how.check:
+                _check(target, name, wasm, argument, persistence, how.skip_pre_upgrade)
+            target.upgrade(
+                wasm,
+                argument,
+                wasm_memory_persistence=persistence,
+                skip_pre_upgrade=how.skip_pre_upgrade,
+                candid=candid,
+            )
         else:
-            (target.reinstall if mode == "reinstall" else target.install)(wasm, argument)
+            _put_on(target, mode, wasm, candid, argument)
     except ValueError as error:
         raise click.UsageError(f"{error}: pass --args") from error
+    if not how.quiet:
+        _say_source(target, name)
     module_hash = (target.status().module_hash or b"").hex()
     return {"canister_id": str(target.id), "name": name, "mode": mode, "module_hash": module_hash}
+
+
+def _module_of(state: State, name: str, described: ProjectCanister | None) -> Path:
+    """The module that is meant where none is given."""
+    from perdure.project import undescribed
+
+    if described is not None:
+        return described.wasm()
+    if state.project is not None:
+        listed = ", ".join(state.project.canisters) or "none"
+        raise click.UsageError(
+            f"{state.project.manifest.name} has no canister {name!r:.100}, it has {listed}: pass --wasm"
+        )
+    try:
+        return undescribed(Path.cwd(), name).wasm()
+    except PerdureError as error:
+        raise click.UsageError(f"no project here says what {name!r:.100} is: pass --wasm; {error}") from error
+
+
+def _put_on(target: Canister, mode: str, wasm: Path, candid: Path | None, argument: str | bytes | None) -> None:
+    """Install or reinstall; what arguments it takes is asked for, where somebody is there."""
+    from perdure.subnet.interface import ArgumentMissingError
+
+    def put(argument: str | bytes | None) -> bool:
+        (target.reinstall if mode == "reinstall" else target.install)(wasm, argument, candid=candid)
+        return True
+
+    try:
+        put(argument)
+    except ArgumentMissingError as error:
+        if asked(f"init takes {error.wanted}", lambda text: put(grouped(text))) is None:
+            raise
+
+
+def _say_source(target: Canister, name: str) -> None:
+    """Say on standard error whose the canister's methods and types are, where they are not its module's."""
+    from perdure.candid.service import OWN
+
+    try:
+        source = target.service().source
+    except PerdureError:
+        return
+    if source and not source.startswith(OWN):
+        click.echo(printable(f"methods and types of {name} are those of {source}"), err=True)
 
 
 def _check(

@@ -1,14 +1,16 @@
-"""To Parquet, CSV and SQLite."""
+"""To Parquet, Arrow, CSV, NDJSON, SQLite and DuckDB."""
 
 from __future__ import annotations
 
+import json
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from perdure.cli.stable.show import print_json
+from perdure.cli.progress import progress
 from perdure.cli.stable.source import (
     about_nothing,
     open_database_table,
@@ -19,55 +21,67 @@ from perdure.cli.stable.source import (
 )
 
 if TYPE_CHECKING:
-    from perdure.inspection.export import AnyTable
+    from perdure.inspection.export import AnyTable, Tell
     from perdure.inspection.find import Inventory
     from perdure.inspection.sqlite import DatabaseTable
     from perdure.values.schema import Schema
 
 __all__ = ["export"]
 
-_FORMS: Final = {".parquet": "parquet", ".csv": "csv", ".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"}
+_FORMS: Final = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".csv": "csv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".db": "sqlite",
+    ".sqlite": "sqlite",
+    ".sqlite3": "sqlite",
+    ".duckdb": "duckdb",
+}
+_FORMATS: Final = ("parquet", "arrow", "csv", "ndjson", "sqlite", "duckdb")
+_OF_MANY: Final = ("sqlite", "duckdb")
 
 
 @click.command()
 @click.argument("source")
 @click.argument("structures", nargs=-1)
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file, or a directory of files."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file, or a directory of files; - is standard output.",
 )
-@click.option(
-    "--format", "form", type=click.Choice(("parquet", "csv", "sqlite")), help="Taken from the file's name if not said."
-)
+@click.option("--format", "form", type=click.Choice(_FORMATS), help="Taken from the file's name if not said.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @options
 def export(
     source: str,
     structures: tuple[str, ...],
     output: Path,
     form: str | None,
+    overwrite: bool,
     as_json: bool,
     quiet: bool,
     schema_path: Path | None,
 ) -> None:
-    """Write structures, tables of SQLite databases and stable variables to Parquet, CSV or SQLite.
+    """Write structures, tables of SQLite databases and stable variables to files that others read.
 
-    All of them, if none is named; extract gives a database as it is. Datasette opens the SQLite file as it is.
-
-    Parquet and CSV hold one structure a file: for several, OUTPUT is a directory.
+    All of them, if none is named; extract gives a database as it is. SQLite, which Datasette opens, and DuckDB hold any
+    number; Parquet, Arrow, CSV and NDJSON (a JSON object a line) hold one a file: for several, OUTPUT is a directory.
 
     \b
     Example:
         perdure stable export canister.bin -o canister.db
         perdure stable export canister.bin users -o users.parquet
+        perdure stable export canister.bin users -o - --format ndjson | jq .name
     """  # noqa: D301
     from perdure.errors import UnsupportedError
     from perdure.inspection.sql import open_tables
 
-    said = _FORMS.get(output.suffix)
-    if form is not None and said not in (None, form):
-        raise click.UsageError(f"{output.name} is the name of {said}, not of {form}")
-    form = form or said
-    if form is None:
-        raise click.UsageError("which --format? parquet, csv or sqlite")
+    form = _format_of(output, form)
     with opened(source, schema_path) as (inventory, declared):
         tables: list[AnyTable] = []
         reasons: list[str] = []
@@ -78,18 +92,48 @@ def export(
             tables += [*found, *_database_tables(inventory), *inventory.variables.tables()]
         if not tables:
             raise UnsupportedError("; ".join((f"nothing to export: {about_nothing(source, inventory)}", *reasons)))
-        if len(tables) > 1 and form != "sqlite" and said is not None and not output.is_dir():
-            listed = ", ".join(table.name for table in tables)
-            raise click.UsageError(f"{output.name} holds one structure, name which, or a directory for all: {listed}")
-        with sql_errors() if any(structure.kind == "sqlite" for structure in inventory.structures) else nullcontext():
-            written = _export(tables, output, form)
+        _check_many(tables, output, form)
+        is_sql = any(structure.kind == "sqlite" for structure in inventory.structures)
+        with sql_errors() if is_sql else nullcontext(), progress("exporting", _total(tables), "rows", quiet) as tell:
+            written = _export(tables, output, form, overwrite, tell)
         if as_json:
-            print_json(written)
+            click.echo(json.dumps(written, indent=2, ensure_ascii=False), err=str(output) == "-")
         elif not quiet:
             for name, number in written.items():
-                click.echo(f"{name}: {number} rows")
+                click.echo(f"{name}: {number} rows", err=str(output) == "-")
             for reason in reasons:
                 click.echo(f"left out: {reason}", err=True)
+
+
+def _format_of(output: Path, form: str | None) -> str:
+    said = _FORMS.get(output.suffix)
+    if form is not None and said not in (None, form):
+        raise click.UsageError(f"{output.name} is the name of {said}, not of {form}")
+    form = form or said
+    if form is None:
+        raise click.UsageError(f"which --format? one of {', '.join(_FORMATS)}")
+    if str(output) == "-" and sys.stdout is None:
+        raise click.UsageError("standard output is closed, - writes there")
+    if str(output) == "-" and form in _OF_MANY:
+        raise click.UsageError(f"{form} is a file that is written here and there, and no stream: give it a name")
+    return form
+
+
+def _check_many(tables: list[AnyTable], output: Path, form: str) -> None:
+    """Refuse several tables in a file that holds one."""
+    is_one = str(output) == "-" or (output.suffix in _FORMS and not output.is_dir())
+    if len(tables) > 1 and form not in _OF_MANY and is_one:
+        listed = ", ".join(table.name for table in tables)
+        other = "" if str(output) == "-" else ", or a directory for all"
+        raise click.UsageError(f"{output.name} holds one structure, name which{other}: {listed}")
+
+
+def _total(tables: list[AnyTable]) -> int | None:
+    """How many rows there are, where that costs nothing to know."""
+    from perdure.inspection.rows import Rows
+
+    structures = [one for one in tables if isinstance(one, Rows)]
+    return sum(map(len, structures)) if len(structures) == len(tables) else None
 
 
 def _named(inventory: Inventory, declared: Schema | None, name: str) -> AnyTable:
@@ -107,16 +151,19 @@ def _database_tables(inventory: Inventory) -> list[DatabaseTable]:
     return [table for tables in found for table in tables]
 
 
-def _export(tables: list[AnyTable], output: Path, form: str) -> dict[str, int]:
-    from perdure.inspection.export import export_csv_file, export_parquet, export_sqlite, file_of
+def _export(tables: list[AnyTable], output: Path, form: str, overwrite: bool, tell: Tell) -> dict[str, int]:
+    from perdure.inspection.export import export_database, export_file, export_stream, file_of
 
-    if form == "sqlite":
-        return export_sqlite(tables, output)
+    if form in _OF_MANY:
+        return export_database(tables, output, form, overwrite=overwrite, tell=tell)
     written = {}
     for table in tables:
+        if str(output) == "-":
+            written[table.name] = export_stream(table, sys.stdout.buffer, form, tell=tell)
+            continue
         path = output
         if len(tables) > 1 or output.is_dir():
             output.mkdir(parents=True, exist_ok=True)
             path = file_of(table, output, form)
-        written[table.name] = (export_parquet if form == "parquet" else export_csv_file)(table, path)
+        written[table.name] = export_file(table, path, form, overwrite=overwrite, tell=tell)
     return written

@@ -1,0 +1,84 @@
+"""What is shown while something takes a while: on a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.cli import progress as shown
+from perdure.cli.progress import progress
+from perdure.memory import BytesMemory
+from perdure.stable import StableBTreeMap, types
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), None])
+def test_a_pipe_gets_nothing(stream, monkeypatch):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress("exporting", 10, "rows") as tell:
+        tell(10)
+    assert stream is None or stream.getvalue() == ""
+
+
+def test_a_terminal_gets_a_line_that_goes_away(monkeypatch):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with progress("exporting", 10, "rows") as tell:
+        tell(3)
+        tell(4)
+    written = terminal.getvalue()
+    assert "exporting" in written
+    assert "7/10" in written
+    assert written.endswith("\x1b[2K")
+
+
+def test_neither_what_is_quick_nor_what_is_quiet_says_anything(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with progress("exporting", None, "rows") as tell:
+        tell(3)
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    with progress("exporting", None, "rows", quiet=True) as tell:
+        tell(3)
+    assert terminal.getvalue() == ""
+
+
+@pytest.fixture
+def dump(tmp_path):
+    memory = BytesMemory()
+    StableBTreeMap.create(memory, types.u64, types.text).update({1: "ada", 2: "bob"})
+    (tmp_path / "dump.bin").write_bytes(memory.data)
+    (tmp_path / "stable.yaml").write_text('memories: {"page:0": {name: users, kind: btreemap, key: u64, value: text}}')
+    return "dump.bin"
+
+
+def test_an_export_to_standard_output_is_nothing_else(perdure, dump):
+    out, err = perdure("stable", "export", dump, "users", "-o", "-", "--format", "ndjson")
+    assert [json.loads(line) for line in out.splitlines()] == [{"key": 1, "value": "ada"}, {"key": 2, "value": "bob"}]
+    assert "users: 2 rows" in err
+    out, _ = perdure("stable", "export", dump, "-o", "-", "--format", "csv", "--quiet")
+    assert out == "key,value\n1,ada\n2,bob\n"
+    _, err = perdure("stable", "export", dump, "-o", "-", "--format", "duckdb", code=2)
+    assert "duckdb is a file that is written here and there, and no stream" in err
+    _, err = perdure("stable", "export", dump, "-o", "-", code=2)
+    assert "which --format? one of parquet, arrow, csv, ndjson, sqlite, duckdb" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["users.arrow", "users.csv", "users.db", "users.duckdb", "users.jsonl", "users.parquet"]
+)
+def test_what_is_there_is_replaced_when_somebody_says_so(perdure, dump, name):
+    Path(name).write_text("mine")
+    _, err = perdure("stable", "export", dump, "-o", name, code=2)
+    assert f"{name}: exists already: --overwrite replaces it" in err
+    assert Path(name).read_text() == "mine"
+    perdure("stable", "export", dump, "-o", name, "--overwrite")
+    assert Path(name).read_bytes() != b"mine"
