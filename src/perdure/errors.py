@@ -6,7 +6,7 @@ expected b'BTR'``. Bad arguments by the programmer are ``ValueError`` or ``TypeE
 
 from __future__ import annotations
 
-from typing import final
+from typing import Self, final
 
 __all__ = [
     "HostError",
@@ -21,7 +21,20 @@ __all__ = [
 
 
 class PerdureError(Exception):
-    """Every error that perdure raises on purpose."""
+    """Every error that perdure raises on purpose.
+
+    Attributes:
+        error_code: what kind of error it is, in a word that stays the same; `perdure explain` and docs/errors.md say
+            what each means and what to do. Of a `RejectError` it is the replica's.
+    """
+
+    error_code = "failed"
+
+    def coded(self, error_code: str) -> Self:
+        """Itself, of a kind that has a remedy of its own; a traceback names it."""
+        self.error_code = error_code
+        self.add_note(f"`perdure explain {error_code}` says more")
+        return self
 
 
 class MalformedError(PerdureError):
@@ -32,6 +45,8 @@ class MalformedError(PerdureError):
         offset: where, in bytes from the start of the input; ``None`` where no single place is to blame.
     """
 
+    error_code = "malformed"
+
     def __init__(self, message: str, offset: int | None = None) -> None:
         super().__init__(message if offset is None else f"{message} (at offset {offset:#x})")
         self.message = message
@@ -41,10 +56,14 @@ class MalformedError(PerdureError):
 class UnsupportedError(PerdureError):
     """Valid input that perdure does not take."""
 
+    error_code = "unsupported"
+
 
 @final
 class InvalidModuleError(UnsupportedError):
     """A well-formed module that breaks a rule of the Internet Computer, in the replica's words."""
+
+    error_code = "invalid-module"
 
 
 @final
@@ -80,6 +99,7 @@ class StorageError(PerdureError):
         committed: of a message, where this is about one: whether it is kept; `None`: not known.
     """
 
+    error_code = "storage"
     committed: bool | None = None
 
     def __init__(self, message: str, path: object) -> None:
@@ -92,7 +112,11 @@ class StorageError(PerdureError):
 class HostError(PerdureError):
     """This machine could not do it: time or memory ran out. Nothing has changed, and elsewhere it may succeed."""
 
+    error_code = "machine"
+
 
 @final
 class InternalError(PerdureError):
     """A bug in perdure. Please report it with the input that led here."""
+
+    error_code = "bug"

@@ -112,7 +112,7 @@ class ProjectCanister:
                     return found
         places = ", ".join(os.path.relpath(path, self.directory) for path in self.modules) or "nothing"
         message = f"no module of canister {self.name!r} in it: build the project first; looked for {places}"
-        raise StorageError(message, self.directory)
+        raise StorageError(message, self.directory).coded("not-built")
 
     def interface(self) -> Path | None:
         """Its ``.did``, where the project names one that is there."""

@@ -18,6 +18,8 @@ class CoercionError(MalformedError):
         offset: of the value.
     """
 
+    error_code = "candid-type"
+
     def __init__(self, message: str, offset: int | None = None) -> None:
         super().__init__(message, offset)
         self._steps: list[str] = []

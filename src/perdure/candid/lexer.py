@@ -115,7 +115,7 @@ class Tokens:
     def _malformed(self, message: str, offset: int) -> MalformedError:
         line = self.text.count("\n", 0, offset) + 1
         column = offset - (self.text.rfind("\n", 0, offset) + 1) + 1
-        return MalformedError(f"line {line}, column {column}: {message}", offset)
+        return MalformedError(f"line {line}, column {column}: {message}", offset).coded("candid-text")
 
     def _next(self) -> Token:
         self._docs = []

@@ -26,7 +26,9 @@ def _curve() -> ModuleType:
     try:
         import py_arkworks_bls12381
     except ImportError as error:
-        raise UnsupportedError("certificates need the extra: pip install 'perdure[certification]'") from error
+        raise UnsupportedError("certificates need the extra: pip install 'perdure[certification]'").coded(
+            "extra-missing"
+        ) from error
     module: ModuleType = py_arkworks_bls12381
     return module
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "bindgen": _Command("perdure.cli.bindgen:bindgen", "Write a Python module with a canister's methods and types."),
     "instrument": _Command("perdure.cli.instrument:instrument", "Rewrite a module and say what was added."),
     "bench": _Command("perdure.cli.bench:bench", "Run canbench's benchmarks, and compare them with earlier results."),
+    "explain": _Command("perdure.cli.explanations:explain", "What an error's code means, and what to do."),
     "explain-cost": _Command("perdure.cli.explain:explain_cost", "What a call, an install, a day cost, line by line."),
     "profile": _Command("perdure.cli.profile:profile", "Count instructions by function and call path, exactly."),
     "heatmap": _Command("perdure.cli.heatmap:heatmap", "Show which pages of memories messages read and write."),
@@ -158,6 +159,12 @@ def _is_utf8(argument: str) -> bool:
     return True
 
 
+def _more(error: Exception) -> str:
+    """Where to read of an error that has a page of its own."""
+    notes = getattr(error, "__notes__", ())
+    return f"  {notes[0]}\n" if notes else ""
+
+
 def _explain(error: Exception) -> int:
     """Say what went wrong on standard error; the exit code. Our own bugs keep their traceback."""
     from perdure.errors import InternalError, PerdureError, RejectError
@@ -166,7 +173,11 @@ def _explain(error: Exception) -> int:
     odd = next((one for one in sys.argv[1:] if not _is_utf8(one)), None) if isinstance(error, ValueError) else None
     if odd is None and (isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError)):
         raise error
-    _say(f"perdure: {error}\n" if odd is None else f"perdure: argument {odd!r:.80} is no text in UTF-8: {error}\n")
+    _say(
+        f"perdure: {error}\n{_more(error)}"
+        if odd is None
+        else f"perdure: argument {odd!r:.80} is no text in UTF-8: {error}\n"
+    )
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

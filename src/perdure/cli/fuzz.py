@@ -87,7 +87,9 @@ def _fuzzed(module: Path, init: str | None, pattern: str, *, upgrades: bool, tra
     try:
         from perdure.kit.machine import CanisterMachine
     except ModuleNotFoundError as error:
-        raise UnsupportedError('generated calls need the extra "fuzz": pip install "perdure[fuzz]"') from error
+        raise UnsupportedError('generated calls need the extra "fuzz": pip install "perdure[fuzz]"').coded(
+            "extra-missing"
+        ) from error
 
     class Fuzz(CanisterMachine):
         methods = pattern

@@ -11,12 +11,18 @@ import cbor2
 
 from perdure.data.catalogue import Tree
 from perdure.data.tree import PendingTree
-from perdure.errors import MalformedError
+from perdure.errors import MalformedError, PerdureError
 from perdure.values.cbor import load_item
 from perdure.values.format import Value
 from perdure.values.packed import pack, unpack
 
-__all__ = ["Part", "TableFault", "check_parts"]
+__all__ = ["ConstraintError", "Part", "TableFault", "check_parts"]
+
+
+class ConstraintError(PerdureError, ValueError):
+    """A row that its table does not take: a key or unique values that another one has, a key too long."""
+
+    error_code = "constraint"
 
 
 @final

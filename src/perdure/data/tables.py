@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 from perdure.data.catalogue import Model, Tree
 from perdure.data.declare import TableOptions, declared_table
 from perdure.data.evolution import DeclaredModel
-from perdure.data.parts import Part, TableFault, check_parts
+from perdure.data.parts import ConstraintError, Part, TableFault, check_parts
 from perdure.data.rows import RowType, columns_of
 from perdure.data.store import Store
-from perdure.errors import MalformedError, PerdureError, UnsupportedError
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.values.annotations import Annotations
 from perdure.values.format import Format, Value
 from perdure.values.packed import pack, prefix_end, skip, unpack
@@ -29,10 +29,6 @@ D = TypeVar("D")
 
 MAX_KEY_BYTES: Final = 65_535
 """A key is read whole wherever a search passes it."""
-
-
-class ConstraintError(PerdureError, ValueError):
-    """A row that its table does not take: a key or unique values that another one has, a key too long."""
 
 
 @final
@@ -487,7 +483,7 @@ def _connected(store: Store) -> apsw.Connection:
     try:
         from perdure.data.sql import connect
     except ImportError as error:
-        raise UnsupportedError("SQL needs the extra: pip install 'perdure[sql]'") from error
+        raise UnsupportedError("SQL needs the extra: pip install 'perdure[sql]'").coded("extra-missing") from error
     return connect(store.journal, {one.name: one for one in open_tables(store)})
 
 

@@ -101,7 +101,9 @@ class Triples:
         try:
             from perdure.data.rdf import StableStore
         except ImportError as error:
-            raise UnsupportedError("a graph needs the extra: pip install 'perdure[data]'") from error
+            raise UnsupportedError("a graph needs the extra: pip install 'perdure[data]'").coded(
+                "extra-missing"
+            ) from error
         import rdflib
 
         return rdflib.Graph(store=StableStore(self))

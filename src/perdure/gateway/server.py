@@ -30,7 +30,9 @@ try:
     from perdure.gateway.site import Site
     from perdure.gateway.workers import Workers
 except ModuleNotFoundError as missing:
-    raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})") from missing
+    raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})").coded(
+        "extra-missing"
+    ) from missing
 
 __all__ = ["Pages", "Server", "serve"]
 

@@ -55,4 +55,6 @@ def _named(subnet: Subnet, directory: Path, name: str) -> Canister:
         listed = (
             ", ".join(f"{one} ({names.name_of(one)})" if names.name_of(one) else str(one) for one in known) or "none"
         )
-        raise StorageError(f"no canister {name!r} in it, found {listed}", directory) from error
+        raise StorageError(f"no canister {name!r} in it, found {listed}", directory).coded(
+            "no-such-canister"
+        ) from error

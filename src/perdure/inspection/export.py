@@ -220,7 +220,7 @@ def _read_batches(table: AnyTable, what: str) -> tuple[Any, Iterator[Any]]:
     try:
         from perdure.inspection.arrow import read_batches
     except ImportError as error:
-        raise UnsupportedError(f"{what} needs `pip install 'perdure[columns]'`") from error
+        raise UnsupportedError(f"{what} needs `pip install 'perdure[columns]'`").coded("extra-missing") from error
     return read_batches(table, BATCH_ROWS)
 
 
@@ -275,7 +275,7 @@ def export_duckdb(
         import duckdb
         import pyarrow as pa
     except ImportError as error:
-        raise UnsupportedError("DuckDB needs `pip install duckdb 'perdure[columns]'`") from error
+        raise UnsupportedError("DuckDB needs `pip install duckdb 'perdure[columns]'`").coded("extra-missing") from error
     rows: dict[str, int] = {}
     with whole_file(path, overwrite=overwrite) as draft:
         try:

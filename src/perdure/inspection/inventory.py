@@ -156,7 +156,7 @@ class Inventory:
                 return structure
         names = [structure.name or structure.label for structure in self.structures]
         known = ", ".join([*names, *(one.name for one in self.variables.tables())]) or "none"
-        raise UnsupportedError(f"no structure {name!r} here, found {known}")
+        raise UnsupportedError(f"no structure {name!r} here, found {known}").coded("no-structure")
 
 
 def _line(structure: Structure) -> str:

@@ -56,7 +56,7 @@ class Looked(ABC):
         try:
             arrow = import_module(_ARROW)
         except ImportError as error:
-            raise UnsupportedError("Arrow needs `pip install 'perdure[columns]'`") from error
+            raise UnsupportedError("Arrow needs `pip install 'perdure[columns]'`").coded("extra-missing") from error
         return arrow.to_table(self)
 
     def to_pandas(self) -> Any:
@@ -80,7 +80,7 @@ def _needed(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise UnsupportedError(f"this needs `pip install {module}`") from error
+        raise UnsupportedError(f"this needs `pip install {module}`").coded("extra-missing") from error
 
 
 def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -208,7 +208,9 @@ def _check_kind(head: bytes, size_bytes: int, path: Path) -> None:
     if kind is None and text and all(char.isprintable() or char.isspace() for char in text):
         kind = "a text"
     if kind is not None:
-        raise StorageError(f"{kind}, not a stable memory: {size_bytes} bytes are not whole Wasm pages", path)
+        raise StorageError(f"{kind}, not a stable memory: {size_bytes} bytes are not whole Wasm pages", path).coded(
+            "not-a-memory"
+        )
 
 
 def _map(file: BinaryIO, label: str) -> Source:

@@ -240,7 +240,7 @@ def open_table(structure: Structure, schema: Schema | None = None) -> Rows:
     if declared.kind not in (None, *(KEYED if structure.kind in KEYED else (structure.kind,))):
         raise UnsupportedError(
             f"memory {structure.label} holds a {structure.kind}, the schema says {declared.kind}: correct one of them"
-        )
+        ).coded("schema-contradicts")
     if structure.kind not in KEYED:
         return Rows(structure, None, value)
     return Rows(structure, key, value)
@@ -262,7 +262,7 @@ def load_tree(structure: Structure, key: Format) -> BTree:
         if key.fixed_bytes is not None and key.fixed_bytes != key_bytes:
             found = "carry a length" if has_length else f"have {key_bytes} bytes"
             message = f"memory {structure.label}: keys declared as {key.name} of {key.fixed_bytes} bytes {found}"
-            raise MalformedError(message)
+            raise MalformedError(message).coded("schema-contradicts")
     elif header.length and shape is not None and not shape.node_versions:
         raise MalformedError(f"the root of a map of {header.length} entries is no node", header.root)
     elif key is RAW and header.length and header.slots is None:

@@ -57,7 +57,7 @@ def needs_apsw() -> Any:
     try:
         import apsw
     except ImportError as error:
-        raise UnsupportedError("SQL needs `pip install 'perdure[sql]'`") from error
+        raise UnsupportedError("SQL needs `pip install 'perdure[sql]'`").coded("extra-missing") from error
     return apsw
 
 

@@ -31,7 +31,7 @@ def open_canister(path: Path, canister: str) -> Source:
         StorageError: no state directory, no such canister, no such memory, or one that cannot be read.
     """
     if not (path / "checkpoint").exists():
-        raise StorageError("not a state directory", path)
+        raise StorageError("not a state directory", path).coded("no-state")
     directory = StateDirectory.open(path, read_only=True)
     try:
         found, name = _find(directory, canister)
@@ -83,7 +83,7 @@ def _find(directory: StateDirectory, canister: str) -> tuple[Principal, str]:
     if wanted is None or wanted not in known:
         titled = ((one, names.name_of(one)) for one in sorted(known))
         listed = ", ".join(f"{one} ({name})" if name else str(one) for one, name in titled) or "none"
-        raise StorageError(f"no canister {place!r} in it, found {listed}", directory.path)
+        raise StorageError(f"no canister {place!r} in it, found {listed}", directory.path).coded("no-such-canister")
     return wanted, memory
 
 

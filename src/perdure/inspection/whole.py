@@ -26,7 +26,9 @@ def whole_file(path: Path, *, overwrite: bool | None = None) -> Iterator[Path]:
         raise StorageError("is a directory, expected the name of a new file", path)
     draft = path.with_name(path.name + ".partial")
     if path.exists() and not overwrite:
-        raise StorageError("exists already" if overwrite is None else "exists already: --overwrite replaces it", path)
+        raise StorageError(
+            "exists already" if overwrite is None else "exists already: --overwrite replaces it", path
+        ).coded("file-exists")
     try:
         yield draft
         draft.replace(path)

@@ -37,6 +37,8 @@ class GrowFailedError(PerdureError):
         delta_wasm_pages: pages it should have got on top.
     """
 
+    error_code = "memory-full"
+
     def __init__(self, wasm_pages: int, delta_wasm_pages: int) -> None:
         super().__init__(f"a memory of {wasm_pages} Wasm pages cannot grow by {delta_wasm_pages}")
         self.wasm_pages = wasm_pages

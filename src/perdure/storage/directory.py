@@ -178,7 +178,7 @@ class StateDirectory:
         self._checkpoints.look_around()
         if not self.disk.exists(f"{self.path}/checkpoint"):
             if self.read_only:
-                raise StorageError("not a state directory: no checkpoint in it", self.path)
+                raise StorageError("not a state directory: no checkpoint in it", self.path).coded("no-state")
             self._checkpoints.begin(0 if history == "kept" else history)
 
     def _set_up(self, history: KeepHistory, extensions: Sequence[str]) -> None:

@@ -364,7 +364,9 @@ def open_past(committed: Committed, versions: Iterator[Version], version: int) -
         past.undo(later)
         reached = later.version - 1
     if reached != version:
-        raise StorageError(f"version {version} is not kept, the oldest is {reached}", committed.files.directory)
+        raise StorageError(f"version {version} is not kept, the oldest is {reached}", committed.files.directory).coded(
+            "version-not-kept"
+        )
     found = PastState(version, b"", past.subnet_record, past.build(), past.answers, past.next_slot)
     found.state_hash = past.state_hash()
     if kept_hash not in (found.state_hash, b""):

@@ -69,7 +69,8 @@ class Locks:
         lock = self._disk.open(f"{self._path}/lock", write=True, create=True)
         self._held.append(lock)
         if not lock.lock(exclusive=True):
-            raise StorageError(_is_open(lock.pread(_LOCK_BYTES, 0).decode("ascii", "replace")), self._path)
+            told = _is_open(lock.pread(_LOCK_BYTES, 0).decode("ascii", "replace"))
+            raise StorageError(told, self._path).coded("state-in-use")
         self.tell("")
 
     def tell(self, use: str) -> None:

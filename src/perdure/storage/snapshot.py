@@ -295,7 +295,7 @@ def check_download(directory: str | os.PathLike[str], disk: Disk | None = None) 
             f"the download is not complete, {DOWNLOAD_PROGRESS} is still there: "
             "go on with `icp canister snapshot download --resume`, or download it again",
             directory,
-        )
+        ).coded("download-interrupted")
 
 
 class StoredMemory(Protocol):

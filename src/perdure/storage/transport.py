@@ -30,7 +30,9 @@ def _zstandard() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise UnsupportedError("packed snapshots need the extra: pip install 'perdure[transport]'") from error
+        raise UnsupportedError("packed snapshots need the extra: pip install 'perdure[transport]'").coded(
+            "extra-missing"
+        ) from error
     return zstandard
 
 

@@ -117,12 +117,16 @@ def check_takeover(canister: _Canister, module: CanisterModule, catalogue: Catal
 def _check(changed: list[_Changed], way: ChangedCode, path: str) -> None:
     if way == "refuse":
         listed = "; ".join(one.text for one in changed)
-        raise StorageError(f"code has changed and is not to be: {listed}. changed_code='upgrade' takes it up", path)
+        raise StorageError(
+            f"code has changed and is not to be: {listed}. changed_code='upgrade' takes it up", path
+        ).coded("code-changed")
     if way == "keep":
         return
     found = [f"{one.text}: {text}" for one in changed for text in _objections(one)]
     if found:
-        raise StorageError("an upgrade to changed code is refused, nothing was written: " + "\n".join(found), path)
+        raise StorageError(
+            "an upgrade to changed code is refused, nothing was written: " + "\n".join(found), path
+        ).coded("code-refused")
 
 
 def _objections(one: _Changed) -> list[str]:

@@ -338,7 +338,9 @@ class Core:
     def _durable(self) -> DurableHost:
         host = self._host
         if not isinstance(host, DurableHost):
-            raise _NoPastError("a subnet in memory keeps no past: make it with Subnet(path, history=None)")
+            raise _NoPastError("a subnet in memory keeps no past: make it with Subnet(path, history=None)").coded(
+                "no-past"
+            )
         return host
 
 

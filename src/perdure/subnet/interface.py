@@ -106,7 +106,7 @@ def service_of(
         raise UnsupportedError(
             f"{what} does not say its interface: it has no section candid:service and exports no {EXPORT}; pass "
             "candid='service.did'"
-        )
+        ).coded("no-interface")
     try:
         return replace(load_service(interface, args=args, loader=loader, file=file), source=source)
     except MalformedError as error:

@@ -25,7 +25,7 @@ try:
     from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
     from google.protobuf.message import DecodeError
 except ImportError as error:
-    raise UnsupportedError("protobuf values need `pip install 'perdure[protobuf]'`") from error
+    raise UnsupportedError("protobuf values need `pip install 'perdure[protobuf]'`").coded("extra-missing") from error
 
 __all__ = ["Protobuf", "ProtobufParts"]
 

@@ -79,7 +79,8 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*arguments, **options)
         except MalformedError as error:
-            click.echo(f"perdure: {error}", err=True)
+            more = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+            click.echo(f"perdure: {error}{more}", err=True)
             raise click.exceptions.Exit(FOUND_WRONG) from error
         except ModuleNotFoundError as error:
             extra = {"numpy": "columns", "pyarrow": "columns", "apsw": "sql", "google": "protobuf"}.get(
