@@ -63,7 +63,7 @@ def test_values_are_read_at_their_types(type_, text, value):
 @pytest.mark.parametrize(
     ("type_", "text", "message"),
     [
-        ("nat", "-1", "line 1, column 2: found '-1)', expected nat"),
+        ("nat", "-1", "line 1, column 2: found '-1', expected nat"),
         ("nat8", "256", "expected nat8"),
         ("int", "1.5", "expected int"),
         ("float32", "1e39", "expected float32"),
@@ -78,7 +78,7 @@ def test_values_are_read_at_their_types(type_, text, value):
         ("record { a : nat }", "record { a }", "expected `=`"),
         ("variant { a }", "variant { b }", "expected variant { a }"),
         ("variant { a }", "variant {}", "expected a name"),
-        ("variant { a }", "variant { a; }", "found '; })', expected `}`"),
+        ("variant { a }", "variant { a; }", "found ';', expected `}`"),
         ("variant { a : nat }", "variant { a = 1; }", "expected `}`"),
         ("record { a : nat }", "record { true = 1 }", "expected `;`"),
         ("vec nat", 'blob "\\01"', "expected vec nat"),
@@ -90,7 +90,7 @@ def test_values_are_read_at_their_types(type_, text, value):
         ("nat", "(5 : text)", "expected text"),
         ("nat", '("x" : text)', "text does not coerce to nat"),
         ("nat", "(5 : Unknown)", "type Unknown is not defined"),
-        ("nat", "5, 6", "expected 1 values"),
+        ("nat", "5, 6", "expected 1 value"),
         ("nat, nat", "5", "expected a value of type nat"),
         ("nat", "1" * 5000, "write it in hexadecimal"),
         ("nat", "1__", None),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from perdure.cli import progress as shown
-from perdure.cli.progress import progress
+from perdure.cli.progress import progress, waiting
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
 
@@ -82,3 +84,23 @@ def test_what_is_there_is_replaced_when_somebody_says_so(perdure, dump, name):
     assert Path(name).read_text() == "mine"
     perdure("stable", "export", dump, "-o", name, "--overwrite")
     assert Path(name).read_bytes() != b"mine"
+
+
+def test_what_is_waited_for_is_said_after_a_while(monkeypatch):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with waiting("checking"):
+        for _ in range(100):
+            if "checking" in terminal.getvalue():
+                break
+            time.sleep(0.02)
+    assert "checking" in terminal.getvalue()
+    assert [one.name for one in threading.enumerate() if isinstance(one, threading.Timer)] == []
+
+
+def test_waiting_says_nothing_of_what_is_quick_or_quiet_or_piped(monkeypatch):
+    for stream, quiet in ((Terminal(), False), (Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with waiting("checking", quiet):
+            pass
+        assert stream.getvalue() == ""

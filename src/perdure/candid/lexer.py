@@ -82,8 +82,14 @@ class Tokens:
     def error(self, expected: str, token: Token | None = None) -> MalformedError:
         """What to raise where something else was expected."""
         token = token or self.token
-        found = "the end" if token.kind == "<end>" else repr(self.text[token.offset :][:20].split("\n")[0])
+        found = "the end" if token.kind == "<end>" else repr(self._shown(token))
         return self._malformed(f"found {found}, expected {expected}", token.offset)
+
+    def _shown(self, token: Token) -> str:
+        """A token as it is written; of a word, what comes behind it, too."""
+        match = _TOKEN.match(self.text, token.offset)
+        is_word = match is None or token.kind == "<identifier>"
+        return (self.text[token.offset :] if is_word or match is None else match[0])[:20].split("\n")[0]
 
     def advance(self) -> Token:
         """The token ahead, and move past it."""
@@ -115,7 +121,9 @@ class Tokens:
     def _malformed(self, message: str, offset: int) -> MalformedError:
         line = self.text.count("\n", 0, offset) + 1
         column = offset - (self.text.rfind("\n", 0, offset) + 1) + 1
-        return MalformedError(f"line {line}, column {column}: {message}", offset).coded("candid-text")
+        error = MalformedError(f"line {line}, column {column}: {message}")
+        error.offset = offset
+        return error.coded("candid-text")
 
     def _next(self) -> Token:
         self._docs = []
@@ -126,7 +134,8 @@ class Tokens:
                 return Token("<end>", "", start, "")
             match = _TOKEN.match(self.text, start)
             if match is None:
-                raise self._malformed(f"found {self.text[start]!r}, expected a token", start)
+                hint = ": a text is in double quotes" if self.text[start] == "'" else ""
+                raise self._malformed(f"found {self.text[start]!r}, expected a token{hint}", start)
             kind = match.lastgroup or ""
             self._at = match.end()
             if kind == "line":

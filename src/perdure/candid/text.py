@@ -54,6 +54,7 @@ from perdure.candid.types import (
 )
 from perdure.errors import MalformedError
 from perdure.ic.principal import Principal
+from perdure.units import counted
 
 __all__ = ["parse_values"]
 
@@ -475,7 +476,7 @@ def _parse_values(
     if types is None:
         types = tuple([parser.infer(node) for node in nodes])
     if len(nodes) > len(types):
-        raise parser.tokens.error(f"{len(types)} values", nodes[len(types)].token)
+        raise parser.tokens.error(counted(len(types), "value"), nodes[len(types)].token)
     values = [parser.at(node, type_) for node, type_ in zip(nodes, types, strict=False)]
     for type_ in types[len(nodes) :]:
         if not is_nullable(type_):

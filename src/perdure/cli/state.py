@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.cli.progress import waiting
+
 if TYPE_CHECKING:
     from perdure.storage import Version
     from perdure.subnet.replay import Replayed
@@ -43,7 +45,7 @@ def verify(directory: Path, as_json: bool, quiet: bool) -> None:
     from perdure.storage import StateDirectory
     from perdure.subnet.durable import canister_ids, undecodable
 
-    with StateDirectory.open(directory, read_only=True) as opened:
+    with StateDirectory.open(directory, read_only=True) as opened, waiting("comparing pages with their hashes", quiet):
         problems = [*opened.verify(), *undecodable(opened)]
         facts = {
             "version": opened.version,
@@ -216,7 +218,8 @@ def replay(directory: Path, start: int | None, as_json: bool, quiet: bool) -> No
     """  # noqa: D301
     from perdure.subnet.replay import replay
 
-    result = replay(directory, start=start)
+    with waiting("doing the history again", quiet):
+        result = replay(directory, start=start)
     difference = result.difference
     if as_json:
         click.echo(json.dumps(_replayed(result), indent=2))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import MODULE, InputFile, argument_options, given
+from perdure.cli.progress import waiting
 from perdure.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -80,29 +81,38 @@ def upgrade_check(
 
     _check_places(source, new, html, junit)
     try:
-        report = check(
-            source,
-            new,
-            _argument(args, args_file, args_format),
-            schema=schema,
-            old_schema=old_schema,
-            candid=str(candid) if candid is not None else None,
-            old_candid=str(old_candid) if old_candid is not None else None,
-            replay=replay,
-            volatile=volatile,
-            require_way_back=require_way_back,
-            decode_all=decode_all,
-            wasm_memory_persistence=wasm_memory_persistence,
-            skip_pre_upgrade=skip_pre_upgrade,
-            seed=seed,
-            time_limit=time_limit,
-            tell=_quiet if quiet else _tell,
-        )
+        with waiting(f"checking {printable(source)}", quiet):
+            report = check(
+                source,
+                new,
+                _argument(args, args_file, args_format),
+                schema=schema,
+                old_schema=old_schema,
+                candid=_text_of(candid),
+                old_candid=_text_of(old_candid),
+                replay=replay,
+                volatile=volatile,
+                require_way_back=require_way_back,
+                decode_all=decode_all,
+                wasm_memory_persistence=wasm_memory_persistence,
+                skip_pre_upgrade=skip_pre_upgrade,
+                seed=seed,
+                time_limit=time_limit,
+                tell=_quiet if quiet else _tell,
+            )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    _write(html, lambda: report.to_html(values=show_values))
-    _write(junit, lambda: report.to_junit(values=show_values))
+    _write_reports(report, html, junit, show_values)
     return _told(report, as_json, quiet)
+
+
+def _write_reports(report: Report, html: Path | None, junit: Path | None, values: bool) -> None:
+    _write(html, lambda: report.to_html(values=values))
+    _write(junit, lambda: report.to_junit(values=values))
+
+
+def _text_of(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _tell(text: str) -> None:

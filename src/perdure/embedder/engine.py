@@ -23,6 +23,7 @@ from perdure.embedder.host import HostCallbacks, trap_new
 from perdure.embedder.pagemap import private_pages
 from perdure.embedder.settings import FEATURES, MAX_WASM_STACK_BYTES, RUNNING, SIZES, configure
 from perdure.errors import InternalError, MalformedError
+from perdure.ic.ic0_ext import how_to_allow
 
 __all__ = ["MAX_WASM_STACK_BYTES", "TICK_SECONDS", "Engine", "is_valid", "shared_engine", "validate_original"]
 
@@ -225,4 +226,6 @@ def validate_original(wasm: bytes, *, multi_memory: bool = False) -> None:
         message = error_message(error)
         place = _OFFSET.search(message)
         text = _OFFSET.sub("", message.partition("\n\nCaused by:\n    ")[2] or message).strip()
+        if text == "multiple memories":
+            text += f": {how_to_allow('memories')}"
         raise MalformedError(text, int(place[1], 16) if place else None)

@@ -207,7 +207,7 @@ class _Owner(Protocol):
 
 _NOBODY: Final = (
     "{method} {url} was not made: no response was written down for it, and its host is not allowed; "
-    "see Subnet.outcalls: get({url!r}).respond(...) or allow_hosts(...)"
+    "see Subnet.outcalls: get({url!r}).respond(...) or allow_hosts(...); on the command line --allow-host HOST:PORT"
 )
 
 

@@ -164,6 +164,11 @@ def _trapped(found: Rehearsal, hook: str, trap: Trap) -> Finding:
 
 
 def _refusal_remedy(found: Rehearsal, message: str) -> str:
+    if "requires that the new canister module supports enhanced orthogonal persistence" in message:
+        return (
+            "the new module has classical persistence, the old one enhanced orthogonal persistence: build it so; "
+            "--wasm-memory-persistence replace installs it and loses what the heap holds"
+        )
     if "persistence" in message:
         return "say what becomes of the heap: --wasm-memory-persistence keep, or replace to lose it"
     if "out of cycles" in message:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, final
 
 from perdure.inspection.find import Structure
+from perdure.units import counted
 from perdure.upgrade.check_calls import exercised
 from perdure.upgrade.check_hooks import Usage, slices, usage
 from perdure.upgrade.checks import CHECKS
@@ -165,7 +166,7 @@ class Report:
 
     def _lines(self) -> Iterator[str]:
         counts = {severity: len(self.of(severity)) for severity in SEVERITIES}
-        told = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count) or "nothing found"
+        told = ", ".join(_counted(count, severity) for severity, count in counts.items() if count) or "nothing found"
         yield f"{self.source}: {self.verdict} ({told})"
         for one in self.findings:
             if one.severity != "note":
@@ -198,6 +199,11 @@ def _step(row: MemoryRow) -> str:
 
 def _count(entries: int | None) -> str:
     return "size not known" if entries is None else f"{entries:,} entries"
+
+
+def _counted(count: int, severity: str) -> str:
+    """``2 notes``, but ``2 breaking``."""
+    return counted(count, severity) if severity in ("note", "warning") else f"{count} {severity}"
 
 
 def _one_line(text: str) -> str:

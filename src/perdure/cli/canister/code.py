@@ -11,6 +11,7 @@ import click
 from perdure.cli.argument import MODULE, InputFile, argument_options, asked, given, grouped
 from perdure.cli.canister.settings import amounts
 from perdure.cli.canister.state import State, canister_arguments, common, principal_of, say
+from perdure.cli.progress import waiting
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.cli.units import CYCLES
 from perdure.errors import PerdureError
@@ -254,16 +255,18 @@ def _install(
         if mode == "upgrade":
             persistence = how.wasm_memory_persistence or _default_persistence(target)
             if how.check:
-                _check(target, name, wasm, argument, persistence, how.skip_pre_upgrade)
-            target.upgrade(
-                wasm,
-                argument,
-                wasm_memory_persistence=persistence,
-                skip_pre_upgrade=how.skip_pre_upgrade,
-                candid=candid,
-            )
+                with waiting(f"checking the upgrade of {printable(name)}", how.quiet):
+                    _check(target, name, wasm, argument, persistence, how.skip_pre_upgrade)
+            with waiting(f"upgrading {printable(name)}", how.quiet):
+                target.upgrade(
+                    wasm,
+                    argument,
+                    wasm_memory_persistence=persistence,
+                    skip_pre_upgrade=how.skip_pre_upgrade,
+                    candid=candid,
+                )
         else:
-            _put_on(target, mode, wasm, candid, argument)
+            _put_on(target, name, how._replace(mode=mode), wasm, candid, argument)
     except ValueError as error:
         raise click.UsageError(f"{error}: pass --args") from error
     if not how.quiet:
@@ -289,12 +292,15 @@ def _module_of(state: State, name: str, described: ProjectCanister | None) -> Pa
         raise click.UsageError(f"no project here says what {name!r:.100} is: pass --wasm; {error}") from error
 
 
-def _put_on(target: Canister, mode: str, wasm: Path, candid: Path | None, argument: str | bytes | None) -> None:
+def _put_on(
+    target: Canister, name: str, how: _How, wasm: Path, candid: Path | None, argument: str | bytes | None
+) -> None:
     """Install or reinstall; what arguments it takes is asked for, where somebody is there."""
     from perdure.subnet.interface import ArgumentMissingError
 
     def put(argument: str | bytes | None) -> bool:
-        (target.reinstall if mode == "reinstall" else target.install)(wasm, argument, candid=candid)
+        with waiting(f"installing {printable(name)}", how.quiet):
+            (target.reinstall if how.mode == "reinstall" else target.install)(wasm, argument, candid=candid)
         return True
 
     try:
@@ -371,6 +377,8 @@ def _each(
     quiet: bool,
 ) -> None:
     rows, lines = [], []
+    if state.identity != "anonymous" and not quiet:
+        click.echo(f"everybody may do this here: --identity {printable(state.identity)} makes no difference", err=True)
     with state.open() as subnet:
         for target in state.chosen(subnet, canisters, every):
             title = state.title(target)

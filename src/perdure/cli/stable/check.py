@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from perdure.cli.progress import waiting
 from perdure.cli.stable.show import console_of, print_json
 from perdure.cli.stable.source import FOUND_WRONG, about_nothing, opened, options
 from perdure.cli.terminal import printable
@@ -38,7 +39,7 @@ def fsck(source: str, all_values: bool, as_json: bool, quiet: bool, schema_path:
     from perdure.inspection.fsck import fsck as check
     from perdure.inspection.report import report_json
 
-    with opened(source, schema_path) as (inventory, declared):
+    with opened(source, schema_path) as (inventory, declared), waiting("checking", quiet):
         report = check(inventory, declared, all_values=all_values)
     if as_json:
         print_json(report_json(report))
