@@ -2,11 +2,13 @@
 
     python benchmarks/network_figures.py [--quick] [--json]
 
-Processor time. A call is made by a counter in Motoko, ``incOther``: three entries, a request and a response.
+Processor time. A call is made by a counter in Motoko, ``incOther``: three entries, a request and a response. The first
+figures are of a simulation of many subnets.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +39,57 @@ def _batch(caller: Canister, callee: Principal, count: int, go_on: Callable[[], 
     return _seconds(go_on) / count
 
 
+def _updates(counter: Canister) -> float:
+    return _seconds(lambda: [counter.update("inc", NOTHING) for _ in range(100)])
+
+
+def _simulate(table: Table, count: int) -> None:
+    """A network of so many subnets, each with a counter, and what a round, and a call to somebody drawn, takes."""
+    drawn = random.Random(1)
+    before = _resident_bytes()
+    with Network(count) as network:
+        made = [subnet.install(WASM) for subnet in network.subnets]
+        table.add(
+            f"{count} subnets with a canister each, memory of one", (_resident_bytes() - before) / count / 1024, "KiB"
+        )
+        for _ in range(3):
+            network.tick()
+        idle = _seconds(lambda: [network.tick() for _ in range(20)]) / 20
+        table.add(f"{count} subnets, a round in which nothing happens", idle * 1e3, "ms")
+        for each in (1, 10):
+            for caller in made:
+                for _ in range(each):
+                    arg = encode(parse_types("(principal)"), [drawn.choice(made).id])
+                    submit_ingress(caller._subnet._world, caller.id.raw_bytes, "incOther", arg)
+            seconds = _seconds(network.run_until_idle)
+            table.add(
+                f"{count} subnets, {each} calls of each to drawn ones, a call", seconds / count / each * 1e6, "us"
+            )
+
+
+def _simulate_all_to_all(table: Table, count: int) -> None:
+    with Network(count) as network:
+        made = [subnet.install(WASM) for subnet in network.subnets]
+        for caller in made:
+            for callee in made:
+                if callee.id != caller.id:
+                    arg = encode(parse_types("(principal)"), [callee.id])
+                    submit_ingress(caller._subnet._world, caller.id.raw_bytes, "incOther", arg)
+        seconds = _seconds(network.run_until_idle)
+        table.add(
+            f"{count} subnets, a call of each to each other one, a call", seconds / count / (count - 1) * 1e6, "us"
+        )
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
+
+
 def measure(quick: bool) -> Table:
     """All figures."""
     table, rounds = Table("network_figures"), 10 if quick else 60
+    _simulate(table, 20 if quick else 1_000)
+    _simulate_all_to_all(table, 10 if quick else 200)
     with Subnet() as alone, Network(2) as network:
         first, second = alone.install(WASM), alone.install(WASM)
         near, far = (subnet.install(WASM) for subnet in network.subnets)
@@ -57,9 +107,9 @@ def measure(quick: bool) -> Table:
             )
         ratios = []
         for _ in range(rounds):
-            member = _seconds(lambda: [near.update("inc", NOTHING) for _ in range(200)])
-            bare = _seconds(lambda: [first.update("inc", NOTHING) for _ in range(200)])
-            ratios.append(member / bare)
+            # The second of two that take turns would pay for what the first has left to the collector.
+            seconds = [_updates(one) for one in (near, first, first, near)]
+            ratios.append((seconds[0] + seconds[3]) / (seconds[1] + seconds[2]))
         table.add("an update of one of a network's subnets / of a subnet alone", median(ratios), "x", 1.03)
     return table
 

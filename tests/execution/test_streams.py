@@ -7,7 +7,7 @@ import pytest
 from perdure.canister import Reject, Reply
 from perdure.execution.delivery import deliver
 from perdure.execution.messages import CallMessage, FromCanister, ResponseMessage
-from perdure.execution.streams import MAX_SLICE_BYTES, Slice, acknowledge, has_new, induct, send, slice_for
+from perdure.execution.streams import MAX_SLICE_BYTES, Slice, has_new, send, slice_for, take_in
 
 HERE, THERE = b"subnet", b"another"
 CALLER, CALLEE = b"\0" * 8 + b"\1\1", b"\7" * 8 + b"\1\1"
@@ -15,6 +15,14 @@ CALLER, CALLEE = b"\0" * 8 + b"\1\1", b"\7" * 8 + b"\1\1"
 
 def call_of(number, *, arg=b"", cycles=10):
     return CallMessage(FromCanister(CALLER, number, 0), CALLER, CALLEE, "method", arg, cycles)
+
+
+def induct(world, subnet_id, found):
+    return take_in(world, [(subnet_id, found)])
+
+
+def acknowledge(world, subnet_id, inducted):
+    take_in(world, [(subnet_id, Slice(0, (), inducted))])
 
 
 def numbers(found):
@@ -86,6 +94,19 @@ def test_an_induction_that_is_undone_can_be_done_again(other, state, monkeypatch
     assert not other.state.outbox
     assert (other.state.xnet_streams, other.state.received_cycles) == ({}, 0)
     assert induct(other, HERE, found) == 1
+
+
+def test_all_slices_are_one_transaction(world, state, other):
+    send(state, [(THERE, call_of(1)), (b"third", call_of(2))])
+    kept = []
+    world.rules.host.keep = lambda *_: kept.append(1)
+    slices = [(THERE, Slice(0, (call_of(8),), 1)), (b"third", Slice(0, (call_of(9),), 0)), (b"new", Slice(0, (), 0))]
+    assert take_in(world.rules, slices) == 2
+    assert [one.origin.call_id for one in state.outbox] == [8, 9]
+    assert len(kept) == 1
+    assert sorted(state.xnet_streams) == [THERE, b"third"]
+    assert take_in(world.rules, slices) == 0
+    assert len(kept) == 1
 
 
 class TestDelivery:

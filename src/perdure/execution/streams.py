@@ -23,7 +23,7 @@ from perdure.execution.messages import CallMessage, Message, payload_bytes
 from perdure.execution.state import NO_STREAM, SubnetState, XNetStream
 from perdure.execution.world import World
 
-__all__ = ["Slice", "acknowledge", "has_new", "induct", "send", "slice_for"]
+__all__ = ["Slice", "has_new", "send", "slice_for", "take_in"]
 
 MAX_SLICE_BYTES: Final = 4 << 20
 """Of messages that a round takes in of one subnet; one may always come."""
@@ -44,19 +44,17 @@ def _cycles(message: Message) -> int:
     return message.cycles if isinstance(message, CallMessage) else message.refund
 
 
-def _changed(state: SubnetState, subnet_id: bytes, stream: XNetStream) -> None:
-    state.xnet_streams = {**state.xnet_streams, subnet_id: stream}
-
-
 def send(state: SubnetState, leaving: Iterable[tuple[bytes, Message]]) -> None:
     """Add messages to the streams for other subnets, in a transaction that the caller finishes."""
     added: dict[bytes, list[Message]] = {}
     for subnet_id, message in leaving:
         added.setdefault(subnet_id, []).append(message)
         state.sent_cycles += _cycles(message)
+    streams = dict(state.xnet_streams)
     for subnet_id, messages in added.items():
-        stream = state.xnet_streams.get(subnet_id, NO_STREAM)
-        _changed(state, subnet_id, stream._replace(messages=(*stream.messages, *messages)))
+        stream = streams.get(subnet_id, NO_STREAM)
+        streams[subnet_id] = stream._replace(messages=(*stream.messages, *messages))
+    state.xnet_streams = streams
 
 
 def slice_for(state: SubnetState, subnet_id: bytes, first: int) -> Slice:
@@ -78,32 +76,35 @@ def has_new(state: SubnetState, subnet_id: bytes, found: Slice) -> bool:
     return found.first <= inducted < found.first + len(found.messages)
 
 
-def induct(world: World, subnet_id: bytes, found: Slice) -> int:
-    """Take in what of another subnet's slice is new, in a transaction; how many messages that was.
+def take_in(world: World, slices: Iterable[tuple[bytes, Slice]]) -> int:
+    """Take in what of other subnets' slices is new, and let go of what they have, in one transaction.
 
     A slice that begins after what is expected next brings nothing: one before it was lost, and comes again.
+
+    Args:
+        world: the subnet, and what it is wired to.
+        slices: each with the id of the subnet that sends it.
+
+    Returns:
+        How many messages were new.
     """
     state = world.state
-    if not has_new(state, subnet_id, found):
-        return 0
-    stream = state.xnet_streams.get(subnet_id, NO_STREAM)
-    new = found.messages[stream.inducted - found.first :]
-    world.begin()
-    taken = world.take(Taken("slice", b"", "", subnet_id))
-    for message in new:
-        state.received_cycles += _cycles(message)
-        state.outbox.append(replace(message))  # another subnet of this process may still have this one
-    _changed(state, subnet_id, stream._replace(inducted=stream.inducted + len(new)))
-    world.finish(taken)
-    return len(new)
-
-
-def acknowledge(world: World, subnet_id: bytes, inducted: int) -> None:
-    """Let go of messages that another subnet has taken in, in a transaction."""
-    stream = world.state.xnet_streams.get(subnet_id, NO_STREAM)
-    done = min(inducted - stream.begin, len(stream.messages))
-    if done > 0:
+    streams = dict(state.xnet_streams)
+    arrived: list[Message] = []
+    for subnet_id, found in slices:
+        stream = streams.get(subnet_id, NO_STREAM)
+        new = found.messages[stream.inducted - found.first :] if found.first <= stream.inducted else ()
+        done = max(0, min(found.inducted - stream.begin, len(stream.messages)))
+        if new or done:
+            kept = stream.messages[done:] if done else stream.messages
+            streams[subnet_id] = XNetStream(stream.begin + done, kept, stream.inducted + len(new))
+            arrived += new
+    if streams != state.xnet_streams:
         world.begin()
-        taken = world.take(Taken("acknowledged", b"", "", subnet_id))
-        _changed(world.state, subnet_id, stream._replace(begin=stream.begin + done, messages=stream.messages[done:]))
+        taken = world.take(Taken("slices", b""))
+        for message in arrived:
+            state.received_cycles += _cycles(message)
+            state.outbox.append(replace(message))  # another subnet of this process may still have this one
+        state.xnet_streams = streams
         world.finish(taken)
+    return len(arrived)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import permutations
+from itertools import groupby, permutations
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
@@ -28,8 +28,8 @@ from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import FREE
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.scheduler import go_on, has_work, round_
-from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM, SubnetState
-from perdure.execution.streams import Slice, acknowledge, has_new, induct, slice_for
+from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM
+from perdure.execution.streams import Slice, has_new, slice_for, take_in
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.storage.topology import Member, Topology
@@ -353,16 +353,24 @@ class Network:
         return subnet._state.subnet_id
 
     def _slices(self, subnets: list[Subnet]) -> list[tuple[World, bytes, Slice]]:
-        """What each subnet is to take in of each other one, by receiver, then by sender."""
+        """What each subnet is to take in of each other one, by receiver, then by sender.
+
+        Only what they have streams for is looked at: in a large network most have nothing to do with each other.
+        """
+        numbers = {subnet._state.subnet_id: number for number, subnet in enumerate(subnets)}
+        pairs = sorted(
+            (numbers[receiver_id], number)
+            for number, sender in enumerate(subnets)
+            for receiver_id in sender._state.xnet_streams
+            if receiver_id in numbers
+        )
         found = []
-        for receiver in subnets:
-            world, state = receiver._world, receiver._state
-            for sender in subnets:
-                there = sender._state
-                if sender is not receiver and (state.subnet_id in there.xnet_streams or _sends(state, there)):
-                    stream = state.xnet_streams.get(there.subnet_id)
-                    first = 0 if stream is None else stream.inducted
-                    found.append((world, there.subnet_id, slice_for(there, state.subnet_id, first)))
+        for receiver, sender in pairs:
+            world, there = subnets[receiver]._world, subnets[sender]._state
+            stream = world.state.xnet_streams.get(there.subnet_id, NO_STREAM)
+            one = slice_for(there, world.state.subnet_id, stream.inducted)
+            if one.messages or one.inducted > stream.begin:
+                found.append((world, there.subnet_id, one))
         return found
 
     def _round(self, always: bool) -> bool:
@@ -379,9 +387,9 @@ class Network:
         if not is_working and sum(ask_outside(world) for world in worlds) == 0 and not always:
             return False
         self._keep_what_leaves(subnets)
-        for world, sender_id, one in slices:
-            induct(world, sender_id, one)
-            acknowledge(world, sender_id, one.inducted)
+        for _, group in groupby(slices, lambda one: id(one[0])):
+            pairs = list(group)
+            take_in(pairs[0][0], [(sender_id, one) for _, sender_id, one in pairs])
         for world in worlds:
             round_(world)
         return True
@@ -436,12 +444,6 @@ class Network:
 
     def __repr__(self) -> str:
         return f"<Network of {', '.join(self._kinds)}>"
-
-
-def _sends(receiver: SubnetState, sender: SubnetState) -> bool:
-    """Whether a receiver has something to be told, though nothing was sent to it: how far its own stream has come."""
-    stream = receiver.xnet_streams.get(sender.subnet_id)
-    return stream is not None and bool(stream.messages)
 
 
 def _wanted(subnets: int | Iterable[str] | None, topology: Topology | None) -> list[str]:
