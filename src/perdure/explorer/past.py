@@ -13,10 +13,10 @@ from perdure.explorer.words import shown_id
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Source
+from perdure.inspection.state import source_of_image
 from perdure.memory import PAGE_BYTES, BytesMemory
 from perdure.storage import StateDirectory, Version
 from perdure.storage.history import PastCanister
-from perdure.subnet.memories import ImageMemory
 
 __all__ = ["blame", "history", "version"]
 
@@ -112,7 +112,7 @@ def _differences(directory: StateDirectory, before: PastCanister, after: PastCan
 def _source(directory: StateDirectory, canister: PastCanister) -> Source:
     hash_, image = canister.module_hash, canister.images.get("stable")
     labels = ModuleLabels(lambda: directory.blob(hash_) if hash_ else None)
-    return Source("stable memory", BytesMemory() if image is None else ImageMemory(image), labels=labels)
+    return Source("nothing", BytesMemory()) if image is None else source_of_image("stable memory", image, labels)
 
 
 def blame(asked: Asked) -> Page:

@@ -12,11 +12,11 @@ from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Layer, Source
-from perdure.storage import StateDirectory
+from perdure.storage import DurableImage, StateDirectory, TemporaryImage
 from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
 
-__all__ = ["canister_id_of", "memory_of", "open_canister"]
+__all__ = ["canister_id_of", "memory_of", "open_canister", "source_of_image"]
 
 
 def open_canister(path: Path, canister: str) -> Source:
@@ -39,21 +39,27 @@ def open_canister(path: Path, canister: str) -> Source:
         names = directory.canisters[canister_id].memories
         if name not in names and name != "stable":
             raise StorageError(f"{found} has no memory {name!r:.80}, found {', '.join(names) or 'none'}", path)
-        image = directory.image(canister_id, name)
-        image.write_held()
-        extents = list(image.extents())
-        memory = map_extents(extents, image.wasm_pages)
-        layers = [_layer(extent) for extent in extents]
+        source = source_of_image(f"{path}:{canister}", directory.image(canister_id, name))
     except BaseException:
         directory.close()
         raise
-    ranges = [(extent.address, extent.address + extent.size_bytes) for extent in extents]
     # Open until the source is closed: as long as a reader is there, the owner leaves the files as they are.
     module_hash = directory.canisters[canister_id].module_hash
     labels: Mapping[int, str] = ModuleLabels(lambda: directory.blob(module_hash) if module_hash else None)
     if name != "stable":
         labels = MappingProxyType(labels)  # names of fields; what else a module declares is about stable memory
-    return Source(f"{path}:{canister}", memory, ranges, layers, directory.close, labels)
+    return Source(source.label, source.memory, source.extents, source.layers, directory.close, labels)
+
+
+def source_of_image(
+    label: str, image: DurableImage | TemporaryImage, labels: Mapping[int, str] | None = None
+) -> Source:
+    """An image as it stands, whose files are mapped; it is to stay open, and nothing is to be committed to it."""
+    image.write_held()
+    extents = list(image.extents())
+    ranges = [(extent.address, extent.address + extent.size_bytes) for extent in extents]
+    memory = map_extents(extents, image.wasm_pages)
+    return Source(label, memory, ranges, [_layer(extent) for extent in extents], labels=labels)
 
 
 def canister_id_of(path: Path, canister: str) -> Principal:
