@@ -51,6 +51,8 @@ def tree(index: int, **changes: object) -> Model:
 
 
 def test_what_is_the_same_says_nothing():
+    odd = column(4, type="f64", default=float("nan"))
+    assert told(column(4, type="f64", default=float("nan")), odd) == {}
     assert told(USERS) == told(replace(USERS, definitions="type A = nat;")) == {}
     assert told(tree(1, name="by_city")) == {}
     assert told(USERS, replace(USERS, state="unused")) == {}

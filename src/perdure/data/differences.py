@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, final
 
+import cbor2
+
 from perdure.data.catalogue import Catalogue, Column, Model, Tree
 from perdure.data.evolution import is_read_as
 from perdure.values.compatibility import Verdict
@@ -205,7 +207,7 @@ def _changed(place: str, index: int, before: Model, after: Model) -> Iterator[Mo
             "the old version does not expect it",
             "there is no way back once null has been written",
         )
-    if column.default != now.default and _is_added_later(index, before):
+    if cbor2.dumps(column.default) != cbor2.dumps(now.default) and _is_added_later(index, before):
         yield ModelDifference(
             place,
             "silently wrong",

@@ -110,6 +110,8 @@ def kind_of(value: Value) -> type | None:
 
 
 def _equals(wanted: Value) -> Test:
+    if isinstance(wanted, re.Pattern):
+        raise ValueError(f"{wanted!r:.80}: a pattern stands at a path alone, or behind $regex")
     return lambda found: (
         _is_same(found, wanted) or (isinstance(found, list) and any(_is_same(one, wanted) for one in found))
     )
@@ -166,6 +168,8 @@ def _has_element(wanted: Value) -> Test:
 def _is_found(wanted: Value, options: Value = "") -> Test:
     if isinstance(wanted, re.Pattern):
         letters = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
+        if left := wanted.flags & ~(re.UNICODE | re.IGNORECASE | re.MULTILINE | re.DOTALL):
+            raise ValueError(f"a pattern with {re.RegexFlag(left)!r}: only IGNORECASE, MULTILINE and DOTALL are taken")
         options = "".join(letter for letter, flag in letters.items() if wanted.flags & flag)
         wanted = wanted.pattern
     if not isinstance(wanted, str) or not isinstance(options, str):

@@ -10,6 +10,7 @@ Each table has two more columns that ``select *`` leaves out: ``_key`` and ``_va
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
 
 from perdure.errors import MalformedError, PerdureError
@@ -87,6 +88,8 @@ def connect_all(
     if len(structures) == 1 and not by_name and not variables:
         database = open_database(structures[0], limits)
         return database.connection, [database]
+    import apsw
+
     connection = connect_beside(structures)
     found = attached(connection, structures)
     module: Value = _Module(by_name)
@@ -99,7 +102,8 @@ def connect_all(
     limit(connection, limits or Limits())  # which empties the temporary schema
     for name, selection in (views or {}).items():
         # Of that schema, as views of another one may not use tables that are computed.
-        connection.execute(f"create temp view {quoted(name)} as {selection}")
+        with suppress(apsw.Error):  # names that come from bytes, such as no name of SQL may be
+            connection.execute(f"create temp view {quoted(name)} as {selection}")
     only_read(connection)
     return connection, found
 

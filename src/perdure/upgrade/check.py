@@ -86,7 +86,7 @@ def check_canister(canister: Canister, new: object, arg: object = None, **option
             raise UnsupportedError(
                 f"canister {canister.id} is in Wasm, and {new.__name__} in Python: nothing is compared"
             )
-        if left := sorted(options.keys() - {"title", "time_limit", "tell", "seed"}):
+        if left := sorted(options.keys() - {"title", "tell"}):
             raise TypeError(f"{left[0]!r} is for modules: a canister in Python says itself what it keeps and takes")
         return check_python(canister, new, arg, title)
     after = _schema(options.get("schema"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Final, final
@@ -252,15 +253,29 @@ class FlatbuffersBySchema(Format):
         self.kind = Kind("record", labels=self.fields, parts=parts)
 
     def _check_types(self) -> None:
-        objects, enums = self._schema.objects, self._schema.enums
-        types = [(one.name, field.name, field.type) for one in objects for field in one.fields]
-        types += [("a union", enum.names[value], one) for enum in enums for value, one in enum.types.items()]
-        for owner, name, one in types:
-            inner = one.element if one.base in (_VECTOR, _ARRAY) else one.base
-            is_known = one.base in _SCALARS or one.base in (0, _STRING, _VECTOR, _OBJECT, _UNION, _ARRAY)
-            limit = len(objects) if inner == _OBJECT else len(enums) if inner in (_UTYPE, _UNION) else None
-            if not is_known or (limit is not None and not 0 <= one.index < limit):
-                raise ValueError(f"{self.name}: {owner}.{name} has a type that is not read, {one.base} of {inner}")
+        fields = ((one.name, field.name, field.type) for one in self._schema.objects for field in one.fields)
+        unions = (
+            ("a union", enum.names[value], one)
+            for enum in self._schema.enums
+            for value, one in enum.types.items()
+            if one.base  # none of them is there
+        )
+        for owner, name, one in chain(fields, unions):
+            if not self._is_read(one):
+                raise ValueError(
+                    f"{self.name}: {owner}.{name} has a type that is not read, {one.base} of {one.element}"
+                )
+
+    def _is_read(self, one: _Type) -> bool:
+        inner = one.element if one.base in (_VECTOR, _ARRAY) else one.base
+        if inner == _OBJECT:
+            return 0 <= one.index < len(self._schema.objects)
+        if inner == _STRING:
+            return one.base != _ARRAY
+        if inner in (_UTYPE, _UNION):
+            return one.base != _ARRAY and 0 <= one.index < len(self._schema.enums)
+        # A number of an enum, or of none; no enum has fractions.
+        return inner in _SCALARS and one.index < (len(self._schema.enums) if inner not in (11, 12) else 0)
 
     def _kind(self, field: _Field) -> Kind:
         if field.type.base == _VECTOR and field.type.element == _UBYTE and field.type.index < 0:
