@@ -29,6 +29,7 @@ from perdure.measure.heat_map import draw_svg, draw_terminal
 from perdure.measure.structures import Layout, Owner
 from perdure.memory import PAGE_BYTES
 from perdure.stable import StableBTreeMap
+from perdure.stable.types import u32
 from perdure.subnet import Canister
 from perdure.values.schema import parse_schema
 
@@ -212,6 +213,18 @@ def test_memories_of_ones_own() -> None:
     lines = heat.terminal(memory="users")
     assert lines[0].endswith("users memory, 3 messages: 640.0 KiB, a letter is 4.0 KiB")
     assert [at for at, mark in enumerate("".join(lines[1:4])) if mark == "#"] == [2, 146]
+
+
+def test_structures_in_memories_of_ones_own() -> None:
+    subnet = Subnet(extensions=("memories",))
+    canister = subnet.install(bytes(wat2wasm(OWN)))
+    tree = StableBTreeMap.create(canister.memories["users"], u32, u32)
+    for key in range(100):
+        tree.insert(key, key)
+    with subnet.heat() as heat:
+        canister.update("add")
+    assert [use.title for use in heat.structures() if use.memory == "users"] == ["users page:0 btreemap"]
+    assert "a page:0: btreemap" in "\n".join(heat.terminal(memory="users"))
 
 
 def test_canisters_in_python_and_what_they_call(subnet: Subnet) -> None:

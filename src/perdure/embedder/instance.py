@@ -392,7 +392,7 @@ class WasmInstance:
     ) -> Trap | Return:
         if self._state is TRAPPED or self._state is RUNNING:
             self._roll_back(state)
-        store, engine = self._store, self._engine
+        store, engine, reads = self._store, self._engine, self._reads
         if (
             store is None
             or self._heap.resized
@@ -411,8 +411,8 @@ class WasmInstance:
         before = (
             self._memories.pages_before() if self._state is not CLEAN and not env.context.bit & FREE_OF_HEAP else None
         )
-        if self._reads is not None:
-            self._reads.begin(is_clean=self._state is CLEAN)
+        if reads is not None:
+            reads.begin(is_clean=self._state is CLEAN)
         fill(self._view, env, self._page_charges, index, environment)
         self._heap_changes = UNKNOWN
         self._env, self._api, self.failure = env, None, None
@@ -428,13 +428,13 @@ class WasmInstance:
             with outside:
                 ended = store.call(entry, state)
         state.instance = None
-        if self._reads is not None:
-            self._reads.end()
+        if reads is not None:
+            reads.end()
         if (spares := engine.spares).taken != spares.next and (cause := spares.take_cause()) is not None:
             raise cause  # it came where a callback began, and the engine was told that the callback had failed
         outcome = self._returned(env, before) if ended is None else self._failed(env, ended)
-        if self._reads is not None:
-            self._reads.charge(outcome, env)
+        if reads is not None:
+            reads.charge(outcome, env)
         self.calls.ended(entry_point, env, outcome, self._view)
         if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
             self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]

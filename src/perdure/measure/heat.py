@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, final
 
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.measure.heat_map import PageHeat, draw_svg, draw_terminal
-from perdure.measure.structures import Layout, Owner
+from perdure.measure.structures import OTHER, Layout, Owner
 from perdure.memory import PAGE_BYTES
 from perdure.picture import one_line
 from perdure.units import show_size
@@ -39,7 +39,8 @@ class Use(NamedTuple):
     memory: str
     """``stable``, ``heap``, or the name of one of the canister's own."""
     structure: str
-    """Its label, as ``perdure stable ls`` shows it; ``other``: nobody's, or nobody knows; empty: not stable memory."""
+    """Its label, as ``perdure stable ls`` shows it; ``other``: nobody's, or nobody knows; empty: a heap, or
+    a memory of one's own without structures."""
     name: str
     """From a schema, a catalogue, a class in Python; of a database, the table or index."""
     kind: str
@@ -393,8 +394,8 @@ class _Sums:
 
 
 def _remembered(layout: Layout | None, shift: int, *, is_stable: bool) -> Callable[[int], Owner]:
-    if not is_stable or layout is None:
-        nobody = Owner("", "", "")
+    if layout is None or layout.owners is None:
+        nobody = OTHER if is_stable else Owner("", "", "")
         return lambda page: nobody
     return lambda page: layout.owner(page << shift)
 

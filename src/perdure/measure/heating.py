@@ -10,6 +10,7 @@ from typing import Final, final
 
 from perdure.canister import CanisterInstance, EntryPoint, Env, Return, Trap
 from perdure.embedder import shared_engine
+from perdure.inspection.find import KINDS
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Source
 from perdure.inspection.state import canister_id_of, open_canister
@@ -62,11 +63,19 @@ def _layout(subnet: Subnet, canister_id: bytes, name: str, schema: Schema | None
     memory = None if instance is None else instance.memories.get(name)
     if memory is None or instance is None:
         return Layout.plain(0)
-    if name != STABLE:
+    if name == _HEAP:
         return Layout.plain(memory.size() * WASM_PAGE_BYTES)
     wasm = instance.module.wasm
-    source = Source(principal_text(canister_id), memory, labels=ModuleLabels(lambda: wasm))
-    return Layout.of(memory, inventory_of(source, schema))
+    labels = ModuleLabels(lambda: wasm) if name == STABLE else None
+    source = Source(principal_text(canister_id), memory, labels=labels)
+    found = inventory_of(source, schema if name == STABLE else None)
+    if name != STABLE and found is not None and not any(one.kind in KINDS for one in found.structures):
+        found = None  # a memory of one's own, with data of one's own making
+    return Layout.of(memory, found)
+
+
+_HEAP: Final = "heap"
+"""In which structures do not lie as they do in stable memory."""
 
 
 @final
