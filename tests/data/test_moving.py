@@ -270,3 +270,24 @@ def test_a_catalogue_whose_moves_are_none():
             with pytest.raises(MalformedError, match=what):
                 Catalogue.decode(replace(catalogue, moves=moves).encode())
         assert Catalogue.decode(catalogue.encode()) == catalogue
+
+
+@pytest.mark.parametrize("after", [b"junk", b"\x15", b"\0" * 1_000, b"\xff"])
+def test_a_catalogue_that_says_a_key_that_is_none(after):
+    with Subnet() as subnet:
+        shop = begun(subnet)
+        Store.open(shop.stable).note_move(Move("by_name", "users", after))
+        for _ in range(3):
+            subnet.tick()
+        assert (shop.actor().all(), shop.actor().left()) == ([], ["users"])
+
+
+@pytest.mark.parametrize("move", [Move("nobody", "users"), Move("by_name", "people")])
+def test_a_catalogue_that_says_another_migration(move):
+    with Subnet() as subnet:
+        shop = begun(subnet)
+        store = Store.open(shop.stable)
+        store.note_move(Move("by_name", "users"), has_ended=True)
+        store.note_move(move)
+        subnet.tick()
+        assert (shop.actor().all(), shop.actor().left()) == ([], [move.table])

@@ -374,3 +374,21 @@ TableMachine.TestCase.settings = settings(
     max_examples=20, stateful_step_count=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
 test_against_sqlite = TableMachine.TestCase
+
+
+def test_an_interrupt_within_a_write_stays_one(monkeypatch):
+    """It comes out as it is, not as an error of what takes the write back, and nothing of the write is left."""
+    users = Table.declare(store_over(BytesMemory()), "users", User, OPTIONS)
+    users.put(User(1, "a", "Zug", 1))
+    users.store.begin()
+
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("perdure.data.tree.insort", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        users.put(User(2, "b", "Bern", 2))
+    users.store.flush()
+    assert users.check() == []
+    assert [one.id for one in users] == [1]

@@ -409,6 +409,8 @@ class Table(Generic[R]):
     def rows_after(self, key: bytes, most: int) -> tuple[list[R], bytes]:
         """The first rows behind a packed key, and the key of the last of them."""
         low, rows, last = key + b"\0" if key else None, [], key
+        if key:
+            self._unpacked(self._first, key)
         for last, value in islice(self._first.tree.range(low), most):
             rows.append(self.rows.row(self._assembled(last, value)))
         return rows, last

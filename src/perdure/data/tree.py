@@ -172,10 +172,12 @@ class PendingTree:
         self._journal.wrote(self)
 
     def restore(self, key: bytes, before: Change | _Absent, length: int) -> None:
-        """Take a write back."""
+        """Take a write back, or what there is of one that was interrupted."""
         if isinstance(before, _Absent):
-            del self._pending[key]
-            del self._keys[bisect_left(self._keys, key)]
+            self._pending.pop(key, None)
+            at = bisect_left(self._keys, key)
+            if self._keys[at : at + 1] == [key]:
+                del self._keys[at]
         else:
             self._pending[key] = before
         self._length = length

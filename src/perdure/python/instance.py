@@ -323,23 +323,26 @@ class PythonInstance:
         Raises:
             MalformedError: one of them says of the table what it is not.
         """
+        for move in self.store.moves if self._module.models else ():
+            self._migration_of(move).tables[0].moving(self.store)
+
+    def _migration_of(self, move: Move) -> Migration:
         module = self._module
-        for move in self.store.moves if module.models else ():
-            migration = module.moves.get(move.migration)
-            if migration is None or migration.tables[0].name != move.table or move.table in module.models:
-                raise CanisterTrap(
-                    TrapCode.CALLED_TRAP,
-                    f"rows of {move.table!r} are still on their way by the migration {move.migration!r}: leave it in "
-                    "the class, as it was, until `store.moves` of its data models is empty",
-                )
-            migration.tables[0].moving(self.store)
+        found = module.moves.get(move.migration)
+        if found is None or found.tables[0].name != move.table or move.table in module.models:
+            raise CanisterTrap(
+                TrapCode.CALLED_TRAP,
+                f"rows of {move.table!r} are still on their way by the migration {move.migration!r}: leave it in "
+                "the class, as it was, until `store.moves` of its data models is empty",
+            )
+        return found
 
     def _move(self) -> None:
         """Take over the next rows of a table of the code before."""
         move = next(iter(self.store.moves), None)
         if move is None:
             return
-        migration = self._module.moves[move.migration]
+        migration = self._migration_of(move)
         rows, onward = migration.tables[0].step(self.store, move, migration.step_rows)
         if rows:
             migration.function(self._object, rows)

@@ -1,0 +1,8 @@
+"""All data models of one canister in one machine; `models_script` says what it does, and runs it for longer."""
+
+from __future__ import annotations
+
+from models_script import ModelsMachine, settings_of
+
+ModelsMachine.TestCase.settings = settings_of(3, 25)
+test_all_models_against_their_oracles = ModelsMachine.TestCase
