@@ -141,6 +141,26 @@ def test_a_step_that_traps_stays_where_it_was_and_is_tried_again():
         assert shop.actor().all() == EXPECTED
 
 
+@canister(name="shop")
+class LeftOpen(_Moving):
+    people: Table[Person] = table(key="name")
+
+    @migration
+    def by_name(self, users: Rows[User]) -> None:
+        self.people.update(Person(user.name, user.id) for user in users)
+        self.people.sql("begin")
+        self.people.sql("delete from people where number > 3")
+
+
+def test_a_step_that_leaves_a_transaction_open():
+    with Subnet() as subnet:
+        shop = subnet.install(Shop)
+        shop.actor().fill(COUNT)
+        shop.upgrade(LeftOpen)
+        subnet.tick()
+        assert (shop.actor().all(), shop.actor().left()) == ([], ["users"])
+
+
 def test_a_step_that_is_interrupted():
     FAULTS["interrupt"] = 52
     with Subnet() as subnet:

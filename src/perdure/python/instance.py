@@ -346,6 +346,7 @@ class PythonInstance:
         rows, onward = migration.tables[0].step(self.store, move, migration.step_rows)
         if rows:
             migration.function(self._object, rows)
+        self.store.flush()  # which refuses a transaction of SQL that was left open
         self.store.note_move(onward or move, has_ended=onward is None)
 
     def _check(self, old: Schema) -> None:
