@@ -90,7 +90,7 @@ def test_a_canister(visitor, shop):
     assert visitor.get(f"/_/c/{shop.id}/map.svg").content_type == "image/svg+xml"
 
 
-@pytest.mark.parametrize("path", ["c/aaaaa-aa", "c/no", "c/%00", "nothing", "c/../x", "profiles/9.svg", "history"])
+@pytest.mark.parametrize("path", ["c/aaaaa-aa", "c/no", "c/%00", "nothing", "c/../x", "pictures/9.svg", "history"])
 def test_what_is_not_there(visitor, shop, path):
     response = visitor.get(f"/_/{path}")
     assert response.status == 404
@@ -150,8 +150,8 @@ def test_what_a_call_may_not_be(visitor, shop, ledger):
 def test_instructions_by_function(visitor, ledger):
     form = {"method": "balance_of", "a0": "2vxsx-fae", "profile": "1"}
     answer = visitor.done(f"/_/c/{ledger.id}/call", **form)
-    (number,) = re.findall(r"/_/profiles/(\d+)\.svg", answer)
-    graph = visitor.get(f"/_/profiles/{number}.svg")
+    (number,) = re.findall(r"/_/pictures/(\d+)\.svg", answer)
+    graph = visitor.get(f"/_/pictures/{number}.svg")
     assert b"balance_of" in graph.body
     assert "sandbox allow-scripts" in dict(graph.headers)["content-security-policy"]
 

@@ -17,13 +17,14 @@ from perdure.explorer.site import Entry, NotFoundError, entry_of
 from perdure.explorer.words import cell
 from perdure.gateway.http import Response
 from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.measure.heat import STABLE, Heat, Use
 from perdure.measure.profile import Profile
 from perdure.subnet.subnet import Canister, Subnet
 
-__all__ = ["Outcome", "call", "flame_graph", "method_rows", "methods", "outcome_of", "recent", "service_of"]
+__all__ = ["Outcome", "call", "method_rows", "methods", "outcome_of", "picture", "recent", "service_of"]
 
 _MAX_REPLY_CHARACTERS: Final = 20_000
-_FLAME_HEADERS: Final = (
+_PICTURE_HEADERS: Final = (
     (
         "content-security-policy",
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; sandbox allow-scripts",
@@ -45,7 +46,9 @@ class Outcome(NamedTuple):
     cycles: int
     entries: Sequence[Entry]
     sent: Sequence[str]
-    structures: Sequence[object]
+    structures: Sequence[Use]
+    heat: int | None
+    """Number of a picture of the pages, as `profile`."""
     logs: Sequence[bytes]
     profile: int | None
 
@@ -117,7 +120,7 @@ def outcome_of(asked: Asked, subnet: Subnet, canister: Canister) -> Outcome:
     argument, sender = _argument(method, values), _sender(values.get("sender", ""))
     kind = "query" if _is_query(canister, method, name) else "update"
     found: Profile | None = None
-    with subnet.events() as stream, _profiled(subnet, bool(values.get("profile"))) as profiles:
+    with subnet.events() as stream, subnet.heat() as heat, _profiled(subnet, bool(values.get("profile"))) as profiles:
         reply, error = _call(canister, kind, name, argument, sender)
     found = profiles[0] if profiles else None
     events = list(stream)
@@ -134,9 +137,10 @@ def outcome_of(asked: Asked, subnet: Subnet, canister: Canister) -> Outcome:
         sum(one.cycles for one in entries),
         entries,
         [_told(one) for one in events if isinstance(one, Sent) and one.kind == "call"],
-        _structures(canister) if last is not None and not last.trap else [],
+        [one for one in heat.structures() if one.memory == STABLE],
+        asked.site.calls.keep(heat.svg(str(canister.id), STABLE)) if _drawable(heat, canister) else None,
         last.logs if last is not None else (),
-        None if found is None else asked.site.calls.keep(found),
+        None if found is None else asked.site.calls.keep(found.svg("Instructions")),
     )
 
 
@@ -157,16 +161,8 @@ def _profiled(subnet: Subnet, wanted: bool) -> Iterator[list[Profile]]:
         yield [found]
 
 
-def _structures(canister: Canister) -> Sequence[object]:
-    """Pages of stable memory that the canister's last entry touched, by structure."""
-    from perdure.measure.structures import Owners
-
-    instance = canister._instance
-    try:
-        pages = instance.stable_pages()
-    except (PerdureError, ValueError):
-        return []
-    return Owners(canister.stable).use(*pages) if any(pages) else []
+def _drawable(heat: Heat, canister: Canister) -> bool:
+    return (str(canister.id), STABLE) in heat.memories
 
 
 def _told(event: Sent) -> str:
@@ -225,10 +221,10 @@ def recent(asked: Asked) -> Page:
     return Page(template, {"entries": asked.site.calls.read(stream), "lost": stream.lost})
 
 
-def flame_graph(asked: Asked) -> Response:
-    """A profile as a flame graph."""
+def picture(asked: Asked) -> Response:
+    """A flame graph, or a map of pages that a call read and wrote."""
     number = asked.parts["number"]
     if not number.isdecimal() or len(number) > 9:
-        raise NotFoundError(f"no profile {number[:20]!r}")
-    text = asked.site.calls.profile(int(number)).svg("Instructions")
-    return Response(200, text.encode("utf-8", "replace"), "image/svg+xml", _FLAME_HEADERS)
+        raise NotFoundError(f"no picture {number[:20]!r}")
+    text = asked.site.calls.picture(int(number))
+    return Response(200, text.encode("utf-8", "replace"), "image/svg+xml", _PICTURE_HEADERS)

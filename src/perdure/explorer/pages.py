@@ -60,7 +60,7 @@ _ROUTES: Final = (
     _route("GET", "c/{id}/methods", calls.methods),
     _route("POST", "c/{id}/call", calls.call),
     _route("GET", "calls", calls.recent),
-    _route("GET", "profiles/{number}.svg", calls.flame_graph),
+    _route("GET", "pictures/{number}.svg", calls.picture),
     _route("GET", "c/{id}/snapshots", snapshots.snapshots),
     _route("POST", "c/{id}/snapshots/take", snapshots.take),
     _route("POST", "c/{id}/snapshots/{snapshot}/{what}", snapshots.change),

@@ -15,13 +15,12 @@ from perdure.errors import PerdureError
 from perdure.execution.events import Ended, Stream, Trapped
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
-from perdure.measure.profile import Profile
 from perdure.subnet.subnet import Canister, Subnet
 
 __all__ = ["Calls", "Entry", "NotFoundError", "Site", "Trial", "entry_of"]
 
 _KEPT_ENTRIES: Final = 500
-_KEPT_PROFILES: Final = 16
+_KEPT_PICTURES: Final = 16
 _SHOWN: Final = 100
 
 
@@ -44,13 +43,13 @@ class Entry(NamedTuple):
 
 @final
 class Calls:
-    """What the pages remember: the newest entries that ran on the subnet, and profiles by number."""
+    """What the pages remember: the newest entries that ran on the subnet, and pictures by number."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: deque[Entry] = deque(maxlen=_KEPT_ENTRIES)
         self._seen = 0
-        self._profiles: OrderedDict[int, Profile] = OrderedDict()
+        self._pictures: OrderedDict[int, str] = OrderedDict()
         self._next = 1
 
     def read(self, stream: Stream) -> list[Entry]:
@@ -62,25 +61,25 @@ class Calls:
                     self._entries.append(entry_of(self._seen, event))
             return list(islice(reversed(self._entries), _SHOWN))
 
-    def keep(self, profile: Profile) -> int:
-        """Keep a profile for a while; its number."""
+    def keep(self, svg: str) -> int:
+        """Keep a picture for a while; its number."""
         with self._lock:
             number, self._next = self._next, self._next + 1
-            self._profiles[number] = profile
-            if len(self._profiles) > _KEPT_PROFILES:
-                self._profiles.popitem(last=False)
+            self._pictures[number] = svg
+            if len(self._pictures) > _KEPT_PICTURES:
+                self._pictures.popitem(last=False)
             return number
 
-    def profile(self, number: int) -> Profile:
-        """A profile by its number.
+    def picture(self, number: int) -> str:
+        """A picture by its number.
 
         Raises:
             NotFoundError: it is not kept any more, or never was.
         """
         with self._lock:
-            if number not in self._profiles:
-                raise NotFoundError(f"profile {number} is not kept any more")
-            return self._profiles[number]
+            if number not in self._pictures:
+                raise NotFoundError(f"picture {number} is not kept any more")
+            return self._pictures[number]
 
 
 def entry_of(number: int, event: Ended | Trapped) -> Entry:
