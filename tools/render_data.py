@@ -64,8 +64,9 @@ PAGES = {
 }
 
 FORMATS = """
-One user: two numbers of 64 bits, one of 32, two texts, a list of two texts. The seeds' option 1 copies a value and
-decodes it; 2A reads a field where it lies, through tables that know older versions; 2B reads it at a fixed place.
+One user: two numbers of 64 bits, one of 32, two texts, a list of two texts. In the words of the forum post
+"Improving the utility of stable memory": option 1 copies a value and decodes it; 2A reads a field where it lies,
+through tables that know older versions; 2B reads it at a fixed place.
 
 Candid carries its types in each value and checks them against the reader's whenever one is read, so one field costs
 what all do; Protobuf numbers its fields and skips the others by their lengths. Flatbuffers and structs have places:
@@ -88,12 +89,12 @@ that do not say their type are read as another without complaint, which is why p
 upgrade ([upgrades.md](upgrades.md)), and `perdure stable diff` says so before.
 """
 FOUR = """
-The seeds' four: on the heap alone, which an upgrade empties; on the heap, saved and restored by hooks; copied to
-cells of a `StableBTreeMap`; in place. Entries of four numbers of 64 bits by a key of 64 bits, in Rust; each is an
-**ordered tree** or a **hash table**, which keeps no order and is a fraction of the work whatever memory it lies in:
-compare trees with trees. The ordered tree in place is a B+ tree of 12 entries a leaf and 31 keys a node, the one on
-the heap Rust's `BTreeMap`. Instructions are the replica's; reads and changes are of keys at random, times those of
-this machine, the message divided by its entries.
+The four of that post: on the heap alone, which an upgrade empties; on the heap, saved and restored by hooks; copied
+to cells of a `StableBTreeMap`; in place. Entries of four numbers of 64 bits by a key of 64 bits, in Rust; each is
+an **ordered tree** or a **hash table**, which keeps no order and is a fraction of the work whatever memory it lies
+in: compare trees with trees. The ordered tree in place is a B+ tree of 12 entries a leaf and 31 keys a node, the
+one on the heap Rust's `BTreeMap`. Instructions are the replica's; reads and changes are of keys at random, times
+those of this machine, the message divided by its entries.
 """
 FOUR_WHY = """
 What costs in cells is the copying, not the memory: nodes are read to the heap, their entries made objects and
@@ -107,12 +108,12 @@ any more. Hooks grow with the state, and so do their failures: an upgrade has 30
 network.
 """
 LAYOUTS = """
-A table of six fields with a tree of whole rows, or a tree of each column ([data.md](data.md)). The seeds take columns
-as the answer to schemas that change; here both change alike, since the catalogue knows columns of rows too.
+A table of six fields with a tree of whole rows, or a tree of each column ([data.md](data.md)). The post takes
+columns as the answer to schemas that change; here both change alike, since the catalogue knows columns of rows too.
 
-A node of a tree has eleven entries at most and takes its kilobyte however short they are, so a tree of one column has
-about as many pages as one of short rows, and a whole row is a lookup in each. Columns are worth it where rows are wide,
-spilling over their nodes, and one column is read of all of them.
+A node of a tree has eleven entries at most and takes its kilobyte however short they are, so a tree of one column
+has about as many pages as one of short rows, and a whole row is a lookup in each. Columns are worth it where rows
+are wide, spilling over their nodes, and one column is read of all of them.
 """
 MODELS = """
 The same entries and messages: 100 put, one read, one changed, one number of all added up. The heap was emptied

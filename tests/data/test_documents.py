@@ -273,7 +273,7 @@ KINDS = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=25, deadline=None)
 @given(values=st.lists(KINDS, max_size=8), way=st.sampled_from([1, -1]))
 def test_whatever_has_an_order_and_one_alone(values, way):
     found = [(key, {"a": one}) for key, one in enumerate(values)]
@@ -387,7 +387,7 @@ PATTERNS = st.recursive(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=60, deadline=None)
 @given(pattern=PATTERNS, text=st.text("abC1 \n", max_size=6), options=st.sampled_from(["", "i", "m", "s"]))
 def test_patterns_against_pythons(pattern, text, options):
     own = pattern if options == "m" else pattern.replace("$", r"\Z")

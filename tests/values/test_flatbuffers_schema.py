@@ -110,7 +110,7 @@ def mutated(data, buffer: bytearray) -> bytes:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_changed_buffer_is_read_or_refused(data):
     buffer = mutated(data, bytearray(FULL))
     for label in ("name", "items", "friend", None):
@@ -121,7 +121,7 @@ def test_a_changed_buffer_is_read_or_refused(data):
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_changed_schema_is_read_or_refused(data, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "changed.bfbs"
     changed = bytearray(mutated(data, bytearray(SCHEMA.read_bytes())))
