@@ -243,6 +243,7 @@ def start(table: Table) -> None:
         while not client.has_response():
             pass
         table.add("start to first answer", time.perf_counter() - begun, "s", 1)
+        table.add("start to first answer: processor time", processor_us(process.pid) / 1e6, "s")
         process.send_signal(signal.SIGTERM)
         process.wait()
     with served(canisters=100) as (port, canister, pid):

@@ -277,6 +277,7 @@ def _judged(samples: list[Sample], clients: list[Client], seconds: float) -> dic
         "requests": dict(sum((client.done for client in clients), Counter())),
         "first third": first._asdict(),
         "last third": last._asdict(),
+        "resident MiB": [one.resident_mib for one in samples[:: max(1, len(samples) // 30)]],
         "most": Sample(*map(max, zip(*samples, strict=True)))._asdict(),
     }
     told = json.dumps(found)
