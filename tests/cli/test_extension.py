@@ -28,7 +28,7 @@ def program(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("command", "code"), [("run", 1), ("instrument", 2)])
 def test_off_unless_asked_for(perdure: Run, program: Path, command: str, code: int) -> None:
     _, errors = perdure(command, program, code=code)
-    assert "perdure run --extension direct turn it on" in errors
+    assert "perdure run --extension direct and perdure canister install --extension direct turn it on" in errors
 
 
 def test_run(perdure: Run, program: Path) -> None:

@@ -61,7 +61,8 @@ def how_to_allow(extension: str) -> str:
     """Who meets what belongs to an extension that is off is told this."""
     return (
         f"it belongs to the extension {extension!r}, which the Internet Computer does not have: "
-        f"Subnet(extensions=({extension!r},)) and perdure run --extension {extension} turn it on"
+        f"Subnet(extensions=({extension!r},)), perdure run --extension {extension} and perdure canister install "
+        f"--extension {extension} turn it on"
     )
 
 

@@ -78,10 +78,13 @@ class Draft:
         self._entries: list[list[Plain]] = []
         next_slot = committed.next_slot
         states = [(canister_id, committed.canisters.get(canister_id)) for canister_id in sorted(changes)]
+        has_copies = False
         for canister_id, state in states:
             self.slots[canister_id] = next_slot if state is None else state.slot
             next_slot += state is None
-        self._copy_origins()  # a copy undoes what was prepared
+            has_copies |= bool(changes[canister_id].origins)
+        if has_copies:
+            self._copy_origins()  # a copy undoes what was prepared
         for canister_id, state in states:
             self._entries.append([canister_id, self._entry(canister_id, changes[canister_id], state)])
 

@@ -329,11 +329,12 @@ class DurableHost:
             change.memories = dict(delta.memories)
             change.global_values = delta.global_values
             names = self.directory.canisters[canister_id].memories
-            come = given(draft.journal, canister_id)
-            _add(change, come)
-            added = {
-                name: delta for name, delta in change.memories.items() if name not in names or name in come.memories
-            }
+            come: Collection[str] = ()
+            if draft.journal.given:
+                gift = given(draft.journal, canister_id)
+                come = gift.memories
+                _add(change, gift)
+            added = {name: delta for name, delta in change.memories.items() if name not in names or name in come}
             if added:  # temporary until now, in the image of its own that the instance still has
                 draft.added[canister_id] = CanisterChange(added)
                 draft.moved[canister_id] = instance

@@ -142,10 +142,13 @@ def about_nothing(source: str, inventory: Inventory) -> str:
 
     if any(structure.kind in (*KINDS, "sqlite") for structure in inventory.structures) or inventory.variables.tables():
         return ""
-    found = "its stable memory is empty"
+    where = (
+        f"memory {source.rpartition('#')[2]}" if "#" in source and not Path(source).exists() else "its stable memory"
+    )
+    found = f"{where} is empty"
     if inventory.structures:
         kinds = ", ".join(f"{one.kind} ({one.label})" for one in inventory.structures)
-        found = f"no structure of ic-stable-structures is in its stable memory, found {kinds}"
+        found = f"no structure of ic-stable-structures is in {where}, found {kinds}"
     if not _is_motoko(Path(source) / "wasm_module.bin"):
         return found
     return f"{found}: a Motoko canister without stable types in its module keeps its variables in the heap"
