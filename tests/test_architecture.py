@@ -101,6 +101,7 @@ WRITERS = {
     "perdure.cli.demo": "what somebody asked a command for, by name",
     "perdure.cli.profile": "the same",
     "perdure.cli.heatmap": "the same",
+    "perdure.cli.coverage": "the same",
     "perdure.cli.bench": "the same; results are written over, as canbench does",
     "perdure.cli.fuzz": "the same",
     "perdure.cli.bindgen": "the same",
@@ -113,6 +114,7 @@ WRITERS = {
     "perdure.cli.stable.declare": "the same; the output may be the input",
     "perdure.cli.memory": "the same, by `whole_file`",
     "perdure.kit.plugin": "pictures, where somebody asked for them by --perdure-heatmap",
+    "perdure.kit.plugin_measure": "reports that somebody asked pytest for",
     "perdure.kit.machine": "what a state machine has found, as a test",
     "perdure.cli.stable.export": "the same: a directory for the files of an export",
 }
@@ -219,6 +221,7 @@ TESTED_WITH = {
     "measure/test_bench.py": "measure: structures; cli: bench",
     "measure/test_costs.py": "cli: explain",
     "measure/test_heat.py": "measure: heat_map heating; cli: heatmap; embedder: touched",
+    "measure/test_coverage.py": "measure: coverage*; cli: coverage; embedder: hits; kit: plugin_measure",
     "measure/test_report.py": "subnet: last",
     "measure/test_profile.py": "measure: flame formats paths; cli: profile; instrument: profile; embedder: call_tree",
     "python/test_module.py": "python: calls heap instance method overlay",

@@ -99,16 +99,20 @@ def tool_python(*packages: str) -> Path:
 def zig(*arguments: str | Path) -> None:
     """Run the pinned C compiler, its caches under ``build``."""
     env = {"ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"), "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig-cache")}
-    run(tool_python(ZIGLANG), "-m", "ziglang", *arguments, env=env)
+    run(tool_python(ZIGLANG), "-m", "ziglang", *arguments, cwd=HERE, env=env)
 
 
-def c_module(target: str, *flags: str) -> Callable[[Recipe], bytes]:
-    """A C module whose exports are by attribute: freestanding without a library, or a WASI reactor with one."""
+def c_module(target: str, *flags: str, has_lines: bool = False) -> Callable[[Recipe], bytes]:
+    """A C module whose exports are by attribute: freestanding without a library, or a WASI reactor with one.
+
+    With `has_lines` it has debug sections, whose paths begin here, and code that follows its lines.
+    """
+    optimised = ("-O1", "-g", "-fno-inline", "-ffile-compilation-dir=.") if has_lines else ("-O2", "-g0")
 
     def build(recipe: Recipe) -> bytes:
         out = WORK / f"{recipe.name}.wasm"
-        common = ("-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-g0", "-I", HERE / "c", "-o", out)
-        zig("cc", f"--target={target}", *flags, *common, HERE / recipe.source)
+        common = ("-std=c17", *optimised, "-Wall", "-Wextra", "-Werror", "-I", "c", "-o", out)
+        zig("cc", f"--target={target}", *flags, *common, recipe.source)
         return out.read_bytes()
 
     return build
@@ -368,6 +372,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("stable_access", "c", "c/stable_access.c", C_32),
     Recipe("upgraded_c", "c", "c/upgraded.c", C_32),
     Recipe("save_restore", "c", "c/save_restore.c", C_32),
+    Recipe("branches", "c", "c/branches.c", c_module("wasm32-freestanding", *FREESTANDING, has_lines=True)),
     Recipe("universal32", "c", "universal/universal.c", C_32),
     Recipe("universal64", "c", "universal/universal.c", C_64),
     Recipe("sqlite", "c", "../../examples/sqlite/canister.c", sqlite_module),

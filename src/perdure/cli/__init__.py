@@ -40,6 +40,7 @@ COMMANDS = {
     "bench": _Command("perdure.cli.bench:bench", "Run canbench's benchmarks, and compare them with earlier results."),
     "explain": _Command("perdure.cli.explanations:explain", "What an error's code means, and what to do."),
     "explain-cost": _Command("perdure.cli.explain:explain_cost", "What a call, an install, a day cost, line by line."),
+    "coverage": _Command("perdure.cli.coverage:coverage", "See which functions and lines calls run."),
     "profile": _Command("perdure.cli.profile:profile", "Count instructions by function and call path, exactly."),
     "heatmap": _Command("perdure.cli.heatmap:heatmap", "Show which pages of memories messages read and write."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),

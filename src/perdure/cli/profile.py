@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from perdure.measure.profile import Profile
     from perdure.subnet import Canister, Subnet
 
-__all__ = ["ENDS", "end_of", "profile", "write_profile"]
+__all__ = ["ENDS", "end_of", "opened", "profile", "run_calls", "write_profile"]
 
 _FILE = InputFile()
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -78,15 +78,10 @@ def profile(
     for output in outputs:
         end_of(output)
     before = _earlier(against)
-    with _opened(source, init, with_install) as (subnet, canister, paths):
-        with _counted(subnet, paths) as rejections:
-            service = known_service(canister)
-            for call in calls:
-                call_method(canister, service, call)
-            if upgrade is not None:
-                canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg))
-            for _ in range(ticks):
-                subnet.tick()
+    with opened(source, init, with_install=with_install) as (subnet, canister, paths):
+        with subnet.profile() as found:
+            rejections = run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)
+        paths.add(found)
         if not len(paths) and not rejections:
             raise click.UsageError("nothing ran: name methods, or say --with-install, --upgrade or --ticks")
     for output in outputs:
@@ -100,7 +95,7 @@ def profile(
 
 
 @contextmanager
-def _opened(source: str, init: str, with_install: bool) -> Iterator[tuple[Subnet, Canister, Profile]]:
+def opened(source: str, init: str, *, with_install: bool) -> Iterator[tuple[Subnet, Canister, Profile]]:
     """The canister to be called, and a profile of its installing where that was asked for."""
     from perdure.inspection.canister import open_canister
     from perdure.measure.profile import Profile
@@ -127,18 +122,23 @@ def _opened(source: str, init: str, with_install: bool) -> Iterator[tuple[Subnet
         yield subnet, canister, paths
 
 
-@contextmanager
-def _counted(subnet: Subnet, paths: Profile) -> Iterator[list[RejectError]]:
-    """Count what runs in the block, which a rejection ends."""
+def run_calls(
+    subnet: Subnet, canister: Canister, calls: Iterable[str], upgrade: Path | None, upgrade_arg: str, ticks: int
+) -> list[RejectError]:
+    """Do what a command line names, until something is rejected; that rejection."""
     from perdure.errors import RejectError
 
-    rejections: list[RejectError] = []
-    with subnet.profile() as found:
-        try:
-            yield rejections
-        except RejectError as error:
-            rejections.append(error)
-    paths.add(found)
+    service = known_service(canister)
+    try:
+        for call in calls:
+            call_method(canister, service, call)
+        if upgrade is not None:
+            canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg))
+        for _ in range(ticks):
+            subnet.tick()
+    except RejectError as error:
+        return [error]
+    return []
 
 
 def end_of(path: Path) -> str:

@@ -6,7 +6,14 @@ from perdure.embedder.apart import Apart
 from perdure.embedder.cache import CompileCache, cache_directory
 from perdure.embedder.engine import Engine, shared_engine, validate_original
 from perdure.embedder.instance import WasmInstance
-from perdure.embedder.module import CompiledModule, Compiler, compile_module, profiled_code, shared_compiler
+from perdure.embedder.module import (
+    CompiledModule,
+    Compiler,
+    compile_module,
+    covered_code,
+    profiled_code,
+    shared_compiler,
+)
 from perdure.embedder.rust_names import demangled
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "WasmInstance",
     "cache_directory",
     "compile_module",
+    "covered_code",
     "demangled",
     "profiled_code",
     "shared_compiler",

@@ -6,11 +6,13 @@ See `perdure.instrument.profile`, which draws the memory.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, final
 
 from perdure.canister import EntryPoint, Env, Method, Return, Trap
+from perdure.embedder.facts import ModuleFacts
 from perdure.embedder.header import LEFT, OUT, OUT_OFFSET
+from perdure.embedder.hits import HitCounter, hit_counter
 from perdure.embedder.memory import AnonymousMemory
 from perdure.instrument import abi
 from perdure.instrument.profile import FIRST_ENTRY, HEADER, LOST, NODE, ROOT, TREE
@@ -78,6 +80,10 @@ class CallCounter:
     """What has been counted and is not in the accounting memory any more."""
     canister_id = b""
 
+    def __init__(self, hits: HitCounter) -> None:
+        self.hits = hits
+        """How often each block has run."""
+
     def ended(self, entry: EntryPoint, env: Env, outcome: Trap | Return, message: memoryview) -> None:
         """An entry has ended."""
 
@@ -85,7 +91,8 @@ class CallCounter:
         """An entry has ended without returning: what has begun on the way to the function that ran ends here."""
 
     def take(self) -> None:
-        """Move what has been counted to `tree`, before the accounting memory is cleared."""
+        """Move what has been counted out of the accounting memory, before that is cleared."""
+        self.hits.take()
 
 
 @final
@@ -94,7 +101,8 @@ class _CallCounter(CallCounter):
 
     is_counting = True
 
-    def __init__(self, memory: AnonymousMemory, profiled: Iterable[tuple[int, str]]) -> None:
+    def __init__(self, memory: AnonymousMemory, profiled: Iterable[tuple[int, str]], hits: HitCounter) -> None:
+        super().__init__(hits)
         self._memory = memory
         self._tree = self.tree = CallTree()
         self._numbers = {name: number for number, name in profiled if number >= FIRST_ENTRY}
@@ -117,6 +125,7 @@ class _CallCounter(CallCounter):
         HEADER.pack_into(view, TREE, ROOT, free, lost)
 
     def take(self) -> None:
+        super().take()
         if self._memory.range is None:
             return
         view, tree = self._memory.bytes, self._tree
@@ -134,7 +143,7 @@ class _CallCounter(CallCounter):
 
 
 _PIECE_BYTES: Final = 1 << 20
-_NOTHING: Final = CallCounter()
+_NOTHING: Final = CallCounter(hit_counter(AnonymousMemory(), 0))
 
 
 def _left(message: memoryview) -> int:
@@ -142,6 +151,9 @@ def _left(message: memoryview) -> int:
     return int(OUT.unpack_from(message, OUT_OFFSET)[LEFT])
 
 
-def call_counter(memory: AnonymousMemory, profiled: Sequence[tuple[int, str]]) -> CallCounter:
-    """What counts by call path, from an accounting memory; `profiled` as in `ModuleFacts`."""
-    return _CallCounter(memory, profiled) if profiled else _NOTHING
+def call_counter(memory: AnonymousMemory, facts: ModuleFacts) -> CallCounter:
+    """What counts, from an accounting memory, what code counts of which these are the facts."""
+    if not facts.profiled and not facts.points:
+        return _NOTHING
+    hits = hit_counter(memory, facts.points)
+    return _CallCounter(memory, facts.profiled, hits) if facts.profiled else CallCounter(hits)

@@ -21,7 +21,8 @@ class ModuleFacts(NamedTuple):
     `engine_memories` the names of those that the module itself has, by index; `noted_memories` those of which the
     header says whether they were written, bit by bit. `is_heap_alone`: the canister's own instructions reach the heap
     and no other memory. `profiled`: of code that counts instructions by call path, the names of what it counts beside
-    the canister's own functions, by number; empty: it does not.
+    the canister's own functions, by number; empty: it does not. `points`: how many blocks it counts, see
+    `perdure.instrument.coverage`.
     """
 
     is_64: bool
@@ -42,6 +43,7 @@ class ModuleFacts(NamedTuple):
     noted_memories: tuple[str, ...]
     counts: Counts
     profiled: tuple[tuple[int, str], ...]
+    points: int
 
 
 def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFacts:
@@ -69,6 +71,7 @@ def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFact
         noted_memories=linked.plan.noted,
         counts=counts,
         profiled=linked.profiled,
+        points=linked.points,
     )
 
 
@@ -129,4 +132,5 @@ def _decoded(data: bytes) -> ModuleFacts:
         noted_memories=tuple(plain["noted_memories"]),
         counts=Counts({name: Count(*count) for name, count in plain["counts"][0].items()}, *plain["counts"][1:]),
         profiled=tuple((number, name) for number, name in plain["profiled"]),
+        points=plain["points"],
     )

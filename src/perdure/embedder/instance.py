@@ -93,7 +93,7 @@ class WasmInstance:
         self._heap, self._stable = memories["heap"], memories["stable"]
         self._has_more = self._memories.has_more
         self._accounting, self._message = AnonymousMemory(), AnonymousMemory()
-        self.calls = call_counter(self._accounting, module.facts.profiled)
+        self.calls = call_counter(self._accounting, module.facts)
         self._owned = list(memories.values())
         self._view = memoryview(b"")
         self._read_globals = True

@@ -31,7 +31,15 @@ from perdure.instrument.memories import has_own_memories
 from perdure.instrument.validate import validate
 from perdure.wasm import decode, encode, inflate, memories_of
 
-__all__ = ["TOOLCHAIN", "CompiledModule", "Compiler", "compile_module", "profiled_code", "shared_compiler"]
+__all__ = [
+    "TOOLCHAIN",
+    "CompiledModule",
+    "Compiler",
+    "compile_module",
+    "covered_code",
+    "profiled_code",
+    "shared_compiler",
+]
 
 MAX_SECONDS = 3600.0
 MAX_SECONDS_UNMETERED = 60.0
@@ -308,8 +316,19 @@ def profiled_code(code: CanisterModule) -> CanisterModule:
     """The same code, but counting instructions by call path; code of another engine than Wasm's as it is."""
     if not isinstance(code, CompiledModule) or code.facts.profiled:
         return code
+    return _in_form(code, replace(code.options, profile=True))
+
+
+def covered_code(code: CanisterModule) -> CanisterModule:
+    """The same code, but counting how often each block runs; what is not metered, or another engine's, as it is."""
+    if not isinstance(code, CompiledModule) or code.facts.points or not code.facts.metered:
+        return code
+    return _in_form(code, replace(code.options, coverage=True))
+
+
+def _in_form(code: CompiledModule, options: Options) -> CompiledModule:
     compiler = shared_compiler() if code.engine is shared_engine() else Compiler(code.engine, None)
-    return compiler.compile(code.wasm, replace(code.options, profile=True), known=True)
+    return compiler.compile(code.wasm, options, known=True)
 
 
 def compile_module(wasm: bytes, options: Options | None = None, *, known: bool = False) -> CompiledModule:

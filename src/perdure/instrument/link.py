@@ -25,6 +25,7 @@ from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, TRANSMISSION_INSTRUCTIONS, 
 from perdure.instrument import abi
 from perdure.instrument.appendix import Appendix, op, redirect_elements
 from perdure.instrument.costs import SCHEDULES
+from perdure.instrument.coverage import Hits
 from perdure.instrument.direct import ReplacedCalls, direct_calls
 from perdure.instrument.inline import Inlined
 from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, MemoryPlan, is_heap_64, plan_memories
@@ -69,6 +70,7 @@ class Options:
         memories: memories beside the module's own, which only the host reads and writes.
         extensions: what modules may use beyond the network's rules, by the names of `perdure.ic.ic0_ext`.
         profile: count instructions by call path, see `perdure.instrument.profile`; nothing else becomes different.
+        coverage: count how often each block runs, see `perdure.instrument.coverage`; likewise. Only with a schedule.
     """
 
     schedule: str | None = "2025"
@@ -79,6 +81,7 @@ class Options:
     memories: tuple[MemoryKind, ...] = ()
     extensions: tuple[str, ...] = ()
     profile: bool = False
+    coverage: bool = False
 
 
 class SavedGlobal(NamedTuple):
@@ -113,6 +116,8 @@ class Instrumented:
     plan: MemoryPlan
     profiled: tuple[tuple[int, str], ...] = ()
     """What a profile counts beside the canister's own functions: numbers and names of imports, and of entries."""
+    points: int = 0
+    """How many blocks are counted."""
 
 
 def instrument(module: Module, options: Options | None = None) -> Instrumented:
@@ -151,7 +156,8 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     hooks_global = first_global + len(kernel.globals) + len(own.globals)
     hooks = append_hooks(appendix, plan.accounting, counter, hooks_global) if options.profile else None
     exports = _append_entries(appendix, module, methods, functions, redirects, (plan, own, hooks))
-    rewrite = _rewrite(module, kernel, functions, replaced, (plan, own, options))
+    hits = Hits(plan.accounting) if options.coverage and options.schedule else None
+    rewrite = _rewrite(module, kernel, functions, replaced, (plan, own, options, hits))
     codes = rewrite_codes(own.guarded(module.codes), rewrite)
     imports = _without_extensions(linked.imports, appendix)  # may append a type
     linked = replace(
@@ -160,7 +166,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         imports=imports,
         function_type_indices=module.function_type_indices + tuple(appendix.type_indices),
         codes=own.noting(codes) + tuple(appendix.codes),
-        memories=linked.memories + _kernel_memories(kernel, options, plan),
+        memories=linked.memories + _kernel_memories(kernel, options, plan, hits),
         globals=module.globals + kernel.globals + own.globals + (hooks.globals if hooks is not None else ()),
         elements=redirect_elements(module.elements + _declared(module), redirects),
         exports=exports,
@@ -180,6 +186,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         redirected_imports=tuple(redirected.values()),
         plan=plan,
         profiled=() if hooks is None else hooks.counted(names, exports),
+        points=0 if hits is None else hits.points,
     )
 
 
@@ -188,10 +195,10 @@ def _rewrite(
     kernel: Module,
     functions: Mapping[str, int],
     replaced: ReplacedCalls,
-    parts: tuple[MemoryPlan, OwnMemories, Options],
+    parts: tuple[MemoryPlan, OwnMemories, Options, Hits | None],
 ) -> Rewrite:
     """What is done to the canister's code."""
-    plan, own, options = parts
+    plan, own, options, hits = parts
     first_global = len(module.all_global_types)
     return Rewrite(
         schedule=SCHEDULES[options.schedule] if options.schedule else None,
@@ -206,6 +213,7 @@ def _rewrite(
         is_64=plan.is_64,
         wide_memories=own.wide,
         is_table_64=bool(module.all_tables) and module.all_tables[0].is_64,
+        hits=hits,
     )
 
 
@@ -257,9 +265,10 @@ def _own_memories(module: Module, plan: MemoryPlan) -> Module:
     )
 
 
-def _kernel_memories(kernel: Module, options: Options, plan: MemoryPlan) -> tuple[MemoryType, ...]:
+def _kernel_memories(kernel: Module, options: Options, plan: MemoryPlan, hits: Hits | None) -> tuple[MemoryType, ...]:
     stable, accounting, *others = kernel.memories
-    others = [roomy(accounting) if options.profile else accounting, *others]
+    accounting = roomy(accounting) if options.profile else accounting
+    others = [accounting if hits is None else hits.roomy(accounting), *others]
     if plan.has_native_stable:
         return tuple(others)
     return (MemoryType(stable.limits._replace(maximum=options.max_stable_wasm_pages)), *others)

@@ -19,10 +19,10 @@ Source: ``inject_metering`` in the replica's ``instrumentation.rs``, 2025, secon
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import compress, repeat
+from itertools import compress, count, repeat
 from operator import contains, itemgetter
 from typing import NamedTuple, NoReturn, final
 
@@ -49,7 +49,10 @@ __all__ = [
     "BULK_LENGTH",
     "BULK_LENGTH_32",
     "NOP",
+    "Change",
     "Rewrite",
+    "changes_of",
+    "charge_points",
     "count_instructions",
     "opcode_histogram",
     "opcode_numbers",
@@ -92,6 +95,7 @@ class Rewrite:
         is_64: whether the heap has 64-bit addresses.
         wide_memories: which memories have 64-bit addresses; `None`: the heap is the only memory.
         is_table_64: whether tables have 64-bit indices.
+        hits: what to put behind each charge, by the number of the charge in all bodies; only with a schedule.
     """
 
     schedule: CostSchedule | None = None
@@ -108,6 +112,7 @@ class Rewrite:
     is_64: bool = False
     wide_memories: frozenset[int] | None = None
     is_table_64: bool = False
+    hits: Callable[[int], bytes] | None = None
 
 
 def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite) -> tuple[Code, ...]:
@@ -119,6 +124,31 @@ def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite) -> tuple[Code, ...]:
         MalformedError: something that is no instruction.
     """
     return _Rewriter(rewrite).codes(codes)
+
+
+def charge_points(codes: Sequence[Code], schedule: CostSchedule, *, is_64: bool = False) -> list[list[int]]:
+    """Where the blocks begin that cost something, of each body, ascending: where charges go, and hits.
+
+    Raises:
+        MalformedError: something that is no instruction.
+    """
+    charges, _ = _Rewriter(Rewrite(schedule=schedule, is_64=is_64)).changes(codes)
+    return [[at for at, _, _ in charges[code.body]] for code in codes]
+
+
+def changes_of(codes: Sequence[Code], rewrite: Rewrite, place: int) -> list[Change]:
+    """What `rewrite_codes` does to the `place`-th body, ascending; several changes may stand at one place.
+
+    Raises:
+        MalformedError: something that is no instruction.
+    """
+    body = codes[place].body
+    rewriter = _Rewriter(rewrite)
+    charges, scans = rewriter.changes(codes[: place + 1])
+    if body not in scans:
+        return []
+    points = count(sum(len(charges[code.body]) for code in codes[:place]) if rewrite.hits else 0)
+    return rewriter.all_changes(body, scans[body], rewriter.counted(charges[body], points), place)
 
 
 def count_instructions(codes: Sequence[Code]) -> int:
@@ -207,7 +237,7 @@ def _scanner(redirected: frozenset[int], grown: frozenset[int] = frozenset([0]))
     return re.compile(possessive(run, b"*") + b"(?:" + b"|".join(ending) + b")", re.DOTALL)
 
 
-_Change = tuple[int, int, bytes]
+Change = tuple[int, int, bytes]
 """What stands from a start to an end becomes these bytes."""
 
 
@@ -287,31 +317,44 @@ class _Rewriter:
 
     def codes(self, codes: Sequence[Code]) -> tuple[Code, ...]:
         """Bodies, rewritten."""
+        charges, scans = self.changes(codes)
+        made: dict[bytes, bytes] = {}
+        points = count()
+        rewritten = []
+        for place, code in enumerate(codes):
+            scan = scans.get(code.body)
+            if scan is None:
+                rewritten.append(code)
+                continue
+            body = made.get(code.body)
+            if body is None:
+                changes = self.counted(charges[code.body], points)
+                is_inlining = self._inlines_in(code.body, scan)
+                body = _changed(code.body, self.all_changes(code.body, scan, changes, place))
+                if self.rewrite.hits is None and not is_inlining:  # which depends on a function's parameters
+                    made[code.body] = body
+            rewritten.append(code if body is code.body else Code(body, code.offset))
+        return tuple(rewritten)
+
+    def changes(self, codes: Sequence[Code]) -> tuple[Mapping[bytes, list[Change]], Mapping[bytes, _Scan]]:
+        """Charges, and what else there is to change, of all different bodies; of those that are left alone nothing."""
         if self.meter is None:
             candidates = _candidates(self.rewrite)
             touched = [bool(candidates.search(code.body)) for code in codes]
             scans = {
                 code.body: _scan(code, self.scanner, numbered=False) for code in _distinct(compress(codes, touched))
             }
-            charges: dict[bytes, list[_Change]] = {body: [] for body in scans}
-        else:
-            # Modules are full of equal little functions.
-            scans = {code.body: _scan(code, self.scanner) for code in _distinct(codes)}
-            charges = dict(zip(scans, self._charges(scans, self.meter), strict=True))
-        inlining = {body for body, scan in scans.items() if self._inlines_in(body, scan)}
-        bodies = {
-            body: self._changed(body, scan.edits, charges[body]) for body, scan in scans.items() if body not in inlining
-        }
-        rewritten = []
-        for place, code in enumerate(codes):
-            if code.body in inlining:
-                body = self._inlined(code.body, scans[code.body], list(charges[code.body]), place)
-            else:
-                body = bodies.get(code.body, code.body)
-            rewritten.append(code if body is code.body else Code(body, code.offset))
-        return tuple(rewritten)
+            return {body: [] for body in scans}, scans
+        # Modules are full of equal little functions.
+        scans = {code.body: _scan(code, self.scanner) for code in _distinct(codes)}
+        return dict(zip(scans, self._charges(scans, self.meter), strict=True)), scans
 
-    def _charges(self, scans: Mapping[bytes, _Scan], meter: _Meter) -> Iterator[list[_Change]]:
+    def counted(self, charges: Sequence[Change], points: Iterator[int]) -> list[Change]:
+        """Charges, with hits behind each where these are wanted."""
+        hits = self.rewrite.hits
+        return list(charges) if hits is None else [(at, at, charge + hits(next(points))) for at, _, charge in charges]
+
+    def _charges(self, scans: Mapping[bytes, _Scan], meter: _Meter) -> Iterator[list[Change]]:
         costs = meter.block_costs([scan.numbers for scan in scans.values()])
         blocks = sum(len(scan.cuts) for scan in scans.values())
         if len(costs) != blocks:
@@ -326,15 +369,32 @@ class _Rewriter:
             body[start] == _CALL and _unsigned(body[start:end], 1) in inlines for start, end in scan.edits
         )
 
-    def _inlined(self, body: bytes, scan: _Scan, changes: list[_Change], place: int) -> bytes:
-        """A body with code in place of some calls; scratch locals for it come behind the function's own.
+    def all_changes(self, body: bytes, scan: _Scan, changes: list[Change], place: int) -> list[Change]:
+        """Add to the charges of a body, the `place`-th, what becomes of its instructions."""
+        edits = self._inlined(body, scan, changes, place) if self._inlines_in(body, scan) else scan.edits
+        instead = self.instead
+        for start, end in edits:
+            old = body[start:end]
+            new = instead.get(old)
+            if new is None:
+                new = instead[old] = self._edited(old)
+            changes.append((start, end, new))
+        # Stable: a block is charged before its first instruction is changed.
+        changes.sort(key=itemgetter(0))
+        return changes
+
+    def _inlined(self, body: bytes, scan: _Scan, changes: list[Change], place: int) -> Sequence[tuple[int, int]]:
+        """Put code in place of some calls; scratch locals for it come behind the function's own.
 
         A function that has no room for them keeps its calls.
+
+        Returns:
+            What else is to be changed.
         """
         inlines, scratch = self.rewrite.inlines, self.scratch
         first_local, declarations = with_scratch_locals(body, self.rewrite.param_counts[place], scratch)
         if first_local + len(scratch) > MAX_LOCALS:
-            return self._changed(body, scan.edits, changes)
+            return scan.edits
         others = []
         for start, end in scan.edits:
             inlined = inlines.get(_unsigned(body[start:end], 1)) if body[start] == _CALL else None
@@ -342,28 +402,8 @@ class _Rewriter:
                 others.append((start, end))
             else:
                 changes.append((start, end, inlined.at(first_local, scratch)))
-        return self._changed(body, others, [(0, scan.start, declarations), *changes])
-
-    def _changed(self, body: bytes, edits: Sequence[tuple[int, int]], changes: list[_Change]) -> bytes:
-        if edits:
-            instead = self.instead
-            for start, end in edits:
-                old = body[start:end]
-                new = instead.get(old)
-                if new is None:
-                    new = instead[old] = self._edited(old)
-                changes.append((start, end, new))
-        # Stable: a block is charged before its first instruction is changed.
-        changes.sort(key=itemgetter(0))
-        if not changes:
-            return body
-        pieces: list[bytes] = []
-        copied = 0
-        for start, end, text in changes:
-            pieces += (body[copied:start], text)
-            copied = end
-        pieces.append(body[copied:])
-        return b"".join(pieces)
+        changes.append((0, scan.start, declarations))
+        return others
 
     def _edited(self, old: bytes) -> bytes:
         """What an instruction becomes."""
@@ -391,6 +431,18 @@ class _Rewriter:
         )
         is_64 = (is_wide and width == "memory") or (rewrite.is_table_64 and width == "table")
         return _call(rewrite.charge_dynamic64 if is_64 else rewrite.charge_dynamic32)
+
+
+def _changed(body: bytes, changes: Iterable[Change]) -> bytes:
+    pieces: list[bytes] = []
+    copied = 0
+    for start, end, text in changes:
+        pieces += (body[copied:start], text)
+        copied = end
+    if not pieces:
+        return body
+    pieces.append(body[copied:])
+    return b"".join(pieces)
 
 
 def _distinct(codes: Iterable[Code]) -> Iterable[Code]:
@@ -438,7 +490,7 @@ class _Meter:
         self.prefixed: dict[bytes, bytes] = {}
         self.dear: dict[int, bytes] = {}
 
-    def charges(self, scan: _Scan, costs: Iterator[int]) -> list[_Change]:
+    def charges(self, scan: _Scan, costs: Iterator[int]) -> list[Change]:
         """What to insert into a body, ascending; `costs` gives the cost of each of its blocks."""
         place, enters = scan.start, True
         static = self.static

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from perdure.subnet.outcalls import Outcalls
     from perdure.upgrade import Report as UpgradeReport
 
+pytest_plugins = ["perdure.kit.plugin_measure"]
+
 __all__ = [
     "Baselines",
     "alice",

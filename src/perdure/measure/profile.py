@@ -56,11 +56,12 @@ class Profile(Paths):
 def profile_subnet(subnet: Subnet) -> Iterator[Profile]:
     """Count what runs on a subnet within the block; see `Subnet.profile`."""
     profiler, found = _Profiler(), Profile()
-    subnet._run_as(CodeForm(profiled_code, profiler.ended))
+    form = CodeForm(profiled_code, ended=profiler.ended)
+    subnet._run_as(form)
     try:
         yield found
     finally:
-        subnet._run_as(None)
+        subnet._run_as_before(form)
         profiler.add_to(found)
 
 

@@ -178,9 +178,14 @@ class Core:
         return wasm_without_wasi(code) if wasi else code
 
     @alone
-    def _run_as(self, form: CodeForm | None) -> None:
-        """Have canisters run another form of their code from now on; `None`: their code as it is."""
-        self._host.residents.run_as(form)
+    def _run_as(self, form: CodeForm) -> None:
+        """Have canisters run this form of their code from now on, until `_run_as_before`."""
+        self._host.residents.run_as((*self._host.residents.forms, form))
+
+    @alone
+    def _run_as_before(self, form: CodeForm) -> None:
+        """End a form of code."""
+        self._host.residents.run_as(tuple(one for one in self._host.residents.forms if one is not form))
 
     @alone
     def _look_at_reads(self, more: int) -> None:
@@ -249,6 +254,19 @@ class Core:
         found: AbstractContextManager[Any] = door("Subnet.heat")(
             self, changed_bytes=changed_bytes, heap_reads=heap_reads, newest=newest, schema=schema
         )
+        return found
+
+    def coverage(self) -> AbstractContextManager[Any]:
+        """See which functions, blocks and lines run within the block; nothing else becomes different.
+
+            with subnet.coverage() as coverage:
+                canister.update("transfer", arg)
+            print(coverage.files())
+
+        Returns:
+            A `perdure.measure.coverage.Coverage`, which has everything once the block has ended.
+        """
+        found: AbstractContextManager[Any] = door("Subnet.coverage")(self)
         return found
 
     def __contains__(self, canister_id: Principal) -> bool:

@@ -17,6 +17,7 @@ DOORS: Final = {
     "Canister.stable_variables": "perdure.inspection.motoko:stable_variables",
     "LiveMemory.tables": "perdure.inspection.live:tables_of",
     "Subnet.heat": "perdure.measure.heating:heat_of_subnet",
+    "Subnet.coverage": "perdure.measure.coverage:cover_subnet",
     "Subnet.profile": "perdure.measure.profile:profile_subnet",
     "Subnet.serve": "perdure.gateway.server:serve",
 }

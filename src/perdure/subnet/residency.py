@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter_ns
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 from perdure.canister import (
     NO_CHANGE,
@@ -54,11 +54,13 @@ class CodeForm(NamedTuple):
 
     Args:
         of: the code to run in place of code.
-        ended: told of each instance of such code before it is closed.
+        begun: told of each instance when it has been made.
+        ended: told of each instance when it has been closed.
     """
 
     of: Callable[[CanisterModule], CanisterModule]
-    ended: Callable[[WasmInstance], None]
+    begun: Callable[[WasmInstance], None] = lambda instance: None
+    ended: Callable[[WasmInstance], None] = lambda instance: None
 
 
 def _address_space_bytes() -> int:
@@ -78,10 +80,13 @@ class Residents:
         capacity: how many may stay when `evict` is called.
     """
 
+    everywhere: ClassVar[tuple[CodeForm, ...]] = ()
+    """Forms in which the code of all subnets of the process runs, of instances that are made from now on."""
+
     def __init__(self, gate: Gate, capacity: int = 1_024) -> None:
         self.gate = gate
         self.capacity = capacity
-        self.form: CodeForm | None = None
+        self.forms: tuple[CodeForm, ...] = ()
         self.see_reads = 0
         """How many have instances tell what they read of their heaps: see `perdure.embedder.reads`."""
         self._used: dict[ResidentInstance, None] = {}
@@ -98,17 +103,31 @@ class Residents:
 
     def code(self, code: CanisterModule) -> CanisterModule:
         """What runs for a canister's code."""
-        return code if self.form is None else self.form.of(code)
+        for form in (*self.forms, *self.everywhere):
+            code = form.of(code)
+        return code
 
-    def run_as(self, form: CodeForm | None) -> None:
-        """Run code in another form from now on, `None`: as it is. Call it between messages."""
+    def run_as(self, forms: tuple[CodeForm, ...]) -> None:
+        """Run code in these forms from now on. Call it between messages."""
         for instance in [*self._used]:
             instance.evict()
-        self.form = form
+        self.forms = forms
+
+    def begun(self, live: CanisterInstance) -> None:
+        """A real instance was made."""
+        for form in (*self.forms, *self.everywhere):
+            if isinstance(live, WasmInstance):
+                form.begun(live)
+
+    def ended(self, live: CanisterInstance) -> None:
+        """A real instance was closed."""
+        for form in (*self.forms, *self.everywhere):
+            if isinstance(live, WasmInstance):
+                form.ended(live)
 
     def take_after(self, others: Residents) -> None:
-        """Run code in the same form, and look at as much, as others do."""
-        self.form, self.see_reads = others.form, others.see_reads
+        """Run code in the same forms, and look at as much, as others do."""
+        self.forms, self.see_reads = others.forms, others.see_reads
 
     def look_at_reads(self, more: int) -> None:
         """Have one more, or one less, see what is read of heaps. Call it between messages."""
@@ -405,6 +424,7 @@ class ResidentInstance:
         if module.is_wasm is not self._module.is_wasm:
             return self._crossed(module, keep, added)
         live = self._use().successor(self._residents.code(module.code), keep=keep, added=added)
+        self._residents.begun(live)
         heir = ResidentInstance(module, WasmState({**self._memories().memories, **added}), live)
         heir._open_memories = self._open_memories
         heir._predecessor = self
@@ -476,8 +496,7 @@ class ResidentInstance:
             live.close()
             self._live = None
             self._residents.closed(self)
-            if self._residents.form is not None and isinstance(live, WasmInstance):
-                self._residents.form.ended(live)
+            self._residents.ended(live)
 
     def _memories(self) -> WasmState:
         if self._state is None:
@@ -491,5 +510,6 @@ class ResidentInstance:
             state = self._memories()
             state.global_values = self._global_values if self._committed else None
             self._live = self._residents.code(self._module.code).instantiate(state)
+            self._residents.begun(self._live)
             self._residents.opened(self)
         return self._live

@@ -12,8 +12,9 @@ from perdure.errors import MalformedError
 from perdure.wasm.leb import encode_unsigned
 from perdure.wasm.reader import Reader
 
-__all__ = ["function_names", "with_functions_moved"]
+__all__ = ["function_names", "module_name", "with_functions_moved"]
 
+_MODULE_NAME = 0
 _FUNCTION_NAMES, _LOCAL_NAMES, _LABEL_NAMES = 1, 2, 3
 
 
@@ -34,6 +35,19 @@ def function_names(section: bytes) -> dict[int, str]:
                 break
             reader.take(size, "a subsection")
     return names
+
+
+def module_name(section: bytes) -> str:
+    """The module's own name; empty where there is none, or what says it is damaged."""
+    reader = Reader(section)
+    with suppress(MalformedError):
+        while not reader.at_end:
+            subsection = reader.byte("a subsection id")
+            size = reader.u32("a subsection size")
+            if subsection == _MODULE_NAME:
+                return reader.name("a module's name")
+            reader.take(size, "a subsection")
+    return ""
 
 
 def _read_name_map(reader: Reader, names: dict[int, str]) -> None:
