@@ -216,6 +216,7 @@ TESTED_WITH = {
     "subnet/test_network_directory.py": "storage: topology",
     "subnet/test_exported_interface.py": "instrument: probe",
     "instrument/test_wasi.py": "instrument: reactor",
+    "embedder/test_lines.py": "instrument: origins",
     "instrument/test_lower.py": "instrument: stand_ins",
     "kit/test_pocket_ic.py": "kit: pocket_ic.*",
     "measure/test_bench.py": "measure: structures; cli: bench",

@@ -6,9 +6,11 @@ expected b'BTR'``. Bad arguments by the programmer are ``ValueError`` or ``TypeE
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Self, final
 
 __all__ = [
+    "Backtrace",
     "HostError",
     "InternalError",
     "InvalidModuleError",
@@ -17,6 +19,7 @@ __all__ = [
     "RejectError",
     "StorageError",
     "UnsupportedError",
+    "located",
 ]
 
 
@@ -67,6 +70,35 @@ class InvalidModuleError(UnsupportedError):
 
 
 @final
+class Backtrace(tuple[str, ...]):
+    """The canister's own frames, innermost first, as ``name`` or ``wasm-function[index]``: what is kept of a trap.
+
+    It is the tuple of these. What else is known of them, the lines that they come from, is looked up when somebody
+    wants to see it, and is kept nowhere.
+    """
+
+    def __new__(cls, frames: Iterable[str] = (), locate: Callable[[], tuple[str, ...]] | None = None) -> Self:
+        """With what says of all frames where they are."""
+        found = super().__new__(cls, frames)
+        found._locate = locate
+        return found
+
+    _locate: Callable[[], tuple[str, ...]] | None
+
+    def __reduce__(self) -> tuple[type[tuple[str, ...]], tuple[tuple[str, ...]]]:
+        return tuple, (tuple(self),)
+
+    def located(self) -> tuple[str, ...]:
+        """The frames as people read them, with ``(file:line)`` where that is known."""
+        return tuple(self) if self._locate is None else self._locate()
+
+
+def located(frames: tuple[str, ...]) -> tuple[str, ...]:
+    """Frames of a backtrace as people read them: with lines, where it is one that knows them."""
+    return frames.located() if isinstance(frames, Backtrace) else frames
+
+
+@final
 class RejectError(PerdureError):
     """The Internet Computer's answer to a caller whose call failed.
 
@@ -74,18 +106,26 @@ class RejectError(PerdureError):
         code: the reject code, 1 to 6 (``perdure.ic.RejectCode``).
         error_code: the replica's ``IC0xxx`` code.
         message: today's wording of the replica.
-        backtrace: the canister's own frames, innermost first, as ``name`` or ``wasm-function[index]``.
+        backtrace: the canister's own frames, innermost first, as ``name`` or ``wasm-function[index]``; in the text
+            of the error with the lines that the module's debug sections have for them.
     """
 
     def __init__(self, code: int, error_code: str, message: str, backtrace: tuple[str, ...] = ()) -> None:
-        text = message if message.startswith(error_code) or not error_code else f"{error_code}: {message}"
-        if backtrace:
-            text += "\nCanister Backtrace:\n" + "\n".join(backtrace)
-        super().__init__(text)
+        super().__init__(_rejection(error_code, message, backtrace))
         self.code = code
         self.error_code = error_code
         self.message = message
         self.backtrace = backtrace
+
+    def __str__(self) -> str:
+        if not isinstance(self.backtrace, Backtrace):
+            return super().__str__()
+        return _rejection(self.error_code, self.message, self.backtrace.located())
+
+
+def _rejection(error_code: str, message: str, backtrace: tuple[str, ...]) -> str:
+    text = message if message.startswith(error_code) or not error_code else f"{error_code}: {message}"
+    return text + "\nCanister Backtrace:\n" + "\n".join(backtrace) if backtrace else text
 
 
 class StorageError(PerdureError):

@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -241,9 +242,9 @@ def rust_flags() -> str:
     return "\x1f".join(f"--remap-path-prefix={path}={name}" for path, name in remaps)
 
 
-def rust_module(recipe: Recipe) -> bytes:
+def rust_module(recipe: Recipe, profile: str = "release") -> bytes:
     """A Rust canister of the workspace ``rust``, with the toolchain that its ``rust-toolchain.toml`` names."""
-    return rust_build(recipe, HERE / "rust")
+    return rust_build(recipe, HERE / "rust", profile=profile)
 
 
 def rust_alone_module(recipe: Recipe) -> bytes:
@@ -251,15 +252,15 @@ def rust_alone_module(recipe: Recipe) -> bytes:
     return rust_build(recipe, HERE / recipe.source, f"--remap-path-prefix={HERE / recipe.source}=canisters")
 
 
-def rust_build(recipe: Recipe, workspace: Path, *flags: str) -> bytes:
+def rust_build(recipe: Recipe, workspace: Path, *flags: str, profile: str = "release") -> bytes:
     """A package of a workspace, built by cargo with more flags."""
     target = "wasm32-unknown-unknown"
     run("rustup", "toolchain", "install", cwd=workspace)
     run("cargo", "fetch", "--locked", "--target", target, cwd=workspace)
-    arguments = ("--locked", "--release", "--target", target, "--target-dir", WORK / "target", "--package", recipe.name)
+    arguments = ("--locked", "--profile", profile, "--target", target, "--target-dir", WORK / "target", "--package", recipe.name)
     env = {"CARGO_ENCODED_RUSTFLAGS": "\x1f".join([rust_flags(), *flags])}
     run("cargo", "build", *arguments, cwd=workspace, env=env)
-    return (WORK / "target" / target / "release" / f"{recipe.name}.wasm").read_bytes()
+    return (WORK / "target" / target / profile / f"{recipe.name}.wasm").read_bytes()
 
 
 def rust_libc(directory: Path) -> Path:
@@ -403,6 +404,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("benches", "rust", "rust/benches", rust_module),
     Recipe("upgraded", "rust", "rust/upgraded", rust_module),
     Recipe("ways", "rust", "rust/ways", rust_module, imports=frozenset({"ic0", "ic0_ext"})),
+    Recipe("traced", "rust", "rust/traced", partial(rust_module, profile="traced")),
     Recipe("guarded", "rust", "rust/guarded", rust_module),
     *(Recipe(f"managed_0_{minor}", "rust", "rust/managed", rust_module) for minor in (5, 6, 7)),
     Recipe("insert_many", "rust", "rust/insert_many", rust_module, "src/perdure/demo"),

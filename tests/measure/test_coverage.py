@@ -18,6 +18,7 @@ import wasmtime
 
 from perdure import Canister, RejectError, Subnet
 from perdure.errors import MalformedError
+from perdure.kit import plugin_measure
 from perdure.measure.coverage import Coverage, cover_everything
 from perdure.measure.coverage_formats import html, lcov, own_files, percentage, table, totals
 from perdure.subnet.residency import Residents
@@ -290,6 +291,22 @@ def test_the_command(run: Run, built: Built, tmp_path: Path) -> None:
         assert said in err
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--perdure-cov-report", "pdf"), "expected one of term,"),
+        (("--perdure-cov-report", "term:file"), "expected one of term,"),
+        (("--perdure-profile", "it.pdf"), "a name that ends with .svg"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(option: tuple[str, str], said: str) -> None:
+    parser = pytest.Parser(_ispytest=True)
+    plugin_measure.pytest_addoption(parser)
+    with pytest.raises((pytest.UsageError, SystemExit)) as error:
+        parser.parse(list(option))
+    assert said in str(error.value)
+
+
 TESTS = """
 import pytest
 W = "{wasm}"
@@ -304,6 +321,7 @@ def test_in_pytest_over_workers(tmp_path: Path, built: Built) -> None:
     (tmp_path / "test_it.py").write_text(TESTS.replace("{wasm}", str(built("branches"))))
     options = ["--perdure-cov", "--perdure-cov-report", "term", "--perdure-cov-report", "lcov:it.lcov"]
     options += ["--perdure-cov-fail-under", "95", "-n", "2", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    options += ["--perdure-profile", "it.txt"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", str(tmp_path), *options],
         cwd=tmp_path,
@@ -315,6 +333,7 @@ def test_in_pytest_over_workers(tmp_path: Path, built: Built) -> None:
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "4 passed" in done.stdout
+    assert " 4 " in next(line for line in (tmp_path / "it.txt").read_text().splitlines() if "update_add (" in line)
     assert "less than --perdure-cov-fail-under 95" in done.stdout
     assert f"DA:{line_of('sum += value')},3\n" in (tmp_path / "it.lcov").read_text()
     assert f"DA:{line_of('ic0_trap(')},0\n" in (tmp_path / "it.lcov").read_text()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +23,7 @@ from perdure.execution.events import Ended, Trapped
 from perdure.measure.formats import changes_table, parse_folded
 from perdure.measure.profile import Profile
 
+ROOT = Path(__file__).parents[2]
 Built = Callable[[str], Path]
 Story = Callable[[Subnet], None]
 Run = Callable[..., tuple[int, str, str]]
@@ -263,7 +267,7 @@ def test_formats(tmp_path: Path) -> None:
     with subnet.profile() as profile:
         canister.update("run")
     shown = json.loads(profile.speedscope("a name"))
-    assert shown["$schema"] == "https://www.speedscope.app/file-format-schema.json"
+    is_speedscope(shown)
     (one,) = shown["profiles"]
     assert (one["type"], one["unit"], one["endValue"]) == ("evented", "none", profile.total_instructions)
     depth = 0
@@ -282,6 +286,64 @@ def test_formats(tmp_path: Path) -> None:
     titles = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")]
     assert titles[0] == "<title>"
     assert any(title.startswith('a<b>&;"leaf: ') for title in titles), titles
+
+
+def is_speedscope(shown: dict[str, object]) -> None:
+    """What speedscope's schema asks for (file-format-schema.json of npm speedscope 1.25.0), for evented profiles."""
+    assert shown["$schema"] == "https://www.speedscope.app/file-format-schema.json"
+    assert set(shown) <= {"$schema", "shared", "profiles", "name", "activeProfileIndex", "exporter"}
+    assert set(shown["shared"]) == {"frames"}
+    frames = shown["shared"]["frames"]
+    for frame in frames:
+        assert isinstance(frame["name"], str)
+        kinds = {"name": str, "file": str, "line": int, "col": int}
+        assert all(type(value) is kinds[key] for key, value in frame.items())
+    for profile in shown["profiles"]:
+        assert set(profile) == {"type", "name", "unit", "startValue", "endValue", "events"}
+        assert profile["type"] == "evented"
+        assert profile["unit"] in {"none", "nanoseconds", "microseconds", "milliseconds", "seconds", "bytes"}
+        for event in profile["events"]:
+            assert set(event) == {"type", "at", "frame"}
+            assert event["type"] in {"O", "C"}
+            assert type(event["at"]) is int
+            assert 0 <= event["frame"] < len(frames)
+
+
+def test_files_say_where_functions_begin(built: Built) -> None:
+    subnet = Subnet()
+    canister = subnet.install(built("branches"))
+    with subnet.profile() as profile:
+        canister.update("add", number(3))
+    source = (Path(__file__).parents[1] / "canisters/c/branches.c").read_text().splitlines()
+    file, line = profile.places["step"]
+    assert (file, source[line - 1]) == ("c/branches.c", "static u64 step(u64 value) {")
+    assert f" step (c/branches.c:{line})\n" in profile.table()
+    shown = json.loads(profile.speedscope())
+    is_speedscope(shown)
+    assert {"name": "step", "file": file, "line": line} in shown["shared"]["frames"]
+    again = Profile()
+    again.loads(profile.dumps())
+    assert (again.table(), again.speedscope()) == (profile.table(), profile.speedscope())
+
+
+GO = shutil.which("go") or next(map(str, ROOT.glob("build/canisters/venv/lib/*/site-packages/go/bin/go")), None)
+"""Go as it is here, or as `tests/canisters/build.py` has installed it."""
+
+
+@pytest.mark.skipif(GO is None, reason="go tool pprof comes with Go, which is not here")
+@pytest.mark.slow
+def test_pprof_reads_it(built: Built, tmp_path: Path) -> None:
+    subnet = Subnet()
+    canister = subnet.install(built("branches"))
+    with subnet.profile() as profile:
+        canister.update("add", number(4))
+    (tmp_path / "it.pb.gz").write_bytes(profile.pprof())
+    command = [str(GO), "tool", "pprof", "-top", "-lines", str(tmp_path / "it.pb.gz")]
+    env = {**os.environ, "HOME": str(tmp_path), "GOFLAGS": "", "GOTOOLCHAIN": "local"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"of {profile.total_instructions} total" in done.stdout
+    assert f"reply_with c/ic0.h:{profile.places['reply_with'][1]}" in done.stdout
 
 
 def pprof_values(data: bytes) -> list[list[int]]:

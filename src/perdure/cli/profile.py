@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,19 +20,10 @@ if TYPE_CHECKING:
     from perdure.measure.profile import Profile
     from perdure.subnet import Canister, Subnet
 
-__all__ = ["ENDS", "end_of", "opened", "profile", "run_calls", "write_profile"]
+__all__ = ["check_end", "opened", "profile", "run_calls", "write_profile"]
 
 _FILE = InputFile()
 _OUT = click.Path(dir_okay=False, path_type=Path)
-
-ENDS: dict[str, Callable[[Profile], str | bytes]] = {
-    ".svg": lambda paths: paths.svg(),
-    ".folded": lambda paths: paths.folded(),
-    ".txt": lambda paths: paths.table(),
-    ".json": lambda paths: paths.speedscope(),
-    ".pb.gz": lambda paths: paths.pprof(),
-}
-"""What is written to a file, by the end of its name."""
 
 
 @click.command()
@@ -76,7 +67,7 @@ def profile(
         perdure profile .perdure:ledger compact --against before.folded
     """  # noqa: D301
     for output in outputs:
-        end_of(output)
+        check_end(output)
     before = _earlier(against)
     with opened(source, init, with_install=with_install) as (subnet, canister, paths):
         with subnet.profile() as found:
@@ -141,12 +132,12 @@ def run_calls(
     return []
 
 
-def end_of(path: Path) -> str:
-    """The end of a file's name that says its format; raises as `write_profile`."""
-    end = next((end for end in ENDS if path.name.endswith(end)), None)
-    if end is None:
+def check_end(path: Path) -> None:
+    """Refuse a file whose name does not say its format; raises as `write_profile`."""
+    from perdure.measure.profile import ENDS
+
+    if not any(path.name.endswith(end) for end in ENDS):
         raise click.UsageError(f"{path} ends with none of {', '.join(ENDS)}")
-    return end
 
 
 def write_profile(paths: Profile, path: Path) -> None:
@@ -155,8 +146,10 @@ def write_profile(paths: Profile, path: Path) -> None:
     Raises:
         click.UsageError: it ends with none that is known.
     """
-    content = ENDS[end_of(path)](paths)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode(errors="replace"))
+    from perdure.measure.profile import content_of
+
+    check_end(path)
+    path.write_bytes(content_of(paths, path.name))
 
 
 def _earlier(path: Path | None) -> Paths | None:

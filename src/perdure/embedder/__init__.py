@@ -6,6 +6,7 @@ from perdure.embedder.apart import Apart
 from perdure.embedder.cache import CompileCache, cache_directory
 from perdure.embedder.engine import Engine, shared_engine, validate_original
 from perdure.embedder.instance import WasmInstance
+from perdure.embedder.lines import readable
 from perdure.embedder.module import (
     CompiledModule,
     Compiler,
@@ -14,7 +15,6 @@ from perdure.embedder.module import (
     profiled_code,
     shared_compiler,
 )
-from perdure.embedder.rust_names import demangled
 
 __all__ = [
     "Apart",
@@ -26,8 +26,8 @@ __all__ = [
     "cache_directory",
     "compile_module",
     "covered_code",
-    "demangled",
     "profiled_code",
+    "readable",
     "shared_compiler",
     "shared_engine",
     "validate_original",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, final
 
 from perdure.canister import CanisterModule
 from perdure.embedder.engine import Engine
 from perdure.embedder.facts import ModuleFacts
 from perdure.embedder.pagemap import PrivatePages
 
-__all__ = ["Code", "page_scans"]
+__all__ = ["Code", "Site", "page_scans"]
+
+
+@final
+class Site(NamedTuple):
+    """Where a function of the canister's own stands: its index, its symbol or nothing, an offset in its new body."""
+
+    function: int
+    symbol: str
+    offset: int
 
 
 class Code(CanisterModule, Protocol):
@@ -30,6 +39,10 @@ class Code(CanisterModule, Protocol):
 
     def memories_at(self, offset: int) -> tuple[str, ...]:
         """The memories that the instruction at this offset of the instrumented module reaches, by name."""
+        ...
+
+    def locator(self, sites: Sequence[Site]) -> Callable[[], tuple[str, ...]] | None:
+        """What says where these are, as people read it; `None`: nothing more is known than their names."""
         ...
 
 

@@ -8,22 +8,25 @@ import platform
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import final
+from weakref import ref
 
 from perdure.canister import CanisterModule, MemoryKind, WasmState, memory_kinds
 from perdure.embedder.apart import Apart, compile_apart
 from perdure.embedder.bindings import ByteVector, check, error_message, function, take_bytes
 from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
+from perdure.embedder.code import Site
 from perdure.embedder.engine import Engine, is_valid, shared_engine, validate_original
 from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, facts_of
 from perdure.embedder.instance import WasmInstance
+from perdure.embedder.lines import Lines, readable
 from perdure.embedder.turns import turn
 from perdure.errors import InternalError, UnsupportedError
 from perdure.instrument import REPLICA, Bounds, Options, Policy, counts_of, instrument
@@ -126,6 +129,25 @@ class CompiledModule:
         linked = instrument(decode(self._wasm), self.options)
         names = linked.plan.names
         return tuple(names[index] for index in memories_of(encode(linked.module), offset))
+
+    def locator(self, sites: Sequence[Site]) -> Callable[[], tuple[str, ...]] | None:
+        """What says where these are, as people read it, for as long as this module is there."""
+        has_lines = ".debug_line" in self.facts.custom_sections
+        if not has_lines and not any(site.symbol.startswith("_Z") for site in sites):
+            return None
+        module = ref(self)
+
+        def located() -> tuple[str, ...]:
+            code = module()
+            if has_lines and code is not None:
+                return code._lines.located(sites)
+            return tuple(readable(site.symbol) or f"wasm-function[{site.function}]" for site in sites)
+
+        return located
+
+    @cached_property
+    def _lines(self) -> Lines:
+        return Lines(self._wasm, self.options)
 
     def serialize(self) -> bytes:
         """The native code, for the compile cache."""

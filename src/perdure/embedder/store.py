@@ -50,6 +50,7 @@ _error_trace = function("wasmtime_error_wasm_trace", None, c_void_p, POINTER(Fra
 _frames_delete = function("wasm_frame_vec_delete", None, POINTER(FrameVector))
 _frame_index = function("wasm_frame_func_index", c_uint32, c_void_p)
 _frame_offset = function("wasm_frame_module_offset", c_size_t, c_void_p)
+_frame_function_offset = function("wasm_frame_func_offset", c_size_t, c_void_p)
 _frame_name = function("wasmtime_frame_func_name", POINTER(ByteVector), c_void_p)
 
 _TRAP_CODES = {  # wasmtime_trap_code_enum
@@ -91,10 +92,13 @@ def _untraced(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 class EngineTrap(NamedTuple):
-    """How a call ended that did not return. `frames` are (function index, name or empty), innermost first."""
+    """How a call ended that did not return.
+
+    `frames` are function index, name or empty, and where in the instrumented function it stands; innermost first.
+    """
 
     code: TrapCode
-    frames: tuple[tuple[int, str], ...]
+    frames: tuple[tuple[int, str, int], ...]
     offset: int = 0
     """Where in the instrumented module the instruction stands that trapped."""
 
@@ -212,11 +216,11 @@ class Store:
         return EngineTrap(_TRAP_CODES.get(code.value, TrapCode.UNKNOWN), names, offset)
 
 
-def _names(frames: FrameVector) -> tuple[tuple[int, str], ...]:
+def _names(frames: FrameVector) -> tuple[tuple[int, str, int], ...]:
     found = []
     for frame in frames.data[: frames.size] if frames.size else ():
         name = _frame_name(frame)
         text = ctypes.string_at(name.contents.data, name.contents.size).decode(errors="replace") if name else ""
-        found.append((_frame_index(frame), text))
+        found.append((_frame_index(frame), text, _frame_function_offset(frame)))
     _frames_delete(byref(frames))
     return tuple(found)

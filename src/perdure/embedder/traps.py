@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.canister import Env, Trap, TrapCode
-from perdure.embedder.code import Code
+from perdure.embedder.code import Code, Site
 from perdure.embedder.rust_names import demangled
 from perdure.embedder.store import EngineTrap
+from perdure.errors import Backtrace
 from perdure.instrument import abi
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.system_api import CanisterTrap, already_responded, out_of_range, reply_too_large, wrong_context
@@ -18,12 +19,17 @@ _WRONG_CONTEXT = 0
 _OUTSIDE_HEAP = 2
 
 
-def frames_of(code: Code, ended: EngineTrap) -> tuple[str, ...]:
+def frames_of(code: Code, ended: EngineTrap) -> Backtrace:
     """The canister's own functions on the way to where it trapped, innermost first."""
-    return tuple(
-        demangled(name) or f"wasm-function[{index}]"
-        for index, name in ended.frames
-        if index < code.facts.own_function_count
+    own = code.facts.own_function_count
+    sites = [
+        # Of a function that a wrapper counts calls of, the engine has both: what runs is the frame before.
+        Site(index, symbol, ended.frames[number - 1][2] if code.facts.profiled and number else offset)
+        for number, (index, symbol, offset) in enumerate(ended.frames)
+        if index < own
+    ]
+    return Backtrace(
+        (demangled(site.symbol) or f"wasm-function[{site.function}]" for site in sites), code.locator(sites)
     )
 
 

@@ -35,6 +35,7 @@ from perdure.instrument.own import OwnMemories, own_memories
 from perdure.instrument.profile import Hooks, append_hooks, roomy
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
+    Code,
     DataSegment,
     Element,
     ElementMode,
@@ -118,6 +119,8 @@ class Instrumented:
     """What a profile counts beside the canister's own functions: numbers and names of imports, and of entries."""
     points: int = 0
     """How many blocks are counted."""
+    rewritten: tuple[tuple[Code, ...], Rewrite] | None = None
+    """The canister's bodies before they were rewritten, and how: what `perdure.instrument.origins` goes back by."""
 
 
 def instrument(module: Module, options: Options | None = None) -> Instrumented:
@@ -158,7 +161,8 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     exports = _append_entries(appendix, module, methods, functions, redirects, (plan, own, hooks))
     hits = Hits(plan.accounting) if options.coverage and options.schedule else None
     rewrite = _rewrite(module, kernel, functions, replaced, (plan, own, options, hits))
-    codes = rewrite_codes(own.guarded(module.codes), rewrite)
+    sources = own.guarded(module.codes)
+    codes = rewrite_codes(sources, rewrite)
     imports = _without_extensions(linked.imports, appendix)  # may append a type
     linked = replace(
         linked,
@@ -187,6 +191,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
         plan=plan,
         profiled=() if hooks is None else hooks.counted(names, exports),
         points=0 if hits is None else hits.points,
+        rewritten=(sources, rewrite),
     )
 
 

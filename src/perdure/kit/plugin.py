@@ -569,10 +569,12 @@ def _rejection(error: BaseException | None) -> RejectError | None:
 def _put_first(report: pytest.TestReport, error: RejectError) -> None:
     from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprTraceback
 
+    from perdure.errors import located
+
     long = report.longrepr
     if not isinstance(long, ExceptionChainRepr):
         return
     message = error.message.splitlines()[0] if error.message else ""
-    lines = [f"{error.error_code} {message}\n", *(f"    {frame}\n" for frame in error.backtrace)]
+    lines = [f"{error.error_code} {message}\n", *(f"    {frame}\n" for frame in located(error.backtrace))]
     first = ReprTraceback([ReprEntryNative(["Canister backtrace, innermost first:\n", *lines])], None, style="native")
     long.chain = [(first, None, "In the test that called it:"), *long.chain]

@@ -2,6 +2,7 @@
 
     pytest --perdure-cov                                    a table at the end, as pytest-cov has it, also under xdist
     pytest --perdure-cov --perdure-cov-report html:cov.html
+    pytest --perdure-profile tests.svg                      where the instructions of all tests go
 
 Like `perdure.kit.plugin` it imports nothing of perdure until it is asked for something.
 """
@@ -17,13 +18,18 @@ import pytest
 
 if TYPE_CHECKING:
     from perdure.measure.coverage import Coverage
+    from perdure.measure.profile import Profile
 
 __all__: list[str] = []
 
 _REPORTS: Final = {"term": "", "term-missing": "", "lcov": ".lcov", "html": ".html", "json": ".json"}
+_PROFILE_ENDS: Final = (".svg", ".json", ".pb.gz", ".folded", ".txt")
+_SHOWN_ROWS: Final = 20
 _OPEN: Final = pytest.StashKey[ExitStack]()
+_PROFILE: Final = pytest.StashKey[Any]()
 _SEEN: Final = pytest.StashKey[Any]()
-_ADDED: Final = pytest.StashKey[list[str]]()
+_ADDED: Final = pytest.StashKey[list[tuple[str, str]]]()
+_COVERAGE_KEY, _PROFILE_KEY = "perdure_coverage", "perdure_profile"
 _TOO_LITTLE: Final = pytest.StashKey[str]()
 
 
@@ -56,6 +62,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PERCENT",
         help="fail where fewer lines have run (blocks, where no lines are known)",
     )
+    group.addoption(
+        "--perdure-profile",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=_profile_file,
+        help="write where instructions go: .svg, .json for speedscope, .pb.gz, .folded or .txt; - shows it",
+    )
+
+
+def _profile_file(text: str) -> str:
+    import argparse
+
+    if text != "-" and not text.endswith(_PROFILE_ENDS):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected - or a name that ends with {', '.join(_PROFILE_ENDS)}")
+    return text
 
 
 def _report(text: str) -> tuple[str, str]:
@@ -72,11 +94,17 @@ def _report(text: str) -> tuple[str, str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have all code counted from now on, where somebody wants to know."""
-    if config.getoption("--perdure-cov"):
+    wants_coverage, wants_profile = config.getoption("--perdure-cov"), config.getoption("--perdure-profile")
+    if wants_coverage or wants_profile:
+        config.stash[_OPEN] = ExitStack()
+    if wants_coverage:
         from perdure.measure.coverage import cover_everything
 
-        opened = config.stash[_OPEN] = ExitStack()
-        config.stash[_SEEN] = opened.enter_context(cover_everything())
+        config.stash[_SEEN] = config.stash[_OPEN].enter_context(cover_everything())
+    if wants_profile:
+        from perdure.measure.profile import profile_everything
+
+        config.stash[_PROFILE] = config.stash[_OPEN].enter_context(profile_everything())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -88,9 +116,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker of xdist has seen."""
-    text = getattr(node, "workeroutput", {}).get("perdure_coverage")
-    if text:
-        node.config.stash.setdefault(_ADDED, []).append(text)
+    for key in (_COVERAGE_KEY, _PROFILE_KEY):
+        if text := getattr(node, "workeroutput", {}).get(key):
+            node.config.stash.setdefault(_ADDED, []).append((key, text))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -99,16 +127,38 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if _OPEN not in config.stash:
         return
     config.stash[_OPEN].close()
-    seen: Coverage = config.stash[_SEEN]
+    seen, profile = config.stash.get(_SEEN, None), config.stash.get(_PROFILE, None)
     workeroutput = getattr(config, "workeroutput", None)
     if workeroutput is not None:
-        workeroutput["perdure_coverage"] = seen.dumps()
+        workeroutput |= {_COVERAGE_KEY: seen.dumps()} if seen is not None else {}
+        workeroutput |= {_PROFILE_KEY: profile.dumps()} if profile is not None else {}
         return
-    from perdure.measure.coverage import Coverage
+    _add(config, seen, profile)
+    if profile is not None:
+        from perdure.measure.profile import content_of
+
+        for file in config.getoption("--perdure-profile"):
+            if file != "-":
+                (config.rootpath / file).write_bytes(content_of(profile, file))
+    if seen is not None:
+        _finish_coverage(session, seen)
+
+
+def _add(config: pytest.Config, seen: Coverage | None, profile: Profile | None) -> None:
+    """Add what workers of xdist have seen."""
+    for key, text in config.stash.get(_ADDED, []):
+        if key == _PROFILE_KEY and profile is not None:
+            profile.loads(text)
+        elif seen is not None:
+            from perdure.measure.coverage import Coverage
+
+            seen.add(Coverage.loads(text))
+
+
+def _finish_coverage(session: pytest.Session, seen: Coverage) -> None:
     from perdure.measure.coverage_formats import percentage, totals
 
-    for text in config.stash.get(_ADDED, []):
-        seen.add(Coverage.loads(text))
+    config = session.config
     files = _files(config, seen)
     for kind, file in config.getoption("--perdure-cov-report"):
         if file:
@@ -142,9 +192,20 @@ def _written(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show what has run, and what is too little."""
-    if _SEEN not in config.stash:
-        return
+    """Show what has run, what is too little, and where instructions went."""
+    if _PROFILE in config.stash:
+        for file in config.getoption("--perdure-profile"):
+            if file != "-":
+                terminalreporter.line(f"profile of canisters written to {file}")
+                continue
+            terminalreporter.section("profile of canisters")
+            for line in config.stash[_PROFILE].table(_SHOWN_ROWS).splitlines():
+                terminalreporter.line(line)
+    if _SEEN in config.stash:
+        _show_coverage(terminalreporter, config)
+
+
+def _show_coverage(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     from perdure.measure.coverage_formats import table
 
     seen, reports = config.stash[_SEEN], config.getoption("--perdure-cov-report")

@@ -17,14 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, final
 
-from perdure.embedder import CompiledModule, WasmInstance, covered_code, demangled
+from perdure.embedder import CompiledModule, WasmInstance, covered_code, readable
 from perdure.embedder.hits import HitCounter
 from perdure.errors import MalformedError
 from perdure.instrument.coverage import COUNTER_BYTES, block_starts
 from perdure.subnet import Subnet
 from perdure.subnet.residency import CodeForm, Residents
 from perdure.wasm import Module, decode
-from perdure.wasm.dwarf import LineTable, body_addresses, line_table
+from perdure.wasm.dwarf import LineTable, module_lines
 from perdure.wasm.names import module_name
 
 __all__ = ["Coverage", "CoveredFunction", "CoveredModule", "cover_everything", "cover_subnet"]
@@ -77,9 +77,8 @@ class CoveredModule:
         """
         module, digits = decode(wasm), module_hash.hex()
         covered = cls(module_name(module.custom("name") or b"") or digits[:8], digits)
-        starts, addresses = block_starts(module, schedule), body_addresses(module)
-        sections = {section.name: section.data for section in reversed(module.custom_sections)}
-        table = line_table(sections, addresses[-1] if addresses else 0)
+        starts = block_starts(module, schedule)
+        table, addresses = module_lines(module)
         covered.warning = f"{covered.name}: {table.warning}" if table.warning else ""
         covered._lay_out(module, starts, addresses, table)
         return covered
@@ -96,7 +95,7 @@ class CoveredModule:
                     if not line:
                         file, line = row.file, row.line
                     self._note(row.file, row.line, first, self._blocks_at(begins, row.start, row.end, first))
-            name = demangled(symbol) if symbol else f"wasm-function[{imported + place}]"
+            name = readable(symbol) if symbol else f"wasm-function[{imported + place}]"
             self._functions.append((name, file, line, first))
             first += len(blocks)
         self.counts = array("Q", bytes(first * COUNTER_BYTES))

@@ -25,7 +25,8 @@ def table(paths: Paths, rows: int) -> str:
     """The dearest functions, and what the kinds of cost come to."""
     total = paths.total_instructions
     lines = [f"{total:,} instructions", ""]
-    lines += _costs("function", paths.functions()[:rows], total)
+    costs = (cost._replace(name=paths.described(cost.name)) for cost in paths.functions()[:rows])
+    lines += _costs("function", costs, total)
     hidden = len(paths.frames) - 1 - rows
     if hidden > 0:
         lines.append(f"... and {hidden} more")
@@ -104,7 +105,7 @@ def speedscope(paths: Paths, name: str) -> str:
     return json.dumps(
         {
             "$schema": _SCHEMA,
-            "shared": {"frames": [{"name": frame} for frame in shown.frames[1:]]},
+            "shared": {"frames": [_speedscope_frame(shown, frame) for frame in shown.frames[1:]]},
             "profiles": [profile],
             "name": name,
             "activeProfileIndex": 0,
@@ -113,6 +114,13 @@ def speedscope(paths: Paths, name: str) -> str:
         ensure_ascii=False,
         separators=(",", ":"),
     )
+
+
+def _speedscope_frame(paths: Paths, name: str) -> dict[str, str | int]:
+    if name not in paths.places:
+        return {"name": name}
+    file, line = paths.places[name]
+    return {"name": name, "file": file, "line": line}
 
 
 # --- pprof
@@ -139,8 +147,10 @@ def pprof(paths: Paths) -> bytes:
                 place = shown.parent_of[place]
             out.append(_message(2, _packed(1, path) + _packed(2, values)))
     for frame, name in enumerate(shown.frames[1:], 1):
-        out.append(_message(4, _number(1, frame) + _message(4, _number(1, frame))))
-        out.append(_message(5, _number(1, frame) + _number(2, text(name)) + _number(3, text(name))))
+        file, line = shown.places.get(name, ("", 0))
+        out.append(_message(4, _number(1, frame) + _message(4, _number(1, frame) + _number(2, line))))
+        function = _number(1, frame) + _number(2, text(name)) + _number(3, text(name))
+        out.append(_message(5, function + _number(4, text(file)) + _number(5, line)))
     chosen = text("instructions")
     out += [_message(6, value.encode(errors="replace")) for value in strings]
     out.append(_number(14, chosen))

@@ -6,6 +6,7 @@ the bytes that it moved. Whatever is shown or written of it (`formats`, `flame`)
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple, final
@@ -63,6 +64,8 @@ class Paths:
         self.bytes = array("Q", [0])
         self.lost_calls = 0
         """Calls that had no room in a tree of their own; what they used counts for their callers."""
+        self.places: dict[str, tuple[str, int]] = {}
+        """File and line at which functions begin, by name, where that is known; of several of one name the first."""
         self.warnings: list[str] = []
         self._frame_places: dict[str, int] = {"": 0}
         self._node_places: dict[int, int] = {}
@@ -99,8 +102,24 @@ class Paths:
             place = self.child(places[other.parent_of[node]], other.frames[other.frame_of[node]])
             places.append(place)
             self.count(place, other.calls[node], other.self_instructions[node], other.bytes[node])
+        self.places = other.places | self.places
         self.lost_calls += other.lost_calls
         self.warnings += [one for one in other.warnings if one not in self.warnings]
+
+    def dumps(self) -> str:
+        """All of it as JSON, for `loads`."""
+        columns = [self.frame_of, self.parent_of, self.calls, self.self_instructions, self.bytes]
+        plain = {"frames": self.frames, "nodes": [column.tolist() for column in columns], "lost": self.lost_calls}
+        return json.dumps(plain | {"warnings": self.warnings, "places": self.places})
+
+    def loads(self, text: str) -> None:
+        """Add what `dumps` has written, in another process."""
+        plain, other = json.loads(text), Paths()
+        for frame, parent, *counts in list(zip(*plain["nodes"], strict=True))[1:]:
+            other.count(other.child(parent, plain["frames"][frame]), *counts)
+        other.lost_calls, other.warnings = plain["lost"], plain["warnings"]
+        other.places = {name: (file, line) for name, (file, line) in plain["places"].items()}
+        self.add(other)
 
     # --- looked at
 
@@ -111,6 +130,11 @@ class Paths:
     def total_instructions(self) -> int:
         """Of everything: what the messages were charged for, to the instruction."""
         return sum(self.self_instructions)
+
+    def described(self, name: str) -> str:
+        """A function's name, and where it begins."""
+        place = self.places.get(name)
+        return name if place is None else f"{name} ({place[0]}:{place[1]})"
 
     def inclusive(self) -> array[int]:
         """Instructions of each node with all that it called."""
@@ -180,7 +204,7 @@ class Paths:
                 found.calls[place] += self.calls[node]
             places.append(place)
             found.count(place, 0, self.self_instructions[node], self.bytes[node])
-        found.lost_calls, found.warnings = self.lost_calls, self.warnings
+        found.lost_calls, found.warnings, found.places = self.lost_calls, self.warnings, self.places
         return found
 
     def stacks(self) -> Iterator[tuple[list[int], int]]:

@@ -6,22 +6,26 @@ back at the end. Nothing else differs: instructions, cycles, state and history a
 
 from __future__ import annotations
 
+import threading
+import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, final
 
-from perdure.embedder import CompiledModule, WasmInstance, demangled, profiled_code
-from perdure.embedder.call_tree import AFTERWARDS, CallTree
+from perdure.embedder import CompiledModule, WasmInstance, profiled_code, readable
+from perdure.embedder.call_tree import AFTERWARDS, CallCounter, CallTree
 from perdure.ic.principal import Principal
 from perdure.measure.flame import svg
 from perdure.measure.formats import folded, pprof, speedscope, table
 from perdure.measure.paths import Paths
 from perdure.subnet import Subnet
-from perdure.subnet.residency import CodeForm
+from perdure.subnet.residency import CodeForm, Residents
 from perdure.wasm import decode
+from perdure.wasm.dwarf import module_lines
+from perdure.wasm.names import module_name
 
-__all__ = ["Profile", "profile_subnet"]
+__all__ = ["ENDS", "Profile", "content_of", "profile_everything", "profile_subnet"]
 
 _ENTRY: Final = "canister_"
 _OWN_NAMES: Final = {"perdure callback": "callback"}
@@ -52,39 +56,99 @@ class Profile(Paths):
         return svg(self, title)
 
 
+ENDS: Final[dict[str, Callable[[Profile], str | bytes]]] = {
+    ".svg": Profile.svg,
+    ".folded": Profile.folded,
+    ".txt": Profile.table,
+    ".json": Profile.speedscope,
+    ".pb.gz": Profile.pprof,
+}
+"""What is written to a file, by the end of its name."""
+
+
+def content_of(profile: Profile, file_name: str) -> bytes:
+    """A profile in the format that a file's name ends with, one of `ENDS`."""
+    content = next(made for end, made in ENDS.items() if file_name.endswith(end))(profile)
+    return content if isinstance(content, bytes) else content.encode(errors="replace")
+
+
 @contextmanager
 def profile_subnet(subnet: Subnet) -> Iterator[Profile]:
     """Count what runs on a subnet within the block; see `Subnet.profile`."""
     profiler, found = _Profiler(), Profile()
-    form = CodeForm(profiled_code, ended=profiler.ended)
-    subnet._run_as(form)
+    subnet._run_as(profiler.form)
     try:
         yield found
     finally:
-        subnet._run_as_before(form)
+        subnet._run_as_before(profiler.form)
+        profiler.add_to(found)
+
+
+@contextmanager
+def profile_everything() -> Iterator[Profile]:
+    """Count what runs on any subnet of this process within the block, by module.
+
+    Instances that are there before, of subnets that have run, are not seen.
+    """
+    profiler, found = _Profiler(by_module=True), Profile()
+    Residents.everywhere = (*Residents.everywhere, profiler.form)
+    try:
+        yield found
+    finally:
+        Residents.everywhere = tuple(form for form in Residents.everywhere if form is not profiler.form)
         profiler.add_to(found)
 
 
 @final
 class _Profiler:
-    """Gathers what instances have counted, by canister, with the names of functions."""
+    """Gathers what instances have counted, by canister or module: when they are closed, when they are gone without."""
 
-    def __init__(self) -> None:
-        self._by_canister: dict[bytes, Paths] = {}
-        self._names: dict[bytes, Callable[[int], str]] = {}
+    def __init__(self, *, by_module: bool = False) -> None:
+        self.form = CodeForm(profiled_code, self._begun, self._ended)
+        self._by_module = by_module
+        self._lock = threading.Lock()
+        self._counters: dict[CallCounter, CompiledModule] = {}
+        self._gone: list[CallCounter] = []
+        """Of instances that nobody has closed; the garbage collector adds to it, in whatever thread."""
+        self._found: dict[str, Paths] = {}
+        self._names: dict[bytes, _Names] = {}
 
-    def ended(self, instance: WasmInstance) -> None:
-        """Take what an instance has counted that goes."""
-        tree, code = instance.calls.tree, instance.module
-        if tree is None or len(tree) == 1 or not isinstance(code, CompiledModule):
+    def _begun(self, instance: WasmInstance) -> None:
+        code, counter = instance.module, instance.calls
+        if counter.tree is None or not isinstance(code, CompiledModule):
             return
-        paths = self._by_canister.setdefault(instance.calls.canister_id, Paths())
-        _add(tree, self._names.setdefault(code.module_hash, _naming(code)), paths)
+        weakref.finalize(instance, self._gone.append, counter).atexit = False
+        with self._lock:
+            self._counters[counter] = code
+            while self._gone:
+                self._take(self._gone.pop())
+
+    def _ended(self, instance: WasmInstance) -> None:
+        with self._lock:
+            self._take(instance.calls)
+
+    def _take(self, counter: CallCounter) -> None:
+        code = self._counters.pop(counter, None)
+        if code is None or counter.tree is None:
+            return
+        counter.take()
+        names = self._names.get(code.module_hash)
+        if names is None:
+            names = self._names[code.module_hash] = _Names(code)
+        group = names.module if self._by_module else str(Principal(counter.canister_id))
+        if len(counter.tree) > 1:
+            _add(counter.tree, names, self._found.setdefault(group, Paths()))
 
     def add_to(self, found: Paths) -> None:
         """Add everything; of several canisters, each below its own frame."""
-        for canister_id, paths in self._by_canister.items():
-            found.add(paths, under=str(Principal(canister_id)) if len(self._by_canister) > 1 else "")
+        with self._lock:
+            for counter in list(self._counters):
+                self._take(counter)
+        for group, paths in self._found.items():
+            found.add(paths, under=group if len(self._found) > 1 or self._by_module else "")
+        for names in self._names.values():
+            found.places = names.places | found.places
+            found.warnings += [names.warning] if names.warning else []
 
 
 def _add(tree: CallTree, name: Callable[[int], str], paths: Paths) -> None:
@@ -99,17 +163,30 @@ def _add(tree: CallTree, name: Callable[[int], str], paths: Paths) -> None:
     paths.lost_calls += tree.lost_calls
 
 
-def _naming(code: CompiledModule) -> Callable[[int], str]:
+@final
+class _Names:
     """From a function's number to its name."""
-    given = decode(code.wasm).function_names
-    known = {number: _OWN_NAMES.get(name, name.removeprefix(_ENTRY)) for number, name in code.facts.profiled}
-    known[AFTERWARDS] = "heap page charges"
 
-    def name(number: int) -> str:
-        found = known.get(number)
+    def __init__(self, code: CompiledModule) -> None:
+        module = decode(code.wasm)
+        self._given = module.function_names
+        self._known = {number: _OWN_NAMES.get(name, name.removeprefix(_ENTRY)) for number, name in code.facts.profiled}
+        self._known[AFTERWARDS] = "heap page charges"
+        self._imported = module.imported_function_count
+        self._lines, self._addresses = module_lines(module)
+        self.module = module_name(module.custom("name") or b"") or code.module_hash.hex()[:8]
+        self.warning = f"{self.module}: {self._lines.warning}" if self._lines.warning else ""
+        self.places: dict[str, tuple[str, int]] = {}
+        """Where functions begin that were asked for."""
+
+    def __call__(self, number: int) -> str:
+        found = self._known.get(number)
         if found is None:
-            symbol = given.get(number)
-            found = known[number] = demangled(symbol) if symbol else f"wasm-function[{number}]"
+            symbol = self._given.get(number)
+            found = self._known[number] = readable(symbol) if symbol else f"wasm-function[{number}]"
+            place = number - self._imported
+            if len(self._lines) and 0 <= place < len(self._addresses) - 1:
+                row = next(self._lines.rows(self._addresses[place], self._addresses[place + 1]), None)
+                if row is not None:
+                    self.places.setdefault(found, (row.file, row.line))
         return found
-
-    return name

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Final, Protocol
 
+from perdure.errors import located
 from perdure.upgrade.check_hooks import Usage
 from perdure.upgrade.finding import Finding, MemoryRow, Verdict
 
@@ -105,7 +106,7 @@ def _finding(one: Finding) -> Iterator[str]:
     for title, text in one.parts:
         yield f"<dt>{title}<dd>{_text(text)}"
     if one.backtrace:
-        yield "<dt>at<dd>" + "<br>".join(f"<code>{_text(frame)}</code>" for frame in one.backtrace[:12])
+        yield "<dt>at<dd>" + "<br>".join(f"<code>{_text(frame)}</code>" for frame in located(one.backtrace)[:12])
     yield "</dl></div>"
 
 

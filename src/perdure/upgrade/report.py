@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
+from perdure.errors import located
 from perdure.inspection.find import Structure
 from perdure.units import counted
 from perdure.upgrade.check_calls import exercised
@@ -216,7 +217,8 @@ def _finding_lines(one: Finding) -> Iterator[str]:
     yield f"  {one.severity.upper()} [{one.code}] {_one_line(one.what)}"
     for title, text in one.parts:
         yield f"    {title + ':':8}{_one_line(text)}"
-    for frame in [frame for frame in one.backtrace if not _MACHINERY.search(frame)][:6]:
+    frames = zip(one.backtrace, located(one.backtrace), strict=False)
+    for frame in [frame for name, frame in frames if not _MACHINERY.search(name)][:6]:
         yield f"      at {_one_line(frame)}"
 
 

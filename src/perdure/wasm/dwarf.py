@@ -19,7 +19,7 @@ from perdure.errors import MalformedError
 from perdure.wasm.leb import encode_unsigned
 from perdure.wasm.module import Module, SectionId
 
-__all__ = ["LineTable", "Row", "body_addresses", "line_table"]
+__all__ = ["LineTable", "Row", "body_addresses", "line_table", "module_lines"]
 
 MAX_LINE_BYTES: Final = 32 << 20
 MAX_ROWS: Final = 6_000_000
@@ -99,6 +99,13 @@ def body_addresses(module: Module) -> list[int]:
     first = count + at + 1 - size
     shift = first - module.codes[0].offset
     return [*(code.offset + shift for code in module.codes), len(raw) - payload]
+
+
+def module_lines(module: Module) -> tuple[LineTable, list[int]]:
+    """The line table of a decoded module, and the addresses of its bodies."""
+    addresses = body_addresses(module)
+    sections = {section.name: section.data for section in reversed(module.custom_sections)}
+    return line_table(sections, addresses[-1] if addresses else 0), addresses
 
 
 def line_table(sections: Mapping[str, bytes], code_bytes: int) -> LineTable:

@@ -138,10 +138,10 @@ def _profiled(subnet: Subnet, path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    from perdure.cli.profile import end_of, write_profile
+    from perdure.cli.profile import check_end, write_profile
     from perdure.errors import RejectError
 
-    end_of(path)
+    check_end(path)
     rejection: RejectError | None = None
     with subnet.profile() as found:
         try:
