@@ -10,7 +10,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from statistics import median
 
 from figures import Table, main
@@ -98,13 +101,27 @@ def totals_differ() -> int:
     return abs(profile.total_instructions - sum(one.instructions for one in stream if isinstance(one, Ended)))
 
 
-def speedscope_seconds(messages: int) -> tuple[float, int]:
+def _resident(messages: int, profiled: bool) -> tuple[int, int, float]:
+    """In a process of its own: the most that was resident in KiB, calls that were counted, seconds for speedscope."""
     subnet, run = inserting(messages)
-    with subnet.profile() as profile:
+    calls, seconds = 0, 0.0
+    if profiled:
+        with subnet.profile() as profile:
+            run()
+        start = time.process_time()
+        profile.speedscope()
+        calls, seconds = sum(profile.calls), time.process_time() - start
+    else:
         run()
-    start = time.process_time()
-    profile.speedscope()
-    return time.process_time() - start, sum(profile.calls)
+    return getrusage(RUSAGE_SELF).ru_maxrss, calls, seconds
+
+
+def large_profile(messages: int) -> tuple[int, int, float]:
+    """MiB that a profile takes beside the plain run, its calls, seconds for writing speedscope's file."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        plain, _, _ = pool.submit(_resident, messages, False).result()
+        profiled, calls, seconds = pool.submit(_resident, messages, True).result()
+    return max(0, profiled - plain) >> 10, calls, seconds
 
 
 def bench_ratio() -> float:
@@ -130,7 +147,8 @@ def measure(quick: bool) -> Table:
         wasm = path.read_bytes()
         sizes = [len(compile_module(wasm, Options(profile=flag)).serialize()) for flag in (True, False)]
         table.add(f"native code, profiled / plain, {path.name.split('.')[0]}", sizes[0] / sizes[1], "ratio", 1.15)
-    seconds, calls = speedscope_seconds(messages)
+    mebibytes, calls, seconds = large_profile(messages if quick else 80)
+    table.add(f"memory of a profile of {calls:,} calls", mebibytes, "MiB", 64)
     table.add(f"writing speedscope's file of {calls:,} calls", seconds, "s", 2)
     table.add("time, report / none", median(report_ratio(messages) for _ in range(rounds)), "ratio", 1.03)
     for options, goal in (({}, 1.03), ({"changed_bytes": True}, None), ({"heap_reads": True}, None)):

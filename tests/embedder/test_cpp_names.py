@@ -85,6 +85,7 @@ def test_any_letters_end_in_a_name(seed: int) -> None:
     [
         ("_ZN4core9panicking5panic17h0123456789abcdefE", "core::panicking::panic"),
         ("_RNvNtCs1_4core9panicking5panic", "core::panicking::panic"),
+        ("_ZN4core9panicking5panic17h0123456789abcdefE.648", "core::panicking::panic"),
         ("update_add", "update_add"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import final
+from typing import Final, final
 
 from perdure.embedder.code import Site
 from perdure.embedder.cpp_names import demangled_cpp
@@ -17,8 +18,17 @@ __all__ = ["Lines", "readable"]
 
 
 def readable(symbol: str) -> str:
-    """A function's name as its author wrote it, in Rust or C++; else unchanged."""
-    return demangled_cpp(symbol) if symbol.startswith("_Z") and demangled(symbol) == symbol else demangled(symbol)
+    """A function's name as its author wrote it, in Rust or C++; else unchanged.
+
+    Linkers number symbols of one name: ``_ZN3foo3barE.12``.
+    """
+    found = demangled(symbol)
+    if found == symbol and symbol.startswith("_"):
+        found = demangled(_NUMBER.sub("", symbol))
+    return demangled_cpp(symbol) if found.startswith("_Z") else found
+
+
+_NUMBER: Final = re.compile(r"\.\d+$")
 
 
 @final
