@@ -33,6 +33,7 @@ _STORY = Path("test_found.py")
 @click.option("--examples", type=click.IntRange(1), default=200, show_default=True, help="How many stories are tried.")
 @click.option("--steps", type=click.IntRange(1), default=30, show_default=True, help="How long the longest is.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed tries others.")
+@click.option("--no-guide", is_flag=True, help="Do not try again, in part and in order, calls that ran new code.")
 @click.option("--no-upgrade", is_flag=True, help="Do not upgrade the canister to MODULE between calls.")
 @click.option("--trap-is-fault", is_flag=True, help="Count `ic0.trap` and panics too, by which many canisters refuse.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=_STORY, show_default=True)
@@ -46,6 +47,7 @@ def fuzz(
     examples: int,
     steps: int,
     seed: int,
+    no_guide: bool,
     no_upgrade: bool,
     trap_is_fault: bool,
     output: Path,
@@ -55,15 +57,16 @@ def fuzz(
     """Call the methods of MODULE with arguments of their Candid types, in many short stories, until one breaks it.
 
     A canister breaks that traps (but for `ic0.trap`), runs out of instructions or memory, does not reply, replies what
-    is not of its type, or cannot be upgraded to itself. The shortest story that breaks it is written as a test, and
-    the exit code is 1. Needs the extra "fuzz".
+    is not of its type, or cannot be upgraded to itself. Coverage guides what is tried: calls that ran new code come
+    again, in part and in order. The shortest story that breaks it is written as a test, and the exit code is 1. Needs
+    the extra "fuzz".
 
     \b
     Example:
         perdure fuzz ledger.wasm --init '(record { supply = 1_000 })' --examples 1000
     """  # noqa: D301 - click wants the backspace itself
     found = _fuzzed(module, init, pattern, upgrades=not no_upgrade, trap_is_fault=trap_is_fault)
-    found.machine.candid = candid
+    found.machine.candid, found.machine.guided = candid, not no_guide
     _check(found.machine)
     error = _run(found.machine, examples, steps, seed)
     if error is not None:

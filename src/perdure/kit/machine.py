@@ -29,10 +29,12 @@ from hypothesis.errors import HypothesisException
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from perdure.candid.printing import values_to_text
+from perdure.candid.types import Value
 from perdure.errors import RejectError
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.inspection.motoko import PERSISTENCE_SECTION
 from perdure.kit.generate import arguments
+from perdure.kit.guide import Call, Guide
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.actor import Actor
 
@@ -80,6 +82,7 @@ class CanisterMachine(RuleBasedStateMachine):
         candid: the interface, as `Canister.actor` takes it; by default what the module says of itself.
         upgrade_to: a module, or its path; if given, upgrades happen between calls.
         upgrade_arg: what they are given.
+        guided: whether calls that ran new code are tried again, in part and in order; see `perdure.kit.guide`.
         found_in: the directory in which a failing story is written as a test; `None`: nowhere.
     """
 
@@ -93,9 +96,11 @@ class CanisterMachine(RuleBasedStateMachine):
     candid: ClassVar[str | Path | None] = None
     upgrade_to: ClassVar[Any] = None
     upgrade_arg: ClassVar[Any] = None
+    guided: ClassVar[bool] = False
     found_in: ClassVar[Path | None] = Path(".hypothesis") / "perdure"
 
     _prepared: ClassVar[dict[type, tuple[Subnet, Principal]]] = {}
+    _guides: ClassVar[dict[type, Guide]] = {}
 
     @classmethod
     def install(cls, subnet: Subnet) -> Canister:
@@ -126,11 +131,18 @@ class CanisterMachine(RuleBasedStateMachine):
         self._methods = {name: method for name, method in known.items() if re.fullmatch(self.methods, name)}
         if not self._methods:
             raise ValueError(f"nothing to call: {self.methods!r} is none of {', '.join(known) or '(no methods)'}")
+        self._calls: list[Call] = []
+        self._guide = self._guides.setdefault(type(self), Guide()) if self.guided else None
+        if self._guide is not None:
+            self._guide.begin(self.subnet)
         self._actions = [*self._methods, _WAIT, *([] if self.upgrade_to is None else [_UPGRADE])]
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
         """Do one thing."""
+        if self._guide is not None and not self.steps:
+            for call in self._guide.story(data):
+                self._call(*call)
         action = data.draw(st.sampled_from(self._actions), "what")
         if action == _WAIT:
             self.let_pass(data.draw(st.integers(0, _LONGEST_WAIT_SECONDS), "seconds"))
@@ -140,8 +152,17 @@ class CanisterMachine(RuleBasedStateMachine):
             method = self._methods[action]
             sender = data.draw(st.sampled_from(self.senders), "sender")
             values = data.draw(arguments(method), "arguments")
-            shown = " ".join(values_to_text(method.func.args, values).split())
-            self.call_raw(action, method.encode(values), sender, shown)
+            if self._guide is not None:
+                values = self._guide.mixed(data, action, values, method.func.args)
+            self._call(action, values, sender)
+
+    def _call(self, action: str, values: tuple[Value, ...], sender: Principal) -> None:
+        method = self._methods[action]
+        shown = " ".join(values_to_text(method.func.args, values).split())
+        self._calls.append(Call(action, values, sender))
+        self.call_raw(action, method.encode(values), sender, shown)
+        if self._guide is not None:
+            self._guide.learn(self._calls)
 
     def call_raw(self, method_name: str, arg: bytes, sender: Principal, shown: str = "") -> None:
         """Call a method as a step does; what it is allowed to refuse is no failure."""
@@ -199,6 +220,8 @@ class CanisterMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """End the example; where it has failed, write it as a test."""
         error = sys.exc_info()[1]
+        if self._guide is not None:
+            self._guide.end(has_failed=isinstance(error, Exception) and not isinstance(error, HypothesisException))
         self.subnet.close()
         if isinstance(error, Exception) and not isinstance(error, HypothesisException):
             self.keep(self.story(error))
