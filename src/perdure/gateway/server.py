@@ -341,10 +341,7 @@ def serve(
     clock: Clock = "real",
     domains: Iterable[str] = (),
     allow_hosts: Iterable[str] = (),
-    pages: Pages | None = None,
 ) -> Iterator[str]:
     """Serve a subnet within the block; see `Server`. Gives the URL."""
-    with Server(
-        subnet, bind=bind, port=port, clock=clock, domains=domains, allow_hosts=allow_hosts, pages=pages
-    ) as server:
+    with Server(subnet, bind=bind, port=port, clock=clock, domains=domains, allow_hosts=allow_hosts) as server:
         yield server.url
