@@ -367,7 +367,7 @@ class TestKept:
         assert (number, answers_of(answers), vary) == (0, [CALM, HttpFailure(2, "slow")], False)
         assert asked == "GET https://a.example/x"
 
-    @pytest.mark.parametrize("wrong", [[1], [[1, 2, 3]], [[200, [["a"]], b""]]])
+    @pytest.mark.parametrize("wrong", [[1], [[1, 2, 3]], [[200, [["a"]], b""]], [[99, "x"]], [[2, b"x"]], ["abc"]])
     def test_malformed_inputs(self, wrong):
         with pytest.raises(MalformedError, match="answers to an outcall"):
             answers_of(wrong)

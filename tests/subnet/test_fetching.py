@@ -99,7 +99,8 @@ class TestAllowed:
             "127.0.0.1", "127.9.9.9", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
             "0.0.0.0", "224.0.0.1", "255.255.255.255", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1",
             "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-            "2001:0:7f00:1::", "2001:db8::1", "nonsense",
+            "2001:0:7f00:1::", "2001:db8::1", "nonsense", "::7f00:1", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1",
+            "fec0::1", "3fff::1", "5f00::1", "4000::1", "100::1",
         ],
     )  # fmt: skip
     def test_names_of_inside_addresses(self, address):
@@ -145,8 +146,13 @@ class TestAllowed:
         assert failed(fetch(url, "127.0.0.1:80", "evil.example:80"))
 
     @pytest.mark.parametrize(
-        "text", ["a", "a:b", "*.example.com:443", "*:443", "http://a:80", "a:80/x", "u@a:80", ":80", ""]
-    )
+        "text",
+        [
+            "a", "a:b", "*.example.com:443", "*:443", "http://a:80", "a:80/x", "u@a:80", ":80", "", ".:80", "a..:80",
+            "a..b:80", "a\n:80", "a\0:80", "a b:80", "[::1]x:80", "[::1:80", "a:0", "a:65536", "a:80?", "a:80#",
+            "a:80/",
+        ],
+    )  # fmt: skip
     def test_wrong_hosts(self, text):
         with pytest.raises(ValueError, match="a host and its port are expected"):
             Subnet().outcalls.allow_hosts(text)

@@ -88,11 +88,67 @@ class TestWrittenDown:
             ({"status": "200"}, ValueError),
             ({"body": "text"}, TypeError),
             ({"headers": {"a": 1}}, TypeError),
+            ({"headers": {"a": "\ud800"}}, ValueError),
+            ({"headers": ["ab"]}, TypeError),
         ],
     )
     def test_wrong_responses(self, subnet, given, error):
         with pytest.raises(error):
             subnet.outcalls.get(URL).respond(**given)
+
+    @pytest.mark.parametrize(
+        ("answer", "words"),
+        [
+            (HttpResponse(-1, (), b""), "a status from 100 to 999 is expected, found -1"),
+            (HttpResponse(200, (("a", 1),), b""), "a header's value is a text, found 1"),
+            (HttpResponse(200, None, b""), "headers are pairs of a name and a value, found None"),
+            (HttpResponse(200, (("a",),), b""), r"a header is a name and a value, found \('a',\)"),
+            (HttpResponse(200, (), "text"), "a body is bytes, found str"),
+            (HttpFailure(2, None), "why there is no response is a text, found None"),
+            (HttpFailure(2, "\ud800"), "why there is no response has half a character"),
+            (HttpFailure(99, "x"), r"a reject's code is one of 1 \(.*, found 99"),
+            ("text", "an HttpResponse or an HttpFailure is expected, found 'text'"),
+        ],
+    )
+    def test_wrong_answers_stop_nothing(self, subnet, oracle, answer, words):
+        """Neither by a function nor by hand; the subnet goes on."""
+        subnet.outcalls.get(URL).respond_with(lambda request: answer)
+        with pytest.raises((TypeError, ValueError), match=words):
+            oracle.actor().fetch(URL)
+        (one,) = subnet.outcalls.pending
+        with pytest.raises((TypeError, ValueError), match=words):
+            subnet.outcalls.answer(one, answer)
+        assert subnet.outcalls.pending == (one,)
+        subnet.outcalls.get(URL).respond(text="1")
+        assert oracle.actor().fetch(URL) == "200 1"
+        assert not subnet.outcalls.pending
+
+    def test_what_a_function_raises(self, subnet, oracle):
+        """Is raised once, where somebody waits, and not in what is called next."""
+
+        def broken(request):
+            raise ValueError("mine")
+
+        subnet.outcalls.get(URL).respond_with(broken)
+        with pytest.raises(ValueError, match="mine"):
+            oracle.actor().fetch(URL)
+        with pytest.raises(RejectError, match=r"other\.example"):
+            oracle.actor().fetch("https://other.example/")
+        assert [one.url for one in subnet.outcalls.pending] == [URL]
+        subnet.outcalls.get(URL).respond(text="mended")
+        subnet.run_until_idle()
+        assert oracle.actor().seen() == "200 mended"
+
+    def test_what_a_function_raises_again(self, subnet, oracle):
+        """After an anchor is gone back to, the same number is another request."""
+
+        def broken(request):
+            raise ValueError("mine")
+
+        subnet.outcalls.get(URL).respond_with(broken)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="mine"), subnet.anchor():
+                oracle.actor().fetch(URL)
 
 
 class TestNobodyAnswers:
@@ -177,6 +233,19 @@ class TestClients:
             assert oracle.actor().post(httpserver.url_for("/p"), "X-A", "b", b"abc") == "200 posted"
             with pytest.raises(RejectError, match="Http body exceeds size limit of 100000 bytes"):
                 oracle.actor().fetch(httpserver.url_for("/long"))
+
+    def test_none(self, subnet):
+        for one in (httpx.AsyncClient(), "client"):
+            with pytest.raises(TypeError, match=r"an httpx\.Client is expected, found "):
+                subnet.outcalls.use(one)
+
+    def test_a_request_that_a_mock_does_not_know(self, subnet, oracle):
+        subnet.outcalls.use(httpx.Client())
+        with respx.mock(assert_all_called=False) as mock:
+            with pytest.raises(AssertionError, match=r"other\.example"):
+                oracle.actor().fetch("https://other.example/")
+            mock.get(URL).respond(text="1")
+            assert oracle.actor().fetch(URL) == "200 1"
 
     def test_a_wrong_url(self, subnet, oracle):
         with httpx.Client(trust_env=False) as client:

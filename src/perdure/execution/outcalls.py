@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, final
 
 from perdure.candid.types import Value
@@ -40,6 +40,8 @@ __all__ = [
     "answer_outcall",
     "answers_of",
     "ask_outside",
+    "checked_answer",
+    "checked_response",
     "expire_outcalls",
     "request_of_outcall",
     "what_is_asked",
@@ -66,6 +68,53 @@ class HttpFailure(NamedTuple):
 
 
 HttpAnswer = HttpResponse | HttpFailure
+
+
+def checked_answer(answer: object) -> HttpAnswer:
+    """The answer in the types that records have, where a canister can hear it: whoever answers may have made it up.
+
+    Raises:
+        ValueError: a status, a code of a reject or a text that cannot be told.
+        TypeError: it is no answer, or parts of it are something else.
+    """
+    if isinstance(answer, HttpResponse):
+        return checked_response(*answer)
+    if not isinstance(answer, HttpFailure):
+        raise TypeError(f"an HttpResponse or an HttpFailure is expected, found {answer!r:.100}")
+    _check_text("why there is no response", answer.message)
+    if answer.code not in _CODES:
+        codes = ", ".join(f"{code.value} ({code.name})" for code in RejectCode)
+        raise ValueError(f"a reject's code is one of {codes}, found {answer.code!r:.60}")
+    return HttpFailure(RejectCode(answer.code), answer.message)
+
+
+def checked_response(status: object, headers: object, body: object) -> HttpResponse:
+    """A response of what somebody says that there is in one; errors as for `checked_answer`."""
+    if not isinstance(status, int) or not 100 <= status <= 999:
+        raise ValueError(f"a status from 100 to 999 is expected, found {status!r:.60}")
+    if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
+        raise TypeError(f"headers are pairs of a name and a value, found {headers!r:.60}")
+    pairs = tuple(headers)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"a header is a name and a value, found {pair!r:.60}")
+        _check_text("a header's name", pair[0])
+        _check_text("a header's value", pair[1])
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"a body is bytes, found {type(body).__name__}; text= takes a text")
+    return HttpResponse(int(status), tuple((name, value) for name, value in pairs), bytes(body))
+
+
+_CODES: Final = frozenset(RejectCode)
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a text, found {text!r:.60}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} has half a character, which no UTF-8 has: {text!r:.60}") from error
 
 
 def request_of_outcall(outcall: Outcall) -> dict[str, Value]:
@@ -265,12 +314,7 @@ def answers_of(plain: list[Plain]) -> list[HttpAnswer]:
         MalformedError: it has others.
     """
     try:
-        return [
-            HttpResponse(one[0], tuple((name, value) for name, value in one[1]), one[2])
-            if len(one) == 3
-            else HttpFailure(*one)
-            for one in plain
-        ]
+        return [checked_answer(HttpResponse(*one) if len(one) == 3 else HttpFailure(*one)) for one in plain]
     except (TypeError, ValueError) as error:
         raise MalformedError(f"answers to an outcall: {error}") from error
 
@@ -286,8 +330,11 @@ def answer_outcall(world: World, outcall_id: int, answers: Sequence[HttpAnswer],
 
     Raises:
         KeyError: nobody waits for an outcall of this number.
+        ValueError: an answer that no canister can hear; see `checked_answer`.
+        TypeError: an answer that is none.
     """
     outcall = world.state.outcalls[outcall_id]
+    answers = [checked_answer(one) for one in answers]
     if outcall.method_name == "http_request":
         response = _replicated(world, outcall_id, outcall, answers, vary=vary)
     else:

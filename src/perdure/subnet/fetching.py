@@ -65,9 +65,12 @@ def parse_host(text: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(words) from error
-    if not host or not port or "@" in text or parts.path or parts.query or parts.fragment or "*" in host:
+    # urlsplit leaves out some characters, and what is between a bracket and the port.
+    is_whole = parts.netloc == text and text.isprintable() and ("]" not in text or "]:" in text)
+    host = _plain_host(host or "")
+    if not is_whole or not port or any(one in text for one in "@* ") or not all(host.split(".")):
         raise ValueError(words)
-    return _plain_host(host), port
+    return host, port
 
 
 def _plain_host(host: str) -> str:
@@ -90,10 +93,15 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         wrapped = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
         if wrapped is not None:
             return address.ipv4_mapped is not None and _is_public(wrapped)
+        if address not in _ASSIGNED or address in _DOCUMENTATION:
+            return False
     return address.is_global and not address.is_multicast
 
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_ASSIGNED: Final = ipaddress.IPv6Network("2000::/3")
+"""What hosts of the public network have: not site-local ones, nor forms with an IPv4 address in them."""
+_DOCUMENTATION: Final = ipaddress.IPv6Network("3fff::/20")
 
 
 def _system_addresses(host: str, port: int) -> list[str]:

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 from perdure.embedder.guard import threads
 from perdure.execution.management.outcalls import MAX_RESPONSE_BYTES
 from perdure.execution.messages import Outcall
-from perdure.execution.outcalls import HttpAnswer, HttpFailure, HttpResponse, answer_outcall, request_of_outcall
+from perdure.execution.outcalls import (
+    HttpAnswer,
+    HttpFailure,
+    HttpResponse,
+    answer_outcall,
+    checked_answer,
+    checked_response,
+    request_of_outcall,
+)
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import RejectCode
@@ -114,21 +122,15 @@ def _response(status: Any, json: Any, text: str | None, body: Any, headers: Head
     given = [one for one in (json, text, body) if one is not None]
     if len(given) > 1:
         raise ValueError("one of json, text and body is expected, found several")
-    if not isinstance(status, int) or not 100 <= status <= 999:
-        raise ValueError(f"a status from 100 to 999 is expected, found {status!r:.60}")
     pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
-    for name, value in pairs:
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"headers are names and values, both texts, found {name!r:.60}: {value!r:.60}")
     if json is not None:
         text, content_type = json_.dumps(json, separators=(",", ":")), "application/json"
     if text is not None:
         body = text.encode()
-    if body is not None and not isinstance(body, bytes | bytearray | memoryview):
-        raise TypeError(f"a body is bytes, found {type(body).__name__}; text= takes a text")
-    if text is not None and all(name.lower() != "content-type" for name, _ in pairs):
-        pairs = (("content-type", content_type), *pairs)
-    return HttpResponse(status, pairs, bytes(body or b""))
+    made = checked_response(status, pairs, b"" if body is None else body)
+    if text is not None and all(name.lower() != "content-type" for name, _ in made.headers):
+        made = made._replace(headers=(("content-type", content_type), *made.headers))
+    return made
 
 
 @final
@@ -164,13 +166,17 @@ class Route:
         return self
 
     def respond_with(self, answer: Callable[[PendingOutcall], HttpAnswer]) -> Route:
-        """Answer with what a function makes of the request: an `HttpResponse` or an `HttpFailure`."""
+        """Answer with what a function makes of the request: an `HttpResponse` or an `HttpFailure`.
+
+        What it raises, whoever waits gets, once; the request waits until something else answers (`on`, `use`,
+        `allow_hosts`, `answer`) or its time is over.
+        """
         self._answers.append(answer)
         return self
 
     def fail(self, message: str, code: int = RejectCode.SYS_TRANSIENT) -> Route:
         """Have no response: the canister hears a reject."""
-        self._answers.append(HttpFailure(RejectCode(code), message))
+        self._answers.append(checked_answer(HttpFailure(code, message)))
         return self
 
     def _fits(self, outcall: PendingOutcall) -> bool:
@@ -183,12 +189,7 @@ class Route:
     def _answer(self, outcall: PendingOutcall) -> HttpAnswer:
         answer = self._answers[min(len(self.calls), len(self._answers) - 1)]
         self.calls.append(outcall)
-        if isinstance(answer, HttpResponse | HttpFailure):
-            return answer
-        made = answer(outcall)
-        if not isinstance(made, HttpResponse | HttpFailure):
-            raise TypeError(f"an HttpResponse or an HttpFailure is expected, found {made!r:.100}")
-        return made
+        return answer if isinstance(answer, HttpResponse | HttpFailure) else checked_answer(answer(outcall))
 
 
 class _Owner(Protocol):
@@ -230,6 +231,9 @@ class Outcalls:
         self._hosts: AllowedHosts | None = None
         self._calls: list[PendingOutcall] = []
         self._answering: set[int] = set()
+        self._broken: dict[int, Outcall] = {}
+        """Those for which whoever answers has raised: they wait until somebody else answers, lest all that follows
+        raises, too."""
         owner._world.outcalls = self._answer_all
 
     # --- what is answered
@@ -241,6 +245,7 @@ class Outcalls:
         """
         route = Route(None if method is None else method.upper(), url)
         self._routes.append(route)
+        self._broken.clear()
         return route
 
     def get(self, url: Pattern) -> Route:
@@ -264,8 +269,18 @@ class Outcalls:
         return self.on("DELETE", url)
 
     def use(self, client: httpx.Client | None) -> None:
-        """Have a client of httpx make requests; `None`: none any more. What it may reach is up to it."""
+        """Have a client of httpx make requests; `None`: none any more. What it may reach is up to it.
+
+        Raises:
+            TypeError: it is something else; an `httpx.AsyncClient` has nobody here who awaits it.
+        """
+        if client is not None:
+            import httpx
+
+            if not isinstance(client, httpx.Client):
+                raise TypeError(f"an httpx.Client is expected, found {type(client).__name__}")
         self._client = client
+        self._broken.clear()
 
     def allow_hosts(
         self,
@@ -290,6 +305,7 @@ class Outcalls:
 
         allowed = frozenset(map(parse_host, hosts))
         self._hosts = AllowedHosts(allowed, timeout_seconds, max_redirects, context) if allowed else None
+        self._broken.clear()
 
     # --- what was asked for
 
@@ -326,7 +342,7 @@ class Outcalls:
 
     def reject(self, outcall: PendingOutcall | int, message: str, code: int = RejectCode.SYS_TRANSIENT) -> None:
         """Have one of `pending` have no response."""
-        self.answer(outcall, HttpFailure(RejectCode(code), message))
+        self.answer(outcall, HttpFailure(code, message))
 
     def answer(self, outcall: PendingOutcall | int, *answers: HttpAnswer) -> None:
         """Answer one of `pending`: by what stands for all nodes, or by what each of them got.
@@ -359,14 +375,17 @@ class Outcalls:
         """See `World.outcalls`."""
         is_answered = False
         for number, outcall in list(world.state.outcalls.items()):
-            if number in self._answering or number not in world.state.outcalls:
-                continue  # a function that answers has called a canister, or answered by hand
+            if number in self._answering or number not in world.state.outcalls or self._broken.get(number) is outcall:
+                continue  # a function that answers has called a canister, or answered by hand, or has raised
             seen = _seen(number, outcall)
             self._answering.add(number)
             signals = threads.here.state
             signals.let_in()
             try:
                 answer = self._ask(seen, waits=waits)
+            except Exception:
+                self._broken[number] = outcall
+                raise
             finally:
                 signals.hold()
                 self._answering.discard(number)
