@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from perdure import RejectError, Subnet
 from perdure.data import Documents, Store, documents
-from perdure.data.filters import at_path, compiled
+from perdure.data.filters import MAX_NESTING, MISSING, at_path, compiled, values_at
 from perdure.data.finding import _ranked, in_order
 from perdure.data.patterns import Pattern, Work
 from perdure.kit import canister, query, update
@@ -435,6 +435,22 @@ def test_what_nests_too_deep(shop):
             shop.update(1, change)
     assert keys(shop.find({".".join("a" * 10_000): 1})) == []
     assert shop[1] == SHOP[1]
+
+
+def test_of_a_long_path_no_more_is_looked_at_than_documents_can_have():
+    looked_at = []
+
+    class Path(str):
+        def split(self, *arguments, **options):  # type: ignore[no-untyped-def]
+            looked_at.append(super().split(*arguments, **options))
+            return looked_at[-1]
+
+    assert values_at({"a": 1}, Path(".".join("a" * 100_000))) == [MISSING]
+    assert len(looked_at[0]) == MAX_NESTING + 2
+    deep: object = 1
+    for _ in range(MAX_NESTING):
+        deep = {"a": deep}
+    assert values_at(deep, ".".join("a" * MAX_NESTING)) == [1]
 
 
 def test_a_place_that_many_ways_lead_to_counts_once(shop):

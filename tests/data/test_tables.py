@@ -282,6 +282,9 @@ class TableMachine(RuleBasedStateMachine):
                 "delete from users where city is null",
                 "delete from users where city >= 'Zug' and age = 1",
                 "insert or replace into users select id, email, city, 2 from users where id < 4",
+                "insert or ignore into users values (14, 'a', 'Zug', 1), (15, 'o', 'Zug', 1), (3, 'p', 'Zug', 1)",
+                "update or ignore users set id = id + 1, city = 'Zug'",
+                "update or ignore users set email = 'a' where id < 9",
             ]
         )
     )

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from perdure import RejectError, Subnet
 from perdure.data import Store, Triples
+from perdure.errors import UnsupportedError
 from perdure.kit import canister, query, update
 from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager
@@ -53,6 +54,50 @@ def test_without_rdflib():
     assert ("<a>", "<p>", '"x"') in facts
     assert facts.remove((None, "<p>", None)) == 2
     assert (len(facts), facts.check()) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select * where { service <http://127.0.0.1:9/> { ?s ?p ?o } }",
+        "select * where { ?s ?p ?o filter exists { service silent <http://127.0.0.1:9/> { ?s ?p ?o } } }",
+        "select * where { { select ?s where { optional { service <http://127.0.0.1:9/> { ?s ?p ?o } } } } }",
+        "construct { ?s ?p ?o } where { ?s ?p ?o minus { service <http://127.0.0.1:9/> { ?s ?p ?o } } }",
+    ],
+)
+def test_a_query_asks_nobody_else(query):
+    from rdflib.plugins.sparql import prepareQuery
+
+    graph = Triples.declare(store_over(BytesMemory()), "facts").graph
+    for one in (query, prepareQuery(query)):
+        with pytest.raises(UnsupportedError, match="found SERVICE"):
+            graph.query(one)
+
+
+def test_an_update_takes_in_nothing_from_elsewhere(tmp_path):
+    graph = Triples.declare(store_over(BytesMemory()), "facts").graph
+    (tmp_path / "secret.ttl").write_text("<urn:a> <urn:b> <urn:c> .")
+    load = f"load <{(tmp_path / 'secret.ttl').as_uri()}>"
+    for update_, found in (
+        (load, "LOAD"),
+        (f"insert data {{ <urn:x> <urn:y> 1 }} ; {load}", "LOAD"),
+        ("insert { ?s ?p ?o } where { service <http://127.0.0.1:9/> { ?s ?p ?o } }", "SERVICE"),
+    ):
+        with pytest.raises(UnsupportedError, match=f"found {found}"):
+            graph.update(update_)
+    assert len(graph) == 0
+
+
+def test_names_of_namespaces_are_the_graphs_or_the_callers():
+    graph = Triples.declare(store_over(BytesMemory()), "facts").graph
+    graph.bind("ex", EX)
+    graph.update("insert data { ex:a ex:b ex:c }")
+    graph.update("insert data { other:a other:b other:a }", "sparql", {"other": EX})
+    assert len(graph.query("select ?o where { ex:a ex:b ?o }")) == 2
+    for arguments, options in (((), {"initNs": {"n": EX}}), (("sparql", "sparql", {"n": EX}), {})):
+        assert len(graph.query("select ?o where { n:a n:b ?o }", *arguments, **options)) == 2
+    assert len(graph.query("select ?o where { <a> ?p ?o }", base=EX)) == 2
+    assert len(graph.query("select ?o where { ?s ?p ?o }", initBindings={"s": IRIS[0]})) == 2
 
 
 class TriplesMachine(RuleBasedStateMachine):

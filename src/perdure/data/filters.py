@@ -75,7 +75,10 @@ def at_path(document: Value, path: str) -> Value:
 def values_at(document: Value, path: str) -> list[Value]:
     """What is at a path, of a list on the way in each of its elements as well; `MISSING` where it leads nowhere."""
     found = [document]
-    for part in path.split("."):
+    # A document nests no deeper, so what is behind is never looked for, however long it is.
+    for part in path.split(".", MAX_NESTING + 1):
+        if not found:
+            break
         behind: list[Value] = []
         for one in found:
             if isinstance(one, dict):

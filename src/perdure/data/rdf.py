@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from reprlib import repr as brief
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
-from rdflib import BNode, Literal, URIRef
+from rdflib import BNode, Graph, Literal, URIRef
+from rdflib.plugins.sparql.algebra import translateQuery, translateUpdate, traverse
+from rdflib.plugins.sparql.parser import parseQuery, parseUpdate
+from rdflib.query import Result
 from rdflib.store import Store
 from rdflib.util import from_n3
 
-__all__ = ["StableStore"]
+from perdure.errors import UnsupportedError
+
+__all__ = ["StableGraph", "StableStore"]
+
+# What would open a file, or a connection: a message has its canister's memory and nothing else.
+_ELSEWHERE: Final = {"ServiceGraphPattern": "SERVICE", "Load": "LOAD"}
 
 
 class TermTriples(Protocol):
@@ -109,3 +117,49 @@ class StableStore(Store):
 def _pattern(terms: Any) -> tuple[str | None, str | None, str | None]:
     subject, predicate, object_ = (None if one is None else _text(one) for one in terms)
     return subject, predicate, object_
+
+
+@final
+class StableGraph(Graph):
+    """A graph whose SPARQL reads and writes its own triples alone."""
+
+    def query(self, query_object: Any, *arguments: Any, **options: Any) -> Result:
+        """What a query finds.
+
+        Raises:
+            UnsupportedError: it asks another endpoint.
+        """
+        if isinstance(query_object, str):
+            names = self._names(arguments[2:3], options)
+            query_object = translateQuery(parseQuery(query_object), options.get("base"), names)
+        _only_here(query_object.algebra)
+        return super().query(query_object, *arguments, **options)
+
+    def update(self, update_object: Any, *arguments: Any, **options: Any) -> None:
+        """Change what an update says.
+
+        Raises:
+            UnsupportedError: it takes triples from a file or another endpoint.
+        """
+        if isinstance(update_object, str):
+            names = self._names(arguments[1:2], options)
+            update_object = translateUpdate(parseUpdate(update_object), options.get("base"), names)
+        _only_here(update_object.algebra)
+        super().update(update_object, *arguments, **options)
+
+    def _names(self, by_place: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        """The namespaces that a caller gives, by place or by name; else those of the graph."""
+        given = by_place[0] if by_place else options.get("initNs")
+        return given or dict(self.namespaces())
+
+
+def _only_here(algebra: Any) -> None:
+    def look(node: Any) -> None:
+        found = _ELSEWHERE.get(getattr(node, "name", ""))
+        if found is not None:
+            raise UnsupportedError(
+                f"SPARQL reads and writes these triples alone, found {found}: "
+                "take what is elsewhere in by an outcall, and `graph.parse(data=...)`"
+            )
+
+    traverse(algebra, look)

@@ -295,7 +295,9 @@ class _VirtualTable:
         return row
 
     def UpdateInsertRow(self, _rowid: object, fields: Sequence[Value]) -> int:  # noqa: N802
-        self._put(self._plain(fields, is_new=True), is_new=True)
+        row = self._plain(fields, is_new=True)
+        if not self._is_left_out(row, None):
+            self._put(row, is_new=True)
         return 0
 
     def UpdateDeleteRow(self, key: Value) -> None:  # noqa: N802
@@ -304,6 +306,8 @@ class _VirtualTable:
     def UpdateChangeRow(self, old: Value, _new: Value, fields: Sequence[Value]) -> None:  # noqa: N802
         row = self._plain(fields)
         before, after = self._packed(old), pack([row[one] for one in self.table.parts[0].key])
+        if self._is_left_out(row, before):
+            return
         if before == after:
             self._put(row, is_new=False)
             return
@@ -312,9 +316,23 @@ class _VirtualTable:
             self.table.delete_packed(before)
             self._put(row, is_new=True)
 
-    def _put(self, row: list[Value], *, is_new: bool) -> None:
+    def _does_on_conflict(self, what: int) -> bool:
+        """Whether the statement says ``or replace``, ``or ignore``."""
         connection = self._connection()
-        replaces = connection is not None and connection.vtab_on_conflict() == apsw.SQLITE_REPLACE
+        return connection is not None and connection.vtab_on_conflict() == what
+
+    def _is_left_out(self, row: list[Value], before: bytes | None) -> bool:
+        """Whether another row than the one of the key `before` is in the way, and the statement says ``or ignore``."""
+        if not self._does_on_conflict(apsw.SQLITE_IGNORE):
+            return False
+        after = pack([row[one] for one in self.table.parts[0].key])
+        others = set(self.table.conflicts(row))
+        if self.table.plain_row(after) is not None:
+            others.add(after)
+        return bool(others - {before})
+
+    def _put(self, row: list[Value], *, is_new: bool) -> None:
+        replaces = self._does_on_conflict(apsw.SQLITE_REPLACE)
         try:
             with self.session.part():
                 if replaces:

@@ -32,8 +32,8 @@ Pattern = tuple[str | None, str | None, str | None]
 class Triples:
     """Triples of terms, each written as in N-Triples: ``<https://...>``, ``"text"@en``, ``_:blank``.
 
-    `graph` is an `rdflib.Graph` over them (extra ``data``), with SPARQL and all formats that rdflib has. `match`, `add`
-    and `remove` work without it.
+    `graph` is an `rdflib.Graph` over them (extra ``data``), with SPARQL and all formats that rdflib has; SPARQL's
+    ``SERVICE`` and ``LOAD`` are refused. `match`, `add` and `remove` work without it.
     """
 
     def __init__(self, store: Store, model: Model) -> None:
@@ -99,14 +99,12 @@ class Triples:
     def graph(self) -> rdflib.Graph:
         """An rdflib graph over these triples; what it is told is written here."""
         try:
-            from perdure.data.rdf import StableStore
+            from perdure.data.rdf import StableGraph, StableStore
         except ImportError as error:
             raise UnsupportedError("a graph needs the extra: pip install 'perdure[data]'").coded(
                 "extra-missing"
             ) from error
-        import rdflib
-
-        return rdflib.Graph(store=StableStore(self))
+        return StableGraph(store=StableStore(self))
 
 
 @final
