@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import apsw
     from apsw import SQLiteValue
 
-__all__ = ["Limits", "limit", "only_read", "only_this_database", "quoted"]
+__all__ = ["Limits", "bound_heap", "limit", "only_read", "only_this_database", "quoted"]
 
 _READING: Final = ("SQLITE_SELECT", "SQLITE_READ", "SQLITE_RECURSIVE", "SQLITE_TRANSACTION", "SQLITE_SAVEPOINT")
 _WRITING: Final = ("SQLITE_INSERT", "SQLITE_UPDATE", "SQLITE_DELETE")
@@ -68,6 +68,16 @@ class Limits:
     heap_bytes: int | None = 2 << 30
 
 
+def bound_heap(most_bytes: int) -> None:
+    """Bound what all connections of this process have together, where nobody has; nothing without apsw."""
+    try:
+        import apsw
+    except ImportError:
+        return
+    if apsw.hard_heap_limit(-1) == 0:
+        apsw.hard_heap_limit(most_bytes)
+
+
 def limit(connection: apsw.Connection, limits: Limits) -> None:
     """Bound what statements take, and trust nothing that a schema says. Before anything has read the schema."""
     import apsw
@@ -80,8 +90,8 @@ def limit(connection: apsw.Connection, limits: Limits) -> None:
         connection.config(getattr(apsw, f"SQLITE_DBCONFIG_{name}"), value)
     for name, value in (("LENGTH", limits.length_bytes), ("SQL_LENGTH", 1 << 20), ("LIKE_PATTERN_LENGTH", 1_000)):
         connection.limit(getattr(apsw, f"SQLITE_LIMIT_{name}"), value)
-    if limits.heap_bytes is not None and apsw.hard_heap_limit(-1) == 0:
-        apsw.hard_heap_limit(limits.heap_bytes)
+    if limits.heap_bytes is not None:
+        bound_heap(limits.heap_bytes)
     connection.execute(settings)
     _Linear(limits.length_bytes).put(connection)
     clock = _Clock(connection, limits.seconds)

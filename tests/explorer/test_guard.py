@@ -7,7 +7,7 @@ import re
 import pytest
 
 from perdure import Subnet
-from perdure.explorer.guard import is_of_this_machine, refusal
+from perdure.explorer.guard import is_of_another_page, is_of_this_machine, refusal
 from perdure.gateway.http import Request
 
 
@@ -78,7 +78,7 @@ def test_whatever_acts_needs_token_and_origin(visitor, ledger):
 
     base = f"/_/c/{ledger.id}"
     acting = [route.path.pattern for route in _ROUTES if route.method == "POST"]
-    assert len(acting) == 9
+    assert len(acting) == 10
     version = ledger.status().version
     for pattern in acting:
         path = "/_/" + re.sub(r"\(\?P<\w+>\[\^/\]\+\)", "x", pattern.removesuffix(r"\Z")).replace(
@@ -115,3 +115,21 @@ def test_only_who_may_act_sends_much(visitor, ledger):
     assert visitor.explorer.may_upload(Request("POST", path, headers, b""))
     assert not visitor.explorer.may_upload(Request("POST", path, {**headers, "x-perdure-token": "x"}, b""))
     assert not visitor.explorer.may_upload(Request("POST", "/api/v2/status", headers, b""))
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "is_another"),
+    [
+        ("same-origin", "cors", "empty", False),
+        ("none", "navigate", "document", False),
+        ("cross-site", "navigate", "document", False),
+        ("cross-site", "no-cors", "image", True),
+        ("same-site", "cors", "empty", True),
+        ("cross-site", "navigate", "iframe", True),
+    ],
+)
+def test_no_part_of_other_pages(visitor, site, mode, dest, is_another):
+    headers = {"host": "localhost:4943", "sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
+    assert is_of_another_page(headers) is is_another
+    response = visitor.explorer.begin(Request("GET", "/_/", headers, b""), "127.0.0.1")
+    assert response.status == (403 if is_another else 200)

@@ -37,8 +37,9 @@ def explore(source: str, port: int, as_json: bool, quiet: bool) -> None:
     from perdure.gateway.server import Server
     from perdure.subnet import Subnet
 
-    with until_ended() as ended, ExitStack() as stack:
-        explorer = stack.enter_context(_opened(source))
+    with ExitStack() as stack:
+        explorer = stack.enter_context(_opened(source))  # which a signal ends, however large it is
+        ended = stack.enter_context(until_ended())
         subnet = explorer.subnet if explorer.subnet is not None else stack.enter_context(Subnet())
         stack.enter_context(server := Server(subnet, port=port, clock="virtual", pages=explorer))
         url = f"http://localhost:{server.port}/_/?token={explorer.token}"

@@ -11,7 +11,7 @@ from perdure.candid.service import ServiceMethod, ServiceType
 from perdure.errors import MalformedError, PerdureError, RejectError, UnsupportedError
 from perdure.execution.events import Ended, Sent, Trapped
 from perdure.explorer.asked import Asked, Page
-from perdure.explorer.forms import compose, example, fields_of
+from perdure.explorer.forms import MAX_FIELDS, compose, count_of, example, fields_of
 from perdure.explorer.guard import HEADERS
 from perdure.explorer.site import Entry, NotFoundError, entry_of
 from perdure.explorer.words import cell
@@ -19,11 +19,16 @@ from perdure.gateway.http import Response
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.measure.heat import STABLE, Heat, Use
 from perdure.measure.profile import Profile
+from perdure.subnet.interface import must_be_asked
 from perdure.subnet.subnet import Canister, Subnet
 
-__all__ = ["Outcome", "call", "method_rows", "methods", "outcome_of", "picture", "recent", "service_of"]
+__all__ = ["Methods", "Outcome", "ask", "call", "methods", "methods_of", "outcome_of", "picture", "recent"]
 
 _MAX_REPLY_CHARACTERS: Final = 20_000
+_METHODS: Final = 40
+_MAX_FIELDS: Final = 300
+"""Of all forms of a page: those of further methods have one for Candid."""
+_MAX_WORDS: Final = 1_000
 _PICTURE_HEADERS: Final = (
     (
         "content-security-policy",
@@ -56,47 +61,95 @@ class Outcome(NamedTuple):
 # --- methods
 
 
+@final
+class Methods(NamedTuple):
+    """Some of a canister's methods, as forms are made of them."""
+
+    rows: Sequence[Mapping[str, object]]
+    skip: int
+    total: int
+    note: str
+    """What is to be said of its interface."""
+    is_unasked: bool
+    """Whether it has code that tells it, which has not run yet."""
+    step: int = _METHODS
+
+
 def methods(asked: Asked) -> Page:
     """A canister's methods, with a form for each."""
     canister = asked.canister
-    rows, note = method_rows(canister)
-    return Page("methods.html", {"rows": rows, "note": note, "canister": canister, "act": "call"})
+    return Page("methods.html", {"found": methods_of(asked, canister), "canister": canister, "act": "call"})
 
 
-def method_rows(canister: Canister) -> tuple[list[dict[str, object]], str]:
-    """What the forms of a canister's methods are made of, and what is to be said of its interface."""
-    service, note = service_of(canister)
-    if service is not None:
-        return [_described(one) for one in service.methods.values()], note
+def ask(asked: Asked) -> Page:
+    """Ask a canister for its interface, which runs its code."""
+    canister = asked.canister
+    found = methods_of(asked, canister, may_ask=True)
+    return Page("_methods.html", {"found": found, "canister": canister, "act": "call"})
+
+
+def methods_of(asked: Asked, canister: Canister, *, may_ask: bool = False) -> Methods:
+    """Some methods of a canister, from the one on that was asked for."""
+    service, note = _service_of(asked, canister, may_ask=may_ask)
+    is_unasked = service is None and not may_ask and must_be_asked(canister.module)
+    rows = _exported(canister) if service is None else list(service.methods.values())
+    skip = asked.number("skip")
+    shown, room = [], _MAX_FIELDS
+    for one in rows[skip : skip + _METHODS]:
+        row, used = _described(one, room) if isinstance(one, ServiceMethod) else (one, 0)
+        room -= used
+        shown.append(row)
+    return Methods(shown, skip, len(rows), note, is_unasked)
+
+
+def _exported(canister: Canister) -> list[dict[str, object]]:
+    """Of a canister without an interface, methods by name."""
     names = sorted(canister.module.exported_methods) if canister.module is not None else []
     kinds = {"canister_update": "update", "canister_query": "query", "canister_composite_query": "composite_query"}
     split = [name.partition(" ") for name in names]
-    rows: list[dict[str, object]] = [
+    return [
         {"name": name, "mode": kinds[kind], "signature": name, "docs": "", "fields": (), "example": "()"}
         for kind, _, name in split
         if kind in kinds
     ]
-    return rows, note
 
 
-def service_of(canister: Canister) -> tuple[ServiceType | None, str]:
+def _service_of(asked: Asked, canister: Canister, *, may_ask: bool) -> tuple[ServiceType | None, str]:
     """The interface of a canister; `None`: it does not say, and why."""
+    module, site = canister.module, asked.site
+    told_by_code = must_be_asked(module) and canister._subnet._interfaces.of(canister._raw_id) is None
+    if module is not None and told_by_code:
+        kept = site.interfaces.get(module.module_hash)
+        if kept is not None or not may_ask:
+            return kept, "" if kept is not None else "It tells its interface to who asks, which runs its code."
     try:
-        return canister.service(), ""
+        service = canister.service()
     except (PerdureError, OSError, ValueError) as error:
         return None, str(error)
+    if module is not None and told_by_code:
+        site.keep_interface(module.module_hash, service)
+    return service, ""
 
 
-def _described(method: ServiceMethod) -> dict[str, object]:
+def _described(method: ServiceMethod, room: int) -> tuple[dict[str, object], int]:
+    """What a form is made of, and how many fields it has."""
     args = method.func.args
-    return {
+    fields = fields_of(args, method.func.arg_names)
+    used = count_of(fields)
+    text = ", ".join(map(example, args)) if len(args) <= MAX_FIELDS else "null"
+    row: dict[str, object] = {
         "name": method.name,
         "mode": method.mode,
-        "signature": method.signature,
-        "docs": method.docs,
-        "fields": fields_of(args, method.func.arg_names),
-        "example": f"({', '.join(map(example, args))})",
+        "signature": _cut(method.signature),
+        "docs": _cut(method.docs),
+        "fields": fields if used <= room else (),
+        "example": f"({text})" if len(text) <= _MAX_WORDS else "(null)",
     }
+    return row, used if used <= room else 0
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}…"
 
 
 def call(asked: Asked) -> Page:
@@ -115,7 +168,7 @@ def outcome_of(asked: Asked, subnet: Subnet, canister: Canister) -> Outcome:
     """
     values = asked.values
     name = values.get("method", "")
-    service, _ = service_of(canister)
+    service, _ = _service_of(asked, canister, may_ask=True)
     method = service.methods.get(name) if service is not None else None
     argument, sender = _argument(method, values), _sender(values.get("sender", ""))
     kind = "query" if _is_query(canister, method, name) else "update"

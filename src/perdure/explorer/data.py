@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, NamedTuple, final
 
@@ -16,7 +17,6 @@ from perdure.explorer.words import cell
 from perdure.gateway.http import Response
 from perdure.inspection.find import KINDS, Structure
 from perdure.inspection.rows import Bound, Rows, open_table
-from perdure.inspection.variables import VariableTable
 
 __all__ = ["data", "picture", "sql"]
 
@@ -24,6 +24,9 @@ _ROWS: Final = 25
 _SQL_ROWS: Final = 500
 _SQL_SECONDS: Final = 5.0
 _SEARCH_SECONDS: Final = 1.0
+_TABLE_SECONDS: Final = 2.0
+"""For the rows of a page, of a view that its canister wrote for one."""
+_MAX_CELL_BYTES: Final = 8 << 20
 _SQLITE: Final = "sqlite"
 
 
@@ -92,8 +95,11 @@ def _database_choices(structure: Structure) -> Iterator[Choice]:
 
 
 def _shown(contents: Contents, chosen: Choice, asked: Asked) -> Shown:
-    if chosen.key.startswith(("variable ", f"{_SQLITE} ")):
+    if chosen.key.startswith("variable "):
         return _shown_plain(_plain_table(contents, chosen), asked)
+    if chosen.key.startswith(f"{_SQLITE} "):
+        with _sql_told():
+            return _shown_plain(_plain_table(contents, chosen), asked)
     table = open_table(contents.inventory.structure(chosen.key), contents.schema)
     low = _low(table, asked)
     entries = table.entries(low)
@@ -143,36 +149,50 @@ def _plain_table(contents: Contents, chosen: Choice) -> Any:
     kind, _, rest = chosen.key.partition(" ")
     if kind == "variable":
         return next(one for one in contents.inventory.variables.tables() if one.name == rest)
-    from perdure.inspection.sqlite import find_table
+    from perdure.inspection.sqlite import KINDS as TABLES
+    from perdure.inspection.sqlite import open_database
+    from perdure.reading_sql import Limits
 
-    return find_table(contents.inventory, rest.partition(" ")[2])
+    label, _, name = rest.partition(" ")
+    limits = Limits(seconds=_TABLE_SECONDS, length_bytes=_MAX_CELL_BYTES)
+    return open_database(contents.inventory.structure(label), limits).tables(TABLES, {name})[0]
+
+
+@contextmanager
+def _sql_told() -> Iterator[None]:
+    """Say what SQLite says."""
+    from perdure.inspection.sqlite import failures, told
+
+    try:
+        yield
+    except failures() as error:
+        raise UnsupportedError(f"SQL: {told(error)}") from error
+    except MemoryError as error:
+        raise UnsupportedError("SQL: a row is larger than the memory that it may take") from error
 
 
 def _shown_plain(table: Any, asked: Asked) -> Shown:
     """Rows of a table of SQLite, or of a variable, which are counted to be found again."""
     skip = asked.number("after")
-    rows = enumerate(([cell(value) for value in row] for row in _told(table)), 1)
-    numbered = ((row, number) for number, row in islice(rows, skip, None))
+    numbered = (([cell(value) for value in row], number) for number, row in _past(table.rows(), skip))
     found, note = _searched(numbered, asked.values.get("find", ""))
     return _page(table.columns, found, note, str)
 
 
-def _told(table: Any) -> Iterator[Sequence[object]]:
-    if isinstance(table, VariableTable):
-        yield from table.rows()
-        return
-    from perdure.inspection.sqlite import failures, told
-
-    try:
-        yield from table.rows()
-    except failures() as error:
-        raise UnsupportedError(f"SQL: {told(error)}") from error
+def _past(rows: Iterator[Sequence[object]], skip: int) -> Iterator[tuple[int, Sequence[object]]]:
+    """Those behind the first ones, numbered, if it does not take long to pass these."""
+    until = time.monotonic() + _TABLE_SECONDS
+    for number, row in enumerate(rows, 1):
+        if number > skip:
+            yield number, row
+        elif time.monotonic() > until:
+            raise UnsupportedError(f"row {skip:,} is too far away to be counted to: SQL looks further")
 
 
 def sql(asked: Asked) -> Page:
     """Rows of a query, which reads and is cut off where it takes long."""
     from perdure.inspection.sql import connect
-    from perdure.inspection.sqlite import failures, told
+    from perdure.inspection.sqlite import failures
     from perdure.reading_sql import Limits
 
     text = asked.values.get("sql", "").strip()
@@ -180,17 +200,17 @@ def sql(asked: Asked) -> Page:
         raise ValueError("write a query, such as: select * from ...")
     begun = time.monotonic()
     with contents_of(asked.subject) as (inventory, schema):
-        limits = Limits(seconds=_SQL_SECONDS, length_bytes=8 << 20, heap_bytes=None)
-        connection = connect(inventory, schema, limits=limits)
-        try:
-            cursor = connection.execute(text)
-            columns = [one[0] for one in cursor.get_description()] if cursor.is_readonly else []
-            rows = [[cell(value) for value in row] for row in islice(cursor, _SQL_ROWS + 1)]
-        except failures() as error:
-            if type(error).__name__ == "ExecutionCompleteError":
+        limits = Limits(seconds=_SQL_SECONDS, length_bytes=_MAX_CELL_BYTES)
+        with _sql_told():
+            connection = connect(inventory, schema, limits=limits)
+            try:
+                cursor = connection.execute(text)
+                columns = [one[0] for one in cursor.get_description()] if cursor.is_readonly else []
+                rows = [[cell(value) for value in row] for row in islice(cursor, _SQL_ROWS + 1)]
+            except failures() as error:
+                if type(error).__name__ != "ExecutionCompleteError":
+                    raise
                 columns, rows = [], []
-            else:
-                raise UnsupportedError(f"SQL: {told(error)}") from error
     note = f"{min(len(rows), _SQL_ROWS):,} rows in {time.monotonic() - begun:.2f} s"
     if len(rows) > _SQL_ROWS:
         note = f"the first {note}: there are more"

@@ -13,10 +13,11 @@ from typing import Final, final
 from perdure.candid.types import Field as Member
 from perdure.candid.types import Opt, Prim, Record, Type, Variant, Vec, brief, is_blob, quote, quote_text, resolve
 
-__all__ = ["Field", "compose", "example", "fields_of"]
+__all__ = ["Field", "compose", "count_of", "example", "fields_of"]
 
 MAX_DEPTH: Final = 4
 MAX_FIELDS: Final = 120
+_MAX_EXAMPLE_CHARACTERS: Final = 2_000
 _NUMBERS: Final = frozenset(["nat", "int", *(f"{kind}{bits}" for kind in ("nat", "int") for bits in (8, 16, 32, 64))])
 _EXAMPLES: Final = {
     "bool": "false",
@@ -52,6 +53,11 @@ class Field:
     key: str = ""
 
 
+def count_of(fields: Sequence[Field]) -> int:
+    """How many fields these are, with those within them."""
+    return sum(1 + count_of(one.parts) for one in fields)
+
+
 def fields_of(types: Sequence[Type], names: Sequence[str | None] = ()) -> tuple[Field, ...]:
     """The fields for arguments of these types."""
     room = [MAX_FIELDS]
@@ -85,9 +91,24 @@ def _plain(name: str) -> str:
     return name if name in ("text", "bool", "principal", "null") else "candid"
 
 
-def example(type_: Type, depth: int = 0) -> str:
-    """A value of a type, in Candid's text."""
+def example(type_: Type) -> str:
+    """A value of a type, in Candid's text; ``null`` where a short one would not do."""
+    try:
+        text = _example(type_, 0, [MAX_FIELDS])
+    except _TooLargeError:
+        return "null"
+    return text if len(text) <= _MAX_EXAMPLE_CHARACTERS else "null"
+
+
+class _TooLargeError(Exception):
+    """A value of a type has more parts than anybody reads: a type of five lines can say a million of them."""
+
+
+def _example(type_: Type, depth: int, room: list[int]) -> str:
     type_ = resolve(type_)
+    room[0] -= 1
+    if room[0] < 0:
+        raise _TooLargeError
     if isinstance(type_, Prim):
         return _EXAMPLES.get(str(type_), "0.0" if str(type_).startswith("float") else "0")
     if is_blob(type_):
@@ -95,10 +116,11 @@ def example(type_: Type, depth: int = 0) -> str:
     if isinstance(type_, Vec):
         return "vec {}"
     if isinstance(type_, Record) and depth < MAX_DEPTH:
-        return f"record {{ {'; '.join(f'{_key(one)} = {example(one.type, depth + 1)}' for one in type_.fields)} }}"
+        parts = (f"{_key(one)} = {_example(one.type, depth + 1, room)}" for one in type_.fields)
+        return f"record {{ {'; '.join(parts)} }}"
     if isinstance(type_, Variant) and type_.fields and depth < MAX_DEPTH:
         one = type_.fields[0]
-        value = example(one.type, depth + 1)
+        value = _example(one.type, depth + 1, room)
         return f"variant {{ {_key(one)}{'' if value == 'null' else f' = {value}'} }}"
     return "null"
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["HEADERS", "ORIGIN_NAME", "TOKEN_HEADER", "is_of_this_machine", "refusal"]
+__all__ = ["HEADERS", "ORIGIN_NAME", "TOKEN_HEADER", "is_of_another_page", "is_of_this_machine", "refusal"]
 
 ORIGIN_NAME: Final = "localhost"
 """The name of the explorer's host: canisters' pages are at names below it, and at addresses."""
@@ -43,6 +43,16 @@ def is_of_this_machine(address: str) -> bool:
 def host_name(header: str) -> str:
     """The name in a ``Host`` header."""
     return _PORT.sub("", header.lower())
+
+
+def is_of_another_page(headers: Mapping[str, str]) -> bool:
+    """Whether a browser asks for a part of somebody else's page, as it tells; a link there may lead to a page here.
+
+    They could not read it, but make this machine work.
+    """
+    if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        return False
+    return (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) != ("navigate", "document")
 
 
 def refusal(headers: Mapping[str, str], token: str) -> str:

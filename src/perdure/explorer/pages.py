@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from perdure.errors import PerdureError
 from perdure.explorer import calls, canisters, data, past, snapshots, trials
 from perdure.explorer.asked import PREFIX, Asked, Page, Shown
-from perdure.explorer.guard import HEADERS, ORIGIN_NAME, host_name, is_of_this_machine, refusal
+from perdure.explorer.guard import HEADERS, ORIGIN_NAME, host_name, is_of_another_page, is_of_this_machine, refusal
 from perdure.explorer.site import NotFoundError, Site
 from perdure.explorer.subject import trouble
 from perdure.explorer.words import FILTERS
@@ -58,6 +58,7 @@ _ROUTES: Final = (
     _route("GET", "c/{id}/data", data.data),
     _route("POST", "c/{id}/sql", data.sql),
     _route("GET", "c/{id}/methods", calls.methods),
+    _route("POST", "c/{id}/methods/ask", calls.ask),
     _route("POST", "c/{id}/call", calls.call),
     _route("GET", "calls", calls.recent),
     _route("GET", "pictures/{number}.svg", calls.picture),
@@ -137,6 +138,8 @@ class Explorer:
         """
         if not is_of_this_machine(client):
             return _plain(403, "the explorer answers this machine alone")
+        if request.path.startswith(PREFIX) and is_of_another_page(request.headers):
+            return _plain(403, "the explorer is no part of other pages")
         path, _, query = request.path.partition("?")
         if not path.startswith(PREFIX):
             return self._moved(request, path, query)
@@ -145,6 +148,9 @@ class Explorer:
         name = path.removeprefix(PREFIX)
         if name.startswith("static/"):
             return _static(name.removeprefix("static/"))
+        return self._routed(name, request, query)
+
+    def _routed(self, name: str, request: Request, query: str) -> Response:
         for route in _ROUTES:
             found = route.path.match(name)
             if found is not None and route.method == ("GET" if request.method == "HEAD" else request.method):

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Final, NamedTuple, final
 
+from perdure.candid.service import ServiceType
 from perdure.errors import PerdureError
 from perdure.execution.events import Ended, Stream, Trapped
 from perdure.ic.principal import Principal
@@ -21,7 +22,9 @@ __all__ = ["Calls", "Entry", "NotFoundError", "Site", "Trial", "entry_of"]
 
 _KEPT_ENTRIES: Final = 500
 _KEPT_PICTURES: Final = 16
+_KEPT_INTERFACES: Final = 64
 _SHOWN: Final = 100
+_SHOWN_DEEDS: Final = 20
 
 
 class NotFoundError(Exception):
@@ -100,15 +103,21 @@ class Trial:
         subnet: the fork.
         canister: in it.
         begun_ns: the subnet's time at the fork.
-        done: what has been done, in words.
+        done: what has been done at last, in words; `done_count` is of all of it.
     """
 
     subnet: Subnet
     canister: Canister
     begun_ns: int
-    done: list[str] = field(default_factory=list)
+    done: deque[str] = field(default_factory=lambda: deque(maxlen=_SHOWN_DEEDS))
+    done_count: int = 0
     modules: list[tuple[bytes, str | None]] = field(default_factory=list)
     """That were installed, to be installed for real."""
+
+    def note(self, deed: str) -> None:
+        """Remember what has been done."""
+        self.done.append(deed)
+        self.done_count += 1
 
     def close(self) -> None:
         """Drop it."""
@@ -126,6 +135,8 @@ class Site:
         self.memory = memory
         self.title = title
         self.calls = Calls()
+        self.interfaces: OrderedDict[bytes, ServiceType] = OrderedDict()
+        """That canisters were asked for, by hash of the module; to be kept with `keep_interface`."""
         self.trials: dict[bytes, Trial] = {}
         self.lock = threading.Lock()
         self._names = names
@@ -143,6 +154,13 @@ class Site:
     def stream(self) -> Stream | None:
         """What happens on the subnet from the first visit on."""
         return None if self.subnet is None else self._stack.enter_context(self.subnet.events(10_000))
+
+    def keep_interface(self, module_hash: bytes, service: ServiceType) -> None:
+        """Remember what a canister answered that was asked for its interface."""
+        with self.lock:
+            self.interfaces[module_hash] = service
+            if len(self.interfaces) > _KEPT_INTERFACES:
+                self.interfaces.popitem(last=False)
 
     def close(self) -> None:
         """End what has been begun; the subnet stays open."""

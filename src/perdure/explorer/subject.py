@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from perdure.errors import MalformedError, PerdureError
 from perdure.inspection.find import Inventory, find, name_structures
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Source
 from perdure.inspection.variables import Variables
+from perdure.reading_sql import bound_heap
 from perdure.subnet.subnet import Canister
 from perdure.values.schema import Schema
 
 __all__ = ["Contents", "contents_of"]
+
+_SQL_HEAP_BYTES: Final = 512 << 20
+"""What SQLite may take of this process: a view of a canister's database may ask for rows of many gigabytes."""
 
 
 @final
@@ -45,6 +49,7 @@ def contents_of(subject: Canister | Source) -> Iterator[Contents]:
     Raises:
         MalformedError: the memory is damaged, or changes while it is looked at.
     """
+    bound_heap(_SQL_HEAP_BYTES)
     if isinstance(subject, Source):
         yield _contents(subject)
         return

@@ -6,7 +6,7 @@ from typing import Final
 
 from perdure.errors import RejectError
 from perdure.explorer.asked import Asked, Page
-from perdure.explorer.calls import method_rows, outcome_of
+from perdure.explorer.calls import methods_of, outcome_of
 from perdure.explorer.changes import changes_between
 from perdure.explorer.site import NotFoundError, Trial
 from perdure.subnet.subnet import Canister
@@ -14,6 +14,8 @@ from perdure.subnet.subnet import Canister
 __all__ = ["begin", "call", "check", "end", "overview", "upgrade"]
 
 _MAX_TRIALS: Final = 4
+_MAX_MODULE_BYTES: Final = 256 << 20
+"""That one fork keeps, to be installed for real."""
 
 
 def _trial(asked: Asked) -> Trial:
@@ -31,12 +33,12 @@ def overview(asked: Asked) -> Page:
         trial = asked.site.trials.get(canister.id.raw_bytes)
     if trial is None:
         return Page("what_if.html", {"canister": canister, "trial": None})
-    return Page("what_if.html", {"canister": canister, "trial": trial, **_facts(trial, canister)})
+    return Page("what_if.html", {"canister": canister, "trial": trial, **_facts(asked, trial, canister)})
 
 
-def _facts(trial: Trial, canister: Canister) -> dict[str, object]:
-    rows, note = method_rows(trial.canister)
-    return {"rows": rows, "note": note, "act": "what-if/call", "changes": changes_between(canister, trial.canister)}
+def _facts(asked: Asked, trial: Trial, canister: Canister) -> dict[str, object]:
+    found = methods_of(asked, trial.canister)
+    return {"found": found, "act": "what-if/call", "changes": changes_between(canister, trial.canister)}
 
 
 def begin(asked: Asked) -> Page:
@@ -52,14 +54,14 @@ def begin(asked: Asked) -> Page:
         asked.site.trials[canister.id.raw_bytes] = trial
     if old is not None:
         old.close()
-    return Page("_trial.html", {"canister": canister, "trial": trial, **_facts(trial, canister)})
+    return Page("_trial.html", {"canister": canister, "trial": trial, **_facts(asked, trial, canister)})
 
 
 def call(asked: Asked) -> Page:
     """Call a method on the fork."""
     trial = _trial(asked)
     outcome = outcome_of(asked, trial.subnet, trial.canister)
-    trial.done.append(f"{outcome.kind} {outcome.method}")
+    trial.note(f"{outcome.kind} {outcome.method}")
     changes = changes_between(asked.canister, trial.canister)
     return Page("_outcome.html", {"outcome": outcome, "canister": trial.canister, "changes": changes})
 
@@ -68,13 +70,15 @@ def upgrade(asked: Asked) -> Page:
     """Upgrade the canister on the fork, to the module that was sent."""
     trial, wasm = _trial(asked), asked.request.body
     argument = _argument(asked)
+    if sum(len(one) for one, _ in trial.modules) + len(wasm) > _MAX_MODULE_BYTES:
+        raise ValueError(f"modules of more than {_MAX_MODULE_BYTES:,} bytes were tried on this fork: fork anew")
     try:
         trial.canister.upgrade(wasm, argument)
     except RejectError as error:
         return Page("_error.html", {"words": f"the upgrade was rejected: {error}"})
     trial.modules.append((wasm, argument))
-    trial.done.append(f"upgrade to a module of {len(wasm):,} bytes")
-    return Page("_trial.html", {"canister": asked.canister, "trial": trial, **_facts(trial, asked.canister)})
+    trial.note(f"upgrade to a module of {len(wasm):,} bytes")
+    return Page("_trial.html", {"canister": asked.canister, "trial": trial, **_facts(asked, trial, asked.canister)})
 
 
 def check(asked: Asked) -> Page:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 import sys
 import tempfile
 import zlib
@@ -190,7 +191,9 @@ def _open_file(path: Path, label: str | None = None, flags: int = 0) -> Source:
     """A file; one of a snapshot, which somebody else may have made, is not to be a link."""
     if path.name == STABLE_MEMORY_FILE:
         _check_download(path.parent)
-    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # nobody may ever write into a pipe
+            raise StorageError("no file but a pipe or a device: its bytes can be given as standard input, to `-`", path)
         head = file.read(_HEAD_BYTES)
         if head[:2] == _GZIP_MAGIC:
             file.seek(0)

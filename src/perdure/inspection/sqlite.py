@@ -76,13 +76,14 @@ def told(error: object) -> str:
 
 
 @contextlib.contextmanager
-def about_table(name: str) -> Iterator[None]:
-    """Say of which table it is that a row cannot be read."""
+def about_table(name: str, connection: apsw.Connection | None = None) -> Iterator[None]:
+    """Say of which table it is that a row cannot be read; `connection` has limits that are not the common ones."""
     library = needs_apsw()
     try:
         yield
     except library.TooBigError as error:
-        most = Limits().length_bytes >> 20
+        kind = library.SQLITE_LIMIT_LENGTH
+        most = (Limits().length_bytes if connection is None else connection.limit(kind)) >> 20
         raise UnsupportedError(
             f"table {name}: a row of more than {most} MiB; `extract` gives the whole file"
         ) from error
@@ -287,7 +288,7 @@ class DatabaseTable(Looked):
         return self.rows()
 
     def _read(self, sql: str, values: tuple[object, ...]) -> Iterator[tuple[Any, ...]]:
-        with about_table(self.name):
+        with about_table(self.name, self.database.connection):
             yield from self.database.connection.execute(sql, values)
 
 

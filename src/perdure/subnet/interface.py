@@ -25,6 +25,7 @@ __all__ = [
     "has_interface",
     "init_argument",
     "interface_of",
+    "must_be_asked",
     "service_of",
 ]
 
@@ -67,13 +68,18 @@ def interface_of(module: CanisterModule | None) -> tuple[str | bytes | None, str
     return exported_interface(module) or None, f"{OWN}function {EXPORT}"
 
 
+def must_be_asked(module: CanisterModule | None) -> bool:
+    """Whether a module's interface is known to its code alone."""
+    methods = module.exported_methods if module is not None else frozenset()
+    return f"canister_query {_CANDID_METHOD}" in methods and not has_interface(module)
+
+
 def asked_interface(module: CanisterModule | None, query: Callable[[str, bytes], bytes]) -> str | None:
     """What a canister answers that is asked for its interface; `None`: its module says it, or nobody knows.
 
     Before modules had the section, the Rust CDK gave them this method.
     """
-    methods = module.exported_methods if module is not None else frozenset()
-    if has_interface(module) or f"canister_query {_CANDID_METHOD}" not in methods:
+    if not must_be_asked(module):
         return None
     (text,) = decode(query(_CANDID_METHOD, NO_VALUES), (Text,))
     return str(text)
