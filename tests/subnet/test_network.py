@@ -214,6 +214,8 @@ class TestKinds:
             (0, "at least one"),
             (["moon"], "found 'moon'"),
             (["nns", "nns"], "one nns subnet"),
+            ("nns", r"as \['nns', 'application'\], found 'nns'"),
+            (1.5, "subnets are their number, or a kind of each, .* found 1.5"),
         ],
     )
     def test_wrong_ones(self, subnets, words):

@@ -110,6 +110,57 @@ def test_links_are_not_followed(path, tmp_path):
         Network(path=path)
 
 
+def lose(path):
+    shutil.rmtree(path / "1-system")
+
+
+def copy(path):
+    lose(path)
+    shutil.copytree(path / "0-application", path / "1-system")
+
+
+def swap(path):
+    for one, other in (("0-application", "x"), ("1-system", "0-application"), ("x", "1-system")):
+        (path / one).rename(path / other)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lose, "has no directory 1-system, in which a subnet of it was kept"),
+        (copy, "1-system: is the subnet .*, which 0-application is, too"),
+        (swap, "0-application: has a subnet whose canisters' ids begin at"),
+    ],
+)
+def test_directories_in_the_wrong_places(path, change, words):
+    """Nothing is made in place of what is lost, and what is there stays as it is."""
+    with Network(["application", "system"], path=path) as network:
+        ids = [subnet.create_canister().id for subnet in network.subnets]
+    shutil.copytree(path, path.parent / "before")
+    change(path)
+    there = sorted(one.relative_to(path) for one in path.rglob("*"))
+    with pytest.raises(StorageError, match=words):
+        Network(path=path)
+    assert sorted(one.relative_to(path) for one in path.rglob("*")) == there
+    shutil.rmtree(path)
+    (path.parent / "before").rename(path)
+    with Network(path=path) as network:
+        assert all(one in network for one in ids)
+
+
+def test_a_crash_before_the_first_subnet_is_written_down(path, monkeypatch):
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("perdure.storage.topology.replace_file", crash)
+        with pytest.raises(KeyboardInterrupt):
+            Network(["nns"], path=path)
+    assert [one.name for one in path.iterdir()] == ["0-nns"]
+    with Network(["system"], path=path) as network:
+        assert list(network.kinds.values()) == ["system"]
+
+
 @pytest.fixture
 def counters(path):
     """The path of two subnets, and the ids of a counter in Motoko on each."""

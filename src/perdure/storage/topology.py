@@ -44,7 +44,7 @@ class Topology:
     """The file of a network's directory.
 
     Args:
-        directory: of the network; made by `save`.
+        directory: of the network; made by `add`.
         disk: where it is.
 
     Attributes:
@@ -105,20 +105,32 @@ class Topology:
             members.append(Member(name, kind, index))
         self.members, self.seed = tuple(members), bytes.fromhex(seed)
 
-    def save(self) -> None:
-        """Write the file, whole or not at all.
+    def missing(self) -> list[str]:
+        """The names of state directories that the file has and that are not there."""
+        return [one.name for one in self.members if not self._outer.exists(f"{self._directory}/{one.name}")]
+
+    def add(self, member: Member) -> None:
+        """Write the file with one more subnet, after its directory: what it names and is not there, was lost.
 
         Raises:
             StorageError: it cannot be written.
         """
+        try:
+            for path in (self._directory, f"{self._directory}/{member.name}"):
+                if not self._outer.exists(path):
+                    self._outer.make_directory(path)
+        except OSError as error:
+            raise StorageError((error.strerror or str(error)).lower(), self._file) from error
+        self.members = (*self.members, member)
+        self._save()
+
+    def _save(self) -> None:
         configs = {
             one.name: {"subnet_config": {"subnet_kind": one.kind}, "first_canister_index": one.first_canister_index}
             for one in self.members
         }
         content = {"format": _FORMAT, "seed": self.seed.hex(), "subnet_configs": configs}
         try:
-            if not self._outer.exists(self._directory):
-                self._outer.make_directory(self._directory)
             inner = self._outer.within(self._directory)
             try:
                 replace_file(inner, self._directory, TOPOLOGY, (json.dumps(content, indent=1) + "\n").encode())

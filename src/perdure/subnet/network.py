@@ -122,8 +122,10 @@ class Network:
         self._by_range: dict[int, Subnet] = {}
         try:
             if topology is not None and topology.members:
+                _refuse_missing(topology)
                 for kind, member in zip(kinds, topology.members, strict=True):
                     self._add(kind, member.first_canister_index, member.name)
+                self._check_places(topology)
                 self._check_streams()
             else:
                 for kind in kinds:
@@ -196,8 +198,7 @@ class Network:
         name, topology = f"{number}-{kind}", self._topology
         if topology is not None:
             topology.seed = self._seed
-            topology.members = (*topology.members, Member(name, found.title, first_canister_index))
-            topology.save()
+            topology.add(Member(name, found.title, first_canister_index))
         return self._add(kind, first_canister_index, name)
 
     def _add(self, kind: str, first_canister_index: int, name: str) -> Subnet:
@@ -223,6 +224,28 @@ class Network:
             for one in self._subnets:
                 self._connect(one)
         return subnet
+
+    def _check_places(self, topology: Topology) -> None:
+        """Refuse state directories that were put in each other's place.
+
+        Raises:
+            StorageError: two are the same subnet, or one has another range of ids than is written down.
+        """
+        places: dict[Principal, str] = {}
+        for subnet, member in zip(self._subnets, topology.members, strict=True):
+            twin = places.setdefault(subnet.id, member.name)
+            begin, wanted = subnet._state.first_canister_index, member.first_canister_index
+            words = None
+            if twin != member.name:
+                words = f"is the subnet {subnet.id}, which {twin} is, too: one of them is a copy of the other one"
+            elif begin != wanted:
+                words = (
+                    f"has a subnet whose canisters' ids begin at {begin}, in the place of one of those from {wanted} on"
+                )
+            if words is not None:
+                raise StorageError(
+                    f"{words}; put back the directories of the network as they were", topology.directory / member.name
+                )
 
     def _check_streams(self) -> None:
         """Refuse subnets that cannot have been so at one time.
@@ -446,6 +469,20 @@ class Network:
         return f"<Network of {', '.join(self._kinds)}>"
 
 
+def _is_empty(path: Path) -> bool:
+    """Whether it is a directory without anything, as one that was made just before a crash."""
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _refuse_missing(topology: Topology) -> None:
+    missing = topology.missing()
+    if missing:
+        raise StorageError(
+            f"has no directory {', '.join(missing[:5])}, in which a subnet of it was kept; put it back",
+            topology.directory,
+        )
+
+
 def _wanted(subnets: int | Iterable[str] | None, topology: Topology | None) -> list[str]:
     """The kinds that a network is to have.
 
@@ -453,6 +490,9 @@ def _wanted(subnets: int | Iterable[str] | None, topology: Topology | None) -> l
         ValueError: none, or others than it has.
         StorageError: it has some of a kind that there is not.
     """
+    if isinstance(subnets, str) or not isinstance(subnets, int | Iterable | None):
+        words = "subnets are their number, or a kind of each, as ['nns', 'application']"
+        raise ValueError(f"{words}, found {subnets!r:.60}")
     asked = None if subnets is None else ["application"] * subnets if isinstance(subnets, int) else list(subnets)
     if topology is not None and topology.members:
         by_title = {kind.title: name for name, kind in KINDS.items()}
@@ -465,7 +505,7 @@ def _wanted(subnets: int | Iterable[str] | None, topology: Topology | None) -> l
         if asked is not None and asked != there:
             raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
         return there
-    if topology is not None and topology.directory.is_dir() and any(topology.directory.iterdir()):
+    if topology is not None and topology.directory.is_dir() and not all(map(_is_empty, topology.directory.iterdir())):
         raise StorageError("is neither empty nor a network's: it has no topology.json", topology.directory)
     if asked is None:
         return ["application"] * 2
