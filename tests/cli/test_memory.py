@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def test_show(perdure: Run) -> None:
     assert json.loads(perdure("show", "users", "--address", "65535", "--json")[0])["data"] == "00"
     _, errors = perdure("show", "nobody", code=2)
     assert "no memory 'nobody', there is heap, stable, users" in errors
+    assert not perdure("show", "users", "--address", "65536")[0].strip()
+    _, errors = perdure("show", "users", "--address", "65537", code=2)
+    assert "--address 0x10001 lies behind the end of users, which has 0x10000 bytes" in errors
+    _, errors = perdure("export", "heap#1", "-o", "none", code=2)
+    assert "no memory manager is in heap: " in errors
+
+
+def test_a_question_that_nobody_answers(
+    perdure: Run, state: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "two").write_bytes(b"two")
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    _, errors = perdure("import", "users", tmp_path / "two", code=2)
+    assert "nobody answers" in errors
+    with Subnet(state[0]) as subnet:
+        assert subnet.canisters[0].memories["users"].read(8, 3) == b"Ada"
 
 
 def test_export(perdure: Run, tmp_path: Path) -> None:
@@ -72,6 +89,14 @@ def test_export(perdure: Run, tmp_path: Path) -> None:
     assert (len(data), data[8:11]) == (65_536, b"Ada")
     _, errors = perdure("export", "users", "-o", tmp_path / "users.bin", code=2)
     assert "exists already" in errors
+
+
+def test_of_a_snapshot(run: Callable[..., dict], state: tuple[Path, str], tmp_path: Path) -> None:
+    with Subnet(state[0]) as subnet:
+        subnet.canisters[0].write_snapshot(tmp_path / "kept")
+    run("memory", "export", tmp_path / "kept", "users", "-o", tmp_path / "users.bin")
+    assert (tmp_path / "users.bin").read_bytes()[8:11] == b"Ada"
+    assert "no memory 'nobody'" in run("memory", "show", tmp_path / "kept", "nobody", code=2)["error"]
 
 
 def test_drop(perdure: Run, state: tuple[Path, str]) -> None:

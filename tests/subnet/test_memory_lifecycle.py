@@ -115,3 +115,33 @@ def test_a_state_directory_forgets_the_file_and_history_has_it(tmp_path):
         assert "users" not in canister.memories
         canister.update("f")
         assert subnet.at(version).canister(canister.id).memories["users"].read(8, 1) == b"\7"
+
+
+def many(letter: str, count: int) -> bytes:
+    return wasm(*(f'(import "stable" "{letter}{index}" (memory i64 1))' for index in range(count)))
+
+
+def test_versions_that_name_others_do_not_add_up_without_a_bound(canister):
+    canister.upgrade(many("a", 31))
+    with pytest.raises(
+        RejectError, match=r"would have 33 .* at most 32: .* has 1, and 32 that it does not name are kept"
+    ):
+        canister.upgrade(many("b", 1))
+    assert states(canister)["a30"] == "used"
+    canister.memories["users"].drop()
+    canister.upgrade(many("b", 1))
+    assert len(canister.memories) == 34
+
+
+def test_a_reinstallation_leaves_no_memories_behind(canister):
+    canister.upgrade(many("a", 31))
+    kept = canister.take_snapshot()
+    with pytest.raises(RejectError, match="unreachable"):
+        canister.reinstall(wasm(more='(call $reply)) (func (export "canister_init") (unreachable)'))
+    assert canister.memories["users"].read(8, 1) == b"\7"
+    fork = canister._subnet.fork().canister(canister.id)
+    canister.reinstall(many("b", 32))
+    assert set(canister.memories) == {"heap", "stable", *(f"b{index}" for index in range(32))}
+    assert fork.memories["users"].read(8, 1) == b"\7"
+    canister.load_snapshot(kept)
+    assert (states(canister)["users"], canister.memories["users"].read(8, 1)) == ("unused", b"\7")

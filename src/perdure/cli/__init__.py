@@ -103,7 +103,10 @@ def main() -> NoReturn:
         error.show(text)
         _say(text.getvalue())
         sys.exit(COULD_NOT)
-    except (click.Abort, KeyboardInterrupt, EOFError):
+    except (click.Abort, KeyboardInterrupt, EOFError) as error:
+        if isinstance(error, click.Abort) and isinstance(error.__context__, EOFError):  # a question
+            _say("\nperdure: nobody answers, standard input is at its end: --help names the options that answer\n")
+            sys.exit(COULD_NOT)
         _say("interrupted\n")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

@@ -58,6 +58,7 @@ def _find(canister: Canister, name: str) -> LiveMemory:
 
 def _within(memory: Memory, name: str, *, create: bool = False) -> Memory:
     """The memory NAME says: `memory` itself, or with #ID one of those in it."""
+    from perdure.errors import MalformedError
     from perdure.stable import MemoryManager
 
     whole, hash_, number = name.partition("#")
@@ -65,7 +66,10 @@ def _within(memory: Memory, name: str, *, create: bool = False) -> Memory:
         return memory
     if not number.isdecimal() or int(number) > _MAX_ID:
         raise click.UsageError(f"memory {name!r:.80}: an id is 0 to {_MAX_ID}, found {number!r:.80}")
-    manager = (MemoryManager.init if create else MemoryManager.load)(memory)
+    try:
+        manager = (MemoryManager.init if create else MemoryManager.load)(memory)
+    except MalformedError as error:
+        raise click.ClickException(f"no memory manager is in {whole}: {error}") from error
     if not create and int(number) not in manager.memory_ids():
         raise click.UsageError(
             f"no memory {name!r:.80}, the memory manager in {whole} has {', '.join(map(str, manager.memory_ids()))}"
@@ -75,13 +79,14 @@ def _within(memory: Memory, name: str, *, create: bool = False) -> Memory:
 
 @contextmanager
 def _opened(state: State, source: str, name: str) -> Iterator[Memory]:
-    """The memory NAME of a canister, or of a snapshot or a dump, which have stable memory alone."""
+    """The memory NAME of a canister, of a snapshot, or of a dump, which has stable memory alone."""
     from perdure.inspection.open import open_source
 
     if Path(source).exists():
-        if name.partition("#")[0] != "stable":
-            raise click.UsageError(f"no memory {name!r:.80}, a snapshot or a dump has stable and stable#ID")
-        with open_source(source) as opened:
+        whole = name.partition("#")[0]
+        if whole != "stable" and not Path(source).is_dir():
+            raise click.UsageError(f"no memory {name!r:.80}, a dump has stable and stable#ID")
+        with open_source(source if whole == "stable" else f"{source}#{whole}") as opened:
             yield _within(opened.memory, name)
         return
     subnet, found = _read(state, source)
@@ -134,7 +139,10 @@ def show(state: State, canister: str, name: str, address: int, size_bytes: int, 
         perdure memory show ledger stable#5
     """  # noqa: D301
     with _opened(state, canister, name) as one:
-        data = one.read(address, max(0, min(size_bytes, (one.size() << 16) - address)))
+        end = one.size() << 16
+        if address > end:
+            raise click.UsageError(f"--address {address:#x} lies behind the end of {name}, which has {end:#x} bytes")
+        data = one.read(address, min(size_bytes, end - address))
     lines = []
     for at in range(0, len(data), _ROW_BYTES):
         row = data[at : at + _ROW_BYTES]

@@ -20,6 +20,8 @@ _DIRECTORY = click.argument("directory", type=click.Path(exists=True, file_okay=
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 
+_KEEPS_NONE = "{0} keeps no messages; `perdure state history {0} --keep all` has it keep those to come"
+
 
 @click.group()
 def state() -> None:
@@ -93,9 +95,7 @@ def history(directory: Path, limit: int, keep: str | None, as_json: bool, quiet:
     elif not quiet and rows:
         _print_history(rows)
     elif not quiet:
-        click.echo(
-            f"{directory} keeps no messages; `perdure state history {directory} --keep all` has it keep those to come"
-        )
+        click.echo(_KEEPS_NONE.format(directory))
 
 
 def _keep(directory: Path, keep: str, *, as_json: bool, quiet: bool) -> None:
@@ -188,13 +188,15 @@ def blame(
     with StateDirectory.open(directory, read_only=True) as opened:
         try:
             found = opened.blame(canister_id.raw_bytes, kind or memory, at)
+            is_kept = found is not None or bool(opened.history())
         except (KeyError, IndexError) as error:
             raise click.UsageError(str(error.args[0])) from error
     row = None if found is None else _row(found)
     if as_json:
         click.echo(json.dumps(row, indent=2))
     elif row is None:
-        click.echo("no message that is kept wrote this byte", err=True)
+        words = "no message that is kept wrote this byte"
+        click.echo(words if is_kept else _KEEPS_NONE.format(directory), err=True)
     elif not quiet:
         click.echo(f"version {row['version']}: {row['kind']} {row['method']} on {row['canister']} by {row['caller']}")
     if row is None:

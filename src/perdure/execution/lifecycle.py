@@ -12,6 +12,7 @@ from enum import Enum, unique
 from typing import Final, NamedTuple, final
 
 from perdure.canister import (
+    MAX_OWN_MEMORIES,
     MEMORY_KINDS,
     CanisterFacts,
     CanisterInstance,
@@ -252,6 +253,17 @@ def _check_memories(canister: CanisterState, options: InstallOptions, module: Ca
                 f"module has it with lifetime '{kind.lifetime}' and {kind.address_bits}-bit addresses",
                 "Give it another name, or reinstall, which empties all memories.",
             )
+    named = module.memories.keys() - MEMORY_KINDS.keys()
+    unused = sorted(canister.own_memories.keys() - named)
+    count = len(unused) + len(named)
+    if count > max(MAX_OWN_MEMORIES, len(canister.own_memories)):
+        return canister_error(
+            canister.canister_id,
+            ErrorCode.CANISTER_CONTRACT_VIOLATION,
+            f"It would have {count} memories of its own, at most {MAX_OWN_MEMORIES}: the new module has "
+            f"{len(named)}, and {len(unused)} that it does not name are kept: {', '.join(unused):.400}",
+            "Drop those that nobody needs: `perdure memory drop`, canister.memories[name].drop().",
+        )
     return None
 
 
@@ -279,6 +291,7 @@ class _Installation:
         self.instructions = 0
         self.certified_data = canister.certified_data if options.mode is InstallMode.UPGRADE else b""
         self.global_timer_ns = 0
+        self.left: CanisterInstance | None = None  # whose memories go with it
 
     def run(self, arg: bytes, sender_version: int | None) -> Reply | Reject:
         world, canister = self.world, self.canister
@@ -306,6 +319,8 @@ class _Installation:
     def _enter_all(self, arg: bytes) -> Trap | CanisterInstance:
         """The steps that the mode asks for; on a trap everything is as it was."""
         old = None if self.canister.instance is None else clean_instance(self.canister)
+        if old is not None and self._leaves_memories(old):
+            self.left, old = old, None
         upgrading = self.options.mode is InstallMode.UPGRADE
         if upgrading and old is not None and not self.options.skip_pre_upgrade:
             trap = self._enter(old, "canister_pre_upgrade", Context.PRE_UPGRADE, b"")
@@ -343,6 +358,12 @@ class _Installation:
         heir = old.successor(self.module, keep=kept, added=added)
         self.world.made(heir.roll_back)
         return heir
+
+    def _leaves_memories(self, old: CanisterInstance) -> bool:
+        """Whether there are memories that nothing is in any more, and that the new code does not name: they go."""
+        if self.options.mode is not InstallMode.REINSTALL:
+            return False
+        return not old.memories.keys() <= self.module.memories.keys() | MEMORY_KINDS.keys()
 
     def _kept(self, old: CanisterInstance) -> frozenset[str]:
         """The memories that go on as they are."""
@@ -401,6 +422,8 @@ class _Installation:
         world, canister = self.world, self.canister
         if self.options.mode is InstallMode.REINSTALL:
             canister.log = canister.log.purged()
+        if (left := self.left) is not None:
+            world.afterwards(lambda: world.host.discard(canister.canister_id, left))
         canister.module, canister.instance = self.module, instance
         canister.installed_at_ns = world.state.kept_time_ns()
         canister.certified_data = self.certified_data
