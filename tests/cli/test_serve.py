@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -31,3 +32,12 @@ def test_others_need_a_name(tmp_path):
     done = CliRunner().invoke(serve, ["--state", str(tmp_path / "state"), "--bind", "0.0.0.0"])
     assert done.exit_code == 2
     assert "allow_hosts" in done.output or "--allow-host" in done.output
+
+
+def test_a_port_that_is_taken(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(serve, ["--state", str(tmp_path / "state"), "--port", str(port)])
+    assert isinstance(done.exception, OSError)
+    assert done.exception.strerror is not None
+    assert f"port {port} of 127.0.0.1 is taken" in done.exception.strerror

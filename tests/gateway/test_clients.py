@@ -108,19 +108,37 @@ def test_javascript(served, package):
     assert found["is_synchronised"]
 
 
-@pytest.mark.slow
-def test_python(served):
-    url, counter = served
+def python_with_an_agent() -> Path:
+    """An interpreter that has icp-py-core, installed when it is first asked for."""
     directory = WORK / "icp-py-core"
     python = directory / "bin" / "python"
     if not (directory / "done").exists():
         run(sys.executable, "-m", "venv", directory, directory=ROOT)
         run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PYPI, directory=ROOT)
         (directory / "done").touch()
+    return python
+
+
+@pytest.mark.slow
+def test_python(served):
+    url, counter = served
+    python = python_with_an_agent()
     key = counter._subnet.root_key.hex()
     found = json.loads(run(python, CLIENTS / "icp_py_core.py", url, counter.id, key))
     assert list(found) == ["anonymous", "ed25519", "secp256k1"]
     assert all(after == before + 1 for before, after in found.values())
+
+
+@pytest.mark.slow
+def test_a_page_is_uploaded_as_the_page_says():
+    directory = npm_directory("@dfinity/assets")
+    (directory / "page.mjs").write_text(block("networks.md", "mjs"), encoding="utf-8")
+    with Subnet() as subnet:
+        assets = subnet.install(ROOT / "tests/canisters/modules/assets.wasm.gz", "(null)")
+        with subnet.serve() as url:
+            assert run("node", "page.mjs", url, assets.id, directory=directory) == "[ '/index.html' ]\n"
+            with urllib.request.urlopen(f"{url}/?canisterId={assets.id}") as shown:
+                assert shown.read() == b"<h1>a page</h1>"
 
 
 @pytest.mark.slow
@@ -273,6 +291,9 @@ def test_the_page():
     (directory / "page.mjs").write_text(block("serving.md", "js"), encoding="utf-8")
     with subnet.serve() as url:
         assert run("node", "page.mjs", url, counter.id, directory=directory) == "2n 2n\n"
+        python, script = python_with_an_agent(), WORK / "page.py"
+        script.write_text(block("serving.md", "py"), encoding="utf-8")
+        assert run(python, script, url, counter.id, subnet.root_key.hex()) == "3 3\n"
 
 
 @pytest.mark.slow

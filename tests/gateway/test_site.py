@@ -190,6 +190,9 @@ def test_whom_a_request_is_for(pages):
     assert b"ask for CANISTER_ID.localhost" in get(pages, "/page", "localhost").body
     for host in ("aaaaa.localhost", "a.ID.localhost", "ID.other.localhost", "rwlgt-iiaaa-aaaaa-aaaaa-cai.localhost"):
         assert get(pages, "/page", host).status == 404
+    told = get(pages, "/?id=ID", "a4gq6-oaaaa-aaaab-qaa4q-cai.localhost")  # where icp leads on networks it connects to
+    assert told.status == 404
+    assert b"it is the mainnet's Candid UI" in told.body
     for path in ("//[", "/page?canisterId=%ff", "/page?canisterId=" + "a" * 5000):
         assert get(pages, path, "localhost").status == 404
 

@@ -177,8 +177,10 @@ def _explain(error: Exception) -> int:
     odd = next((one for one in sys.argv[1:] if not _is_utf8(one)), None) if isinstance(error, ValueError) else None
     if odd is None and (isinstance(error, InternalError) or not isinstance(error, PerdureError | OSError)):
         raise error
+    # A number of the system's is nothing to act on, where its words are there and no file has to be named.
+    words = error.strerror if isinstance(error, OSError) and error.strerror and error.filename is None else error
     _say(
-        f"perdure: {error}\n{_more(error)}"
+        f"perdure: {words}\n{_more(error)}"
         if odd is None
         else f"perdure: argument {odd!r:.80} is no text in UTF-8: {error}\n"
     )

@@ -11,6 +11,7 @@ import click
 
 from perdure.cli.canister.state import say
 from perdure.cli.serve import until_ended
+from perdure.units import counted
 
 if TYPE_CHECKING:
     from perdure.explorer import Explorer
@@ -44,7 +45,7 @@ def explore(source: str, port: int, as_json: bool, quiet: bool) -> None:
         stack.enter_context(server := Server(subnet, port=port, clock="virtual", pages=explorer))
         url = f"http://localhost:{server.port}/_/?token={explorer.token}"
         many = 0 if explorer.subnet is None else len(explorer.subnet.canisters)
-        what = f"{many} canisters of {source}" if explorer.subnet is not None else f"the memory of {source}"
+        what = f"{counted(many, 'canister')} of {source}" if explorer.subnet is not None else f"the memory of {source}"
         say(
             as_json, quiet, {"url": url, "source": source, "canisters": many}, f"{url} shows {what}; end it with Ctrl-C"
         )

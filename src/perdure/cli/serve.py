@@ -13,6 +13,7 @@ import click
 
 from perdure.cli.argument import hosts_with_ports, production_key_names
 from perdure.cli.canister.state import State, common, say
+from perdure.units import counted
 
 if TYPE_CHECKING:
     from perdure.subnet.live import Clock
@@ -99,8 +100,8 @@ def serve(
             "root_key": subnet.root_key.hex(),
             "canisters": [str(canister.id) for canister in subnet.canisters],
         }
-        many = len(subnet.canisters)
-        told = f"{server.url} serves {many} canisters of {state.directory}; end it with Ctrl-C\nexplorer: {explorer}"
+        many = counted(len(subnet.canisters), "canister")
+        told = f"{server.url} serves {many} of {state.directory}; end it with Ctrl-C\nexplorer: {explorer}"
         say(as_json, quiet, facts, told)
         ended.wait()
 

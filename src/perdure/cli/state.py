@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perdure.cli.progress import waiting
+from perdure.units import counted
 
 if TYPE_CHECKING:
     from perdure.storage import Version
@@ -49,16 +50,17 @@ def verify(directory: Path, as_json: bool, quiet: bool) -> None:
 
     with StateDirectory.open(directory, read_only=True) as opened, waiting("comparing pages with their hashes", quiet):
         problems = [*opened.verify(), *undecodable(opened)]
+        many = len(canister_ids(opened))
         facts = {
             "version": opened.version,
-            "canisters": len(canister_ids(opened)),
+            "canisters": many,
             "state_hash": opened.state_hash().hex(),
             "problems": problems,
         }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     elif not quiet:
-        click.echo(f"version {facts['version']}, {facts['canisters']} canisters, state hash {facts['state_hash']}")
+        click.echo(f"version {facts['version']}, {counted(many, 'canister')}, state hash {facts['state_hash']}")
     if not as_json:
         for problem in problems:
             click.echo(problem, err=True)
@@ -300,7 +302,7 @@ def salvage(directory: Path, target: Path, as_json: bool, quiet: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
     else:
         if not quiet:
-            click.echo(f"{target} has {found.canisters} canisters as of version {found.version}")
+            click.echo(f"{target} has {counted(found.canisters, 'canister')} as of version {found.version}")
         for what in found.lost:
             click.echo(f"lost: {what}", err=True)
     if found.lost:

@@ -8,6 +8,7 @@ http://127.0.0.1:49152
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import threading
@@ -76,6 +77,16 @@ class Pages(Protocol):
         ...
 
 
+def _not_opened(error: OSError, bind: str, port: int) -> OSError:
+    """Why there is no socket, in words for who chose the address and the port."""
+    why = {
+        errno.EADDRINUSE: f"port {port} of {bind} is taken by another program: choose another, or 0 for a free one",
+        errno.EADDRNOTAVAIL: f"{bind} is no address of this machine: choose one that it has, such as 127.0.0.1",
+        errno.EACCES: f"port {port} of {bind} is not this user's to open: choose one above 1023, or 0 for a free one",
+    }.get(error.errno or 0)
+    return error if why is None else OSError(error.errno, why)
+
+
 @final
 class Server:
     """An open socket on which a subnet is served from `start` to `stop`.
@@ -117,7 +128,10 @@ class Server:
         self.interface = HttpInterface(self.live)
         self._site = Site(self.live, self.hosts, subnet.root_key)
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-        self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
+        try:
+            self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise _not_opened(error, bind, port) from error
         # Head and body are two writes: else the second one waits for the first one's acknowledgement, for 40 ms.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets have it, too
         self.port: int = self._socket.getsockname()[1]

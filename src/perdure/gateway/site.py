@@ -67,6 +67,11 @@ _HOP_BY_HOP: Final = frozenset(
 )
 """Of one connection, which is the server's business."""
 TEXT: Final = "text/plain; charset=utf-8"
+_CANDID_UI: Final = "a4gq6-oaaaa-aaaab-qaa4q-cai"
+_CANDID_UI_IS: Final = (
+    "it is the mainnet's Candid UI, to which icp leads on every network that it connects to. Call methods with "
+    "`icp canister call`, or in the browser with `perdure explore STATE`"
+)
 
 
 class _SiteError(PerdureError):
@@ -137,7 +142,8 @@ class Site:
         except (MalformedError, ValueError) as error:
             raise _SiteError(404, f"no canister is named {text[:100]!r}: {error}") from error
         if canister_id not in self._live.subnet:
-            raise _SiteError(404, f"there is no canister {canister_id} here")
+            told = f": {_CANDID_UI_IS}" if text == _CANDID_UI else ""
+            raise _SiteError(404, f"there is no canister {canister_id} here{told}")
         return canister_id.raw_bytes
 
     def _listed(self, canister_id: bytes) -> bytes:
