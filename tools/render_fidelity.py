@@ -320,7 +320,7 @@ _EXTENSION_ROWS: Final = (
     (
         "modules lowered for the network",
         "direct, memories",
-        "tests/instrument/test_lower.py::test_random_stories_are_the_same_in_both_forms",
+        "tests/instrument/test_lowering.py::test_random_stories_are_the_same_in_both_forms",
     ),
 )
 
@@ -364,7 +364,7 @@ def rows() -> Iterator[Row]:
         yield Row("Limits", field.name, value, state, _LIMIT_TESTS[field.name])
     for name, (seen, where, test) in _MODULE_LIMITS.items():
         value = f"{getattr(REPLICA, name):_}; the most seen in a real module: {seen:_}, {where}"
-        yield Row("Limits of modules", name, value, WORKS, f"tests/instrument/test_validate.py::{test}")
+        yield Row("Limits of modules", name, value, WORKS, f"tests/instrument/test_validation.py::{test}")
     for bound in fields(Bounds):
         seen, where = HIGHEST[bound.name]
         value = f"{getattr(Bounds(), bound.name):_}; the most seen in a real module: {seen:_}, {where}"

@@ -5,21 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from perdure.errors import (
-    HostError,
-    InternalError,
-    InvalidModuleError,
-    MalformedError,
-    PerdureError,
-    RejectError,
-    StorageError,
-    UnsupportedError,
-)
-from perdure.ic.principal import ANONYMOUS, Principal
-from perdure.memory import Memory
-
 if TYPE_CHECKING:
+    from perdure.errors import (
+        HostError,
+        InternalError,
+        InvalidModuleError,
+        MalformedError,
+        PerdureError,
+        RejectError,
+        StorageError,
+        UnsupportedError,
+    )
+    from perdure.ic.principal import ANONYMOUS, Principal
     from perdure.kit.rejects import rejects
+    from perdure.memory import Memory
     from perdure.subnet import Canister, Subnet
     from perdure.subnet.network import Network
 
@@ -41,19 +40,24 @@ __all__ = [
     "rejects",
 ]
 
-# Imported when first asked for: the engine takes longer to load than everything else together.
-_LATER = {
-    "Canister": "perdure.subnet",
-    "Network": "perdure.subnet.network",
-    "Subnet": "perdure.subnet",
-    "rejects": "perdure.kit.rejects",
+# Imported when first asked for: the engine takes longer to load than everything else together, and a command that only
+# says how it is used needs none of it.
+_PLACES = {
+    "errors": "HostError InternalError InvalidModuleError MalformedError PerdureError RejectError StorageError "
+    "UnsupportedError",
+    "ic.principal": "ANONYMOUS Principal",
+    "kit.rejects": "rejects",
+    "memory": "Memory",
+    "subnet": "Canister Subnet",
+    "subnet.network": "Network",
 }
+_MODULE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'perdure' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    value = globals()[name] = getattr(import_module(f"perdure.{_MODULE_OF[name]}"), name)
     return value
 
 

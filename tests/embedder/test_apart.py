@@ -156,7 +156,7 @@ class Counted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times, self.now, self.most = 0, 0, 0
         self.lock = threading.Lock()
-        monkeypatch.setattr("perdure.embedder.module.compile_apart", self)
+        monkeypatch.setattr("perdure.embedder.apart.compile_apart", self)
 
     def __call__(self, binary: bytes, apart: Apart, estimated_seconds: float) -> bytes:
         with self.lock:

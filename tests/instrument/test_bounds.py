@@ -12,7 +12,7 @@ from perdure.errors import UnsupportedError
 from perdure.instrument import HIGHEST, Bounds, counts_of
 from perdure.instrument.appendix import Appendix
 from perdure.instrument.bounds import INLINED_BRANCHES
-from perdure.instrument.link import kernel_for
+from perdure.instrument.linking import kernel_for
 from perdure.wasm import OPCODES, FuncType, Module, ValType, decode, instructions, locals_end
 
 MODULES = Path(__file__).parents[1] / "canisters" / "modules"

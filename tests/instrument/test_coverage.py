@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from perdure.instrument import Options, instrument
-from perdure.instrument.coverage import COUNTER_BYTES, COUNTERS, block_starts
-from perdure.instrument.profile import LOST, NODE
+from perdure.instrument.counted import COUNTER_BYTES, COUNTERS, LOST, NODE
+from perdure.instrument.coverage import block_starts
 from perdure.wasm import decode, instructions, locals_end
 
 ROOT = Path(__file__).parents[2]

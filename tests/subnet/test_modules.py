@@ -16,8 +16,7 @@ from built_canisters import CANISTERS, Digest, call, digest, load_file, module, 
 
 from perdure import Principal, RejectError
 from perdure.candid import encode, parse_types, parse_values
-from perdure.embedder import Compiler, engine, settings
-from perdure.embedder.apart import Apart
+from perdure.embedder import Apart, Compiler, engine, settings
 from perdure.instrument import Options
 from perdure.subnet import Canister, Subnet
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from importlib import import_module
 from io import StringIO, TextIOWrapper
 from typing import NamedTuple, NoReturn, final
 
 import click
 
+from perdure.cli.lazy import imported
 from perdure.cli.terminal import LAYOUT, printable
 
 __all__ = ["launch", "main"]
@@ -66,12 +66,7 @@ class _LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].place.partition(":")
-        command = getattr(import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
+        return imported(COMMANDS[cmd_name].place) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -28,7 +28,7 @@ from perdure.instrument import (
     validate,
 )
 from perdure.instrument import instrument as instrument_module
-from perdure.instrument.lower import EXTENSIONS as LOWERED
+from perdure.instrument.lowering import EXTENSIONS as LOWERED
 from perdure.instrument.memories import has_own_memories
 from perdure.wasm import Module, decode, encode
 

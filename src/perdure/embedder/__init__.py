@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from perdure.embedder.apart import Apart
 from perdure.embedder.cache import CompileCache, cache_directory
 from perdure.embedder.engine import Engine, shared_engine, validate_original
 from perdure.embedder.instance import WasmInstance
@@ -15,6 +14,7 @@ from perdure.embedder.module import (
     profiled_code,
     shared_compiler,
 )
+from perdure.embedder.patience import Apart
 
 __all__ = [
     "Apart",

@@ -8,34 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
-from typing import Final, final
+from typing import Final
 
 from wasmtime import _ffi
 
 from perdure.embedder import settings
+from perdure.embedder.patience import Apart
 from perdure.errors import HostError, UnsupportedError
 
-__all__ = ["Apart", "compile_apart"]
+__all__ = ["compile_apart"]
 
 _LOG: Final = logging.getLogger("perdure")
 _HEARD_EVERY_SECONDS: Final = 10.0
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """When and how to compile apart.
-
-    Args:
-        above_seconds: what is estimated to take longer goes to a process of its own.
-        max_seconds: how long that may take.
-        max_memory_bytes: how much address space it may have.
-    """
-
-    above_seconds: float = 2.0
-    max_seconds: float = 600.0
-    max_memory_bytes: int = 4 << 30
 
 
 def compile_apart(binary: bytes, apart: Apart, estimated_seconds: float) -> bytes:

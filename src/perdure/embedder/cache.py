@@ -25,7 +25,6 @@ import hashlib
 import os
 import stat
 import struct
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,7 +140,9 @@ class CompileCache:
         checksum = _checksum(header, body)
         with contextlib.suppress(OSError):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix=_NEW)
+            from tempfile import mkstemp
+
+            descriptor, temporary = mkstemp(dir=self.directory, prefix=_NEW)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(header + checksum)

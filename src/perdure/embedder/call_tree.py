@@ -15,7 +15,7 @@ from perdure.embedder.header import LEFT, OUT, OUT_OFFSET
 from perdure.embedder.hits import HitCounter, hit_counter
 from perdure.embedder.memory import AnonymousMemory
 from perdure.instrument import abi
-from perdure.instrument.profile import FIRST_ENTRY, HEADER, LOST, NODE, ROOT, TREE
+from perdure.instrument.counted import FIRST_ENTRY, HEADER, LOST, NODE, ROOT, TREE
 
 __all__ = ["AFTERWARDS", "CallCounter", "CallTree", "call_counter"]
 

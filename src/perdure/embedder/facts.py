@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.canister import MemoryKind
-from perdure.instrument import SCHEDULES, Count, Counts, Instrumented, PageCharges
-from perdure.wasm import Module
+from perdure.instrument import Count, Counts, PageCharges
+
+if TYPE_CHECKING:
+    from perdure.instrument import Instrumented
+    from perdure.wasm import Module
 
 __all__ = ["ModuleFacts", "decode_facts", "encode_facts", "facts_of"]
 
@@ -48,6 +51,8 @@ class ModuleFacts(NamedTuple):
 
 def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFacts:
     """The facts of a module that has been linked."""
+    from perdure.instrument import SCHEDULES
+
     return ModuleFacts(
         is_64=linked.is_64,
         methods=linked.methods,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import final
 
 from perdure.embedder.memory import AnonymousMemory
-from perdure.instrument.coverage import COUNTER_BYTES, COUNTERS
+from perdure.instrument.counted import COUNTER_BYTES, COUNTERS
 
 __all__ = ["HitCounter", "hit_counter"]
 

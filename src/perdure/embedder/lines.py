@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from perdure.embedder.code import Site
-from perdure.embedder.cpp_names import demangled_cpp
 from perdure.embedder.rust_names import demangled
-from perdure.instrument import Options, instrument
-from perdure.instrument.origins import Origins
-from perdure.wasm import decode
-from perdure.wasm.dwarf import module_lines
+
+if TYPE_CHECKING:
+    from perdure.instrument import Options
 
 __all__ = ["Lines", "readable"]
 
@@ -25,7 +23,11 @@ def readable(symbol: str) -> str:
     found = demangled(symbol)
     if found == symbol and symbol.startswith("_"):
         found = demangled(_NUMBER.sub("", symbol))
-    return demangled_cpp(symbol) if found.startswith("_Z") else found
+    if not found.startswith("_Z"):
+        return found
+    from perdure.embedder.cpp_names import demangled_cpp
+
+    return demangled_cpp(symbol)
 
 
 _NUMBER: Final = re.compile(r"\.\d+$")
@@ -41,6 +43,11 @@ class Lines:
     """
 
     def __init__(self, wasm: bytes, options: Options) -> None:
+        from perdure.instrument import instrument
+        from perdure.instrument.origins import Origins
+        from perdure.wasm import decode
+        from perdure.wasm.dwarf import module_lines
+
         module = decode(wasm)
         self._imported = module.imported_function_count
         self._table, self._addresses = module_lines(module)

@@ -19,7 +19,6 @@ from typing import final
 from weakref import ref
 
 from perdure.canister import CanisterModule, MemoryKind, WasmState, memory_kinds
-from perdure.embedder.apart import Apart, compile_apart
 from perdure.embedder.bindings import ByteVector, check, error_message, function, take_bytes
 from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
 from perdure.embedder.code import Site
@@ -27,12 +26,9 @@ from perdure.embedder.engine import Engine, is_valid, shared_engine, validate_or
 from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, facts_of
 from perdure.embedder.instance import WasmInstance
 from perdure.embedder.lines import Lines, readable
-from perdure.embedder.turns import turn
+from perdure.embedder.patience import Apart
 from perdure.errors import InternalError, UnsupportedError
-from perdure.instrument import REPLICA, Bounds, Options, Policy, counts_of, instrument
-from perdure.instrument.memories import has_own_memories
-from perdure.instrument.validate import validate
-from perdure.wasm import decode, encode, inflate, memories_of
+from perdure.instrument import REPLICA, Bounds, Options, Policy
 
 __all__ = [
     "TOOLCHAIN",
@@ -126,6 +122,9 @@ class CompiledModule:
 
         Instruments the module again, which nothing that runs has to wait for.
         """
+        from perdure.instrument import instrument
+        from perdure.wasm import decode, encode, memories_of
+
         linked = instrument(decode(self._wasm), self.options)
         names = linked.plan.names
         return tuple(names[index] for index in memories_of(encode(linked.module), offset))
@@ -234,10 +233,16 @@ class Compiler:
     def _within_bounds(self, module: CompiledModule, policy: Policy) -> CompiledModule:
         """Refuse what had been compiled by other bounds; what the cache holds changes no answer."""
         if sum(len(name.encode()) for name in module.facts.methods) > policy.max_method_name_bytes:
+            from perdure.instrument import validate
+            from perdure.wasm import decode
+
             validate(decode(module.wasm), policy)  # the names of their kinds do not count
         try:
             self._bounds.check(module.facts.counts)
         except UnsupportedError:  # perhaps only a bound of the true count
+            from perdure.instrument import counts_of
+            from perdure.wasm import decode
+
             self._bounds.check(counts_of(decode(module.wasm), self._bounds))
         return module
 
@@ -262,6 +267,10 @@ class Compiler:
         return code.value
 
     def _build(self, key: bytes, wasm: bytes, options: Options, *, known: bool, policy: Policy) -> CompiledModule:
+        from perdure.instrument import counts_of, instrument, validate
+        from perdure.instrument.memories import has_own_memories
+        from perdure.wasm import decode, encode, inflate
+
         original = decode(wasm)
         several = has_own_memories(options.extensions)
         self._engine.threads.call(lambda: validate_original(inflate(wasm), multi_memory=several))
@@ -286,11 +295,15 @@ class Compiler:
 
     def _turn(self) -> AbstractContextManager[None]:
         """The turn among processes; the one among the threads of this one has come."""
+        from perdure.embedder.turns import turn
+
         return nullcontext() if self._disk is None else turn(self._disk.directory.parent, self._apart.max_seconds)
 
     def _compiled(self, binary: bytes, estimated_seconds: float) -> int:
         """Native code of an instrumented module, from another process where it takes long."""
         if estimated_seconds > self._apart.above_seconds and sys.executable:
+            from perdure.embedder.apart import compile_apart
+
             found = self._deserialized(compile_apart(binary, self._apart, estimated_seconds))
             if found is not None:
                 return found

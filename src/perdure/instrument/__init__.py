@@ -1,13 +1,37 @@
-"""Module to Module: validate, replace WASI, meter, link the native System API."""
+"""Module to Module: validate, replace WASI, meter, link the native System API.
 
-from perdure.instrument.bounds import HIGHEST, Bounds, Count, Counts, counts_of
-from perdure.instrument.costs import SCHEDULES, PageCharges
-from perdure.instrument.link import Instrumented, Options, SavedGlobal, instrument, kernel_for, link
-from perdure.instrument.lower import Lowered, lower
-from perdure.instrument.metering import count_instructions
-from perdure.instrument.reactor import WASI
-from perdure.instrument.validate import REPLICA, Policy, validate
-from perdure.instrument.wasi import ReplacedImport, WithoutWasi, replace_wasi, wasm_without_wasi
+What the passes are told (`terms`) is here at once, the passes when they are first asked for: code that is compiled
+already runs without them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from perdure.instrument.terms import REPLICA, Bounds, Count, Counts, Options, PageCharges, Policy
+
+if TYPE_CHECKING:
+    from perdure.instrument.bounds import HIGHEST, counts_of
+    from perdure.instrument.costs import SCHEDULES
+    from perdure.instrument.linking import Instrumented, SavedGlobal, instrument, kernel_for, link
+    from perdure.instrument.lowering import Lowered, lower
+    from perdure.instrument.metering import count_instructions
+    from perdure.instrument.reactor import WASI
+    from perdure.instrument.validation import validate
+    from perdure.instrument.wasi import ReplacedImport, WithoutWasi, replace_wasi, wasm_without_wasi
+
+_PLACES = {
+    "bounds": "HIGHEST counts_of",
+    "costs": "SCHEDULES",
+    "linking": "Instrumented SavedGlobal instrument kernel_for link",
+    "lowering": "Lowered lower",
+    "metering": "count_instructions",
+    "reactor": "WASI",
+    "validation": "validate",
+    "wasi": "ReplacedImport WithoutWasi replace_wasi wasm_without_wasi",
+}
+_MODULE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
     "HIGHEST",
@@ -35,3 +59,14 @@ __all__ = [
     "validate",
     "wasm_without_wasi",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'perdure.instrument' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"perdure.instrument.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

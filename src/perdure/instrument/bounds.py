@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import accumulate
 from typing import Final, NamedTuple, final
 
-from perdure.errors import UnsupportedError
 from perdure.instrument.metering import BULK_LENGTH, BULK_LENGTH_32, opcode_numbers
 from perdure.instrument.operators import replica_operators, replica_overhead
+from perdure.instrument.terms import Bounds, Count, Counts
 from perdure.wasm import (
     OPCODE_BY_NAME,
     OPCODES,
@@ -37,82 +37,8 @@ from perdure.wasm.instructions import Instruction, read_locals
 from perdure.wasm.reader import Reader
 from perdure.wasm.tokens import leb_forms
 
-__all__ = ["HIGHEST", "Bounds", "Count", "Counts", "counts_of"]
+__all__ = ["HIGHEST", "counts_of"]
 
-
-class Count(NamedTuple):
-    """A number and where it was found: a function's index among those that the module defines, -1: in the module."""
-
-    value: int
-    function: int = -1
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Limits of what is compiled; every limit is inclusive, those from `nesting` on of one function.
-
-    Args:
-        excess_milliseconds: how long the module compiles, as estimated, beyond what code of its size usually does.
-        types: entries of the type section.
-        type_values: parameters and results of its different types.
-        imports: entries of the import section.
-        exports: entries of the export section.
-        locals: parameters and locals of all functions.
-        passive_elements: elements of segments that no instantiation uses up.
-        nesting: blocks, loops and ifs inside each other.
-        block_values: parameters and results of all its blocks, times the number of blocks that have any.
-        merged_locals: locals in use, times the places where control flow branches or meets.
-        stacked_values: operands that lie on the stack at those places, summed up.
-        call_results: results of all its calls.
-        costly_instructions: those that take a hundred bytes and more of native code: ``call_indirect``, ``table.get``,
-            bulk operations on memory, accesses to stable memory.
-    """
-
-    excess_milliseconds: int = 8_000
-    types: int = 100_000
-    type_values: int = 500_000
-    imports: int = 10_000
-    exports: int = 100_000
-    locals: int = 20_000_000
-    passive_elements: int = 100_000
-    nesting: int = 10_000
-    block_values: int = 30_000_000
-    merged_locals: int = 10_000_000
-    stacked_values: int = 40_000_000
-    call_results: int = 500_000
-    costly_instructions: int = 20_000
-
-    def check(self, counts: Counts) -> None:
-        """Refuse what exceeds a limit.
-
-        Raises:
-            UnsupportedError: with the limit, the count and the place.
-        """
-        for name, meaning in _MEANING.items():
-            count, limit = counts.highest[name], getattr(self, name)
-            if count.value > limit:
-                place = "the module" if count.function < 0 else f"function {count.function}"
-                raise UnsupportedError(
-                    f"{place} has {count.value} {meaning}, of which at most {limit} are compiled here (Bounds.{name})"
-                )
-
-
-_MEANING: Final = {
-    "excess_milliseconds": "milliseconds of compiling, as estimated, beyond what its size makes usual",
-    "types": "types",
-    "type_values": "parameters and results of types",
-    "imports": "imports",
-    "exports": "exports",
-    "locals": "parameters and locals of functions",
-    "passive_elements": "elements of passive segments",
-    "nesting": "blocks inside each other",
-    "block_values": "values that blocks hand on (parameters and results times blocks)",
-    "merged_locals": "locals that meet (locals times branches)",
-    "stacked_values": "operands on the stack across branches",
-    "call_results": "results of calls",
-    "costly_instructions": "instructions that are costly to compile (call_indirect, bulk memory, stable accesses)",
-}
 
 HIGHEST: Final[Mapping[str, tuple[int, str]]] = {
     "excess_milliseconds": (789, "wasm-utils of the Motoko playground"),
@@ -130,17 +56,6 @@ HIGHEST: Final[Mapping[str, tuple[int, str]]] = {
     "costly_instructions": (206, "esbuild, in Go"),
 }
 """The highest count of every real module that was looked at, and which."""
-
-
-class Counts(NamedTuple):
-    """What a module has."""
-
-    highest: Mapping[str, Count]
-    """By the names of `Bounds`: the highest of all functions, or a bound of it where that does not exceed the limit."""
-    seconds: float
-    """How long compiling takes, roughly, on one core."""
-    operators: int
-    """Operators of the module as the replica instruments it, which compiling is charged by."""
 
 
 # Seconds, measured on the developers' machine.

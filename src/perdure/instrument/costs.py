@@ -9,20 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
+from perdure.instrument.terms import PageCharges
 from perdure.wasm import OPCODE_BY_NAME
 
-__all__ = ["SCHEDULES", "CostSchedule", "PageCharges"]
-
-
-class PageCharges(NamedTuple):
-    """Instructions for a 4 KiB page of heap or stable memory, once an entry each."""
-
-    accessed: int
-    """For its first read or write."""
-    written: int
-    """For its first write, on top."""
+__all__ = ["SCHEDULES", "CostSchedule"]
 
 
 @final

@@ -9,18 +9,15 @@ Counting charges nothing: what is counted stays equal::
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
-from perdure.instrument import profile
 from perdure.instrument.appendix import op
 from perdure.instrument.costs import SCHEDULES
+from perdure.instrument.counted import COUNTER_BYTES, COUNTERS, WASM_PAGES
 from perdure.instrument.metering import charge_points
 from perdure.wasm import Limits, MemArg, MemoryType, Module
 
-__all__ = ["COUNTERS", "COUNTER_BYTES", "Hits", "block_starts"]
-
-COUNTERS: Final = profile.WASM_PAGES << 16
-COUNTER_BYTES: Final = 8
+__all__ = ["Hits", "block_starts"]
 
 
 @final
@@ -39,7 +36,7 @@ class Hits:
 
     def roomy(self, memory: MemoryType) -> MemoryType:
         """The accounting memory, with room for the counters."""
-        pages = profile.WASM_PAGES + -(-self.points * COUNTER_BYTES >> 16)
+        pages = WASM_PAGES + -(-self.points * COUNTER_BYTES >> 16)
         return MemoryType(Limits(pages, pages, memory.limits.is_64))
 
 

@@ -1,4 +1,4 @@
-;; One memory of a canister's own as a memory of the crate's MemoryManager in stable memory: `lower.py` appends a copy
+;; One memory of a canister's own as a memory of the crate's MemoryManager in stable memory: `lowering.py` appends a copy
 ;; of these functions and globals to the module for each, so that a module with several memories runs on the network.
 ;;
 ;; tools/build_kernel.py builds lower.wasm from here, and lower64.wasm for heaps with 64-bit addresses, as it does of

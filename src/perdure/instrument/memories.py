@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, NoReturn
 from perdure.errors import InvalidModuleError
 from perdure.ic import ic0_ext
 from perdure.image import MAX_OWN_MEMORIES, MEMORY_KINDS, MEMORY_NAME, Lifetime, MemoryKind
+from perdure.instrument.terms import MAX_STABLE_WASM_PAGES
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
     OPCODES,
@@ -61,7 +62,6 @@ LIFETIMES: Final[dict[str, tuple[Lifetime, bool]]] = {
 
 MAX_HEAP_WASM_PAGES_32 = 65_536
 MAX_HEAP_WASM_PAGES_64 = (6 << 30) // WASM_PAGE_BYTES
-MAX_STABLE_WASM_PAGES = (500 << 30) // WASM_PAGE_BYTES
 
 NAMED_POLICY: Final = "memories"
 _POLICIES: Final = {NAMED_POLICY: "imported by name", "memories=index": "index", "memories=declared": "declared"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from perdure.instrument.link import Instrumented
+from perdure.instrument.linking import Instrumented
 from perdure.instrument.metering import Change, changes_of
 from perdure.wasm import Module
 

@@ -21,7 +21,8 @@ from typing import Final, final
 from perdure.canister import TrapCode
 from perdure.instrument import abi
 from perdure.instrument.appendix import Appendix, op
-from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, MemoryPlan, OwnMemory, writes, written_memories
+from perdure.instrument.memories import MemoryPlan, OwnMemory, writes, written_memories
+from perdure.instrument.terms import MAX_STABLE_WASM_PAGES
 from perdure.wasm import (
     Code,
     ConstExpr,
@@ -43,7 +44,7 @@ _NO_RESULT: Final = -0x40  # block type
 @final
 @dataclass(frozen=True)
 class OwnMemories:
-    """What `perdure.instrument.link` puts where; of a module without memories of its own nothing but the heap's grow.
+    """What `perdure.instrument.linking` puts where; of a module without memories of its own only the heap's grow.
 
     `grow` has the function to call instead of ``memory.grow``, by memory; `wide` the memories with 64-bit addresses.
     """

@@ -21,16 +21,16 @@ bytes.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import Final, NamedTuple, final
+from typing import NamedTuple, final
 
 from perdure.ic.ic0 import FUNCTIONS
 from perdure.instrument import abi
 from perdure.instrument.appendix import Appendix, op
+from perdure.instrument.counted import FIRST_ENTRY, MAX_NODES, NODE, ROOT, WASM_PAGES
 from perdure.wasm import (
     Code,
     ConstExpr,
@@ -47,18 +47,7 @@ from perdure.wasm import (
     map_indices,
 )
 
-__all__ = ["FIRST_ENTRY", "HEADER", "LOST", "NODE", "ROOT", "TREE", "Hooks", "append_hooks", "roomy"]
-
-TREE: Final = abi.ACCOUNTING_WASM_PAGES << 16
-HEADER: Final = struct.Struct("<IIQ")
-ROOT: Final = TREE + 0x20
-LOST: Final = TREE + (48 << 20)
-NODE: Final = struct.Struct("<IIIIQqQ")
-MAX_NODES = (LOST - ROOT) // NODE.size - 1
-"""Beside the root."""
-WASM_PAGES: Final = abi.ACCOUNTING_WASM_PAGES + 1664
-"""Of the accounting memory: 48 MiB for the tree, and a stack as deep as calls can be."""
-FIRST_ENTRY: Final = 0x8000_0000
+__all__ = ["Hooks", "append_hooks", "roomy"]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Functions in place of the instructions that reach a memory which `perdure.instrument.lower` takes away.
+"""Functions in place of the instructions that reach a memory which `perdure.instrument.lowering` takes away.
 
 Each is made once, where the first instruction needs it: of an access for every memory and instruction, of
 ``memory.copy`` and ``memory.init`` for every pair.

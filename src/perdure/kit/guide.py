@@ -22,7 +22,7 @@ from perdure.candid.types import Prim, Type, Value
 from perdure.embedder import WasmInstance, covered_code
 from perdure.embedder.hits import HitCounter
 from perdure.ic.principal import Principal
-from perdure.instrument.coverage import COUNTER_BYTES
+from perdure.instrument.counted import COUNTER_BYTES
 from perdure.subnet import Subnet
 from perdure.subnet.residency import CodeForm
 

@@ -20,7 +20,8 @@ from typing import Any, Final, NamedTuple, final
 from perdure.embedder import CompiledModule, WasmInstance, covered_code, readable
 from perdure.embedder.hits import HitCounter
 from perdure.errors import MalformedError
-from perdure.instrument.coverage import COUNTER_BYTES, block_starts
+from perdure.instrument.counted import COUNTER_BYTES
+from perdure.instrument.coverage import block_starts
 from perdure.subnet import Subnet
 from perdure.subnet.residency import CodeForm, Residents
 from perdure.wasm import Module, decode

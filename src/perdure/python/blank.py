@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from perdure.errors import MalformedError
-from perdure.wasm.leb import encode_unsigned
-from perdure.wasm.reader import Reader
 
 __all__ = ["Blank", "empty_module", "read", "sections"]
 
@@ -46,6 +44,8 @@ def sections(name: str, source_digest: bytes, schema: bytes, candid: str) -> dic
 
 def empty_module(content: Mapping[str, bytes]) -> bytes:
     """A module of custom sections."""
+    from perdure.wasm.leb import encode_unsigned
+
     wasm = bytearray(_PREAMBLE)
     for name, data in content.items():
         label = name.encode()
@@ -70,6 +70,8 @@ def read(wasm: bytes) -> Blank | None:
 
 def _custom_sections(wasm: bytes) -> dict[str, bytes] | None:
     """By name; `None` where there is any other section: a module with code is Wasm, whatever it calls itself."""
+    from perdure.wasm.reader import Reader
+
     found: dict[str, bytes] = {}
     reader = Reader(wasm, len(_PREAMBLE))
     while not reader.at_end:

@@ -24,7 +24,6 @@ from perdure.execution.journal import Ticket
 from perdure.execution.state import SubnetState
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
-from perdure.instrument import wasm_without_wasi
 from perdure.python.catalogue import Catalogue
 from perdure.storage import StateDirectory
 from perdure.subnet.changed_code import ChangedCode
@@ -175,7 +174,11 @@ class Core:
             if wasi:
                 raise UnsupportedError(f"{wasm!r} is a canister in Python, without imports of WASI: leave wasi out")
             return self._catalogue.add(wasm).wasm
-        return wasm_without_wasi(code) if wasi else code
+        if not wasi:
+            return code
+        from perdure.instrument import wasm_without_wasi
+
+        return wasm_without_wasi(code)
 
     @alone
     def _run_as(self, form: CodeForm) -> None:

@@ -14,13 +14,12 @@ from typing import Final
 from perdure.canister import CanisterFacts, CanisterModule, Context, Env, Limits, Method, Return, WasmState
 from perdure.embedder.module import compile_module
 from perdure.errors import MalformedError, UnsupportedError
-from perdure.instrument.probe import probe_of
 from perdure.storage import TemporaryImage, TemporaryStore
-from perdure.wasm import decode, encode, inflate
 
 __all__ = ["EXPORT", "exported_interface"]
 
 EXPORT: Final = "get_candid_pointer"
+_PREAMBLE: Final = b"\0asm"
 MAX_BYTES: Final = 1 << 20
 _PIECE_BYTES: Final = 1 << 12
 _LIMITS: Final = Limits(instructions=500_000_000, stable_wasm_pages=0, heap_wasm_pages=4_096, log_bytes=0)
@@ -45,9 +44,16 @@ def exported_interface(module: CanisterModule) -> str:
 
 
 def _asked(wasm: bytes) -> str:
+    if wasm.startswith(_PREAMBLE) and EXPORT.encode() not in wasm:
+        return ""
+    from perdure.wasm import inflate
+
     plain = inflate(wasm)
     if EXPORT.encode() not in plain:
         return ""
+    from perdure.instrument.probe import probe_of
+    from perdure.wasm import decode, encode
+
     try:
         probe = probe_of(decode(plain), EXPORT)
         return "" if probe is None else _run(encode(probe))

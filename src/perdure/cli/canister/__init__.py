@@ -10,18 +10,38 @@ from pathlib import Path
 
 import click
 
-from perdure.cli.canister.call import call, reject_management_call
-from perdure.cli.canister.clock import advance
-from perdure.cli.canister.code import create, delete, install, start, stop, uninstall_code
-from perdure.cli.canister.facts import id_, info, list_, logs, metadata, status
-from perdure.cli.canister.settings import deposit_cycles, settings, top_up, update, update_alias
-from perdure.cli.canister.snapshot import snapshot
 from perdure.cli.canister.state import selection
+from perdure.cli.lazy import LazyGroup
 
 __all__ = ["canister"]
 
 
-@click.group()
+_PLACES = {
+    "create": "code:create",
+    "install": "code:install",
+    "call": "call:call",
+    "list": "facts:list_",
+    "status": "facts:status",
+    "id": "facts:id_",
+    "info": "facts:info",
+    "metadata": "facts:metadata",
+    "logs": "facts:logs",
+    "settings": "settings:settings",
+    "update-settings": "settings:update_alias",
+    "start": "code:start",
+    "stop": "code:stop",
+    "uninstall-code": "code:uninstall_code",
+    "delete": "code:delete",
+    "top-up": "settings:top_up",
+    "deposit-cycles": "settings:deposit_cycles",
+    "snapshot": "snapshot:snapshot",
+    "advance": "clock:advance",
+    "reject-management-call": "call:reject_management_call",
+    "ls": "facts:list_",
+}
+
+
+@click.group(cls=LazyGroup, places={name: f"perdure.cli.canister.{place}" for name, place in _PLACES.items()})
 @selection
 def canister(state_path: Path | None, environment: str | None, network: str | None, ic: bool) -> None:
     """Create, install, call, inspect and control canisters that outlive the process.
@@ -33,12 +53,3 @@ def canister(state_path: Path | None, environment: str | None, network: str | No
         perdure canister install ledger --wasm ledger.wasm --args '(record { symbol = "TST" })'
         perdure canister call ledger balance '(principal "2vxsx-fae")'
     """  # noqa: D301 - click wants the backspace itself
-
-
-settings.add_command(update)
-for _command in (
-    *(create, install, call, list_, status, id_, info, metadata, logs, settings, update_alias, start, stop),
-    *(uninstall_code, delete, top_up, deposit_cycles, snapshot, advance, reject_management_call),
-):
-    canister.add_command(_command)
-canister.add_command(list_, "ls")

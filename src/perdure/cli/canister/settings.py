@@ -191,6 +191,7 @@ def _update(
 
 
 update = _update_options("update", "settings update")(_update)
+settings.add_command(update)
 update_alias = _update_options("update-settings", "update-settings")(_update)
 
 

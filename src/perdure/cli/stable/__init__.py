@@ -7,20 +7,34 @@ from __future__ import annotations
 
 import click
 
-from perdure.cli.stable.check import fsck, map_
-from perdure.cli.stable.compare import diff, infer
-from perdure.cli.stable.database import extract, patch
-from perdure.cli.stable.declare import embed, guard
-from perdure.cli.stable.entries import get, query, rows
-from perdure.cli.stable.export import export
-from perdure.cli.stable.life import lifecycle
-from perdure.cli.stable.rewrite import compact, drop
-from perdure.cli.stable.structures import ls, schema, tree
+from perdure.cli.lazy import LazyGroup
 
 __all__ = ["stable"]
 
 
-@click.group()
+_PLACES = {
+    "ls": "structures:ls",
+    "tree": "structures:tree",
+    "schema": "structures:schema",
+    "rows": "entries:rows",
+    "get": "entries:get",
+    "query": "entries:query",
+    "infer": "compare:infer",
+    "diff": "compare:diff",
+    "export": "export:export",
+    "extract": "database:extract",
+    "patch": "database:patch",
+    "lifecycle": "life:lifecycle",
+    "drop": "rewrite:drop",
+    "compact": "rewrite:compact",
+    "fsck": "check:fsck",
+    "map": "check:map_",
+    "embed": "declare:embed",
+    "guard": "declare:guard",
+}
+
+
+@click.group(cls=LazyGroup, places={name: f"perdure.cli.stable.{place}" for name, place in _PLACES.items()})
 def stable() -> None:
     """Show, query, compare and check what is in any stable memory.
 
@@ -33,10 +47,3 @@ def stable() -> None:
     Example:
         perdure stable ls ./my-snapshot
     """  # noqa: D301 - click wants the backspace itself
-
-
-for _command in (
-    *(ls, tree, schema, rows, get, query, infer, diff, export, extract, patch),
-    *(lifecycle, drop, compact, fsck, map_, embed, guard),
-):
-    stable.add_command(_command)

@@ -6,20 +6,15 @@ Spec: "IC method ecdsa_public_key", "sign_with_ecdsa", "schnorr_public_key", "si
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perdure.canister import Reject
 from perdure.execution.management.call import Call, Values
 from perdure.execution.rejects import rejected
 from perdure.ic.reject import ErrorCode, RejectCode
-from perdure.threshold import (
-    KEYS_ARE_PUBLIC,
-    PRODUCTION_KEY_NAMES,
-    TEST_KEY_NAMES,
-    MasterKey,
-    TransportKeyError,
-    master_key,
-)
+
+if TYPE_CHECKING:
+    from perdure.threshold import MasterKey
 
 __all__ = [
     "ecdsa_public_key",
@@ -43,6 +38,8 @@ def _wrong(words: str) -> Reject:
 
 def _key(call: Call, scheme: str, part: str = "curve") -> MasterKey | Reject:
     """The master key that an argument names."""
+    from perdure.threshold import KEYS_ARE_PUBLIC, PRODUCTION_KEY_NAMES, TEST_KEY_NAMES, master_key
+
     key_id = call.arg["key_id"]
     (algorithm,) = key_id[part]
     with_production_names = call.world.config.production_key_names
@@ -138,6 +135,8 @@ def vetkd_public_key(call: Call) -> Values | Reject:
 
 def vetkd_derive_key(call: Call) -> Values | Reject:
     """The vetKey of an input in the caller's context, encrypted."""
+    from perdure.threshold import TransportKeyError
+
     key, arg = _key(call, "vetkd"), call.arg
     if isinstance(key, Reject):
         return key

@@ -7,7 +7,7 @@ import wasmtime
 
 from perdure.errors import InvalidModuleError, MalformedError
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, SystemFunction
-from perdure.instrument.validate import REPLICA, Policy, validate
+from perdure.instrument.validation import REPLICA, Policy, validate
 from perdure.wasm import (
     OPCODE_BY_NAME,
     Code,

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NoReturn, final
+from typing import NoReturn
 
 from perdure.errors import InvalidModuleError
 from perdure.ic import ic0_ext
-from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, SystemFunction
+from perdure.ic.ic0 import SystemFunction
 from perdure.instrument.memories import LIFETIMES, has_own_memories, is_heap_64, plan_memories
 from perdure.instrument.metering import opcode_histogram
 from perdure.instrument.named import has_named_memories, with_named_memories
+from perdure.instrument.terms import REPLICA, Policy
 from perdure.wasm import (
     OPCODE_BY_NAME,
     OPCODES,
@@ -37,62 +37,8 @@ from perdure.wasm import (
 )
 from perdure.wasm.tokens import INDEX, leb_forms
 
-__all__ = ["REPLICA", "Policy", "validate"]
+__all__ = ["validate"]
 
-
-@final
-@dataclass(frozen=True)
-class Policy:
-    """Limits and lists of names; every limit is inclusive.
-
-    Args:
-        functions: what may be imported from ``ic0``, by name.
-        max_functions: functions that a module defines.
-        max_globals: globals that a module defines.
-        max_custom_sections: custom sections whose names start with ``icp:``.
-        max_custom_bytes: their names (without scope) and contents together.
-        max_exported_methods: exported updates, queries and composite queries.
-        max_method_name_bytes: their names together.
-        max_code_bytes: size of the code section.
-        max_function_instructions: instructions of one function.
-        max_function_complexity: weighted instructions of one function.
-        max_heap_wasm_pages_64: declared maximum of a 64-bit heap.
-        max_table_elements: declared minimum of a table.
-        reserved_exports: names that may not be exported, as whatever.
-        refused_instructions: names of instructions that no function may have.
-        extensions: what may be used beyond the network's rules, by the names of `perdure.ic.ic0_ext`.
-    """
-
-    functions: Mapping[str, SystemFunction] = field(default_factory=lambda: {**FUNCTIONS, **NON_SPECIFIED})
-    max_functions: int = 50_000
-    max_globals: int = 1_000
-    max_custom_sections: int = 16
-    max_custom_bytes: int = 1 << 20
-    max_exported_methods: int = 1_000
-    max_method_name_bytes: int = 20_000
-    max_code_bytes: int = 12 << 20
-    max_function_instructions: int = 1_000_000
-    max_function_complexity: int = 1_000_000
-    max_heap_wasm_pages_64: int = (6 << 30) >> 16
-    max_table_elements: int = 1_000_000
-    reserved_exports: frozenset[str] = frozenset(
-        {
-            "canister counter_instructions",
-            "canister_start",
-            "canister counter_dirty_pages",
-            "canister counter_accessed_pages",
-            "stable_memory",
-            "stable_bytemap_memory",
-        }
-    )
-    refused_instructions: frozenset[str] = frozenset(
-        {"table.set", "table.grow", "table.fill", "table.copy", "table.init"}
-    )
-    extensions: tuple[str, ...] = ()
-
-
-REPLICA = Policy()
-"""Today's rules of the mainnet."""
 
 _METHOD_KINDS = ("canister_query", "canister_composite_query", "canister_update")
 _ENTRY_POINTS = frozenset(

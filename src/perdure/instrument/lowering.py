@@ -29,9 +29,10 @@ from perdure.ic import ic0_ext
 from perdure.ic.ic0 import FUNCTIONS
 from perdure.ic.ic0_ext import DIRECT, DirectAccess
 from perdure.instrument.appendix import Appendix, op, redirect_elements
-from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, NAMED_POLICY, MemoryPlan, OwnMemory, plan_memories
+from perdure.instrument.memories import NAMED_POLICY, MemoryPlan, OwnMemory, plan_memories
 from perdure.instrument.named import has_named_memories, in_place_of_imports, with_named_memories
 from perdure.instrument.stand_ins import STABLE, LoweredMemory, StandIns, signed
+from perdure.instrument.terms import MAX_STABLE_WASM_PAGES
 from perdure.wasm import (
     OPCODES,
     Code,

@@ -18,7 +18,7 @@ from importlib.resources import files
 from itertools import count
 from typing import NamedTuple, final
 
-from perdure.canister import MemoryKind, TrapCode
+from perdure.canister import TrapCode
 from perdure.errors import InvalidModuleError
 from perdure.ic import ic0_ext
 from perdure.ic.ic0 import FUNCTIONS, NON_SPECIFIED, TRANSMISSION_INSTRUCTIONS, SystemFunction
@@ -28,11 +28,12 @@ from perdure.instrument.costs import SCHEDULES
 from perdure.instrument.coverage import Hits
 from perdure.instrument.direct import ReplacedCalls, direct_calls
 from perdure.instrument.inline import Inlined
-from perdure.instrument.memories import MAX_STABLE_WASM_PAGES, MemoryPlan, is_heap_64, plan_memories
+from perdure.instrument.memories import MemoryPlan, is_heap_64, plan_memories
 from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.instrument.named import with_named_memories
 from perdure.instrument.own import OwnMemories, own_memories
 from perdure.instrument.profile import Hooks, append_hooks, roomy
+from perdure.instrument.terms import Options
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (
     Code,
@@ -54,35 +55,7 @@ from perdure.wasm import (
 )
 from perdure.wasm.tokens import leb_forms
 
-__all__ = ["Instrumented", "Options", "SavedGlobal", "instrument", "kernel_for", "link"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Which passes run. The default is what the Internet Computer does; the others are for comparison.
-
-    Args:
-        schedule: name of a cost schedule, or `None` for code that counts nothing.
-        native_stable: False sends stable memory through host functions.
-        native_messages: False sends arguments, replies, caller and time through host functions.
-        accounting: False leaves stable pages unmarked, uncharged and unlimited.
-        max_stable_wasm_pages: the declared maximum of stable memory.
-        memories: memories beside the module's own, which only the host reads and writes.
-        extensions: what modules may use beyond the network's rules, by the names of `perdure.ic.ic0_ext`.
-        profile: count instructions by call path, see `perdure.instrument.profile`; nothing else becomes different.
-        coverage: count how often each block runs, see `perdure.instrument.coverage`; likewise. Only with a schedule.
-    """
-
-    schedule: str | None = "2025"
-    native_stable: bool = True
-    native_messages: bool = True
-    accounting: bool = True
-    max_stable_wasm_pages: int = MAX_STABLE_WASM_PAGES
-    memories: tuple[MemoryKind, ...] = ()
-    extensions: tuple[str, ...] = ()
-    profile: bool = False
-    coverage: bool = False
+__all__ = ["Instrumented", "SavedGlobal", "instrument", "kernel_for", "link"]
 
 
 class SavedGlobal(NamedTuple):

@@ -1,0 +1,39 @@
+"""Groups whose commands are imported when they are asked for: a command pays for itself, not for its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, final
+
+import click
+
+__all__ = ["LazyGroup", "imported"]
+
+
+def imported(place: str) -> click.Command:
+    """The command that stands at ``module:name``."""
+    module, _, attribute = place.partition(":")
+    command = getattr(import_module(module), attribute)
+    assert isinstance(command, click.Command)
+    return command
+
+
+@final
+class LazyGroup(click.Group):
+    """A group of commands by name; its `--help` imports them all.
+
+    Args:
+        places: where each stands, as ``module:name``.
+        options: what a group of click takes.
+    """
+
+    def __init__(self, *, places: Mapping[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self._places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102 - click's
+        return sorted(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102 - click's
+        return imported(self._places[cmd_name]) if cmd_name in self._places else None
