@@ -26,6 +26,11 @@ def body_only(api, instance, environment=0):
     api.msg_reply()
 
 
+def status(api, instance, environment=0):
+    api.msg_reply_data_append(transform_codecs()[1].encode([{"status": 200, "headers": [], "body": b""}]))
+    api.msg_reply()
+
+
 def first_header(api, instance, environment=0):
     (arg,) = transform_codecs()[0].decode(api.msg_arg_data())
     response = arg["response"]
@@ -75,7 +80,7 @@ class Outcalls:
             api.msg_reject(b"%d %d " % (api.msg_cycles_refunded(), api.msg_reject_code()) + api.msg_reject_msg())
 
         transforms = {"body": body_only, "first": first_header, "trap": trap, "grow": grow, "long": long}
-        transforms |= {"nonsense": nonsense, "refuse": refuse}
+        transforms |= {"status": status, "nonsense": nonsense, "refuse": refuse}
         exports = {f"canister_query {name}": function for name, function in transforms.items()}
         self.canister = world.install({"canister_update ask": ask, **exports}, [back, back_reject])
 
@@ -204,6 +209,22 @@ class TestAnswers:
             outcalls.ask(max_response_bytes=None)
             heard = outcalls.answer(HttpResponse(200, (), bytes(size)))[1]
             assert (heard["body"] == bytes(size)) if is_fine else "2000000 bytes" in heard[1]
+
+    @pytest.mark.parametrize(
+        ("response", "words"),
+        [
+            (HttpResponse(200, (("date", "now"),), bytes(2_993)), None),
+            (HttpResponse(200, (("date", "now"),), bytes(2_994)), "Http body exceeds size limit of 3000 bytes."),
+            (HttpResponse(200, tuple((f"a{n}", "b") for n in range(64)), b""), None),
+            (HttpResponse(200, tuple((f"a{n}", "b") for n in range(65)), b""), "headers 65 exceeds 64"),
+        ],
+        ids=["all bytes", "one more", "all headers", "one more header"],
+    )
+    def test_what_is_imagined_is_not_measured(self, outcalls, response, words):
+        """Limits are met by what a server has sent, not by headers that another node is imagined to have got."""
+        outcalls.ask(transform=outcalls.transform("status"))
+        heard = outcalls.answer(response)[1]
+        assert heard["status"] == 200 if words is None else words in heard[1]
 
 
 class TestConsensus:

@@ -186,11 +186,12 @@ def _node(world: World, outcall: Outcall, arg: dict[str, Value], answer: HttpAns
     """What one node makes of what it got: the bytes of an ``http_response``, or why there are none."""
     if isinstance(answer, HttpFailure):
         return Reject(RejectCode(answer.code), answer.message)
-    limit, transform = _limit_of(arg), arg["transform"]
-    refusal = _refuse_size(answer, limit)
-    if refusal is not None:
-        return refusal
+    return _refuse_size(answer, _limit_of(arg)) or _transformed(world, outcall, arg, answer)
+
+
+def _transformed(world: World, outcall: Outcall, arg: dict[str, Value], answer: HttpResponse) -> Response:
     takes, gives = transform_codecs()
+    limit, transform = _limit_of(arg), arg["transform"]
     if transform is None:
         return Reply(gives.encode([_value(answer)]))
     given = takes.encode([{"response": _value(answer), "context": transform["context"]}])
@@ -198,6 +199,22 @@ def _node(world: World, outcall: Outcall, arg: dict[str, Value], answer: HttpAns
     if isinstance(response, Reply) and len(response.data) > limit:
         return _fatal(f"Transformed http response exceeds limit: {limit}")
     return response
+
+
+def _nodes(
+    world: World, outcall: Outcall, arg: dict[str, Value], answers: Sequence[HttpAnswer], *, vary: bool
+) -> list[Response]:
+    """What the nodes make of what they got; where one answer stands for all, that one's and an imagined one's.
+
+    The imagined one is not measured: what is put in its headers no server has sent.
+    """
+    found = [_node(world, outcall, arg, answer) for answer in answers]
+    (answer, *others) = answers
+    if vary and not others and isinstance(answer, HttpResponse) and _refuse_size(answer, _limit_of(arg)) is None:
+        other = _as_another_node_got_it(answer, is_transformed=arg["transform"] is not None)
+        if other != answer:
+            found.append(_transformed(world, outcall, arg, other))
+    return found
 
 
 # -- all nodes
@@ -232,22 +249,15 @@ def _replicated(
     world: World, outcall_id: int, outcall: Outcall, answers: Sequence[HttpAnswer], *, vary: bool
 ) -> Response:
     arg = request_of_outcall(outcall)
-    if arg["is_replicated"] is False or (len(answers) == 1 and not (vary and isinstance(answers[0], HttpResponse))):
+    if arg["is_replicated"] is False:
         return _node(world, outcall, arg, answers[0])
-    if len(answers) == 1 and isinstance(answers[0], HttpResponse):
-        other = _as_another_node_got_it(answers[0], is_transformed=arg["transform"] is not None)
-        if other == answers[0]:
-            return _node(world, outcall, arg, answers[0])
-        answers = (answers[0], other)
-    return _agreed(outcall_id, [_node(world, outcall, arg, answer) for answer in answers])
+    return _agreed(outcall_id, _nodes(world, outcall, arg, answers, vary=vary))
 
 
 def _flexible(world: World, outcall: Outcall, answers: Sequence[HttpAnswer], *, vary: bool) -> Response:
     arg = request_of_outcall(outcall)
     total, least, most = replication_of(arg, world.costs.nodes)
-    if len(answers) == 1 and vary and isinstance(answers[0], HttpResponse):
-        answers = (answers[0], _as_another_node_got_it(answers[0], is_transformed=arg["transform"] is not None))
-    made = [_node(world, outcall, arg, answer) for answer in answers]
+    made = _nodes(world, outcall, arg, answers, vary=vary)
     found = [made[index % len(made)] for index in range(total)]
     responses: list[Value] = []
     failures: list[Value] = []
