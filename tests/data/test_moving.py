@@ -311,3 +311,11 @@ def test_a_catalogue_that_says_another_migration(move):
         store.note_move(move)
         subnet.tick()
         assert (shop.actor().all(), shop.actor().left()) == ([], [move.table])
+
+
+def test_a_rehearsal_says_that_it_tries_no_step():
+    (subnet := Subnet()).install(Shop).actor().fill(5)
+    report = subnet.canisters[0].check_upgrade(Renewed)
+    (about,) = [one for one in report.findings if one.code == "model-changed"]
+    assert about.what == "table 'users' is taken over in steps, by by_name"
+    assert "none of them is tried here" in about.why

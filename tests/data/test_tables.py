@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 
 import pytest
 from hypothesis import Phase, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from perdure.data import ConstraintError, Store, Table, open_tables, table
-from perdure.errors import MalformedError
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.ic.principal import Principal
 from perdure.kit import nat8, nat64
 from perdure.memory import BytesMemory
@@ -395,3 +395,34 @@ def test_an_interrupt_within_a_write_stays_one(monkeypatch):
     users.store.flush()
     assert users.check() == []
     assert [one.id for one in users] == [1]
+
+
+@dataclass
+class Short:
+    id: nat64
+    v: str
+
+
+def test_names_that_sql_cannot_have_are_refused_where_they_are_new():
+    pytest.importorskip("apsw")
+    memory = BytesMemory()
+    store = store_over(memory)
+    options = table(key="id")
+    for name in ("sqlite_master", "SQLite_x"):
+        with pytest.raises(MalformedError, match="begin with sqlite_"):
+            Table.declare(store, name, Short, options)
+    users = Table.declare(store, "users", Short, options)
+    users.put(Short(1, "a"))
+    wider = make_dataclass("Wider", [("id", nat64), ("v", str), ("V", str, "")])
+    with pytest.raises(MalformedError, match="columns 'v' and 'V' of 'users' are one name to SQL"):
+        Table.declare(store, "users", wider, options)
+    with pytest.raises(MalformedError, match="columns 'v' and 'V' of 'other'"):
+        Table.declare(store, "other", wider, options)
+    accents = make_dataclass("Accents", [("id", nat64), ("é", str), ("É", str)])
+    assert Table.declare(store, "accents", accents, options).sql("select * from accents") == []
+    assert store_over(memory).catalogue.model("sqlite_master") is None
+    assert users.sql("select v from users") == [("a",)]
+    again = Table.declare(store, "Users", Short, options)
+    with pytest.raises(UnsupportedError, match="tables 'users' and 'Users' are one name to SQL"):
+        again.sql("select 1")
+    assert list(again) == []

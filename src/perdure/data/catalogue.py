@@ -33,7 +33,7 @@ from perdure.values.format import Format, Value
 from perdure.values.packed import Packed
 from perdure.values.schema import MemorySchema, Schema
 
-__all__ = ["CATALOGUE_ID", "KINDS", "MAGIC", "Catalogue", "Column", "Model", "Move", "Tree"]
+__all__ = ["CATALOGUE_ID", "KINDS", "MAGIC", "Catalogue", "Column", "Model", "Move", "Tree", "name_in_sql"]
 
 MAGIC: Final = b"PDCT"
 _VERSION: Final = 1
@@ -153,6 +153,11 @@ class Move:
     migration: str
     table: str
     after: bytes = b""
+
+
+def name_in_sql(name: str) -> str:
+    """What SQLite tells names apart by: the letters of ASCII have no case."""
+    return name.encode().lower().decode()
 
 
 def _listed(model: Model, indexes: tuple[int, ...]) -> str:

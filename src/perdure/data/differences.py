@@ -13,7 +13,7 @@ catalogue, one in Rust that has changed it itself among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, final
@@ -66,7 +66,7 @@ def compare_catalogues(old: Catalogue, new: Catalogue) -> Iterator[ModelDifferen
             continue
         after = new.model(before.name)
         if after is None or after.state == "unused":
-            yield _gone(before, after)
+            yield _gone(before, after, [one.migration for one in new.moves if one.table == before.name])
         elif before.kind != after.kind:
             yield ModelDifference(
                 before.name,
@@ -83,7 +83,7 @@ def compare_catalogues(old: Catalogue, new: Catalogue) -> Iterator[ModelDifferen
             yield from _indexes(before, after)
 
 
-def _gone(before: Model, after: Model | None) -> ModelDifference:
+def _gone(before: Model, after: Model | None, migrations: Sequence[str]) -> ModelDifference:
     name = f"{before.kind} {before.name!r}"
     if after is None:
         return ModelDifference(
@@ -94,6 +94,16 @@ def _gone(before: Model, after: Model | None) -> ModelDifference:
             "nothing",
             "nobody can say what its bytes are",
             "leave it there, with the state `unused`",
+        )
+    if migrations:
+        return ModelDifference(
+            before.name,
+            "one way",
+            f"{name} is taken over in steps, by {' and '.join(migrations)}",
+            _shape(before),
+            "unused",
+            "the steps come after the upgrade, and none of them is tried here",
+            "let them run to their end on a fork, before",
         )
     return ModelDifference(
         before.name,

@@ -15,11 +15,11 @@ from typing import Any, Final, Protocol, final
 
 import apsw
 
-from perdure.data.catalogue import Model
+from perdure.data.catalogue import Model, name_in_sql
 from perdure.data.parts import Part
 from perdure.data.rows import Cells, from_sql
 from perdure.data.tree import Journal
-from perdure.errors import MalformedError
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.reading_sql import Limits, limit, only_this_database, quoted
 from perdure.values.format import Value
 from perdure.values.packed import Anything, UriFormat, pack, prefix_end, unpack
@@ -93,7 +93,17 @@ class SqlTable(Protocol):
 
 
 def connect(journal: Journal, tables: Mapping[str, SqlTable], limits: Limits | None = None) -> apsw.Connection:
-    """A database whose tables are these, within the transaction of `journal`."""
+    """A database whose tables are these, within the transaction of `journal`.
+
+    Raises:
+        UnsupportedError: names of tables differ in case alone.
+    """
+    names: dict[str, str] = {}
+    for name in tables:
+        if (other := names.setdefault(name_in_sql(name), name)) != name:
+            raise UnsupportedError(
+                f"tables {other!r} and {name!r} are one name to SQL, which knows no case: rename one"
+            )
     connection = apsw.Connection(":memory:")
     module: Any = _Module(_Session(journal), tables)
     connection.create_module("perdure", module, use_bestindex_object=True, iVersion=2)  # with savepoints

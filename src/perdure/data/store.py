@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final, TypeVar, final
 
-from perdure.data.catalogue import CATALOGUE_ID, MAGIC, Catalogue, Model, Move, Tree
+from perdure.data.catalogue import CATALOGUE_ID, MAGIC, Catalogue, Model, Move, Tree, name_in_sql
 from perdure.data.evolution import DeclaredModel, evolve
 from perdure.data.tree import Journal, PendingTree
 from perdure.errors import MalformedError, PerdureError
@@ -103,7 +103,7 @@ class Store:
             fill: fills a tree that is new from the first one of its model.
 
         Raises:
-            MalformedError: what is there does not read as it is declared.
+            MalformedError: what is there does not read as it is declared; a new name that SQL cannot have.
         """
         catalogue = self.catalogue
         ids = self._free_ids(catalogue)
@@ -114,6 +114,7 @@ class Store:
         changed = catalogue.with_model(evolution.model)
         if changed == catalogue:
             return evolution.model
+        _check_names(catalogue.model(declared.name), evolution.model)
         self._save(changed)
         for tree in evolution.cleared:
             self.tree(tree).clear()
@@ -169,6 +170,23 @@ class Store:
     def _end_transactions(self) -> None:
         # A connection within a transaction is the message's that began it: the next one would begin another, and fail.
         self._kept = {name: one for name, one in self._kept.items() if not getattr(one, "in_transaction", False)}
+
+
+def _check_names(before: Model | None, after: Model) -> None:
+    """New names only, as what is there has its own: SQL knows no case, and keeps one prefix for itself."""
+    known = {one.name for one in before.columns} if before else set()
+    if before is None and name_in_sql(after.name).startswith("sqlite_"):
+        raise MalformedError(f"{after.name!r}: SQL keeps names that begin with sqlite_ for itself: take another name")
+    seen: dict[str, str] = {}
+    for one in after.columns:
+        if one.state == "unused":
+            continue
+        other = seen.setdefault(name_in_sql(one.name), one.name)
+        if other != one.name and not {other, one.name} <= known:
+            raise MalformedError(
+                f"columns {other!r} and {one.name!r} of {after.name!r} are one name to SQL, which knows no case: "
+                "rename one"
+            )
 
 
 def read_catalogue(memory: Memory) -> Catalogue | None:
