@@ -254,6 +254,24 @@ def test_what_is_no_coverage_is_refused(text: str) -> None:
         Coverage.loads(text)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"functions": [["f", "a.c", 1, 999]]},
+        {"functions": [["f", "a.c", 1, 0], ["g", "a.c", 1, 0]]},
+        {"lines": {"a.c": [[1, 5]]}},
+        {"lines": {"a.c": [[1, [999]]]}},
+        {"lines": {"a.c": [[1, [-1]]]}},
+        {"lines": {"a.c": [[1, []]]}},
+    ],
+)
+def test_blocks_that_are_not_there_are_refused(covered: Coverage, damage: dict[str, object]) -> None:
+    plain = json.loads(covered.dumps())
+    plain["modules"][0] |= damage
+    with pytest.raises(MalformedError, match="coverage"):
+        Coverage.loads(json.dumps(plain))
+
+
 @pytest.mark.slow
 def test_the_command(run: Run, built: Built, tmp_path: Path) -> None:
     one, both = tmp_path / "one.json", tmp_path / "both.lcov"

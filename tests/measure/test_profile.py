@@ -8,9 +8,10 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import wasmtime
 
 from perdure import Canister, RejectError, Subnet
 from perdure.embedder import Compiler, Engine
+from perdure.errors import located
 from perdure.execution import SubnetConfig
 from perdure.execution.events import Ended, Trapped
 from perdure.measure.formats import changes_table, parse_folded
@@ -261,6 +263,45 @@ def test_running_out_of_stack_is_the_same_kind_of_trap() -> None:
     assert max(len(line.split(";")) for line in profile.folded().splitlines()) <= 402
 
 
+FALLS = """(module
+  (import "ic0" "trap" (func $trap (param i32 i32)))
+  (import "ic0" "msg_arg_data_copy" (func $copy (param i32 i32 i32)))
+  (memory 1)
+  (func $end (if (i32.load8_u (i32.const 1)) (then (call $trap (i32.const 0) (i32.const 1))) (else (unreachable))))
+  (func $even (param i32)
+    (if (local.get 0) (then (call $odd (i32.sub (local.get 0) (i32.const 1)))) (else (call $end))))
+  (func $odd (param i32) (call $even (i32.sub (local.get 0) (i32.const 1))))
+  (func (export "canister_update fall")
+    (call $copy (i32.const 0) (i32.const 0) (i32.const 2)) (call $even (i32.load8_u (i32.const 0)))))"""
+
+
+@pytest.mark.parametrize("depth", [0, 6, 8, 14, 16, 18, 20, 100])
+@pytest.mark.parametrize("by_call", [False, True])
+def test_a_backtrace_is_as_long_as_without_a_profile(depth: int, by_call: bool) -> None:
+    def trapped(profiled: bool) -> tuple[tuple[str, ...], list[bytes], tuple[str, ...]]:
+        subnet = Subnet()
+        canister = subnet.install(bytes(wasmtime.wat2wasm(FALLS)))
+        with subnet.profile() if profiled else nullcontext(), pytest.raises(RejectError) as caught:
+            canister.update("fall", bytes([depth, by_call]))
+        return caught.value.backtrace, [record.content for record in canister.logs()], located(caught.value.backtrace)
+
+    plain = trapped(profiled=False)
+    assert plain == trapped(profiled=True)
+    assert len(plain[0]) == min(20 - by_call, depth + 3)
+
+
+def test_names_stay_on_their_lines(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    wat = CHAIN.replace("$leaf", '$"a\\n[u8; 4] 7\\r\\1b[2J"').replace("canister_update run", "canister_update ru\\nn")
+    monkeypatch.chdir(tmp_path)
+    Path("names.wasm").write_bytes(bytes(wasmtime.wat2wasm(wat)))
+    files = ["run.folded", "run.txt", "run.json"]
+    assert run("profile", "names.wasm", "ru\nn", *(word for name in files for word in ("-o", name)))[::2] == (0, "")
+    assert all(line.isprintable() for name in files for line in Path(name).read_text().splitlines())
+    assert r"a\u{a}[u8; 4] 7\u{d}\u{1b}[2J" in Path("run.txt").read_text()
+    code, out, _ = run("profile", "names.wasm", "ru\nn", "--against", "run.folded")
+    assert (code, len(out.splitlines())) == (0, 2)  # nothing has changed
+
+
 def test_formats(tmp_path: Path) -> None:
     subnet = Subnet()
     canister = subnet.install(bytes(wasmtime.wat2wasm(CHAIN.replace("$leaf", '$"a<b>&;\\"leaf"'))))
@@ -482,6 +523,21 @@ def test_the_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     code, _, err = run("canister", "call", canister.id, "run", "--state", "state", "--profile", "call.folded")
     assert (code, err) == (0, "")
     assert ";down;down" in Path("call.folded").read_text()
+
+
+@pytest.mark.parametrize("command", ["profile", "coverage", "heatmap"])
+def test_a_module_may_come_out_of_a_pipe(command: str, run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    wasm = bytes(wasmtime.wat2wasm(CHAIN))
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(wasm))
+    writer.start()
+    code, out, err = run(command, tmp_path / "pipe", "run")
+    writer.join()
+    assert (code, err) == (0, "")
+    assert out
+    code, _, err = run(command, "/dev/zero", "run")
+    assert code
+    assert "/dev/zero is a device, a module is a file" in err
 
 
 @pytest.mark.parametrize(

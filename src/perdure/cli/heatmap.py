@@ -132,7 +132,7 @@ def _opened(source: str, init: str) -> Iterator[tuple[Subnet, Canister]]:
     from perdure.inspection.canister import open_canister
     from perdure.subnet import Subnet
 
-    if not Path(source).is_file():
+    if not Path(source).exists() or Path(source).is_dir():
         if init:
             raise click.UsageError("--init is for a module")
         with open_canister(source) as canister:

@@ -93,7 +93,7 @@ def opened(source: str, init: str, *, with_install: bool) -> Iterator[tuple[Subn
     from perdure.subnet import Subnet
 
     paths = Profile()
-    if not Path(source).is_file():
+    if not Path(source).exists() or Path(source).is_dir():
         if init or with_install:
             raise click.UsageError("--init and --with-install are for a module")
         with open_canister(source) as canister:
@@ -165,9 +165,10 @@ def _earlier(path: Path | None) -> Paths | None:
 
 
 def _text(paths: Profile, before: Paths | None, rows: int) -> str:
-    from perdure.measure.formats import changes_table
+    from perdure.measure.formats import changes_table, folded, parse_folded
 
-    return paths.table(rows) if before is None else changes_table(before, paths, rows)
+    # Both as the file has them, which has no semicolons in names, and not the deepest of paths.
+    return paths.table(rows) if before is None else changes_table(before, parse_folded(folded(paths)), rows)
 
 
 def _as_json(paths: Profile) -> dict[str, object]:

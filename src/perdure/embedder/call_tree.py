@@ -6,7 +6,7 @@ See `perdure.instrument.profile`, which draws the memory.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, final
 
 from perdure.canister import EntryPoint, Env, Method, Return, Trap
@@ -17,11 +17,14 @@ from perdure.embedder.memory import AnonymousMemory
 from perdure.instrument import abi
 from perdure.instrument.counted import FIRST_ENTRY, HEADER, LOST, NODE, ROOT, TREE
 
-__all__ = ["AFTERWARDS", "CallCounter", "CallTree", "call_counter"]
+__all__ = ["AFTERWARDS", "MAX_RUNNING", "CallCounter", "CallTree", "call_counter"]
 
 AFTERWARDS: Final = FIRST_ENTRY - 1
 """Stands for a function: what an entry is charged for once it has run, which is pages of the heap, less what it has
 used beyond its limit."""
+
+MAX_RUNNING: Final = 32
+"""More than a backtrace has."""
 
 
 @final
@@ -79,6 +82,8 @@ class CallCounter:
     tree: CallTree | None = None
     """What has been counted and is not in the accounting memory any more."""
     canister_id = b""
+    running: Sequence[int] = ()
+    """Functions that ran when an entry was last cut off, innermost first: as many as a backtrace may have."""
 
     def __init__(self, hits: HitCounter) -> None:
         self.hits = hits
@@ -117,10 +122,14 @@ class _CallCounter(CallCounter):
     def cut_off(self, message: memoryview) -> None:
         view, left = self._memory.bytes, _left(message)
         node, free, lost = HEADER.unpack_from(view, TREE)
+        running: list[int] = []
+        self.running = running
         while node > ROOT:
             function, parent, child, sibling, calls, instructions, size_bytes = NODE.unpack_from(view, node)
             if node < LOST:
                 NODE.pack_into(view, node, function, parent, child, sibling, calls, instructions - left, size_bytes)
+            if len(running) < MAX_RUNNING:
+                running.append(function)
             node = parent
         HEADER.pack_into(view, TREE, ROOT, free, lost)
 

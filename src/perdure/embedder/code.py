@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, final
+from typing import Final, NamedTuple, Protocol, final
 
 from perdure.canister import CanisterModule
 from perdure.embedder.engine import Engine
 from perdure.embedder.facts import ModuleFacts
 from perdure.embedder.pagemap import PrivatePages
 
-__all__ = ["Code", "Site", "page_scans"]
+__all__ = ["NOWHERE", "Code", "Site", "page_scans"]
+
+NOWHERE: Final = -1
+"""In place of an offset that nobody knows."""
 
 
 @final
 class Site(NamedTuple):
-    """Where a function of the canister's own stands: its index, its symbol or nothing, an offset in its new body."""
+    """Where a function of the canister's own stands: its index, its symbol or nothing, an offset in its new body.
+
+    The offset may be `NOWHERE`.
+    """
 
     function: int
     symbol: str

@@ -486,7 +486,7 @@ class WasmInstance:
         api = self._api or SystemApi(env)
         trap = None if failure else trap_of_memory(self._module, ended, out[1:3])
         trap = trap or trap_of(env, ended.code, out[1:6], failure, self.max_seconds)
-        trap.backtrace = frames_of(self._module, ended)
+        trap.backtrace = frames_of(self._module, ended, self.calls.running)
         if self._metered:
             trap.instructions = env.limits.instructions - max(out[LEFT], 0)
         return api.keep_log(trap)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
 
-from perdure.embedder.code import Site
+from perdure.embedder.code import NOWHERE, Site
 from perdure.embedder.rust_names import demangled
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class Lines:
 
     def at(self, site: Site) -> tuple[str, int] | None:
         """File and line; `None`: not known."""
-        offset = None if self._origins is None else self._origins.offset(site.function, site.offset)
+        if self._origins is None or site.offset == NOWHERE:
+            return None
+        offset = self._origins.offset(site.function, site.offset)
         return None if offset is None else self._table.at(self._addresses[site.function - self._imported] + offset)
 
     def located(self, sites: Sequence[Site]) -> tuple[str, ...]:

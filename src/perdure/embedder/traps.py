@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from perdure.canister import Env, Trap, TrapCode
-from perdure.embedder.code import Code, Site
+from perdure.embedder.code import NOWHERE, Code, Site
 from perdure.embedder.rust_names import demangled
 from perdure.embedder.store import EngineTrap
 from perdure.errors import Backtrace
@@ -17,20 +18,53 @@ __all__ = ["frames_of", "trap_of", "trap_of_memory"]
 
 _WRONG_CONTEXT = 0
 _OUTSIDE_HEAP = 2
+_MAX_FRAMES = 20
+"""Of a backtrace of the engine, its own and appended functions included."""
 
 
-def frames_of(code: Code, ended: EngineTrap) -> Backtrace:
-    """The canister's own functions on the way to where it trapped, innermost first."""
+def frames_of(code: Code, ended: EngineTrap, running: Sequence[int] = ()) -> Backtrace:
+    """The canister's own functions on the way to where it trapped, innermost first.
+
+    Args:
+        code: what ran.
+        ended: the engine's word.
+        running: of code that counts calls, the functions that ran, innermost first.
+    """
     own = code.facts.own_function_count
-    sites = [
-        # Of a function that a wrapper counts calls of, the engine has both: what runs is the frame before.
-        Site(index, symbol, ended.frames[number - 1][2] if code.facts.profiled and number else offset)
-        for number, (index, symbol, offset) in enumerate(ended.frames)
-        if index < own
-    ]
+    if code.facts.profiled:
+        sites = _unwrapped(code, ended.frames, [index for index in running if index < own])
+    else:
+        sites = [Site(*frame) for frame in ended.frames if frame[0] < own]
     return Backtrace(
         (demangled(site.symbol) or f"wasm-function[{site.function}]" for site in sites), code.locator(sites)
     )
+
+
+def _unwrapped(code: Code, frames: Sequence[tuple[int, str, int]], running: Sequence[int]) -> list[Site]:
+    """The frames that there would be if no wrapper counted calls: a backtrace is part of a canister's log.
+
+    Of a function that is counted the engine has both, what runs and then its wrapper, and so only half as many of the
+    canister's as it has at most; the others are in the calling-context tree. Of these nobody knows the lines.
+    """
+    own = code.facts.own_function_count
+    wrappers = {index for index, _ in code.facts.profiled}
+    places = [place for place, (index, _, _) in enumerate(frames) if index < own]
+    sites = [
+        Site(frames[place][0], frames[place][1], frames[place - 1][2] if place else frames[place][2])
+        for place in places
+    ]
+    if len(running) > len(sites):
+        names = _function_names(code.wasm)
+        sites += [Site(index, names.get(index, ""), NOWHERE) for index in running[len(sites) :]]
+    before = frames[: places[0] - 1] if places and places[0] else ()
+    return sites[: _MAX_FRAMES - sum(index not in wrappers for index, _, _ in before)]
+
+
+@lru_cache(maxsize=2)
+def _function_names(wasm: bytes) -> Mapping[int, str]:
+    from perdure.wasm import decode
+
+    return decode(wasm).function_names
 
 
 def trap_of(env: Env, code: TrapCode, reason: Sequence[int], failure: BaseException | None, max_seconds: float) -> Trap:

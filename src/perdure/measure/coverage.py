@@ -15,6 +15,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import ge
 from typing import Any, Final, NamedTuple, final
 
 from perdure.embedder import CompiledModule, WasmInstance, covered_code, readable
@@ -22,6 +23,7 @@ from perdure.embedder.hits import HitCounter
 from perdure.errors import MalformedError
 from perdure.instrument.counted import COUNTER_BYTES
 from perdure.instrument.coverage import block_starts
+from perdure.measure.paths import one_line
 from perdure.subnet import Subnet
 from perdure.subnet.residency import CodeForm, Residents
 from perdure.wasm import Module, decode
@@ -77,7 +79,7 @@ class CoveredModule:
             schedule: by which it was metered.
         """
         module, digits = decode(wasm), module_hash.hex()
-        covered = cls(module_name(module.custom("name") or b"") or digits[:8], digits)
+        covered = cls(one_line(module_name(module.custom("name") or b"")) or digits[:8], digits)
         starts = block_starts(module, schedule)
         table, addresses = module_lines(module)
         covered.warning = f"{covered.name}: {table.warning}" if table.warning else ""
@@ -96,7 +98,7 @@ class CoveredModule:
                     if not line:
                         file, line = row.file, row.line
                     self._note(row.file, row.line, first, self._blocks_at(begins, row.start, row.end, first))
-            name = readable(symbol) if symbol else f"wasm-function[{imported + place}]"
+            name = one_line(readable(symbol)) if symbol else f"wasm-function[{imported + place}]"
             self._functions.append((name, file, line, first))
             first += len(blocks)
         self.counts = array("Q", bytes(first * COUNTER_BYTES))
@@ -141,15 +143,32 @@ class CoveredModule:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> CoveredModule:
-        """The inverse of `plain`."""
-        found = cls(plain["name"], plain["hash"])
-        found.warning = plain["warning"]
+        """The inverse of `plain`.
+
+        Raises:
+            ValueError: functions or lines have blocks that the module does not have.
+        """
+        found = cls(str(plain["name"]), str(plain["hash"]))
+        found.warning = str(plain["warning"])
         found._functions = [
             (str(name), str(file), int(line), int(first)) for name, file, line, first in plain["functions"]
         ]
         found.counts = array("Q", plain["counts"])
-        found.lines = {file: {line: blocks for line, *blocks in rows} for file, rows in plain["lines"].items()}
+        found.lines = {
+            file: {int(line): [list(map(int, blocks)) for blocks in functions] for line, *functions in rows}
+            for file, rows in plain["lines"].items()
+        }
+        found._check()
         return found
+
+    def _check(self) -> None:
+        """See that every function has a block, and every line of a function too, which are there."""
+        firsts, end = [first for _, _, _, first in self._functions], len(self.counts)
+        if firsts and (firsts[0] or any(map(ge, firsts, [*firsts[1:], end]))):
+            raise ValueError(f"functions whose blocks do not follow one another, up to {end:,}")
+        numbered = [blocks for lines in self.lines.values() for functions in lines.values() for blocks in functions]
+        if not all(blocks and 0 <= min(blocks) <= max(blocks) < end for blocks in numbered):
+            raise ValueError(f"lines of blocks that are not there, expected numbers below {end:,}")
 
 
 @final

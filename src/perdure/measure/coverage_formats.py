@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from perdure.measure.coverage import Coverage, CoveredModule
+from perdure.measure.paths import one_line
 
 __all__ = ["Totals", "html", "lcov", "own_files", "percentage", "table", "totals"]
 
@@ -83,8 +84,10 @@ def percentage(found: Totals) -> float:
 
 def table(coverage: Coverage, files: Mapping[str, Lines]) -> str:
     """Lines by file with those that have not run, and functions and blocks by module."""
-    rows = [(file, len(lines), sum(map(bool, lines.values())), _not_run(lines)) for file, lines in files.items()]
-    width = max([len("module"), *(len(file) for file in files), *(len(_title(one)) for one in coverage.modules)])
+    rows = [
+        (one_line(file), len(lines), sum(map(bool, lines.values())), _not_run(lines)) for file, lines in files.items()
+    ]
+    width = max([len("module"), *(len(row[0]) for row in rows), *(len(_title(one)) for one in coverage.modules)])
     out = []
     if rows:
         out.append(f"{'file':{width}} {'lines':>8} {'run':>8} {'%':>6}  not run")
@@ -101,11 +104,11 @@ def table(coverage: Coverage, files: Mapping[str, Lines]) -> str:
         )
     if not rows and coverage.modules:
         out += ["", "no lines: the modules have no debug sections (.debug_line), or none of these sources"]
-    return "\n".join([*out, *coverage.warnings]) + "\n"
+    return "\n".join([*out, *map(one_line, coverage.warnings)]) + "\n"
 
 
 def _title(module: CoveredModule) -> str:
-    return f"{module.name} ({module.module_hash[:8]})"
+    return f"{one_line(module.name)} ({module.module_hash[:8]})"
 
 
 def _counts(module: CoveredModule) -> tuple[int, int, int, int]:

@@ -54,7 +54,7 @@ def _costs(what: str, costs: Iterable[Cost], total: int) -> Iterator[str]:
 def folded(paths: Paths) -> str:
     """One line for each call path, as flame graph programs read it."""
     shown = paths.shown()
-    names = [name.replace(";", ":").replace("\n", " ") for name in shown.frames]
+    names = [name.replace(";", ":") for name in shown.frames]
     lines = (
         ";".join(names[shown.frame_of[node]] for node in path) + f" {instructions}"
         for path, instructions in shown.stacks()
@@ -69,10 +69,10 @@ def parse_folded(text: str) -> Paths:
         MalformedError: a line has no count.
     """
     paths = Paths()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        stack, _, count = line.rpartition(" ")
+        stack, _, count = line.removesuffix("\r").rpartition(" ")
         if not stack or not count.lstrip("-").isascii() or not count.lstrip("-").isdigit() or len(count) > 19:
             raise MalformedError(f"line {number} of a profile is {line!r:.60}, expected frames;frames and a number")
         place = 0
@@ -149,7 +149,8 @@ def pprof(paths: Paths) -> bytes:
     for frame, name in enumerate(shown.frames[1:], 1):
         file, line = shown.places.get(name, ("", 0))
         out.append(_message(4, _number(1, frame) + _message(4, _number(1, frame) + _number(2, line))))
-        function = _number(1, frame) + _number(2, text(name)) + _number(3, text(name))
+        # No system name: what equals that, pprof takes for a symbol, and cuts what is in angle brackets out of it.
+        function = _number(1, frame) + _number(2, text(name))
         out.append(_message(5, function + _number(4, text(file)) + _number(5, line)))
     chosen = text("instructions")
     out += [_message(6, value.encode(errors="replace")) for value in strings]

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple, final
 
-__all__ = ["Cost", "Paths"]
+__all__ = ["Cost", "Paths", "one_line"]
 
 _MAX_SHOWN: Final = 20_000
 _MAX_DEPTH: Final = 400
@@ -32,6 +32,15 @@ _CENTRES: Final = (
     ),
 )
 """Kinds of cost, and how the names of the functions begin that are of them; the first that fits counts."""
+
+
+def one_line(name: str) -> str:
+    """A name as it stands on a line: modules say what they like, also what ends lines or what terminals obey."""
+    return name if name.isprintable() else "".join(map(_visible, name))
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else f"\\u{{{ord(char):x}}}"
 
 
 @final

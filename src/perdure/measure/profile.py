@@ -18,7 +18,7 @@ from perdure.embedder.call_tree import AFTERWARDS, CallCounter, CallTree
 from perdure.ic.principal import Principal
 from perdure.measure.flame import svg
 from perdure.measure.formats import folded, pprof, speedscope, table
-from perdure.measure.paths import Paths
+from perdure.measure.paths import Paths, one_line
 from perdure.subnet import Subnet
 from perdure.subnet.residency import CodeForm, Residents
 from perdure.wasm import decode
@@ -170,11 +170,13 @@ class _Names:
     def __init__(self, code: CompiledModule) -> None:
         module = decode(code.wasm)
         self._given = module.function_names
-        self._known = {number: _OWN_NAMES.get(name, name.removeprefix(_ENTRY)) for number, name in code.facts.profiled}
+        self._known = {
+            number: _OWN_NAMES.get(name) or one_line(name.removeprefix(_ENTRY)) for number, name in code.facts.profiled
+        }
         self._known[AFTERWARDS] = "heap page charges"
         self._imported = module.imported_function_count
         self._lines, self._addresses = module_lines(module)
-        self.module = module_name(module.custom("name") or b"") or code.module_hash.hex()[:8]
+        self.module = one_line(module_name(module.custom("name") or b"")) or code.module_hash.hex()[:8]
         self.warning = f"{self.module}: {self._lines.warning}" if self._lines.warning else ""
         self.places: dict[str, tuple[str, int]] = {}
         """Where functions begin that were asked for."""
@@ -183,10 +185,10 @@ class _Names:
         found = self._known.get(number)
         if found is None:
             symbol = self._given.get(number)
-            found = self._known[number] = readable(symbol) if symbol else f"wasm-function[{number}]"
+            found = self._known[number] = one_line(readable(symbol)) if symbol else f"wasm-function[{number}]"
             place = number - self._imported
             if len(self._lines) and 0 <= place < len(self._addresses) - 1:
                 row = next(self._lines.rows(self._addresses[place], self._addresses[place + 1]), None)
                 if row is not None:
-                    self.places.setdefault(found, (row.file, row.line))
+                    self.places.setdefault(found, (one_line(row.file), row.line))
         return found
