@@ -268,6 +268,11 @@ class TestServers:
         port = serve(lambda connection, _: connection.sendall(data))
         assert failed(fetch(f"http://127.0.0.1:{port}/", f"127.0.0.1:{port}"))
 
+    def test_responses_that_announce_another_one(self, serve):
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        port = serve(lambda connection, _: connection.sendall(early * 3 + b"HTTP/1.1 200 OK\r\na: b\r\n\r\nbody"))
+        assert fetch(f"http://127.0.0.1:{port}/", f"127.0.0.1:{port}") == HttpResponse(200, (("a", "b"),), b"body")
+
     def test_what_is_sent(self, serve):
         seen = []
 

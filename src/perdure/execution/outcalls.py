@@ -47,7 +47,10 @@ __all__ = [
     "what_is_asked",
 ]
 
-NOBODY_ANSWERS: Final = "{} was not made: nobody answers HTTPS outcalls here; see Subnet.outcalls"
+NOBODY_ANSWERS: Final = (
+    "{} was not made: nobody answers HTTPS outcalls here; see Subnet.outcalls, "
+    "on the command line --allow-host HOST:PORT"
+)
 
 
 @final

@@ -136,10 +136,10 @@ class _Wire:
     """What `http.client` reads a response from, in place of a socket."""
 
     def __init__(self, timed: _Timed) -> None:
-        self._timed = timed
+        self._reader = io.BufferedReader(timed)
 
-    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        return io.BufferedReader(self._timed)
+    def makefile(self, *_: object, **__: object) -> io.BufferedIOBase:
+        return self._reader
 
 
 def _left(until: float) -> float:
@@ -187,7 +187,7 @@ class AllowedHosts:
         except ssl.SSLCertVerificationError as error:
             words = f"its certificate is not valid for it: {error.verify_message}"
         except (OSError, http.client.HTTPException, ValueError) as error:
-            words = f"{type(error).__name__}: {error}"
+            words = f"{type(error).__name__}: {str(error).strip()}"
         return HttpFailure(RejectCode.SYS_TRANSIENT, f"{request.method} {request.url:.300} failed: {words:.500}")
 
     # --- one request
@@ -304,9 +304,7 @@ def _exchange(
     max_bytes = request.max_response_bytes
     # Chunks have headers of their own, of a byte each in the worst case of some use.
     timed = _Timed(connection, until, 2 * max_bytes + _MAX_HEADER_BYTES + _CHUNK_BYTES)
-    response = http.client.HTTPResponse(_Wire(timed), method=request.method)  # type: ignore[arg-type]
-    with response:
-        response.begin()
+    with _final_response(_Wire(timed), request.method) as response:
         found = tuple((name, value) for name, value in response.getheaders())
         if sum(len(name) + len(value) for name, value in found) > _MAX_HEADER_BYTES:
             raise _RefusedError(f"its headers are longer than {_MAX_HEADER_BYTES} bytes")
@@ -315,6 +313,16 @@ def _exchange(
         if response.length and len(body) <= max_bytes:
             raise _RefusedError(f"it ended {response.length} bytes before the end that it had announced")
         return HttpResponse(response.status, found, body)
+
+
+def _final_response(wire: _Wire, method: str) -> http.client.HTTPResponse:
+    """The response after those that only announce it (102, 103); `http.client` leaves out 100 alone."""
+    while True:
+        response = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
+        response.begin()
+        if response.status == http.HTTPStatus.SWITCHING_PROTOCOLS or response.status >= 200:
+            return response
+        response.fp = None  # type: ignore[assignment]  # what it was read from is read on, and not closed with it
 
 
 def _send(connection: socket.socket, data: bytes, until: float) -> None:
