@@ -44,6 +44,7 @@ COMMANDS = {
     "profile": _Command("perdure.cli.profile:profile", "Count instructions by function and call path, exactly."),
     "heatmap": _Command("perdure.cli.heatmap:heatmap", "Show which pages of memories messages read and write."),
     "canister": _Command("perdure.cli.canister:canister", "Create, install, call, inspect and control canisters."),
+    "watch": _Command("perdure.cli.watch:watch", "Upgrade a canister whenever its module is built anew."),
     "serve": _Command("perdure.cli.serve:serve", "Serve canisters over HTTP to agents, browsers and icp."),
     "explore": _Command("perdure.cli.explore:explore", "Look at canisters, snapshots and dumps in a browser."),
     "network-launcher": _Command(

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from perdure.project import ProjectCanister
     from perdure.subnet import Canister, Subnet
 
-__all__ = ["create", "delete", "install", "start", "stop", "uninstall_code"]
+__all__ = [
+    "How",
+    "create",
+    "default_persistence",
+    "delete",
+    "install",
+    "install_one",
+    "module_of",
+    "start",
+    "stop",
+    "uninstall_code",
+]
 
 _PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
 _DEFAULT_CYCLES: Final = 100 * 10**12
@@ -205,8 +216,8 @@ def install(
             names = [name for name in names if name in state.names.ids]
         for name in names:
             try:
-                how = _How(mode, wasm_memory_persistence, skip_pre_upgrade, yes, check, quiet or as_json)
-                rows.append(_install(state, subnet, name, how, wasm, candid, argument))
+                how = How(mode, wasm_memory_persistence, skip_pre_upgrade, yes, check, quiet or as_json)
+                rows.append(install_one(state, subnet, name, how, wasm, candid, argument))
             except (PerdureError, OSError) as error:
                 if not every:
                     raise
@@ -218,7 +229,7 @@ def install(
         raise click.exceptions.Exit(1)
 
 
-class _How(NamedTuple):
+class How(NamedTuple):
     """Options of an installation, whatever is installed."""
 
     mode: str
@@ -229,17 +240,18 @@ class _How(NamedTuple):
     quiet: bool
 
 
-def _install(
+def install_one(
     state: State,
     subnet: Subnet,
     name: str,
-    how: _How,
+    how: How,
     wasm: Path | None,
     candid: Path | None,
     argument: str | bytes | None,
 ) -> dict[str, str]:
+    """Install or upgrade one canister, which is created if need be; what is said of it."""
     described, mode = state.described(name), how.mode
-    wasm = wasm or _module_of(state, name, described)
+    wasm = wasm or module_of(state, name, described)
     candid = candid or (described.interface() if described is not None else None)
     target = state.find(subnet, name) if state.id_of(name) is not None else _create(state, subnet, name)
     state.configure(subnet, [name] if described is not None else [])
@@ -253,7 +265,7 @@ def _install(
         argument = grouped(argument)
     try:
         if mode == "upgrade":
-            persistence = how.wasm_memory_persistence or _default_persistence(target)
+            persistence = how.wasm_memory_persistence or default_persistence(target)
             if how.check:
                 with waiting(f"checking the upgrade of {printable(name)}", how.quiet):
                     _check(target, name, wasm, argument, persistence, how.skip_pre_upgrade)
@@ -275,7 +287,7 @@ def _install(
     return {"canister_id": str(target.id), "name": name, "mode": mode, "module_hash": module_hash}
 
 
-def _module_of(state: State, name: str, described: ProjectCanister | None) -> Path:
+def module_of(state: State, name: str, described: ProjectCanister | None) -> Path:
     """The module that is meant where none is given."""
     from perdure.project import undescribed
 
@@ -293,7 +305,7 @@ def _module_of(state: State, name: str, described: ProjectCanister | None) -> Pa
 
 
 def _put_on(
-    target: Canister, name: str, how: _How, wasm: Path, candid: Path | None, argument: str | bytes | None
+    target: Canister, name: str, how: How, wasm: Path, candid: Path | None, argument: str | bytes | None
 ) -> None:
     """Install or reinstall; what arguments it takes is asked for, where somebody is there."""
     from perdure.subnet.interface import ArgumentMissingError
@@ -349,7 +361,7 @@ def _check(
         click.echo(printable(f"  {one.severity}: {one.what}{where}{'; ' + one.remedy if one.remedy else ''}"), err=True)
 
 
-def _default_persistence(target: Canister) -> str | None:
+def default_persistence(target: Canister) -> str | None:
     """Motoko with enhanced orthogonal persistence keeps its heap, as icp and dfx do it."""
     return "keep" if target.module is not None and _PERSISTENCE_SECTION in target.module.custom_sections else None
 
