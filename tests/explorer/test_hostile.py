@@ -13,7 +13,7 @@ from perdure.candid import parse_type
 from perdure.candid.did import parse
 from perdure.candid.service import from_program
 from perdure.errors import StorageError
-from perdure.explorer import Explorer, data
+from perdure.explorer import Explorer, data, subject
 from perdure.explorer.calls import _MAX_FIELDS
 from perdure.explorer.forms import example
 from perdure.inspection import open_source
@@ -87,6 +87,15 @@ def test_no_code_runs_for_who_only_looks(subnet, visitor):
     with subnet.events() as stream:
         assert "told" in visitor.text(path)
         assert not list(stream)
+
+
+def test_a_hook_that_gathers_variables_has_an_end(subnet, visitor, monkeypatch):
+    monkeypatch.setattr(subject, "_GATHERING_INSTRUCTIONS", 100_000)
+    module = wasmtime.wat2wasm('(module (memory 1) (func (export "canister_pre_upgrade") (loop $l br $l)))')
+    name, content = b"icp:public motoko:stable-types", b"// Version: 1.0.0\nactor { stable var x : Nat; };"
+    section = leb(len(name)) + name + content
+    made = subnet.install(module + b"\0" + leb(len(section)) + section)
+    assert "pre_upgrade traps" in visitor.text(f"/_/c/{made.id}/data")
 
 
 ENDLESS = "with recursive c(x) as (select 1 union all select x + 1 from c) select x from c"

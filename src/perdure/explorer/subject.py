@@ -17,6 +17,8 @@ from perdure.values.schema import Schema
 
 __all__ = ["Contents", "contents_of"]
 
+_GATHERING_INSTRUCTIONS: Final = 1_000_000_000
+"""For a hook that gathers Motoko's variables, whoever wrote it: seconds."""
 _SQL_HEAP_BYTES: Final = 512 << 20
 """What SQLite may take of this process: a view of a canister's database may ask for rows of many gigabytes."""
 
@@ -38,7 +40,7 @@ def _source_of(canister: Canister) -> Source:
 
     module = canister.module
     labels = ModuleLabels(lambda: module.wasm if module is not None else None)
-    variables = Variables(labels.stable_types, lambda _: stable_variables(canister))
+    variables = Variables(labels.stable_types, lambda _: stable_variables(canister, _GATHERING_INSTRUCTIONS))
     return Source(str(canister.id), canister.stable, labels=labels, variables=variables)
 
 

@@ -31,18 +31,22 @@ def section(module: CanisterModule, name: str) -> bytes | None:
     )
 
 
-def stable_variables(canister: Canister) -> MotokoState:
+def stable_variables(canister: Canister, max_instructions: int | None = None) -> MotokoState:
     """All stable variables, by name and type; the canister is not touched.
+
+    Args:
+        canister: whose.
+        max_instructions: for its pre-upgrade hook, where that is less than an upgrade has.
 
     Raises:
         UnsupportedError: it is no canister of Motoko that says its stable types.
         RejectError: its pre-upgrade hook traps.
         MalformedError: what the hook has left cannot be read.
     """
-    return reader(canister)()
+    return reader(canister, max_instructions)()
 
 
-def reader(canister: Canister) -> Callable[[], MotokoState]:
+def reader(canister: Canister, max_instructions: int | None = None) -> Callable[[], MotokoState]:
     """What reads them, once they are gathered on a fork; raises as `stable_variables` does."""
     module = canister.module
     types = None if module is None else _types(module)
@@ -50,7 +54,7 @@ def reader(canister: Canister) -> Callable[[], MotokoState]:
         raise UnsupportedError(
             f"canister {canister.id} has no stable variables of Motoko: no section {STABLE_TYPES_SECTION}"
         )
-    instance = gathered(canister._subnet.fork().canister(canister.id))
+    instance = gathered(canister._subnet.fork().canister(canister.id), max_instructions)
     if PERSISTENCE_SECTION in module.custom_sections:
         return lambda: read_enhanced(instance.memories["heap"], types)
     return lambda: read_classical(instance.memories["stable"], types)
@@ -61,7 +65,7 @@ def _types(module: CanisterModule) -> StableTypes | None:
     return None if data is None else parse_stable_types(data.decode("utf-8", "replace"))
 
 
-def gathered(canister: Canister) -> Any:
+def gathered(canister: Canister, max_instructions: int | None = None) -> Any:
     """The canister's instance after its pre-upgrade hook, uncommitted.
 
     Raises:
@@ -72,7 +76,8 @@ def gathered(canister: Canister) -> Any:
     if _PRE_UPGRADE not in instance.module.exported_methods:
         return instance
     limits = growth_limits(world, state, "install", state.liquid_cycles)
-    limits.instructions = world.config.max_instructions_per_install_code
+    most = world.config.max_instructions_per_install_code
+    limits.instructions = most if max_instructions is None else min(most, max_instructions)
     env = Env(
         Context.PRE_UPGRADE,
         state.facts,
