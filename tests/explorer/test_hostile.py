@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import wasmtime
 from perdure.candid import parse_type
 from perdure.candid.did import parse
 from perdure.candid.service import from_program
+from perdure.cli.serve import until_ended
 from perdure.errors import StorageError
 from perdure.explorer import Explorer, data, subject
 from perdure.explorer.calls import _MAX_FIELDS
@@ -170,3 +172,14 @@ def test_a_trial_keeps_so_many_modules(visitor, ledger, monkeypatch):
     visitor.done(f"{base}/begin")
     monkeypatch.setattr(trials, "_MAX_MODULE_BYTES", 10)
     assert "fork anew" in visitor.send(f"{base}/upgrade", b"\0asm\1\0\0\0\0\0\0")
+
+
+def test_a_second_signal_does_not_wait(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with until_ended() as ended:
+        signal.raise_signal(signal.SIGINT)
+        assert ended.is_set()
+        assert not codes
+        signal.raise_signal(signal.SIGTERM)
+    assert codes == [128 + signal.SIGTERM]

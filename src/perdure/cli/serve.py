@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -108,10 +109,15 @@ def serve(
 
 @contextmanager
 def until_ended() -> Iterator[threading.Event]:
-    """Set when a signal asks this command to end, which it then does in its own time."""
+    """Set when a signal asks this command to end, which it then does in its own time; at a second one it is gone.
+
+    What a request is at may take minutes yet, and a state directory bears that its process is killed.
+    """
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
+        if ended.is_set():
+            os._exit(128 + number)
         ended.set()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}

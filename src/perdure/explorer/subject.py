@@ -36,11 +36,11 @@ def _source_of(canister: Canister) -> Source:
 
     Each read is of one state; a message that comes between two of them may be in one and not in the other.
     """
-    from perdure.inspection.motoko import stable_variables
+    from perdure.inspection.motoko import reader
 
     module = canister.module
     labels = ModuleLabels(lambda: module.wasm if module is not None else None)
-    variables = Variables(labels.stable_types, lambda _: stable_variables(canister, _GATHERING_INSTRUCTIONS))
+    variables = Variables(labels.stable_types, lambda _: reader(canister, _GATHERING_INSTRUCTIONS)())
     return Source(str(canister.id), canister.stable, labels=labels, variables=variables)
 
 

@@ -213,7 +213,10 @@ class Server:
             if pages is not None and pages.may_upload(Request(scope["method"], scope["path"], headers, b"")):
                 most_bytes = pages.max_upload_bytes
             body = await self._bodies.read(receive, headers, most_bytes)
-            response = await self._respond(scope, headers, body) if isinstance(body, bytes) else body
+            try:
+                response = await self._respond(scope, headers, body) if isinstance(body, bytes) else body
+            except asyncio.CancelledError:  # it took longer than a server has that ends
+                response = Response(503, b"perdure: the server ends\n", headers=(*CORS, ("connection", "close")))
         await _send(send, response, scope["method"])
 
     async def _respond(self, scope: Scope, headers: dict[str, str], body: bytes) -> Response:

@@ -31,23 +31,22 @@ def section(module: CanisterModule, name: str) -> bytes | None:
     )
 
 
-def stable_variables(canister: Canister, max_instructions: int | None = None) -> MotokoState:
+def stable_variables(canister: Canister) -> MotokoState:
     """All stable variables, by name and type; the canister is not touched.
-
-    Args:
-        canister: whose.
-        max_instructions: for its pre-upgrade hook, where that is less than an upgrade has.
 
     Raises:
         UnsupportedError: it is no canister of Motoko that says its stable types.
         RejectError: its pre-upgrade hook traps.
         MalformedError: what the hook has left cannot be read.
     """
-    return reader(canister, max_instructions)()
+    return reader(canister)()
 
 
 def reader(canister: Canister, max_instructions: int | None = None) -> Callable[[], MotokoState]:
-    """What reads them, once they are gathered on a fork; raises as `stable_variables` does."""
+    """What reads them, once they are gathered on a fork; raises as `stable_variables` does.
+
+    The pre-upgrade hook has `max_instructions`, where these are less than an upgrade has.
+    """
     module = canister.module
     types = None if module is None else _types(module)
     if module is None or types is None:
