@@ -376,6 +376,9 @@ class TestOutcalls:
         (request,) = pic.get_canister_http()
         assert (request.http_method, request.url, request.max_response_bytes) == ("GET", "https://a.example/x", 100_000)
         reply = CanisterHttpReply(200, [("date", "now")], b"12.5")
+        wrong = CanisterHttpReply(status=200, headers=[], body=5)
+        with pytest.raises(TypeError, match="a body is bytes, found int"):
+            pic.mock_canister_http_response(MockCanisterHttpResponse(request.subnet_id, request.request_id, wrong))
         pic.mock_canister_http_response(MockCanisterHttpResponse(request.subnet_id, request.request_id, reply))
         assert pic.get_canister_http() == []
         assert pic.await_call(call_id) == encode(parse_types("(text)"), ["200 12.5"])

@@ -57,7 +57,7 @@ class CanisterHttpReply:
 
     def to_answer(self) -> HttpResponse:
         """As the subnet has it."""
-        return HttpResponse(self.status, tuple((name, value) for name, value in self.headers), bytes(self.body))
+        return HttpResponse(self.status, tuple(self.headers), self.body)
 
 
 @final
