@@ -84,7 +84,9 @@ class TestAllowed:
         url = f"http://127.0.0.1:{port}/x?y=1"
         assert fetch(url, f"127.0.0.1:{port}") == HttpResponse(200, (("Content-Length", "5"),), b"hello")
         assert failed(fetch(url, "127.0.0.1:1"), f"127.0.0.1:{port} is not allowed", url)
-        assert failed(fetch(url), "is not allowed")
+        assert failed(
+            fetch(url), "is not allowed; see Subnet.outcalls.allow_hosts, or on the command line --allow-host"
+        )
 
     def test_a_name_does_not_lead_inside(self, serve):
         port = serve(plain())

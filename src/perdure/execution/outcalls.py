@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 NOBODY_ANSWERS: Final = (
-    "{} was not made: nobody answers HTTPS outcalls here; see Subnet.outcalls, "
-    "on the command line --allow-host HOST:PORT"
+    "{} was not made: nobody answers HTTPS outcalls here; see Subnet.outcalls, or on the command line --allow-host "
+    "HOST:PORT of canister call, --allow-outcalls HOST:PORT of serve"
 )
 
 

@@ -211,7 +211,10 @@ class AllowedHosts:
 
     def _connect(self, host: str, port: int, until: float) -> socket.socket:
         if (host, port) not in self.hosts:
-            raise _RefusedError(f"{host}:{port} is not allowed; see Subnet.outcalls.allow_hosts")
+            raise _RefusedError(
+                f"{host}:{port} is not allowed; see Subnet.outcalls.allow_hosts, or on the command line --allow-host "
+                "of canister call, --allow-outcalls of serve"
+            )
         raised: OSError | None = None
         for address in self._checked(host, port, until):
             try:
