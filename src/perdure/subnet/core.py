@@ -344,8 +344,7 @@ class Core:
     @property
     def _interfaces(self) -> Interfaces:
         """Of canisters, as far as they came with their modules."""
-        host = self._host
-        return host.temporary.interfaces if isinstance(host, DurableHost) else host.interfaces
+        return self._host.interfaces
 
     def _interface(
         self, wasm: Wasm, module: CanisterModule | None, candid: str | os.PathLike[str] | None

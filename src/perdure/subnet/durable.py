@@ -107,6 +107,11 @@ class DurableHost:
         self._ingress = IngressHistory().kept()  # as of the last commit
 
     @property
+    def interfaces(self) -> Interfaces:
+        """Of canisters, as far as they came with their modules."""
+        return self.temporary.interfaces
+
+    @property
     def store(self) -> TemporaryStore:
         """Where pages live that no commit has yet."""
         return self.directory.store
