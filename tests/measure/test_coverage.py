@@ -355,3 +355,44 @@ def test_in_pytest_over_workers(tmp_path: Path, built: Built) -> None:
     assert "less than --perdure-cov-fail-under 95" in done.stdout
     assert f"DA:{line_of('sum += value')},3\n" in (tmp_path / "it.lcov").read_text()
     assert f"DA:{line_of('ic0_trap(')},0\n" in (tmp_path / "it.lcov").read_text()
+
+
+LOSING = """
+import os, signal
+def test_one(install):
+    install("{wasm}").update("add", bytes(8))
+def test_two():
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-n", "1"], ["a worker was lost: what ran there is not in the figures of canisters"]),
+        (
+            ["-p", "no:xdist"],
+            [
+                "2 passed",
+                "coverage of canisters (lcov) not written to no/it.lcov: No such file",
+                "profile of canisters not written to no/it.svg: No such file",
+                "report of canisters not written to no/it.md: No such file",
+            ],
+        ),
+    ],
+)
+def test_what_is_lost_or_not_written_is_told(options: list[str], said: list[str], tmp_path: Path, built: Built) -> None:
+    (tmp_path / "test_it.py").write_text(LOSING.replace("{wasm}", str(built("branches"))))
+    measured = ["--perdure-cov", "--perdure-cov-report", "lcov:no/it.lcov", "--perdure-profile", "no/it.svg"]
+    measured += ["--perdure-report-file", "no/it.md"]
+    command = [sys.executable, "-m", "pytest", str(tmp_path), *measured, *options]
+    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert all(line in done.stdout for line in said), done.stdout
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

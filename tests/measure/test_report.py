@@ -14,6 +14,7 @@ import pytest
 from perdure import RejectError, Subnet
 from perdure.errors import MalformedError
 from perdure.execution.events import Ended
+from perdure.kit import plugin
 from perdure.measure.report import Budget, Report, parse_budgets
 
 Built = Callable[[str], Path]
@@ -79,6 +80,11 @@ def test_bad_budgets_are_told(text: str, said: str) -> None:
     with pytest.raises(MalformedError) as error:
         parse_budgets(text)
     assert said in str(error.value)
+
+
+def test_budgets_are_not_read_from_devices() -> None:
+    with pytest.raises(pytest.UsageError, match="--perdure-budgets zeros: a device"):
+        plugin._read_budgets(Path("/dev/zero"), "zeros")
 
 
 def test_budgets_of_methods_that_nobody_has(built: Built) -> None:

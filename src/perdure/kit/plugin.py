@@ -99,6 +99,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_UNWRITTEN: Final = pytest.StashKey[list[str]]()
 _BUDGETS: Final = pytest.StashKey["dict[tuple[str, str], Budget]"]()
 _LONG_NAME: Final = 100
 """Of a file, in characters."""
@@ -139,6 +140,8 @@ def _read_budgets(path: Path, named: str) -> dict[tuple[str, str], Budget]:
     from perdure.measure.report import parse_budgets
 
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise pytest.UsageError(f"--perdure-budgets {named}: a device, and no file that has an end")
         return dict(parse_budgets(path.read_text(encoding="utf-8")))
     except (MalformedError, OSError, UnicodeDecodeError) as error:
         raise pytest.UsageError(f"--perdure-budgets {named}: {error}") from error
@@ -456,9 +459,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     summary = os.environ.get("GITHUB_STEP_SUMMARY") if session.config.getoption("perdure_report") else None
     for path, mode in ((session.config.getoption("--perdure-report-file"), "w"), (summary, "a")):
         if path:
-            with Path(path).open(mode, encoding="utf-8") as file:
-                file.write(report.markdown())
-    if any(_over(session.config)) and session.exitstatus == pytest.ExitCode.OK:
+            try:
+                with Path(path).open(mode, encoding="utf-8") as file:
+                    file.write(report.markdown())
+            except OSError as error:
+                session.config.stash.setdefault(_UNWRITTEN, []).append(f"{path}: {error.strerror}")
+    failed = session.config.stash.get(_UNWRITTEN, None) or any(_over(session.config))
+    if failed and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -472,6 +479,8 @@ def _over(config: pytest.Config) -> tuple[list[str], list[str]]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Show what was counted, and what was too much."""
+    for line in config.stash.get(_UNWRITTEN, []):
+        terminalreporter.line(f"report of canisters not written to {line}", red=True)
     report, budgets = config.stash.get(_OF_ALL, None), config.stash.get(_BUDGETS, None)
     if report is None:
         return

@@ -31,6 +31,9 @@ _SEEN: Final = pytest.StashKey[Any]()
 _ADDED: Final = pytest.StashKey[list[tuple[str, str]]]()
 _COVERAGE_KEY, _PROFILE_KEY = "perdure_coverage", "perdure_profile"
 _TOO_LITTLE: Final = pytest.StashKey[str]()
+_LOST: Final = pytest.StashKey[int]()
+_UNWRITTEN: Final = pytest.StashKey[dict[str, str]]()
+"""Files that could not be written, and why."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,8 +117,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take over what a worker of xdist has seen."""
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker of xdist has seen; of one that was killed that is gone."""
+    if error and _OPEN in node.config.stash:
+        node.config.stash[_LOST] = node.config.stash.get(_LOST, 0) + 1
     for key in (_COVERAGE_KEY, _PROFILE_KEY):
         if text := getattr(node, "workeroutput", {}).get(key):
             node.config.stash.setdefault(_ADDED, []).append((key, text))
@@ -139,7 +144,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
         for file in config.getoption("--perdure-profile"):
             if file != "-":
-                (config.rootpath / file).write_bytes(content_of(profile, file))
+                _write(session, file, content_of(profile, file))
     if seen is not None:
         _finish_coverage(session, seen)
 
@@ -162,7 +167,7 @@ def _finish_coverage(session: pytest.Session, seen: Coverage) -> None:
     files = _files(config, seen)
     for kind, file in config.getoption("--perdure-cov-report"):
         if file:
-            _written(config, seen, files, kind, config.rootpath / file)
+            _write(session, file, _rendered(config, seen, files, kind).encode(errors="replace"))
     least, run = config.getoption("--perdure-cov-fail-under"), percentage(totals(seen, files))
     if least is not None and run < least:
         config.stash[_TOO_LITTLE] = f"{run:.1f} % have run, less than --perdure-cov-fail-under {least:g}"
@@ -178,9 +183,17 @@ def _files(config: pytest.Config, seen: Coverage) -> dict[str, Mapping[int, int]
     return found
 
 
-def _written(
-    config: pytest.Config, seen: Coverage, files: Mapping[str, Mapping[int, int]], kind: str, path: Path
-) -> None:
+def _write(session: pytest.Session, file: str, content: bytes) -> None:
+    """Write a file; the run fails, and goes on, where that cannot be."""
+    try:
+        (session.config.rootpath / file).write_bytes(content)
+    except OSError as error:
+        session.config.stash.setdefault(_UNWRITTEN, {})[file] = error.strerror or str(error)
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _rendered(config: pytest.Config, seen: Coverage, files: Mapping[str, Mapping[int, int]], kind: str) -> str:
     from perdure.measure.coverage_formats import html, lcov
 
     texts = {
@@ -188,7 +201,7 @@ def _written(
         "lcov": lambda: lcov(seen, files, config.rootpath),
         "json": seen.dumps,
     }
-    path.write_text(texts[kind](), encoding="utf-8", errors="replace")
+    return texts[kind]()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -196,13 +209,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if _PROFILE in config.stash:
         for file in config.getoption("--perdure-profile"):
             if file != "-":
-                terminalreporter.line(f"profile of canisters written to {file}")
+                _tell_file(terminalreporter, config, "profile of canisters", file)
                 continue
             terminalreporter.section("profile of canisters")
             for line in config.stash[_PROFILE].table(_SHOWN_ROWS).splitlines():
                 terminalreporter.line(line)
     if _SEEN in config.stash:
         _show_coverage(terminalreporter, config)
+    if lost := config.stash.get(_LOST, 0):
+        workers = "a worker was" if lost == 1 else f"{lost} workers were"
+        terminalreporter.line(f"{workers} lost: what ran there is not in the figures of canisters", red=True)
+
+
+def _tell_file(reporter: pytest.TerminalReporter, config: pytest.Config, what: str, file: str) -> None:
+    why = config.stash.get(_UNWRITTEN, {}).get(file)
+    if why is None:
+        reporter.line(f"{what} written to {file}")
+    else:
+        reporter.line(f"{what} not written to {file}: {why}", red=True)
 
 
 def _show_coverage(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -215,6 +239,6 @@ def _show_coverage(terminalreporter: pytest.TerminalReporter, config: pytest.Con
             terminalreporter.line(line)
     for kind, file in reports:
         if file:
-            terminalreporter.line(f"coverage of canisters written to {file} ({kind})")
+            _tell_file(terminalreporter, config, f"coverage of canisters ({kind})", file)
     if _TOO_LITTLE in config.stash:
         terminalreporter.line(config.stash[_TOO_LITTLE], red=True)
