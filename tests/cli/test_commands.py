@@ -112,6 +112,7 @@ def test_state_is_copied_salvaged_and_measured(perdure: Run, tmp_path: Path) -> 
     with Subnet(path) as subnet:
         canister = subnet.install(KV, b"\5" + bytes(7))
         canister.update("inc")
+        (path / "names.json").write_text(json.dumps({"counter": str(canister.id)}))
         assert json.loads(perdure("state", "backup", path, "-o", tmp_path / "copy", "--json").stdout)["version"]
         canister.update("inc")
     with Subnet(tmp_path / "copy") as copy:
@@ -120,6 +121,8 @@ def test_state_is_copied_salvaged_and_measured(perdure: Run, tmp_path: Path) -> 
     assert json.loads(perdure("state", "salvage", path, "-o", tmp_path / "saved", "--json").stdout)["lost"] == []
     with Subnet(tmp_path / "saved") as saved:
         assert saved.canister(canister.id).query("count") == (7).to_bytes(8, "little")
+    for name in ("copy", "saved"):
+        assert json.loads((tmp_path / name / "names.json").read_text()) == {"counter": str(canister.id)}
     taken = json.loads(perdure("state", "du", path, "--json").stdout)
     assert taken["total_bytes"] >= taken["memories"][f"{canister.id} heap"] > 0
     assert "total" in perdure("state", "du", path).stdout

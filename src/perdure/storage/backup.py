@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import final
+from typing import Final, final
 
 from perdure.canister import PageDelta
 from perdure.errors import PerdureError, StorageError
@@ -28,6 +28,8 @@ from perdure.storage.log import BLOCK
 __all__ = ["Salvaged", "Usage", "backup", "salvage", "usage"]
 
 _COPY_BYTES = 4 << 20
+_BESIDE: Final = ("names.json", "interfaces.json")
+"""What is said of canisters beside the state: it goes with a copy as it stands."""
 
 
 def backup(source: str | os.PathLike[str], target: str | os.PathLike[str], *, disk: Disk | None = None) -> int:
@@ -47,6 +49,7 @@ def backup(source: str | os.PathLike[str], target: str | os.PathLike[str], *, di
                         _copy(origin, f"{name}/{file}", disk, made)
             _copy(origin, "log", disk, made, origin.log_bytes_used, tail=bytes(BLOCK))
             _copy(origin, "checkpoint", disk, made)
+            _copy_beside(origin, disk, made)
         except OSError as error:
             raise StorageError(f"backup failed: {error.strerror or error}", error.filename or made) from error
         with StateDirectory.open(made, read_only=True, disk=disk) as copied:
@@ -87,6 +90,12 @@ def _copy(
             copied.close()
     finally:
         origin.close()
+
+
+def _copy_beside(source: StateDirectory, disk: Disk, made: str) -> None:
+    for name in _BESIDE:
+        if source.disk.exists(f"{source.path}/{name}"):
+            _copy(source, name, disk, made)
 
 
 # -- a damaged one
@@ -132,6 +141,8 @@ def salvage(source: str | os.PathLike[str], target: str | os.PathLike[str], *, d
             made, durability="never", history=origin.history_kept, extensions=origin.extensions, disk=disk
         ) as copy:
             _salvage_blobs(origin, copy, lost)
+            with suppress(OSError, StorageError):  # names can be given again
+                _copy_beside(origin, disk, made)
             for canister_id, state in origin.canisters.items():
                 change = CanisterChange(
                     global_values=state.global_values,
