@@ -240,6 +240,9 @@ def test_widths_and_lifetimes_have_to_fit(subnet):
       (func (export "canister_update take") (call $reply))""")
     one = subnet.install(sender())
     assert b"has 32-bit addresses, the one that came has 64-bit ones" in give(one, subnet.install(narrow))
+    small = wasm(f"""{HEAD} (import "stable" "theirs" (memory i64 0 0)) (memory 1)
+      (func (export "canister_update take") (call $reply))""")
+    assert b"has at most 0 Wasm pages, the one that came has 1" in give(one, subnet.install(small))
     assert b"its memory 'theirs' has lifetime 'message'" in give(one, subnet.install(scratch))
 
 

@@ -99,6 +99,9 @@ def _conflict(canister: CanisterState, handed: Handed) -> str:
         bits = kind.address_bits if kind is not None else memory.address_bits
         if bits != memory.address_bits:
             return f"its memory '{name}' has {bits}-bit addresses, the one that came has {memory.address_bits}-bit ones"
+        if kind is not None and memory.wasm_pages > kind.most_wasm_pages:
+            most = kind.most_wasm_pages
+            return f"its memory '{name}' has at most {most} Wasm pages, the one that came has {memory.wasm_pages}"
     if len({*own, *handed.memories}) > MAX_OWN_MEMORIES:
         return f"it would have {len({*own, *handed.memories})} of its own, at most {MAX_OWN_MEMORIES}"
     return ""
