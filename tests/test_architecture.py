@@ -114,6 +114,7 @@ WRITERS = {
     "perdure.cli.stable.declare": "the same; the output may be the input",
     "perdure.cli.memory": "the same, by `whole_file`",
     "perdure.kit.plugin": "pictures, where somebody asked for them by --perdure-heatmap",
+    "perdure.kit.plugin_replies": "replies on file, beside the tests",
     "perdure.kit.plugin_measure": "reports that somebody asked pytest for",
     "perdure.kit.machine": "what a state machine has found, as a test",
     "perdure.cli.stable.export": "the same: a directory for the files of an export",

@@ -35,7 +35,7 @@ def test_the_tutorial(tmp_path):
         assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
         ran.append((command, run.stdout))
     outputs = dict(ran)
-    assert len(ran) == 17
+    assert len(ran) == 19
     assert "6 passed" in outputs["python -m pytest -q test_shop.py"]
     assert "bytes of stable memory" in outputs["python try_it.py"]
     assert '"status"' not in outputs["perdure canister status counter"]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from perdure.subnet.outcalls import Outcalls
     from perdure.upgrade import Report as UpgradeReport
 
-pytest_plugins = ["perdure.kit.plugin_measure"]
+pytest_plugins = ["perdure.kit.plugin_measure", "perdure.kit.plugin_replies"]
 
 __all__ = [
     "Baselines",

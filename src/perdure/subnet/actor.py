@@ -112,6 +112,14 @@ class ActorMethod:
 
         return call
 
+    def text(self, *args: object, **kwargs: object) -> str:
+        """Call the method; its reply as Candid text, with the names and types that the interface has."""
+        from perdure.candid import values_to_text
+
+        found, types = self(*args, **kwargs), self._method.func.results
+        values = (found,) if len(types) == 1 else found or ()
+        return values_to_text(types, values)
+
     def __repr__(self) -> str:
         return f"<{self._method.mode} {self._method.signature}>"
 
