@@ -315,6 +315,16 @@ def kept(tmp_path: Path, built: Built) -> tuple[Path, str]:
         return path, str(canister.id)
 
 
+def test_a_directory_that_keeps_no_messages_is_told(run: Run, tmp_path: Path, built: Built) -> None:
+    with Subnet(tmp_path / "state", durability="never") as subnet:
+        canister = subnet.install(built("insert_many"))
+        canister.actor().insert_many(rows(3))
+    code, out, err = run("heatmap", f"{tmp_path / 'state'}:{canister.id}", "--history")
+    assert (code, "0 messages" in out) == (0, True)
+    assert "keeps no messages" in err
+    assert f"`perdure state history {tmp_path / 'state'} --keep all`" in err
+
+
 def test_the_heat_of_a_history(kept: tuple[Path, str], run: Run, tmp_path: Path) -> None:
     path, canister = kept
     picture = tmp_path / "h.svg"

@@ -160,9 +160,13 @@ def _counted(subnet: Subnet, rejections: list[RejectError], **options: Any) -> I
 
 
 def _of_history(source: str, last: int | None, messages: int, declared: Schema | None) -> Heat:
+    from perdure.cli.stable.life import tell_if_none_kept
     from perdure.measure.heating import heat_of_kept
 
     directory, separator, canister = source.rpartition(":")
     if not separator or not Path(directory).is_dir():
         raise click.UsageError(f"--history is of a state directory: expected STATE_DIR:CANISTER, found {source}")
-    return heat_of_kept(Path(directory), canister, last=last, newest=messages, schema=declared)
+    heat = heat_of_kept(Path(directory), canister, last=last, newest=messages, schema=declared)
+    if not heat.messages:
+        tell_if_none_kept(directory)
+    return heat

@@ -14,7 +14,7 @@ from perdure.cli.stable.source import FOUND_WRONG, opened, options
 if TYPE_CHECKING:
     from perdure.inspection.lifecycle import Life
 
-__all__ = ["lifecycle"]
+__all__ = ["lifecycle", "tell_if_none_kept"]
 
 
 @click.command()
@@ -41,11 +41,7 @@ def lifecycle(sources: tuple[str, ...], since: int, as_json: bool, quiet: bool, 
         declared = states[-1][1]
         if len(sources) == 1 and not Path(sources[0]).exists() and Path(directory).is_dir():
             lives = lives_in_history(Path(directory), canister, states[0][0], declared, since)
-            if not _keeps_messages(directory):
-                told = f"{directory} keeps no messages, so none is seen to write"
-                click.echo(
-                    f"{told}: `perdure state history {directory} --keep all` has it keep those to come", err=True
-                )
+            tell_if_none_kept(directory)
             if states[0][0].variables.tables() and not quiet:
                 click.echo("a history tells of memories, not of Motoko's variables: name several states", err=True)
         else:
@@ -58,11 +54,15 @@ def lifecycle(sources: tuple[str, ...], since: int, as_json: bool, quiet: bool, 
         raise click.exceptions.Exit(FOUND_WRONG)
 
 
-def _keeps_messages(directory: str) -> bool:
+def tell_if_none_kept(directory: str) -> None:
+    """Say on standard error that a state directory keeps no messages, where that is so, and how it does."""
     from perdure.storage import StateDirectory
 
     with StateDirectory.open(directory, read_only=True) as kept:
-        return bool(kept.history())
+        if kept.history():
+            return
+    told = f"{directory} keeps no messages, so none is seen to write"
+    click.echo(f"{told}: `perdure state history {directory} --keep all` has it keep those to come", err=True)
 
 
 def _json(life: Life, sources: tuple[str, ...]) -> dict[str, object]:
