@@ -76,6 +76,7 @@ def test_the_demo_proves_what_it_says(perdure: Run, tmp_path: Path) -> None:
     facts = json.loads(perdure("demo", "--json", "--plot", picture, *small).stdout)
     assert facts["same_bytes"] is True
     assert facts["survived_upgrade"] is True
+    assert (facts["entries_per_message"], facts["host_entries_per_message"], facts["host_messages"]) == (200, 20, 2)
     assert facts["ratio"] == pytest.approx(facts["host_ns_per_entry"] / facts["native_ns_per_entry"])
     assert picture.read_text().startswith("<svg")
 

@@ -71,7 +71,6 @@ def run_series(
     options: Options,
     *,
     entries: int = ENTRIES_PER_MESSAGE,
-    budget_seconds: float = float("inf"),
     make_subnet: Callable[[Options], Subnet] | None = None,
     progress: Callable[[str, int], None] = lambda name, done: None,
 ) -> Run:
@@ -82,7 +81,6 @@ def run_series(
         messages: arguments of ``insert_many``.
         options: how stable memory is reached.
         entries: in each message.
-        budget_seconds: no further message is begun when the time of all so far and one more would exceed it.
         make_subnet: by default an ordinary one.
         progress: told after each message.
     """
@@ -97,10 +95,6 @@ def run_series(
         run.milliseconds.append((time.perf_counter_ns() - start) / 1e6)
         run.digests.append(stable_digest(canister))
         progress(name, number + 1)
-        if sum(run.milliseconds) + run.milliseconds[-1] > budget_seconds * 1e3:
-            break
-    if not run.survived_upgrade:  # the budget ended before the middle
-        run.survived_upgrade = prove_upgrade(canister)
     return run
 
 
