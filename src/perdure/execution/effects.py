@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 
-def pay(world: World, canister: CanisterState, cycles: int, use: Use) -> None:
-    """Take from a canister what it has used."""
-    canister.cycles -= cycles
-    world.state.consume(canister, cycles, use)
+def pay(world: World, canister: CanisterState, cycles: int, use: Use, induction: int = 0) -> None:
+    """Take from a canister what it has used, arguments as of `SubnetState.consume`."""
+    canister.cycles -= cycles + induction
+    world.state.consume(canister, cycles, use, induction)
 
 
 def compile_instructions(world: World, operators: int) -> int:

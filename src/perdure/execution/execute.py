@@ -355,8 +355,7 @@ def _execute_new(  # noqa: PLR0913, PLR0917 -- of what its two callers have foun
     canister.next_context_id += 1
     if mode is _TASK:
         task_is_done(canister, method.export_name)
-    pay(world, canister, fee, Use.INGRESS_INDUCTION)
-    pay(world, canister, min(costs.execution(result.instructions), prepaid), Use.INSTRUCTIONS)
+    pay(world, canister, min(costs.execution(result.instructions), prepaid), Use.INSTRUCTIONS, fee)
     log_entry(world, canister, result)
     context.instructions += result.instructions
     if isinstance(result, Trap):

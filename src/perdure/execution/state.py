@@ -469,12 +469,20 @@ class SubnetState:
         """What is noted of a canister that is made or installed now; 0: nothing."""
         return self.time_ns if self.keeps_origins else 0
 
-    def consume(self, canister: CanisterState, cycles: int, use: Use) -> None:
-        """Count cycles that a canister has used and that are out of its balance, or of what it was sent."""
-        self.consumed_cycles += cycles
-        if cycles and self.keeps_consumption:
+    def consume(self, canister: CanisterState, cycles: int, use: Use, induction: int = 0) -> None:
+        """Count cycles that a canister has used and that are out of its balance, or of what it was sent.
+
+        Args:
+            canister: the canister.
+            cycles: used in one way.
+            use: which.
+            induction: for having been let in, with them: that is how most come, and a copy of the counts less.
+        """
+        self.consumed_cycles += cycles + induction
+        if self.keeps_consumption and (cycles or induction):
             canister.consumed = consumed = canister.consumed.copy()
             consumed[use] += cycles
+            consumed[Use.INGRESS_INDUCTION] += induction
 
     def note(self, kind: str, *fields: object) -> None:
         """Say what is about to be done, or is about to be committed, because somebody outside asked for it."""
