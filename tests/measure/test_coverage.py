@@ -234,6 +234,14 @@ def test_a_page(covered: Coverage) -> None:
     assert "<li>update_idle" in page
 
 
+def test_a_page_has_no_file_that_only_the_module_names(covered: Coverage, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("not yours")
+    (tmp_path / "project").mkdir()
+    files = {str(tmp_path / "secret"): {1: 0}, "../secret": {1: 0}}
+    assert "not yours" not in html(covered, files, tmp_path / "project")
+    assert "not yours" in html(covered, files, tmp_path / "project", [tmp_path / "secret"])
+
+
 def test_sums(covered: Coverage) -> None:
     again = Coverage.loads(covered.dumps())
     again.add(covered)

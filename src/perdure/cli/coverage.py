@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ def coverage(
         raise click.UsageError("nothing ran: name a module or a state, and methods, or files with --add")
     files = own_files(found, sources)
     for output in outputs:
-        write_coverage(found, files, output)
+        write_coverage(found, files, output, sources)
     if as_json:
         click.echo(json.dumps(_as_json(found, files), indent=2, ensure_ascii=False))
     elif not quiet:
@@ -109,12 +109,14 @@ def _read(path: Path) -> Coverage:
         raise click.UsageError(f"{path}: {error}") from error
 
 
-def write_coverage(found: Coverage, files: Mapping[str, Mapping[int, int]], path: Path) -> None:
+def write_coverage(
+    found: Coverage, files: Mapping[str, Mapping[int, int]], path: Path, sources: Sequence[Path] = ()
+) -> None:
     """Write coverage in the format that a file's name ends with, of `.lcov`, `.info`, `.html`, `.json` and `.txt`."""
     from perdure.measure.coverage_formats import html, lcov, table
 
     made: Mapping[str, Callable[[], str]] = {
-        ".html": lambda: html(found, files),
+        ".html": lambda: html(found, files, sources=sources),
         ".json": found.dumps,
         ".txt": lambda: table(found, files),
     }

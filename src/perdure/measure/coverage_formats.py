@@ -179,8 +179,12 @@ def _existing(file: str, root: Path | None) -> str:
 # --- HTML
 
 
-def html(coverage: Coverage, files: Mapping[str, Lines], root: Path | None = None) -> str:
-    """One page that needs nothing else: a summary, and each file with what has run of it."""
+def html(coverage: Coverage, files: Mapping[str, Lines], root: Path | None = None, sources: Sequence[Path] = ()) -> str:
+    """One page that needs nothing else: a summary, and each file with what has run of it.
+
+    A module may name any file of this machine. Only those below `root` and in `sources` are read.
+    """
+    places = [(root or Path()).resolve(), *((root or Path()).resolve() / one for one in sources)]
     found = totals(coverage, files)
     rows = "".join(
         f'<tr><td><a href="#f{number}">{_text(file)}</a><td>{len(lines)}<td>{sum(map(bool, lines.values()))}'
@@ -190,9 +194,9 @@ def html(coverage: Coverage, files: Mapping[str, Lines], root: Path | None = Non
     modules = "".join(
         f"<tr><td>{_text(_title(one))}" + "".join(f"<td>{count}" for count in _counts(one)) for one in coverage.modules
     )
-    sources = "".join(
+    shown = "".join(
         f'<details id="f{number}" open><summary>{_text(file)}</summary>'
-        f'<table class="s">{_source(file, lines, root)}</table></details>'
+        f'<table class="s">{_source(file, lines, places)}</table></details>'
         for number, (file, lines) in enumerate(files.items())
     )
     uncalled = "".join(_uncalled(one) for one in coverage.modules)
@@ -202,7 +206,7 @@ def html(coverage: Coverage, files: Mapping[str, Lines], root: Path | None = Non
         f"<p>{percentage(found):.1f} % of {'lines' if found.lines else 'blocks'}, "
         f"{found.functions_run:,} of {found.functions:,} functions"
         f"<table><tr><th>file<th>lines<th>run<th>%{rows}</table>"
-        f"<table><tr><th>module<th>functions<th>called<th>blocks<th>run{modules}</table>{sources}{uncalled}\n"
+        f"<table><tr><th>module<th>functions<th>called<th>blocks<th>run{modules}</table>{shown}{uncalled}\n"
     )
 
 
@@ -213,10 +217,11 @@ _STYLE: Final = (
 )
 
 
-def _source(file: str, lines: Lines, root: Path | None) -> str:
-    path = Path(_existing(file, root))
+def _source(file: str, lines: Lines, within: Sequence[Path]) -> str:
+    path = (within[0] / file).resolve()
     written: Mapping[int, str] = dict.fromkeys(lines, "")
-    if path.is_file() and path.stat().st_size <= _MAX_SOURCE_BYTES:
+    is_own = any(path == one or one in path.parents for one in (place.resolve() for place in within))
+    if is_own and path.is_file() and path.stat().st_size <= _MAX_SOURCE_BYTES:
         written = dict(enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1))
     return "".join(
         f"<tr{_RUN[lines[line] > 0] if line in lines else ''}><td>{line}<td>{lines.get(line, '')}<td>{_text(text)}"
