@@ -102,6 +102,6 @@ def test_an_id_that_is_a_text_is_told() -> None:
 
 def test_what_reads_a_state_directory_knows_names_and_says_what_is_not_kept(perdure: Run) -> None:
     perdure("canister", "install", "counter", "--wasm", COUNTER)
-    assert "no message that is kept" in perdure("state", "blame", ".perdure:counter", "--heap", "0x100", code=1)[1]
+    assert ".perdure keeps no messages" in perdure("state", "blame", ".perdure:counter", "--heap", "0x100", code=1)[1]
     assert "no canister 'other' in it" in perdure("state", "blame", ".perdure:other", "--heap", "0", code=2)[1]
     assert "keeps no messages" in perdure("stable", "lifecycle", ".perdure:counter")[1]

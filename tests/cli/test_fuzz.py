@@ -46,7 +46,8 @@ def right(tmp_path: Path) -> Path:
 
 def test_it_writes_a_test_that_fails_as_it_found(tmp_path: Path, perdure: Run) -> None:
     (tmp_path / "breaks.wasm").write_bytes(module(breaks=True))
-    printed, _ = perdure("fuzz", "breaks.wasm", "--examples", "40", "--json", code=1)
+    # With the guide a story may begin with one that was found before, which Hypothesis does not shorten.
+    printed, _ = perdure("fuzz", "breaks.wasm", "--no-guide", "--examples", "40", "--json", code=1)
     answer = json.loads(printed)
     assert "IC0502" in answer["found"]["error"]
     assert {row["action"] for row in answer["calls"]} == {"count", "odd", "(wait)", "(upgrade)"}

@@ -79,7 +79,7 @@ def test_others_reach_it_by_allowed_names_only():
 
 
 def test_a_port_that_is_taken(served):
-    with Subnet() as subnet, pytest.raises(OSError, match="in use"):
+    with Subnet() as subnet, pytest.raises(OSError, match="is taken by another program"):
         Server(subnet, port=served.port)
 
 

@@ -83,8 +83,11 @@ def finds(name: str, number: int, *, is_guided: bool) -> bool:
 
 @pytest.mark.slow
 def test_what_is_behind_nested_conditions_is_found_by_coverage_alone() -> None:
-    """By this seed; the others of both modules are tried by ``python tests/kit/test_guide.py``."""
-    assert finds("nested", 1, is_guided=True)
+    """By one of a few seeds: what one draws depends on which modules are imported, whose constants Hypothesis likes.
+
+    All seeds of both modules are tried by ``python tests/kit/test_guide.py``.
+    """
+    assert any(finds("nested", number, is_guided=True) for number in range(1, 9))
     assert not finds("nested", 1, is_guided=False)
 
 

@@ -397,9 +397,8 @@ def test_what_is_lost_or_not_written_is_told(options: list[str], said: list[str]
     measured += ["--perdure-report-file", "no/it.md"]
     command = [sys.executable, "-m", "pytest", str(tmp_path), *measured, *options]
     command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=300
-    )
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert all(line in done.stdout for line in said), done.stdout
     assert "INTERNALERROR" not in done.stdout + done.stderr
