@@ -105,3 +105,9 @@ def test_what_reads_a_state_directory_knows_names_and_says_what_is_not_kept(perd
     assert ".perdure keeps no messages" in perdure("state", "blame", ".perdure:counter", "--heap", "0x100", code=1)[1]
     assert "no canister 'other' in it" in perdure("state", "blame", ".perdure:other", "--heap", "0", code=2)[1]
     assert "keeps no messages" in perdure("stable", "lifecycle", ".perdure:counter")[1]
+
+
+def test_an_extension_that_nobody_knows_is_told(perdure: Run) -> None:
+    told = perdure("canister", "install", "c", "--wasm", COUNTER, "--extension", "memori", code=2)[1]
+    assert "no extension is named 'memori'" in told
+    assert "Traceback" not in told

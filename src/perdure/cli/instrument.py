@@ -107,7 +107,7 @@ def instrument(
     if as_json:
         rows = [item._asdict() for item in imports]
         click.echo(json.dumps({**facts, "imports": rows} if wasi else facts, indent=2))
-    elif not quiet and (stats or not output):
+    elif not quiet and (stats or not output or lowering):  # the next version has to have these ids
         _print(facts, imports)
 
 
