@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.gateway import envelope
 from perdure.gateway.envelope import Refusal, decode_cbor, hash_of_map, read_envelope
 
 VALUES = st.recursive(
@@ -129,3 +130,12 @@ def test_paths_have_limits():
         with pytest.raises(Refusal, match="at most 1000"):
             read_envelope(cbor2.dumps({"content": {**content, "paths": paths}}), "read_state")
     assert read_envelope(cbor2.dumps({"content": {**content, "paths": [[]]}}), "read_state").content["paths"] == [[]]
+
+
+def test_names_that_strangers_make_up_are_not_kept():
+    for length in (1, 64, 65, 100_000):
+        hash_of_map({"x" * length: 1})
+    assert max(map(len, envelope._KEY_HASHES)) <= 64
+    for number in range(1_000):
+        hash_of_map({f"name {number}": 1})
+    assert len(envelope._KEY_HASHES) <= 256

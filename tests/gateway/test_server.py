@@ -18,6 +18,7 @@ from perdure import Principal, Subnet
 from perdure.candid import encode, parse_values
 from perdure.gateway import Server
 from perdure.gateway.connection import Connection
+from perdure.gateway.server import _about
 from perdure.kit import call, canister, nat64, update
 
 
@@ -54,6 +55,27 @@ def exchange(server, *parts):
 
 def get(server, path="/api/v2/status", host="localhost"):
     return exchange(server, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+
+
+ONE = "lxzze-o7777-77777-aaaaa-cai"
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "line"),
+    [
+        (f"/api/v2/canister/{ONE}/query", "localhost", ONE),
+        ("/a", f"{ONE}.localhost:4943", ONE),
+        ("/a", f"{ONE.upper()}.raw.localhost", ONE),
+        (f"/?x=1&canisterId={ONE}", "127.0.0.1:1", ONE),
+        (f"/?canisterId={ONE}", "shop.localhost:7", ONE),
+        ("/a", "x1.localhost", ""),
+        ("/a", "x2.localhost:81", ""),
+        ("/?canisterId=nobody", "127.0.0.1", ""),
+        ("/api/v2/canister/nobody/query", "localhost", ""),
+    ],
+)
+def test_who_waits_for_one_canister_waits_in_one_line(path, host, line):
+    assert _about(path, {"host": host}) == line
 
 
 def test_status(served):

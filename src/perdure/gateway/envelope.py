@@ -211,13 +211,15 @@ def hash_of_map(content: Mapping[str, Any]) -> bytes:
 
 
 _KEY_HASHES: Final[dict[str, bytes]] = {}
+_KEPT_KEY_CHARACTERS: Final = 64
 
 
 def _key_hash(key: str) -> bytes:
     found = _KEY_HASHES.get(key)
     if found is None:
         found = sha256(key.encode()).digest()
-        if len(_KEY_HASHES) < 256:
+        # Whoever sends them, signed or not: what is kept has an end in both directions.
+        if len(_KEY_HASHES) < 256 and len(key) <= _KEPT_KEY_CHARACTERS:
             _KEY_HASHES[key] = found
     return found
 

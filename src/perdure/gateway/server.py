@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import re
 import socket
 import threading
 import time
@@ -264,9 +265,22 @@ def _has_two_hosts(headers: list[tuple[bytes, bytes]]) -> bool:
     return sum(name == b"host" for name, _ in headers) > 1
 
 
+_ID: Final = re.compile(r"[a-z0-9]{5}(-[a-z0-9]{1,5}){1,12}", re.ASCII)
+_CHOSEN: Final = re.compile(r"[?&]canisterId=([^&#]*)")
+
+
 def _about(path: str, headers: dict[str, str]) -> str:
-    """Whom a request is about: who waits for one canister waits in one line."""
-    return path.split("/", 5)[4] if path.startswith("/api/") and path.count("/") > 4 else headers["host"]
+    """Whom a request is about: who waits for one canister waits in one line, however it is named.
+
+    What names no canister, or by a name that has to be asked for first, has one line in common.
+    """
+    if path.startswith("/api/") and path.count("/") > 4:
+        named = path.split("/", 5)[4]
+    else:
+        chosen = _CHOSEN.search(path) or _CHOSEN.search(headers.get("referer", ""))
+        label = headers["host"].lower().partition(".")[0]
+        named = label if chosen is None or _ID.fullmatch(label) else chosen[1]
+    return named if _ID.fullmatch(named) else ""
 
 
 def _let_poll(begun: asyncio.Future[Response | Pending]) -> None:
@@ -346,7 +360,8 @@ async def _send(send: Callable[[Any], Any], response: Response, method: str) -> 
         if response.content_type:
             headers.append((b"content-type", response.content_type.encode("latin-1")))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
+    is_empty = method == "HEAD" or response.status in (204, 304)
+    await send({"type": "http.response.body", "body": b"" if is_empty else response.body})
 
 
 @contextmanager
