@@ -111,3 +111,9 @@ def test_an_extension_that_nobody_knows_is_told(perdure: Run) -> None:
     told = perdure("canister", "install", "c", "--wasm", COUNTER, "--extension", "memori", code=2)[1]
     assert "no extension is named 'memori'" in told
     assert "Traceback" not in told
+
+
+def test_an_upgrade_of_motokos_that_keeps_its_heap_is_profiled(perdure: Run) -> None:
+    old, new = COUNTER.with_name("motoko_eop_v1.wasm.gz"), COUNTER.with_name("motoko_eop_v2.wasm.gz")
+    assert "instructions" in perdure("profile", old, "inc", "--upgrade", new)[0]
+    assert "post_upgrade" in perdure("heatmap", old, "inc", "--upgrade", new)[0]

@@ -93,7 +93,10 @@ def heatmap(
             for call in calls:
                 call_method(canister, service, call)
             if upgrade is not None:
-                canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg))
+                from perdure.inspection.motoko import default_persistence
+
+                keep = default_persistence(canister)
+                canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg), wasm_memory_persistence=keep)
             for _ in range(ticks):
                 subnet.tick()
     _tell(heat, memory, rows, output, as_json=as_json, quiet=quiet)

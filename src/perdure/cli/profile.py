@@ -124,7 +124,10 @@ def run_calls(
         for call in calls:
             call_method(canister, service, call)
         if upgrade is not None:
-            canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg))
+            from perdure.inspection.motoko import default_persistence
+
+            keep = default_persistence(canister)
+            canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg), wasm_memory_persistence=keep)
         for _ in range(ticks):
             subnet.tick()
     except RejectError as error:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, final
 import click
 
 from perdure.cli.argument import InputFile, argument_options, given, grouped
-from perdure.cli.canister.code import How, default_persistence, install_one, module_of
+from perdure.cli.canister.code import How, install_one, module_of
 from perdure.cli.canister.state import State, canister_argument, common
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import PerdureError
@@ -148,6 +148,8 @@ def _take(job: _Job, module: Path, digest: bytes, tell: _Teller) -> bool:
                     if target.module.module_hash == digest:
                         tell("same", f"{job.name} has module {digest.hex()[:16]} already: waiting for another")
                         return True
+                    from perdure.inspection.motoko import default_persistence  # a check has it loaded
+
                     argument = grouped(job.argument) if isinstance(job.argument, str) else job.argument
                     report = target.check_upgrade(
                         module, argument, title=job.name, wasm_memory_persistence=default_persistence(target)

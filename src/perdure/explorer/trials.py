@@ -9,6 +9,7 @@ from perdure.explorer.asked import Asked, Page
 from perdure.explorer.calls import methods_of, outcome_of
 from perdure.explorer.changes import changes_between
 from perdure.explorer.site import NotFoundError, Trial
+from perdure.inspection.motoko import default_persistence
 from perdure.subnet.subnet import Canister
 
 __all__ = ["begin", "call", "check", "end", "overview", "upgrade"]
@@ -73,7 +74,8 @@ def upgrade(asked: Asked) -> Page:
     if sum(len(one) for one, _ in trial.modules) + len(wasm) > _MAX_MODULE_BYTES:
         raise ValueError(f"modules of more than {_MAX_MODULE_BYTES:,} bytes were tried on this fork: fork anew")
     try:
-        trial.canister.upgrade(wasm, argument)
+        keep = default_persistence(trial.canister)
+        trial.canister.upgrade(wasm, argument, wasm_memory_persistence=keep)
     except RejectError as error:
         return Page("_error.html", {"words": f"the upgrade was rejected: {error}"})
     trial.modules.append((wasm, argument))
@@ -102,7 +104,8 @@ def end(asked: Asked) -> Page:
         if not trial.modules:
             raise ValueError("no upgrade was tried on the fork; calls are made again on the page of methods")
         for wasm, argument in trial.modules:
-            canister.upgrade(wasm, argument)
+            keep = default_persistence(canister)
+            canister.upgrade(wasm, argument, wasm_memory_persistence=keep)
         done = "the canister was upgraded as its fork was; what calls did on the fork was dropped"
     with asked.site.lock:
         asked.site.trials.pop(canister.id.raw_bytes, None)

@@ -16,11 +16,27 @@ from perdure.values.motoko_enhanced import read_enhanced
 from perdure.values.motoko_state import MotokoState, read_classical
 from perdure.values.motoko_types import StableTypes, parse_stable_types
 
-__all__ = ["PERSISTENCE_SECTION", "STABLE_TYPES_SECTION", "reader", "section", "stable_variables"]
+__all__ = [
+    "PERSISTENCE_SECTION",
+    "STABLE_TYPES_SECTION",
+    "default_persistence",
+    "reader",
+    "section",
+    "stable_variables",
+]
 
 STABLE_TYPES_SECTION: Final = "motoko:stable-types"
 PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
 _PRE_UPGRADE: Final = "canister_pre_upgrade"
+
+
+def default_persistence(canister: Canister) -> str | None:
+    """What an upgrade of a canister does with its heap, where nobody says it: as icp and dfx do it.
+
+    Motoko with enhanced orthogonal persistence keeps its heap.
+    """
+    module = canister.module
+    return "keep" if module is not None and PERSISTENCE_SECTION in module.custom_sections else None
 
 
 def section(module: CanisterModule, name: str) -> bytes | None:

@@ -32,7 +32,7 @@ from perdure.candid.printing import values_to_text
 from perdure.candid.types import Value
 from perdure.errors import RejectError
 from perdure.ic.principal import ANONYMOUS, Principal
-from perdure.inspection.motoko import PERSISTENCE_SECTION
+from perdure.inspection.motoko import default_persistence
 from perdure.kit.generate import arguments
 from perdure.kit.guide import Call, Guide
 from perdure.subnet import Canister, Subnet
@@ -193,8 +193,7 @@ class CanisterMachine(RuleBasedStateMachine):
     def upgrade(self) -> None:
         """To `upgrade_to`; Motoko with enhanced orthogonal persistence keeps its heap, as icp and dfx do it."""
         wasm = str(self.upgrade_to) if isinstance(self.upgrade_to, Path) else self.upgrade_to
-        assert self.canister.module is not None
-        keep = "keep" if PERSISTENCE_SECTION in self.canister.module.custom_sections else None
+        keep = default_persistence(self.canister)
         run = partial(self.canister.upgrade, wasm, self.upgrade_arg, wasm_memory_persistence=keep)
         plain = f"canister.upgrade({wasm!r}, {self.upgrade_arg!r}, wasm_memory_persistence={keep!r})"
         self._attempt(_UPGRADE, plain, "machine.upgrade()", run)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "How",
     "create",
-    "default_persistence",
     "delete",
     "install",
     "install_one",
@@ -33,7 +32,6 @@ __all__ = [
     "uninstall_code",
 ]
 
-_PERSISTENCE_SECTION: Final = "icp:private enhanced-orthogonal-persistence"
 _DEFAULT_CYCLES: Final = 100 * 10**12
 
 
@@ -265,6 +263,8 @@ def install_one(
         argument = grouped(argument)
     try:
         if mode == "upgrade":
+            from perdure.inspection.motoko import default_persistence  # an upgrade has it loaded
+
             persistence = how.wasm_memory_persistence or default_persistence(target)
             if how.check:
                 with waiting(f"checking the upgrade of {printable(name)}", how.quiet):
@@ -359,11 +359,6 @@ def _check(
     for one in found:
         where = f" ({one.where})" if one.where else ""
         click.echo(printable(f"  {one.severity}: {one.what}{where}{'; ' + one.remedy if one.remedy else ''}"), err=True)
-
-
-def default_persistence(target: Canister) -> str | None:
-    """Motoko with enhanced orthogonal persistence keeps its heap, as icp and dfx do it."""
-    return "keep" if target.module is not None and _PERSISTENCE_SECTION in target.module.custom_sections else None
 
 
 # -- life
