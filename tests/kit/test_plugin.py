@@ -433,7 +433,8 @@ def test_projects_that_do_not_use_it_load_nothing_of_it(pytester):
         def test_nothing():
             loaded = {name for name in sys.modules if name.startswith("perdure")}
             assert loaded <= {"perdure", "perdure.kit", "perdure.kit.plugin", "perdure.kit.plugin_measure",
-                              "perdure.errors", "perdure.ic", "perdure.ic.principal", "perdure.memory"}
+                              "perdure.kit.plugin_replies", "perdure.errors", "perdure.ic",
+                              "perdure.ic.principal", "perdure.memory"}
             assert "wasmtime" not in sys.modules
         """
     )
