@@ -198,10 +198,9 @@ class TemporaryStore:
 
 def unlinked_file(directory: str) -> RealFile:
     """An empty file in a directory, without a name: gone with its descriptor."""
-    file = tempfile.TemporaryFile(dir=directory, prefix="perdure-", buffering=0)  # noqa: SIM115
-    descriptor = os.dup(file.fileno())
+    with tempfile.TemporaryFile(dir=directory, prefix="perdure-", buffering=0) as file:  # closed whatever comes between
+        descriptor = os.dup(file.fileno())
     os.set_inheritable(descriptor, False)
-    file.close()
     return RealFile(descriptor, directory)
 
 
