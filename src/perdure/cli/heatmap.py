@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from perdure.cli.argument import MODULE, InputFile
-from perdure.cli.run import argument_of, call_method, install_module, known_service
+from perdure.cli.profile import opened, run_calls
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
     from perdure.errors import RejectError
     from perdure.measure.heat import Heat
-    from perdure.subnet import Canister, Subnet
     from perdure.values.schema import Schema
 
 __all__ = ["heatmap"]
@@ -86,19 +83,10 @@ def heatmap(
         heat = _of_history(source, last, messages, declared)
     else:
         with (
-            _opened(source, init) as (subnet, canister),
-            _counted(subnet, rejections, heap_reads=heap_reads, newest=messages, schema=declared) as heat,
+            opened(source, init, with_install=False) as (subnet, canister, _),
+            subnet.heat(changed_bytes=True, heap_reads=heap_reads, newest=messages, schema=declared) as heat,
         ):
-            service = known_service(canister)
-            for call in calls:
-                call_method(canister, service, call)
-            if upgrade is not None:
-                from perdure.inspection.motoko import default_persistence
-
-                keep = default_persistence(canister)
-                canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg), wasm_memory_persistence=keep)
-            for _ in range(ticks):
-                subnet.tick()
+            rejections = run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)
     _tell(heat, memory, rows, output, as_json=as_json, quiet=quiet)
     for rejection in rejections:
         raise rejection  # told last: what it and those before it touched is shown
@@ -127,39 +115,6 @@ def _tell(heat: Heat, memory: str | None, rows: int, output: Path | None, *, as_
     elif not quiet:
         note = "" if heat.sees_reads else "\na history has what messages wrote, not what they read\n"
         click.echo(printable("\n".join(lines) + "\n\n" + heat.table(rows) + note, keep=LAYOUT), nl=False)
-
-
-@contextmanager
-def _opened(source: str, init: str) -> Iterator[tuple[Subnet, Canister]]:
-    """The canister to be called."""
-    from perdure.inspection.canister import open_canister
-    from perdure.subnet import Subnet
-
-    if not Path(source).exists() or Path(source).is_dir():
-        if init:
-            raise click.UsageError("--init is for a module")
-        with open_canister(source) as canister:
-            subnet = canister._subnet
-            assert isinstance(subnet, Subnet)
-            yield subnet, canister
-        return
-    code = MODULE.convert(source, None, None).read_bytes()
-    with Subnet() as subnet:
-        canister = subnet.create_canister()
-        install_module(canister, code, init)
-        yield subnet, canister
-
-
-@contextmanager
-def _counted(subnet: Subnet, rejections: list[RejectError], **options: Any) -> Iterator[Heat]:
-    """Count what runs in the block, which a rejection ends."""
-    from perdure.errors import RejectError
-
-    with subnet.heat(changed_bytes=True, **options) as heat:
-        try:
-            yield heat
-        except RejectError as error:
-            rejections.append(error)
 
 
 def _of_history(source: str, last: int | None, messages: int, declared: Schema | None) -> Heat:

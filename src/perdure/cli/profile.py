@@ -95,7 +95,7 @@ def opened(source: str, init: str, *, with_install: bool) -> Iterator[tuple[Subn
     paths = Profile()
     if not Path(source).exists() or Path(source).is_dir():
         if init or with_install:
-            raise click.UsageError("--init and --with-install are for a module")
+            raise click.UsageError("--init is for a module" if init else "--with-install is for a module")
         with open_canister(source) as canister:
             subnet = canister._subnet
             assert isinstance(subnet, Subnet)

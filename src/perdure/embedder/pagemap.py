@@ -178,19 +178,17 @@ class PageScan:
         """Open the child's own page map."""
         _reopen(self._descriptor)
 
-    def runs(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
-        """Runs of pages that are not of a file, not the zero page, and present or swapped.
+    def present(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        """Runs of pages that are present or swapped, the zero page among them."""
+        return self.runs(base, size_bytes, self._there)
+
+    def runs(self, base: int, size_bytes: int, asked: bytearray | None = None) -> list[tuple[int, int]]:
+        """Runs of pages that are not of a file, not the zero page, and present or swapped; or what else is asked for.
 
         Asking for present alone would lose changed pages that were swapped out; one call ends when its vector is full,
         so calls go on until the kernel has walked to the end.
         """
-        return self._scan(self._argument, base, size_bytes)
-
-    def present(self, base: int, size_bytes: int) -> list[tuple[int, int]]:
-        """Runs of pages that are present or swapped, the zero page among them."""
-        return self._scan(self._there, base, size_bytes)
-
-    def _scan(self, argument: bytearray, base: int, size_bytes: int) -> list[tuple[int, int]]:
+        argument = asked or self._argument
         found: list[tuple[int, int]] = []
         words = self._words
         start, end = base, base + size_bytes

@@ -263,11 +263,10 @@ def cover_everything() -> Iterator[Coverage]:
     Instances that are there before, of subnets that have run, are not seen.
     """
     watcher, found = _Watcher(), Coverage()
-    Residents.everywhere = (*Residents.everywhere, watcher.form)
     try:
-        yield found
+        with Residents.run_everywhere_as(watcher.form):
+            yield found
     finally:
-        Residents.everywhere = tuple(form for form in Residents.everywhere if form is not watcher.form)
         watcher.add_to(found)
 
 

@@ -91,11 +91,10 @@ def profile_everything() -> Iterator[Profile]:
     Instances that are there before, of subnets that have run, are not seen.
     """
     profiler, found = _Profiler(by_module=True), Profile()
-    Residents.everywhere = (*Residents.everywhere, profiler.form)
     try:
-        yield found
+        with Residents.run_everywhere_as(profiler.form):
+            yield found
     finally:
-        Residents.everywhere = tuple(form for form in Residents.everywhere if form is not profiler.form)
         profiler.add_to(found)
 
 

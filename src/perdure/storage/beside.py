@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import final
+from typing import Any, final
 
 from perdure.errors import StorageError
 from perdure.storage.disk import Disk, DiskFile
 
-__all__ = ["DirectoryDraft", "new_file"]
+__all__ = ["DirectoryDraft", "new_file", "read_json"]
 
 
 @final
@@ -109,3 +110,25 @@ def new_file(disk: Disk, target: str) -> Iterator[DiskFile]:
             file.close()
     finally:
         disk.close()
+
+
+def read_json(disk: Disk, path: str, max_bytes: int) -> Any:
+    """What a file says in JSON, one that a person may have written; `None`: there is no such file.
+
+    Raises:
+        StorageError: it is longer than `max_bytes`, is no JSON, or cannot be read.
+    """
+    try:
+        if not disk.exists(path):
+            return None
+        file = disk.open(path)
+        try:
+            if file.size() > max_bytes:
+                raise StorageError(f"more than {max_bytes} bytes", path)
+            return json.loads(file.pread(file.size(), 0))
+        finally:
+            file.close()
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"cannot be read: {error}", path) from error
+    except OSError as error:
+        raise StorageError(f"cannot be read: {error.strerror or error}", path) from error

@@ -9,6 +9,7 @@ from typing import Final, final
 from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import Principal
 from perdure.project import check_name
+from perdure.storage.beside import read_json
 from perdure.storage.checkpoint import replace_file
 from perdure.storage.disk import Disk, RealDisk
 
@@ -36,20 +37,9 @@ class Names:
         self.ids: dict[str, str] = self._load()
 
     def _load(self) -> dict[str, str]:
-        try:
-            if not self._disk.exists(self._file):
-                return {}
-            file = self._disk.open(self._file)
-            try:
-                if file.size() > _MAX_BYTES:
-                    raise StorageError(f"more than {_MAX_BYTES} bytes", self._file)
-                content = json.loads(file.pread(file.size(), 0))
-            finally:
-                file.close()
-        except (ValueError, RecursionError) as error:
-            raise StorageError(f"cannot be read: {error}", self._file) from error
-        except OSError as error:
-            raise StorageError(f"cannot be read: {error.strerror or error}", self._file) from error
+        content = read_json(self._disk, self._file, _MAX_BYTES)
+        if content is None:
+            return {}
         if not isinstance(content, dict) or not all(isinstance(one, str) for one in content.values()):
             raise StorageError("expected a mapping from names to canister ids", self._file)
         try:

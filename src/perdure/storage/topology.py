@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from perdure.errors import StorageError
+from perdure.storage.beside import read_json
 from perdure.storage.checkpoint import replace_file
 from perdure.storage.disk import Disk, RealDisk
 
@@ -69,21 +70,11 @@ class Topology:
     def _load(self) -> None:
         inner = self._outer.within(self._directory)
         try:
-            if not inner.exists(self._file):
-                return
-            file = inner.open(self._file)
-            try:
-                if file.size() > _MAX_BYTES:
-                    raise StorageError(f"more than {_MAX_BYTES} bytes", self._file)
-                content = json.loads(file.pread(file.size(), 0))
-            finally:
-                file.close()
-        except (ValueError, RecursionError) as error:
-            raise StorageError(f"cannot be read: {error}", self._file) from error
-        except OSError as error:
-            raise StorageError(f"cannot be read: {error.strerror or error}", self._file) from error
+            content = read_json(inner, self._file, _MAX_BYTES)
         finally:
             inner.close()
+        if content is None:
+            return
         try:
             self._take(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

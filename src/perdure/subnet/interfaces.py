@@ -16,6 +16,7 @@ from typing import Final, final
 
 from perdure.errors import MalformedError, StorageError
 from perdure.project import interface_beside
+from perdure.storage.beside import read_json
 from perdure.storage.checkpoint import replace_file
 from perdure.storage.disk import Disk
 
@@ -168,21 +169,11 @@ class Interfaces:
 
     def _load(self, disk: Disk) -> dict[bytes, Known]:
         path = f"{self._directory}/{_FILE}"
+        content = read_json(disk, path, _MAX_BYTES)
         try:
-            if not disk.exists(path):
-                return {}
-            file = disk.open(path)
-            try:
-                if file.size() > _MAX_BYTES:
-                    raise StorageError(f"more than {_MAX_BYTES} bytes", path)
-                content = json.loads(file.pread(file.size(), 0))
-            finally:
-                file.close()
-            return {bytes.fromhex(key): _known(one) for key, one in content.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return {} if content is None else {bytes.fromhex(key): _known(one) for key, one in content.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(f"cannot be read, and can be removed: {error}", path) from error
-        except OSError as error:
-            raise StorageError(f"cannot be read: {error.strerror or error}", path) from error
 
 
 def _known(said: Mapping[str, object]) -> Known:

@@ -7,7 +7,8 @@ needed and may be closed between messages; its images and globals are all that i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
 from typing import ClassVar, NamedTuple, final
@@ -82,6 +83,16 @@ class Residents:
 
     everywhere: ClassVar[tuple[CodeForm, ...]] = ()
     """Forms in which the code of all subnets of the process runs, of instances that are made from now on."""
+
+    @classmethod
+    @contextmanager
+    def run_everywhere_as(cls, form: CodeForm) -> Iterator[None]:
+        """Have the code of all subnets of the process run in one more form within the block."""
+        cls.everywhere = (*cls.everywhere, form)
+        try:
+            yield
+        finally:
+            cls.everywhere = tuple(other for other in cls.everywhere if other is not form)
 
     def __init__(self, gate: Gate, capacity: int = 1_024) -> None:
         self.gate = gate
