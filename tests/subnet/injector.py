@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -274,6 +275,13 @@ def _stack(frame: FrameType | None, depth: int) -> int:
     return hash(tuple(found))
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Free now what the interrupted frames held, so that nothing of it is left to another test's collector."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
 @contextmanager
 def tracing(injector: Injector | Survey) -> Iterator[None]:
     before = sys.gettrace()
@@ -388,9 +396,10 @@ class Scene:
                     self.act(stage)
             except (Interruption, KeyboardInterrupt, RuntimeError) as caught:
                 error = caught
-            if not injector.where:
-                return False, "", ""
-            return True, injector.where, self._check(stage, error)
+            try:
+                return (True, injector.where, self._check(stage, error)) if injector.where else (False, "", "")
+            finally:
+                _let_go(error)
 
     def _check(self, stage: Stage, error: BaseException | None) -> str:
         try:
@@ -459,12 +468,15 @@ def survey(scene: Scene, places: Iterable[Place]) -> tuple[int, int, dict[str, s
     """Interrupt at these places: at how many, how many were not there any more, and what was wrong where."""
     tried = gone = 0
     wrong = {}
-    for place in places:
-        was_there, where, problem = scene.interrupt(place)
-        tried += was_there
-        gone += not was_there
-        if problem:
-            wrong[where] = problem
+    with warnings.catch_warnings():
+        # Between the making of a file and its `with`, nothing but its end closes it, of which Python warns.
+        warnings.simplefilter("ignore", ResourceWarning)
+        for place in places:
+            was_there, where, problem = scene.interrupt(place)
+            tried += was_there
+            gone += not was_there
+            if problem:
+                wrong[where] = problem
     return tried, gone, wrong
 
 
