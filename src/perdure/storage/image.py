@@ -24,8 +24,9 @@ fewer pieces are tolerated, and past the budget blocks grow until the image fits
 from __future__ import annotations
 
 import heapq
+import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from perdure.canister import Extent, PageDelta
@@ -537,8 +538,8 @@ class TemporaryImage:
             self._closed = True
             self._recount()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_retired"):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # as the store's
+        if hasattr(self, "_retired") and not is_finalizing():
             self.close()
 
     # -- regions in use
@@ -586,8 +587,7 @@ def open_sealed(store: TemporaryStore, file: DiskFile, *, offset: int = 0) -> Te
     """
     size_bytes = max(file.size() - offset, 0)
     image = TemporaryImage(store)
-    # One user that never goes away: the region is never this image's alone.
-    region = Region(file, offset, size_bytes, references=1)
+    region = Region(file, offset, size_bytes, references=1)  # one user never goes away: never this image's alone
     image.rebase(Pieces.of(region), -(-size_bytes // WASM_PAGE_BYTES))
     image.unmapped()
     return image

@@ -8,6 +8,7 @@ Not a memfd: that allocates memory for holes that are merely read.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Collection
@@ -191,8 +192,9 @@ class TemporaryStore:
             self._free.clear()
             self._end = _FILE_BYTES
 
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", ()):  # none, where it was not made whole
+    # Bound as a default: when the interpreter ends, names are gone before the last of these, and the files go with it.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        for file in () if is_finalizing() else getattr(self, "_files", ()):  # none, where it was not made whole
             file.close()
 
 
