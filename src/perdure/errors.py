@@ -11,10 +11,12 @@ from typing import Self, final
 
 __all__ = [
     "Backtrace",
+    "ExtensionError",
     "HostError",
     "InternalError",
     "InvalidModuleError",
     "MalformedError",
+    "NoMemoryError",
     "PerdureError",
     "RejectError",
     "StorageError",
@@ -67,6 +69,21 @@ class InvalidModuleError(UnsupportedError):
     """A well-formed module that breaks a rule of the Internet Computer, in the replica's words."""
 
     error_code = "invalid-module"
+
+
+@final
+class ExtensionError(UnsupportedError, ValueError):
+    """There is no such extension, or two are answers to one question."""
+
+    error_code = "extension"
+
+
+@final
+class NoMemoryError(PerdureError, KeyError, ValueError):
+    """A canister has no memory of this name, or none any more."""
+
+    error_code = "no-memory"
+    __str__ = Exception.__str__  # not as a key
 
 
 @final

@@ -13,6 +13,7 @@ import wasmtime
 
 from perdure import Principal, Subnet
 from perdure.cli import main
+from perdure.storage import salvage
 
 Run = Callable[..., tuple[str, str]]
 
@@ -35,7 +36,7 @@ def state(tmp_path: Path) -> tuple[Path, str]:
 @pytest.fixture
 def perdure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, state: tuple[Path, str]) -> Run:
     def run(command: str, *arguments: str | Path, code: int = 0) -> tuple[str, str]:
-        words = ["perdure", "memory", command, state[1], *map(str, arguments), "--state", str(state[0])]
+        words = ["perdure", "memory", command, state[1], "--state", str(state[0]), *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as ended:
             main()
@@ -64,7 +65,7 @@ def test_show(perdure: Run) -> None:
     assert text.split() == ["000000000008", "41", "64", "61", "Ada"]
     assert json.loads(perdure("show", "users", "--address", "65535", "--json")[0])["data"] == "00"
     _, errors = perdure("show", "nobody", code=2)
-    assert "no memory 'nobody', there is heap, stable, users" in errors
+    assert "no memory 'nobody': expected one of: heap, stable, users" in errors
     assert not perdure("show", "users", "--address", "65536")[0].strip()
     _, errors = perdure("show", "users", "--address", "65537", code=2)
     assert "--address 0x10001 lies behind the end of users, which has 0x10000 bytes" in errors
@@ -205,7 +206,7 @@ def test_what_is_imported_is_all_there_is(run: Callable[..., dict], two_forms: d
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nobody", "no memory 'nobody', there is heap, more, stable, words"),
+        ("nobody", "no memory 'nobody': expected one of: heap, more, stable, words"),
         ("stable#x", "an id is 0 to 254, found 'x'"),
         ("stable#255", "an id is 0 to 254, found '255'"),
     ],
@@ -237,3 +238,53 @@ def test_what_lower_refuses(run: Callable[..., dict], tmp_path: Path) -> None:
         (("--lower", "--host-stable"), "--wasi and --lower make a module for the network"),
     ):
         assert expected in run("instrument", source, *words, code=2)["error"]
+
+
+def test_ls_of_a_snapshot_and_of_a_dump(perdure: Run, run: Callable[..., dict], tmp_path: Path) -> None:
+    with Subnet(extensions=("memories",)) as subnet:
+        canister = subnet.install(wasm('(import "stable" "users" (memory i64 1)) (import "upgrade" "u" (memory 2))'))
+        canister.upgrade(wasm('(import "stable" "users" (memory i64 1))'))
+        canister.write_snapshot(tmp_path / "snapshot")
+    rows = run("memory", "ls", tmp_path / "snapshot")["memories"]
+    assert [(row["memory"], row["lifetime"], row["address_bits"], row["state"]) for row in rows] == [
+        ("heap", "heap", 32, "used"),
+        ("stable", "stable", 64, "used"),
+        ("users", "stable", 64, "used"),
+        ("u", "upgrade", 32, "unused"),
+    ]
+    assert [row["size_bytes"] >> 16 for row in rows] == [1, 0, 1, 0]  # an upgrade has emptied it
+    (tmp_path / "dump").write_bytes(bytes(65_536))
+    assert run("memory", "ls", tmp_path / "dump")["memories"] == [
+        {"memory": "stable", "lifetime": "stable", "address_bits": 64, "state": "unknown", "size_bytes": 65_536}
+    ]
+
+
+def test_a_snapshot_whose_module_does_not_compile(run: Callable[..., dict], tmp_path: Path) -> None:
+    with Subnet() as subnet:
+        canister = subnet.install(wasm(""))
+        canister.write_snapshot(tmp_path / "snapshot")
+    module = tmp_path / "snapshot" / "wasm_module.bin"
+    module.write_bytes(bytes(module.stat().st_size))
+    rows = run("memory", "ls", tmp_path / "snapshot")["memories"]
+    assert [(row["memory"], row["address_bits"], row["state"]) for row in rows] == [
+        ("heap", None, "unknown"),
+        ("stable", 64, "unknown"),
+    ]
+
+
+def test_a_lost_module_hides_no_memory(perdure: Run, state: tuple[Path, str], tmp_path: Path) -> None:
+    """What `perdure state salvage` leaves of a directory whose module is lost can be listed, shown and taken out."""
+    for blob in (state[0] / "blobs").iterdir():
+        blob.unlink()
+    assert salvage(state[0], tmp_path / "salvaged").lost
+    where = ("--state", str(tmp_path / "salvaged"))
+    rows = json.loads(perdure("ls", "--json", *where)[0])["memories"]
+    assert [(row["memory"], row["address_bits"], row["state"], row["size_bytes"]) for row in rows] == [
+        ("heap", None, "unknown", 65_536),
+        ("stable", 64, "unknown", 0),
+        ("users", 64, "unknown", 65_536),
+    ]
+    assert "?-bit" in perdure("ls", *where)[0]
+    assert "Ada" in perdure("show", "users", *where)[0]
+    perdure("export", "users", "-o", tmp_path / "users.bin", *where)
+    assert (tmp_path / "users.bin").read_bytes()[8:11] == b"Ada"

@@ -77,10 +77,10 @@ def test_blame_and_the_history_of_a_memory(perdure: Run, places: tuple[str, str]
 @pytest.mark.parametrize(
     ("command", "place", "words"),
     [
-        (("ls",), "{0}#nobody", "has no memory 'nobody', found heap, scratch, stable, users"),
-        (("ls",), "{1}#nobody", "no memory 'nobody' in it, found heap, stable, users"),
-        (("ls",), "{1}#../wasm_module", "no memory '../wasm_module' in it"),
-        (("ls",), "{1}#scratch", "no memory 'scratch' in it"),
+        (("ls",), "{0}#nobody", "has no memory 'nobody': expected one of: heap, scratch, stable, users"),
+        (("ls",), "{1}#nobody", "no memory 'nobody': expected one of: heap, stable, users"),
+        (("ls",), "{1}#../wasm_module", "no memory '../wasm_module': "),
+        (("ls",), "{1}#scratch", "no memory 'scratch': "),
         (("ls",), "{1}/stable_memory.bin#users", "no such file"),
         (("ls",), "{1}/wasm_memory.bin#users", "a dump is one memory, of no name"),
         (("ls",), "{0}x#users", "no canister"),

@@ -6,6 +6,7 @@ import pytest
 import wasmtime
 
 from perdure import RejectError, Subnet
+from perdure.errors import NoMemoryError
 
 EXTENSIONS = ("memories",)
 
@@ -83,6 +84,18 @@ def test_only_what_is_unused(canister):
     with pytest.raises(KeyError, match="users"):
         memory.drop()
     assert canister.update("f") == b""
+
+
+def test_a_name_that_there_is_not(canister):
+    with pytest.raises(NoMemoryError, match=r"^no memory 'user': did you mean 'users'[?]") as raised:
+        canister.memories["user"]
+    assert isinstance(raised.value, KeyError)
+    assert raised.value.error_code == "no-memory"
+    assert canister.memories.get("user") is None
+    empty = canister._subnet.create_canister()
+    with pytest.raises(NoMemoryError, match="has no code and so no memories") as raised:
+        _ = empty.memories
+    assert isinstance(raised.value, ValueError)
 
 
 def test_an_anchor_undoes_it(canister):

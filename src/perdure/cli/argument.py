@@ -20,11 +20,13 @@ else:
     _PathType = click.Path
 
 __all__ = [
+    "KEPT_EXTENSION",
     "MODULE",
     "InputFile",
     "argument_options",
     "asked",
     "encoded",
+    "extension_option",
     "given",
     "grouped",
     "hosts_with_ports",
@@ -56,6 +58,28 @@ def production_key_names(command: Callable[P, R]) -> Callable[P, R]:
     words = "Offer threshold keys as key_1, too. They are as public as all keys here."
     return click.option("--production-key-names", is_flag=True, help=words)(command)
 
+
+def extension_option(
+    words: str = "Allow what the network does not have.",
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a command `--extension`, whose names come as `extensions`, looked at before anything is opened."""
+
+    def checked(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            return names
+        from perdure.errors import ExtensionError
+        from perdure.ic.ic0_ext import checked_extensions
+
+        try:
+            return checked_extensions(names)
+        except ExtensionError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return click.option("--extension", "extensions", multiple=True, metavar="NAME", callback=checked, help=words)
+
+
+KEPT_EXTENSION: Final = "Allow what the network does not have, in this state directory from now on."
+"""Of commands that write what they open."""
 
 _MAGICS: Final = (b"\0asm", b"\x1f\x8b")
 _NO_MODULE: Final = {

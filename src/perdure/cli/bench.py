@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import click
 
+from perdure.cli.argument import extension_option
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import show_size
 
@@ -47,6 +48,7 @@ _USD_PER_TRILLION_CYCLES = 1.36
 @click.option(
     "--noise-threshold", type=float, default=2.0, metavar="PERCENT", help="Smaller changes are noise; 2 by default."
 )
+@extension_option()
 @click.option("--jobs", type=click.IntRange(1), help="How many run at once; by default as many as there are cores.")
 @click.option("--details", type=click.Path(dir_okay=False, path_type=Path), help="Write what else they took, as JSON.")
 @click.option("--show-details", is_flag=True, help="Print what else they took: pages, cycles, USD.")
@@ -72,6 +74,7 @@ def bench(
     no_runtime_integrity_check: bool,
     runtime_path: Path | None,
     noise_threshold: float,
+    extensions: tuple[str, ...],
     jobs: int | None,
     details: Path | None,
     show_details: bool,
@@ -98,7 +101,7 @@ def bench(
         config = _config()
         _build(config)
         before = _earlier(config.results_path)
-        benchmarks = _prepared(config)
+        benchmarks = _prepared(config, extensions)
         names = [name for name in benchmarks.names if pattern is None or pattern in name]
         outcomes = []
         for outcome in benchmarks.run(names, jobs=jobs or _cores(), with_details=wants_details):
@@ -169,7 +172,7 @@ def _earlier(path: str) -> Mapping[str, Bench]:
         raise BenchFailedError(text if text.startswith("canbench is at") else f"{path}: {text}") from error
 
 
-def _prepared(config: Config) -> Benchmarks:
+def _prepared(config: Config, extensions: tuple[str, ...]) -> Benchmarks:
     from perdure.errors import MalformedError, RejectError, UnsupportedError
     from perdure.measure.bench import BenchFailedError, Benchmarks, read_file
 
@@ -179,7 +182,7 @@ def _prepared(config: Config) -> Benchmarks:
         text = f"Couldn't read file at {config.wasm_path}. Are you sure the file exists?"
         raise BenchFailedError(text) from error
     try:
-        return Benchmarks(config, wasm)
+        return Benchmarks(config, wasm, extensions=extensions)
     except (MalformedError, UnsupportedError) as error:
         raise BenchFailedError(f"{config.wasm_path} is no module that can be run: {error}") from error
     except RejectError as error:

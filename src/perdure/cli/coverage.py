@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile
+from perdure.cli.argument import MODULE, InputFile, extension_option
 from perdure.cli.profile import opened, run_calls
 from perdure.cli.terminal import LAYOUT, printable
 
@@ -30,6 +30,7 @@ _ENDS = (".lcov", ".info", ".html", ".json", ".txt")
 @click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module.")
 @click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
 @click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
+@extension_option()
 @click.option("--add", "added", multiple=True, type=InputFile(), metavar="FILE.json", help="Add what has run earlier.")
 @click.option(
     "--source", "sources", multiple=True, type=click.Path(path_type=Path), help="Only files in this directory."
@@ -45,6 +46,7 @@ def coverage(
     upgrade: Path | None,
     upgrade_arg: str,
     ticks: int,
+    extensions: tuple[str, ...],
     added: tuple[Path, ...],
     sources: tuple[Path, ...],
     outputs: tuple[Path, ...],
@@ -76,7 +78,7 @@ def coverage(
     for path in added:
         found.add(_read(path))
     if source is not None:
-        with cover_everything() as seen, opened(source, init, with_install=False) as (subnet, canister, _):
+        with cover_everything() as seen, opened(source, init, extensions) as (subnet, canister, _):
             rejections += run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)
         found.add(seen)
     if not found.modules:

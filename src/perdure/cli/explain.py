@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE
+from perdure.cli.argument import MODULE, extension_option
 from perdure.cli.units import SIZE
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _COUNT = click.IntRange(0, 1 << 63)
 @click.argument("module", required=False, type=MODULE)
 @click.argument("call", required=False, metavar="[METHOD[=ARG]]")
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
+@extension_option()
 @click.option("--instructions", type=_COUNT, default=0, help="Of one call, where no METHOD is run for it.")
 @click.option("--argument-bytes", type=_COUNT, default=0, help="Of the call's argument.")
 @click.option("--reply-bytes", type=_COUNT, default=0, help="Of the reply, which a calling canister pays for.")
@@ -41,6 +42,7 @@ def explain_cost(
     module: Path | None,
     call: str | None,
     init: str,
+    extensions: tuple[str, ...],
     instructions: int,
     argument_bytes: int,
     reply_bytes: int,
@@ -76,20 +78,20 @@ def explain_cost(
         is_64=wasm64,
     )
     if module is not None:
-        load = _measured(load, module, call, init)
+        load = _measured(load, module, call, init, extensions)
     lines = explain(load)
     if not lines:
         raise click.UsageError("nothing to explain: name a module, --instructions, --storage or --compute-allocation")
     _tell(lines, rate, as_json=as_json, quiet=quiet)
 
 
-def _measured(load: Load, module: Path, call: str | None, init: str) -> Load:
+def _measured(load: Load, module: Path, call: str | None, init: str, extensions: tuple[str, ...]) -> Load:
     """A load with what a module and a call of it take."""
     from perdure.cli.run import call_method, encoded_call, install_module, known_service
     from perdure.execution.events import Ended, Trapped
     from perdure.subnet import Subnet
 
-    with Subnet() as subnet:
+    with Subnet(extensions=extensions) as subnet:
         canister = subnet.create_canister()
         with subnet.events() as stream:
             install_module(canister, module.read_bytes(), init)

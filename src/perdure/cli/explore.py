@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.cli.argument import extension_option
 from perdure.cli.canister.state import say
 from perdure.cli.serve import until_ended
 from perdure.units import counted
@@ -22,9 +23,10 @@ __all__ = ["explore"]
 @click.command()
 @click.argument("source")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="0, the default, is a free one.")
+@extension_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def explore(source: str, port: int, as_json: bool, quiet: bool) -> None:
+def explore(source: str, port: int, extensions: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Look at SOURCE in a browser: what its canisters keep, what calls would do.
 
     SOURCE is a state directory, the directory of a downloaded snapshot, or a dump of stable memory. It is only read:
@@ -39,7 +41,7 @@ def explore(source: str, port: int, as_json: bool, quiet: bool) -> None:
     from perdure.subnet import Subnet
 
     with ExitStack() as stack:
-        explorer = stack.enter_context(_opened(source))  # which a signal ends, however large it is
+        explorer = stack.enter_context(_opened(source, extensions))  # which a signal ends, however large it is
         ended = stack.enter_context(until_ended())
         subnet = explorer.subnet if explorer.subnet is not None else stack.enter_context(Subnet())
         stack.enter_context(server := Server(subnet, port=port, clock="virtual", pages=explorer))
@@ -53,7 +55,7 @@ def explore(source: str, port: int, as_json: bool, quiet: bool) -> None:
 
 
 @contextmanager
-def _opened(source: str) -> Iterator[Explorer]:
+def _opened(source: str, extensions: tuple[str, ...]) -> Iterator[Explorer]:
     """The pages over a source."""
     from perdure.explorer import Explorer
     from perdure.inspection.open import open_source
@@ -63,10 +65,10 @@ def _opened(source: str) -> Iterator[Explorer]:
     path = Path(source)
     with ExitStack() as stack:
         if (path / "checkpoint").is_file():
-            subnet = stack.enter_context(Subnet.read(path))
+            subnet = stack.enter_context(Subnet.read(path, extensions=extensions))
             explorer = Explorer(subnet, title=source, names=lambda: by_id(path))
         elif (path / "metadata.json").is_file():
-            explorer = Explorer(stack.enter_context(Subnet.open(path)), title=source)
+            explorer = Explorer(stack.enter_context(Subnet.open(path, extensions=extensions)), title=source)
         else:
             explorer = Explorer(None, memory=stack.enter_context(open_source(source)), title=source)
         stack.callback(explorer.close)

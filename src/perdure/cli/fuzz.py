@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile
+from perdure.cli.argument import MODULE, InputFile, extension_option
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, RejectError, UnsupportedError
 from perdure.ic.reject import ErrorCode
@@ -29,6 +29,7 @@ _STORY = Path("test_found.py")
 @click.argument("module", type=MODULE)
 @click.option("--init", default=None, metavar="(CANDID)", help="Argument of canister_init.")
 @click.option("-c", "--candid", type=InputFile(), help="The .did file, of a module that does not have it.")
+@extension_option()
 @click.option("--method", "pattern", default=".*", metavar="REGEX", help="Whole names of the methods that are called.")
 @click.option("--examples", type=click.IntRange(1), default=200, show_default=True, help="How many stories are tried.")
 @click.option("--steps", type=click.IntRange(1), default=30, show_default=True, help="How long the longest is.")
@@ -43,6 +44,7 @@ def fuzz(
     module: Path,
     init: str | None,
     candid: Path | None,
+    extensions: tuple[str, ...],
     pattern: str,
     examples: int,
     steps: int,
@@ -66,7 +68,7 @@ def fuzz(
         perdure fuzz ledger.wasm --init '(record { supply = 1_000 })' --examples 1000
     """  # noqa: D301 - click wants the backspace itself
     found = _fuzzed(module, init, pattern, upgrades=not no_upgrade, trap_is_fault=trap_is_fault)
-    found.machine.candid, found.machine.guided = candid, not no_guide
+    found.machine.candid, found.machine.guided, found.machine.extensions = candid, not no_guide, extensions
     _check(found.machine)
     error = _run(found.machine, examples, steps, seed)
     if error is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile
+from perdure.cli.argument import MODULE, InputFile, extension_option
 from perdure.cli.profile import opened, run_calls
 from perdure.cli.terminal import LAYOUT, printable
 
@@ -29,6 +29,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module.")
 @click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
 @click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
+@extension_option()
 @click.option("--history", is_flag=True, help="Of the messages that a state directory has kept, not of calls.")
 @click.option("--last", type=click.IntRange(1), metavar="N", help="With --history: of the newest so many.")
 @click.option("--memory", metavar="NAME", help="Draw this memory: stable, heap, or one of the canister's own.")
@@ -48,6 +49,7 @@ def heatmap(
     upgrade: Path | None,
     upgrade_arg: str,
     ticks: int,
+    extensions: tuple[str, ...],
     history: bool,
     last: int | None,
     memory: str | None,
@@ -83,7 +85,7 @@ def heatmap(
         heat = _of_history(source, last, messages, declared)
     else:
         with (
-            opened(source, init, with_install=False) as (subnet, canister, _),
+            opened(source, init, extensions) as (subnet, canister, _),
             subnet.heat(changed_bytes=True, heap_reads=heap_reads, newest=messages, schema=declared) as heat,
         ):
             rejections = run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import click
 
-from perdure.cli.argument import MODULE
+from perdure.cli.argument import MODULE, extension_option
 from perdure.cli.terminal import printable
 from perdure.errors import InvalidModuleError, MalformedError
-from perdure.ic.ic0_ext import checked_extensions
 from perdure.instrument import (
     REPLICA,
     SCHEDULES,
@@ -45,7 +44,7 @@ __all__ = ["decoded", "instrument", "without_wasi"]
 @click.option("--lower", "lowering", is_flag=True, help="Put what it uses of direct and memories into stable memory.")
 @click.option("--memory-id", "memory_ids", multiple=True, metavar="NAME=ID", help="With --lower: where a memory goes.")
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
-@click.option("--extension", "extensions", multiple=True, metavar="NAME", help="Allow what the network does not have.")
+@extension_option()
 @click.option("--stats", is_flag=True, help="Say what was done even when writing to a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -93,12 +92,11 @@ def instrument(
         encoded = encode(changed)
         facts = {"size_bytes": size_bytes, "written_bytes": len(encoded), **facts}
     else:
-        allowed = _checked(extensions)
-        validate_original(encode(original), multi_memory=has_own_memories(allowed))
-        _validate(original, allowed)
+        validate_original(encode(original), multi_memory=has_own_memories(extensions))
+        _validate(original, extensions)
         costs = None if schedule == "none" else schedule
         result = instrument_module(
-            original, Options(costs, not host_stable, True, not no_accounting, extensions=allowed)
+            original, Options(costs, not host_stable, True, not no_accounting, extensions=extensions)
         )
         encoded = encode(result.module)
         facts = _facts(original, result, size_bytes, len(encoded))
@@ -117,13 +115,6 @@ def decoded(path: Path) -> Module:
         return decode(path.read_bytes())
     except MalformedError as error:
         raise MalformedError(f"{path}: {error.message}", error.offset) from error
-
-
-def _checked(extensions: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return checked_extensions(extensions)
-    except ValueError as error:
-        raise click.UsageError(f"--extension: {error}") from error
 
 
 def _validate(module: Module, extensions: tuple[str, ...]) -> None:

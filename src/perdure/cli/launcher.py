@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perdure.cli.argument import production_key_names
+from perdure.cli.argument import KEPT_EXTENSION, extension_option, production_key_names
 from perdure.cli.canister.state import say
 from perdure.cli.serve import until_ended
 from perdure.errors import PerdureError, StorageError
@@ -42,6 +42,7 @@ _HOME: Final = Path(".perdure-networks")
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Serve NAME and all names below it, too.")
 @click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Another name of this server.")
 @click.option("--interface-version", default="1.1.0", help="Of the contract with icp.")
+@extension_option(KEPT_EXTENSION)
 @production_key_names
 @click.option("--reset", is_flag=True, help="Begin anew: what the network has kept so far goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -57,6 +58,7 @@ def network_launcher(
     domains: tuple[str, ...],
     allow_hosts: tuple[str, ...],
     interface_version: str,
+    extensions: tuple[str, ...],
     production_key_names: bool,
     reset: bool,
     as_json: bool,
@@ -86,7 +88,7 @@ def network_launcher(
     ports = [_port_of_last_time(status_dir), 0] if gateway_port is None else [gateway_port]
     with until_ended() as ended, ExitStack() as stack:
         state_dir.parent.mkdir(parents=True, exist_ok=True)
-        subnet = stack.enter_context(_opened(state_dir, production_key_names))
+        subnet = stack.enter_context(_opened(state_dir, extensions, production_key_names))
         provide(subnet)
         url = ""
         for port in ports:
@@ -108,12 +110,12 @@ def network_launcher(
         ended.wait()
 
 
-def _opened(state_dir: Path, production_key_names: bool) -> Subnet:
+def _opened(state_dir: Path, extensions: tuple[str, ...], production_key_names: bool) -> Subnet:
     from perdure.execution.config import SubnetConfig
     from perdure.subnet.subnet import Subnet
 
     config = SubnetConfig(production_key_names=production_key_names)
-    return Subnet(state_dir, config=config, changed_code="upgrade")
+    return Subnet(state_dir, config=config, changed_code="upgrade", extensions=extensions)
 
 
 def _check(name: str, interface_version: str) -> None:

@@ -11,11 +11,12 @@ import click
 
 from perdure.cli.argument import InputFile
 from perdure.cli.canister.state import State, canister_argument, common, say
+from perdure.errors import NoMemoryError
 from perdure.units import show_bytes
 
 if TYPE_CHECKING:
     from perdure.memory import Memory
-    from perdure.subnet import Canister, Subnet
+    from perdure.subnet import Canister
     from perdure.subnet.memories import LiveMemory
 
 __all__ = ["memory"]
@@ -30,8 +31,9 @@ _MAX_ID = 254
 def memory() -> None:
     """List, show, export, import and drop a canister's memories: heap, stable memory, and those of its own.
 
-    CANISTER is a name or an id of the project's .perdure directory, or of the one that --state names. NAME#ID is the
-    memory ID of the memory manager in the memory NAME: stable#5.
+    CANISTER is a name or an id of the project's .perdure directory, or of the one that --state names; what only reads
+    takes the directory of a snapshot, too, or a dump of stable memory. NAME#ID is the memory ID of the memory manager
+    in the memory NAME: stable#5.
 
     \b
     Example:
@@ -39,21 +41,20 @@ def memory() -> None:
     """  # noqa: D301 - click wants the backspace itself
 
 
-def _read(state: State, canister: str) -> tuple[Subnet, Canister]:
-    """A canister as it was last committed; the directory may be in use."""
-    from perdure.subnet import Subnet
-
+def _source(state: State, canister: str) -> str:
+    """What is read, in a word: a canister as it was last committed, whose directory may be in use, or a path."""
+    if Path(canister).exists():
+        return canister
     if not state.directory.exists():
         raise click.UsageError(f"no state in {state.directory}: `perdure canister install` begins one")
-    subnet = Subnet.read(state.directory)
-    return subnet, state.find(subnet, canister)
+    return f"{state.directory}:{canister}"
 
 
 def _find(canister: Canister, name: str) -> LiveMemory:
-    memories = canister.memories
-    if name not in memories:
-        raise click.UsageError(f"no memory {name!r:.80}, there is {', '.join(memories)}")
-    return memories[name]
+    try:
+        return canister.memories[name]
+    except NoMemoryError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _within(memory: Memory, name: str, *, create: bool = False) -> Memory:
@@ -82,16 +83,11 @@ def _opened(state: State, source: str, name: str) -> Iterator[Memory]:
     """The memory NAME of a canister, of a snapshot, or of a dump, which has stable memory alone."""
     from perdure.inspection.open import open_source
 
-    if Path(source).exists():
-        whole = name.partition("#")[0]
-        if whole != "stable" and not Path(source).is_dir():
-            raise click.UsageError(f"no memory {name!r:.80}, a dump has stable and stable#ID")
-        with open_source(source if whole == "stable" else f"{source}#{whole}") as opened:
-            yield _within(opened.memory, name)
-        return
-    subnet, found = _read(state, source)
-    with subnet:
-        yield _within(_find(found, name.partition("#")[0]), name)
+    found, whole = _source(state, source), name.partition("#")[0]
+    if whole != "stable" and Path(found).is_file():
+        raise click.UsageError(f"no memory {name!r:.80}, a dump has stable and stable#ID")
+    with open_source(found if whole == "stable" else f"{found}#{whole}") as opened:
+        yield _within(opened.memory, name)
 
 
 @memory.command()
@@ -100,28 +96,22 @@ def _opened(state: State, source: str, name: str) -> Iterator[Memory]:
 def ls(state: State, canister: str, as_json: bool, quiet: bool) -> None:
     """List the memories of CANISTER: how long they stay, how wide, how large, and whether its code uses them.
 
+    CANISTER may also be the directory of a snapshot, or a file with a stable memory.
+
     \b
     Example:
         perdure memory ls ledger
+        perdure memory ls snapshots/ledger
     """  # noqa: D301
-    subnet, found = _read(state, canister)
-    with subnet:
-        rows = [
-            {
-                "memory": name,
-                "lifetime": one.lifetime,
-                "address_bits": one.kind.address_bits,
-                "state": one.state,
-                "size_bytes": one.size() << 16,
-            }
-            for name, one in found.memories.items()
-        ]
+    from perdure.inspection.memories import memories_of
+
+    rows = memories_of(_source(state, canister))
     lines = [
-        f"{row['memory']:<20} {row['lifetime']:<8} {row['address_bits']}-bit  {row['state']:<10} "
-        f"{show_bytes(int(str(row['size_bytes'])))}"
+        f"{row.memory:<20} {row.lifetime:<8} {row.address_bits or ' ?'}-bit  {row.state:<10} "
+        f"{show_bytes(row.size_bytes)}"
         for row in rows
     ]
-    say(as_json, quiet, {"memories": rows}, "\n".join(lines))
+    say(as_json, quiet, {"memories": [row._asdict() for row in rows]}, "\n".join(lines))
 
 
 @memory.command()

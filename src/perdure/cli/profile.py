@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile
+from perdure.cli.argument import MODULE, InputFile, extension_option
 from perdure.cli.run import argument_of, call_method, install_module, known_service
 from perdure.cli.terminal import LAYOUT, printable
 
@@ -34,6 +34,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module, profiled.")
 @click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
 @click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
+@extension_option()
 @click.option("--rows", type=click.IntRange(1), default=30, show_default=True, help="How many functions are printed.")
 @click.option("-o", "--output", "outputs", multiple=True, type=_OUT, help="Write .svg, .json, .pb.gz, .folded or .txt.")
 @click.option("--against", type=_FILE, metavar="FILE.folded", help="Print what has changed since this profile.")
@@ -47,6 +48,7 @@ def profile(
     upgrade: Path | None,
     upgrade_arg: str,
     ticks: int,
+    extensions: tuple[str, ...],
     rows: int,
     outputs: tuple[Path, ...],
     against: Path | None,
@@ -69,7 +71,7 @@ def profile(
     for output in outputs:
         check_end(output)
     before = _earlier(against)
-    with opened(source, init, with_install=with_install) as (subnet, canister, paths):
+    with opened(source, init, extensions, with_install=with_install) as (subnet, canister, paths):
         with subnet.profile() as found:
             rejections = run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)
         paths.add(found)
@@ -86,7 +88,9 @@ def profile(
 
 
 @contextmanager
-def opened(source: str, init: str, *, with_install: bool) -> Iterator[tuple[Subnet, Canister, Profile]]:
+def opened(
+    source: str, init: str, extensions: Sequence[str], *, with_install: bool = False
+) -> Iterator[tuple[Subnet, Canister, Profile]]:
     """The canister to be called, and a profile of its installing where that was asked for."""
     from perdure.inspection.canister import open_canister
     from perdure.measure.profile import Profile
@@ -96,13 +100,13 @@ def opened(source: str, init: str, *, with_install: bool) -> Iterator[tuple[Subn
     if not Path(source).exists() or Path(source).is_dir():
         if init or with_install:
             raise click.UsageError("--init is for a module" if init else "--with-install is for a module")
-        with open_canister(source) as canister:
+        with open_canister(source, extensions=extensions) as canister:
             subnet = canister._subnet
             assert isinstance(subnet, Subnet)
             yield subnet, canister, paths
         return
     code = MODULE.convert(source, None, None).read_bytes()
-    with Subnet() as subnet:
+    with Subnet(extensions=extensions) as subnet:
         canister = subnet.create_canister()
         if with_install:
             with subnet.profile() as found:

@@ -13,6 +13,7 @@ from perdure.cli.argument import (
     InputFile,
     asked,
     encoded,
+    extension_option,
     grouped,
     methods_of,
     named_file,
@@ -48,7 +49,7 @@ class _Result(NamedTuple):
 @click.option("-c", "--candid", type=InputFile(), help="The .did file, of a module that does not have it.")
 @click.option("--wasi", is_flag=True, help="The module is for WASI: replace what it imports.")
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
-@click.option("--extension", "extensions", multiple=True, metavar="NAME", help="Allow what the network does not have.")
+@extension_option()
 @production_key_names
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -110,10 +111,7 @@ def _subnet(extensions: tuple[str, ...], production_key_names: bool) -> Subnet:
     from perdure.execution.config import SubnetConfig
     from perdure.subnet import Subnet
 
-    try:
-        return Subnet(extensions=extensions, config=SubnetConfig(production_key_names=production_key_names))
-    except ValueError as error:
-        raise click.UsageError(f"--extension: {error}") from error
+    return Subnet(extensions=extensions, config=SubnetConfig(production_key_names=production_key_names))
 
 
 def install_module(canister: Canister, code: bytes | Path, init: str, candid: Path | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import hosts_with_ports, production_key_names
+from perdure.cli.argument import KEPT_EXTENSION, extension_option, hosts_with_ports, production_key_names
 from perdure.cli.canister.state import State, common, say
 from perdure.units import counted
 
@@ -43,6 +43,7 @@ __all__ = ["serve", "until_ended"]
     callback=hosts_with_ports,
     help="Let HTTPS outcalls reach this host; may be given again. Without it they reach none.",
 )
+@extension_option(KEPT_EXTENSION)
 @production_key_names
 @common
 def serve(
@@ -53,6 +54,7 @@ def serve(
     allow_hosts: tuple[str, ...],
     clock: str,
     outcall_hosts: tuple[str, ...],
+    extensions: tuple[str, ...],
     production_key_names: bool,
     as_json: bool,
     quiet: bool,
@@ -73,20 +75,16 @@ def serve(
     from perdure.storage.names import by_id
 
     real_or_not: Clock = "virtual" if clock == "virtual" else "real"
-    opened = state.open(create=True, changed_code="upgrade", production_key_names=production_key_names)
+    opened = state.open(
+        create=True, changed_code="upgrade", extensions=extensions, production_key_names=production_key_names
+    )
     with until_ended() as ended, opened as subnet, ExitStack() as stack:
         pages = Explorer(subnet, title=str(state.directory), names=lambda: by_id(state.directory))
         stack.callback(pages.close)
         subnet.outcalls.allow_hosts(*outcall_hosts)
         try:
             server = Server(
-                subnet,
-                port=port,
-                bind=bind,
-                clock=real_or_not,
-                domains=domains,
-                allow_hosts=allow_hosts,
-                pages=pages,
+                subnet, port=port, bind=bind, clock=real_or_not, domains=domains, allow_hosts=allow_hosts, pages=pages
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile, argument_options, given
+from perdure.cli.argument import MODULE, InputFile, argument_options, extension_option, given
 from perdure.cli.progress import waiting
 from perdure.cli.terminal import printable
 
@@ -35,6 +36,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--all", "decode_all", is_flag=True, help="Decode every value that a schema declares, not a sample.")
 @click.option("--wasm-memory-persistence", type=click.Choice(["keep", "replace"]), help="What becomes of the heap.")
 @click.option("--skip-pre-upgrade", is_flag=True, help="Do not run the old code's pre-upgrade hook.")
+@extension_option()
 @click.option("--seed", type=int, default=0, help="Of arguments and samples that are drawn.")
 @click.option(
     "--time-limit", type=float, metavar="SECONDS", help="Of the hooks; else they go on to the network's limit."
@@ -60,6 +62,7 @@ def upgrade_check(
     decode_all: bool,
     wasm_memory_persistence: str | None,
     skip_pre_upgrade: bool,
+    extensions: tuple[str, ...],
     seed: int,
     time_limit: float | None,
     html: Path | None,
@@ -80,30 +83,37 @@ def upgrade_check(
     from perdure.upgrade import check
 
     _check_places(source, new, html, junit)
-    try:
-        with waiting(f"checking {printable(source)}", quiet):
-            report = check(
-                source,
-                new,
-                _argument(args, args_file, args_format),
-                schema=schema,
-                old_schema=old_schema,
-                candid=_text_of(candid),
-                old_candid=_text_of(old_candid),
-                replay=replay,
-                volatile=volatile,
-                require_way_back=require_way_back,
-                decode_all=decode_all,
-                wasm_memory_persistence=wasm_memory_persistence,
-                skip_pre_upgrade=skip_pre_upgrade,
-                seed=seed,
-                time_limit=time_limit,
-                tell=_quiet if quiet else _tell,
-            )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    with _bad_usage(), waiting(f"checking {printable(source)}", quiet):
+        report = check(
+            source,
+            new,
+            _argument(args, args_file, args_format),
+            schema=schema,
+            old_schema=old_schema,
+            candid=_text_of(candid),
+            old_candid=_text_of(old_candid),
+            replay=replay,
+            volatile=volatile,
+            require_way_back=require_way_back,
+            decode_all=decode_all,
+            wasm_memory_persistence=wasm_memory_persistence,
+            skip_pre_upgrade=skip_pre_upgrade,
+            extensions=extensions,
+            seed=seed,
+            time_limit=time_limit,
+            tell=_quiet if quiet else _tell,
+        )
     _write_reports(report, html, junit, show_values)
     return _told(report, as_json, quiet)
+
+
+@contextmanager
+def _bad_usage() -> Iterator[None]:
+    """What an argument of the check is not is bad usage of the command."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _write_reports(report: Report, html: Path | None, junit: Path | None, values: bool) -> None:

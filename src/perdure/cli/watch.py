@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, final
 
 import click
 
-from perdure.cli.argument import InputFile, argument_options, given, grouped
+from perdure.cli.argument import KEPT_EXTENSION, InputFile, argument_options, extension_option, given, grouped
 from perdure.cli.canister.code import How, install_one, module_of
 from perdure.cli.canister.state import State, canister_argument, common
 from perdure.cli.terminal import LAYOUT, printable
@@ -27,6 +27,7 @@ _SUFFIXES: Final = (".wasm.gz", ".wasm")
 @argument_options
 @click.option("--reinstall", is_flag=True, help="Begin anew each time: all memory is lost. By default it is upgraded.")
 @click.option("--anyway", is_flag=True, help="Upgrade also where the rehearsal says that it breaks something.")
+@extension_option(KEPT_EXTENSION)
 @click.option("--interval", type=click.FloatRange(0.05, 3600), default=0.5, metavar="SECONDS", help="Between looks.")
 @common
 def watch(
@@ -39,6 +40,7 @@ def watch(
     args_format: str,
     reinstall: bool,
     anyway: bool,
+    extensions: tuple[str, ...],
     interval: float,
     as_json: bool,
     quiet: bool,
@@ -64,7 +66,7 @@ def watch(
         wasm = Path(canister)
         canister = next(wasm.name.removesuffix(suffix) for suffix in _SUFFIXES if canister.endswith(suffix))
     argument = given(args, args_file, args_format)
-    job = _Job(state, canister, wasm, candid, argument, "reinstall" if reinstall else "auto", anyway)
+    job = _Job(state, canister, wasm, candid, argument, "reinstall" if reinstall else "auto", anyway, extensions)
     _follow(job, interval, _Teller(canister, as_json=as_json, quiet=quiet))
 
 
@@ -76,6 +78,7 @@ class _Job(NamedTuple):
     argument: str | bytes | None
     mode: str
     anyway: bool
+    extensions: tuple[str, ...]
 
     def module(self) -> Path | None:
         """The file to look at; `None`: there is none yet."""
@@ -141,7 +144,7 @@ def _take(job: _Job, module: Path, digest: bytes, tell: _Teller) -> bool:
     """Rehearse and do one upgrade, or install; whether that is settled, or to be tried again."""
     verdict = ""
     try:
-        with job.state.open(create=True) as subnet:
+        with job.state.open(create=True, extensions=job.extensions) as subnet:
             if job.mode == "auto" and job.state.id_of(job.name) is not None:
                 target = job.state.find(subnet, job.name)
                 if target.module is not None:

@@ -26,7 +26,7 @@ from perdure.canister import (
     Return,
     Trap,
 )
-from perdure.errors import InternalError, MalformedError, UnsupportedError
+from perdure.errors import InternalError, MalformedError, NoMemoryError, UnsupportedError
 from perdure.execution.declared import SCHEMA, refuse_declared
 from perdure.execution.effects import (
     check_hook,
@@ -453,11 +453,12 @@ def drop_memory(world: World, canister: CanisterState, name: str) -> None:
     """Take away a memory that the canister's code does not name any more, and all that is in it.
 
     Raises:
-        KeyError: it has no such memory.
+        NoMemoryError: it has no such memory.
         ValueError: its code has it.
     """
     if name not in canister.own_memories and name not in MEMORY_KINDS:
-        raise KeyError(f"no memory {name!r}, there is {', '.join(canister.own_memories) or 'none of its own'}")
+        known = ", ".join(canister.own_memories) or "none of its own"
+        raise NoMemoryError(f"no memory {name!r}, there is {known}").coded("no-memory")
     if canister.module is not None and name in canister.module.memories:
         raise ValueError(f"memory {name!r} is used: upgrade to a module that does not name it, then drop it")
     instance = clean_instance(canister)

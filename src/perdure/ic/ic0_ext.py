@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from perdure.errors import ExtensionError
 from perdure.ic.ic0 import START_CONTEXTS, ByteCharge, SystemFunction
 
 __all__ = [
@@ -40,15 +41,16 @@ def checked_extensions(names: Iterable[str], kept: Iterable[str] = ()) -> tuple[
     """Names of extensions and those that are on already, sorted, each once.
 
     Raises:
-        ValueError: there is none of a name, or two of them are two answers to one question.
+        ExtensionError: there is none of a name, or two of them are two answers to one question.
     """
     found = {names} if isinstance(names, str) else set(names)
     if unknown := found - EXTENSIONS.keys():
-        raise ValueError(f"no extension is named {sorted(unknown)[0]!r}: there are {', '.join(EXTENSIONS)}")
+        name = min(unknown)
+        raise ExtensionError(f"no extension is named {name!r:.80}: there are {', '.join(EXTENSIONS)}")
     found |= set(kept)
     policies = sorted(name for name in found if name.startswith("memories"))
     if len(policies) > 1:
-        raise ValueError(f"extensions {' and '.join(policies)}: modules have their memories by one policy")
+        raise ExtensionError(f"extensions {' and '.join(policies)}: modules have their memories by one policy")
     return tuple(sorted(found))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,21 +15,25 @@ __all__ = ["open_canister"]
 
 
 @contextmanager
-def open_canister(source: str, canister_id: Principal | None = None) -> Iterator[Canister]:
+def open_canister(
+    source: str, canister_id: Principal | None = None, *, extensions: Sequence[str] = ()
+) -> Iterator[Canister]:
     """The canister of a source, on a subnet in memory: the source is only read.
 
     Args:
         source: ``STATE_DIR:CANISTER``, or the directory of a snapshot.
         canister_id: of a snapshot's canister, which does not say it.
+        extensions: what it may use beyond the network's rules, and beyond what its state directory says.
 
     Raises:
         StorageError: there is no such thing, or it has no module.
+        ValueError: the extensions do not go with those of its state directory.
     """
     path = Path(source)
     if path.is_dir():
         if not (path / "metadata.json").exists():
             raise StorageError(f"no snapshot: name a canister of a state directory as {path}:CANISTER", path)
-        subnet = Subnet.open(path, canister_id=canister_id)
+        subnet = Subnet.open(path, canister_id=canister_id, extensions=extensions)
         with subnet:
             yield subnet.canisters[0]
         return
@@ -41,7 +45,7 @@ def open_canister(source: str, canister_id: Principal | None = None) -> Iterator
         raise StorageError(f"a memory does not run, its canister does: {place}", source)
     if not colon or not (Path(directory) / "checkpoint").exists():
         raise StorageError("no such snapshot or state directory", source)
-    with Subnet.read(directory) as subnet:
+    with Subnet.read(directory, extensions=extensions) as subnet:
         yield _named(subnet, Path(directory), name)
 
 

@@ -8,7 +8,7 @@ runs on the memory as it is, then the buckets slide, then start and post_upgrade
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -71,6 +71,7 @@ def compact(
     arg: Any = None,
     keep_heap: bool = False,
     canister_id: Principal | None = None,
+    extensions: Sequence[str] = (),
 ) -> Outcome:
     """Write what `source` has without its holes and without some memories; the source is only read.
 
@@ -83,6 +84,7 @@ def compact(
         arg: of post_upgrade.
         keep_heap: leave the heap as it is: the code is to be upgraded before it is run, without its pre_upgrade.
         canister_id: of a snapshot's canister, which does not say it.
+        extensions: what that may use beyond the network's rules.
 
     Raises:
         StorageError: there is no such source, the output exists or cannot be written.
@@ -96,7 +98,7 @@ def compact(
         raise StorageError("no such directory", output.parent)
     if _is_dump(source):
         return _compact_dump(source, output, drop, schema)
-    with open_canister(source, canister_id) as canister:
+    with open_canister(source, canister_id, extensions=extensions) as canister:
         return _compact_canister(canister, output, drop, schema, arg, keep_heap)
 
 
@@ -123,7 +125,7 @@ def _compact_canister(
     gathered(canister).commit()
     with _beside(output) as place:
         outcome = _write(canister, place, drop, schema, "renewed")
-        with Subnet.open(place, canister_id=canister.id, controllers=_controllers(canister)) as subnet:
+        with _opened(place, canister) as subnet:
             (renewed,) = subnet.canisters
             try:
                 renewed.upgrade(module.wasm, arg, skip_pre_upgrade=True)
@@ -132,6 +134,12 @@ def _compact_canister(
                 raise RejectError(error.code, error.error_code, advice + error.message, error.backtrace) from error
             renewed.write_snapshot(output)
     return outcome
+
+
+def _opened(place: Path, canister: Canister) -> Subnet:
+    """A snapshot of a canister, on a subnet whose rules are those of its own."""
+    controllers, extensions = _controllers(canister), canister._subnet.extensions
+    return Subnet.open(place, canister_id=canister.id, controllers=controllers, extensions=extensions)
 
 
 @contextmanager

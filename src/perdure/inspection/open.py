@@ -31,6 +31,7 @@ from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Extent, Layer, Source
 from perdure.inspection.variables import Variables
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
+from perdure.units import meant
 
 if TYPE_CHECKING:
     from perdure.values.motoko_state import MotokoState
@@ -127,7 +128,8 @@ def _open_own(path: Path, memory: str) -> Source:
     names = snapshot.own_memories.keys()
     snapshot.close()
     if memory != "heap" and memory not in names:
-        raise StorageError(f"no memory {memory!r:.80} in it, found {', '.join(['heap', 'stable', *names])}", path)
+        known = ["heap", "stable", *names]
+        raise StorageError(f"no memory {memory!r:.80}: {meant(memory, known)}", path).coded("no-memory")
     name = path / ("wasm_memory.bin" if memory == "heap" else f"memories/{memory}.bin")
     label = f"{path}#{memory}"
     labels = MappingProxyType(ModuleLabels(lambda: _module(path / MODULE_FILE)))

@@ -15,6 +15,7 @@ from perdure.inspection.source import Layer, Source
 from perdure.storage import DurableImage, StateDirectory, TemporaryImage
 from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
+from perdure.units import meant
 
 __all__ = ["canister_id_of", "memory_of", "open_canister", "source_of_image"]
 
@@ -38,7 +39,7 @@ def open_canister(path: Path, canister: str) -> Source:
         canister_id = found.raw_bytes
         names = directory.canisters[canister_id].memories
         if name not in names and name != "stable":
-            raise StorageError(f"{found} has no memory {name!r:.80}, found {', '.join(names) or 'none'}", path)
+            raise StorageError(f"{found} has no memory {name!r:.80}: {meant(name, names)}", path).coded("no-memory")
         source = source_of_image(f"{path}:{canister}", directory.image(canister_id, name))
     except BaseException:
         directory.close()

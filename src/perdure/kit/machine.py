@@ -82,6 +82,7 @@ class CanisterMachine(RuleBasedStateMachine):
         candid: the interface, as `Canister.actor` takes it; by default what the module says of itself.
         upgrade_to: a module, or its path; if given, upgrades happen between calls.
         upgrade_arg: what they are given.
+        extensions: what canisters may use beyond the network's rules, as for `Subnet`.
         guided: whether calls that ran new code are tried again, in part and in order; see `perdure.kit.guide`.
         found_in: the directory in which a failing story is written as a test; `None`: nowhere.
     """
@@ -96,6 +97,7 @@ class CanisterMachine(RuleBasedStateMachine):
     candid: ClassVar[str | Path | None] = None
     upgrade_to: ClassVar[Any] = None
     upgrade_arg: ClassVar[Any] = None
+    extensions: ClassVar[Sequence[str]] = ()
     guided: ClassVar[bool] = False
     found_in: ClassVar[Path | None] = Path(".hypothesis") / "perdure"
 
@@ -116,7 +118,7 @@ class CanisterMachine(RuleBasedStateMachine):
     def prepared(cls) -> tuple[Subnet, Principal]:
         """What every example begins from, and the canister in it: made once."""
         if cls not in cls._prepared:
-            subnet = Subnet()
+            subnet = Subnet(extensions=cls.extensions)
             cls._prepared[cls] = subnet, cls.install(subnet).id
         return cls._prepared[cls]
 
@@ -244,9 +246,10 @@ class CanisterMachine(RuleBasedStateMachine):
             body = [f"machine = {name}()", *(one.again for one in self.steps), "machine.check()"]
             return "\n".join([told, *imports, test, *(f"    {line}" for line in body), ""])
         imports = ["from contextlib import suppress\n", "from perdure import Principal, RejectError, Subnet"]
+        allowed = f"extensions={tuple(self.extensions)!r}" if self.extensions else ""
         body = [*head, *(_doing(one, self.allowed) for one in self.steps)]
         return "\n".join(
-            [told, *imports, test, "    with Subnet() as subnet:", *(f"        {line}" for line in body), ""]
+            [told, *imports, test, f"    with Subnet({allowed}) as subnet:", *(f"        {line}" for line in body), ""]
         )
 
 

@@ -83,6 +83,7 @@ class Benchmarks:
     Args:
         config: what the canister is made of.
         wasm: the module.
+        extensions: what it may use beyond the network's rules.
 
     Raises:
         BenchFailedError: a file that the configuration names cannot be read, or is none.
@@ -90,11 +91,11 @@ class Benchmarks:
         MalformedError: it is no module.
     """
 
-    def __init__(self, config: Config, wasm: bytes) -> None:
+    def __init__(self, config: Config, wasm: bytes, *, extensions: Sequence[str] = ()) -> None:
         self.names = _names(wasm)
         stable = _content(config.stable_memory, "stable memory") if config.stable_memory is not None else None
         variables = _variables(config.env_vars) if config.env_vars is not None else None
-        self.subnet = Subnet(config=SubnetConfig.benchmarking())
+        self.subnet = Subnet(config=SubnetConfig.benchmarking(), extensions=extensions)
         self.canister = self.subnet.create_canister(canister_id=_ID, cycles=_CYCLES)
         if variables is not None:
             self.canister.update_settings(environment_variables=variables)

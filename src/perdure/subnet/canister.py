@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Final, final
 
@@ -74,7 +75,7 @@ class Home(Core, ABC):
         """See `perdure.subnet.Subnet`."""
 
     @abstractmethod
-    def fork(self) -> Home:
+    def fork(self, *, extensions: Iterable[str] = ()) -> Home:
         """See `perdure.subnet.Subnet`."""
 
     @abstractmethod

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, final
 
 from perdure.canister import Image, Lifetime, MemoryKind, PageDelta, Return
+from perdure.errors import NoMemoryError
 from perdure.execution.execute import growth_limits
 from perdure.execution.state import CanisterState
 from perdure.execution.world import World
@@ -16,8 +17,9 @@ from perdure.storage import Origin
 from perdure.subnet.doors import door
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.residency import ResidentInstance
+from perdure.units import meant
 
-__all__ = ["ImageMemory", "LiveMemory", "MemoryState", "StoredContent", "as_they_stand"]
+__all__ = ["ImageMemory", "LiveMemory", "MemoriesByName", "MemoryState", "StoredContent", "as_they_stand"]
 
 MemoryState = Literal["used", "deprecated", "unused"]
 """What a canister's code does with a memory."""
@@ -180,7 +182,7 @@ class LiveMemory:
             return named, "deprecated" if named.is_read_only else "used"
         known = state.own_memories.get(name)
         if known is None:
-            raise KeyError(f"no memory {name!r} any more")
+            raise NoMemoryError(f"no memory {name!r} any more")
         return MemoryKind(name, known.lifetime, known.address_bits), "unused"
 
     def drop(self) -> None:
@@ -278,3 +280,11 @@ class LiveMemory:
 
     def _commit(self, delta: PageDelta) -> None:
         self._owner._write(self._name, delta)
+
+
+@final
+class MemoriesByName(dict[str, LiveMemory]):
+    """The memories of a canister; of another name, an error says which was meant."""
+
+    def __missing__(self, name: str) -> LiveMemory:
+        raise NoMemoryError(f"no memory {name!r:.80}: {meant(str(name), self)}").coded("no-memory")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from perdure.candid.types import Value
 from perdure.canister import CanisterModule, GlobalValue, PageDelta, StateDelta
+from perdure.errors import NoMemoryError
 from perdure.execution.effects import commit
 from perdure.execution.execute import clean_instance
 from perdure.execution.lifecycle import drop_memory
@@ -17,7 +18,7 @@ from perdure.subnet.doors import door
 from perdure.subnet.gate import Gate, alone, at_rest
 from perdure.subnet.last import LastEntry, last_entry
 from perdure.subnet.management import Status, status_of, status_record
-from perdure.subnet.memories import LiveMemory, as_they_stand
+from perdure.subnet.memories import LiveMemory, MemoriesByName, as_they_stand
 from perdure.subnet.residency import ResidentInstance
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Seen:
     def _instance(self) -> ResidentInstance:
         instance = self._state.instance
         if not isinstance(instance, ResidentInstance):
-            raise ValueError(f"canister {self.id} has no code and so no memories")
+            raise NoMemoryError(f"canister {self.id} has no code and so no memories").coded("no-memory")
         return instance
 
     def _recover(self) -> None:
@@ -95,7 +96,7 @@ class Seen:
     @at_rest
     def memories(self) -> Mapping[str, LiveMemory]:
         """All memories by name, ``heap`` and ``stable`` among them."""
-        return {name: self._memory(name) for name in self._instance.memories}
+        return MemoriesByName((name, self._memory(name)) for name in self._instance.memories)
 
     @alone
     def _drop_memory(self, name: str) -> None:

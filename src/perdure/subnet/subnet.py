@@ -210,6 +210,7 @@ class Subnet(Home):
         config: SubnetConfig | None = None,
         compiler: Compiler | None = None,
         code: HasModule | type[object] | Iterable[HasModule | type[object]] = (),
+        extensions: Iterable[str] = (),
     ) -> Subnet:
         """A subnet in memory in the state of a state directory, which is only read, and may be in use.
 
@@ -219,16 +220,21 @@ class Subnet(Home):
             compiler: as in `Subnet`.
             code: the classes of canisters in Python that the directory may hold, in any number of versions. A canister
                 whose version is not here can be read, and upgraded in this copy.
+            extensions: what canisters may use in this copy beyond what they may there.
 
         Raises:
             StorageError: it is none, cannot be read, or a checkpoint is being made.
+            ValueError: there is no such extension, or it does not go with those of the directory.
         """
+        wanted = _wanted(extensions, path)
         made = cls(config=config, compiler=compiler, code=code, changed_code="keep")
         memory = made._host
         assert isinstance(memory, MemoryHost)
         directory = StateDirectory.open(path, read_only=True, records=RECORDS, store=memory.store)
         host = DurableHost(directory, memory._compile_code, memory.residents)
-        made._world = copy_world(host.restore(config or SubnetConfig(), b""), host.fork(made._gate))
+        forked = host.fork(made._gate)
+        forked.extensions = checked_extensions(wanted, forked.extensions)
+        made._world = copy_world(host.restore(config or SubnetConfig(), b""), forked)
         identify(made._world)
         made._read_host = host
         made._lease = weakref.finalize(made, directory.close)  # an owner makes no checkpoint meanwhile

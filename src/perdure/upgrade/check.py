@@ -39,6 +39,7 @@ class CheckOptions(TypedDict, total=False):
         volatile: methods, and ``.fields`` of replies, that are not compared.
         require_way_back: whether it is breaking that the old module does not work on the upgraded data.
         decode_all: decode every value that a schema declares, not a sample of 1,000 of each structure.
+        extensions: what the new version may use beyond what the canister may; a snapshot does not say that of itself.
         seed: of everything that is drawn.
         time_limit: in seconds, for the hooks; by default they are waited for to the network's limit.
         tell: told what is waited for.
@@ -56,6 +57,7 @@ class CheckOptions(TypedDict, total=False):
     volatile: Sequence[str]
     require_way_back: bool
     decode_all: bool
+    extensions: Sequence[str]
     seed: int
     time_limit: float | None
     tell: Callable[[str], None]
@@ -109,6 +111,8 @@ def check_canister(canister: Canister, new: object, arg: object = None, **option
         seed=options.get("seed", 0),
         patience=_patience(options),
     )
+    if extensions := options.get("extensions", ()):
+        canister = canister._subnet.fork(extensions=extensions).canister(canister.id)
     return judge(rehearse(canister, new, chosen), title)
 
 
@@ -121,7 +125,7 @@ def check(
     """
     if isinstance(source, Canister):
         return check_canister(source, new, arg, **options)
-    with open_canister(os.fspath(source)) as canister:
+    with open_canister(os.fspath(source), extensions=options.get("extensions", ())) as canister:
         options.setdefault("title", os.fspath(source))
         return check_canister(canister, new, arg, **options)
 

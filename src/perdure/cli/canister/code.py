@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile, argument_options, asked, given, grouped
+from perdure.cli.argument import MODULE, InputFile, argument_options, asked, extension_option, given, grouped
 from perdure.cli.canister.settings import amounts
 from perdure.cli.canister.state import State, canister_arguments, common, principal_of, say
 from perdure.cli.progress import waiting
@@ -160,12 +160,8 @@ def _create(
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a reinstallation.")
 @click.option("--check/--no-check", default=True, help="Rehearse an upgrade first, and say what is found.")
 @click.option("--upgrade-unchanged", is_flag=True, expose_value=False, hidden=True)  # dfx's; here it always does
-@click.option(
-    "--extension",
-    "extensions",
-    multiple=True,
-    metavar="NAME",
-    help="Rules beyond the network's, for this state directory from now on: schema refuses what stable.yaml rules out.",
+@extension_option(
+    "Rules beyond the network's, for this state directory from now on: schema refuses what stable.yaml rules out."
 )
 @common
 def install(

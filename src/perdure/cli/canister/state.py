@@ -103,19 +103,13 @@ class State:
         from perdure.execution.config import SubnetConfig
         from perdure.subnet import Subnet
 
-        try:
-            opened = Subnet(
-                self.directory,
-                config=SubnetConfig(production_key_names=production_key_names),
-                changed_code=changed_code,
-                extensions=extensions,
-                trust_owner=self.trust_owner,
-            )
-        except ValueError as error:  # there is no such extension, or it does not go with those of the directory
-            if not extensions:
-                raise
-            raise click.UsageError(str(error)) from error
-        with opened as subnet:
+        with Subnet(
+            self.directory,
+            config=SubnetConfig(production_key_names=production_key_names),
+            changed_code=changed_code,
+            extensions=extensions,
+            trust_owner=self.trust_owner,
+        ) as subnet:
             yield subnet
 
     @functools.cached_property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
-from perdure.cli.argument import argument_options, given
+from perdure.cli.argument import argument_options, extension_option, given
 from perdure.cli.stable.show import print_json, show_size
 from perdure.cli.stable.source import load_declared, options
 from perdure.cli.terminal import printable
@@ -35,7 +35,7 @@ def _common(command: Callable[P, R]) -> Callable[P, R]:
         help="Do not make the heap anew: upgrade, without pre_upgrade, before you start it.",
     )
     canister = click.option("--canister-id", help="Of a snapshot's canister, which does not say it.")
-    return output(keep(canister(argument_options(options(command)))))
+    return output(keep(canister(extension_option()(argument_options(options(command))))))
 
 
 @click.command()
@@ -50,6 +50,7 @@ def drop(
     output: Path,
     keep_heap: bool,
     canister_id: str | None,
+    extensions: tuple[str, ...],
     args: str | None,
     args_file: Path | None,
     args_format: str,
@@ -70,9 +71,16 @@ def drop(
 
     schema = load_declared(schema_path)
     arg = _argument(args, args_file, args_format)
-    used = [] if no_check else _in_use(source)
+    used = [] if no_check else _in_use(source, extensions)
     outcome = write(
-        source, output, drop=names, schema=schema, arg=arg, keep_heap=keep_heap, canister_id=_id(canister_id)
+        source,
+        output,
+        drop=names,
+        schema=schema,
+        arg=arg,
+        keep_heap=keep_heap,
+        canister_id=_id(canister_id),
+        extensions=extensions,
     )
     warnings = list(_warnings(outcome, used, schema))
     _say(outcome, output, warnings, as_json=as_json, quiet=quiet)
@@ -86,6 +94,7 @@ def compact(
     output: Path,
     keep_heap: bool,
     canister_id: str | None,
+    extensions: tuple[str, ...],
     args: str | None,
     args_file: Path | None,
     args_format: str,
@@ -105,7 +114,15 @@ def compact(
 
     schema = load_declared(schema_path)
     arg = _argument(args, args_file, args_format)
-    outcome = write(source, output, schema=schema, arg=arg, keep_heap=keep_heap, canister_id=_id(canister_id))
+    outcome = write(
+        source,
+        output,
+        schema=schema,
+        arg=arg,
+        keep_heap=keep_heap,
+        canister_id=_id(canister_id),
+        extensions=extensions,
+    )
     _say(outcome, output, [], as_json=as_json, quiet=quiet)
 
 
@@ -121,7 +138,7 @@ def _id(text: str | None) -> Principal | None:
     return None if text is None else Principal.from_text(text)
 
 
-def _in_use(source: str) -> list[str]:
+def _in_use(source: str, extensions: tuple[str, ...]) -> list[str]:
     """Labels of the structures that the code reads, as upgrade-check finds out; none of a dump, which has no code."""
     from perdure.errors import UnsupportedError
     from perdure.inspection.canister import open_canister
@@ -129,7 +146,7 @@ def _in_use(source: str) -> list[str]:
 
     if source == "-" or Path(source).is_file():
         return []
-    with open_canister(source) as canister:
+    with open_canister(source, extensions=extensions) as canister:
         if canister.module is None:
             return []
         try:
