@@ -184,6 +184,7 @@ TESTED_WITH = {
     "certification/test_certification.py": "certification: *",
     "cli/test_canister.py": "cli: argument canister.* lazy state terminal units",
     "cli/test_commands.py": "cli: demo instrument run; demo: *",
+    "cli/test_completion.py": "cli: completing",
     "cli/test_memory.py": "inspection: memories",
     "cli/test_stable.py": "cli: stable.*",
     "data/test_tables.py": "data: *; inspection: model_check model_views",

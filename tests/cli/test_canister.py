@@ -595,17 +595,6 @@ def test_quiet(fine, counter):
     assert fine("start", counter, "--quiet") == ""
 
 
-def test_shells_complete_names(fine, counter, tmp_path):
-    environment = {
-        **os.environ, "_PERDURE_COMPLETE": "bash_complete", "COMP_WORDS": "perdure canister call c", "COMP_CWORD": "3",
-    }  # fmt: skip
-    run = subprocess.run(
-        [sys.executable, "-c", "from perdure.cli import main; main()"],
-        env=environment, capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert run.stdout.split() == ["plain,counter"]
-
-
 @pytest.mark.parametrize(
     ("kind", "text", "value"),
     [

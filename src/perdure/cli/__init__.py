@@ -54,6 +54,7 @@ COMMANDS = {
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
     "memory": _Command("perdure.cli.memory:memory", "List, show, export and drop a canister's memories."),
     "cache": _Command("perdure.cli.cache:cache", "See, empty and bound the cache of compiled code."),
+    "completion": _Command("perdure.cli.completion:completion", "Print what a shell reads to complete command lines."),
     "doctor": _Command("perdure.cli.doctor:doctor", "Look at what perdure stands on: kernel, disk, cache, extras."),
     "state": _Command("perdure.cli.state:state", "Verify a state directory and read its history."),
 }
@@ -125,6 +126,9 @@ def launch() -> NoReturn:
 def _run() -> object:
     """What the command line asks for. Not by click's own main, which tells nobody that nobody reads."""
     if "_PERDURE_COMPLETE" in os.environ:  # a shell wants to complete a line
+        from perdure.cli.completing import use_own_bash
+
+        use_own_bash()
         return perdure(prog_name="perdure", standalone_mode=False)
     with perdure.make_context("perdure", sys.argv[1:]) as context:
         found = perdure.invoke(context)

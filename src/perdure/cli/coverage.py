@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import MODULE, InputFile, extension_option
+from perdure.cli.completing import complete_calls, complete_source
 from perdure.cli.profile import opened, run_calls
 from perdure.cli.terminal import LAYOUT, printable
 
@@ -24,8 +25,8 @@ _ENDS = (".lcov", ".info", ".html", ".json", ".txt")
 
 
 @click.command()
-@click.argument("source", metavar="[SOURCE|MODULE]", required=False)
-@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
+@click.argument("source", metavar="[SOURCE|MODULE]", required=False, shell_complete=complete_source)
+@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...", shell_complete=complete_calls)
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init, of a MODULE.")
 @click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module.")
 @click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import MODULE, extension_option
+from perdure.cli.completing import complete_calls
 from perdure.cli.units import SIZE
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _COUNT = click.IntRange(0, 1 << 63)
 
 @click.command("explain-cost")
 @click.argument("module", required=False, type=MODULE)
-@click.argument("call", required=False, metavar="[METHOD[=ARG]]")
+@click.argument("call", required=False, metavar="[METHOD[=ARG]]", shell_complete=complete_calls)
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
 @extension_option()
 @click.option("--instructions", type=_COUNT, default=0, help="Of one call, where no METHOD is run for it.")

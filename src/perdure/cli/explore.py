@@ -11,6 +11,7 @@ import click
 
 from perdure.cli.argument import extension_option
 from perdure.cli.canister.state import say
+from perdure.cli.completing import complete_source
 from perdure.cli.serve import until_ended
 from perdure.units import counted
 
@@ -21,7 +22,7 @@ __all__ = ["explore"]
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="0, the default, is a free one.")
 @extension_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -19,6 +19,7 @@ from perdure.cli.argument import (
     named_file,
     production_key_names,
 )
+from perdure.cli.completing import complete_calls
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import meant
 
@@ -44,7 +45,7 @@ class _Result(NamedTuple):
 
 @click.command()
 @click.argument("module", type=MODULE)
-@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...")
+@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...", shell_complete=complete_calls)
 @click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init.")
 @click.option("-c", "--candid", type=InputFile(), help="The .did file, of a module that does not have it.")
 @click.option("--wasi", is_flag=True, help="The module is for WASI: replace what it imports.")

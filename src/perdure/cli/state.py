@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.cli.completing import complete_source
 from perdure.cli.progress import waiting
 from perdure.units import counted
 
@@ -156,7 +157,7 @@ def _print_history(rows: list[dict[str, Any]]) -> None:
 
 
 @state.command()
-@click.argument("source", metavar="DIR:CANISTER")
+@click.argument("source", metavar="DIR:CANISTER", shell_complete=complete_source)
 @click.option("--stable", "stable_offset", type=str, help="Offset in stable memory, decimal or 0x...")
 @click.option("--heap", "heap_offset", type=str, help="Offset in the heap.")
 @click.option("--address", type=str, help="Offset in the memory that DIR:CANISTER#MEMORY names.")

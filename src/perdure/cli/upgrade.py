@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import MODULE, InputFile, argument_options, extension_option, given
+from perdure.cli.completing import complete_source
 from perdure.cli.progress import waiting
 from perdure.cli.terminal import printable
 
@@ -23,7 +24,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.argument("new", metavar="NEW.wasm", type=MODULE)
 @argument_options
 @click.option("--schema", type=_FILE, help="stable.yaml of the new version; of both, without --old-schema.")

@@ -15,11 +15,13 @@ from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
     from perdure.values.schema import Schema
+    from perdure.wasm import Module
 
 __all__ = ["ModuleLabels", "labels_of"]
 
 _STABLE_TYPES: Final = "motoko:stable-types"
 _MAX_MODULE_BYTES: Final = 128 << 20
+_METHODS: Final = ("canister_update ", "canister_query ", "canister_composite_query ")
 _SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 
 
@@ -36,16 +38,43 @@ class ModuleLabels(Mapping[int, str]):
         self._read = read
 
     @cached_property
-    def _labels(self) -> dict[int, str]:
+    def _module(self) -> Module | None:
         from perdure.wasm import decode  # only when a name is asked for: every source has labels
 
         try:
             data = self._read()
-            module = decode(data) if data else None
-            interface = next((found for name in _SECTIONS if module and (found := module.custom(name))), b"")
-            return labels_of(interface.decode())
-        except (PerdureError, OSError, UnicodeDecodeError):
+            return decode(data) if data else None
+        except (PerdureError, OSError):
+            return None
+
+    @cached_property
+    def _interface(self) -> str:
+        module = self._module
+        try:
+            return next((found for name in _SECTIONS if module and (found := module.custom(name))), b"").decode()
+        except UnicodeDecodeError:
+            return ""
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        try:
+            return labels_of(self._interface)
+        except PerdureError:
             return {}
+
+    def methods(self) -> frozenset[str]:
+        """The methods by name: those that are exported, of a canister in Python those of its interface."""
+        from perdure.candid import parse
+
+        exports = () if self._module is None else self._module.exports
+        found = frozenset(one.name.partition(" ")[2] for one in exports if one.name.startswith(_METHODS))
+        if found:
+            return found
+        try:
+            service = parse(self._interface).service
+        except PerdureError:
+            return found
+        return found if service is None else frozenset(method.name for method in service.methods)
 
     def stable_types(self) -> str | None:
         """Motoko's stable types, in the text of ``.most`` files; ``None``: all but Motoko's modules say none."""

@@ -95,6 +95,10 @@ class Source(AbstractContextManager["Source"]):
         by_catalogue = catalogue.schema()
         return replace(by_catalogue, memories=(by_code.memories if by_code else {}) | by_catalogue.memories)
 
+    def methods(self) -> frozenset[str]:
+        """The methods of the canister, where its module is known."""
+        return self.labels.methods() if isinstance(self.labels, ModuleLabels) else frozenset()
+
     def data_bytes(self) -> int:
         """Bytes that are not in a hole."""
         return sum(end - start for start, end in self.extents)

@@ -20,7 +20,7 @@ from perdure.cli.argument import (
     shown,
     shown_json,
 )
-from perdure.cli.canister.state import State, canister_argument, common, principal_of, say
+from perdure.cli.canister.state import State, canister_argument, common, complete_method, principal_of, say
 from perdure.cli.terminal import printable
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
@@ -35,7 +35,7 @@ __all__ = ["call", "reject_management_call"]
 
 @click.command()
 @canister_argument
-@click.argument("method")
+@click.argument("method", shell_complete=complete_method)
 @click.argument("text", required=False, metavar="[ARGS]")
 @click.option("--query", "kind", flag_value="query", help="Call as a query, whose effects are dropped.")
 @click.option("--update", "kind", flag_value="update", help="Call as an update, also a query method.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 import click
 from click.shell_completion import CompletionItem
 
+from perdure.cli.completing import methods_in, starting
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import ANONYMOUS, Principal
@@ -30,6 +31,7 @@ __all__ = [
     "canister_argument",
     "canister_arguments",
     "common",
+    "complete_method",
     "principal_of",
     "say",
     "selection",
@@ -291,13 +293,33 @@ def _state(selected: dict[str, Any]) -> State:
     return State(path, project, identity=identity, trust_owner=trust_owner)
 
 
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _completing(ctx: click.Context) -> State:
+    return _state({name: ctx.params.get(name) for name in ("state_path", "environment", "network", "ic")})
+
+
+def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     try:
-        state = _state({name: ctx.params.get(name) for name in ("state_path", "environment", "network", "ic")})
-        known = {*state.names.ids, *(state.project.canisters if state.project else ())}
+        state = _completing(ctx)
+        return starting({*state.names.ids, *(state.project.canisters if state.project else ())}, incomplete)
     except (PerdureError, click.UsageError):
         return []
-    return [CompletionItem(name) for name in sorted(known) if name.startswith(incomplete)]
+
+
+def complete_method(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Methods of the command's CANISTER, as of the last commit, or of the module that the project has for it."""
+    from perdure.inspection.state import open_canister
+
+    canister = str(ctx.params.get("canister", ""))
+    try:
+        state = _completing(ctx)
+        canister_id = state.id_of(canister)
+        if canister_id is not None and state.directory.exists():
+            with open_canister(state.directory, str(canister_id)) as source:
+                return starting(source.methods(), incomplete)
+        described = state.described(canister)
+        return [] if described is None else starting(methods_in(described.wasm().read_bytes()), incomplete)
+    except (PerdureError, OSError, click.UsageError):
+        return []
 
 
 def canister_argument(command: Callable[P, R]) -> Callable[P, R]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from perdure.cli.completing import complete_source
 from perdure.cli.progress import waiting
 from perdure.cli.stable.show import console_of, print_json
 from perdure.cli.stable.source import FOUND_WRONG, about_nothing, opened, options
@@ -24,7 +25,7 @@ _COLOURS: Final = ("blue", "yellow", "red", "cyan", "green", "magenta", "bright_
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.option("--all-values", is_flag=True, help="Decode every value with its declared type, not the first thousand.")
 @options
 def fsck(source: str, all_values: bool, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
@@ -74,7 +75,7 @@ def _print_report(report: Report) -> None:
 
 
 @click.command("map")
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write an SVG here.")
 @options
 def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_path: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.cli.completing import complete_source
 from perdure.cli.stable.show import console_of, print_json, printable
 from perdure.cli.stable.source import FOUND_WRONG, opened, options
 
@@ -17,7 +18,7 @@ __all__ = ["diff", "infer"]
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write stable.yaml here.")
 @options
 def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
@@ -47,8 +48,8 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
 
 
 @click.command()
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", shell_complete=complete_source)
+@click.argument("after", shell_complete=complete_source)
 @click.option(
     "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Changes to show of each; 0: all."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perdure.cli.argument import InputFile
+from perdure.cli.completing import complete_source
 from perdure.cli.stable.show import print_json
 from perdure.cli.stable.source import opened, options
 
@@ -19,7 +20,7 @@ __all__ = ["extract", "patch"]
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.argument("memory", required=False)
 @click.option(
     "-o",
@@ -66,7 +67,7 @@ def _choose(inventory: Inventory, memory: str | None) -> Structure:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.argument("file", type=InputFile())
 @click.argument("memory", required=False)
 @click.option("--since", type=click.IntRange(min=0), help="The change counter that extract has printed.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import click
 
+from perdure.cli.completing import complete_source, complete_structure
 from perdure.cli.stable.show import print_json, print_table, printable
 from perdure.cli.stable.source import (
     FOUND_WRONG,
@@ -36,8 +37,8 @@ _SIGILS: Final = ":@$"
 
 
 @click.command()
-@click.argument("source")
-@click.argument("structure")
+@click.argument("source", shell_complete=complete_source)
+@click.argument("structure", shell_complete=complete_structure)
 @click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Rows to show; 0 for all.")
 @click.option("--from", "low", help="The first key or position.")
 @click.option("--to", "high", help="The last key or position.")
@@ -137,8 +138,8 @@ def _print_rows(
 
 
 @click.command()
-@click.argument("source")
-@click.argument("structure")
+@click.argument("source", shell_complete=complete_source)
+@click.argument("structure", shell_complete=complete_structure)
 @click.argument("key", required=False)
 @click.option("--raw", "as_raw", is_flag=True, help="The bytes of the value as they are.")
 @options
@@ -202,7 +203,7 @@ def _print_value(table: Rows, entry: tuple[object, bytes], *, as_json: bool, as_
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @click.argument("sql")
 @click.option("-p", "--param", "params", type=(str, str), multiple=True, help="A named parameter and its value.")
 @click.option("--nl", is_flag=True, help="One JSON object a line.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from perdure.cli.completing import complete_source, complete_structure
 from perdure.cli.progress import progress
 from perdure.cli.stable.source import (
     about_nothing,
@@ -45,8 +46,8 @@ _OF_MANY: Final = ("sqlite", "duckdb")
 
 
 @click.command()
-@click.argument("source")
-@click.argument("structures", nargs=-1)
+@click.argument("source", shell_complete=complete_source)
+@click.argument("structures", nargs=-1, shell_complete=complete_structure)
 @click.option(
     "-o",
     "--output",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.cli.completing import complete_source
 from perdure.cli.stable.show import print_json, print_table, printable
 from perdure.cli.stable.source import FOUND_WRONG, opened, options
 
@@ -18,7 +19,7 @@ __all__ = ["lifecycle", "tell_if_none_kept"]
 
 
 @click.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, shell_complete=complete_source)
 @click.option("--since", type=click.IntRange(min=0), default=0, help="Of a history: commits after this version.")
 @options
 def lifecycle(sources: tuple[str, ...], since: int, as_json: bool, quiet: bool, schema_path: Path | None) -> None:

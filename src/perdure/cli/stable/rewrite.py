@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import click
 
 from perdure.cli.argument import argument_options, extension_option, given
+from perdure.cli.completing import complete_source, complete_structure
 from perdure.cli.stable.show import print_json, show_size
 from perdure.cli.stable.source import load_declared, options
 from perdure.cli.terminal import printable
@@ -39,8 +40,8 @@ def _common(command: Callable[P, R]) -> Callable[P, R]:
 
 
 @click.command()
-@click.argument("source")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("source", shell_complete=complete_source)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_structure)
 @click.option("--no-check", is_flag=True, help="Do not look whether the code that runs still uses them.")
 @_common
 def drop(
@@ -87,7 +88,7 @@ def drop(
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @_common
 def compact(
     source: str,

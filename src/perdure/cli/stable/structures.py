@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.cli.completing import complete_source
 from perdure.cli.stable.show import console_of, print_json, print_table, show_size
 from perdure.cli.stable.source import about_nothing, opened, options, sql_errors
 from perdure.cli.terminal import LAYOUT, printable
@@ -20,7 +21,7 @@ __all__ = ["ls", "schema", "tree"]
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @options
 def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
     """List every memory and the structure in it, found unaided; of a Motoko canister, its stable variables by type.
@@ -111,7 +112,7 @@ def _print_variables(inventory: Inventory) -> None:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @options
 def tree(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
     """Show how memories and structures nest.
@@ -163,7 +164,7 @@ def _print_tree(inventory: Inventory, shapes: dict[str, dict[str, Any]], *, quie
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @options
 def schema(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
     """Show the SQL tables that query and export see.
