@@ -21,6 +21,7 @@ from perdure.certification import Certificate, Pruned, RootKey, certify, root_ha
 from perdure.certification.hash_tree import encode_node
 from perdure.gateway.envelope import hash_of_map
 from perdure.gateway.http import HttpInterface, Response
+from perdure.gateway.routing import Interfaces
 
 COSE_OID = bytes.fromhex("060a2b0601040183b8430101")
 CANISTER_OID = bytes.fromhex("060a2b0601040183b8430102")
@@ -164,11 +165,17 @@ def signed(content: Mapping[str, object], identity: Identity, links: tuple[Link,
 class Agent:
     """Talks to an interface as one user."""
 
-    def __init__(self, interface: HttpInterface, identity: Identity = ANONYMOUS, links: tuple[Link, ...] = ()) -> None:
+    def __init__(
+        self,
+        interface: HttpInterface | Interfaces,
+        identity: Identity = ANONYMOUS,
+        links: tuple[Link, ...] = (),
+        root_key: bytes | None = None,
+    ) -> None:
         self.interface = interface
         self.identity = identity
         self.links = links
-        self.root_key = interface.live.subnet.root_key
+        self.root_key = interface.live.subnet.root_key if root_key is None else root_key
 
     def post(self, path: str, body: bytes) -> Response:
         return self.interface.handle("POST", path, {}, body)
@@ -189,15 +196,15 @@ class Agent:
         """The reply, once its certificate is verified."""
         request_id, response = self.call(canister, method, arg, **content)
         assert response.status == 200, response
-        certificate = self.certificate(response)
+        certificate = self.certificate(response, canister)
         assert certificate.lookup(b"request_status", request_id, b"status") == b"replied"
         found = certificate.lookup(b"request_status", request_id, b"reply")
         assert isinstance(found, bytes)
         return found
 
-    def certificate(self, response: Response) -> Certificate:
+    def certificate(self, response: Response, canister: Principal | None = None) -> Certificate:
         found = Certificate.decode(cbor2.loads(response.body)["certificate"])
-        assert found.is_signed_by(self.root_key)
+        assert found.is_signed_by(self.root_key, None if canister is None else canister.raw_bytes)
         assert not isinstance(found.tree, Pruned)
         return found
 

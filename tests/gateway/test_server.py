@@ -125,7 +125,7 @@ def test_who_waits_when_it_ends_is_sent_polling(agents):
             body = agents.signed(about, agents.ANONYMOUS)[1]
             head = f"POST /api/v4/canister/{endless.id}/call HTTP/1.1\r\nHost: localhost\r\n"
             client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            while not server.live._answered:
+            while not server.rounds.lives[0]._answered:
                 time.sleep(0.01)
             begun = time.monotonic()
             server.stop()

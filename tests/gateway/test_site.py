@@ -146,7 +146,7 @@ def pages():
         made.actor().begin()
         live = Live(subnet)
         live.start()
-        yield Site(live, Hosts(["example.org"]), subnet.root_key), made
+        yield Site(live.rounds, Hosts(["example.org"])), made
         live.stop()
 
 
@@ -158,7 +158,7 @@ def get(pages, path, host="ID.raw.localhost", method="GET", body=b"", **headers)
         import threading
 
         answered = threading.Event()
-        site._live.when_answered(found.request_id, answered.set)
+        found.when_answered(answered.set)
         assert answered.wait(60)
         found = found.answer()
     return found
@@ -199,27 +199,27 @@ def test_whom_a_request_is_for(pages):
 
 def test_names_of_their_own(pages):
     site, made = pages
-    live = site._live
+    (live,) = site._rounds.lives
     assert get(pages, "/page", "shop.localhost:8000").body == b"a page"
     assert get(pages, "/page", "SHOP.example.org").body == b"a page"
     for host in ("localhost", "other.localhost", "example.org", "raw.shop.localhost"):
         assert get(pages, "/page", host).status == 404
     # Where it is not certified, or goes, there are no names.
     asked = []
-    domains = Domains(live, lambda canister_id: asked.append(canister_id) or b"")
+    domains = Domains(live.rounds, lambda canister_id: asked.append(canister_id) or b"")
     assert domains.canister_of("shop.localhost") is None
     assert domains.canister_of("shop.localhost") is None
     assert asked == [made.id.raw_bytes], "not again for some seconds"
 
 
 def test_many_canisters_with_names_take_turns(pages, monkeypatch):
-    live = pages[0]._live
+    (live,) = pages[0]._rounds.lives
     others = [live.subnet.install(Pages) for _ in range(2)]
     ids = sorted(one.id.raw_bytes for one in [pages[1], *others])
     monkeypatch.setattr("perdure.gateway.domains._BUDGET_SECONDS", -1)
     monkeypatch.setattr("perdure.gateway.domains._AGAIN_SECONDS", 0)
     asked = []
-    domains = Domains(live, lambda key: asked.append(key) or b"x.localhost")
+    domains = Domains(live.rounds, lambda key: asked.append(key) or b"x.localhost")
     assert [domains.canister_of("x.localhost") for _ in range(6)][-1] == ids[0]
     assert asked == ids * 2
     for one in others:

@@ -11,8 +11,9 @@ import pytest
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.doors import DOORS, door
 from perdure.subnet.memories import LiveMemory
+from perdure.subnet.network import Network
 
-FACADE = {"Canister": Canister, "LiveMemory": LiveMemory, "Subnet": Subnet}
+FACADE = {"Canister": Canister, "LiveMemory": LiveMemory, "Network": Network, "Subnet": Subnet}
 
 
 @pytest.mark.parametrize("name", DOORS)

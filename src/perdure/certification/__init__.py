@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from perdure.certification.certificate import Certificate, certify, data_certificate, decode_tree, encode_nat
+from perdure.certification.certificate import (
+    Certificate,
+    Delegation,
+    Ranges,
+    certify,
+    data_certificate,
+    decode_tree,
+    delegate,
+    encode_nat,
+    encode_ranges,
+)
 from perdure.certification.hash_tree import (
     Empty,
     Fork,
@@ -22,6 +32,7 @@ from perdure.certification.key import RootKey, verify
 
 __all__ = [
     "Certificate",
+    "Delegation",
     "Empty",
     "Fork",
     "HashTree",
@@ -29,12 +40,15 @@ __all__ = [
     "Leaf",
     "Missing",
     "Pruned",
+    "Ranges",
     "RootKey",
     "Tree",
     "certify",
     "data_certificate",
     "decode_tree",
+    "delegate",
     "encode_nat",
+    "encode_ranges",
     "lookup",
     "lookup_subtree",
     "prune",

@@ -35,6 +35,7 @@ __all__ = [
     "descend",
     "encode_node",
     "fork_together",
+    "leaves_below",
     "lookup",
     "lookup_subtree",
     "prune",
@@ -209,6 +210,20 @@ def lookup_subtree(path: Sequence[bytes], node: HashTree) -> HashTree | Missing:
             return found
         node = found
     return node
+
+
+def leaves_below(node: HashTree) -> list[bytes]:
+    """The values that are to be seen in a tree, in order."""
+    found, nodes = [], [node]
+    while nodes:
+        one = nodes.pop()
+        if isinstance(one, Leaf):
+            found.append(one.value)
+        elif isinstance(one, Labeled):
+            nodes.append(one.subtree)
+        elif isinstance(one, Fork):
+            nodes += [one.right, one.left]
+    return found
 
 
 def descend(path: Sequence[bytes], node: HashTree) -> HashTree | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, final
 
-from perdure.certification import Certificate, Leaf, RootKey, prune
+from perdure.certification import Certificate, Delegation, Leaf, RootKey, prune
 from perdure.certification.hash_tree import descend
 from perdure.gateway.state_tree import Node, State, StateTree
+from perdure.subnet.delegations import Neighbour
 from perdure.subnet.live import Live
 
 __all__ = ["Certifier"]
@@ -17,6 +18,7 @@ _STATE_ROOT: Final = b"\x0dic-state-root"
 _AGE_NS: Final = 500_000_000
 """For how long a certificate of a state that has not changed is handed out again: on the network it is a second."""
 _TIME: Final = (b"time",)
+_OF_SUBNETS: Final = frozenset([b"canister_ranges", b"subnet"])
 _FINAL: Final = frozenset(map(Leaf, [b"replied", b"rejected", b"done"]))
 
 
@@ -31,33 +33,43 @@ class Certifier:
 
     Args:
         live: the subnet.
-        key: its root key.
+        key: its key.
         node: who answers queries here.
+        neighbours: the subnets of its network.
+        delegation: what the root says of it as the subnet of a canister; `None`, or what gives it: it is the root.
     """
 
-    def __init__(self, live: Live, key: RootKey, node: Node) -> None:
+    def __init__(
+        self,
+        live: Live,
+        key: RootKey,
+        node: Node,
+        neighbours: Callable[[], tuple[Neighbour, ...]],
+        delegation: Callable[[bytes], Delegation | None] | None,
+    ) -> None:
         self._live = live
         self._key = key
-        self._state_tree = StateTree(node)
+        self._delegation = delegation
+        self._state_tree = StateTree(node, neighbours)
         self._lock = threading.Lock()
         self._last: _Signed | None = None
 
-    def of_answer(self, request_id: bytes) -> bytes:
-        """A certificate that shows what became of a request that has been answered."""
+    def of_answer(self, request_id: bytes, effective_id: bytes) -> bytes:
+        """A certificate that shows what became of a request that has been answered, for the canister it is about."""
         path = (b"request_status", request_id)
         with self._lock:
             last = self._last
             if last is None or descend((*path, b"status"), last.state.tree) not in _FINAL:
                 last = self._sign(request_id, is_subnet_asked=False)
-        return _shown(last, [path])
+        return self._shown(last, [path], effective_id)
 
-    def of_paths(self, paths: Sequence[Sequence[bytes]]) -> bytes:
+    def of_paths(self, paths: Sequence[Sequence[bytes]], effective_id: bytes) -> bytes:
         """A certificate that shows what is at some paths, and below."""
         asked = next((path[1] for path in paths if path[0] == b"request_status" and len(path) > 1), None)
-        is_subnet_asked = any(path[0] == b"subnet" for path in paths)
+        is_subnet_asked = any(path[0] in _OF_SUBNETS for path in paths)
         with self._lock:
             signed = self._sign(asked, is_subnet_asked=is_subnet_asked)
-        return _shown(signed, paths)
+        return self._shown(signed, paths, effective_id)
 
     def _sign(self, asked: bytes | None, *, is_subnet_asked: bool) -> _Signed:
         live, last = self._live, self._last
@@ -68,6 +80,6 @@ class Certifier:
         signed = self._last = _Signed(state, self._key.sign(_STATE_ROOT + state.tree.digest))
         return signed
 
-
-def _shown(signed: _Signed, paths: Sequence[Sequence[bytes]]) -> bytes:
-    return Certificate(prune(signed.state.tree, [*paths, _TIME]), signed.signature).encode()
+    def _shown(self, signed: _Signed, paths: Sequence[Sequence[bytes]], effective_id: bytes) -> bytes:
+        vouched = None if self._delegation is None else self._delegation(effective_id)
+        return Certificate(prune(signed.state.tree, [*paths, _TIME]), signed.signature, vouched).encode()

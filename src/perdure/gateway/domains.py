@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final, final
 
-from perdure.subnet.live import Live
+from perdure.subnet.live import Rounds
 
 __all__ = ["PATH", "Domains"]
 
@@ -29,12 +29,12 @@ class Domains:
     """Who has which names.
 
     Args:
-        live: the subnet.
+        rounds: the subnets.
         ask: the file of a canister; empty: it has none, or it is not certified.
     """
 
-    def __init__(self, live: Live, ask: Callable[[bytes], bytes]) -> None:
-        self._live = live
+    def __init__(self, rounds: Rounds, ask: Callable[[bytes], bytes]) -> None:
+        self._rounds = rounds
         self._ask = ask
         self._lock = threading.Lock()
         self._names: dict[bytes, frozenset[str]] = {}
@@ -51,9 +51,13 @@ class Domains:
             return self._owners.get(host)
 
     def _look(self) -> None:
-        with self._live.subnet._gate.lock:
-            canisters = self._live.subnet._state.canisters
-            asked = [key for key, one in canisters.items() if one.module and _EXPORT in one.module.exported_methods]
+        asked: list[bytes] = []
+        for live in self._rounds.lives:
+            with live.subnet._gate.lock:
+                canisters = live.subnet._state.canisters
+                asked += [
+                    key for key, one in canisters.items() if one.module and _EXPORT in one.module.exported_methods
+                ]
         asked.sort()
         here = set(asked)
         self._names = {key: names for key, names in self._names.items() if key in here}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache, partial
 from hashlib import sha256
 from importlib import metadata
 from typing import Any, Final, NamedTuple, final
@@ -33,12 +33,12 @@ from perdure.gateway.certifier import Certifier
 from perdure.gateway.envelope import MARK, Envelope, Refusal, hash_of_map, read_envelope
 from perdure.gateway.read_paths import check_paths
 from perdure.gateway.signatures import Authority, Verifier
-from perdure.gateway.state_tree import Node
+from perdure.gateway.state_tree import Node, alone
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.subnet.live import Live, Refused
 from perdure.subnet.live import Request as Ingress
 
-__all__ = ["CORS", "HttpInterface", "Pending", "Request", "Response"]
+__all__ = ["CORS", "HttpInterface", "Pending", "Request", "Response", "awaited"]
 
 CBOR: Final = "application/cbor"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -82,12 +82,18 @@ class Pending(NamedTuple):
     """A call that was let in and is not answered yet.
 
     Attributes:
+        live: the subnet that has let it in.
         request_id: what it is known by.
         answer: the response, once it is answered; until then the one that sends its sender polling.
     """
 
+    live: Live
     request_id: bytes
     answer: Callable[[], Response]
+
+    def when_answered(self, tell: Callable[[], object]) -> None:
+        """See `Live.when_answered`."""
+        self.live.when_answered(self.request_id, tell)
 
     def respond(self) -> Response:
         """The response."""
@@ -96,34 +102,33 @@ class Pending(NamedTuple):
 
 @final
 class HttpInterface:
-    """Answers agents.
+    """Answers agents for one subnet.
 
     Args:
-        live: the subnet, whose root key must be there: the extra ``certification``.
+        live: the subnet, whose key must be there: the extra ``certification``.
     """
 
     def __init__(self, live: Live) -> None:
-        state = live.subnet._state
+        state, network = live.subnet._state, live.rounds.network
         key = root_key(state.seed)
         self.live = live
-        self._root_key_der = key.public_key_der
         self._subnet_id = state.subnet_id
         self._node_key = ed25519.Ed25519PrivateKey.from_private_bytes(sha256(b"perdure node key" + state.seed).digest())
         public_key = self._node_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         node_key_der = _ED25519_DER + public_key
         self._node_id = Principal.self_authenticating(node_key_der).raw_bytes
-        self._certifier = Certifier(live, key, Node(self._node_id, node_key_der))
-        self._verifier = Verifier(key.public_key_der)
+        self._certifier = Certifier(
+            live,
+            key,
+            Node(self._node_id, node_key_der),
+            (lambda: alone(live.subnet._state)) if network is None else network._neighbours,
+            None if network is None else partial(network._delegation, self._subnet_id),
+        )
+        self._verifier = Verifier(live.rounds.root_key)
 
     def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """The response to a request; a call waits for its answer, for `SYNCHRONOUS_SECONDS`."""
-        response = self.begin(Request(method, path, headers, body))
-        if isinstance(response, Response):
-            return response
-        answered = threading.Event()
-        self.live.when_answered(response.request_id, answered.set)
-        answered.wait(SYNCHRONOUS_SECONDS)
-        return response.answer()
+        return awaited(self.begin(Request(method, path, headers, body)))
 
     def begin(self, request: Request) -> Response | Pending:
         """The response to a request, or what there is to wait for: see `Live.when_answered`."""
@@ -138,7 +143,7 @@ class HttpInterface:
         if path == "/api/v2/status":
             if request.method not in {"GET", "HEAD", "OPTIONS"}:
                 return Response(405, b"GET is expected here", headers=(("allow", "GET, HEAD, OPTIONS"),))
-            return Response(204, headers=_PREFLIGHT[1:]) if request.method == "OPTIONS" else self._status
+            return Response(204, headers=_PREFLIGHT[1:]) if request.method == "OPTIONS" else self._status()
         match path.split("/"):
             case ["", "api", version, scope, text, verb] if version in _ROUTES.get((scope, verb), _NOWHERE).versions:
                 if request.method == "OPTIONS":
@@ -148,14 +153,13 @@ class HttpInterface:
                 return _ROUTES[scope, verb].act(self, _Place(version, scope, _principal(text)), request.body)
         raise Refusal(f"there is nothing at {path[:200]}: see /api/v2/status", 404)
 
-    @cached_property
     def _status(self) -> Response:
         return _cbor(
             {
                 "ic_api_version": _VERSION,
-                "impl_version": f"perdure {metadata.version('perdure')}",
+                "impl_version": f"perdure {_own_version()}",
                 "replica_health_status": "healthy",
-                "root_key": self._root_key_der,
+                "root_key": self.live.rounds.root_key,
             }
         )
 
@@ -193,16 +197,16 @@ class HttpInterface:
         if place.version == "v2":
             return Response(202)
         if outcome is None:
-            return Pending(request_id, lambda: self._answer(request_id))
-        return self._certified(request_id)
+            return Pending(self.live, request_id, lambda: self._answer(request_id, place))
+        return self._certified(request_id, place)
 
-    def _answer(self, request_id: bytes) -> Response:
+    def _answer(self, request_id: bytes, place: _Place) -> Response:
         self.live.forget(request_id)
-        found = self._certified(request_id) if self.live.is_answered(request_id) else Response(202)
+        found = self._certified(request_id, place) if self.live.is_answered(request_id) else Response(202)
         return found._replace(headers=CORS)
 
-    def _certified(self, request_id: bytes) -> Response:
-        return _cbor({"status": "replied", "certificate": self._certifier.of_answer(request_id)})
+    def _certified(self, request_id: bytes, place: _Place) -> Response:
+        return _cbor({"status": "replied", "certificate": self._certifier.of_answer(request_id, place.principal)})
 
     def _check_place(self, place: _Place, content: Mapping[str, Any], of_subnets: frozenset[str]) -> None:
         """Whether a message may go to where it was posted."""
@@ -251,7 +255,7 @@ class HttpInterface:
             raise Refusal(f"{Principal(place.principal)} is not this subnet, which is {Principal(self._subnet_id)}")
         with self.live.subnet._gate.lock:
             check_paths(paths, place.scope, place.principal, authority, self.live.subnet._state)
-        return _cbor({"certificate": self._certifier.of_paths(paths)})
+        return _cbor({"certificate": self._certifier.of_paths(paths, place.principal)})
 
 
 class _Place(NamedTuple):
@@ -276,6 +280,21 @@ _ROUTES: Final = {
     ("subnet", "query"): _Route(frozenset(["v3"]), HttpInterface.query),
     ("subnet", "read_state"): _Route(frozenset(["v2", "v3"]), HttpInterface.read_state),
 }
+
+
+@cache
+def _own_version() -> str:
+    return metadata.version("perdure")
+
+
+def awaited(response: Response | Pending) -> Response:
+    """The response, which is waited for, for `SYNCHRONOUS_SECONDS`."""
+    if isinstance(response, Response):
+        return response
+    answered = threading.Event()
+    response.when_answered(answered.set)
+    answered.wait(SYNCHRONOUS_SECONDS)
+    return response.answer()
 
 
 @lru_cache(1024)

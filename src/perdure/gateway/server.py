@@ -21,14 +21,16 @@ from typing import Any, Final, Protocol, final
 
 from perdure.errors import UnsupportedError
 from perdure.gateway.hosts import Hosts, is_loopback
-from perdure.subnet.live import Clock, Live
+from perdure.subnet.live import Clock, Rounds
+from perdure.subnet.network import Network
 from perdure.subnet.subnet import Subnet
 
 try:
     import uvicorn
 
     from perdure.gateway.connection import MAX_CONNECTIONS, Connection, Waiting
-    from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, HttpInterface, Pending, Request, Response
+    from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, Pending, Request, Response
+    from perdure.gateway.routing import Interfaces
     from perdure.gateway.site import Site
     from perdure.gateway.workers import Workers
 except ModuleNotFoundError as missing:
@@ -90,10 +92,10 @@ def _not_opened(error: OSError, bind: str, port: int) -> OSError:
 
 @final
 class Server:
-    """An open socket on which a subnet is served from `start` to `stop`.
+    """An open socket on which a subnet, or a network of them, is served from `start` to `stop`.
 
     Args:
-        subnet: stays open when the server stops.
+        what: the subnet or the network; it stays open when the server stops.
         bind: the address to listen on; one that others can reach needs `allow_hosts`.
         port: 0: a free one, see `url`.
         clock: ``real``: the subnet's time is the machine's; ``virtual``: it moves when somebody moves it.
@@ -109,7 +111,7 @@ class Server:
 
     def __init__(
         self,
-        subnet: Subnet,
+        what: Subnet | Network,
         *,
         bind: str = "127.0.0.1",
         port: int = 0,
@@ -125,9 +127,9 @@ class Server:
                 f"others can reach {bind}: say by which name or address they ask for this server, with allow_hosts"
             )
         self.hosts = Hosts(domains, allow_hosts)
-        self.live = Live(subnet, clock=clock)
-        self.interface = HttpInterface(self.live)
-        self._site = Site(self.live, self.hosts, subnet.root_key)
+        self.rounds = Rounds.of(what, clock=clock)
+        self.interface = Interfaces(self.rounds)
+        self._site = Site(self.rounds, self.hosts)
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         try:
             self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
@@ -147,7 +149,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to answer; when it returns, requests are answered."""
-        self.live.start()
+        self.rounds.start()
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",
@@ -174,7 +176,8 @@ class Server:
             thread.join(0.005)
             if not thread.is_alive():
                 raise OSError("the server ended before it began")
-        self.live.subnet._say_use(f"served at {self.url}")
+        for live in self.rounds.lives:
+            live.subnet._say_use(f"served at {self.url}")
 
     def __enter__(self) -> Server:
         try:
@@ -191,15 +194,16 @@ class Server:
         """Take no more connections, answer what has been asked, for some seconds, and end."""
         if self._uvicorn is not None and self._thread is not None:
             self._uvicorn.should_exit = True
-            self.live.end_waiting()  # who does is sent polling
+            self.rounds.end_waiting()  # who does is sent polling
             self._thread.join()
         self._workers.stop()
         self._answers.stop()
         self._shown.stop()
-        self.live.stop()
+        self.rounds.stop()
         self._socket.close()
-        with suppress(OSError):  # of the lock is said what can be said
-            self.live.subnet._say_use("")
+        for live in self.rounds.lives:
+            with suppress(OSError):  # of the lock is said what can be said
+                live.subnet._say_use("")
 
     # --- one request
 
@@ -239,7 +243,7 @@ class Server:
         if isinstance(response, Response):
             return response
         answered = asyncio.Event()
-        self.live.when_answered(response.request_id, lambda: loop.call_soon_threadsafe(answered.set))
+        response.when_answered(lambda: loop.call_soon_threadsafe(answered.set))
         with suppress(TimeoutError):
             await asyncio.wait_for(answered.wait(), SYNCHRONOUS_SECONDS)
         return await self._answers.run(line, Pending.respond, response)
@@ -366,7 +370,7 @@ async def _send(send: Callable[[Any], Any], response: Response, method: str) -> 
 
 @contextmanager
 def serve(
-    subnet: Subnet,
+    what: Subnet | Network,
     *,
     port: int = 0,
     bind: str = "127.0.0.1",
@@ -374,6 +378,6 @@ def serve(
     domains: Iterable[str] = (),
     allow_hosts: Iterable[str] = (),
 ) -> Iterator[str]:
-    """Serve a subnet within the block; see `Server`. Gives the URL."""
-    with Server(subnet, bind=bind, port=port, clock=clock, domains=domains, allow_hosts=allow_hosts) as server:
+    """Serve a subnet or a network within the block; see `Server`. Gives the URL."""
+    with Server(what, bind=bind, port=port, clock=clock, domains=domains, allow_hosts=allow_hosts) as server:
         yield server.url

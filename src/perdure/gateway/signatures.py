@@ -179,7 +179,7 @@ def _canister(content: bytes, root_key_der: bytes) -> _Verify:
             raise _No("the canister's tree does not have it")
         if certificate.lookup(b"canister", canister_id, b"certified_data") != root_hash(tree):
             raise _No("the canister has certified another tree")
-        if not certificate.is_signed_by(root_key_der):
+        if not certificate.is_signed_by(root_key_der, canister_id):
             raise _No("the certificate is not of this network's root key")
 
     return verify

@@ -32,7 +32,7 @@ from perdure.gateway.verification import (
     verify_response,
 )
 from perdure.ic.principal import ANONYMOUS, Principal
-from perdure.subnet.live import Live, Refused
+from perdure.subnet.live import Live, Refused, Rounds
 from perdure.subnet.live import Request as Ingress
 
 __all__ = ["Site"]
@@ -92,19 +92,17 @@ class _Named(NamedTuple):
 
 @final
 class Site:
-    """What a running subnet's canisters show to browsers.
+    """What the canisters of running subnets show to browsers.
 
     Args:
-        live: the subnet.
+        rounds: the subnets, whose root's key certificates are verified with.
         hosts: names under which canisters are served.
-        root_key_der: what their certificates are verified with.
     """
 
-    def __init__(self, live: Live, hosts: Hosts, root_key_der: bytes) -> None:
-        self._live = live
+    def __init__(self, rounds: Rounds, hosts: Hosts) -> None:
+        self._rounds = rounds
         self._hosts = hosts
-        self._root_key_der = root_key_der
-        self._domains = Domains(live, self._listed)
+        self._domains = Domains(rounds, self._listed)
 
     def begin(self, request: Request) -> Response | Pending:
         """The response, or what there is to wait for where the canister has to be called by an update."""
@@ -141,7 +139,8 @@ class Site:
             canister_id = Principal.from_text(text)
         except (MalformedError, ValueError) as error:
             raise _SiteError(404, f"no canister is named {text[:100]!r}: {error}") from error
-        if canister_id not in self._live.subnet:
+        live = self._rounds.find(canister_id.raw_bytes)
+        if live is None or canister_id not in live.subnet:
             told = f": {_CANDID_UI_IS}" if text == _CANDID_UI else ""
             raise _SiteError(404, f"there is no canister {canister_id} here{told}")
         return canister_id.raw_bytes
@@ -177,14 +176,20 @@ class Site:
             response, verified = self._joined(named, web, response, verified)
         return _given(response, verified, "raw" if named.is_raw else "")
 
+    def _live_of(self, canister_id: bytes) -> Live:
+        found = self._rounds.find(canister_id)
+        if found is None:
+            raise _SiteError(502, f"there is no canister {Principal(canister_id)} here")
+        return found
+
     def _query(self, canister_id: bytes, method: str, arg: bytes) -> bytes:
-        return _replied(self._live.query(canister_id, method, arg, ANONYMOUS.raw_bytes), method)
+        return _replied(self._live_of(canister_id).query(canister_id, method, arg, ANONYMOUS.raw_bytes), method)
 
     def _update(self, named: _Named, web: WebRequest) -> Response | Pending:
         """What it answers to an update; consensus vouches for that, so that nothing is to be verified."""
-        live, request_id = self._live, b"http" + secrets.token_bytes(28)
-        arg = _UPDATE.encode([_fields(web)])
         canister_id = named.canister_id
+        live, request_id = self._live_of(canister_id), b"http" + secrets.token_bytes(28)
+        arg = _UPDATE.encode([_fields(web)])
         outcome = live.submit(
             Ingress(request_id, ANONYMOUS.raw_bytes, canister_id, "http_request_update", arg, canister_id)
         )
@@ -205,7 +210,7 @@ class Site:
             except _SiteError as error:
                 return _told(error)
 
-        return Pending(request_id, answer)
+        return Pending(live, request_id, answer)
 
     def _updated(self, named: _Named, web: WebRequest, answer: bytes) -> Response:
         found = _decoded(_UPDATE.decode, answer, "http_request_update")
@@ -217,8 +222,8 @@ class Site:
                 web,
                 response,
                 canister_id=named.canister_id,
-                root_key_der=self._root_key_der,
-                time_ns=self._live.time_ns,
+                root_key_der=self._rounds.root_key,
+                time_ns=self._live_of(named.canister_id).time_ns,
             )
         except UnverifiedError as error:
             canister_id = Principal(named.canister_id)

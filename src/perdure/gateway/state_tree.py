@@ -5,7 +5,7 @@
 | ``canister/ID/...`` | module hash, controllers, metadata, certified data, times |
 | ``canister_ranges/SUBNET/FIRST`` | the ids that canisters here may have |
 | ``request_status/ID/...`` | what became of a request |
-| ``subnet/SUBNET/...`` | key, type, ranges, nodes, metrics |
+| ``subnet/SUBNET/...`` | key, type, ranges; of the subnet itself also nodes and metrics |
 | ``time`` | ns since 1970 |
 
 Spec: "The system state tree" in the interface specification.
@@ -13,12 +13,13 @@ Spec: "The system state tree" in the interface specification.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple, final
 
 import cbor2
 
 from perdure.canister import Reply
-from perdure.certification import HashTree, Labeled, Leaf, Tree, encode_nat, tree
+from perdure.certification import HashTree, Labeled, Leaf, Tree, encode_nat, encode_ranges, tree
 from perdure.certification.hash_tree import fork_together
 from perdure.certification.labels import Labels
 from perdure.execution.ingress import Keeping
@@ -27,10 +28,10 @@ from perdure.execution.scheduler import request_status
 from perdure.execution.state import CanisterState, SubnetState
 from perdure.execution.world import World
 from perdure.gateway.envelope import MARK
+from perdure.subnet.delegations import Neighbour
 
-__all__ = ["Node", "State", "StateTree", "ranges_of"]
+__all__ = ["Node", "State", "StateTree", "alone"]
 
-SUBNET_TYPE: Final = b"application"
 _SECTIONS: Final = ("icp:public ", "icp:private ")
 
 
@@ -49,9 +50,10 @@ class State(NamedTuple):
     time_ns: int
 
 
-def ranges_of(state: SubnetState) -> tuple[tuple[bytes, bytes], ...]:
-    """The ids that canisters of a subnet may have: closed intervals, in order."""
-    return ((bytes(8) + b"\1\1", b"\xff" * 8 + b"\1\1"),)
+def alone(state: SubnetState) -> tuple[Neighbour, ...]:
+    """The network of a subnet that is its own: all canisters are there."""
+    everything = ((bytes(8) + b"\1\1", b"\xff" * 8 + b"\1\1"),)
+    return (Neighbour(state.subnet_id, state.root_key, everything, "application"),)
 
 
 def _canister_tree(canister: CanisterState) -> HashTree:
@@ -106,15 +108,17 @@ class StateTree:
 
     Args:
         node: the one that there is.
+        neighbours: the subnets of the network, this one included.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, neighbours: Callable[[], tuple[Neighbour, ...]]) -> None:
         self._node = node
+        self._neighbours = neighbours
         self._world: World | None = None
         self._canisters = self._requests = Labels()
         self._progress: set[bytes] = set()
         self._kept: Keeping | None = None
-        self._subnet: tuple[tuple[bytes, bytes, int], HashTree, HashTree] | None = None
+        self._subnet: tuple[tuple[bytes, bytes, int], HashTree, HashTree, int] | None = None
 
     def tree(
         self, world: World, preparing: set[bytes], asked: bytes | None = None, *, is_subnet_asked: bool = False
@@ -133,12 +137,12 @@ class StateTree:
         if asked in self._progress:
             status = "received" if asked in preparing else request_status(world, asked)
             requests = requests.with_tree(asked, _status_tree(status))
-        ranges, subnet = self._subnet_trees(state, is_subnet_asked)
+        ranges, subnet, count = self._subnet_trees(state, is_subnet_asked)
         parts = [
             (b"canister", self._canisters.tree, self._canisters.count),
-            (b"canister_ranges", ranges, 1),
+            (b"canister_ranges", ranges, count),
             (b"request_status", requests.tree, requests.count),
-            (b"subnet", subnet, 1),
+            (b"subnet", subnet, count),
         ]
         labeled = [Labeled(label, content) for label, content, count in parts if count]
         content = b"".join(part.digest for part in labeled)
@@ -192,25 +196,30 @@ class StateTree:
             requests = requests.with_tree(answer.request_id, _DONE if response is None else _answer_tree(response))
         self._requests, self._progress, self._kept = requests, progress, ingress.kept()
 
-    def _subnet_trees(self, state: SubnetState, is_asked: bool) -> tuple[HashTree, HashTree]:
+    def _subnet_trees(self, state: SubnetState, is_asked: bool) -> tuple[HashTree, HashTree, int]:
         key = (state.subnet_id, state.root_key, len(state.canisters))
         if is_asked or self._subnet is None or self._subnet[0] != key:
-            ranges = ranges_of(state)
-            encoded = MARK + cbor2.dumps([list(one) for one in ranges])
+            subnets = self._neighbours()
             self._subnet = (
                 key,
-                tree({state.subnet_id: {ranges[0][0]: encoded}}),
-                tree({state.subnet_id: self._about(state, encoded)}),
+                tree({one.subnet_id: {one.ranges[0][0]: encode_ranges(one.ranges)} for one in subnets}),
+                tree({one.subnet_id: self._about(one, state) for one in subnets}),
+                len(subnets),
             )
         return self._subnet[1:]
 
-    def _about(self, state: SubnetState, ranges: bytes) -> Tree:
+    def _about(self, one: Neighbour, state: SubnetState) -> Tree:
+        told: Tree = {
+            b"canister_ranges": encode_ranges(one.ranges),
+            b"public_key": one.public_key_der,
+            b"type": one.subnet_type.encode(),
+        }
+        if one.subnet_id != state.subnet_id:
+            return told
         return {
-            b"canister_ranges": ranges,
+            **told,
             b"metrics": MARK + cbor2.dumps(_metrics(state)),
             b"node": {self._node.node_id: {b"public_key": self._node.public_key_der}},
-            b"public_key": state.root_key,
-            b"type": SUBNET_TYPE,
         }
 
 

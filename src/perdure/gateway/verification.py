@@ -156,8 +156,9 @@ def _path_of(url: str) -> str:
 
 def _check_certificate(shown: _Shown, canister_id: bytes, root_key_der: bytes, time_ns: int) -> None:
     certificate, name = shown.certificate, Principal(canister_id)
-    if not certificate.is_signed_by(root_key_der):
-        raise UnverifiedError("the certificate is not signed by this network's root key")
+    if not certificate.is_signed_by(root_key_der, canister_id):
+        words = "the certificate is not signed by this network's root key, or by a subnet that has the canister"
+        raise UnverifiedError(words)
     encoded = certificate.lookup(b"time")
     certified_ns = _number(encoded) if isinstance(encoded, bytes) else None
     if certified_ns is None:

@@ -16,6 +16,7 @@ DOORS: Final = {
     "Canister.sqlite": "perdure.inspection.sqlite_live:open_canister",
     "Canister.stable_variables": "perdure.inspection.motoko:stable_variables",
     "LiveMemory.tables": "perdure.inspection.live:tables_of",
+    "Network.serve": "perdure.gateway.server:serve",
     "Subnet.heat": "perdure.measure.heating:heat_of_subnet",
     "Subnet.coverage": "perdure.measure.coverage:cover_subnet",
     "Subnet.profile": "perdure.measure.profile:profile_subnet",

@@ -1,4 +1,4 @@
-"""A subnet that goes on by itself: its clock follows the machine's, rounds follow what is due, requests come in.
+"""Subnets that go on by themselves: their clock follows the machine's, rounds follow what is due, requests come in.
 
 `Canister.update` runs rounds until its call is answered, which is what a test wants. Who serves others lets a request
 in, and hears of the answer when there is one: a canister that never answers then holds up nobody.
@@ -31,10 +31,11 @@ from perdure.execution.state import HookStatus, SubnetState
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.subnet.canister import Canister
+from perdure.subnet.network import Network
 from perdure.subnet.outcalls import PendingOutcall
 from perdure.subnet.subnet import Subnet
 
-__all__ = ["Clock", "Live", "Refused", "Request"]
+__all__ = ["Clock", "Live", "Refused", "Request", "Rounds"]
 
 _LOG: Final = logging.getLogger("perdure")
 
@@ -84,52 +85,40 @@ class Live:
     """A running subnet.
 
     Args:
-        subnet: goes on in a thread of its own until `stop`; whoever holds it may use it as before.
+        subnet: goes on in a thread until `stop`; whoever holds it may use it as before.
         clock: what its clock does.
+        rounds: of its network; by default it is alone.
 
     Raises:
-        UnsupportedError: the subnet is one of a network.
+        UnsupportedError: the subnet is one of a network, and goes on with the others: see `Rounds`.
     """
 
-    def __init__(self, subnet: Subnet, *, clock: Clock = "real") -> None:
-        if subnet._world.network is not None:
-            raise UnsupportedError("a subnet of a network cannot be served yet: serve one that is alone")
+    def __init__(self, subnet: Subnet, *, clock: Clock = "real", rounds: Rounds | None = None) -> None:
+        if rounds is None and subnet._world.network is not None:
+            raise UnsupportedError("one subnet of a network goes on with the others: serve the network")
         self.subnet = subnet
         self.clock = clock
         self.preparing: set[bytes] = set()
         """Requests that have come and are not let in yet, because something takes long before that."""
         self._charge: tuple[World, int] | None = None
         self._planned_ns = 0
-        self._beat_at = 0.0
-        self._wake = threading.Event()
-        self._stopped: bool = False
-        self._is_ending = False
         self._answered: dict[bytes, list[Callable[[], object]]] = {}
         self._asking: set[int] = set()
         """Outcalls for which a thread is asking."""
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="perdure rounds", daemon=True)
+        self.rounds = Rounds(None, clock=clock, alone=self) if rounds is None else rounds
 
     def start(self) -> None:
         """Begin; a real clock is set before anything else comes."""
-        with self.subnet._gate.lock:
-            behind_ns = self.subnet._state.time_ns - time.time_ns()
-        if self.clock == "real" and behind_ns > 1_000_000_000:
-            _LOG.warning("the subnet's clock is %.0f s ahead of the machine's, and waits for it", behind_ns / 1e9)
-        self._run_alone(lambda _: None)
-        self._thread.start()
+        self.rounds.start()
 
     def end_waiting(self) -> None:
         """Let nobody wait for an answer any more, because all ends soon; who waits is told."""
-        self._is_ending = True
-        self._wake.set()
+        self.rounds.end_waiting()
 
     def stop(self) -> None:
         """End after the round that is under way; the subnet stays open."""
-        self._stopped = True
-        self.end_waiting()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.rounds.stop()
 
     @property
     def time_ns(self) -> int:
@@ -234,7 +223,7 @@ class Live:
         """
         with self._lock:
             self._answered.setdefault(request_id, []).append(tell)
-        self._wake.set()
+        self.rounds.wake()
 
     def forget(self, request_id: bytes) -> None:
         """Tell nobody any more."""
@@ -247,7 +236,7 @@ class Live:
         with self.subnet._gate.lock:
             state = self.subnet._state
             asked = list(self._answered)
-            done = [one for one in asked if self._is_ending or one not in state.ingress.callees]
+            done = [one for one in asked if self.rounds.is_ending or one not in state.ingress.callees]
         with self._lock:
             listeners = [tell for request_id in done for tell in self._answered.pop(request_id, ())]
         for tell in listeners:
@@ -281,75 +270,11 @@ class Live:
             0 < canister.global_timer_ns < self._planned_ns or canister.hook_status is HookStatus.READY
         )
         if is_due or state.outbox or state.ready or state.management_calls:
-            self._wake.set()
+            self.rounds.wake()
 
-    def _run(self) -> None:
-        pause = 0.0
-        while True:
-            self._wake.wait(pause)
-            self._wake.clear()
-            if self._stopped:
-                break
-            try:
-                pause = self._go_on()
-                self._ask_outside()
-                self._tell()
-            except Exception:
-                _LOG.exception("a round of the served subnet failed")
-                pause = _ERROR_PAUSE_SECONDS
-        self._tell()
-
-    def _go_on(self) -> float:
-        """Do what is due, for a turn; in how many seconds there is more to do."""
-        subnet = self.subnet
-        with subnet._gate.lock:
-            world = subnet._world
-            if self._may_follow(world):
-                move_clock(world, time.time_ns())
-            pause = self._pause(world)
-        return pause if pause > 0 else self._run_alone(self._rounds)
-
-    def _run_alone(self, act: Callable[[World], object]) -> float:
-        subnet = self.subnet
-        gate = subnet._gate
-        turn = gate.turn
-        with gate.lock:
-            try:
-                gate.alone(turn)
-                subnet._recover()
-                with subnet._undisturbed(None) as world:
-                    self._follow_clock(False, world)
-                    act(world)
-                host = subnet._host
-                version = host.settle()
-                pause = self._pause(subnet._world)
-            finally:
-                gate.end(turn)
-        host.wait(version)
-        if pause <= 0:
-            time.sleep(_REST_SECONDS)  # the lock is nobody's in particular: without this it is mostly taken here again
-        return pause
-
-    def _rounds(self, world: World) -> None:
-        until = time.monotonic() + _TURN_SECONDS
-        self._beat_at = time.monotonic() + _LOOK_EVERY_SECONDS
-        while True:
-            try:
-                round_(world)
-            except HostError as error:
-                # Whoever holds a subnet tries again with more; here others wait.
-                _LOG.warning("a call of the management canister cannot be executed here and is rejected: %s", error)
-                world.recover()
-                reject_management_call(world, f"This machine cannot execute the call: {error}")
-            if not has_work(world) or time.monotonic() > until:
-                return
-
-    def _pause(self, world: World) -> float:
-        """How many seconds may pass before the next round."""
+    def _plan(self, world: World) -> bool:
+        """Note when there is something to do, if nothing comes before; whether there are heartbeats, too."""
         state = world.state
-        if has_work(world):
-            return 0.0
-        now_ns = self.time_ns
         due = [0.0 + deadline_ns for deadline_ns in state.deadlines.values()]
         beats = False
         for canister_id in state.task_canisters:
@@ -362,10 +287,7 @@ class Live:
         for canister_id in state.stopping:
             due += [request.deadline_ns for request in state.canisters[canister_id].stop_requests]
         self._planned_ns = int(min(due, default=1 << 62))
-        if beats and time.monotonic() >= self._beat_at:
-            return 0.0
-        pause = (self._planned_ns - now_ns) / 1e9
-        return max(0.0, min(_LOOK_EVERY_SECONDS, pause))
+        return beats
 
     # --- what is outside
 
@@ -382,7 +304,8 @@ class Live:
         outcalls, answer = self.subnet.outcalls, None
         try:
             answer = outcalls._ask(one)
-            if answer is not None and not self._stopped:  # what waits when this stops is asked for when it starts again
+            # What waits when this stops is asked for when it starts again.
+            if answer is not None and not self.rounds.is_stopped:
                 outcalls.answer(one, answer)
         except KeyError:
             pass  # its time was over, or somebody else has answered
@@ -392,7 +315,7 @@ class Live:
         finally:
             self._asking.discard(one.id)
             if answer is not None:
-                self._wake.set()
+                self.rounds.wake()
 
     # --- compiling
 
@@ -416,6 +339,167 @@ class Live:
             return self.subnet._compiled(wasm)
         finally:
             self.preparing.discard(request.request_id)
+
+
+@final
+class Rounds:
+    """The thread in which subnets go on: all of a network, those added later included, or one that is alone.
+
+    Args:
+        network: the network.
+        clock: what its clocks do.
+        alone: the subnet that has none.
+    """
+
+    def __init__(self, network: Network | None, *, clock: Clock = "real", alone: Live | None = None) -> None:
+        self.network = network
+        self.clock = clock
+        self.is_stopped = False
+        self.is_ending = False
+        self._lives: dict[Subnet, Live] = {} if alone is None else {alone.subnet: alone}
+        self._wake = threading.Event()
+        self._beat_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="perdure rounds", daemon=True)
+
+    @classmethod
+    def of(cls, what: Subnet | Network, *, clock: Clock = "real") -> Rounds:
+        """Those of a network, or of a subnet that is alone."""
+        if isinstance(what, Network):
+            return cls(what, clock=clock)
+        return Live(what, clock=clock).rounds
+
+    @property
+    def lives(self) -> list[Live]:
+        """The subnets, in their order."""
+        return list(self._lives.values()) if self.network is None else list(map(self.live_of, self.network.subnets))
+
+    def live_of(self, subnet: Subnet) -> Live:
+        """One of the subnets, running."""
+        found = self._lives.get(subnet)
+        if found is None:
+            found = self._lives.setdefault(subnet, Live(subnet, clock=self.clock, rounds=self))
+        return found
+
+    def find(self, wanted: bytes) -> Live | None:
+        """The subnet of an id, its own or that of a canister that it has or would have."""
+        if self.network is None:
+            return next(iter(self._lives.values()))
+        subnet = self.network.subnet_of(Principal(wanted))
+        return None if subnet is None else self.live_of(subnet)
+
+    @property
+    def root_key(self) -> bytes:
+        """What all certificates are checked with."""
+        return next(iter(self._lives.values())).subnet.root_key if self.network is None else self.network.root.root_key
+
+    def start(self) -> None:
+        """Begin; real clocks are set before anything else comes."""
+        lives = self.lives
+        with lives[0].subnet._gate.lock:
+            behind_ns = max(live.subnet._state.time_ns for live in lives) - time.time_ns()
+        if self.clock == "real" and behind_ns > _SECOND_NS:
+            _LOG.warning("the subnet's clock is %.0f s ahead of the machine's, and waits for it", behind_ns / 1e9)
+        self._run_alone(lambda _: None)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the thread look for something to do at once."""
+        self._wake.set()
+
+    def end_waiting(self) -> None:
+        """See `Live.end_waiting`."""
+        self.is_ending = True
+        self._wake.set()
+
+    def stop(self) -> None:
+        """See `Live.stop`."""
+        self.is_stopped = True
+        self.end_waiting()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self.is_stopped:
+                break
+            try:
+                pause = self._go_on()
+                for live in self.lives:
+                    live._ask_outside()
+                    live._tell()
+            except Exception:
+                _LOG.exception("a round of the served subnet failed")
+                pause = _ERROR_PAUSE_SECONDS
+        for live in self.lives:
+            live._tell()
+
+    def _go_on(self) -> float:
+        """Do what is due, for a turn; in how many seconds there is more to do."""
+        lives = self.lives
+        with lives[0].subnet._gate.lock:
+            for live in lives:
+                if live._may_follow(live.subnet._world):
+                    move_clock(live.subnet._world, time.time_ns())
+            pause = self._pause(lives)
+        return pause if pause > 0 else self._run_alone(self._turn)
+
+    def _run_alone(self, act: Callable[[list[Live]], object]) -> float:
+        lives = self.lives
+        gate = lives[0].subnet._gate
+        turn = gate.turn
+        with gate.lock:
+            try:
+                gate.alone(turn)
+                for live in lives:
+                    live.subnet._recover()
+                with lives[0].subnet._undisturbed(None):
+                    for live in lives:
+                        live._follow_clock(False, live.subnet._world)
+                    act(lives)
+                kept = [(live.subnet._host, live.subnet._host.settle()) for live in lives]
+                pause = self._pause(lives)
+            finally:
+                gate.end(turn)
+        for host, version in kept:
+            host.wait(version)
+        if pause <= 0:
+            time.sleep(_REST_SECONDS)  # the lock is nobody's in particular: without this it is mostly taken here again
+        return pause
+
+    def _turn(self, lives: list[Live]) -> None:
+        until = time.monotonic() + _TURN_SECONDS
+        self._beat_at = time.monotonic() + _LOOK_EVERY_SECONDS
+        worlds = [live.subnet._world for live in lives]
+        while True:
+            try:
+                if self.network is None:
+                    round_(worlds[0])
+                else:
+                    self.network._go_on()
+            except HostError as error:
+                # Whoever holds a subnet tries again with more; here others wait.
+                _LOG.warning("a call of the management canister cannot be executed here and is rejected: %s", error)
+                world = next((one for one in worlds if one.journal is not None), worlds[0])
+                world.recover()
+                reject_management_call(world, f"This machine cannot execute the call: {error}")
+            if not self._has_work(lives) or time.monotonic() > until:
+                return
+
+    def _has_work(self, lives: list[Live]) -> bool:
+        return has_work(lives[0].subnet._world) if self.network is None else self.network._has_work()
+
+    def _pause(self, lives: list[Live]) -> float:
+        """How many seconds may pass before the next round."""
+        if self._has_work(lives):
+            return 0.0
+        beats = [live._plan(live.subnet._world) for live in lives]
+        if any(beats) and time.monotonic() >= self._beat_at:
+            return 0.0
+        pause = min((live._planned_ns - live.time_ns) / 1e9 for live in lives)
+        return max(0.0, min(_LOOK_EVERY_SECONDS, pause))
 
 
 def _wasm_in(state: SubnetState, sender: bytes, arg: dict[str, object]) -> bytes | None:

@@ -13,19 +13,21 @@ before, in the order of the subnets, then runs its own round. So what comes out 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import groupby, permutations
 from pathlib import Path
-from typing import Any, Final, NamedTuple, final
+from typing import Any, final
 
 from perdure.canister import HasModule
+from perdure.certification import Delegation
 from perdure.embedder import Compiler
 from perdure.errors import StorageError, UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import FREE
+from perdure.execution.identity import identify, root_key, subordinate
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.scheduler import go_on, has_work, round_
 from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM
@@ -35,44 +37,14 @@ from perdure.ic.principal import Principal
 from perdure.storage.topology import Member, Topology
 from perdure.subnet import given
 from perdure.subnet.canister import Canister
+from perdure.subnet.delegations import RANGE_BITS, Delegations, Neighbour, range_of
+from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
+from perdure.subnet.kinds import KINDS
 from perdure.subnet.subnet import Subnet
 
-__all__ = ["KINDS", "Network"]
-
-RANGE_BITS: Final = 20
-"""A subnet has 2^20 ids of canisters, one after another."""
-
-
-@final
-class Kind(NamedTuple):
-    """What differs between kinds of subnets.
-
-    Attributes:
-        title: as `pocket-ic` spells it, and the file of a network's directory.
-        is_free: nothing costs cycles.
-        has_production_keys: threshold keys by the network's names for those that hold value.
-        first_canister_index: where its ids begin; `None`: in a range that no other subnet has.
-    """
-
-    title: str
-    is_free: bool = False
-    has_production_keys: bool = False
-    first_canister_index: int | None = None
-
-
-KINDS: Final[Mapping[str, Kind]] = {
-    "application": Kind("Application"),
-    "verified_application": Kind("VerifiedApplication"),
-    "system": Kind("System", is_free=True),
-    "nns": Kind("NNS", is_free=True, first_canister_index=0),
-    "sns": Kind("SNS"),
-    "ii": Kind("II", is_free=True, has_production_keys=True),
-    "fiduciary": Kind("Fiduciary", has_production_keys=True),
-    "bitcoin": Kind("Bitcoin", is_free=True),
-}
-"""Kinds of subnets by name."""
+__all__ = ["Network"]
 
 
 @final
@@ -120,6 +92,7 @@ class Network:
         self._kinds: list[str] = []
         self._halted: set[bytes] = set()
         self._by_range: dict[int, Subnet] = {}
+        self._delegations: dict[bytes, Delegations] = {}
         try:
             if topology is not None and topology.members:
                 _refuse_missing(topology)
@@ -139,7 +112,7 @@ class Network:
         """A network of one subnet that is there already. More can be added to it if that one is in memory."""
         made = object.__new__(cls)
         made._topology, made._gate, made._seed = None, subnet._gate, subnet._state.seed
-        made._config, made._options, made._halted = subnet._world.config, {}, set()
+        made._config, made._options, made._halted, made._delegations = subnet._world.config, {}, set(), {}
         made._subnets, made._kinds = [subnet], [kind]
         made._by_range = {subnet._state.first_canister_index >> RANGE_BITS: subnet}
         return made
@@ -155,6 +128,11 @@ class Network:
     def kinds(self) -> dict[Principal, str]:
         """The kind of each subnet, by its id."""
         return {subnet.id: kind for subnet, kind in zip(self._subnets, self._kinds, strict=True)}
+
+    @property
+    def root(self) -> Subnet:
+        """The subnet whose key certificates of all go back to: the NNS, or the first one where there is none."""
+        return self._subnets[self._kinds.index("nns") if "nns" in self._kinds else 0]
 
     @property
     def canisters(self) -> tuple[Canister, ...]:
@@ -223,6 +201,8 @@ class Network:
         if len(self._subnets) > 1:  # one that is alone asks nobody
             for one in self._subnets:
                 self._connect(one)
+            for one in self._subnets if subnet is self.root else (subnet,):
+                self._introduce(one)
         return subnet
 
     def _check_places(self, topology: Topology) -> None:
@@ -273,6 +253,31 @@ class Network:
     def _connect(self, subnet: Subnet) -> None:
         subnet._world.route = self._route
         subnet._world.network = self._round
+
+    def _introduce(self, subnet: Subnet) -> None:
+        """Have a subnet know its root."""
+        root, world = self.root, subnet._world
+        if subnet is root:
+            self._delegations.pop(world.state.subnet_id, None)
+            identify(world)
+        else:
+            self._delegations[world.state.subnet_id] = made = Delegations(root._world, world)
+            subordinate(world, root.root_key, made.of)
+
+    def _delegation(self, subnet_id: bytes, canister_id: bytes) -> Delegation | None:
+        """What the root says of a subnet as the one of a canister; `None`: it is the root."""
+        found = self._delegations.get(subnet_id)
+        return None if found is None else found.of(canister_id)
+
+    def _neighbours(self) -> tuple[Neighbour, ...]:
+        """What the state trees of all subnets say of all of them; with the lock."""
+        found = []
+        for subnet, kind in zip(self._subnets, self._kinds, strict=True):
+            state, own = subnet._state, range_of(subnet._state)
+            others = [(one, one) for one in state.canisters if not own[0] <= one <= own[1]]
+            key_der = root_key(state.seed).public_key_der
+            found.append(Neighbour(state.subnet_id, key_der, sorted([own, *others]), KINDS[kind].subnet_type))
+        return tuple(found)
 
     def _route(self, wanted: bytes) -> bytes | None:
         """See `World.route`."""
@@ -398,24 +403,41 @@ class Network:
 
     def _round(self, always: bool) -> bool:
         """See `World.network`."""
-        subnets = self._running()
-        worlds = [subnet._world for subnet in subnets]
-        for world in worlds:
-            if world.journal is not None:
-                world.recover()
+        subnets = self._recovered()
         slices = self._slices(subnets)
-        is_working = any(has_work(world) for world in worlds) or any(
-            has_new(world.state, sender_id, one) for world, sender_id, one in slices
-        )
-        if not is_working and sum(ask_outside(world) for world in worlds) == 0 and not always:
+        if (
+            not _is_working(subnets, slices)
+            and sum(ask_outside(subnet._world) for subnet in subnets) == 0
+            and not always
+        ):
             return False
+        self._turn(subnets, slices)
+        return True
+
+    def _go_on(self) -> None:
+        """One round, whatever there is to do; what is outside is not asked."""
+        subnets = self._recovered()
+        self._turn(subnets, self._slices(subnets))
+
+    def _has_work(self) -> bool:
+        """Whether a round would do anything but heartbeats."""
+        subnets = self._running()
+        return _is_working(subnets, self._slices(subnets))
+
+    def _recovered(self) -> list[Subnet]:
+        subnets = self._running()
+        for subnet in subnets:
+            if subnet._world.journal is not None:
+                subnet._world.recover()
+        return subnets
+
+    def _turn(self, subnets: list[Subnet], slices: list[tuple[World, bytes, Slice]]) -> None:
         self._keep_what_leaves(subnets)
         for _, group in groupby(slices, lambda one: id(one[0])):
             pairs = list(group)
             take_in(pairs[0][0], [(sender_id, one) for _, sender_id, one in pairs])
-        for world in worlds:
-            round_(world)
-        return True
+        for subnet in subnets:
+            round_(subnet._world)
 
     def _keep_what_leaves(self, subnets: list[Subnet]) -> None:
         """Have on the platter whatever others are about to take in, or to let go of, whatever else is asked for."""
@@ -432,6 +454,32 @@ class Network:
 
     # --- states
 
+    def serve(
+        self,
+        *,
+        port: int = 0,
+        bind: str = "127.0.0.1",
+        clock: str = "real",
+        domains: Iterable[str] = (),
+        allow_hosts: Iterable[str] = (),
+    ) -> AbstractContextManager[str]:
+        """Serve all subnets over HTTP within the block; gives the URL. Arguments as of `Subnet.serve`.
+
+            with network.serve() as url:
+                ...
+
+        A request goes to the subnet of the id that it is posted to; clients check what they get with the key of the
+        `root`. Clocks and rounds of all subnets go on meanwhile.
+
+        Raises:
+            UnsupportedError: the extra ``serve`` is not installed.
+            OSError: the port is taken.
+        """
+        found: AbstractContextManager[str] = door("Network.serve")(
+            self, port=port, bind=bind, clock=clock, domains=domains, allow_hosts=allow_hosts
+        )
+        return found
+
     @alone
     def fork(self) -> Network:
         """A second network in the same state, in memory; each goes its own way."""
@@ -439,12 +487,13 @@ class Network:
         twin._gate = Gate()
         twin._seed, twin._config, twin._options, twin._topology = self._seed, self._config, self._options, None
         twin._subnets = [subnet._twin(twin._gate) for subnet in self._subnets]
-        twin._kinds, twin._halted = list(self._kinds), set(self._halted)
+        twin._kinds, twin._halted, twin._delegations = list(self._kinds), set(self._halted), {}
         numbers = {id(subnet): number for number, subnet in enumerate(self._subnets)}
         twin._by_range = {place: twin._subnets[numbers[id(subnet)]] for place, subnet in self._by_range.items()}
         for subnet in twin._subnets:
             if len(twin._subnets) > 1:
                 twin._connect(subnet)
+                twin._introduce(subnet)
         return twin
 
     def close(self) -> None:
@@ -467,6 +516,13 @@ class Network:
 
     def __repr__(self) -> str:
         return f"<Network of {', '.join(self._kinds)}>"
+
+
+def _is_working(subnets: Iterable[Subnet], slices: Iterable[tuple[World, bytes, Slice]]) -> bool:
+    """Whether a round would do anything but heartbeats."""
+    return any(has_work(subnet._world) for subnet in subnets) or any(
+        has_new(world.state, sender_id, one) for world, sender_id, one in slices
+    )
 
 
 def _is_empty(path: Path) -> bool:

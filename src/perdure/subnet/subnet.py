@@ -468,6 +468,8 @@ class Subnet(Home):
         """
         added = checked_extensions(extensions, self.extensions)
         twin = self._twin(Gate())
+        if self._world.network is not None:
+            identify(twin._world)  # the copy of one subnet has no network, and is its own root
         host = twin._host
         assert isinstance(host, MemoryHost)
         host.extensions = added

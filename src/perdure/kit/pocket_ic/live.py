@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from perdure.subnet import Subnet
-from perdure.subnet.live import Live
+from perdure.subnet.live import Rounds
+from perdure.subnet.network import Network
 
 __all__ = ["GoesOn"]
 
@@ -13,17 +13,17 @@ __all__ = ["GoesOn"]
 class GoesOn:
     """What stands still until somebody wants it to go on."""
 
-    subnet: Subnet
+    network: Network
     _going_on: ExitStack | None = None
     _url = ""
 
     def auto_progress(self) -> None:
         """Let time and rounds go on by themselves, as the machine's clock does, until `stop_progress`."""
         if self._going_on is None:
-            live = Live(self.subnet)
-            live.start()
+            rounds = Rounds.of(self.network)
+            rounds.start()
             self._going_on = ExitStack()
-            self._going_on.callback(live.stop)
+            self._going_on.callback(rounds.stop)
 
     def make_live(self, listen_at: int | None = None) -> str:
         """Serve agents and browsers over HTTP, and go on by itself, until `stop_live`; the URL.
@@ -38,7 +38,7 @@ class GoesOn:
         if not self._url:
             self.stop_progress()
             going_on = ExitStack()
-            self._url = going_on.enter_context(self.subnet.serve(port=listen_at or 0)) + "/"
+            self._url = going_on.enter_context(self.network.serve(port=listen_at or 0)) + "/"
             self._going_on = going_on
         return self._url
 

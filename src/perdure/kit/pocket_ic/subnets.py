@@ -18,7 +18,9 @@ from perdure.ic.principal import Principal
 from perdure.storage import StateDirectory
 from perdure.storage.topology import Topology
 from perdure.subnet import Subnet
-from perdure.subnet.network import KINDS, RANGE_BITS, Network
+from perdure.subnet.delegations import RANGE_BITS
+from perdure.subnet.kinds import KINDS
+from perdure.subnet.network import Network
 
 __all__ = [
     "PocketICServer",

@@ -1,0 +1,75 @@
+"""What the root of a network says of the other subnets: whose keys are theirs, and which canisters they have.
+
+The root is the NNS, or the first subnet where there is none. Whatever another one certifies goes with what the root
+says of it, so that clients and canisters know one key.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, final
+
+from perdure.certification import Delegation, Ranges, delegate
+from perdure.execution.identity import root_key
+from perdure.execution.state import SubnetState
+from perdure.execution.world import World
+
+__all__ = ["RANGE_BITS", "Delegations", "Neighbour", "range_of"]
+
+RANGE_BITS: Final = 20
+"""A subnet has 2^20 ids of canisters, one after another."""
+_AGE_NS: Final = 60_000_000_000
+"""For how long one is handed out again; clients take those of the last weeks."""
+_MAX_KEPT: Final = 1_024
+
+
+@final
+class Neighbour(NamedTuple):
+    """A subnet, as the state trees of all subnets have it.
+
+    Attributes:
+        subnet_type: as the interface specification spells it.
+    """
+
+    subnet_id: bytes
+    public_key_der: bytes
+    ranges: Ranges
+    subnet_type: str
+
+
+def range_of(state: SubnetState) -> tuple[bytes, bytes]:
+    """The first and the last id that the canisters of a subnet get."""
+    first = state.first_canister_index
+    last = first + (1 << RANGE_BITS) - 1
+    return first.to_bytes(8, "big") + b"\1\1", last.to_bytes(8, "big") + b"\1\1"
+
+
+@final
+class Delegations:
+    """Signs what a root says of one subnet.
+
+    Args:
+        root: the root.
+        world: the subnet.
+    """
+
+    def __init__(self, root: World, world: World) -> None:
+        self._root = root
+        self._world = world
+        self._kept: dict[bytes, tuple[int, Delegation]] = {}
+
+    def of(self, canister_id: bytes = b"") -> Delegation:
+        """The delegation to the subnet; it names a canister's id, too, that is out of its range and is there."""
+        state, now_ns = self._world.state, self._root.state.time_ns
+        own = range_of(state)
+        if own[0] <= canister_id <= own[1] or canister_id not in state.canisters:
+            canister_id = b""
+        kept = self._kept.get(canister_id)
+        if kept is not None and 0 <= now_ns - kept[0] < _AGE_NS:
+            return kept[1]
+        ranges = sorted([own, *([(canister_id, canister_id)] if canister_id else [])])
+        public_key_der = root_key(state.seed).public_key_der
+        made = delegate(root_key(self._root.state.seed), state.subnet_id, public_key_der, ranges, now_ns)
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept = {}
+        self._kept[canister_id] = now_ns, made
+        return made
