@@ -297,8 +297,16 @@ class Return:
     """Pages of the heap whose bytes differ from before; charged, but not counted where changes are dropped anyway."""
     own_wasm_pages: Mapping[str, int] = field(default_factory=dict)
     """Sizes of the memories of its own that its module has, by name."""
-    own_dirty_pages: int = 0
-    """Pages of those whose bytes differ from before, counted as those of the heap."""
+    own_dirty_pages: Mapping[str, int] = field(default_factory=dict)
+    """Pages of those whose bytes differ from before, by name, counted as those of the heap."""
+
+    @property
+    def written_pages(self) -> Mapping[str, int]:
+        """Pages of 4 KiB that it wrote, by memory: ``heap``, ``stable``, and those of its own that there are any of."""
+        found = {"heap": self.heap_dirty_pages, "stable": self.stable_dirty_pages}
+        for name, count in self.own_dirty_pages.items():
+            found[name] = found.get(name, 0) + count
+        return found
 
 
 @unique

@@ -1,4 +1,4 @@
-"""The sessions of docs/measuring.md run as they are printed."""
+"""The sessions of docs/measuring.md run as they are printed, wherever one is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SESSIONS = [block.split("```")[0] for block in PAGE.split("```python\n")[1:]]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
-def test_a_session(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_a_session(session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     test = doctest.DocTestParser().get_doctest(session, {}, "measuring", "measuring.md", 0)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(test)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from perdure import RejectError, Subnet
 from perdure.errors import MalformedError
@@ -47,6 +48,40 @@ def test_the_last_entry(built: Built) -> None:
     assert (canister.last.entry, canister.last.cycles) == ("canister_query count", 0)
     assert subnet.fork().canister(canister.id).last is None
     assert subnet.create_canister().last is None
+
+
+OWN = """(module
+  (import "ic0" "msg_reply" (func $reply))
+  (import "stable" "users" (memory $users i64 9))
+  (import "upgrade" "cache" (memory $cache 1))
+  (memory $heap 1)
+  (func (export "canister_update fill")
+    (memory.fill $users (i64.const 0) (i32.const 7) (i64.const 20480))
+    (i32.store $heap (i32.const 0) (i32.const 1)) (call $reply))
+  (func (export "canister_update rest") (i32.store $cache (i32.const 0) (i32.const 1)) (call $reply)))"""
+
+
+def test_pages_of_memories_of_ones_own() -> None:
+    with Subnet(extensions=("memories",)) as subnet:
+        canister = subnet.install(bytes(wasmtime.wat2wasm(OWN)))
+        report = Report()
+        report.watch(subnet._world, lambda _: "it")
+        with subnet.events() as stream:
+            canister.update("fill")
+        assert canister.last.pages_written == {"heap": 1, "stable": 0, "users": 5}
+        assert [one.written_pages["users"] for one in stream if isinstance(one, Ended)] == [5]
+        canister.update("rest")
+        assert canister.last.pages_written == {"heap": 0, "stable": 0, "cache": 1}
+    assert {row.method: row.max_written_pages for row in report.rows()} == {"update fill": 6, "update rest": 1}
+
+
+def test_pages_where_stable_memory_is_memory_1() -> None:
+    with Subnet(extensions=("memories=index",)) as subnet:
+        text = """(module (import "ic0" "msg_reply" (func $reply)) (memory 1) (memory $stable i64 1)
+          (func (export "canister_update f") (i64.store $stable (i64.const 5000) (i64.const 1)) (call $reply)))"""
+        canister = subnet.install(bytes(wasmtime.wat2wasm(text)))
+        canister.update("f")
+        assert canister.last.pages_written == {"heap": 0, "stable": 1}
 
 
 def test_budgets() -> None:

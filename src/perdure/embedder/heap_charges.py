@@ -63,16 +63,17 @@ def charge_for_heap(
 def charge_for_own(
     result: Return,
     env: Env,
+    name: str,
     delta: PageDelta,
     before: dict[int, bytes] | None,
     page_charges: tuple[int, int] | None,
 ) -> None:
     """Charge each changed page of a memory of the canister's own, as one of stable memory, after the fact.
 
-    Args as of `charge_for_heap`; the width of addresses makes no difference.
+    Args as of `charge_for_heap`, and the memory's `name`; the width of addresses makes no difference.
     """
     count = sum((before or {}).get(address) != data for address, data in pages_of(delta))
     limits = env.limits
     price = sum(page_charges) if page_charges is not None else limits.dirty_page_instructions
-    result.own_dirty_pages += count
+    result.own_dirty_pages = {**result.own_dirty_pages, name: count}
     result.instructions = min(limits.instructions, result.instructions + count * price)

@@ -130,7 +130,7 @@ class InstanceMemories:
                 continue
             delta = memory.changes()
             if delta is not None and self._facts.metered and not env.context.bit & FREE_OF_HEAP:
-                charge_for_own(result, env, delta, before.get(name) if before else None, page_charges)
+                charge_for_own(result, env, name, delta, before.get(name) if before else None, page_charges)
         result.own_wasm_pages = {name: self.by_name[name].wasm_pages for name in self._sized}
         touched = [memory for memory in self._scratch.values() if not memory.is_initial]
         return self.clear(touched) if touched else False

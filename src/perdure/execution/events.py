@@ -15,7 +15,7 @@ message's `Ended` has (`World.finish`). So both name what happens by the kinds t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, final
 
 from perdure.canister import Context, Return, Trap, TrapCode
@@ -75,6 +75,8 @@ class Ended(NamedTuple):
     heap_dirty_pages: int
     stable_accessed_pages: int
     stable_dirty_pages: int
+    written_pages: Mapping[str, int]
+    """Of 4 KiB, by memory: the two before this, and memories of the canister's own that it wrote."""
 
 
 class Trapped(NamedTuple):
@@ -169,6 +171,7 @@ def ended(canister_id: bytes, context: Context, result: Trap | Return, costs: Co
         result.heap_dirty_pages,
         result.stable_accessed_pages,
         result.stable_dirty_pages,
+        result.written_pages,
     )
 
 

@@ -91,7 +91,7 @@ def entry_of(number: int, event: Ended | Trapped) -> Entry:
     common = (number, str(Principal(event.canister_id)), context, event.instructions, event.cycles)
     if isinstance(event, Trapped):
         return Entry(*common, "undone", event.message or event.code.name.lower().replace("_", " "))
-    return Entry(*common, f"{event.stable_dirty_pages:,} stable, {event.heap_dirty_pages:,} heap", "")
+    return Entry(*common, ", ".join(f"{count:,} {name}" for name, count in event.written_pages.items()), "")
 
 
 @final

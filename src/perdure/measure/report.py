@@ -22,7 +22,7 @@ _COLUMNS: Final = ("instructions", "cycles", "accessed_pages", "written_pages")
 
 @final
 class Row(NamedTuple):
-    """One method of one canister, over all its calls; pages of 4 KiB, of stable memory and heap together."""
+    """One method of one canister, over all its calls; pages of 4 KiB, of all memories together."""
 
     canister: str
     method: str
@@ -104,7 +104,7 @@ class Report:
             entered = entry[0] if isinstance(entry[0], str) else "callback"
             pages = [0, 0]
             if isinstance(event, Ended):
-                pages = [event.stable_accessed_pages, event.stable_dirty_pages + event.heap_dirty_pages]
+                pages = [event.stable_accessed_pages, sum(event.written_pages.values())]
             if name not in self._known or entered not in self._known[name]:
                 self._known.setdefault(name, set()).update(instance.module.exported_methods, [entered])
             self.add(name, entered.removeprefix("canister_"), event.instructions, event.cycles, *pages)

@@ -26,7 +26,7 @@ class LastEntry(NamedTuple):
     pages_read: Mapping[str, int]
     """Pages that were accessed, read or written, by memory, of those whose reads are seen: stable memory."""
     pages_written: Mapping[str, int]
-    """By memory. Of an entry that trapped neither is known: what it did was undone."""
+    """By memory, those of the canister's own that it wrote among them. Of an entry that trapped neither is known: what it did was undone."""
     logs: tuple[bytes, ...]
     """The newest lines that it printed, as many as the log can hold."""
     duration_ns: int
@@ -46,8 +46,7 @@ def last_entry(world: World, state: CanisterState) -> LastEntry | None:
     if isinstance(outcome, Trap):
         trap = outcome.message or outcome.code.name.lower().replace("_", " ")
     else:
-        read = {"stable": outcome.stable_accessed_pages}
-        written = {"heap": outcome.heap_dirty_pages, "stable": outcome.stable_dirty_pages}
+        read, written = {"stable": outcome.stable_accessed_pages}, {**outcome.written_pages}
     return LastEntry(
         entry[0] if isinstance(entry[0], str) else "callback",
         event.instructions,
