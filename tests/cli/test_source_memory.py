@@ -58,6 +58,19 @@ def test_listed_queried_compared_exported_and_checked(perdure: Run, places: tupl
     assert json.loads(perdure("stable", "ls", f"{snapshot}#users", "--json")[0])["structures"][0]["entries"] == 3
 
 
+def test_bytes_of_no_structure_are_compared(perdure: Run, tmp_path: Path) -> None:
+    with Subnet(extensions=("memories",)) as subnet:
+        canister = subnet.install(MODULE)
+        for name in (b"Ada", b"Bob"):
+            canister.memories["users"].write(0x2000, name)
+            canister.write_snapshot(tmp_path / name.decode())
+    sides = (f"{tmp_path / 'Ada'}#users", f"{tmp_path / 'Bob'}#users")
+    out, _ = perdure("stable", "diff", *sides, code=1)
+    assert out.splitlines()[1:] == ["  1 of 16 pages of 4 KiB differ", "  ~ 0x2000, 3 bytes: 41 64 61 -> 42 6f 62"]
+    (found,) = json.loads(perdure("stable", "diff", *sides, "--json", code=1)[0])
+    assert found["bytes"] == [{"address": 0x2000, "size_bytes": 3, "before": "416461", "after": "426f62"}]
+
+
 def test_stable_and_heap_have_names_too(places: tuple[str, str]) -> None:
     for place in places:
         with open_source(f"{place}#heap") as heap, open_source(f"{place}#stable") as named, open_source(place) as plain:

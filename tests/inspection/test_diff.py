@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import MalformedError
-from perdure.inspection.diff import Change, diff
+from perdure.inspection.diff import ByteRun, Change, diff
 from perdure.inspection.find import find, find_in_memory
 from perdure.inspection.open import open_source
 from perdure.inspection.pages import ChangedPages, changed_pages
@@ -137,6 +137,21 @@ def test_keys_that_only_one_of_the_two_explains(build):
 def test_bytes_without_meaning(look):
     found = compare(b"one" + bytes(70_000), b"two" + bytes(70_000))
     assert found["page:0"].status == "unread"
+    assert list(found["page:0"].byte_runs()) == [ByteRun(0, 3, b"one", b"two")]
+
+
+def test_where_bytes_without_meaning_differ():
+    before = bytearray(b"?" * (4 * 65_536))
+    after = bytearray(before)
+    after[5] = 0  # a byte, a run over three pages, and the end, which the other does not have
+    after[0x5FFF:0x8001] = bytes(0x2002)
+    found = compare(bytes(before), bytes(after) + b"more" + bytes(65_532))["page:0"]
+    assert (found.status, found.pages[2], found.run_count) == ("unread", 1 + 4 + 16, 3)
+    assert list(found.byte_runs()) == [
+        ByteRun(5, 1, b"?", b"\0"),
+        ByteRun(0x5FFF, 0x2002, b"?" * 16, bytes(16)),
+        ByteRun(0x40000, 65_536, b"", b"more" + bytes(12)),
+    ]
 
 
 def test_equal_memories(every_structure):

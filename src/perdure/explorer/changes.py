@@ -12,6 +12,7 @@ from perdure.explorer.words import cell
 from perdure.inspection.diff import Change, StructureDiff, diff
 from perdure.inspection.source import Source
 from perdure.subnet.subnet import Canister
+from perdure.units import show_bytes
 
 __all__ = ["Differences", "StructureChanges", "changes_between", "structures_between"]
 
@@ -83,6 +84,10 @@ def _hash(found: bytes | None) -> str:
 
 def _shown(one: StructureDiff) -> StructureChanges:
     rows = [_row(one, change) for change in islice(one.changes, _ROWS)]
+    rows += [
+        RowChange("changed", f"{run.address:#x}, {show_bytes(run.size_bytes)}", run.before.hex(" "), run.after.hex(" "))
+        for run in islice(one.byte_runs(), _ROWS)
+    ]
     return StructureChanges(
         one.name,
         one.status,
@@ -90,7 +95,7 @@ def _shown(one: StructureDiff) -> StructureChanges:
         one.count("removed"),
         one.count("changed"),
         rows,
-        len(one.changes) > _ROWS,
+        max(len(one.changes), one.run_count) > _ROWS,
     )
 
 

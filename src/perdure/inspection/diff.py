@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from perdure.data.catalogue import Catalogue
 from perdure.data.differences import ModelDifference, compare_catalogues
@@ -22,6 +22,7 @@ from perdure.stable import types
 from perdure.stable.btree import BTree
 from perdure.stable.headers import ArrayHeader, magic_of
 from perdure.stable.layout import MAX_DEPTH
+from perdure.stable.region import Region
 from perdure.values.format import Value
 from perdure.values.schema import Schema
 from perdure.values.show import json_text
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     Addresses = npt.NDArray[np.int64]
 
-__all__ = ["Change", "StructureDiff", "diff"]
+__all__ = ["ByteRun", "Change", "StructureDiff", "diff"]
 
 _MAnyNODES: Final = 20_000
 """From so many changed nodes on, decoding everything at once is faster."""
@@ -59,6 +60,21 @@ class Change:
         if self.before is None:
             return "added"
         return "removed" if self.after is None else "changed"
+
+
+_SHOWN_BYTES: Final = 16
+
+
+@final
+class ByteRun(NamedTuple):
+    """Bytes that differ, of a memory of which no more is known: from the first to the last in pages side by side."""
+
+    address: int
+    """Within the structure's memory."""
+    size_bytes: int
+    before: bytes
+    """The first 16; fewer where the memory ended there."""
+    after: bytes
 
 
 @final
@@ -93,6 +109,8 @@ class StructureDiff:
         tables: before and after, to decode the changes with.
         pages: 4 KiB pages of the memory, those that had to be read, those that differ.
         models: of the catalogue of data models, what becomes of them.
+        regions: before and after, where no more than their bytes is known.
+        ranges: pages that differ there, as `ChangedPages.ranges`.
     """
 
     label: str
@@ -103,6 +121,19 @@ class StructureDiff:
     tables: tuple[Rows | RowsOf | None, Rows | RowsOf | None] = field(default=(None, None), repr=False)
     pages: tuple[int, int, int] = (0, 0, 0)
     models: list[ModelDifference] = field(default_factory=list)
+    regions: tuple[Region, Region] | None = field(default=None, repr=False)
+    ranges: Addresses | None = field(default=None, repr=False)
+
+    def byte_runs(self) -> Iterator[ByteRun]:
+        """What differs where ``unread``, by address; each reads a page or two of either side."""
+        if self.regions is not None and self.ranges is not None:
+            for first, end in self.ranges:
+                yield _byte_run(*self.regions, int(first) * PAGE_BYTES, int(end) * PAGE_BYTES)
+
+    @property
+    def run_count(self) -> int:
+        """How many `byte_runs` there are."""
+        return 0 if self.ranges is None else len(self.ranges)
 
     def count(self, what: str) -> int:
         """How many entries were ``added``, ``removed`` or ``changed``."""
@@ -243,18 +274,38 @@ def _diff_structure(
         found.status = "replaced"
         return found
     if old.kind not in (*KEYED, "vec", "minheap", "log", "cell"):
-        found.status = "unread"
-        return found
+        return _unread(found, old, new, pages)
     old, new = _explain_each_other(old, new)
     try:
         tables = (open_table(old, schema), open_table(new, schema))
     except UnsupportedError:
-        found.status = "unread"
-        return found
+        return _unread(found, old, new, pages)
     found.tables = tables
     found.changes = _changes(tables, pages, full_scan)
     found.status = "changed" if found.changes else "same"
     return found
+
+
+def _unread(found: StructureDiff, old: Structure, new: Structure, pages: ChangedPages) -> StructureDiff:
+    found.status = "unread"
+    found.regions, found.ranges = (old.region, new.region), pages.ranges
+    return found
+
+
+def _byte_run(old: Region, new: Region, start: int, end: int) -> ByteRun:
+    """From the first to the last byte that differ in pages all of which do."""
+    one, other = (_read(side, start, start + PAGE_BYTES) for side in (old, new))
+    first = start + next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
+    one, other = (_read(side, end - PAGE_BYTES, end).ljust(PAGE_BYTES, b"\0") for side in (old, new))
+    same = next((at for at in range(PAGE_BYTES) if one[-1 - at] != other[-1 - at]), 0)
+    until = min(first + _SHOWN_BYTES, end - same)
+    return ByteRun(first, end - same - first, _read(old, first, until), _read(new, first, until))
+
+
+def _read(region: Region, start: int, end: int) -> bytes:
+    """As far as there is any."""
+    end = min(end, region.size_bytes)
+    return region.read(start, end - start) if start < end else b""
 
 
 def _explain_each_other(old: Structure, new: Structure) -> tuple[Structure, Structure]:

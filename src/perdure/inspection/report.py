@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from perdure.errors import UnsupportedError
@@ -18,7 +19,7 @@ from perdure.inspection.sqlite import table_kinds
 from perdure.values.show import to_json
 
 if TYPE_CHECKING:  # they need the extra "columns"
-    from perdure.inspection.diff import Change, StructureDiff
+    from perdure.inspection.diff import ByteRun, Change, StructureDiff
     from perdure.inspection.fsck import Report
 
 __all__ = [
@@ -151,7 +152,12 @@ def diff_json(found: StructureDiff, limit: int) -> Json:
         "pages": dict(zip(("all", "compared", "changed"), found.pages, strict=True)),
         "changes": [_change_json(found, change) for change in shown],
         **({"models": [asdict(one) for one in found.models]} if found.models else {}),
+        **({"bytes": [_run_json(run) for run in islice(found.byte_runs(), limit or None)]} if found.regions else {}),
     }
+
+
+def _run_json(run: ByteRun) -> Json:
+    return {**run._asdict(), "before": run.before.hex(), "after": run.after.hex()}
 
 
 def _change_json(found: StructureDiff, change: Change) -> Json:

@@ -26,7 +26,9 @@ class LastEntry(NamedTuple):
     pages_read: Mapping[str, int]
     """Pages that were accessed, read or written, by memory, of those whose reads are seen: stable memory."""
     pages_written: Mapping[str, int]
-    """By memory, those of the canister's own that it wrote among them. Of an entry that trapped neither is known: what it did was undone."""
+    """By memory, those of the canister's own that it wrote among them.
+
+    Of an entry that trapped neither is known: what it did was undone."""
     logs: tuple[bytes, ...]
     """The newest lines that it printed, as many as the log can hold."""
     duration_ns: int

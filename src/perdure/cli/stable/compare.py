@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from perdure.cli.completing import complete_source
 from perdure.cli.stable.show import console_of, print_json, printable
 from perdure.cli.stable.source import FOUND_WRONG, opened, options
+from perdure.units import show_bytes
 
 if TYPE_CHECKING:
     from perdure.inspection.diff import StructureDiff
@@ -58,13 +60,15 @@ def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_p
 def diff(
     before: str, after: str, limit: int, full_scan: bool, as_json: bool, quiet: bool, schema_path: Path | None
 ) -> None:
-    """Compare two stable memories by key. Exit code 1 if they differ.
+    """Compare two memories by key. Exit code 1 if they differ.
 
-    4 KiB pages are compared first, so that only what is near a change is decoded.
+    4 KiB pages are compared first, so that only what is near a change is decoded. Of bytes that are no structure it is
+    said where they differ.
 
     \b
     Example:
         perdure stable diff monday.bin tuesday.bin
+        perdure stable diff snapshots/before#users .perdure:ledger#users
     """  # noqa: D301
     from perdure.inspection.diff import diff as compare
     from perdure.inspection.report import diff_json
@@ -99,6 +103,23 @@ def _print_diff(found: StructureDiff, limit: int) -> None:
         console.print(Text(f"  {mark} {_change_text(found, change)}", style=style))
     if len(found.changes) > len(shown) and not found.models:
         console.print(Text(f"  and {len(found.changes) - len(shown)} more"))
+    _print_bytes(found, limit)
+
+
+def _print_bytes(found: StructureDiff, limit: int) -> None:
+    """Which bytes differ, where nobody knows what they mean."""
+    from rich.text import Text
+
+    if found.regions is None:
+        return
+    console = console_of()
+    total, _, changed = found.pages
+    console.print(Text(f"  {changed:,} of {total:,} pages of 4 KiB differ"))
+    for run in islice(found.byte_runs(), limit or None):
+        sides = " -> ".join(side.hex(" ") or "nothing" for side in (run.before, run.after))
+        console.print(Text(f"  ~ {run.address:#x}, {show_bytes(run.size_bytes)}: {sides}", style="yellow"))
+    if limit and found.run_count > limit:
+        console.print(Text(f"  and {found.run_count - limit:,} more"))
 
 
 def _change_text(found: StructureDiff, change: Any) -> str:
