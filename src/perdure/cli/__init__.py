@@ -52,6 +52,7 @@ COMMANDS = {
     ),
     "upgrade-check": _Command("perdure.cli.upgrade:upgrade_check", "Rehearse an upgrade on real data: is it safe?"),
     "stable": _Command("perdure.cli.stable:stable", "Show, query, compare and check any stable memory."),
+    "fleet": _Command("perdure.cli.fleet:fleet", "Check, query, bench or fuzz many canisters at once."),
     "memory": _Command("perdure.cli.memory:memory", "List, show, export and drop a canister's memories."),
     "cache": _Command("perdure.cli.cache:cache", "See, empty and bound the cache of compiled code."),
     "completion": _Command("perdure.cli.completion:completion", "Print what a shell reads to complete command lines."),

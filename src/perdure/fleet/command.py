@@ -1,0 +1,76 @@
+"""What a worker does of a campaign: a command, in this process, as a person would call it; see `Job.request`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+from perdure.fleet.worker import named
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["run"]
+
+MAX_PRINTED_BYTES: Final = 64 << 20
+_MAX_WORDS: Final = 20_000
+
+
+def run(request: bytes) -> bytes:
+    """Do what is asked for; exit code, what was printed on both streams, processor time: as a JSON object."""
+    asked = json.loads(request)
+    printed, words = _Printed(), _Printed()
+    home = Path.cwd()
+    begun = time.process_time()
+    code: object = 2
+    try:
+        if asked["directory"]:
+            os.chdir(asked["directory"])
+        sys.argv = ["perdure", *asked["arguments"]]
+        with redirect_stdout(printed.stream), redirect_stderr(words.stream):
+            named(asked["main"])()
+    except SystemExit as ended:
+        code = ended.code
+    except Exception:  # a bug: its traceback is what is to be told
+        words.stream.write(traceback.format_exc())
+    finally:
+        os.chdir(home)
+    return json.dumps(
+        {
+            "exit_code": code if isinstance(code, int) else 2,
+            "printed": printed.text(),
+            "error": words.text()[-_MAX_WORDS:],
+            "processor_seconds": time.process_time() - begun,
+        }
+    ).encode()
+
+
+@final
+class _Printed:
+    """A stream for what is printed, up to a size; more is an error of whoever prints it."""
+
+    def __init__(self) -> None:
+        self._bytes = _Bounded()
+        self.stream = io.TextIOWrapper(self._bytes, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+    def text(self) -> str:
+        """What was printed."""
+        return self._bytes.getvalue().decode(errors="replace")
+
+
+@final
+class _Bounded(io.BytesIO):
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self.tell() > MAX_PRINTED_BYTES:
+            raise OSError(f"it prints more than {MAX_PRINTED_BYTES >> 20} MiB, which a campaign does not keep")
+        return super().write(data)
+
+    def close(self) -> None:
+        """Stay: what was printed is asked for later."""

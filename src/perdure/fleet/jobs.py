@@ -1,0 +1,136 @@
+"""What a campaign does for one source, and what came out of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, final
+
+from perdure.errors import MalformedError
+
+__all__ = ["OUTCOMES", "Job", "Outcome", "Row"]
+
+Outcome = Literal["fine", "found", "not certain", "failed"]
+
+OUTCOMES: Final[dict[int, Outcome]] = {0: "fine", 1: "found", 2: "failed", 3: "not certain"}
+"""What the exit code of a command means for its source."""
+
+
+_MAIN: Final = "perdure.cli:main"
+"""By its name: commands are above, and are imported where they run."""
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One command for one source.
+
+    Attributes:
+        source: what it is about.
+        arguments: of `perdure`, for this source alone: they print one JSON document.
+        group: SHA-256 of the module in hexadecimal, or nothing: jobs of a group need the same native code.
+        size_bytes: of what may be read.
+        mark: changes with what the source holds, as far as that can be told without reading it.
+        directory: where it is to run, if not here.
+    """
+
+    source: str
+    arguments: tuple[str, ...]
+    group: str = ""
+    size_bytes: int = 0
+    mark: str = ""
+    directory: str = ""
+
+    @property
+    def repro(self) -> str:
+        """The command for a shell, as a person would give it to see the same."""
+        shown = [one for one in self.arguments if one != "--json"]
+        line = shlex.join(["perdure", *shown])
+        return f"cd {shlex.quote(self.directory)} && {line}" if self.directory else line
+
+    def request(self) -> bytes:
+        """What a worker is given."""
+        directory = str(Path(self.directory).absolute()) if self.directory else ""
+        return json.dumps({"main": _MAIN, "arguments": self.arguments, "directory": directory}).encode()
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """What became of one source.
+
+    Attributes:
+        source: as in the job.
+        group: as in the job.
+        mark: as in the job.
+        outcome: ``fine``, ``found`` (something wrong), ``not certain``, ``failed`` (could not be done).
+        exit_code: of the command; `None`: its worker ended, or was ended.
+        seconds: from giving it to a worker to having its answer.
+        processor_seconds: that the worker spent.
+        error: what was printed beside the document, or why there is none.
+        repro: the command that shows it.
+        document: what the command printed, `None` where it is no JSON.
+    """
+
+    source: str
+    group: str
+    mark: str
+    outcome: Outcome
+    exit_code: int | None
+    seconds: float
+    processor_seconds: float
+    error: str
+    repro: str
+    document: Any
+
+    @classmethod
+    def answered(cls, job: Job, answer: bytes, seconds: float) -> Row:
+        """The row of a job whose worker has answered."""
+        found = json.loads(answer)
+        code = found["exit_code"]
+        error = found["error"]
+        try:
+            document = json.loads(found["printed"]) if found["printed"].strip() else None
+        except ValueError:
+            document, code = None, 2
+            error = f"{error}it printed what is no JSON document: {found['printed'][:200]!r}"
+        outcome = OUTCOMES.get(code, "failed")
+        spent = found["processor_seconds"]
+        return cls(job.source, job.group, job.mark, outcome, code, seconds, spent, error, job.repro, document)
+
+    @classmethod
+    def ended(cls, job: Job, why: str, seconds: float) -> Row:
+        """The row of a job whose worker has ended, or was ended."""
+        return cls(job.source, job.group, job.mark, "failed", None, seconds, 0.0, why, job.repro, None)
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def parse(cls, line: str) -> Row:
+        """The row of such a line.
+
+        Raises:
+            MalformedError: it is none.
+        """
+        try:
+            found = json.loads(line)
+            row = cls(**found)
+        except (ValueError, TypeError) as error:
+            raise MalformedError(f"no row of a campaign: {error}") from error
+        if row.outcome not in OUTCOMES.values():
+            raise MalformedError(f"no row of a campaign: source {row.source!r:.60}, outcome {row.outcome!r:.60}")
+        return row
+
+    @property
+    def told(self) -> str:
+        """What it came to, in a few words of the command's own: a verdict and its causes, counts, an error."""
+        if isinstance(self.document, dict) and "verdict" in self.document:
+            findings = self.document.get("findings", [])
+            moving = [one["code"] for one in findings if one["severity"] in ("breaking", "not certain")]
+            return ", ".join([self.document["verdict"], *dict.fromkeys(moving)])
+        lines = self.error.strip().splitlines()
+        return lines[-1] if lines else self.outcome

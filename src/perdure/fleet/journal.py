@@ -1,0 +1,146 @@
+"""What a campaign has found so far, in a directory: as it goes, so that what is done is kept, whatever ends it.
+
+```
+DIR/campaign.json    what it is about: {"version": 1, "command": ..., "options": [...]}
+DIR/rows.jsonl       a row a line, as sources are done, see `perdure.fleet.jobs.Row`
+```
+
+A line that was cut off is not read, and written over. A row counts for its source as long as that has the same mark.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, final
+
+from perdure.errors import MalformedError, StorageError
+from perdure.fleet.jobs import Job, Row
+
+__all__ = ["Journal"]
+
+_VERSION: Final = 1
+_ABOUT: Final = "campaign.json"
+_ROWS: Final = "rows.jsonl"
+_MAX_ABOUT_BYTES: Final = 16 << 20
+
+
+@final
+class Journal:
+    """The directory of a campaign, which one process has at a time. Close it, or use it in a ``with``.
+
+    Args:
+        directory: made where there is none.
+        command: which.
+        options: that it has for every source: another campaign has others.
+        resume: go on with one that is there already.
+
+    Raises:
+        StorageError: it is another campaign's, it cannot be written, another process has it, or it is there and nobody
+            said that it shall be gone on with.
+        MalformedError: it is none.
+    """
+
+    def __init__(self, directory: Path, command: str, options: Sequence[str], *, resume: bool) -> None:
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = (directory / _ROWS).open("a+b")
+        except OSError as error:
+            raise StorageError((error.strerror or str(error)).lower(), directory) from error
+        try:
+            self._lock()
+            self._require({"version": _VERSION, "command": command, "options": list(options)}, resume)
+            self.rows = self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError("another process writes to it: a campaign at a time", self.directory) from error
+
+    def _require(self, about: dict[str, object], resume: bool) -> None:
+        path = self.directory / _ABOUT
+        if not path.exists():
+            if self._file.seek(0, os.SEEK_END):
+                raise StorageError(f"has {_ROWS} and no {_ABOUT}: it is no campaign's", self.directory)
+            draft = path.with_name(f"{_ABOUT}.partial")
+            draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            draft.replace(path)
+            return
+        if not resume:
+            raise StorageError("has a campaign already: --resume goes on with it", self.directory)
+        with path.open("rb") as file:
+            data = file.read(_MAX_ABOUT_BYTES)
+        try:
+            found = json.loads(data)
+        except ValueError as error:
+            raise MalformedError(f"{path}: {error}") from error
+        if found != about:
+            raise StorageError(f"has another campaign, {_shown(found)}; this one is {_shown(about)}", self.directory)
+
+    def _read(self) -> dict[str, Row]:
+        """Rows by source; the last counts. What is behind the last whole line goes."""
+        self._file.seek(0)
+        found: dict[str, Row] = {}
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = Row.parse(line.decode())
+            except (MalformedError, UnicodeDecodeError) as error:
+                raise MalformedError(f"{self.directory / _ROWS}: {error}", end) from error
+            found[row.source] = row
+            end += len(line)
+        self._file.truncate(end)
+        return found
+
+    def left(self, jobs: Sequence[Job], *, failed_too: bool) -> list[Job]:
+        """The jobs that are still to be done.
+
+        Args:
+            jobs: of the campaign.
+            failed_too: do again what could not be done.
+        """
+        rows = ((job, self.rows.get(job.source)) for job in jobs)
+        return [
+            job for job, row in rows if row is None or row.mark != job.mark or (failed_too and row.outcome == "failed")
+        ]
+
+    def add(self, row: Row) -> None:
+        """Keep a row.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            self._file.write(row.to_json().encode(errors="surrogateescape") + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError((error.strerror or str(error)).lower(), self.directory / _ROWS) from error
+        self.rows[row.source] = row
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shown(about: object) -> str:
+    if not isinstance(about, dict):
+        return "which says nothing of itself"
+    words = about.get("options")
+    options = " ".join(map(str, words)) if isinstance(words, list) else ""
+    return f"{about.get('command')} {options}".strip()

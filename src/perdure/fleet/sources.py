@@ -1,0 +1,220 @@
+"""What there is to do: patterns, directories and lists of sources, looked through."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, final
+
+from perdure.errors import PerdureError, StorageError
+from perdure.ic.principal import Principal
+from perdure.storage import StateDirectory
+from perdure.storage.names import Names
+
+__all__ = ["Found", "Kind", "expand"]
+
+Kind = Literal["canisters", "memories", "modules", "benches"]
+
+_MAX_LIST_BYTES: Final = 256 << 20
+_SNAPSHOT: Final = "metadata.json"
+_STATE: Final = "checkpoint"
+_MODULE: Final = "wasm_module.bin"
+_MEMORIES: Final = ("wasm_memory.bin", "stable_memory.bin")
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """A source.
+
+    Attributes:
+        source: as commands take it.
+        module_hash: SHA-256 of its module in hexadecimal; nothing where it has none, or none that can be read.
+        size_bytes: that it takes on the disk.
+        mark: changes with what it holds.
+    """
+
+    source: str
+    module_hash: str = ""
+    size_bytes: int = 0
+    mark: str = ""
+
+
+def expand(given: Iterable[str], kind: Kind) -> list[Found]:
+    """The sources that somebody means, each once, in order.
+
+    Args:
+        given: of each a source itself; a pattern with ``*``, ``?``, ``[...]`` or ``**``; a directory, which is looked
+            through; a state directory, for all its canisters; ``@FILE``, which has one of these on each line (``@-``:
+            standard input).
+        kind: what is looked for in directories: ``canisters`` (snapshots and those of state directories), ``memories``
+            (those, and dumps named ``*.bin``, ``*.bin.gz``), ``modules`` (``*.wasm``, ``*.wasm.gz``), ``benches``
+            (directories with a ``canbench.yml``).
+
+    A source that is not there is one all the same, so that whoever needs it fails: a campaign goes on with the others.
+
+    Raises:
+        StorageError: a list that cannot be read, a pattern or directory in which there is nothing.
+    """
+    found = {one.source: one for text in _listed(given) for one in _expanded(text, kind)}
+    return list(found.values())
+
+
+def _listed(given: Iterable[str]) -> Iterator[str]:
+    for text in given:
+        if not text.startswith("@"):
+            yield text
+            continue
+        for line in _read_list(text[1:]).splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield line.strip()
+
+
+def _read_list(name: str) -> str:
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(_MAX_LIST_BYTES + 1)
+        else:
+            with Path(name).open("rb") as file:
+                data = file.read(_MAX_LIST_BYTES + 1)
+        if len(data) > _MAX_LIST_BYTES:
+            raise StorageError(f"a list of sources has at most {_MAX_LIST_BYTES} bytes", name)
+        return data.decode()
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), name) from error
+    except UnicodeDecodeError as error:
+        raise StorageError(f"a list of sources is text in UTF-8: {error}", name) from error
+
+
+def _expanded(text: str, kind: Kind) -> Iterator[Found]:
+    if "://" in text or not (glob.has_magic(text) or Path(text).is_dir()) or Path(text).is_file():
+        yield _one(text, kind)
+        return
+    is_place = Path(text).is_dir()
+    places = [text] if is_place else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 -- Path's begins at a place
+    has_any = False
+    for place in places:
+        for one in _under(place, kind) if Path(place).is_dir() else (_one(place, kind),):
+            has_any = True
+            yield one
+    if not has_any:
+        raise StorageError(f"no {kind} found", text)
+
+
+def _under(place: str, kind: Kind) -> Iterator[Found]:
+    """The sources in a directory, or the one that it is."""
+    for directory, names, files in os.walk(place):
+        names.sort()
+        here = _IN[kind](directory, set(files))
+        yield from here
+        if {_SNAPSHOT, _STATE} & set(files):  # what is in it is its own
+            names.clear()
+
+
+def _canisters(directory: str, files: set[str]) -> list[Found]:
+    if _STATE in files:
+        return list(_of_state(directory))
+    return [_snapshot(directory)] if _SNAPSHOT in files else []
+
+
+def _memories(directory: str, files: set[str]) -> list[Found]:
+    if {_STATE, _SNAPSHOT} & files:
+        return _canisters(directory, files)
+    return [_file(f"{directory}/{one}") for one in sorted(files) if one.endswith((".bin", ".bin.gz"))]
+
+
+def _modules(directory: str, files: set[str]) -> list[Found]:
+    return [_module(f"{directory}/{one}") for one in sorted(files) if one.endswith((".wasm", ".wasm.gz"))]
+
+
+def _benches(directory: str, files: set[str]) -> list[Found]:
+    return [Found(directory, mark=_mark([f"{directory}/canbench.yml"]))] if "canbench.yml" in files else []
+
+
+_IN: Final[dict[Kind, Callable[[str, set[str]], list[Found]]]] = {
+    "canisters": _canisters,
+    "memories": _memories,
+    "modules": _modules,
+    "benches": _benches,
+}
+
+
+def _one(text: str, kind: Kind) -> Found:
+    """A source that somebody names, there or not."""
+    if "://" in text:
+        return Found(text)
+    if Path(text).exists():
+        return _module(text) if kind == "modules" else _file(text)
+    directory, colon, name = text.rpartition(":")
+    if colon and Path(directory, _STATE).is_file():
+        with suppress(PerdureError):
+            return next((one for one in _of_state(directory, name) if one.source == text), Found(text))
+    return Found(text)
+
+
+def _snapshot(directory: str) -> Found:
+    paths = [f"{directory}/{one}" for one in (_MODULE, *_MEMORIES)]
+    return Found(directory, _hash(paths[0]), sum(map(_size, paths)), _mark([*paths, f"{directory}/{_SNAPSHOT}"]))
+
+
+def _of_state(directory: str, name: str = "") -> Iterator[Found]:
+    """The canisters of a state directory, under their names; one that cannot be read is one source, which fails."""
+    try:
+        state = StateDirectory.open(directory, read_only=True)
+    except (PerdureError, OSError):
+        yield Found(f"{directory}:{name}")
+        return
+    try:
+        names = Names(Path(directory))
+        for raw_id, record in sorted(state.canisters.items()):
+            canister_id = Principal(raw_id)
+            titles = [names.name_of(canister_id) or str(canister_id)]
+            if name:
+                titles = [one for one in (str(canister_id), *titles) if one == name][:1]
+            size_bytes = sum(one.wasm_pages for one in record.memories.values()) << 16
+            for title in titles:
+                if record.module_hash or name:
+                    yield Found(f"{directory}:{title}", record.module_hash.hex(), size_bytes, str(state.version))
+    finally:
+        state.close()
+
+
+def _module(path: str) -> Found:
+    return Found(path, _hash(path), _size(path), _mark([path]))
+
+
+def _file(path: str) -> Found:
+    return Found(path, "", _size(path), _mark([path]))
+
+
+def _hash(path: str) -> str:
+    """SHA-256 of a file; nothing where it cannot be read, which whoever needs it will say."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _size(path: str) -> int:
+    """Bytes of a file on the disk: holes do not count, nobody reads them."""
+    try:
+        return Path(path).stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _mark(paths: Iterable[str]) -> str:
+    marks = []
+    for path in paths:
+        with suppress(OSError):
+            status = Path(path).stat()
+            marks.append(f"{status.st_size}-{status.st_mtime_ns}")
+    return " ".join(marks)

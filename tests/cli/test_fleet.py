@@ -1,0 +1,140 @@
+"""`perdure fleet`, as a person calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from perdure import Subnet
+from perdure.memory import BytesMemory
+from perdure.stable import MemoryManager, StableBTreeMap, types
+
+Run = Callable[..., tuple[str, str]]
+KV32 = Path(__file__).parent.parent / "canisters" / "modules" / "kv32.wasm"
+SQL = "select count(*) as n, max(value) as most from memory_0"
+
+
+@pytest.fixture
+def dumps(tmp_path: Path) -> Callable[[int], Path]:
+    """A directory with so many dumps of a map with three rows."""
+
+    def make(count: int) -> Path:
+        directory = tmp_path / "dumps"
+        directory.mkdir()
+        for number in range(count):
+            memory = BytesMemory()
+            rows = StableBTreeMap.create(MemoryManager.create(memory).get(0), types.u64, types.u64)
+            for key in range(3):
+                rows[key] = number
+            (directory / f"{number:04}.bin").write_bytes(memory.data)
+        return directory
+
+    return make
+
+
+@pytest.mark.slow
+def test_dumps_are_looked_through_and_one_that_is_broken_is_a_row(
+    dumps: Callable[[int], Path], perdure: Run, tmp_path: Path
+) -> None:
+    directory = dumps(5)
+    (directory / "0003.bin").write_bytes(b"not a memory")
+    assert "5 sources" in perdure("fleet", "query", directory, SQL, "--dry-run")[0]
+    out, _ = perdure("fleet", "query", directory, SQL, "-o", "out", "--workers", "1", "--json", code=2)
+    report = json.loads(out)
+    assert report["outcomes"] == {"failed": 1, "fine": 4}
+    assert "a text, not a stable memory" in report["rows"][0]["error"]
+    assert report["rows"][0]["repro"].startswith("perdure stable query -- ")
+    entries = parquet.read_table(tmp_path / "out" / "entries.parquet").to_pylist()
+    assert Counter((one["n"], one["most"]) for one in entries) == Counter(
+        (3, f"{number:016}") for number in (0, 1, 2, 4)
+    )
+    assert parquet.read_table(tmp_path / "out" / "results.parquet").num_rows == 5
+    # What could not be done is done again once it can be.
+    (directory / "0003.bin").write_bytes((directory / "0002.bin").read_bytes())
+    out, _ = perdure("fleet", "query", directory, SQL, "-o", "out", "--workers", "1", "--resume")
+    assert out == "5 sources: 5 fine\n"
+    assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.slow
+def test_what_is_interrupted_keeps_what_is_done_and_goes_on(dumps: Callable[[int], Path], tmp_path: Path) -> None:
+    directory = dumps(30)
+    command = [sys.executable, "-m", "perdure", "fleet", "fsck", str(directory), "-o", "out", "--workers", "1"]
+    rows = tmp_path / "out" / "rows.jsonl"
+    campaign = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (rows.exists() and rows.read_text()):
+        assert campaign.poll() is None
+        time.sleep(0.01)
+    campaign.send_signal(signal.SIGINT)
+    out, err = campaign.communicate(timeout=60)
+    done = len(rows.read_text().splitlines())
+    assert (campaign.returncode, err) == (130, "interrupted\n")
+    assert 0 < done < 30
+    assert f"{30 - done} not done: --resume goes on with them" in out
+    again = subprocess.run([*command, "--resume", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["outcomes"] == {"fine": 30}
+    assert Counter(json.loads(line)["source"] for line in rows.read_text().splitlines()) == Counter(
+        f"{directory}/{number:04}.bin" for number in range(30)
+    )
+
+
+@pytest.mark.slow
+def test_workers_go_with_who_was_killed(dumps: Callable[[int], Path], tmp_path: Path) -> None:
+    """Nobody has told them: their input has ended."""
+    command = [sys.executable, "-m", "perdure", "fleet", "fsck", str(dumps(30)), "-o", "out", "--workers", "1"]
+    campaign = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = tmp_path / "out" / "rows.jsonl"
+    while not (rows.exists() and rows.read_text()):
+        assert campaign.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{campaign.pid}/task/{campaign.pid}/children").read_text().split()
+    campaign.kill()
+    campaign.wait()
+    assert children
+    for child in children:
+        while Path(f"/proc/{child}/status").exists() and "Z (zombie)" not in Path(f"/proc/{child}/status").read_text():
+            time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_upgrades_of_many(perdure: Run, tmp_path: Path) -> None:
+    subnet = Subnet()
+    canister = subnet.install(KV32)
+    for number in range(3):
+        canister.write_snapshot(tmp_path / "snaps" / str(number))
+    os.truncate(tmp_path / "snaps" / "1" / "wasm_memory.bin", 100)
+    broken = tmp_path / "broken.wasm"
+    broken.write_bytes(b"\0asm\1\0\0\0")
+    out, _ = perdure("fleet", "upgrade-check", "snaps/*", broken, "--workers", "1", "--json", code=1)
+    report = json.loads(out)
+    assert report["outcomes"] == {"found": 2, "failed": 1}
+    assert len(report["modules"]) == 1
+    told, _ = perdure("fleet", "upgrade-check", "snaps", KV32, "--workers", "1", "--require-way-back", code=2)
+    assert f"perdure upgrade-check --require-way-back -- snaps/1 {KV32}" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fsck", "empty"], "no memories found"),
+        (["fsck", "none*"], "no memories found"),
+        (["fsck", "@none"], "no such file"),
+        (["fsck", "a", "--resume"], "-o, which is not given"),
+        (["query", "a"], "Missing argument"),
+        (["upgrade-check", "a", "none.wasm"], "does not exist"),
+        (["fsck", "a", "--kill-after", "0"], "--kill-after"),
+    ],
+)
+def test_what_cannot_begin_is_said(arguments: list[str], told: str, perdure: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert told in perdure("fleet", *arguments, code=2)[1]

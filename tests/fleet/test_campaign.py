@@ -1,0 +1,119 @@
+"""Campaigns over workers that die, hang, and print where answers go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import HostError, MalformedError, StorageError
+from perdure.fleet import Campaign, Job, Journal, Processes, Row, Summary
+from perdure.fleet.plan import estimate
+
+
+def job(source: str, what: str, file: Path, group: str = "", size_bytes: int = 0) -> Job:
+    return Job(source, (what, str(file)), group, size_bytes)
+
+
+def outcomes(rows: Iterable[Row]) -> dict[str, str]:
+    return {row.source: row.outcome for row in rows}
+
+
+@pytest.mark.slow
+def test_what_one_job_meets_ends_that_one_only(tmp_path: Path, work: str) -> None:
+    told = {"dies": "die", "hangs": "hang", "prints": "print", **{f"works {one}": "work" for one in range(8)}}
+    jobs = [job(source, what, tmp_path / "ids") for source, what in told.items()]
+    rows = {row.source: row for row in Campaign(jobs, Processes(work, 2), time_limit_seconds=3).rows()}
+    assert {source: row.outcome for source, row in rows.items()} == {
+        source: "failed" if what in ("die", "hang") else "fine" for source, what in told.items()
+    }
+    assert rows["dies"].error == "its worker ended by signal 9: a last word"
+    assert rows["hangs"].error == "its time limit of 3 s is over"
+    assert rows["hangs"].repro == f"perdure hang {tmp_path}/ids"
+
+
+@pytest.mark.slow
+def test_modules_have_workers_of_their_own_and_large_sources_come_first(tmp_path: Path, work: str) -> None:
+    jobs = [
+        Job(f"{group}{one}", ("meet", str(tmp_path / group), str(tmp_path / other)), group, one)
+        for group, other in ("ab", "ba")
+        for one in range(6)
+    ]
+    assert len(outcomes(Campaign(jobs, Processes(work, 2)).rows())) == 12
+    first = {group: (tmp_path / group).read_text().split()[0] for group in "ab"}
+    assert first["a"] != first["b"]
+    alone = list(Campaign(jobs[:3], Processes(work, 1)).rows())
+    assert [row.source for row in alone] == ["a2", "a1", "a0"]
+
+
+@pytest.mark.slow
+def test_whoever_stops_asking_ends_what_is_under_way(tmp_path: Path, work: str) -> None:
+    rows = Campaign([job("works", "work", tmp_path / "ids"), job("hangs", "hang", tmp_path)], Processes(work, 2)).rows()
+    assert next(rows).source == "works"
+    rows.close()  # type: ignore[attr-defined]
+    pid = (tmp_path / "ids").read_text().strip()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_start_are_told() -> None:
+    with pytest.raises(HostError, match=r"(?s)workers end before they begin: exit code 1: .*no_such_module"):
+        list(Campaign([Job("a", ())], Processes("no_such_module:run", 1)).rows())
+
+
+def row(source: str, outcome: str = "fine", mark: str = "") -> Row:
+    return Row(source, "", mark, outcome, 0, 2.0, 1.0, "", f"perdure {source}", {})  # type: ignore[arg-type]
+
+
+def test_a_journal_keeps_whole_rows(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out", "fsck", ["--all-values"], resume=False) as journal:
+        journal.add(row("a"))
+        journal.add(row("b", "failed"))
+        journal.add(row("c", mark="1"))
+        with pytest.raises(StorageError, match="another process"):
+            Journal(tmp_path / "out", "fsck", ["--all-values"], resume=True)
+    with (tmp_path / "out" / "rows.jsonl").open("a") as file:
+        file.write('{"source": "d", "gro')
+    jobs = [Job("a", ()), Job("b", ()), Job("c", (), mark="2"), Job("d", ())]
+    with Journal(tmp_path / "out", "fsck", ["--all-values"], resume=True) as journal:
+        assert [one.source for one in journal.left(jobs, failed_too=False)] == ["c", "d"]
+        assert [one.source for one in journal.left(jobs, failed_too=True)] == ["b", "c", "d"]
+        journal.add(row("d"))
+    assert [one[:13] for one in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()] == [
+        f'{{"source": "{name}"'[:13] for name in "abcd"
+    ]
+
+
+def test_a_journal_is_of_one_campaign(tmp_path: Path) -> None:
+    Journal(tmp_path, "fsck", [], resume=False).close()
+    with pytest.raises(StorageError, match="--resume goes on with it"):
+        Journal(tmp_path, "fsck", [], resume=False)
+    with pytest.raises(StorageError, match="has another campaign, fsck; this one is query select 1"):
+        Journal(tmp_path, "query", ["select 1"], resume=True)
+    (tmp_path / "rows.jsonl").write_text('{"source": 1}\n')
+    with pytest.raises(MalformedError, match="no row of a campaign"):
+        Journal(tmp_path, "fsck", [], resume=True)
+    (tmp_path / "campaign.json").write_text("{")
+    with pytest.raises(MalformedError, match=r"campaign\.json"):
+        Journal(tmp_path, "fsck", [], resume=True)
+    (tmp_path / "campaign.json").unlink()
+    with pytest.raises(StorageError, match=r"no campaign\.json"):
+        Journal(tmp_path, "fsck", [], resume=True)
+
+
+def test_the_gravest_comes_first_and_says_how_to_see_it() -> None:
+    summary = Summary.of("fsck", [row("a"), row("c", "not certain"), row("b<i>", "failed"), row("d", "found")], 5)
+    assert [one.source for one in summary.rows] == ["d", "b<i>", "c", "a"]
+    assert (summary.counts, summary.exit_code) == (dict.fromkeys(("found", "failed", "not certain", "fine"), 1), 1)
+    assert "perdure b<i>" in summary.to_text()
+    assert "1 not done" in summary.to_text()
+    assert "b&lt;i&gt;" in summary.to_html()
+    assert Summary.of("fsck", [row("a")], 1).exit_code == 0
+
+
+def test_an_estimate_follows_what_was_measured() -> None:
+    jobs = [Job(str(number), (), group=str(number % 3), size_bytes=1 << 29) for number in range(9)]
+    measured = estimate("fsck", jobs, [row("x")], 4, 0.1)
+    assert (measured.modules, measured.processor_seconds, measured.seconds) == (3, 18, 4.5)
+    assert estimate("fsck", jobs, [], 1, 0.1).processor_seconds > 9 * 0.5
