@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from typing import Final
 
 __all__ = ["CYCLES", "DURATIONS", "SIZES", "counted", "meant", "parse_amount", "show_bytes", "show_cycles", "show_size"]
@@ -41,6 +40,8 @@ def parse_amount(text: str, units: Mapping[str, int]) -> int:
     unit = found.group(2).lower() if found else ""
     if found is None or unit not in units:
         raise ValueError(f"{text!r:.60} is not a number, and one of {', '.join(filter(None, units))}")
+    from fractions import Fraction
+
     amount = Fraction(found.group(1).replace("_", "")) * units[unit]
     if amount.denominator != 1:
         raise ValueError(f"{text!r:.60} is not a whole number of the smallest unit")

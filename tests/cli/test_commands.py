@@ -185,3 +185,24 @@ def test_run_says_what_a_method_takes(perdure: Run) -> None:
         "(opt (2 : nat))"
         in perdure("run", MAP, "--init", "()", "insert_many=(vec { record { 1; 2 } })", "get=(1)").stdout
     )
+
+
+def test_a_call_imports_only_what_it_needs(tmp_path: Path) -> None:
+    """A hundred milliseconds are soon gone in what a call does without; see RATIONALE.md."""
+
+    def said(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120
+        )
+        return done.stdout.splitlines()[-1]
+
+    def after(*words: str) -> set[str]:
+        call = f"import sys, atexit; sys.argv = ['perdure', *{words!r}]; from perdure.cli import main"
+        return set(said(f"{call}; atexit.register(lambda: print(*sys.modules)); main()").split())
+
+    after("canister", "install", "kv", "--wasm", KV)
+    loaded = after("canister", "call", "kv", "count", "--query", "-o", "hex")
+    assert "perdure.subnet.subnet" in loaded
+    unwanted = {"tarfile", "html", "fractions", "importlib.resources", "yaml", "rich", "numpy", "asyncio", "subprocess"}
+    unwanted |= {f"perdure.{name}" for name in ("instrument.linking", "wasm.decoding", "inspection", "kit", "explorer")}
+    assert not unwanted & loaded

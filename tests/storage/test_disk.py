@@ -13,7 +13,7 @@ import pytest
 from interrupting import is_interrupted, no_hang
 
 from perdure.storage.aio import CAPACITY_BYTES
-from perdure.storage.disk import RealDisk, RealFile
+from perdure.storage.disk import DIRECT_AFTER_WRITES, RealDisk, RealFile
 
 BLOCK = 4096
 
@@ -22,13 +22,30 @@ BLOCK = 4096
 def file(tmp_path: Path) -> Iterator[RealFile]:
     file = RealDisk().open(str(tmp_path / "file"), write=True, create=True)
     file.pwrite(bytes(4 << 20), 0)
-    file.sync()
+    _write_until_direct(file)
     yield file
     file.close()
 
 
+def _write_until_direct(file: RealFile) -> None:
+    for _ in range(DIRECT_AFTER_WRITES):
+        file.start([bytes(BLOCK)], 0)
+        file.finish()
+
+
 def _blocks(*letters: str) -> list[bytes]:
     return [letter.encode() * BLOCK for letter in letters]
+
+
+@pytest.mark.parametrize(("writes", "is_direct"), [(DIRECT_AFTER_WRITES, False), (DIRECT_AFTER_WRITES + 1, True)])
+def test_few_writes_set_up_nothing(tmp_path: Path, writes: int, is_direct: bool) -> None:
+    made: list[int] = []
+    file = RealFile(os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT), "file", made.append)
+    for _ in range(writes):
+        file.start(_blocks("a"), 0)
+        file.finish()
+    assert bool(made) == is_direct
+    file.close()
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -101,6 +118,7 @@ class Refusing:
 def test_a_file_system_that_takes_no_direct_writes(tmp_path: Path, code: int) -> None:
     file = RealFile(os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT), "file", lambda _: Refusing(code))
     file.pwrite(bytes(4 << 20), 0)
+    _write_until_direct(file)
     file.start(_blocks("a", "b"), BLOCK)
     if code == errno.EIO:
         with pytest.raises(OSError, match=os.strerror(code)):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import wasmtime
 
 from perdure import Subnet
 from perdure.embedder import compile_module
+from perdure.embedder.cache import CompileCache
 from perdure.errors import UnsupportedError
+from perdure.subnet import exported_interface as exported
 from perdure.subnet.exported_interface import MAX_BYTES, exported_interface
 
 DID = 'service : { "greet" : (text) -> (text) query; count : () -> (nat32) query }'
@@ -22,6 +26,14 @@ def module(body: str, *, result: str = "i32", head: str = "", memory: str = "(me
     data = f'(data ({"i64" if "i64" in memory else "i32"}.const 8) "{QUOTED}")' if memory else ""
     text = f'(module {head} {memory} {data} (func (export "get_candid_pointer") (result {result}) {body}) {more})'
     return bytes(wasmtime.wat2wasm(text))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompileCache:
+    """Where interfaces are kept; nothing is known yet."""
+    monkeypatch.setenv("PERDURE_CACHE_DIR", str(tmp_path / "cache"))
+    exported._known.clear()
+    return CompileCache(tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -86,3 +98,41 @@ def test_what_says_no_interface_says_what_to_do():
         UnsupportedError, match=r"no section candid:service and exports no get_candid_pointer; pass candid="
     ):
         canister.actor()
+
+
+@pytest.mark.parametrize("wasm", [module("(i32.const 8)"), module("(unreachable)")], ids=["says one", "traps"])
+def test_a_module_is_asked_once_on_a_machine(wasm, cache, monkeypatch):
+    said = exported_interface(compile_module(wasm, known=True))
+    assert len(cache.files()) == 1
+    exported._known.clear()
+    monkeypatch.setattr(exported, "_asked", lambda _: pytest.fail("asked again"))
+    assert exported_interface(compile_module(wasm, known=True)) == said
+
+
+@pytest.mark.parametrize("at", [8, 12, 16, 48, 80, -1], ids=["version", "length", "key", "checksum", "text", "end"])
+def test_what_somebody_changed_in_the_cache_is_not_taken(at, cache):
+    wasm = module("(i32.const 8)")
+    exported_interface(compile_module(wasm, known=True))
+    path = cache.directory / cache.files()[0].name
+    kept = bytearray(path.read_bytes())
+    kept[at] ^= 1
+    path.write_bytes(kept)
+    exported._known.clear()
+    assert exported_interface(compile_module(wasm, known=True)) == DID
+
+
+def test_a_cache_that_others_may_write_is_not_taken(cache):
+    wasm = module("(i32.const 8)")
+    exported_interface(compile_module(wasm, known=True))
+    path = cache.directory / cache.files()[0].name
+    path.write_bytes(path.read_bytes().replace(b"greet", b"grEEt"))
+    path.chmod(0o666)
+    exported._known.clear()
+    assert exported_interface(compile_module(wasm, known=True)) == DID
+
+
+def test_interfaces_count_for_the_bound_of_the_cache(cache):
+    cache.limit(1)
+    for number in range(3):
+        exported_interface(compile_module(module(f"(drop (i32.const {number})) (i32.const 8)"), known=True))
+    assert len(cache.files()) == 1

@@ -6,7 +6,6 @@ import logging
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from typing import Final
 
@@ -35,7 +34,9 @@ def compile_apart(binary: bytes, apart: Apart, estimated_seconds: float) -> byte
         estimated_seconds,
     )
     command = [sys.executable, "-I", "-S", settings.__file__, str(_ffi.filename), str(apart.max_memory_bytes)]
-    with tempfile.TemporaryFile() as module, tempfile.TemporaryFile() as output:
+    from tempfile import TemporaryFile
+
+    with TemporaryFile() as module, TemporaryFile() as output:
         module.write(binary)
         module.seek(0)
         with subprocess.Popen(

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
 from dataclasses import replace
 from functools import cache, cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import final
 from weakref import ref
@@ -38,6 +37,7 @@ __all__ = [
     "covered_code",
     "profiled_code",
     "shared_compiler",
+    "toolchain",
 ]
 
 MAX_SECONDS = 3600.0
@@ -247,7 +247,7 @@ class Compiler:
         return module
 
     def _key(self, wasm: bytes, options: Options) -> bytes:
-        parts = (hashlib.sha256(wasm).digest(), repr(options).encode(), self._engine.settings.encode(), _toolchain())
+        parts = (hashlib.sha256(wasm).digest(), repr(options).encode(), self._engine.settings.encode(), toolchain())
         return hashlib.sha256(b"\0".join(parts)).digest()
 
     def _load(self, key: bytes, wasm: bytes, options: Options) -> CompiledModule | None:
@@ -324,11 +324,12 @@ TOOLCHAIN = ("canister.py", "errors.py", "ic", "image.py", "instrument", "memory
 
 
 @cache
-def _toolchain() -> bytes:
+def toolchain() -> bytes:
     """A hash of what made the code besides the engine: this package's own rewriting, and the processor."""
     digest = hashlib.sha256(platform.machine().encode())
+    package = Path(__file__).parents[1]
     for name in TOOLCHAIN:
-        place = files("perdure").joinpath(name)
+        place = package / name
         for file in sorted(place.iterdir(), key=lambda item: item.name) if place.is_dir() else [place]:
             if file.is_file():
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -1,4 +1,11 @@
-"""The only writer of files: images, commit log, checkpoints, snapshots."""
+"""The only writer of files: images, commit log, checkpoints, snapshots.
+
+Archives are there when they are first asked for: what reads them is more than all else that a state needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from perdure.storage.backup import Salvaged, Usage, backup, salvage, usage
 from perdure.storage.changes import NO_CODE, Answer, CanisterChange, Message, Origin, PythonCode
@@ -9,7 +16,9 @@ from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.kept import KeepHistory
 from perdure.storage.snapshot import Snapshot, SnapshotMetadata, write_snapshot
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
-from perdure.storage.transport import pack_snapshot, unpack_snapshot
+
+if TYPE_CHECKING:
+    from perdure.storage.transport import pack_snapshot, unpack_snapshot
 
 __all__ = [
     "MAPPING_BUDGET",
@@ -44,3 +53,16 @@ __all__ = [
     "usage",
     "write_snapshot",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in ("pack_snapshot", "unpack_snapshot"):
+        raise AttributeError(f"module 'perdure.storage' has no attribute {name!r}")
+    from perdure.storage import transport
+
+    value = globals()[name] = getattr(transport, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,7 +28,7 @@ from typing import Protocol, final
 
 from perdure.storage.aio import CAPACITY_BYTES, DirectWriter
 
-__all__ = ["Disk", "DiskFile", "RealDisk", "RealFile", "copy_data", "read_whole"]
+__all__ = ["DIRECT_AFTER_WRITES", "Disk", "DiskFile", "RealDisk", "RealFile", "copy_data", "read_whole"]
 
 _COPY_BYTES = 1 << 20
 _ZEROS = bytes(_COPY_BYTES)
@@ -41,6 +41,8 @@ _Statx = ctypes.c_char * 256
 _STX_NLINK = struct.Struct("=16xI")
 _MAX_HOLE_BYTES = 16 << 20
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux
+DIRECT_AFTER_WRITES = 4
+"""A direct write saves some 20 us, and the kernel takes 30 ms to let go of what makes them: few are not worth it."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -221,6 +223,7 @@ class RealFile:
         "_identity",
         "_name",
         "_started",
+        "_starts",
         "_writer",
         "descriptor",
     )
@@ -234,6 +237,7 @@ class RealFile:
         self._writer: DirectWriter | None = None
         self._identity: tuple[int, int] | None = None
         self._started: Callable[[], None] | None = None
+        self._starts = 0
         self.descriptor = descriptor
         # For one that nobody has closed. Not `__del__`, which swallows what a signal handler raises meanwhile, and runs
         # for those that were closed as well.
@@ -323,7 +327,8 @@ class RealFile:
 
     def start(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Begin to write; see `DiskFile.start`. Without direct writes this only writes, and `finish` syncs."""
-        if not self._has_writer:
+        self._starts += 1
+        if not self._has_writer and self._starts > DIRECT_AFTER_WRITES:
             self._writer = self._direct_writer(self.descriptor)
             self._has_writer = True
         writer = self._writer

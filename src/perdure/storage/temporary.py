@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -200,7 +199,9 @@ class TemporaryStore:
 
 def unlinked_file(directory: str) -> RealFile:
     """An empty file in a directory, without a name: gone with its descriptor."""
-    with tempfile.TemporaryFile(dir=directory, prefix="perdure-", buffering=0) as file:  # closed whatever comes between
+    from tempfile import TemporaryFile
+
+    with TemporaryFile(dir=directory, prefix="perdure-", buffering=0) as file:  # closed whatever comes between
         descriptor = os.dup(file.fileno())
     os.set_inheritable(descriptor, False)
     return RealFile(descriptor, directory)
@@ -209,4 +210,6 @@ def unlinked_file(directory: str) -> RealFile:
 def _default_directory() -> str:
     if "TMPDIR" not in os.environ and Path("/var/tmp").is_dir() and os.access("/var/tmp", os.W_OK):
         return "/var/tmp"
-    return tempfile.gettempdir()
+    from tempfile import gettempdir  # two milliseconds, for what most commands do without
+
+    return gettempdir()

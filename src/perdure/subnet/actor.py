@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import keyword
 from collections.abc import Callable, Iterator, Sequence
@@ -210,10 +209,11 @@ class Actor:
         return f", by {source}" if source and not source.startswith(OWN) else ""
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         rows = "".join(
-            f"<tr><td>{one.mode}</td><td><code>{html.escape(one.signature)}</code></td>"
-            f"<td>{html.escape(one.docs)}</td></tr>"
+            f"<tr><td>{one.mode}</td><td><code>{escape(one.signature)}</code></td><td>{escape(one.docs)}</td></tr>"
             for one in sorted(self._service.methods.values(), key=lambda one: (_ORDER.index(one.mode), one.name))
         )
-        title = html.escape(f"{self._called()} as {self._sender}{self._source()}")
+        title = escape(f"{self._called()} as {self._sender}{self._source()}")
         return f"<table><caption>{title}</caption><tr><th>mode</th><th>method</th><th>about</th></tr>{rows}</table>"

@@ -7,12 +7,15 @@ change anything traps. A module that does something else there has no interface.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 from perdure.canister import CanisterFacts, CanisterModule, Context, Env, Limits, Method, Return, WasmState
-from perdure.embedder.module import compile_module
+from perdure.embedder.cache import CacheEntry, CompileCache, cache_directory
+from perdure.embedder.module import compile_module, toolchain
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.storage import TemporaryImage, TemporaryStore
 
@@ -24,6 +27,7 @@ MAX_BYTES: Final = 1 << 20
 _PIECE_BYTES: Final = 1 << 12
 _LIMITS: Final = Limits(instructions=500_000_000, stable_wasm_pages=0, heap_wasm_pages=4_096, log_bytes=0)
 _REMEMBERED: Final = 64
+_KIND: Final = b"exported interface"
 _known: OrderedDict[bytes, str] = OrderedDict()
 
 
@@ -37,15 +41,26 @@ def exported_interface(module: CanisterModule) -> str:
         return ""
     key = module.module_hash
     if key not in _known:
-        _known[key] = _asked(module.wasm)
+        _known[key] = _kept(key, module.wasm)
         if len(_known) > _REMEMBERED:
             _known.popitem(last=False)
     return _known[key]
 
 
-def _asked(wasm: bytes) -> str:
+def _kept(module_hash: bytes, wasm: bytes) -> str:
+    """What a module says, or said before: that is kept beside compiled code, by the cache's bounds and its checks."""
     if wasm.startswith(_PREAMBLE) and EXPORT.encode() not in wasm:
         return ""
+    cache = CompileCache(cache_directory(os.environ))
+    key = hashlib.sha256(_KIND + toolchain() + module_hash).digest()
+    entry = cache.load(key)
+    if entry is None:
+        entry = CacheEntry(_asked(wasm).encode(), b"")
+        cache.store(key, entry)
+    return _decoded(entry.facts)
+
+
+def _asked(wasm: bytes) -> str:
     from perdure.wasm import inflate
 
     plain = inflate(wasm)

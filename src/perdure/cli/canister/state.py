@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 import click
-from click.shell_completion import CompletionItem
 
 from perdure.cli.completing import methods_in, starting
+from perdure.cli.lazy import collector_paused
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from perdure.project import Project, ProjectCanister
     from perdure.storage.names import Names
     from perdure.subnet import Canister, Subnet
@@ -102,8 +103,9 @@ class State:
         """
         if not create and not self.directory.exists():
             raise click.UsageError(f"no state in {self.directory}: `perdure canister install` begins one")
-        from perdure.execution.config import SubnetConfig
-        from perdure.subnet import Subnet
+        with collector_paused():
+            from perdure.execution.config import SubnetConfig
+            from perdure.subnet import Subnet
 
         with Subnet(
             self.directory,
@@ -258,18 +260,6 @@ def common(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped  # type: ignore[return-value]
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """For imports: what they make stays, and looking for garbage among it is a tenth of a short command's time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def _state(selected: dict[str, Any]) -> State:
     """The state that options mean; what a command does not say its groups may, as in dfx."""
     context = click.get_current_context(silent=True)
@@ -277,7 +267,7 @@ def _state(selected: dict[str, Any]) -> State:
         selected = {name: value or context.params.get(name) for name, value in selected.items()}
         context = context.parent
     network = "ic" if selected["ic"] else selected["network"]
-    with _collector_paused():
+    with collector_paused():
         from perdure.project import LOCAL, Project, check_name
     if network not in (None, LOCAL):
         raise click.UsageError(f"network {network!r:.60}: perdure runs canisters here and reaches no network; icp does")
