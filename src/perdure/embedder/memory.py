@@ -20,6 +20,7 @@ from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
 
 __all__ = ["AnonymousMemory", "ImageMemory", "LinearMemory", "coalesce"]
 
+_NOTHING = memoryview(b"")
 _CHUNK_BYTES = 1 << 20
 _KEPT_BYTES = 8 * PAGE_BYTES
 _MANY_RUNS = 1_000  # more are dropped in one call, with what was merely read
@@ -47,24 +48,16 @@ class LinearMemory:
 
     def __init__(self) -> None:
         self.range: AddressRange | None = None
+        self.base = 0
+        """Address of byte 0 in this process, while it is open."""
+        self.bytes = _NOTHING
+        """The whole range; beyond `size_bytes` it must not be read."""
         self.size_bytes = 0
         self.reserved_bytes = 0
         self.guard_bytes = 0
         self.minimum_bytes = 0
         """What the module that has it asks for."""
         self._cuts: set[int] = set()  # where one opened run of pages may end and another begin
-
-    @property
-    def base(self) -> int:
-        """Address of byte 0 in this process."""
-        assert self.range is not None
-        return self.range.base
-
-    @property
-    def bytes(self) -> memoryview:
-        """The whole range; beyond `size_bytes` it must not be read."""
-        assert self.range is not None
-        return self.range.view
 
     def attach(self, minimum_bytes: int, reserved_bytes: int, guard_bytes: int) -> None:
         """Be the memory of a new instance that asks for at least these sizes; what is there stays.
@@ -105,7 +98,8 @@ class LinearMemory:
         """Put the first content into a range just opened."""
 
     def _open(self, reserved_bytes: int, guard_bytes: int) -> None:
-        self.range = AddressRange(reserved_bytes + guard_bytes)
+        self.range = opened = AddressRange(reserved_bytes + guard_bytes)
+        self.base, self.bytes = opened.base, opened.view
         self.reserved_bytes, self.guard_bytes = reserved_bytes, guard_bytes
 
     def _move(self, reserved_bytes: int, guard_bytes: int) -> None:
@@ -126,7 +120,7 @@ class LinearMemory:
         """Give the addresses back."""
         if self.range is not None:
             self.range.close()
-            self.range = None
+            self.range, self.base, self.bytes = None, 0, _NOTHING
         self.size_bytes = 0
 
 
@@ -220,13 +214,13 @@ class ImageMemory(LinearMemory):
             return PageDelta(0, [], fresh=True) if self.fresh else None
         if self.is_untouched and self._is_as_committed:
             return None
-        runs = self._known_runs() if self.private_pages is None else self._changed_runs()
+        runs = coalesce(self.written) if self.private_pages is None else self._changed_runs()
         if not runs and self.size_bytes == self.committed_bytes and not self.fresh:
             return None
-        view = self.bytes
-        return PageDelta(
-            self.size_bytes // WASM_PAGE_BYTES, [(start, view[start:end]) for start, end in runs], self.fresh
-        )
+        changed, view = [], self.bytes
+        for start, end in runs:
+            changed.append((start, view[start:end]))
+        return PageDelta(self.size_bytes // WASM_PAGE_BYTES, changed, self.fresh)
 
     @property
     def _is_as_committed(self) -> bool:
@@ -315,27 +309,30 @@ class ImageMemory(LinearMemory):
         Dropping a page and faulting it in again costs 4.6 us, comparing it with its committed bytes 0.5 us. So what the
         last commit wrote stays private, as long as it is little, and goes when the next commit writes other pages.
         """
-        held, now = self._held, {}
+        held, now, runs = self._held, {}, delta.runs
+        if keep and len(runs) == 1 == len(self._kept):  # mostly the page that the message before has written, too
+            ((address, data),) = runs
+            before = self._kept.get(address)
+            if before is not None and len(before) == len(data):
+                self._kept = {address: held.get(address) or bytes(data)}
+                return
         gone: Iterable[tuple[int, bytes | memoryview]] = self._kept.items()
         room_bytes = _KEPT_BYTES if keep else -1
-        for address, data in delta.runs:
+        for address, data in runs:
             room_bytes -= len(data)
             if room_bytes < 0:
                 break
             now[address] = held.get(address) or bytes(data)
         if room_bytes < 0:
-            now, gone = {}, (*gone, *delta.runs)
+            now, gone = {}, (*gone, *runs)
         for address, data in gone:
             if len(now.get(address, b"")) != len(data):
                 self._drop(address, address + len(data))
         self._kept = now
 
-    def _known_runs(self) -> list[tuple[int, int]]:
-        return coalesce(self.written) if self.written else []
-
     def _private_runs(self) -> list[tuple[int, int]]:
         if self.private_pages is None:
-            return self._known_runs()
+            return coalesce(self.written)
         began = perf_counter_ns()
         runs = self.private_pages.runs(self.base, self.size_bytes)
         self._scan_ns += perf_counter_ns() - began

@@ -75,7 +75,8 @@ class TemporaryImage:
         self._pieces = Pieces()
         self._regions: set[Region] = set()
         self._blocks: dict[int, tuple[Region, int]] = {}  # block -> own region, file offset of the block
-        self._held: Mapping[int, bytes] = {}
+        self.held: Mapping[int, bytes] = {}
+        """Pages by address that are not what `extents()` says but this. Replaced by a commit, never changed."""
         self._counted = (0, 0)
         self._closed = False
         self._unfinished: str | None = None  # why, where a commit was cut off
@@ -108,11 +109,6 @@ class TemporaryImage:
         """File-backed runs, ascending, not overlapping. Valid until the next `commit`."""
         self._check_usable()
         return extents_of(self._to_map(self._pieces))
-
-    @property
-    def held(self) -> Mapping[int, bytes]:
-        """Pages by address that are not what `extents()` says but this. Replaced by a commit, never changed."""
-        return self._held
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -149,26 +145,26 @@ class TemporaryImage:
         wasm_pages, runs, fresh = delta
         if fresh or wasm_pages != self._wasm_pages or len(runs) > _FEW_RUNS:
             return None
-        if self._held or self._pending or self._store.holes_take_room:
+        if self.held or self._pending or self._store.holes_take_room:
             return None
         writes: list[_Write] = []
-        position, size_bytes, before = 0, wasm_pages * WASM_PAGE_BYTES, self._pieces.before
+        position, before = 0, self._pieces.before
         for address, data in runs:
             end = address + len(data)
             piece = before(address)
-            if piece is None or (address | end) % PAGE_BYTES or address < position or end > size_bytes:
+            if piece is None or (address | end) % PAGE_BYTES or address < position:
                 return None
             start, stop, region, offset = piece
             if end > stop or region.references != 1:
                 return None
             offset += address - start
-            first = offset - region.offset
-            low, high, room = first // GRANULE_BYTES, (first + len(data) - 1) // GRANULE_BYTES, region.room
+            first, room = offset - region.offset, region.room
+            low, high = first // GRANULE_BYTES, (first + end - address - 1) // GRANULE_BYTES
             if low not in room or (high != low and not room.issuperset(range(low, high + 1))):
                 return None
             writes.append((region.file, data, offset))
             position = end
-        return writes
+        return writes if position <= wasm_pages * WASM_PAGE_BYTES else None
 
     def _prepare_runs(self, delta: PageDelta) -> None:
         wasm_pages, changed, fresh = delta
@@ -205,7 +201,7 @@ class TemporaryImage:
         position, end = 0, len(runs.starts)
         places: list[_Place] = []
         # What is held covers the files, so nothing is written in place under it.
-        while position < end and not self._held and (place := self._next_in_place(runs, position)):
+        while position < end and not self.held and (place := self._next_in_place(runs, position)):
             runs.make_room(*place)
             places.append(place)
             position = place[2]
@@ -215,7 +211,7 @@ class TemporaryImage:
             return
         self._holds = self._can_hold(runs, position)
         if not self._holds:
-            if self._held:
+            if self.held:
                 self._runs = runs = self._with_held(runs)
             self._make_room_in_blocks(runs, position)
 
@@ -235,12 +231,12 @@ class TemporaryImage:
         pages = sum(map(len, runs.buffers[first:])) // PAGE_BYTES
         if pages > _HELD_PAGES or self._store.held_pages + pages > self._store.held_budget:
             return False
-        return len(self._held) + pages <= _HELD_PAGES or len(self._held.keys() | pages_of(runs, first).keys()) <= (
+        return len(self.held) + pages <= _HELD_PAGES or len(self.held.keys() | pages_of(runs, first).keys()) <= (
             _HELD_PAGES
         )
 
     def _with_held(self, runs: Runs) -> Runs:
-        pages = {**self._held, **pages_of(runs, 0)}
+        pages = {**self.held, **pages_of(runs, 0)}
         return Runs(sorted(pages.items()), self._pieces.end)
 
     def _make_room_in_blocks(self, runs: Runs, first: int) -> None:
@@ -308,15 +304,15 @@ class TemporaryImage:
         for place in self._places:
             runs.write(*place)
         if self._holds:
-            self._held = {**self._held, **pages_of(runs, self._others)}
+            self.held = {**self.held, **pages_of(runs, self._others)}
             self._recount()
         elif self._others < len(runs.starts):
             self._write_runs(runs, self._others)
-            self._held = {}
+            self.held = {}
         self._wasm_pages = delta.wasm_pages
         if self._store.holes_take_room and not self._holds:
             self._pending += zip(runs.starts, runs.ends, strict=True)  # what was a hole is to be mapped now
-        return self._moved() if self._pending or self._counted[1] != len(self._held) else ()
+        return self._moved() if self._pending or self._counted[1] != len(self.held) else ()
 
     def _moved(self) -> Sequence[Extent]:
         self._release_unused()
@@ -326,7 +322,7 @@ class TemporaryImage:
     def _start_anew(self, base: Region) -> None:
         self._pending.append((0, base.size_bytes))
         self._pieces = Pieces([Piece(0, base.size_bytes, base, base.offset)])
-        self._blocks, self._held = {}, {}
+        self._blocks, self.held = {}, {}
 
     def _reserve(self, size_bytes: int) -> None:
         """Back the memory up to `size_bytes` and more, so that most grows need no new mapping."""
@@ -435,7 +431,7 @@ class TemporaryImage:
     def write_held(self) -> None:
         """Bring what is held into files, so that `extents()` is all there is. The image must not be mapped."""
         self._check_usable()
-        if not self._held:
+        if not self.held:
             return
         pending = self._pending.copy()
         try:
@@ -444,7 +440,7 @@ class TemporaryImage:
             self._write_runs(held, 0)
         except OSError as error:
             raise StorageError(f"no room for held pages: {error.strerror}", self._store.directory) from error
-        self._held = {}
+        self.held = {}
         self._pending = pending
         self._release_unused()
         self._recount()
@@ -472,7 +468,7 @@ class TemporaryImage:
         child._wasm_pages = self._wasm_pages
         child._pieces = self._pieces.copy()
         child._blocks = self._blocks.copy()
-        child._held = self._held
+        child.held = self.held
         child._recount()
         return child
 
@@ -485,7 +481,7 @@ class TemporaryImage:
             self._store.retain(region)
             self._regions.add(region)
         self._retired += regions
-        self._pieces, self._blocks, self._held = pieces, {}, {}
+        self._pieces, self._blocks, self.held = pieces, {}, {}
         self._prepared = None
         self._wasm_pages = wasm_pages
         self._recount()
@@ -516,11 +512,11 @@ class TemporaryImage:
             position = end
         parts.append(bytes(address + size_bytes - position))
         data = b"".join(parts)
-        return overlaid(data, address, self._held) if self._held else data
+        return overlaid(data, address, self.held) if self.held else data
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         """Address ranges of whole pages that may hold anything but zeros, ascending."""
-        held = [(page, page + PAGE_BYTES) for page in sorted(self._held)]
+        held = [(page, page + PAGE_BYTES) for page in sorted(self.held)]
         return join_ranges(heapq.merge(self._ranges_in_files(), held))
 
     def _ranges_in_files(self) -> Iterator[tuple[int, int]]:
@@ -559,7 +555,7 @@ class TemporaryImage:
         ]
 
     def _forget_pieces(self) -> None:
-        self._pieces, self._blocks, self._held = Pieces(), {}, {}
+        self._pieces, self._blocks, self.held = Pieces(), {}, {}
         self._prepared = None
         while self._regions:
             self._store.release(self._regions.pop())
@@ -573,7 +569,7 @@ class TemporaryImage:
                 self._store.release(region)
 
     def _recount(self) -> None:
-        counted = len(self._pieces), len(self._held)
+        counted = len(self._pieces), len(self.held)
         if counted != self._counted:
             self._store.count(counted[0] - self._counted[0], counted[1] - self._counted[1])
             self._counted = counted

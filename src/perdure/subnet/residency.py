@@ -7,7 +7,7 @@ needed and may be closed between messages; its images and globals are all that i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
@@ -22,6 +22,7 @@ from perdure.canister import (
     Env,
     GlobalValue,
     Image,
+    PageDelta,
     Return,
     StateDelta,
     Trap,
@@ -222,7 +223,6 @@ class ResidentInstance:
 
     __slots__ = (
         "_committed",
-        "_entered",
         "_global_values",
         "_instructions",
         "_is_committing",
@@ -235,6 +235,7 @@ class ResidentInstance:
         "_residents",
         "_state",
         "change_counts",
+        "is_dirty",
         "last",
         "last_used",
     )
@@ -247,7 +248,9 @@ class ResidentInstance:
         self._open_memories: OpenMemories | None = None
         self._global_values = state.global_values if state is not None else None
         self._committed = self._global_values is not None
-        self._entered = self._is_committing = self._is_crossed = False
+        self._is_committing = self._is_crossed = False
+        self.is_dirty = False
+        """Whether it was entered and nobody has committed that or rolled it back."""
         self._predecessor: ResidentInstance | None = None
         self._is_outside = False
         self._instructions: dict[str | int, int] = {}
@@ -290,7 +293,7 @@ class ResidentInstance:
     def run(self, entry_point: EntryPoint, env: Env) -> Trap | Return:
         """Enter the canister."""
         live = self._live or self._use()
-        self._entered = True  # until somebody commits it or rolls it back, whatever comes out of here
+        self.is_dirty = True  # until somebody commits it or rolls it back, whatever comes out of here
         self.last_used = env.time_ns
         begun = perf_counter_ns()
         if live.__class__ is not WasmInstance:
@@ -326,11 +329,6 @@ class ResidentInstance:
         # A few short ones after a long one do not yet say that the next one is.
         self._instructions[name] = max(outcome.instructions, expected // 2)
         return outcome
-
-    @property
-    def is_dirty(self) -> bool:
-        """Whether it was entered and nobody has committed that or rolled it back."""
-        return self._entered
 
     @property
     def is_temporary(self) -> bool:
@@ -383,15 +381,15 @@ class ResidentInstance:
                 live.commit()
             self._global_values = live.global_values
             self._committed = True
-            self._count_changes(live.memories)
+            self._count_changes(dict.fromkeys(live.memories))
             self.close()
             delta = NO_CHANGE
         else:
             self._is_committing = True
             delta = live.commit()
-            self._count_changes(name for name, changed in delta.memories.items() if changed.runs)
+            self._count_changes(delta.memories)
         self._committed = True
-        self._is_committing = self._entered = False
+        self._is_committing = self.is_dirty = False
         if self._predecessor is not None:
             if self._is_crossed:
                 self._predecessor.discard()
@@ -400,9 +398,11 @@ class ResidentInstance:
             self._predecessor = None
         return delta
 
-    def _count_changes(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.change_counts[name] = self.change_counts.get(name, 0) + 1
+    def _count_changes(self, memories: Mapping[str, PageDelta | None]) -> None:
+        counts = self.change_counts
+        for name, changed in memories.items():
+            if changed is None or changed.runs:
+                counts[name] = counts.get(name, 0) + 1
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""
@@ -412,9 +412,9 @@ class ResidentInstance:
             self.close()
             if self._is_crossed:
                 self._predecessor.roll_back()
-            self._predecessor._entered = False
+            self._predecessor.is_dirty = False
             self._predecessor = None
-        self._entered = False
+        self.is_dirty = False
 
     def save(self) -> StateDelta:
         """Copy what is uncommitted."""
@@ -422,7 +422,7 @@ class ResidentInstance:
 
     def restore(self, saved: StateDelta) -> None:
         """Roll back, then apply `saved`, uncommitted."""
-        self._entered = True
+        self.is_dirty = True
         self._use().restore(saved)
 
     def successor(
@@ -431,7 +431,7 @@ class ResidentInstance:
         """An instance of `module` that takes over the memories."""
         if not isinstance(module, ResidentModule):
             raise InternalError(f"a resident's successor must be resident, found {type(module).__name__}")
-        self._entered = True  # its memories have a second owner until the heir commits or rolls back
+        self.is_dirty = True  # its memories have a second owner until the heir commits or rolls back
         if module.is_wasm is not self._module.is_wasm:
             return self._crossed(module, keep, added)
         live = self._use().successor(self._residents.code(module.code), keep=keep, added=added)
@@ -439,7 +439,7 @@ class ResidentInstance:
         heir = ResidentInstance(module, WasmState({**self._memories().memories, **added}), live)
         heir._open_memories = self._open_memories
         heir._predecessor = self
-        heir._entered = True
+        heir.is_dirty = True
         return heir
 
     def _crossed(self, module: ResidentModule, keep: Collection[str], added: Mapping[str, Image]) -> ResidentInstance:
@@ -450,7 +450,7 @@ class ResidentInstance:
             images[name].commit(changes[name])
         heir = ResidentInstance(module, WasmState({**images, **added}))
         heir._predecessor = self
-        heir._entered = heir._is_crossed = True
+        heir.is_dirty = heir._is_crossed = True
         return heir
 
     def move(self, open_memories: OpenMemories, global_values: tuple[GlobalValue, ...] | None) -> None:
@@ -462,7 +462,7 @@ class ResidentInstance:
 
     def evict(self) -> None:
         """Close the real instance, and memories that can be opened again; the next use makes them anew."""
-        if self._live is None or not self._committed or self._entered or self._is_outside or self.is_waiting:
+        if self._live is None or not self._committed or self.is_dirty or self._is_outside or self.is_waiting:
             return
         self._global_values = self._live.global_values
         self.close()
