@@ -70,8 +70,7 @@ def facts_of(module: Module, linked: Instrumented, counts: Counts) -> ModuleFact
             *(one.kind._replace(max_wasm_pages=one.limits.maximum) for one in linked.plan.own),
         ),
         max_heap_wasm_pages=linked.plan.types[linked.plan.heap].limits.maximum,
-        is_heap_alone=not linked.plan.noted
-        and (linked.options.accounting or "direct" not in linked.options.extensions),
+        is_heap_alone=not linked.plan.noted and linked.options.accounting,
         engine_memories=linked.plan.names,
         noted_memories=linked.plan.noted,
         counts=counts,
