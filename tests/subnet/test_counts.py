@@ -53,7 +53,7 @@ class Bounds(NamedTuple):
     """On disk the log is mostly written asynchronously, into room that is written beforehand, 1 MiB at a time."""
 
 
-BOUNDS = {"memory": Bounds(270, 146, 5, 2, 2 * PAGE_BYTES), "disk": Bounds(640, 150, 7, 2.1, 8 * PAGE_BYTES)}
+BOUNDS = {"memory": Bounds(270, 146, 6, 2, 2 * PAGE_BYTES), "disk": Bounds(640, 150, 8, 2.1, 8 * PAGE_BYTES)}
 
 
 @pytest.fixture(params=BOUNDS)
