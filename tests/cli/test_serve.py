@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 from click.testing import CliRunner
 
+from perdure import Network
 from perdure.cli.serve import serve
 
 
@@ -26,6 +27,34 @@ def test_it_serves_until_it_is_ended(tmp_path):
             assert bytes.fromhex(facts["root_key"]) in response.read()
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
+
+
+@pytest.mark.slow
+def test_it_begins_and_serves_a_network(tmp_path):
+    state = str(tmp_path / "net")
+    kinds = ("--subnet", "nns", "--subnet", "application")
+    for more in (kinds, ()):
+        command = [sys.executable, "-m", "perdure", "serve", "--state", state, "--json", *more]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            facts = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+            assert sorted(facts["subnets"].values()) == ["application", "nns"]
+            assert facts["subnets"][facts["subnet_id"]] == "nns"
+            with urllib.request.urlopen(facts["url"] + "/api/v2/status") as response:
+                assert bytes.fromhex(facts["root_key"]) in response.read()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+
+
+def test_a_network_of_other_subnets(tmp_path):
+    Network(1, path=tmp_path / "net").close()
+    for kinds, words in ((["moon"], "asked for moon"), (["nns"], "has the subnets application, asked for nns")):
+        more = [word for kind in kinds for word in ("--subnet", kind)]
+        done = CliRunner().invoke(serve, ["--state", str(tmp_path / "net"), *more])
+        assert done.exit_code == 2
+        assert words in done.output
+    done = CliRunner().invoke(serve, ["--state", str(tmp_path / "new"), "--subnet", "moon"])
+    assert "found 'moon'" in done.output
 
 
 def test_others_need_a_name(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from perdure import RejectError, Subnet
+from perdure import Network, RejectError, Subnet
 from perdure.explorer import Explorer
 from perdure.gateway.http import Request
 from perdure.inspection import open_source
@@ -281,4 +281,32 @@ def test_the_past_of_a_directory(tmp_path):
     with Subnet.read(path, code=Shop) as again:
         explorer = Explorer(again)
         assert "row 3" in get(f"/_/history/{last - 1}")
+        explorer.close()
+
+
+def test_all_subnets_of_a_network(tmp_path):
+    with Network(["nns", "application"], path=tmp_path / "net", history=None) as network:
+        near, far = (subnet.install(Shop) for subnet in network.subnets)
+        explorer = Explorer(network)
+
+        def get(name, status=200):
+            found = explorer.begin(Request("GET", name, {"host": "localhost"}, b""), "127.0.0.1")
+            assert found.status == status, found.body
+            return found.body.decode()
+
+        listed = get("/_/")
+        for made, kind in ((near, "nns"), (far, "application")):
+            assert str(made.id) in listed
+            assert f">{kind}</td>" in listed
+            assert str(made.id) in get(f"/_/c/{made.id}")
+        far.actor().add("a row", 1)
+        assert str(far.id) in get("/_/calls")
+        one, other = network.subnets
+        link = f"/_/history/{other.version}?subnet={other.id}"
+        for place in (f"/_/history?subnet={other.id}", f"/_/history?c={far.id}"):
+            assert link in get(place)
+        assert link not in get("/_/history")
+        assert f"?subnet={one.id}" in get("/_/history")
+        assert "1 added" in words(get(link))
+        assert "no subnet" in get("/_/history?subnet=aaaaa-aa", 404)
         explorer.close()

@@ -23,7 +23,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from perdure import Principal, Subnet
+from perdure import Network, Principal, Subnet
 from perdure.gateway import Server
 
 HERE = Path(__file__).parent
@@ -73,19 +73,32 @@ def npm_directory(package: str) -> Path:
     return directory
 
 
+COUNTER = ROOT / "tests/canisters/modules/motoko_eop_v1.wasm.gz"
+
+
 @pytest.fixture(scope="module")
 def served():
     """A counter that is served."""
     with Subnet() as subnet:
-        counter = subnet.install(ROOT / "tests/canisters/modules/motoko_eop_v1.wasm.gz")
+        counter = subnet.install(COUNTER)
         with Server(subnet) as server:
             yield server.url, counter
 
 
+@pytest.fixture(scope="module")
+def served_in_a_network():
+    """A counter on a subnet that the NNS vouches for."""
+    with Network(["nns", "application"]) as network:
+        counter = network.subnets[1].install(COUNTER)
+        with network.serve() as url:
+            yield url, counter
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["@icp-sdk/core", "@dfinity/agent"])
-def test_javascript(served, package):
-    url, counter = served
+@pytest.mark.parametrize("where", ["served", "served_in_a_network"])
+def test_javascript(request, where, package):
+    url, counter = request.getfixturevalue(where)
     directory = npm_directory(package)
     shutil.copy(CLIENTS / "agent.mjs", directory)
     found = json.loads(run("node", "agent.mjs", package, url, counter.id, directory=directory))

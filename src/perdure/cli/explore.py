@@ -44,11 +44,12 @@ def explore(source: str, port: int, extensions: tuple[str, ...], as_json: bool, 
     with ExitStack() as stack:
         explorer = stack.enter_context(_opened(source, extensions))  # which a signal ends, however large it is
         ended = stack.enter_context(until_ended())
-        subnet = explorer.subnet if explorer.subnet is not None else stack.enter_context(Subnet())
-        stack.enter_context(server := Server(subnet, port=port, clock="virtual", pages=explorer))
+        shown = explorer.what
+        served = shown if shown is not None else stack.enter_context(Subnet())
+        stack.enter_context(server := Server(served, port=port, clock="virtual", pages=explorer))
         url = f"http://localhost:{server.port}/_/?token={explorer.token}"
-        many = 0 if explorer.subnet is None else len(explorer.subnet.canisters)
-        what = f"{counted(many, 'canister')} of {source}" if explorer.subnet is not None else f"the memory of {source}"
+        many = 0 if shown is None else len(shown.canisters)
+        what = f"{counted(many, 'canister')} of {source}" if shown is not None else f"the memory of {source}"
         say(
             as_json, quiet, {"url": url, "source": source, "canisters": many}, f"{url} shows {what}; end it with Ctrl-C"
         )

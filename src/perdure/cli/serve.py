@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from perdure.cli.canister.state import State, common, say
 from perdure.units import counted
 
 if TYPE_CHECKING:
+    from perdure.subnet import Subnet
     from perdure.subnet.live import Clock
+    from perdure.subnet.network import Network
 
 __all__ = ["serve", "until_ended"]
 
@@ -44,6 +47,13 @@ __all__ = ["serve", "until_ended"]
     help="Let HTTPS outcalls reach this host; may be given again. Without it they reach none.",
 )
 @extension_option(KEPT_EXTENSION)
+@click.option(
+    "--subnet",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    help="Begin a network with a subnet of this kind, such as nns or application; may be given again.",
+)
 @production_key_names
 @common
 def serve(
@@ -55,6 +65,7 @@ def serve(
     clock: str,
     outcall_hosts: tuple[str, ...],
     extensions: tuple[str, ...],
+    kinds: tuple[str, ...],
     production_key_names: bool,
     as_json: bool,
     quiet: bool,
@@ -64,27 +75,27 @@ def serve(
     What was answered with a certificate is on the disk. The command ends with Ctrl-C or SIGTERM.
 
     Threshold keys are public here, whatever they are called: what is sent to an address of theirs belongs to anybody.
+    The directory of a network is served with all its subnets; --subnet begins one where there is nothing.
 
     \b
     Example:
         perdure serve --port 4943
+        perdure serve --state net --subnet nns --subnet application
         perdure serve --state /var/lib/app --bind 0.0.0.0 --allow-host box.example.org
     """  # noqa: D301 - click wants the backspace itself
     from perdure.explorer import Explorer
     from perdure.gateway.server import Server
-    from perdure.storage.names import by_id
 
     real_or_not: Clock = "virtual" if clock == "virtual" else "real"
-    opened = state.open(
-        create=True, changed_code="upgrade", extensions=extensions, production_key_names=production_key_names
-    )
-    with until_ended() as ended, opened as subnet, ExitStack() as stack:
-        pages = Explorer(subnet, title=str(state.directory), names=lambda: by_id(state.directory))
+    opened = _opened(state, kinds, extensions, production_key_names)
+    with until_ended() as ended, opened as served, ExitStack() as stack:
+        pages = Explorer(served, title=str(state.directory), names=lambda: _names(state.directory))
         stack.callback(pages.close)
-        subnet.outcalls.allow_hosts(*outcall_hosts)
+        for subnet in _subnets(served):
+            subnet.outcalls.allow_hosts(*outcall_hosts)
         try:
             server = Server(
-                subnet, port=port, bind=bind, clock=real_or_not, domains=domains, allow_hosts=allow_hosts, pages=pages
+                served, port=port, bind=bind, clock=real_or_not, domains=domains, allow_hosts=allow_hosts, pages=pages
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
@@ -95,14 +106,69 @@ def serve(
             "explorer": explorer,
             "port": server.port,
             "state": str(state.directory),
-            "subnet_id": str(subnet.id),
-            "root_key": subnet.root_key.hex(),
-            "canisters": [str(canister.id) for canister in subnet.canisters],
+            **_described(served),
+            "canisters": [str(canister.id) for canister in served.canisters],
         }
-        many = counted(len(subnet.canisters), "canister")
+        many = counted(len(served.canisters), "canister")
         told = f"{server.url} serves {many} of {state.directory}; end it with Ctrl-C\nexplorer: {explorer}"
         say(as_json, quiet, facts, told)
         ended.wait()
+
+
+@contextmanager
+def _opened(
+    state: State, kinds: tuple[str, ...], extensions: tuple[str, ...], production_key_names: bool
+) -> Iterator[Subnet | Network]:
+    """The network of a directory that has one or is to have one, else the subnet."""
+    from perdure.storage.topology import TOPOLOGY
+
+    if not kinds and not (state.directory / TOPOLOGY).is_file():
+        with state.open(
+            create=True, changed_code="upgrade", extensions=extensions, production_key_names=production_key_names
+        ) as subnet:
+            yield subnet
+        return
+    from perdure.execution.config import SubnetConfig
+    from perdure.subnet.network import Network
+
+    config = SubnetConfig(production_key_names=production_key_names)
+    try:
+        network = Network(
+            kinds or None,
+            path=state.directory,
+            config=config,
+            extensions=extensions,
+            trust_owner=state.trust_owner,
+        )
+    except ValueError as error:  # no such kind, or others than there are
+        raise click.UsageError(str(error)) from error
+    with network:
+        yield network
+
+
+def _subnets(served: Subnet | Network) -> tuple[Subnet, ...]:
+    from perdure.subnet.network import Network
+
+    return served.subnets if isinstance(served, Network) else (served,)
+
+
+def _names(directory: Path) -> Mapping[str, str]:
+    """What people call the canisters of a state directory, or of all those of a network, by id."""
+    from perdure.storage.names import by_id
+    from perdure.storage.topology import Topology
+
+    members = [directory / one.name for one in Topology(directory).members] or [directory]
+    return {key: name for member in members for key, name in by_id(member).items()}
+
+
+def _described(served: Subnet | Network) -> dict[str, object]:
+    """Who is served: the root, and what subnets there are beside it."""
+    from perdure.subnet.network import Network
+
+    if not isinstance(served, Network):
+        return {"subnet_id": str(served.id), "root_key": served.root_key.hex()}
+    kinds = {str(one): kind for one, kind in served.kinds.items()}
+    return {"subnet_id": str(served.root.id), "root_key": served.root.root_key.hex(), "subnets": kinds}
 
 
 @contextmanager

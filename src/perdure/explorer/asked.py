@@ -51,14 +51,24 @@ class Asked:
 
     @property
     def subnet(self) -> Subnet:
-        """The subnet.
+        """The subnet: the one of the canister that is named, else the one whose id is given, else the first one.
 
         Raises:
-            NotFoundError: a memory alone is shown.
+            NotFoundError: a memory alone is shown, or there is no such subnet.
         """
-        if self.site.subnet is None:
+        subnets, named = self.site.subnets, self.parts.get("id") or self.values.get("c")
+        if not subnets:
             raise NotFoundError("a memory alone has no canister that could do this")
-        return self.site.subnet
+        if named and len(subnets) > 1:
+            try:
+                return self.site.subnet_of(Principal.from_text(named)) or subnets[0]
+            except (MalformedError, ValueError):
+                return subnets[0]  # where there is no such canister either
+        wanted = self.values.get("subnet", "")
+        found = next((one for one in subnets if str(one.id) == wanted), None) if wanted else subnets[0]
+        if found is None:
+            raise NotFoundError(f"no subnet {wanted[:80]!r} here")
+        return found
 
     @property
     def canister(self) -> Canister:

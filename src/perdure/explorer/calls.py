@@ -267,11 +267,11 @@ def _shown(method: ServiceMethod | None, reply: bytes) -> str:
 
 def recent(asked: Asked) -> Page:
     """The newest entries that ran, whoever asked for them."""
-    stream = asked.site.stream
-    if stream is None:
+    streams = asked.site.streams()
+    if not streams:
         raise NotFoundError("a memory alone has no calls")
     template = "_calls.html" if asked.values.get("part") else "calls.html"
-    return Page(template, {"entries": asked.site.calls.read(stream), "lost": stream.lost})
+    return Page(template, {"entries": asked.site.calls.read(streams), "lost": sum(one.lost for one in streams)})
 
 
 def picture(asked: Asked) -> Response:

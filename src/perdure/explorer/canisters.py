@@ -7,10 +7,12 @@ from typing import Final
 
 from perdure.errors import PerdureError
 from perdure.explorer.asked import MEMORY, Asked, Page
+from perdure.explorer.site import Site
 from perdure.explorer.subject import contents_of, trouble
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
 from perdure.memory import WASM_PAGE_BYTES
+from perdure.subnet.network import Network
 from perdure.subnet.subnet import Canister
 
 __all__ = ["index", "logs", "overview", "structure_rows"]
@@ -27,10 +29,10 @@ def index(asked: Asked) -> Page:
         asked.values.get("q", "").strip().lower(),
         asked.number("skip"),
     )
-    if site.subnet is None:
+    if not site.subnets:
         return Page("index.html", {"rows": [], "total": 0, "skip": 0, "more": False, "q": "", "memory": MEMORY})
-    with site.subnet._gate.lock:
-        ids = sorted(site.subnet._state.canisters)
+    with site.subnets[0]._gate.lock:  # which all of them share
+        ids = sorted(raw for subnet in site.subnets for raw in subnet._state.canisters)
     shown = [(Principal(raw), names.get(str(Principal(raw)), "")) for raw in ids] if wanted else None
     if shown is not None:
         found = [(one, name) for one, name in shown if wanted in str(one) or wanted in name.lower()]
@@ -38,9 +40,26 @@ def index(asked: Asked) -> Page:
     else:
         total = len(ids)
         page = [(Principal(raw), names.get(str(Principal(raw)), "")) for raw in islice(ids, skip, skip + _ROWS)]
-    rows = [_row(site.subnet.canister(one), name) for one, name in page]
-    facts = {"rows": rows, "total": total, "skip": skip, "rows_a_page": _ROWS, "more": skip + _ROWS < total}
+    found_on = [(site.subnet_of(one), one, name) for one, name in page]
+    rows = [
+        {**_row(subnet.canister(one), name), "subnet_id": subnet.id}
+        for subnet, one, name in found_on
+        if subnet is not None
+    ]
+    facts = {
+        "rows": rows,
+        "subnets": _subnets(site),
+        "total": total,
+        "skip": skip,
+        "rows_a_page": _ROWS,
+        "more": skip + _ROWS < total,
+    }
     return Page("index.html", {**facts, "q": asked.values.get("q", ""), "memory": None})
+
+
+def _subnets(site: Site) -> dict[Principal, str]:
+    """Kinds of subnets by id, where there is more than one."""
+    return site.what.kinds if isinstance(site.what, Network) and len(site.subnets) > 1 else {}
 
 
 def _row(canister: Canister, name: str) -> dict[str, object]:

@@ -21,6 +21,7 @@ from perdure.explorer.words import FILTERS
 from perdure.gateway.http import Request, Response
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
+from perdure.subnet.network import Network
 from perdure.subnet.subnet import Subnet
 
 __all__ = ["Explorer"]
@@ -82,10 +83,10 @@ _ROUTES: Final = (
 
 @final
 class Explorer:
-    """Pages over a subnet, or over a memory alone.
+    """Pages over a subnet, over all subnets of a network, or over a memory alone.
 
     Args:
-        subnet: whose canisters are shown; `None`: there is none.
+        what: whose canisters are shown; `None`: there are none.
         memory: a stable memory without a canister.
         title: what a person calls it all.
         names: gives, by id of a canister, what people call it; asked again at each page.
@@ -99,19 +100,19 @@ class Explorer:
 
     def __init__(
         self,
-        subnet: Subnet | None,
+        what: Subnet | Network | None,
         *,
         memory: Source | None = None,
         title: str = "",
         names: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.token = secrets.token_urlsafe(16)
-        self._site = Site(subnet, memory, title, names)
+        self._site = Site(what, memory, title, names)
 
     @property
-    def subnet(self) -> Subnet | None:
-        """The subnet that is shown."""
-        return self._site.subnet
+    def what(self) -> Subnet | Network | None:
+        """What is shown."""
+        return self._site.what
 
     def close(self) -> None:
         """End what has been begun; the subnet stays open."""
@@ -125,8 +126,7 @@ class Explorer:
         if path.startswith(PREFIX):
             return host == ORIGIN_NAME or is_of_this_machine(host.strip("[]"))
         if host == CANDID_UI:
-            subnet = self.subnet
-            return subnet is None or Principal.from_text(CANDID_UI.partition(".")[0]) not in subnet
+            return self._site.subnet_of(Principal.from_text(CANDID_UI.partition(".")[0])) is None
         return host == ORIGIN_NAME and not path.startswith("/api/")
 
     def begin(self, request: Request, client: str) -> Response:
@@ -181,7 +181,7 @@ class Explorer:
         except ValueError as error:
             return self._fragment_error(400, f"not a form: {error}")
         asked = Asked(self._site, request, {name: unquote(part) for name, part in parts.items()}, values)
-        _ = self._site.stream  # from the first page on
+        self._site.streams()  # from the first page on
         try:
             shown = route.act(asked)
         except NotFoundError as error:

@@ -58,7 +58,13 @@ def history(asked: Asked) -> Page:
     most = max((sum(one.changed_pages().values()) for one in rows), default=0) or 1
     moments = [_moment(one, most) for one in rows[:_ROWS]]
     more = moments[-1].version if len(rows) > _ROWS else 0
-    return Page("history.html", {"moments": moments, "more": more, "wanted": wanted, "keeps": directory.history_kept})
+    facts = {"moments": moments, "more": more, "wanted": wanted, "keeps": directory.history_kept}
+    return Page("history.html", {**facts, "at": _at(asked), "subnet": str(asked.subnet.id)})
+
+
+def _at(asked: Asked) -> str:
+    """What a link to a version says beside its number: whose it is, where there are several subnets."""
+    return f"?subnet={asked.subnet.id}" if len(asked.site.subnets) > 1 else ""
 
 
 def _moment(one: Version, most: int) -> Moment:
@@ -85,7 +91,13 @@ def version(asked: Asked) -> Page:
     if found is None:
         raise NotFoundError(f"version {text[:20]} is not kept")
     pages = [(shown_id(key), name, count) for (key, name), count in found.changed_pages().items()]
-    facts: dict[str, object] = {"moment": _moment(found, 1), "pages": pages, "differences_of": [], "words": ""}
+    facts: dict[str, object] = {
+        "moment": _moment(found, 1),
+        "pages": pages,
+        "differences_of": [],
+        "words": "",
+        "at": _at(asked),
+    }
     if not found.undoable:
         facts["words"] = "what it replaced is not kept: have the directory keep its history to see that"
         return Page("version.html", facts)
@@ -129,4 +141,4 @@ def blame(asked: Asked) -> Page:
         raise ValueError(str(error.args[0])) from error
     moment = None if found is None else _moment(found, 1)
     page = address // PAGE_BYTES
-    return Page("_blame.html", {"moment": moment, "address": address, "page": page, "memory": memory})
+    return Page("_blame.html", {"at": _at(asked), "moment": moment, "address": address, "page": page, "memory": memory})

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from typing import Final, NamedTuple, final
 
@@ -16,6 +15,7 @@ from perdure.errors import PerdureError
 from perdure.execution.events import Ended, Stream, Trapped
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
+from perdure.subnet.network import Network
 from perdure.subnet.subnet import Canister, Subnet
 
 __all__ = ["Calls", "Entry", "NotFoundError", "Site", "Trial", "entry_of"]
@@ -55,13 +55,14 @@ class Calls:
         self._pictures: OrderedDict[int, str] = OrderedDict()
         self._next = 1
 
-    def read(self, stream: Stream) -> list[Entry]:
-        """The newest entries, newest first, with those that have come to a stream."""
+    def read(self, streams: Iterable[Stream]) -> list[Entry]:
+        """The newest entries, newest first, with those that have come to streams, of each subnet in their order."""
         with self._lock:
-            for event in stream:
-                if isinstance(event, Ended | Trapped):
-                    self._seen += 1
-                    self._entries.append(entry_of(self._seen, event))
+            for stream in streams:
+                for event in stream:
+                    if isinstance(event, Ended | Trapped):
+                        self._seen += 1
+                        self._entries.append(entry_of(self._seen, event))
             return list(islice(reversed(self._entries), _SHOWN))
 
     def keep(self, svg: str) -> int:
@@ -126,12 +127,16 @@ class Trial:
 
 @final
 class Site:
-    """A subnet, or a memory alone; arguments as of `perdure.explorer.Explorer`."""
+    """A subnet, a network of them, or a memory alone; arguments as of `perdure.explorer.Explorer`."""
 
     def __init__(
-        self, subnet: Subnet | None, memory: Source | None, title: str, names: Callable[[], Mapping[str, str]]
+        self,
+        what: Subnet | Network | None,
+        memory: Source | None,
+        title: str,
+        names: Callable[[], Mapping[str, str]],
     ) -> None:
-        self.subnet = subnet
+        self.what = what
         self.memory = memory
         self.title = title
         self.calls = Calls()
@@ -140,6 +145,7 @@ class Site:
         self.trials: dict[bytes, Trial] = {}
         self.lock = threading.Lock()
         self._names = names
+        self._streams: dict[Subnet, Stream] = {}
         self._stack = ExitStack()
 
     @property
@@ -150,10 +156,24 @@ class Site:
         except (PerdureError, OSError):
             return {}
 
-    @cached_property
-    def stream(self) -> Stream | None:
-        """What happens on the subnet from the first visit on."""
-        return None if self.subnet is None else self._stack.enter_context(self.subnet.events(10_000))
+    @property
+    def subnets(self) -> tuple[Subnet, ...]:
+        """The subnets, in their order; none where a memory alone is shown."""
+        if isinstance(self.what, Network):
+            return self.what.subnets
+        return () if self.what is None else (self.what,)
+
+    def subnet_of(self, canister_id: Principal) -> Subnet | None:
+        """The subnet that has a canister."""
+        return next((one for one in self.subnets if canister_id in one), None)
+
+    def streams(self) -> list[Stream]:
+        """What happens on each subnet from the first visit on."""
+        with self.lock:
+            for subnet in self.subnets:
+                if subnet not in self._streams:
+                    self._streams[subnet] = self._stack.enter_context(subnet.events(10_000))
+            return list(self._streams.values())
 
     def keep_interface(self, module_hash: bytes, service: ServiceType) -> None:
         """Remember what a canister answered that was asked for its interface."""

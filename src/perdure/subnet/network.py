@@ -34,6 +34,7 @@ from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM
 from perdure.execution.streams import Slice, has_new, slice_for, take_in
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
+from perdure.storage import KeepHistory
 from perdure.storage.topology import Member, Topology
 from perdure.subnet import given
 from perdure.subnet.canister import Canister
@@ -65,13 +66,15 @@ class Network:
         compiler: as for `Subnet`.
         code: as for `Subnet`.
         extensions: as for `Subnet`.
+        history: as for `Subnet`, of each of them.
+        trust_owner: as for `Subnet`.
 
     Raises:
         ValueError: there is no such kind, no subnet, two of a kind that there is once, or others than in the directory.
         StorageError: the directory cannot be opened, or one of its subnets is at an earlier state than the others.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is a property of the subnets
         self,
         subnets: int | Iterable[str] | None = None,
         *,
@@ -81,13 +84,21 @@ class Network:
         compiler: Compiler | None = None,
         code: HasModule | type[object] | Iterable[HasModule | type[object]] = (),
         extensions: Iterable[str] = (),
+        history: KeepHistory = "kept",
+        trust_owner: bool = False,
     ) -> None:
         self._topology = topology = None if path is None else Topology(Path(path))
         kinds = _wanted(subnets, topology)
         self._gate = Gate(patient=path is None)
         self._seed = topology.seed if topology is not None and topology.members else seed
         self._config = config or SubnetConfig()
-        self._options: dict[str, Any] = {"compiler": compiler, "code": code, "extensions": tuple(extensions)}
+        self._options: dict[str, Any] = {
+            "compiler": compiler,
+            "code": code,
+            "extensions": tuple(extensions),
+            "history": history,
+            "trust_owner": trust_owner,
+        }
         self._subnets: list[Subnet] = []
         self._kinds: list[str] = []
         self._halted: set[bytes] = set()
