@@ -84,8 +84,12 @@ def _versions() -> Iterator[_Finding]:
 
 
 def _kernel() -> Iterator[_Finding]:
+    from perdure.embedder.mapping import why_nothing_runs
     from perdure.embedder.pagemap import private_pages
 
+    why = why_nothing_runs()
+    if why is not None:
+        yield _Finding("system", "wrong", why, "memories, snapshots and dumps can be looked at here all the same")
     state, found, advice = _WAYS[type(private_pages(os.environ)).__name__]
     yield _Finding("changed pages", state, f"{found} ({platform.release()})", advice)
     try:

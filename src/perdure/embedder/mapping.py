@@ -9,14 +9,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 import weakref
 from ctypes import c_int, c_int64, c_size_t, c_ulong, c_void_p
+from functools import cache
 from typing import Any, ClassVar, final
 
 from perdure.errors import InternalError, StorageError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 
-__all__ = ["AddressRange"]
+__all__ = ["AddressRange", "why_nothing_runs"]
 
 _NO_ACCESS = 0
 _FIXED = 0x10
@@ -47,7 +49,22 @@ _mmap = _prototype(_short, "mmap", c_void_p, c_void_p, c_size_t, c_int, c_int, c
 _munmap = _prototype(_libc, "munmap", c_int, c_void_p, c_size_t)
 _mprotect = _prototype(_short, "mprotect", c_int, c_void_p, c_size_t, c_int)
 _madvise = _prototype(_short, "madvise", c_int, c_void_p, c_size_t, c_int)
-_mremap = _prototype(_short, "mremap", c_void_p, c_void_p, c_size_t, c_size_t, c_ulong, c_void_p)
+
+
+@cache
+def _mremap() -> Any:
+    """Linux alone has it, and everybody may import this."""
+    return _prototype(_short, "mremap", c_void_p, c_void_p, c_size_t, c_size_t, c_ulong, c_void_p)
+
+
+@cache
+def why_nothing_runs() -> str | None:
+    """What keeps canisters of Wasm from running on this system; ``None``: nothing does."""
+    if sys.platform != "linux":
+        return f"canisters of Wasm run on Linux: of {sys.platform} nobody knows how it drops and moves pages"
+    if mmap.PAGESIZE != PAGE_BYTES:
+        return f"canisters of Wasm run where pages have {PAGE_BYTES:,} bytes, here they have {mmap.PAGESIZE:,}"
+    return None
 
 
 def _map(address: int | None, size_bytes: int, protection: int, flags: int, fd: int = -1, offset: int = 0) -> int:
@@ -63,6 +80,9 @@ class AddressRange:
     """`size_bytes` bytes of address space, all of it without access at first.
 
     A view keeps the range from being given back, so reading an old view can show old or zero bytes but never faults.
+
+    Raises:
+        MemoryError: there is no such room.
     """
 
     reserved_bytes: ClassVar[int] = 0
@@ -122,9 +142,9 @@ class AddressRange:
     def move_to(self, target: AddressRange, address: int, size_bytes: int) -> None:
         """Move pages that one call has opened to the same place of `target`."""
         start, goal = self.base + address, target.base + address
-        moved = _mremap(start, size_bytes, size_bytes, _MREMAP_MAYMOVE | _MREMAP_FIXED | _MREMAP_DONTUNMAP, goal)
+        moved = _mremap()(start, size_bytes, size_bytes, _MREMAP_MAYMOVE | _MREMAP_FIXED | _MREMAP_DONTUNMAP, goal)
         if moved != goal:  # before Linux 5.13: file pages cannot leave their place mapped
-            moved = _mremap(start, size_bytes, size_bytes, _MREMAP_MAYMOVE | _MREMAP_FIXED, goal)
+            moved = _mremap()(start, size_bytes, size_bytes, _MREMAP_MAYMOVE | _MREMAP_FIXED, goal)
             _map(start, size_bytes, _NO_ACCESS, _ANONYMOUS | _FIXED_NOREPLACE)
         if moved != goal:
             raise MemoryError(f"mremap of {size_bytes:#x} bytes: {os.strerror(ctypes.get_errno())}")

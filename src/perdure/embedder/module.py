@@ -25,8 +25,9 @@ from perdure.embedder.engine import Engine, is_valid, shared_engine, validate_or
 from perdure.embedder.facts import ModuleFacts, decode_facts, encode_facts, facts_of
 from perdure.embedder.instance import WasmInstance
 from perdure.embedder.lines import Lines, readable
+from perdure.embedder.mapping import why_nothing_runs
 from perdure.embedder.patience import Apart
-from perdure.errors import InternalError, UnsupportedError
+from perdure.errors import HostError, InternalError, UnsupportedError
 from perdure.instrument import REPLICA, Bounds, Options, Policy
 
 __all__ = [
@@ -206,8 +207,11 @@ class Compiler:
         Raises:
             MalformedError: bytes that are no module.
             UnsupportedError: a module that the Internet Computer would not take, or that exceeds the bounds.
-            HostError: time or memory ran out.
+            HostError: time or memory ran out, or nothing runs on this system.
         """
+        why = why_nothing_runs()
+        if why is not None:
+            raise HostError(why)
         options = options or Options()
         policy = replace(policy, extensions=options.extensions)
         key = self._key(wasm, options)

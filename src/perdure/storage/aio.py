@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import platform
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, final
 
-__all__ = ["CAPACITY_BYTES", "DirectWriter"]
+__all__ = ["CAPACITY_BYTES", "DirectWriter", "sync_data"]
 
 CAPACITY_BYTES = 1 << 20
 """The most that one write can have."""
@@ -46,9 +47,20 @@ _NUMBER = struct.Struct("<Q")
 _LOOK = ctypes.create_string_buffer(struct.pack("<qq", 0, 100_000_000))
 """How long one call waits, in seconds and nanoseconds: another thread may have been told of the end."""
 
-_waiting_call = ctypes.CDLL(None, use_errno=True).syscall
-_short_call = ctypes.PyDLL(None, use_errno=True).syscall  # keeps the interpreter: 19 us are too short to hand it over
-_waiting_call.restype = _short_call.restype = ctypes.c_long
+if _CALLS is not None:
+    _waiting_call = ctypes.CDLL(None, use_errno=True).syscall
+    _short_call = ctypes.PyDLL(None, use_errno=True).syscall  # keeps the interpreter: 19 us are no time to hand it over
+    _waiting_call.restype = _short_call.restype = ctypes.c_long
+
+
+def _sync_all(descriptor: int) -> None:
+    """As macOS does it: its `os.fsync` leaves bytes in the drive's cache."""
+    fcntl.fcntl(descriptor, getattr(fcntl, "F_FULLFSYNC", fcntl.F_GETFD))
+    os.fsync(descriptor)
+
+
+sync_data: Callable[[int], None] = getattr(os, "fdatasync", _sync_all)
+"""Returns when a file's bytes are on the platter."""
 
 
 def _check(result: int) -> None:

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import Protocol, final
 
-from perdure.storage.aio import CAPACITY_BYTES, DirectWriter
+from perdure.storage.aio import CAPACITY_BYTES, DirectWriter, sync_data
 
 __all__ = ["DIRECT_AFTER_WRITES", "Disk", "DiskFile", "RealDisk", "RealFile", "copy_data", "read_whole"]
 
@@ -297,9 +297,9 @@ class RealFile:
     def punch(self, offset: int, size_bytes: int) -> None:
         """Turn a range into a hole. Raises `OSError` where the file system cannot."""
         flags = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
-        if _libc.fallocate(self.descriptor, flags, ctypes.c_int64(offset), ctypes.c_int64(size_bytes)):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), self._name)
+        call = getattr(_libc, "fallocate", None)
+        if call is None or call(self.descriptor, flags, ctypes.c_int64(offset), ctypes.c_int64(size_bytes)):
+            raise OSError(code := ctypes.get_errno() if call else errno.ENOTSUP, os.strerror(code), self._name)
 
     def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Ranges `(start, end)` that may hold anything but zeros, ascending."""
@@ -317,7 +317,7 @@ class RealFile:
 
     def sync(self) -> None:
         """Return when everything written is on the platter."""
-        os.fdatasync(self.descriptor)
+        sync_data(self.descriptor)
         self._check_name()
 
     def _check_name(self) -> None:
@@ -355,7 +355,7 @@ class RealFile:
             self._writer = None
 
     def _finish_buffered(self) -> None:
-        os.fdatasync(self.descriptor)
+        sync_data(self.descriptor)
 
     def finish(self) -> None:
         """Return when what was started is on the platter."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,7 +20,7 @@ from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
 __all__ = ["map_extents"]
 
 _MAP_FIXED: Final = 0x10
-_MAP_NORESERVE: Final = 0x4000
+_MAP_NORESERVE: Final = 0x4000 if sys.platform == "linux" else 0
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
