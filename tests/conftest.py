@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import wasmtime
 
 CANISTERS = Path(__file__).parent / "canisters"
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background jobs have it ignored, and so would all programs that tests start and interrupt.
@@ -82,3 +85,16 @@ def bits(request):
 def universal_wasm(bits):
     """The universal canister with such a heap."""
     return (CANISTERS / "modules" / f"universal{bits}.wasm").read_bytes()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[object]:
+    """A bucket of `object_servers.OurServer`, s3://bucket, with a cache of its own; the environment leads there."""
+    from object_servers import OurServer
+
+    server = OurServer()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PERDURE_CACHE_DIR", str(tmp_path / "cache"))
+    yield server
+    server.close()

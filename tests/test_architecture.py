@@ -208,6 +208,8 @@ TESTED_WITH = {
     "gateway/test_site.py": "gateway: domains",
     "inspection/test_export.py": "inspection: arrow occupancy whole",
     "inspection/test_find.py": "inspection: inventory labels source",
+    "inspection/test_open.py": "inspection: streams",
+    "inspection/test_remote.py": "cli: snapshot",
     "inspection/test_looking.py": "inspection: live",
     "inspection/test_fsck.py": "inspection: canister findings overwritten tree_check; stable: compaction",
     "inspection/test_rows.py": "inspection: infer",

@@ -59,6 +59,7 @@ COMMANDS = {
     "cache": _Command("perdure.cli.cache:cache", "See, empty and bound the cache of compiled code."),
     "completion": _Command("perdure.cli.completion:completion", "Print what a shell reads to complete command lines."),
     "doctor": _Command("perdure.cli.doctor:doctor", "Look at what perdure stands on: kernel, disk, cache, extras."),
+    "snapshot": _Command("perdure.cli.snapshot:snapshot", "Put snapshots into object storage, get them from there."),
     "state": _Command("perdure.cli.state:state", "Verify a state directory and read its history."),
 }
 

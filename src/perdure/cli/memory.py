@@ -13,6 +13,7 @@ from perdure.cli.argument import InputFile
 from perdure.cli.canister.state import State, canister_argument, common, say
 from perdure.errors import NoMemoryError
 from perdure.units import show_bytes
+from perdure.urls import is_url
 
 if TYPE_CHECKING:
     from perdure.memory import Memory
@@ -43,7 +44,7 @@ def memory() -> None:
 
 def _source(state: State, canister: str) -> str:
     """What is read, in a word: a canister as it was last committed, whose directory may be in use, or a path."""
-    if Path(canister).exists():
+    if Path(canister).exists() or is_url(canister):
         return canister
     if not state.directory.exists():
         raise click.UsageError(f"no state in {state.directory}: `perdure canister install` begins one")

@@ -10,6 +10,7 @@ from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.storage.names import Names
 from perdure.subnet.subnet import Canister, Subnet
+from perdure.urls import is_url
 
 __all__ = ["open_canister"]
 
@@ -21,7 +22,7 @@ def open_canister(
     """The canister of a source, on a subnet in memory: the source is only read.
 
     Args:
-        source: ``STATE_DIR:CANISTER``, or the directory of a snapshot.
+        source: ``STATE_DIR:CANISTER``, or the directory of a snapshot; the URL of one in object storage is fetched.
         canister_id: of a snapshot's canister, which does not say it.
         extensions: what it may use beyond the network's rules, and beyond what its state directory says.
 
@@ -29,6 +30,12 @@ def open_canister(
         StorageError: there is no such thing, or it has no module.
         ValueError: the extensions do not go with those of its state directory.
     """
+    if is_url(source):
+        from perdure.inspection.remote import localized  # most sources are on this machine
+
+        with localized(source) as local, open_canister(local, canister_id, extensions=extensions) as canister:
+            yield canister
+        return
     path = Path(source)
     if path.is_dir():
         if not (path / "metadata.json").exists():

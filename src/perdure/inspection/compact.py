@@ -21,6 +21,7 @@ from perdure.inspection.canister import open_canister
 from perdure.inspection.find import Inventory, Structure, find_in_memory, name_structures
 from perdure.inspection.motoko import gathered
 from perdure.inspection.open import open_source
+from perdure.inspection.remote import localized
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.stable.compaction import Compacted, Compaction
 from perdure.storage.snapshot import write_dump
@@ -96,10 +97,11 @@ def compact(
         raise StorageError("exists already; it is never changed", output)
     if not output.absolute().parent.is_dir():
         raise StorageError("no such directory", output.parent)
-    if _is_dump(source):
-        return _compact_dump(source, output, drop, schema)
-    with open_canister(source, canister_id, extensions=extensions) as canister:
-        return _compact_canister(canister, output, drop, schema, arg, keep_heap)
+    with localized(source) as local:
+        if _is_dump(local):
+            return _compact_dump(local, output, drop, schema)
+        with open_canister(local, canister_id, extensions=extensions) as canister:
+            return _compact_canister(canister, output, drop, schema, arg, keep_heap)
 
 
 def _is_dump(source: str) -> bool:

@@ -116,6 +116,13 @@ def find_in_memory(
 _BEGINNINGS: Final = (*STRUCTURE_MAGICS, SQLITE_MAGIC)
 
 
+def searched_bytes(memory: Memory) -> int:
+    """How much of a memory that nothing else is known of is searched: less where each byte comes over a network."""
+    found = getattr(memory, "searched_bytes", MAX_SEARCHED_BYTES)
+    assert isinstance(found, int)
+    return found
+
+
 def _head(memory: Memory, address: int, size_bytes: int) -> bytes:
     try:
         return memory.read(address, size_bytes)
@@ -283,8 +290,9 @@ def _database(structure: Structure, header: SqliteHeader, offset: int = 0) -> St
 def _database_inside(structure: Structure, extents: list[Extent]) -> Structure | None:
     """The first database in a memory that begins with something else, such as a library's own page."""
     region = structure.region
-    for start in range(0, min(region.size_bytes, MAX_SEARCHED_BYTES), _SEARCHED_AT_ONCE):
-        piece = region.read(start, min(_SEARCHED_AT_ONCE + SQLITE_HEADER.size, region.size_bytes - start))
+    end = min(region.size_bytes, searched_bytes(region.below))
+    for start in range(0, end, _SEARCHED_AT_ONCE):
+        piece = region.read(start, min(_SEARCHED_AT_ONCE + SQLITE_HEADER.size, region.size_bytes - start, end - start))
         at = piece.find(SQLITE_MAGIC)
         while at >= 0:
             try:
@@ -319,7 +327,7 @@ def _is_blank(region: Region, extents: list[Extent]) -> bool:
         for start in range(run.address, run.address + run.size_bytes, WASM_PAGE_BYTES):
             if any(region.below.read(start, WASM_PAGE_BYTES)):
                 return False
-            if start - run.address >= 16 * WASM_PAGE_BYTES:
+            if start - run.address >= min(16 * WASM_PAGE_BYTES, searched_bytes(region.below) - WASM_PAGE_BYTES):
                 return False
     return True
 

@@ -7,6 +7,7 @@
 | ``FILE`` | a raw dump of stable memory, gzip or not |
 | ``-`` | the same from standard input |
 | ``STATE_DIR:CANISTER#MEMORY``, ``SNAPSHOT_DIR#MEMORY`` | another memory of it: ``heap``, ``users`` |
+| ``s3://BUCKET/KEY``, ``gs://``, ``az://``, ``file://`` | the same in object storage; ``ARCHIVE:CANISTER`` |
 
 Files are mapped, never read whole: what is not looked at costs nothing, and holes of a sparse file are known to be
 zeros without touching them. A compressed input goes through an unlinked temporary file, itself sparse.
@@ -14,46 +15,30 @@ zeros without touching them. A compressed input goes through an unlinked tempora
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
 import stat
 import sys
-import tempfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from perdure.errors import MalformedError, StorageError
+from perdure.errors import StorageError
 from perdure.inspection.labels import ModuleLabels
-from perdure.inspection.source import Extent, Layer, Source
+from perdure.inspection.source import Source
+from perdure.inspection.streams import GZIP_MAGIC, HEAD_BYTES, MAX_STABLE_BYTES, check_kind, map_file, open_stream
 from perdure.inspection.variables import Variables
-from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
+from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory
 from perdure.units import meant
+from perdure.urls import is_url
 
 if TYPE_CHECKING:
     from perdure.values.motoko_state import MotokoState
     from perdure.values.motoko_types import StableTypes
 
-__all__ = ["open_source", "with_module"]
-
-MAX_STABLE_BYTES: Final = 500 << 30
-"""The largest stable memory the Internet Computer has; more than this is not read from a stream."""
+__all__ = ["MAX_STABLE_BYTES", "open_source", "with_module"]
 
 STABLE_MEMORY_FILE: Final = "stable_memory.bin"
 MODULE_FILE: Final = "wasm_module.bin"
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_HEAD_BYTES: Final = 256
-_OTHER_FILES: Final = {
-    b"\0asm": "a Wasm module",
-    b"\x28\xb5\x2f\xfd": "packed by zstd, to be unpacked first",
-    b"PK\x03\x04": "a zip file",
-    b"SQLite format 3\0": "an SQLite database",
-    b"\xfd7zXZ\0": "packed by xz, to be unpacked first",
-}
-_CHUNK_BYTES: Final = 1 << 20
 
 
 def open_source(text: str, stdin: BinaryIO | None = None) -> Source:
@@ -83,7 +68,7 @@ def with_module(source: Source, path: Path) -> None:
     except OSError as error:
         raise StorageError((error.strerror or str(error)).lower(), path) from error
     labels = ModuleLabels(lambda: data)
-    is_text = not data.startswith((b"\0asm", _GZIP_MAGIC))
+    is_text = not data.startswith((b"\0asm", GZIP_MAGIC))
     source.labels = {} if is_text else labels
     text = (lambda: data.decode("utf-8", "replace")) if is_text else labels.stable_types
     source.variables = Variables(text, lambda types: _read_variables(source.memory, types))
@@ -101,7 +86,12 @@ def _read_variables(memory: Memory, types: StableTypes) -> MotokoState:
 
 def _open(text: str, stdin: BinaryIO | None) -> Source:
     if text == "-":
-        return _open_stream(stdin if stdin is not None else sys.stdin.buffer, "standard input")
+        return open_stream(stdin if stdin is not None else sys.stdin.buffer, "standard input")
+    if is_url(text):
+        from perdure.inspection.remote import local_source, open_url  # most sources are on this machine
+
+        local = local_source(text)
+        return _open(local, None) if local is not None else open_url(text, _gathered)
     path = Path(text)
     if path.is_dir():
         return _open_directory(path)
@@ -136,7 +126,7 @@ def _open_own(path: Path, memory: str) -> Source:
     if not name.exists():
         return Source(label, BytesMemory(), labels=labels)
     with open(name, "rb", opener=lambda file, mode: os.open(file, mode | os.O_NOFOLLOW)) as file:
-        source = _map(file, label)
+        source = map_file(file, label)
     source.labels = labels
     return source
 
@@ -196,109 +186,9 @@ def _open_file(path: Path, label: str | None = None, flags: int = 0) -> Source:
     with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # nobody may ever write into a pipe
             raise StorageError("no file but a pipe or a device: its bytes can be given as standard input, to `-`", path)
-        head = file.read(_HEAD_BYTES)
-        if head[:2] == _GZIP_MAGIC:
+        head = file.read(HEAD_BYTES)
+        if head[:2] == GZIP_MAGIC:
             file.seek(0)
-            return _open_stream(file, label or str(path))
-        _check_kind(head, os.fstat(file.fileno()).st_size, path)
-        return _map(file, label or str(path))
-
-
-def _check_kind(head: bytes, size_bytes: int, path: Path) -> None:
-    """Refuse what is plainly another kind of file: it begins as one, and a memory of whole Wasm pages it is not."""
-    if size_bytes % WASM_PAGE_BYTES == 0:
-        return
-    kind = next((kind for magic, kind in _OTHER_FILES.items() if head.startswith(magic)), None)
-    text = head.decode(errors="ignore")
-    if kind is None and text and all(char.isprintable() or char.isspace() for char in text):
-        kind = "a text"
-    if kind is not None:
-        raise StorageError(f"{kind}, not a stable memory: {size_bytes} bytes are not whole Wasm pages", path).coded(
-            "not-a-memory"
-        )
-
-
-def _map(file: BinaryIO, label: str) -> Source:
-    """The file as a memory. A file that is truncated while it is mapped kills the reader: dumps are not written to."""
-    status = os.fstat(file.fileno())
-    if status.st_size == 0:
-        return Source(label, BytesMemory())
-    extents = list(_data_extents(file.fileno(), status.st_size))
-    mapping = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
-    file_name = (status.st_dev, status.st_ino, status.st_mtime_ns)
-    layer = Layer(0, status.st_size, file_name, 0)
-    return Source(label, ReadOnlyMemory(memoryview(mapping)), extents, [layer])
-
-
-def _data_extents(descriptor: int, size_bytes: int) -> Iterator[Extent]:
-    """The parts of a file that are not holes; all of it where the file system cannot tell."""
-    position = 0
-    while position < size_bytes:
-        try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                yield position, size_bytes
-            return
-        position = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, position
-
-
-def _open_stream(stream: BinaryIO, label: str) -> Source:
-    """A stream, unpacked where it is gzip, through a sparse temporary file that has no name."""
-    with tempfile.TemporaryFile() as file:
-        first = stream.read(2)
-        chunks = _chunks(stream, first)
-        for offset, chunk in _at_offsets(_unpacked(chunks) if first == _GZIP_MAGIC else chunks):
-            if offset + len(chunk) > MAX_STABLE_BYTES:
-                raise MalformedError("more than the 500 GiB of the largest stable memory", offset)
-            _write_sparsely(file, offset, chunk)
-        file.flush()
-        file.seek(0)
-        _check_kind(file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size, Path(label))
-        return _map(file, label)
-
-
-def _chunks(stream: BinaryIO, first: bytes) -> Iterator[bytes]:
-    if first:
-        yield first
-    while chunk := stream.read(_CHUNK_BYTES):
-        yield chunk
-
-
-def _at_offsets(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    for chunk in chunks:
-        yield offset, chunk
-        offset += len(chunk)
-
-
-def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The members of a gzip stream, in pieces of bounded size."""
-    decoder, rest = zlib.decompressobj(31), b""
-    read_bytes = 0
-    for chunk in chunks:
-        read_bytes += len(chunk)
-        rest += chunk
-        while rest:
-            if decoder.eof:
-                decoder = zlib.decompressobj(31)
-            try:
-                piece = decoder.decompress(rest, _CHUNK_BYTES)
-            except zlib.error as error:
-                raise MalformedError(f"broken gzip stream: {error}", max(0, read_bytes - len(rest))) from error
-            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            if piece:
-                yield piece
-    if not decoder.eof:
-        raise MalformedError("the gzip stream ends early", read_bytes)
-
-
-def _write_sparsely(file: BinaryIO, offset: int, chunk: bytes) -> None:
-    """Write what is not zero; a block of zeros stays a hole."""
-    file.truncate(offset + len(chunk))
-    for start in range(0, len(chunk), WASM_PAGE_BYTES):
-        block = chunk[start : start + WASM_PAGE_BYTES]
-        if block.count(0) != len(block):
-            file.seek(offset + start)
-            file.write(block)
+            return open_stream(file, label or str(path))
+        check_kind(head, os.fstat(file.fileno()).st_size, path)
+        return map_file(file, label or str(path))

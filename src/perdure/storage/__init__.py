@@ -1,10 +1,11 @@
 """The only writer of files: images, commit log, checkpoints, snapshots.
 
-Archives are there when they are first asked for: what reads them is more than all else that a state needs.
+Archives and object storage are there when they are first asked for: what reads them is more than a state needs.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from perdure.storage.backup import Salvaged, Usage, backup, salvage, usage
@@ -18,6 +19,7 @@ from perdure.storage.snapshot import Snapshot, SnapshotMetadata, write_snapshot
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
 
 if TYPE_CHECKING:
+    from perdure.storage.pushing import pull_snapshot, push_snapshot
     from perdure.storage.transport import pack_snapshot, unpack_snapshot
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "changes_of",
     "open_sealed",
     "pack_snapshot",
+    "pull_snapshot",
+    "push_snapshot",
     "salvage",
     "unpack_snapshot",
     "usage",
@@ -55,12 +59,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in ("pack_snapshot", "unpack_snapshot"):
-        raise AttributeError(f"module 'perdure.storage' has no attribute {name!r}")
-    from perdure.storage import transport
+_LATER = {
+    "pack_snapshot": "transport",
+    "pull_snapshot": "pushing",
+    "push_snapshot": "pushing",
+    "unpack_snapshot": "transport",
+}
+"""Where is what is there when it is first asked for."""
 
-    value = globals()[name] = getattr(transport, name)
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module 'perdure.storage' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"perdure.storage.{_LATER[name]}"), name)
     return value
 
 

@@ -39,7 +39,8 @@ def stable() -> None:
     """Show, query, compare and check what is in any stable memory.
 
     SOURCE is STATE_DIR:CANISTER, SNAPSHOT_DIR, FILE (a raw dump, gzip or not), or - for standard input. The first two
-    are stable memory; with #MEMORY behind, as in .perdure:ledger#users, another memory of the canister.
+    are stable memory; with #MEMORY behind, as in .perdure:ledger#users, another memory of the canister. The URL of a
+    snapshot or dump in object storage (s3://, gs://, az://, file://) is read where it is.
 
     A stable.yaml in the current directory, or the one named by --schema, says what keys and values mean.
 

@@ -69,20 +69,22 @@ def drop(
         perdure stable drop ./my-snapshot old_addresses -o ./smaller
     """  # noqa: D301
     from perdure.inspection.compact import compact as write
+    from perdure.inspection.remote import localized
 
     schema = load_declared(schema_path)
     arg = _argument(args, args_file, args_format)
-    used = [] if no_check else _in_use(source, extensions)
-    outcome = write(
-        source,
-        output,
-        drop=names,
-        schema=schema,
-        arg=arg,
-        keep_heap=keep_heap,
-        canister_id=_id(canister_id),
-        extensions=extensions,
-    )
+    with localized(source) as local:
+        used = [] if no_check else _in_use(local, extensions)
+        outcome = write(
+            local,
+            output,
+            drop=names,
+            schema=schema,
+            arg=arg,
+            keep_heap=keep_heap,
+            canister_id=_id(canister_id),
+            extensions=extensions,
+        )
     warnings = list(_warnings(outcome, used, schema))
     _say(outcome, output, warnings, as_json=as_json, quiet=quiet)
 

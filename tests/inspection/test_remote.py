@@ -1,0 +1,232 @@
+"""Sources in object storage: as those on this machine, and how little of them is read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import mmap
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from object_servers import OWNER, OurServer, environment, moto_server
+from perdure.canister import PageDelta
+from perdure.cli import perdure
+from perdure.demo import experiment
+from perdure.errors import StorageError, UnsupportedError
+from perdure.inspection import Source, find, open_source, open_table, parse_schema, remote
+from perdure.inspection.canister import open_canister
+from perdure.inspection.remote import localized
+from perdure.memory import check_range
+from perdure.stable import MemoryManager, StableBTreeMap, StableVec, types
+from perdure.storage import SnapshotMetadata, TemporaryImage, TemporaryStore, write_snapshot
+from perdure.storage.objects import Objects
+from perdure.storage.pushing import push_snapshot
+from perdure.subnet import Subnet
+
+SCHEMA = parse_schema("memories: {0: {name: balances, key: u64, value: u64}}")
+
+
+class FileMemory:
+    """A memory in a sparse file."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        with path.open("w+b") as file:
+            file.truncate(size_bytes)
+            self._map = mmap.mmap(file.fileno(), size_bytes)
+        self._wasm_pages = 0
+
+    def size(self) -> int:
+        return self._wasm_pages
+
+    def grow(self, wasm_pages: int) -> int:
+        before = self._wasm_pages
+        self._wasm_pages += wasm_pages
+        return before
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        check_range(address, size_bytes, self._wasm_pages << 16)
+        return self._map[address : address + size_bytes]
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        check_range(address, len(data), self._wasm_pages << 16)
+        self._map[address : address + len(data)] = bytes(data)
+
+
+def large_memory(path: Path, mebibytes: int) -> None:
+    """Three maps and a vector among memories of nothing but zeros, `mebibytes` of them."""
+    memory = FileMemory(path, (mebibytes + 128) << 20)
+    manager = MemoryManager.create(memory)
+    balances = StableBTreeMap.create(manager.get(0), types.u64, types.u64)
+    balances.bulk_load((key, 3 * key) for key in range(20_000))
+    names = StableBTreeMap.create(manager.get(1), types.text, types.text)
+    names.bulk_load(sorted((f"name {key}", f"{key}" * 7) for key in range(1000)))
+    manager.get(2).grow(mebibytes << 3)
+    StableVec.create(manager.get(3), types.u64).extend(range(1000))
+    manager.get(4).grow(mebibytes << 3)
+    late = StableBTreeMap.create(manager.get(5), types.u64, types.u64)
+    late.bulk_load((key, key) for key in range(1000))
+    with path.open("r+b") as file:
+        file.truncate(memory.size() << 16)
+
+
+def look(url: str) -> tuple[int, list[str]]:
+    """What `stable ls` and a point query do."""
+    with open_source(url) as source:
+        inventory = find(source)
+        source.declared()
+        kinds = [structure.kind for structure in inventory.structures]
+        found = open_table(inventory.structure("0"), SCHEMA).get((12_345).to_bytes(8, "big"))
+    assert found is not None
+    return int.from_bytes(found, "big"), kinds
+
+
+KINDS = ["btreemap", "btreemap", "unknown", "vec", "unknown", "btreemap"]
+
+
+def test_little_of_a_hundred_gibibytes_is_read(bucket: OurServer, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PERDURE_OBJECT_CACHE", "0")
+    large_memory(tmp_path / "dump.bin", 100 << 10)
+    bucket.put("dump.bin", tmp_path / "dump.bin")
+    assert look("s3://bucket/dump.bin") == (3 * 12_345, KINDS)
+    assert bucket.objects["dump.bin"].size_bytes > 100 << 30
+    assert bucket.requests <= 60
+    assert bucket.sent <= 4 << 20
+
+
+@pytest.mark.slow
+def test_the_same_counts_with_moto(bucket: OurServer, tmp_path: Path, monkeypatch) -> None:
+    """Of a smaller memory, because moto reads an object whole for each range: of 1 GiB that takes it a minute."""
+    import boto3
+
+    monkeypatch.setenv("PERDURE_OBJECT_CACHE", "0")
+    large_memory(tmp_path / "large.bin", 100 << 10)
+    bucket.put("dump.bin", tmp_path / "large.bin")
+    assert look("s3://bucket/dump.bin") == (3 * 12_345, KINDS)
+    counted = bucket.requests, bucket.sent
+    large_memory(tmp_path / "dump.bin", 32)
+    with moto_server(tmp_path) as endpoint:
+        for name, value in environment(endpoint, *OWNER).items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        client.put_object(Bucket="bucket", Key="dump.bin", Body=(tmp_path / "dump.bin").read_bytes())
+        opened: list[Objects] = []
+        monkeypatch.setattr(remote, "Objects", lambda place: opened.append(Objects(place)) or opened[-1])
+        assert look("s3://bucket/dump.bin") == (3 * 12_345, KINDS)
+    assert [(one.requests, one.bytes_read) for one in opened] == [counted]
+
+
+def test_a_gzip_dump(bucket: OurServer, every_structure: bytes) -> None:
+    bucket.put("dump.bin.gz", gzip.compress(every_structure))
+    with open_source("s3://bucket/dump.bin.gz") as source:
+        assert source.memory.read(0, len(every_structure)) == every_structure
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, every_structure: bytes) -> Path:
+    """One with every structure in stable memory, and as much in the heap."""
+    with closing(TemporaryStore()) as store:
+        heap, stable = TemporaryImage(store), TemporaryImage(store)
+        pages = len(every_structure) >> 16
+        heap.commit(PageDelta(1, [(0, b"heap" * 1024)]))
+        stable.commit(PageDelta(pages, [(0, every_structure)]))
+        write_snapshot(
+            tmp_path / "snapshot",
+            wasm_module=experiment.wasm(),
+            heap=heap,
+            stable=stable,
+            chunks={},
+            metadata=SnapshotMetadata(7, 0, 0, 0),
+        )
+    return tmp_path / "snapshot"
+
+
+def kinds_of(source: Source) -> list[tuple[str, str, int | None]]:
+    return [(one.label, one.kind, one.entries) for one in find(source).structures]
+
+
+@pytest.mark.parametrize("where", ["s3://bucket/ledger/monday", "s3://bucket/ledger/monday/", "file"])
+def test_a_snapshot(bucket: OurServer, snapshot: Path, where: str) -> None:
+    url = f"file://{snapshot}" if where == "file" else where
+    if where != "file":
+        push_snapshot(snapshot, url)
+    with open_source(url) as there, open_source(str(snapshot)) as here:
+        assert kinds_of(there) == kinds_of(here)
+    with open_source(f"{url}#heap") as heap:
+        assert heap.memory.read(0, 8) == b"heapheap"
+    with pytest.raises(StorageError, match="no memory 'users'"):
+        open_source(f"{url}#users")
+
+
+def test_it_runs(bucket: OurServer, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    with Subnet() as subnet:
+        subnet.install(b"\0asm\1\0\0\0").write_snapshot(snapshot)
+    push_snapshot(snapshot, "s3://bucket/ledger")
+    with open_canister("s3://bucket/ledger") as canister:
+        assert canister.module is not None
+        assert canister.module.wasm == b"\0asm\1\0\0\0"
+    with localized("s3://bucket/ledger#heap") as local:
+        assert local.endswith("#heap")
+        place = Path(local.removesuffix("#heap"))
+        assert place.is_dir()
+    assert not place.exists()
+    with localized(f"file://{snapshot}") as local:
+        assert local == str(snapshot)
+
+
+def test_what_is_not_there(bucket: OurServer) -> None:
+    bucket.put("dump.bin", bytes(65_536))
+    for url in ("s3://bucket/other", "s3://bucket/", "s3://bucket/dump.bin/"):
+        with pytest.raises(StorageError, match="no object, and no snapshot below it"):
+            open_source(url)
+    with pytest.raises(StorageError, match="a dump is one memory"):
+        open_source("s3://bucket/dump.bin#heap")
+    with pytest.raises(StorageError, match="no such file"):
+        open_source("file:///nonexistent")
+
+
+def test_a_snapshot_of_which_a_part_is_missing(bucket: OurServer, snapshot: Path) -> None:
+    push_snapshot(snapshot, "s3://bucket/ledger")
+    del bucket.objects["ledger/stable_memory.bin"]
+    with pytest.raises(StorageError, match=r"nothing found for stable_memory\.bin"):
+        open_source("s3://bucket/ledger")
+
+
+def test_other_kinds_of_objects(bucket: OurServer) -> None:
+    bucket.put("notes.txt", b"a text, and no memory")
+    with pytest.raises(StorageError, match="a text"):
+        open_source("s3://bucket/notes.txt")
+
+
+def test_the_size_of_the_cache(bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.put("dump.bin", bytes(1 << 20))
+    monkeypatch.setenv("PERDURE_OBJECT_CACHE", "much")
+    with pytest.raises(UnsupportedError, match="PERDURE_OBJECT_CACHE"):
+        open_source("s3://bucket/dump.bin")
+    monkeypatch.setenv("PERDURE_OBJECT_CACHE", "200 KiB")
+    with open_source("s3://bucket/dump.bin") as source:
+        source.memory.read(0, 1 << 20)
+    assert 0 < sum(one.stat().st_size for one in (tmp_path / "cache" / "objects").iterdir()) <= 200 << 10
+
+
+def test_commands_take_urls_and_tell_no_secret(bucket: OurServer, snapshot: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    pushed = run(perdure, ["snapshot", "push", str(snapshot), "s3://bucket/ledger", "--json"])
+    assert json.loads(pushed.output)["size_bytes"] == sum(one.size_bytes for one in bucket.objects.values())
+    listed = run(perdure, ["stable", "ls", "s3://bucket/ledger", "--json"])
+    assert listed.exit_code == 0
+    shown = run(perdure, ["memory", "show", "s3://bucket/ledger", "heap", "--bytes", "8"])
+    assert shown.exit_code == 0
+    assert "heapheap" in shown.output
+    assert run(perdure, ["snapshot", "pull", "s3://bucket/ledger", "-o", str(tmp_path / "pulled")]).exit_code == 0
+    bucket.before = lambda method, key: 403
+    for command in (["stable", "ls", "s3://bucket/ledger"], ["snapshot", "push", str(snapshot), "s3://bucket/other"]):
+        refused = run(perdure, command)
+        assert refused.exit_code != 0
+        told = f"{refused.output} {refused.exception!r} {refused.exception}"
+        assert "refuses these credentials" in told
+        assert "AKIDOFTESTS" not in told
