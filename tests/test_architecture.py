@@ -93,6 +93,7 @@ def test_functions_can_be_read_at_once() -> None:
 WRITERS = {
     "perdure.embedder.cache": "native code, which is the engine's, and is checked before it is used",
     "perdure.embedder.turns": "an empty file beside it, as a lock",
+    "perdure.holes": "a file without a name beside another one, to see what reading does; room for what is there",
     "perdure.embedder.memory": "a file in memory, while an entry runs whose reads are looked at",
     "perdure.demo.c_host": "what a compiler gets, for as long as it runs",
     "perdure.inspection.whole": "what somebody asked for by name: `whole_file`",

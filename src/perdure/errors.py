@@ -6,6 +6,7 @@ expected b'BTR'``. Bad arguments by the programmer are ``ValueError`` or ``TypeE
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from typing import Self, final
 
@@ -163,6 +164,12 @@ class StorageError(PerdureError):
         super().__init__(f"{path}: {message}")
         self.message = message
         self.path = str(path)
+
+    @classmethod
+    def because(cls, message: str, error: OSError, path: object) -> StorageError:
+        """One with the system's own words behind it; where the disk is full, of a kind of its own."""
+        made = cls(f"{message}: {error.strerror or error}", path)
+        return made.coded("disk-full") if error.errno in {errno.ENOSPC, errno.EDQUOT} else made
 
 
 @final

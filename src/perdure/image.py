@@ -12,6 +12,7 @@ __all__ = [
     "MAX_OWN_MEMORIES",
     "MEMORY_KINDS",
     "MEMORY_NAME",
+    "NO_FILE",
     "Extent",
     "Image",
     "Lifetime",
@@ -84,6 +85,10 @@ def memory_kinds(
     return MappingProxyType({**kinds, "heap": heap})
 
 
+NO_FILE: Final = -1
+"""Instead of a descriptor: zeros."""
+
+
 class Extent(NamedTuple):
     """A run of a memory backed by a file. All four are multiples of 4,096 but the last extent's size may be any."""
 
@@ -138,7 +143,8 @@ class Image(Protocol):
 
         Returns:
             Extents to map over a mapping made before, after which it may drop its private pages, but for those that
-            are now `held`. Empty, the usual case: the files already mapped have the new content in place.
+            are now `held`. Of `NO_FILE` where there is nothing but zeros from now on. Empty, the usual case: the
+            files already mapped have the new content in place.
         """
         ...
 

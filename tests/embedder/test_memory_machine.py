@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from perdure.canister import PageDelta
 from perdure.embedder.memory import ImageMemory
 from perdure.embedder.pagemap import PrivatePages, private_pages
+from perdure.holes import holes_take_room
 from perdure.storage import TemporaryImage, TemporaryStore
 from perdure.storage.disk import RealFile
 from perdure.storage.pieces import Pieces
@@ -30,6 +31,8 @@ from perdure.storage.temporary import Region
 
 PAGE = 4096
 WASM_PAGE = 65536
+LARGEST = 84 * WASM_PAGE
+PLACES = st.sampled_from([None, "/dev/shm"])
 RESERVED, GUARD = 1 << 20, 1 << 16  # growing past the reservation moves a memory
 PAGES = st.one_of(st.integers(0, 3), st.integers(0, 63))
 ENDS = st.sampled_from(["commits", "commits", "traps", "goes on"])
@@ -44,6 +47,7 @@ class Mapped:
         self.pages = pages
         self.committed = committed
         self.current = bytearray(committed)
+        self.base: Region | None = None
         self.memory = self.open()
 
     def open(self, *, fresh: bool = False) -> ImageMemory:
@@ -87,9 +91,15 @@ def machine(pages: PrivatePages | None) -> type[RuleBasedStateMachine]:
     class MemoryMachine(RuleBasedStateMachine):
         forks = Bundle("forks")
 
-        @initialize(mapping_budget=st.sampled_from([20, 16_384]), held_budget=st.sampled_from([30, 8_192, 8_192]))
-        def start(self, mapping_budget: int, held_budget: int) -> None:
-            self.store = TemporaryStore(mapping_budget=mapping_budget, held_budget=held_budget)
+        @initialize(
+            mapping_budget=st.sampled_from([20, 16_384]),
+            held_budget=st.sampled_from([30, 8_192, 8_192]),
+            places=st.tuples(PLACES, PLACES),
+        )
+        def start(self, mapping_budget: int, held_budget: int, places: tuple[str | None, str | None]) -> None:
+            """`places`: where temporary files lie, and where those of checkpoints do."""
+            own, self.place = places
+            self.store = TemporaryStore(own, mapping_budget=mapping_budget, held_budget=held_budget)
             self.all: list[Mapped] = []
             self.files: list[RealFile] = []
 
@@ -147,12 +157,29 @@ def machine(pages: PrivatePages | None) -> type[RuleBasedStateMachine]:
         @rule(entry=forks)
         def checkpoint(self, entry: Mapped) -> None:
             """What a state directory does with a memory that stays mapped."""
-            with tempfile.TemporaryFile() as made:
+            with tempfile.TemporaryFile(dir=self.place) as made:
                 file = RealFile(os.dup(made.fileno()), "checkpoint")
             self.files.append(file)
-            file.pwrite(entry.committed, 0)
-            base = Region(file, 0, len(entry.committed), references=1)
-            entry.image.rebase(Pieces.of(base), len(entry.committed) // WASM_PAGE)
+            file.truncate(LARGEST)
+            takes_room = holes_take_room(file.descriptor)
+            entry.base = Region(file, 0, LARGEST, references=1, holes_take_room=takes_room)
+            self.write_base(entry, bytes(LARGEST))
+
+        @precondition(lambda self: any(entry.base is not None for entry in self.all))
+        @rule(entry=forks)
+        def checkpoint_in_its_own_file(self, entry: Mapped) -> None:
+            """What a state directory writes into is a file that nobody else reads."""
+            base = entry.base
+            if base is not None and base.references - 1 == entry.image.references_to(base):
+                self.write_base(entry, base.file.pread(LARGEST, 0))
+
+        def write_base(self, entry: Mapped, before: bytes) -> None:
+            """Write what differs, and have the image be made of it."""
+            assert entry.base is not None
+            for at in range(0, len(entry.committed), PAGE):
+                if entry.committed[at : at + PAGE] != before[at : at + PAGE]:
+                    entry.base.file.pwrite(entry.committed[at : at + PAGE], at)
+            entry.image.rebase(Pieces.of(entry.base), len(entry.committed) // WASM_PAGE)
             entry.check()
 
         @rule(entry=forks)
@@ -191,6 +218,7 @@ def machine(pages: PrivatePages | None) -> type[RuleBasedStateMachine]:
                 entry.current = bytearray(wasm_pages * WASM_PAGE)
                 entry.commit()
                 before.close()
+                entry.base = None
             else:
                 entry.memory.close()
                 entry.memory = before

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
+from pathlib import Path
 
+import wasmtime
+
+from perdure import Subnet
 from perdure.canister import WasmState
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage import TemporaryImage, TemporaryStore
@@ -53,3 +58,24 @@ def test_reading_holes_takes_no_room_and_what_is_written_is_seen(harness):
     assert used_bytes(store) - before <= pages * WASM_PAGE_BYTES
     again = harness.fresh(instance.module, WasmState(state.memories, instance.global_values))
     assert again.memories["stable"].read(0, len(model)) == bytes(model)
+
+
+def test_a_state_directory_in_memory_is_read_without_its_holes():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        path = Path(place) / "state"
+        with Subnet(path) as subnet:
+            counter = subnet.install(bytes(wasmtime.wat2wasm(COUNTER)))
+            counter.update("grow", b"")
+            counter.update("put", (40 * WASM_PAGE_BYTES).to_bytes(8, "little") + b"written.")
+        files = [*(path / "images").glob("*.img")]
+        assert files
+        before = [one.stat().st_blocks for one in files]
+        with Subnet(path) as subnet:
+            (again,) = subnet.canisters
+            again.query("scan", b"")
+            assert again.stable.read(40 * WASM_PAGE_BYTES, 8) == b"written."
+            assert [one.stat().st_blocks for one in files] == before
+            again.update("put", (41 * WASM_PAGE_BYTES).to_bytes(8, "little") + b"as well.")
+            again.query("scan", b"")
+        with Subnet(path) as subnet:
+            assert subnet.canisters[0].stable.read(41 * WASM_PAGE_BYTES, 8) == b"as well."

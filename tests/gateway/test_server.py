@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -36,6 +37,22 @@ class Endless:
         """All steps there are."""
         while True:
             await call(own, "step", signature="() -> (nat64)")
+
+
+@canister(name="tests:Counted")
+class Counted:
+    """Counts."""
+
+    count: nat64 = nat64(0)
+
+    @update
+    def inc(self) -> nat64:
+        """One more."""
+        self.count = nat64(self.count + 1)
+        return self.count
+
+
+NOTHING = encode(*parse_values("()"))
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +149,30 @@ def test_who_waits_when_it_ends_is_sent_polling(agents):
             assert time.monotonic() - begun < 4, "it does not wait for what never comes"
             answer = b"".join(iter(lambda: client.recv(65536), b""))
             assert answer.startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_full_disk_is_told_by_its_name_and_nothing_is_lost(agents, tmp_path, monkeypatch):
+    with Subnet(tmp_path / "state") as subnet:
+        counted = subnet.install(Counted)
+        with Server(subnet) as server:
+            about = {"request_type": "call", "canister_id": counted.id.raw_bytes, "method_name": "inc", "arg": NOTHING}
+            body = agents.signed(about, agents.ANONYMOUS)[1]
+            url = f"{server.url}/api/v4/canister/{counted.id}/call"
+            with monkeypatch.context() as full:
+
+                def refuse(log, _):
+                    raise log._refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+                full.setattr("perdure.storage.commit_log.CommitLog.reserve", refuse)
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    urllib.request.urlopen(urllib.request.Request(url, body))
+                assert caught.value.code == 507
+                told = caught.value.read().decode()
+                assert "the disk is full" in told
+                assert f"{tmp_path}/state/log" in told
+            with urllib.request.urlopen(urllib.request.Request(url, body)) as response:
+                assert response.status == 200
+        assert counted.actor().inc() == 2
 
 
 def test_who_wants_a_served_state_is_told_where_it_is(tmp_path):

@@ -13,7 +13,7 @@ from itertools import pairwise
 from time import perf_counter_ns
 from typing import final
 
-from perdure.canister import Extent, Image, PageDelta
+from perdure.canister import NO_FILE, Extent, Image, PageDelta
 from perdure.embedder.mapping import AddressRange
 from perdure.embedder.pagemap import PrivatePages
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
@@ -460,7 +460,9 @@ class ImageMemory(LinearMemory):
         assert self.range is not None
         low = max(start, extent.address)
         high = min(end, -(-(extent.address + extent.size_bytes) // PAGE_BYTES) * PAGE_BYTES)
-        if low < high:
+        if low < high and extent.file_descriptor == NO_FILE:
+            super()._open_pages(low, high)
+        elif low < high:
             offset = low - extent.address + extent.file_offset
             self.range.open_file(low, high - low, extent.file_descriptor, offset)
             self._cuts.update((low, high))

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Protocol, final
 
-from perdure.errors import UnsupportedError
+from perdure.errors import HostError, StorageError, UnsupportedError
 from perdure.gateway.hosts import Hosts, is_loopback
 from perdure.subnet.live import Clock, Rounds
 from perdure.subnet.network import Network
@@ -252,17 +252,28 @@ class Server:
         assert self._pages is not None
         try:
             return self._pages.begin(request, client)
-        except Exception:
-            _LOG.exception("%s %s failed", request.method, request.path[:200])
-            return Response(500, b"perdure: an error of ours, which its log tells\n")
+        except Exception as error:
+            return _failed(request, error)
 
     def _begin(self, request: Request) -> Response | Pending:
         try:
             is_api = request.path.startswith("/api/")
             return self.interface.begin(request) if is_api else self._site.begin(request)
-        except Exception:
-            _LOG.exception("%s %s failed", request.method, request.path[:200])
-            return Response(500, b"perdure: an error of ours, which its log tells\n", headers=CORS)
+        except Exception as error:
+            return _failed(request, error, CORS)
+
+
+def _failed(request: Request, error: Exception, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """What is told of an error that is no refusal: what the machine could not do by its name, of the rest nothing."""
+    method, path = request.method, request.path[:200]
+    if not isinstance(error, StorageError | HostError):
+        _LOG.exception("%s %s failed", method, path)
+        return Response(500, b"perdure: an error of ours, which its log tells\n", headers=headers)
+    _LOG.error("%s %s failed: %s", method, path, error)
+    if error.error_code != "disk-full":
+        return Response(500, f"perdure: {error}\n".encode(), headers=headers)
+    told = f"perdure: the disk is full: {error}\nfree space there and send the request again\n"
+    return Response(507, told.encode(), headers=headers)
 
 
 def _has_two_hosts(headers: list[tuple[bytes, bytes]]) -> bool:

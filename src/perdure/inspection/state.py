@@ -12,6 +12,7 @@ from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Layer, Source
+from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import DurableImage, StateDirectory, TemporaryImage
 from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
@@ -59,7 +60,7 @@ def source_of_image(
     image.write_held()
     extents = list(image.extents())
     ranges = [(extent.address, extent.address + extent.size_bytes) for extent in extents]
-    memory = map_extents(extents, image.wasm_pages)
+    memory = map_extents(extents, image.wasm_pages * WASM_PAGE_BYTES)
     return Source(label, memory, ranges, [_layer(extent) for extent in extents], labels=labels)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from perdure.errors import MalformedError, StorageError
+from perdure.holes import holes_take_room
+from perdure.image import Extent as FileExtent
 from perdure.inspection.source import Extent, Layer, Source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 
@@ -30,6 +32,8 @@ _OTHER_FILES: Final = {
     b"\xfd7zXZ\0": "packed by xz, to be unpacked first",
 }
 _CHUNK_BYTES: Final = 1 << 20
+_MAX_MAPPINGS: Final = 4096
+"""Of a file in more pieces the holes are mapped as well, which a full tmpfs does not bear."""
 
 
 def check_kind(head: bytes, size_bytes: int, path: Path) -> None:
@@ -52,9 +56,14 @@ def map_file(file: BinaryIO, label: str) -> Source:
     if status.st_size == 0:
         return Source(label, BytesMemory())
     extents = list(_data_extents(file.fileno(), status.st_size))
-    mapping = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
     file_name = (status.st_dev, status.st_ino, status.st_mtime_ns)
     layer = Layer(0, status.st_size, file_name, 0)
+    if len(extents) <= _MAX_MAPPINGS and holes_take_room(file.fileno()):
+        from perdure.storage.mapped import map_extents  # most sources need no storage
+
+        mapped = [FileExtent(start, end - start, file.fileno(), start) for start, end in extents]
+        return Source(label, map_extents(mapped, status.st_size), extents, [layer])
+    mapping = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
     return Source(label, ReadOnlyMemory(memoryview(mapping)), extents, [layer])
 
 

@@ -51,7 +51,7 @@ def backup(source: str | os.PathLike[str], target: str | os.PathLike[str], *, di
             _copy(origin, "checkpoint", disk, made)
             _copy_beside(origin, disk, made)
         except OSError as error:
-            raise StorageError(f"backup failed: {error.strerror or error}", error.filename or made) from error
+            raise StorageError.because("backup failed", error, error.filename or made) from error
         with StateDirectory.open(made, read_only=True, disk=disk) as copied:
             if (copied.version, copied.state_hash()) != (origin.version, origin.state_hash()):
                 raise StorageError(f"the copy has version {copied.version}, not {origin.version}", made)

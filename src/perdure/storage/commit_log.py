@@ -107,7 +107,7 @@ class CommitLog:
                 raise self._refusal(error) from error
 
     def _refusal(self, error: OSError) -> StorageError:
-        refusal = StorageError(f"commit {self.version + 1} could not be written: {error.strerror}", self._path)
+        refusal = StorageError.because(f"commit {self.version + 1} could not be written", error, self._path)
         refusal.committed = False
         return refusal
 
@@ -288,7 +288,7 @@ class CommitLog:
             done = True
         except OSError as error:
             self.failed = error.strerror or str(error)
-            raise StorageError(f"sync failed: {self.failed}", self._path) from error
+            raise StorageError.because("sync failed", error, self._path) from error
         finally:
             with self._mutex:
                 if self._leader == get_ident():

@@ -65,8 +65,7 @@ class _Told:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            words = f"{self._what} failed: {error.strerror or error}"
-            raise StorageError(words, error.filename or self._path) from error
+            raise StorageError.because(f"{self._what} failed", error, error.filename or self._path) from error
         if isinstance(error, MalformedError | UnsupportedError):
             raise StorageError(str(error), self._path) from error
 

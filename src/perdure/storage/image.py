@@ -26,14 +26,15 @@ from __future__ import annotations
 import heapq
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import final
 
 from perdure.canister import Extent, PageDelta
 from perdure.errors import StorageError
+from perdure.holes import holes_take_room
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range, overlaid
 from perdure.storage.disk import Buffer, DiskFile, copy_data
-from perdure.storage.pieces import Piece, Pieces, extents_of
+from perdure.storage.pieces import Piece, Pieces, extents_of, extents_within
 from perdure.storage.runs import Runs, granules_of, is_same, join_ranges, pages_of, shrinks
 from perdure.storage.temporary import GRANULE_BYTES, Region, TemporaryStore
 
@@ -108,7 +109,7 @@ class TemporaryImage:
     def extents(self) -> Sequence[Extent]:
         """File-backed runs, ascending, not overlapping. Valid until the next `commit`."""
         self._check_usable()
-        return extents_of(self._to_map(self._pieces))
+        return extents_of(self._pieces)
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -182,7 +183,7 @@ class TemporaryImage:
                 self._make_room(runs)
         except OSError as error:
             self._release_unused()
-            refusal = StorageError(f"no room for a commit: {error.strerror}", self._store.directory)
+            refusal = StorageError.because("no room for a commit", error, self._store.directory)
             refusal.committed = False
             raise refusal from error
 
@@ -289,7 +290,7 @@ class TemporaryImage:
                     file.pwrite(data, offset)
         except OSError as error:
             self._unfinished = error.strerror or str(error)
-            raise StorageError(f"commit failed: {self._unfinished}", self._store.directory) from error
+            raise StorageError.because("commit failed", error, self._store.directory) from error
         self._unfinished = None  # before what was prepared is forgotten: cut off in between, it can be repeated
         self._prepared = None
         self._runs, self._writes = _NO_RUNS, None  # a view of a mapping keeps its addresses
@@ -317,7 +318,8 @@ class TemporaryImage:
     def _moved(self) -> Sequence[Extent]:
         self._release_unused()
         self._recount()
-        return self._extents_within(self._pending)
+        ranges = join_ranges(sorted(self._pending))
+        return [extent for start, end in ranges for extent in extents_within(self._pieces, start, end)]
 
     def _start_anew(self, base: Region) -> None:
         self._pending.append((0, base.size_bytes))
@@ -422,7 +424,7 @@ class TemporaryImage:
             try:
                 self._copy_up(0, self._pieces.end)
             except OSError as error:
-                raise StorageError(f"merge failed: {error.strerror}", self._store.directory) from error
+                raise StorageError.because("merge failed", error, self._store.directory) from error
             self._release_unused()
         self.write_held()
         self._pending = pending
@@ -439,7 +441,7 @@ class TemporaryImage:
             self._make_room_in_blocks(held, 0)
             self._write_runs(held, 0)
         except OSError as error:
-            raise StorageError(f"no room for held pages: {error.strerror}", self._store.directory) from error
+            raise StorageError.because("no room for held pages", error, self._store.directory) from error
         self.held = {}
         self._pending = pending
         self._release_unused()
@@ -476,6 +478,8 @@ class TemporaryImage:
         """Be nothing but these pieces (same content), of sealed files; mappings follow with the next commit."""
         self._check_usable()
         self._pending += self._pieces.moved(pieces)
+        if any(piece.region.holes_take_room for piece in pieces):  # where it was held, a hole may have been mapped
+            self._pending += [(page, page + PAGE_BYTES) for page in self.held]
         regions, self._regions = self._regions, set()
         for region in {piece.region for piece in pieces}:
             self._store.retain(region)
@@ -540,20 +544,6 @@ class TemporaryImage:
 
     # -- regions in use
 
-    def _extents_within(self, ranges: list[tuple[int, int]]) -> Sequence[Extent]:
-        joined = join_ranges(sorted(ranges))
-        return [extent for start, end in joined for extent in extents_of(self._to_map(self._pieces.within(start, end)))]
-
-    def _to_map(self, pieces: Iterable[Piece]) -> Iterable[Piece]:
-        """The pieces, without holes where those take room when they are merely read: zeros of nobody take none."""
-        if not self._store.holes_take_room:
-            return pieces
-        return [
-            Piece(piece.start + low - piece.offset, piece.start + high - piece.offset, piece.region, low)
-            for piece in pieces
-            for low, high in piece.region.file.data_ranges(piece.offset, piece.offset + piece.end - piece.start)
-        ]
-
     def _forget_pieces(self) -> None:
         self._pieces, self._blocks, self.held = Pieces(), {}, {}
         self._prepared = None
@@ -583,7 +573,9 @@ def open_sealed(store: TemporaryStore, file: DiskFile, *, offset: int = 0) -> Te
     """
     size_bytes = max(file.size() - offset, 0)
     image = TemporaryImage(store)
-    region = Region(file, offset, size_bytes, references=1)  # one user never goes away: never this image's alone
+    # One user that never goes away: the region is never this image's alone.
+    takes_room = holes_take_room(file.descriptor)
+    region = Region(file, offset, size_bytes, references=1, holes_take_room=takes_room)
     image.rebase(Pieces.of(region), -(-size_bytes // WASM_PAGE_BYTES))
     image.unmapped()
     return image

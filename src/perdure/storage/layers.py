@@ -25,6 +25,7 @@ from typing import Final, NamedTuple, final
 from weakref import WeakValueDictionary
 
 from perdure.errors import StorageError
+from perdure.holes import holes_take_room
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.storage.disk import Disk, DiskFile, copy_data
 from perdure.storage.merkle import NODE_BYTES, Node, node_offset
@@ -91,6 +92,7 @@ class ImageFiles:
         self._open: WeakValueDictionary[str, Region] = WeakValueDictionary()
         self._generations: dict[str, int] = {}
         self.kin: set[object] = set()
+        self._holes_take_room: bool | None = None
 
     def path(self, name: str, suffix: str) -> str:
         """The image file (``img``) or the hash file (``hash``)."""
@@ -113,7 +115,10 @@ class ImageFiles:
         if found is None:
             file = self._disk.open(self.path(name, "img"))
             # One user that never goes away: only a checkpoint writes it, and knows who else reads.
-            found = self._open[name] = Region(file, 0, file.size(), references=1)
+            if self._holes_take_room is None:
+                self._holes_take_room = holes_take_room(file.descriptor)
+            takes_room = self._holes_take_room
+            found = self._open[name] = Region(file, 0, file.size(), references=1, holes_take_room=takes_room)
         return found
 
     def readers(self, name: str) -> int:

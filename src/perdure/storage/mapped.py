@@ -15,7 +15,7 @@ from typing import Final
 
 from perdure.canister import Extent
 from perdure.errors import StorageError
-from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory, ReadOnlyMemory
+from perdure.memory import BytesMemory, Memory, ReadOnlyMemory
 
 __all__ = ["map_extents"]
 
@@ -24,13 +24,12 @@ _MAP_NORESERVE: Final = 0x4000 if sys.platform == "linux" else 0
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
-def map_extents(extents: Sequence[Extent], wasm_pages: int) -> Memory:
+def map_extents(extents: Sequence[Extent], size_bytes: int) -> Memory:
     """The pieces of files as one memory, zeros between them. The mappings outlive the descriptors.
 
     Raises:
         StorageError: the kernel refuses a mapping.
     """
-    size_bytes = wasm_pages * WASM_PAGE_BYTES
     if size_bytes == 0:
         return BytesMemory()
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE

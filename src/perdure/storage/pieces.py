@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import NamedTuple, final
 
-from perdure.canister import Extent
+from perdure.canister import NO_FILE, Extent
+from perdure.holes import ranges_to_map
 from perdure.memory import PAGE_BYTES
 from perdure.storage.temporary import Region
 
-__all__ = ["Piece", "Pieces", "extents_of"]
+__all__ = ["Piece", "Pieces", "extents_of", "extents_within"]
 
 _START = itemgetter(0)
 
@@ -127,9 +128,9 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
 
 
 def extents_of(pieces: Iterable[Piece]) -> list[Extent]:
-    """Extents, joined also across regions that lie side by side in one file."""
+    """What to map, joined also across regions that lie side by side in one file; holes where they take no room."""
     extents: list[Extent] = []
-    for start, end, region, offset in pieces:
+    for start, end, region, offset in _without_holes(pieces):
         descriptor = region.file.descriptor
         if extents:
             last = extents[-1]
@@ -139,3 +140,26 @@ def extents_of(pieces: Iterable[Piece]) -> list[Extent]:
                 continue
         extents.append(Extent(start, end - start, descriptor, offset))
     return extents
+
+
+def _without_holes(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    for piece in pieces:
+        start, end, region, offset = piece
+        if not region.holes_take_room:
+            yield piece
+            continue
+        for low, high in ranges_to_map(region.file, offset, offset + end - start):
+            yield Piece(start + low - offset, start + high - offset, region, low)
+
+
+def extents_within(pieces: Pieces, start: int, end: int) -> Iterator[Extent]:
+    """What to map over whatever was mapped in `[start, end)`; zeros, too, where that may be another's by now."""
+    here = list(pieces.within(start, end))
+    covers = any(piece.region.holes_take_room for piece in here)
+    for extent in extents_of(here):
+        if covers and extent.address > start:
+            yield Extent(start, extent.address - start, NO_FILE, 0)
+        yield extent
+        start = -(-(extent.address + extent.size_bytes) // PAGE_BYTES) * PAGE_BYTES
+    if covers and start < end:
+        yield Extent(start, end - start, NO_FILE, 0)

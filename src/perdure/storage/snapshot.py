@@ -514,7 +514,7 @@ def write_snapshot(
                 _write_own(disk, draft, own)
             _write_file(disk, f"{draft}/metadata.json", [(0, text)], len(text))
     except OSError as error:
-        raise StorageError(f"snapshot could not be written: {error.strerror}", error.filename or path) from error
+        raise StorageError.because("snapshot could not be written", error, error.filename or path) from error
     return metadata
 
 
@@ -566,7 +566,7 @@ def write_dump(path: str | os.PathLike[str], memory: StoredMemory, *, disk: Disk
         with new_file(disk or RealDisk(), str(path)) as file:
             _fill(file, _runs(memory), memory.wasm_pages * WASM_PAGE_BYTES)
     except OSError as error:
-        raise StorageError(f"could not be written: {error.strerror}", error.filename or path) from error
+        raise StorageError.because("could not be written", error, error.filename or path) from error
 
 
 def _write_memory(disk: Disk, path: str, image: StoredMemory) -> None:

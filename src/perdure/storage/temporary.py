@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import final
 
 from perdure.errors import StorageError
+from perdure.holes import holes_take_room
 from perdure.storage.disk import DiskFile, RealFile
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "MAPPING_BUDGET",
     "Region",
     "TemporaryStore",
-    "holes_take_room",
     "unlinked_file",
 ]
 
@@ -49,15 +49,23 @@ class Region:
         size_bytes: its size.
         references: images that use it. With exactly one, that image writes in place; a sealed region starts with
             one reference more than it has users and is never written.
+        holes_take_room: whether reading a hole through a mapping takes room: see `perdure.holes`.
 
     Attributes:
         room: granules that there is space for: pages in them can be overwritten.
     """
 
-    __slots__ = ("__weakref__", "file", "offset", "references", "room", "size_bytes", "store")
+    __slots__ = ("__weakref__", "file", "holes_take_room", "offset", "references", "room", "size_bytes", "store")
 
     def __init__(
-        self, file: DiskFile, offset: int, size_bytes: int, *, references: int = 0, store: TemporaryStore | None = None
+        self,
+        file: DiskFile,
+        offset: int,
+        size_bytes: int,
+        *,
+        references: int = 0,
+        store: TemporaryStore | None = None,
+        holes_take_room: bool = False,
     ) -> None:
         self.file = file
         self.offset = offset
@@ -65,6 +73,7 @@ class Region:
         self.references = references
         self.room: set[int] = set()
         self.store = store
+        self.holes_take_room = holes_take_room
 
     def make_room(self, granules: Collection[int]) -> None:
         """Have space for granules, counted from the start of the region, whose bytes stay.
@@ -80,19 +89,6 @@ class Region:
             size_bytes = min(GRANULE_BYTES, self.size_bytes - granule * GRANULE_BYTES)
             self.file.pwrite(self.file.pread(size_bytes, offset), offset)
             self.room.add(granule)
-
-
-def holes_take_room(descriptor: int) -> bool:
-    """Whether a file lies on a tmpfs."""
-    try:
-        device = os.fstat(descriptor).st_dev
-        mounts = Path("/proc/self/mountinfo").read_text()
-    except OSError:
-        return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    return any(
-        line.split()[2] == number and line.partition(" - ")[2].startswith("tmpfs ") for line in mounts.splitlines()
-    )
 
 
 @final
@@ -122,7 +118,7 @@ class TemporaryStore:
         self.mappings = 0
         self.held_pages = 0
         self.holes_take_room = False
-        """Whether the file system is memory, where reading a hole through a mapping needs room, and SIGBUS says so."""
+        """See `perdure.holes`."""
         self._create_file = create_file or unlinked_file
         self._files: list[DiskFile] = []
         self._end = _FILE_BYTES
@@ -136,11 +132,11 @@ class TemporaryStore:
         with self._lock:
             if free := self._free.get(size_bytes):
                 file, offset = free.pop()
-                return Region(file, offset, size_bytes, references=1, store=self)
+                return self._region(file, offset, size_bytes)
             try:
                 return self._extend(size_bytes)
             except OSError as error:
-                raise StorageError(f"no temporary file: {error.strerror}", self.directory) from error
+                raise StorageError.because("no temporary file", error, self.directory) from error
 
     def _extend(self, size_bytes: int) -> Region:
         if self._end + size_bytes > _FILE_BYTES:
@@ -154,7 +150,10 @@ class TemporaryStore:
             self._files[-1].truncate(reached)
             self._truncated = reached
         offset, self._end = self._end, file_end
-        return Region(self._files[-1], offset, size_bytes, references=1, store=self)
+        return self._region(self._files[-1], offset, size_bytes)
+
+    def _region(self, file: DiskFile, offset: int, size_bytes: int) -> Region:
+        return Region(file, offset, size_bytes, references=1, store=self, holes_take_room=self.holes_take_room)
 
     def retain(self, region: Region) -> None:
         """Count one more user."""

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, final
 
 from perdure.canister import CanisterModule, Reject
 from perdure.embedder.guard import threads
-from perdure.errors import HostError, MalformedError, UnsupportedError
+from perdure.errors import HostError, MalformedError, StorageError, UnsupportedError
 from perdure.execution.clock import advance_time, move_clock, next_charge_ns
 from perdure.execution.journal import Ticket
 from perdure.execution.management.interface import codecs
@@ -430,8 +430,9 @@ class Rounds:
                 for live in self.lives:
                     live._ask_outside()
                     live._tell()
-            except Exception:
-                _LOG.exception("a round of the served subnet failed")
+            except Exception as error:
+                is_bug = not isinstance(error, StorageError)  # a full disk, say: tried again until there is room
+                _LOG.error("a round of the served subnet failed: %s", error, exc_info=is_bug)
                 pause = _ERROR_PAUSE_SECONDS
         for live in self.lives:
             live._tell()
