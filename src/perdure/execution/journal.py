@@ -43,6 +43,7 @@ _SUBNET: Final = (
     "outbox",
     "handed",
     "xnet_streams",
+    "strays",
     "sent_cycles",
     "received_cycles",
 )

@@ -117,6 +117,7 @@ def add_canister(
     canister = CanisterState(facts, settings, cycles, charged_until_ns=now_ns, created_at_ns=created_at_ns)
     world.touch(canister)
     world.state.canisters[canister_id] = canister
+    world.state.note_place(canister_id, exists=True)
     apply_settings(world, canister, settings)
     facts.version = 0
     record_change(world, canister, origin, "creation", controllers=list(settings.controllers))
@@ -587,5 +588,6 @@ def delete_canister(world: World, canister: CanisterState) -> Reject | None:
     _drop_code(world, canister)
     world.state.consumed_cycles += canister.cycles + canister.reserved_cycles
     del world.state.canisters[canister.canister_id]
+    world.state.note_place(canister.canister_id, exists=False)
     world.state.ready.pop(canister.canister_id, None)
     return None

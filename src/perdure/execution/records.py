@@ -84,6 +84,7 @@ def adopt(subnet: SubnetState, canister: CanisterState, costs: CostSchedule) -> 
     canister.refresh(costs)
     canister_id = canister.canister_id
     subnet.canisters[canister_id] = canister
+    subnet.note_place(canister_id, exists=True)
     if canister.inputs:
         subnet.ready[canister_id] = None
     if canister.facts.status is CanisterStatus.STOPPING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from perdure.canister import Reject, Trap, TrapCode
+from perdure.execution.state import RANGE_BITS
 from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode, RejectCode
 
@@ -25,8 +26,6 @@ __all__ = [
     "trap_reject",
 ]
 
-_SUBNET_CANISTERS: Final = 1 << 20
-
 
 def no_such_canister(canister_id: bytes, first_canister_index: int) -> Reject:
     """There is no such canister; an id that is not out of the subnet's range reaches none.
@@ -35,7 +34,7 @@ def no_such_canister(canister_id: bytes, first_canister_index: int) -> Reject:
     """
     name = Principal(canister_id)
     number, kind = int.from_bytes(canister_id[:8]), canister_id[8:]
-    if kind == b"\x01\x01" and 0 <= number - first_canister_index < _SUBNET_CANISTERS:
+    if kind == b"\x01\x01" and 0 <= number - first_canister_index < 1 << RANGE_BITS:
         return rejected(ErrorCode.CANISTER_NOT_FOUND, f"Canister {name} not found.")
     return Reject(RejectCode.DESTINATION_INVALID, f"No route to canister {name}")
 

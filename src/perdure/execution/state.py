@@ -42,6 +42,7 @@ __all__ = [
     "FIRST_CANISTER_INDEX",
     "LAST_TIME_NS",
     "NO_STREAM",
+    "RANGE_BITS",
     "CanisterLog",
     "CanisterState",
     "Change",
@@ -65,6 +66,9 @@ DEFAULT_TIME_NS: Final = 1_620_328_630_000_000_000
 
 LAST_TIME_NS: Final = 1 << 62
 """Where it ends: what is added to a time stays within 64 bits."""
+
+RANGE_BITS: Final = 20
+"""A subnet has 2^20 ids of canisters, one after another."""
 
 FIRST_CANISTER_INDEX: Final = 0xFFFF_FFFF_FFE0_0000
 """Where a new subnet's canisters begin: ``lxzze-o7777-77777-aaaaa-cai``, as those of an application subnet of PocketIC,
@@ -440,6 +444,8 @@ class SubnetState:
     """What calls on their way take along, by `handed_key`; replaced by a change, never changed."""
     xnet_streams: Mapping[bytes, XNetStream] = field(default_factory=dict)
     """By the id of the other subnet; replaced by a change, never changed."""
+    strays: frozenset[bytes] = frozenset()
+    """Canisters with ids of other ranges than the subnet's, in no record; replaced by a change, never changed."""
     ready: dict[bytes, None] = field(default_factory=dict)
     """Canisters with inputs, in no particular order."""
     task_canisters: set[bytes] = field(default_factory=set)
@@ -464,6 +470,15 @@ class SubnetState:
     def begun_with(self) -> tuple[int, bool, bool]:
         """What a state is begun with and goes on with, so that its history can be done again."""
         return self.first_canister_index, self.keeps_origins, self.keeps_consumption
+
+    def note_place(self, canister_id: bytes, *, exists: bool) -> None:
+        """Have `strays` say of a canister that comes or goes whether its id is of another range."""
+        if canister_id[8:] == b"\1\1":
+            place = int.from_bytes(canister_id[:8]) >> RANGE_BITS
+            if place == self.first_canister_index >> RANGE_BITS:
+                return
+        changed = frozenset((canister_id,))
+        self.strays = self.strays | changed if exists else self.strays - changed
 
     def kept_time_ns(self) -> int:
         """What is noted of a canister that is made or installed now; 0: nothing."""

@@ -10,13 +10,11 @@ from typing import Final, NamedTuple, final
 
 from perdure.certification import Delegation, Ranges, delegate
 from perdure.execution.identity import root_key
-from perdure.execution.state import SubnetState
+from perdure.execution.state import RANGE_BITS, SubnetState
 from perdure.execution.world import World
 
-__all__ = ["RANGE_BITS", "Delegations", "Neighbour", "range_of"]
+__all__ = ["Delegations", "Neighbour", "range_of"]
 
-RANGE_BITS: Final = 20
-"""A subnet has 2^20 ids of canisters, one after another."""
 _AGE_NS: Final = 60_000_000_000
 """For how long one is handed out again; clients take those of the last weeks."""
 _MAX_KEPT: Final = 1_024
@@ -61,7 +59,7 @@ class Delegations:
         """The delegation to the subnet; it names a canister's id, too, that is out of its range and is there."""
         state, now_ns = self._world.state, self._root.state.time_ns
         own = range_of(state)
-        if own[0] <= canister_id <= own[1] or canister_id not in state.canisters:
+        if canister_id not in state.strays:
             canister_id = b""
         kept = self._kept.get(canister_id)
         if kept is not None and 0 <= now_ns - kept[0] < _AGE_NS:

@@ -30,7 +30,7 @@ from perdure.execution.cycles import FREE
 from perdure.execution.identity import identify, root_key, subordinate
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.scheduler import go_on, has_work, round_
-from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM
+from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM, RANGE_BITS
 from perdure.execution.streams import Slice, has_new, slice_for, take_in
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
@@ -38,11 +38,12 @@ from perdure.storage import KeepHistory
 from perdure.storage.topology import Member, Topology
 from perdure.subnet import given
 from perdure.subnet.canister import Canister
-from perdure.subnet.delegations import RANGE_BITS, Delegations, Neighbour, range_of
+from perdure.subnet.delegations import Delegations, Neighbour, range_of
 from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
 from perdure.subnet.kinds import KINDS
+from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
 
 __all__ = ["Network"]
@@ -102,7 +103,7 @@ class Network:
         self._subnets: list[Subnet] = []
         self._kinds: list[str] = []
         self._halted: set[bytes] = set()
-        self._by_range: dict[int, Subnet] = {}
+        self._routes = Routes()
         self._delegations: dict[bytes, Delegations] = {}
         try:
             if topology is not None and topology.members:
@@ -125,7 +126,8 @@ class Network:
         made._topology, made._gate, made._seed = None, subnet._gate, subnet._state.seed
         made._config, made._options, made._halted, made._delegations = subnet._world.config, {}, set(), {}
         made._subnets, made._kinds = [subnet], [kind]
-        made._by_range = {subnet._state.first_canister_index >> RANGE_BITS: subnet}
+        made._routes = Routes()
+        made._routes.add(subnet._state.subnet_id, subnet._state.first_canister_index)
         return made
 
     # --- what there is
@@ -182,7 +184,7 @@ class Network:
         place = first_canister_index >> RANGE_BITS
         if first_canister_index % (1 << RANGE_BITS) or not 0 <= first_canister_index < 1 << 64:
             raise ValueError(f"a range begins at a multiple of 2^20 below 2^64, found {first_canister_index}")
-        if place in self._by_range:
+        if place in self._routes.places:
             raise ValueError(f"a network has one {kind} subnet with the ids from {first_canister_index} on, found two")
         name, topology = f"{number}-{kind}", self._topology
         if topology is not None:
@@ -206,7 +208,7 @@ class Network:
             state.first_canister_index = first_canister_index
             if self._subnets:
                 state.time_ns = self.time_ns
-        self._by_range[first_canister_index >> RANGE_BITS] = subnet
+        self._routes.add(subnet._state.subnet_id, first_canister_index)
         self._subnets.append(subnet)
         self._kinds.append(kind)
         if len(self._subnets) > 1:  # one that is alone asks nobody
@@ -257,12 +259,12 @@ class Network:
 
     def _free_range(self) -> int:
         place = FIRST_CANISTER_INDEX >> RANGE_BITS
-        while place in self._by_range:
+        while place in self._routes.places:
             place -= 1
         return place << RANGE_BITS
 
     def _connect(self, subnet: Subnet) -> None:
-        subnet._world.route = self._route
+        subnet._world.route = self._routes.find
         subnet._world.network = self._round
 
     def _introduce(self, subnet: Subnet) -> None:
@@ -285,24 +287,18 @@ class Network:
         found = []
         for subnet, kind in zip(self._subnets, self._kinds, strict=True):
             state, own = subnet._state, range_of(subnet._state)
-            others = [(one, one) for one in state.canisters if not own[0] <= one <= own[1]]
+            others = [(one, one) for one in state.strays]
             key_der = root_key(state.seed).public_key_der
             found.append(Neighbour(state.subnet_id, key_der, sorted([own, *others]), KINDS[kind].subnet_type))
         return tuple(found)
 
-    def _route(self, wanted: bytes) -> bytes | None:
-        """See `World.route`."""
-        found = self._subnet_of(wanted)
-        return None if found is None else found._state.subnet_id
+    def _look_around(self) -> None:
+        self._routes.look_around((subnet._state.subnet_id, subnet._state.strays) for subnet in self._subnets)
 
     def _subnet_of(self, wanted: bytes) -> Subnet | None:
-        in_range = self._by_range.get(int.from_bytes(wanted[:8]) >> RANGE_BITS) if wanted[8:] == b"\1\1" else None
-        if in_range is not None and wanted in in_range._state.canisters:
-            return in_range
-        for subnet in self._subnets:
-            if wanted in subnet._state.canisters or wanted == subnet._state.subnet_id:
-                return subnet
-        return in_range
+        astray = next((subnet for subnet in self._subnets if wanted in subnet._state.strays), None)
+        found = None if astray is not None else self._routes.find(wanted)
+        return astray or next((subnet for subnet in self._subnets if subnet._state.subnet_id == found), None)
 
     def subnet_of(self, canister_id: Principal) -> Subnet | None:
         """The subnet that has a canister, or would have it: calls of it go there. `None`: none would."""
@@ -437,6 +433,7 @@ class Network:
 
     def _recovered(self) -> list[Subnet]:
         subnets = self._running()
+        self._look_around()
         for subnet in subnets:
             if subnet._world.journal is not None:
                 subnet._world.recover()
@@ -499,8 +496,7 @@ class Network:
         twin._seed, twin._config, twin._options, twin._topology = self._seed, self._config, self._options, None
         twin._subnets = [subnet._twin(twin._gate) for subnet in self._subnets]
         twin._kinds, twin._halted, twin._delegations = list(self._kinds), set(self._halted), {}
-        numbers = {id(subnet): number for number, subnet in enumerate(self._subnets)}
-        twin._by_range = {place: twin._subnets[numbers[id(subnet)]] for place, subnet in self._by_range.items()}
+        twin._routes = self._routes.copy()
         for subnet in twin._subnets:
             if len(twin._subnets) > 1:
                 twin._connect(subnet)

@@ -14,11 +14,11 @@ from perdure.execution.cycles import FREE
 from perdure.execution.management import METHODS
 from perdure.execution.management.interface import codecs
 from perdure.execution.records import RECORDS
+from perdure.execution.state import RANGE_BITS
 from perdure.ic.principal import Principal
 from perdure.storage import StateDirectory
 from perdure.storage.topology import Topology
 from perdure.subnet import Subnet
-from perdure.subnet.delegations import RANGE_BITS
 from perdure.subnet.kinds import KINDS
 from perdure.subnet.network import Network
 
