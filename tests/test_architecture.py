@@ -225,6 +225,7 @@ TESTED_WITH = {
     "subnet/test_network.py": "subnet: kinds",
     "subnet/test_network_directory.py": "storage: topology",
     "gateway/test_routing.py": "subnet: delegations",
+    "subnet/test_workers.py": "subnet: frames members process remote routes worker",
     "subnet/test_exported_interface.py": "instrument: probe",
     "instrument/test_wasi.py": "instrument: reactor",
     "embedder/test_lines.py": "instrument: origins",

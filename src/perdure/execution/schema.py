@@ -61,7 +61,7 @@ from perdure.record import (
     union,
 )
 
-__all__ = ["CANISTER", "FORMAT", "OWNER", "RESPONSE", "SNAPSHOT", "SUBNET"]
+__all__ = ["CANISTER", "FORMAT", "OWNER", "RESPONSE", "SLICE", "SNAPSHOT", "SUBNET"]
 
 SUBNET, CANISTER, SNAPSHOT = 1, 2, 3
 """Kinds of records."""
@@ -135,6 +135,7 @@ _RESPONSE_MESSAGE = structure(
     ),
 )
 _MESSAGE = union({0: (CallMessage, _CALL), 1: (ResponseMessage, _RESPONSE_MESSAGE)})
+_MESSAGES = sequence(_MESSAGE, tuple)
 _CONTEXT = structure(
     CallContext,
     Table(
@@ -378,7 +379,9 @@ def _outcalls(subnet: dict[str, Plain]) -> str | None:
     return None
 
 
-_STREAM = row(XNetStream, ("begin", _COUNT), ("messages", sequence(_MESSAGE, tuple)), ("inducted", _COUNT))
+_STREAM = row(XNetStream, ("begin", _COUNT), ("messages", _MESSAGES), ("inducted", _COUNT))
+SLICE: Final[Coder] = row(lambda *parts: parts, ("first", _COUNT), ("messages", _MESSAGES), ("inducted", _COUNT))
+"""A slice of a stream on its way."""
 _SUBNET = Table(
     "subnet record",
     Field(1, "subnet_id", _ID, b""),

@@ -407,6 +407,11 @@ class XNetStream(NamedTuple):
     messages: tuple[Message, ...] = ()
     inducted: int = 0
 
+    @property
+    def end(self) -> int:
+        """The number of the next message that will be sent."""
+        return self.begin + len(self.messages)
+
 
 NO_STREAM: Final = XNetStream()
 

@@ -6,6 +6,7 @@ says of it, so that clients and canisters know one key.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple, final
 
 from perdure.certification import Delegation, Ranges, delegate
@@ -46,18 +47,20 @@ class Delegations:
     """Signs what a root says of one subnet.
 
     Args:
-        root: the root.
+        root_seed: of the root, whose key follows from it.
+        root_time_ns: what the root's clock says, or said lately.
         world: the subnet.
     """
 
-    def __init__(self, root: World, world: World) -> None:
-        self._root = root
+    def __init__(self, root_seed: bytes, root_time_ns: Callable[[], int], world: World) -> None:
+        self._root_seed = root_seed
+        self._root_time_ns = root_time_ns
         self._world = world
         self._kept: dict[bytes, tuple[int, Delegation]] = {}
 
     def of(self, canister_id: bytes = b"") -> Delegation:
         """The delegation to the subnet; it names a canister's id, too, that is out of its range and is there."""
-        state, now_ns = self._world.state, self._root.state.time_ns
+        state, now_ns = self._world.state, self._root_time_ns()
         own = range_of(state)
         if canister_id not in state.strays:
             canister_id = b""
@@ -66,7 +69,7 @@ class Delegations:
             return kept[1]
         ranges = sorted([own, *([(canister_id, canister_id)] if canister_id else [])])
         public_key_der = root_key(state.seed).public_key_der
-        made = delegate(root_key(self._root.state.seed), state.subnet_id, public_key_der, ranges, now_ns)
+        made = delegate(root_key(self._root_seed), state.subnet_id, public_key_der, ranges, now_ns)
         if len(self._kept) >= _MAX_KEPT:
             self._kept = {}
         self._kept[canister_id] = now_ns, made

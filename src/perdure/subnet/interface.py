@@ -86,9 +86,14 @@ def asked_interface(module: CanisterModule | None, query: Callable[[str, bytes],
 
 
 def service_of(
-    what: str, module: CanisterModule | None, candid: str | os.PathLike[str] | Known | None = None
+    what: str,
+    module: CanisterModule | None,
+    candid: str | os.PathLike[str] | Known | None = None,
+    args: str | bytes | None = None,
 ) -> ServiceType:
     """The interface of a module, or of a ``.did`` file, given by its path (so that it may import others) or its text.
+
+    `args`: the types of init arguments, of a module that is elsewhere.
 
     Raises:
         UnsupportedError: there is none.
@@ -96,7 +101,7 @@ def service_of(
         OSError: the file cannot be read.
     """
     sections = module.custom_sections if module is not None else {}
-    args = next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
+    args = next((sections[name] for name in ARGS_SECTIONS if name in sections), args)
     interface: str | bytes | None
     loader, file, source = None, "", "the text that was given"
     if isinstance(candid, Known):

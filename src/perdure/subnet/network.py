@@ -17,14 +17,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import groupby, permutations
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any, final
 
 from perdure.canister import HasModule
 from perdure.certification import Delegation
 from perdure.embedder import Compiler
-from perdure.errors import StorageError, UnsupportedError
+from perdure.errors import UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import FREE
 from perdure.execution.identity import identify, root_key, subordinate
@@ -43,10 +44,16 @@ from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
 from perdure.subnet.kinds import KINDS
+from perdure.subnet.members import begin_at, hash_of
+from perdure.subnet.network_directory import check_places, check_streams, refuse_missing, wanted_kinds
+from perdure.subnet.remote import RemoteSubnet
 from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
+from perdure.subnet.workers import Workers
 
 __all__ = ["Network"]
+
+_OF_THIS_PROCESS = "Network.{} does not cross to worker processes: make the network without processes"
 
 
 @final
@@ -69,6 +76,9 @@ class Network:
         extensions: as for `Subnet`.
         history: as for `Subnet`, of each of them.
         trust_owner: as for `Subnet`.
+        processes: of this machine that have the subnets, each every so manieth, so that they run beside each other;
+            what comes out is the same to the byte. `subnets` are then handles with the same names, of which those that
+            cannot cross say so. `None`: the subnets are in this process.
 
     Raises:
         ValueError: there is no such kind, no subnet, two of a kind that there is once, or others than in the directory.
@@ -87,9 +97,10 @@ class Network:
         extensions: Iterable[str] = (),
         history: KeepHistory = "kept",
         trust_owner: bool = False,
+        processes: int | None = None,
     ) -> None:
         self._topology = topology = None if path is None else Topology(Path(path))
-        kinds = _wanted(subnets, topology)
+        kinds = wanted_kinds(subnets, topology)
         self._gate = Gate(patient=path is None)
         self._seed = topology.seed if topology is not None and topology.members else seed
         self._config = config or SubnetConfig()
@@ -105,13 +116,21 @@ class Network:
         self._halted: set[bytes] = set()
         self._routes = Routes()
         self._delegations: dict[bytes, Delegations] = {}
+        self._workers = None
+        if processes is not None:
+            self._workers = Workers(
+                processes, self._gate, self._running_numbers, is_kept=path is not None, compiler=compiler
+            )
+            self._routes = self._workers.routes
         try:
+            if self._workers is not None:
+                self._workers.prepare(len(kinds))
             if topology is not None and topology.members:
-                _refuse_missing(topology)
+                refuse_missing(topology)
                 for kind, member in zip(kinds, topology.members, strict=True):
                     self._add(kind, member.first_canister_index, member.name)
-                self._check_places(topology)
-                self._check_streams()
+                check_places(self._subnets, topology)
+                check_streams(self._subnets, topology.directory)
             else:
                 for kind in kinds:
                     self.add_subnet(kind)
@@ -126,7 +145,7 @@ class Network:
         made._topology, made._gate, made._seed = None, subnet._gate, subnet._state.seed
         made._config, made._options, made._halted, made._delegations = subnet._world.config, {}, set(), {}
         made._subnets, made._kinds = [subnet], [kind]
-        made._routes = Routes()
+        made._routes, made._workers = Routes(), None
         made._routes.add(subnet._state.subnet_id, subnet._state.first_canister_index)
         return made
 
@@ -146,6 +165,11 @@ class Network:
     def root(self) -> Subnet:
         """The subnet whose key certificates of all go back to: the NNS, or the first one where there is none."""
         return self._subnets[self._kinds.index("nns") if "nns" in self._kinds else 0]
+
+    @property
+    def processes(self) -> tuple[int | None, ...]:
+        """The ids of the worker processes, in their order; `None` for one that has ended and has not begun again."""
+        return () if self._workers is None else tuple(self._workers.processes())
 
     @property
     def canisters(self) -> tuple[Canister, ...]:
@@ -195,67 +219,35 @@ class Network:
     def _add(self, kind: str, first_canister_index: int, name: str) -> Subnet:
         found, number, topology = KINDS[kind], len(self._subnets), self._topology
         config = replace(self._config, production_key_names=True) if found.has_production_keys else self._config
-        subnet = Subnet(
-            None if topology is None else topology.directory / name,
-            seed=self._seed if not number else b"%s subnet %d" % (self._seed, number),
-            config=config,
-            costs=FREE if found.is_free else None,
-            gate=self._gate,
-            **self._options,
-        )
-        state, host = subnet._state, subnet._host
-        if not isinstance(host, DurableHost) or not host.directory.subnet_record:
-            state.first_canister_index = first_canister_index
-            if self._subnets:
-                state.time_ns = self.time_ns
-        self._routes.add(subnet._state.subnet_id, first_canister_index)
+        path = None if topology is None else topology.directory / name
+        seed = self._seed if not number else b"%s subnet %d" % (self._seed, number)
+        time_ns = self.time_ns if self._subnets else None
+        if self._workers is None:
+            costs = FREE if found.is_free else None
+            subnet = Subnet(path, seed=seed, config=config, costs=costs, gate=self._gate, **self._options)
+            begin_at(subnet, first_canister_index, time_ns)
+            self._routes.add(subnet._state.subnet_id, first_canister_index)
+        else:
+            place = self._workers.add(
+                path,
+                seed=seed,
+                config=config,
+                is_free=found.is_free,
+                first_canister_index=first_canister_index,
+                time_ns=time_ns,
+                options=self._options,
+            )
+            subnet = RemoteSubnet(self._workers, place)  # type: ignore[assignment]  # it says what it has not
         self._subnets.append(subnet)
         self._kinds.append(kind)
-        if len(self._subnets) > 1:  # one that is alone asks nobody
+        if self._workers is not None:
+            self._workers.introduce(self._subnets.index(self.root))
+        if len(self._subnets) > 1 and self._workers is None:  # one that is alone asks nobody
             for one in self._subnets:
                 self._connect(one)
             for one in self._subnets if subnet is self.root else (subnet,):
                 self._introduce(one)
         return subnet
-
-    def _check_places(self, topology: Topology) -> None:
-        """Refuse state directories that were put in each other's place.
-
-        Raises:
-            StorageError: two are the same subnet, or one has another range of ids than is written down.
-        """
-        places: dict[Principal, str] = {}
-        for subnet, member in zip(self._subnets, topology.members, strict=True):
-            twin = places.setdefault(subnet.id, member.name)
-            begin, wanted = subnet._state.first_canister_index, member.first_canister_index
-            words = None
-            if twin != member.name:
-                words = f"is the subnet {subnet.id}, which {twin} is, too: one of them is a copy of the other one"
-            elif begin != wanted:
-                words = (
-                    f"has a subnet whose canisters' ids begin at {begin}, in the place of one of those from {wanted} on"
-                )
-            if words is not None:
-                raise StorageError(
-                    f"{words}; put back the directories of the network as they were", topology.directory / member.name
-                )
-
-    def _check_streams(self) -> None:
-        """Refuse subnets that cannot have been so at one time.
-
-        Raises:
-            StorageError: one has taken in what another one has not sent, or has let go of what is still to come.
-        """
-        for sender, receiver in permutations(self._subnets, 2):
-            sent = sender._state.xnet_streams.get(receiver._state.subnet_id, NO_STREAM)
-            inducted = receiver._state.xnet_streams.get(sender._state.subnet_id, NO_STREAM).inducted
-            if not sent.begin <= inducted <= sent.begin + len(sent.messages):
-                words = (
-                    f"subnet {sender.id} has messages {sent.begin} to {sent.begin + len(sent.messages)} for "
-                    f"{receiver.id}, which expects {inducted}: one of the two was put back to an earlier state; put "
-                    "back all subnets of the network together"
-                )
-                raise StorageError(words, self._topology.directory if self._topology is not None else None)
 
     def _free_range(self) -> int:
         place = FIRST_CANISTER_INDEX >> RANGE_BITS
@@ -274,7 +266,7 @@ class Network:
             self._delegations.pop(world.state.subnet_id, None)
             identify(world)
         else:
-            self._delegations[world.state.subnet_id] = made = Delegations(root._world, world)
+            self._delegations[world.state.subnet_id] = made = Delegations(root._state.seed, lambda: root.time_ns, world)
             subordinate(world, root.root_key, made.of)
 
     def _delegation(self, subnet_id: bytes, canister_id: bytes) -> Delegation | None:
@@ -302,6 +294,8 @@ class Network:
 
     def subnet_of(self, canister_id: Principal) -> Subnet | None:
         """The subnet that has a canister, or would have it: calls of it go there. `None`: none would."""
+        if self._workers is not None:
+            self._workers.know()
         with self._gate.lock:
             return self._subnet_of(canister_id.raw_bytes)
 
@@ -324,12 +318,19 @@ class Network:
     # --- rounds and time
 
     def _recover(self) -> None:
+        if self._workers is not None:
+            self._workers.recover()
+            return
         for subnet in self._subnets:
             subnet._recover()
 
     @alone
     def tick(self) -> None:
         """Have outcalls answered that somebody answers, then run one round of every subnet."""
+        if self._workers is not None:
+            self._workers.round(always=True)
+            self._workers.settle()
+            return
         with self._undisturbed():
             for subnet in self._running():
                 ask_outside(subnet._world, waits=False)
@@ -338,6 +339,10 @@ class Network:
     @alone
     def run_until_idle(self, max_rounds: int = 10_000) -> int:
         """Run rounds until nothing is left to do but heartbeats; how many were run."""
+        if self._workers is not None:
+            found = next((count for count in range(max_rounds) if not self._workers.round(always=False)), max_rounds)
+            self._workers.settle()
+            return found
         with self._undisturbed():
             for rounds in range(max_rounds):
                 if not go_on(self._subnets[0]._world):
@@ -370,7 +375,10 @@ class Network:
     # --- what goes between subnets
 
     def _running(self) -> list[Subnet]:
-        return [subnet for subnet in self._subnets if subnet._state.subnet_id not in self._halted]
+        return [subnet for subnet in self._subnets if subnet.id.raw_bytes not in self._halted]
+
+    def _running_numbers(self) -> list[int]:
+        return [number for number, subnet in enumerate(self._subnets) if subnet.id.raw_bytes not in self._halted]
 
     @alone
     def halt(self, subnet: Subnet) -> None:
@@ -385,7 +393,7 @@ class Network:
     def _own(self, subnet: Subnet) -> bytes:
         if subnet not in self._subnets:
             raise ValueError(f"{subnet!r} is no subnet of this network")
-        return subnet._state.subnet_id
+        return subnet.id.raw_bytes
 
     def _slices(self, subnets: list[Subnet]) -> list[tuple[World, bytes, Slice]]:
         """What each subnet is to take in of each other one, by receiver, then by sender.
@@ -454,6 +462,15 @@ class Network:
                 if subnet._state.xnet_streams:
                     subnet._wait()
 
+    @alone
+    def state_hash(self) -> bytes:
+        """The SHA-256 of the states of all subnets: the same however many processes have them."""
+        total = sha256()
+        there = map(hash_of, self._subnets) if self._workers is None else self._workers.hashes()
+        for one in there:
+            total.update(one)
+        return total.digest()
+
     @property
     def sent_cycles(self) -> int:
         """Cycles that are between subnets: in messages that were sent and not taken in."""
@@ -483,6 +500,8 @@ class Network:
             UnsupportedError: the extra ``serve`` is not installed.
             OSError: the port is taken.
         """
+        if self._workers is not None:
+            raise UnsupportedError(_OF_THIS_PROCESS.format("serve"))
         found: AbstractContextManager[str] = door("Network.serve")(
             self, port=port, bind=bind, clock=clock, domains=domains, allow_hosts=allow_hosts
         )
@@ -490,13 +509,19 @@ class Network:
 
     @alone
     def fork(self) -> Network:
-        """A second network in the same state, in memory; each goes its own way."""
+        """A second network in the same state, in memory; each goes its own way.
+
+        Raises:
+            UnsupportedError: the subnets are in worker processes.
+        """
+        if self._workers is not None:
+            raise UnsupportedError(_OF_THIS_PROCESS.format("fork"))
         twin = object.__new__(Network)
         twin._gate = Gate()
         twin._seed, twin._config, twin._options, twin._topology = self._seed, self._config, self._options, None
         twin._subnets = [subnet._twin(twin._gate) for subnet in self._subnets]
         twin._kinds, twin._halted, twin._delegations = list(self._kinds), set(self._halted), {}
-        twin._routes = self._routes.copy()
+        twin._routes, twin._workers = self._routes.copy(), None
         for subnet in twin._subnets:
             if len(twin._subnets) > 1:
                 twin._connect(subnet)
@@ -504,13 +529,19 @@ class Network:
         return twin
 
     def close(self) -> None:
-        """Let go of files and engine; the network is of no use afterwards."""
+        """Let go of files, engine and processes; the network is of no use afterwards."""
+        if self._workers is not None:
+            self._workers.close()
+            return
         with ExitStack() as stack:  # all of them, whatever one of them raises
             for subnet in self._subnets:
                 stack.callback(subnet.close)
 
     def _abandon(self) -> None:
         """Let go of what was opened, as it was."""
+        if self._workers is not None:
+            self._workers.abandon()
+            return
         for subnet in self._subnets:
             if isinstance(subnet._host, DurableHost):
                 subnet._host.directory.abandon()
@@ -530,48 +561,3 @@ def _is_working(subnets: Iterable[Subnet], slices: Iterable[tuple[World, bytes, 
     return any(has_work(subnet._world) for subnet in subnets) or any(
         has_new(world.state, sender_id, one) for world, sender_id, one in slices
     )
-
-
-def _is_empty(path: Path) -> bool:
-    """Whether it is a directory without anything, as one that was made just before a crash."""
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-def _refuse_missing(topology: Topology) -> None:
-    missing = topology.missing()
-    if missing:
-        raise StorageError(
-            f"has no directory {', '.join(missing[:5])}, in which a subnet of it was kept; put it back",
-            topology.directory,
-        )
-
-
-def _wanted(subnets: int | Iterable[str] | None, topology: Topology | None) -> list[str]:
-    """The kinds that a network is to have.
-
-    Raises:
-        ValueError: none, or others than it has.
-        StorageError: it has some of a kind that there is not.
-    """
-    if isinstance(subnets, str) or not isinstance(subnets, int | Iterable | None):
-        words = "subnets are their number, or a kind of each, as ['nns', 'application']"
-        raise ValueError(f"{words}, found {subnets!r:.60}")
-    asked = None if subnets is None else ["application"] * subnets if isinstance(subnets, int) else list(subnets)
-    if topology is not None and topology.members:
-        by_title = {kind.title: name for name, kind in KINDS.items()}
-        unknown = [one.kind for one in topology.members if one.kind not in by_title]
-        if unknown:
-            raise StorageError(
-                f"a subnet of kind {unknown[0]!r:.60}, expected {', '.join(by_title)}", topology.directory
-            )
-        there = [by_title[one.kind] for one in topology.members]
-        if asked is not None and asked != there:
-            raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
-        return there
-    if topology is not None and topology.directory.is_dir() and not all(map(_is_empty, topology.directory.iterdir())):
-        raise StorageError("is neither empty nor a network's: it has no topology.json", topology.directory)
-    if asked is None:
-        return ["application"] * 2
-    if not asked:
-        raise ValueError("a network has at least one subnet, found none")
-    return asked

@@ -1,0 +1,105 @@
+"""What the directory of a network has to be like, and which subnets are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import permutations
+from pathlib import Path
+
+from perdure.errors import StorageError
+from perdure.execution.state import NO_STREAM
+from perdure.ic.principal import Principal
+from perdure.storage.topology import Topology
+from perdure.subnet.kinds import KINDS
+from perdure.subnet.subnet import Subnet
+
+__all__ = ["check_places", "check_streams", "refuse_missing", "wanted_kinds"]
+
+
+def check_places(subnets: Sequence[Subnet], topology: Topology) -> None:
+    """Refuse state directories that were put in each other's place.
+
+    Raises:
+        StorageError: two are the same subnet, or one has another range of ids than is written down.
+    """
+    places: dict[Principal, str] = {}
+    for subnet, member in zip(subnets, topology.members, strict=True):
+        twin = places.setdefault(subnet.id, member.name)
+        begin, wanted = subnet._state.first_canister_index, member.first_canister_index
+        words = None
+        if twin != member.name:
+            words = f"is the subnet {subnet.id}, which {twin} is, too: one of them is a copy of the other one"
+        elif begin != wanted:
+            words = f"has a subnet whose canisters' ids begin at {begin}, in the place of one of those from {wanted} on"
+        if words is not None:
+            raise StorageError(
+                f"{words}; put back the directories of the network as they were", topology.directory / member.name
+            )
+
+
+def check_streams(subnets: Sequence[Subnet], directory: Path) -> None:
+    """Refuse subnets that cannot have been so at one time.
+
+    Raises:
+        StorageError: one has taken in what another one has not sent, or has let go of what is still to come.
+    """
+    for sender, receiver in permutations(subnets, 2):
+        sent = sender._state.xnet_streams.get(receiver._state.subnet_id, NO_STREAM)
+        inducted = receiver._state.xnet_streams.get(sender._state.subnet_id, NO_STREAM).inducted
+        if not sent.begin <= inducted <= sent.end:
+            words = (
+                f"subnet {sender.id} has messages {sent.begin} to {sent.end} for "
+                f"{receiver.id}, which expects {inducted}: one of the two was put back to an earlier state; put "
+                "back all subnets of the network together"
+            )
+            raise StorageError(words, directory)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether it is a directory without anything, as one that was made just before a crash."""
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def refuse_missing(topology: Topology) -> None:
+    """Refuse a network one of whose subnets is not there any more.
+
+    Raises:
+        StorageError: names them.
+    """
+    missing = topology.missing()
+    if missing:
+        raise StorageError(
+            f"has no directory {', '.join(missing[:5])}, in which a subnet of it was kept; put it back",
+            topology.directory,
+        )
+
+
+def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None) -> list[str]:
+    """The kinds that a network is to have.
+
+    Raises:
+        ValueError: none, or others than it has.
+        StorageError: it has some of a kind that there is not.
+    """
+    if isinstance(subnets, str) or not isinstance(subnets, int | Iterable | None):
+        words = "subnets are their number, or a kind of each, as ['nns', 'application']"
+        raise ValueError(f"{words}, found {subnets!r:.60}")
+    asked = None if subnets is None else ["application"] * subnets if isinstance(subnets, int) else list(subnets)
+    if topology is not None and topology.members:
+        by_title = {kind.title: name for name, kind in KINDS.items()}
+        unknown = [one.kind for one in topology.members if one.kind not in by_title]
+        if unknown:
+            raise StorageError(
+                f"a subnet of kind {unknown[0]!r:.60}, expected {', '.join(by_title)}", topology.directory
+            )
+        there = [by_title[one.kind] for one in topology.members]
+        if asked is not None and asked != there:
+            raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
+        return there
+    if topology is not None and topology.directory.is_dir() and not all(map(_is_empty, topology.directory.iterdir())):
+        raise StorageError("is neither empty nor a network's: it has no topology.json", topology.directory)
+    if asked is None:
+        return ["application"] * 2
+    if not asked:
+        raise ValueError("a network has at least one subnet, found none")
+    return asked

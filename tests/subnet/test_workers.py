@@ -1,0 +1,419 @@
+"""A network in worker processes: the same to the byte, whatever ends on the way."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from walker import WALK, Walker
+
+from perdure import Canister, HostError, Network, Principal, RejectError, Subnet, UnsupportedError
+from perdure.candid import decode, encode, parse_types
+from perdure.execution import submit_ingress
+from perdure.kit import canister, update
+from perdure.memory import WASM_PAGE_BYTES
+
+MODULES = Path(__file__).parent.parent / "canisters" / "modules"
+COUNTER = MODULES / "motoko_eop_v1.wasm.gz"
+NOTHING = encode((), [])
+ARGUMENT = parse_types(WALK.partition(" ->")[0])
+
+
+def submit(network, canister_id, method, arg, count=1):
+    """Let requests in, without running them."""
+    found = network.canister(canister_id)
+    if isinstance(found, Canister):
+        for _ in range(count):
+            submit_ingress(found._subnet._world, canister_id.raw_bytes, method, arg)
+    else:
+        found._ask("_submit", method, arg, count=count)
+
+
+def busy(network, ids, seed, count=14):
+    """Calls that cross each other, all of them begun at once, with cycles, refunds, traps and timeouts."""
+    drawn = random.Random(seed)
+    for _ in range(count):
+        path = [drawn.choice(ids) for _ in range(drawn.randrange(1, 6))]
+        end = drawn.choice(["", "", "trap", "pass"])
+        values = [path, drawn.randrange(20_000), drawn.randrange(300), end, drawn.choice([0, 0, 300])]
+        submit(network, drawn.choice(ids), "walk", encode(ARGUMENT, values))
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def gone(pids, seconds=30):
+    """Whether processes are gone, soon."""
+    end = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two subnets in two processes, and the ids of a counter in Motoko and of a walker on each."""
+    with Network(2, processes=2) as network:
+        counters = [subnet.install(COUNTER).id for subnet in network.subnets]
+        walkers = [subnet.install(Walker).id for subnet in network.subnets]
+        yield network, counters, walkers
+
+
+@pytest.mark.slow
+def test_states_are_equal_whatever_the_number_of_processes():
+    """With cycles and refunds in streams, canisters in other ranges than theirs, a subnet that is halted, and time."""
+    found = set()
+    for count in (None, 1, 2, 4):
+        hashes = []
+        with Network(["nns", "application", "system", "application"], processes=count, seed=b"s") as network:
+            ids = [subnet.install(Walker).id for subnet in network.subnets]
+            away = Principal.from_index(0x77 << 20)
+            ids.append(network.subnets[2].install(Walker, canister_id=away).id)
+            busy(network, ids, 1)
+            for _ in range(4):
+                network.tick()
+                hashes.append((network.state_hash(), network.sent_cycles))
+            network.halt(network.subnets[1])
+            busy(network, ids, 2)
+            network.run_until_idle()
+            hashes.append((network.state_hash(), network.sent_cycles))
+            network.resume(network.subnets[1])
+            network.advance_time("10m")
+            network.run_until_idle()
+            assert network.subnet_of(away) is network.subnets[2]
+            seen = tuple(tuple(network.canister(one).actor().seen()) for one in ids)
+            hashes.append((network.state_hash(), network.sent_cycles, network.time_ns, seen))
+        assert all(cycles for _, cycles in hashes[1:5])
+        assert hashes[-1][1] == 0
+        found.add(tuple(hashes))
+    assert len(found) == 1
+
+
+class TestHandles:
+    def test_calls_across(self, pair):
+        network, counters, walkers = pair
+        assert network.canister(walkers[0]).actor().walk([walkers[1], walkers[0]], 500, 10, "", 0) == 2
+        before = network.canister(counters[1]).query("count", NOTHING)
+        network.canister(counters[0]).update("incOther", encode(parse_types("(principal)"), [counters[1]]))
+        assert network.canister(counters[1]).query("count", NOTHING) != before
+        assert network.sent_cycles == 0
+
+    def test_what_a_subnet_and_a_canister_have(self, pair, tmp_path):
+        network, counters, walkers = pair
+        subnet, counter = network.subnets[1], network.canister(counters[1])
+        assert subnet.canister(counters[1]) == counter
+        assert counter in subnet.canisters
+        assert counters[1] in subnet
+        assert counters[1] not in network.subnets[0]
+        with pytest.raises(KeyError, match="on this subnet"):
+            subnet.canister(counters[0])
+        assert network.kinds[subnet.id] == "application"
+        made = subnet.create_canister(cycles=5 * 10**12)
+        assert made.status().cycles == 5 * 10**12
+        assert made.add_cycles(7) == 5 * 10**12 + 7
+        made.install(COUNTER)
+        snapshot = made.take_snapshot()
+        assert [one["id"] for one in made.snapshots()] == [snapshot]
+        made.update("inc", NOTHING)
+        changed = made.stable.read(0, 64), made.heap.size()
+        made.load_snapshot(snapshot)
+        made.write_snapshot(tmp_path / "snapshot")
+        made.upload_snapshot(tmp_path / "snapshot")
+        assert changed[1] == made.heap.size()
+        assert made.module.module_hash == made.status().module_hash
+        assert "canister_update inc" in made.module.exported_methods
+        made.update_settings(freezing_threshold=1)
+        assert made.settings()["freezing_threshold"] == 1
+        made.stop()
+        made.delete()
+        assert made.id not in subnet
+        start = subnet.time_ns
+        subnet.advance_time(timedelta(seconds=3))
+        assert subnet.time_ns == start + 3 * 10**9
+        assert subnet.run_until_idle() == 0
+        subnet.tick()
+        assert network.canister(walkers[0]).last.entry == "callback"
+        assert network.canister(walkers[0]).logs() == ()
+        assert "worker process" in repr(made)
+        assert "walk" in network.canister(walkers[0]).service().methods
+
+    def test_memories(self, pair):
+        made = pair[0].subnets[0].install(b"\0asm\1\0\0\0" + bytes([5, 3, 1, 0, 1]))
+        heap = made.heap
+        heap.write(70, b"abc")
+        assert (heap.size(), heap.read(68, 6), heap.read(0, 0)) == (1, b"\0\0abc\0", b"")
+        assert set(made.memories) == {"heap", "stable"}
+        assert made.stable.grow(200) == 0
+        whole = made.stable.read(0, 200 * WASM_PAGE_BYTES)  # in several pieces
+        assert whole == bytes(200 * WASM_PAGE_BYTES)
+        with pytest.raises(IndexError):
+            made.stable.read(0, 300 * WASM_PAGE_BYTES)
+
+    def test_every_public_name_crosses_or_says_that_it_does_not(self, pair):
+        network, counters, _ = pair
+        subnet = network.subnets[0]
+        refused = set()
+        for local, there in ((Subnet, subnet), (Canister, subnet.canister(counters[0]))):
+            for name in (one for one in dir(local) if not one.startswith("_")):
+                try:
+                    getattr(there, name)
+                except UnsupportedError as error:
+                    refused.add(str(error).partition(" does not cross")[0])
+        of_subnets = "anchor at close counted coverage events fork heat open outcalls profile read serve"
+        of_canisters = "check_upgrade commit_pages sqlite stable_variables"
+        assert refused == {
+            *(f"Subnet.{name}" for name in of_subnets.split()),
+            *(f"Canister.{name}" for name in of_canisters.split()),
+        }
+        with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+            _ = subnet.nonsense
+        with pytest.raises(UnsupportedError, match=r"Network\.fork does not cross"):
+            network.fork()
+        with pytest.raises(UnsupportedError, match="argument 2 of install is object, which does not cross"):
+            subnet.install(COUNTER, object())
+
+    def test_errors_cross_as_they_are(self, pair):
+        network, _, walkers = pair
+        there = network.canister(walkers[1])
+        with Subnet() as here:
+            near = here.install(Walker)
+            for wrong in (
+                lambda one: one.update("nothing"),
+                lambda one: one.update("walk", b"nonsense"),
+                lambda one: one.install(COUNTER),
+                lambda one: one.update_settings(nonsense=1),
+                lambda one: one.add_cycles(-1),
+                lambda one: one.upload_snapshot("/nowhere"),
+                lambda one: one.upgrade(b"nonsense"),
+                lambda one: one.update("walk", NOTHING, sender="nobody"),
+            ):
+                errors = []
+                for one in (near, there):
+                    with pytest.raises(Exception) as raised:
+                        wrong(one)
+                    errors.append(raised.value)
+                local, crossed = errors
+                assert type(crossed) is type(local)
+                assert str(crossed).replace(str(there.id), str(near.id)) == str(local)
+                for name in ("code", "error_code", "message", "committed"):
+                    assert getattr(crossed, name, None) == getattr(local, name, None) or name == "message"
+        with pytest.raises(RejectError) as raised:
+            there.actor().walk([], 0, 0, "trap", 0)
+        assert "ValueError: the end of the path" in str(raised.value.__cause__)
+
+    def test_a_class_that_workers_cannot_import(self, pair):
+        @canister
+        class Local:
+            @update
+            def nothing(self) -> None: ...
+
+        with pytest.raises(UnsupportedError, match="does not cross to a worker process, which imports it by its name"):
+            pair[0].subnets[0].install(Local)
+
+    def test_two_threads(self, pair):
+        network, counters, walkers = pair
+        before = [network.canister(one).actor().seen()[0] for one in walkers]
+        failed = []
+
+        def work(first, second):
+            try:
+                for _ in range(8):
+                    network.canister(walkers[first]).actor().walk([walkers[second]], 10, 1, "", 0)
+                    network.canister(counters[first]).update("inc", NOTHING)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=work, args=pair) for pair in ((0, 1), (1, 0), (0, 1))]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        assert failed == []
+        assert sum(network.canister(one).actor().seen()[0] for one in walkers) == sum(before) + 48
+
+    def test_wrong_numbers_of_processes(self):
+        for wrong in (0, -1, True, "2", 1.5, 5000):
+            with pytest.raises(ValueError, match="processes are 1 to 1024"):
+                Network(2, processes=wrong)
+        with pytest.raises(UnsupportedError, match="a compiler does not cross"):
+            Network(2, processes=2, compiler=object())
+
+
+@pytest.mark.slow
+class TestEnds:
+    def test_a_worker_that_is_killed_goes_on_from_its_directory(self, tmp_path):
+        with Network(2, path=tmp_path / "net", processes=2) as network:
+            ids = [subnet.install(COUNTER).id for subnet in network.subnets]
+            for one in ids:
+                network.canister(one).update("inc", NOTHING)
+            first = network.processes
+            os.kill(first[1], signal.SIGKILL)
+            while network.processes[1] is not None:
+                time.sleep(0.01)
+            assert network.canister(ids[1]).query("count", NOTHING) == network.canister(ids[0]).query("count", NOTHING)
+            submit(network, ids[0], "incOther", encode(parse_types("(principal)"), [ids[1]]))
+            network.tick()
+            os.kill(network.processes[1], signal.SIGKILL)
+            with suppress(HostError):  # where it ends after it was looked at
+                network.run_until_idle()
+            network.run_until_idle()
+            assert network.processes[0] == first[0]
+            counts = [network.canister(one).query("count", NOTHING) for one in ids]
+            pids = network.processes
+        assert gone([one for one in pids if one])
+        with Network(path=tmp_path / "net") as network:
+            assert [network.canister(one).query("count", NOTHING) for one in ids] == counts
+            assert network.sent_cycles == 0
+
+    def test_a_worker_that_is_killed_in_memory_is_lost(self):
+        with Network(2, processes=2) as network:
+            ids = [subnet.install(COUNTER).id for subnet in network.subnets]
+            os.kill(network.processes[1], signal.SIGKILL)
+            while network.processes[1] is not None:
+                time.sleep(0.01)
+            for act in (
+                lambda: network.canister(ids[1]),
+                lambda: network.subnets[1].install(COUNTER),
+                lambda: network.subnets[1].time_ns,
+                network.tick,
+            ):
+                with pytest.raises(
+                    HostError, match=r"subnets 1 has ended \(SIGKILL\), and what they were with it"
+                ) as it:
+                    act()
+                assert it.value.error_code == "worker-ended"
+            network.subnets[0].canister(ids[0]).update("inc", NOTHING)
+
+    def test_killed_in_the_midst_of_a_call(self, tmp_path):
+        with Network(2, path=tmp_path / "net", processes=2) as network:
+            one = network.subnets[1].install(Walker)
+            pid = network.processes[1]
+            threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+            walk = one.actor().walk
+            with pytest.raises(HostError, match="they go on from their last commit with the next call") as raised:
+                any(walk([], 0, 0, "", 0) for _ in range(10**9))
+            assert raised.value.committed is None
+            assert one.actor().walk([], 0, 0, "", 0) == 0
+
+    def test_an_interruption_ends_between_two_messages(self, pair):
+        network, _, walkers = pair
+        pids = network.processes
+        before = sum(network.canister(one).actor().seen()[0] for one in walkers)
+        calls = 300
+        for first, second in (walkers, walkers[::-1]):
+            submit(network, first, "walk", encode(ARGUMENT, [[second], 10, 1, "", 0]), calls)
+        interrupted = 0
+        for _ in range(100):
+            timer = threading.Timer(0.03, signal.raise_signal, (signal.SIGINT,))
+            try:
+                timer.start()
+                network.run_until_idle()
+                timer.cancel()
+                timer.join()
+                break
+            except KeyboardInterrupt:
+                interrupted += 1
+        network.run_until_idle()
+        assert interrupted
+        assert network.processes == pids
+        assert network.sent_cycles == 0
+        assert sum(network.canister(one).actor().seen()[0] for one in walkers) == before + 4 * calls
+
+    def test_an_interruption_of_an_update_says_what_became_of_it(self, pair):
+        network, counters, _ = pair
+        counter, kept, is_known = network.canister(counters[0]), 0, 0
+        (before,) = parse_count(counter)
+        for number in range(20):
+            timer = threading.Timer(0.0005 * number, signal.raise_signal, (signal.SIGINT,))
+            try:
+                timer.start()
+                while True:
+                    counter.update("inc", NOTHING)
+                    kept += 1
+            except KeyboardInterrupt as error:
+                known = getattr(error, "committed", None)
+                is_known += known is not None
+                kept = parse_count(counter)[0] - before if known is None else kept + known
+            timer.join()
+            assert parse_count(counter) == (before + kept,)
+        assert is_known > 5
+
+    @pytest.mark.parametrize("end", ["exit", "kill", "interrupt", "forget"])
+    def test_workers_end_with_their_parent(self, tmp_path, end):
+        script = tmp_path / "script.py"
+        script.write_text(
+            textwrap.dedent(f"""
+            import gc, os, sys
+            from perdure import Network
+            network = Network(2, processes=2)
+            made = network.subnets[0].install({str(COUNTER)!r})
+            pids = network.processes
+            if {end == "forget"}:
+                del network, made
+                gc.collect()
+            print(*pids, flush=True)
+            if {end != "exit"}:
+                sys.stdin.readline()
+            """),
+            encoding="utf-8",
+        )
+        with subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            pids = [int(one) for one in process.stdout.readline().split()]
+            assert len(pids) == 2
+            if end == "forget":
+                assert gone(pids)
+            if end in ("kill", "interrupt"):
+                process.send_signal(signal.SIGKILL if end == "kill" else signal.SIGINT)
+            process.stdin.close()
+            assert gone(pids)
+            assert b"Traceback" not in process.stderr.read() or end == "interrupt"
+
+    def test_a_script_whose_classes_are_imported_by_its_workers(self, tmp_path):
+        """Without the usual guard, the import would begin workers of its own."""
+        text = textwrap.dedent("""
+            from perdure import Network
+            from perdure.kit import canister, update
+
+            @canister
+            class Counter:
+                count: int
+                def __init__(self): self.count = 0
+                @update
+                def add(self, more: int) -> int:
+                    self.count += more
+                    return self.count
+
+            def main():
+                with Network(2, processes=2) as network:
+                    print(network.subnets[1].install(Counter).actor().add(5))
+            """)
+        for ending, code, words in (
+            ("if __name__ == '__main__':\n    main()\n", 0, "5\n"),
+            ("main()\n", 1, "if __name__ == '__main__'"),
+        ):
+            script = tmp_path / f"of_{code}.py"
+            script.write_text(text + ending, encoding="utf-8")
+            done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+            assert done.returncode == code, done.stderr
+            assert words in done.stdout + done.stderr
+
+
+def parse_count(counter):
+    return tuple(decode(counter.query("count", NOTHING)))
