@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -9,12 +11,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from perdure import RejectError, Subnet
 from perdure.data import Store, Triples
-from perdure.errors import UnsupportedError
+from perdure.errors import HostError, UnsupportedError
 from perdure.kit import canister, query, update
 from perdure.memory import BytesMemory
+from perdure.reading_sql import Limits
 from perdure.stable import MemoryManager
 
 rdflib = pytest.importorskip("rdflib")
+rdf = pytest.importorskip("perdure.data.rdf")
 
 EX = "https://example.org/"
 IRIS = [rdflib.URIRef(EX + one) for one in "abc"]
@@ -86,6 +90,69 @@ def test_an_update_takes_in_nothing_from_elsewhere(tmp_path):
         with pytest.raises(UnsupportedError, match=f"found {found}"):
             graph.update(update_)
     assert len(graph) == 0
+
+
+@pytest.fixture
+def hurried():
+    """A graph of 60 triples whose statements may work for 50 ms."""
+    graph = Triples.declare(store_over(BytesMemory()), "facts").graph
+    for number in range(60):
+        graph.add(
+            (rdflib.URIRef(f"urn:{number}"), rdflib.URIRef("urn:next"), rdflib.URIRef(f"urn:{(number + 1) % 60}"))
+        )
+    graph.limits = Limits(seconds=0.05)
+    return graph
+
+
+VALUES = " ".join(f"values ?v{place} {{ {' '.join(map(str, range(100)))} }}" for place in range(6))
+ENDLESS = {
+    "products": "?a ?b ?c . ?d ?e ?f . ?g ?h ?i . ?j ?k ?l",
+    "values alone": f"{VALUES} filter(?v0 + ?v5 > 1000)",
+    "paths": "?a <urn:next>+ ?b . ?c <urn:next>+ ?d . ?e <urn:next>+ ?f",
+    "within exists": "?x ?y ?z filter exists { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i filter(?a = 1) }",
+    "left joins": "?a ?b ?c optional { ?d ?e ?f optional { ?g ?h ?i optional { ?j ?k ?l } } }",
+    "in order": "{ select * { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i . ?j ?k ?l } order by ?a }",
+}
+
+
+@pytest.mark.parametrize("pattern", ENDLESS.values(), ids=ENDLESS)
+def test_a_query_works_within_its_time(hurried, pattern):
+    with pytest.raises(HostError, match=r"SPARQL has worked for 0.05 s, the limit of one statement"):
+        list(hurried.query(f"select (count(*) as ?count) where {{ {pattern} }}"))
+
+
+def test_the_time_of_the_caller_is_not_the_queries(hurried, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(rdf, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    hurried.limits = Limits(seconds=100)
+    for number, _ in enumerate(hurried.query("select * where { ?a ?b ?c }")):
+        now[0] += 1_000.0  # of which a second counts each time
+        assert number < 99
+    assert number == 59
+
+
+def test_an_update_that_is_cut_off_leaves_nothing(hurried):
+    before = set(hurried)
+    for statement in (
+        f"insert data {{ <urn:first> <urn:b> 1 }} ; insert {{ ?a <urn:new> ?l }} where {{ {ENDLESS['products']} }}",
+        f"delete data {{ <urn:0> <urn:next> <urn:1> }} ; delete {{ ?a ?b ?c }} where {{ {ENDLESS['products']} }}",
+    ):
+        with pytest.raises(HostError, match="SPARQL has worked"):
+            hurried.update(statement)
+        assert set(hurried) == before
+
+
+def test_a_text_is_bounded(hurried):
+    with pytest.raises(UnsupportedError, match=r"SPARQL of 256 KiB, at most 256 KiB are read: many triples go in by"):
+        hurried.query("select * where { ?a ?b ?c }".ljust((256 << 10) + 1))
+    with pytest.raises(UnsupportedError, match="many triples go in by"):
+        hurried.update("insert data { <urn:a> <urn:b> 'é' }".ljust(256 << 10))
+
+
+def test_other_graphs_are_as_rdflib_has_them():
+    graph = rdflib.Graph()
+    graph.update("insert data { <urn:a> <urn:b> 1 }")
+    assert len(graph.query("select * where { ?a ?b ?c }")) == 1
 
 
 def test_names_of_namespaces_are_the_graphs_or_the_callers():

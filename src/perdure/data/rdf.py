@@ -1,20 +1,30 @@
-"""The store that rdflib reads and writes: triples in stable memory, terms as N-Triples writes them."""
+"""The store that rdflib reads and writes: triples in stable memory, terms as N-Triples writes them.
+
+SPARQL works within limits, as SQL does (`perdure.reading_sql.Limits`): rdflib is asked by the store, and by whatever
+part of a query hands a solution on, whether there is time left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from reprlib import repr as brief
 from typing import Any, Final, Protocol, final
 
 from rdflib import BNode, Graph, Literal, URIRef
+from rdflib.plugins.sparql import CUSTOM_EVALS
 from rdflib.plugins.sparql.algebra import translateQuery, translateUpdate, traverse
+from rdflib.plugins.sparql.evaluate import evalPart
 from rdflib.plugins.sparql.parser import parseQuery, parseUpdate
 from rdflib.query import Result
 from rdflib.store import Store
 from rdflib.util import from_n3
 
-from perdure.errors import UnsupportedError
+from perdure.errors import HostError, UnsupportedError
+from perdure.reading_sql import Limits
+from perdure.units import show_bytes
 
 __all__ = ["StableGraph", "StableStore"]
 
@@ -22,8 +32,19 @@ __all__ = ["StableGraph", "StableStore"]
 _ELSEWHERE: Final = {"ServiceGraphPattern": "SERVICE", "Load": "LOAD"}
 
 
+_MOST_TEXT_BYTES: Final = 256 << 10
+"""Of a query or an update: rdflib's parser takes up to 0.14 ms a byte."""
+_MOST_SECONDS_BETWEEN_LOOKS: Final = 1.0
+_RESULTS: Final = frozenset(["SelectQuery", "AskQuery", "ConstructQuery", "DescribeQuery"])
+"""Parts that give a whole result, and no solutions."""
+
+
 class TermTriples(Protocol):
     """What the store has to know of triples."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Writes within are one."""
+        ...
 
     def add(self, triple: tuple[str, str, str]) -> None:
         """Add one."""
@@ -64,21 +85,65 @@ def _term(text: str) -> Any:
 
 
 @final
+class _Clock:
+    """How long one query or update has worked.
+
+    Its caller may do something else between two solutions: at most a second is counted from one look to the next.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._worked, self._last = 0.0, time.monotonic()
+        self.evaluated: object = None
+        """The part that rdflib is to evaluate by itself next."""
+
+    def look(self) -> None:
+        """Raise `HostError` where the time is over."""
+        now = time.monotonic()
+        self._worked += min(now - self._last, _MOST_SECONDS_BETWEEN_LOOKS)
+        self._last = now
+        if self._seconds is not None and self._worked > self._seconds:
+            raise HostError(f"SPARQL has worked for {self._seconds:g} s, the limit of one statement: ask for less")
+
+    def watched(self, found: Iterable[Any]) -> Iterator[Any]:
+        """The same, with a look at each."""
+        for one in found:
+            self.look()
+            yield one
+
+
+@final
 class StableStore(Store):
-    """One graph, without contexts; what is added stays with the message."""
+    """One graph, without contexts; what is added stays with the message.
+
+    Args:
+        triples: that it keeps.
+        clock: of the statement that uses it; `None`: nobody counts.
+    """
 
     context_aware = False
     formula_aware = False
     graph_aware = False
     transaction_aware = False
 
-    def __init__(self, triples: TermTriples) -> None:
+    def __init__(self, triples: TermTriples, clock: _Clock | None = None) -> None:
         super().__init__()
         self._triples = triples
+        self.clock = clock
         self._namespaces: dict[str, Any] = {}
+
+    def within(self, clock: _Clock) -> StableStore:
+        """The same triples, for one statement."""
+        return StableStore(self._triples, clock)
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Writes within are one."""
+        return self._triples.transaction()
 
     def add(self, triple: Any, context: Any = None, quoted: bool = False) -> None:
         """Add a triple."""
+        if self.clock is not None:
+            self.clock.look()
         subject, predicate, object_ = map(_text, triple)
         self._triples.add((subject, predicate, object_))
         super().add(triple, context, quoted)
@@ -90,8 +155,9 @@ class StableStore(Store):
 
     def triples(self, triple_pattern: Any, context: Any = None) -> Iterator[Any]:
         """What matches."""
-        for found in self._triples.match(_pattern(triple_pattern)):
-            yield tuple(map(_term, found)), iter(())
+        found = self._triples.match(_pattern(triple_pattern))
+        for one in found if self.clock is None else self.clock.watched(found):
+            yield tuple(map(_term, one)), iter(())
 
     def __len__(self, context: Any = None) -> int:
         return len(self._triples)
@@ -121,36 +187,86 @@ def _pattern(terms: Any) -> tuple[str | None, str | None, str | None]:
 
 @final
 class StableGraph(Graph):
-    """A graph whose SPARQL reads and writes its own triples alone."""
+    """A graph whose SPARQL reads and writes its own triples alone, within limits.
+
+    Attributes:
+        limits: of each query and update: `Limits.seconds` that it may work, and of the texts what is bound by that.
+    """
+
+    store: StableStore
+
+    def __init__(self, store: StableStore, *, limits: Limits | None = None) -> None:
+        super().__init__(store=store)
+        self.limits = limits or Limits()
 
     def query(self, query_object: Any, *arguments: Any, **options: Any) -> Result:
         """What a query finds.
 
         Raises:
-            UnsupportedError: it asks another endpoint.
+            UnsupportedError: it asks another endpoint, or is a text of more than 256 KiB.
+            HostError: it takes longer than the limit, also while the result is gone through.
         """
         if isinstance(query_object, str):
+            _check_text(query_object)
             names = self._names(arguments[2:3], options)
             query_object = translateQuery(parseQuery(query_object), options.get("base"), names)
         _only_here(query_object.algebra)
-        return super().query(query_object, *arguments, **options)
+        return Graph.query(self._counted(), query_object, *arguments, **options)
 
     def update(self, update_object: Any, *arguments: Any, **options: Any) -> None:
-        """Change what an update says.
+        """Change what an update says: all of it or, where it fails, nothing.
 
         Raises:
-            UnsupportedError: it takes triples from a file or another endpoint.
+            UnsupportedError: it takes triples from a file or another endpoint, or is a text of more than 256 KiB.
+            HostError: it takes longer than the limit.
         """
         if isinstance(update_object, str):
+            _check_text(update_object)
             names = self._names(arguments[1:2], options)
             update_object = translateUpdate(parseUpdate(update_object), options.get("base"), names)
         _only_here(update_object.algebra)
-        super().update(update_object, *arguments, **options)
+        counted = self._counted()
+        with self.store.transaction():
+            Graph.update(counted, update_object, *arguments, **options)
+            assert counted.store.clock is not None
+            counted.store.clock.look()  # what is SILENT goes on after an error, of whatever kind
+
+    def _counted(self) -> StableGraph:
+        """The same graph, for one statement, whose time begins now."""
+        found = StableGraph(self.store.within(_Clock(self.limits.seconds)), limits=self.limits)
+        found.namespace_manager = self.namespace_manager
+        return found
 
     def _names(self, by_place: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         """The namespaces that a caller gives, by place or by name; else those of the graph."""
         given = by_place[0] if by_place else options.get("initNs")
         return given or dict(self.namespaces())
+
+
+def _check_text(text: str) -> None:
+    size_bytes = len(text.encode(errors="surrogatepass"))
+    if size_bytes > _MOST_TEXT_BYTES:
+        raise UnsupportedError(
+            f"SPARQL of {show_bytes(size_bytes)}, at most {show_bytes(_MOST_TEXT_BYTES)} are read: many triples go in "
+            "by `graph.parse(data=...)`"
+        )
+
+
+def _watched(context: Any, part: Any) -> Iterator[Any]:
+    """What rdflib asks for every part of a query: of ours the same solutions, with a look at the clock at each."""
+    store = getattr(context.graph, "store", None)
+    clock = store.clock if isinstance(store, StableStore) else None
+    if clock is None or part.name in _RESULTS:
+        raise NotImplementedError  # by which rdflib evaluates it by itself
+    if clock.evaluated is part:
+        clock.evaluated = None
+        raise NotImplementedError
+    clock.look()
+    clock.evaluated = part
+    return clock.watched(evalPart(context, part))
+
+
+CUSTOM_EVALS[__name__] = _watched
 
 
 def _only_here(algebra: Any) -> None:

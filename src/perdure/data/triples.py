@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -33,7 +34,8 @@ class Triples:
     """Triples of terms, each written as in N-Triples: ``<https://...>``, ``"text"@en``, ``_:blank``.
 
     `graph` is an `rdflib.Graph` over them (extra ``data``), with SPARQL and all formats that rdflib has; SPARQL's
-    ``SERVICE`` and ``LOAD`` are refused. `match`, `add` and `remove` work without it.
+    ``SERVICE`` and ``LOAD`` are refused, and a statement works within the limits that SQL has (`graph.limits`).
+    `match`, `add` and `remove` work without it.
     """
 
     def __init__(self, store: Store, model: Model) -> None:
@@ -91,20 +93,24 @@ class Triples:
         """Remove all."""
         self.table.clear()
 
+    def transaction(self) -> AbstractContextManager[None]:
+        """Writes within are one: on an exception none of them stays."""
+        return self.table.store.journal.transaction()
+
     def check(self) -> list[TableFault]:
         """Where the three trees are not in step."""
         return self.table.check()
 
     @property
     def graph(self) -> rdflib.Graph:
-        """An rdflib graph over these triples; what it is told is written here."""
+        """An rdflib graph over these triples; what it is told is written here. Each has `limits` of its own."""
         try:
             from perdure.data.rdf import StableGraph, StableStore
         except ImportError as error:
             raise UnsupportedError("a graph needs the extra: pip install 'perdure[data]'").coded(
                 "extra-missing"
             ) from error
-        return StableGraph(store=StableStore(self))
+        return StableGraph(StableStore(self))
 
 
 @final
