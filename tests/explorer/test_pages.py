@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
 import time
@@ -179,9 +178,10 @@ def test_snapshots(visitor, shop):
 
 def test_a_snapshot_is_taken_home(visitor, ledger, tmp_path):
     snapshot_id = ledger.take_snapshot().hex()
-    data = visitor.get(f"/_/c/{ledger.id}/snapshots/{snapshot_id}.tar").body
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+    response = visitor.get(f"/_/c/{ledger.id}/snapshots/{snapshot_id}.tar")
+    with tarfile.open(fileobj=response.streamed, mode="r|") as archive:
         archive.extractall(tmp_path, filter="data")
+    response.streamed.close()
     with Subnet.open(tmp_path / f"snapshot-{snapshot_id}") as again:
         assert again.canisters[0].actor().symbol() == "TOK"
 

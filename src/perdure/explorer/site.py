@@ -22,6 +22,8 @@ __all__ = ["Calls", "Entry", "NotFoundError", "Site", "Trial", "entry_of"]
 
 _KEPT_ENTRIES: Final = 500
 _KEPT_PICTURES: Final = 16
+_DOWNLOADS: Final = 4
+"""At once: each has a snapshot in a directory for temporary files."""
 _KEPT_INTERFACES: Final = 64
 _SHOWN: Final = 100
 _SHOWN_DEEDS: Final = 20
@@ -144,6 +146,7 @@ class Site:
         """That canisters were asked for, by hash of the module; to be kept with `keep_interface`."""
         self.trials: dict[bytes, Trial] = {}
         self.lock = threading.Lock()
+        self.downloads = threading.BoundedSemaphore(_DOWNLOADS)
         self._names = names
         self._streams: dict[Subnet, Stream] = {}
         self._stack = ExitStack()

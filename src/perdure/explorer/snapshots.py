@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-import tempfile
 from pathlib import Path
-from typing import Final
 
 from perdure.errors import PerdureError
+from perdure.explorer.archive import Archive
 from perdure.explorer.asked import Asked, Page
 from perdure.explorer.changes import changes_between
 from perdure.explorer.guard import HEADERS
 from perdure.explorer.site import NotFoundError
 from perdure.gateway.http import Response
-from perdure.subnet.subnet import Canister
 
 __all__ = ["change", "compare", "download", "snapshots", "take"]
-
-_MAX_DOWNLOAD_BYTES: Final = 256 << 20
 
 
 def snapshots(asked: Asked) -> Page:
@@ -71,26 +65,19 @@ def compare(asked: Asked) -> Page:
 def download(asked: Asked) -> Response:
     """A snapshot as an archive of the directory that `icp canister snapshot upload` takes."""
     canister, snapshot_id = asked.canister, _id(asked)
-    size = next(one["total_size"] for one in canister.snapshots() if one["id"] == snapshot_id)
-    if size > _MAX_DOWNLOAD_BYTES:
-        raise ValueError(
-            f"{size:,} bytes are more than a page hands out; `perdure canister snapshot download` writes them"
-        )
-    return Response(200, _archive(canister, snapshot_id), "application/x-tar", _attached(snapshot_id))
 
-
-def _attached(snapshot_id: bytes) -> tuple[tuple[str, str], ...]:
-    return (*HEADERS, ("content-disposition", f'attachment; filename="snapshot-{snapshot_id.hex()}.tar"'))
-
-
-def _archive(canister: Canister, snapshot_id: bytes) -> bytes:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / f"snapshot-{snapshot_id.hex()}"
+    def write(path: Path) -> None:
         try:
             canister.write_snapshot(path, snapshot_id=snapshot_id)
         except KeyError as error:
             raise PerdureError(f"snapshot {snapshot_id.hex()} was deleted meanwhile") from error
-        data = io.BytesIO()
-        with tarfile.TarFile(fileobj=data, mode="w") as archive:
-            archive.add(path, path.name)
-        return data.getvalue()
+
+    turns = asked.site.downloads
+    if not turns.acquire(blocking=False):
+        raise ValueError("other downloads are under way: end one, or wait")
+    archive = Archive(write, f"snapshot-{snapshot_id.hex()}", turns.release)
+    return Response(200, b"", "application/x-tar", _attached(snapshot_id), archive)
+
+
+def _attached(snapshot_id: bytes) -> tuple[tuple[str, str], ...]:
+    return (*HEADERS, ("content-disposition", f'attachment; filename="snapshot-{snapshot_id.hex()}.tar"'))

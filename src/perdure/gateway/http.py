@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from hashlib import sha256
 from importlib import metadata
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, Protocol, final
 
 import cbor2
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -38,7 +38,7 @@ from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.subnet.live import Live, Refused
 from perdure.subnet.live import Request as Ingress
 
-__all__ = ["CORS", "HttpInterface", "Pending", "Request", "Response", "awaited"]
+__all__ = ["CORS", "HttpInterface", "Pending", "Request", "Response", "Streamed", "awaited"]
 
 CBOR: Final = "application/cbor"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -68,6 +68,23 @@ class Request(NamedTuple):
     body: bytes
 
 
+class Streamed(Protocol):
+    """A body that is not held in memory."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all of it."""
+        ...
+
+    def read(self, size_bytes: int) -> bytes:
+        """The next bytes; none: that was all."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it is made of; also while another thread reads."""
+        ...
+
+
 class Response(NamedTuple):
     """What goes back."""
 
@@ -75,6 +92,8 @@ class Response(NamedTuple):
     body: bytes = b""
     content_type: str = TEXT
     headers: tuple[tuple[str, str], ...] = ()
+    streamed: Streamed | None = None
+    """In the place of a body: one that is read as it is sent, and closed in any case."""
 
 
 @final

@@ -29,7 +29,7 @@ try:
     import uvicorn
 
     from perdure.gateway.connection import MAX_CONNECTIONS, Connection, Waiting
-    from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, Pending, Request, Response
+    from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, Pending, Request, Response, Streamed
     from perdure.gateway.routing import Interfaces
     from perdure.gateway.site import Site
     from perdure.gateway.workers import Workers
@@ -52,6 +52,8 @@ _BYTES_AT_ONCE: Final = 32 << 20
 _THREADS: Final = 16
 _THREADS_OF_ONE: Final = 6
 _THREADS_OF_PAGES: Final = 4
+_PART_BYTES: Final = 256 << 10
+"""Of a body that is read as it is sent."""
 _BACKLOG: Final = 128
 """Also how many connections are taken at once, while those that are there wait."""
 
@@ -222,7 +224,7 @@ class Server:
                 response = await self._respond(scope, headers, body) if isinstance(body, bytes) else body
             except asyncio.CancelledError:  # it took longer than a server has that ends
                 response = Response(503, b"perdure: the server ends\n", headers=(*CORS, ("connection", "close")))
-        await _send(send, response, scope["method"])
+        await _send(receive, send, response, scope["method"])
 
     async def _respond(self, scope: Scope, headers: dict[str, str], body: bytes) -> Response:
         path = scope["raw_path"].decode("latin-1")
@@ -368,15 +370,42 @@ def _too_large() -> Response:
     return Response(413, words, headers=(*CORS, ("connection", "close")))
 
 
-async def _send(send: Callable[[Any], Any], response: Response, method: str) -> None:
+async def _send(receive: Callable[[], Any], send: Callable[[Any], Any], response: Response, method: str) -> None:
+    streamed = response.streamed
+    try:
+        await _send_head(send, response)
+        if method == "HEAD" or response.status in (204, 304):
+            await send({"type": "http.response.body", "body": b""})
+        elif streamed is None:
+            await send({"type": "http.response.body", "body": response.body})
+        else:
+            await _send_parts(receive, send, streamed)
+    finally:
+        if streamed is not None:
+            streamed.close()
+
+
+async def _send_parts(receive: Callable[[], Any], send: Callable[[Any], Any], streamed: Streamed) -> None:
+    """A body part by part, as fast as it is taken, until its reader goes away."""
+    gone = asyncio.ensure_future(receive())  # all of the request has come: what comes now is that nobody is there
+    try:
+        while not gone.done():
+            part = await asyncio.to_thread(streamed.read, _PART_BYTES)
+            await send({"type": "http.response.body", "body": part, "more_body": bool(part)})
+            if not part:
+                return
+    finally:
+        gone.cancel()
+
+
+async def _send_head(send: Callable[[Any], Any], response: Response) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
     if response.status not in (204, 304):
-        headers.append((b"content-length", str(len(response.body)).encode()))
+        size_bytes = len(response.body) if response.streamed is None else response.streamed.size_bytes
+        headers.append((b"content-length", str(size_bytes).encode()))
         if response.content_type:
             headers.append((b"content-type", response.content_type.encode("latin-1")))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    is_empty = method == "HEAD" or response.status in (204, 304)
-    await send({"type": "http.response.body", "body": b"" if is_empty else response.body})
 
 
 @contextmanager
