@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from perdure.explorer.pages import Explorer
+from perdure.errors import UnsupportedError
+
+try:
+    from perdure.explorer.pages import Explorer
+except ModuleNotFoundError as missing:
+    raise UnsupportedError(f"the explorer needs the extra: pip install 'perdure[serve]' ({missing})").coded(
+        "extra-missing"
+    ) from missing
 
 __all__ = ["Explorer"]

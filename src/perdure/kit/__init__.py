@@ -1,11 +1,13 @@
 """What canister developers touch: canisters in Python, the pytest plugin, expected rejections (`perdure.rejects`).
 
-Names are imported when first asked for: pytest imports this package in every project that has perdure installed.
+Names are imported when first asked for: pytest imports this package in every project that has perdure installed. What
+needs Hypothesis (extra ``fuzz``) is a name of it where that is installed, so that ``from perdure.kit import *`` has the rest.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,11 +87,30 @@ __all__ = [
     "update",
 ]
 
+_GENERATED = "arguments", "CanisterMachine", "strategies"
+
+
+def _without_extras() -> None:
+    if find_spec("hypothesis") is None:
+        for name in _GENERATED:
+            __all__.remove(name)
+
+
+_without_extras()
+
 
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'perdure.kit' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"perdure.{_MODULE_OF[name]}"), name)
+    try:
+        module = import_module(f"perdure.{_MODULE_OF[name]}")
+    except ModuleNotFoundError as error:
+        if name not in _GENERATED:
+            raise
+        from perdure.errors import UnsupportedError
+
+        raise UnsupportedError(f"{name} needs the extra: pip install 'perdure[fuzz]'").coded("extra-missing") from error
+    value = globals()[name] = getattr(module, name)
     return value
 
 
