@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from perdure.picture import Picture, Scale, Series, bars, clipped, document, lines
+from perdure.picture import PALETTE, Picture, Scale, Series, bars, clipped, document, lines
 
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
 
@@ -96,3 +100,90 @@ def test_what_does_not_fit_is_cut() -> None:
     assert clipped("short", 100) == "short"
     assert clipped("rather long a text", 60).endswith("…")
     assert clipped("none of it", 3) == ""
+
+
+def pixels(png: bytes) -> list[bytes]:
+    """The rows of a PNG as this project writes them: true colour, no filters."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(png):
+        size, name = struct.unpack_from(">I4s", png, at)
+        data = png[at + 8 : at + 8 + size]
+        assert struct.unpack_from(">I", png, at + 8 + size)[0] == zlib.crc32(name + data)
+        chunks[name] = data
+        at += 12 + size
+    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    width, height, *kind = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    assert kind == [8, 2, 0, 0, 0]
+    whole, line = zlib.decompress(chunks[b"IDAT"]), 1 + 3 * width
+    assert len(whole) == height * line
+    assert not any(whole[::line])
+    return [whole[at + 1 : at + line] for at in range(0, len(whole), line)]
+
+
+def colour(rows: list[bytes], x: int, y: int) -> str:
+    return f"#{rows[y][3 * x : 3 * x + 3].hex()}"
+
+
+def test_a_png_has_boxes_where_the_drawing_has_them():
+    picture = Picture("map", 40)
+    picture.box(4, 2, 10, 6, PALETTE[0])
+    picture.box(20, 2, 10, 6, "#000000", opacity=0.5)
+    picture.box(30, -5, 90, 6, "#ff0000")  # past the edge
+    rows = pixels(picture.png())
+    assert (len(rows), len(rows[0])) == (2 * (8 + 12), 3 * 80)
+    inside, outside = [(8, 4), (27, 15)], [(7, 4), (28, 15), (8, 3), (8, 16)]
+    assert {colour(rows, *at) for at in inside} == {PALETTE[0]}
+    assert {colour(rows, *at) for at in outside} == {"#ffffff"}
+    assert colour(rows, 50, 8) == "#808080"
+    assert [colour(rows, x, 0) for x in (59, 60, 79)] == ["#ffffff", "#ff0000", "#ff0000"]
+
+
+def shown(words: str, anchor: str = "") -> Iterator[str]:
+    picture = Picture("words", 40)
+    picture.text(20 if anchor else 2, 10, words, colour="#000000", anchor=anchor)
+    for row in pixels(picture.png())[::2]:
+        yield "".join("#" if row[at : at + 3] == b"\0\0\0" else "." for at in range(0, len(row), 3 * 2))
+
+
+def test_words_of_a_png_are_letters():
+    drawn = [line[2:14] for line in shown("T!")][3:11]
+    assert drawn == [
+        "#####...#...",
+        "#.#.#...#...",
+        "..#.....#...",
+        "..#.....#...",
+        "..#.....#...",
+        "..#.........",
+        "..#.....#...",
+        "............",
+    ]
+
+
+@pytest.mark.parametrize(("words", "like"), [("…", "..."), ("é", "e"), ("\x1b", "\x7f"), ("漢", "\x7f")])
+def test_what_has_no_letter_is_decomposed_or_a_box(words: str, like: str):
+    assert [*shown(words)] == [*shown(like)]
+
+
+def test_words_end_where_they_are_anchored():
+    places = {
+        anchor: [line.index("#") for line in shown("HH", anchor) if "#" in line] for anchor in ("", "middle", "end")
+    }
+    assert {min(found) for found in places.values()} == {2, 20 - 6, 20 - 12}
+
+
+def test_a_file_is_what_its_name_says(tmp_path: Path):
+    picture = Picture("map", 20)
+    picture.box(0, 0, 5, 5, "ink")
+    for name, begin in (("map.svg", b"<svg"), ("map.png", b"\x89PNG")):
+        picture.write(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(begin)
+    with pytest.raises(ValueError, match=r"map.gif ends with none of .svg, .png"):
+        picture.write(tmp_path / "map.gif")
+
+
+def test_a_picture_that_is_too_large_is_not_drawn():
+    picture = Picture("map", 20_000)
+    picture.reach(20_000)
+    with pytest.raises(ValueError, match="40000 x 40024 pixels"):
+        picture.png()

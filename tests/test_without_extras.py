@@ -53,10 +53,30 @@ for name in names():
         wrong.append((name, repr(error)))
 print(json.dumps({"wrong": wrong, "looked_at": looked_at}))
 """
-EXTRAS = (
-    "apsw,numpy,pyarrow,cryptography,py_arkworks_bls12381,zstandard,google,flatbuffers,networkx,rdflib,starlette,uvicorn,"
-    "httptools,jinja2,nacl,coincurve,httpx,hypothesis,pytest,duckdb,pandas,polars"
-).split(",")
+EXTRAS = [
+    "apsw",
+    "numpy",
+    "pyarrow",
+    "cryptography",
+    "py_arkworks_bls12381",
+    "zstandard",
+    "google",
+    "flatbuffers",
+    "networkx",
+    "rdflib",
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "jinja2",
+    "nacl",
+    "coincurve",
+    "httpx",
+    "hypothesis",
+    "pytest",
+    "duckdb",
+    "pandas",
+    "polars",
+]
 """Top-level modules of what the extras install, and of what perdure works with where it is there."""
 FACES = [
     "perdure",

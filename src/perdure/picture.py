@@ -2,7 +2,7 @@
 
 ```
 lines, bars ─▶ document(width, height, title, parts)      colours by class: c0, c1 ...; ink, grid
-Picture ─▶ box, text, ... ─▶ svg()                         colours by name: ink, blank, read ...
+Picture ─▶ box, text, ... ─▶ svg(), png()                  colours by name: ink, blank, read ...
 ```
 
 Scales are logarithmic: what is measured here differs by factors. Without a style sheet's media query a reader sees the
@@ -14,11 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Final, NamedTuple, final
+
+from perdure.raster import Raster
 
 __all__ = [
     "COLOURS",
     "PALETTE",
+    "PICTURES",
     "Picture",
     "Scale",
     "Series",
@@ -238,6 +242,55 @@ def clipped(text: str, width: float, size: float = 12) -> str:
     return text if len(text) <= room else f"{text[: max(0, room - 1)]}…" if room > 1 else ""
 
 
+PICTURES: Final = (".svg", ".png")
+"""What files of a `Picture` end in."""
+_PNG_SCALE: Final = 2
+"""Pixels of a PNG to one of the picture's: letters of a 12th of their size to a dot."""
+_SHARES: Final = {"": 0.0, "middle": 0.5, "end": 1.0}
+
+
+class _Words(NamedTuple):
+    x: float
+    y: float
+    words: str
+    size: float
+    colour: str
+    anchor: str
+    is_bold: bool
+
+    def svg(self) -> str:
+        more = f' text-anchor="{self.anchor}"' if self.anchor else ""
+        more += ' font-weight="600"' if self.is_bold else ""
+        more += f' font-size="{self.size:g}"' if self.size != 12 else ""
+        return f'<text x="{self.x:.4g}" y="{self.y:.4g}"{_fill(self.colour)}{more}>{xml_text(self.words)}</text>'
+
+    def draw(self, raster: Raster) -> None:
+        dot = max(1, round(self.size * _PNG_SCALE / 12))
+        x, y, share = self.x * _PNG_SCALE, self.y * _PNG_SCALE, _SHARES[self.anchor]
+        raster.text(x, y, one_line(self.words), dot, _hexadecimal(self.colour), share=share, bold=self.is_bold)
+
+
+class _Box(NamedTuple):
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    opacity: float
+    title: str
+
+    def svg(self) -> str:
+        more = f' fill-opacity="{self.opacity:.2g}"' if self.opacity != 1 else ""
+        inside = f"<title>{xml_text(self.title)}</title></rect>" if self.title else ""
+        end = f">{inside}" if inside else "/>"
+        place = f'x="{self.x:.5g}" y="{self.y:.5g}" width="{self.width:.5g}" height="{self.height:.5g}"'
+        return f"<rect {place}{_fill(self.colour)}{more}{end}"
+
+    def draw(self, raster: Raster) -> None:
+        edges = self.x, self.y, self.x + self.width, self.y + self.height
+        raster.box(*(edge * _PNG_SCALE for edge in edges), _hexadecimal(self.colour), self.opacity)
+
+
 @final
 class Picture:
     """A picture that is being drawn. Colours are names of `_LIGHT`, or what SVG takes.
@@ -253,7 +306,7 @@ class Picture:
         self.width = width
         self.height = 0.0
         self.summary = summary
-        self._parts: list[str] = []
+        self._parts: list[_Words | _Box] = []
 
     def text(
         self,
@@ -267,21 +320,14 @@ class Picture:
         bold: bool = False,
     ) -> None:
         """Write words; `y` is their base line. ``anchor``: ``middle`` or ``end``."""
-        more = f' text-anchor="{anchor}"' if anchor else ""
-        more += ' font-weight="600"' if bold else ""
-        more += f' font-size="{size:g}"' if size != 12 else ""
-        self._parts.append(f'<text x="{x:.4g}" y="{y:.4g}"{_fill(colour)}{more}>{xml_text(words)}</text>')
+        self._parts.append(_Words(x, y, words, size, colour, anchor, bold))
         self.reach(y + size / 2)
 
     def box(
         self, x: float, y: float, width: float, height: float, colour: str, *, opacity: float = 1, title: str = ""
     ) -> None:
         """A rectangle, and what is told of it where somebody points at it."""
-        more = f' fill-opacity="{opacity:.2g}"' if opacity != 1 else ""
-        inside = f"<title>{xml_text(title)}</title></rect>" if title else ""
-        end = f">{inside}" if inside else "/>"
-        place = f'x="{x:.5g}" y="{y:.5g}" width="{width:.5g}" height="{height:.5g}"'
-        self._parts.append(f"<rect {place}{_fill(colour)}{more}{end}")
+        self._parts.append(_Box(x, y, width, height, colour, opacity, title))
         self.reach(y + height)
 
     def reach(self, y: float) -> None:
@@ -296,8 +342,35 @@ class Picture:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
             f'role="img" aria-label="{xml_text(told)}" font-family="system-ui, sans-serif" font-size="12">'
             f"<title>{xml_text(self.title)}</title><style>{_DARK_STYLE}</style>"
-            f'<rect width="100%" height="100%"{_fill("ground")}/>{"".join(self._parts)}</svg>\n'
+            f'<rect width="100%" height="100%"{_fill("ground")}/>{"".join(part.svg() for part in self._parts)}</svg>\n'
         )
+
+    def png(self) -> bytes:
+        """The same as a PNG on light paper, of twice as many pixels; what is told where somebody points is not in it.
+
+        Raises:
+            ValueError: it would be too large.
+        """
+        width, height = round(self.width * _PNG_SCALE), round((self.height + 12) * _PNG_SCALE)
+        raster = Raster(width, height, _LIGHT["ground"])
+        for part in self._parts:
+            part.draw(raster)
+        return raster.png()
+
+    def write(self, path: Path) -> None:
+        """Write a file, as its name ends.
+
+        Raises:
+            ValueError: it ends in none of `PICTURES`.
+            OSError: it cannot be written.
+        """
+        if path.suffix not in PICTURES:
+            raise ValueError(f"{path.name} ends with none of {', '.join(PICTURES)}")
+        path.write_bytes(self.png() if path.suffix == ".png" else self.svg().encode())
+
+
+def _hexadecimal(colour: str) -> str:
+    return _LIGHT.get(colour, colour)
 
 
 def _fill(colour: str) -> str:

@@ -411,7 +411,7 @@ def test_another_kind_than_the_schema_says_is_not_read(dump, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("map", "-o", "map.png"), "the picture is an SVG: name it map.svg"),
+        (("map", "-o", "map.jpg"), "a picture is an SVG or a PNG: name it map.svg or map.png"),
         (("infer", "-o", "schema.json"), "a schema is YAML: name it schema.yaml"),
         (
             ("export", "-o", "many.parquet"),

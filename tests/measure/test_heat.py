@@ -25,7 +25,7 @@ from perdure.kit import nat64, update
 from perdure.measure import heat as heats
 from perdure.measure import heating
 from perdure.measure.heat import Heat, Use
-from perdure.measure.heat_map import draw_svg, draw_terminal
+from perdure.measure.heat_map import draw, draw_terminal
 from perdure.measure.structures import Layout, Owner
 from perdure.memory import PAGE_BYTES
 from perdure.stable import StableBTreeMap
@@ -279,7 +279,7 @@ def test_many_pages_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_hostile_names_are_drawn_as_text() -> None:
     name = "</title><script>alert(1)</script>\x00\x1b"
     layout = Layout(2 * PAGE_BYTES, [Span(0, 2 * PAGE_BYTES, name, "used")], None, {name: "#123456"}, {name: name})
-    drawn = draw_svg(name, layout, {0: (1, 1), 1: (2, 0)}, 0)
+    drawn = draw(name, layout, {0: (1, 1), 1: (2, 0)}, 0).svg()
     root = ElementTree.fromstring(drawn)
     assert not [one for one in root.iter() if one.tag.endswith("script")]
     assert draw_terminal("t", layout, {0: (1, 1), 1: (2, 0)}, 0)[1] == "##"
@@ -291,7 +291,7 @@ def test_what_is_in_no_use_is_left_out() -> None:
     last = (500 << 30) // PAGE_BYTES - 1
     lines = draw_terminal("t", layout, {last: (3, 0)}, 0)
     assert lines[:2] == ["t: 8.0 KiB in use of 500.0 GiB, a letter is 4.0 KiB", "-#"]
-    assert draw_svg("t", layout, {last + 5: (1, 0)}, 0)  # a memory that is smaller now
+    assert draw("t", layout, {last + 5: (1, 0)}, 0)  # a memory that is smaller now
 
 
 def test_an_entry_of_code_without_accounting(subnet: Subnet) -> None:
@@ -357,7 +357,7 @@ def test_the_command(run: Run, kept: tuple[Path, str], built: Built) -> None:
         ([], "name methods, or say --upgrade or --ticks, or --history"),
         (["--history", "--ticks", "1"], "--history and --ticks: one or the other"),
         (["get", "--last", "3"], "--last is for --history"),
-        (["get", "-o", "x.png"], "name it x.svg"),
+        (["get", "-o", "x.jpg"], "name it x.svg or x.png"),
         (["get", "--init", "()"], "--init is for a module"),
         (["get=(1)", "--memory", "bogus"], "--memory bogus: nothing was touched of any canister's bogus"),
     ],

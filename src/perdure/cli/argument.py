@@ -22,6 +22,7 @@ else:
 __all__ = [
     "KEPT_EXTENSION",
     "MODULE",
+    "PICTURE",
     "InputFile",
     "argument_options",
     "asked",
@@ -107,6 +108,27 @@ class InputFile(_PathType):
         if str(path) != "-" and stat.S_IFMT(path.stat().st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
             self.fail(f"{path} is a device, and no file that has an end", param, ctx)
         return path
+
+
+@final
+class _PictureFile(_PathType):
+    """Where a picture is written, as the name ends; said before anything is done."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        from perdure.picture import PICTURES
+
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.suffix not in PICTURES:
+            names = " or ".join(path.with_suffix(suffix).name for suffix in PICTURES)
+            self.fail(f"a picture is an SVG or a PNG: name it {names}", param, ctx)
+        return path
+
+
+PICTURE: Final = _PictureFile()
 
 
 @final

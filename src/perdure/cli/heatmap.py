@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile, extension_option
+from perdure.cli.argument import MODULE, PICTURE, InputFile, extension_option
 from perdure.cli.completing import complete_calls, complete_source
 from perdure.cli.profile import opened, run_calls
 from perdure.cli.terminal import LAYOUT, printable
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from perdure.values.schema import Schema
 
 __all__ = ["heatmap"]
-
-_OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -40,7 +38,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--rows", type=click.IntRange(1), default=30, show_default=True, help="How many rows a table has.")
 @click.option("--schema", "schema_path", type=InputFile(), help="Names of structures; ./stable.yaml if there is one.")
-@click.option("-o", "--output", type=_OUT, metavar="FILE.svg", help="Write the map as SVG.")
+@click.option("-o", "--output", type=PICTURE, help="Write the map as a picture: .svg or .png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def heatmap(
@@ -72,12 +70,10 @@ def heatmap(
     Example:
         perdure heatmap ledger.wasm 'transfer=("alice", 10)' -o transfer.svg
         perdure heatmap ./my-snapshot refresh --heap-reads --memory heap
-        perdure heatmap .perdure:ledger --history --last 1000 -o week.svg
+        perdure heatmap .perdure:ledger --history --last 1000 -o week.png
     """  # noqa: D301
     from perdure.cli.stable.source import load_declared
 
-    if output is not None and output.suffix != ".svg":
-        raise click.UsageError(f"the picture is an SVG: name it {output.with_suffix('.svg').name}")
     ran = [name for name, found in (("METHOD", calls), ("--upgrade", upgrade), ("--ticks", ticks)) if found]
     _check(ran, history=history, last=last, heap_reads=heap_reads)
     declared = load_declared(schema_path)
@@ -110,7 +106,7 @@ def _tell(heat: Heat, memory: str | None, rows: int, output: Path | None, *, as_
     try:
         lines = heat.terminal(memory=memory)
         if output is not None:
-            output.write_text(heat.svg(memory=memory), encoding="utf-8")
+            heat.picture(memory=memory).write(output)
     except LookupError as error:
         raise click.UsageError(f"--memory {memory}: {error}") from error
     if as_json:

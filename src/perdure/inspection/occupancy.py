@@ -12,7 +12,7 @@ from perdure.picture import PALETTE, Picture, clipped
 from perdure.stable.layout import end_address
 from perdure.units import show_size
 
-__all__ = ["PALETTE", "Span", "cells", "occupancy", "to_svg"]
+__all__ = ["PALETTE", "Span", "cells", "drawing", "occupancy", "to_svg"]
 
 LEFT: Final = 16
 TOP: Final = 56
@@ -116,7 +116,12 @@ def cell_count(size_bytes: int, most: int) -> int:
 
 
 def to_svg(inventory: Inventory, *, columns: int = 64, rows: int = 24) -> str:
-    """A drawing of the memory: one square for each part, a legend below.
+    """A `drawing` of the memory as an SVG document."""
+    return drawing(inventory, columns=columns, rows=rows).svg()
+
+
+def drawing(inventory: Inventory, *, columns: int = 64, rows: int = 24) -> Picture:
+    """The memory: one square for each part, a legend below.
 
     Args:
         inventory: of the memory.
@@ -134,7 +139,7 @@ def to_svg(inventory: Inventory, *, columns: int = 64, rows: int = 24) -> str:
     for number, span in enumerate(drawn):
         draw_cell(picture, number, span, colours, title_of(span), columns)
     draw_legend(picture, list(zip(colours.values(), lines, strict=True)), inventory.managers)
-    return picture.svg()
+    return picture
 
 
 def title_of(span: Span) -> str:

@@ -1,7 +1,7 @@
 """What canister developers touch: canisters in Python, the pytest plugin, expected rejections (`perdure.rejects`).
 
 Names are imported when first asked for: pytest imports this package in every project that has perdure installed. What
-needs Hypothesis (extra ``fuzz``) is a name of it where that is installed, so that ``from perdure.kit import *`` has the rest.
+needs Hypothesis (extra ``fuzz``) is among them where that is installed: ``from perdure.kit import *`` has the rest.
 """
 
 from __future__ import annotations

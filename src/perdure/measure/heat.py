@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, final
 
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
-from perdure.measure.heat_map import PageHeat, draw_svg, draw_terminal
+from perdure.measure.heat_map import PageHeat, draw, draw_terminal
 from perdure.measure.structures import OTHER, Layout, Owner
 from perdure.memory import PAGE_BYTES
-from perdure.picture import one_line
+from perdure.picture import Picture, one_line
 from perdure.units import show_size
 
 __all__ = ["STABLE", "Heat", "MessagePages", "MessageUse", "Tally", "Use", "principal_text"]
@@ -351,7 +351,11 @@ class Heat:
         Raises:
             LookupError: nothing of that was touched.
         """
-        return draw_svg(*self._drawn(canister, memory))
+        return self.picture(canister, memory).svg()
+
+    def picture(self, canister: str | None = None, memory: str | None = None) -> Picture:
+        """The same as a picture, which writes itself as SVG or PNG; arguments and errors as of `svg`."""
+        return draw(*self._drawn(canister, memory))
 
     def terminal(self, canister: str | None = None, memory: str | None = None, columns: int = 64) -> list[str]:
         """The same in letters; arguments and errors as of `svg`."""

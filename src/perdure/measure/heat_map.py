@@ -14,7 +14,7 @@ from perdure.memory import PAGE_BYTES
 from perdure.picture import Picture
 from perdure.units import show_size
 
-__all__ = ["PageHeat", "draw_svg", "draw_terminal"]
+__all__ = ["PageHeat", "draw", "draw_terminal"]
 
 PageHeat = tuple[int, int]
 """By how many messages a page was accessed, and written."""
@@ -103,7 +103,7 @@ def _level(count: int, most: int) -> int:
     return max(1, _LEVELS - (max(1, most // max(1, count)).bit_length() - 1) // 2)
 
 
-def draw_svg(title: str, layout: Layout, heat: Mapping[int, PageHeat], shift: int) -> str:
+def draw(title: str, layout: Layout, heat: Mapping[int, PageHeat], shift: int) -> Picture:
     """The map as `perdure stable map` draws it, pale, with a mark in each square that messages touched.
 
     Args:
@@ -126,7 +126,7 @@ def draw_svg(title: str, layout: Layout, heat: Mapping[int, PageHeat], shift: in
     _draw_scale(picture, most)
     managers = [span for span in layout.spans if span.use == "manager"]
     draw_legend(picture, [(layout.colours[label], text) for label, text in layout.legend.items()], managers)
-    return picture.svg()
+    return picture
 
 
 def _sizes(layout: Layout, drawn: _Drawn) -> str:

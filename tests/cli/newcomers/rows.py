@@ -441,10 +441,12 @@ def test_25_the_list_fits_80_columns(run, guests):
 
 
 def test_26_a_picture_is_named_by_what_it_is(run, guests):
-    code, _, err = run("stable", "map", guests, "-o", "map.png")
+    assert run("stable", "map", guests, "-o", "map.png") == (0, "written to map.png\n", "")
+    assert Path("map.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    code, _, err = run("stable", "map", guests, "-o", "map.jpg")
     assert code == 2
-    assert "the picture is an SVG: name it map.svg" in err
-    assert not Path("map.png").exists()
+    assert "a picture is an SVG or a PNG: name it map.svg or map.png" in err
+    assert not Path("map.jpg").exists()
 
 
 def test_27_objects_can_be_looked_at():

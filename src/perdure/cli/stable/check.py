@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from perdure.cli.argument import PICTURE
 from perdure.cli.completing import complete_source
 from perdure.cli.progress import waiting
 from perdure.cli.stable.show import console_of, print_json
@@ -76,26 +77,24 @@ def _print_report(report: Report) -> None:
 
 @click.command("map")
 @click.argument("source", shell_complete=complete_source)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write an SVG here.")
+@click.option("-o", "--output", type=PICTURE, help="Write a picture here: .svg or .png.")
 @options
 def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
     """Show what occupies the memory.
 
-    As blocks here, or as an SVG with -o.
+    As blocks here, or as a picture with -o, an SVG or a PNG as its name ends.
 
     \b
     Example:
         perdure stable map canister.bin
-        perdure stable map canister.bin -o map.svg
+        perdure stable map canister.bin -o map.png
     """  # noqa: D301
-    from perdure.inspection.occupancy import occupancy, to_svg
+    from perdure.inspection.occupancy import drawing, occupancy
     from perdure.inspection.report import record_of
 
-    if output is not None and output.suffix != ".svg":
-        raise click.UsageError(f"the picture is an SVG: name it {output.with_suffix('.svg').name}")
     with opened(source, schema_path) as (inventory, _):
         if output is not None:
-            output.write_text(to_svg(inventory), encoding="utf-8")
+            drawing(inventory).write(output)
         if as_json:
             print_json([record_of(span) for span in occupancy(inventory)])
         elif output is None:
