@@ -287,8 +287,9 @@ class _Box(NamedTuple):
         return f"<rect {place}{_fill(self.colour)}{more}{end}"
 
     def draw(self, raster: Raster) -> None:
-        edges = self.x, self.y, self.x + self.width, self.y + self.height
-        raster.box(*(edge * _PNG_SCALE for edge in edges), _hexadecimal(self.colour), self.opacity)
+        left, top = self.x * _PNG_SCALE, self.y * _PNG_SCALE
+        right, bottom = left + self.width * _PNG_SCALE, top + self.height * _PNG_SCALE
+        raster.box(left, top, right, bottom, _hexadecimal(self.colour), self.opacity)
 
 
 @final
