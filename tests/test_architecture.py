@@ -271,6 +271,7 @@ TESTED_WITH = {
     "values/test_format.py": "values: annotations",
     "wasm/test_decoder.py": "wasm: encoder leb names reader",
     "wasm/test_instructions.py": "wasm: opcodes tokens",
+    "test_picture.py": "raster",
     "test_project.py": "yaml_core units",
 }
 """Where is tested what has no test file of its own name: it is a piece of what that file is about."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from perdure.raster import Raster
@@ -358,16 +357,15 @@ class Picture:
             part.draw(raster)
         return raster.png()
 
-    def write(self, path: Path) -> None:
-        """Write a file, as its name ends.
+    def file(self, suffix: str) -> bytes:
+        """What is in a file of a name that ends so, which is one of `PICTURES`.
 
         Raises:
-            ValueError: it ends in none of `PICTURES`.
-            OSError: it cannot be written.
+            ValueError: it is none of them.
         """
-        if path.suffix not in PICTURES:
-            raise ValueError(f"{path.name} ends with none of {', '.join(PICTURES)}")
-        path.write_bytes(self.png() if path.suffix == ".png" else self.svg().encode())
+        if suffix not in PICTURES:
+            raise ValueError(f"{suffix!r:.20} is none of {', '.join(PICTURES)}")
+        return self.png() if suffix == ".png" else self.svg().encode()
 
 
 def _hexadecimal(colour: str) -> str:

@@ -106,7 +106,7 @@ def _tell(heat: Heat, memory: str | None, rows: int, output: Path | None, *, as_
     try:
         lines = heat.terminal(memory=memory)
         if output is not None:
-            heat.picture(memory=memory).write(output)
+            output.write_bytes(heat.picture(memory=memory).file(output.suffix))
     except LookupError as error:
         raise click.UsageError(f"--memory {memory}: {error}") from error
     if as_json:

@@ -354,7 +354,7 @@ class Heat:
         return self.picture(canister, memory).svg()
 
     def picture(self, canister: str | None = None, memory: str | None = None) -> Picture:
-        """The same as a picture, which writes itself as SVG or PNG; arguments and errors as of `svg`."""
+        """The same as a picture, which is a file as SVG or PNG; arguments and errors as of `svg`."""
         return draw(*self._drawn(canister, memory))
 
     def terminal(self, canister: str | None = None, memory: str | None = None, columns: int = 64) -> list[str]:

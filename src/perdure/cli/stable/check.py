@@ -94,7 +94,7 @@ def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_pa
 
     with opened(source, schema_path) as (inventory, _):
         if output is not None:
-            drawing(inventory).write(output)
+            output.write_bytes(drawing(inventory).file(output.suffix))
         if as_json:
             print_json([record_of(span) for span in occupancy(inventory)])
         elif output is None:
