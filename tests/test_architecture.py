@@ -205,7 +205,7 @@ TESTED_WITH = {
     "explorer/test_pages.py": "explorer: asked calls canisters changes data past site snapshots subject trials words",
     "execution/test_streams.py": "execution: delivery",
     "gateway/test_http.py": "gateway: certifier read_paths state_tree",
-    "gateway/test_server.py": "gateway: connection workers",
+    "gateway/test_server.py": "gateway: budget connection workers",
     "gateway/test_site.py": "gateway: domains",
     "inspection/test_export.py": "inspection: arrow occupancy whole",
     "inspection/test_find.py": "inspection: inventory labels source",

@@ -7,13 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from perdure import Network
-from perdure.cli.serve import serve
+from perdure.cli.serve import serve, wait
 
 
 @pytest.mark.slow
@@ -70,3 +72,20 @@ def test_a_port_that_is_taken(tmp_path):
     assert isinstance(done.exception, OSError)
     assert done.exception.strerror is not None
     assert f"port {port} of 127.0.0.1 is taken" in done.exception.strerror
+
+
+def test_who_waits_gives_free_memory_back(monkeypatch):
+    given = []
+    monkeypatch.setattr("perdure.cli.serve._TRIM_EVERY_SECONDS", 0.001)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(malloc_trim=given.append))
+    ended = threading.Event()
+
+    class Ended:
+        def wait(self, seconds):
+            return ended.wait(seconds) or len(given) > 2
+
+    wait(Ended())
+    assert given == [0, 0, 0]
+    ended.set()
+    wait(Ended())
+    assert given == [0, 0, 0]

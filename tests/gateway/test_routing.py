@@ -13,6 +13,7 @@ from perdure import Network, Principal, Subnet
 from perdure.candid import encode, parse_types
 from perdure.certification import Certificate, Delegation, RootKey, certify, delegate, encode_nat, tree
 from perdure.execution.identity import root_key
+from perdure.gateway.budget import Budget
 from perdure.gateway.hosts import Hosts
 from perdure.gateway.http import Request
 from perdure.gateway.routing import Interfaces
@@ -188,7 +189,7 @@ def test_pages_of_canisters_on_any_subnet(running):
     page = {"key": "/index.html", "content_type": "text/html", "content_encoding": "identity", "content": b"<h1>a page"}
     kind = "record { key : text; content_type : text; content_encoding : text; content : blob; sha256 : opt blob }"
     assets.update("store", encode(parse_types(f"({kind})"), [{**page, "sha256": None}]))
-    site = Site(interface._rounds, Hosts())
+    site = Site(interface._rounds, Hosts(), Budget(1 << 30))
     found = site.begin(Request("GET", "/", {"host": f"{assets.id}.localhost"}, b""))
     assert (found.status, found.body) == (200, b"<h1>a page")
     assert dict(found.headers)["x-perdure-verification"] == "version 2"

@@ -19,6 +19,7 @@ from perdure import Principal, Subnet
 from perdure.candid import encode, parse_values
 from perdure.gateway import Server
 from perdure.gateway.connection import Connection
+from perdure.gateway.http import Response
 from perdure.gateway.server import _about
 from perdure.kit import call, canister, nat64, update
 
@@ -107,9 +108,140 @@ def test_other_hosts_are_misdirected(served, path):
     assert not get(served, path, "app.example.org").startswith(b"HTTP/1.1 421 ")
 
 
-def test_large_bodies(served):
-    head = b"POST /api/v4/canister/aaaaa-aa/call HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n"
-    assert exchange(served, head).startswith(b"HTTP/1.1 413 ")
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /api/v2/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n", b"413"),
+        (b"POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 10000000\r\n\r\n", b"421"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nnonsense", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"431"),
+    ],
+)
+def test_who_is_refused_while_sending_reads_why(served, head, status):
+    """All is sent before anything is read, as most clients do; a reset would take the answer away."""
+    assert exchange(served, head, b"x" * 10_000_000).startswith(b"HTTP/1.1 " + status)
+
+
+def test_who_goes_on_sending_after_the_end_is_not_listened_to_for_long(served, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.connection._MAX_LATE_BYTES", 1 << 20)
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(head)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            client.sendall(bytes(100 << 20))
+
+
+def test_who_sends_nothing_more_after_the_end_is_not_waited_for(served, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.connection._LINGER_SECONDS", 0.1)
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(head)
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
+        while served._uvicorn.server_state.connections:
+            time.sleep(0.01)
+
+
+class Large:
+    """Pages of this machine's own, all of them large: their request's body in kibibytes."""
+
+    max_upload_bytes = 1 << 20
+
+    def wants(self, request):
+        return request.path.startswith("/large")
+
+    def may_upload(self, request):
+        return True
+
+    def begin(self, request, client):
+        return Response(200, bytes(int(request.body) << 10))
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A server with large answers."""
+    with Subnet() as subnet, Server(subnet, pages=Large()) as server:
+        yield server
+
+
+def asked_for(server, kibibytes):
+    """A connection whose client has asked for something and reads nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(30)
+    client.connect(("127.0.0.1", server.port))
+    body = str(kibibytes).encode()
+    client.sendall(b"POST /large HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    return client
+
+
+@pytest.mark.parametrize("kibibytes", [0, 1, 63, 64, 65, 128, 20_000])
+def test_answers_of_all_sizes_are_whole(large, kibibytes):
+    with asked_for(large, kibibytes) as client:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        assert b"content-length: %d\r\n" % (kibibytes << 10) in head
+        left = kibibytes << 10
+        while left:
+            left -= len(client.recv(min(left, 1 << 20)))
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+
+
+def test_what_slow_readers_have_asked_for_is_bounded_for_all_together(large, monkeypatch):
+    on_their_way = large._on_their_way
+    monkeypatch.setattr(on_their_way, "_most_bytes", 50 << 20)
+    clients = [asked_for(large, 20_000) for _ in range(2)]
+    try:
+        while on_their_way.held_bytes < 2 * 20_000 << 10:
+            time.sleep(0.01)
+        with asked_for(large, 20_000) as third:
+            assert third.recv(1000).startswith(b"HTTP/1.1 503 ")
+        assert get(large).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for client in clients:
+            client.close()
+    while on_their_way.held_bytes:
+        time.sleep(0.01)
+    with asked_for(large, 20_000) as after:
+        assert after.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_takes_nothing_is_not_waited_for(large, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.connection._STALLED_SECONDS", 0.1)
+    with asked_for(large, 20_000) as client:
+        while not large._on_their_way.held_bytes:
+            time.sleep(0.01)
+        while large._on_their_way.held_bytes:
+            time.sleep(0.01)
+        assert sum(map(len, iter(lambda: client.recv(1 << 20), b""))) < 20_000 << 10
+
+
+def test_bodies_are_counted_until_what_they_ask_for_is_done(monkeypatch):
+    going_on = threading.Event()
+
+    class Slow(Large):
+        def begin(self, request, client):
+            going_on.wait(30)
+            return Response(200, str(len(request.body)).encode())
+
+    monkeypatch.setattr("perdure.gateway.server._MAX_HELD_BYTES", 0)
+    with Subnet() as subnet, Server(subnet, pages=Slow()) as server:
+        whole, head = b"x" * 600_000, b"POST /large HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as first:
+            first.sendall(head + b"\r\n" + whole)
+            while server._bodies._held.held_bytes < 600_000:
+                time.sleep(0.01)
+            close = head + b"Connection: close\r\n\r\n"
+            assert exchange(server, close, whole).startswith(b"HTTP/1.1 503 ")
+            assert server._bodies._held.held_bytes == 600_000
+            going_on.set()
+            found = b""
+            while not found.endswith(b"600000"):
+                found += first.recv(1000)
+        assert exchange(server, close, whole).endswith(b"600000")
+        assert server._bodies._held.held_bytes == 0
 
 
 def test_others_reach_it_by_allowed_names_only():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from hashlib import sha256
 from typing import Any
 
@@ -13,6 +14,7 @@ from perdure import Principal, Subnet
 from perdure.candid import MethodRef, encode, parse_types
 from perdure.certification import tree
 from perdure.certification.hash_tree import encode_node
+from perdure.gateway.budget import Budget
 from perdure.gateway.domains import Domains
 from perdure.gateway.hosts import Hosts
 from perdure.gateway.http import Pending, Request
@@ -146,7 +148,7 @@ def pages():
         made.actor().begin()
         live = Live(subnet)
         live.start()
-        yield Site(live.rounds, Hosts(["example.org"])), made
+        yield Site(live.rounds, Hosts(["example.org"]), Budget(1 << 30)), made
         live.stop()
 
 
@@ -212,19 +214,68 @@ def test_names_of_their_own(pages):
     assert asked == [made.id.raw_bytes], "not again for some seconds"
 
 
-def test_many_canisters_with_names_take_turns(pages, monkeypatch):
+@pytest.fixture
+def three(pages):
+    """The subnet, and the ids of three canisters that have pages, ascending."""
     (live,) = pages[0]._rounds.lives
     others = [live.subnet.install(Pages) for _ in range(2)]
-    ids = sorted(one.id.raw_bytes for one in [pages[1], *others])
-    monkeypatch.setattr("perdure.gateway.domains._BUDGET_SECONDS", -1)
-    monkeypatch.setattr("perdure.gateway.domains._AGAIN_SECONDS", 0)
-    asked = []
-    domains = Domains(live.rounds, lambda key: asked.append(key) or b"x.localhost")
-    assert [domains.canister_of("x.localhost") for _ in range(6)][-1] == ids[0]
-    assert asked == ids * 2
+    yield live.rounds, sorted(one.id.raw_bytes for one in [pages[1], *others])
     for one in others:
         one.stop()
         one.delete()
+
+
+def test_of_several_that_list_a_name_the_first_has_it(three):
+    rounds, ids = three
+    domains = Domains(rounds, lambda _: b"x.localhost")
+    while len(domains._names) < 3:
+        assert domains.canister_of("x.localhost") in ids
+    assert domains.canister_of("x.localhost") == ids[0]
+
+
+def test_nobody_waits_for_who_is_slow(three, monkeypatch):
+    """One that answers for a long time keeps others from no name, and itself from nothing but its own."""
+    rounds, ids = three
+    monkeypatch.setattr("perdure.gateway.domains._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("perdure.gateway.domains._AGAIN_SECONDS", 0)
+    answers, asked = threading.Event(), []
+
+    def ask(key):
+        asked.append(key)
+        if key == ids[0]:
+            answers.wait(30)
+            return b"slow.localhost"
+        return b"x.localhost"
+
+    domains = Domains(rounds, ask)
+    assert domains.canister_of("x.localhost") in ids[1:]
+    assert domains.canister_of("nobody.localhost") is None
+    monkeypatch.setattr("perdure.gateway.domains._WAIT_SECONDS", 3600)
+    assert domains.canister_of("nobody.localhost") is None
+    assert domains.canister_of("slow.localhost") is None
+    assert domains.canister_of("x.localhost") == ids[1]
+    assert asked.count(ids[0]) == 1, "not asked twice at a time"
+    answers.set()
+    while domains.canister_of("slow.localhost") != ids[0]:
+        pass
+
+
+def test_who_fails_has_no_names(three):
+    def fail(_):
+        raise OSError("no")
+
+    assert Domains(three[0], fail).canister_of("x.localhost") is None
+
+
+def test_who_is_gone_has_no_names(three, monkeypatch):
+    rounds, ids = three
+    monkeypatch.setattr("perdure.gateway.domains._AGAIN_SECONDS", 0)
+    domains = Domains(rounds, lambda key: f"x{ids.index(key)}.localhost".encode())
+    assert domains.canister_of("x2.localhost") == ids[2]
+    canisters = dict(rounds.lives[0].subnet._state.canisters)
+    monkeypatch.setattr(rounds.lives[0].subnet._state, "canisters", {key: canisters[key] for key in ids[:2]})
+    assert domains.canister_of("x2.localhost") is None
+    assert domains.canister_of("x1.localhost") == ids[1]
 
 
 def test_headers(pages):

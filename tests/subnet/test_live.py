@@ -71,6 +71,22 @@ def test_a_call_that_takes_rounds_is_answered_later(live, counter):
     assert counter._subnet.response(b"one") is not None
 
 
+def test_who_does_not_wait_any_more_keeps_nobody_else_from_being_told(live, counter):
+    told, answered = [], threading.Event()
+    forget = live.when_answered(b"one", lambda: told.append("first"))
+    live.subnet._state.ingress.callees[b"one"] = b""  # in progress
+    others = [live.when_answered(b"one", tell) for tell in (lambda: told.append("second"), answered.set)]
+    forget()
+    forget()
+    del live.subnet._state.ingress.callees[b"one"]
+    live.rounds.wake()
+    assert answered.wait(30)
+    assert told == ["second"]
+    assert not live._answered
+    for forget in others:
+        forget()
+
+
 def test_who_is_not_let_in_is_told_so(live, counter):
     nobody = Request(b"one", NOBODY, b"\0" * 8 + b"\1\1\1", "inc", b"", b"")
     assert isinstance(live.submit(nobody), Refused)

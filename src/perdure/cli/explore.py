@@ -12,7 +12,7 @@ import click
 from perdure.cli.argument import extension_option
 from perdure.cli.canister.state import say
 from perdure.cli.completing import complete_source
-from perdure.cli.serve import until_ended
+from perdure.cli.serve import until_ended, wait
 from perdure.units import counted
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def explore(source: str, port: int, extensions: tuple[str, ...], as_json: bool, 
         say(
             as_json, quiet, {"url": url, "source": source, "canisters": many}, f"{url} shows {what}; end it with Ctrl-C"
         )
-        ended.wait()
+        wait(ended)
 
 
 @contextmanager

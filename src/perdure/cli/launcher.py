@@ -17,7 +17,7 @@ import click
 
 from perdure.cli.argument import KEPT_EXTENSION, extension_option, production_key_names
 from perdure.cli.canister.state import say
-from perdure.cli.serve import until_ended
+from perdure.cli.serve import until_ended, wait
 from perdure.errors import PerdureError, StorageError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def network_launcher(
         words = f"{url} is the network {name}, kept in {state_dir}; end it with Ctrl-C\nroot key {status['root_key']}"
         say(as_json, quiet, facts, words)
         sys.stdout.flush()
-        ended.wait()
+        wait(ended)
 
 
 def _opened(state_dir: Path, extensions: tuple[str, ...], production_key_names: bool) -> Subnet:

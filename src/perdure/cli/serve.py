@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from perdure.subnet.live import Clock
     from perdure.subnet.network import Network
 
-__all__ = ["serve", "until_ended"]
+__all__ = ["serve", "until_ended", "wait"]
+
+_TRIM_EVERY_SECONDS: Final = 30.0
 
 
 @click.command()
@@ -112,7 +115,7 @@ def serve(
         many = counted(len(served.canisters), "canister")
         told = f"{server.url} serves {many} of {state.directory}; end it with Ctrl-C\nexplorer: {explorer}"
         say(as_json, quiet, facts, told)
-        ended.wait()
+        wait(ended)
 
 
 @contextmanager
@@ -169,6 +172,18 @@ def _described(served: Subnet | Network) -> dict[str, object]:
         return {"subnet_id": str(served.id), "root_key": served.root_key.hex()}
     kinds = {str(one): kind for one, kind in served.kinds.items()}
     return {"subnet_id": str(served.root.id), "root_key": served.root.root_key.hex(), "subnets": kinds}
+
+
+def wait(ended: threading.Event) -> None:
+    """Wait, and meanwhile give back to the machine what is free.
+
+    The C library keeps freed memory wherever something above it is in use: 25 requests a second had it keep 13 MiB
+    within half an hour, while what was in use stayed at 16.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    while not ended.wait(_TRIM_EVERY_SECONDS):
+        if trim is not None:
+            trim(0)
 
 
 @contextmanager

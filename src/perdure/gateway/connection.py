@@ -7,6 +7,7 @@ the answers to others it keeps as many as there are.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -21,8 +22,12 @@ _MAX_AHEAD: Final = 4
 """How many requests of one connection are read before an earlier one is answered, or some more: those in one slice."""
 _SLICE_BYTES: Final = 1024
 _BODY_SLICE_BYTES: Final = 16 << 10
-_LINGER_SECONDS: Final = 20.0
-"""For a client that does not take what was sent to it, after the connection was to end."""
+_LINGER_SECONDS: Final = 10.0
+"""For a client that does not take what was sent to it, or goes on sending, after the connection was to end."""
+_MAX_LATE_BYTES: Final = 64 << 20
+"""Taken and dropped of what a client sends then: one that is refused while it sends reads why only when it has sent."""
+_STALLED_SECONDS: Final = 10.0
+"""For a client that takes nothing of what is sent to it."""
 
 
 def _refusal(status: bytes, words: bytes) -> bytes:
@@ -65,6 +70,35 @@ class _Flow(FlowControl):
 
 
 @final
+class _Transport:
+    """A connection's, but that ending it lets the client read what was sent to it first."""
+
+    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
+        self._transport = transport
+        self._end = end
+        self.is_ending = False
+        self.abort = transport.abort
+
+    def write(self, data: bytes) -> None:
+        """Send something, unless it is at its end: of a request that came ahead of nonsense, say."""
+        if not self.is_ending:
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self.is_ending or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is to be sent, and end."""
+        if not self.is_closing():
+            self.is_ending = True
+            self._end()
+
+
+@final
 class Connection(HttpToolsProtocol):
     """uvicorn's, with limits.
 
@@ -74,6 +108,8 @@ class Connection(HttpToolsProtocol):
     """
 
     _head_bytes = 0
+    _late_bytes = 0
+    _stalled: asyncio.TimerHandle | None = None
     _is_in_body = False
     _unread = b""
     _timer: asyncio.TimerHandle | None = None
@@ -87,6 +123,8 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) >= MAX_CONNECTIONS:
             self._waiting.end_oldest(self.connections)
         super().connection_made(transport)
+        self._socket = transport
+        self.transport = self._ending = _Transport(transport, self._end)  # type: ignore[assignment]  # as good as one
         self.flow = self._flow = _Flow(transport)
         self._waiting.idle[self] = None
         self._await_head()
@@ -94,13 +132,32 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._stop_awaiting()
+        self.resume_writing()
         self._waiting.forget(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, as long as the head is not too long."""
+        if self._ending.is_ending:
+            self._late_bytes += len(data)
+            if self._late_bytes > _MAX_LATE_BYTES:
+                self._socket.abort()
+            return
         self._unread += data
         self._read()
+
+    def pause_writing(self) -> None:
+        """The client is slower than the answer; one that takes nothing at all is not waited for."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(_STALLED_SECONDS, self._socket.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken something."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _read(self) -> None:
         """Parse what has come, up to some requests that are not answered; whoever sends more waits."""
@@ -111,6 +168,8 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(part)
             super().data_received(part)
             self._check_head()
+        if self._ending.is_ending:
+            return  # what is left belongs to nothing
         self._unread = data[at:]
         self._flow.is_held = at < len(data)
         if self._flow.is_held:
@@ -162,11 +221,6 @@ class Connection(HttpToolsProtocol):
         cycle: Any = self.cycle  # `None` before the first request
         return cycle is not None and not cycle.response_complete
 
-    def timeout_keep_alive_handler(self) -> None:
-        """End it after a pause between requests."""
-        super().timeout_keep_alive_handler()
-        self._linger()
-
     def _await_head(self) -> None:
         self._timer = self.loop.call_later(_HEAD_SECONDS, self._late)
 
@@ -184,7 +238,18 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(_refusal(status, words))
             self.transport.close()
-            self._linger()
 
-    def _linger(self) -> None:
-        self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+    def _end(self) -> None:
+        """End, but by no reset that takes away what was sent: closing does that where something has not been read."""
+        self._stop_awaiting()
+        self._waiting.forget(self)
+        self._waiting.idle[self] = None  # it makes room before others
+        is_sending = self._is_in_body or self._head_bytes or self._unread
+        self._unread = b""
+        if is_sending and self._socket.can_write_eof():
+            self._socket.write_eof()
+            self._flow.is_held = False
+            self._socket.resume_reading()
+        else:
+            self._socket.close()
+        self._timer = self.loop.call_later(_LINGER_SECONDS, self._socket.abort)

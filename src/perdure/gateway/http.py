@@ -110,9 +110,9 @@ class Pending(NamedTuple):
     request_id: bytes
     answer: Callable[[], Response]
 
-    def when_answered(self, tell: Callable[[], object]) -> None:
+    def when_answered(self, tell: Callable[[], object]) -> Callable[[], None]:
         """See `Live.when_answered`."""
-        self.live.when_answered(self.request_id, tell)
+        return self.live.when_answered(self.request_id, tell)
 
     def respond(self) -> Response:
         """The response."""
@@ -220,7 +220,6 @@ class HttpInterface:
         return self._certified(request_id, place)
 
     def _answer(self, request_id: bytes, place: _Place) -> Response:
-        self.live.forget(request_id)
         found = self._certified(request_id, place) if self.live.is_answered(request_id) else Response(202)
         return found._replace(headers=CORS)
 
@@ -311,8 +310,9 @@ def awaited(response: Response | Pending) -> Response:
     if isinstance(response, Response):
         return response
     answered = threading.Event()
-    response.when_answered(answered.set)
+    forget = response.when_answered(answered.set)
     answered.wait(SYNCHRONOUS_SECONDS)
+    forget()
     return response.answer()
 
 

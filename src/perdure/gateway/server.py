@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Final, Protocol, final
 
 from perdure.errors import HostError, StorageError, UnsupportedError
+from perdure.gateway.budget import Budget, Spent
 from perdure.gateway.hosts import Hosts, is_loopback
 from perdure.subnet.live import Clock, Rounds
 from perdure.subnet.network import Network
@@ -49,6 +50,9 @@ _SMALL_BYTES: Final = 16 << 10
 _BYTES_A_SECOND: Final = 48 << 20
 _BYTES_AT_ONCE: Final = 32 << 20
 """How fast larger bodies are taken: who sends them without a pause is slowed down before small requests are."""
+_MAX_ANSWERS_BYTES: Final = 320 << 20
+"""Of all answers that are put together or that clients have not taken yet; one by itself has at most 256 MiB."""
+_SENT_AT_ONCE: Final = 64 << 10
 _THREADS: Final = 16
 _THREADS_OF_ONE: Final = 6
 _THREADS_OF_PAGES: Final = 4
@@ -131,7 +135,8 @@ class Server:
         self.hosts = Hosts(domains, allow_hosts)
         self.rounds = Rounds.of(what, clock=clock)
         self.interface = Interfaces(self.rounds)
-        self._site = Site(self.rounds, self.hosts)
+        self._on_their_way = Budget(_MAX_ANSWERS_BYTES)
+        self._site = Site(self.rounds, self.hosts, self._on_their_way)
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         try:
             self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
@@ -145,7 +150,7 @@ class Server:
         self._workers: Workers[Request, Response | Pending] = Workers(_THREADS, _THREADS_OF_ONE)
         self._answers: Workers[Pending, Response] = Workers(2, 2)
         self._shown: Workers[Request, Response] = Workers(_THREADS_OF_PAGES, _THREADS_OF_PAGES)
-        self._bodies = _Bodies()
+        self._bodies = _Bodies(max(_MAX_HELD_BYTES, 0 if pages is None else pages.max_upload_bytes))
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -221,10 +226,27 @@ class Server:
                 most_bytes = pages.max_upload_bytes
             body = await self._bodies.read(receive, headers, most_bytes)
             try:
-                response = await self._respond(scope, headers, body) if isinstance(body, bytes) else body
+                response = body if isinstance(body, Response) else await self._respond(scope, headers, body)
             except asyncio.CancelledError:  # it took longer than a server has that ends
                 response = Response(503, b"perdure: the server ends\n", headers=(*CORS, ("connection", "close")))
-        await _send(receive, send, response, scope["method"])
+        await self._give(receive, send, response, scope)
+
+    async def _give(
+        self, receive: Callable[[], Any], send: Callable[[Any], Any], response: Response, scope: Scope
+    ) -> None:
+        """Send a response, unless too many large ones are not taken yet."""
+        size_bytes = len(response.body)
+        if size_bytes <= _SENT_AT_ONCE:
+            await _send(receive, send, response, scope["method"])
+        elif self._on_their_way.take(size_bytes):
+            try:
+                await _send(receive, send, response, scope["method"])
+            finally:
+                self._on_their_way.give(size_bytes)
+        else:
+            words = b"clients have not taken too many large answers yet: try again\n"
+            headers = CORS if scope["path"].startswith("/api/") else ()
+            await _send(receive, send, Response(503, words, headers=headers), scope["method"])
 
     async def _respond(self, scope: Scope, headers: dict[str, str], body: bytes) -> Response:
         path = scope["raw_path"].decode("latin-1")
@@ -245,9 +267,12 @@ class Server:
         if isinstance(response, Response):
             return response
         answered = asyncio.Event()
-        response.when_answered(lambda: loop.call_soon_threadsafe(answered.set))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(answered.wait(), SYNCHRONOUS_SECONDS)
+        forget = response.when_answered(lambda: loop.call_soon_threadsafe(answered.set))
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(answered.wait(), SYNCHRONOUS_SECONDS)
+        finally:
+            forget()
         return await self._answers.run(line, Pending.respond, response)
 
     def _show(self, client: str, request: Request) -> Response:
@@ -256,6 +281,8 @@ class Server:
             return self._pages.begin(request, client)
         except Exception as error:
             return _failed(request, error)
+        finally:
+            self._bodies.let_go(request.body)
 
     def _begin(self, request: Request) -> Response | Pending:
         try:
@@ -263,6 +290,8 @@ class Server:
             return self.interface.begin(request) if is_api else self._site.begin(request)
         except Exception as error:
             return _failed(request, error, CORS)
+        finally:
+            self._bodies.let_go(request.body)
 
 
 def _failed(request: Request, error: Exception, headers: tuple[tuple[str, str], ...] = ()) -> Response:
@@ -308,12 +337,17 @@ def _let_poll(begun: asyncio.Future[Response | Pending]) -> None:
 
 @final
 class _Bodies:
-    """Reads bodies, of which only so many bytes are held at once."""
+    """Reads bodies, of which only so many bytes are held at once: until somebody has done what they ask for."""
 
-    def __init__(self) -> None:
-        self._held_bytes = 0
+    def __init__(self, most_bytes: int) -> None:
+        self._held = Budget(most_bytes)
         self._left_bytes = float(_BYTES_AT_ONCE)
         self._filled_at = 0.0
+
+    def let_go(self, body: bytes) -> None:
+        """A body that was read is not needed any more."""
+        if len(body) > _SMALL_BYTES:
+            self._held.give(len(body))
 
     async def _spend(self, size_bytes: int) -> None:
         """Wait until so many bytes may be taken."""
@@ -327,42 +361,52 @@ class _Bodies:
     async def read(
         self, receive: Callable[[], Any], headers: dict[str, str], most_bytes: int = MAX_BODY_BYTES
     ) -> bytes | Response:
-        """The whole body, or why it is not read."""
+        """The whole body, which is to be let go, or why it is not read."""
         told = headers.get("content-length", "0")
         if not told.isascii() or not told.isdigit() or len(told) > 12 or int(told) > most_bytes:
             return _too_large()
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
-            if len(body) > _SMALL_BYTES:
-                await self._spend(len(body))
-            return body if len(body) <= most_bytes else _too_large()
+            if len(body) <= min(_SMALL_BYTES, most_bytes):
+                return body
+            await self._spend(len(body))
+            if len(body) > most_bytes:
+                return _too_large()
+            return body if self._held.take(len(body)) else _too_many()
+        spent = Spent(self._held)
+        read: bytes | Response = b""
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                return await self._rest(message, receive, most_bytes)
+                read = await self._rest(message, receive, most_bytes, spent)
         except TimeoutError:
-            return Response(408, b"the body took too long\n", headers=(*CORS, ("connection", "close")))
-
-    async def _rest(self, message: dict[str, Any], receive: Callable[[], Any], most_bytes: int) -> bytes | Response:
-        parts, size = [], 0
-        try:
-            while message["type"] == "http.request":
-                part = message.get("body", b"")
-                size += len(part)
-                self._held_bytes += len(part)
-                if size > most_bytes:
-                    return _too_large()
-                if self._held_bytes > max(_MAX_HELD_BYTES, most_bytes):
-                    words = b"too many large requests are on their way: try again\n"
-                    return Response(503, words, headers=(*CORS, ("connection", "close")))
-                parts.append(part)
-                await self._spend(len(part))
-                if not message.get("more_body"):
-                    return b"".join(parts)
-                message = await receive()
-            return Response(400, b"the body ended early\n")
+            read = Response(408, b"the body took too long\n", headers=(*CORS, ("connection", "close")))
         finally:
-            self._held_bytes -= size
+            if not isinstance(read, bytes) or len(read) <= _SMALL_BYTES:
+                self._held.give(spent.size_bytes)
+        return read
+
+    async def _rest(
+        self, message: dict[str, Any], receive: Callable[[], Any], most_bytes: int, spent: Spent
+    ) -> bytes | Response:
+        parts = []
+        while message["type"] == "http.request":
+            part = message.get("body", b"")
+            if spent.size_bytes + len(part) > most_bytes:
+                return _too_large()
+            if not spent.add(len(part)):
+                return _too_many()
+            parts.append(part)
+            await self._spend(len(part))
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await receive()
+        return Response(400, b"the body ended early\n")
+
+
+def _too_many() -> Response:
+    words = b"too many large requests are on their way: try again\n"
+    return Response(503, words, headers=(*CORS, ("connection", "close")))
 
 
 def _too_large() -> Response:
@@ -377,12 +421,20 @@ async def _send(receive: Callable[[], Any], send: Callable[[Any], Any], response
         if method == "HEAD" or response.status in (204, 304):
             await send({"type": "http.response.body", "body": b""})
         elif streamed is None:
-            await send({"type": "http.response.body", "body": response.body})
+            await _send_slices(send, response.body)
         else:
             await _send_parts(receive, send, streamed)
     finally:
         if streamed is not None:
             streamed.close()
+
+
+async def _send_slices(send: Callable[[Any], Any], body: bytes) -> None:
+    """A body in memory; each slice waits until the client has taken those before."""
+    for at in range(0, len(body) - _SENT_AT_ONCE, _SENT_AT_ONCE):
+        await send({"type": "http.response.body", "body": body[at : at + _SENT_AT_ONCE], "more_body": True})
+        await asyncio.sleep(0)  # where it takes them at once, others are to have their turn
+    await send({"type": "http.response.body", "body": body[-(len(body) % _SENT_AT_ONCE or _SENT_AT_ONCE) :]})
 
 
 async def _send_parts(receive: Callable[[], Any], send: Callable[[Any], Any], streamed: Streamed) -> None:

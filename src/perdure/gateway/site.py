@@ -20,6 +20,7 @@ from perdure.candid.service import load
 from perdure.candid.types import Func, Opt, Record, Type, Value, Variant, resolve
 from perdure.canister import Reject, Reply
 from perdure.errors import MalformedError, PerdureError
+from perdure.gateway.budget import Budget, Spent
 from perdure.gateway.domains import PATH, Domains
 from perdure.gateway.hosts import Hosts, is_loopback
 from perdure.gateway.http import Pending, Request, Response
@@ -97,10 +98,12 @@ class Site:
     Args:
         rounds: the subnets, whose root's key certificates are verified with.
         hosts: names under which canisters are served.
+        on_their_way: what all answers may take together.
     """
 
-    def __init__(self, rounds: Rounds, hosts: Hosts) -> None:
+    def __init__(self, rounds: Rounds, hosts: Hosts, on_their_way: Budget) -> None:
         self._rounds = rounds
+        self._on_their_way = on_their_way
         self._hosts = hosts
         self._domains = Domains(rounds, self._listed)
 
@@ -199,7 +202,6 @@ class Site:
             return self._updated(named, web, _replied(outcome, "http_request_update"))
 
         def answer() -> Response:
-            live.forget(request_id)
             with live.subnet._gate.lock:
                 state = live.subnet._state
                 found = state.ingress.find(request_id, state.time_ns)
@@ -237,14 +239,15 @@ class Site:
 
     def _whole(self, named: _Named, web: WebRequest, found: Value, answer: bytes) -> WebResponse:
         """A response with the rest of its body, which may come in a stream."""
-        limit = _Limit(len(found["body"]))
         parts = [found["body"]]
         if found["streaming_strategy"] is not None:
-            step: _Step | None = _first_step(answer)
-            while step is not None:
-                part, step = self._next(named, step)
-                limit.add(len(part))
-                parts.append(part)
+            with self._on_their_way.spending() as spent:
+                limit = _Limit(len(found["body"]), spent)
+                step: _Step | None = _first_step(answer)
+                while step is not None:
+                    part, step = self._next(named, step)
+                    limit.add(len(part))
+                    parts.append(part)
         return WebResponse(found["status_code"], _checked(found["headers"]), b"".join(parts))
 
     def _next(self, named: _Named, step: _Step) -> tuple[bytes, _Step | None]:
@@ -269,7 +272,14 @@ class Site:
             raise _SiteError(
                 502, f"the range {start}-{end}/{total}, expected one from 0 of at most {MAX_BODY_BYTES} bytes"
             )
-        limit, parts = _Limit(len(first.body)), [first.body]
+        with self._on_their_way.spending() as spent:
+            return self._all_ranges(named, web, first, verified, spent)
+
+    def _all_ranges(
+        self, named: _Named, web: WebRequest, first: WebResponse, verified: Verified | None, spent: Spent
+    ) -> tuple[WebResponse, Verified | None]:
+        _, end, total = _range_of(first)
+        limit, parts = _Limit(len(first.body), spent), [first.body]
         while end + 1 < total:
             asked = web._replace(headers=(*web.headers, ("range", f"bytes={end + 1}-")))
             answer = self._query(
@@ -297,8 +307,9 @@ class Site:
 class _Limit:
     """What a body in parts may come to."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, spent: Spent) -> None:
         self._size_bytes = size_bytes
+        self._spent = spent
         self._parts = 1
         self._until = time.monotonic() + MAX_SECONDS
 
@@ -312,6 +323,8 @@ class _Limit:
         self._parts += 1
         if self._size_bytes > MAX_BODY_BYTES:
             raise _SiteError(502, f"a body of more than {MAX_BODY_BYTES} bytes")
+        if not self._spent.add(size_bytes):
+            raise _SiteError(503, "too many large answers are on their way: try again")
         if self._parts > MAX_PARTS:
             raise _SiteError(502, f"a body of more than {MAX_PARTS} parts")
         if time.monotonic() > self._until:

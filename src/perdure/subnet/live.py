@@ -216,19 +216,27 @@ class Live:
             ingress = self.subnet._state.ingress
             return request_id not in ingress.callees and request_id not in ingress.begun
 
-    def when_answered(self, request_id: bytes, tell: Callable[[], object]) -> None:
+    def when_answered(self, request_id: bytes, tell: Callable[[], object]) -> Callable[[], None]:
         """Have somebody told once when a request in progress is answered, soon if it is; also when all ends.
 
         The rounds' thread tells: whoever asks may be one that must not wait for the subnet, such as an event loop.
+
+        Returns:
+            What ends the waiting, for who does not want to be told any more. Others who wait for the same are.
         """
         with self._lock:
             self._answered.setdefault(request_id, []).append(tell)
         self.rounds.wake()
 
-    def forget(self, request_id: bytes) -> None:
-        """Tell nobody any more."""
-        with self._lock:
-            self._answered.pop(request_id, None)
+        def forget() -> None:
+            with self._lock:
+                listeners = self._answered.get(request_id, [])
+                if tell in listeners:
+                    listeners.remove(tell)
+                if not listeners:
+                    self._answered.pop(request_id, None)
+
+        return forget
 
     def _tell(self) -> None:
         if not self._answered:
