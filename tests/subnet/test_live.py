@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+import wasmtime
 from oracle import Oracle
 
 from perdure import Subnet
 from perdure.candid import encode, parse_types
 from perdure.canister import Reply
+from perdure.errors import UnsupportedError
 from perdure.subnet.live import Live, Refused, Request
+from perdure.subnet.network import Network
 from perdure.subnet.outcalls import HttpResponse
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
@@ -166,3 +169,37 @@ class TestOutcalls:
             assert f"GET {self.URL} was not made" in self.answer(oracle).message
         finally:
             live.stop()
+
+
+TIMER = """(module (import "ic0" "msg_reply" (func $reply)) (import "ic0" "time" (func $time (result i64)))
+  (import "ic0" "global_timer_set" (func $set (param i64) (result i64)))
+  (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+  (memory 1) (global $n (mut i32) (i32.const 0))
+  (func (export "canister_update arm")
+    (drop (call $set (i64.add (call $time) (i64.const 1000000)))) (call $reply))
+  (func (export "canister_global_timer") (global.set $n (i32.add (global.get $n) (i32.const 1))))
+  (func (export "canister_query fired")
+    (i32.store (i32.const 0) (global.get $n)) (call $append (i32.const 0) (i32.const 1)) (call $reply)))"""
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_within_a_block_timers_run_by_themselves(several: bool) -> None:
+    network = Network(2) if several else None
+    subnet = Subnet() if network is None else network.subnets[1]
+    canister = subnet.install(bytes(wasmtime.wat2wasm(TIMER)))
+    fired = threading.Event()
+    with (network or subnet).auto_progress():
+        canister.update("arm")
+        until = time.monotonic() + 30
+        while time.monotonic() < until and canister.query("fired") == b"\0":
+            fired.wait(0.005)
+        assert canister.query("fired") == b"\1"
+        assert abs(subnet.time_ns - time.time_ns()) < 60 * 10**9
+    stood = subnet.time_ns
+    assert threading.Event().wait(0.02) is False
+    assert subnet.time_ns == stood
+
+
+def test_one_subnet_of_a_network_goes_on_with_the_others() -> None:
+    with pytest.raises(UnsupportedError, match="goes on with the others"), Network(2).subnets[0].auto_progress():
+        pass

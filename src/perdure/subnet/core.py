@@ -334,6 +334,17 @@ class Core:
         )
         return served
 
+    def auto_progress(self) -> AbstractContextManager[None]:
+        """Let the subnet go on by itself within the block: its time is the machine's, and what is due runs.
+
+            with subnet.auto_progress():
+                ...
+
+        The subnet may be used meanwhile as before. A clock that is ahead of the machine's waits for it.
+        """
+        going_on: AbstractContextManager[None] = door("Subnet.auto_progress")(self)
+        return going_on
+
     @property
     def outcalls(self) -> Outcalls:
         """Who answers the HTTPS outcalls of this subnet's canisters: see `perdure.subnet.outcalls`."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal, NamedTuple, final
 
 from perdure.canister import CanisterModule, Reject
@@ -35,7 +36,7 @@ from perdure.subnet.network import Network
 from perdure.subnet.outcalls import PendingOutcall
 from perdure.subnet.subnet import Subnet
 
-__all__ = ["Clock", "Live", "Refused", "Request", "Rounds"]
+__all__ = ["Clock", "Live", "Refused", "Request", "Rounds", "auto_progress"]
 
 _LOG: Final = logging.getLogger("perdure")
 
@@ -95,7 +96,7 @@ class Live:
 
     def __init__(self, subnet: Subnet, *, clock: Clock = "real", rounds: Rounds | None = None) -> None:
         if rounds is None and subnet._world.network is not None:
-            raise UnsupportedError("one subnet of a network goes on with the others: serve the network")
+            raise UnsupportedError("one subnet of a network goes on with the others: see `Network`")
         self.subnet = subnet
         self.clock = clock
         self.preparing: set[bytes] = set()
@@ -509,6 +510,17 @@ class Rounds:
             return 0.0
         pause = min((live._planned_ns - live.time_ns) / 1e9 for live in lives)
         return max(0.0, min(_LOOK_EVERY_SECONDS, pause))
+
+
+@contextmanager
+def auto_progress(what: Subnet | Network) -> Iterator[None]:
+    """See `Subnet.auto_progress`."""
+    rounds = Rounds.of(what)
+    rounds.start()
+    try:
+        yield
+    finally:
+        rounds.stop()
 
 
 def _wasm_in(state: SubnetState, sender: bytes, arg: dict[str, object]) -> bytes | None:

@@ -507,6 +507,13 @@ class Network:
         )
         return found
 
+    def auto_progress(self) -> AbstractContextManager[None]:
+        """Let all subnets go on by themselves within the block: see `Subnet.auto_progress`."""
+        if self._workers is not None:
+            raise UnsupportedError(_OF_THIS_PROCESS.format("auto_progress"))
+        going_on: AbstractContextManager[None] = door("Network.auto_progress")(self)
+        return going_on
+
     @alone
     def fork(self) -> Network:
         """A second network in the same state, in memory; each goes its own way.
