@@ -3,7 +3,9 @@
     python benchmarks/network_figures.py [--quick] [--json]
 
 Processor time. A call is made by a counter in Motoko, ``incOther``: three entries, a request and a response. The first
-figures are of a simulation of many subnets.
+figures are of a simulation of many subnets, the last ones of two worker processes: what one process takes, against what
+the busier worker and the network's own process take together, which is what it takes on cores of their own; and what it
+took by the clock.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from figures import Table, main
 from perdure import Canister, Network, Principal, Subnet
@@ -81,6 +84,59 @@ def _simulate_all_to_all(table: Table, count: int) -> None:
         )
 
 
+def _ran_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+
+
+def _let_in(network: Network, counters: list[Principal], method: str, count: int) -> None:
+    """So many requests to each of two counters, which wait until rounds are run."""
+    for counter, other in (counters, counters[::-1]):
+        arg = NOTHING if method == "inc" else encode(parse_types("(principal)"), [other])
+        handle: Any = network.canister(counter)
+        if network.processes:
+            handle._ask("_submit", method, arg, count=count)
+            continue
+        for _ in range(count):
+            submit_ingress(handle._subnet._world, counter.raw_bytes, method, arg)
+
+
+def _run(network: Network, counters: list[Principal], method: str, count: int) -> tuple[float, float]:
+    """Seconds until nothing is left to do: by the clock, and of processors where each process has one of its own."""
+    _let_in(network, counters, method, count)
+    pids = [one for one in network.processes if one is not None]
+    before = [_ran_seconds(pid) for pid in pids]
+    start, own = time.perf_counter(), time.process_time()
+    network.run_until_idle()
+    own, taken = time.process_time() - own, time.perf_counter() - start
+    return taken, own + max((_ran_seconds(pid) - was for pid, was in zip(pids, before, strict=True)), default=0.0)
+
+
+def _two_workers(table: Table, rounds: int, count: int) -> None:
+    """Two subnets in this process against two in workers."""
+    with Network(2) as one, Network(2, processes=2) as two:
+        counters = [subnet.install(WASM).id for subnet in one.subnets]
+        assert [subnet.install(WASM).id for subnet in two.subnets] == counters
+        for method, what in (("inc", "messages of no work"), ("incOther", "calls across")):
+            pairs = []
+            for number in range(rounds + 1):
+                pair = [_run(network, counters, method, count) for network in (one, two)]
+                if number:
+                    pairs.append(pair)
+            for at, kind, target in ((0, "time", 1.7), (1, "processor time of whoever is longest", None)):
+                ratio = median(here[at] / there[at] for here, there in pairs)
+                table.add(f"{what}: one process / two workers, {kind}", ratio, "x", target, "higher")
+        ratios = []
+        for _ in range(rounds):
+            pid = two.processes[0] or 0
+            was = _ran_seconds(pid)
+            own = _updates(two.canister(counters[0]))
+            ratios.append((own, _ran_seconds(pid) - was, _updates(one.canister(counters[0]))))
+        table.add("an update by a handle, in the network's process", median(own for own, _, _ in ratios) * 1e4, "us")
+        table.add("an update by a handle, in the worker", median(other for _, other, _ in ratios) * 1e4, "us")
+        table.add("an update in this process", median(here for *_, here in ratios) * 1e4, "us")
+
+
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
 
@@ -111,6 +167,7 @@ def measure(quick: bool) -> Table:
             seconds = [_updates(one) for one in (near, first, first, near)]
             ratios.append((seconds[0] + seconds[3]) / (seconds[1] + seconds[2]))
         table.add("an update of one of a network's subnets / of a subnet alone", median(ratios), "x", 1.03)
+    _two_workers(table, 3 if quick else 15, 500 if quick else 2_000)
     return table
 
 
