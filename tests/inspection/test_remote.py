@@ -21,7 +21,17 @@ from perdure.inspection.canister import open_canister
 from perdure.inspection.remote import localized
 from perdure.memory import check_range
 from perdure.stable import MemoryManager, StableBTreeMap, StableVec, types
-from perdure.storage import SnapshotMetadata, TemporaryImage, TemporaryStore, write_snapshot
+from perdure.storage import (
+    CanisterChange,
+    Message,
+    SnapshotMetadata,
+    StateDirectory,
+    TemporaryImage,
+    TemporaryStore,
+    archive_state,
+    versions_in,
+    write_snapshot,
+)
 from perdure.storage.objects import Objects
 from perdure.storage.pushing import push_snapshot
 from perdure.subnet import Subnet
@@ -230,3 +240,77 @@ def test_commands_take_urls_and_tell_no_secret(bucket: OurServer, snapshot: Path
         told = f"{refused.output} {refused.exception!r} {refused.exception}"
         assert "refuses these credentials" in told
         assert "AKIDOFTESTS" not in told
+
+
+# -- archives
+
+
+@pytest.fixture
+def archived(bucket: OurServer, tmp_path: Path, every_structure: bytes) -> str:
+    """The id of a canister in an archive of two versions, called `shop`."""
+    with Subnet(tmp_path / "state") as subnet:
+        canister = subnet.install(b"\0asm\1\0\0\0")
+        Path(tmp_path / "state" / "names.json").write_text(json.dumps({"shop": str(canister.id)}))
+    for size in (0, len(every_structure)):
+        with StateDirectory.open(tmp_path / "state") as state:
+            change = CanisterChange({"stable": PageDelta(size >> 16, [(0, every_structure)] if size else [])})
+            state.commit(Message(), {canister.id.raw_bytes: change}, apply=True)
+        archive_state(tmp_path / "state", "s3://bucket/archive")
+        archive_state(tmp_path / "state", f"file://{tmp_path}/archive")
+    return str(canister.id)
+
+
+def test_a_canister_of_an_archive(archived: str, tmp_path: Path) -> None:
+    with open_source(f"{tmp_path}/state:shop") as here:
+        expected = kinds_of(here)
+    for url in ("s3://bucket/archive", "s3://bucket/archive/", f"file://{tmp_path}/archive"):
+        for name in (archived, "shop"):
+            with open_source(f"{url}:{name}") as there:
+                assert kinds_of(there) == expected
+    oldest = versions_in("s3://bucket/archive")[-1].version
+    with open_source(f"s3://bucket/archive:shop@{oldest}") as old:
+        assert old.memory.size() == 0
+    with open_source("s3://bucket/archive:shop#heap") as heap:
+        assert heap.memory.size() == 0
+    with open_canister(f"s3://bucket/archive:shop@{oldest}") as canister:
+        assert canister.module is not None
+    with localized("s3://bucket/archive:shop#heap") as local, open_source(local) as source:
+        assert source.memory.size() == 0
+
+
+def test_what_an_archive_has_not(archived: str) -> None:
+    for url, words in (
+        ("s3://bucket/archive:other", f"no canister 'other' in it, found {archived}"),
+        ("s3://bucket/archive:shop@77", "no version 77 is in it"),
+        ("s3://bucket/archive:shop#users", "no memory 'users'"),
+        ("s3://bucket/nowhere:shop", "no object"),
+    ):
+        with pytest.raises(StorageError, match=words):
+            open_source(url)
+
+
+def test_commands_of_archives(bucket: OurServer, archived: str, tmp_path: Path, monkeypatch) -> None:
+    run = CliRunner().invoke
+    key = tmp_path / "key"
+    key.write_text("ab" * 32)
+    monkeypatch.setenv("PERDURE_ARCHIVE_KEY_FILE", str(key))
+    directory, url = str(tmp_path / "state"), "s3://bucket/sealed"
+    first = run(perdure, ["state", "archive", directory, url, "--json"])
+    assert json.loads(first.output)["sequence"] == 1
+    assert "nothing, it was there" in run(perdure, ["state", "archive", directory, url]).output
+    (row,) = json.loads(run(perdure, ["state", "archives", url, "--json"]).output)["versions"]
+    with open_source(f"{url}:shop") as source:
+        assert source.memory.read(0, 3) == b"MGR"
+    restored = run(
+        perdure, ["state", "restore", url, "-o", str(tmp_path / "restored"), "--version", str(row["version"])]
+    )
+    assert restored.exit_code == 0
+    with StateDirectory.open(tmp_path / "restored", read_only=True) as state:
+        assert state.state_hash().hex() == row["state_hash"]
+    pruned = run(perdure, ["state", "prune", "s3://bucket/archive", "--keep", "1", "--grace", "0s", "--json"])
+    assert "sealed with no key" in str(pruned.exception)
+    monkeypatch.delenv("PERDURE_ARCHIVE_KEY_FILE")
+    pruned = run(perdure, ["state", "prune", "s3://bucket/archive", "--keep", "1", "--grace", "0s", "--json"])
+    assert json.loads(pruned.output)["kept"] == 1
+    assert len(versions_in("s3://bucket/archive")) == 1
+    assert "'long' is not a number" in run(perdure, ["state", "prune", url, "--grace", "long"]).output

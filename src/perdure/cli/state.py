@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.cli.archives import archive, archives, prune, restore
 from perdure.cli.completing import complete_source
 from perdure.cli.progress import waiting
 from perdure.units import counted
@@ -371,3 +372,7 @@ def _checkpoint(directory: Path, keep: int | None, *, quiet: bool) -> None:
             opened.forget(version - keep)
     if not quiet:
         click.echo(f"version {version} is in the images")
+
+
+for _command in (archive, restore, archives, prune):
+    state.add_command(_command)

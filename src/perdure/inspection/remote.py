@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import tempfile
@@ -22,30 +23,38 @@ from typing import Final, final
 
 from perdure.embedder.cache import cache_directory
 from perdure.errors import MalformedError, StorageError, UnsupportedError
+from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Source
 from perdure.inspection.streams import GZIP_MAGIC, HEAD_BYTES, MAX_STABLE_BYTES, check_kind, open_stream
 from perdure.inspection.variables import Variables
 from perdure.memory import BytesMemory
+from perdure.storage.archive import ARCHIVE_KEY, Archive
+from perdure.storage.archive_format import Manifest, read_key
 from perdure.storage.block_cache import MAX_BYTES, BlockCache
+from perdure.storage.checkpoint import Checkpoint
 from perdure.storage.objects import Objects, Stat
 from perdure.storage.pushing import METADATA_KEY, pull_snapshot, read_metadata
 from perdure.storage.remote import RemoteMemory
+from perdure.storage.restoring import ArchivedMemory, checkpoint_of, find_version, restore_state
 from perdure.units import SIZES, parse_amount
 from perdure.urls import Place, is_url, local_path, parse_url
 from perdure.values.motoko_state import MotokoState
 
-__all__ = ["block_cache", "local_source", "localized", "open_url"]
+__all__ = ["archive_key", "archived_canister", "block_cache", "local_source", "localized", "open_url"]
 
 _MAX_MODULE_BYTES: Final = 128 << 20
 _FILES: Final = {"stable": "stable_memory.bin", "heap": "wasm_memory.bin"}
+_CANISTER: Final = re.compile(r"(?P<archive>.+/[^/:@]+/?):(?P<canister>[^/:@]+)(@(?P<version>[0-9]{1,18}))?")
 _MEMORY_NAME: Final = re.compile(r"[a-z0-9_.-]{1,64}")
 _COPY_BYTES: Final = 1 << 20
 
 
 def local_source(text: str) -> str | None:
     """What a ``file://`` URL names as a source of this machine; `None`: another store, or an archive."""
-    return local_path(text)
+    local = local_path(text)
+    before = "" if local is None else local.partition("#")[0].rpartition(":")[0]
+    return None if before and (Path(before) / ARCHIVE_KEY).is_file() else local
 
 
 def block_cache(environment: Mapping[str, str]) -> BlockCache:
@@ -61,6 +70,90 @@ def block_cache(environment: Mapping[str, str]) -> BlockCache:
     return BlockCache(cache_directory(environment) / "objects", max_bytes)
 
 
+def archive_key(environment: Mapping[str, str]) -> bytes:
+    """The key in the file that ``PERDURE_ARCHIVE_KEY_FILE`` names; nothing: none is named.
+
+    Raises:
+        StorageError: it cannot be read.
+        UnsupportedError: it is no key.
+    """
+    path = environment.get("PERDURE_ARCHIVE_KEY_FILE")
+    if not path:
+        return b""
+    try:
+        return read_key(Path(path).read_bytes())
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), path) from error
+
+
+def archived_canister(url: str) -> tuple[Place, str, int | None] | None:
+    """The archive, canister and version that a URL names; `None`: no archive is there."""
+    found = _CANISTER.fullmatch(url)
+    if found is None:
+        return None
+    place = parse_url(found["archive"])
+    if Objects(place).stat(place.under(ARCHIVE_KEY).key) is None:
+        return None
+    return place, found["canister"], None if found["version"] is None else int(found["version"])
+
+
+def _open_archived(
+    place: Place,
+    canister: str,
+    version: int | None,
+    memory: str,
+    label: str,
+    gathered: Callable[[str], MotokoState],
+) -> Source:
+    archive = Archive(str(place), archive_key(os.environ), block_cache(os.environ))
+    manifest = find_version(archive, version)
+    checkpoint = checkpoint_of(archive, manifest)
+    wanted = _find(archive, manifest, checkpoint, canister)
+    kept = checkpoint.canisters[wanted.raw_bytes]
+    if memory not in kept.memories and memory != "stable":
+        raise StorageError(f"{wanted} has no memory {memory!r:.80}, found {', '.join(kept.memories) or 'none'}", place)
+
+    @cache
+    def module() -> bytes | None:
+        return next(
+            (archive.checked(manifest, one.item, one.hash) for one in manifest.blobs if one.hash == kept.module_hash),
+            None,
+        )
+
+    labels = ModuleLabels(module)
+    stored = next((one for one in manifest.memories if (one.canister_id, one.name) == (wanted.raw_bytes, memory)), None)
+    if stored is None:
+        return Source(label, BytesMemory(), labels=labels)
+    found = ArchivedMemory(archive, manifest, stored, kept.memories[memory].wasm_pages)
+    if memory != "stable":
+        return Source(label, found, found.extents(), labels=MappingProxyType(labels))
+    variables = Variables(labels.stable_types, lambda _: gathered(label))
+    return Source(label, found, found.extents(), labels=labels, variables=variables)
+
+
+def _find(archive: Archive, manifest: Manifest, checkpoint: Checkpoint, canister: str) -> Principal:
+    """The canister of an id or a name."""
+    names: object = {}
+    for file in manifest.files:
+        if file.name == "names.json":
+            try:
+                names = json.loads(archive.checked(manifest, file.item, file.hash))
+            except (ValueError, RecursionError) as error:
+                raise StorageError(f"its names cannot be read: {error}", archive.place) from error
+    known = [Principal(one) for one in checkpoint.canisters if len(one) <= MAX_PRINCIPAL_BYTES]
+    try:
+        named = names.get(canister, canister) if isinstance(names, dict) else canister
+        wanted = Principal.from_text(str(named))
+    except MalformedError:
+        wanted = None
+    if wanted is None or wanted not in known:
+        listed = ", ".join(map(str, sorted(known))) or "none"
+        raise StorageError(f"no canister {canister!r:.80} in it, found {listed}", archive.place).coded(
+            "no-such-canister"
+        )
+    return wanted
+
+
 def open_url(text: str, gathered: Callable[[str], MotokoState]) -> Source:
     """Open what a URL names, reading no more of it than has to be.
 
@@ -73,6 +166,9 @@ def open_url(text: str, gathered: Callable[[str], MotokoState]) -> Source:
         UnsupportedError: no URL of object storage, or the extra is not there.
     """
     url, _, memory = text.partition("#")
+    archived = archived_canister(url)
+    if archived is not None:
+        return _open_archived(*archived, memory or "stable", text, gathered)
     place = parse_url(url)
     objects = Objects(place)
     stat = objects.stat(place.key) if place.key and not place.key.endswith("/") else None
@@ -166,6 +262,11 @@ def localized(source: str) -> Iterator[str]:
 
 def _fetch(text: str, target: Path) -> str:
     url, hash_, memory = text.partition("#")
+    archived = archived_canister(url)
+    if archived is not None:
+        place, canister, version = archived
+        restore_state(str(place), target, version=version, key=archive_key(os.environ), cache=block_cache(os.environ))
+        return f"{target}:{canister}{hash_}{memory}"
     place = parse_url(url)
     objects = Objects(place)
     stat = objects.stat(place.key) if place.key and not place.key.endswith("/") else None

@@ -19,13 +19,17 @@ from perdure.storage.snapshot import Snapshot, SnapshotMetadata, write_snapshot
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
 
 if TYPE_CHECKING:
+    from perdure.storage.archive import Archived, archive_state
+    from perdure.storage.collecting import collect
     from perdure.storage.pushing import pull_snapshot, push_snapshot
+    from perdure.storage.restoring import restore_state, versions_in
     from perdure.storage.transport import pack_snapshot, unpack_snapshot
 
 __all__ = [
     "MAPPING_BUDGET",
     "NO_CODE",
     "Answer",
+    "Archived",
     "CanisterChange",
     "CanisterState",
     "Durability",
@@ -46,24 +50,33 @@ __all__ = [
     "TemporaryStore",
     "Usage",
     "Version",
+    "archive_state",
     "backup",
     "changes_of",
+    "collect",
     "open_sealed",
     "pack_snapshot",
     "pull_snapshot",
     "push_snapshot",
+    "restore_state",
     "salvage",
     "unpack_snapshot",
     "usage",
+    "versions_in",
     "write_snapshot",
 ]
 
 
 _LATER = {
+    "Archived": "archive",
+    "archive_state": "archive",
+    "collect": "collecting",
     "pack_snapshot": "transport",
     "pull_snapshot": "pushing",
     "push_snapshot": "pushing",
+    "restore_state": "restoring",
     "unpack_snapshot": "transport",
+    "versions_in": "restoring",
 }
 """Where is what is there when it is first asked for."""
 

@@ -31,7 +31,7 @@ from perdure.storage.changes import COUNT, Answer
 from perdure.storage.checkpoint import AnswerFile, replace_file
 from perdure.storage.disk import Disk, read_whole
 
-__all__ = ["Answers", "sum_of"]
+__all__ = ["Answers", "encode_answers", "sum_of"]
 
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"PDAN"
@@ -50,6 +50,11 @@ def sum_of(changes: Iterable[tuple[int, Answer]], before: int) -> int:
     for sign, answer in changes:
         before += sign * int.from_bytes(sha256(cbor2.dumps(answer)).digest(), "little")
     return before % (1 << 256)
+
+
+def encode_answers(forgotten: Sequence[bytes], answers: Sequence[Answer]) -> bytes:
+    """The bytes of a file of answers."""
+    return _HEADER.pack(_MAGIC, _FORMAT) + cbor2.dumps([list(forgotten), list(answers)])
 
 
 @final
@@ -128,7 +133,7 @@ class Answers:
         forgotten, answers, before = list(self._gone), [self._kept[one] for one in self._new], self._written
         if entries > 2 * len(self._kept) + _SPARE or len(self._written) >= _MAX_FILES:
             forgotten, answers, before = [], list(self._kept.values()), ()
-        data = _HEADER.pack(_MAGIC, _FORMAT) + cbor2.dumps([forgotten, answers])
+        data = encode_answers(forgotten, answers)
         replace_file(self._disk, self._path, f"{epoch:020}.answers", data)
         return (*before, AnswerFile(epoch, len(forgotten) + len(answers), sha256(data).digest()))
 

@@ -35,6 +35,7 @@ __all__ = [
     "HASH_BYTES",
     "MAX_LEAVES",
     "NODE_BYTES",
+    "SUBTREE_PAGES",
     "ZERO_PAGE_HASH",
     "PageTree",
     "hash_pages",
@@ -56,6 +57,8 @@ _ZERO_NODES = [hash_ * _ARITY for hash_ in _ZERO_HASHES[:_LEVELS]]
 EMPTY_ROOT = sha256(_ZERO_NODES[0]).digest()
 """Of a memory without a page."""
 MAX_LEAVES = _ARITY**_LEVELS
+_SUBTREE_LEVEL = 2
+SUBTREE_PAGES = _ARITY ** (_SUBTREE_LEVEL + 1)
 _SUBTREE_NODES = [((1 << 4 * (level + 1)) - 1) // 15 for level in range(_LEVELS)]
 
 Node = tuple[int, int]
@@ -213,6 +216,33 @@ class PageTree:
                 yield index * _ARITY + child, hash_
             else:
                 yield from self._leaves_below(level - 1, index * _ARITY + child)
+
+    def subtrees(self) -> Iterator[tuple[int, bytes]]:
+        """`(index, hash)` of every subtree of `SUBTREE_PAGES` pages that is not zero, ascending.
+
+        A tree of no more pages is one subtree, whose hash is the root.
+        """
+        root = self.root()
+        if self._height > _SUBTREE_LEVEL + 1:
+            yield from self._subtrees_below(self._height - 1, 0)
+        elif root != sha256(_ZERO_NODES[self._height - 1]).digest():
+            yield 0, root
+
+    def _subtrees_below(self, level: int, index: int) -> Iterator[tuple[int, bytes]]:
+        content = self._node(level, index)
+        for child in range(_ARITY):
+            hash_ = bytes(content[child * HASH_BYTES : (child + 1) * HASH_BYTES])
+            if hash_ == _ZERO_HASHES[level]:
+                continue
+            if level == _SUBTREE_LEVEL + 1:
+                yield index * _ARITY + child, hash_
+            else:
+                yield from self._subtrees_below(level - 1, index * _ARITY + child)
+
+    def leaves_of(self, subtree: int) -> Iterator[tuple[int, bytes]]:
+        """`(page, hash)` of every page of a subtree that is not zero, ascending."""
+        self.root()
+        yield from self._leaves_below(min(_SUBTREE_LEVEL, self._height - 1), subtree)
 
     def root(self) -> bytes:
         """The hash over all pages, recomputed along the paths that changed."""

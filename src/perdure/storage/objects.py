@@ -48,7 +48,7 @@ class Stat(NamedTuple):
 
     Attributes:
         key: its name in the bucket.
-        tag: entity tag, another one for other bytes.
+        tag: entity tag, another one for other bytes; empty: its name is enough.
         modified_ns: when it was written, by the store's clock.
     """
 
@@ -113,7 +113,7 @@ class Objects:
                 self._changed(stat.key)
             raise
         found = _stat_of(result.meta)
-        if (found.tag, found.size_bytes) != (stat.tag, stat.size_bytes):
+        if (found.tag if stat.tag else "", found.size_bytes) != (stat.tag, stat.size_bytes):
             self._changed(stat.key)
         data = self._content(result, stat.key)
         if result.range != (start, end) or len(data) != end - start:

@@ -38,15 +38,16 @@ class RemoteMemory:
         objects: the bucket.
         stat: what the object was when it was opened; if it is something else later on, reading says so.
         cache: of blocks, on disk.
+        named: by its name alone the object is known, so that no other one ever has it.
     """
 
     searched_bytes: Final = 4 * BLOCK_BYTES
     """Of a part of it that nothing else is known of, so much is searched."""
 
-    def __init__(self, objects: Objects, stat: Stat, cache: BlockCache | None = None) -> None:
+    def __init__(self, objects: Objects, stat: Stat, cache: BlockCache | None = None, *, named: bool = False) -> None:
         self.objects = objects
         self.stat = stat
-        self._cache = cache if stat.tag else None  # without a tag, nobody knows which object a block was of
+        self._cache = cache if stat.tag or named else None  # without a tag, nobody knows which object a block was of
         place = objects.place._replace(key=stat.key)
         self._prefix = sha256(f"{place}\0{stat.tag}\0{stat.size_bytes}\0{BLOCK_BYTES}".encode()).digest()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
