@@ -458,7 +458,9 @@ class TestCallbacks:
 
 class TestBoundedWait:
     @pytest.mark.parametrize("rounds_before", [1, 2])
-    def test_expires(self, world, fakes, rounds_before):
+    @pytest.mark.parametrize(("keeps_refunds", "lost"), [(True, 0), (False, 1_000)], ids=["now", "in older states"])
+    def test_expires(self, world, fakes, rounds_before, keeps_refunds, lost):
+        world.subnet.keeps_refunds = keeps_refunds
         silent = world.create()
 
         def start(api, instance):
@@ -480,7 +482,7 @@ class TestBoundedWait:
         reply = world.subnet.ingress.find(request, 0)
         assert reply.data.startswith(b"reject:6:Call deadline has expired.")
         assert not world.subnet.deadlines
-        assert world.subnet.lost_cycles == 1_000
+        assert world.subnet.lost_cycles == lost
         assert world.balanced()
 
 

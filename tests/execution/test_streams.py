@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.canister import Reject, Reply
+from perdure.canister import CanisterStatus, Reject, Reply
+from perdure.execution import streams
 from perdure.execution.delivery import deliver
-from perdure.execution.messages import CallMessage, FromCanister, ResponseMessage
+from perdure.execution.lifecycle import add_canister
+from perdure.execution.messages import CallMessage, FromCanister, RefundMessage, ResponseMessage
+from perdure.execution.state import Settings
 from perdure.execution.streams import MAX_SLICE_BYTES, Slice, has_new, send, slice_for, take_in
+from perdure.ic.principal import Principal
 
 HERE, THERE = b"subnet", b"another"
 CALLER, CALLEE = b"\0" * 8 + b"\1\1", b"\7" * 8 + b"\1\1"
 
 
-def call_of(number, *, arg=b"", cycles=10):
-    return CallMessage(FromCanister(CALLER, number, 0), CALLER, CALLEE, "method", arg, cycles)
+def call_of(number, *, arg=b"", cycles=10, callee=CALLEE, deadline_ns=0):
+    return CallMessage(FromCanister(CALLER, number, deadline_ns), CALLER, callee, "method", arg, cycles)
+
+
+def with_callee(rules):
+    """A subnet with a canister that takes calls in."""
+    return add_canister(rules, Settings(controllers=(CALLER,)), 0, CALLEE)
 
 
 def induct(world, subnet_id, found):
@@ -39,6 +48,7 @@ def other(world):
     """A subnet on the other side."""
     made = type(world)()
     made.subnet.subnet_id = THERE
+    with_callee(made.rules)
     return made.rules
 
 
@@ -97,6 +107,7 @@ def test_an_induction_that_is_undone_can_be_done_again(other, state, monkeypatch
 
 
 def test_all_slices_are_one_transaction(world, state, other):
+    with_callee(world.rules)
     send(state, [(THERE, call_of(1)), (b"third", call_of(2))])
     kept = []
     world.rules.host.keep = lambda *_: kept.append(1)
@@ -107,6 +118,62 @@ def test_all_slices_are_one_transaction(world, state, other):
     assert sorted(state.xnet_streams) == [THERE, b"third"]
     assert take_in(world.rules, slices) == 0
     assert len(kept) == 1
+
+
+class TestLettingIn:
+    """Requests that a subnet cannot take, and those whose time was up on the way."""
+
+    def answer(self, other, message):
+        assert induct(other, HERE, Slice(0, (message,), 0)) == 1
+        (found,) = other.state.outbox
+        return found
+
+    def rejected(self, other, message, code, words):
+        found = self.answer(other, message)
+        assert found == ResponseMessage(CALLER, 1, Reject(code, words.format(Principal(message.callee))), 10)
+        assert other.state.received_cycles == 10
+        return True
+
+    def test_a_canister_that_is_not_there(self, other):
+        assert self.rejected(other, call_of(1, callee=b"gone"), 3, "Canister {} not found")
+
+    def test_one_that_is_elsewhere_by_now(self, other):
+        other.route = lambda _: b"a third one"
+        assert self.rejected(other, call_of(1, callee=b"moved"), 2, "Canister migration in progress")
+
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [(CanisterStatus.STOPPED, "Canister {} is stopped"), (CanisterStatus.STOPPING, "Canister {} is stopping")],
+    )
+    def test_one_that_takes_no_calls(self, other, status, words):
+        other.state.canisters[CALLEE].facts.status = status
+        assert self.rejected(other, call_of(1), 5, words)
+
+    def test_the_management_canister_is_always_there(self, other):
+        assert self.answer(other, call_of(1, callee=THERE)) == call_of(1, callee=THERE)
+
+    def test_a_full_queue(self, other):
+        capacity = other.config.queue_capacity
+        waiting = other.state.canisters[CALLEE].inputs
+        waiting += [call_of(number) for number in range(capacity - 1)]
+        found = Slice(0, (call_of(1), call_of(2)), 0)
+        assert induct(other, HERE, found) == 2
+        request, response = other.state.outbox
+        assert request == call_of(1)
+        assert (response.response.code, response.refund) == (2, 10)
+        assert response.response.message == f"Canister {Principal(CALLEE)} input queue is full"
+        other.state.outbox.clear()
+        somebody = CallMessage(FromCanister(b"other", 1, 0), b"other", CALLEE, "method", b"", 0)
+        assert induct(other, HERE, Slice(2, (somebody,), 0)) == 1
+        assert other.state.outbox == [somebody]
+
+    def test_one_whose_time_is_up(self, other):
+        now_ns = other.state.time_ns
+        assert self.answer(other, call_of(1, deadline_ns=now_ns)) == RefundMessage(CALLER, 10)
+        assert induct(other, HERE, Slice(1, (call_of(2, deadline_ns=now_ns, cycles=0),), 0)) == 1
+        assert len(other.state.outbox) == 1, "nothing to give back"
+        assert induct(other, HERE, Slice(2, (call_of(3, deadline_ns=now_ns + 1),), 0)) == 1
+        assert other.state.outbox[1].origin.call_id == 3
 
 
 class TestDelivery:
@@ -141,3 +208,29 @@ class TestDelivery:
         assert state.sent_cycles == 10
         routed.undo()
         assert (state.outbox, state.xnet_streams, state.sent_cycles) == ([call_of(1)], {}, 0)
+
+    def test_refunds_come_home(self, routed, state):
+        canister = with_callee(routed)
+        state.outbox += [RefundMessage(CALLEE, 7), RefundMessage(CALLER, 5), RefundMessage(b"gone", 3)]
+        deliver(routed)
+        assert (canister.cycles, state.sent_cycles, state.lost_cycles) == (7, 5, 3)
+        assert state.xnet_streams[THERE].messages == (RefundMessage(CALLER, 5),)
+
+    @pytest.mark.parametrize(("count", "size_bytes"), [(3, 1 << 30), (1 << 30, 3 * 256)])
+    def test_a_full_stream_takes_no_bounded_wait_calls(self, routed, state, monkeypatch, count, size_bytes):
+        monkeypatch.setattr("perdure.execution.delivery.MAX_STREAM_MESSAGES", count)
+        monkeypatch.setattr("perdure.execution.delivery.MAX_STREAM_BYTES", size_bytes)
+        state.outbox += [call_of(number) for number in range(3)]
+        deliver(routed)
+        state.outbox += [call_of(7), call_of(8, deadline_ns=state.time_ns + 1)]
+        deliver(routed)
+        assert numbers(state.xnet_streams[THERE]) == [0, 1, 2, 7]
+        (message,) = state.outbox
+        assert (message.call_id, message.response.code, message.refund) == (8, 2, 10)
+        assert "is full" in message.response.message
+
+
+def test_sizes():
+    assert streams.size_of(streams.NO_STREAM) == (0, 0)
+    found = streams.XNetStream(0, (call_of(1, arg=b"123"), RefundMessage(CALLER, 5)))
+    assert streams.size_of(found) == (2, 2 * 256 + len("method") + 3)

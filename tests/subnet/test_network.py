@@ -12,8 +12,10 @@ from walker import WALK, Walker
 
 from perdure import Network, Principal, RejectError, Subnet, UnsupportedError
 from perdure.candid import encode, parse_types
+from perdure.canister import CanisterStatus
 from perdure.execution import submit_ingress
 from perdure.execution.management.elsewhere import BITCOIN_CANISTERS
+from perdure.execution.messages import cycles_of
 from perdure.execution.schema import FORMAT, SUBNET
 from perdure.execution.streams import Slice, take_in
 from perdure.execution.world import World
@@ -56,7 +58,7 @@ def balanced(network):
             back = other._state.xnet_streams.get(state.subnet_id)
             if stream is not None:
                 new = stream.messages[(0 if back is None else back.inducted) - stream.begin :]
-                waiting += sum(getattr(one, "cycles", None) or getattr(one, "refund", 0) for one in new)
+                waiting += sum(map(cycles_of, new))
     assert network.sent_cycles == waiting
     return True
 
@@ -272,9 +274,32 @@ class TestWaiting:
         assert caller._subnet._state.lost_cycles == 0
         assert network.sent_cycles == CYCLES
         assert balanced(network)
+        before = caller._state.cycles
         network.resume(network.subnets[1])
         network.run_until_idle()
+        assert seen(network, ids[1]) == [0, 0], "its time was up before it came in"
+        assert caller._state.cycles == before + CYCLES
+        assert network.sent_cycles == sum(subnet._state.lost_cycles for subnet in network.subnets) == 0
+        assert balanced(network)
+
+    def test_an_answer_that_is_late_brings_back_what_is_left(self, network, ids):
+        caller = network.canister(ids[0])
+        arg = encode(parse_types(WALK.partition(" ->")[0]), [[ids[1]], CYCLES, 100, "pass", 10])
+        request_id = submit_ingress(caller._subnet._world, ids[0].raw_bytes, "walk", arg)
+        for _ in range(2):
+            network.tick()  # it has come, and is answered
         assert seen(network, ids[1]) == [1, 0]
+        network.halt(network.subnets[1])
+        network.advance_time("11s")
+        network.tick()
+        network.run_until_idle()
+        with pytest.raises(RejectError, match="deadline has expired"):
+            caller._subnet.response(request_id)
+        before = caller._state.cycles
+        network.resume(network.subnets[1])
+        network.run_until_idle()
+        assert caller._state.cycles == before + CYCLES - 100
+        assert network.sent_cycles == sum(subnet._state.lost_cycles for subnet in network.subnets) == 0
         assert balanced(network)
 
     def test_time_goes_on_everywhere(self, network):
@@ -330,14 +355,14 @@ class TestStates:
         assert found["sent_cycles"] == CYCLES
 
 
-def busy(network, ids, seed, count=12):
+def busy(network, ids, seed, count=12, timeouts=(0, 0, 300)):
     """Calls that cross each other, all of them begun at once."""
     drawn = random.Random(seed)
     for _ in range(count):
         path = [drawn.choice(ids) for _ in range(drawn.randrange(1, 5))]
         first = drawn.choice(ids)
         end = drawn.choice(["", "", "trap", "pass"])
-        values = [path, drawn.randrange(20_000), drawn.randrange(300), end, drawn.choice([0, 0, 300])]
+        values = [path, drawn.randrange(20_000), drawn.randrange(300), end, drawn.choice(timeouts)]
         arg = encode(parse_types(WALK.partition(" ->")[0]), values)
         submit_ingress(network.canister(first)._subnet._world, first.raw_bytes, "walk", arg)
 
@@ -391,6 +416,46 @@ class TestTransport:
             assert outcome(network, ids) == outcome(clean, ids)
         assert network.sent_cycles == 0
         assert balanced(network)
+        network.close()
+
+    @settings(max_examples=8, deadline=None)
+    @given(st.integers(0, 2**32))
+    def test_no_cycles_are_made_or_lost(self, origin, seed):
+        """Whatever is halted, stopped, late, or too late: what there is, is somewhere, and comes home in the end."""
+        network, ids = origin[0].fork(), origin[1]
+        drawn, slices = random.Random(seed), network_module.Network._slices
+
+        def put(canister_id, status):
+            network.canister(canister_id)._state.facts.status = status
+
+        acts = {
+            "call": lambda: busy(network, ids, drawn.randrange(1 << 32), 4, timeouts=(0, 3, 9)),
+            "halt": lambda: network.halt(drawn.choice(network.subnets)),
+            "resume": lambda: network.resume(drawn.choice(network.subnets)),
+            "wait": lambda: network.advance_time(drawn.randrange(5 * 10**9)),
+            "drift": lambda: drawn.choice(network.subnets).advance_time(drawn.randrange(10**9)),
+            "stop": lambda: put(drawn.choice(ids), CanisterStatus.STOPPING),
+            "start": lambda: put(drawn.choice(ids), CanisterStatus.RUNNING),
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                network_module.Network, "_slices", lambda *of: [one for one in slices(*of) if drawn.random() < 0.7]
+            )
+            for _ in range(40):
+                acts[drawn.choice(list(acts))]()
+                network.tick()
+                assert balanced(network)
+        for subnet in network.subnets:
+            network.resume(subnet)
+        for one in ids:
+            put(one, CanisterStatus.RUNNING)
+        for _ in range(12):
+            network.run_until_idle()
+            network.advance_time("1s")
+            network.tick()
+        assert balanced(network)
+        assert network.sent_cycles == sum(subnet._state.lost_cycles for subnet in network.subnets) == 0
+        assert not any(canister._state.open_calls for canister in network.canisters)
         network.close()
 
     def test_a_slice_that_begins_too_late_brings_nothing(self, network, ids):

@@ -5,11 +5,14 @@ Spec: "Call expiry", "Canister out of cycles".
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from dataclasses import replace
+from typing import Any
 
 from perdure.canister import Reject
+from perdure.execution.effects import give_back
 from perdure.execution.lifecycle import uninstall_code
-from perdure.execution.messages import CallMessage, FromCanister, ResponseMessage
+from perdure.execution.messages import CallMessage, FromCanister, Message, ResponseMessage, cycles_of
 from perdure.execution.state import LAST_TIME_NS, CanisterState, Use
 from perdure.execution.world import World
 from perdure.ic.reject import ErrorCode
@@ -32,12 +35,12 @@ def expire_calls(world: World) -> None:
 
 
 def _forget_messages(world: World, canister_id: bytes, call_id: int) -> None:
-    """Drop the request, if nobody has begun it, and an answer that would be second. Their cycles are lost."""
+    """Drop the request, if nobody has begun it, and an answer that would be second. Their cycles come back."""
 
-    def belongs(message: CallMessage | ResponseMessage) -> bool:
+    def belongs(message: Message) -> bool:
         if isinstance(message, ResponseMessage):
             return message.receiver == canister_id and message.call_id == call_id
-        origin = message.origin
+        origin = message.origin if isinstance(message, CallMessage) else None
         return isinstance(origin, FromCanister) and (origin.canister_id, origin.call_id) == (canister_id, call_id)
 
     caller = world.state.canisters[canister_id]
@@ -45,13 +48,13 @@ def _forget_messages(world: World, canister_id: bytes, call_id: int) -> None:
     if callee is not None:
         world.touch(callee)
     world.state.outbox = list(world.state.outbox)  # the journal has the one before
-    queues = [caller.inputs, world.state.outbox]
+    queues: list[MutableSequence[Any]] = [caller.inputs, world.state.outbox]
     if callee is not None and callee is not caller:
         queues.append(callee.inputs)
     for messages in queues:
         for message in [message for message in messages if belongs(message)]:
             messages.remove(message)
-            world.state.lost_cycles += message.refund if isinstance(message, ResponseMessage) else message.cycles
+            give_back(world, caller, cycles_of(message))
 
 
 def advance_time(world: World, duration_ns: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, final
 
 from perdure.canister import Reject
 from perdure.errors import MalformedError
@@ -12,10 +12,17 @@ from perdure.execution.events import Delivered, Taken
 from perdure.execution.management import BITCOIN_METHODS, METHODS
 from perdure.execution.management.elsewhere import bitcoin_canister
 from perdure.execution.management.interface import codecs
-from perdure.execution.messages import CallMessage, FromCanister, Message, ResponseMessage, payload_bytes
+from perdure.execution.messages import (
+    CallMessage,
+    FromCanister,
+    Message,
+    RefundMessage,
+    ResponseMessage,
+    payload_bytes,
+)
 from perdure.execution.rejects import no_such_canister
-from perdure.execution.state import CanisterState
-from perdure.execution.streams import send
+from perdure.execution.state import NO_STREAM, CanisterState, SubnetState
+from perdure.execution.streams import MAX_STREAM_BYTES, MAX_STREAM_MESSAGES, send, size_of
 from perdure.execution.world import World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import RejectCode
@@ -29,19 +36,44 @@ def deliver(world: World) -> None:
     """Hand what was sent to its receivers, in the order in which it was sent."""
     world.begin()
     outbox, world.state.outbox = world.state.outbox, []
-    leaving: list[tuple[bytes, Message]] = []
+    leaving = _Leaving(world.state)
     for message in outbox:
         if isinstance(message, CallMessage):
             _deliver_call(world, message, leaving)
-        else:
+        elif isinstance(message, ResponseMessage):
             _deliver_response(world, message, leaving)
-    if leaving:
-        send(world.state, leaving)
+        else:
+            _deliver_refund(world, message, leaving)
+    if leaving.messages:
+        send(world.state, leaving.messages)
     # What leaves is a commit of its own: another subnet may have taken it in before the next one.
-    world.finish(world.take(Taken("sent", b"")) if leaving else None)
+    world.finish(world.take(Taken("sent", b"")) if leaving.messages else None)
 
 
-_Leaving = list[tuple[bytes, Message]]
+@final
+class _Leaving:
+    """What is about to get into streams, and how much there is in these."""
+
+    def __init__(self, state: SubnetState) -> None:
+        self.messages: list[tuple[bytes, Message]] = []
+        self._state = state
+        self._sizes: dict[bytes, tuple[int, int]] = {}
+
+    def add(self, destination: bytes, message: Message) -> None:
+        """Have a message get into the stream for a subnet."""
+        self.messages.append((destination, message))
+        if destination in self._sizes:
+            count, size_bytes = self._sizes[destination]
+            self._sizes[destination] = count + 1, size_bytes + payload_bytes(message)
+
+    def is_full(self, destination: bytes) -> bool:
+        """Whether nothing more gets into it that does not have to."""
+        if destination not in self._sizes:
+            count, size_bytes = size_of(self._state.xnet_streams.get(destination, NO_STREAM))
+            own = [message for other, message in self.messages if other == destination]
+            self._sizes[destination] = count + len(own), size_bytes + sum(map(payload_bytes, own))
+        count, size_bytes = self._sizes[destination]
+        return count >= MAX_STREAM_MESSAGES or size_bytes >= MAX_STREAM_BYTES
 
 
 def _deliver_call(world: World, message: CallMessage, leaving: _Leaving) -> None:
@@ -106,8 +138,12 @@ def _leave(world: World, message: CallMessage, destination: bytes, leaving: _Lea
         )
         respond(world, message.origin, Reject(RejectCode.CANISTER_ERROR, words), message.cycles)
         return
+    if isinstance(message.origin, FromCanister) and message.origin.deadline_ns and leaving.is_full(destination):
+        words = f"The stream to subnet {Principal(destination)} is full, of calls that it has not taken in"
+        respond(world, message.origin, Reject(RejectCode.SYS_TRANSIENT, words), message.cycles)
+        return
     # What is for the management canister is for the one of that subnet.
-    leaving.append((destination, message if message.callee else replace(message, callee=destination)))
+    leaving.add(destination, message if message.callee else replace(message, callee=destination))
 
 
 def _deliver_response(world: World, message: ResponseMessage, leaving: _Leaving) -> None:
@@ -119,7 +155,20 @@ def _deliver_response(world: World, message: ResponseMessage, leaving: _Leaving)
     if destination is None or destination == world.state.subnet_id:
         world.state.lost_cycles += message.refund
     else:
-        leaving.append((destination, message))
+        leaving.add(destination, message)
+
+
+def _deliver_refund(world: World, message: RefundMessage, leaving: _Leaving) -> None:
+    canister = world.state.canisters.get(message.receiver)
+    if canister is not None:
+        world.touch(canister)
+        canister.cycles += message.cycles
+        return
+    destination = None if world.route is None else world.route(message.receiver)
+    if destination is None or destination == world.state.subnet_id:
+        world.state.lost_cycles += message.cycles
+    else:
+        leaving.add(destination, message)
 
 
 def _put(world: World, canister: CanisterState, message: CallMessage | ResponseMessage) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "check_hook",
     "commit",
     "compile_instructions",
+    "give_back",
     "log_entry",
     "pay",
     "pay_for_compiling",
@@ -205,6 +206,18 @@ def respond(world: World, origin: CallOrigin, response: Response, refund: int = 
         world.state.minted_cycles -= refund
     else:
         world.state.outbox.append(ResponseMessage(origin.canister_id, origin.call_id, response, refund))
+
+
+def give_back(world: World, caller: CanisterState, cycles: int) -> None:
+    """Have a canister have cycles of a call that it has heard the end of; in a transaction that has touched it.
+
+    Source: refunds of best-effort calls in the replica (dfinity/ic, rs/replicated_state). In older states they are
+    lost, so that their history is what it was.
+    """
+    if world.state.keeps_refunds:
+        caller.cycles += cycles
+    else:
+        world.state.lost_cycles += cycles
 
 
 def _tell_response(world: World, origin: CallOrigin, response: Response, refund: int) -> None:

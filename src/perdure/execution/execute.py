@@ -29,7 +29,7 @@ from perdure.canister import (
 from perdure.errors import InternalError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import CostSchedule
-from perdure.execution.effects import accept, log_entry, pay, respond, settle, take_effects
+from perdure.execution.effects import accept, give_back, log_entry, pay, respond, settle, take_effects
 from perdure.execution.handing import handing_of, refuse_handed, take_in, with_handed
 from perdure.execution.messages import (
     CallContext,
@@ -399,7 +399,7 @@ def execute_response(world: World, canister: CanisterState, message: ResponseMes
     world.touch(canister)
     call = _close_call(world, canister, message)
     if call is None:
-        world.state.lost_cycles += message.refund
+        give_back(world, canister, message.refund)  # too late: it has been told that its time is up
         return 0
     context = canister.contexts[call.context_id]
     context.open_calls -= 1

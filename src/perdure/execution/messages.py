@@ -19,8 +19,10 @@ __all__ = [
     "Message",
     "OpenCall",
     "Outcall",
+    "RefundMessage",
     "Response",
     "ResponseMessage",
+    "cycles_of",
     "payload_bytes",
     "request_of",
 ]
@@ -78,13 +80,29 @@ class ResponseMessage:
     refund: int
 
 
-Message = CallMessage | ResponseMessage
+@final
+@dataclass(slots=True)
+class RefundMessage:
+    """Cycles on their way back to a canister, of a call whose time was up: nobody waits for an answer any more."""
+
+    receiver: bytes
+    cycles: int
+
+
+Message = CallMessage | ResponseMessage | RefundMessage
+
+
+def cycles_of(message: Message) -> int:
+    """What a message has with it."""
+    return message.refund if isinstance(message, ResponseMessage) else message.cycles
 
 
 def payload_bytes(message: Message) -> int:
     """What a message carries: method name and argument, a reply's data, a rejection's words."""
     if isinstance(message, CallMessage):
         return len(message.arg) + len(message.method_name.encode())
+    if isinstance(message, RefundMessage):
+        return 0
     response = message.response
     return len(response.data) if isinstance(response, Reply) else len(response.message.encode())
 

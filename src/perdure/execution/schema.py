@@ -22,6 +22,7 @@ from perdure.execution.messages import (
     FromUser,
     OpenCall,
     Outcall,
+    RefundMessage,
     ResponseMessage,
 )
 from perdure.execution.state import (
@@ -134,7 +135,11 @@ _RESPONSE_MESSAGE = structure(
         Field(4, "refund", _CYCLES, 0),
     ),
 )
-_MESSAGE = union({0: (CallMessage, _CALL), 1: (ResponseMessage, _RESPONSE_MESSAGE)})
+_REFUND_MESSAGE = structure(RefundMessage, Table("refund", Field(1, "receiver", _ID), Field(2, "cycles", _CYCLES, 0)))
+_INPUT = union({0: (CallMessage, _CALL), 1: (ResponseMessage, _RESPONSE_MESSAGE)})
+_MESSAGE = union(
+    {0: (CallMessage, _CALL), 1: (ResponseMessage, _RESPONSE_MESSAGE), 2: (RefundMessage, _REFUND_MESSAGE)}
+)
 _MESSAGES = sequence(_MESSAGE, tuple)
 _CONTEXT = structure(
     CallContext,
@@ -343,7 +348,7 @@ _CANISTER = Table(
     Field(12, "certified_data", blob(0, 32), b""),
     Field(13, "global_timer_ns", _NAT64, 0),
     Field(14, "hook_status", _HOOK, 0),
-    Field(15, "inputs", sequence(_MESSAGE, deque), []),
+    Field(15, "inputs", sequence(_INPUT, deque), []),
     Field(16, "contexts", sorted_mapping(_COUNT, _CONTEXT), []),
     Field(17, "open_calls", sorted_mapping(_COUNT, _OPEN_CALL), []),
     Field(18, "open_calls_to", sorted_mapping(_ID, _COUNT), []),
@@ -408,6 +413,7 @@ _SUBNET = Table(
     Field(22, "xnet_streams", sorted_mapping(_ID, _STREAM), []),
     Field(23, "sent_cycles", _CYCLES, 0),
     Field(24, "received_cycles", _CYCLES, 0),
+    Field(25, "keeps_refunds", BOOL, False),
     rules=(_management, _outcalls),
 )
 _SNAPSHOT = Table(

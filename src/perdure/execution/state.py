@@ -33,6 +33,7 @@ from perdure.execution.messages import (
     OpenCall,
     Outcall,
     ResponseMessage,
+    cycles_of,
 )
 from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.system_api import LINE_OVERHEAD_BYTES
@@ -437,9 +438,11 @@ class SubnetState:
     without, so that its history is replayed to the same states."""
     keeps_consumption: bool = True
     """Whether canisters say what their cycles went for, which for older states is as `keeps_origins` is."""
+    keeps_refunds: bool = True
+    """Whether the cycles of a bounded-wait call come back after its time; in older states they are lost."""
     next_request_number: int = 1
     ingress: IngressHistory = field(default_factory=IngressHistory)
-    outbox: list[CallMessage | ResponseMessage] = field(default_factory=list)
+    outbox: list[Message] = field(default_factory=list)
     """What this round has sent and no canister has in its inputs yet."""
     management_calls: deque[CallMessage] = field(default_factory=deque)
     outcalls: dict[int, Outcall] = field(default_factory=dict)
@@ -469,12 +472,12 @@ class SubnetState:
     """Cycles that have left for other subnets: minted and received is always sent and what `total_cycles` says."""
     received_cycles: int = 0
     lost_cycles: int = 0
-    """Cycles of responses that nobody could take: late ones of bounded-wait calls, and of deleted canisters."""
+    """Cycles of responses that nobody could take: of deleted canisters, and see `keeps_refunds`."""
 
     @property
-    def begun_with(self) -> tuple[int, bool, bool]:
+    def begun_with(self) -> tuple[int, bool, bool, bool]:
         """What a state is begun with and goes on with, so that its history can be done again."""
-        return self.first_canister_index, self.keeps_origins, self.keeps_consumption
+        return self.first_canister_index, self.keeps_origins, self.keeps_consumption, self.keeps_refunds
 
     def note_place(self, canister_id: bytes, *, exists: bool) -> None:
         """Have `strays` say of a canister that comes or goes whether its id is of another range."""
@@ -525,17 +528,12 @@ class SubnetState:
 
     def total_cycles(self) -> int:
         """Every cycle there is: minted and received is always this, plus consumed, plus lost, plus sent."""
-        total = sum(
-            message.cycles if isinstance(message, CallMessage) else message.refund
-            for message in (*self.outbox, *self.management_calls)
-        )
+        total = sum(map(cycles_of, (*self.outbox, *self.management_calls)))
         total += sum(outcall.cycles for outcall in self.outcalls.values())
         for canister in self.canisters.values():
             total += canister.cycles + canister.reserved_cycles
             total += sum(context.available_cycles for context in canister.contexts.values())
             total += sum(call.prepaid_execution + call.prepaid_transmission for call in canister.open_calls.values())
             total += sum(request.cycles for request in canister.stop_requests)
-            total += sum(
-                message.cycles if isinstance(message, CallMessage) else message.refund for message in canister.inputs
-            )
+            total += sum(map(cycles_of, canister.inputs))
         return total

@@ -123,6 +123,7 @@ class _Opened(NamedTuple):
     first_canister_index: int = 0
     keeps_origins: bool = False
     keeps_consumption: bool = False
+    keeps_refunds: bool = False
 
 
 def _opened(one: Input) -> _Opened:
@@ -216,6 +217,7 @@ class _Replay:
         first_canister_index: of a state that is still empty, until an input says another one.
         keeps_origins: of such a state, too.
         keeps_consumption: of such a state, too.
+        keeps_refunds: of such a state, too.
     """
 
     origin: StateDirectory
@@ -226,6 +228,7 @@ class _Replay:
     first_canister_index: int
     keeps_origins: bool
     keeps_consumption: bool
+    keeps_refunds: bool
     subnet: Subnet = field(init=False)
     _wanted: deque[Version] = field(default_factory=deque)
     """Commits that the input under way has still to make."""
@@ -254,6 +257,7 @@ class _Replay:
             self.subnet._state.first_canister_index = self.first_canister_index
             self.subnet._state.keeps_origins = self.keeps_origins
             self.subnet._state.keeps_consumption = self.keeps_consumption
+            self.subnet._state.keeps_refunds = self.keeps_refunds
 
     def _abandon(self) -> None:
         self.subnet._durable.directory.abandon()
