@@ -11,6 +11,7 @@ from perdure.data.declare import table
 from perdure.data.documents import Documents, documents
 from perdure.data.moving import Rows
 from perdure.data.parts import TableFault
+from perdure.data.sharded import Counted, ShardedTable, ShardError
 from perdure.data.store import Store
 from perdure.data.tables import ConstraintError, Index, Table, open_tables
 from perdure.data.triples import Triples
@@ -22,11 +23,14 @@ __all__ = [
     "Catalogue",
     "Column",
     "ConstraintError",
+    "Counted",
     "Documents",
     "Index",
     "Model",
     "Move",
     "Rows",
+    "ShardError",
+    "ShardedTable",
     "Store",
     "Table",
     "TableFault",
