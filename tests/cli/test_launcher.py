@@ -48,6 +48,8 @@ def test_the_contract(tmp_path):
         assert (told["v"], told["instance_id"], told["config_port"]) == ("1", None, None)
         with urllib.request.urlopen(f"http://127.0.0.1:{told['gateway_port']}/api/v2/status") as response:
             assert bytes.fromhex(told["root_key"]) in response.read()
+        with urllib.request.urlopen(f"http://localhost:{told['gateway_port']}/_/") as response:
+            assert b"network local" in response.read()
     with launched(tmp_path, "--state-dir", "kept", kill=True) as again:
         assert again["root_key"] == told["root_key"]
     with launched(tmp_path, "--state-dir", "kept", "--reset"):

@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +23,7 @@ from perdure.cli.serve import until_ended, wait
 from perdure.errors import PerdureError, StorageError
 
 if TYPE_CHECKING:
+    from perdure.gateway.server import Server
     from perdure.subnet.subnet import Subnet
 
 __all__ = ["network_launcher"]
@@ -68,6 +71,7 @@ def network_launcher(
 
     What was answered is kept, also by a process that is killed. The command ends with Ctrl-C or SIGTERM. icp starts it
     where ICP_CLI_NETWORK_LAUNCHER_PATH is the path of perdure-network-launcher; other options of icp's are ignored.
+    The explorer is at /_/ of its address, for this machine alone.
     Threshold keys are public here, whatever they are called: what is sent to an address of theirs belongs to anybody.
 
     \b
@@ -75,7 +79,10 @@ def network_launcher(
         perdure network-launcher --gateway-port 8000
         perdure network-launcher --name staging --reset
     """  # noqa: D301 - click wants the backspace itself
+    from perdure.explorer import Explorer
+    from perdure.gateway.server import Server
     from perdure.gateway.standins import provide
+    from perdure.storage.names import by_id
 
     _check(name, interface_version)
     if context.args:
@@ -90,24 +97,32 @@ def network_launcher(
         state_dir.parent.mkdir(parents=True, exist_ok=True)
         subnet = stack.enter_context(_opened(state_dir, extensions, production_key_names))
         provide(subnet)
-        url = ""
-        for port in ports:
-            try:
-                served = subnet.serve(port=port, bind=bind, domains=_named(domains), allow_hosts=allow_hosts)
-                url = stack.enter_context(served)
-                break
-            except ValueError as error:
-                raise click.UsageError(str(error)) from error
-            except OSError:
-                if port == ports[-1]:
-                    raise
-        status = _status(int(url.rpartition(":")[2]), subnet.root_key)
+        pages = Explorer(subnet, title=f"network {name}", names=lambda: by_id(state_dir))
+        stack.callback(pages.close)
+        made = partial(Server, subnet, bind=bind, domains=_named(domains), allow_hosts=allow_hosts, pages=pages)
+        server = stack.enter_context(_server(ports, made))
+        status = _status(server.port, subnet.root_key)
         _write(status_dir, status)
-        facts = {**status, "url": url, "name": name, "state": str(state_dir), "status": str(status_dir / _STATUS)}
-        words = f"{url} is the network {name}, kept in {state_dir}; end it with Ctrl-C\nroot key {status['root_key']}"
-        say(as_json, quiet, facts, words)
+        explorer = f"http://localhost:{server.port}/_/?token={pages.token}"
+        facts = {"url": server.url, "name": name, "state": str(state_dir), "status": str(status_dir / _STATUS)}
+        words = (
+            f"{server.url} is the network {name}, kept in {state_dir}; end it with Ctrl-C\n"
+            f"explorer: {explorer}\nroot key {status['root_key']}"
+        )
+        say(as_json, quiet, {**status, **facts, "explorer": explorer}, words)
         sys.stdout.flush()
         wait(ended)
+
+
+def _server(ports: list[int], make: Callable[..., Server]) -> Server:
+    """A server at the first of some ports that is free."""
+    try:
+        for port in ports[:-1]:
+            with suppress(OSError):
+                return make(port=port)
+        return make(port=ports[-1])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _opened(state_dir: Path, extensions: tuple[str, ...], production_key_names: bool) -> Subnet:
