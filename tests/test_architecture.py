@@ -214,7 +214,7 @@ TESTED_WITH = {
     "inspection/test_looking.py": "inspection: live",
     "inspection/test_fsck.py": "inspection: canister findings overwritten tree_check; stable: compaction",
     "inspection/test_rows.py": "inspection: infer",
-    "inspection/test_diff.py": "inspection: pages",
+    "inspection/test_diff.py": "inspection: deadline pages",
     "inspection/test_sql.py": "reading_sql",
     "inspection/test_sqlite.py": "inspection: sqlite_*; stable: sqlite",
     "inspection/test_sqlite_pages.py": "inspection: sqlite_explain",

@@ -13,7 +13,7 @@ import pytest
 import wasmtime
 
 from perdure import Network, RejectError, Subnet
-from perdure.explorer import Explorer
+from perdure.explorer import Explorer, changes
 from perdure.gateway.http import Request
 from perdure.inspection import open_source
 from perdure.kit import canister, ic, nat64, query, update
@@ -174,6 +174,15 @@ def test_snapshots(visitor, shop):
     assert visitor.post(f"{base}/{snapshot_id}/burn").status == 404
     assert visitor.post(f"{base}/00/load").status == 404
     assert "was deleted" in visitor.done(f"{base}/{snapshot_id}/delete")
+
+
+def test_what_takes_too_long_to_compare_is_told_as_far_as_it_is(visitor, shop, monkeypatch):
+    snapshot_id = shop.take_snapshot().hex()
+    shop.actor().add("later", 1)
+    monkeypatch.setattr(changes, "_SECONDS", 0.0)
+    page = words(visitor.text(f"/_/c/{shop.id}/snapshots/{snapshot_id}"))
+    assert "not compared to the end, it took longer than 0 s: whether anything differs is not known" in page
+    assert "Nothing differs" not in page
 
 
 def test_a_snapshot_is_taken_home(visitor, ledger, tmp_path):

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.errors import MalformedError
+from perdure.errors import HostError, MalformedError
+from perdure.inspection import deadline as deadline_module
+from perdure.inspection import diff as diff_module
+from perdure.inspection.deadline import Deadline
 from perdure.inspection.diff import ByteRun, Change, diff
 from perdure.inspection.find import find, find_in_memory
 from perdure.inspection.open import open_source
@@ -269,3 +272,47 @@ def test_touching_agrees_with_a_flag_for_each_page():
         ]
         assert found.touches(addresses, size).tolist() == expected
         assert found.count == flags.sum()
+
+
+class Once:
+    """A clock that stands still for some looks, and then is far ahead."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def monotonic(self) -> float:
+        self.left -= 1
+        return 0.0 if self.left >= 0 else 1e9
+
+
+@pytest.fixture
+def many(build):
+    """Two states of a memory manager's memories: maps of which entries and sizes differ, and bytes."""
+    one, two = ([(n, b"x" * (n + more) * 3) for n in range(400)] for more in (0, 1))
+    return build.map(types.u64, types.raw, one), build.map(types.u64, types.raw, two)
+
+
+@pytest.mark.parametrize("full_scan", [False, True])
+def test_a_deadline_is_seen_wherever_it_passes(many, monkeypatch, full_scan):
+    old, new = (find_in_memory(ReadOnlyMemory(one)) for one in many)
+    whole = list(diff(old, new, full_scan=full_scan))
+    assert len(whole[0].changes) == 400
+    for looks in range(1, 1_000):
+        clock = Once(looks)
+        monkeypatch.setattr(deadline_module, "time", clock)
+        try:
+            found = list(diff(old, new, full_scan=full_scan, deadline=Deadline(5)))
+        except HostError:
+            continue
+        assert [one.changes for one in found] == [one.changes for one in whole]
+        break
+    assert looks > 10
+    assert clock.left >= 0
+
+
+def test_what_cannot_be_compared_in_time_is_not_begun(many, monkeypatch):
+    monkeypatch.setattr(diff_module, "_MOST_IN_A_HURRY", 399)
+    old, new = (find_in_memory(ReadOnlyMemory(one)) for one in many)
+    with pytest.raises(HostError, match=r"400 entries are not compared within 60 s"):
+        list(diff(old, new, full_scan=True, deadline=Deadline(60)))
+    assert list(diff(old, new, full_scan=True))

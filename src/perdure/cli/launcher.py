@@ -105,11 +105,8 @@ def network_launcher(
         _write(status_dir, status)
         explorer = f"http://localhost:{server.port}/_/?token={pages.token}"
         facts = {"url": server.url, "name": name, "state": str(state_dir), "status": str(status_dir / _STATUS)}
-        words = (
-            f"{server.url} is the network {name}, kept in {state_dir}; end it with Ctrl-C\n"
-            f"explorer: {explorer}\nroot key {status['root_key']}"
-        )
-        say(as_json, quiet, {**status, **facts, "explorer": explorer}, words)
+        words = f"{server.url} is the network {name}, kept in {state_dir}; end it with Ctrl-C\nexplorer: {explorer}\n"
+        say(as_json, quiet, {**status, **facts, "explorer": explorer}, f"{words}root key {status['root_key']}")
         sys.stdout.flush()
         wait(ended)
 

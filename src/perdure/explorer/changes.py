@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final, NamedTuple, final
 
-from perdure.errors import PerdureError
+from perdure.errors import HostError, PerdureError
 from perdure.explorer.subject import contents_of, trouble
 from perdure.explorer.words import cell
+from perdure.inspection.deadline import Deadline
 from perdure.inspection.diff import Change, StructureDiff, diff
 from perdure.inspection.source import Source
 from perdure.subnet.subnet import Canister
 from perdure.units import show_bytes
 
-__all__ = ["Differences", "StructureChanges", "changes_between", "structures_between"]
+__all__ = ["Differences", "StructureChanges", "changes_between", "patience", "structures_between"]
 
 _ROWS: Final = 20
+_SECONDS: Final = 5.0
+"""That a page compares."""
 
 
 @final
@@ -51,9 +54,14 @@ class Differences(NamedTuple):
     words: str
 
 
+def patience() -> Deadline:
+    """How long a page compares, from now on: what it has until then is shown."""
+    return Deadline(_SECONDS)
+
+
 def changes_between(before: Canister, after: Canister) -> Differences:
-    """How a canister differs from another state of it."""
-    return Differences(_facts(before, after), *structures_between(before, after))
+    """How a canister differs from another state of it, as far as is found while somebody waits."""
+    return Differences(_facts(before, after), *structures_between(before, after, patience()))
 
 
 def _facts(before: Canister, after: Canister) -> list[tuple[str, object, object]]:
@@ -68,14 +76,26 @@ def _facts(before: Canister, after: Canister) -> list[tuple[str, object, object]
     return [one for one in pairs if one[1] != one[2]]
 
 
-def structures_between(before: Canister | Source, after: Canister | Source) -> tuple[list[StructureChanges], str]:
-    """How the structures of a stable memory differ, and what is to be said where that cannot be told."""
+def structures_between(
+    before: Canister | Source, after: Canister | Source, deadline: Deadline
+) -> tuple[list[StructureChanges], str]:
+    """How the structures of a stable memory differ, and what is to be said where that cannot be told to the end."""
+    shown: list[StructureChanges] = []
     try:
+        deadline.look()
         with contents_of(before) as then, contents_of(after) as now:
-            found = diff(then.inventory, now.inventory, now.schema or then.schema)
-            return [_shown(one) for one in found if one.status != "same"], ""
+            found = diff(then.inventory, now.inventory, now.schema or then.schema, deadline=deadline)
+            shown.extend(_shown(one) for one in found if one.status != "same")
+            return shown, ""
+    except HostError as error:
+        rest = (
+            "what comes here was found until then, more may differ"
+            if shown
+            else "whether anything differs is not known"
+        )
+        return shown, f"not compared to the end, {error}: {rest}; perdure stable diff compares all of it"
     except (PerdureError, ValueError, KeyError) as error:
-        return [], trouble(error)
+        return shown, trouble(error)
 
 
 def _hash(found: bytes | None) -> str:

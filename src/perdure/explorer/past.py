@@ -7,10 +7,11 @@ from itertools import islice
 from typing import Final, NamedTuple, final
 
 from perdure.explorer.asked import Asked, Page
-from perdure.explorer.changes import Differences, structures_between
+from perdure.explorer.changes import Differences, patience, structures_between
 from perdure.explorer.site import NotFoundError
 from perdure.explorer.words import shown_id
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
+from perdure.inspection.deadline import Deadline
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Source
 from perdure.inspection.state import source_of_image
@@ -101,16 +102,19 @@ def version(asked: Asked) -> Page:
     if not found.undoable:
         facts["words"] = "what it replaced is not kept: have the directory keep its history to see that"
         return Page("version.html", facts)
+    deadline = patience()  # of all canisters together
     with closing(directory.at(number - 1)) as before, closing(directory.at(number)) as after:
         facts["differences_of"] = [
-            (shown_id(key), _differences(directory, before.canisters[key], after.canisters[key]))
+            (shown_id(key), _differences(directory, before.canisters[key], after.canisters[key], deadline))
             for key in found.facts.canisters
             if key in before.canisters and key in after.canisters and len(key) <= MAX_PRINCIPAL_BYTES
         ]
     return Page("version.html", facts)
 
 
-def _differences(directory: StateDirectory, before: PastCanister, after: PastCanister) -> Differences:
+def _differences(
+    directory: StateDirectory, before: PastCanister, after: PastCanister, deadline: Deadline
+) -> Differences:
     """How a canister differs; read from its pages alone, nothing is compiled."""
     changed = [(name, before.sizes.get(name, 0), size) for name, size in after.sizes.items()]
     facts: list[tuple[str, object, object]] = [
@@ -118,7 +122,7 @@ def _differences(directory: StateDirectory, before: PastCanister, after: PastCan
     ]
     if before.module_hash != after.module_hash:
         facts.insert(0, ("module", before.module_hash.hex() or "none", after.module_hash.hex() or "none"))
-    return Differences(facts, *structures_between(_source(directory, before), _source(directory, after)))
+    return Differences(facts, *structures_between(_source(directory, before), _source(directory, after), deadline))
 
 
 def _source(directory: StateDirectory, canister: PastCanister) -> Source:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from perdure.data.catalogue import Catalogue
 from perdure.data.differences import ModelDifference, compare_catalogues
-from perdure.errors import MalformedError, PerdureError, UnsupportedError
+from perdure.errors import HostError, MalformedError, PerdureError, UnsupportedError
+from perdure.inspection.deadline import NO_HURRY, Deadline
 from perdure.inspection.find import Inventory, Structure
 from perdure.inspection.rows import KEYED, Rows, load_tree, open_table, tree_key, tree_order
 from perdure.memory import PAGE_BYTES
@@ -146,6 +147,7 @@ def diff(
     schema: Schema | None = None,
     *,
     full_scan: bool = False,
+    deadline: Deadline = NO_HURRY,
 ) -> Iterator[StructureDiff]:
     """How each structure differs, by label.
 
@@ -154,8 +156,10 @@ def diff(
         after: the newer state.
         schema: how keys and values are read.
         full_scan: decode and compare every entry, not only those near changed pages. The answer is the same.
+        deadline: how long it may take.
 
     Raises:
+        HostError: it took longer; what it has given until then is right.
         MalformedError: while comparing, where a structure is damaged.
     """
     olds = {structure.label: structure for structure in before.structures}
@@ -165,13 +169,13 @@ def diff(
         if old is None or new is None:
             yield _one_sided(old, new)
         elif old.kind == new.kind == "sqlite":
-            yield from _diff_databases(old, new, before, after, full_scan=full_scan)
+            yield from _diff_databases(old, new, before, after, deadline, full_scan=full_scan)
         else:
-            found = _diff_structure(old, new, before, after, schema, full_scan=full_scan)
+            found = _diff_structure(old, new, before, after, schema, deadline, full_scan=full_scan)
             if old.kind == "cell" and found.status != "same":
                 found.models = _diff_models(found)
             yield found
-    yield from _diff_variables(before, after)
+    yield from _diff_variables(before, after, deadline)
 
 
 def _diff_models(found: StructureDiff) -> list[ModelDifference]:
@@ -186,10 +190,11 @@ def _diff_models(found: StructureDiff) -> list[ModelDifference]:
     return []
 
 
-def _diff_variables(before: Inventory, after: Inventory) -> Iterator[StructureDiff]:
+def _diff_variables(before: Inventory, after: Inventory, deadline: Deadline) -> Iterator[StructureDiff]:
     """How each of Motoko's stable variables differs, by position where it is an array or a list."""
     olds, news = ({one.name: one for one in side.variables.tables()} for side in (before, after))
     for name in sorted(olds.keys() | news.keys()):
+        deadline.look()
         old, new = olds.get(name), news.get(name)
         kinds = (old and str(old.type), new and str(new.type))
         found = StructureDiff(name, name, "same", kinds)
@@ -199,7 +204,7 @@ def _diff_variables(before: Inventory, after: Inventory) -> Iterator[StructureDi
             found.status = "replaced"
         else:
             width = len(old.keys)
-            sides = [{row[:width]: row[width:] for row in table.rows()} for table in (old, new)]
+            sides = [{row[:width]: row[width:] for row in deadline.watched(table.rows())} for table in (old, new)]
             keys = sorted(sides[0].keys() | sides[1].keys())
             pairs = ((key, sides[0].get(key), sides[1].get(key)) for key in keys)
             found.changes = [Change(key, one, other) for key, one, other in pairs if not _equal(one, other)]
@@ -228,20 +233,20 @@ def _name(structure: Structure) -> str:
 
 
 def _diff_databases(
-    old: Structure, new: Structure, before: Inventory, after: Inventory, *, full_scan: bool
+    old: Structure, new: Structure, before: Inventory, after: Inventory, deadline: Deadline, *, full_scan: bool
 ) -> Iterator[StructureDiff]:
     """One for each table that differs, or one for the database where none does."""
     from perdure.inspection.pages import changed_pages
     from perdure.inspection.sqlite_diff import diff_databases  # apsw only where it is needed
 
     kinds = (old.kind, new.kind)
-    pages = changed_pages(old.region, new.region, before.extents, after.extents, before.layers, after.layers)
+    pages = changed_pages(old.region, new.region, before.extents, after.extents, before.layers, after.layers, deadline)
     counted = (pages.total, pages.compared, pages.count)
     same = StructureDiff(old.label, _name(new), "same", kinds, pages=counted)
     if not (pages.count or full_scan or old.region.size_bytes != new.region.size_bytes):
         yield same
         return
-    found = [table for table in diff_databases(old, new) if table.status != "same"]
+    found = [table for table in diff_databases(old, new, deadline) if table.status != "same"]
     for table in found:
         rows = RowsOf(table.keys, table.columns)
         changes = [Change(*change) for change in table.changes]
@@ -256,13 +261,14 @@ def _diff_structure(
     before: Inventory,
     after: Inventory,
     schema: Schema | None,
+    deadline: Deadline,
     *,
     full_scan: bool,
 ) -> StructureDiff:
     from perdure.inspection.pages import changed_pages  # NumPy only where it is needed
 
     found = StructureDiff(old.label, _name(new), "same", (old.kind, new.kind))
-    below = (before.extents, after.extents, before.layers, after.layers)
+    below = (before.extents, after.extents, before.layers, after.layers, deadline)
     pages = changed_pages(old.region, new.region, *below)
     extra = 0
     if old.data is not None and new.data is not None:
@@ -281,7 +287,7 @@ def _diff_structure(
     except UnsupportedError:
         return _unread(found, old, new, pages)
     found.tables = tables
-    found.changes = _changes(tables, pages, full_scan)
+    found.changes = _changes(tables, pages, full_scan, deadline)
     found.status = "changed" if found.changes else "same"
     return found
 
@@ -319,15 +325,15 @@ def _explain_each_other(old: Structure, new: Structure) -> tuple[Structure, Stru
     return old, new
 
 
-def _changes(tables: tuple[Rows, Rows], pages: ChangedPages, full_scan: bool) -> list[Change]:
+def _changes(tables: tuple[Rows, Rows], pages: ChangedPages, full_scan: bool, deadline: Deadline) -> list[Change]:
     old, new = tables
     if old.structure.kind not in KEYED:
-        return _diff_positions(old, new, None if full_scan else pages)
+        return _diff_positions(old, new, None if full_scan else pages, deadline)
     trees = (load_tree(old.structure, _key(old)), load_tree(new.structure, _key(new)))
-    entries = None if full_scan or not _same_grid(*trees) else _entries_near_changes(trees, pages)
+    entries = None if full_scan or not _same_grid(*trees) else _entries_near_changes(trees, pages, deadline)
     if entries is None:
-        entries = (_all_entries(trees[0]), _all_entries(trees[1]))
-    return _diff_entries(*entries, tree_order(trees[1]))
+        entries = (_all_entries(trees[0], deadline), _all_entries(trees[1], deadline))
+    return _diff_entries(*entries, tree_order(trees[1]), deadline)
 
 
 def _key(table: Rows) -> Value:
@@ -344,17 +350,28 @@ def _same_grid(old: BTree, new: BTree) -> bool:
     )
 
 
-def _diff_entries(old: dict[bytes, bytes], new: dict[bytes, bytes], order: Callable[[bytes], Value]) -> list[Change]:
-    changes = [Change(key, before, new.get(key)) for key, before in old.items() if new.get(key) != before]
-    changes += [Change(key, None, after) for key, after in new.items() if key not in old]
+def _diff_entries(
+    old: dict[bytes, bytes], new: dict[bytes, bytes], order: Callable[[bytes], Value], deadline: Deadline
+) -> list[Change]:
+    changes = [
+        Change(key, before, new.get(key)) for key, before in deadline.watched(old.items()) if new.get(key) != before
+    ]
+    changes += [Change(key, None, after) for key, after in deadline.watched(new.items()) if key not in old]
     return sorted(changes, key=lambda change: order(change.key))
 
 
 # Maps, every entry
 
 
-def _all_entries(tree: BTree) -> dict[bytes, bytes]:
+_MOST_IN_A_HURRY: Final = 1_000_000
+"""Entries that are decoded in one step where somebody waits: about two seconds."""
+
+
+def _all_entries(tree: BTree, deadline: Deadline) -> dict[bytes, bytes]:
     """All entries of a tree, in bulk."""
+    deadline.look()
+    if deadline.seconds is not None and tree.header.length > _MOST_IN_A_HURRY:
+        raise HostError(f"{tree.header.length:,} entries are not compared within {deadline.seconds:g} s")
     from perdure.stable.columns import read_columns
 
     columns = read_columns(tree, tree_key(tree), types.raw)
@@ -365,32 +382,32 @@ def _all_entries(tree: BTree) -> dict[bytes, bytes]:
 
 
 def _entries_near_changes(
-    trees: tuple[BTree, BTree], pages: ChangedPages
+    trees: tuple[BTree, BTree], pages: ChangedPages, deadline: Deadline
 ) -> tuple[dict[bytes, bytes], dict[bytes, bytes]] | None:
     """The entries of all nodes but those common to both trees and unchanged; ``None`` where those are too many."""
     import numpy as np
 
-    old, new = (_reachable(tree) for tree in trees)
+    old, new = (_reachable(tree, deadline) for tree in trees)
     common, in_old, _ = np.intersect1d(old[0], new[0], assume_unique=True, return_indices=True)
-    touched = _differ(trees, common, pages)
-    touched |= _chain_touched(trees, old[1][in_old], ~touched, pages)
+    touched = _differ(trees, common, pages, deadline)
+    touched |= _chain_touched(trees, old[1][in_old], ~touched, pages, deadline)
     unchanged = common[~touched]
     apart = [np.setdiff1d(addresses, unchanged, assume_unique=True) for addresses, _ in (old, new)]
     if max(map(len, apart)) > _MAnyNODES:
         return None
-    found = tuple(_entries_of(tree, addresses) for tree, addresses in zip(trees, apart, strict=True))
+    found = tuple(_entries_of(tree, addresses, deadline) for tree, addresses in zip(trees, apart, strict=True))
     return found[0], found[1]
 
 
-def _entries_of(tree: BTree, addresses: Addresses) -> dict[bytes, bytes]:
+def _entries_of(tree: BTree, addresses: Addresses, deadline: Deadline) -> dict[bytes, bytes]:
     entries: dict[bytes, bytes] = {}
-    for address in addresses.tolist():
+    for address in deadline.watched(addresses.tolist()):
         node = tree.nodes.load(address)
         entries.update(zip(node.keys, node.values, strict=True))
     return entries
 
 
-def _reachable(tree: BTree) -> tuple[Addresses, Addresses]:
+def _reachable(tree: BTree, deadline: Deadline) -> tuple[Addresses, Addresses]:
     """Addresses of all nodes of a tree, and their links to overflow pages. Leaves are not read but for their head.
 
     Raises:
@@ -404,6 +421,7 @@ def _reachable(tree: BTree) -> tuple[Addresses, Addresses]:
     for _ in range(MAX_DEPTH):
         if not len(level):
             break
+        deadline.look()
         heads = reader.heads(level)
         found.append(heads.addresses)
         links.append(heads.links)
@@ -423,7 +441,7 @@ def _reader(tree: BTree) -> NodeReader:
     return NodeReader(Gather(tree.memory), tree.header, Strict(tree.header.allocator.capacity(tree.memory)))
 
 
-def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPages) -> Value:
+def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPages, deadline: Deadline) -> Value:
     """Which chunks differ: those in changed pages, compared byte by byte."""
     from perdure.stable.gather import BLOCK_BYTES, Gather
 
@@ -433,13 +451,16 @@ def _differ(trees: tuple[BTree, BTree], addresses: Addresses, pages: ChangedPage
     old, new = (Gather(tree.memory) for tree in trees)
     block = max(1, BLOCK_BYTES // page_bytes)
     for start in range(0, len(places), block):
+        deadline.look()
         part = places[start : start + block]
         rows = (gather.rows(addresses[part], page_bytes) for gather in (old, new))
         differs[part] = (next(rows) != next(rows)).any(axis=1)
     return differs
 
 
-def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: object, pages: ChangedPages) -> Value:
+def _chain_touched(
+    trees: tuple[BTree, BTree], links: Addresses, asked: object, pages: ChangedPages, deadline: Deadline
+) -> Value:
     """Which of the asked nodes have an overflow page that changed. Unchanged pages link on alike in both."""
     import numpy as np
 
@@ -452,7 +473,7 @@ def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: object, 
     while len(active):
         refuse(current, ~other.is_body(current), "an overflow page of one state lies past the memory of the other")
         _, following = reader.follow(current)
-        hit = _differ(trees, current, pages)
+        hit = _differ(trees, current, pages, deadline)
         touched[active[hit]] = True
         active, following = active[~hit], following[~hit]
         active, current = active[following != 0], following[following != 0]
@@ -462,9 +483,9 @@ def _chain_touched(trees: tuple[BTree, BTree], links: Addresses, asked: object, 
 # Arrays, logs, cells
 
 
-def _diff_positions(old: Rows, new: Rows, pages: ChangedPages | None) -> list[Change]:
+def _diff_positions(old: Rows, new: Rows, pages: ChangedPages | None, deadline: Deadline) -> list[Change]:
     changes = []
-    for place in _places(old, new, pages):
+    for place in deadline.watched(_places(old, new, pages)):
         before, after = old.get(place), new.get(place)
         if before != after:
             changes.append(Change(place, before, after))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
+from perdure.inspection.deadline import NO_HURRY, Deadline
 from perdure.inspection.source import Extent, Layer
 from perdure.memory import PAGE_BYTES
 from perdure.stable.region import Region, Run
@@ -64,6 +65,7 @@ def changed_pages(
     other_extents: list[Extent],
     one_layers: Sequence[Layer] = (),
     other_layers: Sequence[Layer] = (),
+    deadline: Deadline = NO_HURRY,
 ) -> ChangedPages:
     """Compare two regions page by page.
 
@@ -74,6 +76,10 @@ def changed_pages(
         other_extents: likewise, the second.
         one_layers: the files behind the first, where they are known.
         other_layers: likewise, the second.
+        deadline: how long it may take.
+
+    Raises:
+        HostError: it took longer.
     """
     size_bytes = min(one.size_bytes, other.size_bytes)
     pages = -(-max(one.size_bytes, other.size_bytes) // PAGE_BYTES)
@@ -85,7 +91,7 @@ def changed_pages(
         for span in _not_both_holes(left, right, one_extents, other_extents):
             for start, end in _without(span, shared):
                 compared += (end - start) // PAGE_BYTES
-                changed += _compare(one, other, address + start, address + end)
+                changed += _compare(one, other, address + start, address + end, deadline)
         address += left.size_bytes
     if size_bytes // PAGE_BYTES < pages:
         changed.append((size_bytes // PAGE_BYTES, pages))
@@ -171,9 +177,10 @@ def _clip(run: Run, extents: list[Extent]) -> Iterator[Extent]:
         yield max(0, start - run.address), min(run.size_bytes, end - run.address)
 
 
-def _compare(one: Region, other: Region, start: int, end: int) -> Iterator[Extent]:
+def _compare(one: Region, other: Region, start: int, end: int, deadline: Deadline) -> Iterator[Extent]:
     """Runs of pages that differ."""
     for address in range(start, end, _BLOCK_BYTES):
+        deadline.look()
         size = min(_BLOCK_BYTES, end - address)
         left = np.frombuffer(one.view(address, size), dtype=np.uint64)
         right = np.frombuffer(other.view(address, size), dtype=np.uint64)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, final
 
 from perdure.errors import MalformedError
+from perdure.inspection.deadline import NO_HURRY, Deadline
 from perdure.inspection.find import Structure
 from perdure.inspection.sqlite import (
     Database,
@@ -42,15 +43,16 @@ class TableDiff(NamedTuple):
     changes: tuple[RowChange, ...] = ()
 
 
-def diff_databases(old: Structure, new: Structure) -> Iterator[TableDiff]:
+def diff_databases(old: Structure, new: Structure, deadline: Deadline = NO_HURRY) -> Iterator[TableDiff]:
     """How each table of two databases differs, row by row, by rowid or by the primary key of a table without.
 
     Raises:
+        HostError: it took longer than somebody waits.
         MalformedError: one is damaged, or their texts are encoded differently.
         UnsupportedError: a row is longer than one connection may take.
     """
     try:
-        databases = _side_by_side(old, new)
+        databases = _side_by_side(old, new, deadline)
         olds, news = ({table.name: table for table in database.tables()} for database in databases)
         for name in sorted(olds.keys() | news.keys()):
             before, after = olds.get(name), news.get(name)
@@ -60,7 +62,8 @@ def diff_databases(old: Structure, new: Structure) -> Iterator[TableDiff]:
                 yield TableDiff(name, "replaced")
             else:
                 with about_table(name):
-                    changes = tuple(sorted(_changes(before, after), key=lambda change: repr(change.key)))
+                    rows = deadline.watched(_changes(before, after))
+                    changes = tuple(sorted(rows, key=lambda change: repr(change.key)))
                 yield TableDiff(name, "changed" if changes else "same", before.columns, before.keys, changes)
     except MalformedError:
         raise
@@ -68,11 +71,11 @@ def diff_databases(old: Structure, new: Structure) -> Iterator[TableDiff]:
         raise MalformedError(f"the database cannot be read: {told(error)}") from error
 
 
-def _side_by_side(old: Structure, new: Structure) -> tuple[Database, Database]:
+def _side_by_side(old: Structure, new: Structure, deadline: Deadline) -> tuple[Database, Database]:
     """Both in one connection."""
     connection = connect_beside([old, new])
     found = [attached(connection, [structure], name)[0] for structure, name in ((old, "before"), (new, "after"))]
-    limit(connection, Limits(seconds=None))
+    limit(connection, Limits(seconds=deadline.left_seconds))
     only_read(connection)
     return found[0], found[1]
 
