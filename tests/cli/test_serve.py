@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from perdure import Network
-from perdure.cli.serve import serve, wait
+from perdure.cli.serve import LaterPages, serve, wait
+from perdure.gateway.http import Request
 
 
 @pytest.mark.slow
@@ -89,3 +90,48 @@ def test_who_waits_gives_free_memory_back(monkeypatch):
     ended.set()
     wait(Ended())
     assert given == [0, 0, 0]
+
+
+class Made:
+    """Pages, as they are told of."""
+
+    token = "another"
+
+    def __init__(self):
+        self.told = []
+
+    def __getattr__(self, name):
+        return lambda *found: self.told.append((name, *found)) or name
+
+
+def test_pages_are_made_when_somebody_wants_them():
+    made = []
+    pages = LaterPages(lambda: made.append(Made()) or made[-1])
+    api = Request("POST", "/api/v2/status", {"host": "localhost"}, b"")
+    page = api._replace(path="/_/")
+    assert not pages.wants(api)
+    assert not pages.may_upload(api)
+    assert not pages.may_upload(page._replace(method="GET"))
+    pages.close()
+    assert not made
+    assert (pages.may_upload(page), pages.wants(page), pages.begin(page, "me")) == ("may_upload", "wants", "begin")
+    assert pages.wants(api) == "wants", "who has been made decides"
+    pages.close()
+    assert [name for name, *_ in made[0].told] == ["may_upload", "wants", "begin", "wants", "close"]
+    assert made[0].token == pages.token
+    pages.load()
+    assert len(made) == 1
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_for_pages_before_the_server_answers(tmp_path):
+    code = (
+        "import sys, perdure.cli.serve as serve\n"
+        "serve.wait = lambda _: None\n"
+        "serve.LaterPages.load = lambda _: print(sorted(one for one in sys.modules if 'explorer' in one))\n"
+        "serve.serve.main(['--state', sys.argv[1], '-q'], standalone_mode=False)\n"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "state"], capture_output=True, text=True, check=False
+    )
+    assert (asked.stdout.splitlines()[-1], asked.stderr) == ("[]", "")

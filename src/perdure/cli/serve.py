@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 import click
 
@@ -19,11 +21,13 @@ from perdure.cli.canister.state import State, common, say
 from perdure.units import counted
 
 if TYPE_CHECKING:
+    from perdure.explorer import Explorer
+    from perdure.gateway.http import Request, Response
     from perdure.subnet import Subnet
     from perdure.subnet.live import Clock
     from perdure.subnet.network import Network
 
-__all__ = ["serve", "until_ended", "wait"]
+__all__ = ["LaterPages", "serve", "until_ended", "wait"]
 
 _TRIM_EVERY_SECONDS: Final = 30.0
 
@@ -86,13 +90,12 @@ def serve(
         perdure serve --state net --subnet nns --subnet application
         perdure serve --state /var/lib/app --bind 0.0.0.0 --allow-host box.example.org
     """  # noqa: D301 - click wants the backspace itself
-    from perdure.explorer import Explorer
     from perdure.gateway.server import Server
 
     real_or_not: Clock = "virtual" if clock == "virtual" else "real"
     opened = _opened(state, kinds, extensions, production_key_names)
     with until_ended() as ended, opened as served, ExitStack() as stack:
-        pages = Explorer(served, title=str(state.directory), names=lambda: _names(state.directory))
+        pages = LaterPages(partial(_explorer, served, state.directory))
         stack.callback(pages.close)
         for subnet in _subnets(served):
             subnet.outcalls.allow_hosts(*outcall_hosts)
@@ -115,6 +118,7 @@ def serve(
         many = counted(len(served.canisters), "canister")
         told = f"{server.url} serves {many} of {state.directory}; end it with Ctrl-C\nexplorer: {explorer}"
         say(as_json, quiet, facts, told)
+        pages.load()
         wait(ended)
 
 
@@ -155,6 +159,12 @@ def _subnets(served: Subnet | Network) -> tuple[Subnet, ...]:
     return served.subnets if isinstance(served, Network) else (served,)
 
 
+def _explorer(served: Subnet | Network, directory: Path) -> Explorer:
+    from perdure.explorer import Explorer
+
+    return Explorer(served, title=str(directory), names=lambda: _names(directory))
+
+
 def _names(directory: Path) -> Mapping[str, str]:
     """What people call the canisters of a state directory, or of all those of a network, by id."""
     from perdure.storage.names import by_id
@@ -172,6 +182,61 @@ def _described(served: Subnet | Network) -> dict[str, object]:
         return {"subnet_id": str(served.id), "root_key": served.root_key.hex()}
     kinds = {str(one): kind for one, kind in served.kinds.items()}
     return {"subnet_id": str(served.root.id), "root_key": served.root.root_key.hex(), "subnets": kinds}
+
+
+@final
+class LaterPages:
+    """Pages that are made once the server answers, in a thread of their own: half of what it starts with is for them.
+
+    Args:
+        make: makes them.
+
+    Attributes:
+        token: of the pages, known before they are there.
+    """
+
+    def __init__(self, make: Callable[[], Explorer]) -> None:
+        from perdure.gateway.http import MAX_UPLOAD_BYTES
+
+        self.max_upload_bytes = MAX_UPLOAD_BYTES
+        self.token = secrets.token_urlsafe(16)
+        self._make = make
+        self._made: Explorer | None = None
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        """Begin to make them."""
+        threading.Thread(target=self._pages, name="perdure pages", daemon=True).start()
+
+    def _pages(self) -> Explorer:
+        with self._lock:
+            if self._made is None:
+                made = self._make()
+                made.token = self.token
+                self._made = made
+            return self._made
+
+    def wants(self, request: Request) -> bool:
+        """See `perdure.gateway.server.Pages`; whoever asks for a page waits for them, agents do not."""
+        if self._made is None and request.path.startswith("/api/"):
+            return False
+        return self._pages().wants(request)
+
+    def begin(self, request: Request, client: str) -> Response:
+        """See `perdure.gateway.server.Pages`."""
+        return self._pages().begin(request, client)
+
+    def may_upload(self, request: Request) -> bool:
+        """See `perdure.gateway.server.Pages`."""
+        if self._made is None and (request.method != "POST" or request.path.startswith("/api/")):
+            return False
+        return self._pages().may_upload(request)
+
+    def close(self) -> None:
+        """Let go of them."""
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
 
 
 def wait(ended: threading.Event) -> None:

@@ -18,7 +18,7 @@ from perdure.explorer.guard import HEADERS, ORIGIN_NAME, host_name, is_of_anothe
 from perdure.explorer.site import NotFoundError, Site
 from perdure.explorer.subject import trouble
 from perdure.explorer.words import FILTERS
-from perdure.gateway.http import Request, Response
+from perdure.gateway.http import MAX_UPLOAD_BYTES, Request, Response
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
 from perdure.subnet.network import Network
@@ -95,7 +95,7 @@ class Explorer:
         token: what is asked of whoever changes or runs anything; another one for each explorer.
     """
 
-    max_upload_bytes = 128 << 20
+    max_upload_bytes = MAX_UPLOAD_BYTES
     """Of a module that somebody with the token sends."""
 
     def __init__(

@@ -52,6 +52,8 @@ _PREFLIGHT: Final = (
 )
 _ED25519_DER: Final = bytes.fromhex("302a300506032b6570032100")
 _RESPONSE: Final = b"\x0bic-response"
+MAX_UPLOAD_BYTES: Final = 128 << 20
+"""Of a module that somebody at this machine sends to its own pages."""
 SYNCHRONOUS_SECONDS: Final = 10.0
 """For how long a call waits for its answer before its sender is to poll."""
 _ANYBODYS: Final = frozenset(["create_canister", "provisional_create_canister_with_cycles"])
