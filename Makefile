@@ -53,6 +53,11 @@ $(LOWEST)/.lowest: pyproject.toml
 lowest: $(LOWEST)/.lowest
 	$(LOWEST)/bin/$(PYTEST) -q $(call UNLESS_ALL) tests/embedder tests/instrument tests/subnet --ignore=tests/subnet/test_wasi.py
 
+# The documentation as a site, in build/site.
+site: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest -q tests/test_site.py
+
 # The wheel and the source distribution, tried in empty environments before they are there.
 packages: $(DEV)
 	$(BIN)/python -m pytest -q tests/test_packages.py
