@@ -195,9 +195,9 @@ def _calling(callee: bytes, **more: Any) -> bytes:
     return bytes(count(1, 0).call(callee, "update", reached, on_reply=done, on_reject=refused, **more))
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path, **options: Any) -> None:
     """A network in which calls are begun: some are answered, one is refused, one comes too late; cycles come back."""
-    with Network(["system", "system"], path=path) as network:
+    with Network(["system", "system"], path=path, **options) as network:
         made = [subnet.install(UNIVERSAL.read_bytes(), b"") for subnet in network.subnets]
         for one in made:
             one.update("update", bytes(P().stable64_grow(1).drop().reply(b"")))

@@ -8,6 +8,9 @@ them (calls between canisters, timers, heartbeats) is not noted, as it follows a
 | ``open`` | config, seed, first canister's index, what is kept | a process has opened the state; what ran is gone |
 | ``call`` | message, time | a user's message, executed at once with that time |
 | ``submit`` | message, effective id, expiry | a user's message that rounds will execute |
+| ``costs`` | fees | the schedule, where it is another one than the network's |
+| ``routes`` | ranges, subnets, canisters out of them | of the other subnets of a network, where calls go |
+| ``slices`` | by the id of the sender: a slice | what was taken in of other subnets' streams |
 | ``rounds`` | count | rounds, all but the last without a commit; the clock is that of the last |
 | ``hook`` | canister | its low-memory hook, made due by a call |
 | ``advance`` | duration in ns | |

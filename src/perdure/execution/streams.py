@@ -34,16 +34,19 @@ from perdure.execution.messages import (
     cycles_of,
     payload_bytes,
 )
+from perdure.execution.schema import SLICE
 from perdure.execution.state import NO_STREAM, CanisterState, SubnetState, XNetStream
 from perdure.execution.world import World
 from perdure.ic.principal import MANAGEMENT_CANISTER, Principal
 from perdure.ic.reject import RejectCode
+from perdure.record import Plain
 
 __all__ = [
     "MAX_STREAM_BYTES",
     "MAX_STREAM_MESSAGES",
     "RejectReason",
     "Slice",
+    "decode_slice",
     "has_new",
     "send",
     "size_of",
@@ -105,6 +108,11 @@ def send(state: SubnetState, leaving: Iterable[tuple[bytes, Message]]) -> None:
     state.xnet_streams = streams
 
 
+def decode_slice(value: Plain, where: str) -> Slice:
+    """A slice as history has it, and pipes."""
+    return Slice(*SLICE.decode(value, where))
+
+
 def slice_for(state: SubnetState, subnet_id: bytes, first: int) -> Slice:
     """What a subnet is to get next, which asks for messages from number `first` on."""
     stream = state.xnet_streams.get(subnet_id, NO_STREAM)
@@ -144,6 +152,7 @@ def take_in(world: World, slices: Iterable[tuple[bytes, Slice]]) -> int:
     state = world.state
     streams = dict(state.xnet_streams)
     arrived: list[Message] = []
+    used: list[list[Plain]] = []
     for subnet_id, found in slices:
         stream = streams.get(subnet_id, NO_STREAM)
         new = found.messages[stream.inducted - found.first :] if found.first <= stream.inducted else ()
@@ -152,8 +161,11 @@ def take_in(world: World, slices: Iterable[tuple[bytes, Slice]]) -> int:
             kept = stream.messages[done:] if done else stream.messages
             streams[subnet_id] = XNetStream(stream.begin + done, kept, stream.inducted + len(new))
             arrived += new
+            if state.inputs is not None:
+                used.append([subnet_id, SLICE.encode(Slice(stream.inducted, new, found.inducted))])  # type: ignore[misc]
     if streams != state.xnet_streams:
         world.begin()
+        state.note("slices", used)
         taken = world.take(Taken("slices", b""))
         for message in arrived:
             state.received_cycles += cycles_of(message)

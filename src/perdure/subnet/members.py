@@ -19,9 +19,14 @@ def begin_at(subnet: Subnet, first_canister_index: int, time_ns: int | None) -> 
     """Give a subnet that nothing was kept of its range of ids, and the time of the others."""
     host = subnet._host
     if not isinstance(host, DurableHost) or not host.directory.subnet_record:
-        subnet._state.first_canister_index = first_canister_index
+        state = subnet._state
+        state.first_canister_index = first_canister_index
         if time_ns is not None:
-            subnet._state.time_ns = time_ns
+            state.time_ns = time_ns
+        for number, one in enumerate(state.inputs or ()):
+            if one.kind == "open" and state.inputs is not None:  # it was noted with another range
+                config, seed, *_ = one.fields
+                state.inputs[number] = one._replace(fields=(config, seed, *state.begun_with))
 
 
 def hash_of(subnet: Subnet) -> bytes:

@@ -449,6 +449,8 @@ class Network:
 
     def _turn(self, subnets: list[Subnet], slices: list[tuple[World, bytes, Slice]]) -> None:
         self._keep_what_leaves(subnets)
+        for subnet in subnets:
+            self._routes.tell(subnet._state)
         for _, group in groupby(slices, lambda one: id(one[0])):
             pairs = list(group)
             take_in(pairs[0][0], [(sender_id, one) for _, sender_id, one in pairs])

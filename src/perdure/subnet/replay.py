@@ -22,15 +22,18 @@ from typing import Any, Final, NamedTuple, final
 from perdure.canister import PageDelta
 from perdure.errors import RejectError, StorageError
 from perdure.execution.config import SubnetConfig
+from perdure.execution.cycles import CostSchedule
 from perdure.execution.ingress import drawn_id
 from perdure.execution.inputs import Input, decode_inputs, message_of
 from perdure.execution.lifecycle import InstallMode, InstallOptions
 from perdure.execution.outcalls import answer_outcall, answers_of
 from perdure.execution.records import decode_record, decode_subnet
 from perdure.execution.scheduler import execute_alone, reject_management_call, run_hook, submit_request
+from perdure.execution.streams import decode_slice, take_in
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import CanisterChange, Message, PastState, StateDirectory, Version, changes_of
+from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
 
 __all__ = ["Difference", "Replayed", "replay"]
@@ -88,7 +91,7 @@ def replay(
     """
     with StateDirectory.open(path, read_only=True) as origin, tempfile.TemporaryDirectory() as scratch:
         opened = _Opened(config or SubnetConfig(), b"")
-        opened, steps = _steps(origin, start, opened)
+        opened, given, steps = _steps(origin, start, opened)
         first = steps[0].versions[0].version - 1
         past = origin.at(first)
         try:
@@ -97,6 +100,7 @@ def replay(
             past.close()
         with _Replay(origin, target, list(code), *opened) as again:
             end = first
+            again.know(given)
             for step in steps:
                 try:
                     again.do(step)
@@ -131,8 +135,12 @@ def _opened(one: Input) -> _Opened:
     return _Opened(SubnetConfig(**config), *others)
 
 
-def _steps(origin: StateDirectory, start: int | None, opened: _Opened) -> tuple[_Opened, list[_Step]]:
-    """What is to be done, and how the state was opened before that."""
+_KNOWN: Final = frozenset(["costs", "routes"])
+"""What is said of a state that was opened, and holds until it is opened again."""
+
+
+def _steps(origin: StateDirectory, start: int | None, opened: _Opened) -> tuple[_Opened, list[Input], list[_Step]]:
+    """What is to be done, how the state was opened before that, and what is known of it since."""
     steps: list[_Step] = []
     for version in _kept(origin):
         inputs = decode_inputs(version.message.inputs)
@@ -141,12 +149,16 @@ def _steps(origin: StateDirectory, start: int | None, opened: _Opened) -> tuple[
         elif steps:
             steps[-1].versions.append(version)
     wanted = [step for step in steps if start is None or step.versions[0].version > start]
-    for step in steps[: len(steps) - len(wanted)]:
-        opened = next((_opened(one) for one in reversed(step.inputs) if one.kind == "open"), opened)
+    given: list[Input] = []
+    for one in (one for step in steps[: len(steps) - len(wanted)] for one in step.inputs):
+        if one.kind == "open":
+            opened, given = _opened(one), []
+        elif one.kind in _KNOWN:
+            given.append(one)
     if not wanted:
         words = "keeps no history that can be replayed" if not steps else f"nothing came from outside after {start}"
         raise StorageError(f"{words}: open it with Subnet(path, history=None) before there is something", origin.path)
-    return opened, wanted
+    return opened, given, wanted
 
 
 def _kept(origin: StateDirectory) -> list[Version]:
@@ -253,7 +265,9 @@ class _Replay:
         )
         durable = self.subnet._durable
         durable.watch = self._watch
-        if not durable.directory.subnet_record:
+        if durable.directory.subnet_record:
+            self._be(durable.directory.subnet_record)
+        else:
             self.subnet._state.first_canister_index = self.first_canister_index
             self.subnet._state.keeps_origins = self.keeps_origins
             self.subnet._state.keeps_consumption = self.keeps_consumption
@@ -313,17 +327,26 @@ class _Replay:
 
         Queries are not, and leave statistics; and who the subnet is depends on whether ``certification`` was installed.
         """
-        state, canisters = self.subnet._state, self.subnet._state.canisters
+        canisters = self.subnet._state.canisters
         for record in [version.facts.subnet for version in versions if version.facts.subnet is not None][:1]:
-            kept = decode_subnet(record)
-            state.subnet_id, state.root_key = kept.subnet_id, kept.root_key
-            for canister in canisters.values():
-                canister.facts.subnet_id, canister.facts.root_key = kept.subnet_id, kept.root_key
+            self._be(record)
         for version in versions:
             for canister_id, entry in version.facts.canisters.items():
                 if canister_id in canisters and entry.record is not None:
                     statistics = decode_record(entry.record).state.query_statistics
                     canisters[canister_id].query_statistics = statistics
+
+    def _be(self, record: bytes) -> None:
+        """Have the identity that a record says: the subnet's own, and its root's."""
+        state, kept = self.subnet._state, decode_subnet(record)
+        state.subnet_id, state.root_key = kept.subnet_id, kept.root_key
+        for canister in state.canisters.values():
+            canister.facts.subnet_id, canister.facts.root_key = kept.subnet_id, kept.root_key
+
+    def know(self, given: list[Input]) -> None:
+        """Know what was said before the first step."""
+        for one in given:
+            _DO[one.kind](self, one, _Step([], []))
 
     # --- inputs, by their kinds
 
@@ -331,6 +354,16 @@ class _Replay:
         for name, value in _opened(one)._asdict().items():
             setattr(self, name, value)
         self._reopen()
+
+    def costs(self, one: Input, _: _Step) -> None:
+        self.subnet._world.costs = CostSchedule(*one.fields[0])
+
+    def routes(self, one: Input, _: _Step) -> None:
+        self.subnet._world.route = Routes.told(one.fields).find
+
+    def slices(self, one: Input, _: _Step) -> None:
+        (pairs,) = one.fields
+        take_in(self.subnet._world, [(sender, decode_slice(found, "slice")) for sender, found in pairs])
 
     def call(self, one: Input, _: _Step) -> None:
         fields, time_ns = one.fields
@@ -433,6 +466,9 @@ class _Replay:
 
 _DO: Final[dict[str, Callable[[_Replay, Input, _Step], None]]] = {
     "open": _Replay.open,
+    "costs": _Replay.costs,
+    "routes": _Replay.routes,
+    "slices": _Replay.slices,
     "call": _Replay.call,
     "submit": _Replay.submit,
     "rounds": _Replay.rounds,

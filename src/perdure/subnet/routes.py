@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Iterable, Sequence
+from typing import Any, final
 
-from perdure.execution.state import RANGE_BITS
+from perdure.execution.state import RANGE_BITS, SubnetState
 
 __all__ = ["Routes"]
 
@@ -24,11 +24,14 @@ class Routes:
         self._ids: set[bytes] = set()
         self._strays: dict[bytes, bytes] = {}
         self._known: list[frozenset[bytes]] = []
+        self._change = 0
+        self._told: dict[bytes, int] = {}
 
     def add(self, subnet_id: bytes, first_canister_index: int) -> None:
         """One more subnet."""
         self.places[first_canister_index >> RANGE_BITS] = subnet_id
         self._ids.add(subnet_id)
+        self._change += 1
 
     def copy(self) -> Routes:
         """The same, to go another way."""
@@ -46,7 +49,22 @@ class Routes:
         # Of two subnets with a canister of one id the first one is asked.
         self._strays = {canister_id: subnet_id for subnet_id, one in reversed(pairs) for canister_id in one}
         self._known = known
+        self._change += 1
         return True
+
+    def tell(self, state: SubnetState) -> None:
+        """Have a subnet's history have them, where it keeps one and has others."""
+        if state.inputs is not None and self._told.get(state.subnet_id) != self._change:
+            self._told[state.subnet_id] = self._change
+            state.note("routes", sorted(self.places.items()), sorted(self._ids), sorted(self._strays.items()))
+
+    @classmethod
+    def told(cls, fields: Sequence[Any]) -> Routes:
+        """Those that a history has."""
+        made = cls()
+        places, ids, strays = fields
+        made.places, made._ids, made._strays = dict(places), set(ids), dict(strays)
+        return made
 
     def find(self, wanted: bytes) -> bytes | None:
         """The id of the subnet that has a canister, or would have it, or that is meant itself; `None`: none."""

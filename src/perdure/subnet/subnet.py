@@ -14,7 +14,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import final
 
@@ -155,7 +155,7 @@ class Subnet(Home):
                 )
                 self._world = open_state(directory, compile_code, config, seed, self._gate)
             if costs is not None:
-                self._world.costs = costs
+                self._charge(costs)
             identify(self._world)
             if path is not None:
                 take_up(self.canisters, catalogue, changed_code, os.fspath(path))
@@ -163,6 +163,11 @@ class Subnet(Home):
             if directory is not None:
                 directory.abandon()  # or it would be open for as long as somebody has the traceback
             raise
+
+    def _charge(self, costs: CostSchedule) -> None:
+        """Have everything cost what a schedule says, and history say so."""
+        self._world.costs = costs
+        self._state.note("costs", [getattr(costs, field.name) for field in fields(costs)])
 
     @classmethod
     def open(

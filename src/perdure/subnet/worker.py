@@ -30,7 +30,7 @@ from perdure.execution.outcalls import ask_outside
 from perdure.execution.scheduler import has_work, round_, submit_ingress
 from perdure.execution.schema import SLICE
 from perdure.execution.state import XNetStream
-from perdure.execution.streams import Slice, slice_for, take_in
+from perdure.execution.streams import Slice, decode_slice, slice_for, take_in
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.subnet.canister import Canister
 from perdure.subnet.delegations import Delegations
@@ -336,7 +336,7 @@ class _Serving:
             coming.setdefault(receiver, []).append((there.subnet_id, found))
         for number, receiver, sender_id, data in taken:
             if number == round_number:
-                found = Slice(*SLICE.decode(cbor2.loads(data), "slice"))
+                found = decode_slice(cbor2.loads(data), "slice")
                 coming.setdefault(receiver, []).append((sender_id, found))
         places = {subnet_id: place for place, subnet_id in enumerate(self._all)}
         with Held():
@@ -344,6 +344,8 @@ class _Serving:
                 subnet = self._subnets[number]
                 if subnet._world.journal is not None:
                     subnet._world.recover()
+            for number in running:
+                self._routes.tell(self._subnets[number]._state)
             for number in running:
                 if number in coming:
                     take_in(self._subnets[number]._world, sorted(coming[number], key=lambda one: places[one[0]]))
