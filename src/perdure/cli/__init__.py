@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn, final
 
 import click
 
+from perdure.cli.interrupts import none_is_lost
 from perdure.cli.lazy import imported
 from perdure.cli.terminal import LAYOUT, printable
 
@@ -98,7 +99,8 @@ def main() -> NoReturn:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's character set has not ends no command
     try:
-        code = _run()
+        with none_is_lost():
+            code = _run()
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:

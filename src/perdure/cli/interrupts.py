@@ -1,0 +1,48 @@
+"""Ctrl-C that comes while the interpreter runs a callback of its own, and would be printed and forgotten.
+
+What a signal handler raises within ``__del__`` or a weak reference's callback goes nowhere: the interpreter tells
+`sys.unraisablehook`, and the command goes on as if nobody had asked it to end.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+__all__ = ["none_is_lost"]
+
+_SECONDS = 0.01
+
+
+@contextmanager
+def none_is_lost() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` a moment later, or at the end of the block, where it was raised in such a callback."""
+    before, owed = sys.unraisablehook, []
+
+    def told(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            before(unraisable)
+            return
+        owed.append(unraisable.exc_type)
+        with suppress(KeyboardInterrupt):  # one more, which is the same
+            _thread.start_new_thread(again, ())
+
+    def again() -> None:
+        while owed:  # until it arrives: it may come within a callback once more
+            time.sleep(_SECONDS)
+            if owed:
+                owed.clear()
+                _thread.interrupt_main()
+
+    sys.unraisablehook = told
+    try:
+        yield
+        if owed:
+            owed.clear()
+            raise KeyboardInterrupt
+    finally:
+        owed.clear()
+        sys.unraisablehook = before
