@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from perdure import Network
+from perdure import Network, Subnet
 from perdure.cli.serve import LaterPages, serve, wait
 from perdure.gateway.http import Request
 
@@ -135,3 +136,17 @@ def test_nothing_is_loaded_for_pages_before_the_server_answers(tmp_path):
         [sys.executable, "-c", code, tmp_path / "state"], capture_output=True, text=True, check=False
     )
     assert (asked.stdout.splitlines()[-1], asked.stderr) == ("[]", "")
+
+
+@pytest.mark.slow
+def test_who_calls_canisters_of_a_served_state_is_told_whom_to_ask(tmp_path):
+    path = tmp_path / "state"
+    with Subnet(path) as subnet:
+        made = subnet.create_canister()
+        with subnet.serve() as url:
+            for verb in (["call", str(made.id), "f"], ["status", str(made.id)], ["create", "another"]):
+                command = [sys.executable, "-m", "perdure", "canister", "--state", path, "--identity", "alice", *verb]
+                asked = subprocess.run(command, capture_output=True, text=True, check=False)
+                assert (asked.returncode, asked.stdout) == (2, "")
+                assert f"open in another process ({os.getpid()}), served at {url}: ask it there" in asked.stderr
+                assert "perdure explain state-in-use" in asked.stderr
