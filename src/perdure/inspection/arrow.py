@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -22,8 +22,10 @@ __all__ = [
     "BATCH_ROWS",
     "AnyTable",
     "batches",
+    "column_batches",
     "database_batches",
     "database_schema",
+    "is_known_before",
     "read_batches",
     "schema_of",
     "to_batch",
@@ -64,13 +66,24 @@ def batches(table: Rows, rows: int) -> Iterator[Arrow]:
         while batch := list(islice(entries, rows)):
             yield to_batch(table, batch)
         return
-    schema, (keys, values) = schema_of(table), columns
+    yield from column_batches(table, [columns], rows)
+
+
+def column_batches(table: Rows, pieces: Iterable[tuple[Column, Column]], rows: int) -> Iterator[Arrow]:
+    """Encoded keys and values of a map as batches of so many rows."""
+    schema = schema_of(table)
     assert table.key is not None
-    for start in range(0, len(keys), rows):
-        arrays = [*_arrays(table.key, keys.slice(start, start + rows))]
-        if table.value_columns:
-            arrays += _arrays(table.value, values.slice(start, start + rows))
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    for keys, values in pieces:
+        for start in range(0, len(keys), rows):
+            arrays = [*_arrays(table.key, keys.slice(start, start + rows))]
+            if table.value_columns:
+                arrays += _arrays(table.value, values.slice(start, start + rows))
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def is_known_before(table: Rows) -> bool:
+    """Whether the columns' types do not depend on what the values are."""
+    return all(type(one).fitted is Format.fitted for one in (table.key, table.value) if one is not None)
 
 
 def _arrays(source: Format, column: Column) -> list[Arrow]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TextIO, TypeAlias
 from urllib.parse import quote
 
 from perdure.errors import StorageError, UnsupportedError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "Tell",
+    "export_batches",
     "export_csv",
     "export_database",
     "export_duckdb",
@@ -225,7 +226,10 @@ def _read_batches(table: AnyTable, what: str) -> tuple[Any, Iterator[Any]]:
 
 
 def _write_parquet(table: AnyTable, sink: BinaryIO, tell: Tell) -> int:
-    described, pieces = _read_batches(table, "Parquet")
+    return _parquet_of(*_read_batches(table, "Parquet"), sink, tell)
+
+
+def _parquet_of(described: Any, pieces: Iterable[Any], sink: BinaryIO, tell: Tell) -> int:
     import pyarrow.parquet as pq
 
     rows = 0
@@ -238,7 +242,10 @@ def _write_parquet(table: AnyTable, sink: BinaryIO, tell: Tell) -> int:
 
 
 def _write_arrow(table: AnyTable, sink: BinaryIO, tell: Tell) -> int:
-    described, pieces = _read_batches(table, "Arrow")
+    return _arrow_of(*_read_batches(table, "Arrow"), sink, tell)
+
+
+def _arrow_of(described: Any, pieces: Iterable[Any], sink: BinaryIO, tell: Tell) -> int:
     import pyarrow as pa
 
     rows = 0
@@ -322,6 +329,20 @@ def export_file(table: AnyTable, path: Path, form: str, *, overwrite: bool = Fal
     """
     with whole_file(path, overwrite=overwrite) as draft, draft.open("wb") as file:
         return _WRITERS[form](table, file, tell)
+
+
+def export_batches(
+    described: Any,
+    pieces: Iterable[Any],
+    path: Path,
+    form: Literal["arrow", "parquet"],
+    *,
+    overwrite: bool = False,
+    tell: Tell = _nobody,
+) -> int:
+    """Write record batches of one schema into a new file; how many rows. Raises as `export_file`, and as `pieces`."""
+    with whole_file(path, overwrite=overwrite) as draft, draft.open("wb") as file:
+        return {"arrow": _arrow_of, "parquet": _parquet_of}[form](described, pieces, file, tell)
 
 
 def export_stream(table: AnyTable, sink: BinaryIO, form: str, *, tell: Tell = _nobody) -> int:

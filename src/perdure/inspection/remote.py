@@ -183,7 +183,7 @@ def open_url(text: str, gathered: Callable[[str], MotokoState]) -> Source:
 
 def _open_dump(objects: Objects, stat: Stat, label: str) -> Source:
     memory = RemoteMemory(objects, stat, block_cache(os.environ))
-    head = memory.read(0, min(HEAD_BYTES, stat.size_bytes)) if stat.size_bytes else b""
+    head = memory.read_uncached(0, min(HEAD_BYTES, stat.size_bytes)) if stat.size_bytes else b""
     if head[:2] == GZIP_MAGIC:
         return open_stream(io.BufferedReader(_Reader(objects.stream(stat))), label)
     check_kind(head, stat.size_bytes, Path(stat.key))

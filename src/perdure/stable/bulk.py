@@ -24,7 +24,7 @@ from typing import Final, Protocol, TypeAlias, final
 import numpy as np
 
 from perdure.errors import MalformedError
-from perdure.stable.gather import BLOCK_BYTES, Bytes, Gather, Mask, Offsets, items, ramps
+from perdure.stable.gather import BLOCK_BYTES, Bytes, Gather, Mask, Offsets, Rows, items, ramps
 from perdure.stable.headers import MapHeader
 from perdure.stable.layout import (
     CAPACITY,
@@ -195,7 +195,7 @@ class NodeReader:
         judge: who is told what is wrong.
     """
 
-    def __init__(self, gather: Gather, header: MapHeader, judge: Judge) -> None:
+    def __init__(self, gather: Rows, header: MapHeader, judge: Judge) -> None:
         self.gather = gather
         self.header = header
         self.page_bytes = header.page_bytes

@@ -6,7 +6,7 @@ addresses are translated for all rows together; only the rows that cross a bucke
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, Protocol, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,19 @@ from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable.access import view_or_none
 from perdure.stable.region import Region
 
-__all__ = ["BLOCK_BYTES", "Bytes", "Gather", "Mask", "Offsets", "copy_items", "flat_bytes", "items", "ramps", "refuse"]
+__all__ = [
+    "BLOCK_BYTES",
+    "Bytes",
+    "Gather",
+    "Mask",
+    "Offsets",
+    "Rows",
+    "copy_items",
+    "flat_bytes",
+    "items",
+    "ramps",
+    "refuse",
+]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Offsets: TypeAlias = npt.NDArray[np.int64]
@@ -66,6 +78,29 @@ def flat_bytes(memory: Memory) -> Bytes:
     size_bytes = memory.size() * WASM_PAGE_BYTES
     found = view_or_none(memory, 0, size_bytes)
     return np.frombuffer(memory.read(0, size_bytes) if found is None else found, dtype=np.uint8)
+
+
+class Rows(Protocol):
+    """What rows are read of."""
+
+    @property
+    def memory(self) -> Memory:
+        """What is read."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of it."""
+        ...
+
+    @property
+    def flat(self) -> Bytes | None:
+        """All of them in one piece, where they lie so."""
+        ...
+
+    def rows(self, addresses: Offsets, width: int) -> Bytes:
+        """`width` bytes from each address, one row each. All must lie within it."""
+        ...
 
 
 @final

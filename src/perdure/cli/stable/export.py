@@ -56,6 +56,11 @@ _OF_MANY: Final = ("sqlite", "duckdb")
     help="The file, or a directory of files; - is standard output.",
 )
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="Taken from the file's name if not said.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Read a map in parts by so many processes; rows come in no order. For Parquet and Arrow.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @options
 def export(
@@ -63,6 +68,7 @@ def export(
     structures: tuple[str, ...],
     output: Path,
     form: str | None,
+    workers: int | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -96,7 +102,10 @@ def export(
         _check_many(tables, output, form)
         is_sql = any(structure.kind == "sqlite" for structure in inventory.structures)
         with sql_errors() if is_sql else nullcontext(), progress("exporting", _total(tables), "rows", quiet) as tell:
-            written = _export(tables, output, form, overwrite, tell)
+            if workers is not None:
+                written = _export_in_parts(source, tables, output, form, workers, overwrite, tell)
+            else:
+                written = _export(tables, output, form, overwrite, tell)
         if as_json:
             click.echo(json.dumps(written, indent=2, ensure_ascii=False), err=str(output) == "-")
         elif not quiet:
@@ -150,6 +159,27 @@ def _database_tables(inventory: Inventory) -> list[DatabaseTable]:
     with sql_errors():
         found = [open_database(structure).tables(("table", "virtual")) for structure in databases(inventory)]
     return [table for tables in found for table in tables]
+
+
+def _export_in_parts(
+    source: str, tables: list[AnyTable], output: Path, form: str, workers: int, overwrite: bool, tell: Tell
+) -> dict[str, int]:
+    from perdure.fleet.scan import Scan, export_in_parts, processes
+    from perdure.inspection.export import file_of
+    from perdure.inspection.rows import Rows
+
+    if form not in ("parquet", "arrow") or "-" in (source, str(output)):
+        raise click.UsageError("--workers reads a SOURCE that each of them can open, into a Parquet or Arrow file")
+    written = {}
+    for table in tables:
+        if not isinstance(table, Rows):
+            raise click.UsageError(f"--workers is for maps, {table.name} is none")
+        path = file_of(table, output, form) if output.is_dir() else output
+        scan = Scan(source, table, processes(workers))
+        written[table.name] = export_in_parts(
+            scan, path, "parquet" if form == "parquet" else "arrow", overwrite=overwrite, tell=tell
+        )
+    return written
 
 
 def _export(tables: list[AnyTable], output: Path, form: str, overwrite: bool, tell: Tell) -> dict[str, int]:
