@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,10 @@ import wasmtime
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from perdure import RejectError
+from perdure import Principal, RejectError
 from perdure.kit import CanisterMachine, canister, nat8, update
+from perdure.kit import guide as guiding
+from perdure.kit.guide import Call, Guide
 from perdure.wasm import decode, encode
 from perdure.wasm.module import CustomSection
 
@@ -49,7 +52,10 @@ MODULES = {
 
 
 def module(name: str) -> bytes:
-    text, did = MODULES[name]
+    return with_interface(*MODULES[name])
+
+
+def with_interface(text: str, did: bytes) -> bytes:
     found = decode(bytes(wasmtime.wat2wasm(text)))
     return encode(replace(found, custom_sections=(CustomSection("icp:public candid:service", did),)))
 
@@ -89,6 +95,75 @@ def test_what_is_behind_nested_conditions_is_found_by_coverage_alone() -> None:
     """
     assert any(finds("nested", number, is_guided=True) for number in range(1, 9))
     assert not finds("nested", 1, is_guided=False)
+
+
+NOTED = f"""(module {HEAD}
+  (func (export "canister_update set")
+    (call $arg (i32.const 0) (i32.const 10) (i32.const 4))
+    (if {IS.format(at=0, value="0x1d")} (then
+      (if {IS.format(at=1, value="0x29")} (then
+        (if {IS.format(at=2, value="0x33")} (then (unreachable)))))))
+    {REPLY}))"""
+
+
+def test_what_a_guide_begins_with_is_cut_down() -> None:
+    """A story of twenty calls, of which one traps by three of the four numbers that it sends."""
+    told: list[str] = []
+
+    class Machine(CanisterMachine):
+        guided = True
+        found_in = None
+
+        @classmethod
+        def install(cls, subnet):
+            return subnet.install(with_interface(NOTED, b"service : { set : (nat8, nat8, nat8, nat8) -> () }"))
+
+        def keep(self, story: str) -> None:
+            told.append(story)
+
+    sender = Machine.senders[0]
+    harmless = [Call("set", (number, 1, 2, 3), sender) for number in range(9)]
+    guide = Machine._guides[Machine] = Guide()
+    guide._stories.append((*harmless, Call("set", (0x1D, 0x29, 0x33, 0x77), sender), *harmless, harmless[0]))
+    options = settings(
+        max_examples=60, stateful_step_count=8, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    with pytest.raises(RejectError, match="IC0502"):
+        run_state_machine_as_test(seed(1)(Machine), settings=options)
+    calls = [line.strip() for line in told[-1].splitlines() if "call_raw" in line]
+    assert len(calls) == 1
+    assert calls[0].endswith("# (29 : nat8, 41 : nat8, 51 : nat8, 0 : nat8)")
+    assert len(told[0].splitlines()) > len(told[-1].splitlines())
+
+
+@pytest.mark.parametrize("needed", [(), (3,), (0, 19), (2, 7, 8), tuple(range(20))])
+def test_the_shortest_story_has_what_is_needed(needed: tuple[int, ...]) -> None:
+    sender = Principal.from_text("aaaaa-aa")
+    story = [Call("set", (number + 1, {"note": "long", "also": number + 1}), sender) for number in range(20)]
+
+    def fails(calls: Sequence[Call]) -> bool:
+        there = [call.values[1]["also"] for call in calls]  # type: ignore[call-overload,index]
+        return all(number + 1 in there for number in needed)
+
+    left = guiding.shortest(story, fails)
+    assert [call.values for call in left] == [(0, {"note": "", "also": number + 1}) for number in needed]
+    assert guiding.shortest(story, lambda _: False) == tuple(story)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (1, -2, 0.5, "text", b"blob", True, [1, 2]),
+        {"a": (7, None), "b": {"tag": 9}},
+        (Principal.from_text("aaaaa-aa"),),
+    ],
+)
+def test_the_plain_value_is_of_the_same_type(value: object) -> None:
+    plain = guiding._plain(value)
+    assert repr(plain) == {
+        "(1,": "(0, 0, 0.0, '', b'', False, [])",
+        "{'a": "{'a': (0, None), 'b': {'tag': 0}}",
+    }.get(repr(value)[:3], repr(value))
 
 
 @canister

@@ -13,7 +13,9 @@ import random
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
+from operator import eq
 from typing import Any, Final, NamedTuple, final
 
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ from perdure.instrument.counted import COUNTER_BYTES
 from perdure.subnet import Subnet
 from perdure.subnet.residency import CodeForm
 
-__all__ = ["Call", "Guide"]
+__all__ = ["Call", "Guide", "shortest"]
 
 _MAX_STORY: Final = 20
 _MAX_CALLS: Final = 500
@@ -55,11 +57,14 @@ class Guide:
         self._calls: dict[str, list[tuple[Value, ...]]] = {}
         self._stories: list[tuple[Call, ...]] = []
         self._found: list[tuple[Call, ...]] = []
+        self._chosen: int | None = None
+        """Which story the example has begun with."""
         self._has_failed = False
 
     def begin(self, subnet: Subnet) -> None:
         """An example begins, on this fork."""
         self._counters.clear()
+        self._chosen = None
         subnet._run_as(self._form)
 
     def _begun(self, instance: WasmInstance) -> None:
@@ -98,8 +103,21 @@ class Guide:
 
     def story(self, data: st.DataObject) -> tuple[Call, ...]:
         """What an example begins with: nothing, or what has led to new code before."""
-        found: tuple[Call, ...] | None = _one_of(data, self._stories, "as before")
-        return found or ()
+        self._chosen = _one_of(data, range(len(self._stories)), "as before")
+        return () if self._chosen is None else self._stories[self._chosen]
+
+    def shorten(self, fails: Callable[[Sequence[Call]], bool]) -> None:
+        """After an example that failed: have what it began with be no longer than it takes to fail so.
+
+        The example is repeated with what is left, so that Hypothesis, which cannot see into a story, makes the rest
+        simpler. Nothing else is drawn than before.
+
+        Args:
+            fails: whether the example fails in the same way if it begins with these calls.
+        """
+        chosen = self._chosen  # other examples begin meanwhile
+        if chosen is not None and self._stories[chosen]:
+            self._stories[chosen] = shortest(self._stories[chosen], fails)
 
     def mixed(self, data: st.DataObject, method: str, values: tuple[Value, ...], types: Sequence[Type]) -> Any:
         """New arguments, some parts of which are those of an earlier call.
@@ -134,6 +152,42 @@ def _spread(value: Value, type_: Type, chance: random.Random) -> Value:
         return value
     number = chance.getrandbits(int(found[2]))
     return number - (1 << int(found[2]) - 1) if found[1] == "int" else number
+
+
+def shortest(story: Sequence[Call], fails: Callable[[Sequence[Call]], bool]) -> tuple[Call, ...]:
+    """What is left of a story that fails when no call, and nothing that a call sends, can be left out.
+
+    Calls go in halves, quarters and one by one, from the end; then each part of what is sent is made zero or empty.
+    """
+    left = tuple(story)
+    if not fails(left):  # by chance, or by what is not done again here
+        return left
+    many = len(left)
+    while many:
+        for end in range(len(left), 0, -many):
+            without = left[: max(0, end - many)] + left[end:]
+            if fails(without):
+                left = without
+        many //= 2
+    for number, call in enumerate(left):
+        parts = count()
+        _mixed(call.values, call.values, lambda _: True, parts)
+        for part in range(next(parts)):
+            values = left[number].values
+            plain = _mixed(_plain(values), values, partial(eq, part), count())
+            simpler = (*left[:number], left[number]._replace(values=plain), *left[number + 1 :])
+            if plain != values and fails(simpler):
+                left = simpler
+    return left
+
+
+def _plain(value: Any) -> Any:
+    """A value of the same type with nothing in it that could be without."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return type(value)() if isinstance(value, bool | int | float | str | bytes | list) else value
 
 
 def _one_of(data: st.DataObject, kept: Sequence[Any], what: str) -> Any:

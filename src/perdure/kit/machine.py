@@ -53,12 +53,14 @@ class Step(NamedTuple):
         line: the Python that does it again, to a ``canister`` on a ``subnet``.
         again: the same, by a ``machine``.
         outcome: ``replied``, or the error code of the rejection.
+        run: does it again, with a machine.
     """
 
     action: str
     line: str
     again: str
     outcome: str
+    run: Callable[[CanisterMachine], None]
 
 
 _WAIT: Final = "(wait)"
@@ -134,6 +136,7 @@ class CanisterMachine(RuleBasedStateMachine):
         if not self._methods:
             raise ValueError(f"nothing to call: {self.methods!r} is none of {', '.join(known) or '(no methods)'}")
         self._calls: list[Call] = []
+        self._begun_with = 0  # so many steps are the guide's
         self._guide = self._guides.setdefault(type(self), Guide()) if self.guided else None
         if self._guide is not None:
             self._guide.begin(self.subnet)
@@ -143,7 +146,8 @@ class CanisterMachine(RuleBasedStateMachine):
     def step(self, data: st.DataObject) -> None:
         """Do one thing."""
         if self._guide is not None and not self.steps:
-            for call in self._guide.story(data):
+            story = self._guide.story(data)
+            for self._begun_with, call in enumerate(story, 1):
                 self._call(*call)
         action = data.draw(st.sampled_from(self._actions), "what")
         if action == _WAIT:
@@ -180,7 +184,8 @@ class CanisterMachine(RuleBasedStateMachine):
                 method.decode(reply)
 
         plain = f"canister.{verb}({sent}, sender={who}){told}"
-        self._attempt(method_name, plain, f"machine.call_raw({sent}, {who}){told}", run)
+        repeat = partial(CanisterMachine.call_raw, method_name=method_name, arg=arg, sender=sender)
+        self._attempt(method_name, plain, f"machine.call_raw({sent}, {who}){told}", run, repeat)
 
     def let_pass(self, seconds: int) -> None:
         """Let time pass, and run what is due then."""
@@ -190,7 +195,9 @@ class CanisterMachine(RuleBasedStateMachine):
             self.subnet.run_until_idle()
 
         plain = f"subnet.advance_time({seconds} * 10**9), subnet.run_until_idle()"
-        self._attempt(_WAIT, plain, f"machine.let_pass({seconds})", run)
+        self._attempt(
+            _WAIT, plain, f"machine.let_pass({seconds})", run, partial(CanisterMachine.let_pass, seconds=seconds)
+        )
 
     def upgrade(self) -> None:
         """To `upgrade_to`; Motoko with enhanced orthogonal persistence keeps its heap, as icp and dfx do it."""
@@ -198,7 +205,7 @@ class CanisterMachine(RuleBasedStateMachine):
         keep = default_persistence(self.canister)
         run = partial(self.canister.upgrade, wasm, self.upgrade_arg, wasm_memory_persistence=keep)
         plain = f"canister.upgrade({wasm!r}, {self.upgrade_arg!r}, wasm_memory_persistence={keep!r})"
-        self._attempt(_UPGRADE, plain, "machine.upgrade()", run)
+        self._attempt(_UPGRADE, plain, "machine.upgrade()", run, CanisterMachine.upgrade)
 
     def check(self) -> None:
         """Call all invariants."""
@@ -206,7 +213,9 @@ class CanisterMachine(RuleBasedStateMachine):
         for one in known() if callable(known) else known:
             one.function(self)
 
-    def _attempt(self, action: str, line: str, again: str, run: Callable[[], None]) -> None:
+    def _attempt(
+        self, action: str, line: str, again: str, run: Callable[[], None], repeat: Callable[[CanisterMachine], None]
+    ) -> None:
         outcome = "failed"
         try:
             run()
@@ -216,16 +225,40 @@ class CanisterMachine(RuleBasedStateMachine):
             if outcome not in self.allowed:
                 raise
         finally:
-            self.steps.append(Step(action, line, again, outcome))
+            self.steps.append(Step(action, line, again, outcome, repeat))
 
     def teardown(self) -> None:
         """End the example; where it has failed, write it as a test."""
         error = sys.exc_info()[1]
+        has_failed = isinstance(error, Exception) and not isinstance(error, HypothesisException)
         if self._guide is not None:
-            self._guide.end(has_failed=isinstance(error, Exception) and not isinstance(error, HypothesisException))
+            self._guide.end(has_failed=has_failed)
         self.subnet.close()
-        if isinstance(error, Exception) and not isinstance(error, HypothesisException):
-            self.keep(self.story(error))
+        if not has_failed:
+            return
+        assert isinstance(error, Exception)
+        if self._guide is not None and self._begun_with:
+            self._guide.shorten(partial(self._fails_so, error))
+        self.keep(self.story(error))
+
+    def _fails_so(self, error: Exception, story: Sequence[Call]) -> bool:
+        """Whether this example fails in the same way, and there, where it begins with other calls."""
+        rest = [step.run for step in self.steps[self._begun_with :]]
+        machine = type(self)()
+        machine._guide = None
+        is_in_story = True
+        try:
+            for call in story:
+                machine._call(*call)
+            is_in_story = False
+            for run in rest:
+                run(machine)
+                machine.check()
+        except Exception as found:
+            return (*_kind_of(found), is_in_story) == (*_kind_of(error), not rest)
+        finally:
+            machine.subnet.close()
+        return False
 
     def keep(self, story: str) -> None:
         """Write a failing story where the next one, which is shorter or the same, is written too."""
@@ -251,6 +284,10 @@ class CanisterMachine(RuleBasedStateMachine):
         return "\n".join(
             [told, *imports, test, f"    with Subnet({allowed}) as subnet:", *(f"        {line}" for line in body), ""]
         )
+
+
+def _kind_of(error: Exception) -> tuple[type[Exception], str]:
+    return type(error), error.error_code if isinstance(error, RejectError) else ""
 
 
 def _doing(step: Step, allowed: Collection[str]) -> str:
