@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -18,17 +19,20 @@ from typing import Any
 
 import pytest
 
-from perdure import Principal, RejectError, Subnet, UnsupportedError, rejects
+from perdure import Network, Principal, RejectError, Subnet, UnsupportedError, rejects
 from perdure.canister import GlobalValue
 from perdure.kit import canister, nat64, stable
 from perdure.stable import StableCell, StableVec
 from perdure.storage import Answer, PythonCode, StateDirectory
+from perdure.subnet import Canister
 from perdure.subnet.replay import replay
 
 GOLDEN = Path(__file__).with_name("golden")
 MODULES = Path(__file__).parents[1] / "canisters" / "modules"
+Program: Any = runpy.run_path(str(MODULES.parent / "universal" / "universal.py"))["Program"]
 PAGE = 4096
-NAMES = sorted(path.stem for path in GOLDEN.glob("*.json"))
+NETWORK = "v1-network"
+NAMES = sorted({path.stem for path in GOLDEN.glob("*.json")} - {NETWORK})
 
 
 def unpack(name: str, target: Path) -> dict[str, Any]:
@@ -54,6 +58,7 @@ def test_every_version_is_there() -> None:
         "v1-range",
         "v1-copies",
     } <= set(NAMES)
+    assert (GOLDEN / f"{NETWORK}.json").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,6 +71,47 @@ def test_opens_and_verifies(tmp_path: Path, name: str, read_only: bool) -> None:
             assert state.state_hash().hex() == facts["state_hash"]
             assert len(state.answers) == facts["answers"]
             assert state.verify() == []
+
+
+def registers_of(canister: Canister, **numbers: int) -> dict[str, int]:
+    """What a universal canister has in its registers."""
+
+    def ask(register: int) -> bytes:
+        program = Program()
+        return canister.query("query", bytes(program.reply_number(Program().get(register))))
+
+    return {name: number(ask(register)) for name, register in numbers.items()}
+
+
+def test_a_network_opens_verifies_and_goes_on(tmp_path: Path) -> None:
+    facts, path = unpack(NETWORK, tmp_path / "net"), tmp_path / "net"
+    for name, one in facts["members"].items():
+        with StateDirectory.open(path / name, read_only=True) as state:
+            found = {"version": state.version, "state_hash": state.state_hash().hex(), "answers": len(state.answers)}
+            assert found == one
+            assert state.verify() == []
+        assert replay(path / name).difference is None
+    with Network(path=path) as network:
+        near, far = (network.canister(Principal.from_text(facts[name])) for name in ("near", "far"))
+        assert list(network.kinds.values()) == ["nns", "application"]
+        assert network.sent_cycles == facts["sent_cycles"] == 1_000 + 2_000 + 3_000 + 4_000 + 5_000
+        assert far._state.open_calls
+        network.run_until_idle()
+        assert network.sent_cycles == 0
+        network.subnets[1].advance_time("11s")
+        network.tick()
+        network.run_until_idle()
+        seen = {one.id: registers_of(one, made=1, answered=2, reached=3, rejected=4) for one in (near, far)}
+        assert seen[near.id] == {"made": 2, "reached": 1, "answered": 2, "rejected": 0}
+        assert seen[far.id] == {"made": 3, "reached": 2, "answered": 1, "rejected": 2}
+        states = [subnet._state for subnet in network.subnets]
+        assert sum(state.lost_cycles for state in states) == 0
+        assert not any(canister._state.open_calls for canister in network.canisters)
+        for state in states:
+            known = state.total_cycles() + state.consumed_cycles + state.sent_cycles
+            assert state.minted_cycles + state.received_cycles == known
+    for name in facts["members"]:
+        assert replay(path / name).difference is None
 
 
 def test_what_was_in_flight_goes_on(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parents[1] / "canisters" / "universal"))
 import wasmtime  # noqa: E402
 from universal import Hook, Program  # noqa: E402
 
-from perdure import Principal, Subnet  # noqa: E402
+from perdure import Network, Principal, Subnet  # noqa: E402
 from perdure.canister import GlobalValue, PageDelta  # noqa: E402
 from perdure.execution import submit_ingress  # noqa: E402
 from perdure.storage import Answer, CanisterChange, Message, PythonCode, StateDirectory  # noqa: E402
@@ -187,6 +187,48 @@ def range_(path: Path) -> dict[str, Any]:
         return {"canister": str(kv.id), **facts_of(subnet)}
 
 
+def network(path: Path) -> dict[str, Any]:
+    """Two subnets between which calls, an answer, a rejection and a refund are on their way; all of their history."""
+
+    def counting(callee: Principal, register: int, **more: Any) -> Program:
+        def count(number: int) -> Program:
+            return Program().set(number, Program().add(Program().get(number), 1))
+
+        reached, done, refused = (count(number).reply(b"") for number in (3, 2, 4))
+        return count(register).call(callee.raw_bytes, "update", reached, on_reply=done, on_reject=refused, **more)
+
+    with Network(["nns", "application"], path=path, history=None, seed=b"network") as made:
+        near, far = (subnet.install(MODULES / "universal32.wasm", b"") for subnet in made.subnets)
+        gone = Principal.from_index(int.from_bytes(near.id.raw_bytes[:8]) + 9)
+        made.subnets[0].advance_time("1h")  # so that what expires within it has, once it is there
+        programs = [
+            (near, counting(far.id, 1, cycles=1_000)),
+            (far, counting(near.id, 1, cycles=2_000)),
+            (far, counting(gone, 1, cycles=3_000)),
+            (far, counting(near.id, 1, cycles=4_000, timeout_seconds=10)),
+        ]
+        for own, program in programs:
+            submit_ingress(own._subnet._world, own.id.raw_bytes, "update", bytes(program))
+        made.tick()
+        late = counting(far.id, 1, cycles=5_000)
+        submit_ingress(near._subnet._world, near.id.raw_bytes, "update", bytes(late))
+        made.tick()
+        streams = [one for subnet in made.subnets for one in subnet._state.xnet_streams.values()]
+        kinds = sorted({type(message).__name__ for stream in streams for message in stream.messages})
+        assert kinds == ["CallMessage", "RefundMessage", "ResponseMessage"], kinds
+        for subnet in made.subnets:
+            subnet.advance_time(0)
+        return {
+            "near": str(near.id),
+            "far": str(far.id),
+            "sent_cycles": made.sent_cycles,
+            "members": {
+                f"{number}-{kind}": facts_of(subnet)
+                for number, (subnet, kind) in enumerate(zip(made.subnets, made.kinds.values(), strict=True))
+            },
+        }
+
+
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "v1-busy": busy,
     "v1-plain": plain,
@@ -195,6 +237,7 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "v1-memories": memories,
     "v1-range": range_,
     "v1-copies": copies,
+    "v1-network": network,
 }
 
 
