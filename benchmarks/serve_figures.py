@@ -339,6 +339,16 @@ def _slowly(port: int, number: int, ended: threading.Event) -> None:
             ended.wait(0.2)
 
 
+def _refused(port: int, number: int, ended: threading.Event) -> None:
+    """Bodies that are larger than any may be, sent whole before the answer is read."""
+    head = b"POST /api/v4/canister/aaaaa-aa/call HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(head)
+        for _ in range(60):
+            client.sendall(bytes(1_000_000))
+        client.recv(1 << 16)
+
+
 def _paths() -> bytes:
     content = {"request_type": "read_state", "sender": b"\4", "ingress_expiry": 1, "paths": [[b"x" * 20] * 127] * 1000}
     return cbor2.dumps({"content": content})
@@ -349,6 +359,7 @@ FLOODS: dict[str, Flood] = {
     "nested CBOR of 5 MB": _bodies(b"\x81" * 5_000_000),
     "wide CBOR of 4 MB": _bodies(b"\xa1\x67content\x9f" + bytes(4_000_000)),
     "a thousand long paths": _bodies(_paths(), path="/api/v3/canister/aaaaa-aa/read_state"),
+    "bodies that are refused": _refused,
     "requests ahead of answers": _ahead,
     "idle connections": _idle,
     "slow bodies": _slowly,
