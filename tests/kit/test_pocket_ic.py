@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -273,6 +274,27 @@ def test_it_is_served_while_it_is_live(counter, pic):
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{url}api/v2/status")
     pic.make_live()  # ended with the instance
+
+
+def test_all_subnets_go_on_and_are_served(built):
+    with PocketIC(SubnetConfig(nns=True, application=1, system=1)) as pic:
+        made = [pic.create_canister(subnet=one) for one in pic.topology()]
+        for one in made:
+            pic.add_cycles(one, 10**13)
+            pic.install_code(one, built("motoko_eop_v1").read_bytes())
+        before = pic.get_time()["nanos_since_epoch"]
+        pic.auto_progress()
+        assert pic.get_time()["nanos_since_epoch"] > before
+        arg = encode(parse_types("(principal)"), [Id(made[2].bytes)])
+        request, until = pic.submit_call(made[1], pic.sender, "incOther", arg), time.monotonic() + 30
+        subnet = pic.network.subnets[1]
+        request_id = request.removeprefix(subnet.id.raw_bytes)
+        while subnet.request_status(request_id) != "replied":
+            assert time.monotonic() < until, subnet.request_status(request_id)
+            time.sleep(0.005)
+        assert nat(subnet.response(request_id)) == 1
+        with urllib.request.urlopen(f"{pic.make_live()}api/v2/status") as response:
+            assert pic.get_root_key() in response.read()
 
 
 def test_a_state_directory(tmp_path):

@@ -145,7 +145,7 @@ class HttpInterface:
             (lambda: alone(live.subnet._state)) if network is None else network._neighbours,
             None if network is None else partial(network._delegation, self._subnet_id),
         )
-        self._verifier = Verifier(live.rounds.root_key)
+        self._verifiers: dict[bytes, Verifier] = {}
 
     def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """The response to a request; a call waits for its answer, for `SYNCHRONOUS_SECONDS`."""
@@ -190,7 +190,11 @@ class HttpInterface:
         if request_type == "call" or envelope.content["sender"] != ANONYMOUS.raw_bytes:
             config = self.live.subnet._world.config
             _check_expiry(envelope.content["ingress_expiry"], now_ns, now_ns + config.ingress_history_ns)
-        return envelope, self._verifier.authenticate(envelope, request_type, now_ns)
+        root_key_der = self.live.rounds.root_key  # another one once an NNS has come
+        verifier = self._verifiers.get(root_key_der)
+        if verifier is None:
+            verifier = self._verifiers[root_key_der] = Verifier(root_key_der)
+        return envelope, verifier.authenticate(envelope, request_type, now_ns)
 
     # --- calls
 
