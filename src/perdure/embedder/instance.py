@@ -54,7 +54,7 @@ from perdure.embedder.states import (
     WRITE,
 )
 from perdure.embedder.store import EngineTrap, Store
-from perdure.embedder.touched import Touched, changed_pages, listed_pages
+from perdure.embedder.touched import Touched, changed_pages, listed_pages, lists_nothing
 from perdure.embedder.traps import frames_of, trap_of, trap_of_memory
 from perdure.errors import InternalError
 from perdure.instrument import abi
@@ -210,15 +210,15 @@ class WasmInstance:
         """Pages (4 KiB) of stable memory that the last entry accessed, and wrote; none without accounting."""
         return listed_pages(self._view, self._accounting if self._module.facts.accounting else None)
 
-    def other_pages(self) -> dict[str, Touched]:
-        """The same of heap and own memories by name, as far as it is seen; of an entry that trapped nothing is."""
-        if self._reads is None and self._heap_changes is None and not self._has_more:
-            return {}
+    def touched(self) -> tuple[Touched, dict[str, Touched]] | None:
+        """`stable_pages`, and those of other memories as far as they are seen; `None`: none of either."""
+        if not (self._has_more or self._heap_changes or self._reads) and lists_nothing(self._view):
+            return None
         written = self._memories.written_by_code if self._state is not TRAPPED else ()
-        return changed_pages(written, self._heap_changes, self._reads)
+        return self.stable_pages(), changed_pages(written, self._heap_changes, self._reads)
 
     def see_reads(self) -> None:
-        """Have `other_pages` tell what entries read, too; see `perdure.embedder.reads`."""
+        """Have `touched` tell what entries read, too; see `perdure.embedder.reads`."""
         self._reads = Reads(self._memories.written_by_code, self._page_charges if self._metered else None)
 
     is_waiting = False  # all that a callback needs is in the images

@@ -13,11 +13,12 @@ from perdure.embedder.reads import Reads
 from perdure.instrument import abi
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 
-__all__ = ["NONE", "Touched", "changed_pages", "listed_pages"]
+__all__ = ["NONE", "Touched", "changed_pages", "listed_pages", "lists_nothing"]
 
 _GROUP: Final = WASM_PAGE_BYTES // PAGE_BYTES
 _ENDS: Final = Struct("<2I")
 _ENDS_OFFSET: Final = abi.HEADER["touched_end"].offset
+_EMPTY: Final = _ENDS.pack(abi.TOUCHED_LIST, abi.WRITTEN_LIST)
 NONE: Final = array("I")
 """No pages: not to be added to."""
 
@@ -35,6 +36,11 @@ def listed_pages(message: memoryview, accounting: AnonymousMemory | None) -> Tou
         if written_end > abi.WRITTEN_LIST:
             written = array("I", accounting.bytes[abi.WRITTEN_LIST : written_end].tobytes())
     return accessed, written
+
+
+def lists_nothing(message: memoryview) -> bool:
+    """Whether the kernel has listed no page of stable memory: its lists end where they begin."""
+    return message[_ENDS_OFFSET : _ENDS_OFFSET + _ENDS.size] == _EMPTY
 
 
 def changed_pages(

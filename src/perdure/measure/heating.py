@@ -108,12 +108,16 @@ class _Watcher:
         heat, place = self._heat, (env.facts.canister_id, entry[0])
         method = self._methods.get(place) or self._begin(*place)
         method.messages += 1
-        read, written = instance.stable_pages()
+        touched = instance.touched()
+        if touched is None:
+            if not self._is_kept:
+                return
+            touched = _NOTHING
+        (read, written), others = touched
         if result.__class__ is Trap:
             written = _NONE
         if read:
             heat.add(method.stable, read, written)
-        others = instance.other_pages()
         if others:
             self._add_others(method, others)
         if self._is_kept:
@@ -159,6 +163,8 @@ class _Watcher:
 
 
 _NONE: Final = array("I")
+_NO_OTHERS: Final[dict[str, tuple[array[int], array[int]]]] = {}
+_NOTHING: Final = ((_NONE, _NONE), _NO_OTHERS)
 _ZEROS: Final = bytes(PAGE_BYTES)
 
 

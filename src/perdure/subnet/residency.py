@@ -345,18 +345,23 @@ class ResidentInstance:
         if isinstance(self._live, WasmInstance):
             self._live.see_reads()
 
-    def other_pages(self) -> dict[str, tuple[array[int], array[int]]]:
-        """The same of its other memories by name, as far as it is seen; in Python, of all that it has changed."""
+    def touched(
+        self,
+    ) -> tuple[tuple[array[int], array[int]], dict[str, tuple[array[int], array[int]]]] | None:
+        """Pages that the last entry accessed, and wrote; `None`: none.
+
+        Of stable memory, and of other memories by name as far as they are seen; in Python, all that it has changed.
+        """
         live = self._live
         if isinstance(live, WasmInstance):
-            return live.other_pages()
+            return live.touched()
         found = {}
         for name, delta in live.changes().memories.items() if live is not None else ():
             pages = array("I")
             for address, data in delta.runs:
                 pages.extend(range(address // PAGE_BYTES, (address + len(data)) // PAGE_BYTES))
             found[name] = array("I"), pages
-        return found
+        return (array("I"), array("I")), found
 
     @property
     def is_waiting(self) -> bool:
