@@ -65,6 +65,7 @@ def test_others_need_a_name(tmp_path):
     done = CliRunner().invoke(serve, ["--state", str(tmp_path / "state"), "--bind", "0.0.0.0"])
     assert done.exit_code == 2
     assert "allow_hosts" in done.output or "--allow-host" in done.output
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_port_that_is_taken(tmp_path):
@@ -74,6 +75,7 @@ def test_a_port_that_is_taken(tmp_path):
     assert isinstance(done.exception, OSError)
     assert done.exception.strerror is not None
     assert f"port {port} of 127.0.0.1 is taken" in done.exception.strerror
+    assert not (tmp_path / "state").exists()
 
 
 def test_who_waits_gives_free_memory_back(monkeypatch):

@@ -23,7 +23,8 @@ from perdure.cli.serve import until_ended, wait
 from perdure.errors import PerdureError, StorageError
 
 if TYPE_CHECKING:
-    from perdure.gateway.server import Server
+    from socket import socket
+
     from perdure.subnet.subnet import Subnet
 
 __all__ = ["network_launcher"]
@@ -80,7 +81,7 @@ def network_launcher(
         perdure network-launcher --name staging --reset
     """  # noqa: D301 - click wants the backspace itself
     from perdure.explorer import Explorer
-    from perdure.gateway.server import Server
+    from perdure.gateway.server import Server, listen
     from perdure.gateway.standins import provide
     from perdure.storage.names import by_id
 
@@ -90,17 +91,19 @@ def network_launcher(
     home = _HOME / name
     state_dir = home / "state" if state_dir is None else state_dir
     status_dir = home if status_dir is None else status_dir
-    if reset:
-        _remove(state_dir)
     ports = [_port_of_last_time(status_dir), 0] if gateway_port is None else [gateway_port]
-    with until_ended() as ended, ExitStack() as stack:
+    named = _named(domains)
+    listening = _listening(ports, partial(listen, bind, domains=named, allow_hosts=allow_hosts))
+    with until_ended() as ended, listening, ExitStack() as stack:
+        if reset:
+            _remove(state_dir)
         state_dir.parent.mkdir(parents=True, exist_ok=True)
         subnet = stack.enter_context(_opened(state_dir, extensions, production_key_names))
         provide(subnet)
         pages = Explorer(subnet, title=f"network {name}", names=lambda: by_id(state_dir))
         stack.callback(pages.close)
-        made = partial(Server, subnet, bind=bind, domains=_named(domains), allow_hosts=allow_hosts, pages=pages)
-        server = stack.enter_context(_server(ports, made))
+        server = Server(subnet, port=listening, bind=bind, domains=named, allow_hosts=allow_hosts, pages=pages)
+        stack.enter_context(server)
         status = _status(server.port, subnet.root_key)
         _write(status_dir, status)
         explorer = f"http://localhost:{server.port}/_/?token={pages.token}"
@@ -111,13 +114,13 @@ def network_launcher(
         wait(ended)
 
 
-def _server(ports: list[int], make: Callable[..., Server]) -> Server:
-    """A server at the first of some ports that is free."""
+def _listening(ports: list[int], listen: Callable[..., socket]) -> socket:
+    """A socket at the first of some ports that is free."""
     try:
         for port in ports[:-1]:
             with suppress(OSError):
-                return make(port=port)
-        return make(port=ports[-1])
+                return listen(port=port)
+        return listen(port=ports[-1])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

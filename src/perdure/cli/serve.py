@@ -90,21 +90,22 @@ def serve(
         perdure serve --state net --subnet nns --subnet application
         perdure serve --state /var/lib/app --bind 0.0.0.0 --allow-host box.example.org
     """  # noqa: D301 - click wants the backspace itself
-    from perdure.gateway.server import Server
+    from perdure.gateway.server import Server, listen
 
     real_or_not: Clock = "virtual" if clock == "virtual" else "real"
     opened = _opened(state, kinds, extensions, production_key_names)
-    with until_ended() as ended, opened as served, ExitStack() as stack:
+    try:  # before there is a state that nobody would need
+        listening = listen(bind, port, domains, allow_hosts)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with until_ended() as ended, listening, opened as served, ExitStack() as stack:
         pages = LaterPages(partial(_explorer, served, state.directory))
         stack.callback(pages.close)
         for subnet in _subnets(served):
             subnet.outcalls.allow_hosts(*outcall_hosts)
-        try:
-            server = Server(
-                served, port=port, bind=bind, clock=real_or_not, domains=domains, allow_hosts=allow_hosts, pages=pages
-            )
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
+        server = Server(
+            served, port=listening, bind=bind, clock=real_or_not, domains=domains, allow_hosts=allow_hosts, pages=pages
+        )
         stack.enter_context(server)
         explorer = f"http://localhost:{server.port}/_/?token={pages.token}"
         facts = {

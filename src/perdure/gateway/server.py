@@ -39,7 +39,7 @@ except ModuleNotFoundError as missing:
         "extra-missing"
     ) from missing
 
-__all__ = ["Pages", "Server", "serve"]
+__all__ = ["Pages", "Server", "listen", "serve"]
 
 _LOG: Final = logging.getLogger("perdure")
 MAX_BODY_BYTES: Final = 5 << 20
@@ -96,6 +96,21 @@ def _not_opened(error: OSError, bind: str, port: int) -> OSError:
     return error if why is None else OSError(error.errno, why)
 
 
+def listen(bind: str, port: int, domains: Iterable[str] = (), allow_hosts: Iterable[str] = ()) -> socket.socket:
+    """A socket for a `Server`, open before there is anything to serve; arguments and errors as of it."""
+    allow_hosts = tuple(allow_hosts)
+    if not is_loopback(bind) and not allow_hosts:
+        raise ValueError(
+            f"others can reach {bind}: say by which name or address they ask for this server, with allow_hosts"
+        )
+    Hosts(domains, allow_hosts)
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    try:
+        return socket.create_server((bind, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise _not_opened(error, bind, port) from error
+
+
 @final
 class Server:
     """An open socket on which a subnet, or a network of them, is served from `start` to `stop`.
@@ -103,7 +118,7 @@ class Server:
     Args:
         what: the subnet or the network; it stays open when the server stops.
         bind: the address to listen on; one that others can reach needs `allow_hosts`.
-        port: 0: a free one, see `url`.
+        port: 0: a free one, see `url`; or the socket that `listen` has opened there.
         clock: ``real``: the subnet's time is the machine's; ``virtual``: it moves when somebody moves it.
         domains: names that are served beside ``localhost``, each with all names below it.
         allow_hosts: other names or addresses by which clients may ask for this server.
@@ -120,28 +135,21 @@ class Server:
         what: Subnet | Network,
         *,
         bind: str = "127.0.0.1",
-        port: int = 0,
+        port: int | socket.socket = 0,
         clock: Clock = "real",
         domains: Iterable[str] = (),
         allow_hosts: Iterable[str] = (),
         pages: Pages | None = None,
     ) -> None:
         self._pages = pages
-        allow_hosts = tuple(allow_hosts)
-        if not is_loopback(bind) and not allow_hosts:
-            raise ValueError(
-                f"others can reach {bind}: say by which name or address they ask for this server, with allow_hosts"
-            )
+        domains, allow_hosts = tuple(domains), tuple(allow_hosts)
+        listening = port if isinstance(port, socket.socket) else listen(bind, port, domains, allow_hosts)
         self.hosts = Hosts(domains, allow_hosts)
         self.rounds = Rounds.of(what, clock=clock)
         self.interface = Interfaces(self.rounds)
         self._on_their_way = Budget(_MAX_ANSWERS_BYTES)
         self._site = Site(self.rounds, self.hosts, self._on_their_way)
-        family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-        try:
-            self._socket = socket.create_server((bind, port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise _not_opened(error, bind, port) from error
+        self._socket = listening
         # Head and body are two writes: else the second one waits for the first one's acknowledgement, for 40 ms.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets have it, too
         self.port: int = self._socket.getsockname()[1]
