@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from perdure.data import ConstraintError, Store, Table, open_tables, table
+from perdure.data.store import read_catalogue
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.ic.principal import Principal
+from perdure.inspection import find_in_memory, name_structures
 from perdure.kit import nat8, nat64
 from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager
@@ -40,6 +42,22 @@ def users() -> Table[User]:
 
 def ids(rows) -> list[int]:
     return [row.id for row in rows]
+
+
+def test_a_list_of_the_memory_says_what_the_trees_are():
+    memory = BytesMemory()
+    store = Store(MemoryManager.init(memory).get)
+    Table.declare(store, "users", User, OPTIONS).put(User(7, "ada@x", "Zug", 36))
+    catalogue = read_catalogue(memory)
+    assert catalogue is not None
+    listed = name_structures(find_in_memory(memory), catalogue.schema()).structures
+    assert {one.name: one.note for one in listed} == {
+        "users": "the table",
+        "users_by_city": "index of users by city",
+        "users_by_age_city": "index of users by age, city",
+        "users_by_email": "unique index of users by email",
+        "catalogue": "what the other trees are",
+    }
 
 
 def test_rows_by_key_and_by_index(users):

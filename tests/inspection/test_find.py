@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.inspection.find import find, find_in_memory
+from perdure.inspection.find import find, find_in_memory, name_structures
 from perdure.inspection.open import open_source
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, ReadOnlyMemory
 from perdure.stable import MemoryManager, StableBTreeMap, StableVec, types
 from perdure.stable.region import Region, Run
+from perdure.values.schema import MemorySchema, Schema
 
 MAPS = ("u64_u64", "vec_vec", "b3_unit_set", "v1_blob10_blob10")
 
@@ -261,3 +262,20 @@ def test_no_more_is_used_than_there_is():
     found.extend([b"x" * 10] * 3)
     [structure] = find_in_memory(memory).structures
     assert structure.used_bytes == structure.allocated_bytes == len(memory.data)
+
+
+@pytest.mark.parametrize(
+    ("declared", "note"),
+    [
+        (MemorySchema("0", name="seen"), "values are empty: perhaps a set"),
+        (MemorySchema("0", value="()"), ""),
+        (MemorySchema("0", about="an index"), "an index"),
+    ],
+)
+def test_a_doubt_ends_where_somebody_has_declared_it(declared, note, look):
+    memory = BytesMemory()
+    map_ = StableBTreeMap.init(MemoryManager.init(memory).get(0), types.raw, types.raw)
+    map_[b"key"] = b""
+    found = look(memory.read(0, memory.size() * WASM_PAGE_BYTES))
+    assert found.structures[0].note == "values are empty: perhaps a set"
+    assert name_structures(found, Schema({"0": declared})).structures[0].note == note

@@ -160,6 +160,16 @@ def name_in_sql(name: str) -> str:
     return name.encode().lower().decode()
 
 
+def _about(model: Model, tree: Tree) -> str:
+    """What a tree is for."""
+    if tree is model.trees[0]:
+        return f"the {model.kind}"
+    unique = "unique " if tree.is_unique else ""
+    columns = ", ".join(model.columns[one].name for one in tree.own)
+    kept = f"{', '.join(model.columns[one].name for one in tree.value)} of" if tree.value else f"{unique}index of"
+    return f"{kept} {model.name} by {columns}"
+
+
 def _listed(model: Model, indexes: tuple[int, ...]) -> str:
     return ", ".join(f"{model.columns[one].name}: {model.columns[one].type}" for one in indexes)
 
@@ -358,7 +368,7 @@ class Catalogue:
             MalformedError: a type does not read.
         """
         own = str(catalogue_id)
-        found = {own: MemorySchema(own, name="catalogue", kind="cell")}
+        found = {own: MemorySchema(own, name="catalogue", kind="cell", about="what the other trees are")}
         for model in self.models:
             for tree in model.trees:
                 label = str(tree.memory_id)
@@ -373,5 +383,6 @@ class Catalogue:
                     key=model.key_format(tree),
                     value=value,
                     state=state,
+                    about=_about(model, tree),
                 )
         return Schema(found)

@@ -54,7 +54,7 @@ from perdure.stable.layout import (
 )
 from perdure.stable.region import Region, Run
 from perdure.stable.sqlite import SqliteHeader
-from perdure.values.schema import KINDS, Schema
+from perdure.values.schema import KINDS, MemorySchema, Schema
 
 __all__ = ["KINDS", "Inventory", "Manager", "Structure", "find", "find_in_memory", "name_structures"]
 
@@ -332,6 +332,11 @@ def _is_blank(region: Region, extents: list[Extent]) -> bool:
     return True
 
 
+_NO_WIDTH: Final = "key width not certain: declare the key in stable.yaml"
+_PERHAPS_SET: Final = "values are empty: perhaps a set"
+"""Doubts, which end where somebody has declared it."""
+
+
 def _read_map(structure: Structure) -> Structure:
     region = structure.region
     foreign = motoko.read_map(region)
@@ -346,9 +351,9 @@ def _read_map(structure: Structure) -> Structure:
     elif shape.node_versions == {2} and header.version == 1:
         note = "migrated from version 1"
     elif header.length and not shape.is_readable:
-        note = "key width not certain: declare the key in stable.yaml"
+        note = _NO_WIDTH
     elif shape.value.seen == (0, 0) and not is_set:
-        note = "values are empty: perhaps a set"
+        note = _PERHAPS_SET
     return replace(
         structure,
         kind="btreeset" if is_set else "btreemap",
@@ -472,8 +477,15 @@ def _joined(index: Structure, data: Structure, note: str) -> Structure:
 
 
 def name_structures(inventory: Inventory, schema: Schema | None) -> Inventory:
-    """The inventory with the names of the schema."""
+    """The inventory with the names of the schema, and without doubts that it settles."""
     if schema is None:
         return inventory
-    named = [replace(structure, name=schema.of(structure.label).name) for structure in inventory.structures]
+    named = [_named(structure, schema.of(structure.label)) for structure in inventory.structures]
     return replace(inventory, structures=tuple(named))
+
+
+def _named(structure: Structure, declared: MemorySchema) -> Structure:
+    is_settled = {_NO_WIDTH: declared.key is not None, _PERHAPS_SET: declared.value is not None}
+    is_known = bool(declared.about) and structure.note in is_settled
+    note = "" if is_known or is_settled.get(structure.note) else structure.note
+    return replace(structure, name=declared.name, note="; ".join(filter(None, (declared.about, note))))

@@ -78,6 +78,7 @@ class MemorySchema:
         value: format of the values.
         data: memory id of a log's data.
         state: one of `STATES`.
+        about: what there is to say of it, where a program says it; no ``stable.yaml`` has this.
     """
 
     label: str
@@ -87,6 +88,7 @@ class MemorySchema:
     value: Declared = None
     data: int | None = None
     state: str = "active"
+    about: str = ""
 
     @property
     def life(self) -> str:
