@@ -11,9 +11,10 @@ from perdure.data.catalogue import Column, Model, Tree
 from perdure.data.declare import TableOptions, declared_table
 from perdure.data.evolution import DeclaredModel
 from perdure.data.parts import TableFault
-from perdure.data.rows import format_of
+from perdure.data.rows import Cells, format_of
 from perdure.data.store import Store
 from perdure.data.tables import Table
+from perdure.data.tree import PendingTree
 from perdure.errors import UnsupportedError
 from perdure.values.annotations import Annotations
 from perdure.values.format import Format, Value
@@ -28,6 +29,7 @@ S = TypeVar("S")
 O = TypeVar("O")  # noqa: E741 -- a subject, and an object
 
 _KEY: Final = ("subject", "object")
+_MOST_PLAIN: Final = 65_536
 
 
 @final
@@ -77,6 +79,8 @@ class Verb(Generic[S, O]):
         first, *indexes = self.table.parts
         self._out = first.tree
         self._into = indexes[0].tree if indexes else None
+        self._plain: dict[bytes, Value] = {}
+        """What parts of keys are, by their bytes."""
 
     @classmethod
     def declare(
@@ -168,9 +172,7 @@ class Verb(Generic[S, O]):
 
     def objects(self, subject: S) -> Iterator[O]:
         """The objects of a subject, in their order."""
-        prefix = pack((self._subject.to_plain(subject),))
-        for key, _ in self._out.range(prefix, prefix_end(prefix)):
-            yield self._object.from_plain(unpack(key[len(prefix) :])[0])
+        yield from self._behind(self._out, pack((self._subject.to_plain(subject),)), self._object)
 
     def subjects(self, object_: O) -> Iterator[S]:
         """The subjects of an object, in their order.
@@ -178,11 +180,21 @@ class Verb(Generic[S, O]):
         Raises:
             UnsupportedError: it is navigable one way only.
         """
-        prefix = pack((self._object.to_plain(object_),))
-        for key, _ in self._reversed().range(prefix, prefix_end(prefix)):
-            yield self._subject.from_plain(unpack(key[len(prefix) :])[0])
+        yield from self._behind(self._reversed(), pack((self._object.to_plain(object_),)), self._subject)
 
-    def _reversed(self) -> Any:
+    def _behind(self, tree: PendingTree, prefix: bytes, cells: Cells) -> Iterator[Any]:
+        """The other part of each pair whose key begins so. A node comes again and again: it is unpacked once."""
+        known, start, from_plain = self._plain, len(prefix), cells.from_plain
+        for key, _ in tree.range(prefix, prefix_end(prefix)):
+            part = key[start:]
+            plain = known.get(part, known)
+            if plain is known:
+                if len(known) >= _MOST_PLAIN:
+                    known.clear()
+                plain = known[part] = unpack(part)[0]
+            yield from_plain(plain)
+
+    def _reversed(self) -> PendingTree:
         if self._into is None:
             raise UnsupportedError(f"{self.table.name} is navigable one way only: declare it with verb(both=True)")
         return self._into

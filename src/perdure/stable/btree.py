@@ -31,6 +31,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import lt
 from typing import Any, Final, TypeVar, final
 
 from perdure.errors import MalformedError
@@ -250,7 +251,8 @@ class BTree:
                 found.append((node.keys[start], node.value(start)))
                 path.append((node, start + 1, end))
                 address = node.children[start + 1]
-        if any(one[0] >= other[0] for one, other in pairwise(found)):
+        keys = [one[0] for one in found]
+        if not all(map(lt, keys, keys[1:])):
             raise MalformedError("keys that do not ascend", self._root)
         return found[:most]
 
