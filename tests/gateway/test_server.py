@@ -157,10 +157,17 @@ class Large:
 
 
 @pytest.fixture(scope="module")
-def large():
-    """A server with large answers."""
+def _large():
     with Subnet() as subnet, Server(subnet, pages=Large()) as server:
         yield server
+
+
+@pytest.fixture
+def large(_large):
+    """A server with large answers, none of which is on its way."""
+    while _large._on_their_way.held_bytes:
+        time.sleep(0.01)
+    return _large
 
 
 def asked_for(server, kibibytes):
