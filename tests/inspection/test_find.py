@@ -274,8 +274,9 @@ def test_no_more_is_used_than_there_is():
 )
 def test_a_doubt_ends_where_somebody_has_declared_it(declared, note, look):
     memory = BytesMemory()
-    map_ = StableBTreeMap.init(MemoryManager.init(memory).get(0), types.u64, types.raw)
-    map_[7] = b""
+    map_ = StableBTreeMap.init(MemoryManager.init(memory).get(0), types.text, types.raw)
+    for length in range(20):
+        map_["x" * length] = b""
     found = look(memory.read(0, memory.size() * WASM_PAGE_BYTES))
     assert found.structures[0].note == "values are empty: perhaps a set"
     assert name_structures(found, Schema({"0": declared})).structures[0].note == note
