@@ -203,8 +203,8 @@ def test_newer_directories_are_refused_by_name(path: str) -> None:
     StateDirectory.open(path).close()
     file = Path(path) / "checkpoint"
     data = file.read_bytes()
-    file.write_bytes(data[:8] + (2).to_bytes(4, "little") + data[12:])
-    with pytest.raises(StorageError, match="format 2; this version reads format 1: a newer version"):
+    file.write_bytes(data[:8] + (3).to_bytes(4, "little") + data[12:])
+    with pytest.raises(StorageError, match="format 3; this version reads formats 1 to 2: a newer version"):
         StateDirectory.open(path)
 
 

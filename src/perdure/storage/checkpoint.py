@@ -3,7 +3,7 @@
 ```
  ┌────────────┬───────┬─────────────────────────────────────────────────┐
  │ magic      │  8 B  │ "PERDURE1"                                      │ 0
- │ format     │  u32  │ 1; any other is refused                         │ 8
+ │ format     │  u32  │ 2; 1 is without field 11; others are refused    │ 8
  │ zero       │  u32  │                                                 │ 12
  │ body bytes │  u64  │                                                 │ 16
  │ checksum   │  32 B │ SHA-256 of bytes 0..23 and of the body          │ 24
@@ -14,6 +14,7 @@
  8 records     version of the rules' records in it
  9 canisters   [[canister id, entry]...], ascending
  10 answers    [[epoch, entries, SHA-256 of the file]...]
+ 11 owner      which opening of the directory has made it; 0: before that was counted
 
  entry  1 slot   2 module hash   3 globals or null   4 record   5 code [name, hash, schema]
         6 memories  [[name, [generation of the files, Wasm pages, root of the page tree]]...], ascending
@@ -85,8 +86,11 @@ __all__ = [
 _HEADER = struct.Struct("<8sIIQ32s")
 _MAGIC = b"PERDURE1"
 _OLD_MAGIC = b"PERDURE\0"
-FORMAT = 1
+FORMAT = 2
+_FORMATS = (1, FORMAT)
+"""That can be read."""
 
+OWNER = nat(32)
 _HASH = blob(32, 32)
 
 
@@ -135,6 +139,7 @@ class Checkpoint:
     records: int = 0
     canisters: dict[bytes, KeptCanister] = field(default_factory=dict)
     answers: tuple[AnswerFile, ...] = ()
+    owner: int = 0
     checksum: bytes = b""
 
 
@@ -217,6 +222,7 @@ _BODY = Table(
     Field(8, "records", nat(32), 0),
     Field(9, "canisters", sorted_mapping(CANISTER_ID, _CANISTER), []),
     Field(10, "answers", sequence(row(AnswerFile, ("epoch", COUNT), ("entries", COUNT), ("hash", _HASH)), tuple), []),
+    Field(11, "owner", OWNER, 0),
     rules=(_slots, _answer_files, _extension_names),
 )
 
@@ -224,7 +230,7 @@ _BODY = Table(
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The file's bytes; sets `checkpoint.checksum`."""
     body = cbor2.dumps(_BODY.encode(checkpoint))
-    head = _HEADER.pack(_MAGIC, FORMAT, 0, len(body), b"")[:24]
+    head = _HEADER.pack(_MAGIC, FORMAT if checkpoint.owner else 1, 0, len(body), b"")[:24]
     checkpoint.checksum = sha256(head + body).digest()
     return head + checkpoint.checksum + body
 
@@ -244,9 +250,11 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise MalformedError(f"bad magic {data[:8]!r}, expected {_MAGIC!r}", 0)
     _, format_, zero, body_bytes, checksum = _HEADER.unpack_from(data)
-    if format_ != FORMAT:
+    if format_ not in _FORMATS:
         newer = "a newer version of perdure wrote it" if format_ > FORMAT else "there is no such format"
-        raise UnsupportedError(f"state directory of format {format_}; this version reads format {FORMAT}: {newer}")
+        raise UnsupportedError(
+            f"state directory of format {format_}; this version reads formats 1 to {FORMAT}: {newer}"
+        )
     body = data[_HEADER.size :]
     if zero:
         raise MalformedError(f"{zero:#x} found where nothing is, expected zero", 12)
@@ -254,7 +262,10 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
         raise MalformedError(f"{len(body)} bytes found, {body_bytes} expected", _HEADER.size)
     if sha256(data[:24] + body).digest() != checksum:
         raise MalformedError("checksum mismatch", 24)
-    return Checkpoint(**_BODY.decode(load(body, "checkpoint")), checksum=checksum)
+    found = _BODY.decode(load(body, "checkpoint"))
+    if bool(found["owner"]) != (format_ > 1):
+        raise MalformedError(f"owner {found['owner']} in format {format_}: format 1 has none, others have", 8)
+    return Checkpoint(**found, checksum=checksum)
 
 
 def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:

@@ -28,6 +28,8 @@ from perdure.storage.committed import Committed
 from perdure.storage.disk import DiskFile, read_whole
 from perdure.storage.durable import DurableMemory
 from perdure.storage.history import History, Segment, Version
+from perdure.storage.locks import Locks
+from perdure.storage.log import LogRecord
 
 __all__ = ["SUBDIRECTORIES", "Checkpoints"]
 
@@ -47,6 +49,8 @@ class Checkpoints:
 
     Attributes:
         last: the one on the platter.
+        owner: which opening of the directory this is; 0: one that only reads.
+        is_first: whether it has made the directory.
     """
 
     def __init__(self, committed: Committed, history: History, blobs: Blobs, records: Format | None) -> None:
@@ -59,6 +63,8 @@ class Checkpoints:
         self._records = records
         self._is_past_return = False
         self.last = Checkpoint()
+        self.owner = 0
+        self.is_first = False
 
     def look_around(self) -> None:
         """Refuse what is neither a file nor a directory, wherever it lies."""
@@ -86,8 +92,9 @@ class Checkpoints:
         log.truncate(0)
         log.close()
         self._disk.sync_directory(self._path)  # or the checkpoint may be found without the rest
-        first = Checkpoint(epoch=1, state_hash=self._committed.state_hash(), history=history)
+        first = Checkpoint(epoch=1, state_hash=self._committed.state_hash(), history=history, owner=self.owner)
         replace_file(self._disk, self._path, "checkpoint", encode_checkpoint(first))
+        self.is_first = True
 
     def load(self, bearable: Callable[[str], AbstractContextManager[None]]) -> None:
         """Take up the one on the platter.
@@ -114,6 +121,12 @@ class Checkpoints:
         with bearable("something that the checkpoint has"):
             if committed.state_hash() != last.state_hash:
                 raise StorageError("the state hash is not that of its parts", path)
+
+    def claim(self, locks: Locks, records: list[LogRecord]) -> int:
+        """Be the owner after those that the checkpoint and the log have; which one that is."""
+        last = records[-1].owner if records else self.last.owner
+        self.owner = locks.claim(last + (not self.is_first))
+        return self.owner
 
     def make(self, log: CommitLog) -> bool:
         """Make one unless somebody reads the directory.
@@ -208,6 +221,7 @@ class Checkpoints:
             self._records.version if self._records is not None else old.records,
             {canister_id: state.kept() for canister_id, state in committed.canisters.items()},
             committed.answers.write(old.epoch + 1),
+            self.owner,
         )
         write_beside(self._disk, self._path, "checkpoint", encode_checkpoint(new))
         # From here on nobody knows which one is there; what was appended to the other's log would be lost.

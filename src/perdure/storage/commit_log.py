@@ -48,6 +48,7 @@ class CommitLog:
         sealed: whether the log has a seal.
         write_behind: write at once and sync when asked, for those who seldom ask; else every record is on its way to
             the platter from `append` on.
+        owner: who writes: which opening of the directory this is.
         check_lock: raises `OSError` where the directory is not ours any more.
     """
 
@@ -60,6 +61,7 @@ class CommitLog:
         *,
         sealed: bool,
         write_behind: bool,
+        owner: int = 1,
         check_lock: Callable[[], None] = lambda: None,
     ) -> None:
         self._file = file
@@ -67,6 +69,7 @@ class CommitLog:
         self._place = place
         self._allocated = file.size()
         self._write_behind = write_behind
+        self._owner = owner
         self._check_lock = check_lock
         self._mutex = threading.Lock()
         self._under_way = 0  # newest version of the write that was started
@@ -130,7 +133,9 @@ class CommitLog:
             StorageError: it could not be written; the log is as before.
         """
         self.check()
-        head, checksum = encode_record(self._place, self.durable, meta, pages, state_hash=state_hash, seal=seal)
+        head, checksum = encode_record(
+            self._place, self.durable, meta, pages, owner=self._owner, state_hash=state_hash, seal=seal
+        )
         buffers = [head, *pages, end_mark()]
         size_bytes = sum(map(len, buffers)) - BLOCK
         version = self._place.version + (not seal)

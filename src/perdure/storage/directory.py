@@ -45,8 +45,8 @@ from perdure.storage.history import History, PastState, Version, changed_byte, o
 from perdure.storage.image import TemporaryImage
 from perdure.storage.kept import CanisterState, Durability, KeepHistory, Recovery, StorageLimits
 from perdure.storage.locks import Locks
-from perdure.storage.log import Place, record_bytes
-from perdure.storage.recovery import Replay, read_log
+from perdure.storage.log import record_bytes
+from perdure.storage.recovery import Replay, last_place, read_log
 from perdure.storage.temporary import TemporaryStore
 
 __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
@@ -108,6 +108,8 @@ class StateDirectory:
         self._history = History(self.disk, files.directory, keep=0)
         self._checkpoints = Checkpoints(self._committed, self._history, self._blobs, records)
         self.log_bytes_used = 0
+        self.owner = 0
+        """Which opening of the directory this is, in the order of those that write; 0: it is only read."""
         self._lost: list[str] | None = None
 
     @classmethod
@@ -160,7 +162,7 @@ class StateDirectory:
                 if read_only:
                     directory.locks.share()
                 else:
-                    directory.locks.own(trust_owner=trust_owner)
+                    directory._checkpoints.owner = directory.locks.own(trust_owner=trust_owner)
                 directory._begin(history)
                 directory._lost = lost
                 directory._checkpoints.load(directory._bearable)
@@ -230,7 +232,7 @@ class StateDirectory:
         checkpoint = self._checkpoints.last
         records, tail = read_log(file, checkpoint, live=self.read_only)
         self._files.settled = not any(record.is_seal for record in records)
-        end = records[-1].offset + records[-1].size_bytes if records else 0
+        place, end = last_place(checkpoint, records)
         self.log_bytes_used = end
         Replay(self._committed, file, self._bearable).take_up(records)
         self.recovery = Recovery(sum(not record.is_seal for record in records), tail.torn, tail.damaged_version)
@@ -242,11 +244,9 @@ class StateDirectory:
             )
         if self.read_only:
             return
+        self.owner = self._checkpoints.claim(self.locks, records)
         if records:
             file.sync()  # an owner that was killed may have left them with the system
-        place = Place(
-            checkpoint.epoch, self._committed.version, records[-1].checksum if records else checkpoint.checksum
-        )
         self._files.log = CommitLog(
             file,
             file_path,
@@ -254,6 +254,7 @@ class StateDirectory:
             end,
             sealed=not self._files.settled,
             write_behind=self.durability != "message",
+            owner=self.owner,
             check_lock=self.locks.check,
         )
         # Nothing is to be appended before what is not whole is out of reach.
@@ -388,8 +389,7 @@ class StateDirectory:
         with self._lock, self._told("commit"):
             self._check_writable()
             log = self._log_for_commit()
-            if self.durability in {"checkpoint", "never"}:  # the others ask when the log is synced
-                log.check_owner()
+            log.check_owner()  # and again before it is acknowledged: this keeps most of a late owner off the log
             drafted = partial(Draft, self._committed, message, changes, subnet_record, answers, forgotten)
             version = self._log_commit(log, drafted)
             if apply:

@@ -4,7 +4,7 @@
  record (a multiple of 4,096 bytes)
  ┌──────────────┬───────┬──────────────────────────────────────────────────────────────┐
  │ magic        │  4 B  │ "PDSL"                                                       │ 0
- │ format       │  u16  │ 1                                                            │ 4
+ │ format       │  u16  │ 2; 1 before owners were counted                              │ 4
  │ kind         │  u16  │ 0: a commit; 1: a seal                                       │ 6
  │ epoch        │  u64  │ of the checkpoint that the record continues                  │ 8
  │ version      │  u64  │ of the state after this commit; a seal: that before it       │ 16
@@ -12,7 +12,7 @@
  │ meta bytes   │  u32  │                                                              │ 32
  │ page count   │  u32  │                                                              │ 36
  │ pages CRC    │  u32  │ CRC-32 of all pages                                          │ 40
- │ zero         │  u32  │                                                              │ 44
+ │ owner        │  u32  │ which opening of the directory has written it; format 1: 0   │ 44
  │ previous     │  32 B │ checksum of the record before, or of the checkpoint          │ 48
  │ state hash   │  32 B │ of the state after this record; zeros: not computed          │ 80
  │ checksum     │  32 B │ SHA-256 of bytes 0..111 and of meta                          │ 112
@@ -24,7 +24,9 @@
  end mark: 4,096 zero bytes after the last record, overwritten by the next one
 ```
 
-Little-endian. A record is whole when its checksums hold and it continues the one before. What follows the last whole
+Little-endian. A record is whole when its checksums hold and it continues the one before. Owners only grow: who opens a
+directory to write takes the next number, and a record with a smaller number than the checkpoint or a record before it
+has is of an owner that had lost the directory, and counts as none. What follows the last whole
 record is nothing (the end mark, or a record of an older epoch), or a *torn tail*: a write that a crash cut off. It is
 *damage* when something later says that the missing version had reached the platter: a record whose `durable` is at
 least that version.
@@ -53,7 +55,9 @@ _CHECKED = struct.Struct("<4sHHQQQIIII32s32s")
 _SUMS = struct.Struct("<32sI")
 _HEADER_BYTES = _CHECKED.size + _SUMS.size
 _MAGIC = b"PDSL"
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = (1, _FORMAT)
+"""That can be read."""
 _COMMIT, _SEAL = 0, 1
 _NO_HASH = bytes(32)
 _ZEROS = bytes(BLOCK)
@@ -78,6 +82,7 @@ class LogRecord:
         is_seal: no commit, see above.
         previous: what it says that it continues.
         is_known: whether its kind is, and nothing is where nothing is to be.
+        owner: which opening of the directory has written it; 0: before that was counted.
     """
 
     version: int
@@ -92,6 +97,7 @@ class LogRecord:
     offset: int
     size_bytes: int
     is_known: bool = True
+    owner: int = 0
 
     @property
     def pages_offset(self) -> int:
@@ -121,7 +127,14 @@ def record_bytes(meta_bytes: int, page_count: int) -> int:
 
 
 def encode_record(
-    place: Place, durable: int, meta: bytes, pages: Sequence[Buffer], *, state_hash: bytes = b"", seal: bool = False
+    place: Place,
+    durable: int,
+    meta: bytes,
+    pages: Sequence[Buffer],
+    *,
+    owner: int,
+    state_hash: bytes = b"",
+    seal: bool = False,
 ) -> tuple[bytes, bytes]:
     """Everything of a record before its pages, and its checksum."""
     crc = size_bytes = 0
@@ -133,7 +146,7 @@ def encode_record(
     kind = _SEAL if seal else _COMMIT
     checked = _CHECKED.pack(
         _MAGIC,
-        _FORMAT,
+        _FORMAT if owner else 1,
         kind,
         epoch,
         version + (not seal),
@@ -141,7 +154,7 @@ def encode_record(
         len(meta),
         count,
         crc,
-        0,
+        owner,
         previous,
         state_hash or _NO_HASH,
     )
@@ -156,11 +169,11 @@ def _read_header(file: DiskFile, offset: int) -> LogRecord | None:
     if len(head) < _HEADER_BYTES or not head.startswith(_MAGIC):
         return None
     checked, meta_end = head[: _CHECKED.size], _HEADER_BYTES
-    _, format_, kind, epoch, version, durable, meta_bytes, count, pages_crc, zero, previous, state_hash = (
+    _, format_, kind, epoch, version, durable, meta_bytes, count, pages_crc, owner, previous, state_hash = (
         _CHECKED.unpack(checked)
     )
     checksum, crc = _SUMS.unpack_from(head, _CHECKED.size)
-    if format_ != _FORMAT or crc != crc32(checksum, crc32(checked)):
+    if format_ not in _FORMATS or crc != crc32(checksum, crc32(checked)):
         return None
     meta_end += meta_bytes
     if meta_end > len(head):
@@ -179,8 +192,13 @@ def _read_header(file: DiskFile, offset: int) -> LogRecord | None:
         Place(epoch, version - (kind != _SEAL), previous),
         offset,
         record_bytes(meta_bytes, count),
-        not zero and durable < version if kind == _COMMIT else kind == _SEAL and not (zero or meta_bytes or count),
+        _is_known(kind, meta_bytes + count, durable < version) and bool(owner) == (format_ == _FORMAT),
+        owner,
     )
+
+
+def _is_known(kind: int, size: int, is_before: bool) -> bool:
+    return is_before if kind == _COMMIT else kind == _SEAL and not size
 
 
 def _head_is_whole(file: DiskFile, record: LogRecord) -> bool:
@@ -199,8 +217,14 @@ def _pages_are_whole(file: DiskFile, record: LogRecord) -> bool:
     return crc == record.pages_crc
 
 
-def scan(file: DiskFile, place: Place, offset: int = 0) -> Iterator[LogRecord]:
-    """The whole records that continue `place`, in order, up to the first that is not whole.
+def scan(file: DiskFile, place: Place, offset: int = 0, owner: int = 0) -> Iterator[LogRecord]:
+    """The whole records that continue `place`, in order, up to the first that is not whole, or of an owner before.
+
+    Args:
+        file: the log.
+        place: what the first one continues.
+        offset: where it begins.
+        owner: who has made what it continues.
 
     Raises:
         MalformedError: a whole record that nobody has written.
@@ -211,6 +235,9 @@ def scan(file: DiskFile, place: Place, offset: int = 0) -> Iterator[LogRecord]:
             return
         if not record.is_known:
             raise MalformedError("a record of no kind that there is, or with something where nothing is to be", offset)
+        if record.owner < owner:
+            return
+        owner = record.owner
         yield record
         offset += record.size_bytes
         place = Place(place.epoch, record.version, record.checksum)
@@ -221,10 +248,10 @@ def _refuse_other_formats(file: DiskFile, epoch: int, offset: int) -> None:
     head = file.pread(_CHECKED.size, offset)
     if len(head) == _CHECKED.size and head.startswith(_MAGIC):
         _, format_, _, found_epoch, *_ = _CHECKED.unpack(head)
-        if format_ != _FORMAT and found_epoch >= epoch:
+        if format_ not in _FORMATS and found_epoch >= epoch:
             raise UnsupportedError(
-                f"commit log of format {format_} found, {_FORMAT} expected: open and close the directory with the "
-                f"version of perdure that wrote it"
+                f"commit log of format {format_} found, at most {_FORMAT} expected: open and close the directory with "
+                f"the version of perdure that wrote it"
             )
 
 

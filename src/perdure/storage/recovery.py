@@ -14,7 +14,7 @@ from perdure.storage.disk import DiskFile
 from perdure.storage.durable import DurableMemory, LoggedPages
 from perdure.storage.log import LogRecord, Place, Tail, find_tail, scan
 
-__all__ = ["Replay", "read_log"]
+__all__ = ["Replay", "last_place", "read_log"]
 
 
 def read_log(file: DiskFile, checkpoint: Checkpoint, *, live: bool) -> tuple[list[LogRecord], Tail]:
@@ -27,14 +27,23 @@ def read_log(file: DiskFile, checkpoint: Checkpoint, *, live: bool) -> tuple[lis
     """
     before = -1
     while True:
-        records = list(scan(file, Place(checkpoint.epoch, checkpoint.version, checkpoint.checksum)))
-        end = records[-1].offset + records[-1].size_bytes if records else 0
-        version = records[-1].version if records else checkpoint.version
-        tail = find_tail(file, checkpoint.epoch, version, end)
+        records = list(
+            scan(file, Place(checkpoint.epoch, checkpoint.version, checkpoint.checksum), owner=checkpoint.owner)
+        )
+        last, end = last_place(checkpoint, records)
+        tail = find_tail(file, checkpoint.epoch, last.version, end)
         # A reader may come between a record and the next one; it looks like damage until it is read again.
         if tail.damaged_version is None or not live or len(records) == before:
             return records, tail
         before = len(records)
+
+
+def last_place(checkpoint: Checkpoint, records: list[LogRecord]) -> tuple[Place, int]:
+    """What the next record continues, and where it goes."""
+    if not records:
+        return Place(checkpoint.epoch, checkpoint.version, checkpoint.checksum), 0
+    last = records[-1]
+    return Place(checkpoint.epoch, last.version, last.checksum), last.offset + last.size_bytes
 
 
 @final
