@@ -46,6 +46,7 @@ from perdure.subnet.gate import Gate, alone
 from perdure.subnet.kinds import KINDS
 from perdure.subnet.members import begin_at, hash_of
 from perdure.subnet.network_directory import check_places, check_streams, refuse_missing, wanted_kinds
+from perdure.subnet.process import Begins
 from perdure.subnet.remote import RemoteSubnet
 from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
@@ -78,7 +79,8 @@ class Network:
         trust_owner: as for `Subnet`.
         processes: of this machine that have the subnets, each every so manieth, so that they run beside each other;
             what comes out is the same to the byte. `subnets` are then handles with the same names, of which those that
-            cannot cross say so. `None`: the subnets are in this process.
+            cannot cross say so. `None`: the subnets are in this process. Or where processes are, as
+            `perdure.fleet.on_ray.RayProcesses` says it.
 
     Raises:
         ValueError: there is no such kind, no subnet, two of a kind that there is once, or others than in the directory.
@@ -97,7 +99,7 @@ class Network:
         extensions: Iterable[str] = (),
         history: KeepHistory = "kept",
         trust_owner: bool = False,
-        processes: int | None = None,
+        processes: int | Begins | None = None,
     ) -> None:
         self._topology = topology = None if path is None else Topology(Path(path))
         kinds = wanted_kinds(subnets, topology)

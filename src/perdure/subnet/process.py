@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, Protocol, final, runtime_checkable
 
 from perdure.subnet.frames import Channel, EndedError, Kind, decode_error, encode_error
 
-__all__ = ["IS_WORKER", "Place", "StreamNumbers", "WorkerProcess", "answer_of"]
+__all__ = ["IS_WORKER", "Begins", "Begun", "Place", "StreamNumbers", "WorkerProcess", "answer_of", "begin_process"]
 
 _START: Final = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
@@ -58,9 +58,67 @@ class Place:
     strays: frozenset[bytes] = frozenset()
 
 
+class Begun(Protocol):
+    """A process that was begun; `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its id, where it is."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended; raises `subprocess.TimeoutExpired`."""
+        ...
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """Where worker processes are, if not on this machine."""
+
+    @property
+    def count(self) -> int:
+        """How many there are to be."""
+        ...
+
+    def start(self, number: int, /) -> tuple[Begun, socket.socket]:
+        """Begin one; its pipe's end here."""
+        ...
+
+
+def begin_process() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A worker process of this machine, which ends with this one, and this end of its pipe."""
+    ours, theirs = socket.socketpair()
+    paths = json.dumps(list(map(str, sys.path)))
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _START, paths, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, IS_WORKER: "1"},
+                process_group=0,  # the terminal's Ctrl-C comes to the network, which says what is to end
+            )
+    except BaseException:
+        ours.close()
+        raise
+    return process, ours
+
+
 @final
 class WorkerProcess:
     """One process, or none as yet.
+
+    Args:
+        number: which.
+        begins: where it is begun; `None`: on this machine.
 
     Attributes:
         places: its subnets.
@@ -68,15 +126,16 @@ class WorkerProcess:
         lost: why it is of no use any more; empty: it is.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, begins: Begins | None = None) -> None:
         self.key = b"worker %d" % number
+        self._begins = begins
         self.number = number
         self.places: list[Place] = []
         self.is_known = False
         self.anew = True
         self.lost = ""
         self.slices: dict[tuple[int, bytes], tuple[int, int, bytes]] = {}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Begun | None = None
         self._channel: Channel | None = None
         self._owed = 0
 
@@ -88,20 +147,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Begin the process."""
-        ours, theirs = socket.socketpair()
-        paths = json.dumps(list(map(str, sys.path)))
-        try:
-            with theirs:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-c", _START, paths, str(theirs.fileno()), str(os.getpid())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    env={**os.environ, IS_WORKER: "1"},
-                    process_group=0,  # the terminal's Ctrl-C comes to the network, which says what is to end
-                )
-        except BaseException:
-            ours.close()
-            raise
+        self.process, ours = begin_process() if self._begins is None else self._begins.start(self.number)
         self._channel = Channel(ours)
         self._owed, self.is_known, self.anew, self.slices = 0, False, True, {}
 
@@ -188,7 +234,7 @@ def answer_of(frame: list[Any]) -> Any:
     return frame[1]
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: Begun) -> None:
     with suppress(OSError):
         process.kill()
     process.wait()

@@ -27,7 +27,7 @@ from perdure.errors import HostError, UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.subnet.frames import EndedError, Held, Kind, encode_error
 from perdure.subnet.gate import Gate, Outside
-from perdure.subnet.process import IS_WORKER, Place, StreamNumbers, WorkerProcess, answer_of
+from perdure.subnet.process import IS_WORKER, Begins, Place, StreamNumbers, WorkerProcess, answer_of
 from perdure.subnet.routes import Routes
 
 __all__ = ["Workers"]
@@ -48,7 +48,7 @@ class Workers:
     """The processes of one network, and whose turn it is.
 
     Args:
-        count: how many processes; each has every so manieth subnet.
+        processes: how many, or where they are; each has every so manieth subnet.
         gate: of the network.
         running: the numbers of the subnets that take part in rounds.
         is_kept: whether subnets are in directories, from which they go on where a process ends.
@@ -60,8 +60,10 @@ class Workers:
     """
 
     def __init__(
-        self, count: int, gate: Gate, running: Callable[[], list[int]], *, is_kept: bool, compiler: object
+        self, processes: int | Begins, gate: Gate, running: Callable[[], list[int]], *, is_kept: bool, compiler: object
     ) -> None:
+        begins = processes if isinstance(processes, Begins) else None
+        count = processes if begins is None else begins.count
         if type(count) is not int or not 0 < count <= _MAX_PROCESSES:
             raise ValueError(f"processes are 1 to {_MAX_PROCESSES}, found {count!r:.40}")
         if compiler is not None:
@@ -74,7 +76,7 @@ class Workers:
         self._gate = gate
         self._running = running
         self._is_kept = is_kept
-        self._workers = [WorkerProcess(number) for number in range(count)]
+        self._workers = [WorkerProcess(number, begins) for number in range(count)]
         self._places: list[Place] = []
         self._round_number = 0
         self._strays_told: set[int] = set()
@@ -193,6 +195,10 @@ class Workers:
                 code = worker.process.wait(_SOON_SECONDS)
         worker.kill()
         how = "" if code is None else f" (exit code {code})" if code >= 0 else f" ({signal.Signals(-code).name})"
+        return self._ended(worker, how)
+
+    def _ended(self, worker: WorkerProcess, how: str) -> str:
+        """That a worker has ended, and what that means for its subnets, in words."""
         numbers = ", ".join(str(one.number) for one in worker.places)
         words = f"the worker process of subnets {numbers or 'of none'} has ended{how}"
         if self._is_kept or not worker.places:
@@ -257,7 +263,7 @@ class Workers:
                 gate.end(turn)
 
     def _call(self, worker: WorkerProcess, turn: bool | None, number: int, parts: Sequence[object]) -> Any:
-        gate, before = self._gate, worker.owed
+        gate, before, process = self._gate, worker.owed, worker.process
         went_wrong: BaseException | None = None
         try:
             if gate.is_shared:
@@ -278,6 +284,8 @@ class Workers:
                     did, failed, went_wrong = False, encode_error(error), error
                     if not worker.owed:
                         raise
+                if worker.process is not process:  # it has ended since it asked, and the round has begun another one
+                    raise _lost(self._ended(worker, ""))
                 worker.is_known = False
                 worker.tell(Kind.WENT_ON, did, failed)
                 frame = worker.receive()

@@ -260,6 +260,10 @@ def _count(options: Mapping[str, Any]) -> int:
 
 
 def _workers(options: Mapping[str, Any]) -> Workers:
+    if options["place"] == "ray":
+        from perdure.fleet.on_ray import RayWorkers  # an extra
+
+        return RayWorkers(_WORK, options["workers"])
     from perdure.fleet.workers import Processes
 
     return Processes(_WORK, options["workers"])

@@ -1,0 +1,129 @@
+"""Payments across two subnets whose workers are Ray's, while processes and actors are killed: run by test_on_ray.py.
+
+    python tests/fleet/killed_on_ray.py DIRECTORY SEED KILLS
+
+Each payment has a number and brings cycles along. It prints one JSON object: what was paid, what arrived how often, and
+the cycles of all canisters and streams before and after. Nothing costs cycles on these subnets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from perdure import Network, Principal
+from perdure.errors import HostError
+from perdure.fleet import Campaign, Job
+from perdure.fleet.on_ray import RayProcesses, RayWorkers
+from perdure.kit import call, canister, ic, nat64, query, stable, update
+from perdure.stable import StableBTreeMap, StableCell
+
+CYCLES = 1_000_000
+
+
+@canister(name="ledger")
+class Ledger:
+    """Counts how often each payment has come."""
+
+    came: StableBTreeMap[nat64, nat64]
+
+    @update
+    def deposit(self, number: nat64) -> nat64:
+        self.came[number] = self.came.get(number, 0) + 1
+        ic.accept_cycles(CYCLES)
+        return self.came[number]
+
+    @query
+    def all(self) -> list[tuple[nat64, nat64]]:
+        return list(self.came.items())
+
+
+@canister(name="wallet")
+class Wallet:
+    """Pays, and knows what was answered."""
+
+    answered: StableCell[nat64] = stable(default=0)
+
+    @update
+    async def pay(self, ledger: Principal, number: nat64) -> nat64:
+        times: nat64 = await call(ledger, "deposit", number, signature="(nat64) -> (nat64)", cycles=CYCLES)
+        self.answered.set(self.answered.get() + 1)
+        return times
+
+
+def campaign(directory: Path) -> dict[str, str]:
+    """One that is killed, one that is late, and some that are neither."""
+    told = {"dies": "die", "hangs": "hang", **{f"works {number}": "work" for number in range(4)}}
+    jobs = [Job(source, (what, str(directory / "ids"))) for source, what in told.items()]
+    workers = RayWorkers("fleet_work:run", 2)
+    return {row.source: f"{row.outcome}: {row.error}" for row in Campaign(jobs, workers, time_limit_seconds=5).rows()}
+
+
+def killed(network: Network, seed: int, kills: int) -> None:
+    """End worker processes and actors, one after the other, while payments go on."""
+    import ray
+
+    addresses = {one["NodeManagerAddress"] for one in ray.nodes()}
+    assert addresses == {"127.0.0.1"}, addresses
+    random = Random(seed)
+    for _ in range(kills):
+        time.sleep(random.uniform(0.05, 0.6))
+        workers: Any = network._workers
+        worker = random.choice(workers._workers)
+        if worker.process is None:
+            continue
+        if random.random() < 0.5:
+            ray.kill(worker.process._actor, no_restart=True)
+        else:
+            try:
+                os.kill(worker.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def pay(network: Network, wallet: Any, ledger: Principal, killer: threading.Thread) -> dict[str, Any]:
+    """Payments until the killer is done, and some more; which were certainly, and which perhaps, made."""
+    paid, unsure, number = [], [], 0
+    more = 20
+    while killer.is_alive() or more:
+        more -= not killer.is_alive()
+        number += 1
+        try:
+            times = wallet.actor().pay(ledger, number)
+            assert times == 1, f"payment {number} came {times} times"
+            paid.append(number)
+        except HostError:
+            unsure.append(number)
+    network.run_until_idle()
+    return {"paid": paid, "unsure": unsure}
+
+
+def cycles(network: Network) -> int:
+    return network.sent_cycles + sum(one.status().cycles for one in network.canisters)
+
+
+def main(directory: Path, seed: int, kills: int) -> None:
+    processes = RayProcesses(2)
+    with Network(["system", "system"], path=directory / "net", processes=processes) as network:
+        here, there = network.subnets
+        ledger, wallet = here.install(Ledger), there.install(Wallet)
+        before = cycles(network)
+        killer = threading.Thread(target=killed, args=(network, seed, kills))
+        killer.start()
+        found = pay(network, wallet, ledger.id, killer)
+        killer.join()
+        found |= {"came": ledger.actor().all(), "cycles": [before, cycles(network)]}
+    with Network(path=directory / "net", code=[Ledger, Wallet]) as network:  # in this process, from what is on the disk
+        found["again"] = network.canister(ledger.id).actor().all()
+    print(json.dumps(found | {"campaign": campaign(directory)}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

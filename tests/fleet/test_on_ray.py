@@ -1,0 +1,51 @@
+"""Campaigns and networks on Ray: a cluster of one machine, begun once, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+def test_what_is_killed_on_ray_loses_and_doubles_nothing(tmp_path: Path, work: str) -> None:
+    command = [sys.executable, str(HERE / "killed_on_ray.py"), str(tmp_path), "1", "4"]
+    paths = os.pathsep.join([str(HERE), str(tmp_path)])
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # Ray prints, too
+    came = dict(found["came"])
+    assert set(came.values()) == {1}
+    assert set(found["paid"]) <= set(came) <= {*found["paid"], *found["unsure"]}
+    assert len(found["paid"]) >= 20
+    assert found["unsure"], "nobody was killed in the midst of anything"
+    assert found["cycles"][0] == found["cycles"][1]
+    assert found["again"] == found["came"]
+    works = {f"works {number}": "fine: " for number in range(4)}
+    assert {source: told for source, told in found["campaign"].items() if source in works} == works
+    assert found["campaign"]["hangs"] == "failed: its time limit of 5 s is over"
+    assert found["campaign"]["dies"].startswith("failed: its worker ended by ")
+
+
+@pytest.mark.slow
+def test_a_cluster_is_not_begun_without_a_token(tmp_path: Path) -> None:
+    script = "import ray\nfrom perdure.fleet.on_ray import connect\nconnect()"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "Ray was imported without token authentication" in done.stderr
