@@ -15,6 +15,8 @@ from perdure.gateway.http import HttpInterface
 from perdure.subnet import Canister
 from perdure.subnet.live import Live
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 HERE = Path(__file__).parent
 MODULES = HERE.parent / "canisters" / "modules"
 

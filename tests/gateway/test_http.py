@@ -7,13 +7,13 @@ import urllib.request
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from endless import Endless
 
 from perdure import Principal, Subnet
 from perdure.candid import encode, parse_values
 from perdure.certification import Missing
 from perdure.gateway.envelope import hash_of_map
 from perdure.gateway.http import HttpInterface
-from perdure.kit import call, canister, nat64, update
 from perdure.subnet.live import Live
 
 NAT_1 = b"DIDL\0\1}\1"
@@ -225,22 +225,6 @@ def test_effective_ids(interface, counter, agents):
     _, body = agent.message("call", Principal(b""), "provisional_create_canister_with_cycles", text("(record {})"))
     response = agent.post(f"/api/v4/subnet/{subnet_id}/call", body)
     assert cbor2.loads(response.body)["status"] == "replied"
-
-
-@canister(name="endless")
-class Endless:
-    """Never answers, and always has something to do."""
-
-    @update
-    def step(self) -> nat64:
-        """One step."""
-        return nat64(1)
-
-    @update
-    async def loop(self, own: Principal) -> nat64:
-        """All steps there are."""
-        while True:
-            await call(own, "step", signature="() -> (nat64)")
 
 
 def test_a_canister_that_never_answers(interface, counter, agents, monkeypatch):

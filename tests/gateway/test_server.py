@@ -14,30 +14,15 @@ import urllib.request
 from contextlib import suppress
 
 import pytest
+from endless import Endless
 
-from perdure import Principal, Subnet
+from perdure import Subnet
 from perdure.candid import encode, parse_values
 from perdure.gateway import Server
 from perdure.gateway.connection import Connection
 from perdure.gateway.http import Response
 from perdure.gateway.server import _about
-from perdure.kit import call, canister, nat64, update
-
-
-@canister(name="tests:Endless")
-class Endless:
-    """Never answers, and always has something to do."""
-
-    @update
-    def step(self) -> nat64:
-        """One step."""
-        return nat64(1)
-
-    @update
-    async def loop(self, own: Principal) -> nat64:
-        """All steps there are."""
-        while True:
-            await call(own, "step", signature="() -> (nat64)")
+from perdure.kit import canister, nat64, update
 
 
 @canister(name="tests:Counted")

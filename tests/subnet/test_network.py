@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import balanced, call_each_other, counted, cut_off
 from walker import WALK, Walker
 
 from perdure import Network, Principal, RejectError, Subnet, UnsupportedError
@@ -15,10 +16,8 @@ from perdure.candid import encode, parse_types
 from perdure.canister import CanisterStatus
 from perdure.execution import submit_ingress
 from perdure.execution.management.elsewhere import BITCOIN_CANISTERS
-from perdure.execution.messages import cycles_of
 from perdure.execution.schema import FORMAT, SUBNET
 from perdure.execution.streams import Slice, take_in
-from perdure.execution.world import World
 from perdure.kit import call, canister, nat64, update
 from perdure.subnet import network as network_module
 from perdure.subnet.live import Live
@@ -44,23 +43,6 @@ def network(origin):
 @pytest.fixture
 def ids(origin):
     return origin[1]
-
-
-def balanced(network):
-    """Nothing is made or lost between subnets: each is right by itself, and what is sent is received or on its way."""
-    for state in (subnet._state for subnet in network.subnets):
-        known = state.total_cycles() + state.consumed_cycles + state.lost_cycles + state.sent_cycles
-        assert state.minted_cycles + state.received_cycles == known
-    waiting = 0
-    for state in (subnet._state for subnet in network.subnets):
-        for other in network.subnets:
-            stream = state.xnet_streams.get(other._state.subnet_id)
-            back = other._state.xnet_streams.get(state.subnet_id)
-            if stream is not None:
-                new = stream.messages[(0 if back is None else back.inducted) - stream.begin :]
-                waiting += sum(map(cycles_of, new))
-    assert network.sent_cycles == waiting
-    return True
 
 
 def walk(network, first, path, end="", *, cycles=CYCLES, keep=100, timeout=0):
@@ -477,30 +459,10 @@ class TestCutOff:
     In Wasm: a method in Python that waits does not live through an interruption.
     """
 
-    def outcome(self, network, ids):
-        counters = [network.canister(one) for one in ids]
-        return [(one.query("count", encode((), [])), one._state.cycles) for one in counters]
-
     def run(self, network, ids, at, *, before):
-        count, finish = [0], World.finish
-
-        def finishing(world, *args, **kwargs):
-            count[0] += 1
-            if count[0] == at and before:
-                raise KeyboardInterrupt
-            finish(world, *args, **kwargs)
-            if count[0] == at:
-                raise KeyboardInterrupt
-
-        for one, other in (ids, ids[::-1], ids):
-            arg = encode(parse_types("(principal)"), [other])
-            submit_ingress(network.canister(one)._subnet._world, one.raw_bytes, "incOther", arg)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(World, "finish", finishing)
-            try:
-                network.run_until_idle()
-            except KeyboardInterrupt:
-                assert count[0] == at
+        call_each_other(network, ids)
+        with cut_off(at, before=before) as count:
+            network.run_until_idle()
         network.run_until_idle()
         return count[0]
 
@@ -509,11 +471,11 @@ class TestCutOff:
         first, ids = counters
         with first.fork() as clean:
             places = self.run(clean, ids, -1, before=before)
-            expected = self.outcome(clean, ids)
+            expected = counted(clean, ids)
         assert places > 15
         for at in range(1, places + 1):
             with first.fork() as network:
                 self.run(network, ids, at, before=before)
-                assert self.outcome(network, ids) == expected, at
+                assert counted(network, ids) == expected, at
                 assert balanced(network)
                 assert network.sent_cycles == 0

@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from networks import balanced, call_each_other, counted, cut_off
 from walker import Walker
 
 from perdure import Network, StorageError, Subnet
 from perdure.candid import encode, parse_types
-from perdure.execution import submit_ingress
 from perdure.execution.streams import has_new, take_in
-from perdure.execution.world import World
 from perdure.subnet import network as network_module
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
@@ -23,13 +22,6 @@ NOTHING = encode((), [])
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "network"
-
-
-def balanced(network):
-    for state in (subnet._state for subnet in network.subnets):
-        known = state.total_cycles() + state.consumed_cycles + state.lost_cycles + state.sent_cycles
-        assert state.minted_cycles + state.received_cycles == known
-    return network.sent_cycles == 0
 
 
 def test_everything_is_there_again(path):
@@ -45,6 +37,7 @@ def test_everything_is_there_again(path):
         assert network.canister(ids[0]).actor().seen() == [2, 0]
         assert network.canister(ids[0]).actor().walk([ids[1]], 10, 1, "", 0) == 1
         assert balanced(network)
+        assert network.sent_cycles == 0
         assert network.subnets[1].create_canister().id not in ids
 
 
@@ -170,15 +163,9 @@ def counters(path):
 
 
 def begin(network, ids):
-    for one, other in (ids, ids[::-1], ids):
-        arg = encode(parse_types("(principal)"), [other])
-        submit_ingress(network.canister(one)._subnet._world, one.raw_bytes, "incOther", arg)
+    call_each_other(network, ids)
     for subnet in network.subnets:
         subnet.advance_time(0)  # a commit, so that what was let in is on the disk
-
-
-def outcome(network, ids):
-    return [(one.query("count", NOTHING), one._state.cycles) for one in map(network.canister, ids)]
 
 
 def test_a_subnet_that_was_put_back_alone(counters, tmp_path):
@@ -218,29 +205,16 @@ def test_nothing_is_taken_in_before_it_is_on_the_platter(counters, monkeypatch):
 
 def crash(path, ids, at, *, before):
     """A process that ends at a transaction, before or after it is kept, and one that goes on; how many there were."""
-    count, finish = [0], World.finish
-
-    def finishing(world, *args, **kwargs):
-        count[0] += 1
-        if count[0] == at and before:
-            raise KeyboardInterrupt
-        finish(world, *args, **kwargs)
-        if count[0] == at:
-            raise KeyboardInterrupt
-
     network = Network(path=path)
     begin(network, ids)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(World, "finish", finishing)
-        try:
-            network.run_until_idle()
-        except KeyboardInterrupt:
-            assert count[0] == at
+    with cut_off(at, before=before) as count:
+        network.run_until_idle()
     network._abandon()
     with Network(path=path) as again:
         again.run_until_idle()
         assert balanced(again)
-        return count[0], outcome(again, ids)
+        assert again.sent_cycles == 0
+        return count[0], counted(again, ids)
 
 
 @pytest.mark.slow
