@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, key: str) -> None:
         query = parse_qs(urlsplit(self.path).query)
         if not key and "list-type" in query:
-            self._list(query.get("prefix", [""])[0])
+            self._list(query.get("prefix", [""])[0], query.get("start-after", [""])[0])
             return
         found = self.bucket.objects.get(key)
         if found is None:
@@ -190,12 +190,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.bucket.sent += len(piece)
             self.wfile.write(piece)
 
-    def _list(self, prefix: str) -> None:
+    def _list(self, prefix: str, after: str) -> None:
         rows = "".join(
             f"<Contents><Key>{escape(key)}</Key><LastModified>{_date(one.modified)}</LastModified>"
             f"<ETag>{escape(one.tag)}</ETag><Size>{one.size_bytes}</Size></Contents>"
             for key, one in sorted(self.bucket.objects.items())
-            if key.startswith(prefix)
+            if key.startswith(prefix) and key > after
         )
         self._send(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>".encode())
 

@@ -191,6 +191,7 @@ TESTED_WITH = {
     "cli/test_completion.py": "cli: completing",
     "cli/test_memory.py": "inspection: memories",
     "cli/test_stable.py": "cli: stable.*",
+    "fleet/test_lake.py": "cli: fleet.export",
     "data/test_tables.py": "data: *; inspection: model_check model_views",
     "embedder/test_engine.py": "embedder: bindings c_host code creator facts global_values header host module settings",
     "embedder/test_instance.py": "embedder: machine patience store turns",

@@ -42,13 +42,13 @@ def test_the_readme_names_files_that_exist() -> None:
 
 PAGES = {
     (page, index): block.split("```")[0]
-    for page in ("signatures", "outcalls", "explorer", "network", "fleet")
+    for page in ("signatures", "outcalls", "explorer", "network", "fleet", "object-storage")
     for index, block in enumerate((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").split("```python\n")[1:])
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["signatures", "outcalls", "explorer", "network", "fleet"])
+@pytest.mark.parametrize("page", ["signatures", "outcalls", "explorer", "network", "fleet", "object-storage"])
 def test_the_blocks_of_a_page_run_in_turn(page: str, tmp_path: Path) -> None:
     """In one process: a block has what those before it have defined. Classes of canisters need a file to be in."""
     script = tmp_path / "page.py"

@@ -14,6 +14,7 @@ _PLACES = {
     "fsck": "campaigns:fsck",
     "bench": "campaigns:bench",
     "fuzz": "campaigns:fuzz",
+    "export": "export:export",
 }
 
 
