@@ -24,6 +24,7 @@ from perdure.canister import GlobalValue
 from perdure.kit import canister, nat64, stable
 from perdure.stable import StableCell, StableVec
 from perdure.storage import Answer, PythonCode, StateDirectory
+from perdure.storage.checkpoint import decode_checkpoint
 from perdure.subnet import Canister
 from perdure.subnet.replay import replay
 
@@ -57,6 +58,8 @@ def test_every_version_is_there() -> None:
         "v1-memories",
         "v1-range",
         "v1-copies",
+        "v2-plain",
+        "v2-range",
     } <= set(NAMES)
     assert (GOLDEN / f"{NETWORK}.json").exists()
 
@@ -180,6 +183,17 @@ def test_what_is_in_the_log_only_goes_on(tmp_path: Path) -> None:
         assert number(kv.update("inc")) == 4
     with Subnet(tmp_path / "state") as subnet:
         assert number(subnet.canister(kv.id).query("count")) == 4
+
+
+@pytest.mark.parametrize(("name", "owner"), [("v1-plain", 0), ("v1-range", 0), ("v2-plain", 1), ("v2-range", 1)])
+def test_owners_are_counted_from_format_2_on(tmp_path: Path, name: str, owner: int) -> None:
+    unpack(name, tmp_path / "state")
+    assert decode_checkpoint((tmp_path / "state" / "checkpoint").read_bytes()).owner == owner
+    for number in (owner + 1, owner + 2):
+        with Subnet(tmp_path / "state") as subnet:
+            assert subnet._host.directory.owner == number  # type: ignore[union-attr]
+            subnet.canisters[0].update("inc")
+        assert decode_checkpoint((tmp_path / "state" / "checkpoint").read_bytes()).owner == number
 
 
 def test_what_no_canister_uses_yet(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from perdure.candid import decode, encode, parse_types
 from perdure.execution import submit_ingress
 from perdure.kit import canister, update
 from perdure.memory import WASM_PAGE_BYTES
+from perdure.storage import StateDirectory
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 COUNTER = MODULES / "motoko_eop_v1.wasm.gz"
@@ -102,6 +103,49 @@ def test_states_are_equal_whatever_the_number_of_processes():
         assert hashes[-1][1] == 0
         found.add(tuple(hashes))
     assert len(found) == 1
+
+
+def counted(network, counters, *, rounds=60):
+    """What counters have come to that call each other, however often somebody has to say that it goes on."""
+    for first, second in (counters, counters[::-1]):
+        submit(network, first, "incOther", encode(parse_types("(principal)"), [second]), rounds)
+    for subnet in network.subnets:
+        subnet.advance_time(0)  # a commit, so that what was let in is on the disk
+
+
+@pytest.mark.slow
+def test_directories_are_equal_whatever_ends_on_the_way(tmp_path):
+    """The same state by every number of processes; the same counts where workers are killed again and again."""
+    hashes, counts = [], []
+    for count in (None, 2):
+        with Network(2, path=tmp_path / f"{count}", processes=count) as network:
+            counters = [subnet.install(COUNTER).id for subnet in network.subnets]
+            counted(network, counters)
+            network.run_until_idle()
+            counts.append([network.canister(one).query("count", NOTHING) for one in counters])
+            network.subnets[0].advance_time(0)
+        hashes.append([])
+        for member in ("0-application", "1-application"):
+            with StateDirectory.open(tmp_path / f"{count}" / member, read_only=True) as state:
+                hashes[-1].append((state.version, state.state_hash()))
+    assert hashes[0] == hashes[1]
+    drawn = random.Random(3)
+    with Network(2, path=tmp_path / "killed", processes=2) as network:
+        counters = [subnet.install(COUNTER).id for subnet in network.subnets]
+        counted(network, counters)
+        for _ in range(6):
+            process = network._workers._workers[drawn.randrange(2)].process
+            timer = threading.Timer(drawn.random() * 0.08, process.kill if process is not None else int)
+            timer.start()
+            with suppress(HostError):
+                for _ in range(3):
+                    network.tick()
+            timer.join()
+        with suppress(HostError):
+            network.run_until_idle()
+        network.run_until_idle()
+        assert network.sent_cycles == 0
+        assert [network.canister(one).query("count", NOTHING) for one in counters] == counts[0]
 
 
 class TestHandles:

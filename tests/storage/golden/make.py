@@ -238,6 +238,8 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "v1-range": range_,
     "v1-copies": copies,
     "v1-network": network,
+    "v2-plain": plain,
+    "v2-range": range_,
 }
 
 
