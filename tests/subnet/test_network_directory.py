@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from networks import balanced, call_each_other, counted, cut_off
 from walker import Walker
 
 from perdure import Network, StorageError, Subnet
 from perdure.candid import encode, parse_types
+from perdure.cli import perdure
 from perdure.execution.streams import has_new, take_in
 from perdure.subnet import network as network_module
 
@@ -39,6 +41,27 @@ def test_everything_is_there_again(path):
         assert balanced(network)
         assert network.sent_cycles == 0
         assert network.subnets[1].create_canister().id not in ids
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "stable ls {}",
+        "stable ls {}:one",
+        "state verify {}",
+        "state replay {}",
+        "state history {}",
+        "canister ls --state {}",
+    ],
+)
+def test_where_a_subnets_directory_is_wanted(path, command):
+    """Commands for one subnet say which there are, and make nothing in the network's directory."""
+    Network(["nns", "application"], path=path).close()
+    done = CliRunner().invoke(perdure, command.format(path).split())
+    told = str(done.exception) + done.output
+    assert done.exit_code
+    assert f"name that of one of its subnets, {path}/0-nns, {path}/1-application" in told
+    Network(path=path).close()
 
 
 def test_a_subnet_that_is_added_is_kept(path):

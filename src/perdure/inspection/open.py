@@ -143,6 +143,9 @@ def _open_directory(path: Path) -> Source:
         return source
     if (path / "metadata.json").is_file():
         return Source(str(path), BytesMemory(), labels=labels, variables=variables)
+    from perdure.storage.topology import refuse_network
+
+    refuse_network(str(path))
     raise StorageError(f"no {STABLE_MEMORY_FILE} in it: name a canister of a state directory as {path}:CANISTER", path)
 
 

@@ -16,6 +16,7 @@ from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import DurableImage, StateDirectory, TemporaryImage
 from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
+from perdure.storage.topology import refuse_network
 from perdure.units import meant
 
 __all__ = ["canister_id_of", "memory_of", "open_canister", "source_of_image"]
@@ -33,6 +34,7 @@ def open_canister(path: Path, canister: str) -> Source:
         StorageError: no state directory, no such canister, no such memory, or one that cannot be read.
     """
     if not (path / "checkpoint").exists():
+        refuse_network(str(path))
         raise StorageError("not a state directory", path).coded("no-state")
     directory = StateDirectory.open(path, read_only=True)
     try:

@@ -30,6 +30,7 @@ from perdure.storage.durable import DurableMemory
 from perdure.storage.history import History, Segment, Version
 from perdure.storage.locks import Locks
 from perdure.storage.log import LogRecord
+from perdure.storage.topology import refuse_network
 
 __all__ = ["SUBDIRECTORIES", "Checkpoints"]
 
@@ -68,6 +69,7 @@ class Checkpoints:
 
     def look_around(self) -> None:
         """Refuse what is neither a file nor a directory, wherever it lies."""
+        refuse_network(self._path, self._disk)
         for path in (self._path, *(f"{self._path}/{name}" for name in SUBDIRECTORIES)):
             if self._disk.exists(path):
                 self._disk.list_directory(path)

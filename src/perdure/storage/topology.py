@@ -23,7 +23,7 @@ from perdure.storage.beside import read_json
 from perdure.storage.checkpoint import replace_file
 from perdure.storage.disk import Disk, RealDisk
 
-__all__ = ["TOPOLOGY", "Member", "Topology"]
+__all__ = ["TOPOLOGY", "Member", "Topology", "refuse_network"]
 
 TOPOLOGY: Final = "topology.json"
 _FORMAT: Final = "perdure network 1"
@@ -38,6 +38,21 @@ class Member(NamedTuple):
     name: str
     kind: str
     first_canister_index: int
+
+
+def refuse_network(path: str, disk: Disk | None = None) -> None:
+    """Say of the directory of a network, where that of a subnet is wanted, which subnets there are.
+
+    Raises:
+        StorageError: it is one.
+    """
+    disk = disk or RealDisk()
+    if disk.exists(f"{path}/{TOPOLOGY}") and not disk.exists(f"{path}/checkpoint"):
+        names = sorted(filter(_NAME.fullmatch, disk.list_directory(path)), key=lambda name: int(name.partition("-")[0]))
+        there = ", ".join(f"{path}/{name}" for name in names[:5]) or "none"
+        raise StorageError(f"the directory of a network: name that of one of its subnets, {there}", path).coded(
+            "no-state"
+        )
 
 
 @final
