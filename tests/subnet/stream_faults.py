@@ -45,6 +45,7 @@ ELSEWHERE = {
     "subnet/worker.py": "worker processes, which tests/subnet/test_workers.py kills",
     "subnet/workers.py": "the same",
     "subnet/process.py": "the same: what the network knows of them",
+    "subnet/replay.py": "a history that is done again, in a directory that is gone afterwards",
 }
 CYCLES = 1_000
 _MAX_SECONDS = 120
@@ -195,9 +196,9 @@ def _calling(callee: bytes, **more: Any) -> bytes:
     return bytes(count(1, 0).call(callee, "update", reached, on_reply=done, on_reject=refused, **more))
 
 
-def prepare(path: Path, **options: Any) -> None:
+def prepare(path: Path) -> None:
     """A network in which calls are begun: some are answered, one is refused, one comes too late; cycles come back."""
-    with Network(["system", "system"], path=path, **options) as network:
+    with Network(["system", "system"], path=path, history=None) as network:
         made = [subnet.install(UNIVERSAL.read_bytes(), b"") for subnet in network.subnets]
         for one in made:
             one.update("update", bytes(P().stable64_grow(1).drop().reply(b"")))

@@ -60,7 +60,7 @@ def history(path):
 
 
 def test_what_is_begun_refused_late_and_halted(path):
-    prepare(path, history=None)
+    prepare(path)
     with Network(path=path) as network:
         network.run_until_idle()
         network.halt(network.subnets[1])
