@@ -262,6 +262,7 @@ TESTED_WITH = {
     "threshold/test_keys.py": "threshold: *",
     "system_api/test_host_functions.py": "system_api: api log wording; ic: ic0 reject",
     "candid/test_types.py": "ic: principal",
+    "fleet/test_sources.py": "fleet: buckets found",
     "fleet/test_campaign.py": "fleet: command jobs journal plan report worker workers",
     "cli/test_fleet.py": "cli: fleet.*",
     "upgrade/test_scenarios.py": "upgrade: attribution check* finding rehearsal stage version",

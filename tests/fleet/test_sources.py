@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perdure import Subnet
-from perdure.errors import StorageError
+from perdure.errors import StorageError, UnsupportedError
 from perdure.fleet import expand
 
 WASM = Path(__file__).parent.parent / "canisters" / "modules" / "kv32.wasm"
@@ -49,9 +49,9 @@ def test_directories_are_looked_through(fleet: Path) -> None:
 
 
 def test_patterns_and_lists_mean_each_source_once(fleet: Path) -> None:
-    (fleet / "list").write_text("# mine\nsnaps/b\n\ndumps/*.bin\nnot-there\ns3://bucket/key/\n")
+    (fleet / "list").write_text("# mine\nsnaps/b\n\ndumps/*.bin\nnot-there\ns3://bucket/key\n")
     found = [one.source for one in expand(["snaps/*", "@list"], "memories")]
-    assert found == ["snaps/b", "snaps/deep/a", "dumps/a.bin", "not-there", "s3://bucket/key/"]
+    assert found == ["snaps/b", "snaps/deep/a", "dumps/a.bin", "not-there", "s3://bucket/key"]
 
 
 def test_what_is_not_there_is_a_source_and_nothing_is_an_error(fleet: Path) -> None:
@@ -71,3 +71,29 @@ def test_a_mark_changes_with_the_content(fleet: Path) -> None:
     with Subnet(fleet / "state") as kept:
         kept.install(WASM)
     assert expand(["state"], "canisters")[0].mark != first[0].mark
+
+
+def test_urls_are_listed(fleet: Path) -> None:
+    url = f"file://{fleet}"
+    assert [one.source for one in expand([f"{url}/snaps/"], "canisters")] == [f"{url}/snaps/b", f"{url}/snaps/deep/a"]
+    found = expand([f"{url}/*/[ab]*"], "memories")
+    assert [one.source.removeprefix(url) for one in found] == [
+        "/dumps/a.bin",
+        "/dumps/b.bin.gz",
+        "/snaps/b",
+        "/snaps/deep/a",
+    ]
+    assert found[0].size_bytes == 65536
+    assert all(one.mark for one in found)
+    assert {bool(one.module_hash) for one in found[2:]} == {True}
+    assert expand([f"{url}/snaps/b"], "canisters")[0].source == f"{url}/snaps/b"
+    with pytest.raises(StorageError, match="no canisters found"):
+        expand([f"{url}/dumps/"], "canisters")
+
+
+def test_a_url_with_credentials_is_refused_and_not_repeated(fleet: Path) -> None:
+    with pytest.raises(UnsupportedError) as refused:
+        expand(["s3://key:secret@bucket/snaps/"], "canisters")
+    assert "secret" not in str(refused.value)
+    with pytest.raises(UnsupportedError, match="give files"):
+        expand(["s3://bucket/modules/"], "modules")

@@ -5,10 +5,11 @@ came out, `report` tells it.
 """
 
 from perdure.fleet.campaign import Campaign
+from perdure.fleet.found import Found
 from perdure.fleet.jobs import Job, Row
 from perdure.fleet.journal import Journal
 from perdure.fleet.report import Summary
-from perdure.fleet.sources import Found, expand
+from perdure.fleet.sources import expand
 from perdure.fleet.workers import Processes, Workers
 
 __all__ = ["Campaign", "Found", "Job", "Journal", "Processes", "Row", "Summary", "Workers", "expand"]

@@ -8,42 +8,22 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Final, Literal
 
-from perdure.errors import PerdureError, StorageError
+from perdure.errors import PerdureError, StorageError, UnsupportedError
+from perdure.fleet.found import DUMP_ENDS, MEMORY_FILES, MODULE_FILE, SNAPSHOT_FILE, Found
 from perdure.ic.principal import Principal
 from perdure.storage import StateDirectory
 from perdure.storage.names import Names
+from perdure.urls import is_url, parse_url
 
 __all__ = ["Found", "Kind", "expand"]
 
 Kind = Literal["canisters", "memories", "modules", "benches"]
 
 _MAX_LIST_BYTES: Final = 256 << 20
-_SNAPSHOT: Final = "metadata.json"
 _STATE: Final = "checkpoint"
-_MODULE: Final = "wasm_module.bin"
-_MEMORIES: Final = ("wasm_memory.bin", "stable_memory.bin")
-
-
-@final
-@dataclass(frozen=True)
-class Found:
-    """A source.
-
-    Attributes:
-        source: as commands take it.
-        module_hash: SHA-256 of its module in hexadecimal; nothing where it has none, or none that can be read.
-        size_bytes: that it takes on the disk.
-        mark: changes with what it holds.
-    """
-
-    source: str
-    module_hash: str = ""
-    size_bytes: int = 0
-    mark: str = ""
 
 
 def expand(given: Iterable[str], kind: Kind) -> list[Found]:
@@ -51,8 +31,8 @@ def expand(given: Iterable[str], kind: Kind) -> list[Found]:
 
     Args:
         given: of each a source itself; a pattern with ``*``, ``?``, ``[...]`` or ``**``; a directory, which is looked
-            through; a state directory, for all its canisters; ``@FILE``, which has one of these on each line (``@-``:
-            standard input).
+            through; a state directory, for all its canisters; a URL, which is looked through where it ends with a
+            slash or has ``*`` or ``[...]``; ``@FILE``, which has one of these on each line (``@-``: standard input).
         kind: what is looked for in directories: ``canisters`` (snapshots and those of state directories), ``memories``
             (those, and dumps named ``*.bin``, ``*.bin.gz``), ``modules`` (``*.wasm``, ``*.wasm.gz``), ``benches``
             (directories with a ``canbench.yml``).
@@ -61,6 +41,7 @@ def expand(given: Iterable[str], kind: Kind) -> list[Found]:
 
     Raises:
         StorageError: a list that cannot be read, a pattern or directory in which there is nothing.
+        UnsupportedError: a URL that is none, or of what is not taken from object storage.
     """
     found = {one.source: one for text in _listed(given) for one in _expanded(text, kind)}
     return list(found.values())
@@ -93,7 +74,10 @@ def _read_list(name: str) -> str:
 
 
 def _expanded(text: str, kind: Kind) -> Iterator[Found]:
-    if "://" in text or not (glob.has_magic(text) or Path(text).is_dir()) or Path(text).is_file():
+    if is_url(text):
+        yield from _remote(text, kind)
+        return
+    if not (glob.has_magic(text) or Path(text).is_dir()) or Path(text).is_file():
         yield _one(text, kind)
         return
     is_place = Path(text).is_dir()
@@ -107,26 +91,42 @@ def _expanded(text: str, kind: Kind) -> Iterator[Found]:
         raise StorageError(f"no {kind} found", text)
 
 
+def _remote(url: str, kind: Kind) -> Iterator[Found]:
+    """The sources of a URL; one that is written wrongly, or with credentials in it, is refused, and not repeated."""
+    if kind not in ("canisters", "memories"):
+        raise UnsupportedError(f"{kind} are not taken from object storage: give files")
+    parse_url(url)
+    if not url.endswith("/") and "*" not in url and "[" not in url:
+        yield Found(url)
+        return
+    from perdure.fleet.buckets import listed  # an extra
+
+    found = list(listed(url, with_dumps=kind == "memories"))
+    if not found:
+        raise StorageError(f"no {kind} found", url)
+    yield from found
+
+
 def _under(place: str, kind: Kind) -> Iterator[Found]:
     """The sources in a directory, or the one that it is."""
     for directory, names, files in os.walk(place):
         names.sort()
         here = _IN[kind](directory, set(files))
         yield from here
-        if {_SNAPSHOT, _STATE} & set(files):  # what is in it is its own
+        if {SNAPSHOT_FILE, _STATE} & set(files):  # what is in it is its own
             names.clear()
 
 
 def _canisters(directory: str, files: set[str]) -> list[Found]:
     if _STATE in files:
         return list(_of_state(directory))
-    return [_snapshot(directory)] if _SNAPSHOT in files else []
+    return [_snapshot(directory)] if SNAPSHOT_FILE in files else []
 
 
 def _memories(directory: str, files: set[str]) -> list[Found]:
-    if {_STATE, _SNAPSHOT} & files:
+    if {_STATE, SNAPSHOT_FILE} & files:
         return _canisters(directory, files)
-    return [_file(f"{directory}/{one}") for one in sorted(files) if one.endswith((".bin", ".bin.gz"))]
+    return [_file(f"{directory}/{one}") for one in sorted(files) if one.endswith(DUMP_ENDS)]
 
 
 def _modules(directory: str, files: set[str]) -> list[Found]:
@@ -147,8 +147,6 @@ _IN: Final[dict[Kind, Callable[[str, set[str]], list[Found]]]] = {
 
 def _one(text: str, kind: Kind) -> Found:
     """A source that somebody names, there or not."""
-    if "://" in text:
-        return Found(text)
     if Path(text).exists():
         return _module(text) if kind == "modules" else _file(text)
     directory, colon, name = text.rpartition(":")
@@ -159,8 +157,8 @@ def _one(text: str, kind: Kind) -> Found:
 
 
 def _snapshot(directory: str) -> Found:
-    paths = [f"{directory}/{one}" for one in (_MODULE, *_MEMORIES)]
-    return Found(directory, _hash(paths[0]), sum(map(_size, paths)), _mark([*paths, f"{directory}/{_SNAPSHOT}"]))
+    paths = [f"{directory}/{one}" for one in (MODULE_FILE, *MEMORY_FILES)]
+    return Found(directory, _hash(paths[0]), sum(map(_size, paths)), _mark([*paths, f"{directory}/{SNAPSHOT_FILE}"]))
 
 
 def _of_state(directory: str, name: str = "") -> Iterator[Found]:

@@ -15,10 +15,11 @@ from perdure.cli.progress import progress, waiting
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
+    from perdure.fleet.found import Found
     from perdure.fleet.jobs import Job, Row
     from perdure.fleet.journal import Journal
     from perdure.fleet.report import Summary
-    from perdure.fleet.sources import Found, Kind
+    from perdure.fleet.sources import Kind
     from perdure.fleet.workers import Workers
 
 __all__ = ["bench", "fsck", "fuzz", "query", "upgrade_check"]
