@@ -25,6 +25,7 @@ from states import PAGE, A, B, commit, heap, opened, page, read, some_state
 from perdure.canister import GlobalValue, PageDelta
 from perdure.errors import InternalError, StorageError
 from perdure.storage import Answer, CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore, open_sealed
+from perdure.storage import history as history_module
 from perdure.storage.disk import RealDisk
 
 WASM_PAGE = 65536
@@ -489,6 +490,23 @@ def test_history_blame_and_the_past(path: str) -> None:
             state.checkpoint()
         with pytest.raises(StorageError, match="there is no version 7: they go from 0 to 6"):
             state.at(7)
+
+
+def test_some_of_the_history_is_what_is_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across the log and files of history; what nobody asked for is not decoded."""
+    decoded = []
+    decode = history_module.decode_meta
+    monkeypatch.setattr(history_module, "decode_meta", lambda *args: decoded.append(args) or decode(*args))
+    with StateDirectory.open(path, history=None) as state:
+        for number in range(1, 10):
+            commit(state, (0, page(str(number))))
+            if number % 4 == 0:
+                state.checkpoint()
+        for newest, below in ((None, None), (1, None), (3, None), (5, 9), (1, 6), (2, 1), (1, 100)):
+            decoded.clear()
+            found = [one.version for one in state.history(newest, below=below)]
+            assert found == [one for one in range(9, 0, -1) if below is None or one < below][:newest]
+            assert len(decoded) == len(found)
 
 
 def test_history_of_the_last_commits(path: str) -> None:

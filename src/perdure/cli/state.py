@@ -93,7 +93,7 @@ def history(directory: Path, limit: int, keep: str | None, as_json: bool, quiet:
         _keep(directory, keep, as_json=as_json, quiet=quiet)
         return
     with StateDirectory.open(directory, read_only=True) as opened:
-        rows = [_row(version) for version in opened.history()[:limit]]
+        rows = [_row(version) for version in opened.history(limit)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif not quiet and rows:
@@ -192,7 +192,7 @@ def blame(
     with StateDirectory.open(directory, read_only=True) as opened:
         try:
             found = opened.blame(canister_id.raw_bytes, kind or memory, at)
-            is_kept = found is not None or bool(opened.history())
+            is_kept = found is not None or bool(opened.history(1))
         except (KeyError, IndexError) as error:
             raise click.UsageError(str(error.args[0])) from error
     row = None if found is None else _row(found)

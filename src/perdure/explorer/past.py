@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from typing import Final, NamedTuple, final
@@ -22,6 +23,7 @@ from perdure.storage.history import PastCanister
 __all__ = ["blame", "history", "version"]
 
 _ROWS: Final = 50
+_STEP: Final = 1_000
 
 
 @final
@@ -51,11 +53,10 @@ def history(asked: Asked) -> Page:
     """The kept commits, newest first, maybe of one canister."""
     wanted, before = asked.values.get("c", ""), asked.number("before")
     directory = _directory(asked)
-    found = (one for one in directory.history() if not before or one.version < before)
     if wanted:
-        raw = Principal.from_text(wanted).raw_bytes
-        found = (one for one in found if raw == one.message.canister or raw in one.facts.canisters)
-    rows = list(islice(found, _ROWS + 1))
+        rows = list(islice(_about(directory, Principal.from_text(wanted).raw_bytes, before or None), _ROWS + 1))
+    else:
+        rows = directory.history(_ROWS + 1, below=before or None)
     most = max((sum(one.changed_pages().values()) for one in rows), default=0) or 1
     moments = [_moment(one, most) for one in rows[:_ROWS]]
     more = moments[-1].version if len(rows) > _ROWS else 0
@@ -66,6 +67,13 @@ def history(asked: Asked) -> Page:
 def _at(asked: Asked) -> str:
     """What a link to a version says beside its number: whose it is, where there are several subnets."""
     return f"?subnet={asked.subnet.id}" if len(asked.site.subnets) > 1 else ""
+
+
+def _about(directory: StateDirectory, canister_id: bytes, below: int | None) -> Iterator[Version]:
+    """Commits that are about a canister, newest first; read some at a time, as most may be about others."""
+    while found := directory.history(_STEP, below=below):
+        yield from (one for one in found if canister_id == one.message.canister or canister_id in one.facts.canisters)
+        below = found[-1].version
 
 
 def _moment(one: Version, most: int) -> Moment:
@@ -88,8 +96,8 @@ def version(asked: Asked) -> Page:
     text = asked.parts["version"]
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else -1
     directory = _directory(asked)
-    found = next((one for one in directory.history() if one.version == number), None)
-    if found is None:
+    found = next(iter(directory.history(1, below=number + 1)), None)
+    if found is None or found.version != number:
         raise NotFoundError(f"version {text[:20]} is not kept")
     pages = [(shown_id(key), name, count) for (key, name), count in found.changed_pages().items()]
     facts: dict[str, object] = {

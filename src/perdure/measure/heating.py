@@ -199,7 +199,7 @@ def heat_of_kept(
         canister_id_of(path, canister).raw_bytes,
     )
     with StateDirectory.open(path, read_only=True) as directory, open_canister(path, canister) as source:
-        for version in reversed(directory.history()[:last]):
+        for version in reversed(directory.history(last)):
             _add_version(heat, directory, version, canister_id, newest)
 
         def layout(_: bytes, name: str) -> Layout:

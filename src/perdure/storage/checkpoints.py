@@ -167,10 +167,11 @@ class Checkpoints:
         except OSError:
             self._disk.remove(path)  # full already
 
-    def versions(self) -> Iterator[Version]:
-        """Kept commits, newest first: those in the log, then those of history."""
+    def versions(self, below: int | None = None) -> Iterator[Version]:
+        """Kept commits, newest first: those in the log, then those of history; only those below a version."""
         start = self.last
-        return self._history.versions(Segment(f"{self._path}/log", 0, start.epoch, start.version, start.checksum))
+        live = Segment(f"{self._path}/log", 0, start.epoch, start.version, start.checksum)
+        return self._history.versions(live, below)
 
     def collect_blobs(self) -> None:
         """Remove blobs that nothing names any more."""

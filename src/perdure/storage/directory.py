@@ -27,6 +27,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from types import MappingProxyType
 from typing import final
 
@@ -496,11 +497,11 @@ class StateDirectory:
 
     # -- the past
 
-    def history(self) -> list[Version]:
-        """What is kept of the past, newest first."""
+    def history(self, newest: int | None = None, *, below: int | None = None) -> list[Version]:
+        """What is kept of the past, newest first: at most so many, and of versions below one."""
         with self._lock, self._told("read the history"):
             self.check()
-            return list(self._checkpoints.versions())
+            return list(islice(self._checkpoints.versions(below), newest))
 
     def at(self, version: int) -> PastState:
         """The state after `version`, as temporary images that may be read, mapped and forked; close it after use.

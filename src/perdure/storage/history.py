@@ -267,21 +267,28 @@ class History:
                 removed = True
         return removed
 
-    def versions(self, live: Segment) -> Iterator[Version]:
+    def versions(self, live: Segment, below: int | None = None) -> Iterator[Version]:
         """Kept commits, newest first, as far back as they follow each other without a gap.
+
+        A file is read whole, and what a commit did is decoded when it is its turn.
 
         Args:
             live: the log in use.
+            below: only those whose version is below this one.
         """
-        yield from reversed(list(self._read(live)))
+        for record in self._records(live):
+            if below is None or record.version < below:
+                yield _version(record, live.path)
         wanted = live.version
         for name in reversed(self._segments()):
             if int(name[21:41]) > wanted:
                 continue  # kept for a checkpoint that was cut off: the log still has it
-            for version in reversed(list(self._read(self._open(f"{self._path}/{name}")))):
-                if version.version != wanted:
+            path = f"{self._path}/{name}"
+            for record in self._records(self._open(path)):
+                if record.version != wanted:
                     return
-                yield version
+                if below is None or wanted < below:
+                    yield _version(record, path)
                 wanted -= 1
 
     def _open(self, path: str) -> Segment:
@@ -297,14 +304,18 @@ class History:
             raise StorageError(f"magic {magic!r}, format {format_} found; {_MAGIC!r}, {_FORMAT} expected", path)
         return Segment(path, BLOCK, epoch, version, checksum)
 
-    def _read(self, segment: Segment) -> Iterator[Version]:
+    def _records(self, segment: Segment) -> list[LogRecord]:
+        """Newest first."""
         file = self._disk.open(segment.path)
         try:
-            for record in scan(file, Place(segment.epoch, segment.version, segment.checksum), segment.offset):
-                if not record.is_seal:
-                    yield Version(record, decode_meta(record.meta, record.page_count), segment.path)
+            start = Place(segment.epoch, segment.version, segment.checksum)
+            return [record for record in scan(file, start, segment.offset) if not record.is_seal][::-1]
         finally:
             file.close()
+
+
+def _version(record: LogRecord, path: str) -> Version:
+    return Version(record, decode_meta(record.meta, record.page_count), path)
 
 
 @final

@@ -60,7 +60,7 @@ def tell_if_none_kept(directory: str) -> None:
     from perdure.storage import StateDirectory
 
     with StateDirectory.open(directory, read_only=True) as kept:
-        if kept.history():
+        if kept.history(1):
             return
     told = f"{directory} keeps no messages, so none is seen to write"
     click.echo(f"{told}: `perdure state history {directory} --keep all` has it keep those to come", err=True)
