@@ -42,8 +42,8 @@ def test_what_is_there_the_last_used_first(perdure: Run) -> None:
     assert "3 modules in" in lines[3]
     assert "of at most 2 GiB" in lines[3]
     answer = json.loads(perdure("cache", "ls", "--json")[0])
-    assert [entry["used_ns"] for entry in answer["entries"]] == [3 * 10**9, 2 * 10**9, 10**9]
-    assert answer["size_bytes"] == sum(entry["size_bytes"] for entry in answer["entries"])
+    assert [entry["used_ns"] for entry in answer["files"]] == [3 * 10**9, 2 * 10**9, 10**9]
+    assert answer["size_bytes"] == sum(entry["size_bytes"] for entry in answer["files"])
 
 
 @pytest.mark.usefixtures("filled")

@@ -51,7 +51,7 @@ def test_it_writes_a_test_that_fails_as_it_found(tmp_path: Path, perdure: Run) -
     answer = json.loads(printed)
     assert "IC0502" in answer["found"]["error"]
     assert {row["action"] for row in answer["calls"]} == {"count", "odd", "(wait)", "(upgrade)"}
-    told = Path(answer["found"]["test"]).read_text()
+    told = Path(answer["found"]["file"]).read_text()
     assert [line.split("(")[0].strip() for line in told.splitlines() if " canister." in line] == [
         "canister.update",
         "canister.query",

@@ -51,7 +51,7 @@ def ls(as_json: bool, quiet: bool) -> None:
     if as_json:
         entries = [{"key": file.name, "size_bytes": file.size_bytes, "used_ns": file.used_ns} for file in files]
         facts = {"directory": str(kept.directory), "size_bytes": total, "limit_bytes": kept.max_bytes}
-        click.echo(json.dumps({**facts, "entries": entries}, indent=2))
+        click.echo(json.dumps({**facts, "files": entries}, indent=2))
         return
     for file in files:
         used = datetime.fromtimestamp(file.used_ns // 10**9, UTC)
@@ -75,7 +75,7 @@ def clear(as_json: bool, quiet: bool) -> None:
     total = sum(file.size_bytes for file in kept.files())
     count = kept.clear()
     if as_json:
-        click.echo(json.dumps({"entries": count, "size_bytes": total}))
+        click.echo(json.dumps({"removed": count, "size_bytes": total}))
     elif not quiet:
         click.echo(f"{count} modules removed, {show_bytes(total)}")
 

@@ -164,7 +164,7 @@ def _report(found: _Found, error: Exception | None, output: Path, *, as_json: bo
     rows = sorted((action, outcome, count) for (action, outcome), count in found.outcomes.items())
     if as_json:
         calls = [{"action": action, "outcome": outcome, "count": count} for action, outcome, count in rows]
-        failure = None if error is None else {"error": str(error), "test": str(output)}
+        failure = None if error is None else {"error": str(error), "file": str(output)}
         click.echo(json.dumps({"calls": calls, "found": failure}, indent=2))
         return
     if not quiet:

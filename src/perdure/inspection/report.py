@@ -176,7 +176,9 @@ def _change_json(found: StructureDiff, change: Change) -> Json:
 def draft_json(draft: Draft) -> Json:
     """What a memory may be, and how sure that is."""
     return {
-        **record_of(draft.memory),
+        "memory": draft.memory.label,
+        **{name: getattr(draft.memory, name) for name in ("name", "kind", "key", "value", "state")},
+        "data_memory": draft.memory.data,
         "sampled": draft.sampled,
         "key_guesses": [vars(guess) for guess in draft.key],
         "value_guesses": [vars(guess) for guess in draft.value],

@@ -179,11 +179,14 @@ def _say(outcome: Outcome, output: Path, warnings: list[str], *, as_json: bool, 
     if as_json:
         print_json(
             {
-                "output": str(output),
-                "dropped": [{**one._asdict(), "memory": one.label} for one in outcome.dropped],
+                "file": str(output),
+                "dropped": [
+                    {"memory": one.label, "name": one.name, "kind": one.kind, "entries": one.entries}
+                    for one in outcome.dropped
+                ],
                 "freed_buckets": outcome.freed_buckets,
-                "bucket_pages": outcome.bucket_wasm_pages,
-                "stable_pages": dict(zip(("before", "after"), outcome.wasm_pages, strict=True)),
+                "bucket_wasm_pages": outcome.bucket_wasm_pages,
+                "wasm_pages": dict(zip(("before", "after"), outcome.wasm_pages, strict=True)),
                 "heap": outcome.heap,
                 "warnings": warnings,
             }
