@@ -14,7 +14,8 @@ PAGE = Path(__file__).parent.parent / "docs/commands.md"
 HEAD = """# Commands
 
 Rendered by `tools/render_commands.py` from what `--help` says; each command has more options there. Exit codes: 0 fine,
-1 found something wrong or failed, 2 could not do it. `docs/canister.md` and `docs/stable.md` tell more, and `docs/json.md` has what they print with `--json`.
+1 found something wrong or failed, 2 could not do it. `docs/canister.md` and `docs/stable.md` tell more;
+`docs/json.md` has what they print with `--json`.
 """
 
 
