@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from perdure import Network, Subnet
-from perdure.cli.serve import LaterPages, serve, wait
+from perdure.cli.serve import LaterPages, serve, until_ended, wait
 from perdure.gateway.http import Request
 
 
@@ -76,6 +76,16 @@ def test_a_port_that_is_taken(tmp_path):
     assert done.exception.strerror is not None
     assert f"port {port} of 127.0.0.1 is taken" in done.exception.strerror
     assert not (tmp_path / "state").exists()
+
+
+def test_threads_share_what_was_freed(monkeypatch):
+    told = []
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=lambda *found: told.append(found)))
+    with until_ended():
+        assert told == [(-8, 2)]
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace())
+    with until_ended() as ended:
+        assert not ended.is_set()
 
 
 def test_who_waits_gives_free_memory_back(monkeypatch):

@@ -299,6 +299,30 @@ def test_a_full_disk_is_told_by_its_name_and_nothing_is_lost(agents, tmp_path, m
         assert counted.actor().inc() == 2
 
 
+def test_bodies_are_counted_while_their_canister_is_waited_for(agents, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.server._MAX_HELD_BYTES", 1_000_000)
+    with Subnet() as subnet, Server(subnet) as server:
+        endless = subnet.install(Endless)
+        arg = encode(*parse_values(f'(principal "{endless.id}", blob "{"x" * 600_000}")'))
+        about = {"request_type": "call", "canister_id": endless.id.raw_bytes, "method_name": "loop", "arg": arg}
+        head = f"POST /api/v4/canister/{endless.id}/call HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+
+        def whole():
+            body = agents.signed(about, agents.ANONYMOUS)[1]
+            return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as first:
+            first.sendall(whole())
+            while not next(iter(server.rounds.lives))._answered:
+                time.sleep(0.01)
+            assert server._bodies._held.held_bytes > 600_000
+            assert exchange(server, whole()).startswith(b"HTTP/1.1 503 ")
+            server.rounds.end_waiting()
+            assert first.recv(1000).startswith(b"HTTP/1.1 202 ")
+        while server._bodies._held.held_bytes:
+            time.sleep(0.01)
+
+
 def test_who_wants_a_served_state_is_told_where_it_is(tmp_path):
     path = tmp_path / "state"
     want = "import sys; from perdure import Subnet; Subnet(sys.argv[1])"

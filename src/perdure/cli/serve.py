@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["LaterPages", "serve", "until_ended", "wait"]
 
 _TRIM_EVERY_SECONDS: Final = 30.0
+_M_ARENA_MAX: Final = -8  # malloc.h of glibc
+_ARENAS: Final = 2
 
 
 @click.command()
@@ -241,15 +243,21 @@ class LaterPages:
 
 
 def wait(ended: threading.Event) -> None:
-    """Wait, and meanwhile give back to the machine what is free.
-
-    The C library keeps freed memory wherever something above it is in use: 25 requests a second had it keep 13 MiB
-    within half an hour, while what was in use stayed at 16.
-    """
+    """Wait, and meanwhile give back to the machine what is free."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     while not ended.wait(_TRIM_EVERY_SECONDS):
         if trim is not None:
             trim(0)
+
+
+def _have_few_arenas() -> None:
+    """Have threads share what the C library keeps for them, before there are any.
+
+    It has eight arenas a core, and what was freed in one is of use to its threads alone: 25 requests a second had it
+    keep 13 MiB within half an hour, 1.8 more with each checkpoint, while what was in use stayed at 16.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 @contextmanager
@@ -258,6 +266,7 @@ def until_ended() -> Iterator[threading.Event]:
 
     What a request is at may take minutes yet, and a state directory bears that its process is killed.
     """
+    _have_few_arenas()
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

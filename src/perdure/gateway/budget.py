@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
-__all__ = ["Budget", "Spent"]
+__all__ = ["Budget", "Held", "Spent"]
 
 
 @final
@@ -44,6 +44,36 @@ class Budget:
             yield spent
         finally:
             self.give(spent.size_bytes)
+
+
+@final
+class Held:
+    """Bytes of a budget that several need: they are had until the last one lets go. From any thread.
+
+    Args:
+        budget: of which they have been taken.
+        size_bytes: how many.
+    """
+
+    def __init__(self, budget: Budget, size_bytes: int) -> None:
+        self._budget = budget
+        self._size_bytes = size_bytes
+        self._lock = threading.Lock()
+        self._holders = 1
+
+    def keep(self) -> Held:
+        """One more needs them; itself."""
+        with self._lock:
+            self._holders += 1
+        return self
+
+    def let_go(self) -> None:
+        """One does not need them any more."""
+        with self._lock:
+            self._holders -= 1
+            is_last = not self._holders
+        if is_last:
+            self._budget.give(self._size_bytes)
 
 
 @final

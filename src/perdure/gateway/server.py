@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final, Protocol, final
 
 from perdure.errors import HostError, StorageError, UnsupportedError
-from perdure.gateway.budget import Budget, Spent
+from perdure.gateway.budget import Budget, Held, Spent
 from perdure.gateway.hosts import Hosts, is_loopback
 from perdure.subnet.live import Clock, Rounds
 from perdure.subnet.network import Network
@@ -233,10 +233,17 @@ class Server:
             if pages is not None and pages.may_upload(Request(scope["method"], scope["path"], headers, b"")):
                 most_bytes = pages.max_upload_bytes
             body = await self._bodies.read(receive, headers, most_bytes)
-            try:
-                response = body if isinstance(body, Response) else await self._respond(scope, headers, body)
-            except asyncio.CancelledError:  # it took longer than a server has that ends
-                response = Response(503, b"perdure: the server ends\n", headers=(*CORS, ("connection", "close")))
+            if isinstance(body, Response):
+                response = body
+            else:
+                held = self._bodies.held(body)
+                try:
+                    response = await self._respond(scope, headers, body, held)
+                except asyncio.CancelledError:  # it took longer than a server has that ends
+                    response = Response(503, b"perdure: the server ends\n", headers=(*CORS, ("connection", "close")))
+                finally:
+                    body = b""
+                    held.let_go()
         await self._give(receive, send, response, scope)
 
     async def _give(
@@ -256,16 +263,16 @@ class Server:
             headers = CORS if scope["path"].startswith("/api/") else ()
             await _send(receive, send, Response(503, words, headers=headers), scope["method"])
 
-    async def _respond(self, scope: Scope, headers: dict[str, str], body: bytes) -> Response:
+    async def _respond(self, scope: Scope, headers: dict[str, str], body: bytes, held: Held) -> Response:
         path = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
             path += "?" + scope["query_string"].decode("latin-1")
         request = Request(scope["method"], path, headers, body)
         if self._pages is not None and self._pages.wants(request):
             client = (scope.get("client") or ("",))[0]
-            return await self._shown.run("pages", partial(self._show, client), request)
+            return await self._shown.run("pages", partial(self._show, client, held.keep()), request)
         loop, line = asyncio.get_running_loop(), _about(path, headers)
-        begun = self._workers.run(line, self._begin, request)
+        begun = self._workers.run(line, partial(self._begin, held.keep()), request)
         if path.startswith("/api/") and path.endswith("/call"):
             timer = loop.call_later(SYNCHRONOUS_SECONDS, _let_poll, begun)
             response = await begun
@@ -283,23 +290,23 @@ class Server:
             forget()
         return await self._answers.run(line, Pending.respond, response)
 
-    def _show(self, client: str, request: Request) -> Response:
+    def _show(self, client: str, held: Held, request: Request) -> Response:
         assert self._pages is not None
         try:
             return self._pages.begin(request, client)
         except Exception as error:
             return _failed(request, error)
         finally:
-            self._bodies.let_go(request.body)
+            held.let_go()
 
-    def _begin(self, request: Request) -> Response | Pending:
+    def _begin(self, held: Held, request: Request) -> Response | Pending:
         try:
             is_api = request.path.startswith("/api/")
             return self.interface.begin(request) if is_api else self._site.begin(request)
         except Exception as error:
             return _failed(request, error, CORS)
         finally:
-            self._bodies.let_go(request.body)
+            held.let_go()
 
 
 def _failed(request: Request, error: Exception, headers: tuple[tuple[str, str], ...] = ()) -> Response:
@@ -345,17 +352,16 @@ def _let_poll(begun: asyncio.Future[Response | Pending]) -> None:
 
 @final
 class _Bodies:
-    """Reads bodies, of which only so many bytes are held at once: until somebody has done what they ask for."""
+    """Reads bodies, of which only so many bytes are held at once: until they are answered."""
 
     def __init__(self, most_bytes: int) -> None:
         self._held = Budget(most_bytes)
         self._left_bytes = float(_BYTES_AT_ONCE)
         self._filled_at = 0.0
 
-    def let_go(self, body: bytes) -> None:
-        """A body that was read is not needed any more."""
-        if len(body) > _SMALL_BYTES:
-            self._held.give(len(body))
+    def held(self, body: bytes) -> Held:
+        """What a body that was read has of all bodies' bytes."""
+        return Held(self._held, len(body) if len(body) > _SMALL_BYTES else 0)
 
     async def _spend(self, size_bytes: int) -> None:
         """Wait until so many bytes may be taken."""
@@ -369,7 +375,7 @@ class _Bodies:
     async def read(
         self, receive: Callable[[], Any], headers: dict[str, str], most_bytes: int = MAX_BODY_BYTES
     ) -> bytes | Response:
-        """The whole body, which is to be let go, or why it is not read."""
+        """The whole body, which is `held` until it is let go, or why it is not read."""
         told = headers.get("content-length", "0")
         if not told.isascii() or not told.isdigit() or len(told) > 12 or int(told) > most_bytes:
             return _too_large()

@@ -39,7 +39,7 @@ class Workers(Generic[_Asked, _Answer]):
     def __init__(self, count: int, of_one_line: int) -> None:
         self._of_one_line = of_one_line
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._done: deque[tuple[_Job, Any, BaseException | None]] = deque()
+        self._done: deque[tuple[asyncio.Future[Any], str, Any, BaseException | None]] = deque()
         self._is_told = False
         self._busy: dict[str, int] = {}
         self._waiting: dict[str, deque[_Job]] = {}
@@ -79,7 +79,8 @@ class Workers(Generic[_Asked, _Answer]):
                 answer = job.act(job.asked)
             except BaseException as error:
                 failure = error
-            self._done.append((job, answer, failure))
+            self._done.append((job.future, job.line, answer, failure))
+            del job, answer, failure  # not to be kept until the next one comes
             if not self._is_told:
                 self._is_told = True
                 with suppress(RuntimeError):  # the loop has ended, and nobody waits
@@ -88,7 +89,7 @@ class Workers(Generic[_Asked, _Answer]):
     def _deliver(self) -> None:
         self._is_told = False
         while self._done:
-            (future, line, _, _), answer, failure = self._done.popleft()
+            future, line, answer, failure = self._done.popleft()
             self._next(line)
             if future.done():
                 continue
