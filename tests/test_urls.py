@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.errors import UnsupportedError
+from perdure.inspection import open_source
 from perdure.urls import Place, is_url, local_path, parse_url
 
 
@@ -48,3 +49,10 @@ def test_what_is_on_this_machine() -> None:
     assert local_path("file:///srv/a#heap") == "/srv/a#heap"
     assert local_path("s3://b/k") is None
     assert not is_url("./s3:")
+    assert not is_url("state:canister")
+
+
+def test_other_urls_are_not_repeated_either() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        open_source("https://me:hush@host/dump.bin?X-Amz-Signature=hush")
+    assert "hush" not in str(caught.value)

@@ -9,7 +9,8 @@ from perdure.errors import UnsupportedError
 
 __all__ = ["Place", "is_url", "local_path", "parse_url"]
 
-_URL: Final = re.compile(r"(s3|gs|az|file)://", re.IGNORECASE)
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEMES: Final = ("s3", "gs", "az", "file")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
@@ -29,7 +30,7 @@ class Place(NamedTuple):
 
 
 def is_url(text: str) -> bool:
-    """Whether a SOURCE names object storage."""
+    """Whether a SOURCE is a URL, also one that is not taken, which may have a secret in it."""
     return _URL.match(text) is not None
 
 
@@ -42,7 +43,7 @@ def parse_url(text: str) -> Place:
     scheme, _, rest = text.partition("://")
     scheme = scheme.lower()
     bucket, _, key = rest.partition("/")
-    if not is_url(text):
+    if scheme not in _SCHEMES:
         raise UnsupportedError("a URL of object storage begins with s3://, gs://, az:// or file://")
     if "@" in bucket or "?" in rest or (scheme != "file" and ":" in bucket):
         raise UnsupportedError(
