@@ -70,7 +70,8 @@ def change(path: Path, *runs: tuple[int, bytes]) -> tuple[Any, ...]:
     return facts(path)
 
 
-@pytest.mark.parametrize("key", [b"", KEY])
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [b"", KEY], ids=["open", "sealed"])
 def test_any_version_comes_back(bucket: OurServer, state: Path, tmp_path: Path, key: bytes) -> None:
     wanted = [facts(state)]
     archive_state(state, URL, key=key)
@@ -109,6 +110,7 @@ def test_it_is_archived_while_in_use(bucket: OurServer, state: Path, tmp_path: P
     assert facts(tmp_path / "restored")[:2] == archived[1:3]
 
 
+@pytest.mark.slow
 def test_memories_grow_shrink_and_go(bucket: OurServer, state: Path, tmp_path: Path) -> None:
     """Across the sizes at which a page tree gets one more level, and at which segments begin."""
     with StateDirectory.open(state) as opened:
@@ -229,6 +231,7 @@ def test_a_restored_one_goes_on(bucket: OurServer, state: Path, tmp_path: Path) 
 # -- cut off, poisoned, refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True], ids=["request", "answer"])
 def test_cut_off_at_any_request(bucket: OurServer, state: Path, tmp_path: Path, lost: bool) -> None:
     """Whatever request is the last that is made or answered: the version is there or not, and the next time goes on."""
@@ -306,7 +309,7 @@ def damage(data: bytes, kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "zeros", "empty"])
-@pytest.mark.parametrize("key", [b"", KEY])
+@pytest.mark.parametrize("key", [b"", KEY], ids=["open", "sealed"])
 def test_poisoned_objects(bucket: OurServer, state: Path, tmp_path: Path, kind: str, key: bytes) -> None:
     archive_state(state, URL, key=key)
     for name, one in list(bucket.objects.items()):
@@ -390,6 +393,7 @@ def test_there_is_no_archive(bucket: OurServer, tmp_path: Path) -> None:
 # -- what goes
 
 
+@pytest.mark.slow
 def test_retention_and_grace(bucket: OurServer, state: Path, tmp_path: Path) -> None:
     """By the store's clock, which is a year ahead of ours, or behind."""
     for off in (-365, 365):

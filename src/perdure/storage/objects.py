@@ -109,17 +109,23 @@ class Objects:
         try:
             result = self._get(stat.key, options)
         except StorageError as error:
-            if error.error_code == "object-store" and self.stat(stat.key) != stat:  # its range is not there any more
-                self._changed(stat.key)
+            if error.error_code == "object-store":  # its range may not be there any more
+                self._compare(self.stat(stat.key), stat)
             raise
-        found = _stat_of(result.meta)
-        if (found.tag if stat.tag else "", found.size_bytes) != (stat.tag, stat.size_bytes):
-            self._changed(stat.key)
+        self._compare(_stat_of(result.meta), stat)
         data = self._content(result, stat.key)
         if result.range != (start, end) or len(data) != end - start:
             asked = f"{end - start} from {start:#x} on were asked for"
             raise StorageError(f"{len(data)} bytes came, {asked}", self._at(stat.key))
         return data
+
+    def _compare(self, found: Stat | None, expected: Stat) -> None:
+        """Refuse another object than the one that was opened."""
+        if found is None or (expected.tag and found.tag != expected.tag):
+            self._changed(expected.key)
+        if found.size_bytes != expected.size_bytes:
+            words = f"{found.size_bytes} bytes found, {expected.size_bytes} expected"
+            raise StorageError(words, self._at(expected.key)) from None
 
     def read_whole(self, key: str, max_bytes: int) -> tuple[bytes, Stat]:
         """A small object, whole, and what it is.
