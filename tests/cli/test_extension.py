@@ -139,6 +139,25 @@ def test_bench(perdure: Run, tmp_path: Path) -> None:
     assert list(json.loads(shown)["benches"]) == ["one"]
 
 
+def test_pages_of_heap_and_own_memories_of_a_benchmark(perdure: Run, tmp_path: Path) -> None:
+    writes = BENCH.replace(
+        "(memory 1) (data",
+        """(import "stable" "users" (memory $users i64 3)) (memory $heap 9)
+      (data (memory $heap)""",
+    ).replace(
+        "(drop (call $load (i64.const 0)))",
+        """(memory.fill $heap (i32.const 65536) (i32.const 7) (i32.const 20480))
+        (i64.store $users (i64.const 5000) (i64.const 1)) (i64.store $users (i64.const 9000) (i64.const 1))""",
+    )
+    (tmp_path / "bench.wasm").write_bytes(bytes(wasmtime.wat2wasm(writes)))
+    (tmp_path / "canbench.yml").write_text("wasm_path: bench.wasm\n")
+    options = ("bench", "--extension", "direct", "--extension", "memories")
+    message = json.loads(perdure(*options, "--json")[0])["benches"]["one"]["message"]
+    assert (message["heap_dirty_pages"], message["own_dirty_pages"]) == (5, {"users": 2})
+    shown, _ = perdure(*options, "--show-details")
+    assert [line.split() for line in shown.splitlines() if "users" in line] == [["users", "2"]]
+
+
 def test_upgrade_check(perdure: Run, snapshot: Path, keeps: Path) -> None:
     _, errors = perdure("upgrade-check", snapshot, keeps, code=2)
     assert "extension 'memories'" in errors

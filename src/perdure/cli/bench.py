@@ -282,7 +282,10 @@ class _Printer:
         self(f"Whole messages, 1 T cycles at {rate} USD ({found['date']}); pages of 4 KiB:")
         columns = ("instructions", "cycles", "heap_dirty_pages", "stable_accessed_pages", "stable_dirty_pages")
         uses = [use for one in found["benches"].values() for use in one["message"]["structures"]]
-        width = max([4, *map(len, found["benches"]), *(len(_label(use)) for use in uses)])
+        own = [name for one in found["benches"].values() for name in one["message"]["own_dirty_pages"]]
+        width = max(
+            [4, *map(len, found["benches"]), *(len(_label(use)) for use in uses), *(2 + len(one) for one in own)]
+        )
         self(
             f"{'name':{width}}" + "".join(f"  {name.replace('_pages', ''):>16}" for name in columns) + f"  {'USD':>12}"
         )
@@ -290,6 +293,8 @@ class _Printer:
             message = one["message"]
             cells = "".join(f"  {message[column]:>16,}" for column in columns)
             self(printable(f"{name:{width}}{cells}  {message['usd']:>12.9f}"))
+            for memory, pages in message["own_dirty_pages"].items():
+                self(printable(f"{'  ' + memory:{width}}" + " " * 72 + f"  {pages:>16,}"))
             for use in message["structures"]:
                 pages = f"{use['accessed_pages']:>16,}  {use['written_pages']:>16,}"
                 sizes = f"  {show_size(use['accessed_bytes'])}, {show_size(use['written_bytes'])} written"

@@ -26,7 +26,7 @@ from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Source
 from perdure.measure.canbench_files import FIELDS, Bench, Config, Measurement
 from perdure.measure.structures import Owners, PageUse, inventory_of
-from perdure.memory import WASM_PAGE_BYTES
+from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.residency import ResidentInstance
 from perdure.wasm import decode as decode_module
@@ -63,6 +63,8 @@ class Details(NamedTuple):
     stable_accessed_pages: int
     stable_dirty_pages: int
     structures: tuple[PageUse, ...]
+    own_dirty_pages: dict[str, int]
+    """Of memories of the canister's own, by name."""
 
 
 @final
@@ -194,13 +196,16 @@ class _Runner:
             return
         world, memory, wasm = self._canister._subnet._world, instance.memories["stable"], instance.module.wasm
         found = inventory_of(Source(str(self._canister.id), memory, labels=ModuleLabels(lambda: wasm)), None)
+        # Nobody pays for a query's pages, so nobody has counted them.
+        written = {name: delta.changed_bytes // PAGE_BYTES for name, delta in instance.changes().memories.items()}
         self._details = Details(
             result.instructions,
             world.costs_of(instance.module).execution(result.instructions),
-            result.heap_dirty_pages,
+            written.pop("heap", 0),
             result.stable_accessed_pages,
             result.stable_dirty_pages,
             tuple(Owners(memory, found).use(*instance.stable_pages())),
+            {name: pages for name, pages in written.items() if name != "stable"},
         )
 
 
