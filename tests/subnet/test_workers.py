@@ -23,6 +23,7 @@ from perdure.execution import submit_ingress
 from perdure.kit import canister, update
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.storage import StateDirectory
+from perdure.subnet import frames
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 COUNTER = MODULES / "motoko_eop_v1.wasm.gz"
@@ -246,6 +247,7 @@ class TestHandles:
                 lambda one: one.add_cycles(-1),
                 lambda one: one.upload_snapshot("/nowhere"),
                 lambda one: one.upgrade(b"nonsense"),
+                lambda one: one.upgrade("/nowhere/at/all.wasm"),
                 lambda one: one.update("walk", NOTHING, sender="nobody"),
             ):
                 errors = []
@@ -261,6 +263,14 @@ class TestHandles:
         with pytest.raises(RejectError) as raised:
             there.actor().walk([], 0, 0, "trap", 0)
         assert "ValueError: the end of the path" in str(raised.value.__cause__)
+
+    def test_what_is_too_long_for_a_frame(self, pair, monkeypatch):
+        network, _, walkers = pair
+        heap = network.canister(walkers[0]).heap
+        monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1 << 16)
+        with pytest.raises(UnsupportedError, match="bytes do not cross to a worker process at once, at most 65536 do"):
+            heap.write(0, bytes(1 << 17))
+        assert network.canister(walkers[0]).actor().seen()
 
     def test_a_class_that_workers_cannot_import(self, pair):
         @canister
@@ -344,6 +354,9 @@ class TestEnds:
                     act()
                 assert it.value.error_code == "worker-ended"
             network.subnets[0].canister(ids[0]).update("inc", NOTHING)
+            network.halt(network.subnets[1])
+            network.tick()
+            assert network.canister(ids[0]).status().status == "running"
 
     def test_killed_in_the_midst_of_a_call(self, tmp_path):
         with Network(2, path=tmp_path / "net", processes=2) as network:

@@ -69,6 +69,7 @@ __all__ = [
     "decode_value",
     "encode_error",
     "encode_value",
+    "packed",
 ]
 
 _LENGTH: Final = struct.Struct("<I")
@@ -295,7 +296,10 @@ def encode_error(error: BaseException) -> list[Any]:
         frames = arguments[3]
         arguments[3] = [list(frames), list(located(frames)) if isinstance(frames, Backtrace) else None]
     elif "args" in _ARGUMENTS[kind]:
-        words = [one if type(one) in _PLAIN else str(one) for one in error.args]
+        parts = error.args
+        if isinstance(error, OSError) and error.filename is not None:
+            parts = error.errno, error.strerror, str(error.filename)
+        words = [one if type(one) in _PLAIN else str(one) for one in parts]
         arguments[0] = words if type(error) is kind else [f"{type(error).__name__}: {error}"]
     cause = error.__cause__
     told = None if cause is None else "".join(traceback.format_exception(cause)).rstrip()
@@ -337,6 +341,20 @@ def decode_error(found: list[Any]) -> BaseException:
 # --- frames
 
 
+def packed(kind: Kind, *parts: object) -> bytes:
+    """A frame.
+
+    Raises:
+        UnsupportedError: it is too long.
+    """
+    data = cbor2.dumps([int(kind), *parts])
+    if len(data) > MAX_FRAME_BYTES:
+        raise UnsupportedError(
+            f"{len(data)} bytes do not cross to a worker process at once, at most {MAX_FRAME_BYTES} do"
+        )
+    return _LENGTH.pack(len(data)) + data
+
+
 @final
 class Channel:
     """One end of a pipe. Of one thread at a time.
@@ -357,19 +375,13 @@ class Channel:
         self._is_ended = False
         self._poll = select.poll()
 
-    def send(self, kind: Kind, *parts: object) -> None:
+    def send(self, frame: bytes) -> None:
         """Send a frame; it is on its way when this returns, or an exception has come while it waited.
 
         Raises:
             EndedError: nobody is there.
-            UnsupportedError: it is too long.
         """
-        data = cbor2.dumps([int(kind), *parts])
-        if len(data) > MAX_FRAME_BYTES:
-            raise UnsupportedError(
-                f"{len(data)} bytes do not cross to a worker process at once, at most {MAX_FRAME_BYTES} do"
-            )
-        self._going += _LENGTH.pack(len(data)) + data
+        self._going += frame
         self._write()
         while self._going:
             self._wait()

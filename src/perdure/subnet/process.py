@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, final, runtime_checkable
 
-from perdure.subnet.frames import Channel, EndedError, Kind, decode_error, encode_error
+from perdure.subnet.frames import Channel, EndedError, Kind, decode_error, encode_error, packed
 
 __all__ = ["IS_WORKER", "Begins", "Begun", "Place", "StreamNumbers", "WorkerProcess", "answer_of", "begin_process"]
 
@@ -159,12 +159,13 @@ class WorkerProcess:
 
     def tell(self, kind: Kind, *parts: object) -> None:
         """Send what is not answered."""
-        self._pipe.send(kind, *parts)
+        self._pipe.send(packed(kind, *parts))
 
     def begin(self, kind: Kind, *parts: object) -> None:
         """Send what is answered."""
+        frame = packed(kind, *parts)
         self._owed += 1
-        self._pipe.send(kind, *parts)
+        self._pipe.send(frame)
 
     def receive(self) -> list[Any]:
         """What comes: an answer, or that a call wants a round of the network."""

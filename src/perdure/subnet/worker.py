@@ -46,6 +46,7 @@ from perdure.subnet.frames import (
     decode_value,
     encode_error,
     encode_value,
+    packed,
 )
 from perdure.subnet.gate import Gate
 from perdure.subnet.interface import ARGS_SECTIONS, asked_interface, chosen, interface_of
@@ -163,11 +164,12 @@ class _Serving:
         self._send(*answer)
         return int(kind)
 
-    def _send(self, kind: Kind, *parts: object) -> None:
+    def _send(self, kind: Kind, part: object) -> None:
         try:
-            self._channel.send(kind, *parts)
+            frame = packed(kind, part)
         except UnsupportedError as error:
-            self._channel.send(Kind.FAILED, encode_error(error))
+            frame = packed(Kind.FAILED, encode_error(error))
+        self._channel.send(frame)
 
     # --- subnets
 
@@ -216,7 +218,7 @@ class _Serving:
     def _go_on(self, always: bool) -> bool:
         """See `World.network`: the network runs a round, and this process its part of it, within this call."""
         self._is_busy = False
-        self._channel.send(Kind.GO_ON, always, self._report())
+        self._channel.send(packed(Kind.GO_ON, always, self._report()))
         while True:
             frame = self._channel.receive()
             if frame[0] != Kind.WENT_ON:

@@ -22,6 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, final
 
+import cbor2
+
 from perdure.canister import HasModule
 from perdure.errors import HostError, UnsupportedError
 from perdure.execution.config import SubnetConfig
@@ -89,8 +91,9 @@ class Workers:
 
     def prepare(self, count: int) -> None:
         """Begin the processes of so many subnets, which takes a while, all at once."""
-        for worker in self._workers[:count]:
-            worker.start()
+        with Held():
+            for worker in self._workers[:count]:
+                worker.start()
 
     def add(
         self,
@@ -309,10 +312,12 @@ class Workers:
     def _look(self) -> None:
         """Know how all subnets are."""
         halted = self._halted()
-        for worker in self._workers:
+        # What is lost is in nobody's way once it is halted.
+        there = [one for one in self._workers if not one.lost or any(it.subnet_id not in halted for it in one.places)]
+        for worker in there:
             if worker.places:
                 self._ready(worker)
-        old = [worker for worker in self._workers if worker.places and not worker.is_known]
+        old = [worker for worker in there if worker.places and not worker.is_known]
         for worker, report in zip(old, self._all(old, Kind.LOOK, [(halted, one.anew) for one in old]), strict=True):
             worker.take_report(report)
 
@@ -399,13 +404,16 @@ class Workers:
         self._round_number += 1
         local: dict[WorkerProcess, list[list[int]]] = {}
         nexts: dict[WorkerProcess, list[list[Any]]] = {}
-        for receiver, sender, first, _ in slices:
+        for receiver, sender, first, is_new in slices:
             here, there = self._of(receiver.number), self._of(sender.number)
             if here is there:
                 local.setdefault(here, []).append([receiver.number, sender.number, first])
                 continue
             ready = there.slices.pop((sender.number, receiver.subnet_id), None)
-            if ready is None or ready[0] != first:
+            if not is_new:  # it only says how far the sender has got
+                sent = sender.xnet_streams[receiver.subnet_id]
+                count, data = 0, cbor2.dumps([max(first, sent.begin), [], sent.inducted])
+            elif ready is None or ready[0] != first:
                 ((count, data),) = self._do(there, Kind.SLICES, [[sender.number, receiver.subnet_id, first]])
             else:
                 _, count, data = ready
