@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import Subnet
+from perdure import Network, Subnet
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +78,13 @@ def test_what_is_no_source(tmp_path: Path, source: str) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("perdure: ")
+
+
+def test_the_directory_of_a_network(tmp_path: Path) -> None:
+    with Network(["nns", "application"], path=tmp_path / "net") as network:
+        ids = [subnet.create_canister().id for subnet in network.subnets]
+        with explored(tmp_path / "net") as facts:
+            assert facts["canisters"] == 2
+            found = page(facts["url"])
+            assert all(str(one) in found for one in ids)
+            assert str(ids[1]) in page(facts["url"], f"c/{ids[1]}")

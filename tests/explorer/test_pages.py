@@ -76,7 +76,8 @@ def test_canisters_are_listed_and_found(visitor, ledger, shop):
 
 def test_pages_of_many_canisters(subnet, visitor):
     for _ in range(120):
-        subnet.create_canister()
+        bare = subnet.create_canister()
+    assert "Module none" in words(visitor.text(f"/_/c/{bare.id}"))
     assert "120 canisters, 1 to 50" in words(visitor.text("/_/"))
     assert "120 canisters, 101 to 120" in words(visitor.text("/_/?skip=100"))
 

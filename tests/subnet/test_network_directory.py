@@ -64,6 +64,22 @@ def test_where_a_subnets_directory_is_wanted(path, command):
     Network(path=path).close()
 
 
+def test_it_is_read_while_it_is_in_use(path):
+    with Network(["nns", "application"], path=path) as network:
+        ids = [subnet.install(Walker).id for subnet in network.subnets]
+        network.canister(ids[0]).actor().walk([ids[1]], 10, 1, "", 0)
+        before = network.state_hash()
+        with Network.read(path, code=Walker) as copy:
+            assert copy.root.id == network.root.id
+            assert copy.canister(ids[1]).actor().walk([ids[0]], 10, 1, "", 0) == 1
+            assert [copy.canister(one).actor().seen() for one in ids] == [[2, 0], [2, 0]]
+            assert balanced(copy)
+        assert network.state_hash() == before
+        assert network.canister(ids[0]).actor().seen() == [1, 0]
+    with pytest.raises(StorageError, match="not the directory of a network"):
+        Network.read(path / "0-nns")
+
+
 def test_a_subnet_that_is_added_is_kept(path):
     with Network(1, path=path) as network:
         added = network.add_subnet("fiduciary", first_canister_index=7 << 20).create_canister().id

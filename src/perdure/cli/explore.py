@@ -12,7 +12,7 @@ import click
 from perdure.cli.argument import extension_option
 from perdure.cli.canister.state import say
 from perdure.cli.completing import complete_source
-from perdure.cli.serve import until_ended, wait
+from perdure.cli.serve import names_in, until_ended, wait
 from perdure.units import counted
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ __all__ = ["explore"]
 def explore(source: str, port: int, extensions: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Look at SOURCE in a browser: what its canisters keep, what calls would do.
 
-    SOURCE is a state directory, the directory of a downloaded snapshot, or a dump of stable memory. It is only read:
-    calls run on a copy, which is gone when the command ends, with Ctrl-C or SIGTERM.
+    SOURCE is a state directory, that of a network, one of a downloaded snapshot, or a dump of stable memory. It is only
+    read: calls run on a copy, which is gone when the command ends, with Ctrl-C or SIGTERM.
 
     \b
     Example:
@@ -62,11 +62,16 @@ def _opened(source: str, extensions: tuple[str, ...]) -> Iterator[Explorer]:
     from perdure.explorer import Explorer
     from perdure.inspection.open import open_source
     from perdure.storage.names import by_id
+    from perdure.storage.topology import TOPOLOGY
     from perdure.subnet import Subnet
+    from perdure.subnet.network import Network
 
     path = Path(source)
     with ExitStack() as stack:
-        if (path / "checkpoint").is_file():
+        if (path / TOPOLOGY).is_file():
+            network = stack.enter_context(Network.read(path, extensions=extensions))
+            explorer = Explorer(network, title=source, names=lambda: names_in(path))
+        elif (path / "checkpoint").is_file():
             subnet = stack.enter_context(Subnet.read(path, extensions=extensions))
             explorer = Explorer(subnet, title=source, names=lambda: by_id(path))
         elif (path / "metadata.json").is_file():

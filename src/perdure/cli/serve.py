@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perdure.subnet.live import Clock
     from perdure.subnet.network import Network
 
-__all__ = ["LaterPages", "serve", "until_ended", "wait"]
+__all__ = ["LaterPages", "names_in", "serve", "until_ended", "wait"]
 
 _TRIM_EVERY_SECONDS: Final = 30.0
 _M_ARENA_MAX: Final = -8  # malloc.h of glibc
@@ -165,10 +165,10 @@ def _subnets(served: Subnet | Network) -> tuple[Subnet, ...]:
 def _explorer(served: Subnet | Network, directory: Path) -> Explorer:
     from perdure.explorer import Explorer
 
-    return Explorer(served, title=str(directory), names=lambda: _names(directory))
+    return Explorer(served, title=str(directory), names=lambda: names_in(directory))
 
 
-def _names(directory: Path) -> Mapping[str, str]:
+def names_in(directory: Path) -> Mapping[str, str]:
     """What people call the canisters of a state directory, or of all those of a network, by id."""
     from perdure.storage.names import by_id
     from perdure.storage.topology import Topology

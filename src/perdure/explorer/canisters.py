@@ -88,7 +88,7 @@ def overview(asked: Asked) -> Page:
     status = subject.status()
     memories = [
         {"name": name, "size": memory.size() * WASM_PAGE_BYTES, "lifetime": memory.lifetime, "state": memory.state}
-        for name, memory in subject.memories.items()
+        for name, memory in (subject.memories if subject.module is not None else {}).items()
     ]
     facts = {"canister": subject, "status": status, "last": subject.last, "memories": memories}
     return Page("canister.html", {**facts, "structures": structures, "words": words, "settings": subject.settings()})

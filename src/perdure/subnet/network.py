@@ -45,7 +45,7 @@ from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
 from perdure.subnet.kinds import KINDS
 from perdure.subnet.members import begin_at, hash_of
-from perdure.subnet.network_directory import check_places, check_streams, refuse_missing, wanted_kinds
+from perdure.subnet.network_directory import check_places, check_streams, read_members, refuse_missing, wanted_kinds
 from perdure.subnet.process import Begins
 from perdure.subnet.remote import RemoteSubnet
 from perdure.subnet.routes import Routes
@@ -143,13 +143,40 @@ class Network:
     @classmethod
     def of(cls, subnet: Subnet, kind: str = "application") -> Network:
         """A network of one subnet that is there already. More can be added to it if that one is in memory."""
-        made = object.__new__(cls)
-        made._topology, made._gate, made._seed = None, subnet._gate, subnet._state.seed
-        made._config, made._options, made._halted, made._delegations = subnet._world.config, {}, set(), {}
-        made._subnets, made._kinds = [subnet], [kind]
+        return cls._having([subnet], [kind])
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], **options: Any) -> Network:
+        """A network in memory in the state of a directory, which is only read, and may be in use.
+
+        Args:
+            path: the directory.
+            options: as of `Subnet.read`.
+
+        Raises:
+            StorageError: it is none, or its subnets cannot be read, or not as of one time.
+        """
+        topology = Topology(Path(path))
+        subnets = read_members(topology, Gate(), options)
+        return cls._having(subnets, wanted_kinds(None, topology))
+
+    @classmethod
+    def _having(cls, subnets: list[Subnet], kinds: list[str]) -> Network:
+        """A network of subnets that share a gate."""
+        made, first = object.__new__(cls), subnets[0]
+        made._topology, made._gate, made._seed = None, first._gate, first._state.seed
+        made._config, made._options, made._halted, made._delegations = first._world.config, {}, set(), {}
+        made._subnets, made._kinds = subnets, kinds
         made._routes, made._workers = Routes(), None
-        made._routes.add(subnet._state.subnet_id, subnet._state.first_canister_index)
+        for subnet in subnets:
+            made._routes.add(subnet._state.subnet_id, subnet._state.first_canister_index)
+        made._wire()
         return made
+
+    def _wire(self) -> None:
+        for subnet in self._subnets if len(self._subnets) > 1 else ():  # one that is alone asks nobody
+            self._connect(subnet)
+            self._introduce(subnet)
 
     # --- what there is
 
@@ -533,10 +560,7 @@ class Network:
         twin._subnets = [subnet._twin(twin._gate) for subnet in self._subnets]
         twin._kinds, twin._halted, twin._delegations = list(self._kinds), set(self._halted), {}
         twin._routes, twin._workers = self._routes.copy(), None
-        for subnet in twin._subnets:
-            if len(twin._subnets) > 1:
-                twin._connect(subnet)
-                twin._introduce(subnet)
+        twin._wire()
         return twin
 
     def close(self) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 from perdure.errors import StorageError
+from perdure.execution.cycles import FREE
 from perdure.execution.state import NO_STREAM
 from perdure.ic.principal import Principal
 from perdure.storage.topology import Topology
+from perdure.subnet.gate import Gate
 from perdure.subnet.kinds import KINDS
 from perdure.subnet.subnet import Subnet
 
-__all__ = ["check_places", "check_streams", "refuse_missing", "wanted_kinds"]
+__all__ = ["check_places", "check_streams", "read_members", "refuse_missing", "wanted_kinds"]
 
 
 def check_places(subnets: Sequence[Subnet], topology: Topology) -> None:
@@ -50,9 +53,38 @@ def check_streams(subnets: Sequence[Subnet], directory: Path) -> None:
             words = (
                 f"subnet {sender.id} has messages {sent.begin} to {sent.end} for "
                 f"{receiver.id}, which expects {inducted}: one of the two was put back to an earlier state; put "
-                "back all subnets of the network together"
+                "back all subnets of the network together. (Where they are only read, they may have gone on meanwhile)"
             )
             raise StorageError(words, directory)
+
+
+def read_members(topology: Topology, gate: Gate, options: Mapping[str, Any]) -> list[Subnet]:
+    """The subnets of a network in memory, as their directories have them.
+
+    Args:
+        topology: of the network.
+        gate: of all of them.
+        options: as of `Subnet.read`.
+
+    Raises:
+        StorageError: it is no network's directory, or its subnets cannot be read, or not as of one time.
+    """
+    if not topology.members:
+        raise StorageError("is not the directory of a network: it has no topology.json", topology.directory)
+    refuse_missing(topology)
+    found: list[Subnet] = []
+    try:
+        for kind, member in zip(wanted_kinds(None, topology), topology.members, strict=True):
+            found.append(Subnet.read(topology.directory / member.name, gate=gate, **options))
+            if KINDS[kind].is_free:
+                found[-1]._world.costs = FREE
+        check_places(found, topology)
+        check_streams(found, topology.directory)
+    except BaseException:
+        for subnet in found:
+            subnet.close()
+        raise
+    return found
 
 
 def _is_empty(path: Path) -> bool:

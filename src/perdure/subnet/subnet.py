@@ -216,6 +216,7 @@ class Subnet(Home):
         compiler: Compiler | None = None,
         code: HasModule | type[object] | Iterable[HasModule | type[object]] = (),
         extensions: Iterable[str] = (),
+        gate: Gate | None = None,
     ) -> Subnet:
         """A subnet in memory in the state of a state directory, which is only read, and may be in use.
 
@@ -226,13 +227,14 @@ class Subnet(Home):
             code: the classes of canisters in Python that the directory may hold, in any number of versions. A canister
                 whose version is not here can be read, and upgraded in this copy.
             extensions: what canisters may use in this copy beyond what they may there.
+            gate: as in `Subnet`.
 
         Raises:
             StorageError: it is none, cannot be read, or a checkpoint is being made.
             ValueError: there is no such extension, or it does not go with those of the directory.
         """
         wanted = _wanted(extensions, path)
-        made = cls(config=config, compiler=compiler, code=code, changed_code="keep")
+        made = cls(config=config, compiler=compiler, code=code, changed_code="keep", gate=gate)
         memory = made._host
         assert isinstance(memory, MemoryHost)
         directory = StateDirectory.open(path, read_only=True, records=RECORDS, store=memory.store)
