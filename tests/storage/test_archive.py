@@ -15,7 +15,7 @@ import boto3
 import pytest
 from states import PAGE, A, B, commit, heap, page, read
 
-from object_servers import OWNER, OurServer, Seaweed, environment
+from object_servers import OWNER, OurServer, Seaweed, environment, moto_server
 from perdure.canister import PageDelta
 from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.storage import (
@@ -449,7 +449,29 @@ def test_a_manifest_that_cannot_be_read_ends_collecting(bucket: OurServer, state
     assert set(bucket.objects) - there <= {"shop/clock"}
 
 
-# -- a real store, and processes that are killed
+# -- other stores, and processes that are killed
+
+
+@pytest.mark.slow
+def test_on_moto(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_server(tmp_path) as endpoint:
+        for name, value in environment(endpoint, *OWNER).items():
+            monkeypatch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        wanted = [facts(state)]
+        archive_state(state, URL, key=KEY)
+        shutil.copytree(state, tmp_path / "copy")
+        wanted.append(change(state, (5, page("new"))))
+        archive_state(state, URL, key=KEY)
+        change(tmp_path / "copy", (5, page("copy")))
+        with pytest.raises(StorageError, match="another one writes to it"):
+            archive_state(tmp_path / "copy", URL, key=KEY)
+        for one in wanted:
+            restore_state(URL, tmp_path / str(one[0]), version=one[0], key=KEY)
+            assert facts(tmp_path / str(one[0])) == one
+        assert collect(URL, keep=1, grace_seconds=0, key=KEY).removed_versions == 1
+        restore_state(URL, tmp_path / "last", key=KEY)
+        assert facts(tmp_path / "last") == wanted[-1]
 
 
 PROGRAM = """
