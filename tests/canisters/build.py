@@ -417,6 +417,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("two_memories_c", "merged", "c/second.c", merged_module, ONE[0]),
     Recipe("two_memories_wat", "wat", "wat/two_memories.wat", wat_module, ONE[0]),
     Recipe("assets", "rust", "rust_assets", rust_alone_module),
+    Recipe("shard", "rust", "../../examples/shards", rust_alone_module),
     Recipe("wasi_c", "c", "c/wasi.c", c_module("wasm32-wasi", *REACTOR), *WASI),
     Recipe("wasi_go", "go", "go", go_module, *WASI),
     Recipe("wasi_cpp", "emscripten", "cpp/wasi.cpp", emscripten_module, *WASI),
