@@ -96,15 +96,32 @@ _NO_MODULE: Final = {
 """Files that are given in a module's place, by their ends: what they are, and what to do."""
 
 
+def _built(value: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The module that was built of a canister of the project or of a crate here, by its name; else the same."""
+    name = os.fspath(value)
+    if os.path.lexists(name) or not name.isprintable() or {".", "/"} & set(name):
+        return value
+    from perdure.errors import PerdureError
+    from perdure.project import Project
+
+    here = Path.cwd()
+    try:
+        return (Project.find(here) or Project.without_manifest(here)).canister(name).wasm()
+    except (PerdureError, KeyError, ValueError):
+        return value
+
+
 class InputFile(_PathType):
     """A file that is read to its end: not a device, which may have none."""
 
-    def __init__(self, *, allow_dash: bool = False) -> None:
+    def __init__(self, *, allow_dash: bool = False, may_be_built: bool = False) -> None:
         super().__init__(exists=True, dir_okay=False, allow_dash=allow_dash, path_type=Path)
+        self._may_be_built = may_be_built
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path."""
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        built = _built(value) if self._may_be_built else value
+        path = Path(os.fsdecode(super().convert(built, param, ctx)))
         if str(path) != "-" and stat.S_IFMT(path.stat().st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
             self.fail(f"{path} is a device, and no file that has an end", param, ctx)
         return path
@@ -133,14 +150,14 @@ PICTURE: Final = _PictureFile()
 
 @final
 class _ModuleFile(_PathType):
-    """A file with a module, plain or gzip; what is none is told before anything is done."""
+    """A file with a module, plain or gzip, or the name of one that was built; what is none is told at once."""
 
     def __init__(self) -> None:
         super().__init__(exists=True, dir_okay=False, path_type=Path)
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path."""
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        path = Path(os.fsdecode(super().convert(_built(value), param, ctx)))
         mode = path.stat().st_mode
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             self.fail(f"{path} is a device, a module is a file", param, ctx)

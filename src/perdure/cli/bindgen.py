@@ -18,7 +18,7 @@ __all__ = ["bindgen"]
 
 
 @click.command()
-@click.argument("source", type=InputFile(), metavar="MODULE|DID")
+@click.argument("source", type=InputFile(may_be_built=True), metavar="MODULE|DID")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE.py")
 @click.option("--name", default="", metavar="NAME", help="Of the class; by default that of the source.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

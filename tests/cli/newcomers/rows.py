@@ -30,7 +30,7 @@ from perdure.candid import encode
 from perdure.candid.types import Nat, Record, Text
 from perdure.cli import main, progress
 from perdure.memory import BytesMemory
-from perdure.stable import StableBTreeMap, types
+from perdure.stable import MemoryManager, StableBTreeMap, types
 from perdure.values.schema import load_schema
 
 SOURCE = Path(os.environ["PERDURE_SOURCE"])
@@ -516,3 +516,48 @@ def test_32_sections_4_and_5_of_the_tutorial_run_as_written(run, tmp_path):
         elif program == "python":
             exec(compile(Path(words[0]).read_text(), words[0], "exec"), {"__name__": "__main__"})
     assert Path("counter.wasm").exists()
+
+
+def built(name: str) -> Path:
+    """Where cargo leaves a module of this name."""
+    place = Path(f"target/wasm32-unknown-unknown/release/{name}.wasm")
+    place.parent.mkdir(parents=True)
+    Path("Cargo.toml").write_text(f'[package]\nname = "{name}"\nversion = "0.1.0"\nedition = "2021"\n')
+    Path("todo.wasm").rename(place)
+    return place
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "todo", "size"),
+        ("bindgen", "todo", "-o", "made.py"),
+        ("explain-cost", "todo", "fill=(1)"),
+    ],
+)
+def test_a_module_that_was_built_is_taken_by_its_name(run, words):
+    built("todo")
+    code, _, err = run(*words)
+    assert code == 0, err
+    _, _, err = run(*("todos" if word == "todo" else word for word in words))
+    assert "'todos' does not exist" in err
+
+
+def test_a_file_goes_before_what_was_built(run):
+    built("todo")
+    Path("todo").write_text("text")
+    assert "todo is no Wasm module" in run("run", "todo", "size")[2]
+
+
+def test_rows_name_no_structure_where_there_is_one(run):
+    memory = BytesMemory()
+    manager = MemoryManager.create(memory, bucket_wasm_pages=1)
+    for label in (3, 5):
+        StableBTreeMap.init(manager.get(label), types.u64, types.text).update({n: "x" * n for n in range(40)})
+        Path(f"{label}.bin").write_bytes(memory.read(0, memory.size() << 16))
+    named = run("stable", "rows", "3.bin", "3")
+    assert named[0] == 0
+    assert run("stable", "rows", "3.bin") == named
+    assert "name the structure whose rows are wanted, found 3, 5" in run("stable", "rows", "5.bin")[2]
+    Path("empty.bin").write_bytes(b"")
+    assert "name the structure whose rows are wanted, and none was found" in run("stable", "rows", "empty.bin")[2]

@@ -38,7 +38,7 @@ _SIGILS: Final = ":@$"
 
 @click.command()
 @click.argument("source", shell_complete=complete_source)
-@click.argument("structure", shell_complete=complete_structure)
+@click.argument("structure", required=False, shell_complete=complete_structure)
 @click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Rows to show; 0 for all.")
 @click.option("--from", "low", help="The first key or position.")
 @click.option("--to", "high", help="The last key or position.")
@@ -48,7 +48,7 @@ _SIGILS: Final = ":@$"
 @options
 def rows(
     source: str,
-    structure: str,
+    structure: str | None,
     limit: int,
     low: str | None,
     high: str | None,
@@ -62,7 +62,8 @@ def rows(
     """Show the entries of a structure, in its own order.
 
     STRUCTURE is a memory id, page:N, a name from the schema, a table of an SQLite database, or a stable variable of
-    Motoko. Keys are written as numbers, text, principals, hexadecimal (raw), or JSON, as their type asks.
+    Motoko; where there is only one, it need not be named. Keys are written as numbers, text, principals, hexadecimal
+    (raw), or JSON, as their type asks.
 
     \b
     Example:
@@ -72,6 +73,7 @@ def rows(
     from itertools import islice
 
     with opened(source, schema_path) as (inventory, declared):
+        structure = _only(inventory) if structure is None else structure
         rows_of = open_database_table(inventory, structure)
         if rows_of is not None:
             with reading(rows_of):
@@ -83,6 +85,16 @@ def rows(
         entries = table.entries(_bound(table, low), _bound(table, high), reverse=reverse)
         decoded = (table.decode(entry) for entry in islice(entries, limit or None))
         _print_rows(table.columns, decoded, as_json=as_json, nl=nl, as_csv=as_csv, quiet=quiet)
+
+
+def _only(inventory: Inventory) -> str:
+    """The one structure that there is to read."""
+    known = [one.name or one.label for one in inventory.structures]
+    known += [variable.name for variable in inventory.variables.tables()]
+    if len(known) != 1:
+        found = f"found {', '.join(map(printable, known))}" if known else "and none was found"
+        raise click.UsageError(f"name the structure whose rows are wanted, {found}")
+    return known[0]
 
 
 def _bound(table: Rows, text: str | None) -> Bound | None:

@@ -74,7 +74,7 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
-        from perdure.errors import MalformedError
+        from perdure.errors import MalformedError, UnsupportedError
 
         try:
             return command(*arguments, **options)
@@ -88,7 +88,7 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
             )
             if extra is None:
                 raise
-            raise click.ClickException(f"this needs `pip install 'perdure[{extra}]'`") from error
+            raise UnsupportedError(f"this needs `pip install 'perdure[{extra}]'`").coded("extra-missing") from error
 
     return wrapped
 
