@@ -360,6 +360,15 @@ def test_a_damaged_directory_is_not_archived(bucket: OurServer, state: Path) -> 
     assert not any("versions" in key for key in bucket.objects)
 
 
+def test_damaged_hashes_are_told(bucket: OurServer, state: Path) -> None:
+    archive_state(state, URL)
+    change(state, (5, page("new")))
+    (hashes,) = (state / "images").glob("0-heap-*.hash")
+    hashes.write_bytes(b"!" * len(hashes.read_bytes()))
+    with pytest.raises(StorageError, match="page tree"):
+        archive_state(state, URL)
+
+
 def test_denied_credentials(bucket: OurServer, state: Path, tmp_path: Path) -> None:
     archive_state(state, URL)
     bucket.before = lambda method, key: 403

@@ -12,7 +12,7 @@ Bytes, not objects, go between processes: CBOR of columns as they are encoded in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, final
@@ -26,13 +26,13 @@ from perdure.inspection.export import BATCH_ROWS, Tell, export_batches
 from perdure.inspection.open import open_source
 from perdure.inspection.rows import Rows
 from perdure.inspection.source import Source
-from perdure.memory import WASM_PAGE_BYTES
+from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.stable import types
 from perdure.stable.columns import Column
 from perdure.stable.headers import MapHeader
 from perdure.stable.layout import FIRST_CHUNK_ADDRESS
 from perdure.stable.parts import Part, Rest, check_counts, join, read_part, used_chunks
-from perdure.stable.region import Region, Run
+from perdure.stable.region import Region
 
 __all__ = ["Scan", "export_in_parts", "processes", "work"]
 
@@ -75,8 +75,7 @@ class Scan:
             each = min(each, max(1, -(-count // workers.count)))
         self._request = {
             "source": source,
-            "runs": [(run.address, run.size_bytes) for run in region.runs],
-            "size_bytes": region.size_bytes,
+            "memory_bytes": self._memory_bytes,
             "head": head,
             "key_bytes": self._key_bytes,
         }
@@ -105,11 +104,18 @@ class Scan:
             check_counts(entries + len(last.keys), allocated, self._header)
 
     def _read(self) -> Iterator[Part]:
-        requests = [cbor2.dumps(self._request | {"first": first, "count": count}) for first, count in self.parts]
+        requests = (self._request_of(*part) for part in self.parts)
         if self._workers is None:
             yield from (_answered(work(request)) for request in requests)
             return
-        yield from map(_answered, _spread(requests, self._workers))
+        yield from map(_answered, _spread(list(requests), self._workers))
+
+    def _request_of(self, first: int, count: int) -> bytes:
+        """What a worker is asked for: where below the chunks lie, and which they are."""
+        stride = self._header.allocator.stride
+        pieces = self.table.structure.region.pieces(FIRST_CHUNK_ADDRESS + first * stride, count * stride)
+        runs = [(run.address, run.size_bytes) for run in pieces]
+        return cbor2.dumps(self._request | {"first": first, "runs": runs})
 
 
 def export_in_parts(
@@ -185,11 +191,9 @@ def work(request: bytes) -> bytes:
     asked = cbor2.loads(request)
     try:
         source = _opened(asked["source"])
-        region = Region(source.memory, [Run(*run) for run in asked["runs"]], asked["size_bytes"])
-        memory_bytes = region.size() * WASM_PAGE_BYTES
+        memory_bytes = asked["memory_bytes"]
         header = MapHeader.decode(asked["head"], memory_bytes)
-        stride = header.allocator.stride
-        data = _read_all(region, FIRST_CHUNK_ADDRESS + asked["first"] * stride, asked["count"] * stride)
+        data = _read_all(source.memory, asked["runs"])
         part = read_part(np.frombuffer(data, np.uint8), asked["first"], header, asked["key_bytes"], memory_bytes)
     except PerdureError as error:
         kind = type(error).__name__
@@ -212,17 +216,25 @@ def work(request: bytes) -> bytes:
 
 def _reader(region: Region) -> Callable[[int, int], bytes]:
     """Reads a few bytes, past whatever would read more than that."""
-    uncached: Callable[[int, int], bytes] = getattr(region.below, "read_uncached", region.below.read)
+    read = _uncached(region.below)
     return lambda address, size_bytes: b"".join(
-        uncached(run.address, run.size_bytes) for run in region.pieces(address, size_bytes)
+        read(run.address, run.size_bytes) for run in region.pieces(address, size_bytes)
     )
 
 
-def _read_all(region: Region, address: int, size_bytes: int) -> bytes:
-    """Bytes of a part, in requests of bounded size."""
-    read = _reader(region)
-    end = address + size_bytes
-    return b"".join(read(at, min(_RUN_BYTES, end - at)) for at in range(address, end, _RUN_BYTES))
+def _uncached(memory: Memory) -> Callable[[int, int], bytes]:
+    read: Callable[[int, int], bytes] = getattr(memory, "read_uncached", memory.read)
+    return read
+
+
+def _read_all(memory: Memory, runs: Iterable[tuple[int, int]]) -> bytes:
+    """Runs of bytes, in requests of bounded size."""
+    read = _uncached(memory)
+    return b"".join(
+        read(at, min(_RUN_BYTES, address + size_bytes - at))
+        for address, size_bytes in runs
+        for at in range(address, address + size_bytes, _RUN_BYTES)
+    )
 
 
 def _packed(column: Column) -> tuple[bytes, bytes]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple, final
@@ -284,6 +284,7 @@ class _Draft:
                         found = self._new_segment(directory, (canister_id, name), index, leaves, earlier.get(index))
                     segments.append(_DraftSegment(index, hash_, *found))
                     known[hash_] = found
+                memory.rest()  # the hashes of one memory after the other are in hand, not of all
                 yield canister_id, name, segments
 
     def _earlier(self, canister_id: bytes, name: str) -> dict[int, Segment]:
@@ -364,6 +365,8 @@ def archive_state(
 ) -> Archived:
     """Archive a state directory as of its last whole commit, also while its owner writes.
 
+    Until it is archived no checkpoint of the directory is made: its log gets longer.
+
     What is cut off leaves nothing but objects that nobody names, which `collect` removes.
 
     Args:
@@ -379,7 +382,7 @@ def archive_state(
     """
     disk = disk or RealDisk()
     limits = StorageLimits(check_bytes=0)  # each page that goes out is held against its hash
-    with StateDirectory.open(path, read_only=True, limits=limits, disk=disk) as directory:
+    with StateDirectory.open(path, read_only=True, limits=limits, disk=disk) as directory, _told(path):
         archive = Archive(url, key, cache, create=True)
         sequences = archive.sequences()
         newest = max(sequences, default=0)
@@ -406,6 +409,17 @@ def archive_state(
         return found._replace(
             sequence=manifest.sequence, written_bytes=objects.bytes_written, requests=objects.requests
         )
+
+
+@contextmanager
+def _told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say which directory an error is about."""
+    try:
+        yield
+    except MalformedError as error:
+        raise StorageError(str(error), path) from error
+    except OSError as error:
+        raise StorageError(f"cannot be archived: {error.strerror or error}", error.filename or path) from error
 
 
 def _is_same(one: Manifest, other: Manifest) -> bool:
