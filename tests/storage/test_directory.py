@@ -507,6 +507,36 @@ def test_some_of_the_history_is_what_is_read(path: str, monkeypatch: pytest.Monk
             found = [one.version for one in state.history(newest, below=below)]
             assert found == [one for one in range(9, 0, -1) if below is None or one < below][:newest]
             assert len(decoded) == len(found)
+        assert len(state.history(naming=A)) == 9
+        assert state.history(naming=b"nobody") == []
+
+
+def test_the_history_goes_on_from_what_was_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned = []
+    scan = history_module.scan
+
+    def counted(*args):
+        for record in scan(*args):
+            scanned.append(record.version)
+            yield record
+
+    monkeypatch.setattr(history_module, "scan", counted)
+    with StateDirectory.open(path, history=None) as state:
+        for number in range(1, 6):
+            commit(state, (0, page(str(number))))
+        assert [one.version for one in state.history(2)] == [5, 4]
+        scanned.clear()
+        commit(state, (0, page("six")))
+        assert [one.version for one in state.history()] == [6, 5, 4, 3, 2, 1]
+        assert scanned == [6]
+        state.checkpoint()  # the log begins anew, what it had is a file of its own
+        commit(state, (0, page("seven")))
+        assert [one.version for one in state.history()] == [7, 6, 5, 4, 3, 2, 1]
+        scanned.clear()
+        assert [one.version for one in state.history()] == [7, 6, 5, 4, 3, 2, 1]
+        assert scanned == []
+        assert state.at(3).canisters[A].images["heap"].read(0, PAGE) == page("3")
+        assert len(scanned) >= 7, "what is opened is compared with its sums"
 
 
 def test_history_of_the_last_commits(path: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from functools import lru_cache
 from typing import Final
 
 from perdure.errors import PerdureError
@@ -33,13 +33,11 @@ def index(asked: Asked) -> Page:
         return Page("index.html", {"rows": [], "total": 0, "skip": 0, "more": False, "q": "", "memory": MEMORY})
     with site.subnets[0]._gate.lock:  # which all of them share
         ids = sorted(raw for subnet in site.subnets for raw in subnet._state.canisters)
-    shown = [(Principal(raw), names.get(str(Principal(raw)), "")) for raw in ids] if wanted else None
-    if shown is not None:
-        found = [(one, name) for one, name in shown if wanted in str(one) or wanted in name.lower()]
-        total, page = len(found), found[skip : skip + _ROWS]
-    else:
-        total = len(ids)
-        page = [(Principal(raw), names.get(str(Principal(raw)), "")) for raw in islice(ids, skip, skip + _ROWS)]
+    if wanted:
+        texts = ((raw, _text_of(raw)) for raw in ids)
+        ids = [raw for raw, text in texts if wanted in text or wanted in names.get(text, "").lower()]
+    total = len(ids)
+    page = [(Principal(raw), names.get(_text_of(raw), "")) for raw in ids[skip : skip + _ROWS]]
     found_on = [(site.subnet_of(one), one, name) for one, name in page]
     rows = [
         {**_row(subnet.canister(one), name), "subnet_id": subnet.id}
@@ -55,6 +53,12 @@ def index(asked: Asked) -> Page:
         "more": skip + _ROWS < total,
     }
     return Page("index.html", {**facts, "q": asked.values.get("q", ""), "memory": None})
+
+
+@lru_cache(65_536)
+def _text_of(canister_id: bytes) -> str:
+    """Whoever types asks for all of them at each letter."""
+    return str(Principal(canister_id))
 
 
 def _subnets(site: Site) -> dict[Principal, str]:

@@ -23,7 +23,7 @@ from perdure.storage.history import PastCanister
 __all__ = ["blame", "history", "version"]
 
 _ROWS: Final = 50
-_STEP: Final = 1_000
+_STEP: Final = 100
 
 
 @final
@@ -71,7 +71,7 @@ def _at(asked: Asked) -> str:
 
 def _about(directory: StateDirectory, canister_id: bytes, below: int | None) -> Iterator[Version]:
     """Commits that are about a canister, newest first; read some at a time, as most may be about others."""
-    while found := directory.history(_STEP, below=below):
+    while found := directory.history(_STEP, below=below, naming=canister_id):
         yield from (one for one in found if canister_id == one.message.canister or canister_id in one.facts.canisters)
         below = found[-1].version
 

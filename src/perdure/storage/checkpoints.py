@@ -167,11 +167,11 @@ class Checkpoints:
         except OSError:
             self._disk.remove(path)  # full already
 
-    def versions(self, below: int | None = None) -> Iterator[Version]:
-        """Kept commits, newest first: those in the log, then those of history; only those below a version."""
+    def versions(self, below: int | None = None, naming: bytes = b"", *, again: bool = False) -> Iterator[Version]:
+        """Kept commits, newest first: those in the log, then those of history; arguments as of `History.versions`."""
         start = self.last
         live = Segment(f"{self._path}/log", 0, start.epoch, start.version, start.checksum)
-        return self._history.versions(live, below)
+        return self._history.versions(live, below, naming, again=again)
 
     def collect_blobs(self) -> None:
         """Remove blobs that nothing names any more."""

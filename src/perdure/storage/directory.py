@@ -497,11 +497,11 @@ class StateDirectory:
 
     # -- the past
 
-    def history(self, newest: int | None = None, *, below: int | None = None) -> list[Version]:
-        """What is kept of the past, newest first: at most so many, and of versions below one."""
+    def history(self, newest: int | None = None, *, below: int | None = None, naming: bytes = b"") -> list[Version]:
+        """What is kept of the past, newest first: so many, below a version, of those that have these bytes in them."""
         with self._lock, self._told("read the history"):
             self.check()
-            return list(islice(self._checkpoints.versions(below), newest))
+            return list(islice(self._checkpoints.versions(below, naming, again=True), newest))
 
     def at(self, version: int) -> PastState:
         """The state after `version`, as temporary images that may be read, mapped and forked; close it after use.

@@ -48,7 +48,7 @@ from perdure.storage.disk import Disk, DiskFile
 from perdure.storage.durable import DurableMemory
 from perdure.storage.image import TemporaryImage
 from perdure.storage.kept import canister_hash, facts_hash
-from perdure.storage.log import BLOCK, LogRecord, Place, scan
+from perdure.storage.log import BLOCK, LogRecord, Place, is_still_there, scan
 from perdure.storage.merkle import PageTree, hash_pages, memory_hash
 
 __all__ = [
@@ -69,6 +69,8 @@ _FORMAT = 1
 _SEGMENT = re.compile(r"[0-9]{20}-[0-9]{20}\.log")
 _RUN_PAGES = 1024
 _COPY_BYTES = 8 << 20
+_MOST_KNOWN = 2
+"""Files of records whose records are remembered: the log, and the newest of history."""
 
 
 class Segment(NamedTuple):
@@ -222,6 +224,7 @@ class History:
         self._disk = disk
         self._path = f"{directory}/history"
         self.keep = keep
+        self._known: dict[Segment, list[LogRecord]] = {}
 
     def _segments(self) -> list[str]:
         return [name for name in self._disk.list_directory(self._path) if _SEGMENT.fullmatch(name)]
@@ -267,7 +270,9 @@ class History:
                 removed = True
         return removed
 
-    def versions(self, live: Segment, below: int | None = None) -> Iterator[Version]:
+    def versions(
+        self, live: Segment, below: int | None = None, naming: bytes = b"", *, again: bool = False
+    ) -> Iterator[Version]:
         """Kept commits, newest first, as far back as they follow each other without a gap.
 
         A file is read whole, and what a commit did is decoded when it is its turn.
@@ -275,19 +280,21 @@ class History:
         Args:
             live: the log in use.
             below: only those whose version is below this one.
+            naming: only those in whose facts these bytes are, as a canister's id is where it took part.
+            again: do not compare with their sums what was compared when it was read before.
         """
-        for record in self._records(live):
-            if below is None or record.version < below:
+        for record in self._records(live, again=again):
+            if (below is None or record.version < below) and naming in record.meta:
                 yield _version(record, live.path)
         wanted = live.version
         for name in reversed(self._segments()):
             if int(name[21:41]) > wanted:
                 continue  # kept for a checkpoint that was cut off: the log still has it
             path = f"{self._path}/{name}"
-            for record in self._records(self._open(path)):
+            for record in self._records(self._open(path), again=again):
                 if record.version != wanted:
                     return
-                if below is None or wanted < below:
+                if (below is None or wanted < below) and naming in record.meta:
                     yield _version(record, path)
                 wanted -= 1
 
@@ -304,14 +311,30 @@ class History:
             raise StorageError(f"magic {magic!r}, format {format_} found; {_MAGIC!r}, {_FORMAT} expected", path)
         return Segment(path, BLOCK, epoch, version, checksum)
 
-    def _records(self, segment: Segment) -> list[LogRecord]:
-        """Newest first."""
+    def _records(self, segment: Segment, *, again: bool) -> list[LogRecord]:
+        """Newest first. Those of the segments that were asked for last are remembered, and what is behind them is read.
+
+        A record names the sum of the one before: where the last one is still there, so are all.
+        """
+        known = self._known.pop(segment, []) if again else []
+        self._known.pop(segment, None)
         file = self._disk.open(segment.path)
         try:
-            start = Place(segment.epoch, segment.version, segment.checksum)
-            return [record for record in scan(file, start, segment.offset) if not record.is_seal][::-1]
+            if known and not is_still_there(file, known[-1]):
+                known = []
+            if known:
+                last = known[-1]
+                start, offset = Place(segment.epoch, last.version, last.checksum), last.offset + last.size_bytes
+                known += scan(file, start, offset, last.owner)
+            else:
+                start, offset = Place(segment.epoch, segment.version, segment.checksum), segment.offset
+                known = list(scan(file, start, offset))
         finally:
             file.close()
+        while len(self._known) >= _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[segment] = known
+        return [record for record in reversed(known) if not record.is_seal]
 
 
 def _version(record: LogRecord, path: str) -> Version:

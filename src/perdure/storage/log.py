@@ -205,6 +205,12 @@ def _head_is_whole(file: DiskFile, record: LogRecord) -> bool:
     return sha256(file.pread(_CHECKED.size, record.offset) + record.meta).digest() == record.checksum
 
 
+def is_still_there(file: DiskFile, record: LogRecord) -> bool:
+    """Whether a record that was read once stands where it stood."""
+    found = _read_header(file, record.offset)
+    return found is not None and found.checksum == record.checksum and _head_is_whole(file, found)
+
+
 def _pages_are_whole(file: DiskFile, record: LogRecord) -> bool:
     at, crc = record.pages_offset, 0
     end = record.offset + record.size_bytes
