@@ -10,14 +10,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wasmtime
 from pyarrow import parquet
 
 from perdure import Subnet
 from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager, StableBTreeMap, types
+from perdure.wasm import decode, encode
+from perdure.wasm.module import CustomSection
 
 Run = Callable[..., tuple[str, str]]
 KV32 = Path(__file__).parent.parent / "canisters" / "modules" / "kv32.wasm"
@@ -80,7 +84,8 @@ def test_what_is_interrupted_keeps_what_is_done_and_goes_on(dumps: Callable[[int
     done = len(rows.read_text().splitlines())
     assert (campaign.returncode, err) == (130, "interrupted\n")
     assert 0 < done < 30
-    assert f"{30 - done} not done: --resume goes on with them" in out
+    assert f"{30 - done} not done\n" in out
+    assert "--resume goes on with what is not done\n" in out
     again = subprocess.run([*command, "--resume", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(again.stdout)["outcomes"] == {"fine": 30}
     assert Counter(json.loads(line)["source"] for line in rows.read_text().splitlines()) == Counter(
@@ -121,6 +126,20 @@ def test_upgrades_of_many(perdure: Run, tmp_path: Path) -> None:
     assert len(report["modules"]) == 1
     told, _ = perdure("fleet", "upgrade-check", "snaps", KV32, "--workers", "1", "--require-way-back", code=2)
     assert f"perdure upgrade-check --require-way-back -- snaps/1 {KV32}" in told
+
+
+@pytest.mark.slow
+def test_what_a_row_came_to_is_told_in_the_commands_words(perdure: Run, tmp_path: Path) -> None:
+    replies_nothing = """(module (import "ic0" "msg_reply" (func $reply))
+      (func (export "canister_update odd") (call $reply)))"""
+    found = decode(bytes(wasmtime.wat2wasm(replies_nothing)))
+    section = CustomSection("icp:public candid:service", b"service : { odd : () -> () }")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "odd.wasm").write_bytes(encode(replace(found, custom_sections=(section,))))
+    out, _ = perdure("fleet", "fuzz", "modules", "--examples", "5", "--workers", "1", "-o", "out", code=1)
+    assert "found: bad magic b'', expected b'DIDL'" in out
+    (story,) = (tmp_path / "out").glob("test_found_odd_*.py")
+    assert "def test_" in story.read_text()
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,14 @@ class Row:
 
     @property
     def told(self) -> str:
-        """What it came to, in a few words of the command's own: a verdict and its causes, counts, an error."""
-        if isinstance(self.document, dict) and "verdict" in self.document:
-            findings = self.document.get("findings", [])
-            moving = [one["code"] for one in findings if one["severity"] in ("breaking", "not certain")]
-            return ", ".join([self.document["verdict"], *dict.fromkeys(moving)])
+        """What it came to, in a few words of the command's own: a verdict and its causes, findings, an error."""
+        document = self.document if isinstance(self.document, dict) else {}
+        findings = document.get("findings")
+        if isinstance(findings, list):
+            graver = [one["code"] for one in findings if one.get("severity") not in ("note", "warning")]
+            words = [document["verdict"]] if "verdict" in document else []
+            return ", ".join([*words, *dict.fromkeys(graver)]) or self.outcome
+        if isinstance(document.get("found"), dict):  # a story that breaks a module
+            return str(document["found"].get("error", "")).partition("\n")[0]
         lines = self.error.strip().splitlines()
         return lines[-1] if lines else self.outcome

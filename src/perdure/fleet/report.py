@@ -93,7 +93,7 @@ class Summary:
         modules = f" of {counted(len(self.groups), 'module')}" if self.groups else ""
         yield f"{counted(self.total, 'source')}{modules}: {told}"
         if len(self.rows) < self.total:
-            yield f"{self.total - len(self.rows):,} not done: --resume goes on with them"
+            yield f"{self.total - len(self.rows):,} not done"
         graver = [row for row in self.rows if row.outcome != "fine"]
         for (outcome, words), rows in _alike(graver).items():
             yield f"{outcome}: {words} ({counted(len(rows), 'source')})"

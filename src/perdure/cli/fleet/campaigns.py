@@ -246,7 +246,12 @@ def _job(name: str, call: _Call, found: Found, out: Path | None) -> Job:
 
     common = (found.module_hash, found.size_bytes, found.mark)
     if name == "bench":  # its configuration is the directory's, and so are the paths in that
-        return Job(found.source, (*call.words, "--jobs", "1", "--", *call.behind), *common, found.source)
+        return Job(
+            found.source,
+            (*call.words, "--jobs", "1", *(["--", *call.behind] if call.behind else [])),
+            *common,
+            found.source,
+        )
     more: tuple[str, ...] = ()
     if name == "fuzz":
         story = f"test_found_{Path(found.source).name.partition('.')[0]}_{found.module_hash[:8]}.py"
@@ -310,6 +315,8 @@ def _tell(summary: Summary, options: Mapping[str, Any], *, is_whole: bool) -> in
         click.echo(summary.to_json())
     elif not options["quiet"]:
         click.echo(printable(summary.to_text(), keep=LAYOUT), nl=False)
+        if len(summary.rows) < summary.total and options["out"] is not None:
+            click.echo("--resume goes on with what is not done")
     if not is_whole:
         raise KeyboardInterrupt
     return summary.exit_code
