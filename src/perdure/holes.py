@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 __all__ = ["SparseFile", "holes_take_room", "ranges_to_map"]
 
-_IN_MEMORY: Final = frozenset([0x01021994, 0x858458F6])  # tmpfs, ramfs: `man 2 statfs`
+_TMPFS: Final = 0x01021994  # `man 2 statfs`; a ramfs is never full
 _OVERLAY: Final = 0x794C7630
 _STATFS_BYTES: Final = 256  # more than it has anywhere
 _PROBE_BYTES: Final = 4096
@@ -47,7 +47,7 @@ def holes_take_room(descriptor: int) -> bool:
     if sys.platform != "linux" or _libc.fstatfs(descriptor, found):
         return False
     kind = ctypes.c_long.from_buffer(found).value
-    return kind in _IN_MEMORY or (kind == _OVERLAY and _is_overlay_in_memory(descriptor))
+    return kind == _TMPFS or (kind == _OVERLAY and _is_overlay_in_memory(descriptor))
 
 
 def _is_overlay_in_memory(descriptor: int) -> bool:
