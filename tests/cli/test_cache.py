@@ -11,6 +11,7 @@ import pytest
 
 from perdure.embedder import CompileCache
 from perdure.embedder.cache import MAX_BYTES, CacheEntry
+from perdure.storage.block_cache import BlockCache
 
 Run = Callable[..., tuple[str, str]]
 
@@ -75,3 +76,13 @@ def test_a_name_that_a_terminal_would_obey_is_shown_harmless(perdure: Run, fille
 
 def test_a_size_that_is_none_is_refused(perdure: Run) -> None:
     assert "SIZE" in perdure("cache", "limit", "much", code=2)[1].upper()
+
+
+def test_blocks_of_object_storage_go_too(perdure: Run, tmp_path: Path) -> None:
+    blocks = tmp_path / "cache" / "objects"
+    BlockCache(blocks).put(bytes(32), b"block")
+    assert "blocks of object storage" in perdure("cache", "ls")[0]
+    assert json.loads(perdure("cache", "ls", "--json")[0])["blocks_bytes"] == 37
+    assert "blocks of object storage removed" in perdure("cache", "clear")[0]
+    assert list(blocks.iterdir()) == []
+    assert json.loads(perdure("cache", "clear", "--json")[0])["blocks_bytes"] == 0

@@ -23,6 +23,18 @@ def test_keeps_and_gives_back(tmp_path: Path) -> None:
     assert (tmp_path / "objects").stat().st_mode & 0o777 == 0o700
 
 
+def test_it_can_be_emptied(tmp_path: Path) -> None:
+    cache = BlockCache(tmp_path / "objects")
+    assert (cache.size_bytes(), cache.clear()) == (0, 0)
+    for number in range(3):
+        cache.put(name(number), b"block")
+    assert cache.size_bytes() == 3 * 37
+    assert cache.clear() == 3
+    assert cache.get(name(1)) is None
+    cache.put(name(1), b"block")
+    assert cache.get(name(1)) == b"block"
+
+
 def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
     cache = BlockCache(tmp_path, max_bytes=10 * 132)
     for number in range(50):

@@ -1,4 +1,4 @@
-"""`perdure cache`: compiled code, which is kept so that a module is compiled once."""
+"""`perdure cache`: what is kept so that a module is compiled once, and a block of object storage fetched once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from perdure.units import show_bytes
 
 if TYPE_CHECKING:
     from perdure.embedder import CompileCache
+    from perdure.storage.block_cache import BlockCache
 
 __all__ = ["cache"]
 
@@ -25,9 +26,16 @@ def _cache() -> CompileCache:
     return CompileCache(cache_directory(os.environ))
 
 
+def _blocks() -> BlockCache:
+    from perdure.embedder import cache_directory
+    from perdure.storage.block_cache import BlockCache
+
+    return BlockCache(cache_directory(os.environ) / "objects")
+
+
 @click.group()
 def cache() -> None:
-    """See, empty and bound the compile cache. `PERDURE_CACHE_DIR` puts it elsewhere.
+    """See, empty and bound what is kept: compiled code, blocks of objects. `PERDURE_CACHE_DIR` puts it elsewhere.
 
     \b
     Example:
@@ -39,7 +47,7 @@ def cache() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the entries.")
 def ls(as_json: bool, quiet: bool) -> None:
-    """List what is compiled, the last used first, with the sum and the limit.
+    """List what is compiled, the last used first, with the sum and the limit, and how much of object storage is kept.
 
     \b
     Example:
@@ -48,10 +56,11 @@ def ls(as_json: bool, quiet: bool) -> None:
     kept = _cache()
     files = kept.files()
     total = sum(file.size_bytes for file in files)
+    blocks_bytes = _blocks().size_bytes()
     if as_json:
         entries = [{"key": file.name, "size_bytes": file.size_bytes, "used_ns": file.used_ns} for file in files]
         facts = {"directory": str(kept.directory), "size_bytes": total, "limit_bytes": kept.max_bytes}
-        click.echo(json.dumps({**facts, "files": entries}, indent=2))
+        click.echo(json.dumps({**facts, "blocks_bytes": blocks_bytes, "files": entries}, indent=2))
         return
     for file in files:
         used = datetime.fromtimestamp(file.used_ns // 10**9, UTC)
@@ -59,13 +68,15 @@ def ls(as_json: bool, quiet: bool) -> None:
     if not quiet:
         limit = show_bytes(kept.max_bytes)
         click.echo(f"{len(files)} modules in {kept.directory}: {show_bytes(total)} of at most {limit}")
+        if blocks_bytes:
+            click.echo(f"blocks of object storage: {show_bytes(blocks_bytes)}")
 
 
 @cache.command("clear")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def clear(as_json: bool, quiet: bool) -> None:
-    """Remove all compiled code. It is compiled anew when it is needed; nothing else is lost.
+    """Remove all compiled code and blocks of object storage. It is made and fetched anew when it is needed.
 
     \b
     Example:
@@ -74,10 +85,15 @@ def clear(as_json: bool, quiet: bool) -> None:
     kept = _cache()
     total = sum(file.size_bytes for file in kept.files())
     count = kept.clear()
+    blocks = _blocks()
+    blocks_bytes = blocks.size_bytes()
+    blocks.clear()
     if as_json:
-        click.echo(json.dumps({"removed": count, "size_bytes": total}))
+        click.echo(json.dumps({"removed": count, "size_bytes": total, "blocks_bytes": blocks_bytes}))
     elif not quiet:
         click.echo(f"{count} modules removed, {show_bytes(total)}")
+        if blocks_bytes:
+            click.echo(f"blocks of object storage removed, {show_bytes(blocks_bytes)}")
 
 
 @cache.command("limit")

@@ -81,6 +81,24 @@ class BlockCache:
             return
         self._kept_bytes += size_bytes
 
+    def size_bytes(self) -> int:
+        """Of all blocks that are there."""
+        try:
+            return sum(size for _, size, _ in self._files())
+        except OSError:
+            return 0
+
+    def clear(self) -> int:
+        """Remove all blocks; how many they were."""
+        try:
+            files = self._files()
+        except OSError:
+            return 0
+        for _, _, name in files:
+            (self._directory / name).unlink(missing_ok=True)
+        self._kept_bytes = -1
+        return len(files)
+
     def _write_file(self, name: str, data: bytes) -> None:
         draft = self._directory / f"{name}.{os.getpid()}{_NEW}"
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
