@@ -1,7 +1,9 @@
 """Actors over a canister that answers in Python."""
 
+import asyncio
 import inspect
 import pydoc
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -64,6 +66,26 @@ def test_a_query_gets_one_result():
     canister = Canister(greet=encode([Text], ["Hello, Ada"]))
     assert Actor(canister, SERVICE, ALICE).greet("Ada") == "Hello, Ada"
     assert canister.calls == [("query", "greet", encode([Text], ["Ada"]), ALICE, 0)]
+
+
+def test_calls_are_awaited_and_the_loop_goes_on():
+    class Waiting(Canister):
+        def called(self, *call):
+            assert entered.wait(10)  # until the loop has come to the other call
+            return super().called(*call)
+
+    entered = threading.Event()
+    actor = Actor(Waiting(greet=encode([Text], ["Hello"])), SERVICE, ALICE)
+
+    async def all_of_them():
+        first = asyncio.create_task(actor.greet.later("Ada"))
+        await asyncio.sleep(0)
+        entered.set()
+        return await asyncio.gather(first, actor.greet.later(name="Bob"))
+
+    assert asyncio.run(all_of_them()) == ["Hello", "Hello"]
+    with pytest.raises(TypeError, match="greet"):
+        asyncio.run(actor.greet.later(1, 2, 3))
 
 
 def test_no_result_and_two_results():

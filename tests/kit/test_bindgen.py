@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -84,6 +86,28 @@ found.as_(Principal(b"")).odd({"a": {"b": {"d": 1.5}}})
     assert errors == ""
     lines = [line.split(":")[:2] for line in told.splitlines() if "error" in line]
     assert {tuple(line) for line in lines} == {("use.py", "8"), ("use.py", "9")}, told
+
+
+@pytest.mark.slow
+def test_pyright_takes_them_too(tmp_path, npm_folder):
+    pyright = npm_folder("pyright", "pyright@1.1.414") / "node_modules" / ".bin" / "pyright"
+    use = """
+from perdure import Principal, Subnet
+from wild import Wild
+
+found = Wild.install(Subnet(), b"", {"bytes": b"", "class": "", "two words": 1, "list": None, "__secret": 1}, None)
+found.list({"bytes": b"", "class": "", "two words": 1, "list": None, "__secret": 1})[0]["bytes"].hex()
+found.def_("nobody", 5, 6)
+found.as_(Principal(b"")).odd({"a": {"b": {"d": 1.5}}})
+"""
+    (tmp_path / "wild.py").write_text(bindings(load(WILD), "wild", "Wild"))
+    (tmp_path / "use.py").write_text(use)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    command = [pyright, "--outputjson", "--pythonpath", sys.executable, "-p", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    told = json.loads(done.stdout)["generalDiagnostics"]
+    found = {(Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["severity"]) for one in told}
+    assert found == {("use.py", 7, "error")}, told
 
 
 def test_the_interface_is_the_same():

@@ -111,6 +111,16 @@ class ActorMethod:
 
         return call
 
+    async def later(self, *args: object, **kwargs: object) -> Value:
+        """The call as something to await: ``await actor.greet.later("Ada")``.
+
+        It runs in a thread: the event loop goes on, and so do calls of other canisters. Who stops waiting stops
+        nothing: a message runs to its end.
+        """
+        from asyncio import to_thread
+
+        return await to_thread(self, *args, **kwargs)
+
     def text(self, *args: object, **kwargs: object) -> str:
         """Call the method; its reply as Candid text, with the names and types that the interface has."""
         from perdure.candid import values_to_text
