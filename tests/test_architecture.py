@@ -189,6 +189,7 @@ TESTED_WITH = {
     "cli/test_canister.py": "cli: argument canister.* lazy state terminal units",
     "cli/test_commands.py": "cli: demo instrument run; demo: *",
     "cli/test_completion.py": "cli: completing",
+    "cli/test_extension.py": "cli: measured",
     "cli/test_memory.py": "inspection: memories",
     "cli/test_stable.py": "cli: stable.*",
     "fleet/test_lake.py": "cli: fleet.export",

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile, extension_option
-from perdure.cli.completing import complete_calls, complete_source
-from perdure.cli.profile import opened, run_calls
+from perdure.cli.argument import InputFile
+from perdure.cli.measured import Measured, measured
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
@@ -25,13 +24,7 @@ _ENDS = (".lcov", ".info", ".html", ".json", ".txt")
 
 
 @click.command()
-@click.argument("source", metavar="[SOURCE|MODULE]", required=False, shell_complete=complete_source)
-@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...", shell_complete=complete_calls)
-@click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init, of a MODULE.")
-@click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module.")
-@click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
-@click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
-@extension_option()
+@measured(is_optional=True)
 @click.option("--add", "added", multiple=True, type=InputFile(), metavar="FILE.json", help="Add what has run earlier.")
 @click.option(
     "--source", "sources", multiple=True, type=click.Path(path_type=Path), help="Only files in this directory."
@@ -41,13 +34,7 @@ _ENDS = (".lcov", ".info", ".html", ".json", ".txt")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def coverage(
-    source: str | None,
-    calls: tuple[str, ...],
-    init: str,
-    upgrade: Path | None,
-    upgrade_arg: str,
-    ticks: int,
-    extensions: tuple[str, ...],
+    ran: Measured,
     added: tuple[Path, ...],
     sources: tuple[Path, ...],
     outputs: tuple[Path, ...],
@@ -78,9 +65,9 @@ def coverage(
     rejections: list[RejectError] = []
     for path in added:
         found.add(_read(path))
-    if source is not None:
-        with cover_everything() as seen, opened(source, init, extensions) as (subnet, canister, _):
-            rejections += run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)
+    if ran.source is not None:
+        with cover_everything() as seen, ran.opened() as (subnet, canister):
+            rejections += ran.run(subnet, canister)
         found.add(seen)
     if not found.modules:
         raise click.UsageError("nothing ran: name a module or a state, and methods, or files with --add")

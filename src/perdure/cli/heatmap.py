@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, PICTURE, InputFile, extension_option
-from perdure.cli.completing import complete_calls, complete_source
-from perdure.cli.profile import opened, run_calls
+from perdure.cli.argument import PICTURE, InputFile
+from perdure.cli.measured import Measured, measured
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
@@ -22,13 +21,7 @@ __all__ = ["heatmap"]
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE|MODULE", shell_complete=complete_source)
-@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...", shell_complete=complete_calls)
-@click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init, of a MODULE.")
-@click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module.")
-@click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
-@click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
-@extension_option()
+@measured()
 @click.option("--history", is_flag=True, help="Of the messages that a state directory has kept, not of calls.")
 @click.option("--last", type=click.IntRange(1), metavar="N", help="With --history: of the newest so many.")
 @click.option("--memory", metavar="NAME", help="Draw this memory: stable, heap, or one of the canister's own.")
@@ -42,13 +35,7 @@ __all__ = ["heatmap"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def heatmap(
-    source: str,
-    calls: tuple[str, ...],
-    init: str,
-    upgrade: Path | None,
-    upgrade_arg: str,
-    ticks: int,
-    extensions: tuple[str, ...],
+    ran: Measured,
     history: bool,
     last: int | None,
     memory: str | None,
@@ -74,27 +61,26 @@ def heatmap(
     """  # noqa: D301
     from perdure.cli.stable.source import load_declared
 
-    ran = [name for name, found in (("METHOD", calls), ("--upgrade", upgrade), ("--ticks", ticks)) if found]
-    _check(ran, history=history, last=last, heap_reads=heap_reads)
+    _check(ran.named, history=history, last=last, heap_reads=heap_reads)
     declared = load_declared(schema_path)
     rejections: list[RejectError] = []
     if history:
-        heat = _of_history(source, last, messages, declared)
+        heat = _of_history(ran.source or "", last, messages, declared)
     else:
         with (
-            opened(source, init, extensions) as (subnet, canister, _),
+            ran.opened() as (subnet, canister),
             subnet.heat(changed_bytes=True, heap_reads=heap_reads, newest=messages, schema=declared) as heat,
         ):
-            rejections = run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)
+            rejections = ran.run(subnet, canister)
     _tell(heat, memory, rows, output, as_json=as_json, quiet=quiet)
     for rejection in rejections:
         raise rejection  # told last: what it and those before it touched is shown
 
 
-def _check(ran: list[str], *, history: bool, last: int | None, heap_reads: bool) -> None:
+def _check(named: list[str], *, history: bool, last: int | None, heap_reads: bool) -> None:
     """Refuse options that do not go together."""
-    if history == bool(ran):
-        words = f"and {ran[0]}: one or the other" if ran else "alone: name methods, or say --upgrade or --ticks"
+    if history == bool(named):
+        words = f"and {named[0]}: one or the other" if named else "alone: name methods, or say --upgrade or --ticks"
         raise click.UsageError(f"--history {words}" if history else f"SOURCE {words}, or --history")
     if last is not None and not history:
         raise click.UsageError("--last is for --history")

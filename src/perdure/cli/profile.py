@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from perdure.cli.argument import MODULE, InputFile, extension_option
-from perdure.cli.completing import complete_calls, complete_source
-from perdure.cli.run import argument_of, call_method, install_module, known_service
+from perdure.cli.argument import InputFile
+from perdure.cli.measured import Measured, measured
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
-    from perdure.errors import RejectError
     from perdure.measure.paths import Paths
     from perdure.measure.profile import Profile
-    from perdure.subnet import Canister, Subnet
+    from perdure.subnet import Subnet
 
-__all__ = ["check_end", "opened", "profile", "run_calls", "write_profile"]
+__all__ = ["check_end", "profile", "write_profile"]
 
 _FILE = InputFile()
 _OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE|MODULE", shell_complete=complete_source)
-@click.argument("calls", nargs=-1, metavar="METHOD[=HEX|=@FILE|=(CANDID)]...", shell_complete=complete_calls)
-@click.option("--init", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of canister_init, of a MODULE.")
+@measured()
 @click.option("--with-install", is_flag=True, help="Profile what a MODULE's installing runs, too.")
-@click.option("--upgrade", type=MODULE, metavar="NEW.wasm", help="Then upgrade to this module, profiled.")
-@click.option("--upgrade-arg", default="", metavar="HEX|@FILE|(CANDID)", help="Argument of the upgrade.")
-@click.option("--ticks", type=click.IntRange(0), default=0, help="Then run rounds: heartbeats, timers that are due.")
-@extension_option()
 @click.option("--rows", type=click.IntRange(1), default=30, show_default=True, help="How many functions are printed.")
 @click.option("-o", "--output", "outputs", multiple=True, type=_OUT, help="Write .svg, .json, .pb.gz, .folded or .txt.")
 @click.option("--against", type=_FILE, metavar="FILE.folded", help="Print what has changed since this profile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def profile(
-    source: str,
-    calls: tuple[str, ...],
-    init: str,
+    ran: Measured,
     with_install: bool,
-    upgrade: Path | None,
-    upgrade_arg: str,
-    ticks: int,
-    extensions: tuple[str, ...],
     rows: int,
     outputs: tuple[Path, ...],
     against: Path | None,
@@ -69,13 +55,21 @@ def profile(
         perdure profile ./my-snapshot refresh -o refresh.json
         perdure profile .perdure:ledger compact --against before.folded
     """  # noqa: D301
+    from perdure.measure.profile import Profile
+
     for output in outputs:
         check_end(output)
-    before = _earlier(against)
-    with opened(source, init, extensions, with_install=with_install) as (subnet, canister, paths):
+    before, paths = _earlier(against), Profile()
+
+    @contextmanager
+    def profiled(subnet: Subnet) -> Iterator[None]:
         with subnet.profile() as found:
-            rejections = run_calls(subnet, canister, calls, upgrade, upgrade_arg, ticks)
+            yield
         paths.add(found)
+
+    with ran.opened(profiled if with_install else None) as (subnet, canister):
+        with profiled(subnet):
+            rejections = ran.run(subnet, canister)
         if not len(paths) and not rejections:
             raise click.UsageError("nothing ran: name methods, or say --with-install, --upgrade or --ticks")
     for output in outputs:
@@ -86,58 +80,6 @@ def profile(
         click.echo(printable(_text(paths, before, rows), keep=LAYOUT), nl=False)
     for rejection in rejections:
         raise rejection  # told last: what ran before it is in the profile
-
-
-@contextmanager
-def opened(
-    source: str, init: str, extensions: Sequence[str], *, with_install: bool = False
-) -> Iterator[tuple[Subnet, Canister, Profile]]:
-    """The canister to be called, and a profile of its installing where that was asked for."""
-    from perdure.inspection.canister import open_canister
-    from perdure.measure.profile import Profile
-    from perdure.subnet import Subnet
-
-    paths = Profile()
-    if not Path(source).exists() or Path(source).is_dir():
-        if init or with_install:
-            raise click.UsageError("--init is for a module" if init else "--with-install is for a module")
-        with open_canister(source, extensions=extensions) as canister:
-            subnet = canister._subnet
-            assert isinstance(subnet, Subnet)
-            yield subnet, canister, paths
-        return
-    code = MODULE.convert(source, None, None).read_bytes()
-    with Subnet(extensions=extensions) as subnet:
-        canister = subnet.create_canister()
-        if with_install:
-            with subnet.profile() as found:
-                install_module(canister, code, init)
-            paths.add(found)
-        else:
-            install_module(canister, code, init)
-        yield subnet, canister, paths
-
-
-def run_calls(
-    subnet: Subnet, canister: Canister, calls: Iterable[str], upgrade: Path | None, upgrade_arg: str, ticks: int
-) -> list[RejectError]:
-    """Do what a command line names, until something is rejected; that rejection."""
-    from perdure.errors import RejectError
-
-    service = known_service(canister)
-    try:
-        for call in calls:
-            call_method(canister, service, call)
-        if upgrade is not None:
-            from perdure.inspection.motoko import default_persistence
-
-            keep = default_persistence(canister)
-            canister.upgrade(upgrade.read_bytes(), argument_of(upgrade_arg), wasm_memory_persistence=keep)
-        for _ in range(ticks):
-            subnet.tick()
-    except RejectError as error:
-        return [error]
-    return []
 
 
 def check_end(path: Path) -> None:
