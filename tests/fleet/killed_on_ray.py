@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ from random import Random
 from typing import Any
 
 from perdure import Network, Principal
-from perdure.errors import HostError
+from perdure.errors import HostError, PerdureError, StorageError
 from perdure.fleet import Campaign, Job
 from perdure.fleet.on_ray import RayProcesses, RayWorkers
 from perdure.kit import call, canister, ic, nat64, query, stable, update
@@ -63,7 +64,7 @@ def campaign(directory: Path) -> dict[str, str]:
     told = {"dies": "die", "hangs": "hang", **{f"works {number}": "work" for number in range(4)}}
     jobs = [Job(source, (what, str(directory / "ids"))) for source, what in told.items()]
     workers = RayWorkers("fleet_work:run", 2)
-    return {row.source: f"{row.outcome}: {row.error}" for row in Campaign(jobs, workers, time_limit_seconds=5).rows()}
+    return {row.source: f"{row.outcome}: {row.error}" for row in Campaign(jobs, workers, time_limit_seconds=3).rows()}
 
 
 def killed(network: Network, seed: int, kills: int) -> None:
@@ -91,7 +92,7 @@ def killed(network: Network, seed: int, kills: int) -> None:
 def pay(network: Network, wallet: Any, ledger: Principal, killer: threading.Thread) -> dict[str, Any]:
     """Payments until the killer is done, and some more; which were certainly, and which perhaps, made."""
     paid, unsure, number = [], [], 0
-    more = 20
+    more = 10
     while killer.is_alive() or more:
         more -= not killer.is_alive()
         number += 1
@@ -99,10 +100,36 @@ def pay(network: Network, wallet: Any, ledger: Principal, killer: threading.Thre
             times = wallet.actor().pay(ledger, number)
             assert times == 1, f"payment {number} came {times} times"
             paid.append(number)
-        except HostError:
+        except (HostError, StorageError):  # ended; or the one before it has not yet, and has the directory
             unsure.append(number)
     network.run_until_idle()
     return {"paid": paid, "unsure": unsure}
+
+
+def two_owners(directory: Path, processes: RayProcesses) -> dict[str, Any]:
+    """Workers that are cut off, while a copy of what they had goes on elsewhere, and that are there again then."""
+    first = Network(["system", "system"], path=directory / "twice", processes=processes)
+    ledger, wallet = first.subnets[0].install(Ledger), first.subnets[1].install(Wallet)
+    wallet.actor().pay(ledger.id, 1)
+    pids = [pid for pid in first.processes if pid is not None]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for member in sorted((directory / "twice").glob("*-system")):
+        away = directory / f"away-{member.name}"
+        member.rename(away)
+        shutil.copytree(away, member)
+    with Network(path=directory / "twice", code=[Ledger, Wallet]) as second:
+        second.canister(wallet.id).actor().pay(ledger.id, 2)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    refused = ""
+    try:
+        wallet.actor().pay(ledger.id, 3)
+    except PerdureError as error:
+        refused = str(error)
+    first._abandon()
+    with Network(path=directory / "twice", code=[Ledger, Wallet]) as third:
+        return {"refused": refused, "came": third.canister(ledger.id).actor().all()}
 
 
 def cycles(network: Network) -> int:
@@ -122,7 +149,8 @@ def main(directory: Path, seed: int, kills: int) -> None:
         found |= {"came": ledger.actor().all(), "cycles": [before, cycles(network)]}
     with Network(path=directory / "net", code=[Ledger, Wallet]) as network:  # in this process, from what is on the disk
         found["again"] = network.canister(ledger.id).actor().all()
-    print(json.dumps(found | {"campaign": campaign(directory)}))
+    found |= {"two owners": two_owners(directory, processes), "campaign": campaign(directory)}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
