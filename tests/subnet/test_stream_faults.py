@@ -54,12 +54,15 @@ def test_killed_at_each_write(network):
     path, counts, expected = network
     kept = [one for one in faults(counts, every_time=False) if WRITES & set(one.place.what.split(", "))]
     assert {name for one in kept for name in one.place.what.split(", ")} == WRITES
-    for fault in [one for number, one in enumerate(kept) if number % 4 in (0, 3)]:
-        assert killed(path, places(), fault) == expected, str(fault)
+    for number, fault in enumerate(kept):
+        if number % 4 in (0, 3):
+            assert killed(path, places(), fault, is_synced=number % 3 > 0) == expected, str(fault)
+    (taken_in,) = [one for one in kept if one.place.function == "_turn" and not one.is_before]
+    assert killed(path, places(), taken_in, is_synced=True) == expected, str(taken_in)
 
 
 def test_a_fault_that_is_never_come_by_is_told(network):
     path, counts, _ = network
     place, many = next(iter(counts.items()))
     with pytest.raises(AssertionError, match="no process came by before"):
-        killed(path, places(), Fault(place, many + 1, is_before=True))
+        killed(path, places(), Fault(place, many + 1, is_before=True), is_synced=False)
