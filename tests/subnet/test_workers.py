@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import wasmtime
 from walker import WALK, Walker
 
 from perdure import Canister, HostError, Network, Principal, RejectError, Subnet, UnsupportedError
@@ -27,6 +28,13 @@ from perdure.subnet import frames
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 COUNTER = MODULES / "motoko_eop_v1.wasm.gz"
+ENDLESS = bytes(
+    wasmtime.wat2wasm(
+        """(module (import "ic0" "msg_reply" (func $reply)) (memory 1)
+          (func (export "canister_update spin") (loop (br 0)))
+          (func (export "canister_query ok") (call $reply)))"""
+    )
+)
 NOTHING = encode((), [])
 ARGUMENT = parse_types(WALK.partition(" ->")[0])
 
@@ -378,7 +386,7 @@ class TestEnds:
             submit(network, first, "walk", encode(ARGUMENT, [[second], 10, 1, "", 0]), calls)
         interrupted = 0
         for _ in range(100):
-            timer = threading.Timer(0.03, signal.raise_signal, (signal.SIGINT,))
+            timer = threading.Timer(0.03, os.kill, (os.getpid(), signal.SIGINT))
             try:
                 timer.start()
                 network.run_until_idle()
@@ -398,7 +406,7 @@ class TestEnds:
         counter, kept, is_known = network.canister(counters[0]), 0, 0
         (before,) = parse_count(counter)
         for number in range(20):
-            timer = threading.Timer(0.0005 * number, signal.raise_signal, (signal.SIGINT,))
+            timer = threading.Timer(0.0005 * number, os.kill, (os.getpid(), signal.SIGINT))
             try:
                 timer.start()
                 while True:
@@ -411,6 +419,37 @@ class TestEnds:
             timer.join()
             assert parse_count(counter) == (before + kept,)
         assert is_known > 5
+
+    def test_an_interruption_ends_a_message_that_does_not_end(self, pair):
+        network = pair[0]
+        endless = network.subnets[1].install(ENDLESS)
+        for _ in range(2):
+            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt) as raised:  # noqa: PT012 -- the timer must not be before
+                timer.start()
+                endless.update("spin")
+            assert raised.value.committed is False
+            assert endless.query("ok") == b""
+
+    def test_interrupted_twice_by_somebody_who_does_not_wait(self, pair):
+        """The first one waits for the worker, which does not answer; the second one does not."""
+        network, counters, _ = pair
+        counter, pid = network.canister(counters[1]), network.processes[1]
+        (before,) = parse_count(counter)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            timers = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.3, 0.6)]
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 -- the timers must not be before
+                for one in timers:
+                    one.start()
+                counter.update("inc", NOTHING)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert parse_count(counter)[0] - before in {0, 1}
+        counter.update("inc", NOTHING)
+        network.tick()
+        assert parse_count(counter)[0] - before in {1, 2}
+        assert network.processes[1] == pid
 
     @pytest.mark.parametrize("end", ["exit", "kill", "interrupt", "forget"])
     def test_workers_end_with_their_parent(self, tmp_path, end):

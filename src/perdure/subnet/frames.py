@@ -75,6 +75,8 @@ __all__ = [
 _LENGTH: Final = struct.Struct("<I")
 MAX_FRAME_BYTES: Final = 256 << 20
 _READ_BYTES: Final = 1 << 20
+_LOOK_MILLISECONDS: Final = 500
+"""After which a thread that waits looks whether a signal has come to another one."""
 
 
 @unique
@@ -417,7 +419,7 @@ class Channel:
         signals = threads.here.state
         try:
             signals.let_in()
-            self._poll.poll()
+            self._poll.poll(_LOOK_MILLISECONDS)
         finally:
             signals.hold()
         if self._going:
