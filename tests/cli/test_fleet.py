@@ -52,6 +52,7 @@ def test_dumps_are_looked_through_and_one_that_is_broken_is_a_row(
 ) -> None:
     directory = dumps(5)
     (directory / "0003.bin").write_bytes(b"not a memory")
+    (directory / "0004.bin").rename(directory / os.fsdecode(b"\xff4.bin"))  # which is no text
     assert "5 sources" in perdure("fleet", "query", directory, SQL, "--dry-run")[0]
     out, _ = perdure("fleet", "query", directory, SQL, "-o", "out", "--workers", "1", "--json", code=2)
     report = json.loads(out)

@@ -106,8 +106,8 @@ class Row:
         return cls(job.source, job.group, job.mark, "failed", None, seconds, 0.0, why, job.repro, None)
 
     def to_json(self) -> str:
-        """One JSON object on one line."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """One JSON object on one line, in ASCII: names of files may be no text."""
+        return json.dumps(asdict(self))
 
     @classmethod
     def parse(cls, line: str) -> Row:

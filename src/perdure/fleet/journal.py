@@ -121,7 +121,7 @@ class Journal:
             StorageError: it cannot be written.
         """
         try:
-            self._file.write(row.to_json().encode(errors="surrogateescape") + b"\n")
+            self._file.write(row.to_json().encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise StorageError((error.strerror or str(error)).lower(), self.directory / _ROWS) from error

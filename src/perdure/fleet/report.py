@@ -148,7 +148,10 @@ def write_parquet(summary: Summary, path: Path, entries: Path | None = None) -> 
     import pyarrow
     from pyarrow import parquet
 
-    plain = [asdict(row) | {"document": json.dumps(row.document, ensure_ascii=False)} for row in summary.rows]
+    plain = [
+        {name: _whole(value) for name, value in asdict(row).items()} | {"document": json.dumps(row.document)}
+        for row in summary.rows
+    ]
     columns: list[tuple[str, Any]] = [
         (name, kind)
         for kind, names in (
@@ -162,7 +165,10 @@ def write_parquet(summary: Summary, path: Path, entries: Path | None = None) -> 
     if entries is None:
         return
     listed = [
-        {"source": row.source, **{name if name != "source" else "source_": value for name, value in one.items()}}
+        {
+            "source": _whole(row.source),
+            **{name if name != "source" else "source_": value for name, value in one.items()},
+        }
         for row in summary.rows
         if isinstance(row.document, list)
         for one in row.document
@@ -173,12 +179,17 @@ def write_parquet(summary: Summary, path: Path, entries: Path | None = None) -> 
     parquet.write_table(pyarrow.table(arrays), entries)
 
 
+def _whole(value: Any) -> Any:
+    """Text that Parquet takes: names of files may be no text."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
 def _column(values: list[Any]) -> Any:
     """As Arrow has it; text where values are of several kinds, or of none that it has."""
     import pyarrow
 
     try:
         return pyarrow.array(values)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-        texts = [one if isinstance(one, str | None) else json.dumps(one, ensure_ascii=False) for one in values]
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError, UnicodeEncodeError):
+        texts = [_whole(one) if isinstance(one, str | None) else json.dumps(one) for one in values]
         return pyarrow.array(texts, pyarrow.string())
