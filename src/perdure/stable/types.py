@@ -66,6 +66,7 @@ from perdure.stable.plain_types import (
     u128,
     unit,
 )
+from perdure.units import meant
 
 __all__ = [
     "Blob",
@@ -112,6 +113,8 @@ _SIZED: dict[str, Callable[[int], StorableType[bytes]]] = {
     "BoundedVecN": BoundedVecN,
     "UnboundedVecN": UnboundedVecN,
 }
+NAMES = tuple(sorted({*_NAMED, "Option", "Reverse", *_SIZED}))
+"""What a type begins with, but for tuples and arrays."""
 _MAX_NESTING = 32
 
 
@@ -154,7 +157,7 @@ def _parse_type(tokens: Iterator[str], token: str, name: str, nesting: int) -> S
             return _SIZED[token](int(size))
     found = _NAMED.get("".join(token.split()))
     if found is None:
-        raise ValueError(f"{token or 'nothing'!r} in {name!r} is no storable type of the crate")
+        raise ValueError(f"{token or 'nothing'!r} in {name!r} is no storable type of the crate, {meant(token, NAMES)}")
     return found
 
 

@@ -37,6 +37,7 @@ from importlib import import_module
 from typing import Final, TypeAlias
 
 from perdure.stable import types
+from perdure.units import meant
 from perdure.values.format import Format, StorableFormat, as_format
 from perdure.values.plain import RAW, LittleEndian
 
@@ -96,6 +97,9 @@ def _parse(name: str, nesting: int, formats: Mapping[str, Format]) -> Format:
         return made
     if _LITTLE.fullmatch(name):
         return LittleEndian(name)
+    known = {*formats, *_FORMATS, *_RUST_NAMES, *types.NAMES}
+    if head.isidentifier() and head not in known and not rest:
+        raise ValueError(f"there is no format {name!r:.60}, {meant(head, known)}")
     return StorableFormat(types.parse(_ALIASES.sub(lambda found: _RUST_NAMES[found[0]], name)), name)
 
 

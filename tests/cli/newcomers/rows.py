@@ -561,3 +561,22 @@ def test_rows_name_no_structure_where_there_is_one(run):
     assert "name the structure whose rows are wanted, found 3, 5" in run("stable", "rows", "5.bin")[2]
     Path("empty.bin").write_bytes(b"")
     assert "name the structure whose rows are wanted, and none was found" in run("stable", "rows", "empty.bin")[2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("princpal", "there is no format 'princpal', did you mean 'principal'?"),
+        (
+            "(u64, princpal)",
+            "'princpal' in '(u64, princpal)' is no storable type of the crate, did you mean 'Principal'?",
+        ),
+        ("qqq", "there is no format 'qqq', expected one of: (), Blob, BoundedVecN"),
+    ],
+)
+def test_a_type_that_nobody_has_is_told_with_those_that_there_are(run, wrong, said):
+    Path("one.bin").write_bytes(bytes(65536))
+    Path("one.yaml").write_text(f"memories:\n  0: {{name: one, kind: btreemap, key: '{wrong}', value: text}}\n")
+    code, _, err = run("stable", "ls", "one.bin", "--schema", "one.yaml")
+    assert code != 0
+    assert said in " ".join(err.split())
