@@ -117,12 +117,22 @@ class Method(NamedTuple):
 
     export_name: str
 
+    @property
+    def entered(self) -> str:
+        """What it is called where entries are counted."""
+        return self.export_name
+
 
 class Callback(NamedTuple):
     """An entry point by table index, with the environment value that the canister gave."""
 
     table_index: int
     environment: int
+
+    @property
+    def entered(self) -> str:
+        """As of a method: all callbacks are one, whose indices nobody knows."""
+        return "callback"
 
 
 EntryPoint = Method | Callback

@@ -106,7 +106,7 @@ class _Watcher:
         if instance.__class__ is not ResidentInstance:
             return
         heat, place = self._heat, (env.facts.canister_id, entry[0])
-        method = self._methods.get(place) or self._begin(*place)
+        method = self._methods.get(place) or self._begin(place[0], entry)
         method.messages += 1
         touched = instance.touched()
         if touched is None:
@@ -140,10 +140,11 @@ class _Watcher:
             self._heat.messages[method.key] += method.messages
             method.messages = 0
 
-    def _begin(self, canister_id: bytes, entry: str | int) -> _Method:
-        name = entry.removeprefix("canister_") if isinstance(entry, str) else "callback"
-        found = _Method((canister_id, name), self._heat.tally(canister_id, name, STABLE))
-        self._methods[canister_id, entry] = found
+    def _begin(self, canister_id: bytes, entry: EntryPoint) -> _Method:
+        name = entry.entered.removeprefix("canister_")
+        found = self._methods[canister_id, entry[0]] = _Method(
+            (canister_id, name), self._heat.tally(canister_id, name, STABLE)
+        )
         return found
 
     def _compare(

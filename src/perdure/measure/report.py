@@ -101,7 +101,7 @@ class Report:
             canister_id = env.facts.canister_id
             name = name_of(canister_id) or instance.module.module_hash.hex()[:8]
             event = ended(canister_id, env.context, result, world.costs_of(instance.module))
-            entered = entry[0] if isinstance(entry[0], str) else "callback"
+            entered = entry.entered
             pages = [0, 0]
             if isinstance(event, Ended):
                 pages = [event.stable_accessed_pages, sum(event.written_pages.values())]

@@ -50,7 +50,7 @@ def last_entry(world: World, state: CanisterState) -> LastEntry | None:
     else:
         read, written = {"stable": outcome.stable_accessed_pages}, {**outcome.written_pages}
     return LastEntry(
-        entry[0] if isinstance(entry[0], str) else "callback",
+        entry.entered,
         event.instructions,
         event.cycles,
         read,
