@@ -382,6 +382,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("motoko_classical_v2", "motoko", "motoko/classical_v2.mo", MOTOKO_CLASSICAL),
     Recipe("motoko_eop_v1", "motoko", "motoko/eop_v1.mo", MOTOKO_EOP),
     Recipe("motoko_eop_v2", "motoko", "motoko/eop_v2.mo", MOTOKO_EOP),
+    Recipe("visits", "motoko", "../../examples/motoko/deployed/visits.mo", MOTOKO_EOP, "examples/motoko/deployed"),
+    Recipe("visits_next", "motoko", "../../examples/motoko/src/visits.mo", MOTOKO_EOP),
     Recipe("state_classical", "motoko", "motoko/state_classical.mo", MOTOKO_CLASSICAL),
     Recipe("state_eop", "motoko", "motoko/state_eop.mo", MOTOKO_EOP),
     *(
