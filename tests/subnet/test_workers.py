@@ -366,6 +366,29 @@ class TestEnds:
             network.tick()
             assert network.canister(ids[0]).status().status == "running"
 
+    def test_killed_between_asking_for_a_round_and_its_beginning(self, tmp_path):
+        """The round begins another one, which has not asked for anything."""
+        with Network(2, path=tmp_path / "net", processes=2) as network:
+            ids = [subnet.install(COUNTER).id for subnet in network.subnets]
+            workers, rounds = network._workers, []
+            plain = workers.round
+
+            def round_(*, always):
+                if not rounds:
+                    os.kill(network.processes[0], signal.SIGKILL)
+                    while network.processes[0] is not None:
+                        time.sleep(0.01)
+                rounds.append(always)
+                return plain(always=always)
+
+            workers.round = round_
+            with pytest.raises(HostError, match="the worker process of subnets 0 has ended") as it:
+                network.canister(ids[0]).update("incOther", encode(parse_types("(principal)"), [ids[1]]))
+            assert it.value.error_code == "worker-ended"
+            network.run_until_idle()
+            assert parse_count(network.canister(ids[1])) in ((0,), (1,))
+            network.canister(ids[0]).update("inc", NOTHING)
+
     def test_killed_in_the_midst_of_a_call(self, tmp_path):
         with Network(2, path=tmp_path / "net", processes=2) as network:
             one = network.subnets[1].install(Walker)
