@@ -35,8 +35,8 @@ def test_every_entry_leads_to_a_command(name):
 def test_every_command_has_an_example_of_itself(path):
     lines = TOOL.example(ALL[path]).splitlines()
     assert lines, path
-    assert all(line.startswith("perdure ") for line in lines), lines
-    assert any(line == path or line.startswith(f"{path} ") for line in lines), lines
+    assert all("perdure " in line for line in lines), lines  # a shell may have to evaluate what is printed
+    assert any(line == path or f"{path} " in line for line in lines), lines
 
 
 def test_the_docs_show_what_the_help_says():
