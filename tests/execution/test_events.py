@@ -80,7 +80,7 @@ def test_an_update(wasm_at_rest):
     assert ended[:2] == (me, Context.UPDATE)
     assert ended.instructions > 0
     assert 0 < ended.cycles < before - canister._state.cycles  # which has paid for coming in too
-    assert ended[4:] == (1, 1, 1, 2, 2)
+    assert ended[4:] == (1, 1, 1, 2, 2, {"heap": 1, "stable": 2})
     assert answered == Answered(b"one", 0, 0)
     assert committed == Committed(0, (me,))
 
