@@ -45,11 +45,15 @@ LEDGER = r"""
   (func (export "canister_update transfer") (call $five))
   (func (export "canister_query balance_of") (call $five))
   (func (export "canister_update settle") (call $nothing))
+  (func (export "canister_query list") (call $five))
+  (func (export "canister_query http_request") (call $five))
   (func (export "canister_update refresh") (call $nothing)))
 """
 INTERFACE = (
     "service : { transfer : (text, nat) -> (nat); balance_of : (principal) -> (nat) query;"
-    " refresh : () -> (); settle : () -> () }"
+    " refresh : () -> (); settle : () -> (); list : (record {}) -> (nat) query;"
+    " http_request : (record { method : text; url : text; headers : vec record { text; text }; body : blob;"
+    " certificate_version : opt nat16 }) -> (nat) query }"
 )
 
 
@@ -103,7 +107,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CI", raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -150,7 +153,7 @@ def test_a_transfer(canister):
     for name in ("one.json", "two.json"):
         command = [sys.executable, "-m", "perdure", "coverage", "ledger.wasm", "refresh", "-q", "-o", name]
         subprocess.run(command, cwd=here, check=True)
-    shutil.copy(MODULES / "assets.wasm.gz", here / "assetstorage.wasm.gz")
+    shutil.copy(here / "ledger.wasm", here / "assetstorage.wasm.gz")
 
 
 def bucket(here: Path) -> None:
