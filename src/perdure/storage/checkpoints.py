@@ -208,6 +208,7 @@ class Checkpoints:
                 memory.adopt(written[key])
             else:
                 _sync(log, memory.write(users))
+                memory.written()
                 written[key] = memory
         self._disk.sync_directory(f"{self._path}/images")
         old = self.last
@@ -236,6 +237,7 @@ class Checkpoints:
         for memory in memories:
             memory.settle()
         committed.answers.settle(new.answers)
+        self._files.images.checkpointed()
         self._remove_strays()
 
     def _rewrite_records(self) -> None:

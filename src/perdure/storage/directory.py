@@ -406,7 +406,7 @@ class StateDirectory:
         draft = drafted()
         meta = draft.meta(with_before=self._history.keep != 0)
         size_bytes = record_bytes(len(meta), draft.page_count)
-        if log.position + size_bytes > self.log_bytes and log.position and self._can_checkpoint():
+        if log.position and self._is_full(log, size_bytes):
             copies, draft.created = bool(draft.created), {}
             self._checkpoint_now()
             if copies:  # which were of the files of before
@@ -484,9 +484,9 @@ class StateDirectory:
             if self._history.forget(version):
                 self._checkpoints.collect_blobs()
 
-    def _can_checkpoint(self) -> bool:
-        """Whether one may be made before a commit, which the log has no room for."""
-        return self.durability != "never" and not any(memory.unapplied for memory in self._committed.memories())
+    def _is_full(self, log: CommitLog, size_bytes: int) -> bool:
+        is_full = log.position + size_bytes > self.log_bytes or self._files.images.is_crowded
+        return is_full and self.durability != "never" and not any(one.unapplied for one in self._committed.memories())
 
     def _checkpoint_now(self) -> bool:
         """Make a checkpoint unless somebody reads the directory."""

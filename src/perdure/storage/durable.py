@@ -433,6 +433,10 @@ class DurableMemory:
         self._next, files = writer.finish(self.tree().changed_nodes())
         return files
 
+    def written(self) -> None:
+        """What `write` wrote is on the platter: its files need not stay open until all memories are."""
+        self._close_writer()
+
     def adopt(self, twin: DurableMemory) -> None:
         """Be made of the files of another memory, just written, with the same content."""
         self._next = twin.next_layout

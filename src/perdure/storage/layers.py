@@ -20,7 +20,9 @@ become the memory's own again are brought into one, a part at each checkpoint.
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple, final
 from weakref import WeakValueDictionary
 
@@ -32,7 +34,7 @@ from perdure.storage.merkle import NODE_BYTES, Node, node_offset
 from perdure.storage.pieces import Piece, Pieces
 from perdure.storage.temporary import Region
 
-__all__ = ["FILE_NAME", "NO_FILES", "ImageFiles", "LayerWriter", "Layout", "find_node", "own_layout"]
+__all__ = ["FILE_NAME", "NO_FILES", "ImageFiles", "LayerWriter", "Layout", "find_node", "open_file_limit", "own_layout"]
 
 FILE_NAME: Final = re.compile(r"[0-9]{1,12}-[a-z0-9_.-]{1,64}-[0-9]{1,20}")
 """What a file of a memory is called: a slot, a memory's name, a generation."""
@@ -68,6 +70,7 @@ class Layout(NamedTuple):
 
 
 NO_FILES: Final = Layout()
+_ENOUGH_FILES: Final = 1 << 20
 
 
 def own_layout(prefix: str, generation: int, wasm_pages: int) -> Layout:
@@ -87,12 +90,22 @@ class ImageFiles:
     """
 
     def __init__(self, disk: Disk, directory: str) -> None:
+        self._crowd = open_file_limit() // 4  # beside each, its hashes may be open; others need some, too
         self._disk = disk
         self._directory = f"{directory}/images"
         self._open: WeakValueDictionary[str, Region] = WeakValueDictionary()
         self._generations: dict[str, int] = {}
         self.kin: set[object] = set()
         self._holes_take_room: bool | None = None
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many are open that those should go which a checkpoint closes."""
+        return len(self._open) > self._crowd
+
+    def checkpointed(self) -> None:
+        """Those that are open now will be after the next checkpoint, too, or nearly so."""
+        self._crowd = max(open_file_limit() // 4, len(self._open) * 5 // 4)
 
     def path(self, name: str, suffix: str) -> str:
         """The image file (``img``) or the hash file (``hash``)."""
@@ -143,6 +156,22 @@ class ImageFiles:
     def open(self, name: str, suffix: str, *, write: bool = False) -> DiskFile:
         """A file; made where it is to be written and not there."""
         return self._disk.open(self.path(name, suffix), write=write, create=write)
+
+
+def open_file_limit() -> int:
+    """How many files the process may have open, once it has asked for as many as it may have.
+
+    A canister takes four and more at a time, and most processes begin with 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _ENOUGH_FILES
+    wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+    if wanted > soft:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return soft
 
 
 def find_node(files: Iterable[DiskFile], node: Node) -> bytes:

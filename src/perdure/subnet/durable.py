@@ -51,13 +51,14 @@ from perdure.storage import (
     StateDirectory,
     TemporaryStore,
 )
+from perdure.storage.layers import open_file_limit
 from perdure.subnet.gate import Gate
 from perdure.subnet.handed import HANDED, copied, given, handed_change, whole
 from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.interfaces import Interfaces
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.records import SNAPSHOTS, RecordReader
-from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
+from perdure.subnet.residency import CAPACITY, OpenMemories, ResidentInstance, ResidentModule, Residents
 
 __all__ = ["DurableHost", "blobs_of", "canister_ids", "open_state", "undecodable"]
 
@@ -481,7 +482,12 @@ def open_state(
     gate: Gate,
 ) -> World:
     """The subnet that a state directory holds, over a host that keeps it there."""
-    return DurableHost(directory, compile_code, Residents(gate)).restore(config, seed)
+    return DurableHost(directory, compile_code, Residents(gate, _capacity())).restore(config, seed)
+
+
+def _capacity() -> int:
+    """How many instances may stay: each has four files open or more, and few may be."""
+    return max(1, min(CAPACITY, open_file_limit() // 16))
 
 
 def _kept_code(module: CanisterModule | None) -> PythonCode:

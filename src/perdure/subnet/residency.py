@@ -35,8 +35,11 @@ from perdure.errors import InternalError
 from perdure.memory import PAGE_BYTES, Memory
 from perdure.subnet.gate import Gate, Outside
 
-__all__ = ["CodeForm", "ResidentInstance", "ResidentModule", "Residents"]
+__all__ = ["CAPACITY", "CodeForm", "ResidentInstance", "ResidentModule", "Residents"]
 
+
+CAPACITY = 1_024
+"""How many instances may stay."""
 
 _MAX_ADDRESS_BYTES = 64 << 40
 """Half of what a process can address: 255 stable memories of 500 GiB use up all of it."""
@@ -95,7 +98,7 @@ class Residents:
         finally:
             cls.everywhere = tuple(other for other in cls.everywhere if other is not form)
 
-    def __init__(self, gate: Gate, capacity: int = 1_024) -> None:
+    def __init__(self, gate: Gate, capacity: int = CAPACITY) -> None:
         self.gate = gate
         self.capacity = capacity
         self.forms: tuple[CodeForm, ...] = ()
