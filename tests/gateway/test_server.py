@@ -418,3 +418,99 @@ def test_requests_ahead_of_their_answers_are_read_as_they_are_answered(served, m
             assert found.count(b"HTTP/1.1 200 ") == todo.count(b"GET ")
     assert max(seen) < 400
     assert get(served).startswith(b"HTTP/1.1 200 ")
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+ASKED = b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "part", "count", "status"),
+    [
+        (CHUNKED + b"0\r\nX: ", b"x" * 1000, 200, b"431"),
+        (CHUNKED + b"0\r\n", b"X: a\r\n", 1000, b"431"),
+        (CHUNKED + b"1;", b"x" * 1000, 200, b"431"),
+        (CHUNKED, b"1\r\nx\r\n", 20_000, b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X: a\r\n", 1000, b"431"),
+    ],
+    ids=["a trailer", "trailers", "an extension", "chunks", "headers"],
+)
+def test_what_surrounds_a_body_has_a_limit(served, head, part, count, status):
+    assert exchange(served, head, part * count).startswith(b"HTTP/1.1 " + status)
+    assert get(served).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_head_that_does_not_end_has_a_limit_behind_another_request(large):
+    with asked_for(large, 20_000) as client, pytest.raises(OSError, match=r"reset|Broken pipe"):
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (20 << 20))
+    assert get(large).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_waits_for_its_answer_makes_room_where_no_other_can(large_and_slow, monkeypatch):
+    server, going_on = large_and_slow
+    monkeypatch.setattr("perdure.gateway.connection.MAX_CONNECTIONS", 2)
+    clients = [asked_for(server, 1) for _ in range(2)]
+    try:
+        while len(server._shown._busy) < 1 or server._shown._busy["pages"] < 2:
+            time.sleep(0.01)
+        assert get(server).startswith(b"HTTP/1.1 200 ")
+        with suppress(ConnectionResetError):
+            assert clients[0].recv(1) == b""
+    finally:
+        going_on.set()
+        for client in clients:
+            client.close()
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun(large_and_slow, monkeypatch):
+    """Clients that go away leave nothing behind: neither what they had asked for, nor the room for their bodies."""
+    server, going_on = large_and_slow
+    monkeypatch.setattr("perdure.gateway.server._SMALL_BYTES", 0)
+    clients = [asked_for(server, 1) for _ in range(50)]
+    while len(server._shown._waiting.get("pages", ())) < 50 - 4:
+        time.sleep(0.01)
+    for client in clients:
+        client.close()
+    while server._uvicorn.server_state.tasks:
+        time.sleep(0.01)
+    assert server._bodies._held.held_bytes == 4, "of those that had begun"
+    going_on.set()
+    while server._bodies._held.held_bytes or server._shown._busy:
+        time.sleep(0.01)
+    assert len(server._pages.begun) == 4
+
+
+def test_answers_that_nobody_takes_are_closed(large_and_slow):
+    server, going_on = large_and_slow
+    with asked_for(server, 1):
+        while not server._pages.begun:
+            time.sleep(0.01)
+    while server._uvicorn.server_state.tasks:
+        time.sleep(0.01)
+    assert not server._pages.closed.is_set()
+    going_on.set()
+    assert server._pages.closed.wait(30)
+
+
+@pytest.fixture
+def large_and_slow():
+    """A server whose pages wait for an event; they are streams that say when they are closed."""
+    going_on = threading.Event()
+
+    class Slow(Large):
+        def __init__(self):
+            self.begun, self.closed, self.size_bytes = [], threading.Event(), 1
+
+        def begin(self, request, client):
+            self.begun.append(request)
+            going_on.wait(30)
+            return Response(200, streamed=self)
+
+        def read(self, size_bytes):
+            return b"x"
+
+        def close(self):
+            self.closed.set()
+
+    with Subnet() as subnet, Server(subnet, pages=Slow()) as server:
+        yield server, going_on

@@ -7,6 +7,7 @@ the answers to others it keeps as many as there are.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, final
 
@@ -17,7 +18,12 @@ __all__ = ["Connection"]
 
 MAX_CONNECTIONS: Final = 512
 _MAX_HEAD_BYTES: Final = 64 << 10
+_MAX_HEADERS: Final = 256
+"""Each is two objects, however short it is."""
 _HEAD_SECONDS: Final = 10.0
+_CHUNK_BYTES: Final = 64
+_MAX_SHORT_CHUNKS: Final = 4096
+"""Chunks of a body have so many bytes on average, but for so many: each one costs a call."""
 _MAX_AHEAD: Final = 4
 """How many requests of one connection are read before an earlier one is answered, or some more: those in one slice."""
 _SLICE_BYTES: Final = 1024
@@ -42,15 +48,19 @@ class Waiting:
         self.idle: dict[Connection, None] = {}
         self.sending: dict[Connection, None] = {}
         """Those that have begun a request and not ended it."""
+        self.answered: dict[Connection, None] = {}
+        """Those that wait for an answer, or take it."""
 
     def forget(self, connection: Connection) -> None:
         """It does not wait any more."""
         self.idle.pop(connection, None)
         self.sending.pop(connection, None)
+        self.answered.pop(connection, None)
 
     def end_oldest(self, connections: set[Any]) -> None:
         """Make room for another one."""
-        oldest = next(iter(self.idle), None) or next(iter(self.sending), None)
+        kinds = (self.idle, self.sending, self.answered)
+        oldest = next((one for kind in kinds for one in kind), None)
         if oldest is not None:
             self.forget(oldest)
             connections.discard(oldest)  # it hears of its end later
@@ -109,6 +119,7 @@ class Connection(HttpToolsProtocol):
 
     _head_bytes = 0
     _late_bytes = 0
+    _short_chunks = 0.0
     _stalled: asyncio.TimerHandle | None = None
     _is_in_body = False
     _unread = b""
@@ -117,6 +128,9 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *, waiting: Waiting, **others: Any) -> None:
         super().__init__(**others)
         self._waiting = waiting
+        self._unanswered: deque[Any] = deque()
+        """Cycles of uvicorn's, which marks the last one alone when the client goes away."""
+        self._answering: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take a connection; where there are too many, the one that has been without a request for longest ends."""
@@ -135,6 +149,15 @@ class Connection(HttpToolsProtocol):
         self.resume_writing()
         self._waiting.forget(self)
         super().connection_lost(exc)
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+        for task in self._answering:
+            task.cancel()
+        self._answering.clear()
+        # What refers to itself would wait for the collector, which counts objects, not their bytes.
+        self._unanswered.clear()
+        self.pipeline.clear()
+        self.cycle = self.scope = self.headers = None  # type: ignore[assignment]  # of a connection that has ended
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, as long as the head is not too long."""
@@ -178,10 +201,15 @@ class Connection(HttpToolsProtocol):
     def _check_head(self) -> None:
         if not self._head_bytes or self.transport.is_closing():
             return
-        if self._head_bytes > _MAX_HEAD_BYTES and not self.is_busy:
+        if self._head_bytes > _MAX_HEAD_BYTES:  # or what is between the chunks of a body, or after them
             self._refuse(b"431 Request Header Fields Too Large", b"the head of a request has at most 65536 bytes\n")
         elif self._timer is None:
             self._await_head()
+
+    def on_message_begin(self) -> None:
+        """Begin a request, which is told where to say who answers it."""
+        super().on_message_begin()
+        self.scope["answering"] = self._answering  # type: ignore[typeddict-unknown-key]  # the server's own
 
     def on_headers_complete(self) -> None:
         """Begin to answer. A target that names another host than this connection's is for a proxy."""
@@ -190,13 +218,29 @@ class Connection(HttpToolsProtocol):
         if self.url[:1] != b"/" and self.url != b"*":
             raise ValueError("a target that is no path")
         self._is_in_body = True
-        self._waiting.idle.pop(self, None)
+        self._waiting.forget(self)
         self._waiting.sending[self] = None
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of the head, of which there may be so many."""
+        if len(self.headers) >= _MAX_HEADERS:
+            words = b"the head of a request has at most %d headers\n" % _MAX_HEADERS
+            self._refuse(b"431 Request Header Fields Too Large", words)
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        """Begin a chunk of the body."""
+        self._short_chunks += 1
+        if self._short_chunks > _MAX_SHORT_CHUNKS:
+            raise ValueError("too many chunks of a few bytes")
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body, which is no head."""
         self._head_bytes = 0
+        self._short_chunks = max(0.0, self._short_chunks - len(body) / _CHUNK_BYTES)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -204,11 +248,16 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_in_body = False
         self._waiting.sending.pop(self, None)
+        if self.is_busy:
+            self._waiting.answered[self] = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, unless it has come already."""
+        if self._unanswered:
+            self._unanswered.popleft()
         if not self.pipeline and not self.transport.is_closing():
+            self._waiting.answered.pop(self, None)
             self._waiting.idle[self] = None
         super().on_response_complete()
         if self._unread:
@@ -235,7 +284,9 @@ class Connection(HttpToolsProtocol):
             self._refuse(b"408 Request Timeout", b"the head of the request took too long\n")
 
     def _refuse(self, status: bytes, words: bytes) -> None:
-        if not self.transport.is_closing():
+        if self.is_busy and not (self._is_in_body and len(self._unanswered) == 1):
+            self._socket.abort()  # it would be taken for the answer to a request before
+        elif not self.transport.is_closing():
             self.transport.write(_refusal(status, words))
             self.transport.close()
 

@@ -155,9 +155,9 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         host = f"[{bind}]" if ":" in bind else bind
         self.url = f"http://{host}:{self.port}"
-        self._workers: Workers[Request, Response | Pending] = Workers(_THREADS, _THREADS_OF_ONE)
+        self._workers: Workers[Request, Response | Pending] = Workers(_THREADS, _THREADS_OF_ONE, _close)
         self._answers: Workers[Pending, Response] = Workers(2, 2)
-        self._shown: Workers[Request, Response] = Workers(_THREADS_OF_PAGES, _THREADS_OF_PAGES)
+        self._shown: Workers[Request, Response] = Workers(_THREADS_OF_PAGES, _THREADS_OF_PAGES, _close)
         self._bodies = _Bodies(max(_MAX_HELD_BYTES, 0 if pages is None else pages.max_upload_bytes))
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -223,7 +223,18 @@ class Server:
     # --- one request
 
     async def _answer(self, scope: Scope, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
-        """The application, as ASGI has it."""
+        """The application, as ASGI has it. It is cancelled when its client goes away."""
+        task, answering = asyncio.current_task(), scope["answering"]
+        answering.add(task)
+        try:
+            await self._answer_wanted(scope, receive, send)
+        except asyncio.CancelledError:
+            if task in answering:
+                raise
+        finally:
+            answering.discard(task)
+
+    async def _answer_wanted(self, scope: Scope, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self.hosts.name_of(headers.get("host")) is None or _has_two_hosts(scope["headers"]):
             told = f"perdure: {headers.get('host', '')[:100]!r} is no name of this server; see --allow-host\n"
@@ -239,7 +250,7 @@ class Server:
                 held = self._bodies.held(body)
                 try:
                     response = await self._respond(scope, headers, body, held)
-                except asyncio.CancelledError:  # it took longer than a server has that ends
+                except asyncio.CancelledError:  # it took longer than a server has that ends, or nobody is there
                     response = Response(503, b"perdure: the server ends\n", headers=(*CORS, ("connection", "close")))
                 finally:
                     body = b""
@@ -270,15 +281,18 @@ class Server:
         request = Request(scope["method"], path, headers, body)
         if self._pages is not None and self._pages.wants(request):
             client = (scope.get("client") or ("",))[0]
-            return await self._shown.run("pages", partial(self._show, client, held.keep()), request)
+            shown = self._shown.run("pages", partial(self._show, client, held.keep()), request, held.let_go)
+            return await self._shown.answer(shown)
         loop, line = asyncio.get_running_loop(), _about(path, headers)
-        begun = self._workers.run(line, partial(self._begin, held.keep()), request)
+        begun = self._workers.run(line, partial(self._begin, held.keep()), request, held.let_go)
         if path.startswith("/api/") and path.endswith("/call"):
             timer = loop.call_later(SYNCHRONOUS_SECONDS, _let_poll, begun)
-            response = await begun
-            timer.cancel()
+            try:
+                response = await self._workers.answer(begun)
+            finally:
+                timer.cancel()
         else:
-            response = await begun
+            response = await self._workers.answer(begun)
         if isinstance(response, Response):
             return response
         answered = asyncio.Event()
@@ -320,6 +334,12 @@ def _failed(request: Request, error: Exception, headers: tuple[tuple[str, str], 
         return Response(500, f"perdure: {error}\n".encode(), headers=headers)
     told = f"perdure: the disk is full: {error}\nfree space there and send the request again\n"
     return Response(507, told.encode(), headers=headers)
+
+
+def _close(response: Response | Pending) -> None:
+    """Let go of what nobody is sent."""
+    if isinstance(response, Response) and response.streamed is not None:
+        response.streamed.close()
 
 
 def _has_two_hosts(headers: list[tuple[bytes, bytes]]) -> bool:
