@@ -1,4 +1,7 @@
-"""One place knows where things lie: no offset, no mark outside of `layout`; nodes are read by two modules alone."""
+"""One place knows where things lie: no offset, no mark outside of `layout`; nodes are read by two modules alone.
+
+A third, `parts`, sorts chunks by their marks and has `bulk` read the nodes among them.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ def test_no_other_module_knows_an_offset(path):
 
 @pytest.mark.parametrize(
     ("names", "readers"),
-    [(NODES, {"nodes.py", "bulk.py"}), (CHUNKS, {"chunks.py", "bulk.py"})],
+    [(NODES, {"nodes.py", "bulk.py", "parts.py"}), (CHUNKS, {"chunks.py", "bulk.py", "parts.py"})],
     ids=["nodes", "chunks"],
 )
 def test_few_know_how_it_is_read(names, readers):
