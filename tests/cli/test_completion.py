@@ -13,9 +13,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from wasmtime import wat2wasm
 
 from perdure import Principal, Subnet
 from perdure.cli import main
@@ -174,6 +176,58 @@ def test_methods_are_there_before_a_state_is(place, tmp_path, monkeypatch, capsy
     shutil.copy(place / "shop.wasm.gz", tmp_path / "bank.wasm")
     assert completed("perdure canister call ba", monkeypatch, capsys) == ["plain,bank"]
     assert completed("perdure canister call bank by_", monkeypatch, capsys) == ["plain,by_email"]
+
+
+HOSTILE = (
+    "$(touch taken)",
+    "`touch taken`",
+    ";touch taken;",
+    "two words",
+    "*",
+    "new\nplain,line",
+    "\x1b[31m",
+    "-rf",
+    "a,b",
+)
+
+
+def exporting(names: Iterable[str]) -> bytes:
+    """A module with a query of each name."""
+    shown = "".join(f'(export "canister_query {_wat(name)}" (func $f))' for name in names)
+    return bytes(wat2wasm(f"(module (func $f) {shown})"))
+
+
+def _wat(name: str) -> str:
+    return "".join(f"\\{byte:02x}" for byte in name.encode())
+
+
+def test_no_name_is_more_than_a_name(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hostile.wasm").write_bytes(exporting(HOSTILE))
+    assert " ".join(completed("perdure run hostile.wasm ", monkeypatch, capsys)) == (
+        r"plain,\$\(touch\ taken\) plain,\* plain,\;touch\ taken\; plain,\`touch\ taken\` plain,a,b plain,two\ words"
+    )
+
+
+@pytest.mark.slow
+def test_the_tab_key_runs_no_names(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "hostile.wasm").write_bytes(exporting(HOSTILE))
+    (tmp_path / "file $(touch taken).wasm").write_bytes(exporting(["good"]))
+    (tmp_path / "bin").symlink_to(place / "bin")
+    command, set_up = SETTING_UP["bash"]
+    terminal = Terminal(command, tmp_path)
+    try:
+        terminal.type(f"PATH={place / 'bin'}:$PATH; {set_up}; echo re''ady\n")
+        assert terminal.shows("ready"), terminal.seen
+        for line in (r"hostile.wasm \$", "hostile.wasm $", 'hostile.wasm "$', "hostile.wasm \\;", "fi"):
+            terminal.type(f"perdure run {line}\t")
+            assert terminal.shows("taken"), (line, terminal.seen)
+            terminal.type("\n")
+            terminal.type("echo do''ne\n")
+            assert terminal.shows("done"), (line, terminal.seen)
+    finally:
+        terminal.end()
+    assert not (tmp_path / "taken").exists()
 
 
 def test_methods_of_what_is_no_module():

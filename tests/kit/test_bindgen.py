@@ -134,6 +134,46 @@ def test_calls_go_to_the_canister(built):
         assert load_did(module.DID).methods.keys() == installed.service().methods.keys()
 
 
+OWN = ("_actor", "_b", "_os", "_perdure", "_t", "_MethodRef", "_Some", "result_")
+"""What the module's own code is written with."""
+
+
+@pytest.mark.slow
+def test_no_name_hides_what_the_module_is_made_with(tmp_path, monkeypatch):
+    fields = "; ".join(f"{name} : opt bool" for name in OWN)
+    named = ", ".join(f"{name} : bool" for name in OWN)
+    methods = "; ".join(f"{name} : ({named}) -> (R, opt record {{ {name} : bool }})" for name in OWN)
+    methods += '; "class" : (class, install) -> ()'
+    types = f"type R = record {{ {fields}; m : func () -> () }}; type install = opt R; type class = vec R"
+    text = f"{types}; service : ({named}) -> {{ {methods} }}"
+    (tmp_path / "hiding.py").write_text(bindings(load(text), "hiding", "Hiding"))
+    (tmp_path / "perdure" / "candid").mkdir(parents=True)
+    (tmp_path / "perdure" / "__init__.pyi").write_text(STUB)
+    (tmp_path / "perdure" / "candid" / "__init__.pyi").write_text("class MethodRef: ...\nclass Some: ...\n")
+    monkeypatch.setenv("MYPYPATH", str(tmp_path))
+    options = ["--strict", "--no-error-summary", "--config-file", "", "--cache-dir", str(tmp_path / "cache")]
+    told, errors, code = api.run([*options, str(tmp_path / "hiding.py")])
+    assert (told, errors, code) == ("", "", 0)
+
+
+def test_fields_are_keys_as_they_are_written():
+    module = imported(
+        bindings(load('service : { f : (record { "ﬁ" : nat; fi : nat }) -> () }'), "", "Any"), "typed_keys"
+    )
+    (keys,) = (one.__annotations__.keys() for one in vars(module).values() if hasattr(one, "__total__"))
+    assert sorted(keys) == ["fi", "ﬁ"]
+
+
+def test_a_method_called_as_the_actor_is():
+    module = imported(bindings(load("service : { _actor : () -> (nat) }"), "", "Any"), "typed_own")
+
+    class Fake:
+        def actor(self, sender, candid):
+            return {"_actor": lambda: 5}
+
+    assert module.Any(Fake())._actor_() == 5
+
+
 NAMES = st.text(min_size=1, max_size=12)
 
 

@@ -134,9 +134,9 @@ def launch() -> NoReturn:
 def _run() -> object:
     """What the command line asks for. Not by click's own main, which tells nobody that nobody reads."""
     if "_PERDURE_COMPLETE" in os.environ:  # a shell wants to complete a line
-        from perdure.cli.completing import use_own_bash
+        from perdure.cli.completing import use_own_scripts
 
-        use_own_bash()
+        use_own_scripts()
         return perdure(prog_name="perdure", standalone_mode=False)
     with perdure.make_context("perdure", sys.argv[1:]) as context:
         found = perdure.invoke(context)

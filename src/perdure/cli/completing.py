@@ -7,6 +7,7 @@ no canister's code is run.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
@@ -15,6 +16,7 @@ import click
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
+    FishComplete,
     add_completion_class,
     get_completion_class,
     split_arg_string,
@@ -33,7 +35,7 @@ __all__ = [
     "methods_in",
     "script",
     "starting",
-    "use_own_bash",
+    "use_own_scripts",
 ]
 
 Items: TypeAlias = list[CompletionItem[Any]]
@@ -45,12 +47,18 @@ _FILE: Final = "file"
 _PLAIN: Final = "plain"
 _PARTING: Final = ":="
 """Of what bash takes words apart at, what stands in ours."""
+_OBEYED: Final = re.compile(r"[^\w%+,./:=@-]")
+"""What a shell may take for more than a letter."""
 _KIND_OF_DATABASE: Final = "sqlite"
 
 
 def starting(names: Iterable[str], incomplete: str) -> Items:
-    """Those of the names that begin with what is there already."""
-    return [CompletionItem(name) for name in sorted(set(names)) if name.startswith(incomplete)]
+    """Those of the names that begin with what is there already.
+
+    Names are a canister's, so anybody's: none that a terminal would obey, or that would be taken for an option.
+    """
+    fit = (name for name in set(names) if name.isprintable() and not name.startswith("-"))
+    return [CompletionItem(name) for name in sorted(fit) if name.startswith(incomplete)]
 
 
 def _quietly(complete: Callable[[click.Context, str], Items]) -> Callable[[click.Context, click.Parameter, str], Items]:
@@ -134,26 +142,30 @@ class _Bash(BashComplete):
 
     The line is taken as it is, and of what is found the part is left out that bash has behind it already. Files go
     with what else is found, and nothing is put behind a directory.
+
+    bash puts answers into the line as they are, to be run: so each letter that it would obey has a backslash, in quotes
+    too, and files whose names it can only write as ``$'...'`` are left out.
     """
 
     source_template = """\
 %(complete_func)s() {
-    local IFS=$'\\n' response type value word
+    local response type value word
     response=$(COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_BREAKS="$COMP_WORDBREAKS" \\
         %(complete_var)s=bash_complete $1 2>/dev/null)
     COMPREPLY=()
-    for completion in $response; do
-        IFS=',' read -r type value <<< "$completion"
+    while IFS=',' read -r type value; do
         if [[ $type == 'plain' ]]; then
             COMPREPLY+=("$value")
             continue
         fi
         [[ $type == 'dir' ]] && type=-d || type=-f
-        for word in $(compgen $type -- "$value"); do
+        while IFS= read -r word; do
             [[ -d $word ]] && { word+=/; compopt -o nospace; }
-            COMPREPLY+=("$word")
-        done
-    done
+            printf -v word %%q "$word"
+            [[ $value == '~'* ]] && word=${word#\\\\}
+            [[ -z $word || $word == "''" || $word == \\$* ]] || COMPREPLY+=("$word")
+        done < <(compgen $type -- "$value")
+    done <<< "$response"
     return 0
 }
 
@@ -176,12 +188,26 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
     def format_completion(self, item: CompletionItem[Any]) -> str:
         """A line of the answer."""
-        return f"{item.type},{item.value[self._behind :] if item.type == _PLAIN else item.value}"
+        if item.type != _PLAIN:
+            return f"{item.type},{item.value}"
+        return f"{item.type},{_OBEYED.sub(_escaped, item.value[self._behind :])}"
 
 
-def use_own_bash() -> None:
-    """Have click take this class for bash."""
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\{match[0]}"
+
+
+@final
+class _Fish(FishComplete):
+    """Completion for fish, which takes answers apart at the first comma alone: names may have more."""
+
+    source_template = FishComplete.source_template.replace("string split ", "string split --max 1 ")
+
+
+def use_own_scripts() -> None:
+    """Have click take these classes for bash and fish."""
     add_completion_class(_Bash)
+    add_completion_class(_Fish)
 
 
 def script(shell: str, command: click.Command) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from perdure.cli.completing import script, use_own_bash
+from perdure.cli.completing import script, use_own_scripts
 
 __all__ = ["completion"]
 
@@ -22,5 +22,5 @@ def completion(shell: str) -> None:
         eval "$(perdure completion zsh)"
         perdure completion fish > ~/.config/fish/completions/perdure.fish
     """  # noqa: D301
-    use_own_bash()
+    use_own_scripts()
     click.echo(script(shell, click.get_current_context().find_root().command), nl=False)

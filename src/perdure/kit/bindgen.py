@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, final
+from unicodedata import is_normalized
 
 from perdure.candid.service import ServiceMethod, ServiceType
 from perdure.candid.types import (
@@ -64,7 +65,10 @@ _PRIMITIVES: Final = {
     **dict.fromkeys(("float32", "float64"), "float"),
 }
 _BUILTINS: Final = {"bool", "bytes", "float", "int", "list", "str", "tuple"}
-_NOT_METHODS: Final = {"canister", "sender", "as_", "install"}
+_OWN: Final = frozenset({"_actor", "_b", "_os", "_perdure", "_t", "_MethodRef", "_Some"})
+"""What the module's own code reads within its classes."""
+_NOT_METHODS: Final = {"canister", "sender", "as_", "install", *_OWN}
+_NOT_PARAMETERS: Final = {"result_", *_OWN}
 
 
 def interface_text(service: ServiceType) -> str:
@@ -96,12 +100,16 @@ class _Module:
     title: str
     class_name: str
     taken: set[str] = field(init=False)
+    members: dict[str, str] = field(default_factory=dict)
+    """What methods are called in Python, by their names."""
     names: dict[Rec, str] = field(default_factory=dict)
     definitions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Within a class, names of fields and methods hide those of types: no type has one of them.
-        within = {*self.service.methods, *_labels([self.service.type, *(self.service.init or ())])}
+        members = set(_NOT_METHODS)
+        self.members = {name: _member(name, "method", members) for name in self.service.methods}
+        within = {*members, *_labels([self.service.type, *(self.service.init or ())])}
         self.taken = {"DID", *_BUILTINS, *within}
         self._b = "_b." if within & _BUILTINS else ""
 
@@ -139,11 +147,10 @@ class _Module:
 
     def _dictionary(self, name: str, fields: Sequence[Field]) -> str:
         typed = {one.label: self._of(one.type, f"{name}_{one.label}") for one in fields}
-        if all(label.isidentifier() and not keyword.iskeyword(label) for label in typed):
+        if all(map(_is_plain, typed)):
             lines = [f"    {label}: {shown}" for label, shown in typed.items()] or ["    pass"]
-            if not any(label.startswith("__") for label in typed):  # which a class would mangle
-                self.definitions.append("\n".join([f"class {name}(_t.TypedDict):", *lines]))
-                return name
+            self.definitions.append("\n".join([f"class {name}(_t.TypedDict):", *lines]))
+            return name
         items = ", ".join(f"{label!r}: {_quoted(shown)}" for label, shown in typed.items())
         self.definitions.append(f"{name} = _t.TypedDict({name!r}, {{{items}}})")
         return name
@@ -196,13 +203,14 @@ class _Module:
             f"        return {own}(self.canister, sender)",
             *self._install(own),
         ]
-        taken = set(_NOT_METHODS)
         for method in self.service.methods.values():
-            lines += self._method(method, taken)
+            lines += self._method(method)
         return lines
 
     def _install(self, own: str) -> list[str]:
-        parameters = self._parameters(self.service.init or (), (), f"{own}_init", taken={"cls", "subnet", "wasm"})
+        parameters = self._parameters(
+            self.service.init or (), (), f"{own}_init", taken={"cls", "subnet", "wasm", *_OWN}
+        )
         given = "".join(f"{name}, " for name, _ in parameters)
         first = ["cls", "subnet: _perdure.Subnet", f"wasm: {self._b}bytes | {self._b}str | _os.PathLike[{self._b}str]"]
         signature = ", ".join([*first, *(f"{name}: {typed}" for name, typed in parameters)])
@@ -214,11 +222,11 @@ class _Module:
             f"        return cls(subnet.install(wasm, ({given})))",
         ]
 
-    def _method(self, method: ServiceMethod, taken: set[str]) -> list[str]:
-        name = _member(method.name, "method", taken)
+    def _method(self, method: ServiceMethod) -> list[str]:
+        name = self.members[method.name]
         func = method.func
         place = f"{self.class_name}_{name}"
-        parameters = self._parameters(func.args, func.arg_names, place, taken={"self"})
+        parameters = self._parameters(func.args, func.arg_names, place, taken={"self", *_NOT_PARAMETERS})
         results = [self._of(one, f"{place}_result") for one in func.results]
         returned = "None" if not results else results[0] if len(results) == 1 else self._tuple(results)
         signature = ", ".join(["self", *(f"{one}: {typed}" for one, typed in parameters)])
@@ -237,6 +245,12 @@ class _Module:
             name = _member(given or "", f"arg{index}", taken)
             found.append((name, self._of(type_, f"{place}_{name}")))
         return found
+
+
+def _is_plain(label: str) -> bool:
+    """Whether a class has the label as it is: one that begins with ``__`` is mangled there, and any is normalised."""
+    is_name = label.isidentifier() and not keyword.iskeyword(label) and is_normalized("NFKC", label)
+    return is_name and not label.startswith("__") and label not in _OWN
 
 
 def _member(wanted: str, fallback: str, taken: set[str]) -> str:
