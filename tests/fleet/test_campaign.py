@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from perdure.errors import HostError, MalformedError, StorageError
 from perdure.fleet import Campaign, Job, Journal, Processes, Row, Summary
 from perdure.fleet.plan import estimate
+from perdure.fleet.report import write_parquet
 
 
 def job(source: str, what: str, file: Path, group: str = "", size_bytes: int = 0) -> Job:
@@ -100,6 +105,75 @@ def test_a_journal_is_of_one_campaign(tmp_path: Path) -> None:
     (tmp_path / "campaign.json").unlink()
     with pytest.raises(StorageError, match=r"no campaign\.json"):
         Journal(tmp_path, "fsck", [], resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": [1]},
+        {"group": ["x"]},
+        {"mark": 4},
+        {"outcome": ["fine"]},
+        {"outcome": "<b>"},
+        {"error": 5},
+        {"repro": None},
+        {"exit_code": "0"},
+        {"exit_code": 1 << 70},
+        {"seconds": "x"},
+        {"seconds": float("nan")},
+        {"processor_seconds": 1 << 2_000},
+        {"more": 1},
+        {"document": json.loads("[" * 200 + "]" * 200)},
+    ],
+)
+def test_rows_that_somebody_else_wrote_are_rows_or_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(MalformedError, match="no row of a campaign"):
+        Row.parse(json.dumps(asdict(row("a")) | change))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"findings": [1, {}, {"code": 1}, {"code": ["x"], "severity": ["x"]}], "verdict": 3},
+        {"findings": 1},
+        {"found": {"error": ["x"]}},
+        [{}],
+        [{"a": {}}, {"a": None}],
+        [{"a": [{}]}],
+        [{"a": {"b": {}}}],
+        [{"a\ud800": 1}],
+        [{"a": {"b\ud800": "\ud800"}}],
+        [{"a": 1 << 70}, {"a": 1.5}, {"a": [1, "x"]}],
+        json.loads("[" * 90 + "]" * 90),
+    ],
+)
+def test_reports_are_written_whatever_documents_hold(tmp_path: Path, document: object) -> None:
+    one = Row.parse(replace(row("a", "found"), document=document).to_json())
+    summary = Summary.of("query", [one], 1)
+    assert summary.to_text()
+    assert summary.to_html()
+    assert json.loads(summary.to_json())["rows"][0]["document"] == document
+    write_parquet(summary, tmp_path / "results.parquet", tmp_path / "entries.parquet")
+    assert parquet.read_table(tmp_path / "results.parquet").num_rows == 1
+    assert parquet.read_table(tmp_path / "entries.parquet").num_rows == (
+        sum(isinstance(entry, dict) for entry in document) if isinstance(document, list) else 0
+    )
+
+
+def test_columns_of_the_same_name_as_the_source_stay(tmp_path: Path) -> None:
+    one = replace(row("a"), document=[{"source": 1, "source_": 2, "source__": 3}])
+    write_parquet(Summary.of("query", [one], 1), tmp_path / "results.parquet", tmp_path / "entries.parquet")
+    assert parquet.read_table(tmp_path / "entries.parquet").to_pylist() == [
+        {"source": "a", "source_": 1, "source__": 2, "source___": 3}
+    ]
+
+
+@pytest.mark.parametrize("depth", [101, 100_000])
+def test_a_document_that_is_nested_too_deep_is_one_row_that_failed(depth: int) -> None:
+    answer = {"exit_code": 0, "printed": "[" * depth + "]" * depth, "error": "", "processor_seconds": 0}
+    found = Row.answered(Job("a", ()), json.dumps(answer).encode(), 1.0)
+    assert (found.outcome, found.document) == ("failed", None)
+    assert Row.parse(found.to_json()) == found
 
 
 def test_the_gravest_comes_first_and_says_how_to_see_it() -> None:

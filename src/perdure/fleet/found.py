@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["DUMP_ENDS", "MEMORY_FILES", "MODULE_FILE", "SNAPSHOT_FILE", "Found"]
+__all__ = ["DUMP_ENDS", "MEMORY_FILES", "MODULE_FILE", "OWN_MEMORIES", "SNAPSHOT_FILE", "Found"]
 
 SNAPSHOT_FILE: Final = "metadata.json"
 MODULE_FILE: Final = "wasm_module.bin"
 MEMORY_FILES: Final = ("wasm_memory.bin", "stable_memory.bin")
+OWN_MEMORIES: Final = "memories"
+"""A directory of further ones."""
 DUMP_ENDS: Final = (".bin", ".bin.gz")
 
 

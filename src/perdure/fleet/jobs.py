@@ -20,6 +20,16 @@ OUTCOMES: Final[dict[int, Outcome]] = {0: "fine", 1: "found", 2: "failed", 3: "n
 
 _MAIN: Final = "perdure.cli:main"
 """By its name: commands are above, and are imported where they run."""
+_MAX_DEPTH: Final = 100
+"""Of a document: whoever copies or prints it follows it as deep."""
+_MAX_NUMBER: Final = 1 << 53
+_KINDS: Final[dict[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys(("source", "group", "mark", "outcome", "error", "repro"), str),
+    "exit_code": (int, type(None)),
+    "seconds": (int, float),
+    "processor_seconds": (int, float),
+}
+"""What the values of a row are, the document apart."""
 
 
 @final
@@ -92,7 +102,7 @@ class Row:
         code = found["exit_code"]
         error = found["error"]
         try:
-            document = json.loads(found["printed"]) if found["printed"].strip() else None
+            document = _load(found["printed"], _MAX_DEPTH) if found["printed"].strip() else None
         except ValueError:
             document, code = None, 2
             error = f"{error}it printed what is no JSON document: {found['printed'][:200]!r}"
@@ -117,10 +127,14 @@ class Row:
             MalformedError: it is none.
         """
         try:
-            found = json.loads(line)
-            row = cls(**found)
+            row = cls(**_load(line, _MAX_DEPTH + 1))
         except (ValueError, TypeError) as error:
             raise MalformedError(f"no row of a campaign: {error}") from error
+        for name, kind in _KINDS.items():
+            value = getattr(row, name)
+            is_number = isinstance(value, int | float)
+            if not isinstance(value, kind) or (is_number and not abs(value) < _MAX_NUMBER):
+                raise MalformedError(f"no row of a campaign: source {row.source!r:.60}, {name} {value!r:.60}")
         if row.outcome not in OUTCOMES.values():
             raise MalformedError(f"no row of a campaign: source {row.source!r:.60}, outcome {row.outcome!r:.60}")
         return row
@@ -131,10 +145,26 @@ class Row:
         document = self.document if isinstance(self.document, dict) else {}
         findings = document.get("findings")
         if isinstance(findings, list):
-            graver = [one["code"] for one in findings if one.get("severity") not in ("note", "warning")]
-            words = [document["verdict"]] if "verdict" in document else []
+            told = [one for one in findings if isinstance(one, dict)]  # a row may come from a file
+            graver = [str(one.get("code")) for one in told if one.get("severity") not in ("note", "warning")]
+            words = [str(document["verdict"])] if "verdict" in document else []
             return ", ".join([*words, *dict.fromkeys(graver)]) or self.outcome
         if isinstance(document.get("found"), dict):  # a story that breaks a module
             return str(document["found"].get("error", "")).partition("\n")[0]
         lines = self.error.strip().splitlines()
         return lines[-1] if lines else self.outcome
+
+
+def _load(text: str, max_depth: int) -> Any:
+    """A JSON document. Raises `ValueError`: it is none, or nested deeper."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {max_depth} levels") from error
+    level = [one for one in (found,) if isinstance(one, dict | list)]
+    for _ in range(max_depth):
+        if not level:
+            return found
+        inside = (inner for one in level for inner in (one.values() if isinstance(one, dict) else one))
+        level = [one for one in inside if isinstance(one, dict | list)]
+    raise ValueError(f"nested deeper than {max_depth} levels")

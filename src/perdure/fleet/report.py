@@ -165,10 +165,7 @@ def write_parquet(summary: Summary, path: Path, entries: Path | None = None) -> 
     if entries is None:
         return
     listed = [
-        {
-            "source": _whole(row.source),
-            **{name if name != "source" else "source_": value for name, value in one.items()},
-        }
+        {"source": _whole(row.source)} | {_column_name(name): value for name, value in one.items()}
         for row in summary.rows
         if isinstance(row.document, list)
         for one in row.document
@@ -184,12 +181,21 @@ def _whole(value: Any) -> Any:
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
+def _column_name(name: str) -> str:
+    """Another one than that of the sources, and of each other name."""
+    return f"{_whole(name)}_" if name.rstrip("_") == "source" else _whole(name)
+
+
 def _column(values: list[Any]) -> Any:
-    """As Arrow has it; text where values are of several kinds, or of none that it has."""
+    """As Arrow has it; text where values are of several kinds, or of none that it or Parquet has."""
     import pyarrow
 
     try:
-        return pyarrow.array(values)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError, UnicodeEncodeError):
+        found = pyarrow.array(values)
+        if "struct<>" not in str(found.type):  # Parquet has no column of nothing
+            return found
+        texts: list[Any] = [one if one is None else json.dumps(one) for one in values]
+        return pyarrow.array(texts, pyarrow.string())
+    except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
         texts = [_whole(one) if isinstance(one, str | None) else json.dumps(one) for one in values]
         return pyarrow.array(texts, pyarrow.string())

@@ -7,23 +7,27 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
 from perdure.errors import PerdureError, StorageError, UnsupportedError
-from perdure.fleet.found import DUMP_ENDS, MEMORY_FILES, MODULE_FILE, SNAPSHOT_FILE, Found
+from perdure.fleet.found import DUMP_ENDS, MEMORY_FILES, MODULE_FILE, OWN_MEMORIES, SNAPSHOT_FILE, Found
 from perdure.ic.principal import Principal
 from perdure.storage import StateDirectory
 from perdure.storage.names import Names
 from perdure.urls import is_url, parse_url
 
-__all__ = ["Found", "Kind", "expand"]
+__all__ = ["Found", "Kind", "expand", "mark_of_files"]
 
 Kind = Literal["canisters", "memories", "modules", "benches"]
 
 _MAX_LIST_BYTES: Final = 256 << 20
+_MAX_MODULE_BYTES: Final = 128 << 20
+"""More is no module, whatever its name says, and perhaps a hole of terabytes."""
 _STATE: Final = "checkpoint"
+_ASKED_AT_ONCE: Final = 16
 
 
 def expand(given: Iterable[str], kind: Kind) -> list[Found]:
@@ -43,8 +47,20 @@ def expand(given: Iterable[str], kind: Kind) -> list[Found]:
         StorageError: a list that cannot be read, a pattern or directory in which there is nothing.
         UnsupportedError: a URL that is none, or of what is not taken from object storage.
     """
-    found = {one.source: one for text in _listed(given) for one in _expanded(text, kind)}
-    return list(found.values())
+    texts = list(dict.fromkeys(_listed(given)))
+    silent: set[str] = set()
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        remote = {text: pool.submit(list, _remote(text, kind, silent)) for text in texts if is_url(text)}
+        try:
+            each = (remote[text].result() if text in remote else _expanded(text, kind) for text in texts)
+            return list({one.source: one for some in each for one in some}.values())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def mark_of_files(words: Iterable[str]) -> str:
+    """Changes with what is in the files among the words of a command: a module, a schema."""
+    return " ".join(_hash(word) or _mark([word]) for word in words if _is(Path.is_file, word))
 
 
 def _listed(given: Iterable[str]) -> Iterator[str]:
@@ -74,13 +90,10 @@ def _read_list(name: str) -> str:
 
 
 def _expanded(text: str, kind: Kind) -> Iterator[Found]:
-    if is_url(text):
-        yield from _remote(text, kind)
-        return
-    if not (glob.has_magic(text) or Path(text).is_dir()) or Path(text).is_file():
+    is_place = _is(Path.is_dir, text)
+    if not (glob.has_magic(text) or is_place) or _is(Path.is_file, text):
         yield _one(text, kind)
         return
-    is_place = Path(text).is_dir()
     places = [text] if is_place else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 -- Path's begins at a place
     has_any = False
     for place in places:
@@ -91,16 +104,30 @@ def _expanded(text: str, kind: Kind) -> Iterator[Found]:
         raise StorageError(f"no {kind} found", text)
 
 
-def _remote(url: str, kind: Kind) -> Iterator[Found]:
-    """The sources of a URL; one that is written wrongly, or with credentials in it, is refused, and not repeated."""
+def _remote(url: str, kind: Kind, silent: set[str]) -> Iterator[Found]:
+    """The sources of a URL; one that is written wrongly, or with credentials in it, is refused, and not repeated.
+
+    Args:
+        url: the URL.
+        kind: what is looked for.
+        silent: buckets that do not answer, which takes its time: they are not asked for each of many names.
+    """
     if kind not in ("canisters", "memories"):
         raise UnsupportedError(f"{kind} are not taken from object storage: give files")
-    parse_url(url)
-    if not url.endswith("/") and "*" not in url and "[" not in url:
-        yield Found(url)
-        return
-    from perdure.fleet.buckets import listed  # an extra
+    place = parse_url(url)
+    from perdure.fleet.buckets import listed, named  # an extra
 
+    if not url.endswith("/") and "*" not in url and "[" not in url:
+        bucket = str(place._replace(key=""))
+        found_there = Found(url)
+        if bucket not in silent:
+            try:
+                found_there = named(url)
+            except PerdureError as error:  # whoever opens it will say why
+                if error.error_code != "object-denied":  # which comes at once
+                    silent.add(bucket)
+        yield found_there
+        return
     found = list(listed(url, with_dumps=kind == "memories"))
     if not found:
         raise StorageError(f"no {kind} found", url)
@@ -147,10 +174,10 @@ _IN: Final[dict[Kind, Callable[[str, set[str]], list[Found]]]] = {
 
 def _one(text: str, kind: Kind) -> Found:
     """A source that somebody names, there or not."""
-    if Path(text).exists():
+    if _is(Path.exists, text):
         return _module(text) if kind == "modules" else _file(text)
     directory, colon, name = text.rpartition(":")
-    if colon and Path(directory, _STATE).is_file():
+    if colon and _is(Path.is_file, f"{directory}/{_STATE}"):
         with suppress(PerdureError):
             return next((one for one in _of_state(directory, name) if one.source == text), Found(text))
     return Found(text)
@@ -158,6 +185,8 @@ def _one(text: str, kind: Kind) -> Found:
 
 def _snapshot(directory: str) -> Found:
     paths = [f"{directory}/{one}" for one in (MODULE_FILE, *MEMORY_FILES)]
+    own = sorted(glob.glob(f"{glob.escape(directory)}/{OWN_MEMORIES}/*"))  # noqa: PTH207 -- names may be no text
+    paths += own
     return Found(directory, _hash(paths[0]), sum(map(_size, paths)), _mark([*paths, f"{directory}/{SNAPSHOT_FILE}"]))
 
 
@@ -183,6 +212,14 @@ def _of_state(directory: str, name: str = "") -> Iterator[Found]:
         state.close()
 
 
+def _is(what: Callable[[Path], bool], text: str) -> bool:
+    """What a file system says of a name; nothing where it can be none, which whoever opens it will say."""
+    try:
+        return what(Path(text))
+    except (OSError, ValueError):
+        return False
+
+
 def _module(path: str) -> Found:
     return Found(path, _hash(path), _size(path), _mark([path]))
 
@@ -196,6 +233,8 @@ def _hash(path: str) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
+            if os.fstat(descriptor).st_size > _MAX_MODULE_BYTES:
+                return ""
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
@@ -214,5 +253,5 @@ def _mark(paths: Iterable[str]) -> str:
     for path in paths:
         with suppress(OSError):
             status = Path(path).stat()
-            marks.append(f"{status.st_size}-{status.st_mtime_ns}")
+            marks.append(f"{status.st_size}-{status.st_mtime_ns}")  # not ctime: a campaign may go on in a copy
     return " ".join(marks)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ BESIDE: Final = ("names.json", "interfaces.json")
 """Files that belong to a state and are as somebody wrote them."""
 
 _ARCHIVED_FORMAT: Final = "perdure archived 1"
+_SEQUENCE: Final = re.compile("[0-9]{20}")
 _MAX_ARCHIVED_BYTES: Final = 1 << 20
 _MAX_DESCRIPTION_BYTES: Final = 4_096
 _MAX_MANIFEST_BYTES: Final = 1 << 28
@@ -152,7 +154,7 @@ class Archive:
         found = {}
         for stat in self.objects.list(self.at(where)):
             name = stat.key.rpartition("/")[2]
-            if len(name) == 20 and name.isdecimal():
+            if _SEQUENCE.fullmatch(name):
                 found[int(name)] = stat
         return dict(sorted(found.items()))
 

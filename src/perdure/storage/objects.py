@@ -142,11 +142,14 @@ class Objects:
     def stream(self, stat: Stat) -> Iterator[bytes]:
         """All bytes of the object that `stat` was said of, in pieces. Raises as `read`."""
         result = self._get(stat.key, {"if_match": stat.tag} if stat.tag else {})
+        self._compare(_stat_of(result.meta), stat)
         came = 0
         try:
             for piece in result.stream(min_chunk_size=1 << 20):
                 came += len(piece)
                 self.bytes_read += len(piece)
+                if came > stat.size_bytes:
+                    break
                 yield bytes(piece)
         except _errors() as error:
             self._refuse(error, stat.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -216,14 +217,15 @@ def _run(name: str, single: _Single, call: _Call, given: Sequence[str], options:
     from perdure.fleet.journal import Journal
     from perdure.fleet.plan import estimate
     from perdure.fleet.report import Summary
-    from perdure.fleet.sources import expand
+    from perdure.fleet.sources import expand, mark_of_files
 
     out: Path | None = options["out"]
     if out is None and (options["resume"] or options["retry"]):
         raise click.UsageError("--resume and --retry go on with what is in the directory of -o, which is not given")
     with waiting("looking for sources", options["quiet"]):
         found = expand(given, single.kind)
-    jobs = [_job(name, call, one, out) for one in found]
+        beside = mark_of_files([*call.words, *call.behind])
+    jobs = [_job(name, call, replace(one, mark=f"{one.mark} {beside}".strip()), out) for one in found]
     if options["dry_run"]:
         told = estimate(name, jobs, (), _count(options), options["usd_per_core_hour"])
         click.echo(_json(told.to_dict()) if options["as_json"] else told.to_text(), nl=options["as_json"])
