@@ -324,6 +324,14 @@ def test_poisoned_objects(bucket: OurServer, state: Path, tmp_path: Path, kind: 
     restore_state(URL, tmp_path / "restored", key=key)
 
 
+def test_names_that_are_no_versions_do_not_count(bucket: OurServer, state: Path, tmp_path: Path) -> None:
+    archive_state(state, URL)
+    for name in ("\N{ARABIC-INDIC DIGIT SEVEN}" * 20, "notes", "1", "1" * 21):
+        bucket.put(f"shop/versions/{name}", b"of no version")
+    assert [one.sequence for one in versions_in(URL)] == [1]
+    restore_state(URL, tmp_path / "restored")
+
+
 def test_versions_that_change_their_places(bucket: OurServer, state: Path, tmp_path: Path) -> None:
     archive_state(state, URL)
     change(state, (5, page("new")))

@@ -97,6 +97,20 @@ def test_a_truncated_answer(bucket: OurServer) -> None:
             objects.read(stat, 0, end)
 
 
+@pytest.mark.parametrize("ignores_conditions", [False, True])
+@pytest.mark.parametrize("content", [b"54321", b"1234", b"123456"])
+def test_a_stream_is_of_the_object_that_was_opened(bucket: OurServer, ignores_conditions: bool, content: bytes) -> None:
+    """Also where the server does not know the header."""
+    bucket.ignores_conditions = ignores_conditions
+    objects = Objects(parse_url("s3://bucket"))
+    objects.put("a", b"12345")
+    stat = objects.stat("a")
+    assert stat is not None
+    bucket.put("a", content)
+    with pytest.raises(StorageError, match="replaced"):
+        list(objects.stream(stat))
+
+
 def conditions(url: str) -> None:
     """What is stood on, of any store."""
     objects = Objects(parse_url(url))

@@ -55,6 +55,22 @@ def test_round_trip(bucket: OurServer, snapshot: Path, tmp_path: Path) -> None:
     Snapshot.open(tmp_path / "pulled").close()
 
 
+def test_one_that_is_replaced_meanwhile_is_not_pulled(bucket: OurServer, snapshot: Path, tmp_path: Path) -> None:
+    push_snapshot(snapshot, URL)
+    name = "ledger/monday/metadata.json"
+    metadata = bucket.objects[name].read(0, 1 << 20)
+
+    def before(method: str, key: str) -> None:
+        if key.endswith("wasm_module.bin"):
+            bucket.put(name, metadata.replace(b'"taken_at_timestamp": 7', b'"taken_at_timestamp": 8'))
+
+    assert b'"taken_at_timestamp": 7' in metadata
+    bucket.before = before
+    with pytest.raises(StorageError, match="replaced while it was pulled"):
+        pull_snapshot(URL, tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+
+
 def test_on_this_machine(snapshot: Path, tmp_path: Path) -> None:
     push_snapshot(snapshot, f"file://{tmp_path}/store/one")
     pull_snapshot(f"file://{tmp_path}/store/one", tmp_path / "pulled")

@@ -132,8 +132,8 @@ class Row:
             raise MalformedError(f"no row of a campaign: {error}") from error
         for name, kind in _KINDS.items():
             value = getattr(row, name)
-            is_number = isinstance(value, int | float)
-            if not isinstance(value, kind) or (is_number and not abs(value) < _MAX_NUMBER):
+            is_bounded = not isinstance(value, int | float) or abs(value) < _MAX_NUMBER
+            if not (is_bounded and isinstance(value, kind)):
                 raise MalformedError(f"no row of a campaign: source {row.source!r:.60}, {name} {value!r:.60}")
         if row.outcome not in OUTCOMES.values():
             raise MalformedError(f"no row of a campaign: source {row.source!r:.60}, outcome {row.outcome!r:.60}")

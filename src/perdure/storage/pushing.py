@@ -137,7 +137,7 @@ def pull_snapshot(url: str, path: str | os.PathLike[str], *, disk: Disk | None =
     disk = disk or RealDisk()
     place = parse_url(url)
     objects = Objects(place)
-    read_metadata(objects, place)
+    metadata = read_metadata(objects, place)
     try:
         with snapshot_draft(disk, path) as draft:
             pulled = 0
@@ -150,9 +150,16 @@ def pull_snapshot(url: str, path: str | os.PathLike[str], *, disk: Disk | None =
                     disk.make_directory(f"{draft}/{directory}")
                 _write_sparsely(disk, f"{draft}/{name}", objects.stream(stat), stat.size_bytes)
             data, _ = objects.read_whole(place.under(METADATA_KEY).key, _MAX_METADATA_BYTES)
+            if SnapshotMetadata.from_json(data) != metadata:
+                raise StorageError(
+                    "the snapshot was replaced while it was pulled: pull it again, and have writers use new names",
+                    place,
+                ).coded("object-changed")
             _write_sparsely(disk, f"{draft}/{METADATA_KEY}", [data], len(data))
             Snapshot.open(draft, disk=disk).close()
         return pulled + len(data)
+    except MalformedError as error:
+        raise StorageError(str(error), place) from error
     except OSError as error:
         raise StorageError(f"could not be written: {error.strerror or error}", error.filename or path) from error
 
