@@ -241,8 +241,41 @@ def test_a_giver_that_hears_nothing_lets_the_taker_answer(
     assert stale.get(7) == User(7, "7")
     FAULTS.clear()
     assert len(stale) == 10
+    stale.mend()
     assert held(network, [first, second]) == 10
     assert stale.get(2) == User(2, "changed at the taker")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_giver_that_hears_nothing_counts_no_row_that_has_gone(
+    pair: tuple[Network, list[Principal], ShardedTable[User]], order: int
+) -> None:
+    """What was removed at the taker is not counted at the giver, whoever is asked first."""
+    network, shards, users = pair
+    FAULTS.add("callback")
+    with pytest.raises(RejectError, match="does not hear"):
+        users.merge(*shards, most=4)
+    users.remove(2)
+    stale = ShardedTable(network, shards[::order], User, OPTIONS)
+    assert stale.count(partial=True).count in (9, 6)  # and none of four where the taker is not known yet
+    FAULTS.clear()
+    assert (len(stale), len(users)) == (9, 9)
+
+
+def test_a_row_that_no_message_carries_stays_and_is_answered(
+    pair: tuple[Network, list[Principal], ShardedTable[User]],
+) -> None:
+    network, _, _ = pair
+    first, second = shards_of(network, (Raw, Raw))
+    users = ShardedTable.begin(network, [first, second], User, OPTIONS)
+    large = User(1, "x" * (2 * 1024 * 1024 - 100))
+    users.update([User(0, "small"), large, User(2, "small")])
+    with pytest.raises(RejectError, match="cannot be moved"):
+        users.merge(first, second)
+    assert users.get(1) == large
+    users.remove(1)
+    users.merge(first, second)
+    assert [one.id for one in users] == [0, 2]
 
 
 def test_who_gives_the_same_twice_at_once_gives_it_once(

@@ -36,6 +36,10 @@ __all__ = ["Shard"]
 
 CHUNK_BYTES: Final = 1 << 20
 """Of keys and values in one message: calls across subnets have 2 MiB."""
+_ROW_BYTES: Final = 16
+"""What a row takes in a message beside key and value, at most."""
+_MAX_CHUNK_BYTES: Final = (2 << 20) - 4_096
+"""Of a chunk that is one large row: its key is in the message three times."""
 _COUNTS: Final = SIGNATURES["shard_counts"]
 _TAKE: Final = SIGNATURES["shard_take"]
 _STATE_MEMORY: Final = 200
@@ -197,7 +201,7 @@ class Shard:
         mine = ic.id
         return [
             Part(start, end, sum(1 for _ in self._pairs(start, end)))
-            for start, end, holder in self._ranges().between(low, high)
+            for start, end, holder in self._answered().between(low, high)
             if holder == mine
         ]
 
@@ -247,6 +251,7 @@ class Shard:
         if state.moving is None:
             self._require_own(low, high, to)
             pairs, is_cut = self._first(low, high, most)
+            self._require_small(pairs)
             state.sent += 1
             state.moving = Chunk(low, pairs[-1].key + b"\0" if is_cut else high, to, state.sent)
             self._keep(state)
@@ -301,6 +306,21 @@ class Shard:
         pieces = self.shard_state.get().pieces
         return Ranges.of(((one.low, one.high, one.holder) for one in pieces), None)
 
+    def _answered(self) -> Ranges[Principal | None]:
+        """Whose rows are, those that are on their way apart: perhaps the taker has them, and has changed them."""
+        ranges = self._ranges()
+        moving = self.shard_state.get().moving
+        if moving is not None:
+            ranges.set(moving.low, moving.high, None)
+        return ranges
+
+    def _require_small(self, pairs: list[Pair]) -> None:
+        """Refuse to begin with a row that no message carries: it would be nobody's for ever."""
+        if len(pairs) == 1:
+            size_bytes = 3 * len(pairs[0].key) + len(pairs[0].value or b"")
+            if size_bytes > _MAX_CHUNK_BYTES:
+                trap(f"a row of {size_bytes} bytes cannot be moved: a message has at most {_MAX_CHUNK_BYTES} of it")
+
     def _keep(self, state: ShardState) -> None:
         self.shard_state.set(state)
 
@@ -334,7 +354,7 @@ class Shard:
         pairs: list[Pair] = []
         size_bytes = 0
         for key, value in self._pairs(low, high):
-            size_bytes += len(key) + len(value)
+            size_bytes += len(key) + len(value) + _ROW_BYTES
             if pairs and (len(pairs) >= most or size_bytes > CHUNK_BYTES):
                 return pairs, True
             pairs.append(Pair(key, value))
