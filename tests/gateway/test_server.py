@@ -514,3 +514,37 @@ def large_and_slow():
 
     with Subnet() as subnet, Server(subnet, pages=Slow()) as server:
         yield server, going_on
+
+
+def test_failures_of_one_kind_fill_no_disk(caplog, monkeypatch):
+    class Failing(Large):
+        def begin(self, request, client):
+            raise ValueError(request.path)
+
+    with Subnet() as subnet, Server(subnet, pages=Failing()) as server:
+        for number in range(20):
+            assert get(server, f"/large/{number}").startswith(b"HTTP/1.1 500 ")
+        monkeypatch.setattr("perdure.gateway.sparing._PERIOD_SECONDS", 0.0)
+        assert get(server, "/large/last").startswith(b"HTTP/1.1 500 ")
+    told = [record.getMessage() for record in caplog.records if "failed" in record.msg]
+    assert told == [
+        *(f"GET /large/{number} failed" for number in range(5)),
+        "GET /large/last failed (15 more like it were not logged)",
+    ]
+
+
+def test_who_has_just_come_makes_no_room_for_others_before_those_who_wait(large_and_slow, monkeypatch):
+    """Clients of a slow canister that come again and again keep nobody from being heard."""
+    server, going_on = large_and_slow
+    monkeypatch.setattr("perdure.gateway.connection.MAX_CONNECTIONS", 3)
+    clients = [asked_for(server, 1) for _ in range(2)]
+    while server._shown._busy.get("pages", 0) < 2:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as honest:
+        clients.append(asked_for(server, 1))
+        honest.sendall(ASKED)
+        assert honest.recv(1000).startswith(b"HTTP/1.1 200 ")
+    going_on.set()
+    for client in clients:
+        client.close()

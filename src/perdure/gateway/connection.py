@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, final
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -17,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 __all__ = ["Connection"]
 
 MAX_CONNECTIONS: Final = 512
+_WEIGHT_OF_SENDERS: Final = 10
+"""Who has been silent for a tenth of the time for which another waits for an answer makes room before that one."""
 _MAX_HEAD_BYTES: Final = 64 << 10
 _MAX_HEADERS: Final = 256
 """Each is two objects, however short it is."""
@@ -42,29 +46,40 @@ def _refusal(status: bytes, words: bytes) -> bytes:
 
 
 class Waiting:
-    """The connections of a server that have to send something: each kind in the order in which they began to wait."""
+    """The connections of a server that have to send something, or to take it, and since when."""
 
     def __init__(self) -> None:
-        self.idle: dict[Connection, None] = {}
-        self.sending: dict[Connection, None] = {}
+        self.ending: dict[Connection, float] = {}
+        self.idle: dict[Connection, float] = {}
+        self.sending: dict[Connection, float] = {}
         """Those that have begun a request and not ended it."""
-        self.answered: dict[Connection, None] = {}
+        self.answered: dict[Connection, float] = {}
         """Those that wait for an answer, or take it."""
+
+    def begin(self, kind: dict[Connection, float], connection: Connection) -> None:
+        """It waits from now on, for something of one kind."""
+        self.forget(connection)
+        kind[connection] = connection.loop.time()
 
     def forget(self, connection: Connection) -> None:
         """It does not wait any more."""
-        self.idle.pop(connection, None)
-        self.sending.pop(connection, None)
-        self.answered.pop(connection, None)
+        for kind in (self.ending, self.idle, self.sending, self.answered):
+            kind.pop(connection, None)
 
-    def end_oldest(self, connections: set[Any]) -> None:
-        """Make room for another one."""
-        kinds = (self.idle, self.sending, self.answered)
-        oldest = next((one for kind in kinds for one in kind), None)
-        if oldest is not None:
-            self.forget(oldest)
-            connections.discard(oldest)  # it hears of its end later
-            oldest.transport.abort()
+    def end_oldest(self, now: float, connections: set[Any]) -> None:
+        """Make room for another one: of those who have waited longest, each of its kind."""
+        weighed = (
+            (self.ending, 1e9),
+            (self.idle, _WEIGHT_OF_SENDERS),
+            (self.sending, _WEIGHT_OF_SENDERS),
+            (self.answered, 1),
+        )
+        oldest = [((now - since) * weight, one) for kind, weight in weighed for one, since in islice(kind.items(), 1)]
+        if oldest:
+            connection = max(oldest, key=itemgetter(0))[1]
+            self.forget(connection)
+            connections.discard(connection)  # it hears of its end later
+            connection.transport.abort()
 
 
 @final
@@ -135,12 +150,12 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take a connection; where there are too many, the one that has been without a request for longest ends."""
         if len(self.connections) >= MAX_CONNECTIONS:
-            self._waiting.end_oldest(self.connections)
+            self._waiting.end_oldest(self.loop.time(), self.connections)
         super().connection_made(transport)
         self._socket = transport
         self.transport = self._ending = _Transport(transport, self._end)  # type: ignore[assignment]  # as good as one
         self.flow = self._flow = _Flow(transport)
-        self._waiting.idle[self] = None
+        self._waiting.begin(self._waiting.idle, self)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -218,8 +233,8 @@ class Connection(HttpToolsProtocol):
         if self.url[:1] != b"/" and self.url != b"*":
             raise ValueError("a target that is no path")
         self._is_in_body = True
-        self._waiting.forget(self)
-        self._waiting.sending[self] = None
+        if self not in self._waiting.answered:
+            self._waiting.begin(self._waiting.sending, self)
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
 
@@ -247,18 +262,16 @@ class Connection(HttpToolsProtocol):
         """What comes next is another head."""
         self._head_bytes = 0
         self._is_in_body = False
-        self._waiting.sending.pop(self, None)
-        if self.is_busy:
-            self._waiting.answered[self] = None
+        if self.is_busy and self not in self._waiting.answered:
+            self._waiting.begin(self._waiting.answered, self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, unless it has come already."""
         if self._unanswered:
             self._unanswered.popleft()
-        if not self.pipeline and not self.transport.is_closing():
-            self._waiting.answered.pop(self, None)
-            self._waiting.idle[self] = None
+        if not self.transport.is_closing():
+            self._waiting.begin(self._waiting.answered if self.pipeline else self._waiting.idle, self)
         super().on_response_complete()
         if self._unread:
             self._read()
@@ -293,8 +306,7 @@ class Connection(HttpToolsProtocol):
     def _end(self) -> None:
         """End, but by no reset that takes away what was sent: closing does that where something has not been read."""
         self._stop_awaiting()
-        self._waiting.forget(self)
-        self._waiting.idle[self] = None  # it makes room before others
+        self._waiting.begin(self._waiting.ending, self)
         is_sending = self._is_in_body or self._head_bytes or self._unread
         self._unread = b""
         if is_sending and self._socket.can_write_eof():

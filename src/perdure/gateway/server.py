@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Protocol, final
 
@@ -33,6 +33,7 @@ try:
     from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, Pending, Request, Response, Streamed
     from perdure.gateway.routing import Interfaces
     from perdure.gateway.site import Site
+    from perdure.gateway.sparing import sparing
     from perdure.gateway.workers import Workers
 except ModuleNotFoundError as missing:
     raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})").coded(
@@ -159,11 +160,13 @@ class Server:
         self._answers: Workers[Pending, Response] = Workers(2, 2)
         self._shown: Workers[Request, Response] = Workers(_THREADS_OF_PAGES, _THREADS_OF_PAGES, _close)
         self._bodies = _Bodies(max(_MAX_HELD_BYTES, 0 if pages is None else pages.max_upload_bytes))
+        self._lasting = ExitStack()
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to answer; when it returns, requests are answered."""
+        self._lasting.enter_context(sparing())
         self.rounds.start()
         config = uvicorn.Config(
             self._answer,
@@ -219,6 +222,7 @@ class Server:
         for live in self.rounds.lives:
             with suppress(OSError):  # of the lock is said what can be said
                 live.subnet._say_use("")
+        self._lasting.close()
 
     # --- one request
 
