@@ -516,23 +516,6 @@ def large_and_slow():
         yield server, going_on
 
 
-def test_failures_of_one_kind_fill_no_disk(caplog, monkeypatch):
-    class Failing(Large):
-        def begin(self, request, client):
-            raise ValueError(request.path)
-
-    with Subnet() as subnet, Server(subnet, pages=Failing()) as server:
-        for number in range(20):
-            assert get(server, f"/large/{number}").startswith(b"HTTP/1.1 500 ")
-        monkeypatch.setattr("perdure.gateway.sparing._PERIOD_SECONDS", 0.0)
-        assert get(server, "/large/last").startswith(b"HTTP/1.1 500 ")
-    told = [record.getMessage() for record in caplog.records if "failed" in record.msg]
-    assert told == [
-        *(f"GET /large/{number} failed" for number in range(5)),
-        "GET /large/last failed (15 more like it were not logged)",
-    ]
-
-
 def test_who_has_just_come_makes_no_room_for_others_before_those_who_wait(large_and_slow, monkeypatch):
     """Clients of a slow canister that come again and again keep nobody from being heard."""
     server, going_on = large_and_slow
@@ -548,3 +531,54 @@ def test_who_has_just_come_makes_no_room_for_others_before_those_who_wait(large_
     going_on.set()
     for client in clients:
         client.close()
+
+
+def test_a_client_that_takes_little_is_waited_for(large, monkeypatch):
+    """The kernel has megabytes under way, and tells of what is taken when a third of that is."""
+    monkeypatch.setattr("perdure.gateway.connection._STALLED_SECONDS", 0.5)
+    with asked_for(large, 20_000) as client:
+        for _ in range(30):
+            client.recv(20_000)
+            time.sleep(0.05)
+        assert large._on_their_way.held_bytes
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["at once", "in parts"])
+def test_who_is_slow_to_send_makes_room_for_others(served, monkeypatch, is_whole):
+    monkeypatch.setattr(served._bodies._held, "_most_bytes", 1_000_000)
+    monkeypatch.setattr("perdure.gateway.server._PATIENCE_SECONDS", 0.0)
+    head = POST + b"Connection: close\r\nContent-Length: "
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as slow:
+        slow.sendall(head + b"900000\r\n\r\n" + bytes(800_000))
+        while served._bodies._held.held_bytes < 800_000:
+            time.sleep(0.01)
+        parts = (bytes(300_000),) if is_whole else (bytes(10_000),) * 30
+        assert not exchange(served, head + b"300000\r\n\r\n", *parts).startswith(b"HTTP/1.1 503 ")
+        with suppress(ConnectionResetError):
+            assert slow.recv(1) == b""
+    assert served._bodies._held.held_bytes == 0
+
+
+def test_small_bodies_need_no_room(served, monkeypatch):
+    monkeypatch.setattr(served._bodies._held, "_most_bytes", 1)
+    served._bodies._held.take(1)
+    try:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+            client.sendall(POST + b"Content-Length: 2000\r\n\r\n")
+            for _ in range(20):
+                client.sendall(bytes(100))
+                time.sleep(0.005)
+            assert not client.recv(1000).startswith(b"HTTP/1.1 503 ")
+    finally:
+        served._bodies._held.give(1)
+
+
+def test_who_is_slow_to_take_makes_room_for_others(large, monkeypatch):
+    monkeypatch.setattr(large._on_their_way, "_most_bytes", 30 << 20)
+    monkeypatch.setattr("perdure.gateway.server._PATIENCE_SECONDS", 0.0)
+    with asked_for(large, 20_000) as slow:
+        while not large._on_their_way.held_bytes:
+            time.sleep(0.01)
+        with asked_for(large, 20_000) as other:
+            assert other.recv(1000).startswith(b"HTTP/1.1 200 ")
+            assert sum(map(len, iter(lambda: slow.recv(1 << 20), b""))) < 20_000 << 10

@@ -7,6 +7,9 @@ the answers to others it keeps as many as there are.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -37,12 +40,21 @@ _LINGER_SECONDS: Final = 10.0
 _MAX_LATE_BYTES: Final = 64 << 20
 """Taken and dropped of what a client sends then: one that is refused while it sends reads why only when it has sent."""
 _STALLED_SECONDS: Final = 10.0
-"""For a client that takes nothing of what is sent to it."""
+_STALLED_BYTES: Final = 16 << 10
+"""For a client that takes fewer of what is sent to it than so many."""
 
 
 def _refusal(status: bytes, words: bytes) -> bytes:
     head = b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
     return head % (status, len(words)) + words
+
+
+def _queued_bytes(descriptor: int) -> int:
+    """What the kernel has of a socket to send; 0 where it does not say."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0
 
 
 class Waiting:
@@ -188,7 +200,20 @@ class Connection(HttpToolsProtocol):
         """The client is slower than the answer; one that takes nothing at all is not waited for."""
         super().pause_writing()
         if self._stalled is None:
-            self._stalled = self.loop.call_later(_STALLED_SECONDS, self._socket.abort)
+            self._await_taking()
+
+    def _await_taking(self) -> None:
+        self._stalled = self.loop.call_later(_STALLED_SECONDS, self._check_taking, self._untaken_bytes())
+
+    def _check_taking(self, before_bytes: int) -> None:
+        if before_bytes - self._untaken_bytes() < _STALLED_BYTES:
+            self._socket.abort()
+        else:
+            self._await_taking()
+
+    def _untaken_bytes(self) -> int:
+        """Of what was sent. The kernel has room for megabytes, and tells of a third of that at once."""
+        return self._socket.get_write_buffer_size() + _queued_bytes(self._socket.get_extra_info("socket").fileno())
 
     def resume_writing(self) -> None:
         """It has taken something."""
@@ -224,7 +249,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request, which is told where to say who answers it."""
         super().on_message_begin()
-        self.scope["answering"] = self._answering  # type: ignore[typeddict-unknown-key]  # the server's own
+        own = {"answering": self._answering, "abort": self._socket.abort}
+        self.scope.update(own)  # type: ignore[typeddict-item]  # the server's own
 
     def on_headers_complete(self) -> None:
         """Begin to answer. A target that names another host than this connection's is for a proxy."""

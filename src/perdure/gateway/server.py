@@ -57,6 +57,9 @@ _SENT_AT_ONCE: Final = 64 << 10
 _THREADS: Final = 16
 _THREADS_OF_ONE: Final = 6
 _THREADS_OF_PAGES: Final = 4
+_PATIENCE_SECONDS: Final = 5.0
+"""For who sends or takes something large, before it makes room for others."""
+_MAKING_ROOM_SECONDS: Final = 0.01
 _PART_BYTES: Final = 256 << 10
 """Of a body that is read as it is sent."""
 _BACKLOG: Final = 128
@@ -149,6 +152,7 @@ class Server:
         self.rounds = Rounds.of(what, clock=clock)
         self.interface = Interfaces(self.rounds)
         self._on_their_way = Budget(_MAX_ANSWERS_BYTES)
+        self._takers = _Slow(self._on_their_way)
         self._site = Site(self.rounds, self.hosts, self._on_their_way)
         self._socket = listening
         # Head and body are two writes: else the second one waits for the first one's acknowledgement, for 40 ms.
@@ -247,7 +251,7 @@ class Server:
             pages, most_bytes = self._pages, MAX_BODY_BYTES
             if pages is not None and pages.may_upload(Request(scope["method"], scope["path"], headers, b"")):
                 most_bytes = pages.max_upload_bytes
-            body = await self._bodies.read(receive, headers, most_bytes)
+            body = await self._bodies.read(receive, headers, most_bytes, scope["abort"])
             if isinstance(body, Response):
                 response = body
             else:
@@ -268,9 +272,10 @@ class Server:
         size_bytes = len(response.body)
         if size_bytes <= _SENT_AT_ONCE:
             await _send(receive, send, response, scope["method"])
-        elif self._on_their_way.take(size_bytes):
+        elif await self._takers.take(size_bytes):
             try:
-                await _send(receive, send, response, scope["method"])
+                with self._takers.holding(scope["abort"]):
+                    await _send(receive, send, response, scope["method"])
             finally:
                 self._on_their_way.give(size_bytes)
         else:
@@ -375,11 +380,46 @@ def _let_poll(begun: asyncio.Future[Response | Pending]) -> None:
 
 
 @final
+class _Slow:
+    """Clients that have bytes of a budget. Where others need them, they go, one after the other, after some seconds."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._holders: dict[object, tuple[float, Callable[[], object]]] = {}
+
+    @contextmanager
+    def holding(self, end: Callable[[], object]) -> Iterator[object]:
+        """Be one of them for as long as the block goes on; gives what `take` knows it by. `end` ends it, soon."""
+        one = object()
+        self._holders[one] = (time.monotonic(), end)
+        try:
+            yield one
+        finally:
+            self._holders.pop(one, None)
+
+    async def take(self, size_bytes: int, own: object = None) -> bool:
+        """Have some bytes; whether there are as many, once the slow have made room."""
+        while not self._budget.take(size_bytes):
+            oldest, (since, end) = next(iter(self._holders.items()), (own, (0.0, _nothing)))
+            if oldest is own or time.monotonic() - since < _PATIENCE_SECONDS:
+                return False
+            del self._holders[oldest]
+            end()
+            await asyncio.sleep(_MAKING_ROOM_SECONDS)
+        return True
+
+
+def _nothing() -> None:
+    pass
+
+
+@final
 class _Bodies:
     """Reads bodies, of which only so many bytes are held at once: until they are answered."""
 
     def __init__(self, most_bytes: int) -> None:
         self._held = Budget(most_bytes)
+        self._senders = _Slow(self._held)
         self._left_bytes = float(_BYTES_AT_ONCE)
         self._filled_at = 0.0
 
@@ -397,9 +437,9 @@ class _Bodies:
             await asyncio.sleep(-self._left_bytes / _BYTES_A_SECOND)
 
     async def read(
-        self, receive: Callable[[], Any], headers: dict[str, str], most_bytes: int = MAX_BODY_BYTES
+        self, receive: Callable[[], Any], headers: dict[str, str], most_bytes: int, end: Callable[[], object]
     ) -> bytes | Response:
-        """The whole body, which is `held` until it is let go, or why it is not read."""
+        """The whole body, which is `held` until it is let go, or why it is not read; `end` ends its sender."""
         told = headers.get("content-length", "0")
         if not told.isascii() or not told.isdigit() or len(told) > 12 or int(told) > most_bytes:
             return _too_large()
@@ -411,12 +451,13 @@ class _Bodies:
             await self._spend(len(body))
             if len(body) > most_bytes:
                 return _too_large()
-            return body if self._held.take(len(body)) else _too_many()
+            return body if await self._senders.take(len(body)) else _too_many()
         spent = Spent(self._held)
         read: bytes | Response = b""
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                read = await self._rest(message, receive, most_bytes, spent)
+            with self._senders.holding(end) as own:
+                async with asyncio.timeout(_BODY_SECONDS):
+                    read = await self._rest(message, receive, most_bytes, spent, own)
         except TimeoutError:
             read = Response(408, b"the body took too long\n", headers=(*CORS, ("connection", "close")))
         finally:
@@ -425,17 +466,20 @@ class _Bodies:
         return read
 
     async def _rest(
-        self, message: dict[str, Any], receive: Callable[[], Any], most_bytes: int, spent: Spent
+        self, message: dict[str, Any], receive: Callable[[], Any], most_bytes: int, spent: Spent, own: object
     ) -> bytes | Response:
-        parts = []
+        parts, size_bytes = [], 0
         while message["type"] == "http.request":
             part = message.get("body", b"")
-            if spent.size_bytes + len(part) > most_bytes:
+            size_bytes += len(part)
+            if size_bytes > most_bytes:
                 return _too_large()
-            if not spent.add(len(part)):
-                return _too_many()
+            if size_bytes > _SMALL_BYTES:
+                if not await self._senders.take(size_bytes - spent.size_bytes, own):
+                    return _too_many()
+                spent.size_bytes = size_bytes
+                await self._spend(len(part))
             parts.append(part)
-            await self._spend(len(part))
             if not message.get("more_body"):
                 return b"".join(parts)
             message = await receive()
