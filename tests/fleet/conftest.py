@@ -17,6 +17,11 @@ def run(request):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "hang":
         time.sleep(1000)
+    if what == "flood":
+        for _ in range(64):
+            os.write(2, b"x" * (1 << 20))
+        print("a last word", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
     if what == "print":
         print("this is no answer", flush=True)
     with open(asked[1], "a") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pyarrow import parquet
 
 from perdure.errors import HostError, MalformedError, StorageError
 from perdure.fleet import Campaign, Job, Journal, Processes, Row, Summary
+from perdure.fleet.command import run
 from perdure.fleet.plan import estimate
 from perdure.fleet.report import write_parquet
 
@@ -65,6 +67,40 @@ def test_whoever_stops_asking_ends_what_is_under_way(tmp_path: Path, work: str) 
 def test_workers_that_do_not_start_are_told() -> None:
     with pytest.raises(HostError, match=r"(?s)workers end before they begin: exit code 1: .*no_such_module"):
         list(Campaign([Job("a", ())], Processes("no_such_module:run", 1)).rows())
+
+
+def test_a_job_that_floods_is_one_that_is_told(tmp_path: Path, work: str) -> None:
+    """What it says last is kept, and nothing grows with the rest."""
+    (told,) = Campaign([job("a", "flood", tmp_path / "done")], Processes(work, 1), 60).rows()
+    assert told.error.startswith("its worker ended by signal 9: xxx")
+    assert told.error.endswith("a last word")
+    assert len(told.error) < 3_000
+
+
+@pytest.mark.parametrize(
+    ("printed", "said", "words"),
+    [
+        ((1, 65 << 20), (), "prints more than 64 MiB"),
+        ((66, 1 << 20), (), "prints more than 64 MiB"),
+        ((), (70, 1 << 20), "yyy"),
+        ((1, 65 << 20), (70, 1 << 20), "prints more than 64 MiB"),
+    ],
+)
+def test_what_a_command_prints_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, printed: tuple[int, ...], said: tuple[int, ...], words: str
+) -> None:
+    def main() -> None:
+        for stream, sizes, letter in ((sys.stderr, said, "y"), (sys.stdout, printed, "x")):
+            if sizes:
+                for _ in range(sizes[0]):
+                    stream.write(letter * sizes[1])
+
+    monkeypatch.setattr("perdure.fleet.command.named", lambda _: main)
+    monkeypatch.setattr("sys.argv", sys.argv)
+    answer = json.loads(run(json.dumps({"main": "", "arguments": [], "directory": ""}).encode()))
+    assert words in answer["error"]
+    assert len(answer["error"]) <= 20_000
+    assert len(answer["printed"]) <= 64 << 20
 
 
 def row(source: str, outcome: str = "fine", mark: str = "") -> Row:

@@ -26,7 +26,7 @@ _MAX_WORDS: Final = 20_000
 def run(request: bytes) -> bytes:
     """Do what is asked for; exit code, what was printed on both streams, processor time: as a JSON object."""
     asked = json.loads(request)
-    printed, words = _Printed(), _Printed()
+    printed, words = _Printed(_Bounded()), _Printed(_Tail())
     home = Path.cwd()
     begun = time.process_time()
     code: object = 2
@@ -46,7 +46,7 @@ def run(request: bytes) -> bytes:
         {
             "exit_code": code if isinstance(code, int) else 2,
             "printed": printed.text(),
-            "error": words.text()[-_MAX_WORDS:],
+            "error": words.text(),
             "processor_seconds": time.process_time() - begun,
         }
     ).encode()
@@ -54,10 +54,10 @@ def run(request: bytes) -> bytes:
 
 @final
 class _Printed:
-    """A stream for what is printed, up to a size; more is an error of whoever prints it."""
+    """A stream for what is printed."""
 
-    def __init__(self) -> None:
-        self._bytes = _Bounded()
+    def __init__(self, kept: io.BytesIO) -> None:
+        self._bytes = kept
         self.stream = io.TextIOWrapper(self._bytes, encoding="utf-8", errors="backslashreplace", write_through=True)
 
     def text(self) -> str:
@@ -66,9 +66,26 @@ class _Printed:
 
 
 @final
-class _Bounded(io.BytesIO):
+class _Tail(io.BytesIO):
+    """The last of it."""
+
     def write(self, data: ReadableBuffer, /) -> int:
-        if self.tell() > MAX_PRINTED_BYTES:
+        last = (self.getvalue() + bytes(memoryview(data)[-_MAX_WORDS:]))[-_MAX_WORDS:]
+        self.seek(0)
+        self.truncate()
+        super().write(last)
+        return len(memoryview(data))
+
+    def close(self) -> None:
+        """Stay: what was printed is asked for later."""
+
+
+@final
+class _Bounded(io.BytesIO):
+    """All of it up to a size; more is an error of whoever prints it."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self.tell() + len(memoryview(data)) > MAX_PRINTED_BYTES:
             raise OSError(f"it prints more than {MAX_PRINTED_BYTES >> 20} MiB, which a campaign does not keep")
         return super().write(data)
 

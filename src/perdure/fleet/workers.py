@@ -1,9 +1,9 @@
 """Workers: processes that are given bytes and answer bytes, one thing at a time; each can be ended at any moment.
 
 A frame is its length, 8 bytes, little-endian, and so many bytes. A worker reads frames from its standard input and
-writes one for each; first, when it is ready, an empty one. What it prints otherwise goes to a file of its own, whose
-end is asked for when it has died. It ends when its input does, whatever it is at: nobody is left behind by a parent
-that was killed.
+writes one for each; first, when it is ready, an empty one. What it prints otherwise is read as it comes, and its end
+is kept until it has died: gigabytes of it take no room. It ends when its input does, whatever it is at: nobody is left
+behind by a parent that was killed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import IO, Final, Protocol, final
+from typing import Final, Protocol, final
 
 __all__ = ["FRAME", "MAX_ANSWER_BYTES", "Processes", "Worker", "Workers"]
 
@@ -24,6 +23,7 @@ FRAME: Final = 8
 """Bytes of a frame's length."""
 MAX_ANSWER_BYTES: Final = 256 << 20
 _LAST_WORDS_BYTES: Final = 2_000
+_MAX_READS: Final = 64
 _PATIENCE_SECONDS: Final = 5.0
 
 
@@ -87,7 +87,12 @@ class Processes:
             for one in workers:
                 assert isinstance(one, _Process)
                 selector.register(one.output, selectors.EVENT_READ, one)
+                if one.has_words:
+                    selector.register(one.words, selectors.EVENT_READ, one)
             for key, _ in selector.select(seconds):
+                if key.fileobj is key.data.words:
+                    key.data.listen()
+                    continue
                 answer, is_there = key.data.read()
                 if is_there:
                     found.append((key.data, answer))
@@ -101,20 +106,24 @@ def _cores() -> int:
 @final
 class _Process:
     def __init__(self, work: str) -> None:
-        self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by `end`
         self._process = subprocess.Popen(
             [sys.executable, "-m", "perdure.fleet.worker", work],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._words,
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for whoever gives the work; and its children end with it
             bufsize=0,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._input = self._process.stdin
         self.output = self._process.stdout
         self._buffer = bytearray()
+        self.words = self._process.stderr
+        self.has_words = True
+        self._last_words = b""
+        os.set_blocking(self.words.fileno(), False)
 
     def give(self, request: bytes) -> None:
         """See `Worker`."""
@@ -140,6 +149,16 @@ class _Process:
         del self._buffer[: FRAME + size_bytes]
         return answer, True
 
+    def listen(self) -> bool:
+        """Take what is there of its words, and keep the last of them; whether there was anything."""
+        try:
+            said = os.read(self.words.fileno(), 1 << 20)
+        except BlockingIOError:
+            return False
+        self.has_words = bool(said)
+        self._last_words = (self._last_words + said)[-_LAST_WORDS_BYTES:]
+        return self.has_words
+
     def end(self) -> str:
         """See `Worker`."""
         if self._process.poll() is None:
@@ -148,11 +167,11 @@ class _Process:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE_SECONDS)
         code = self._process.returncode
-        with self._words, suppress(OSError):
-            size_bytes = self._words.seek(0, os.SEEK_END)
-            self._words.seek(max(0, size_bytes - _LAST_WORDS_BYTES))
-            words = self._words.read().decode(errors="replace").strip()
-        for pipe in (self._input, self.output):
+        for _ in range(_MAX_READS):  # a child of it that has got away may go on for ever
+            if not self.listen():
+                break
+        words = self._last_words.decode(errors="replace").strip()
+        for pipe in (self._input, self.output, self.words):
             with suppress(OSError):
                 pipe.close()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
