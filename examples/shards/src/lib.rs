@@ -28,6 +28,10 @@ use std::ops::Bound;
 
 /// Of keys and values in one message: calls across subnets have 2 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
+/// What a row takes in a message beside key and value, at most.
+const ROW_BYTES: usize = 16;
+/// Of a chunk that is one large row: its key is in the message three times.
+const MAX_CHUNK_BYTES: usize = (2 << 20) - 4_096;
 
 type Memory = VirtualMemory<DefaultMemoryImpl>;
 
@@ -224,7 +228,7 @@ fn each(low: &ByteBuf, high: &Option<ByteBuf>, mut see: impl FnMut(&[u8], &[u8])
 fn first(low: &ByteBuf, high: &Option<ByteBuf>, most: usize) -> (Vec<Pair>, bool) {
     let (mut pairs, mut size_bytes, mut is_cut) = (Vec::new(), 0, false);
     each(low, high, |key, value| {
-        size_bytes += key.len() + value.len();
+        size_bytes += key.len() + value.len() + ROW_BYTES;
         is_cut = !pairs.is_empty() && (pairs.len() >= most || size_bytes > CHUNK_BYTES);
         if !is_cut {
             pairs.push(Pair { key: ByteBuf::from(key), value: Some(ByteBuf::from(value)) });
@@ -262,8 +266,22 @@ fn behind(pairs: &[Pair]) -> Option<ByteBuf> {
     })
 }
 
+/// Refuses to begin with a row that no message carries: it would be nobody's for ever.
+fn require_small(pairs: &[Pair]) {
+    if let [pair] = pairs {
+        let size_bytes = 3 * pair.key.len() + pair.value.as_ref().map_or(0, |value| value.len());
+        if size_bytes > MAX_CHUNK_BYTES {
+            trap(format!("a row of {size_bytes} bytes cannot be moved: a message has at most {MAX_CHUNK_BYTES} of it"));
+        }
+    }
+}
+
+/// Rows on their way are nobody's: perhaps the taker has them, and has changed them.
 fn count(low: &ByteBuf, high: &Option<ByteBuf>) -> Vec<Part> {
-    let state = state();
+    let mut state = state();
+    if let Some(chunk) = state.moving.clone() {
+        hand(&mut state, &chunk.low, &chunk.high, chunk.to);
+    }
     let own = between(&state.pieces, low, high).into_iter().filter(|piece| piece.holder == Some(canister_self()));
     own.map(|piece| {
         let mut count = 0;
@@ -389,6 +407,7 @@ async fn shard_give(low: ByteBuf, high: Option<ByteBuf>, to: Principal, most: u3
                 trap("these rows are not all here, or are to go to where they are");
             }
             let (pairs, is_cut) = first(&low, &high, most as usize);
+            require_small(&pairs);
             state.sent += 1;
             let end = if is_cut { behind(&pairs) } else { high.clone() };
             let chunk = Chunk { low, high: end, to, number: state.sent };
