@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,16 @@ from perdure.storage import (
     restore_state,
     versions_in,
 )
-from perdure.storage.archive_format import Entry, Vault, decode_segment, encode_segment, read_key
+from perdure.storage.archive_format import (
+    Entry,
+    Manifest,
+    Vault,
+    decode_manifest,
+    decode_segment,
+    encode_manifest,
+    encode_segment,
+    read_key,
+)
 from perdure.storage.block_cache import BlockCache
 
 URL = "s3://bucket/shop"
@@ -322,6 +333,28 @@ def test_poisoned_objects(bucket: OurServer, state: Path, tmp_path: Path, kind: 
         assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
         bucket.objects[name] = one
     restore_state(URL, tmp_path / "restored", key=key)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda found: replace(found, blobs=()), "it has no module"),
+        (lambda found: replace(found, blobs=found.blobs * 2), "a blob twice"),
+        (lambda found: replace(found, files=found.files + found.files[:1] * 2), "a file twice"),
+    ],
+)
+def test_a_version_that_is_not_whole(
+    bucket: OurServer, state: Path, tmp_path: Path, change: Callable[[Manifest], Manifest], words: str
+) -> None:
+    """Each thing that it names is right, but it does not name all, or one of them again and again."""
+    (state / "names.json").write_text("{}")
+    archive_state(state, URL)
+    name = f"shop/versions/{1:020}"
+    made = decode_manifest(bucket.objects[name].read(0, 1 << 20))
+    bucket.put(name, encode_manifest(change(made)))
+    with pytest.raises(StorageError, match=words):
+        restore_state(URL, tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
 
 
 def test_names_that_are_no_versions_do_not_count(bucket: OurServer, state: Path, tmp_path: Path) -> None:

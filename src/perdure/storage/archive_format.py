@@ -181,6 +181,14 @@ def _ascending(body: dict[str, Plain]) -> str | None:
     return None if len(set(named)) == len(named) else "a memory twice"
 
 
+def _once(body: dict[str, Plain]) -> str | None:
+    """Whether a blob or a file comes once: else a small manifest could have one written for hours."""
+    for what, names in (("blob", [one.hash for one in body["blobs"]]), ("file", [one.name for one in body["files"]])):
+        if len(set(names)) != len(names):
+            return f"a {what} twice"
+    return None
+
+
 _BODY = Table(
     "manifest",
     Field(1, "sequence", nat(62)),
@@ -190,7 +198,7 @@ _BODY = Table(
     Field(5, "memories", sequence(_MEMORY, tuple), []),
     Field(6, "blobs", sequence(row(StoredBlob, ("hash", _HASH), ("item", _ITEM)), tuple), []),
     Field(7, "files", sequence(row(StoredFile, ("name", TEXT), ("hash", _HASH), ("item", _ITEM)), tuple), []),
-    rules=(_packs, _ascending),
+    rules=(_packs, _ascending, _once),
 )
 
 

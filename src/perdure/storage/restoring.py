@@ -59,6 +59,10 @@ def checkpoint_of(archive: Archive, manifest: Manifest) -> Checkpoint:
     named = {(canister_id, name) for canister_id, one in checkpoint.canisters.items() for name in one.memories}
     if named != {(memory.canister_id, memory.name) for memory in manifest.memories}:
         raise StorageError("its memories are not those of its checkpoint", place)
+    modules = {one.module_hash for one in checkpoint.canisters.values() if one.module_hash}
+    missing = modules - {blob.hash for blob in manifest.blobs}
+    if missing:
+        raise StorageError(f"it has no module {min(missing).hex()}, which its checkpoint names", place)
     if any(
         one.layers or any(kept.generation > 1 for kept in one.memories.values())
         for one in checkpoint.canisters.values()
