@@ -29,7 +29,8 @@ class Failing:
 def fail(server, path):
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(server.url + path)
-    assert caught.value.code == 500
+    with caught.value as answer:
+        assert answer.code == 500
 
 
 def test_failures_of_one_kind_fill_no_disk(caplog, monkeypatch):
