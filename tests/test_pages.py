@@ -217,6 +217,7 @@ PAGES = {
     "docs/canister.md": Page(ledger),
     "docs/measuring.md": Page(measured, (("fail-under 90", "fail-under 10"),)),
     "docs/explorer.md": Page(ledger),
+    "docs/network.md": Page(ledger),
     "docs/serving.md": Page(counter),
     "docs/object-storage.md": Page(bucket, OBJECTS),
     "docs/toolchains.md": Page(program),

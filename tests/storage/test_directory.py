@@ -40,6 +40,14 @@ def test_is_created_empty_and_opened_again(path: str) -> None:
         assert state.state_hash() == first
 
 
+@pytest.mark.parametrize("stranger", ["a_file", "topology.json"])
+def test_what_somebody_else_keeps_is_left_as_it_is(tmp_path: Path, stranger: str) -> None:
+    (tmp_path / stranger).write_text("{}")
+    with pytest.raises(StorageError, match=r"neither empty nor|directory of a network"):
+        StateDirectory.open(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == [stranger]
+
+
 def test_keeps_everything(path: str) -> None:
     globals_ = (GlobalValue("i32", b"1234"), GlobalValue("v128", bytes(16)))
     with StateDirectory.open(path) as state:

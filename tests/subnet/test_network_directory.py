@@ -96,6 +96,54 @@ def test_one_of_its_subnets_opens_alone(path):
         assert subnet.canister(made).actor().seen() == [0, 0]
 
 
+@pytest.mark.parametrize("processes", [None, 1])
+def test_a_subnet_is_itself_from_the_beginning(path, processes):
+    """Whoever opens one alone, before there is anything on it, has the same subnet as the network."""
+    with Network(["nns", "application"], path=path, seed=b"seed", processes=processes) as network:
+        ids = [subnet.id for subnet in network.subnets]
+    made = []
+    for name, subnet_id in zip(["0-nns", "1-application"], ids, strict=True):
+        with Subnet(path / name) as subnet:
+            assert subnet.id == subnet_id
+            made.append(subnet.create_canister().id)
+    assert str(made[0]) == "rwlgt-iiaaa-aaaaa-aaaaa-cai"
+    with Network(path=path) as network:
+        assert [network.subnet_of(one) for one in made] == list(network.subnets)
+
+
+def test_nothing_else_begins_among_its_subnets(path):
+    Network(["nns", "application"], path=path).close()
+    with pytest.raises(StorageError, match="which has 0-nns, 1-application: name one of them"):
+        Subnet(path / "2-application")
+    command = ["canister", "create", "one", "--state", str(path / "1-aplication")]
+    assert CliRunner().invoke(perdure, command).exit_code
+    assert sorted(one.name for one in path.iterdir()) == ["0-nns", "1-application", "topology.json"]
+
+
+def test_a_subnet_that_a_crash_kept_from_beginning(path, monkeypatch):
+    """The network begins it; nobody else does."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Subnet, "advance_time", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Network(["nns"], path=path)
+    with pytest.raises(StorageError, match="no subnet has begun here"):
+        Subnet(path / "0-nns")
+    Network(path=path).close()
+    with Subnet(path / "0-nns") as subnet:
+        assert str(subnet.create_canister().id) == "rwlgt-iiaaa-aaaaa-aaaaa-cai"
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("kinds", "words"), [(["nns", "moon"], "found 'moon'"), (["nns", "nns"], "one nns subnet")])
+def test_nothing_is_begun_of_what_cannot_be(path, kinds, words):
+    with pytest.raises(ValueError, match=words):
+        Network(kinds, path=path)
+    assert not path.exists()
+
+
 def test_other_subnets_than_there_are(path):
     Network(2, path=path).close()
     with pytest.raises(ValueError, match="has the subnets application, application, asked for nns"):

@@ -74,6 +74,29 @@ class Checkpoints:
             if self._disk.exists(path):
                 self._disk.list_directory(path)
 
+    def own(self, locks: Locks, *, trust_owner: bool) -> None:
+        """Have the directory, see `Locks.own`, unless something else is in it: that gets no lock among it.
+
+        Raises:
+            StorageError: it has another owner, or is no state directory.
+        """
+        self._refuse_strangers()
+        self.owner = locks.own(trust_owner=trust_owner)
+
+    def _refuse_strangers(self) -> None:
+        """Refuse a directory that is no state's, and has something in it already.
+
+        Raises:
+            StorageError: it is one.
+        """
+        if not self._disk.exists(self._path) or self._disk.exists(f"{self._path}/checkpoint"):
+            return
+        refuse_network(self._path, self._disk)
+        begun = {"lock", "readers", "log", "checkpoint.new", "reserve", *SUBDIRECTORIES}
+        strangers = set(self._disk.list_directory(self._path)) - begun
+        if strangers:
+            raise StorageError(f"neither empty nor a state directory: {sorted(strangers)[0]!r} is in it", self._path)
+
     def begin(self, history: int | None) -> None:
         """Make the first one, and what lies about it, in an empty directory that is the caller's.
 
@@ -83,10 +106,7 @@ class Checkpoints:
         Raises:
             StorageError: something else is in it.
         """
-        begun = {"lock", "readers", "log", "checkpoint.new", "reserve", *SUBDIRECTORIES}
-        strangers = set(self._disk.list_directory(self._path)) - begun
-        if strangers:
-            raise StorageError(f"neither empty nor a state directory: {sorted(strangers)[0]!r} is in it", self._path)
+        self._refuse_strangers()
         for name in SUBDIRECTORIES:
             self._disk.make_directory(f"{self._path}/{name}")
         self._disk.open(f"{self._path}/readers", write=True, create=True).close()

@@ -163,7 +163,7 @@ class StateDirectory:
                 if read_only:
                     directory.locks.share()
                 else:
-                    directory._checkpoints.owner = directory.locks.own(trust_owner=trust_owner)
+                    directory._checkpoints.own(directory.locks, trust_owner=trust_owner)
                 directory._begin(history)
                 directory._lost = lost
                 directory._checkpoints.load(directory._bearable)

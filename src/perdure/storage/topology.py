@@ -23,7 +23,7 @@ from perdure.storage.beside import read_json
 from perdure.storage.checkpoint import replace_file
 from perdure.storage.disk import Disk, RealDisk
 
-__all__ = ["TOPOLOGY", "Member", "Topology", "refuse_network"]
+__all__ = ["TOPOLOGY", "Member", "Topology", "refuse_network", "refuse_within_network"]
 
 TOPOLOGY: Final = "topology.json"
 _FORMAT: Final = "perdure network 1"
@@ -51,6 +51,21 @@ def refuse_network(path: str, disk: Disk | None = None) -> None:
         names = sorted(filter(_NAME.fullmatch, disk.list_directory(path)), key=lambda name: int(name.partition("-")[0]))
         there = ", ".join(f"{path}/{name}" for name in names[:5]) or "none"
         raise StorageError(f"the directory of a network: name that of one of its subnets, {there}", path).coded(
+            "no-state"
+        )
+
+
+def refuse_within_network(path: str) -> None:
+    """Say where a subnet is to begin by itself among those of a network, which makes all that it has.
+
+    Raises:
+        StorageError: it would.
+    """
+    network = Path(path).absolute().parent
+    if (network / TOPOLOGY).is_file():
+        names = ", ".join(one.name for one in Topology(network).members[:5])
+        words = f"no subnet has begun here, in the directory of a network, which has {names}"
+        raise StorageError(f"{words}: name one of them, or open the network, which begins its own", path).coded(
             "no-state"
         )
 

@@ -11,10 +11,12 @@ on they are the directory's.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import final
+from typing import Any, final
 
 from perdure.canister import (
     MEMORY_KINDS,
@@ -32,6 +34,7 @@ from perdure.execution.ingress import IngressHistory, KeptAnswer
 from perdure.execution.inputs import encode_inputs
 from perdure.execution.journal import Journal
 from perdure.execution.records import (
+    RECORDS,
     decode_record,
     encode_record,
     encode_response,
@@ -52,6 +55,7 @@ from perdure.storage import (
     TemporaryStore,
 )
 from perdure.storage.layers import open_file_limit
+from perdure.storage.topology import refuse_within_network
 from perdure.subnet.gate import Gate
 from perdure.subnet.handed import HANDED, copied, given, handed_change, whole
 from perdure.subnet.host import CompileCode, MemoryHost, resident
@@ -60,7 +64,7 @@ from perdure.subnet.memories import StoredContent
 from perdure.subnet.records import SNAPSHOTS, RecordReader
 from perdure.subnet.residency import CAPACITY, OpenMemories, ResidentInstance, ResidentModule, Residents
 
-__all__ = ["DurableHost", "blobs_of", "canister_ids", "open_state", "undecodable"]
+__all__ = ["DurableHost", "blobs_of", "canister_ids", "open_directory", "open_state", "undecodable"]
 
 
 @final
@@ -472,6 +476,29 @@ class DurableHost:
 def blobs_of(key: bytes, record: bytes) -> tuple[bytes, ...]:
     """The chunks that a canister's record names. A snapshot has its module and its chunks in its own, a call none."""
     return () if key.startswith((SNAPSHOTS, HANDED)) else decode_record(record).chunk_hashes
+
+
+def open_directory(path: str | os.PathLike[str], *, is_member: bool, **options: Any) -> StateDirectory:
+    """The state directory of a subnet, made where there is none.
+
+    Args:
+        path: of it.
+        is_member: it is a network that opens one of its own.
+        options: as of `StateDirectory.open`.
+
+    Raises:
+        StorageError: it cannot be opened, or somebody else than the network would begin a subnet in the network's.
+    """
+    if not is_member and not (Path(path) / "checkpoint").exists():
+        refuse_within_network(os.fspath(path))
+    directory = StateDirectory.open(path, records=RECORDS, blobs_of=blobs_of, **options)
+    try:
+        if not is_member and not directory.subnet_record:
+            refuse_within_network(os.fspath(path))
+    except BaseException:
+        directory.abandon()
+        raise
+    return directory
 
 
 def open_state(

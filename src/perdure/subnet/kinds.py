@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple, final
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Kind", "kind_of"]
 
 
 @final
@@ -38,3 +38,15 @@ KINDS: Final[Mapping[str, Kind]] = {
     "bitcoin": Kind("Bitcoin", is_free=True, subnet_type="system"),
 }
 """Kinds of subnets by name."""
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = KINDS.get(name)
+    if found is None:
+        raise ValueError(f"a subnet is one of {', '.join(KINDS)}, found {name!r:.60}")
+    return found

@@ -16,7 +16,11 @@ _PIECE_BYTES = 1 << 20
 
 
 def begin_at(subnet: Subnet, first_canister_index: int, time_ns: int | None) -> None:
-    """Give a subnet that nothing was kept of its range of ids, and the time of the others."""
+    """Give a subnet that nothing was kept of its range of ids, and the time of the others.
+
+    In a directory it is kept at once: whoever opened that alone, before anything happened on it, would begin another
+    subnet there.
+    """
     host = subnet._host
     if not isinstance(host, DurableHost) or not host.directory.subnet_record:
         state = subnet._state
@@ -27,6 +31,8 @@ def begin_at(subnet: Subnet, first_canister_index: int, time_ns: int | None) -> 
             if one.kind == "open" and state.inputs is not None:  # it was noted with another range
                 config, seed, *_ = one.fields
                 state.inputs[number] = one._replace(fields=(config, seed, *state.begun_with))
+        if isinstance(host, DurableHost):
+            subnet.advance_time(0)
 
 
 def hash_of(subnet: Subnet) -> bytes:

@@ -43,7 +43,7 @@ from perdure.subnet.delegations import Delegations, Neighbour, range_of
 from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
-from perdure.subnet.kinds import KINDS
+from perdure.subnet.kinds import KINDS, kind_of
 from perdure.subnet.members import begin_at, hash_of
 from perdure.subnet.network_directory import check_places, check_streams, read_members, refuse_missing, wanted_kinds
 from perdure.subnet.process import Begins
@@ -226,9 +226,7 @@ class Network:
             raise UnsupportedError("no subnet can be added within an anchor: what is sent to it could not be undone")
         if self._topology is None and any(isinstance(subnet._host, DurableHost) for subnet in self._subnets):
             raise UnsupportedError("a state directory has one subnet: Network(path=...) keeps several")
-        found = KINDS.get(kind)
-        if found is None:
-            raise ValueError(f"a subnet is one of {', '.join(KINDS)}, found {kind!r:.60}")
+        found = kind_of(kind)
         number = len(self._subnets)
         if first_canister_index is None:
             first_canister_index = found.first_canister_index

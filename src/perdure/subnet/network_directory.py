@@ -13,7 +13,7 @@ from perdure.execution.state import NO_STREAM
 from perdure.ic.principal import Principal
 from perdure.storage.topology import Topology
 from perdure.subnet.gate import Gate
-from perdure.subnet.kinds import KINDS
+from perdure.subnet.kinds import KINDS, kind_of
 from perdure.subnet.subnet import Subnet
 
 __all__ = ["check_places", "check_streams", "read_members", "refuse_missing", "wanted_kinds"]
@@ -134,4 +134,7 @@ def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None)
         return ["application"] * 2
     if not asked:
         raise ValueError("a network has at least one subnet, found none")
+    for kind in asked:  # before any has begun: a directory would keep those that came first
+        if kind_of(kind).first_canister_index is not None and asked.count(kind) > 1:
+            raise ValueError(f"a network has one {kind} subnet, found {asked.count(kind)}")
     return asked

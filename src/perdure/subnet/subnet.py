@@ -48,7 +48,7 @@ from perdure.subnet.canister import Canister, Home
 from perdure.subnet.changed_code import ChangedCode, check_name, check_way, take_up
 from perdure.subnet.copying import copy_world, pass_on
 from perdure.subnet.core import Wasm
-from perdure.subnet.durable import DurableHost, blobs_of, open_state
+from perdure.subnet.durable import DurableHost, open_directory, open_state
 from perdure.subnet.gate import Gate, alone
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.interface import Argument, init_argument
@@ -144,12 +144,11 @@ class Subnet(Home):
                 host = MemoryHost(compile_code, Residents(self._gate), extensions=extensions)
                 self._world = World(SubnetState(seed=seed), host, config)
             else:
-                directory = StateDirectory.open(
+                directory = open_directory(
                     path,
+                    is_member=gate is not None,
                     durability=durability,
                     history=history,
-                    records=RECORDS,
-                    blobs_of=blobs_of,
                     extensions=extensions,
                     trust_owner=trust_owner,
                 )
