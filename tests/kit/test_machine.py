@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tokenize
 from dataclasses import replace
 
 import pytest
@@ -87,7 +89,7 @@ def test_an_invariant_that_breaks_is_told_with_its_shortest_story():
     with pytest.raises(AssertionError, match="counted wrong"):
         run_state_machine_as_test(CounterMachine, settings=QUICK)
     story = CounterMachine.kept[-1]
-    assert story.startswith("# AssertionError: counted wrong")
+    assert "\n# AssertionError: counted wrong" in story
     calls = [line for line in story.splitlines() if line.strip().startswith("machine.call_raw")]
     assert len(calls) == 2  # one that reaches 100, one that is not counted
     namespace: dict[str, object] = {"CounterMachine": CounterMachine}
@@ -144,3 +146,21 @@ def test_what_is_found_is_written_where_one_looks_for_it(tmp_path):
     calls = [line for line in told.splitlines() if "machine.call_raw" in line]
     assert len(calls) == 1
     assert "(201 : nat8)" in calls[0]
+
+
+@pytest.mark.parametrize("head", [None, ["canister = subnet.install(Counter)"]])
+def test_what_is_said_while_it_breaks_is_no_code(head):
+    class Headed(Right):
+        @classmethod
+        def head(cls):
+            return head
+
+    machine = Headed()
+    try:
+        # In UTF-7 `+AAo-` ends a line: the second line of a file that says so in its first could be anything.
+        story = machine.story(ValueError("-*- coding: utf-7 -*- \0 \x1b[31m +AAo-")).encode()
+    finally:
+        machine.teardown()
+    assert tokenize.detect_encoding(io.BytesIO(story).readline)[0] == "utf-8"
+    told = [one.string for one in tokenize.tokenize(io.BytesIO(story).readline) if one.type == tokenize.COMMENT]
+    assert told == ["# ValueError: -*- coding: utf-7 -*- \ufffd \ufffd[31m +AAo-"]

@@ -72,7 +72,7 @@ def fuzz(
     _check(found.machine)
     error = _run(found.machine, examples, steps, seed)
     if error is not None:
-        output.write_text(found.story)
+        output.write_text(found.story, encoding="utf-8", errors="backslashreplace")
     _report(found, error, output, as_json=as_json, quiet=quiet)
     return 0 if error is None else 1
 

@@ -266,23 +266,28 @@ class CanisterMachine(RuleBasedStateMachine):
         if self.found_in is not None:
             self.found_in.mkdir(parents=True, exist_ok=True)
             place = self.found_in / f"test_{type(self).__name__.lower()}.py"
-            place.write_text(story)
+            place.write_text(story, encoding="utf-8", errors="backslashreplace")
             note(f"written to {place}")
 
     def story(self, error: Exception) -> str:
-        """The example as a test of its own, which fails as this did; rules of one's own are not in it."""
-        told = "# " + " ".join(f"{type(error).__name__}: {error}".split())[:_TOLD_CHARACTERS].strip()
+        """The example as a test of its own, which fails as this did; rules of one's own are not in it.
+
+        What the canister says stands behind code: in its first lines Python would take a comment for the name of the
+        file's encoding, in which the names of methods could be anything.
+        """
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:_TOLD_CHARACTERS].strip()
+        told = f"# {''.join(char if char.isprintable() else chr(0xFFFD) for char in words)}"
         name, head = type(self).__name__, self.head()
-        test = f"\n\ndef test_{name.lower()}():"
+        test = f"\n\n{told}\ndef test_{name.lower()}():"
         if head is None:
             imports = ["from perdure import Principal", f"from {type(self).__module__} import {name}"]
             body = [f"machine = {name}()", *(one.again for one in self.steps), "machine.check()"]
-            return "\n".join([told, *imports, test, *(f"    {line}" for line in body), ""])
+            return "\n".join([*imports, test, *(f"    {line}" for line in body), ""])
         imports = ["from contextlib import suppress\n", "from perdure import Principal, RejectError, Subnet"]
         allowed = f"extensions={tuple(self.extensions)!r}" if self.extensions else ""
         body = [*head, *(_doing(one, self.allowed) for one in self.steps)]
         return "\n".join(
-            [told, *imports, test, f"    with Subnet({allowed}) as subnet:", *(f"        {line}" for line in body), ""]
+            [*imports, test, f"    with Subnet({allowed}) as subnet:", *(f"        {line}" for line in body), ""]
         )
 
 
