@@ -582,3 +582,25 @@ def test_who_is_slow_to_take_makes_room_for_others(large, monkeypatch):
         with asked_for(large, 20_000) as other:
             assert other.recv(1000).startswith(b"HTTP/1.1 200 ")
             assert sum(map(len, iter(lambda: slow.recv(1 << 20), b""))) < 20_000 << 10
+
+
+def test_who_asks_for_another_protocol_is_not_left_waiting_for_a_second_answer(served):
+    """As clients do that would rather speak HTTP/2."""
+    asked = ASKED[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+    found = exchange(served, asked)
+    assert found.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close\r\n" in found
+
+
+def test_many_who_wait_and_come_again_leave_room_for_others(large_and_slow, monkeypatch):
+    server, going_on = large_and_slow
+    monkeypatch.setattr("perdure.gateway.connection.MAX_CONNECTIONS", 20)
+    clients = []
+    for number in range(300):
+        clients.append(asked_for(server, 1))
+        if number % 100 == 99:
+            assert get(server).startswith(b"HTTP/1.1 200 ")
+    assert len(server._uvicorn.server_state.tasks) <= 2 * 20
+    going_on.set()
+    for client in clients:
+        client.close()

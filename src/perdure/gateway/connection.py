@@ -262,6 +262,8 @@ class Connection(HttpToolsProtocol):
         if self not in self._waiting.answered:
             self._waiting.begin(self._waiting.sending, self)
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # the parser reads nothing after it, whatever it is answered
         self._unanswered.append(self.cycle)
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -29,7 +29,7 @@ from perdure.subnet.subnet import Subnet
 try:
     import uvicorn
 
-    from perdure.gateway.connection import MAX_CONNECTIONS, Connection, Waiting
+    from perdure.gateway.connection import Connection, Waiting
     from perdure.gateway.http import CORS, SYNCHRONOUS_SECONDS, Pending, Request, Response, Streamed
     from perdure.gateway.routing import Interfaces
     from perdure.gateway.site import Site
@@ -178,7 +178,7 @@ class Server:
             http=partial(Connection, waiting=Waiting()),  # type: ignore[arg-type]  # it is called, and nothing else
             backlog=_BACKLOG,
             log_level="error",
-            limit_concurrency=MAX_CONNECTIONS + 8,
+            limit_concurrency=None,  # `Waiting` makes room, where uvicorn answers whoever comes with 503
             loop="asyncio",
             ws="none",
             lifespan="off",
