@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from importlib.resources import files
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from perdure import Network, Subnet
+from perdure.cli import perdure
 from perdure.cli.serve import LaterPages, serve, until_ended, wait
 from perdure.gateway.http import Request
 
@@ -156,9 +158,30 @@ def test_who_calls_canisters_of_a_served_state_is_told_whom_to_ask(tmp_path):
     with Subnet(path) as subnet:
         made = subnet.create_canister()
         with subnet.serve() as url:
-            for verb in (["call", str(made.id), "f"], ["status", str(made.id)], ["create", "another"]):
+            for verb in (["call", str(made.id), "f"], ["stop", str(made.id)], ["create", "another"]):
                 command = [sys.executable, "-m", "perdure", "canister", "--state", path, "--identity", "alice", *verb]
                 asked = subprocess.run(command, capture_output=True, text=True, check=False)
                 assert (asked.returncode, asked.stdout) == (2, "")
                 assert f"open in another process ({os.getpid()}), served at {url}: ask it there" in asked.stderr
                 assert "perdure explain state-in-use" in asked.stderr
+
+
+def test_who_only_looks_at_a_served_state_sees_the_last_commit(tmp_path):
+    path = tmp_path / "state"
+    with Subnet(path) as subnet, subnet.serve():
+        made = subnet.install(files("perdure.demo") / "insert_many.wasm.gz")
+        snapshot = made.take_snapshot().hex()
+        before = sorted(one.name for one in path.iterdir())
+        for verb, words in (
+            ("list", str(made.id)),
+            (f"id {made.id}", str(made.id)),
+            (f"status {made.id}", "running"),
+            (f"info {made.id}", "Controllers: 2vxsx-fae"),
+            (f"metadata {made.id} candid:service", "insert_many"),
+            (f"settings show {made.id}", "freezing_threshold"),
+            (f"snapshot list {made.id}", snapshot),
+            (f"logs {made.id} --json", "[]"),
+        ):
+            done = CliRunner().invoke(perdure, ["canister", *verb.split(), "--state", str(path)])
+            assert (done.exit_code, words in done.output) == (0, True), done.output
+        assert sorted(one.name for one in path.iterdir()) == before

@@ -29,7 +29,7 @@ def list_(state: State, as_json: bool, quiet: bool) -> None:
         perdure canister list --json
         perdure canister ls
     """  # noqa: D301
-    with state.open() as subnet:
+    with state.look() as subnet:
         rows = [{"name": state.names.name_of(one.id), "canister_id": str(one.id)} for one in subnet.canisters]
     lines = [f"{row['canister_id']}  {row['name'] or ''}".rstrip() for row in rows]
     say(as_json, False, rows, "\n".join(lines))
@@ -49,7 +49,7 @@ def status(
     Example:
         perdure canister status ledger
     """  # noqa: D301
-    with state.open() as subnet:
+    with state.look() as subnet:
         chosen = state.chosen(subnet, canisters, every or not canisters)
         if id_only:
             click.echo("\n".join(str(one.id) for one in chosen))
@@ -110,7 +110,7 @@ def id_(state: State, canisters: tuple[str, ...], every: bool, as_json: bool, qu
     Example:
         perdure canister id ledger
     """  # noqa: D301
-    with state.open() as subnet:
+    with state.look() as subnet:
         found = {state.title(one): str(one.id) for one in state.chosen(subnet, canisters, every)}
     say(as_json, False, found, "\n".join(found.values()))
 
@@ -125,7 +125,7 @@ def info(state: State, canister: str, as_json: bool, quiet: bool) -> None:
     Example:
         perdure canister info ledger
     """  # noqa: D301
-    with state.open() as subnet:
+    with state.look() as subnet:
         record = _status_record(state, state.find(subnet, canister))
     say(as_json, False, {name: record[name] for name in _PUBLIC}, _public_text(record))
 
@@ -141,7 +141,7 @@ def metadata(state: State, canister: str, name: str, as_json: bool, quiet: bool)
     Example:
         perdure canister metadata ledger candid:service
     """  # noqa: D301
-    with state.open() as subnet:
+    with state.look() as subnet:
         module = state.find(subnet, canister).module
         sections = dict(module.custom_sections) if module is not None else {}
     public = [section.removeprefix("icp:public ") for section in sections if section.startswith("icp:public ")]
@@ -220,7 +220,7 @@ def logs(
 
 
 def _rows(state: State, canister: str, chosen: _Chosen) -> list[dict[str, Any]]:
-    with state.open() as subnet:
+    with state.look() as subnet:
         records = state.find(subnet, canister).logs()
     return [
         {"index": one.sequence, "timestamp": one.time_ns, "content": _log_text(one.content)}

@@ -39,7 +39,7 @@ def show(state: State, canister: str, id_only: bool, as_json: bool, quiet: bool)
     Example:
         perdure canister settings show ledger
     """  # noqa: D301
-    with state.open() as subnet:
+    with state.look() as subnet:
         target = state.find(subnet, canister)
         if id_only:
             click.echo(str(target.id))

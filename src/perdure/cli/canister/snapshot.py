@@ -57,7 +57,7 @@ def list_(state: State, canister: str, as_json: bool, quiet: bool) -> None:
     Example:
         perdure canister snapshot list ledger
     """  # noqa: D301
-    with state.open() as subnet:
+    with state.look() as subnet:
         found = json_of(state.find(subnet, canister).snapshots())
     lines = [f"{one['id']}  {show_bytes(one['total_size'])}  {show_time(one['taken_at_timestamp'])}" for one in found]
     if as_json or lines:

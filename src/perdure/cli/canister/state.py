@@ -101,8 +101,8 @@ class State:
             click.UsageError: there is none, and none was to be created.
             StorageError: it is in use, or cannot be read.
         """
-        if not create and not self.directory.exists():
-            raise click.UsageError(f"no state in {self.directory}: `perdure canister install` begins one")
+        if not create:
+            self._refuse_none()
         with collector_paused():
             from perdure.execution.config import SubnetConfig
             from perdure.subnet import Subnet
@@ -115,6 +115,25 @@ class State:
             trust_owner=self.trust_owner,
         ) as subnet:
             yield subnet
+
+    @contextmanager
+    def look(self) -> Iterator[Subnet]:
+        """The subnet as of the last commit, for as long as the block, for who only looks; it may be served meanwhile.
+
+        Raises:
+            click.UsageError: there is none.
+            StorageError: it cannot be read.
+        """
+        self._refuse_none()
+        with collector_paused():
+            from perdure.subnet import Subnet
+
+        with Subnet.read(self.directory) as subnet:
+            yield subnet
+
+    def _refuse_none(self) -> None:
+        if not self.directory.exists():
+            raise click.UsageError(f"no state in {self.directory}: `perdure canister install` begins one")
 
     @functools.cached_property
     def names(self) -> Names:
