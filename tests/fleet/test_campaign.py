@@ -135,10 +135,15 @@ def test_a_journal_is_of_one_campaign(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"source": 1}\n')
     with pytest.raises(MalformedError, match="no row of a campaign"):
         Journal(tmp_path, "fsck", [], resume=True)
-    (tmp_path / "campaign.json").write_text("{")
-    with pytest.raises(MalformedError, match=r"campaign\.json"):
-        Journal(tmp_path, "fsck", [], resume=True)
+    for text in ("{", "[" * 200_000):
+        (tmp_path / "campaign.json").write_text(text)
+        with pytest.raises(MalformedError, match=r"campaign\.json"):
+            Journal(tmp_path, "fsck", [], resume=True)
     (tmp_path / "campaign.json").unlink()
+    (tmp_path / "campaign.json").mkdir()
+    with pytest.raises(StorageError, match="directory"):
+        Journal(tmp_path, "fsck", [], resume=True)
+    (tmp_path / "campaign.json").rmdir()
     with pytest.raises(StorageError, match=r"no campaign\.json"):
         Journal(tmp_path, "fsck", [], resume=True)
 

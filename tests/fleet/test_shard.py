@@ -351,6 +351,24 @@ def test_a_table_is_what_its_shards_are() -> None:
         ShardedTable(subnet, shards, Other, OPTIONS)
 
 
+def test_whoever_begins_again_gives_no_key_two_owners() -> None:
+    subnet = Subnet()
+    shards = [subnet.install(Users).id for _ in range(3)]
+    subnet.canister(shards[2]).stop()
+    with pytest.raises(RejectError, match="stopped"):
+        ShardedTable.begin(subnet, shards, User, OPTIONS, at=[10])  # is cut off
+    subnet.canister(shards[2]).start()
+    users = ShardedTable.begin(subnet, shards, User, OPTIONS, at=[10])
+    users.update(User(key, str(key)) for key in range(30))
+    with pytest.raises(ValueError, match="has already"):
+        ShardedTable.begin(subnet, shards, User, OPTIONS, at=[10, 20])
+    users.merge(shards[1], shards[0])
+    with pytest.raises(ValueError, match="has already"):
+        ShardedTable.begin(subnet, shards, User, OPTIONS, at=[5, 20])
+    users = ShardedTable.begin(subnet, shards, User, OPTIONS, at=[10])
+    assert (len(users), held(subnet, shards)) == (30, 30)
+
+
 def test_a_shard_that_is_added_takes_rows() -> None:
     subnet = Subnet()
     first, second = (subnet.install(Users).id for _ in range(2))

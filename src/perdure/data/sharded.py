@@ -160,7 +160,8 @@ class ShardedTable(Generic[R]):
             sender: as for the class.
 
         Raises:
-            ValueError: more keys than there are other shards, or they do not ascend.
+            ValueError: more keys than there are other shards, or they do not ascend; some shards have begun already,
+                with other keys than these: what was cut off goes on with the same.
         """
         table = object.__new__(cls)
         scratch = Pairs(Table.declare(Store(MemoryManager.create(BytesMemory()).get), "rows", owner, options))
@@ -169,12 +170,26 @@ class ShardedTable(Generic[R]):
             raise ValueError(f"{len(at)} keys for {len(shards)} shards: expected fewer than these, ascending")
         table._home, table._sender = home, sender
         table._codecs = {name: _Method(text) for name, text in SIGNATURES.items()}
+        table._require_free(shards, lows)
         for number, shard in enumerate(shards):
             is_its_own = number < len(lows)
             low = lows[number] if is_its_own else b""
             high = lows[number + 1] if number + 1 < len(lows) else None
             table._call(shard, "shard_begin", list(shards), low, high, is_its_own)
         return cls(home, shards, owner, options, sender=sender)
+
+    def _require_free(self, shards: Sequence[Principal], lows: Sequence[bytes]) -> None:
+        """Refuse to give a shard that has nothing yet what another one has: rows would have two owners."""
+        there = {shard: self._call(shard, "shard_facts")["pieces"] for shard in shards}
+        taken: Ranges[Principal | None] = Ranges(None)
+        for shard, pieces in there.items():
+            for one in pieces:
+                if one["holder"] == shard:
+                    taken.set(one["low"], one["high"], shard)
+        for shard, low, high in zip(shards, lows, [*lows[1:], None], strict=False):
+            owner = next((one for _, _, one in taken.between(low, high) if one is not None), None)
+            if not there[shard] and owner is not None:
+                raise ValueError(f"{shard} cannot begin with keys that {owner} has already: give the keys of before")
 
     def add_shard(self, shard: Principal) -> None:
         """Take another canister among the shards, which has no rows yet."""

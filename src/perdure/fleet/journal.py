@@ -76,11 +76,12 @@ class Journal:
             return
         if not resume:
             raise StorageError("has a campaign already: --resume goes on with it", self.directory)
-        with path.open("rb") as file:
-            data = file.read(_MAX_ABOUT_BYTES)
         try:
-            found = json.loads(data)
-        except ValueError as error:
+            with path.open("rb") as file:
+                found = json.loads(file.read(_MAX_ABOUT_BYTES))
+        except OSError as error:
+            raise StorageError((error.strerror or str(error)).lower(), path) from error
+        except (ValueError, RecursionError) as error:
             raise MalformedError(f"{path}: {error}") from error
         if found != about:
             raise StorageError(f"has another campaign, {_shown(found)}; this one is {_shown(about)}", self.directory)
