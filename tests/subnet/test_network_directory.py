@@ -15,6 +15,7 @@ from perdure import Network, StorageError, Subnet
 from perdure.candid import encode, parse_types
 from perdure.cli import perdure
 from perdure.execution.streams import has_new, take_in
+from perdure.storage.topology import Topology
 from perdure.subnet import network as network_module
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
@@ -239,6 +240,90 @@ def test_a_crash_before_the_first_subnet_is_written_down(path, monkeypatch):
     assert [one.name for one in path.iterdir()] == ["0-nns"]
     with Network(["system"], path=path) as network:
         assert list(network.kinds.values()) == ["system"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_crash_before_a_subnet_has_begun(path, monkeypatch, number):
+    """All subnets are written down at once: what began the network once begins it again."""
+    real = Network._add
+
+    def crash(self, kind, *rest):
+        if len(self._subnets) == number:
+            raise KeyboardInterrupt
+        return real(self, kind, *rest)
+
+    kinds = ["nns", "application", "application"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Network, "_add", crash)
+        with pytest.raises(KeyboardInterrupt):
+            Network(kinds, path=path)
+    with Network(kinds, path=path) as network, Network(kinds) as fresh:
+        assert network.kinds == fresh.kinds
+        assert [one.create_canister().id for one in network.subnets] == [
+            one.create_canister().id for one in fresh.subnets
+        ]
+
+
+def test_two_who_begin_it_at_once(path, monkeypatch):
+    """Whoever comes second has looked when there was nothing, and writes nothing over the first one's subnets."""
+    real, made = Topology.add, []
+
+    def add(self, *members):
+        if not made:
+            made.append(None)
+            made[0] = Network(2, path=path)
+        real(self, *members)
+
+    monkeypatch.setattr(Topology, "add", add)
+    with pytest.raises(StorageError, match="another process begins or changes this network") as caught:
+        Network(["nns"], path=path)
+    assert caught.value.error_code == "state-in-use"
+    made[0].close()
+    with Network(path=path) as network:
+        assert list(network.kinds.values()) == ["application"] * 2
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([("0-nns", "NNS", 0), ("1-nns", "NNS", 0)], "0-nns and 1-nns both have the ids from 0 on"),
+        ([("0-nns", "NNS", 5)], "the ids of 0-nns begin at 5"),
+    ],
+)
+def test_ids_that_two_would_give(path, entries, words):
+    path.mkdir()
+    for name, _, _ in entries:
+        (path / name).mkdir()
+    told = ", ".join(f'"{name}": {ENTRY % (kind, index)}' for name, kind, index in entries)
+    (path / "topology.json").write_text(f'{{"format": "perdure network 1", "seed": "", "subnet_configs": {{{told}}}}}')
+    for opened in (Network, Network.read):
+        with pytest.raises(StorageError, match=words):
+            opened(path=path)
+    assert not any(any((path / name).iterdir()) for name, _, _ in entries)
+
+
+@pytest.mark.parametrize("processes", [None, 1])
+def test_subnets_to_which_nothing_has_come(path, processes):
+    """Whoever reads them, or opens one alone, finds the subnets that the network has."""
+    with Network(["nns", "application"], path=path, seed=b"some", processes=processes) as network:
+        ids = [subnet.id for subnet in network.subnets]
+        with Network.read(path) as copy:
+            assert [subnet.id for subnet in copy.subnets] == ids
+    with Subnet(path / "1-application") as subnet:
+        assert subnet.id == ids[1]
+        made = subnet.create_canister().id
+    with Network(path=path) as network:
+        assert network.subnet_of(made).id == ids[1]
+
+
+def test_a_subnet_of_another_network(path, tmp_path):
+    for one, seed in ((path, b"one"), (tmp_path / "other", b"other")):
+        Network(2, path=one, seed=seed).close()
+    shutil.rmtree(path / "1-application")
+    shutil.copytree(tmp_path / "other" / "1-application", path / "1-application")
+    for opened in (Network, Network.read):
+        with pytest.raises(StorageError, match=r"1-application: has the subnet .* of another network"):
+            opened(path=path)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, final
 from perdure.errors import StorageError
 from perdure.storage.beside import read_json
 from perdure.storage.checkpoint import replace_file
-from perdure.storage.disk import Disk, RealDisk
+from perdure.storage.disk import Disk, DiskFile, RealDisk
 
 __all__ = ["TOPOLOGY", "Member", "Topology", "refuse_network", "refuse_within_network"]
 
@@ -75,7 +75,7 @@ class Topology:
     """The file of a network's directory.
 
     Args:
-        directory: of the network; made by `add`.
+        directory: of the network; made by `add`, which holds a lock on it.
         disk: where it is.
 
     Attributes:
@@ -130,25 +130,40 @@ class Topology:
         """The names of state directories that the file has and that are not there."""
         return [one.name for one in self.members if not self._outer.exists(f"{self._directory}/{one.name}")]
 
-    def add(self, member: Member) -> None:
-        """Write the file with one more subnet, after its directory: what it names and is not there, was lost.
+    def add(self, *added: Member) -> None:
+        """Write the file with more subnets, after their directories: what it names and is not there, was lost.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: it cannot be written, or somebody else has written it meanwhile.
         """
         try:
-            for path in (self._directory, f"{self._directory}/{member.name}"):
-                if not self._outer.exists(path):
-                    self._outer.make_directory(path)
+            if not self._outer.exists(self._directory):
+                self._outer.make_directory(self._directory)
+            lock = self._outer.open(self._directory)
+            try:
+                self._add(lock, added)
+            finally:
+                lock.close()
         except OSError as error:
             raise StorageError((error.strerror or str(error)).lower(), self._file) from error
-        self.members = (*self.members, member)
-        self._save()
 
-    def _save(self) -> None:
+    def _add(self, lock: DiskFile, added: Sequence[Member]) -> None:
+        # The locks of subnets come later: two who begin a network at once would each write down their own.
+        if not lock.lock(exclusive=True) or Topology(self.directory, self._outer).members != self.members:
+            raise StorageError("another process begins or changes this network: open it again", self._file).coded(
+                "state-in-use"
+            )
+        for member in added:
+            if not self._outer.exists(f"{self._directory}/{member.name}"):
+                self._outer.make_directory(f"{self._directory}/{member.name}")
+        members = (*self.members, *added)
+        self._save(members)
+        self.members = members
+
+    def _save(self, members: Sequence[Member]) -> None:
         configs = {
             one.name: {"subnet_config": {"subnet_kind": one.kind}, "first_canister_index": one.first_canister_index}
-            for one in self.members
+            for one in members
         }
         content = {"format": _FORMAT, "seed": self.seed.hex(), "subnet_configs": configs}
         try:

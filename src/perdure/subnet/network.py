@@ -31,21 +31,30 @@ from perdure.execution.cycles import FREE
 from perdure.execution.identity import identify, root_key, subordinate
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.scheduler import go_on, has_work, round_
-from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM, RANGE_BITS
+from perdure.execution.state import NO_STREAM
 from perdure.execution.streams import Slice, has_new, slice_for, take_in
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.storage import KeepHistory
-from perdure.storage.topology import Member, Topology
+from perdure.storage.topology import Topology
 from perdure.subnet import given
 from perdure.subnet.canister import Canister
 from perdure.subnet.delegations import Delegations, Neighbour, range_of
 from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
-from perdure.subnet.kinds import KINDS, kind_of
+from perdure.subnet.kinds import KINDS
 from perdure.subnet.members import begin_at, hash_of
-from perdure.subnet.network_directory import check_places, check_streams, read_members, refuse_missing, wanted_kinds
+from perdure.subnet.network_directory import (
+    all_planned,
+    check_places,
+    check_streams,
+    planned,
+    read_members,
+    refuse_missing,
+    seed_of,
+    wanted_kinds,
+)
 from perdure.subnet.process import Begins
 from perdure.subnet.remote import RemoteSubnet
 from perdure.subnet.routes import Routes
@@ -131,11 +140,15 @@ class Network:
                 refuse_missing(topology)
                 for kind, member in zip(kinds, topology.members, strict=True):
                     self._add(kind, member.first_canister_index, member.name)
-                check_places(self._subnets, topology)
+                check_places(self._subnets, topology, self._seed)
                 check_streams(self._subnets, topology.directory)
             else:
-                for kind in kinds:
-                    self.add_subnet(kind)
+                members = all_planned(kinds)
+                if topology is not None:  # all at once: a crash leaves none of them, or all
+                    topology.seed = self._seed
+                    topology.add(*members)
+                for kind, member in zip(kinds, members, strict=True):
+                    self._add(kind, member.first_canister_index, member.name)
         except BaseException:
             self._abandon()
             raise
@@ -226,28 +239,16 @@ class Network:
             raise UnsupportedError("no subnet can be added within an anchor: what is sent to it could not be undone")
         if self._topology is None and any(isinstance(subnet._host, DurableHost) for subnet in self._subnets):
             raise UnsupportedError("a state directory has one subnet: Network(path=...) keeps several")
-        found = kind_of(kind)
-        number = len(self._subnets)
-        if first_canister_index is None:
-            first_canister_index = found.first_canister_index
-        if first_canister_index is None:
-            first_canister_index = self._free_range()
-        place = first_canister_index >> RANGE_BITS
-        if first_canister_index % (1 << RANGE_BITS) or not 0 <= first_canister_index < 1 << 64:
-            raise ValueError(f"a range begins at a multiple of 2^20 below 2^64, found {first_canister_index}")
-        if place in self._routes.places:
-            raise ValueError(f"a network has one {kind} subnet with the ids from {first_canister_index} on, found two")
-        name, topology = f"{number}-{kind}", self._topology
-        if topology is not None:
-            topology.seed = self._seed
-            topology.add(Member(name, found.title, first_canister_index))
-        return self._add(kind, first_canister_index, name)
+        member = planned(kind, first_canister_index, len(self._subnets), self._routes.places)
+        if self._topology is not None:
+            self._topology.add(member)
+        return self._add(kind, member.first_canister_index, member.name)
 
     def _add(self, kind: str, first_canister_index: int, name: str) -> Subnet:
         found, number, topology = KINDS[kind], len(self._subnets), self._topology
         config = replace(self._config, production_key_names=True) if found.has_production_keys else self._config
         path = None if topology is None else topology.directory / name
-        seed = self._seed if not number else b"%s subnet %d" % (self._seed, number)
+        seed = seed_of(self._seed, number)
         time_ns = self.time_ns if self._subnets else None
         if self._workers is None:
             costs = FREE if found.is_free else None
@@ -275,12 +276,6 @@ class Network:
             for one in self._subnets if subnet is self.root else (subnet,):
                 self._introduce(one)
         return subnet
-
-    def _free_range(self) -> int:
-        place = FIRST_CANISTER_INDEX >> RANGE_BITS
-        while place in self._routes.places:
-            place -= 1
-        return place << RANGE_BITS
 
     def _connect(self, subnet: Subnet) -> None:
         subnet._world.route = self._routes.find

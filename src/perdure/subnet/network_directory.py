@@ -2,31 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import StorageError
 from perdure.execution.cycles import FREE
-from perdure.execution.state import NO_STREAM
+from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM, RANGE_BITS
 from perdure.ic.principal import Principal
-from perdure.storage.topology import Topology
+from perdure.storage.topology import TOPOLOGY, Member, Topology
 from perdure.subnet.gate import Gate
 from perdure.subnet.kinds import KINDS, kind_of
 from perdure.subnet.subnet import Subnet
 
-__all__ = ["check_places", "check_streams", "read_members", "refuse_missing", "wanted_kinds"]
+__all__ = [
+    "all_planned",
+    "check_places",
+    "check_streams",
+    "planned",
+    "read_members",
+    "refuse_missing",
+    "seed_of",
+    "wanted_kinds",
+]
 
 
-def check_places(subnets: Sequence[Subnet], topology: Topology) -> None:
-    """Refuse state directories that were put in each other's place.
+def planned(kind: str, first_canister_index: int | None, number: int, taken: Container[int]) -> Member:
+    """One more subnet.
+
+    Args:
+        kind: of it.
+        first_canister_index: where its range begins; `None`: where there is room, or where one of its kind has it.
+        number: of the subnet.
+        taken: numbers of ranges that others have.
 
     Raises:
-        StorageError: two are the same subnet, or one has another range of ids than is written down.
+        ValueError: there is no such kind or range, or another subnet has it.
+    """
+    found = kind_of(kind)
+    if first_canister_index is None:
+        first_canister_index = found.first_canister_index
+    if first_canister_index is None:
+        place = FIRST_CANISTER_INDEX >> RANGE_BITS
+        while place in taken:
+            place -= 1
+        first_canister_index = place << RANGE_BITS
+    if first_canister_index % (1 << RANGE_BITS) or not 0 <= first_canister_index < 1 << 64:
+        raise ValueError(f"a range begins at a multiple of 2^20 below 2^64, found {first_canister_index}")
+    if first_canister_index >> RANGE_BITS in taken:
+        raise ValueError(f"a network has one {kind} subnet with the ids from {first_canister_index} on, found two")
+    return Member(f"{number}-{kind}", found.title, first_canister_index)
+
+
+def all_planned(kinds: Iterable[str]) -> list[Member]:
+    """The subnets of a network that begins; raises as `planned`."""
+    members: list[Member] = []
+    taken: set[int] = set()
+    for number, kind in enumerate(kinds):
+        members.append(planned(kind, None, number, taken))
+        taken.add(members[-1].first_canister_index >> RANGE_BITS)
+    return members
+
+
+def seed_of(network_seed: bytes, number: int) -> bytes:
+    """The seed of a network's subnet."""
+    return b"%s subnet %d" % (network_seed, number) if number else network_seed
+
+
+def check_places(subnets: Sequence[Subnet], topology: Topology, seed: bytes) -> None:
+    """Refuse state directories that were put in each other's place, or come from another network.
+
+    Raises:
+        StorageError: two are the same subnet, or one has another range of ids or seed than is written down.
     """
     places: dict[Principal, str] = {}
-    for subnet, member in zip(subnets, topology.members, strict=True):
+    for number, (subnet, member) in enumerate(zip(subnets, topology.members, strict=True)):
         twin = places.setdefault(subnet.id, member.name)
         begin, wanted = subnet._state.first_canister_index, member.first_canister_index
         words = None
@@ -34,6 +85,8 @@ def check_places(subnets: Sequence[Subnet], topology: Topology) -> None:
             words = f"is the subnet {subnet.id}, which {twin} is, too: one of them is a copy of the other one"
         elif begin != wanted:
             words = f"has a subnet whose canisters' ids begin at {begin}, in the place of one of those from {wanted} on"
+        elif subnet._state.seed != seed_of(seed, number):
+            words = f"has the subnet {subnet.id} of another network, whose seed is not the one in topology.json"
         if words is not None:
             raise StorageError(
                 f"{words}; put back the directories of the network as they were", topology.directory / member.name
@@ -78,7 +131,7 @@ def read_members(topology: Topology, gate: Gate, options: Mapping[str, Any]) -> 
             found.append(Subnet.read(topology.directory / member.name, gate=gate, **options))
             if KINDS[kind].is_free:
                 found[-1]._world.costs = FREE
-        check_places(found, topology)
+        check_places(found, topology, topology.seed)
         check_streams(found, topology.directory)
     except BaseException:
         for subnet in found:
@@ -106,6 +159,21 @@ def refuse_missing(topology: Topology) -> None:
         )
 
 
+def _check_ranges(topology: Topology) -> None:
+    """Refuse a file by which two subnets would give the same ids."""
+    seen: dict[int, str] = {}
+    for member in topology.members:
+        index = member.first_canister_index
+        twin = seen.setdefault(index, member.name)
+        words = None
+        if twin != member.name:
+            words = f"{twin} and {member.name} both have the ids from {index} on"
+        elif index % (1 << RANGE_BITS):
+            words = f"the ids of {member.name} begin at {index}, a multiple of 2^20 is expected"
+        if words is not None:
+            raise StorageError(f"{words}; put back {TOPOLOGY} as it was", topology.directory)
+
+
 def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None) -> list[str]:
     """The kinds that a network is to have.
 
@@ -124,6 +192,7 @@ def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None)
             raise StorageError(
                 f"a subnet of kind {unknown[0]!r:.60}, expected {', '.join(by_title)}", topology.directory
             )
+        _check_ranges(topology)
         there = [by_title[one.kind] for one in topology.members]
         if asked is not None and asked != there:
             raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
