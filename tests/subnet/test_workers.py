@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -538,3 +539,115 @@ class TestEnds:
 
 def parse_count(counter):
     return tuple(decode(counter.query("count", NOTHING)))
+
+
+class TestOddMoments:
+    """What comes while somebody waits for a worker, or where nobody may come."""
+
+    def test_a_child_that_was_forked_closes_nothing(self, pair):
+        network, _, ids = pair
+        child = os.fork()
+        if not child:
+            network.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert network.canister(ids[0]).actor().walk([ids[1]], 10, 1, "", 0) == 1
+
+    def test_ended_by_a_signal_without_a_name(self):
+        with Network(2, processes=2) as network:
+            made = network.subnets[0].create_canister()
+            os.kill(network.processes[0], signal.SIGRTMIN + 3)
+            for _ in range(2):
+                with pytest.raises(HostError, match=rf"has ended \(signal {signal.SIGRTMIN + 3}\)"):
+                    made.status()
+
+    def test_a_handler_that_calls_within_a_round(self, pair, monkeypatch):
+        network, _, ids = pair
+        said = []
+
+        def handler(*_):
+            with pytest.raises(RuntimeError, match="a round of the network is under way"):
+                network.canister(ids[1]).status()
+            said.append(True)
+
+        before = signal.signal(signal.SIGALRM, handler)
+        real = network._workers._workers[0].begin
+
+        def begin(kind, *parts):
+            real(kind, *parts)
+            if kind == frames.Kind.RUN:
+                os.kill(os.getpid(), signal.SIGALRM)
+
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(network._workers._workers[0], "begin", begin)
+                network.tick()
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert said
+        assert network.canister(ids[0]).actor().walk([ids[1]], 10, 1, "", 0) == 1
+
+    def test_what_nobody_has_waited_for_answers_nothing_else(self, pair, monkeypatch):
+        """A worker that owes an answer, as somebody was interrupted twice, takes part in a round of another's call."""
+        network, _, ids = pair
+        worker = network._workers._workers[0]
+        real, left = worker.receive, [KeyboardInterrupt, KeyboardInterrupt]
+
+        def receive():
+            if left:
+                raise left.pop()
+            return real()
+
+        monkeypatch.setattr(worker, "receive", receive)
+        with pytest.raises(KeyboardInterrupt):
+            network.canister(ids[0]).status()
+        assert worker.owed == 1
+        assert network.canister(ids[1]).actor().walk([ids[0]], 10, 1, "", 0) == 1
+        assert worker.owed == 0
+
+    def test_interrupted_when_the_worker_asks_for_a_round(self, pair, monkeypatch):
+        """It takes no signal then, and is told that there is none."""
+        network, _, ids = pair
+
+        def interrupt(_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(network._gate, "become_alone", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                network.canister(ids[0]).actor().walk([ids[1]], 10, 1, "", 0)
+        assert network._workers._workers[0].owed == 0
+        assert network.canister(ids[0]).actor().walk([ids[1]], 10, 1, "", 0) == 1
+
+    def test_values_that_no_frame_has(self, pair):
+        network, _, ids = pair
+        deep = []
+        for _ in range(300):
+            deep = [deep]
+        made = network.canister(ids[0])
+        for method, argument in (("walk", deep), ("\udc80", b""), ("walk", {made.id: 1})):
+            with pytest.raises(UnsupportedError, match="cross to a worker process"):
+                made.update(method, argument)
+        assert made.actor().walk([ids[1]], 10, 1, "", 0) == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x01\0\0\0\xff",
+        b"\x01\0\0\0\x05",
+        b"\x01\0\0\0\x80",
+        b"\x02\0\0\0\x81\x41",
+        b"\x90\x01\0\0" + b"\x81" * 400,
+    ],
+)
+def test_what_is_no_frame_ends_the_pipe(sent):
+    """Whoever is out of step is gone: a network in a directory begins it again."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(sent)
+        channel = frames.Channel(ours)
+        with pytest.raises(frames.EndedError):
+            channel.receive()
+        channel.close()

@@ -160,6 +160,8 @@ _TUPLE, _PRINCIPAL, _CANISTER, _RECORD, _DURATION, _TIME, _PATH, _CLASS = range(
 _RECORDS: Final[Mapping[str, type[Any]]] = {
     one.__name__: one for one in (Status, LogRecord, GlobalValue, LastEntry, Code, Known)
 }
+_MAX_DEPTH: Final = 100
+"""Of values within values; a decoder of CBOR has a limit, too."""
 _PLAIN: Final = frozenset({type(None), bool, int, str, bytes, float})
 
 
@@ -173,40 +175,48 @@ def encode_value(value: object, what: str) -> Any:
     Raises:
         UnsupportedError: nothing of its kind crosses.
     """
+    return _encoded(value, what, 0)
+
+
+def _encoded(value: object, what: str, depth: int) -> Any:
     if type(value) in _PLAIN:
         return value
+    if depth > _MAX_DEPTH:
+        raise UnsupportedError(
+            f"{what} has values within values, more than {_MAX_DEPTH} deep: that does not cross to a worker process"
+        )
     for kinds, encode in _ENCODERS:
         if isinstance(value, kinds):
-            return encode(value, what)
+            return encode(value, what, depth + 1)
     raise UnsupportedError(
         f"{what} is {type(value).__name__}, which does not cross to a worker process; make the network without "
         "processes"
     )
 
 
-def _record(value: Any, what: str) -> Any:
+def _record(value: Any, what: str, depth: int) -> Any:
     name = type(value).__name__
     if _RECORDS.get(name) is not type(value):
-        return cbor2.CBORTag(_TUPLE, [encode_value(one, what) for one in value])
+        return cbor2.CBORTag(_TUPLE, [_encoded(one, what, depth) for one in value])
     parts = [getattr(value, one.name) for one in fields(value)] if is_dataclass(value) else value
-    return cbor2.CBORTag(_RECORD, [name, *(encode_value(one, what) for one in parts)])
+    return cbor2.CBORTag(_RECORD, [name, *(_encoded(one, what, depth) for one in parts)])
 
 
-_Encoder = Callable[[Any, str], Any]
+_Encoder = Callable[[Any, str, int], Any]
 _ENCODERS: Final[tuple[tuple[Any, _Encoder], ...]] = (
-    ((bool, int), lambda value, what: int(value)),
-    ((bytearray, memoryview), lambda value, what: bytes(value)),
-    (ClassBytes, lambda value, what: cbor2.CBORTag(_CLASS, value.wasm)),
+    ((bool, int), lambda value, what, depth: int(value)),
+    ((bytearray, memoryview), lambda value, what, depth: bytes(value)),
+    (ClassBytes, lambda value, what, depth: cbor2.CBORTag(_CLASS, value.wasm)),
     ((tuple, *_RECORDS.values()), _record),
-    (Principal, lambda value, what: cbor2.CBORTag(_PRINCIPAL, value.raw_bytes)),
-    ((list, frozenset, set), lambda value, what: [encode_value(one, what) for one in value]),
-    (Mapping, lambda value, what: {key: encode_value(one, what) for key, one in value.items()}),
-    (timedelta, lambda value, what: cbor2.CBORTag(_DURATION, value // timedelta(microseconds=1))),
-    (datetime, lambda value, what: cbor2.CBORTag(_TIME, nanoseconds_since_1970(value))),
-    (str, lambda value, what: str(value)),
-    (os.PathLike, lambda value, what: cbor2.CBORTag(_PATH, str(Path(value).absolute()))),
+    (Principal, lambda value, what, depth: cbor2.CBORTag(_PRINCIPAL, value.raw_bytes)),
+    ((list, frozenset, set), lambda value, what, depth: [_encoded(one, what, depth) for one in value]),
+    (Mapping, lambda value, what, depth: {key: _encoded(one, what, depth) for key, one in value.items()}),
+    (timedelta, lambda value, what, depth: cbor2.CBORTag(_DURATION, value // timedelta(microseconds=1))),
+    (datetime, lambda value, what, depth: cbor2.CBORTag(_TIME, nanoseconds_since_1970(value))),
+    (str, lambda value, what, depth: str(value)),
+    (os.PathLike, lambda value, what, depth: cbor2.CBORTag(_PATH, str(Path(value).absolute()))),
     # A handle of a canister, which this file does not know.
-    (object, lambda value, what: cbor2.CBORTag(_CANISTER, _canister_id(value, what))),
+    (object, lambda value, what, depth: cbor2.CBORTag(_CANISTER, _canister_id(value, what))),
 )
 
 
@@ -347,14 +357,26 @@ def packed(kind: Kind, *parts: object) -> bytes:
     """A frame.
 
     Raises:
-        UnsupportedError: it is too long.
+        UnsupportedError: it is too long, or has values that do not cross.
     """
-    data = cbor2.dumps([int(kind), *parts])
+    try:
+        data = cbor2.dumps([int(kind), *parts])
+    except (cbor2.CBORError, ValueError) as error:  # half of a surrogate pair, a key that is none
+        raise UnsupportedError(f"this does not cross to a worker process: {error!s:.200}") from error
     if len(data) > MAX_FRAME_BYTES:
         raise UnsupportedError(
             f"{len(data)} bytes do not cross to a worker process at once, at most {MAX_FRAME_BYTES} do"
         )
     return _LENGTH.pack(len(data)) + data
+
+
+def _frame_of(data: bytes) -> list[Any] | None:
+    """The items of a frame; `None`: it is none."""
+    try:
+        frame = cbor2.loads(data)
+    except (cbor2.CBORError, ValueError, RecursionError):
+        return None
+    return frame if isinstance(frame, list) and frame and type(frame[0]) is int else None
 
 
 @final
@@ -376,6 +398,8 @@ class Channel:
         self._frames: deque[list[Any]] = deque()
         self._is_ended = False
         self._poll = select.poll()
+        self.is_waiting = False
+        """Whether a thread is within a wait, where handlers of signals run."""
 
     def send(self, frame: bytes) -> None:
         """Send a frame; it is on its way when this returns, or an exception has come while it waited.
@@ -418,9 +442,11 @@ class Channel:
         self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._going else 0))
         signals = threads.here.state
         try:
+            self.is_waiting = True
             signals.let_in()
             self._poll.poll(_LOOK_MILLISECONDS)
         finally:
+            self.is_waiting = False
             signals.hold()
         if self._going:
             self._write()
@@ -451,11 +477,15 @@ class Channel:
             (length,) = _LENGTH.unpack_from(self._coming)
             end = _LENGTH.size + length
             if length > MAX_FRAME_BYTES:
-                raise MalformedError(f"a frame of {length} bytes, at most {MAX_FRAME_BYTES} are expected")
+                self._is_ended = True  # what comes next begins nowhere
+                return
             if len(self._coming) < end:
                 return
             with memoryview(self._coming) as whole, whole[_LENGTH.size : end] as part:
-                frame = cbor2.loads(bytes(part))
+                frame = _frame_of(bytes(part))
+            if frame is None:
+                self._is_ended = True
+                return
             del self._coming[:end]
             self._frames.append(frame)
 

@@ -124,6 +124,7 @@ class WorkerProcess:
         places: its subnets.
         is_known: whether what is known of them is what they are.
         lost: why it is of no use any more; empty: it is.
+        is_left: whether it owes answers that nobody waits for any more, as an exception came while it was interrupted.
     """
 
     def __init__(self, number: int, begins: Begins | None = None) -> None:
@@ -136,8 +137,10 @@ class WorkerProcess:
         self.lost = ""
         self.slices: dict[tuple[int, bytes], tuple[int, int, bytes]] = {}
         self.process: Begun | None = None
+        self.is_left = False
         self._channel: Channel | None = None
         self._owed = 0
+        self._asks_at = 0
 
     @property
     def is_alive(self) -> bool:
@@ -150,6 +153,12 @@ class WorkerProcess:
         self.process, ours = begin_process() if self._begins is None else self._begins.start(self.number)
         self._channel = Channel(ours)
         self._owed, self.is_known, self.anew, self.slices = 0, False, True, {}
+        self._asks_at, self.is_left = 0, False
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for its pipe right now."""
+        return self._channel is not None and self._channel.is_waiting
 
     @property
     def _pipe(self) -> Channel:
@@ -170,9 +179,16 @@ class WorkerProcess:
     def receive(self) -> list[Any]:
         """What comes: an answer, or that a call wants a round of the network."""
         frame = self._pipe.receive()
-        if frame[0] != Kind.GO_ON:
+        if frame[0] == Kind.GO_ON:
+            self._asks_at = self._owed
+        else:
             self._owed -= 1
         return frame
+
+    def went_on(self, did: bool, error: list[Any] | None) -> None:
+        """Say what became of the round that a call has asked for."""
+        self._asks_at = 0
+        self.tell(Kind.WENT_ON, did, error)
 
     def end(self) -> Any:
         """The answer to what was begun, which asks for no round."""
@@ -186,15 +202,16 @@ class WorkerProcess:
     def interrupt(self, error: BaseException, before: int = 0) -> BaseException | None:
         """Have it end what is under way between two messages, and wait for that; what came of it."""
         failed: BaseException | None = None
+        self.is_left = self._owed > before
         if self._owed > before and self.process is not None:
             self.process.send_signal(signal.SIGINT)
         while self._owed > before:
+            if self._asks_at == self._owed:  # it waits for a round, and takes no signal meanwhile
+                self.went_on(False, encode_error(error))
             frame = self.receive()
-            if frame[0] == Kind.GO_ON:
-                self.tell(Kind.WENT_ON, False, encode_error(error))
-            elif frame[0] == Kind.FAILED:
+            if frame[0] == Kind.FAILED:
                 failed = decode_error(frame[1])
-        self.is_known, self.anew = False, True
+        self.is_left, self.is_known, self.anew = False, False, True
         return failed
 
     @property
@@ -210,7 +227,7 @@ class WorkerProcess:
             _kill(process)
         if channel is not None:
             channel.close()
-        self._owed, self.is_known = 0, False
+        self._owed, self._asks_at, self.is_known, self.is_left = 0, 0, False, False
 
     def take_report(self, report: Sequence[Any]) -> None:
         """Know what a report says."""

@@ -85,7 +85,8 @@ class Workers:
         self.routes = Routes()
         self._is_closed = False
         self._root = 0
-        self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
+        self._owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _kill_all, self._workers, self._owner)
 
     # --- subnets
 
@@ -174,8 +175,12 @@ class Workers:
             raise ValueError("the network is closed")
         if worker.lost:
             raise _lost(worker.lost)
+        if worker.is_left:
+            self._settled(worker)
         if worker.is_alive:
             return
+        if worker.lost:
+            raise _lost(worker.lost)
         if worker.process is not None:  # it has ended by itself
             self._bury(worker)
             if worker.lost:
@@ -197,7 +202,7 @@ class Workers:
             with suppress(subprocess.TimeoutExpired):
                 code = worker.process.wait(_SOON_SECONDS)
         worker.kill()
-        how = "" if code is None else f" (exit code {code})" if code >= 0 else f" ({signal.Signals(-code).name})"
+        how = "" if code is None else f" (exit code {code})" if code >= 0 else f" ({_signal_name(-code)})"
         return self._ended(worker, how)
 
     def _ended(self, worker: WorkerProcess, how: str) -> str:
@@ -232,6 +237,18 @@ class Workers:
                     is_kept = getattr(failed, "committed", None) if failed is not None else True
                     error.committed = is_kept  # type: ignore[attr-defined]
 
+    def _check_rest(self, turn: bool | None) -> None:
+        """Refuse what a signal handler asks for while its thread is at a round.
+
+        Args:
+            turn: that the entry has begun with; `None`: it is not within another one.
+
+        Raises:
+            RuntimeError: it is.
+        """
+        if turn is not None and any(one.is_waited_for or (one.owed and not one.is_left) for one in self._workers):
+            raise _within_a_round()
+
     def recover(self) -> None:
         """Have nobody owe anything. For whoever has the network to itself."""
         with Held():
@@ -250,6 +267,7 @@ class Workers:
         with gate.lock:
             try:
                 gate.beside(turn, worker.key)
+                self._check_rest(turn)
                 with Held():
                     if turn is None:
                         self._settled(worker)
@@ -285,12 +303,14 @@ class Workers:
                     did, failed = self.round(always=frame[1]) or self._round_number != others, None
                 except BaseException as error:
                     did, failed, went_wrong = False, encode_error(error), error
+                    if worker.owed > before + 1:  # it was interrupted itself, and somebody has not waited for that
+                        worker.interrupt(error, before + 1)
                     if not worker.owed:
                         raise
                 if worker.process is not process:  # it has ended since it asked, and the round has begun another one
                     raise _lost(self._ended(worker, ""))
                 worker.is_known = False
-                worker.tell(Kind.WENT_ON, did, failed)
+                worker.went_on(did, failed)
                 frame = worker.receive()
             return answer_of(frame)
         except EndedError:
@@ -350,6 +370,8 @@ class Workers:
                     failed, worker.anew, worker.is_known = failed or error, True, False
         except BaseException as error:
             for worker, owed in zip(workers, before, strict=True):
+                worker.is_left = worker.owed > owed
+            for worker, owed in zip(workers, before, strict=True):
                 self._interrupted([worker], error, owed)
             raise
         if failed is not None:
@@ -358,6 +380,8 @@ class Workers:
 
     def round(self, *, always: bool) -> bool:
         """Run a round of all subnets that are running, if there is work or `always`; whether it did."""
+        if any(worker.is_waited_for for worker in self._workers):
+            raise _within_a_round()
         with Held():
             self._look()
             running = [self._places[number] for number in self._running()]
@@ -453,6 +477,7 @@ class Workers:
         with gate.lock:
             try:
                 gate.alone(turn)
+                self._check_rest(turn)
                 if turn is None:
                     self.recover()
                 with Held():
@@ -464,6 +489,10 @@ class Workers:
         """End all processes, each after a last checkpoint where there is a directory."""
         if self._is_closed:
             return
+        if os.getpid() != self._owner:  # a child that was forked, whose parent goes on
+            self._is_closed = True
+            return
+        self._check_rest(self._gate.turn)
         failed: BaseException | None = None
         try:
             with Held():
@@ -483,6 +512,15 @@ class Workers:
         """End all processes at once, as a crash would."""
         self._is_closed = True
         self._finalizer()
+
+
+def _within_a_round() -> RuntimeError:
+    return RuntimeError("called while a round of the network is under way: what is wanted is not free before")
+
+
+def _signal_name(number: int) -> str:
+    known = {int(one): one.name for one in signal.Signals}  # those for real-time use have no names
+    return known.get(number, f"signal {number}")
 
 
 def _lost(words: str) -> HostError:
