@@ -855,3 +855,38 @@ def test_an_endless_loop_can_be_interrupted(method):
         signal.signal(signal.SIGALRM, before)
     assert signal.getsignal(signal.SIGALRM) is before
     assert spinner.actor().counted() == 0
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@canister
+class Speaks:
+    @update
+    def fail(self, has_text: bool) -> int:
+        raise ValueError("half \udc80") if has_text else UnprintableError
+
+    @update
+    async def ask(self, other: Principal, has_text: bool) -> int:
+        return await call(other, "fail", has_text, signature="(bool) -> (int)")
+
+    @update
+    def one(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("has_text", "words"),
+    [(True, r"ValueError: half \\udc80"), (False, "UnprintableError: its text raises an exception")],
+)
+def test_exceptions_whose_text_is_none(has_text: bool, words: str) -> None:
+    """They are traps as any other, and no message stays at the head of a queue for good."""
+    subnet = Subnet()
+    speaks, asks = subnet.install(Speaks), subnet.install(Speaks)
+    with rejects(match=words):
+        speaks.actor().fail(has_text)
+    with rejects(match=words):
+        asks.actor().ask(speaks.id, has_text)
+    assert asks.actor().one() == speaks.actor().one() == 1

@@ -253,7 +253,7 @@ class PythonInstance:
             self.roll_back()
             raise
         except Exception as error:
-            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            text = _words_of(error)
             backtrace = _frames_of(error.__traceback__)
             note_raised(backtrace, error.with_traceback(_from_theirs(error.__traceback__)))
             return api.fail(CanisterTrap(TrapCode.CALLED_TRAP, text), backtrace=backtrace)
@@ -552,6 +552,16 @@ def _from_theirs(trace: TracebackType | None) -> TracebackType | None:
     while step is not None and Path(step.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE):
         step = step.tb_next
     return step or trace
+
+
+def _words_of(error: Exception) -> str:
+    """Class and text, as a trap has them: in UTF-8, whatever the canister's own class of exceptions says."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        text = "its text raises an exception, too"
+    return (f"{name}: {text}" if text else name).encode(errors="backslashreplace").decode()
 
 
 def _frames_of(trace: TracebackType | None) -> tuple[str, ...]:
