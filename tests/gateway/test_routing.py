@@ -207,3 +207,13 @@ def test_a_directory_is_served(tmp_path):
             made.update("inc", NOTHING)
     with Subnet(tmp_path / "net" / "1-application") as alone:
         assert alone.root_key == root_key(alone._state.seed).public_key_der
+
+
+@pytest.mark.parametrize("named", ["", "x", "aaaaa-ab", "a" * 200, "%20", "aaaaa-aa-"])
+@pytest.mark.parametrize("act", ["v2/canister/{}/query", "v3/canister/{}/call", "v3/subnet/{}/read_state"])
+def test_what_is_no_principal_is_the_clients_fault(running, named, act):
+    content = {"request_type": act.rpartition("/")[2], "sender": b"\4", "ingress_expiry": time.time_ns() + 10**11}
+    request = Request(
+        "POST", "/api/" + act.format(named), {"content-type": "application/cbor"}, cbor2.dumps({"content": content})
+    )
+    assert running[2].begin(request).status in {400, 404}

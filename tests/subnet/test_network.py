@@ -291,6 +291,15 @@ class TestWaiting:
         with pytest.raises(ValueError, match="time does not go back"):
             network.set_time(network.time_ns - 1)
 
+    def test_time_that_goes_on_nowhere(self, network):
+        """No clock moves where one of them would come to its end."""
+        last = network.subnets[-1]
+        last.set_time(4_600_000_000 * 10**9)
+        before = [subnet.time_ns for subnet in network.subnets]
+        with pytest.raises(ValueError, match="where clocks end"):
+            network.advance_time("500d")
+        assert [subnet.time_ns for subnet in network.subnets] == before
+
     def test_what_is_of_another_network(self, network):
         with Subnet() as other, pytest.raises(ValueError, match="no subnet of this network"):
             network.halt(other)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, final
 
+from perdure.errors import MalformedError
 from perdure.gateway.http import HttpInterface, Pending, Request, Response, awaited
 from perdure.ic.principal import Principal
 from perdure.subnet.live import Live, Rounds
@@ -45,7 +46,7 @@ class Interfaces:
             return self._of_default()
         try:
             live = self._rounds.find(Principal.from_text(parts[4]).raw_bytes)
-        except ValueError:
+        except (MalformedError, ValueError):
             live = None  # whoever it comes to will say so
         return self._of_default() if live is None else self._interface(live)
 

@@ -391,7 +391,8 @@ class Network:
     @alone
     def advance_time(self, duration_ns: int | timedelta | str) -> None:
         """Let time pass on every subnet, as for `Subnet.advance_time`."""
-        for subnet in self._subnets:
+        # What is too long is so for the clock that is furthest: no other has moved then.
+        for subnet in sorted(self._subnets, key=lambda one: -one.time_ns):
             subnet.advance_time(duration_ns)
 
     # --- what goes between subnets
