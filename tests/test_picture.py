@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from perdure.inspection.occupancy import draw_legend
 from perdure.picture import PALETTE, Picture, Scale, Series, bars, clipped, document, lines
 
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
@@ -162,6 +163,22 @@ def test_words_of_a_png_are_letters():
 @pytest.mark.parametrize(("words", "like"), [("…", "..."), ("é", "e"), ("\x1b", "\x7f"), ("漢", "\x7f")])
 def test_what_has_no_letter_is_decomposed_or_a_box(words: str, like: str):
     assert [*shown(words)] == [*shown(like)]
+
+
+def test_no_more_words_are_drawn_than_the_document_has():
+    def drawn(words: str) -> bytes:
+        picture = Picture("words", 4_000)
+        picture.text(2, 10, words)
+        return picture.png()
+
+    assert drawn("a" * 1_000_000) == drawn("a" * 199 + "…") != drawn("a" * 199)
+
+
+def test_a_legend_of_very_many_is_a_picture_still():
+    picture = Picture("map", 800)
+    draw_legend(picture, [("ink", f"memory {number}") for number in range(100_000)])
+    assert picture.png().startswith(b"\x89PNG")
+    assert texts(ElementTree.fromstring(picture.svg()))[-2:] == ["memory 255", "and 99,744 more"]
 
 
 def test_words_end_where_they_are_anchored():

@@ -226,8 +226,11 @@ _CHARACTER: Final = 0.56
 
 def xml_text(text: str) -> str:
     """Text for XML, which has no control characters, cut where nobody would read on."""
-    shown = text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
-    return escape(one_line(shown))
+    return escape(one_line(_cut(text)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
 
 
 def one_line(text: str) -> str:
@@ -266,7 +269,7 @@ class _Words(NamedTuple):
     def draw(self, raster: Raster) -> None:
         dot = max(1, round(self.size * _PNG_SCALE / 12))
         x, y, share = self.x * _PNG_SCALE, self.y * _PNG_SCALE, _SHARES[self.anchor]
-        raster.text(x, y, one_line(self.words), dot, _hexadecimal(self.colour), share=share, bold=self.is_bold)
+        raster.text(x, y, one_line(_cut(self.words)), dot, _hexadecimal(self.colour), share=share, bold=self.is_bold)
 
 
 class _Box(NamedTuple):

@@ -92,6 +92,18 @@ def test_an_update_takes_in_nothing_from_elsewhere(tmp_path):
     assert len(graph) == 0
 
 
+def test_what_is_nested_too_deep_is_refused():
+    graph = Triples.declare(store_over(BytesMemory()), "facts").graph
+    many = 5_000
+    for ask, text in (
+        (graph.query, f"select * where {'{' * many} ?s ?p ?o {'}' * many}"),
+        (graph.query, f"select * where {{ filter {'(' * many}1{')' * many} }}"),
+        (graph.update, f"insert {{ ?s ?p ?o }} where {'{' * many} ?s ?p ?o {'}' * many}"),
+    ):
+        with pytest.raises(UnsupportedError, match="more brackets within brackets"):
+            ask(text)
+
+
 @pytest.fixture
 def hurried():
     """A graph of 60 triples whose statements may work for 50 ms."""

@@ -90,6 +90,15 @@ def test_what_cannot_be_made_leaves_nothing(temporary: Path) -> None:
     assert (ended, list(temporary.iterdir())) == ([1], [])
 
 
+def test_what_has_no_place_gives_its_turn_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            Archive(filled, "it", lambda: ended.append(1))
+    assert ended == [1, 1]
+
+
 def test_closed_twice_it_is_gone_once(temporary: Path) -> None:
     ended: list[int] = []
     archive = Archive(filled, "it", lambda: ended.append(1))

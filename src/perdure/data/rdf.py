@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from reprlib import repr as brief
 from typing import Any, Final, Protocol, final
@@ -203,28 +203,31 @@ class StableGraph(Graph):
         """What a query finds.
 
         Raises:
-            UnsupportedError: it asks another endpoint, or is a text of more than 256 KiB.
+            UnsupportedError: it asks another endpoint, is a text of more than 256 KiB, or nested too deep.
             HostError: it takes longer than the limit, also while the result is gone through.
         """
-        if isinstance(query_object, str):
-            _check_text(query_object)
-            names = self._names(arguments[2:3], options)
-            query_object = translateQuery(parseQuery(query_object), options.get("base"), names)
-        _only_here(query_object.algebra)
+        with _not_too_deep():
+            if isinstance(query_object, str):
+                _check_text(query_object)
+                names = self._names(arguments[2:3], options)
+                query_object = translateQuery(parseQuery(query_object), options.get("base"), names)
+            _only_here(query_object.algebra)
         return Graph.query(self._counted(), query_object, *arguments, **options)
 
     def update(self, update_object: Any, *arguments: Any, **options: Any) -> None:
         """Change what an update says: all of it or, where it fails, nothing.
 
         Raises:
-            UnsupportedError: it takes triples from a file or another endpoint, or is a text of more than 256 KiB.
+            UnsupportedError: it takes triples from a file or another endpoint, is a text of more than 256 KiB, or
+                nested too deep.
             HostError: it takes longer than the limit.
         """
-        if isinstance(update_object, str):
-            _check_text(update_object)
-            names = self._names(arguments[1:2], options)
-            update_object = translateUpdate(parseUpdate(update_object), options.get("base"), names)
-        _only_here(update_object.algebra)
+        with _not_too_deep():
+            if isinstance(update_object, str):
+                _check_text(update_object)
+                names = self._names(arguments[1:2], options)
+                update_object = translateUpdate(parseUpdate(update_object), options.get("base"), names)
+            _only_here(update_object.algebra)
         counted = self._counted()
         with self.store.transaction():
             Graph.update(counted, update_object, *arguments, **options)
@@ -241,6 +244,15 @@ class StableGraph(Graph):
         """The namespaces that a caller gives, by place or by name; else those of the graph."""
         given = by_place[0] if by_place else options.get("initNs")
         return given or dict(self.namespaces())
+
+
+@contextmanager
+def _not_too_deep() -> Iterator[None]:
+    """For rdflib's parser, which goes as deep as a text does."""
+    try:
+        yield
+    except RecursionError as error:
+        raise UnsupportedError("SPARQL with more brackets within brackets than its parser takes") from error
 
 
 def _check_text(text: str) -> None:

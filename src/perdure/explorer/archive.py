@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, final
 
@@ -36,17 +37,16 @@ class Archive:
         self._gone = gone
         self._lock = threading.Lock()
         self._is_closed = False
-        self._directory = tempfile.TemporaryDirectory(prefix="perdure-snapshot-", ignore_cleanup_errors=True)
         self._file: BinaryIO | None = None
         self._left = b""
-        try:
+        with ExitStack() as undoing:
+            undoing.callback(gone)
+            self._directory = tempfile.TemporaryDirectory(prefix="perdure-snapshot-", ignore_cleanup_errors=True)
+            undoing.callback(self._directory.cleanup)
             path = Path(self._directory.name) / name
             make(path)
             self._pieces, self.size_bytes = _pieces(path)
-        except BaseException:
-            self._directory.cleanup()
-            gone()
-            raise
+            undoing.pop_all()
 
     def read(self, size_bytes: int) -> bytes:
         """The next bytes, at most so many; none: it is at its end.
@@ -77,8 +77,10 @@ class Archive:
             self._pieces.clear()
             if self._file is not None:
                 self._file.close()
-        self._directory.cleanup()
-        self._gone()
+        try:
+            self._directory.cleanup()
+        finally:
+            self._gone()
 
 
 def _pieces(path: Path) -> tuple[deque[_Piece], int]:

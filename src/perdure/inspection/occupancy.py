@@ -17,6 +17,8 @@ __all__ = ["PALETTE", "Span", "cells", "drawing", "occupancy", "to_svg"]
 LEFT: Final = 16
 TOP: Final = 56
 SIDE: Final = 12
+_MOST_LINES: Final = 256
+"""Of a legend: a memory manager has 255 memories; what has very many was made so, and their picture would not fit."""
 """Of a square, with the gap to the next one."""
 
 _USES: Final = {
@@ -171,12 +173,14 @@ def draw_heading(picture: Picture, sizes: str) -> None:
 
 
 def draw_legend(picture: Picture, lines: Sequence[tuple[str, str]], managers: Sequence[object] = ()) -> None:
-    """What the colours mean, a line each, below what is there."""
+    """What the colours mean, a line each, below what is there; of very many the first ones."""
     y = picture.height + 24
-    for colour, text in ([("manager", "memory manager")] if managers else []) + list(lines):
+    for colour, text in ([("manager", "memory manager")] if managers else []) + list(lines[:_MOST_LINES]):
         picture.box(LEFT, y - 10, SIDE - 1, SIDE - 1, colour)
         picture.text(LEFT + 18, y, clipped(text, picture.width - 2 * LEFT - 18))
         y += 18
+    if len(lines) > _MOST_LINES:
+        picture.text(LEFT + 18, y, f"and {len(lines) - _MOST_LINES:,} more", colour="dim")
 
 
 def colours_of(inventory: Inventory) -> dict[str, str]:
