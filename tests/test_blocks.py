@@ -161,3 +161,29 @@ def test_the_examples_of_commands_are_read_by_the_command_line(tmp_path: Path, m
         for word in words:
             if re.fullmatch(r"--?[a-z][\w-]*(=.*)?", word):
                 assert word.partition("=")[0] in {*options, "--help"} or word[:2] in options, f"{word} in: {line}"
+
+
+NEEDING = {
+    "columns": r"\bstable fsck\b|\bfind_changes\(|\.arrow\(",
+    "serve": r"\bperdure (serve|explore)\b|\.serve\(",
+    "sql": r"\b(stable|state) query\b|\.sql\(|\.sqlite\(",
+    "storage": r"\b(s3|gs|az)://",
+    "signatures": r"\bsign_with_\w+\(",
+    "fleet": r"\bfleet\.on_ray\b|--on ray\b",
+}
+"""What shows that a block needs an extra."""
+SAY_IT_THEMSELVES = ("commands.md", "errors.md")
+"""Pages whose commands or errors name their extras, each its own."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_the_extras_that_its_blocks_need(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    shown = "\n".join(
+        [*re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL)]
+        + [line for line in text.splitlines() if _COMMAND.match(line)]
+    )
+    names = re.findall(r"perdure\[([\w,-]+)\]|extras? [\"`](\w+)[\"`]", text)
+    named = {one for several, single in names for one in (several or single).split(",")}
+    needed = {extra for extra, sign in NEEDING.items() if re.search(sign, shown)}
+    assert page.name in SAY_IT_THEMSELVES or needed <= named, needed - named

@@ -9,6 +9,7 @@ from __future__ import annotations
 import email
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.test_pages import INSTALLING, commands, written
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -26,26 +28,6 @@ VERSIONS = ("3.11", "3.13")
 MAX_INSTALLED_BYTES = 60 << 20
 """With bytecode, what it depends on included; RATIONALE.md says of what it is made."""
 NOT_OURS = ("pip", "setuptools", "_distutils", "pkg_", "_pytest", "pytest", "py.py", "pluggy", "iniconfig", "packaging")
-TEST = """
-from perdure.kit import canister, nat64, stable, update
-from perdure.stable import StableBTreeMap
-
-
-@canister
-class Shop:
-    orders: StableBTreeMap[nat64, nat64]
-
-    @update
-    def order(self, item: nat64) -> nat64:
-        self.orders[item] = self.orders.get(item, 0) + 1
-        return self.orders[item]
-
-
-def test_orders_are_kept(install, tmp_path):
-    shop = install(Shop)
-    assert [shop.actor().order(5) for _ in range(3)] == [1, 2, 3]
-    shop.write_snapshot("snapshot")
-"""
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -105,10 +87,25 @@ def test_the_wheel_in_an_empty_environment(version: str, packages: tuple[Path, P
     assert size_bytes < MAX_INSTALLED_BYTES, f"{size_bytes:,} bytes are installed, bytecode included"
     told = run(programs / "perdure", "demo", "--messages", "2", "--entries", "2000", "--json", cwd=place)
     assert json.loads(told)
-    (place / "test_shop.py").write_text(TEST)
-    assert "1 passed" in run(programs / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=place)
-    assert "btreemap" in run(programs / "perdure", "stable", "ls", "snapshot", cwd=place)
+    said = dict(follow("docs/index.md", programs, place))
+    assert "1 passed" in said["python -m pytest -q test_first.py"]
+    assert "btreemap" in said["perdure stable ls my-snapshot"]
+    assert said["python visits.py"] == "2\n"
     assert run(programs / "perdure", "--version").strip().endswith(PROJECT["version"])
+
+
+def follow(page: str, programs: Path, place: Path) -> Iterator[tuple[str, str]]:
+    """What a page says, done with what is installed and no more: its files are written, its commands are run.
+
+    Yields:
+        each command and what it printed.
+    """
+    for name, body in written(page):
+        (place / name).write_text(body, encoding="utf-8")
+    for line in commands(page):
+        program, *words = shlex.split(line.text, comments=True)
+        if program not in INSTALLING and words != ["demo"]:
+            yield line.text, run(programs / program, *words, cwd=place)
 
 
 def installed_bytes(environment: Path) -> int:

@@ -65,4 +65,5 @@ if __name__ == "__main__":
     game.join(range(150))
     print("players:", len(game.players), "by range:", game.crowds([0, 50, 100, 150]))
     game.relieve()
-    print("after the split:", len(game.players), game.move(75, 3, -2))
+    print("after the split:", len(game.players), "by range:", game.crowds([0, 50, 100, 150]))
+    print("moved:", game.move(75, 3, -2))

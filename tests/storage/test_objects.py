@@ -52,6 +52,12 @@ def test_a_store_on_this_machine(tmp_path: Path) -> None:
         objects.read(stat, 1, 3)
 
 
+def test_an_endpoint_without_encryption_says_what_allows_it(bucket: OurServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    with pytest.raises(StorageError, match="AWS_ALLOW_HTTP=true"):
+        Objects(parse_url("s3://bucket")).stat("a")
+
+
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [

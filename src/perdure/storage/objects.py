@@ -263,6 +263,10 @@ class Objects:
             raise StorageError(f"the store refuses these credentials ({said})", place).coded("object-denied") from None
         if status is None and _NO_CREDENTIALS.search(text):
             raise StorageError("no credentials were found in the environment", place).coded("object-denied") from None
+        if "BadScheme" in text:
+            raise StorageError(
+                "the endpoint is http://, which is not encrypted; AWS_ALLOW_HTTP=true allows it", place
+            ).coded("object-store") from None
         raise StorageError(f"the store does not answer as it should ({said})", place).coded("object-store") from None
 
 
