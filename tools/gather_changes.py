@@ -18,7 +18,11 @@ ROOT = Path(__file__).parent.parent
 KINDS = {"added": "Added", "changed": "Changed", "fixed": "Fixed"}
 MARK = "<!-- releases, newest first -->\n"
 DEPRECATED = "Deprecated: "
-_NAME = re.compile(r"(\d+)\.(\w+)\.md")
+_NAME = re.compile(r"([0-9]+)\.(\w+)\.md")
+_CODE = re.compile(r"`[^`]+`")
+_HTML = re.compile(r"<[A-Za-z!/?]|``")
+"""What would not stay within its line, in a browser at the latest."""
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]*")
 
 
 def files(directory: Path) -> list[tuple[str, int, Path]]:
@@ -30,19 +34,25 @@ def files(directory: Path) -> list[tuple[str, int, Path]]:
     found = []
     for path in directory.iterdir():
         match = _NAME.fullmatch(path.name)
-        if match and match[2] in KINDS:
+        if match and match[2] in KINDS and path.is_file() and not path.is_symlink():
             found.append((match[2], int(match[1]), path))
         elif path.name != "README.md":
-            raise SystemExit(f"{path}: expected ISSUE.added.md, ISSUE.changed.md or ISSUE.fixed.md")
+            raise SystemExit(f"{path}: expected a file ISSUE.added.md, ISSUE.changed.md or ISSUE.fixed.md")
     return sorted(found, key=lambda one: (list(KINDS).index(one[0]), one[1]))
 
 
 def gathered(directory: Path) -> str:
-    """The changes as Markdown, by kind; what is deprecated comes first, as it asks for something to be done."""
+    """The changes as Markdown, by kind; what is deprecated comes first, as it asks for something to be done.
+
+    Raises:
+        SystemExit: a file has another name, or a line is more than text and code.
+    """
     by_title: dict[str, list[str]] = {"Deprecated": []} | {title: [] for title in KINDS.values()}
     for kind, issue, path in files(directory):
         for line in path.read_text(encoding="utf-8").splitlines():
             text = line.strip().removeprefix("- ")
+            if found := _HTML.search(_CODE.sub("", text)):
+                raise SystemExit(f"{path}: {found[0]!r} in {text!r:.80}: expected text, and `code` within one line")
             if text:
                 is_deprecation = text.startswith(DEPRECATED)
                 title = "Deprecated" if is_deprecation else KINDS[kind]
@@ -56,8 +66,10 @@ def release(root: Path, version: str, on: str) -> None:
     """Write a section into CHANGELOG.md and remove the files it comes from.
 
     Raises:
-        SystemExit: there is nothing to release, such a release, or no place for it.
+        SystemExit: there is nothing to release, such a release, no place for it, or what `gathered` refuses.
     """
+    if not _VERSION.fullmatch(version):
+        raise SystemExit(f"{version!r} is no version")
     path, changes = root / "CHANGELOG.md", root / "changes"
     text, section = path.read_text(encoding="utf-8"), gathered(changes)
     if not section:

@@ -55,10 +55,31 @@ def test_a_release(tool, place):
     assert (place / "changes" / "1.fixed.md").exists()
 
 
+def test_a_version_is_one(tool, place):
+    with pytest.raises(SystemExit, match="is no version"):
+        tool.release(place, "0.2.0 (now)\n## 0.1.0", "2026-12-02")
+
+
 def test_files_of_other_names_are_refused(tool, place):
     (place / "changes" / "11.removed.md").write_text("Gone.\n")
     with pytest.raises(SystemExit, match=r"11\.removed\.md: expected"):
         tool.gathered(place / "changes")
+
+
+def test_what_is_no_file_of_its_own_is_refused(tool, place):
+    (place / "changes" / "12.added.md").symlink_to(place / "CHANGELOG.md")
+    with pytest.raises(SystemExit, match=r"12\.added\.md: expected a file"):
+        tool.gathered(place / "changes")
+
+
+@pytest.mark.parametrize("line", ["Runs <script>alert(1)</script>.", "Ends here <!-- and so on", "```", "</ul>"])
+def test_a_line_is_text_and_code(tool, place, line):
+    (place / "changes" / "9.fixed.md").write_text(f"`List<nat>` and `a <b>` and 1 < 2 work.\n{line}\n")
+    with pytest.raises(SystemExit, match=r"9\.fixed\.md: .* expected text"):
+        tool.release(place, "0.2.0", "2026-12-01")
+    assert (place / "changes" / "10.added.md").exists()
+    (place / "changes" / "9.fixed.md").write_text("`List<nat>` and `a <b>` and 1 < 2 work.\n")
+    tool.release(place, "0.2.0", "2026-12-01")
 
 
 def test_every_change_here_is_a_line_of_its_own(tool):
