@@ -236,6 +236,7 @@ TESTED_WITH = {
     "measure/test_bench.py": "measure: structures; cli: bench",
     "measure/test_costs.py": "cli: explain",
     "measure/test_heat.py": "measure: heat_map heating; cli: heatmap; embedder: touched",
+    "kit/test_plugin.py": "kit: plugin_frames",
     "measure/test_coverage.py": "measure: coverage*; cli: coverage; embedder: hits; kit: plugin_measure",
     "measure/test_report.py": "subnet: last",
     "measure/test_profile.py": "measure: flame formats paths; cli: profile; instrument: profile; embedder: call_tree",

@@ -23,7 +23,16 @@ from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.ic.principal import Principal
 from perdure.units import CYCLES, DURATIONS, SIZES, parse_amount
 
-__all__ = ["LOCAL", "Project", "ProjectCanister", "ProjectSettings", "check_name", "interface_beside", "undescribed"]
+__all__ = [
+    "LOCAL",
+    "Project",
+    "ProjectCanister",
+    "ProjectSettings",
+    "check_name",
+    "instead_of_module",
+    "interface_beside",
+    "undescribed",
+]
 
 Said: TypeAlias = Any
 """What YAML or JSON says, whatever that is."""
@@ -560,3 +569,23 @@ def _dfx_canister(directory: Path, name: str, entry: object) -> ProjectCanister:
         {"path": init_file} if isinstance(init_file, str) else entry.get("init_arg"),
         entry.get("initialization_values"),
     )
+
+
+_NO_MODULE: Final = {
+    ".yaml": "a manifest: `perdure canister install --all` installs what it describes",
+    ".json": "a manifest: `perdure canister install --all` installs what it describes",
+    ".did": "an interface in Candid, which has no code",
+    ".most": "the types of Motoko's stable variables, which have no code",
+    ".py": "Python: its class is what is installed, `from {stem} import ...`, `Subnet().install(...)`; "
+    "see docs/python-canisters.md",
+    ".mo": "a source in Motoko: `moc` compiles it",
+    ".rs": "a source in Rust: `cargo build --target wasm32-unknown-unknown --release` compiles it",
+    ".zst": "packed by zstd, which nobody takes: gzip is",
+}
+"""Files that are given in a module's place, by their ends: what they are, and what to do."""
+
+
+def instead_of_module(path: Path) -> str | None:
+    """What a file is that was given for a module and is none, and what to do; `None`: its name does not say."""
+    what = _NO_MODULE.get(path.suffix.lower().replace(".yml", ".yaml"))
+    return None if what is None else what.replace("{stem}", path.stem)

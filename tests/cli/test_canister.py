@@ -725,3 +725,25 @@ def test_a_state_of_another_user(run, fine, counter, monkeypatch):
     assert "--trust-owner" in error
     fine("call", counter, "inc", "--trust-owner")
     fine("--trust-owner", "call", counter, "inc")
+
+
+def test_a_canister_that_is_not_there_is_answered_by_those_that_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def said():
+        monkeypatch.setattr(sys, "argv", ["perdure", "canister", "status", "legder"])
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().err
+
+    with Subnet(".perdure"):
+        pass
+    assert "no canister 'legder' in" in (error := said())
+    assert "`perdure canister install` installs one" in error
+    with Subnet(".perdure") as subnet:
+        made = subnet.create_canister()
+    assert f"expected one of: {made.id}" in said()
+    names = Names(Path(".perdure"))
+    names.ids["ledger"] = str(made.id)
+    names.save()
+    assert "did you mean 'ledger'?" in said()

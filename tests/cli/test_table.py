@@ -54,3 +54,24 @@ def test_a_command_that_is_not_there_is_said_so():
     command = [sys.executable, "-m", "perdure", "no-such-command"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "No such command" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+@pytest.mark.parametrize("name", ["canister", "stable", "state", "memory", "cache", "snapshot", "fleet"])
+def test_every_group_says_which_command_may_be_meant(name):
+    group = perdure.get_command(click.Context(perdure), name)
+    assert isinstance(group, click.Group)
+    context = click.Context(group)
+    for known in group.list_commands(context):
+        with pytest.raises(click.UsageError, match=r"No such command .*: did you mean '"):
+            group.resolve_command(context, [known + "x"])
+        nested = group.get_command(context, known)
+        if isinstance(nested, click.Group):
+            with pytest.raises(click.UsageError, match=r"expected one of: [a-z]"):
+                nested.resolve_command(click.Context(nested), ["zzzzzz"])
+    with pytest.raises(click.UsageError, match=r"expected one of: [a-z]"):
+        group.resolve_command(context, ["zzzzzz"])
+
+
+def test_the_command_itself_says_which_may_be_meant():
+    with pytest.raises(click.UsageError, match="No such command 'stabel': did you mean 'stable'"):
+        perdure.resolve_command(click.Context(perdure), ["stabel"])

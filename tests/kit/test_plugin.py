@@ -463,3 +463,42 @@ def test_outcalls_are_answered_by_a_fixture(pytester):
     result = pytester.runpytest()
     passed(result, 1, failed=1)
     result.stdout.fnmatch_lines(["*GET https://a.example/price was not made*"])
+
+
+def test_what_is_typed_wrong_is_told_without_frames_of_perdure(project, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.canister("counter", wasm="nothere.wasm")
+        def test_no_file(canister): ...
+
+        @pytest.mark.canister("counter", wams="counter.wasm")
+        def test_no_keyword(canister): ...
+
+        @pytest.mark.canister
+        def test_no_name(canister): ...
+
+        @pytest.mark.canister("counter", args=7)
+        def test_no_tuple(canister): ...
+
+        def test_no_sender(canister):
+            canister("counter").actor("alice")
+
+        def test_nobody(identity):
+            identity(3)
+        """
+    )
+    output = project.runpytest().stdout.str()
+    for told in (
+        "No such file or directory",
+        "nothing of an installation is called 'wams': did you mean 'wasm'?",
+        "a marker names one canister",
+        "an init argument is a tuple of values",
+        "the sender is a Principal, found 'alice'",
+        'somebody has a name, identity("carol"), found 3',
+    ):
+        assert f"Error: {told}" in output or told in output, told
+    for inner in ("core.py", "gate.py", "subnet.py", "interface.py", "pathlib", "in install_marked", "actor.py"):
+        assert inner not in output, inner

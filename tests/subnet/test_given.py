@@ -178,3 +178,16 @@ def test_15_a_text_that_is_no_duration_is_refused(subnet, text, message):
     with pytest.raises(ValueError, match=message):
         subnet.advance_time(text)
     assert subnet.time_ns == before
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("shop.py", "from shop import ..."), ("shop.did", "has no code"), ("shop.rs", "cargo build"), ("a.yml", "--all")],
+)
+def test_a_file_that_is_no_module_is_told_for_what_it_is(tmp_path, name, told):
+    file = tmp_path / name
+    file.write_text("from dataclasses import dataclass")
+    subnet = Subnet()
+    with pytest.raises(ValueError, match=f"is no Wasm module: it is .*{told}"):
+        subnet.install(file)
+    assert subnet.canisters == ()

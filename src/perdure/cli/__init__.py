@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn, final
 import click
 
 from perdure.cli.interrupts import none_is_lost
-from perdure.cli.lazy import imported
+from perdure.cli.lazy import Group, imported
 from perdure.cli.terminal import LAYOUT, printable
 
 __all__ = ["launch", "main"]
@@ -66,7 +66,7 @@ COMMANDS = {
 
 
 @final
-class _LazyGroup(click.Group):
+class _LazyGroup(Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -83,17 +83,6 @@ KEPT_EXTENSION: Final = "Allow what the network does not have, in this state dir
 """Of commands that write what they open."""
 
 _MAGICS: Final = (b"\0asm", b"\x1f\x8b")
-_NO_MODULE: Final = {
-    ".yaml": "a manifest: `perdure canister install --all` installs what it describes",
-    ".json": "a manifest: `perdure canister install --all` installs what it describes",
-    ".did": "an interface in Candid, which has no code",
-    ".most": "the types of Motoko's stable variables, which have no code",
-    ".py": "Python: see docs/python-canisters.md",
-    ".mo": "a source in Motoko: `moc` compiles it",
-    ".rs": "a source in Rust: `cargo build --target wasm32-unknown-unknown --release` compiles it",
-    ".zst": "packed by zstd, which nobody takes: gzip is",
-}
-"""Files that are given in a module's place, by their ends: what they are, and what to do."""
 
 
 def _built(value: str | os.PathLike[str]) -> str | os.PathLike[str]:
@@ -166,7 +155,9 @@ class _ModuleFile(_PathType):
         with path.open("rb") as file:
             head = file.read(max(map(len, _MAGICS)))
         if not head.startswith(_MAGICS) and path.suffix != ".wat":  # which the decoder knows
-            what = _NO_MODULE.get(path.suffix.lower().replace(".yml", ".yaml"))
+            from perdure.project import instead_of_module
+
+            what = instead_of_module(path)
             found = f"it is {what}" if what is not None else f"it begins with {head!r}, a module with {_MAGICS[0]!r}"
             self.fail(f"{path} is no Wasm module: {found}", param, ctx)
         return path

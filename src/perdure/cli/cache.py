@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.cli.lazy import Group
 from perdure.cli.terminal import printable
 from perdure.cli.units import SIZE
 from perdure.units import show_bytes
@@ -33,7 +34,7 @@ def _blocks() -> BlockCache:
     return BlockCache(cache_directory(os.environ) / "objects")
 
 
-@click.group()
+@click.group(cls=Group)
 def cache() -> None:
     """See, empty and bound what is kept: compiled code, blocks of objects. `PERDURE_CACHE_DIR` puts it elsewhere.
 

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import click
 
-__all__ = ["LazyGroup", "collector_paused", "imported"]
+__all__ = ["Group", "LazyGroup", "collector_paused", "imported"]
 
 
 @contextmanager
@@ -34,8 +34,23 @@ def imported(place: str) -> click.Command:
     return command
 
 
+class Group(click.Group):
+    """A group that says of a command which it has not what may have been meant."""
+
+    def resolve_command(  # noqa: D102 - click's
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in (known := self.list_commands(ctx)) and not name.startswith("-") and not ctx.resilient_parsing:
+            from perdure.units import meant
+
+            if self.get_command(ctx, name) is None:  # some are not listed
+                ctx.fail(f"No such command {name!r:.100}: {meant(name, known)}")
+        return super().resolve_command(ctx, args)
+
+
 @final
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group of commands by name; its `--help` imports them all.
 
     Args:

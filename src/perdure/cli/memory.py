@@ -11,6 +11,7 @@ import click
 
 from perdure.cli.argument import InputFile
 from perdure.cli.canister.state import State, canister_argument, common, say
+from perdure.cli.lazy import Group
 from perdure.errors import NoMemoryError
 from perdure.units import show_bytes
 from perdure.urls import is_url
@@ -28,7 +29,7 @@ _COMMIT_BYTES = 64 << 20
 _MAX_ID = 254
 
 
-@click.group()
+@click.group(cls=Group)
 def memory() -> None:
     """List, show, export, import and drop a canister's memories: heap, stable memory, and those of its own.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from perdure.cli.lazy import Group
 from perdure.cli.progress import waiting
 from perdure.units import show_bytes
 
@@ -16,7 +17,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 
 
-@click.group()
+@click.group(cls=Group)
 def snapshot() -> None:
     """Put snapshots into object storage and get them from there.
 

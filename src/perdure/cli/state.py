@@ -10,6 +10,7 @@ import click
 
 from perdure.cli.archives import archive, archives, prune, restore
 from perdure.cli.completing import complete_source
+from perdure.cli.lazy import Group
 from perdure.cli.progress import waiting
 from perdure.units import counted
 
@@ -26,7 +27,7 @@ _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but err
 _KEEPS_NONE = "{0} keeps no messages; `perdure state history {0} --keep all` has it keep those to come"
 
 
-@click.group()
+@click.group(cls=Group)
 def state() -> None:
     """Verify a state directory and read its history.
 

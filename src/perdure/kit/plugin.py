@@ -17,14 +17,13 @@ What all tests share is prepared by overriding one fixture:
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-import sysconfig
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, final
 
 import pytest
@@ -194,7 +193,9 @@ class Baselines:
     def install_marked(self, subnet: Subnet, ids: Mapping[str, Principal], marker: pytest.Mark) -> tuple[str, Canister]:
         """Install what one marker asks for, beside the canisters that have `ids`."""
         options = dict(marker.kwargs)
-        (name,) = marker.args or (options.pop("name"),)
+        if len(names := marker.args or [options.pop(key) for key in ("name",) if key in options]) != 1:
+            raise TypeError(f'a marker names one canister, @pytest.mark.canister("ledger"), found {names!r:.100}')
+        (name,) = names
         wasm, args = options.pop("wasm", None), options.pop("args", None)
         if wasm is None:
             return name, self.install_named(subnet, ids, name, args, **options)
@@ -206,6 +207,12 @@ class Baselines:
 
     def placed(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of an installation, with the ``.did`` where it is."""
+        from perdure.subnet import Subnet
+        from perdure.units import meant
+
+        known = {*inspect.signature(Subnet.install).parameters} - {"self", "arg"} | {"args"}
+        for name in options.keys() - known:
+            raise TypeError(f"nothing of an installation is called {name!r:.100}: {meant(name, known)}")
         candid = options.get("candid")
         return (
             {**options, "candid": self.file(candid)} if candid is not None and ":" not in str(candid) else {**options}
@@ -220,11 +227,12 @@ class Baselines:
         """
         from perdure.subnet.deployment import configure
 
+        options = self.placed(options)
         described = self.project.canister(name)
         wasm = described.wasm()
         if args is None:
             args = described.init_args()
-        candid = self.placed(options).get("candid") or described.interface()
+        candid = options.get("candid") or described.interface()
         made = subnet.create_canister(**{key: value for key, value in options.items() if key != "candid"})
         configure(subnet, self.project, {**ids, name: made.id}, [name])
         made.install(wasm, args, candid=candid)
@@ -362,6 +370,8 @@ def bob() -> Principal:
 def _somebody(name: str) -> Principal:
     from perdure.ic.principal import Principal
 
+    if not isinstance(name, str):
+        raise TypeError(f'somebody has a name, identity("carol"), found {name!r:.100}')
     return Principal.self_authenticating(name.encode())
 
 
@@ -503,8 +513,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 # -- reports
 
 
-_NOT_THEIRS: Final = {Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))}
-"""Where code is that users did not write: perdure, and what it calls and is called by."""
 _OWN_FIXTURES: Final = ("_perdure_prepared", "canister", "install", "outcalls", "subnet")
 _SHARED: Final = """each test has a subnet of its own, so `subnet`, `install` and `canister` have a test's scope.
 What several tests share is prepared once, by @pytest.mark.canister or by overriding the fixture perdure_baseline;
@@ -518,7 +526,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Tell of a failed test what its canisters have to do with it, and leave perdure's own frames out."""
     error = None if call.excinfo is None else _rejection(call.excinfo.value)
     if call.excinfo is not None and not item.config.getoption("fulltrace", default=False):
-        _without_own_frames(call.excinfo)
+        from perdure.kit.plugin_frames import without_own_frames  # the tests that pass do without
+
+        without_own_frames(call.excinfo)
     outcome = yield
     if call.excinfo is None:
         return
@@ -530,24 +540,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     told = str(call.excinfo.value)
     if told.startswith("ScopeMismatch") and any(f" {name} " in told or f"'{name}'" in told for name in _OWN_FIXTURES):
         report.sections.append(("perdure", _SHARED))
-
-
-def _without_own_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """Cut what is below the last frame that is not perdure's, where the error is one that perdure tells of.
-
-    Not what is wrong in perdure itself: `InternalError` and what nobody meant to raise. ``--full-trace`` shows all.
-    """
-    told = [kind.__name__ for kind in type(excinfo.value).__mro__ if kind.__module__ == "perdure.errors"]
-    if not told or "InternalError" in told:
-        return
-    step: TracebackType | None = excinfo.tb
-    last = None
-    while step is not None:
-        if not _NOT_THEIRS & {*Path(step.tb_frame.f_code.co_filename).parents}:
-            last = step
-        step = step.tb_next
-    if last is not None:
-        last.tb_next = None
 
 
 def _logged(item: pytest.Item) -> list[str]:

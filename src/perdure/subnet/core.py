@@ -24,6 +24,7 @@ from perdure.execution.journal import Ticket
 from perdure.execution.state import SubnetState
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
+from perdure.project import instead_of_module
 from perdure.python.catalogue import Catalogue
 from perdure.storage import StateDirectory
 from perdure.subnet.changed_code import ChangedCode
@@ -170,6 +171,9 @@ class Core:
             code = bytes(wasm)
         elif isinstance(wasm, str | os.PathLike):
             code = Path(wasm).read_bytes()
+            what = instead_of_module(Path(wasm))
+            if what is not None and not code.startswith((b"\0asm", b"\x1f\x8b")):
+                raise ValueError(f"{os.fspath(wasm)} is no Wasm module: it is {what}")
         else:
             if wasi:
                 raise UnsupportedError(f"{wasm!r} is a canister in Python, without imports of WASI: leave wasi out")

@@ -9,6 +9,7 @@ import click
 
 from perdure.cli.canister.state import State, canister_argument, canister_arguments, common, principal_of, say
 from perdure.cli.canister.state import as_json as json_of
+from perdure.cli.lazy import Group
 from perdure.cli.units import CYCLES, DURATION, SIZE
 from perdure.ic.principal import Principal
 from perdure.units import show_bytes, show_cycles
@@ -23,7 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@click.group()
+@click.group(cls=Group)
 def settings() -> None:
     """Show or change settings."""
 

@@ -11,6 +11,7 @@ import click
 from perdure.cli.canister.facts import show_time
 from perdure.cli.canister.state import State, canister_argument, common, say
 from perdure.cli.canister.state import as_json as json_of
+from perdure.cli.lazy import Group
 from perdure.units import show_bytes
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["snapshot"]
 
 
-@click.group()
+@click.group(cls=Group)
 def snapshot() -> None:
     """Take, list, restore, delete and exchange snapshots."""
 

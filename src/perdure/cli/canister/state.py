@@ -17,6 +17,7 @@ from perdure.cli.lazy import collector_paused
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.units import meant
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -150,8 +151,9 @@ class State:
         """
         canister_id = self.id_of(canister)
         if canister_id is None:
-            known = ", ".join(self.names.ids) or "none"
-            raise click.UsageError(f"no canister {canister!r:.100} in {self.directory}, there is {known}")
+            known = [*self.names.ids] or [str(one.id) for one in subnet.canisters[:10]]
+            there = meant(canister, known) if known else "`perdure canister install` installs one"
+            raise click.UsageError(f"no canister {canister!r:.100} in {self.directory}: {there}")
         try:
             return subnet.canister(canister_id)
         except KeyError as error:
