@@ -295,7 +295,8 @@ class Server:
         loop, line = asyncio.get_running_loop(), _about(path, headers)
         begun = self._workers.run(line, partial(self._begin, held.keep()), request, held.let_go)
         if path.startswith("/api/") and path.endswith("/call"):
-            timer = loop.call_later(SYNCHRONOUS_SECONDS, _let_poll, begun)
+            answers = (Response(202, headers=CORS), _too_busy())  # what was asked goes on; its sender is to poll
+            timer = loop.call_later(SYNCHRONOUS_SECONDS, self._workers.leave, begun, *answers)
             try:
                 response = await self._workers.answer(begun)
             finally:
@@ -371,12 +372,6 @@ def _about(path: str, headers: dict[str, str]) -> str:
         label = headers["host"].lower().partition(".")[0]
         named = label if chosen is None or _ID.fullmatch(label) else chosen[1]
     return named if _ID.fullmatch(named) else ""
-
-
-def _let_poll(begun: asyncio.Future[Response | Pending]) -> None:
-    """What was asked goes on; its sender is told to ask what became of it."""
-    if not begun.done():
-        begun.set_result(Response(202, headers=CORS))
 
 
 @final
@@ -489,6 +484,10 @@ class _Bodies:
 def _too_many() -> Response:
     words = b"too many large requests are on their way: try again\n"
     return Response(503, words, headers=(*CORS, ("connection", "close")))
+
+
+def _too_busy() -> Response:
+    return Response(503, b"too many calls wait for their canisters: try again\n", headers=CORS)
 
 
 def _too_large() -> Response:

@@ -12,9 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Final, Generic, TypeVar, final
 
 __all__ = ["Workers"]
+
+_MAX_LEFT: Final = 1024
+"""What was answered before it was begun, and is done nevertheless."""
 
 _Asked = TypeVar("_Asked")
 _Answer = TypeVar("_Answer")
@@ -34,15 +37,26 @@ class _Job(asyncio.Future[Any]):
     def __init__(self, line: str, act: Callable[[Any], Any], asked: object, drop: Callable[[], object]) -> None:
         super().__init__()
         self.line = line
+        self.is_left = False
         self._todo = [(act, asked)]
         self._drop = drop
 
     def cancel(self, msg: Any = None) -> bool:
         """Want no answer any more."""
         is_cancelled = super().cancel(msg)
-        if is_cancelled and self.taken() is not None:
-            self._drop()
+        if is_cancelled:
+            self.drop()
         return is_cancelled
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it has begun."""
+        return not self._todo
+
+    def drop(self) -> None:
+        """Do not begin it."""
+        if self.taken() is not None:
+            self._drop()
 
     def taken(self) -> tuple[Callable[[Any], Any], Any] | None:
         """What is to be done, for the first one who asks: a thread, or the loop that drops it."""
@@ -72,6 +86,7 @@ class Workers(Generic[_Asked, _Answer]):
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._done: deque[tuple[_Job, Any, BaseException | None]] = deque()
         self._is_told = False
+        self._left = 0
         self._busy: dict[str, int] = {}
         self._waiting: dict[str, deque[_Job]] = {}
         names = (f"perdure serve {number}" for number in range(count))
@@ -98,6 +113,21 @@ class Workers(Generic[_Asked, _Answer]):
         else:
             self._waiting.setdefault(line, deque()).append(job)
         return job
+
+    def leave(self, job: asyncio.Future[_Answer], answer: _Answer, refusal: _Answer) -> None:
+        """Answer what takes too long, which is done nevertheless; where too much is left so, drop it, and refuse it."""
+        assert isinstance(job, _Job)
+        if job.done():
+            return
+        if job.is_taken:
+            job.set_result(answer)
+        elif self._left < _MAX_LEFT:
+            self._left += 1
+            job.is_left = True
+            job.set_result(answer)
+        else:
+            job.drop()
+            job.set_result(refusal)
 
     async def answer(self, job: asyncio.Future[_Answer]) -> _Answer:
         """The answer to what `run` has begun; whoever is cancelled meanwhile does not want it."""
@@ -140,6 +170,7 @@ class Workers(Generic[_Asked, _Answer]):
         while self._done:
             job, answer, failure = self._done.popleft()
             self._next(job.line)
+            self._left -= job.is_left
             if job.done():
                 if answer is not None:
                     self._unwanted(answer)
@@ -153,7 +184,7 @@ class Workers(Generic[_Asked, _Answer]):
         waiting = self._waiting.get(line)
         while waiting:
             job = waiting.popleft()
-            if not job.cancelled():
+            if not job.is_taken:
                 self._jobs.put(job)
                 return
         self._waiting.pop(line, None)
