@@ -22,6 +22,8 @@ DURATIONS: Final[Mapping[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 
 """In seconds."""
 
 _MOST_CHARACTERS: Final = 200
+_MOST_NAMES: Final = 100
+"""Listed where none is like the one that was meant."""
 
 
 def parse_amount(text: str, units: Mapping[str, int]) -> int:
@@ -54,7 +56,12 @@ def meant(name: str, known: Iterable[str]) -> str:
 
     names = sorted(known)
     close = get_close_matches(name, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(names) or '(none)'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    # Names are a canister's: one that has the end of a line in it would say the next one, too.
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return f"expected one of: {shown or '(none)'}{more}"
 
 
 def counted(number: int, what: str, several: str = "") -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from perdure import Subnet
+from perdure.units import meant
 
 Run = Callable[..., tuple[str, str]]
 COUNTER = Path(__file__).parents[1] / "canisters/modules/motoko_classical_v1.wasm.gz"
@@ -117,3 +118,8 @@ def test_an_upgrade_of_motokos_that_keeps_its_heap_is_profiled(perdure: Run) -> 
     old, new = COUNTER.with_name("motoko_eop_v1.wasm.gz"), COUNTER.with_name("motoko_eop_v2.wasm.gz")
     assert "instructions" in perdure("profile", old, "inc", "--upgrade", new)[0]
     assert "post_upgrade" in perdure("heatmap", old, "inc", "--upgrade", new)[0]
+
+
+def test_names_of_others_are_told_on_one_line():
+    assert meant("?", ["a b", "x\nperdure: all is well"]) == "expected one of: a b, 'x\\nperdure: all is well'"
+    assert meant("?", map(str, range(100, 300))).endswith("198, 199 and 100 more")
