@@ -30,6 +30,8 @@ MODULES = ROOT / "tests" / "canisters" / "modules"
 INSTALLING = ("pip", "pipx", "uvx")
 SHELLS_ELSEWHERE = ("docs/toolchains.md", "docs/networks.md")
 """Pages whose blocks for shells other tests run: `test_toolchains.py`, `gateway/test_clients.py`."""
+OTHERS = "".join(f" -p no:{name}" for name in ("xdist", "hypothesispytest", "pytest_httpserver", "respx", "anyio"))
+"""Plugins that no page speaks of: much of what a small pytest takes to begin."""
 SERVING = ("serve", "explore", "network-launcher")
 
 LEDGER = r"""
@@ -103,7 +105,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of its own, with the command on the path."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, arguments in {"perdure": "-m perdure", "python": "", "pytest": "-m pytest -p no:cacheprovider"}.items():
+    for name, arguments in {
+        "perdure": "-m perdure",
+        "python": "",
+        "pytest": "-m pytest -p no:cacheprovider" + OTHERS,
+    }.items():
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
