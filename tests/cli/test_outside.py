@@ -81,7 +81,7 @@ def test_a_terminal_without_utf8(place: Path, arguments: tuple[str, ...]) -> Non
 OTHERS = {
     "icp.yaml": ("canisters: []", "is a manifest: `perdure canister install --all`"),
     "dfx.json": ("{}", "is a manifest: `perdure canister install --all`"),
-    "shop.py": ("import perdure", "is Python: see docs/python-canisters.md"),
+    "shop.py": ("import perdure", "is Python: its class is what is installed, `from shop import ...`"),
     "ledger.did": ("service : {}", "is an interface in Candid"),
     "text": ("hello", "it begins with b'hell'"),
     "empty": ("", "it begins with b''"),
