@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.test_pages import OTHERS
 
 from perdure import Principal, Subnet
 
@@ -64,7 +65,7 @@ def test_what_an_example_says_is_done_as_it_stands(copied: Path, tmp_path: Path)
     mine = [line for line in lines if not line.startswith(ELSEWHERE)]
     assert "python -m pytest -q" in mine
     environment = {
-        "PYTEST_ADDOPTS": "-p no:cacheprovider",
+        "PYTEST_ADDOPTS": f"-p no:cacheprovider{OTHERS}",
         "PATH": f"{programs(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}",
     }
     for line in mine:
