@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from perdure.errors import HostError
+from perdure.fleet import on_ray
 
 HERE = Path(__file__).parent
 
@@ -52,3 +56,15 @@ def test_a_cluster_is_not_begun_without_a_token(tmp_path: Path) -> None:
         [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, timeout=120
     )
     assert "Ray was imported without token authentication" in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_at_which_nobody_listens_is_told_soon(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """Ray itself tries for a quarter of an hour."""
+    monkeypatch.setattr(on_ray, "_PATIENCE_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in (f"{scheme}127.0.0.1:{port}", f"{scheme}[127.0.0.1]:{port}", "auto", "local"):
+            on_ray._require_answer(address, lambda: "127.0.0.1")
+    with pytest.raises(HostError, match=f"no Ray cluster at {scheme}127.0.0.1:{port}: "):
+        on_ray._require_answer(f"{scheme}127.0.0.1:{port}", lambda: "127.0.0.1")

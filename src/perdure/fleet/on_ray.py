@@ -13,12 +13,14 @@ Whoever reaches a Ray cluster runs code on it: see docs/fleet.md.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +36,9 @@ __all__ = ["RayProcesses", "RayWorkers", "connect"]
 _READ_BYTES: Final = 1 << 20
 _STORE_BYTES: Final = 200 << 20
 _ASK_SECONDS: Final = 600.0
+_PATIENCE_SECONDS: Final = 30.0
+"""For a cluster that is being begun; Ray itself would try for a quarter of an hour."""
+_ADDRESS: Final = re.compile(r"(?:ray://)?\[?(?P<host>[^/\[\]]+)\]?:(?P<port>[0-9]{1,5})")
 
 
 def _ray() -> Any:
@@ -77,10 +82,41 @@ def connect(address: str | None = None, count: int | None = None) -> None:
             "Ray was imported without token authentication, and a cluster is only begun with it: call "
             "perdure.fleet.on_ray.connect() before `import ray`, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         )
+    if address is not None:
+        _require_answer(address, ray.util.get_node_ip_address)
     try:
         ray.init(address=address or "local", **settings)
     except Exception as error:  # Ray's own have no class in common
         raise HostError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+
+
+def _require_answer(address: str, own: Callable[[], str]) -> None:
+    """Have somebody listen at an address, soon.
+
+    Args:
+        address: as Ray takes it; one that names no port is left to Ray.
+        own: says this machine's address, which Ray takes for the one of the loopback interface.
+
+    Raises:
+        HostError: nobody does.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if found is None or int(found["port"]) > 0xFFFF:
+        return
+    host, until = found["host"], time.monotonic() + _PATIENCE_SECONDS
+    hosts = [host, own()] if host in ("127.0.0.1", "localhost", "::1") else [host]
+    why = OSError("nobody listens")
+    while True:
+        for one in hosts:
+            try:
+                socket.create_connection((one, int(found["port"])), 5.0).close()
+            except OSError as error:  # the name may not be known yet, either
+                why = error
+            else:
+                return
+        if time.monotonic() >= until:
+            raise HostError(f"no Ray cluster at {address}: {why.strerror or why}") from why
+        time.sleep(0.5)
 
 
 def _keep_to_itself() -> None:
