@@ -489,7 +489,11 @@ class Network:
 
     @alone
     def state_hash(self) -> bytes:
-        """The SHA-256 of the states of all subnets: the same however many processes have them."""
+        """The SHA-256 of the states of all subnets: the same however many processes have them.
+
+        Clocks, numbers of rounds and statistics of queries count. What of them no commit has, rounds without a message
+        for one, is not there any more when a directory is opened again.
+        """
         total = sha256()
         there = map(hash_of, self._subnets) if self._workers is None else self._workers.hashes()
         for one in there:
