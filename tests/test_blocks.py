@@ -33,7 +33,7 @@ RUN_BY = {
     "index.md": {"python": "test_pages.py", "sh": "test_pages.py", COMMANDS: "test_pages.py"},
     "measuring.md": {"python": "measure/test_docs.py", COMMANDS: "test_pages.py"},
     "memories.md": {"python": "subnet/test_memories_page.py"},
-    "network.md": {"python": "test_docs.py"},
+    "network.md": {"python": "test_docs.py", COMMANDS: "test_pages.py"},
     "networks.md": {
         "python": "gateway/test_networks_page.py", "js": "gateway/test_clients.py", "mjs": "gateway/test_clients.py",
         "sh": "gateway/test_clients.py",

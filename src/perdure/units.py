@@ -6,7 +6,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["CYCLES", "DURATIONS", "SIZES", "counted", "meant", "parse_amount", "show_bytes", "show_cycles", "show_size"]
+__all__ = [
+    "CYCLES",
+    "DURATIONS",
+    "SIZES",
+    "counted",
+    "meant",
+    "parse_amount",
+    "printable",
+    "show_bytes",
+    "show_cycles",
+    "show_size",
+]
 
 _NUMBER: Final = re.compile(r"([0-9][0-9_]*(?:\.[0-9_]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -59,9 +70,14 @@ def meant(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     # Names are a canister's: one that has the end of a line in it would say the next one, too.
-    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:_MOST_NAMES])
+    shown = ", ".join(map(printable, names[:_MOST_NAMES]))
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
     return f"expected one of: {shown or '(none)'}{more}"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""`text` without characters that a terminal would obey: those are written as in the text format, ``\u{1b}``."""
+    return "".join(char if char.isprintable() or char in keep else f"\\u{{{ord(char):x}}}" for char in text)
 
 
 def counted(number: int, what: str, several: str = "") -> str:

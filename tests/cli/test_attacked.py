@@ -121,5 +121,5 @@ def test_an_upgrade_of_motokos_that_keeps_its_heap_is_profiled(perdure: Run) -> 
 
 
 def test_names_of_others_are_told_on_one_line():
-    assert meant("?", ["a b", "x\nperdure: all is well"]) == "expected one of: a b, 'x\\nperdure: all is well'"
+    assert meant("?", ["a b", "x\nperdure: all is well"]) == r"expected one of: a b, x\u{a}perdure: all is well"
     assert meant("?", map(str, range(100, 300))).endswith("198, 199 and 100 more")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from perdure.units import printable
+
 __all__ = ["LAYOUT", "printable"]
 
 LAYOUT = "\n\t"
 """What messages are laid out with."""
-
-
-def printable(text: str, *, keep: str = "") -> str:
-    r"""`text` without characters that a terminal would obey: those are written as in the text format, ``\u{1b}``."""
-    return "".join(char if char.isprintable() or char in keep else f"\\u{{{ord(char):x}}}" for char in text)

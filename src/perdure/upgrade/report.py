@@ -11,7 +11,7 @@ from typing import Any, final
 
 from perdure.errors import located
 from perdure.inspection.find import Structure
-from perdure.units import counted
+from perdure.units import counted, printable
 from perdure.upgrade.check_calls import exercised
 from perdure.upgrade.check_hooks import Usage, slices, usage
 from perdure.upgrade.checks import CHECKS
@@ -175,7 +175,7 @@ class Report:
         notes = self.of("note")
         if notes:
             yield ""
-            yield from (f"  note: {_one_line(one.what)}" for one in notes)
+            yield from (f"  note: {printable(one.what)}" for one in notes)
         yield ""
         for usage_ in self.limits:
             if usage_.used:
@@ -187,7 +187,7 @@ class Report:
         tried = ", ".join(f"{count} {origin}" for origin, count in self.calls.items()) or "none"
         yield f"  calls tried on both versions: {tried} ({self.methods} methods)"
         for name, why in self.untried.items():
-            yield f"  not tried: {_one_line(name)}: {why}"
+            yield f"  not tried: {printable(name)}: {why}"
         if self.way_back is not None:
             yield f"  way back to the old module: {'yes' if self.way_back else 'no'}"
 
@@ -207,19 +207,14 @@ def _counted(count: int, severity: str) -> str:
     return counted(count, severity) if severity in ("note", "warning") else f"{count} {severity}"
 
 
-def _one_line(text: str) -> str:
-    """A text of somebody else's on one line, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else f"\\u{{{ord(letter):x}}}" for letter in text)
-
-
 def _finding_lines(one: Finding) -> Iterator[str]:
     yield ""
-    yield f"  {one.severity.upper()} [{one.code}] {_one_line(one.what)}"
+    yield f"  {one.severity.upper()} [{one.code}] {printable(one.what)}"
     for title, text in one.parts:
-        yield f"    {title + ':':8}{_one_line(text)}"
+        yield f"    {title + ':':8}{printable(text)}"
     frames = zip(one.backtrace, located(one.backtrace), strict=False)
     for frame in [frame for name, frame in frames if not _MACHINERY.search(name)][:6]:
-        yield f"      at {_one_line(frame)}"
+        yield f"      at {printable(frame)}"
 
 
 # -- judging
