@@ -7,7 +7,7 @@ part of a query hands a solution on, whether there is time left.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from reprlib import repr as brief
@@ -206,13 +206,8 @@ class StableGraph(Graph):
             UnsupportedError: it asks another endpoint, is a text of more than 256 KiB, or nested too deep.
             HostError: it takes longer than the limit, also while the result is gone through.
         """
-        with _not_too_deep():
-            if isinstance(query_object, str):
-                _check_text(query_object)
-                names = self._names(arguments[2:3], options)
-                query_object = translateQuery(parseQuery(query_object), options.get("base"), names)
-            _only_here(query_object.algebra)
-        return Graph.query(self._counted(), query_object, *arguments, **options)
+        query = self._translated(query_object, _read_query, arguments[2:3], options)
+        return Graph.query(self._counted(), query, *arguments, **options)
 
     def update(self, update_object: Any, *arguments: Any, **options: Any) -> None:
         """Change what an update says: all of it or, where it fails, nothing.
@@ -222,15 +217,10 @@ class StableGraph(Graph):
                 nested too deep.
             HostError: it takes longer than the limit.
         """
-        with _not_too_deep():
-            if isinstance(update_object, str):
-                _check_text(update_object)
-                names = self._names(arguments[1:2], options)
-                update_object = translateUpdate(parseUpdate(update_object), options.get("base"), names)
-            _only_here(update_object.algebra)
+        update = self._translated(update_object, _read_update, arguments[1:2], options)
         counted = self._counted()
         with self.store.transaction():
-            Graph.update(counted, update_object, *arguments, **options)
+            Graph.update(counted, update, *arguments, **options)
             assert counted.store.clock is not None
             counted.store.clock.look()  # what is SILENT goes on after an error, of whatever kind
 
@@ -240,10 +230,28 @@ class StableGraph(Graph):
         found.namespace_manager = self.namespace_manager
         return found
 
-    def _names(self, by_place: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
-        """The namespaces that a caller gives, by place or by name; else those of the graph."""
-        given = by_place[0] if by_place else options.get("initNs")
-        return given or dict(self.namespaces())
+    def _translated(
+        self, statement: Any, read: Callable[[str, Any, Any], Any], names: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> Any:
+        """A statement as rdflib evaluates it, from a text or made before, which asks nobody else.
+
+        Its namespaces are those that the caller gives, by place or by name; else those of the graph.
+        """
+        with _not_too_deep():
+            if isinstance(statement, str):
+                _check_text(statement)
+                given = (names[0] if names else options.get("initNs")) or dict(self.namespaces())
+                statement = read(statement, options.get("base"), given)
+            _only_here(statement.algebra)
+        return statement
+
+
+def _read_query(text: str, base: Any, names: Any) -> Any:
+    return translateQuery(parseQuery(text), base, names)
+
+
+def _read_update(text: str, base: Any, names: Any) -> Any:
+    return translateUpdate(parseUpdate(text), base, names)
 
 
 @contextmanager

@@ -151,11 +151,7 @@ def _deliver_response(world: World, message: ResponseMessage, leaving: _Leaving)
     if canister is not None:
         _put(world, canister, message)
         return
-    destination = None if world.route is None else world.route(message.receiver)
-    if destination is None or destination == world.state.subnet_id:
-        world.state.lost_cycles += message.refund
-    else:
-        leaving.add(destination, message)
+    _pass_on(world, message, message.refund, leaving)
 
 
 def _deliver_refund(world: World, message: RefundMessage, leaving: _Leaving) -> None:
@@ -164,9 +160,14 @@ def _deliver_refund(world: World, message: RefundMessage, leaving: _Leaving) -> 
         world.touch(canister)
         canister.cycles += message.cycles
         return
+    _pass_on(world, message, message.cycles, leaving)
+
+
+def _pass_on(world: World, message: ResponseMessage | RefundMessage, cycles: int, leaving: _Leaving) -> None:
+    """To the subnet of whoever is not here; the cycles of what nobody can take are lost."""
     destination = None if world.route is None else world.route(message.receiver)
     if destination is None or destination == world.state.subnet_id:
-        world.state.lost_cycles += message.cycles
+        world.state.lost_cycles += cycles
     else:
         leaving.add(destination, message)
 
