@@ -37,7 +37,7 @@ UNLESS_ALL = $(if $(ALL),,-m "not slow$(1)")
 
 # The same on systems without PAGEMAP_SCAN (before Linux 6.7): whatever has mapped memories or files under it. Of the slow
 # ones those that end in the midst of a commit, where the ways differ; tests/embedder/test_canisters.py compares all ways.
-PORTABLE_TESTS := embedder execution kit python storage subnet system system_api
+PORTABLE_TESTS := embedder execution kit network python storage subnet system system_api
 portable: $(DEV)
 	PERDURE_PORTABLE=1 $(BIN)/$(PYTEST) -q $(call UNLESS_ALL, or every_way) $(addprefix tests/,$(PORTABLE_TESTS))
 
@@ -51,7 +51,7 @@ $(LOWEST)/.lowest: pyproject.toml
 	touch $@
 
 lowest: $(LOWEST)/.lowest
-	$(LOWEST)/bin/$(PYTEST) -q $(call UNLESS_ALL) tests/embedder tests/instrument tests/subnet --ignore=tests/subnet/test_wasi.py
+	$(LOWEST)/bin/$(PYTEST) -q $(call UNLESS_ALL) tests/embedder tests/instrument tests/network tests/subnet --ignore=tests/subnet/test_wasi.py
 
 # The documentation as a site, in build/site.
 site: $(DEV)

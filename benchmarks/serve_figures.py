@@ -30,7 +30,7 @@ import cbor2
 from figures import Table, main
 from perdure import Principal, Subnet
 from perdure.gateway.http import HttpInterface
-from perdure.subnet.live import Live
+from perdure.network.live import Live
 
 HERE = Path(__file__).parent
 MODULE = HERE.parent / "tests" / "canisters" / "modules" / "kv32.wasm"

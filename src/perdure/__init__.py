@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from perdure.ic.principal import ANONYMOUS, Principal
     from perdure.kit.rejects import rejects
     from perdure.memory import Memory
+    from perdure.network import Network
     from perdure.subnet import Canister, Subnet
-    from perdure.subnet.network import Network
 
 __all__ = [
     "ANONYMOUS",
@@ -49,7 +49,7 @@ _PLACES = {
     "kit.rejects": "rejects",
     "memory": "Memory",
     "subnet": "Canister Subnet",
-    "subnet.network": "Network",
+    "network": "Network",
 }
 _MODULE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
 

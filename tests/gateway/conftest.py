@@ -12,8 +12,8 @@ import pytest
 
 from perdure import Subnet
 from perdure.gateway.http import HttpInterface
+from perdure.network.live import Live
 from perdure.subnet import Canister
-from perdure.subnet.live import Live
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -14,7 +14,7 @@ from perdure.candid import encode, parse_values
 from perdure.certification import Missing
 from perdure.gateway.envelope import hash_of_map
 from perdure.gateway.http import HttpInterface
-from perdure.subnet.live import Live
+from perdure.network.live import Live
 
 NAT_1 = b"DIDL\0\1}\1"
 

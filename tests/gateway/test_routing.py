@@ -19,7 +19,7 @@ from perdure.gateway.http import Request
 from perdure.gateway.routing import Interfaces
 from perdure.gateway.site import Site
 from perdure.kit import canister, ic, query
-from perdure.subnet.live import Rounds
+from perdure.network.live import Rounds
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 NOTHING = encode((), [])

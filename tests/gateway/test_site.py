@@ -20,7 +20,7 @@ from perdure.gateway.hosts import Hosts
 from perdure.gateway.http import Pending, Request
 from perdure.gateway.site import Site
 from perdure.kit import call, canister, ic, query, update
-from perdure.subnet.live import Live
+from perdure.network.live import Live
 
 REPLY = """record { status_code : nat16; headers : vec record { text; text }; body : blob; upgrade : opt bool;
 streaming_strategy : opt variant { Callback : record { callback : func (TOKEN) -> () query; token : TOKEN } } }"""

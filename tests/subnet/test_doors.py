@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from perdure.network import Network
 from perdure.subnet import Canister, Subnet
 from perdure.subnet.doors import DOORS, door
 from perdure.subnet.memories import LiveMemory
-from perdure.subnet.network import Network
 
 FACADE = {"Canister": Canister, "LiveMemory": LiveMemory, "Network": Network, "Subnet": Subnet}
 

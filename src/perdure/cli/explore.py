@@ -61,10 +61,10 @@ def _opened(source: str, extensions: tuple[str, ...]) -> Iterator[Explorer]:
     """The pages over a source."""
     from perdure.explorer import Explorer
     from perdure.inspection.open import open_source
+    from perdure.network import Network
     from perdure.storage.names import by_id
     from perdure.storage.topology import TOPOLOGY
     from perdure.subnet import Subnet
-    from perdure.subnet.network import Network
 
     path = Path(source)
     with ExitStack() as stack:

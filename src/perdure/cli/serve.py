@@ -23,9 +23,9 @@ from perdure.units import counted
 if TYPE_CHECKING:
     from perdure.explorer import Explorer
     from perdure.gateway.http import Request, Response
+    from perdure.network import Network
+    from perdure.network.live import Clock
     from perdure.subnet import Subnet
-    from perdure.subnet.live import Clock
-    from perdure.subnet.network import Network
 
 __all__ = ["LaterPages", "names_in", "serve", "until_ended", "wait"]
 
@@ -139,7 +139,7 @@ def _opened(
             yield subnet
         return
     from perdure.execution.config import SubnetConfig
-    from perdure.subnet.network import Network
+    from perdure.network import Network
 
     config = SubnetConfig(production_key_names=production_key_names)
     try:
@@ -157,7 +157,7 @@ def _opened(
 
 
 def _subnets(served: Subnet | Network) -> tuple[Subnet, ...]:
-    from perdure.subnet.network import Network
+    from perdure.network import Network
 
     return served.subnets if isinstance(served, Network) else (served,)
 
@@ -179,7 +179,7 @@ def names_in(directory: Path) -> Mapping[str, str]:
 
 def _described(served: Subnet | Network) -> dict[str, object]:
     """Who is served: the root, and what subnets there are beside it."""
-    from perdure.subnet.network import Network
+    from perdure.network import Network
 
     if not isinstance(served, Network):
         return {"subnet_id": str(served.id), "root_key": served.root_key.hex()}

@@ -12,7 +12,7 @@ from perdure.explorer.subject import contents_of, trouble
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
 from perdure.memory import WASM_PAGE_BYTES
-from perdure.subnet.network import Network
+from perdure.network import Network
 from perdure.subnet.subnet import Canister
 
 __all__ = ["index", "logs", "overview", "structure_rows"]

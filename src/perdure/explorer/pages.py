@@ -21,7 +21,7 @@ from perdure.explorer.words import FILTERS
 from perdure.gateway.http import MAX_UPLOAD_BYTES, Request, Response
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
-from perdure.subnet.network import Network
+from perdure.network import Network
 from perdure.subnet.subnet import Subnet
 
 __all__ = ["Explorer"]

@@ -15,7 +15,7 @@ from perdure.errors import PerdureError
 from perdure.execution.events import Ended, Stream, Trapped
 from perdure.ic.principal import Principal
 from perdure.inspection.source import Source
-from perdure.subnet.network import Network
+from perdure.network import Network
 from perdure.subnet.subnet import Canister, Subnet
 
 __all__ = ["Calls", "Entry", "NotFoundError", "Site", "Trial", "entry_of"]

@@ -29,7 +29,7 @@ from typing import Any, Final, final
 from perdure.errors import HostError, UnsupportedError
 from perdure.fleet.worker import named
 from perdure.fleet.workers import Worker
-from perdure.subnet.process import begin_process
+from perdure.network.process import begin_process
 
 __all__ = ["RayProcesses", "RayWorkers", "connect"]
 

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple, final
 from perdure.certification import Certificate, Delegation, Leaf, RootKey, prune
 from perdure.certification.hash_tree import descend
 from perdure.gateway.state_tree import Node, State, StateTree
-from perdure.subnet.delegations import Neighbour
-from perdure.subnet.live import Live
+from perdure.network.delegations import Neighbour
+from perdure.network.live import Live
 
 __all__ = ["Certifier"]
 

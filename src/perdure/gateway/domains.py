@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, final
 
-from perdure.subnet.live import Rounds
+from perdure.network.live import Rounds
 
 __all__ = ["PATH", "Domains"]
 

@@ -35,8 +35,8 @@ from perdure.gateway.read_paths import check_paths
 from perdure.gateway.signatures import Authority, Verifier
 from perdure.gateway.state_tree import Node, alone
 from perdure.ic.principal import ANONYMOUS, Principal
-from perdure.subnet.live import Live, Refused
-from perdure.subnet.live import Request as Ingress
+from perdure.network.live import Live, Refused
+from perdure.network.live import Request as Ingress
 
 __all__ = ["CORS", "HttpInterface", "Pending", "Request", "Response", "Streamed", "awaited"]
 

@@ -11,7 +11,7 @@ from typing import Final, final
 from perdure.errors import MalformedError
 from perdure.gateway.http import HttpInterface, Pending, Request, Response, awaited
 from perdure.ic.principal import Principal
-from perdure.subnet.live import Live, Rounds
+from perdure.network.live import Live, Rounds
 
 __all__ = ["Interfaces"]
 

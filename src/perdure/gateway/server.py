@@ -22,8 +22,8 @@ from typing import Any, Final, Protocol, final
 from perdure.errors import HostError, StorageError, UnsupportedError
 from perdure.gateway.budget import Budget, Held, Spent
 from perdure.gateway.hosts import Hosts, is_loopback
-from perdure.subnet.live import Clock, Rounds
-from perdure.subnet.network import Network
+from perdure.network import Network
+from perdure.network.live import Clock, Rounds
 from perdure.subnet.subnet import Subnet
 
 try:

@@ -33,8 +33,8 @@ from perdure.gateway.verification import (
     verify_response,
 )
 from perdure.ic.principal import ANONYMOUS, Principal
-from perdure.subnet.live import Live, Refused, Rounds
-from perdure.subnet.live import Request as Ingress
+from perdure.network.live import Live, Refused, Rounds
+from perdure.network.live import Request as Ingress
 
 __all__ = ["Site"]
 

@@ -28,7 +28,7 @@ from perdure.execution.scheduler import request_status
 from perdure.execution.state import CanisterState, SubnetState
 from perdure.execution.world import World
 from perdure.gateway.envelope import MARK
-from perdure.subnet.delegations import Neighbour
+from perdure.network.delegations import Neighbour
 
 __all__ = ["Node", "State", "StateTree", "alone"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from perdure.subnet.live import Rounds
-from perdure.subnet.network import Network
+from perdure.network import Network
+from perdure.network.live import Rounds
 
 __all__ = ["GoesOn"]
 

@@ -16,11 +16,11 @@ from perdure.execution.management.interface import codecs
 from perdure.execution.records import RECORDS
 from perdure.execution.state import RANGE_BITS
 from perdure.ic.principal import Principal
+from perdure.network import Network
+from perdure.network.kinds import KINDS
 from perdure.storage import StateDirectory
 from perdure.storage.topology import Topology
 from perdure.subnet import Subnet
-from perdure.subnet.kinds import KINDS
-from perdure.subnet.network import Network
 
 __all__ = [
     "PocketICServer",

@@ -45,7 +45,7 @@ def test_a_write_that_is_added_is_a_place(tmp_path):
 
 def test_what_is_left_to_others_is_there():
     assert all(ast.parse((SOURCE / file).read_text(encoding="utf-8")).body for file in ELSEWHERE)
-    assert {place.file for place in places()} == {"execution/delivery.py", "execution/streams.py", "subnet/network.py"}
+    assert {place.file for place in places()} == {"execution/delivery.py", "execution/streams.py", "network/network.py"}
 
 
 @pytest.mark.slow

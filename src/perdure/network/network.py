@@ -35,17 +35,8 @@ from perdure.execution.state import NO_STREAM
 from perdure.execution.streams import Slice, has_new, slice_for, take_in
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
-from perdure.storage import KeepHistory
-from perdure.storage.topology import Topology
-from perdure.subnet import given
-from perdure.subnet.canister import Canister
-from perdure.subnet.delegations import Delegations, Neighbour, range_of
-from perdure.subnet.doors import door
-from perdure.subnet.durable import DurableHost
-from perdure.subnet.gate import Gate, alone
-from perdure.subnet.kinds import KINDS
-from perdure.subnet.members import begin_at, hash_of
-from perdure.subnet.network_directory import (
+from perdure.network.delegations import Delegations, Neighbour, range_of
+from perdure.network.directory import (
     all_planned,
     check_places,
     check_streams,
@@ -55,11 +46,20 @@ from perdure.subnet.network_directory import (
     seed_of,
     wanted_kinds,
 )
-from perdure.subnet.process import Begins
-from perdure.subnet.remote import RemoteSubnet
+from perdure.network.kinds import KINDS
+from perdure.network.members import begin_at, hash_of
+from perdure.network.process import Begins
+from perdure.network.remote import RemoteSubnet
+from perdure.network.workers import Workers
+from perdure.storage import KeepHistory
+from perdure.storage.topology import Topology
+from perdure.subnet import given
+from perdure.subnet.canister import Canister
+from perdure.subnet.doors import door
+from perdure.subnet.durable import DurableHost
+from perdure.subnet.gate import Gate, alone
 from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
-from perdure.subnet.workers import Workers
 
 __all__ = ["Network"]
 

@@ -15,8 +15,8 @@ from perdure import Network, StorageError, Subnet
 from perdure.candid import encode, parse_types
 from perdure.cli import perdure
 from perdure.execution.streams import has_new, take_in
+from perdure.network import network as network_module
 from perdure.storage.topology import Topology
-from perdure.subnet import network as network_module
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 NOTHING = encode((), [])

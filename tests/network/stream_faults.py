@@ -1,6 +1,6 @@
 """Kill a process before and after each statement that moves messages between subnets: nothing else comes out.
 
-    python tests/subnet/stream_faults.py
+    python tests/network/stream_faults.py
 
 The places are read from the source: every statement of every function that writes what streams keep (`STATE`), or that
 calls what sends, slices and takes in (`PLUMBING`). So a write that is added is a place, and a run that does not come by
@@ -32,11 +32,11 @@ import perdure
 from perdure.execution import submit_ingress
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
+from perdure.network import Network
 from perdure.subnet.durable import DurableHost
-from perdure.subnet.network import Network
 
 SOURCE = Path(perdure.__file__).parent
-ROOMS = ("execution", "subnet")
+ROOMS = ("execution", "network", "subnet")
 STATE = frozenset(["xnet_streams", "sent_cycles", "received_cycles"])
 """What streams are kept in."""
 PLUMBING = frozenset(["send", "slice_for", "take_in"])
@@ -45,9 +45,9 @@ MUTATORS = frozenset(["append", "clear", "extend", "insert", "pop", "remove"])
 WITHIN = "execution/streams.py", "outbox"
 """Where a write to this counts, too: what has been taken out of a stream."""
 ELSEWHERE = {
-    "subnet/worker.py": "worker processes, which tests/subnet/test_workers.py kills",
-    "subnet/workers.py": "the same",
-    "subnet/process.py": "the same: what the network knows of them",
+    "network/worker.py": "worker processes, which tests/network/test_workers.py kills",
+    "network/workers.py": "the same",
+    "network/process.py": "the same: what the network knows of them",
     "subnet/replay.py": "a history that is done again, in a directory that is gone afterwards",
 }
 CYCLES = 1_000

@@ -32,9 +32,8 @@ from perdure.execution.schema import SLICE
 from perdure.execution.state import XNetStream
 from perdure.execution.streams import Slice, decode_slice, slice_for, take_in
 from perdure.ic.principal import ANONYMOUS, Principal
-from perdure.subnet.canister import Canister
-from perdure.subnet.delegations import Delegations
-from perdure.subnet.frames import (
+from perdure.network.delegations import Delegations
+from perdure.network.frames import (
     Channel,
     ClassBytes,
     Code,
@@ -48,10 +47,11 @@ from perdure.subnet.frames import (
     encode_value,
     packed,
 )
+from perdure.network.members import begin_at, hash_of
+from perdure.subnet.canister import Canister
 from perdure.subnet.gate import Gate
 from perdure.subnet.interface import ARGS_SECTIONS, asked_interface, chosen, interface_of
 from perdure.subnet.interfaces import Known
-from perdure.subnet.members import begin_at, hash_of
 from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
 

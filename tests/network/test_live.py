@@ -14,8 +14,8 @@ from perdure import Subnet
 from perdure.candid import encode, parse_types
 from perdure.canister import Reply
 from perdure.errors import UnsupportedError
-from perdure.subnet.live import Live, Refused, Request
-from perdure.subnet.network import Network
+from perdure.network import Network
+from perdure.network.live import Live, Refused, Request
 from perdure.subnet.outcalls import HttpResponse
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"

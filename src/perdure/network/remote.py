@@ -17,16 +17,16 @@ from perdure.canister import HasModule
 from perdure.errors import UnsupportedError
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.memory import WASM_PAGE_BYTES, check_range
+from perdure.network.frames import ClassBytes, Code, decode_value, encode_value
+from perdure.network.process import Place
+from perdure.network.workers import Workers
 from perdure.subnet import given
 from perdure.subnet.actor import Actor
 from perdure.subnet.canister import Canister
-from perdure.subnet.frames import ClassBytes, Code, decode_value, encode_value
 from perdure.subnet.interface import service_of
 from perdure.subnet.management import management_service
 from perdure.subnet.memories import LiveMemory
-from perdure.subnet.process import Place
 from perdure.subnet.subnet import Subnet
-from perdure.subnet.workers import Workers
 
 __all__ = ["RemoteCanister", "RemoteMemory", "RemoteSubnet"]
 

@@ -31,8 +31,8 @@ from perdure.execution.scheduler import (
 from perdure.execution.state import HookStatus, SubnetState
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
+from perdure.network.network import Network
 from perdure.subnet.canister import Canister
-from perdure.subnet.network import Network
 from perdure.subnet.outcalls import PendingOutcall
 from perdure.subnet.subnet import Subnet
 

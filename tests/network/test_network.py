@@ -19,8 +19,8 @@ from perdure.execution.management.elsewhere import BITCOIN_CANISTERS
 from perdure.execution.schema import FORMAT, SUBNET
 from perdure.execution.streams import Slice, take_in
 from perdure.kit import call, canister, nat64, update
-from perdure.subnet import network as network_module
-from perdure.subnet.live import Live
+from perdure.network import network as network_module
+from perdure.network.live import Live
 
 CYCLES = 5_000
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"

@@ -27,9 +27,9 @@ import cbor2
 from perdure.canister import HasModule
 from perdure.errors import HostError, UnsupportedError
 from perdure.execution.config import SubnetConfig
-from perdure.subnet.frames import EndedError, Held, Kind, encode_error
+from perdure.network.frames import EndedError, Held, Kind, encode_error
+from perdure.network.process import IS_WORKER, Begins, Place, StreamNumbers, WorkerProcess, answer_of
 from perdure.subnet.gate import Gate, Outside
-from perdure.subnet.process import IS_WORKER, Begins, Place, StreamNumbers, WorkerProcess, answer_of
 from perdure.subnet.routes import Routes
 
 __all__ = ["Workers"]

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, final, runtime_checkable
 
-from perdure.subnet.frames import Channel, EndedError, Kind, decode_error, encode_error, packed
+from perdure.network.frames import Channel, EndedError, Kind, decode_error, encode_error, packed
 
 __all__ = ["IS_WORKER", "Begins", "Begun", "Place", "StreamNumbers", "WorkerProcess", "answer_of", "begin_process"]
 
 _START: Final = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from perdure.subnet.worker import main; main(*map(int, sys.argv[2:]))"
+    "from perdure.network.worker import main; main(*map(int, sys.argv[2:]))"
 )
 IS_WORKER: Final = "PERDURE_WORKER"
 """In the environment of workers, whose imports must not begin others."""

@@ -24,8 +24,8 @@ from perdure.candid import decode, encode, parse_types
 from perdure.execution import submit_ingress
 from perdure.kit import canister, update
 from perdure.memory import WASM_PAGE_BYTES
+from perdure.network import frames
 from perdure.storage import StateDirectory
-from perdure.subnet import frames
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 COUNTER = MODULES / "motoko_eop_v1.wasm.gz"

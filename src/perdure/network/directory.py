@@ -11,9 +11,9 @@ from perdure.errors import StorageError
 from perdure.execution.cycles import FREE
 from perdure.execution.state import FIRST_CANISTER_INDEX, NO_STREAM, RANGE_BITS
 from perdure.ic.principal import Principal
+from perdure.network.kinds import KINDS, kind_of
 from perdure.storage.topology import TOPOLOGY, Member, Topology
 from perdure.subnet.gate import Gate
-from perdure.subnet.kinds import KINDS, kind_of
 from perdure.subnet.subnet import Subnet
 
 __all__ = [
