@@ -10,7 +10,7 @@ import wasmtime
 from perdure import Subnet
 from perdure.embedder import compile_module
 from perdure.embedder.cache import CompileCache
-from perdure.errors import UnsupportedError
+from perdure.errors import MalformedError, UnsupportedError
 from perdure.subnet import exported_interface as exported
 from perdure.subnet.exported_interface import MAX_BYTES, exported_interface
 
@@ -98,6 +98,38 @@ def test_what_says_no_interface_says_what_to_do():
         UnsupportedError, match=r"no section candid:service and exports no get_candid_pointer; pass candid="
     ):
         canister.actor()
+
+
+def section(text: bytes, name: bytes = b"icp:public candid:service") -> bytes:
+    """A custom section."""
+    return bytes([0, len(name) + len(text) + 1, len(name)]) + name + text
+
+
+@pytest.mark.parametrize("damage", [b"service : {", b"\xff", b"type A = nat"], ids=["cut", "no UTF-8", "no service"])
+def test_an_interface_that_cannot_be_read_is_warned_of_and_the_next_one_taken(damage, caplog):
+    canister = Subnet().install(module("(i32.const 8)") + section(damage))
+    service = canister.service()
+    assert set(service.methods) == {"greet", "count"}
+    assert service.source == "its function get_candid_pointer"
+    canister.service()
+    of_module, said = caplog.messages
+    assert of_module.replace("the module", f"canister {canister.id}") == said
+    assert "its section icp:public candid:service cannot be read, its function get_candid_pointer is taken" in said
+
+
+def test_what_is_known_of_a_canister_is_the_last_to_be_taken(tmp_path, caplog):
+    (tmp_path / "m.wasm").write_bytes(bytes(wasmtime.wat2wasm("(module)")) + section(b"service"))
+    (tmp_path / "m.did").write_text(DID)
+    canister = Subnet().install(tmp_path / "m.wasm")
+    assert set(canister.service().methods) == {"greet", "count"}
+    assert "m.did, beside the module is taken in its place" in caplog.text
+
+
+def test_where_no_interface_can_be_read_the_first_one_says_why(tmp_path):
+    (tmp_path / "m.wasm").write_bytes(bytes(wasmtime.wat2wasm("(module)")) + section(b"service : {"))
+    canister = Subnet().install(tmp_path / "m.wasm")
+    with pytest.raises(MalformedError, match=f"the interface of canister {canister.id}: .*line 1, column 12"):
+        canister.service()
 
 
 @pytest.mark.parametrize("wasm", [module("(i32.const 8)"), module("(unreachable)")], ids=["says one", "traps"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 from contextlib import closing
 
 import pyarrow.parquet as pq
 import pytest
+import wasmtime
 
+from perdure import Subnet
 from perdure.candid import Codec, parse_type
 from perdure.candid.types import Opt, Rec, Record, Variant
 from perdure.errors import MalformedError
@@ -16,7 +19,7 @@ from perdure.ic.principal import ANONYMOUS
 from perdure.inspection.export import export_parquet, export_sqlite
 from perdure.inspection.find import find, find_in_memory, name_structures
 from perdure.inspection.labels import ModuleLabels, labels_of
-from perdure.inspection.open import open_source
+from perdure.inspection.open import open_source, with_module
 from perdure.inspection.rows import open_table
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
@@ -100,6 +103,46 @@ def test_a_module_that_tells_nothing(snapshot, damage):
         assert len(source.labels) == 0
         table = open_table(find(source).structures[0], SCHEMA)
         assert len(list(table.entries())) == 20
+
+
+def exporting(interface: str, section: bytes = b"") -> bytes:
+    """A module that says its interface by a function, as those of the Rust CDK do."""
+    text = "".join(f"\\{byte:02x}" for byte in interface.encode())
+    body = f'(memory 1) (data (i32.const 8) "{text}\\00")'
+    wat = f'(module {body} (func (export "get_candid_pointer") (result i32) (i32.const 8)))'
+    return bytes(wasmtime.wat2wasm(wat)) + section
+
+
+@pytest.mark.parametrize("section", ["", "service : {"], ids=["no section", "one that cannot be read"])
+@pytest.mark.parametrize("packed", [bytes, gzip.compress], ids=["plain", "gzipped"])
+def test_fields_are_named_by_the_function_of_a_module_beside_a_snapshot(snapshot, section, packed):
+    more = module(section)[8:] if section else b""
+    (snapshot / "wasm_module.bin").write_bytes(packed(exporting(INTERFACE, more)))
+    with open_source(str(snapshot)) as source:
+        table = open_table(find(source).structures[0], SCHEMA)
+        assert table.decode(next(iter(table.entries())))[1] == user(0)
+
+
+def test_fields_are_named_by_what_was_given_at_the_installation(tmp_path):
+    memory = memory_of([message(USER, user(0))])
+    with Subnet(tmp_path / "state") as subnet:
+        canister = subnet.install(bytes(wasmtime.wat2wasm("(module)")), candid=INTERFACE)
+        canister.stable.grow(len(memory.data) >> 16)
+        canister.stable.write(0, memory.data)
+    with open_source(f"{tmp_path / 'state'}:{canister.id}") as source:
+        table = open_table(find(source).structures[0], SCHEMA)
+        assert table.decode(next(iter(table.entries())))[1] == user(0)
+
+
+@pytest.mark.parametrize("name", ["m.did", "m.wasm"])
+def test_fields_of_a_dump_are_named_by_a_file_that_is_named_or_beside_it(tmp_path, name):
+    (tmp_path / "dump.bin").write_bytes(memory_of([message(USER, user(0))]).data)
+    (tmp_path / "m.wasm").write_bytes(bytes(wasmtime.wat2wasm("(module)")))
+    (tmp_path / "m.did").write_text(INTERFACE)
+    with open_source(str(tmp_path / "dump.bin")) as source:
+        with_module(source, tmp_path / name)
+        table = open_table(find(source).structures[0], SCHEMA)
+        assert table.decode(next(iter(table.entries())))[1] == user(0)
 
 
 def test_labels():

@@ -52,7 +52,7 @@ def _class_name(source: Path) -> str:
 
 
 def _service(source: Path) -> ServiceType:
-    from perdure.subnet.interface import chosen, service_of
+    from perdure.subnet.interface import service_of
     from perdure.subnet.interfaces import found_interface
 
     if source.suffix == ".did":
@@ -61,4 +61,4 @@ def _service(source: Path) -> ServiceType:
 
     module = MODULE.convert(source, None, None)  # which says what else it may be
     compiled = shared_compiler().compile(module.read_bytes())
-    return service_of(str(source), compiled, chosen(found_interface(module), compiled))
+    return service_of(str(source), compiled, found_interface(module))

@@ -123,7 +123,7 @@ def version(asked: Asked) -> Page:
 def _differences(
     directory: StateDirectory, before: PastCanister, after: PastCanister, deadline: Deadline
 ) -> Differences:
-    """How a canister differs; read from its pages alone, nothing is compiled."""
+    """How a canister differs; read from its pages alone, no canister runs."""
     changed = [(name, before.sizes.get(name, 0), size) for name, size in after.sizes.items()]
     facts: list[tuple[str, object, object]] = [
         (f"{name} in Wasm pages", f"{old:,}", f"{new:,}") for name, old, new in changed if old != new

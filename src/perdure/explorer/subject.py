@@ -39,7 +39,9 @@ def _source_of(canister: Canister) -> Source:
     from perdure.inspection.motoko import reader
 
     module = canister.module
-    labels = ModuleLabels(lambda: module.wasm if module is not None else None)
+    labels = ModuleLabels(
+        lambda: module.wasm if module is not None else None, lambda: canister._subnet._interfaces.of(canister._raw_id)
+    )
     variables = Variables(labels.stable_types, lambda _: reader(canister, _GATHERING_INSTRUCTIONS)())
     return Source(str(canister.id), canister.stable, labels=labels, variables=variables)
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, final
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
+    from perdure.candid.did import Program
+    from perdure.subnet.interfaces import Known
     from perdure.values.schema import Schema
     from perdure.wasm import Module
 
@@ -29,13 +31,18 @@ _SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 class ModuleLabels(Mapping[int, str]):
     """The names in the interface of a module, which is read when one is first asked for.
 
+    It is in a section of the module, or what somebody gave for it; else the module exports it as a function, which runs
+    apart (`perdure.subnet.exported_interface`).
+
     Args:
         read: gives the module, gzipped or not; ``None`` where there is none. Whatever is wrong with it, there are no
             names then: they are a help for reading, not a part of the data.
+        given: gives the interface that is known beside the module; ``None`` where there is none.
     """
 
-    def __init__(self, read: Callable[[], bytes | None]) -> None:
+    def __init__(self, read: Callable[[], bytes | None], given: Callable[[], Known | None] = lambda: None) -> None:
         self._read = read
+        self._given = given
 
     @cached_property
     def _module(self) -> Module | None:
@@ -48,33 +55,41 @@ class ModuleLabels(Mapping[int, str]):
             return None
 
     @cached_property
-    def _interface(self) -> str:
+    def _interfaces(self) -> tuple[Program, ...]:
+        """All that can be read: a name has its number whoever says it."""
         module = self._module
+        sections = () if module is None else filter(None, map(module.custom, _SECTIONS))
+        said = [_parsed(text) for text in sections]
         try:
-            return next((found for name in _SECTIONS if module and (found := module.custom(name))), b"").decode()
-        except UnicodeDecodeError:
-            return ""
+            given = self._given()
+            said += [] if given is None else [_parsed(given.text, given)]
+        except (PerdureError, OSError):
+            pass  # as with a damaged module
+        return tuple(filter(None, said if any(said) else [self._exported()]))
+
+    def _exported(self) -> Program | None:
+        module = self._module
+        if module is None or "get_candid_pointer" not in module.exported_functions:
+            return None
+        from perdure.subnet.exported_interface import interface_in  # it runs code, of few modules
+
+        try:
+            return _parsed(interface_in(self._read() or b""))
+        except (PerdureError, OSError):
+            return None
 
     @cached_property
     def _labels(self) -> dict[int, str]:
-        try:
-            return labels_of(self._interface)
-        except PerdureError:
-            return {}
+        return {number: name for one in self._interfaces for number, name in _labels_in(one).items()}
 
     def methods(self) -> frozenset[str]:
         """The methods by name: those that are exported, of a canister in Python those of its interface."""
-        from perdure.candid import parse
-
         exports = () if self._module is None else self._module.exports
         found = frozenset(one.name.partition(" ")[2] for one in exports if one.name.startswith(_METHODS))
         if found:
             return found
-        try:
-            service = parse(self._interface).service
-        except PerdureError:
-            return found
-        return found if service is None else frozenset(method.name for method in service.methods)
+        services = (one.service for one in self._interfaces)
+        return frozenset(method.name for service in services if service is not None for method in service.methods)
 
     def stable_types(self) -> str | None:
         """Motoko's stable types, in the text of ``.most`` files; ``None``: all but Motoko's modules say none."""
@@ -119,9 +134,23 @@ def labels_of(interface: str) -> dict[int, str]:
         MalformedError: it is no Candid.
     """
     from perdure.candid import parse
+
+    return _labels_in(parse(interface))
+
+
+def _parsed(interface: str | bytes, given: Known | None = None) -> Program | None:
+    from perdure.candid import parse
+
+    try:
+        text = interface if isinstance(interface, str) else interface.decode()
+        return parse(text) if given is None or not given.file else parse(text, given.load, given.file)
+    except (PerdureError, UnicodeDecodeError):
+        return None
+
+
+def _labels_in(program: Program) -> dict[int, str]:
     from perdure.candid.types import Record, Type, Variant, children
 
-    program = parse(interface)
     pending: list[Type] = [*program.types.values(), *(program.init or ())]
     pending += [] if program.service is None else [program.service]
     seen: set[int] = set()

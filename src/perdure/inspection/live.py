@@ -29,7 +29,9 @@ def tables_of(memory: LiveMemory) -> Tables:
     """
     canister: Any = memory._owner
     module = canister.module
-    labels = ModuleLabels(lambda: None if module is None else module.wasm)
+    labels = ModuleLabels(
+        lambda: None if module is None else module.wasm, lambda: canister._subnet._interfaces.of(canister._raw_id)
+    )
     variables = NO_VARIABLES
     if memory.kind.name == "stable":
         variables = Variables(labels.stable_types, lambda _: stable_variables(canister))

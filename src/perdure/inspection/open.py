@@ -55,19 +55,28 @@ def open_source(text: str, stdin: BinaryIO | None = None) -> Source:
 
 
 def with_module(source: Source, path: Path) -> None:
-    """Read a dump with what a module or a ``.most`` file says of it: names of Candid fields, Motoko's variables.
+    """Read a dump with what a file says of it: names of Candid fields, Motoko's variables.
+
+    The file is a module, with a ``.did`` beside it or not, the ``.did``, or a ``.most``.
 
     A dump of stable memory has the variables of classical persistence, one of the heap those of enhanced orthogonal
     persistence, if pre_upgrade has run.
 
     Raises:
         StorageError: the file cannot be read.
+        MalformedError: a ``.did`` that is no Candid.
     """
+    from perdure.subnet.interfaces import found_interface, given_interface  # few dumps have a file
+
     try:
+        if path.suffix == ".did":
+            given = given_interface(path)
+            source.labels = ModuleLabels(lambda: None, lambda: given)
+            return
         data = path.read_bytes()
     except OSError as error:
         raise StorageError((error.strerror or str(error)).lower(), path) from error
-    labels = ModuleLabels(lambda: data)
+    labels = ModuleLabels(lambda: data, lambda: found_interface(path))
     is_text = not data.startswith((b"\0asm", GZIP_MAGIC))
     source.labels = {} if is_text else labels
     text = (lambda: data.decode("utf-8", "replace")) if is_text else labels.stable_types

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from perdure.canister import Extent
 from perdure.errors import MalformedError, StorageError
@@ -18,6 +19,9 @@ from perdure.storage.mapped import map_extents
 from perdure.storage.names import Names
 from perdure.storage.topology import refuse_network
 from perdure.units import meant
+
+if TYPE_CHECKING:
+    from perdure.subnet.interfaces import Known
 
 __all__ = ["canister_id_of", "memory_of", "open_canister", "source_of_image"]
 
@@ -49,10 +53,18 @@ def open_canister(path: Path, canister: str) -> Source:
         raise
     # Open until the source is closed: as long as a reader is there, the owner leaves the files as they are.
     module_hash = directory.canisters[canister_id].module_hash
-    labels: Mapping[int, str] = ModuleLabels(lambda: directory.blob(module_hash) if module_hash else None)
+    labels: Mapping[int, str] = ModuleLabels(
+        lambda: directory.blob(module_hash) if module_hash else None, lambda: _given(directory, canister_id)
+    )
     if name != "stable":
         labels = MappingProxyType(labels)  # names of fields; what else a module declares is about stable memory
     return Source(source.label, source.memory, source.extents, source.layers, directory.close, labels)
+
+
+def _given(directory: StateDirectory, canister_id: bytes) -> Known | None:
+    from perdure.subnet.interfaces import Interfaces  # only when a name is asked for
+
+    return Interfaces(directory.path, directory.disk).of(canister_id)
 
 
 def source_of_image(

@@ -50,7 +50,7 @@ from perdure.network.frames import (
 from perdure.network.members import begin_at, hash_of
 from perdure.subnet.canister import Canister
 from perdure.subnet.gate import Gate
-from perdure.subnet.interface import ARGS_SECTIONS, asked_interface, chosen, interface_of
+from perdure.subnet.interface import args_of, known_interface
 from perdure.subnet.interfaces import Known
 from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
@@ -65,18 +65,12 @@ _LOOK_SECONDS: Final = 1.0
 # --- what handles ask for beside the names that subnets and canisters have
 
 
-def _interface(canister: Canister) -> tuple[Known | None, bytes | str | None]:
+def _interface(canister: Canister) -> tuple[Known | None, bytes | None]:
     """What says the interface, and the init arguments of its module."""
     module = canister.module
-    known = chosen(canister._subnet._interfaces.of(canister._raw_id), module)
-    if known is None:
-        text, source = interface_of(module)
-        if text is None:
-            text, source = asked_interface(module, canister.query), "the text that was given"
-        if text is not None:
-            known = Known(text if isinstance(text, str) else text.decode(), source=source)
-    sections = module.custom_sections if module is not None else {}
-    return known, next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
+    args, known = args_of(module), canister._subnet._interfaces.of(canister._raw_id)
+    found = known_interface(f"canister {canister.id}", module, known, args=args, query=canister.query)
+    return (None if found is None else found[0]), args
 
 
 def _code(canister: Canister) -> Code | None:

@@ -36,7 +36,7 @@ from perdure.subnet.changed_code import check_name, check_takeover, take_up
 from perdure.subnet.core import Core, Wasm
 from perdure.subnet.doors import door
 from perdure.subnet.gate import alone
-from perdure.subnet.interface import Argument, asked_interface, chosen, init_argument, service_of
+from perdure.subnet.interface import Argument, init_argument, service_of
 from perdure.subnet.management import (
     MAX_ROUNDS,
     as_error,
@@ -255,10 +255,8 @@ class Canister(Seen):
         """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""
         if self.id == MANAGEMENT_CANISTER:
             return management_service() if candid is None else service_of("the management canister", None, candid)
-        known = chosen(self._subnet._interfaces.of(self._raw_id), self.module) if candid is None else None
-        if candid is None and known is None:
-            candid = asked_interface(self.module, self.query)
-        return service_of(f"canister {self.id}", self.module, candid or known)
+        known = self._subnet._interfaces.of(self._raw_id) if candid is None else candid
+        return service_of(f"canister {self.id}", self.module, known, query=self.query)
 
     # --- code
 

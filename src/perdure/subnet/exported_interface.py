@@ -19,7 +19,7 @@ from perdure.embedder.module import compile_module, toolchain
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.storage import TemporaryImage, TemporaryStore
 
-__all__ = ["EXPORT", "exported_interface"]
+__all__ = ["EXPORT", "exported_interface", "interface_in"]
 
 EXPORT: Final = "get_candid_pointer"
 _PREAMBLE: Final = b"\0asm"
@@ -37,11 +37,17 @@ def exported_interface(module: CanisterModule) -> str:
     Raises:
         HostError: this machine could not compile it.
     """
-    if module.name:
-        return ""
-    key = module.module_hash
+    return "" if module.name else _remembered(module.module_hash, module.wasm)
+
+
+def interface_in(wasm: bytes) -> str:
+    """The same of a module that is not compiled, gzipped or not; raises as `exported_interface`."""
+    return _remembered(hashlib.sha256(wasm).digest(), wasm)
+
+
+def _remembered(key: bytes, wasm: bytes) -> str:
     if key not in _known:
-        _known[key] = _kept(key, module.wasm)
+        _known[key] = _kept(key, wasm)
         if len(_known) > _REMEMBERED:
             _known.popitem(last=False)
     return _known[key]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final, final
 
 from perdure.candid import decode, encode, parse_values
@@ -20,11 +22,10 @@ __all__ = [
     "NO_VALUES",
     "Argument",
     "ArgumentMissingError",
-    "asked_interface",
-    "chosen",
+    "args_of",
     "has_interface",
     "init_argument",
-    "interface_of",
+    "known_interface",
     "must_be_asked",
     "service_of",
 ]
@@ -32,6 +33,7 @@ __all__ = [
 SERVICE_SECTIONS: Final = ("icp:public candid:service", "icp:private candid:service")
 ARGS_SECTIONS: Final = ("icp:public candid:args", "icp:private candid:args")
 _CANDID_METHOD: Final = "__get_candid_interface_tmp_hack"
+_LOG: Final = logging.getLogger(__name__)
 NO_VALUES: Final = b"DIDL\0\0"
 """The Candid message without values."""
 
@@ -55,17 +57,7 @@ class ArgumentMissingError(ValueError):
 
 def has_interface(module: CanisterModule | None) -> bool:
     """Whether a module says which methods it has."""
-    return interface_of(module)[0] is not None
-
-
-def interface_of(module: CanisterModule | None) -> tuple[str | bytes | None, str]:
-    """The interface that a module says, unread, and where it says it; `None` where it says none."""
-    if module is None:
-        return None, ""
-    for name in SERVICE_SECTIONS:
-        if name in module.custom_sections:
-            return module.custom_sections[name], f"{OWN}section {name}"
-    return exported_interface(module) or None, f"{OWN}function {EXPORT}"
+    return next(said_interfaces(module, None), None) is not None
 
 
 def must_be_asked(module: CanisterModule | None) -> bool:
@@ -74,15 +66,64 @@ def must_be_asked(module: CanisterModule | None) -> bool:
     return f"canister_query {_CANDID_METHOD}" in methods and not has_interface(module)
 
 
-def asked_interface(module: CanisterModule | None, query: Callable[[str, bytes], bytes]) -> str | None:
-    """What a canister answers that is asked for its interface; `None`: its module says it, or nobody knows.
+def said_interfaces(
+    module: CanisterModule | None, known: Known | None, query: Callable[[str, bytes], bytes] | None = None
+) -> Iterator[tuple[str | bytes, Known]]:
+    """Every interface that a canister has, the one that goes first first: unread, and as what is known of it.
 
-    Before modules had the section, the Rust CDK gave them this method.
+    What somebody gave for this very module, then what that says: in sections, by a function; what is known otherwise
+    is for modules that say nothing. Last comes the answer to a `query`, which the Rust CDK gave modules a method for
+    before they had the section.
     """
-    if not must_be_asked(module):
-        return None
-    (text,) = decode(query(_CANDID_METHOD, NO_VALUES), (Text,))
-    return str(text)
+    sections: Mapping[str, bytes] = module.custom_sections if module is not None else {}
+    if known is not None and module is not None and known.module_hash == module.module_hash.hex():
+        yield known.text, known
+        known = None
+    for name in SERVICE_SECTIONS:
+        if name in sections:
+            yield sections[name], Known("", source=f"{OWN}section {name}")
+    if module is not None and (text := exported_interface(module)):
+        yield text, Known(text, source=f"{OWN}function {EXPORT}")
+    if known is not None:
+        yield known.text, known
+    elif query is not None and must_be_asked(module):
+        (answer,) = decode(query(_CANDID_METHOD, NO_VALUES), (Text,))
+        yield str(answer), Known(str(answer), source="the text that was given")
+
+
+def known_interface(
+    what: str,
+    module: CanisterModule | None,
+    known: Known | None,
+    *,
+    args: str | bytes | None = None,
+    query: Callable[[str, bytes], bytes] | None = None,
+) -> tuple[Known, ServiceType] | None:
+    """The first of a canister's interfaces that can be read; `None`: it has none. Others before it are warned of.
+
+    Raises:
+        MalformedError: what it has is no Candid, all of it. `what` says whose it is.
+    """
+    damaged: list[tuple[str, MalformedError]] = []
+    for text, one in said_interfaces(module, known, query):
+        try:
+            loader = one.load if one.file else None
+            service = replace(load_service(text, args=args, loader=loader, file=one.file), source=one.source)
+        except MalformedError as error:
+            damaged.append((one.source, error))
+            continue
+        for source, fault in damaged:
+            _warn(f"{what}: {source} cannot be read, {one.source} is taken in its place: {fault}")
+        return replace(one, text=text if isinstance(text, str) else text.decode()), service
+    for _, fault in damaged:
+        raise MalformedError(f"the interface of {what}: {fault.message}", fault.offset) from fault
+    return None
+
+
+@lru_cache(maxsize=64)
+def _warn(text: str) -> None:
+    """Warn of it once, though each look at the canister finds it."""
+    _LOG.warning("%s", text)
 
 
 def service_of(
@@ -90,53 +131,55 @@ def service_of(
     module: CanisterModule | None,
     candid: str | os.PathLike[str] | Known | None = None,
     args: str | bytes | None = None,
+    query: Callable[[str, bytes], bytes] | None = None,
 ) -> ServiceType:
     """The interface of a module, or of a ``.did`` file, given by its path (so that it may import others) or its text.
 
-    `args`: the types of init arguments, of a module that is elsewhere.
+    Args:
+        what: whose it is, for errors.
+        module: as far as there is one here.
+        candid: a file or text that somebody names now, which goes before all; or what is known of the canister.
+        args: the types of init arguments, of a module that is elsewhere.
+        query: calls the canister, where nobody else says the interface.
 
     Raises:
         UnsupportedError: there is none.
         MalformedError: it is no Candid. `what` says whose it is.
         OSError: the file cannot be read.
     """
-    sections = module.custom_sections if module is not None else {}
-    args = next((sections[name] for name in ARGS_SECTIONS if name in sections), args)
-    interface: str | bytes | None
-    loader, file, source = None, "", "the text that was given"
-    if isinstance(candid, Known):
-        loader, file, interface, source = candid.load if candid.file else None, candid.file, candid.text, candid.source
-    elif candid is not None and not _is_did(candid):
-        loader, (file, interface) = load_file, load_file(os.fspath(candid), "")
-        source = f"{file}, which was given"
-    elif candid is not None:
-        interface = str(candid)
-    else:
-        interface, source = interface_of(module)
-    if interface is None:
-        raise UnsupportedError(
-            f"{what} does not say its interface: it has no section candid:service and exports no {EXPORT}; pass "
-            "candid='service.did'"
-        ).coded("no-interface")
+    own = args_of(module)
+    args = args if own is None else own
+    if candid is None or isinstance(candid, Known):
+        found = known_interface(what, module, candid, args=args, query=query)
+        if found is None:
+            raise UnsupportedError(
+                f"{what} does not say its interface: it has no section candid:service and exports no {EXPORT}; pass "
+                "candid='service.did'"
+            ).coded("no-interface")
+        return found[1]
+    loader, file, interface, source = None, "", str(candid), "the text that was given"
     try:
+        if not _is_did(candid):
+            loader, (file, interface) = load_file, load_file(os.fspath(candid), "")
+            source = f"{file}, which was given"
         return replace(load_service(interface, args=args, loader=loader, file=file), source=source)
     except MalformedError as error:
         raise MalformedError(f"the interface of {what}: {error.message}", error.offset) from error
 
 
-def chosen(known: Known | None, module: CanisterModule | None) -> Known | None:
-    """What is remembered of a canister, where that goes before what its module says, or that says nothing."""
-    if known is None or module is None:
-        return known
-    return known if known.module_hash == module.module_hash.hex() or not has_interface(module) else None
-
-
 def _init_types(what: str, module: CanisterModule, known: Known | None) -> tuple[Type, ...] | None:
     """Of the init arguments, as far as anybody says; one whose interface is damaged runs all the same."""
     try:
-        return service_of(what, module, known).init if known is not None or has_interface(module) else None
+        found = known_interface(what, module, known, args=args_of(module))
+        return None if found is None else found[1].init
     except MalformedError:
         return None
+
+
+def args_of(module: CanisterModule | None) -> bytes | None:
+    """The types of init arguments that a module names."""
+    sections: Mapping[str, bytes] = module.custom_sections if module is not None else {}
+    return next((sections[name] for name in ARGS_SECTIONS if name in sections), None)
 
 
 def _is_did(candid: str | os.PathLike[str]) -> bool:
@@ -174,13 +217,12 @@ def init_argument(
     if module is None:
         return NO_VALUES
     if arg is None:
-        needed = () if is_upgrade else _init_types(what, module, chosen(known, module)) or ()
+        needed = () if is_upgrade else _init_types(what, module, known) or ()
         if not all(map(is_nullable, needed)):
             listed = ", ".join(brief(resolve(one)) for one in needed)
             raise ArgumentMissingError(f"{what} takes ({listed}), and no argument was given", f"({listed})")
         return NO_VALUES
     if isinstance(arg, tuple):
-        return service_of(what, module, chosen(known, module)).encode_init(arg)
-    known = chosen(known, module)
-    types = service_of(what, module, known).init if known is not None or has_interface(module) else None
-    return encode(*parse_values(arg, types))
+        return service_of(what, module, known).encode_init(arg)
+    found = known_interface(what, module, known, args=args_of(module))
+    return encode(*parse_values(arg, None if found is None else found[1].init))

@@ -57,7 +57,7 @@ def options(command: Callable[P, R]) -> Callable[P, R]:
         type=InputFile(),
         callback=_keep_module,
         expose_value=False,
-        help="Of a dump: the canister's module, or its .most file; names fields and Motoko's variables.",
+        help="Of a dump: the canister's module, .did or .most file; names fields and Motoko's variables.",
     )
     quiet = click.option("-q", "--quiet", is_flag=True, help="Nothing but what was asked for: no headings, no notes.")
     as_json = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
