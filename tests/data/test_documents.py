@@ -395,6 +395,32 @@ def test_patterns_against_pythons(pattern, text, options):
     assert Pattern(pattern, options).search(text) == (re.search(own, text, flags) is not None)
 
 
+# A repetition of what may be empty is left out: there engines differ in which of the empty ways counts.
+EATING = st.recursive(
+    st.sampled_from(["a", "b", ".", "[ab]", r"\w", "(a)", "(?:a|ab)", "(b|ba)"]),
+    lambda one: (
+        st.builds("({}{})".format, one, one)
+        | st.builds("({}|{})".format, one, one)
+        | st.builds("(?:{}){}".format, one, st.sampled_from(["+", "{2}", "{1,3}", "{2,}", "+?", "{1,2}?"]))
+    ),
+    max_leaves=4,
+)
+PLACED = st.recursive(
+    EATING
+    | st.sampled_from(["^", "$", r"\b"])
+    | st.builds("({}){}".format, EATING, st.sampled_from(["*", "?", "*?", "??"])),
+    lambda one: st.builds("{}{}".format, one, one) | st.builds("({}|{})".format, one, one),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pattern=PLACED, text=st.text("abC1 \n", max_size=7))
+def test_places_against_pythons(pattern, text):
+    expected = [found.regs for found in re.finditer(pattern.replace("$", r"\Z"), text)]
+    assert list(Pattern(pattern).places(text)) == [tuple(at for span in spans for at in span) for spans in expected]
+
+
 def test_nothing_comes_in_through_names(shop):
     for name in ("$gt", "$set", "$where"):
         for document in ({name: ""}, {"a": {name: ""}}, {"a": [{"b": [{name: ""}]}]}):

@@ -123,6 +123,9 @@ ENDLESS = {
     "paths": "?a <urn:next>+ ?b . ?c <urn:next>+ ?d . ?e <urn:next>+ ?f",
     "within exists": "?x ?y ?z filter exists { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i filter(?a = 1) }",
     "left joins": "?a ?b ?c optional { ?d ?e ?f optional { ?g ?h ?i optional { ?j ?k ?l } } }",
+    "a search": f"?a ?b ?c bind('{'ab' * 40_000}' as ?d) filter regex(?d, '(a|b)*a(a|b){{60}}c')",
+    "a search again and again": f"?a ?b ?c . ?d ?e ?f . ?g ?h ?i filter regex('{'a' * 30}', '(a+)+b')",
+    "what is replaced": f"?a ?b ?c bind(replace('{'a' * 40_000}b', '((a|b)(a|b))+$', '$1') as ?d)",
     "in order": "{ select * { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i . ?j ?k ?l } order by ?a }",
 }
 
@@ -159,6 +162,60 @@ def test_a_text_is_bounded(hurried):
         hurried.query("select * where { ?a ?b ?c }".ljust((256 << 10) + 1))
     with pytest.raises(UnsupportedError, match="many triples go in by"):
         hurried.update("insert data { <urn:a> <urn:b> 'é' }".ljust(256 << 10))
+
+
+TEXTS = ["abcabc", "Grüezi mitenand", "", "a\nb"]
+CALLS = [
+    "regex(?o, '^a.c')",
+    "regex(?o, 'G.*D', 'i')",
+    "regex(?o, 'a.b', 's')",
+    "regex(?o, '^b$', 'm')",
+    "replace(?o, 'b', 'Z')",
+    "replace(?o, '(a)(b)?', '<$2$1>')",
+    "replace(?o, '[^a-z]+', '-')",
+    "replace(?o, 'x*', '-')",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_regular_expressions_are_rdflibs(call):
+    graphs = [Triples.declare(store_over(BytesMemory()), "facts").graph, rdflib.Graph()]
+    for graph in graphs:
+        for number, text in enumerate(TEXTS):
+            for term in (rdflib.Literal(text, lang="de"), rdflib.Literal(text)):
+                graph.add((rdflib.URIRef(f"urn:{number}"), rdflib.URIRef("urn:is"), term))
+    ours, theirs = (set(graph.query(f"select ?s ?o ({call} as ?d) where {{ ?s ?p ?o }}")) for graph in graphs)
+    assert ours == theirs
+    assert len(ours) == 2 * len(TEXTS)
+
+
+def test_what_rdflibs_replace_gets_wrong(hurried):
+    # It takes $0 for a character of code 0, and flags for how many places are to be replaced.
+    query = (
+        "select * where { bind(replace('Go', 'g', '<$0>', 'i') as ?a) bind(replace('a', '(a)', '$2$1\\\\$') as ?b) }"
+    )
+    assert [(str(row.a), str(row.b)) for row in hurried.query(query)] == [("<G>o", "a$")]
+
+
+def test_regular_expressions_that_are_refused(hurried):
+    for call, why in (
+        ("regex('aa', '(a)\\\\1')", "nothing refers back, at character 5"),
+        ("regex('a', '(?=a)')", "groups that look around"),
+        ("replace('a', 'a', 'b', 'x')", "options 'x' of a pattern"),
+        ("regex('a', 'a{5000}')", "more than 2000 states"),
+    ):
+        with pytest.raises(UnsupportedError, match=why):
+            list(hurried.query(f"select * where {{ ?a ?b ?c filter({call}) }}"))
+
+
+def test_a_prepared_query_searches_other_graphs_as_before(hurried):
+    query = rdflib.plugins.sparql.prepareQuery("select * where { ?a ?b ?c filter regex(str(?c), '(?<=urn):1$') }")
+    with pytest.raises(UnsupportedError, match="look around"):
+        list(hurried.query(query))
+    other = rdflib.Graph()
+    for triple in hurried:
+        other.add(triple)
+    assert len(list(other.query(query))) == 1
 
 
 def test_other_graphs_are_as_rdflib_has_them():

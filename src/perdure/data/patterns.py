@@ -4,9 +4,11 @@ r"""Regular expressions in bounded time: what `re` and Mongo write, without what
 pattern ─parse▶ nodes ─lay▶ states ─▶ sets of states by character, made when they are met first
 ```
 
-All ways through a pattern are gone at once (Thompson, "Regular Expression Search Algorithm", 1968), so a text costs at
-most its length times the states. There are characters, ``.``, classes, groups, ``|``, ``* + ? {n,m}``, ``^ $ \b \B``,
-and the options ``i``, ``m`` and ``s``. What refers back or looks around is refused, and ``$`` is the very end alone.
+All ways through a pattern are gone at once (Thompson, "Regular Expression Search Algorithm", 1968), so a text costs
+at most its length times the states; so does where a pattern is found first, with its groups (Pike, "The text editor
+sam", 1987), by states that are not remembered. There are characters, ``.``, classes, groups, ``|``, ``* + ? {n,m}``,
+``^ $ \b \B``, and the options ``i``, ``m`` and ``s``. What refers back or looks around is refused, and ``$`` is the
+very end alone.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from reprlib import repr as brief
-from typing import Final, NoReturn, final
+from typing import Final, NoReturn, Protocol, TypeAlias, final
 
-__all__ = ["MAX_PATTERN", "Pattern", "Work"]
+__all__ = ["MAX_PATTERN", "Pattern", "Spans", "Steps", "Work"]
 
 MAX_PATTERN: Final = 1_000
 """Characters of a pattern."""
@@ -29,7 +31,12 @@ _MAX_NESTING: Final = 50
 MAX_WORK: Final = 20_000_000
 """Steps of one search through documents, some seconds; what was met before takes none, as reading a text does not."""
 
+_STRETCH: Final = 65_536
+"""Characters that may pass without a step."""
+
 Test = Callable[[str], bool]
+Spans: TypeAlias = tuple[int, ...]
+"""Start and end of what was found, then of each group; -1 where a group had no part in it."""
 
 _CLASSES: Final[dict[str, Test]] = {
     "d": str.isdecimal,
@@ -40,6 +47,14 @@ _CLASSES: Final[dict[str, Test]] = {
     "W": lambda one: not (one.isalnum() or one == "_"),
 }
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
+
+
+class Steps(Protocol):
+    """What bounds a search."""
+
+    def take(self, steps: int) -> None:
+        """Be told of so many more steps, or of 65,536 characters that took none; raises where that is too much."""
+        ...
 
 
 @final
@@ -57,19 +72,21 @@ class Work:
         """Some of them."""
         self.left -= steps
         if self.left < 0:
-            raise ValueError(f"$regex has taken {MAX_WORK:,} steps: narrow what is searched, or the pattern")
+            raise ValueError(f"a search has taken {MAX_WORK:,} steps: narrow what is searched, or the pattern")
 
 
 @final
 @dataclass
 class _State:
-    """A place in a pattern: what it eats, or where it goes without; both empty at the end."""
+    """A place in a pattern: what it eats, or where it goes without, in the order of trying; both empty at the end."""
 
     test: Test | None = None
     to: int = -1
     empty: list[int] = field(default_factory=list)
     holds: Callable[[str, str], bool] | None = None
     """Between two characters, either of which is empty at an end."""
+    marks: int = -1
+    """The place in `Spans` where it notes how far it has come."""
 
 
 def _is_word(one: str) -> bool:
@@ -84,6 +101,7 @@ class _Parser:
         self._text = pattern
         self._at = 0
         self._nesting = 0
+        self.groups = 0
         self._ignores_case = "i" in options
         self._is_multiline = "m" in options
         self._has_all = "s" in options
@@ -96,7 +114,7 @@ class _Parser:
         return lay(0)
 
     def _refuse(self, why: str) -> NoReturn:
-        raise ValueError(f"$regex {brief(self._text)}: {why}, at character {self._at}")
+        raise ValueError(f"the pattern {brief(self._text)}: {why}, at character {self._at}")
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
@@ -144,7 +162,9 @@ class _Parser:
         found = self._counts()
         if found is None:
             return part
-        self._at += self._peek() == "?"  # which way is tried first is the same here
+        is_lazy = self._peek() == "?"
+        self._at += is_lazy
+        turn = -1 if is_lazy else 1
         if self._peek() in ("*", "+", "?") or self._counts() is not None:
             self._refuse("a repetition of a repetition: put it in a group")
         low, high = found
@@ -152,12 +172,12 @@ class _Parser:
         def lay(after: int) -> int:
             if high is None:
                 loop = self._made(_State())
-                self.states[loop].empty = [part(loop), after]
+                self.states[loop].empty = [part(loop), after][::turn]
                 after = loop
             else:
                 end = after
                 for _ in range(high - low):
-                    after = self._made(_State(empty=[part(after), end]))
+                    after = self._made(_State(empty=[part(after), end][::turn]))
             for _ in range(low):
                 after = part(after)
             return after
@@ -194,15 +214,21 @@ class _Parser:
         return special[one]() if one in special else self._eats(self._same(one))
 
     def _group(self) -> _Lay:
+        number = 0
         if self._text.startswith("?:", self._at):
             self._at += 2
         elif self._peek() == "?":
             self._refuse("groups that look around, have names or options are not taken")
+        else:
+            self.groups += 1
+            number = self.groups
         lay = self._either()
         if self._peek() != ")":
             self._refuse("a group that is not closed")
         self._at += 1
-        return lay
+        if not number:
+            return lay
+        return lambda after: self._marks(2 * number, lay(self._marks(2 * number + 1, after)))
 
     def _escaped(self) -> _Lay:
         one = self._peek()
@@ -274,6 +300,9 @@ class _Parser:
     def _eats(self, test: Test) -> _Lay:
         return lambda after: self._made(_State(test, after))
 
+    def _marks(self, place: int, after: int) -> int:
+        return self._made(_State(empty=[after], marks=place))
+
     def _holds(self, holds: Callable[[str, str], bool]) -> _Lay:
         return lambda after: self._made(_State(empty=[after], holds=holds))
 
@@ -295,18 +324,19 @@ class Pattern:
 
     def __init__(self, pattern: str, options: str = "") -> None:
         if len(pattern) > MAX_PATTERN:
-            raise ValueError(f"$regex of {len(pattern)} characters, at most {MAX_PATTERN} are taken")
+            raise ValueError(f"a pattern of {len(pattern)} characters, at most {MAX_PATTERN} are taken")
         if unknown := set(options) - set("ims"):
-            raise ValueError(f"$options {''.join(sorted(unknown))!r} are none of i, m, s")
+            raise ValueError(f"options {''.join(sorted(unknown))!r} of a pattern are none of i, m, s")
         parser = _Parser(pattern, options)
         self._first = parser.parse()
         self._states = parser.states
+        self._blank = (-1,) * (2 * parser.groups + 2)
         self._looks_behind = any(one.holds is not None for one in self._states)
         self._start, self._end = frozenset((self._first,)), frozenset((0,))
         self._sets, self._held = {self._end: self._end}, 0
         self._next: dict[tuple[frozenset[int], str, bool], frozenset[int]] = {}
 
-    def search(self, text: str, work: Work | None = None) -> bool:
+    def search(self, text: str, work: Steps | None = None) -> bool:
         """Whether it is somewhere in a text.
 
         Raises:
@@ -314,7 +344,7 @@ class Pattern:
         """
         work = work or Work()
         now, before, known = self._start, "", self._next
-        for one in _characters(text):
+        for one in _characters(text, work):
             # What is between two characters counts only where something is asked of it; the end is not a character.
             met = before + one if self._looks_behind or not one else one
             found = known.get((now, met, not one))
@@ -336,7 +366,7 @@ class Pattern:
         self._next[where] = found = self._sets[found]
         return found
 
-    def _step(self, now: frozenset[int], before: str, one: str, work: Work) -> frozenset[int]:
+    def _step(self, now: frozenset[int], before: str, one: str, work: Steps) -> frozenset[int]:
         """The states behind a character; with the end among them, that of before it counts as well."""
         pending, reached, behind = list(now), set(now), set()
         work.take(len(self._states))
@@ -351,7 +381,65 @@ class Pattern:
                 pending += new
         return frozenset((0,)) if 0 in reached else frozenset(behind)
 
+    def places(self, text: str, work: Steps | None = None) -> Iterator[Spans]:
+        """Where it is in a text, one after the other and none within another, as `re.finditer` finds them.
 
-def _characters(text: str) -> Iterator[str]:
-    yield from text
+        Raises:
+            ValueError: no steps are left.
+        """
+        work, taken = work or Work(), -1
+        found = self._found(text, 0, taken, work) if self.search(text, work) else None
+        while found is not None:
+            yield found
+            start, end, *_ = found
+            taken = end if start == end else -1
+            found = self._found(text, end, taken, work)
+
+    def _found(self, text: str, start: int, taken: int, work: Steps) -> Spans | None:
+        """Where it is first, from `start` on; nothing empty at `taken`, where that was found already."""
+        found: Spans | None = None
+        now: list[tuple[int, Spans]] = []
+        for at in range(start, len(text) + 1):
+            before, one = text[at - 1 : at] if at else "", text[at : at + 1]
+            if found is None:
+                now.append((self._first, (at, *self._blank[1:])))
+            behind: list[tuple[int, Spans]] = []
+            for number, spans in self._reached(now, at, before, one, work):
+                if number == 0 and spans[0] == at == taken:
+                    continue
+                if number == 0:
+                    found = (spans[0], at, *spans[2:])
+                    break  # the others would have been tried later
+                state = self._states[number]
+                if one and state.test is not None and state.test(one):
+                    behind.append((state.to, spans))
+            now = behind
+            if found is not None and not now:
+                break
+        return found
+
+    def _reached(
+        self, now: list[tuple[int, Spans]], at: int, before: str, one: str, work: Steps
+    ) -> Iterator[tuple[int, Spans]]:
+        """The states that eat, or are the end, which those of `now` lead to, in the order in which they are tried."""
+        pending, reached = now[::-1], set()
+        while pending:
+            number, spans = pending.pop()
+            if number in reached:
+                continue
+            reached.add(number)
+            state = self._states[number]
+            if state.marks >= 0:
+                spans = (*spans[: state.marks], at, *spans[state.marks + 1 :])
+            if state.holds is None or state.holds(before, one):
+                pending += [(other, spans) for other in reversed(state.empty)]
+            if not state.empty:
+                yield number, spans
+        work.take(len(reached))
+
+
+def _characters(text: str, work: Steps) -> Iterator[str]:
+    for start in range(0, len(text), _STRETCH):
+        work.take(0)
+        yield from text[start : start + _STRETCH]
     yield ""

@@ -1,20 +1,23 @@
 """The store that rdflib reads and writes: triples in stable memory, terms as N-Triples writes them.
 
 SPARQL works within limits, as SQL does (`perdure.reading_sql.Limits`): rdflib is asked by the store, and by whatever
-part of a query hands a solution on, whether there is time left.
+part of a query hands a solution on, whether there is time left. ``REGEX`` and ``REPLACE`` search by
+`perdure.data.patterns`, which asks as well, where rdflib's would go back and back.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from reprlib import repr as brief
+from types import MethodType
 from typing import Any, Final, Protocol, final
 
 from rdflib import BNode, Graph, Literal, URIRef
-from rdflib.plugins.sparql import CUSTOM_EVALS
+from rdflib.plugins.sparql import CUSTOM_EVALS, operators
 from rdflib.plugins.sparql.algebra import translateQuery, translateUpdate, traverse
 from rdflib.plugins.sparql.evaluate import evalPart
 from rdflib.plugins.sparql.parser import parseQuery, parseUpdate
@@ -22,6 +25,7 @@ from rdflib.query import Result
 from rdflib.store import Store
 from rdflib.util import from_n3
 
+from perdure.data.patterns import Pattern, Spans
 from perdure.errors import HostError, UnsupportedError
 from perdure.reading_sql import Limits
 from perdure.units import show_bytes
@@ -35,6 +39,9 @@ _ELSEWHERE: Final = {"ServiceGraphPattern": "SERVICE", "Load": "LOAD"}
 _MOST_TEXT_BYTES: Final = 256 << 10
 """Of a query or an update: rdflib's parser takes up to 0.14 ms a byte."""
 _MOST_SECONDS_BETWEEN_LOOKS: Final = 1.0
+_MOST_PATTERNS: Final = 4
+_REFERENCE: Final = re.compile(r"[$\\](\d)|\\(.)", re.DOTALL)
+"""In what replaces: a group, or a character that stands for itself."""
 _RESULTS: Final = frozenset(["SelectQuery", "AskQuery", "ConstructQuery", "DescribeQuery"])
 """Parts that give a whole result, and no solutions."""
 
@@ -96,6 +103,7 @@ class _Clock:
         self._worked, self._last = 0.0, time.monotonic()
         self.evaluated: object = None
         """The part that rdflib is to evaluate by itself next."""
+        self._patterns: dict[tuple[str, str], Pattern] = {}
 
     def look(self) -> None:
         """Raise `HostError` where the time is over."""
@@ -104,6 +112,26 @@ class _Clock:
         self._last = now
         if self._seconds is not None and self._worked > self._seconds:
             raise HostError(f"SPARQL has worked for {self._seconds:g} s, the limit of one statement: ask for less")
+
+    def take(self, steps: int) -> None:
+        """`look`, as a search asks for it."""
+        self.look()
+
+    def pattern(self, text: str, options: str) -> Pattern:
+        """A regular expression, of which the last ones are kept.
+
+        Raises:
+            UnsupportedError: it is none, is too long, or needs going back.
+        """
+        found = self._patterns.get((text, options))
+        if found is None:
+            if len(self._patterns) >= _MOST_PATTERNS:
+                self._patterns.clear()
+            try:
+                found = self._patterns[text, options] = Pattern(text, options)
+            except ValueError as error:
+                raise UnsupportedError(f"SPARQL: {error}") from error
+        return found
 
     def watched(self, found: Iterable[Any]) -> Iterator[Any]:
         """The same, with a look at each."""
@@ -272,10 +300,15 @@ def _check_text(text: str) -> None:
         )
 
 
+def _clock_of(graph: Any) -> _Clock | None:
+    """Of the statement that reads a graph; of graphs that are not ours `None`."""
+    store = getattr(graph, "store", None)
+    return store.clock if isinstance(store, StableStore) else None
+
+
 def _watched(context: Any, part: Any) -> Iterator[Any]:
     """What rdflib asks for every part of a query: of ours the same solutions, with a look at the clock at each."""
-    store = getattr(context.graph, "store", None)
-    clock = store.clock if isinstance(store, StableStore) else None
+    clock = _clock_of(context.graph)
     if clock is None or part.name in _RESULTS:
         raise NotImplementedError  # by which rdflib evaluates it by itself
     if clock.evaluated is part:
@@ -289,9 +322,50 @@ def _watched(context: Any, part: Any) -> Iterator[Any]:
 CUSTOM_EVALS[__name__] = _watched
 
 
+def _regex(call: Any, solution: Any) -> Any:
+    """SPARQL 1.1, 17.4.3.14."""
+    clock = _clock_of(getattr(solution, "ctx", solution).graph)
+    if clock is None:
+        return operators.Builtin_REGEX(call, solution)
+    text = operators.string(call.text)
+    return Literal(clock.pattern(str(operators.string(call.pattern)), call.flags or "").search(text, clock))
+
+
+def _replace(call: Any, solution: Any) -> Any:
+    """SPARQL 1.1, 17.4.3.15; of what is empty as Python's `re.sub`."""
+    clock = _clock_of(getattr(solution, "ctx", solution).graph)
+    if clock is None:
+        return operators.Builtin_REPLACE(call, solution)
+    text, replacement = operators.string(call.arg), operators.string(call.replacement)
+    pattern = clock.pattern(str(operators.string(call.pattern)), call.flags or "")
+    parts, done = [], 0
+    for spans in pattern.places(text, clock):
+        parts += [text[done : spans[0]], _filled(replacement, text, spans)]
+        done = spans[1]
+    return Literal("".join((*parts, text[done:])), datatype=text.datatype, lang=text.language)
+
+
+def _filled(replacement: str, text: str, spans: Spans) -> str:
+    """What replaces a place, with the groups that it names; one that there is not is empty."""
+
+    def group(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[2]
+        start, end = spans[2 * int(found[1]) :][:2] or (0, 0)
+        return text[start:end] if start >= 0 else ""
+
+    return _REFERENCE.sub(group, replacement)
+
+
+_IN_STEPS: Final = {"Builtin_REGEX": _regex, "Builtin_REPLACE": _replace}
+
+
 def _only_here(algebra: Any) -> None:
     def look(node: Any) -> None:
-        found = _ELSEWHERE.get(getattr(node, "name", ""))
+        name = getattr(node, "name", "")
+        if name in _IN_STEPS:
+            node._evalfn = MethodType(_IN_STEPS[name], node)
+        found = _ELSEWHERE.get(name)
         if found is not None:
             raise UnsupportedError(
                 f"SPARQL reads and writes these triples alone, found {found}: "
