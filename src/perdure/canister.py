@@ -9,7 +9,6 @@ Spec: "Abstract canisters" in the interface specification.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
@@ -64,8 +63,6 @@ __all__ = [
     "TrapCode",
     "WasmState",
     "memory_kinds",
-    "note_raised",
-    "take_raised",
 ]
 
 UNLIMITED = (1 << 63) - 1
@@ -373,32 +370,6 @@ class Trap:
     instructions: int = 0
     logs: list[bytes] = field(default_factory=list)
     log_lines_dropped: int = 0
-
-
-class _Raised(threading.local):
-    backtrace: tuple[str, ...] = ()
-    error: BaseException | None = None
-
-
-_raised = _Raised()
-
-
-def note_raised(backtrace: tuple[str, ...] = (), error: BaseException | None = None) -> None:
-    """Remember what a canister in Python has raised on this thread, under the very backtrace that its trap has.
-
-    It goes beside `Trap` and `Reject`, not in them: answers are kept for a day, and an exception keeps its frames, with
-    all that they can reach. So there is one, until the next entry; without arguments, none.
-    """
-    _raised.backtrace, _raised.error = backtrace, error
-
-
-def take_raised(backtrace: tuple[str, ...]) -> BaseException | None:
-    """What was raised where this very backtrace was made, once: whoever made the call has it as the cause."""
-    if not backtrace or _raised.backtrace is not backtrace:
-        return None
-    error = _raised.error
-    note_raised()
-    return error
 
 
 GLOBAL_BYTES: Final[Mapping[str, int]] = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from perdure import Principal as Id
-from perdure import StorageError, UnsupportedError
+from perdure import RejectError, StorageError, UnsupportedError
 from perdure.candid import decode, encode, parse_types
 from perdure.kit import canister, query
 from perdure.pocket_ic import (
@@ -206,6 +206,20 @@ class TestTopologies:
                 pic.create_canister(canister_id=wanted)
             with pytest.raises(ValueError, match="is no id that a subnet gives"):
                 pic.create_canister(canister_id=ALICE)
+
+    def test_the_network_takes_its_principals(self):
+        with PocketIC(SubnetConfig(nns=True, application=1)) as pic:
+            made, network = pic.create_canister(), pic.network
+            assert made in network
+            assert network.subnet_of(made).canister(made).id == network.canister(made).id
+            installed = network.subnets[1].install(EMPTY, controllers=[made])
+            assert [one.raw_bytes for one in installed.status().controllers] == [made.bytes]
+            with pytest.raises(RejectError, match="no update method"):
+                installed.update("absent", sender=made)
+            with pytest.raises(
+                TypeError, match=r"a canister's id is a Principal, found 'aaaaa-aa': Principal.from_text"
+            ):
+                network.canister("aaaaa-aa")
 
     def test_states(self, tmp_path):
         path = str(tmp_path / "state")

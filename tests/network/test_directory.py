@@ -288,18 +288,48 @@ def test_two_who_begin_it_at_once(path, monkeypatch):
     [
         ([("0-nns", "NNS", 0), ("1-nns", "NNS", 0)], "0-nns and 1-nns both have the ids from 0 on"),
         ([("0-nns", "NNS", 5)], "the ids of 0-nns begin at 5"),
+        ([("0-nns", "NNS", 0), ("1-nns", "NNS", 1 << 20)], "0-nns and 1-nns are both of the kind 'NNS', of which a"),
+        ([("0-nns", "NNS", 0), ("1-system", "NNS", 1 << 20)], "0-nns and 1-system are both of the kind 'NNS'"),
+        ([("0-application", "NNS", 0)], "0-application is of the kind 'NNS', and its directory by its name of another"),
+        ([("0-nns", "NNS", 0), ("0-nns", "NNS", 1 << 20)], "'0-nns' is there twice"),
     ],
 )
-def test_ids_that_two_would_give(path, entries, words):
+def test_a_file_that_was_changed_by_hand(path, entries, words):
     path.mkdir()
     for name, _, _ in entries:
-        (path / name).mkdir()
+        (path / name).mkdir(exist_ok=True)
     told = ", ".join(f'"{name}": {ENTRY % (kind, index)}' for name, kind, index in entries)
     (path / "topology.json").write_text(f'{{"format": "perdure network 1", "seed": "", "subnet_configs": {{{told}}}}}')
     for opened in (Network, Network.read):
         with pytest.raises(StorageError, match=words):
             opened(path=path)
     assert not any(any((path / name).iterdir()) for name, _, _ in entries)
+
+
+def test_a_subnet_that_was_taken_out_of_the_file(path):
+    """What is in streams for it would go nowhere, and the next one that is added would be taken for it."""
+    Network(["application", "system"], path=path).close()
+    told = json.loads((path / "topology.json").read_text())
+    del told["subnet_configs"]["1-system"]
+    (path / "topology.json").write_text(json.dumps(told))
+    for opened in (Network, Network.read):
+        with pytest.raises(StorageError, match=r"has 1-system, a subnet that topology.json does not name"):
+            opened(path=path)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kind", "index", "words"),
+    [
+        (["nns", "system"], "nns", 1 << 20, "one nns subnet, and has it already"),
+        (["system"], "nns", 1 << 20, "the ids of the nns subnet begin at 0"),
+        (["nns"], "application", 0, "another subnet of the network has the ids from 0 on"),
+    ],
+)
+def test_a_subnet_that_cannot_be_added(path, kinds, kind, index, words):
+    with Network(kinds, path=path) as network, pytest.raises(ValueError, match=words):
+        network.add_subnet(kind, first_canister_index=index)
+    with Network(path=path) as network:
+        assert list(network.kinds.values()) == kinds
 
 
 @pytest.mark.parametrize("processes", [None, 1])

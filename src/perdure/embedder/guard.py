@@ -25,6 +25,8 @@ from time import monotonic
 from types import FrameType, FunctionType
 from typing import Any, Final, TypeVar, final
 
+from perdure.raised import note_interruption
+
 __all__ = ["Spares", "ThreadState", "Threads", "check_recursion", "covered", "threads"]
 
 _USUAL = ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGPROF", "SIGCHLD")
@@ -100,14 +102,19 @@ class ThreadState:
             self.run_pending()
 
     def let_in(self) -> None:
-        """Until `hold`, run handlers as they come: what runs is Python, and nothing ends it but an exception."""
+        """Until `hold`, run handlers as they come: what runs is Python, and nothing ends it but an exception.
+
+        What one of them raises is told from what that code raises itself: see `is_interruption`.
+        """
+        for number, _ in self._handlers if self.depth and self.is_main else ():
+            _signal.signal(number, self._pass_on)
         if self.depth and self.is_main:
-            self._put_back()
             self.pause()
 
     def hold(self) -> None:
         """Put handlers off again. What one of them raises meanwhile comes out at the end."""
         raised: BaseException | None = None
+        note_interruption(None)
         for number, _ in self._handlers if self.depth and self.is_main else ():
             try:
                 _signal.signal(number, self._put_off)
@@ -133,7 +140,7 @@ class ThreadState:
         known = dict(self._handlers)
         handlers: list[tuple[int, _Handler]] = []
         for number, handler in zip(self._numbers, found, strict=True):
-            if handler == self._put_off:  # a storm of signals has kept `_put_back` from ending
+            if handler in (self._put_off, self._pass_on):  # a storm of signals has kept `_put_back` from ending
                 handlers.append((number, known[number]))
             elif handler is not None and handler.__class__ is not int:
                 handlers.append((number, handler))
@@ -152,6 +159,13 @@ class ThreadState:
 
     def _put_off(self, number: int, frame: FrameType | None) -> None:
         self._pending.append((number, frame))
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        try:
+            dict(self._handlers)[number](number, frame)
+        except BaseException as error:
+            note_interruption(error)
+            raise
 
 
 @final

@@ -28,21 +28,26 @@ __all__ = [
 ]
 
 
-def planned(kind: str, first_canister_index: int | None, number: int, taken: Container[int]) -> Member:
+def planned(kind: str, first_canister_index: int | None, others: Sequence[str], taken: Container[int]) -> Member:
     """One more subnet.
 
     Args:
         kind: of it.
         first_canister_index: where its range begins; `None`: where there is room, or where one of its kind has it.
-        number: of the subnet.
-        taken: numbers of ranges that others have.
+        others: the kinds of those that there are.
+        taken: numbers of ranges that they have.
 
     Raises:
         ValueError: there is no such kind or range, or another subnet has it.
     """
     found = kind_of(kind)
+    if found.is_unique and kind in others:
+        raise ValueError(f"a network has one {kind} subnet, and has it already")
     if first_canister_index is None:
         first_canister_index = found.first_canister_index
+    if found.is_unique and first_canister_index != found.first_canister_index:
+        words = f"the ids of the {kind} subnet begin at {found.first_canister_index}"
+        raise ValueError(f"{words}, as on the network, asked for {first_canister_index}")
     if first_canister_index is None:
         place = FIRST_CANISTER_INDEX >> RANGE_BITS
         while place in taken:
@@ -51,16 +56,16 @@ def planned(kind: str, first_canister_index: int | None, number: int, taken: Con
     if first_canister_index % (1 << RANGE_BITS) or not 0 <= first_canister_index < 1 << 64:
         raise ValueError(f"a range begins at a multiple of 2^20 below 2^64, found {first_canister_index}")
     if first_canister_index >> RANGE_BITS in taken:
-        raise ValueError(f"a network has one {kind} subnet with the ids from {first_canister_index} on, found two")
-    return Member(f"{number}-{kind}", found.title, first_canister_index)
+        raise ValueError(f"another subnet of the network has the ids from {first_canister_index} on")
+    return Member(f"{len(others)}-{kind}", found.title, first_canister_index)
 
 
-def all_planned(kinds: Iterable[str]) -> list[Member]:
+def all_planned(kinds: Sequence[str]) -> list[Member]:
     """The subnets of a network that begins; raises as `planned`."""
     members: list[Member] = []
     taken: set[int] = set()
     for number, kind in enumerate(kinds):
-        members.append(planned(kind, None, number, taken))
+        members.append(planned(kind, None, kinds[:number], taken))
         taken.add(members[-1].first_canister_index >> RANGE_BITS)
     return members
 
@@ -159,19 +164,29 @@ def refuse_missing(topology: Topology) -> None:
         )
 
 
-def _check_ranges(topology: Topology) -> None:
-    """Refuse a file by which two subnets would give the same ids."""
+def _check_members(topology: Topology, by_title: Mapping[str, str]) -> None:
+    """Refuse a file that somebody has changed into one that no network has written."""
     seen: dict[int, str] = {}
+    unique: dict[str, str] = {}
     for member in topology.members:
-        index = member.first_canister_index
+        index, kind = member.first_canister_index, by_title[member.kind]
         twin = seen.setdefault(index, member.name)
+        another = unique.setdefault(kind, member.name) if KINDS[kind].is_unique else member.name
         words = None
         if twin != member.name:
             words = f"{twin} and {member.name} both have the ids from {index} on"
         elif index % (1 << RANGE_BITS):
             words = f"the ids of {member.name} begin at {index}, a multiple of 2^20 is expected"
+        elif another != member.name:
+            words = f"{another} and {member.name} are both of the kind {member.kind!r}, of which a network has one"
+        elif member.name.partition("-")[2] != kind:
+            words = f"{member.name} is of the kind {member.kind!r}, and its directory by its name of another"
         if words is not None:
             raise StorageError(f"{words}; put back {TOPOLOGY} as it was", topology.directory)
+    strange = topology.strange()
+    if strange:
+        words = f"has {', '.join(strange[:5])}, a subnet that {TOPOLOGY} does not name"
+        raise StorageError(f"{words}; put back {TOPOLOGY} as it was, or take the directory away", topology.directory)
 
 
 def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None) -> list[str]:
@@ -192,7 +207,7 @@ def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None)
             raise StorageError(
                 f"a subnet of kind {unknown[0]!r:.60}, expected {', '.join(by_title)}", topology.directory
             )
-        _check_ranges(topology)
+        _check_members(topology, by_title)
         there = [by_title[one.kind] for one in topology.members]
         if asked is not None and asked != there:
             raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
@@ -204,6 +219,6 @@ def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None)
     if not asked:
         raise ValueError("a network has at least one subnet, found none")
     for kind in asked:  # before any has begun: a directory would keep those that came first
-        if kind_of(kind).first_canister_index is not None and asked.count(kind) > 1:
+        if kind_of(kind).is_unique and asked.count(kind) > 1:
             raise ValueError(f"a network has one {kind} subnet, found {asked.count(kind)}")
     return asked

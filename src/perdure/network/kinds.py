@@ -26,6 +26,11 @@ class Kind(NamedTuple):
     first_canister_index: int | None = None
     subnet_type: str = "application"
 
+    @property
+    def is_unique(self) -> bool:
+        """Whether a network has one of them at most."""
+        return self.first_canister_index is not None
+
 
 KINDS: Final[Mapping[str, Kind]] = {
     "application": Kind("Application"),

@@ -318,7 +318,7 @@ class Live:
                 outcalls.answer(one, answer)
         except KeyError:
             pass  # its time was over, or somebody else has answered
-        except Exception:
+        except BaseException:  # whatever somebody's function raises: nobody else is here to hear of it
             _LOG.exception("an outcall to %.300s could not be answered", one.url)
             time.sleep(_ERROR_PAUSE_SECONDS)
         finally:
@@ -439,7 +439,7 @@ class Rounds:
                 for live in self.lives:
                     live._ask_outside()
                     live._tell()
-            except Exception as error:
+            except BaseException as error:  # without this thread all that is served would stand still
                 is_bug = not isinstance(error, StorageError)  # a full disk, say: tried again until there is room
                 _LOG.error("a round of the served subnet failed: %s", error, exc_info=is_bug)
                 pause = _ERROR_PAUSE_SECONDS

@@ -239,7 +239,7 @@ class Network:
             raise UnsupportedError("no subnet can be added within an anchor: what is sent to it could not be undone")
         if self._topology is None and any(isinstance(subnet._host, DurableHost) for subnet in self._subnets):
             raise UnsupportedError("a state directory has one subnet: Network(path=...) keeps several")
-        member = planned(kind, first_canister_index, len(self._subnets), self._routes.places)
+        member = planned(kind, first_canister_index, self._kinds, self._routes.places)
         if self._topology is not None:
             self._topology.add(member)
         return self._add(kind, member.first_canister_index, member.name)
@@ -316,10 +316,11 @@ class Network:
 
     def subnet_of(self, canister_id: Principal) -> Subnet | None:
         """The subnet that has a canister, or would have it: calls of it go there. `None`: none would."""
+        wanted = given.principal(canister_id, "a canister's id").raw_bytes
         if self._workers is not None:
             self._workers.know()
         with self._gate.lock:
-            return self._subnet_of(canister_id.raw_bytes)
+            return self._subnet_of(wanted)
 
     def canister(self, canister_id: Principal) -> Canister:
         """The handle of a canister, whatever subnet it is on.

@@ -178,13 +178,14 @@ class RemoteSubnet(_Remote):
         Raises:
             KeyError: there is none of this id.
         """
-        if given.principal(canister_id, "a canister's id") not in self:
+        canister_id = given.principal(canister_id, "a canister's id")
+        if canister_id not in self:
             raise KeyError(f"no canister {canister_id} on this subnet")
         return self._made(canister_id)
 
     def __contains__(self, canister_id: Principal) -> bool:
         """Whether there is a canister of this id."""
-        return bool(self._ask("_has", canister_id))
+        return bool(self._ask("_has", given.principal(canister_id, "a canister's id")))
 
     @property
     def management(self) -> RemoteCanister:
@@ -219,8 +220,7 @@ class RemoteCanister(_Remote):
         self, sender: Principal = ANONYMOUS, *, candid: str | os.PathLike[str] | None = None, cycles: int = 0
     ) -> Actor:
         """The canister by its Candid methods, as one sender sees it: see `Canister.actor`."""
-        given.principal(sender, "the sender")
-        return Actor(self, self.service(candid), sender, cycles=cycles)
+        return Actor(self, self.service(candid), given.principal(sender, "the sender"), cycles=cycles)
 
     def service(self, candid: str | os.PathLike[str] | None = None) -> ServiceType:
         """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from perdure.errors import InternalError, MalformedError
 from perdure.python.identity import name_of
+from perdure.raised import is_interruption
 
 __all__ = ["Classes", "pickled", "unpickled"]
 
@@ -190,7 +191,9 @@ def unpickled(data: bytes, module: Classes, *, is_own: bool) -> dict[str, Any]:
         attributes = reader.load()
     except MalformedError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         raise MalformedError(f"the heap of a Python canister does not read: {error}") from error
     if not isinstance(attributes, dict):
         raise MalformedError(f"the heap holds {type(attributes).__name__}, expected the attributes of an object")

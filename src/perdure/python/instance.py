@@ -31,7 +31,6 @@ from perdure.canister import (
     StateDelta,
     Trap,
     TrapCode,
-    note_raised,
 )
 from perdure.data.catalogue import Move
 from perdure.data.store import Store
@@ -43,6 +42,7 @@ from perdure.python.heap import Classes, pickled, unpickled
 from perdure.python.method import MOVING, TIMER, Migration, PythonMethod
 from perdure.python.overlay import OverlayMemory
 from perdure.python.variables import Declared, ModelDeclaration, Schema, Variable
+from perdure.raised import is_interruption, note_raised
 from perdure.stable import MemoryManager, VirtualMemory
 from perdure.system_api import CanisterTrap, SystemApi
 
@@ -249,17 +249,14 @@ class PythonInstance:
                 self._store_attributes()
         except CanisterTrap as trap:
             return api.fail(trap, backtrace=_frames_of(trap.__traceback__))
-        except (InternalError, MemoryError):
-            self.roll_back()
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, InternalError) or is_interruption(error) or _is_hosts(error):
+                self.roll_back()
+                raise
             text = _words_of(error)
             backtrace = _frames_of(error.__traceback__)
             note_raised(backtrace, error.with_traceback(_from_theirs(error.__traceback__)))
             return api.fail(CanisterTrap(TrapCode.CALLED_TRAP, text), backtrace=backtrace)
-        except BaseException:
-            self.roll_back()
-            raise
         return self._finish(api)
 
     def _finish(self, api: SystemApi) -> Return:
@@ -554,12 +551,23 @@ def _from_theirs(trace: TracebackType | None) -> TracebackType | None:
     return step or trace
 
 
-def _words_of(error: Exception) -> str:
+def _is_hosts(error: BaseException) -> bool:
+    """Whether this machine has no memory for the canister's; code that asks for too much has failed itself."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    is_ours = step is not None and Path(step.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE)
+    return isinstance(error, MemoryError) and is_ours
+
+
+def _words_of(error: BaseException) -> str:
     """Class and text, as a trap has them: in UTF-8, whatever the canister's own class of exceptions says."""
     name = type(error).__name__
     try:
         text = str(error)
-    except Exception:
+    except BaseException as another:
+        if is_interruption(another):
+            raise
         text = "its text raises an exception, too"
     return (f"{name}: {text}" if text else name).encode(errors="backslashreplace").decode()
 

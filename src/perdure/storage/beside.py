@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, final
@@ -112,6 +113,15 @@ def new_file(disk: Disk, target: str) -> Iterator[DiskFile]:
         disk.close()
 
 
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What JSON has by name, where a name that is there twice hides the first one's value."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r:.80} is there twice")
+    return found
+
+
 def read_json(disk: Disk, path: str, max_bytes: int) -> Any:
     """What a file says in JSON, one that a person may have written; `None`: there is no such file.
 
@@ -125,7 +135,7 @@ def read_json(disk: Disk, path: str, max_bytes: int) -> Any:
         try:
             if file.size() > max_bytes:
                 raise StorageError(f"more than {max_bytes} bytes", path)
-            return json.loads(file.pread(file.size(), 0))
+            return json.loads(file.pread(file.size(), 0), object_pairs_hook=_once_each)
         finally:
             file.close()
     except (ValueError, RecursionError) as error:

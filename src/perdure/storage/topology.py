@@ -130,6 +130,13 @@ class Topology:
         """The names of state directories that the file has and that are not there."""
         return [one.name for one in self.members if not self._outer.exists(f"{self._directory}/{one.name}")]
 
+    def strange(self) -> list[str]:
+        """The names of state directories of subnets beside the file that it does not have."""
+        known = {one.name for one in self.members}
+        there = self._outer.list_directory(self._directory)
+        found = [one for one in there if _NAME.fullmatch(one) and one not in known]
+        return sorted(one for one in found if self._outer.exists(f"{self._directory}/{one}/checkpoint"))
+
     def add(self, *added: Member) -> None:
         """Write the file with more subnets, after their directories: what it names and is not there, was lost.
 

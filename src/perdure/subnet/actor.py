@@ -11,6 +11,7 @@ from perdure.candid.into import into
 from perdure.candid.service import OWN, ServiceMethod, ServiceType
 from perdure.candid.types import Type, Value, is_nullable
 from perdure.ic.principal import ANONYMOUS, Principal
+from perdure.subnet import given
 from perdure.units import meant
 
 __all__ = ["Actor", "ActorMethod", "Callee"]
@@ -161,8 +162,7 @@ class Actor:
 
     def as_(self, sender: Principal) -> Actor:
         """The same as another sender: ``actor.as_(alice).greet("Ada")``."""
-        if not isinstance(sender, Principal):
-            raise TypeError(f"the sender is a Principal, found {sender!r:.80}: Principal.from_text reads a text")
+        sender = given.principal(sender, "the sender")
         return Actor(self._canister, self._service, sender, cycles=self._cycles)
 
     def __getattr__(self, name: str) -> ActorMethod:

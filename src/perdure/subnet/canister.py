@@ -248,8 +248,7 @@ class Canister(Seen):
             UnsupportedError: the module does not say which methods it has.
             MalformedError: what it says is no Candid.
         """
-        given.principal(sender, "the sender")
-        return Actor(self, self.service(candid), sender, cycles=cycles)
+        return Actor(self, self.service(candid), given.principal(sender, "the sender"), cycles=cycles)
 
     def service(self, candid: str | os.PathLike[str] | None = None) -> ServiceType:
         """The Candid interface, from a ``.did`` file or its text, else from the module; raises as `actor`."""

@@ -27,6 +27,7 @@ from perdure.ic.principal import Principal
 from perdure.project import instead_of_module
 from perdure.python.catalogue import Catalogue
 from perdure.storage import StateDirectory
+from perdure.subnet import given
 from perdure.subnet.changed_code import ChangedCode
 from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
@@ -278,7 +279,7 @@ class Core:
 
     def __contains__(self, canister_id: Principal) -> bool:
         """Whether there is a canister of this id."""
-        return canister_id.raw_bytes in self._state.canisters
+        return given.principal(canister_id, "a canister's id").raw_bytes in self._state.canisters
 
     @property
     def id(self) -> Principal:

@@ -82,14 +82,17 @@ def amount_of_cycles(cycles: int) -> int:
 
 
 def principal(value: object, what: str) -> Principal:
-    """A principal.
+    """A principal; one of another library (ic-py, `perdure.pocket_ic`), which says its bytes and its text, as ours.
 
     Raises:
         TypeError: it is none.
     """
-    if not isinstance(value, Principal):
-        raise TypeError(f"{what} is a Principal, found {value!r:.80}: Principal.from_text reads a text")
-    return value
+    if isinstance(value, Principal):
+        return value
+    raw_bytes = getattr(value, "bytes", None)
+    if isinstance(raw_bytes, bytes) and hasattr(value, "to_str"):
+        return Principal(raw_bytes)
+    raise TypeError(f"{what} is a Principal, found {value!r:.80}: Principal.from_text reads a text")
 
 
 def principals(values: object, what: str) -> list[Principal]:

@@ -7,7 +7,7 @@ from typing import final
 
 from perdure.candid.service import ServiceType, load
 from perdure.candid.types import Value
-from perdure.canister import CanisterStatus, Reject, Reply, take_raised
+from perdure.canister import CanisterStatus, Reject, Reply
 from perdure.errors import RejectError
 from perdure.execution.journal import Ticket
 from perdure.execution.management import management_query
@@ -17,6 +17,7 @@ from perdure.execution.scheduler import execute_ingress
 from perdure.execution.state import CanisterState
 from perdure.execution.world import World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
+from perdure.raised import take_raised
 
 __all__ = ["Status", "as_error", "controller_of", "manage", "management_service", "status_of", "status_record"]
 

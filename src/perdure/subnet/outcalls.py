@@ -33,6 +33,7 @@ from perdure.execution.outcalls import (
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
 from perdure.ic.reject import RejectCode
+from perdure.raised import is_interruption
 from perdure.subnet.gate import Gate, alone
 
 if TYPE_CHECKING:
@@ -383,8 +384,9 @@ class Outcalls:
             signals.let_in()
             try:
                 answer = self._ask(seen, waits=waits)
-            except Exception:
-                self._broken[number] = outcall
+            except BaseException as error:
+                if not is_interruption(error):
+                    self._broken[number] = outcall
                 raise
             finally:
                 signals.hold()

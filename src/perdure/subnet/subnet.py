@@ -341,7 +341,8 @@ class Subnet(Home):
         Raises:
             KeyError: there is none of this id.
         """
-        if given.principal(canister_id, "a canister's id") not in self:
+        canister_id = given.principal(canister_id, "a canister's id")
+        if canister_id not in self:
             raise KeyError(f"no canister {canister_id} on this subnet")
         return Canister(self, canister_id)
 
