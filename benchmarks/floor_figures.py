@@ -71,7 +71,7 @@ def layers() -> dict[str, Callable[[], object]]:
         "update: through the public API": lambda: canister.update("both"),
         "query: the call into Wasm": floor.call(QUERY, query),
         "query: and which pages are private": floor.scanned(QUERY, query),
-        "query: and dropping one (its floor)": floor.dropped(QUERY, query),
+        "query: and one of them restored (its floor)": floor.restored(QUERY, query),
         "query: in the embedder, rolled back": embedded(instance, QUERY, query, instance.roll_back),
         "query: by the rules": lambda: execute_query(world, canister_id, "look", b""),
         "query: through the public API": lambda: canister.query("look"),
@@ -84,7 +84,7 @@ def measure(quick: bool) -> Table:
     found = interleaved({name: series(act) for name, act in layers().items()}, 5 if quick else 40)
     for name, value in found.items():
         table.add(name, value, "us")
-    for kind, name in (("update", "two pages into a file"), ("query", "dropping one")):
+    for kind, name in (("update", "two pages into a file"), ("query", "restored")):
         floor = next(value for what, value in found.items() if what.startswith(kind) and name in what)
         table.add(f"{kind}: public API / its floor", found[f"{kind}: through the public API"] / floor, "ratio", 1.3)
     return table

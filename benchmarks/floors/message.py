@@ -1,7 +1,7 @@
 """An update that writes one page of the heap and one of stable memory, and a query, without rules or transaction.
 
 What has to happen: C is called from Python and calls into Wasm; the kernel says which pages of the heap are private;
-two pages are written to a file. A query writes none, and drops the page that it has changed.
+two pages are written to a file. A query writes none, and gives the page that it has changed its bytes back.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MessageFloor:
         return act
 
     def scanned(self, method: Method, env: Env) -> Callable[[], object]:
-        """The same, and which pages of the heap are private then: all that a query needs but for dropping them."""
+        """The same, and which pages of the heap are private then: all that a query needs but for undoing them."""
         call, runs, heap = self.call(method, env), self._scan.runs, self._heap
 
         def act() -> None:
@@ -58,13 +58,14 @@ class MessageFloor:
 
         return act
 
-    def dropped(self, method: Method, env: Env) -> Callable[[], object]:
+    def restored(self, method: Method, env: Env) -> Callable[[], object]:
         """A query's floor."""
-        scanned, drop, address = self.scanned(method, env), self._heap.range.drop, self._addresses[0]  # type: ignore[union-attr]
+        scanned, view, address = self.scanned(method, env), self._heap.bytes, self._addresses[0]
+        before = view[address : address + PAGE_BYTES].tobytes()
 
         def act() -> None:
             scanned()
-            drop(address, PAGE_BYTES)
+            view[address : address + PAGE_BYTES] = before
 
         return act
 

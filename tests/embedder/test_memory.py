@@ -104,6 +104,25 @@ def test_a_write_that_is_cut_off_is_rolled_back(memory):
     assert memory.read(0, 4 * WASM_PAGE) == before
 
 
+def test_what_a_rollback_leaves_private_is_as_committed(memory, image):
+    before = memory.read(0, 4 * WASM_PAGE)
+    memory.write(2 * PAGE, b"one")
+    memory.write(3 * PAGE, b"two")
+    memory.roll_back()
+    assert memory.read(0, 4 * WASM_PAGE) == before
+    assert memory.changes() is None
+    memory.write(4 * PAGE, b"beside them")
+    memory.write(2 * PAGE, b"one")
+    assert commit(memory) == [(2 * PAGE, PAGE), (4 * PAGE, PAGE)]
+    memory.write(2 * PAGE, b"two")
+    memory.roll_back()
+    assert (memory.read(2 * PAGE, 3), memory.read(3 * PAGE, 3), image.read(2 * PAGE, 3)) == (b"one", bytes(3), b"one")
+    for page in range(20):  # more than stay private
+        memory.write(page * PAGE, b"x")
+    memory.roll_back()
+    assert memory.read(0, 4 * WASM_PAGE) == image.read(0, 4 * WASM_PAGE)
+
+
 def test_growth(memory, image):
     assert memory.grow(3) == 4
     memory.write(6 * WASM_PAGE, b"new")

@@ -152,7 +152,7 @@ class ImageMemory(LinearMemory):
         self.is_untouched = False
         """Whether nobody but `write` can have changed a byte since the last commit or rollback."""
         self._extents: tuple[Extent, ...] | None = () if fresh else None
-        self._kept: dict[int, bytes] = {}  # private runs that equal the committed bytes
+        self._kept: dict[int, bytes] = {}  # pages that are private, as far as that is known, and their committed bytes
         self._held: Mapping[int, bytes] = {}  # the image's, as of the last commit
         self._apart: list[tuple[int, int]] = []  # runs that are shown from a file of their own while an entry runs
         self._scan_ns = 0
@@ -212,7 +212,7 @@ class ImageMemory(LinearMemory):
         """What differs from the committed content; the runs are views."""
         if self.range is None:  # nobody has looked at it yet
             return PageDelta(0, [], fresh=True) if self.fresh else None
-        if self.is_untouched and self._is_as_committed:
+        if not self._may_differ:
             return None
         runs = coalesce(self.written) if self.private_pages is None else self._changed_runs()
         if not runs and self.size_bytes == self.committed_bytes and not self.fresh:
@@ -223,8 +223,10 @@ class ImageMemory(LinearMemory):
         return PageDelta(self.size_bytes // WASM_PAGE_BYTES, changed, self.fresh)
 
     @property
-    def _is_as_committed(self) -> bool:
-        return self.is_untouched and not self.written and self.size_bytes == self.committed_bytes and not self.fresh
+    def _may_differ(self) -> bool:
+        """Whether anybody can have changed it since the last commit or rollback."""
+        is_seen = self.is_untouched or self.private_pages is None
+        return not is_seen or bool(self.written) or self.size_bytes != self.committed_bytes or self.fresh
 
     def commit(self, delta: PageDelta) -> None:
         """Hand `delta`, which `changes` returned, to the image; what was private is then shown from its files."""
@@ -251,22 +253,27 @@ class ImageMemory(LinearMemory):
 
     def roll_back(self, *, everything: bool = False) -> None:
         """Be what was last committed. `everything`: nobody knows what was written."""
-        if self.range is None or (self.is_untouched and not everything and self._is_as_committed):
+        if self.range is None or not (everything or self._may_differ):
             return
         if self._apart:
             self.gather()
-        if self.size_bytes > self.committed_bytes:
+        is_larger = self.size_bytes > self.committed_bytes
+        if is_larger:
             self.range.close_access(self.committed_bytes, self.size_bytes - self.committed_bytes)
             self.size_bytes = self.committed_bytes
         runs = self._private_runs()
         if everything or len(runs) > _MANY_RUNS:
             runs = [(0, self.size_bytes)]
-        for start, end in runs:
-            self._drop(start, end)
-        if runs:
-            self._put_held(0, self.size_bytes)
-        if self.private_pages is not None:
+        if not is_larger and sum([end - start for start, end in runs]) <= _KEPT_BYTES:
+            for start, end in runs:
+                self.bytes[start:end] = self._keep(start, self._committed(start, end))
+        else:
+            for start, end in runs:
+                self._drop(start, end)
+            for page in self._kept:
+                self._drop(page, page + PAGE_BYTES)
             self._kept.clear()
+            self._put_held(0, self.size_bytes)
         self.written.clear()
         if self._scan_ns > _SCAN_BUDGET_NS:
             self._drop_reads()
@@ -309,26 +316,24 @@ class ImageMemory(LinearMemory):
         Dropping a page and faulting it in again costs 4.6 us, comparing it with its committed bytes 0.5 us. So what the
         last commit wrote stays private, as long as it is little, and goes when the next commit writes other pages.
         """
-        held, now, runs = self._held, {}, delta.runs
-        if keep and len(runs) == 1 == len(self._kept):  # mostly the page that the message before has written, too
-            ((address, data),) = runs
-            before = self._kept.get(address)
-            if before is not None and len(before) == len(data):
-                self._kept = {address: held.get(address) or bytes(data)}
-                return
-        gone: Iterable[tuple[int, bytes | memoryview]] = self._kept.items()
-        room_bytes = _KEPT_BYTES if keep else -1
-        for address, data in runs:
-            room_bytes -= len(data)
-            if room_bytes < 0:
-                break
-            now[address] = held.get(address) or bytes(data)
-        if room_bytes < 0:
-            now, gone = {}, (*gone, *runs)
-        for address, data in gone:
-            if len(now.get(address, b"")) != len(data):
+        before, self._kept = self._kept, {}
+        if keep and delta.changed_bytes <= _KEPT_BYTES:
+            for address, data in delta.runs:
+                self._keep(address, data)
+        else:
+            for address, data in delta.runs:
                 self._drop(address, address + len(data))
-        self._kept = now
+        for page in before.keys() - self._kept.keys():
+            self._drop(page, page + PAGE_BYTES)
+
+    def _keep(self, address: int, data: bytes | memoryview) -> bytes | memoryview:
+        """Note that the pages that begin there stay private, and show these committed bytes."""
+        if len(data) == PAGE_BYTES:
+            self._kept[address] = self._held.get(address) or bytes(data)
+        else:
+            for at in range(0, len(data), PAGE_BYTES):
+                self._kept[address + at] = self._held.get(address + at) or bytes(data[at : at + PAGE_BYTES])
+        return data
 
     def _private_runs(self) -> list[tuple[int, int]]:
         if self.private_pages is None:
@@ -347,9 +352,7 @@ class ImageMemory(LinearMemory):
         return runs
 
     def _compare(self, start: int, end: int, runs: list[tuple[int, int]]) -> None:
-        new, old = self.bytes[start:end].tobytes(), self._kept.get(start) or self._held.get(start)
-        if old is None or len(old) != end - start:
-            old = self._committed(start, end)
+        new, old = self.bytes[start:end].tobytes(), self._committed(start, end)
         if new == old:
             return
         for at in range(start, end, PAGE_BYTES):
@@ -363,6 +366,11 @@ class ImageMemory(LinearMemory):
 
     def _committed(self, start: int, end: int) -> bytes:
         """The committed bytes of a range, zero past the committed size."""
+        known = self._kept.get(start) or self._held.get(start)
+        if known is not None and end - start == PAGE_BYTES:
+            return known
+        if known is not None and self._kept.keys() >= (pages := {*range(start, end, PAGE_BYTES)}):
+            return b"".join([self._kept[page] for page in sorted(pages)])
         extents = self._committed_extents()
         found = b""
         for extent in extents[max(0, bisect_right(extents, start, key=_address_of) - 1) :]:

@@ -25,7 +25,7 @@ _FILE, _PRESENT, _SWAPPED, _ZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _ARGUMENT = struct.Struct("<12Q")
 _RANGE, _RANGE_OFFSET = struct.Struct("<2Q"), 16
 _WALK_END = struct.Struct("<32xQ")
-_VECTOR_LENGTH = 512
+_VECTOR_LENGTH = 64  # the kernel makes room for as many in each call: for 512 that takes as long as the rest of it
 _PRIVATE = (_FILE | _ZERO, _FILE | _ZERO, _PRESENT | _SWAPPED, 0)  # inverted, all of, any of, to return
 _THERE = (0, 0, _PRESENT | _SWAPPED, 0)
 
