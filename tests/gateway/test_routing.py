@@ -18,7 +18,7 @@ from perdure.gateway.hosts import Hosts
 from perdure.gateway.http import Request
 from perdure.gateway.routing import Interfaces
 from perdure.gateway.site import Site
-from perdure.kit import canister, ic, query
+from perdure.kit import canister, ic, init, query, timer
 from perdure.network.live import Rounds
 
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
@@ -69,6 +69,67 @@ def test_calls_and_queries_find_their_subnet(running, agent):
         before = agent.update(counter.id, "inc")
         assert agent.query(counter.id, "count")["reply"]["arg"] == counter.query("count", NOTHING)
         assert agent.update(counter.id, "inc", version="v3") > before
+
+
+@canister
+class Rings:
+    """Rings once, as soon as it may."""
+
+    rung: int
+
+    def __init__(self) -> None:
+        self.rung = 0
+
+    @init
+    def begin(self) -> None:
+        ic.set_timer(1)
+
+    @timer
+    def ring(self) -> None:
+        self.rung += 1
+
+    @query
+    def count(self) -> int:
+        return self.rung
+
+
+def test_a_halted_subnet_answers_nothing(agents):
+    with Network(["nns", "application", "system"]) as network:
+        halted, other = network.subnets[1:]
+        counter, goes_on = (one.install(MODULES / "motoko_eop_v1.wasm.gz") for one in (halted, other))
+        network.halt(halted)
+        rings = halted.install(Rings)
+        rounds = Rounds.of(network)
+        rounds.start()
+        try:
+            interface, before_ns = Interfaces(rounds), halted.time_ns
+            site = Site(rounds, Hosts(), Budget(1 << 20))
+            agent = agents.Agent(interface, root_key=network.root.root_key)
+            for verb, versions in (("call", ("v2", "v4")), ("query", ("v3",)), ("read_state", ("v3",))):
+                for version in versions:
+                    for scope, one in (("canister", counter.id), ("subnet", halted.id)):
+                        path = f"/api/{version}/{scope}/{one}/{verb}"
+                        if (scope, version) != ("subnet", "v2"):
+                            response = interface.handle("POST", path, {}, b"")
+                            assert (response.status, b"no_healthy_nodes" in response.body) == (503, True), path
+                            assert dict(response.headers)["access-control-allow-origin"] == "*"
+                            assert interface.handle("OPTIONS", path, {}, b"").status == 204
+            shown = site.begin(Request("GET", "/", {"host": f"{counter.id}.localhost"}, b""))
+            assert (shown.status, b"halted" in shown.body) == (503, True)
+            assert agent.update(goes_on.id, "inc")
+            assert interface.handle("GET", "/api/v2/status", {}, b"").status == 200
+            with halted._gate.lock:
+                assert rounds._pause(rounds.lives) > 0  # what is due there does not keep the others turning
+            assert halted.time_ns == before_ns
+            network.resume(halted)
+            rounds.wake()
+            assert agent.update(counter.id, "inc")
+            until = time.monotonic() + 30
+            while not rings.actor().count():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        finally:
+            rounds.stop()
 
 
 def test_a_call_across_is_answered(running, agent):

@@ -72,10 +72,12 @@ class Domains:
         """Have all canisters asked that can answer, those who are slow at last."""
         self._until = time.monotonic() + _AGAIN_SECONDS
         asked: set[bytes] = set()
+        kept: set[bytes] = set()  # of subnets that answer nothing for now
         for live in self._rounds.lives:
             canisters = list(live.subnet._state.canisters.items())  # at once: not to wait for what runs
-            asked.update(key for key, one in canisters if one.module and _EXPORT in one.module.exported_methods)
-        for key in self._names.keys() - asked:
+            found = (key for key, one in canisters if one.module and _EXPORT in one.module.exported_methods)
+            (kept if live.is_halted else asked).update(found)
+        for key in self._names.keys() - asked - kept:
             self._set(key, frozenset())
         self._slow &= asked
         self._todo = deque(sorted(asked - self._asking, key=lambda key: (key in self._slow, key)))

@@ -38,7 +38,7 @@ from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.network.live import Live, Refused
 from perdure.network.live import Request as Ingress
 
-__all__ = ["CORS", "HttpInterface", "Pending", "Request", "Response", "Streamed", "awaited"]
+__all__ = ["CORS", "HALTED", "HttpInterface", "Pending", "Request", "Response", "Streamed", "awaited"]
 
 CBOR: Final = "application/cbor"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -59,6 +59,11 @@ SYNCHRONOUS_SECONDS: Final = 10.0
 _ANYBODYS: Final = frozenset(["create_canister", "provisional_create_canister_with_cycles"])
 """Methods of the management canister that concern no canister: any effective id will do."""
 _VERSION: Final = "0.66.0"
+HALTED: Final = (
+    "no_healthy_nodes: There are currently no healthy replica nodes available to handle the request: the subnet is "
+    "halted. Please try again later"
+)
+"""In the words of the network's boundary, which clients know; nothing was let in."""
 
 
 class Request(NamedTuple):
@@ -171,6 +176,8 @@ class HttpInterface:
                     return Response(204, headers=_PREFLIGHT[1:])
                 if request.method != "POST":
                     return Response(405, b"POST is expected here", headers=(("allow", "POST, OPTIONS"),))
+                if self.live.is_halted:
+                    raise Refusal(HALTED, 503)
                 return _ROUTES[scope, verb].act(self, _Place(version, scope, _principal(text)), request.body)
         raise Refusal(f"there is nothing at {path[:200]}: see /api/v2/status", 404)
 

@@ -23,7 +23,7 @@ from perdure.errors import MalformedError, PerdureError
 from perdure.gateway.budget import Budget, Spent
 from perdure.gateway.domains import PATH, Domains
 from perdure.gateway.hosts import Hosts, is_loopback
-from perdure.gateway.http import Pending, Request, Response
+from perdure.gateway.http import HALTED, Pending, Request, Response
 from perdure.gateway.verification import (
     Headers,
     UnverifiedError,
@@ -183,6 +183,8 @@ class Site:
         found = self._rounds.find(canister_id)
         if found is None:
             raise _SiteError(502, f"there is no canister {Principal(canister_id)} here")
+        if found.is_halted:
+            raise _SiteError(503, HALTED)
         return found
 
     def _query(self, canister_id: bytes, method: str, arg: bytes) -> bytes:

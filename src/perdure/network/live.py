@@ -127,6 +127,12 @@ class Live:
         time_ns = self.subnet._state.time_ns
         return max(time_ns, time.time_ns()) if self.clock == "real" else time_ns
 
+    @property
+    def is_halted(self) -> bool:
+        """Whether it takes part in nothing for now, and answers nothing: see `Network.halt`."""
+        network = self.rounds.network
+        return network is not None and self.subnet.id.raw_bytes in network._halted
+
     # --- what comes from outside
 
     def submit(self, request: Request) -> Response | Refused | None:
@@ -437,7 +443,8 @@ class Rounds:
             try:
                 pause = self._go_on()
                 for live in self.lives:
-                    live._ask_outside()
+                    if not live.is_halted:
+                        live._ask_outside()
                     live._tell()
             except BaseException as error:  # without this thread all that is served would stand still
                 is_bug = not isinstance(error, StorageError)  # a full disk, say: tried again until there is room
@@ -451,7 +458,7 @@ class Rounds:
         lives = self.lives
         with lives[0].subnet._gate.lock:
             for live in lives:
-                if live._may_follow(live.subnet._world):
+                if not live.is_halted and live._may_follow(live.subnet._world):
                     move_clock(live.subnet._world, time.time_ns())
             pause = self._pause(lives)
         return pause if pause > 0 else self._run_alone(self._turn)
@@ -467,7 +474,8 @@ class Rounds:
                     live.subnet._recover()
                 with lives[0].subnet._undisturbed(None):
                     for live in lives:
-                        live._follow_clock(False, live.subnet._world)
+                        if not live.is_halted:
+                            live._follow_clock(False, live.subnet._world)
                     act(lives)
                 kept = [(live.subnet._host, live.subnet._host.settle()) for live in lives]
                 pause = self._pause(lives)
@@ -505,10 +513,11 @@ class Rounds:
         """How many seconds may pass before the next round."""
         if self._has_work(lives):
             return 0.0
+        lives = [live for live in lives if not live.is_halted]
         beats = [live._plan(live.subnet._world) for live in lives]
         if any(beats) and time.monotonic() >= self._beat_at:
             return 0.0
-        pause = min((live._planned_ns - live.time_ns) / 1e9 for live in lives)
+        pause = min(((live._planned_ns - live.time_ns) / 1e9 for live in lives), default=_LOOK_EVERY_SECONDS)
         return max(0.0, min(_LOOK_EVERY_SECONDS, pause))
 
 
