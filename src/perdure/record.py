@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import compress, pairwise
-from operator import attrgetter, ne
+from operator import attrgetter, is_not, ne
 from typing import Any, NamedTuple, TypeAlias, final
 
 import cbor2
@@ -29,6 +29,7 @@ from perdure.errors import MalformedError, UnsupportedError
 
 __all__ = [
     "BOOL",
+    "NOT_WRITTEN",
     "PLAIN",
     "TEXT",
     "Coder",
@@ -36,6 +37,7 @@ __all__ = [
     "Format",
     "Plain",
     "Table",
+    "Written",
     "blob",
     "integer",
     "load",
@@ -281,6 +283,8 @@ PLAIN = Coder(None, _check_plain)
 """A value of CBOR that may be anything: numbers, text, bytes, lists, mappings by text."""
 
 _REQUIRED = object()
+_MAPS = [cbor2.dumps(dict.fromkeys(range(count)))[: 1 + (count > 23)] for count in range(64)]
+"""How a map of so many fields begins."""
 
 
 class Field(NamedTuple):
@@ -292,6 +296,7 @@ class Field(NamedTuple):
         of: its type.
         default: as it is written; belongs to the format. Without one the field is always written.
         attribute: of the object that has the value, with dots where it is one of an attribute's; empty: `name`.
+        in_place: the value is a container, empty by default, which may be changed in place; any other is replaced.
     """
 
     number: int
@@ -299,6 +304,17 @@ class Field(NamedTuple):
     of: Coder
     default: Plain = _REQUIRED
     attribute: str = ""
+    in_place: bool = False
+
+
+class Written(NamedTuple):
+    """What was written of an object: the values of its fields, and their parts of the record."""
+
+    values: tuple[Plain, ...]
+    parts: list[bytes]
+
+
+NOT_WRITTEN = Written((), [])
 
 
 @final
@@ -331,6 +347,8 @@ class Table:
                 self._others.append((field.number, field.name, default))
             else:
                 self._constants[field.name] = default
+        self._keys = [cbor2.dumps(field.number) for field in fields]
+        self._in_place = [index for index, field in enumerate(fields) if field.in_place]
         # Two names at least, as with one there is no tuple.
         self._values = attrgetter(*(field.attribute or field.name for field in fields), "__class__")
 
@@ -342,6 +360,30 @@ class Table:
         values = self._values(value)
         written = compress(zip(self._encoders, values, strict=False), map(ne, values, self._defaults))
         return {number: one if encode is None else encode(one) for (number, encode), one in written}
+
+    def encode_each(self, value: object, before: Written) -> Written:
+        """The fields of an object, each for itself; those whose values are the same objects as before are not encoded.
+
+        Args:
+            value: the object.
+            before: what this has given of it the last time; `NOT_WRITTEN`: nothing.
+        """
+        values = self._values(value)
+        parts = before.parts.copy() or [b""] * len(self.fields)
+        changed = map(is_not, values, before.values or [_REQUIRED] * len(values))
+        for index in compress(range(len(parts)), changed):
+            parts[index] = self._part(index, values[index])
+        for index in self._in_place:
+            if values[index] or parts[index]:
+                parts[index] = self._part(index, values[index])
+        return Written(values, parts)
+
+    def _part(self, index: int, value: Plain) -> bytes:
+        """A field as it is in the map; none where it has its default."""
+        if value == self._defaults[index]:
+            return b""
+        encode = self._encoders[index][1]
+        return self._keys[index] + cbor2.dumps(value if encode is None else encode(value))
 
     def decode(self, content: Plain, where: str = "") -> dict[str, Plain]:
         """The values by name.
@@ -404,6 +446,17 @@ class Format:
     def encode(self, kind: int, value: object) -> bytes:
         """An object as a record."""
         return self.dump(kind, self.tables[kind].encode(value))
+
+    def encode_again(self, kind: int, value: object, before: Written) -> tuple[bytes, Written]:
+        """An object as a record, the same bytes as `encode` gives; and what makes the next time cheaper.
+
+        Most of an object is mostly what it was: see `Table.encode_each`.
+        """
+        written = self.tables[kind].encode_each(value, before)
+        parts = written.parts
+        count = len(parts) - parts.count(b"")
+        head = b"\x83" + cbor2.dumps(self.version) + cbor2.dumps(kind)
+        return b"".join((head, _MAPS[count], *parts)), written
 
     def _load(self, data: bytes) -> tuple[int, int, dict[int, Plain]]:
         found = load(data, self.name)

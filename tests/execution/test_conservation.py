@@ -26,7 +26,8 @@ from perdure.execution import (
     uninstall_code,
 )
 from perdure.execution.ingress import drawn_id
-from perdure.execution.records import encode_record, encode_subnet
+from perdure.execution.records import encode_record, encode_record_again, encode_subnet
+from perdure.record import NOT_WRITTEN
 
 CANISTERS = 4
 UNITS = 1_000_000
@@ -127,6 +128,7 @@ class Conservation(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
+        self.written = {}
         self.worlds = [self.world_class(), self.world_class()]
         self.asked = {}
         self.answered = {}
@@ -195,6 +197,14 @@ class Conservation(RuleBasedStateMachine):
         for world in self.worlds:
             assert world.balanced()
             assert all(canister.cycles >= 0 for canister in world.subnet.canisters.values())
+
+    @invariant()
+    def records_are_encoded_again_as_they_are(self):
+        for canister_id, canister in self.worlds[0].subnet.canisters.items():
+            record, self.written[canister_id] = encode_record_again(
+                canister, self.written.get(canister_id, NOT_WRITTEN)
+            )
+            assert record == encode_record(canister)
 
     @invariant()
     def no_answer_comes_twice(self):

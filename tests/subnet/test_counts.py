@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +86,28 @@ def calls_of(act: Callable[[], object]) -> float:
             sys.setprofile(None)
         found.append(calls / MESSAGES)
     return min(found)
+
+
+LOOKS = {"memory": {}, "disk": {"stat": 1, "pread": 1}}
+"""Calls of the system by which an update looks at files: at the lock, before it is acknowledged."""
+
+
+def test_what_a_message_looks_at(canister: Canister, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.storage.commit_log._LOOKED_SECONDS", 3600.0)  # however long a message takes here
+    canister.update("both")
+    found: Counter[str] = Counter()
+
+    def profile(_frame: object, event: str, function: object) -> None:
+        if event == "c_call" and getattr(function, "__module__", "") == "posix":
+            found[getattr(function, "__name__", "")] += 1
+
+    sys.setprofile(profile)
+    try:
+        repeat(lambda: canister.update("both"))
+    finally:
+        sys.setprofile(None)
+    looks = {name: round(count / MESSAGES) for name, count in found.items() if not name.startswith("pwrite")}
+    assert {name: count for name, count in looks.items() if count} == LOOKS[where]
 
 
 def written() -> tuple[int, int]:

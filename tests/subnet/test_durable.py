@@ -16,7 +16,7 @@ from built_canisters import call, module
 
 from perdure import RejectError, StorageError
 from perdure.execution.scheduler import round_, submit_ingress
-from perdure.storage import StateDirectory
+from perdure.storage import CanisterChange, Message, StateDirectory
 from perdure.subnet import Canister, Subnet
 
 FIVE = struct.pack("<Q", 5)
@@ -82,6 +82,25 @@ def test_upgrades_snapshots_and_writes_from_outside_are_kept(path: Path) -> None
     crash(subnet)
     canister = Subnet(path).canister(canister.id)
     assert (count(canister), len(canister.snapshots())) == (5, 1)
+
+
+def test_a_canister_takes_its_snapshots_along(path: Path) -> None:
+    with Subnet(path) as subnet:
+        gone, other = (subnet.install(module("kv32"), FIVE) for _ in range(2))
+        kept = other.take_snapshot()
+        gone.take_snapshot()
+        gone.stop()
+        gone.delete()
+        assert len(subnet._host.directory.canisters) == 2  # type: ignore[union-attr]
+    # So far they stayed, in directories that were made by then.
+    with StateDirectory.open(path) as directory:
+        key = b"snapshot " + gone.id.raw_bytes + bytes(8) + gone.id.raw_bytes
+        directory.commit(Message(), {key: CanisterChange(record=b"")})
+    with Subnet(path) as subnet:
+        assert [item["id"] for item in subnet.canister(other.id).snapshots()] == [kept]
+        subnet.canister(other.id).update("inc")
+    with Subnet(path) as subnet:
+        assert count(subnet.canister(other.id)) == 6
 
 
 def test_a_module_that_nothing_uses_any_more_takes_no_room(path: Path) -> None:

@@ -18,7 +18,7 @@ from perdure.execution.ingress import Owner
 from perdure.execution.messages import CallMessage, FromUser, Response, request_of
 from perdure.execution.schema import CANISTER, FORMAT, OWNER, RESPONSE, SNAPSHOT, SUBNET
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
-from perdure.record import Format, Plain, load
+from perdure.record import Format, Plain, Written, load
 
 __all__ = [
     "RECORDS",
@@ -30,6 +30,7 @@ __all__ = [
     "decode_snapshot",
     "decode_subnet",
     "encode_record",
+    "encode_record_again",
     "encode_response",
     "encode_snapshot",
     "encode_subnet",
@@ -54,6 +55,11 @@ class CanisterRecord(NamedTuple):
 def encode_record(canister: CanisterState) -> bytes:
     """Everything about a canister but its code, memories, chunks and snapshots, which it names."""
     return FORMAT.encode(CANISTER, canister)
+
+
+def encode_record_again(canister: CanisterState, before: Written) -> tuple[bytes, Written]:
+    """The same, where `before` is what it gave for that canister the last time (`NOT_WRITTEN`: nothing)."""
+    return FORMAT.encode_again(CANISTER, canister, before)
 
 
 def decode_record(data: bytes) -> CanisterRecord:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import get_ident
-from typing import final
+from typing import Protocol, final
 
 from perdure.errors import StorageError
 from perdure.storage.disk import Buffer, DiskFile
@@ -33,7 +33,29 @@ _MIN_PATIENCE_SECONDS = 0.001  # eight threads take half of that to be back, eac
 _MAX_PATIENCE_SECONDS = 0.01
 _LONG_SECONDS = 1.0
 """After which it is looked at whether somebody still waits for the disk: an exception may have ended that unseen."""
+_LOOKED_SECONDS = 0.001
+"""For how long it is taken for granted, before a record is written, that the directory is ours. Before a record is
+acknowledged, its owner is looked up each time."""
 _GATHER_BYTES = 512 << 10  # less than what can be written at once, the record that reaches it included
+
+
+class OwnLock(Protocol):
+    """What its owner holds of a directory, and may lose: see `perdure.storage.locks`."""
+
+    def check_place(self) -> None:
+        """Raise `OSError` where a second owner may find no lock, or another one."""
+        ...
+
+    def check_number(self) -> None:
+        """Raise `OSError` where there was another owner since."""
+        ...
+
+
+@final
+class _NoLock:
+    def check_place(self) -> None: ...
+
+    def check_number(self) -> None: ...
 
 
 @final
@@ -49,7 +71,7 @@ class CommitLog:
         write_behind: write at once and sync when asked, for those who seldom ask; else every record is on its way to
             the platter from `append` on.
         owner: who writes: which opening of the directory this is.
-        check_lock: raises `OSError` where the directory is not ours any more.
+        lock: of the directory.
     """
 
     def __init__(
@@ -62,7 +84,7 @@ class CommitLog:
         sealed: bool,
         write_behind: bool,
         owner: int = 1,
-        check_lock: Callable[[], None] = lambda: None,
+        lock: OwnLock | None = None,
     ) -> None:
         self._file = file
         self._path = path
@@ -70,7 +92,8 @@ class CommitLog:
         self._allocated = file.size()
         self._write_behind = write_behind
         self._owner = owner
-        self._check_lock = check_lock
+        self._lock = lock or _NoLock()
+        self._looked_until = 0.0  # when it is to be looked again whose the directory is
         self._mutex = threading.Lock()
         self._under_way = 0  # newest version of the write that was started
         self._started_at = 0.0
@@ -195,15 +218,22 @@ class CommitLog:
         if self.in_doubt is not None:
             raise StorageError(f"{self.in_doubt}; open the directory anew", self._path)
 
+    def check_owner_at_times(self) -> None:
+        """The same as `check_owner`, unless that was a moment ago and whoever waits for the disk looks again."""
+        if self._write_behind or time.monotonic() >= self._looked_until:
+            self.check_owner()
+
     def check_owner(self) -> None:
         """Raise `StorageError` where the directory is not ours any more, now and from now on."""
         try:
-            self._check_lock()
+            self._lock.check_place()
+            self._lock.check_number()
         except OSError as error:
             self.failed = error.strerror or str(error)
             refusal = StorageError(self.failed, self._path)
             refusal.committed = False
             raise refusal from error
+        self._looked_until = time.monotonic() + _LOOKED_SECONDS
 
     def check(self) -> None:
         """Raise `StorageError` after a failed sync."""
@@ -285,11 +315,14 @@ class CommitLog:
         reached = under_way or self._place.version
         done = False
         try:
+            self._lock.check_place()  # while the disk works
             if under_way:
                 self._file.finish()
             else:
                 self._file.sync()
-            self._check_lock()
+            # Not before: whoever becomes the owner writes its number first and reads the log then, this record with it.
+            self._lock.check_number()
+            self._looked_until = time.monotonic() + _LOOKED_SECONDS
             done = True
         except OSError as error:
             self.failed = error.strerror or str(error)

@@ -256,7 +256,7 @@ class StateDirectory:
             sealed=not self._files.settled,
             write_behind=self.durability != "message",
             owner=self.owner,
-            check_lock=self.locks.check,
+            lock=self.locks,
         )
         # Nothing is to be appended before what is not whole is out of reach.
         if (tail.torn or not self._files.settled) and not self._checkpoint_now() and tail.damaged_version is not None:
@@ -390,7 +390,7 @@ class StateDirectory:
         with self._lock, self._told("commit"):
             self._check_writable()
             log = self._log_for_commit()
-            log.check_owner()  # and again before it is acknowledged: this keeps most of a late owner off the log
+            log.check_owner_at_times()  # and before it is acknowledged: this keeps most of a late owner off the log
             drafted = partial(Draft, self._committed, message, changes, subnet_record, answers, forgotten)
             version = self._log_commit(log, drafted)
             if apply:

@@ -360,8 +360,8 @@ class RealFile:
     def finish(self) -> None:
         """Return when what was started is on the platter."""
         if self._started is not None:
+            self._check_name()  # before waiting: the disk is at work meanwhile
             self._started()
-            self._check_name()
 
     def lock(self, *, exclusive: bool) -> bool:
         """Take or change the advisory lock without waiting; False when another opener holds it."""

@@ -99,16 +99,19 @@ class Locks:
             return
         self._use = use
         lock, number = self._held[0], f"\n{self._owner}"
-        self._told = f"{os.getpid()}\n{use}".encode("ascii", "replace")[: _LOCK_BYTES - len(number)] + number.encode()
-        lock.pwrite(self._told.ljust(_LOCK_BYTES), 0)  # at once, so that nobody finds it without a number
+        told = f"{os.getpid()}\n{use}".encode("ascii", "replace")[: _LOCK_BYTES - len(number)] + number.encode()
+        self._told = told.ljust(_LOCK_BYTES)
+        lock.pwrite(self._told, 0)  # at once, so that nobody finds it without a number
 
-    def check(self) -> None:
-        """Raise `OSError` where the directory may have another owner by now."""
-        lock = self._held[0]
-        if not lock.is_at(self._owned):
+    def check_place(self) -> None:
+        """Raise `OSError` where a second owner may find no lock, or another one."""
+        if not self._held[0].is_at(self._owned):
             raise OSError(errno.ENOLCK, "the lock was removed, or the directory moved", self._owned)
-        found = lock.pread(_LOCK_BYTES, 0)
-        if found.rstrip() != self._told.rstrip():
+
+    def check_number(self) -> None:
+        """Raise `OSError` where the lock says that there was another owner since."""
+        found = self._held[0].pread(_LOCK_BYTES, 0)
+        if found != self._told:
             words = f"owner {_owner_in(found)} has it by now, this is owner {self._owner}"
             raise OSError(errno.ENOLCK, words, self._owned)
 

@@ -36,7 +36,7 @@ from perdure.execution.journal import Journal
 from perdure.execution.records import (
     RECORDS,
     decode_record,
-    encode_record,
+    encode_record_again,
     encode_response,
     encode_snapshot,
     encode_subnet,
@@ -44,6 +44,7 @@ from perdure.execution.records import (
 from perdure.execution.schema import CANISTER, FORMAT, SNAPSHOT, SUBNET
 from perdure.execution.state import CanisterState, Snapshot, SnapshotContent, SubnetState
 from perdure.execution.world import World
+from perdure.record import NOT_WRITTEN, Written
 from perdure.storage import (
     NO_CODE,
     Answer,
@@ -65,6 +66,9 @@ from perdure.subnet.records import SNAPSHOTS, RecordReader
 from perdure.subnet.residency import CAPACITY, OpenMemories, ResidentInstance, ResidentModule, Residents
 
 __all__ = ["DurableHost", "blobs_of", "canister_ids", "open_directory", "open_state", "undecodable"]
+
+_MOST_WRITTEN = 1024
+"""Of so many canisters it is known how their records were encoded, 2 KiB each."""
 
 
 @final
@@ -110,6 +114,7 @@ class DurableHost:
         self._loaded: tuple[Mapping[str, Image], SnapshotContent] | None = None  # by the message under way
         self._handed: frozenset[bytes] = frozenset()
         self._ingress = IngressHistory().kept()  # as of the last commit
+        self._written: dict[bytes, Written] = {}  # of canisters
 
     @property
     def interfaces(self) -> Interfaces:
@@ -285,6 +290,7 @@ class DurableHost:
                 self._add(canister, draft)
             elif canister_id in self.directory.canisters:
                 draft.changes[canister_id] = CanisterChange(deleted=True)
+                self._drop_snapshots(canister_id, (), draft)
         self._add_handed(state, draft)
         return draft
 
@@ -301,7 +307,7 @@ class DurableHost:
         draft.handed = frozenset(kept)
 
     def _add(self, canister: CanisterState, draft: _Draft) -> None:
-        change = draft.changes[canister.canister_id] = CanisterChange(record=encode_record(canister))
+        change = draft.changes[canister.canister_id] = CanisterChange(record=self._record_of(canister))
         known = self.directory.canisters.get(canister.canister_id)
         module_hash = canister.module.module_hash if canister.module is not None else b""
         if known is None or known.module_hash != module_hash:
@@ -313,6 +319,15 @@ class DurableHost:
             self.directory.put_blob(chunk)
         self._add_snapshots(canister, draft)
         self._add_memories(canister, change, draft)
+
+    def _record_of(self, canister: CanisterState) -> bytes:
+        """Its record, of which only what has changed since it was last encoded is encoded."""
+        canister_id, known = canister.canister_id, self._written
+        record, written = encode_record_again(canister, known.get(canister_id, NOT_WRITTEN))
+        if canister_id not in known and len(known) >= _MOST_WRITTEN:
+            known.clear()
+        known[canister_id] = written
+        return record
 
     def _add_memories(self, canister: CanisterState, change: CanisterChange, draft: _Draft) -> None:
         canister_id, instance = canister.canister_id, canister.instance
@@ -378,16 +393,23 @@ class DurableHost:
         return frozenset(known) - MEMORY_KINDS.keys() - canister.own_memories.keys()
 
     def _add_snapshots(self, canister: CanisterState, draft: _Draft) -> None:
+        if not canister.next_snapshot:
+            return  # it never had one, as most: nobody looks through what may be all canisters of a large subnet
         prefix = SNAPSHOTS + canister.canister_id
         kept = {prefix + snapshot.snapshot_id: snapshot for snapshot in canister.snapshots.values()}
-        for key in list(self.directory.canisters):
-            if key.startswith(prefix) and key not in kept:
-                draft.changes[key] = CanisterChange(deleted=True)
+        self._drop_snapshots(canister.canister_id, kept, draft)
         for key, snapshot in kept.items():
             if key not in self.directory.canisters or (snapshot.uploaded and draft.uploading):
                 draft.changes[key] = _snapshot_change(snapshot)
                 draft.unmapped.append(key)
                 draft.contents[key] = snapshot.content
+
+    def _drop_snapshots(self, canister_id: bytes, kept: Collection[bytes], draft: _Draft) -> None:
+        """Delete what the directory has of a canister's snapshots beyond those that are kept."""
+        prefix = SNAPSHOTS + canister_id
+        for key in self.directory.canisters:
+            if key.startswith(prefix) and key not in kept:
+                draft.changes[key] = CanisterChange(deleted=True)
 
     def _opener(self, canister_id: bytes) -> OpenMemories:
         def open_memories(global_values: tuple[GlobalValue, ...] | None) -> WasmState:
