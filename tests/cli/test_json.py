@@ -100,7 +100,7 @@ RUNS: Final[dict[str, Sequence[str]]] = {
     "canister start": ["canister start todo"],
     "canister status": ["canister status todo", "canister status"],
     "upgrade-check": ["upgrade-check .perdure:todo todo.wasm"],
-    "stable ls": ["stable ls every.bin", "stable ls .perdure:todo"],
+    "stable ls": ["stable ls every.bin", "stable ls .perdure:todo", "stable ls .perdure"],
     "stable tree": ["stable tree every.bin"],
     "stable schema": ["stable schema every.bin"],
     "stable map": ["stable map every.bin"],

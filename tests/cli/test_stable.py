@@ -507,6 +507,34 @@ def test_canisters_of_a_state_directory_go_by_name(tmp_path):
     assert (found.code, f"no canister 'register' in it, found {canister.id} (registry)" in found.err) == (2, True)
 
 
+def test_a_state_directory_alone_is_its_canisters(tmp_path):
+    from perdure import Subnet
+    from perdure.storage.names import Names
+
+    with Subnet(tmp_path / "state") as subnet:
+        canister = subnet.install(ROOT / "tests/canisters/modules/structures.wasm.gz", b"")
+        empty = subnet.create_canister()
+        names = Names(tmp_path / "state")
+        names.ids["registry"] = str(canister.id)
+        names.save()
+    assert Answer("ls", "state", "-q").out.split() == ["state:registry", f"state:{empty.id}"]
+    assert [one["wasm_pages"] for one in Answer("ls", "state", "--json").json["canisters"]] == [1, 0]
+    assert str(canister.id) in Answer("ls", "state").out
+    found = Answer("rows", "state")
+    assert (found.code, f"found state:registry, state:{empty.id}" in found.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["ls", "tree", "map", "fsck", "infer"])
+def test_a_canister_without_code_has_an_empty_memory(tmp_path, command):
+    from perdure import Subnet
+
+    with Subnet(tmp_path / "state") as subnet:
+        empty = subnet.create_canister()
+    assert Answer(command, f"state:{empty.id}").code == 0
+    found = Answer(command, f"state:{empty.id}#heap")
+    assert (found.code, "has no memory 'heap': expected one of: stable" in found.err) == (2, True)
+
+
 # SQL reads, and nothing else
 
 

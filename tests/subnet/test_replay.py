@@ -93,6 +93,16 @@ def test_what_one_thread_did(path: Path) -> None:
     assert check(path, start=result.end // 2).start >= result.end // 2
 
 
+def test_looking_is_no_message(path: Path) -> None:
+    with Subnet(path, history=None) as subnet:
+        canister = subnet.install(WASM)
+        taken, version = canister.take_snapshot(), subnet.version
+        (listed,) = canister.snapshots()
+        assert (listed["id"], listed["total_size"] > 0) == (taken, True)
+        canister.status(), canister.settings(), canister.logs(), canister.write_snapshot(path.with_name("taken"))
+        assert subnet.version == version
+
+
 def test_what_racing_threads_did(path: Path) -> None:
     with Subnet(path, history=None) as subnet:
         canisters = [subnet.install(WASM) for _ in range(4)]

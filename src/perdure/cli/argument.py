@@ -26,6 +26,7 @@ __all__ = [
     "InputFile",
     "argument_options",
     "asked",
+    "built",
     "encoded",
     "extension_option",
     "given",
@@ -85,7 +86,7 @@ KEPT_EXTENSION: Final = "Allow what the network does not have, in this state dir
 _MAGICS: Final = (b"\0asm", b"\x1f\x8b")
 
 
-def _built(value: str | os.PathLike[str]) -> str | os.PathLike[str]:
+def built(value: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The module that was built of a canister of the project or of a crate here, by its name; else the same."""
     name = os.fspath(value)
     if os.path.lexists(name) or not name.isprintable() or {".", "/"} & set(name):
@@ -109,8 +110,7 @@ class InputFile(_PathType):
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path."""
-        built = _built(value) if self._may_be_built else value
-        path = Path(os.fsdecode(super().convert(built, param, ctx)))
+        path = Path(os.fsdecode(super().convert(built(value) if self._may_be_built else value, param, ctx)))
         if str(path) != "-" and stat.S_IFMT(path.stat().st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
             self.fail(f"{path} is a device, and no file that has an end", param, ctx)
         return path
@@ -146,7 +146,7 @@ class _ModuleFile(_PathType):
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path."""
-        path = Path(os.fsdecode(super().convert(_built(value), param, ctx)))
+        path = Path(os.fsdecode(super().convert(built(value), param, ctx)))
         mode = path.stat().st_mode
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             self.fail(f"{path} is a device, a module is a file", param, ctx)

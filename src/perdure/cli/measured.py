@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import click
 
-from perdure.cli.argument import MODULE, extension_option
+from perdure.cli.argument import MODULE, built, extension_option
 from perdure.cli.completing import complete_calls, complete_source
 from perdure.cli.run import argument_of, call_method, install_module, known_service
 
@@ -59,10 +60,13 @@ class Measured:
         from perdure.inspection.canister import open_canister
         from perdure.subnet import Subnet
 
-        source = self.source or ""
+        source = os.fspath(built(self.source or ""))
         if not Path(source).exists() or Path(source).is_dir():
             if self.init or while_installing is not None:
                 raise click.UsageError("--init is for a module" if self.init else "--with-install is for a module")
+            if not Path(source).exists() and not set(source) & set("./:#"):
+                there = "no such file, snapshot or state directory, and no module of this name was built here"
+                raise click.UsageError(f"{source!r:.100}: {there}")
             with open_canister(source, extensions=self.extensions) as canister:
                 subnet = canister._subnet
                 assert isinstance(subnet, Subnet)

@@ -157,7 +157,8 @@ def encoded_call(service: ServiceType | None, call: str) -> tuple[str, bytes]:
 
 
 def _kind(canister: Canister, method: str) -> str:
-    assert canister.module is not None
+    if canister.module is None:
+        raise click.UsageError(f"canister {canister.id} has no code: `perdure canister install` installs some")
     exported = canister.module.exported_methods
     for kind in ("update", "query", "composite_query"):
         if f"canister_{kind} {method}" in exported:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
+from perdure.inspection.state import no_canister
 from perdure.storage.names import Names
 from perdure.subnet.subnet import Canister, Subnet
 from perdure.urls import is_url
@@ -62,10 +63,5 @@ def _named(subnet: Subnet, directory: Path, name: str) -> Canister:
         wanted = Principal.from_text(names.ids.get(name, name))
         return subnet.canister(wanted)
     except (MalformedError, KeyError) as error:
-        known = (one.id for one in subnet.canisters if len(one.id.raw_bytes) <= MAX_PRINCIPAL_BYTES)
-        listed = (
-            ", ".join(f"{one} ({names.name_of(one)})" if names.name_of(one) else str(one) for one in known) or "none"
-        )
-        raise StorageError(f"no canister {name!r} in it, found {listed}", directory).coded(
-            "no-such-canister"
-        ) from error
+        known = [one.id for one in subnet.canisters if len(one.id.raw_bytes) <= MAX_PRINCIPAL_BYTES]
+        raise no_canister(name, known, names.ids, directory) from error

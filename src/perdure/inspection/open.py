@@ -39,6 +39,7 @@ __all__ = ["MAX_STABLE_BYTES", "open_source", "with_module"]
 
 STABLE_MEMORY_FILE: Final = "stable_memory.bin"
 MODULE_FILE: Final = "wasm_module.bin"
+_MOST_TOLD: Final = 20
 
 
 def open_source(text: str, stdin: BinaryIO | None = None) -> Source:
@@ -155,7 +156,20 @@ def _open_directory(path: Path) -> Source:
     from perdure.storage.topology import refuse_network
 
     refuse_network(str(path))
-    raise StorageError(f"no {STABLE_MEMORY_FILE} in it: name a canister of a state directory as {path}:CANISTER", path)
+    raise StorageError(f"no {STABLE_MEMORY_FILE} in it: {_sources_in(path)}", path)
+
+
+def _sources_in(path: Path) -> str:
+    """What to name instead of a directory that may be a state's."""
+    from perdure.inspection.state import canisters_of
+
+    wanted = f"name a canister of a state directory as {path}:CANISTER"
+    try:
+        found = [one.source for one in canisters_of(path)]
+    except StorageError:
+        return wanted
+    more = f" and {len(found) - _MOST_TOLD:,} more" if len(found) > _MOST_TOLD else ""
+    return f"{wanted}, found {', '.join(found[:_MOST_TOLD])}{more}" if found else f"{wanted}, it has none yet"
 
 
 def _gathered(source: str) -> MotokoState:

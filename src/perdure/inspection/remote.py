@@ -26,6 +26,7 @@ from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Source
+from perdure.inspection.state import no_canister
 from perdure.inspection.streams import GZIP_MAGIC, HEAD_BYTES, MAX_STABLE_BYTES, check_kind, open_stream
 from perdure.inspection.variables import Variables
 from perdure.memory import BytesMemory
@@ -147,10 +148,8 @@ def _find(archive: Archive, manifest: Manifest, checkpoint: Checkpoint, canister
     except MalformedError:
         wanted = None
     if wanted is None or wanted not in known:
-        listed = ", ".join(map(str, sorted(known))) or "none"
-        raise StorageError(f"no canister {canister!r:.80} in it, found {listed}", archive.place).coded(
-            "no-such-canister"
-        )
+        ids = {name: str(one) for name, one in names.items()} if isinstance(names, dict) else {}
+        raise no_canister(canister, known, ids, str(archive.place))
     return wanted
 
 

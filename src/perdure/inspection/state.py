@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, final
 
 from perdure.canister import Extent
 from perdure.errors import MalformedError, StorageError
 from perdure.ic.principal import MAX_PRINCIPAL_BYTES, Principal
 from perdure.inspection.labels import ModuleLabels
 from perdure.inspection.source import Layer, Source
-from perdure.memory import WASM_PAGE_BYTES
+from perdure.memory import WASM_PAGE_BYTES, BytesMemory
 from perdure.storage import DurableImage, StateDirectory, TemporaryImage
 from perdure.storage.mapped import map_extents
-from perdure.storage.names import Names
+from perdure.storage.names import Names, by_id
 from perdure.storage.topology import refuse_network
 from perdure.units import meant
 
 if TYPE_CHECKING:
     from perdure.subnet.interfaces import Known
 
-__all__ = ["canister_id_of", "memory_of", "open_canister", "source_of_image"]
+__all__ = ["Listed", "canister_id_of", "canisters_of", "memory_of", "no_canister", "open_canister", "source_of_image"]
+
+_MOST_TOLD: Final = 20
 
 
 def open_canister(path: Path, canister: str) -> Source:
@@ -45,8 +49,12 @@ def open_canister(path: Path, canister: str) -> Source:
         found, name = _find(directory, canister)
         canister_id = found.raw_bytes
         names = directory.canisters[canister_id].memories
-        if name not in names and name != "stable":
-            raise StorageError(f"{found} has no memory {name!r:.80}: {meant(name, names)}", path).coded("no-memory")
+        if name not in names:
+            directory.close()
+            if name != "stable":
+                known = [*names] or ["stable"]
+                raise StorageError(f"{found} has no memory {name!r:.80}: {meant(name, known)}", path).coded("no-memory")
+            return Source(f"{path}:{canister}", BytesMemory())  # it has no code yet
         source = source_of_image(f"{path}:{canister}", directory.image(canister_id, name))
     except BaseException:
         directory.close()
@@ -103,10 +111,59 @@ def _find(directory: StateDirectory, canister: str) -> tuple[Principal, str]:
     except MalformedError:
         wanted = None
     if wanted is None or wanted not in known:
-        titled = ((one, names.name_of(one)) for one in sorted(known))
-        listed = ", ".join(f"{one} ({name})" if name else str(one) for one, name in titled) or "none"
-        raise StorageError(f"no canister {place!r} in it, found {listed}", directory.path).coded("no-such-canister")
+        raise no_canister(place, known, names.ids, directory.path)
     return wanted, memory
+
+
+def no_canister(wanted: str, known: Iterable[Principal], ids: Mapping[str, str], path: str | Path) -> StorageError:
+    """What to raise where a state directory has no canister that somebody names: it says which it has."""
+    close = "".join(f"; did you mean {one!r}?" for one in get_close_matches(wanted, ids, 1))
+    names = {one: name for name, one in ids.items()}
+    titled = [f"{one} ({names[str(one)]})" if str(one) in names else str(one) for one in sorted(known)]
+    more = f" and {len(titled) - _MOST_TOLD:,} more" if len(titled) > _MOST_TOLD else ""
+    found = ", ".join(titled[:_MOST_TOLD]) or "none"
+    return StorageError(f"no canister {wanted!r:.100} in it, found {found}{more}{close}", path).coded(
+        "no-such-canister"
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A canister of a state directory.
+
+    Args:
+        source: what to name it by where a memory is to be looked at: ``STATE_DIR:CANISTER``.
+        canister_id: its id.
+        name: its name; `None`: it has none.
+        wasm_pages: of its stable memory.
+        memories: all of them by name.
+    """
+
+    source: str
+    canister_id: Principal
+    name: str | None
+    wasm_pages: int
+    memories: tuple[str, ...]
+
+
+def canisters_of(path: Path) -> list[Listed]:
+    """The canisters of a state directory, those with names first.
+
+    Raises:
+        StorageError: it is none, or cannot be read.
+    """
+    with StateDirectory.open(path, read_only=True) as directory:
+        names = by_id(path)
+        found = []
+        for raw_id, canister in directory.canisters.items():
+            if len(raw_id) > MAX_PRINCIPAL_BYTES:
+                continue
+            one = Principal(raw_id)
+            name = names.get(str(one))
+            sizes = canister.sizes
+            found.append(Listed(f"{path}:{name or one}", one, name, sizes.get("stable", 0), tuple(sizes)))
+        return sorted(found, key=lambda one: (one.name is None, one.name or "", one.canister_id))
 
 
 def _layer(extent: Extent) -> Layer:

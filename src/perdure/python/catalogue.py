@@ -228,7 +228,8 @@ def _look_at(module_name: str, tried: str) -> None:
     """Raise `LookupError` unless a module that nobody has imported yet is a file that speaks of perdure."""
     file = file_of(module_name)
     if file is None:
-        raise LookupError(f"{tried}: there is no module {module_name}")
+        where = "PYTHONPATH=. has Python look for it in this directory"
+        raise LookupError(f"{tried}: there is no module {module_name}; {where}")
     try:
         speaks = b"perdure" in file.read_bytes()
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal, Protocol, final
+from typing import Final, Literal, Protocol, final, get_args
 
 import cbor2
 
@@ -14,13 +14,40 @@ from perdure.storage.changes import NO_CODE, CanisterChange, Entry, PythonCode, 
 from perdure.storage.checkpoint import KeptCanister, KeptMemory
 from perdure.storage.durable import DurableMemory
 from perdure.storage.layers import own_layout
+from perdure.units import meant
 
-__all__ = ["CanisterState", "Durability", "KeepHistory", "Recovery", "StorageLimits", "canister_hash", "facts_hash"]
+__all__ = [
+    "CanisterState",
+    "Durability",
+    "KeepHistory",
+    "Recovery",
+    "StorageLimits",
+    "canister_hash",
+    "check_kept",
+    "facts_hash",
+]
 
 Durability = Literal["message", "round", "checkpoint", "never"]
 
+MAX_KEPT: Final = (1 << 62) - 1
+
 KeepHistory = int | Literal["kept"] | None
 """How many commits a directory keeps; `None`: all; ``kept``: as it does so far, a new one none."""
+
+
+def check_kept(durability: Durability, history: KeepHistory) -> None:
+    """Refuse what is neither, before anything is written: a directory would be one that cannot be read.
+
+    Raises:
+        ValueError: no such durability, or number of commits.
+    """
+    known = get_args(Durability)
+    if durability not in known:
+        raise ValueError(f"durability is {durability!r:.60}, {meant(str(durability), known)}")
+    is_number = isinstance(history, int) and not isinstance(history, bool) and 0 <= history <= MAX_KEPT
+    if not (is_number or history in (None, "kept")):
+        expected = f"0 to 2^{MAX_KEPT.bit_length()}-1 commits, None for all, or 'kept' for what it keeps so far"
+        raise ValueError(f"history is {history!r:.60}, expected {expected}")
 
 
 class Facts(Protocol):

@@ -43,6 +43,7 @@ from perdure.subnet.management import (
     controller_of,
     manage,
     management_service,
+    snapshot_records,
 )
 from perdure.subnet.residency import ResidentModule
 from perdure.subnet.seen import Seen
@@ -405,8 +406,7 @@ class Canister(Seen):
 
     def snapshots(self) -> list[dict[str, Value]]:
         """Each snapshot's ``id``, ``taken_at_timestamp`` in ns and ``total_size`` in bytes."""
-        found: list[dict[str, Value]] = self._manage("list_canister_snapshots")
-        return found
+        return snapshot_records(self._state)
 
     def delete_snapshot(self, snapshot_id: bytes) -> None:
         """Forget a snapshot."""

@@ -12,6 +12,7 @@ from perdure.errors import RejectError
 from perdure.execution.journal import Ticket
 from perdure.execution.management import management_query
 from perdure.execution.management.interface import INTERFACE, codecs
+from perdure.execution.management.snapshots import summary
 from perdure.execution.messages import Response
 from perdure.execution.scheduler import execute_ingress
 from perdure.execution.state import CanisterState
@@ -19,7 +20,16 @@ from perdure.execution.world import World
 from perdure.ic.principal import ANONYMOUS, MANAGEMENT_CANISTER, Principal
 from perdure.raised import take_raised
 
-__all__ = ["Status", "as_error", "controller_of", "manage", "management_service", "status_of", "status_record"]
+__all__ = [
+    "Status",
+    "as_error",
+    "controller_of",
+    "manage",
+    "management_service",
+    "snapshot_records",
+    "status_of",
+    "status_record",
+]
 
 MAX_ROUNDS = 1_000
 
@@ -73,6 +83,11 @@ def status_record(world: World, canister: CanisterState) -> dict[str, Value]:
     arg = takes.encode([{"canister_id": Principal(canister.canister_id)}])
     record: dict[str, Value] = _result(management_query(world, controller_of(canister), "canister_status", arg), gives)
     return record
+
+
+def snapshot_records(canister: CanisterState) -> list[dict[str, Value]]:
+    """What ``list_canister_snapshots`` tells, which is no query: nothing changes, and no call is in the history."""
+    return [summary(snapshot) for snapshot in [*canister.snapshots.values()]]
 
 
 def _result(response: Response | None, gives: Value) -> Value:

@@ -245,6 +245,16 @@ def test_8_names_are_known_everywhere(run, todo):
     assert "(todo)" in err
 
 
+def test_8_what_is_measured_goes_by_the_name_that_it_was_built_under(run, todo):
+    built = Path("target/wasm32-unknown-unknown/release/shop.wasm")
+    built.parent.mkdir(parents=True)
+    built.write_bytes(Path("todo.wasm").read_bytes())
+    for command in ("profile", "heatmap", "coverage", "run"):
+        assert run(command, "shop", "size")[0] == 0
+    code, _, err = run("profile", "shopp", "size")
+    assert (code, "'shopp': no such file, snapshot or state directory, and no module of this name" in err) == (2, True)
+
+
 def test_9_a_call_without_arguments_says_which(run, todo):
     code, _, err = run("canister", "call", todo, "add")
     assert code == 2

@@ -12,6 +12,7 @@ from perdure.cli.completing import complete_source
 from perdure.cli.stable.show import console_of, print_json, print_table, show_size
 from perdure.cli.stable.source import about_nothing, opened, options, sql_errors
 from perdure.cli.terminal import LAYOUT, printable
+from perdure.units import counted
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory, Structure
@@ -26,6 +27,8 @@ __all__ = ["ls", "schema", "tree"]
 def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
     """List every memory and the structure in it, found unaided; of a Motoko canister, its stable variables by type.
 
+    Of a state directory alone it lists the canisters, as the SOURCEs that they are.
+
     \b
     Example:
         perdure stable ls canister.bin
@@ -33,6 +36,9 @@ def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> Non
     """  # noqa: D301
     from perdure.inspection.report import inventory_json
 
+    if _is_state(Path(source)):
+        _list_canisters(Path(source), as_json=as_json, quiet=quiet)
+        return
     with opened(source, schema_path) as (inventory, _):
         if as_json:
             print_json({**inventory_json(inventory), "note": about_nothing(source, inventory) or None})
@@ -45,6 +51,28 @@ def ls(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> Non
             _print_inventory(inventory)
             if note := about_nothing(source, inventory):
                 click.echo(note)
+
+
+def _is_state(path: Path) -> bool:
+    return (path / "checkpoint").is_file() and not (path / "metadata.json").exists()
+
+
+def _list_canisters(path: Path, *, as_json: bool, quiet: bool) -> None:
+    from perdure.inspection.state import canisters_of
+
+    found = canisters_of(path)
+    if as_json:
+        names = ("source", "canister_id", "name", "wasm_pages", "memories")
+        listed = [{name: getattr(one, name) for name in names} | {"canister_id": str(one.canister_id)} for one in found]
+        print_json({"source": str(path), "canisters": listed})
+        return
+    if quiet:
+        for one in found:
+            click.echo(printable(one.source))
+        return
+    click.echo(f"{printable(str(path))}: {counted(len(found), 'canister')}")
+    rows = [(printable(one.source), one.canister_id, show_size(one.wasm_pages << 16)) for one in found]
+    print_table(("source", "id", "stable memory"), rows, right=("stable memory",), whole=("source", "id"))
 
 
 def _note_of(structure: Structure) -> str:

@@ -21,7 +21,17 @@ from perdure.ic.principal import Principal
 from perdure.ic.reject import ErrorCode
 from perdure.memory import WASM_PAGE_BYTES
 
-__all__ = ["delete", "list_all", "load", "read_data", "read_metadata", "take", "upload_data", "upload_metadata"]
+__all__ = [
+    "delete",
+    "list_all",
+    "load",
+    "read_data",
+    "read_metadata",
+    "summary",
+    "take",
+    "upload_data",
+    "upload_metadata",
+]
 
 _HOOK_NAMES: Final = {
     HookStatus.CONDITION_NOT_SATISFIED: "condition_not_satisfied",
@@ -72,11 +82,12 @@ def _next_id(canister: CanisterState) -> bytes:
     return (canister.next_snapshot - 1).to_bytes(8, "big") + canister.canister_id
 
 
-def _summary(snapshot: Snapshot) -> dict[str, Value]:
+def summary(snapshot: Snapshot) -> dict[str, Value]:
+    """A snapshot as ``list_canister_snapshots`` has it."""
     return {
         "id": snapshot.snapshot_id,
-        "taken_at_timestamp": snapshot.taken_at_ns,
         "total_size": snapshot.total_bytes,
+        "taken_at_timestamp": snapshot.taken_at_ns,
     }
 
 
@@ -110,7 +121,7 @@ def take(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values
         hook_status=canister.hook_status,
     )
     _keep(world, canister, snapshot, arg["replace_snapshot"])
-    return [_summary(snapshot)]
+    return [summary(snapshot)]
 
 
 def load(
@@ -192,7 +203,7 @@ def _restore(
 def list_all(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values:
     """What snapshots there are."""
     del world, arg
-    return [[_summary(snapshot) for snapshot in canister.snapshots.values()]]
+    return [[summary(snapshot) for snapshot in canister.snapshots.values()]]
 
 
 def delete(world: World, canister: CanisterState, arg: dict[str, Value]) -> Values | Reject:
