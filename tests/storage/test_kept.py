@@ -34,24 +34,6 @@ def content(state: StateDirectory) -> dict[str, bytes]:
     return {name: memory.image().read(0, PAGE) for name, memory in state.canisters[A].memories.items()}
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"history": "all"}, "history is 'all', expected 0 to 2.*, None for all, or 'kept'"),
-        ({"history": -1}, "history is -1"),
-        ({"history": True}, "history is True"),
-        ({"history": 1 << 62}, "history is 4611686018427387904"),
-        ({"durability": "mesage"}, "durability is 'mesage', did you mean 'message'"),
-    ],
-)
-def test_what_a_directory_cannot_keep_is_refused_before_there_is_one(path: str, options: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        StateDirectory.open(path, **options)
-    assert not Path(path).exists()
-    with StateDirectory.open(path) as state, pytest.raises(ValueError, match="history is 'x'"):
-        state.keep_history("x")  # type: ignore[arg-type]
-
-
 # -- memories by name
 
 

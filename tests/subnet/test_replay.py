@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from built_canisters import module
@@ -91,6 +92,22 @@ def test_what_one_thread_did(path: Path) -> None:
     assert result.start == 0
     assert result.end > 120
     assert check(path, start=result.end // 2).start >= result.end // 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"history": "all"}, "history is 'all', expected 0 to 2.*, None for all, or 'kept'"),
+        ({"history": -1}, "history is -1"),
+        ({"history": True}, "history is True"),
+        ({"history": 1 << 62}, "history is 4611686018427387904"),
+        ({"durability": "mesage"}, "durability is 'mesage', did you mean 'message'"),
+    ],
+)
+def test_what_a_directory_cannot_keep_is_refused_before_there_is_one(path: Path, options: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Subnet(path, **options)
+    assert not path.exists()
 
 
 def test_looking_is_no_message(path: Path) -> None:

@@ -44,7 +44,7 @@ from perdure.storage.draft import Draft
 from perdure.storage.durable import DurableImage, DurableMemory, Files
 from perdure.storage.history import History, PastState, Version, changed_byte, open_past
 from perdure.storage.image import TemporaryImage
-from perdure.storage.kept import CanisterState, Durability, KeepHistory, Recovery, StorageLimits, check_kept
+from perdure.storage.kept import CanisterState, Durability, KeepHistory, Recovery, StorageLimits
 from perdure.storage.locks import Locks
 from perdure.storage.log import record_bytes
 from perdure.storage.recovery import Replay, last_place, read_log
@@ -153,10 +153,8 @@ class StateDirectory:
             store: where uncommitted and temporary pages go.
 
         Raises:
-            ValueError: no such durability, or number of commits.
             StorageError: another owner has it, it cannot be read or written, or it is damaged.
         """
-        check_kept(durability, history)
         limits = limits or StorageLimits()
         files = Files((disk or RealDisk()).within(str(path)), str(path), store or TemporaryStore(), limits.check_bytes)
         directory = cls(files, durability, limits.log_bytes, records, blobs_of, read_only=read_only)
@@ -198,10 +196,8 @@ class StateDirectory:
         """Keep so many commits from now on; `None`: all. What is too much goes, in whole segments.
 
         Raises:
-            ValueError: it is no number of commits.
             StorageError: it could not be written, or somebody reads the directory; it keeps what it kept.
         """
-        check_kept(self.durability, keep)
         before, self._history.keep = self._history.keep, keep
         try:
             self.checkpoint()

@@ -36,7 +36,7 @@ KeepHistory = int | Literal["kept"] | None
 
 
 def check_kept(durability: Durability, history: KeepHistory) -> None:
-    """Refuse what is neither, before anything is written: a directory would be one that cannot be read.
+    """Refuse what is neither, as somebody may give it, before it is written: such a directory could not be read.
 
     Raises:
         ValueError: no such durability, or number of commits.

@@ -55,6 +55,7 @@ from perdure.storage import (
     StateDirectory,
     TemporaryStore,
 )
+from perdure.storage.kept import check_kept
 from perdure.storage.layers import open_file_limit
 from perdure.storage.topology import refuse_within_network
 from perdure.subnet.gate import Gate
@@ -509,8 +510,10 @@ def open_directory(path: str | os.PathLike[str], *, is_member: bool, **options: 
         options: as of `StateDirectory.open`.
 
     Raises:
+        ValueError: no such durability, or number of commits.
         StorageError: it cannot be opened, or somebody else than the network would begin a subnet in the network's.
     """
+    check_kept(options.get("durability", "message"), options.get("history", "kept"))
     if not is_member and not (Path(path) / "checkpoint").exists():
         refuse_within_network(os.fspath(path))
     directory = StateDirectory.open(path, records=RECORDS, blobs_of=blobs_of, **options)
