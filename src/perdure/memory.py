@@ -113,8 +113,10 @@ class BytesMemory:
 
     def read(self, address: int, size_bytes: int) -> bytes:
         """A copy of `size_bytes` bytes from `address`."""
-        check_range(address, size_bytes, len(self.data))
-        return bytes(self.data[address : address + size_bytes])
+        end = address + size_bytes
+        if not 0 <= address <= end <= len(self.data):
+            check_range(address, size_bytes, len(self.data))
+        return bytes(self.data[address:end])
 
     def view(self, address: int, size_bytes: int) -> memoryview:
         """The bytes themselves, read-only; the memory cannot grow while a view is alive."""
@@ -123,8 +125,10 @@ class BytesMemory:
 
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Write `data` at `address`."""
-        check_range(address, len(data), len(self.data))
-        self.data[address : address + len(data)] = data
+        end = address + len(data)
+        if not 0 <= address <= end <= len(self.data):
+            check_range(address, len(data), len(self.data))
+        self.data[address:end] = data
 
 
 @final

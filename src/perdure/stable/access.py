@@ -77,13 +77,17 @@ def write_growing(memory: Memory, address: int, data: bytes) -> None:
     Raises:
         GrowFailedError: the memory refused; nothing is written.
     """
-    end = address + len(data)
-    size_bytes = memory.size() * WASM_PAGE_BYTES
-    if end > size_bytes:
+    try:
+        memory.write(address, data)
+    except IndexError:  # nothing was written; asked first, most writes would ask in vain
+        end = address + len(data)
+        size_bytes = memory.size() * WASM_PAGE_BYTES
         delta_wasm_pages = -(-(end - size_bytes) // WASM_PAGE_BYTES)
+        if delta_wasm_pages <= 0:
+            raise
         if memory.grow(delta_wasm_pages) == -1:
-            raise GrowFailedError(size_bytes // WASM_PAGE_BYTES, delta_wasm_pages)
-    memory.write(address, data)
+            raise GrowFailedError(size_bytes // WASM_PAGE_BYTES, delta_wasm_pages) from None
+        memory.write(address, data)
 
 
 def is_blank(memory: Memory) -> bool:

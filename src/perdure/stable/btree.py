@@ -57,7 +57,6 @@ from perdure.stable.types import StorableType
 __all__ = ["BTree", "NodeFacts"]
 
 T = TypeVar("T")
-_HALF: Final = CAPACITY // 2
 
 
 @final
@@ -111,7 +110,8 @@ class BTree:
         self._allocator = ChunkAllocator(self._undo, header.allocator)
         self._written_allocator = header.allocator
         key_bytes = key.max_size if key.is_fixed else None
-        self.nodes = NodeStore(self._undo, self._allocator, key_bytes, header.slots, node_version)
+        value_bytes = value.max_size if value.is_fixed else None
+        self.nodes = NodeStore(self._undo, self._allocator, key_bytes, value_bytes, header.slots, node_version)
 
     @classmethod
     def load(cls, memory: Memory, key: StorableType[Any], value: StorableType[Any], *, node_version: int = 2) -> BTree:
@@ -545,15 +545,9 @@ class BTree:
 
         The parent as it is then.
         """
-        middle = _HALF
         parent, child = self.nodes.own(parent), self.nodes.own(child)
         sibling = self.nodes.allocate([])
-        values = child.values
-        sibling.keys, child.keys[:] = child.keys[middle + 1 :], child.keys[: middle + 1]
-        sibling.values[:], values[:] = values[middle + 1 :], values[: middle + 1]
-        sibling.children, child.children = child.children[middle + 1 :], child.children[: middle + 1]
-        parent.insert(index, *child.pop(middle))
-        parent.children.insert(index + 1, sibling.address)
+        self.nodes.insert(parent, index, *self.nodes.halve(child, sibling), sibling.address)
         for node in (sibling, child, parent):
             self.nodes.save(node)
         return parent

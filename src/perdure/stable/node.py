@@ -13,6 +13,8 @@ __all__ = ["Node", "PagedRun", "Run", "beyond_pages", "length_prefixed", "length
 
 _EMPTY_VALUES: Final = [bytes(U32.size * count) for count in range(CAPACITY + 1)]
 """The values of so many entries that are keys alone."""
+_MOST_AT_ONCE_BYTES: Final = 16_384
+"""Of a node of more, no page is read that nothing is known to lie on."""
 
 
 class Pages(Protocol):
@@ -42,6 +44,7 @@ class Node:
         run: its bytes, from the first page on, up to the last value at least.
         stored: what lies in memory, where `run` is what is to be; see `become`.
         values_offset: where the values begin in `run`.
+        value_bytes: of each value, where all are known to have as many.
         spans: where each value is in `run`, where that was asked for.
         is_shared: whether others look at it, so that it must not be changed.
     """
@@ -56,6 +59,7 @@ class Node:
         "run",
         "spans",
         "stored",
+        "value_bytes",
         "values_offset",
         "version",
     )
@@ -70,6 +74,7 @@ class Node:
         self.run: Run = b""
         self.stored: Run | None = None
         self.values_offset = 0
+        self.value_bytes: int | None = None
         self.spans: list[tuple[int, int]] | None = None
         self.is_shared = False
 
@@ -107,13 +112,21 @@ class Node:
         """The encoded values, all of them, to be changed in place."""
         if self._values is None:
             run = self.run
-            self._values = [run[start:end] for start, end in self.value_spans()]
+            if isinstance(run, PagedRun) and len(run) <= _MOST_AT_ONCE_BYTES:
+                run = run[0 : len(run)]
+            if self.spans is None and isinstance(run, bytes):
+                self._values, _ = length_prefixed_items(run, self.values_offset, len(self.keys), self.address)
+            else:
+                self._values = [run[start:end] for start, end in self.value_spans()]
         return self._values
 
     def value(self, index: int) -> bytes:
         """The encoded value of entry `index`, without reading the others."""
         if self._values is not None:
             return self._values[index]
+        if self.value_bytes is not None:
+            start = self.values_offset + index * (4 + self.value_bytes) + 4
+            return self.run[start : start + self.value_bytes]
         if self.spans is not None:
             start, end = self.spans[index]
             return self.run[start:end]
@@ -154,7 +167,8 @@ class Node:
     def copy(self) -> Node:
         """Another one, to be changed."""
         made = Node(self.address, self.version, self.keys.copy(), self.children.copy())
-        made.run, made.values_offset, made.spans = self.run, self.values_offset, self.spans
+        made.run, made.values_offset = self.run, self.values_offset
+        made.spans, made.value_bytes = self.spans, self.value_bytes
         if self._values is not None:
             made._values = self._values.copy()
         return made
@@ -164,11 +178,12 @@ class Node:
         """Whether `run` is all that it holds, on one page."""
         return self._values is None and isinstance(self.run, bytes)
 
-    def become(self, run: bytes, values_offset: int) -> None:
-        """Hold other bytes from now on, to be written; the keys are the caller's."""
+    def become(self, run: bytes, values_offset: int, value_bytes: int | None) -> None:
+        """Hold other bytes from now on, to be written; keys and children are the caller's."""
         if self.stored is None:
             self.stored = self.run
-        self.run, self.values_offset, self.spans = run, values_offset, None
+        self.run, self.values_offset, self.value_bytes = run, values_offset, value_bytes
+        self.spans = self._values = None
 
     def settle(self, run: bytes) -> None:
         """Be what was written; values are taken out of it anew when asked for."""
@@ -187,6 +202,9 @@ class Node:
             MalformedError: past its pages.
         """
         run, at = self.run, self.values_offset
+        if self.value_bytes is not None:
+            entry_bytes = 4 + self.value_bytes
+            return at + index * entry_bytes, at + len(self.keys) * entry_bytes
         for _ in range(index):
             at += 4 + int.from_bytes(run[at : at + 4], "little")
         found = at

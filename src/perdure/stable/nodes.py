@@ -53,6 +53,7 @@ from perdure.stable.raw_nodes import RawNode
 
 __all__ = ["NodeStore", "read_raw"]
 
+_COUNTS: Final = range(CAPACITY + 1)
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
 _WHOLE_PAGE_BYTES: Final = 16_384
 """Of a larger first page, only so much is read at once."""
@@ -73,12 +74,19 @@ class NodeStore:
         undo: where they are read from, and written to.
         allocator: the chunks there.
         key_bytes: width of a key where the type is fixed, ``None`` where keys carry their length.
+        value_bytes: width of a value where the type is fixed; each has its length in front all the same.
         slots: slot sizes where the map was born with version 1.
         new_version: version of new nodes.
     """
 
     def __init__(
-        self, undo: UndoLog, allocator: ChunkAllocator, key_bytes: int | None, slots: V1Slots | None, new_version: int
+        self,
+        undo: UndoLog,
+        allocator: ChunkAllocator,
+        key_bytes: int | None,
+        value_bytes: int | None,
+        slots: V1Slots | None,
+        new_version: int,
     ) -> None:
         self.memory = undo.memory
         self._undo = undo
@@ -86,6 +94,9 @@ class NodeStore:
         self.page_bytes = allocator.header.chunk_bytes
         self.page_capacity = self.page_bytes - OVERFLOW_HEADER.size
         self.key_bytes = key_bytes
+        self._keys = [struct.Struct(f"{key_bytes or 0}s" * count) for count in _COUNTS]
+        self._value_bytes = value_bytes
+        self._lengths = [struct.Struct("<" + f"I{value_bytes or 0}x" * count) for count in _COUNTS]
         self.slots = slots
         self.new_version = new_version
         self._held: dict[int, Node] | None = None
@@ -225,8 +236,7 @@ class NodeStore:
             end = offset + count * width
             if end > len(page) and end > len(run):
                 raise beyond_pages(end, run, address)
-            entries = run[offset:end]
-            keys = [entries[start : start + width] for start in range(0, count * width, width)]
+            keys = list(self._keys[count].unpack(run[offset:end]))
             offset = end
         elif width is None and isinstance(run, bytes):
             keys, offset = length_prefixed_items(run, offset, count, address)
@@ -237,7 +247,15 @@ class NodeStore:
             keys = [b""] * count
         node = Node(address, 2, keys, children)
         node.run, node.values_offset = run, offset
+        node.value_bytes = self._even(run, offset, count)
         return node
+
+    def _even(self, run: Run, offset: int, count: int) -> int | None:
+        """How long values of a fixed type are, where all lengths that stand in front of them in hand say so."""
+        lengths, width = self._lengths[count], self._value_bytes
+        if width is None or not isinstance(run, bytes) or offset + lengths.size > len(run):
+            return None
+        return width if lengths.unpack_from(run, offset).count(width) == count else None
 
     def _run(self, address: int, page: bytes, first_overflow: int) -> Run:
         """The bytes of a node's pages without their headers; `page` is what was read of the first."""
@@ -328,21 +346,58 @@ class NodeStore:
             self._unwritten.discard(node.address)
             self._save_v2(node)
 
-    def insert(self, leaf: Node, index: int, key: bytes, value: bytes) -> None:
-        """Put an entry into a leaf, between the bytes of the others, where they lie packed on one page."""
-        run, keys, start, width = leaf.run, leaf.keys, leaf.values_offset, self.key_bytes
-        if leaf.version == 2 and leaf.is_packed and isinstance(run, bytes):
-            cut, end = leaf.cut(index)
-            at = V2_HEADER_BYTES + sum(map(len, keys[:index])) + (4 * index if width is None else 0)
-            length = U32.pack(len(key)) if width is None else b""
-            head = NODE_HEADER.pack(NODE_MAGIC, 2, 0, len(keys) + 1)
-            parts = (head, run[len(head) : at], length, key, run[at:cut], U32.pack(len(value)), value, run[cut:end])
-            made = b"".join(parts)
+    def insert(self, node: Node, index: int, key: bytes, value: bytes, child: int = 0) -> None:
+        """Put an entry into a node, between the bytes of the others, where they lie packed on one page.
+
+        In an inner node `child` comes behind the entry.
+        """
+        run, keys, children = node.run, node.keys, node.children
+        if node.version == 2 and node.is_packed and isinstance(run, bytes):
+            cut, end = node.cut(index)
+            at = self._key_at(node, index)
+            head = NODE_HEADER.pack(NODE_MAGIC, 2, bool(children), len(keys) + 1)
+            link = U64.pack(child) if children else b""
+            after = V2_HEADER_BYTES + len(link) * (index + 1)
+            length = U32.pack(len(key)) if self.key_bytes is None else b""
+            front = (head, run[len(head) : after], link, run[after:at], length, key)
+            made = b"".join((*front, run[at:cut], U32.pack(len(value)), value, run[cut:end]))
             if len(made) <= self._read_bytes:
-                leaf.become(made, start + len(length) + len(key))
+                even = node.value_bytes if len(value) == node.value_bytes else None
+                node.become(made, node.values_offset + len(link) + len(length) + len(key), even)
                 keys.insert(index, key)
+                if children:
+                    children.insert(index + 1, child)
                 return
-        leaf.insert(index, key, value)
+        node.insert(index, key, value)
+        if children:
+            children.insert(index + 1, child)
+
+    def halve(self, node: Node, other: Node) -> tuple[bytes, bytes]:
+        """Move what is behind the middle entry of a full node to an empty one; that entry, which neither has then."""
+        middle, run, keys, children = CAPACITY // 2, node.run, node.keys, node.children
+        entry = keys[middle], node.value(middle)
+        if node.version == other.version == 2 and node.is_packed and isinstance(run, bytes):
+            start, first, last = (self._key_at(node, index) for index in (0, middle, middle + 1))
+            (cut, end), values, even = node.cut(middle), node.values_offset, node.value_bytes
+            after = V2_HEADER_BYTES + (8 * (middle + 1) if children else 0)
+            head, link = NODE_HEADER.pack(NODE_MAGIC, 2, bool(children), middle), run[NODE_HEADER.size : V2_HEADER_BYTES]
+            front = b"".join((head, run[len(head) : after], run[start:first]))
+            node.become(front + run[values:cut], len(front), even)
+            front = b"".join((head, link, run[after:start], run[last:values]))
+            other.become(front + run[cut + 4 + len(entry[1]) : end], len(front), even)
+        else:
+            values_ = node.values
+            other.values[:], values_[middle:] = values_[middle + 1 :], []
+        other.keys, keys[middle:] = keys[middle + 1 :], []
+        other.children, children[middle + 1 :] = children[middle + 1 :], []
+        return entry
+
+    def _key_at(self, node: Node, index: int) -> int:
+        """Where a key begins in the run of a version 2 node, with its length if it has one."""
+        start, width = V2_HEADER_BYTES + 8 * len(node.children), self.key_bytes
+        if width is not None:
+            return start + width * index
+        return start + 4 * index + sum(map(len, node.keys[:index]))
 
     def replace(self, node: Node, index: int, value: bytes) -> bytes:
         """Put a value in place of the one at `index`, which is returned."""
@@ -352,7 +407,7 @@ class NodeStore:
             old = node.value(index)
             made = b"".join((run[:cut], U32.pack(len(value)), value, run[cut + 4 + len(old) : end]))
             if len(made) <= self._read_bytes:
-                node.become(made, node.values_offset)
+                node.become(made, node.values_offset, node.value_bytes if len(value) == len(old) else None)
                 return old
         old, node.values[index] = node.values[index], value
         return old
@@ -399,6 +454,8 @@ class NodeStore:
         else:
             write_growing(self._undo, node.address, run)
         node.settle(run)
+        if node.value_bytes is None:
+            node.value_bytes = self._even(run, node.values_offset, len(node.keys))
         self._keep(node)
 
     def _joined(self, node: Node) -> bytes:
@@ -413,6 +470,7 @@ class NodeStore:
         values_at = len(parts)
         for value in values:
             parts += (U32.pack(len(value)), value)
+        node.value_bytes = None
         size = V2_HEADER_BYTES + sum(map(len, parts))
         overflow = node.overflow
         needed = max(0, -(-(size - self.page_bytes) // self.page_capacity))
