@@ -116,6 +116,22 @@ def test_a_value_that_does_not_decode_is_not_replaced():
         texts[50]
 
 
+def test_values_whose_lengths_are_not_those_of_their_type():
+    chance, memory, model = Random(9), BytesMemory(), {}
+    raw = StableBTreeMap.create(memory, types.u64, types.raw)
+    numbers = StableBTreeMap.load(memory, types.u64, types.u64)
+    for _ in range(600):
+        key = chance.getrandbits(9)
+        if chance.random() < 0.5:
+            raw[key] = model[key] = bytes(chance.choice((8, 8, 8, 3, 20)))
+        elif len(model.get(key, bytes(8))) == 8:  # an old value is decoded
+            numbers[key] = key
+            model[key] = key.to_bytes(8, "big")
+        if len(model.get(key, b"")) == 8:
+            assert numbers[key] == int.from_bytes(model[key], "big")
+    assert dict(raw.items()) == model
+
+
 def test_only_so_many_are_kept():
     mapping = StableBTreeMap.create(BytesMemory(), types.u64, types.raw)
     mapping.bulk_load((key, bytes(40)) for key in range(20_000))

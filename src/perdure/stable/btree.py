@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import lt
-from typing import Any, Final, TypeVar, final
+from typing import Any, TypeVar, final
 
 from perdure.errors import MalformedError
 from perdure.memory import WASM_PAGE_BYTES, Memory
@@ -40,12 +40,15 @@ from perdure.stable.access import UndoLog, read_exact, require_blank, write_grow
 from perdure.stable.chunks import ChunkAllocator
 from perdure.stable.headers import AllocatorHeader, MapHeader
 from perdure.stable.layout import (
+    ALLOCATOR_ADDRESS,
     CAPACITY,
     DEFAULT_PAGE_BYTES,
     FIRST_CHUNK_ADDRESS,
     LENGTH_ADDRESS,
     MAX_DEPTH,
     MIN_ENTRIES,
+    ROOT_ADDRESS,
+    ROOT_AND_LENGTH,
     V1Slots,
     max_node_bytes,
     packed_page_bytes,
@@ -152,7 +155,10 @@ class BTree:
 
     def refresh(self) -> None:
         """Read the header anew."""
-        data = read_exact(self.memory, 0, FIRST_CHUNK_ADDRESS, "map header")
+        try:
+            data = self.memory.read(0, FIRST_CHUNK_ADDRESS)
+        except IndexError:
+            data = read_exact(self.memory, 0, FIRST_CHUNK_ADDRESS, "map header")  # which says what is wrong
         if data == self._header_bytes:
             return
         header = MapHeader.decode(data, self.memory.size() * WASM_PAGE_BYTES)
@@ -478,13 +484,17 @@ class BTree:
     def _flush(self) -> None:
         """Write what an operation changed in the headers."""
         before = self._header_bytes
+        parts = []
         if self._is_header_changed:
-            data = self.header.encode()
-            self._undo.overwrite(0, before[: len(data)], data)
-            self._header_bytes = data + before[len(data) :]
+            parts.append((ROOT_ADDRESS, ROOT_AND_LENGTH.pack(self._root, self._length)))
         if self._allocator.header is not self._written_allocator:
-            self._allocator.flush()
-            self._header_bytes = b""
+            parts.append((ALLOCATOR_ADDRESS, self._allocator.header.encode()))
+            self._written_allocator = self._allocator.header
+        for address, data in parts:
+            end = address + len(data)
+            self._undo.overwrite(address, before[address:end], data)
+            before = before[:address] + data + before[end:]
+        self._header_bytes = before
 
     def _forget(self) -> None:
         """An operation was undone: what is remembered of the bytes may be what it had made of them."""

@@ -79,6 +79,8 @@ DEFAULT_PAGE_BYTES: Final = 1024
 MAX_DEPTH: Final = 32
 """Deeper than any tree of 2**64 entries with at least 6 children a node."""
 
+ROOT_AND_LENGTH: Final = struct.Struct("<QQ")
+"""What of a map's header changes."""
 MAP_HEADERS: Final = {order: struct.Struct(f"{order}3sBIIQQ") for order in "<>"}
 _U32_MASK: Final = 0xFFFF_FFFF
 

@@ -195,6 +195,7 @@ class VirtualMemory:
         self._bucket_bytes = manager.bucket_wasm_pages * WASM_PAGE_BYTES
         self._starts: list[int] = []
         self._size_bytes = 0
+        self._first_start = self._first_end = 0  # of the first buckets that follow one another: mostly all of them
 
     def __repr__(self) -> str:
         return f"VirtualMemory({self.memory_id}, {self.size()} Wasm pages)"
@@ -209,8 +210,10 @@ class VirtualMemory:
 
     def read(self, address: int, size_bytes: int) -> bytes:
         """A copy of `size_bytes` bytes from `address`, across buckets where it must be."""
-        bucket, offset = divmod(address, self._bucket_bytes)
         end = address + size_bytes
+        if 0 <= address <= end <= self._first_end:
+            return self._below.read(self._first_start + address, size_bytes)
+        bucket, offset = divmod(address, self._bucket_bytes)
         if offset + size_bytes <= self._bucket_bytes and 0 <= address < end <= self._size_bytes:
             return self._below.read(self._starts[bucket] + offset, size_bytes)
         self._check(address, size_bytes)
@@ -228,8 +231,11 @@ class VirtualMemory:
 
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Write `data` at `address`, across buckets where it must be."""
-        bucket, offset = divmod(address, self._bucket_bytes)
         end = address + len(data)
+        if 0 <= address <= end <= self._first_end:
+            self._below.write(self._first_start + address, data)
+            return
+        bucket, offset = divmod(address, self._bucket_bytes)
         if offset + len(data) <= self._bucket_bytes and 0 <= address < end <= self._size_bytes:
             self._below.write(self._starts[bucket] + offset, data)
             return
@@ -251,6 +257,7 @@ class VirtualMemory:
             self._starts = self.manager._bucket_addresses(self.memory_id)
             self._bucket_bytes = self.manager.bucket_wasm_pages * WASM_PAGE_BYTES
             self._size_bytes = size_bytes_now
+            self._first_start, self._first_end = next(self._runs(0, size_bytes_now), (0, 0))
 
     def _runs(self, address: int, size_bytes: int) -> Iterator[tuple[int, int]]:
         """The pieces of the memory below that hold a range, neighbouring buckets joined: (address, bytes)."""

@@ -380,14 +380,14 @@ class NodeStore:
             start, first, last = (self._key_at(node, index) for index in (0, middle, middle + 1))
             (cut, end), values, even = node.cut(middle), node.values_offset, node.value_bytes
             after = V2_HEADER_BYTES + (8 * (middle + 1) if children else 0)
-            head, link = NODE_HEADER.pack(NODE_MAGIC, 2, bool(children), middle), run[NODE_HEADER.size : V2_HEADER_BYTES]
-            front = b"".join((head, run[len(head) : after], run[start:first]))
+            head = NODE_HEADER.pack(NODE_MAGIC, 2, bool(children), middle) + run[NODE_HEADER.size : V2_HEADER_BYTES]
+            front = b"".join((head, run[V2_HEADER_BYTES:after], run[start:first]))
             node.become(front + run[values:cut], len(front), even)
-            front = b"".join((head, link, run[after:start], run[last:values]))
+            front = b"".join((head, run[after:start], run[last:values]))
             other.become(front + run[cut + 4 + len(entry[1]) : end], len(front), even)
         else:
-            values_ = node.values
-            other.values[:], values_[middle:] = values_[middle + 1 :], []
+            moved = node.values
+            other.values[:], moved[middle:] = moved[middle + 1 :], []
         other.keys, keys[middle:] = keys[middle + 1 :], []
         other.children, children[middle + 1 :] = children[middle + 1 :], []
         return entry
@@ -468,8 +468,13 @@ class NodeStore:
         else:
             parts += keys
         values_at = len(parts)
-        for value in values:
-            parts += (U32.pack(len(value)), value)
+        lengths = set(map(len, values))
+        if len(lengths) == 1:
+            length = U32.pack(*lengths)
+            parts += (length, length.join(values))
+        else:
+            for value in values:
+                parts += (U32.pack(len(value)), value)
         node.value_bytes = None
         size = V2_HEADER_BYTES + sum(map(len, parts))
         overflow = node.overflow
