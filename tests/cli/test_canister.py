@@ -428,7 +428,7 @@ def test_logs_are_followed(fine, run, counter, tmp_path):
             pass  # the one that follows has the directory just now
         assert json.loads(process.stdout.readline())["index"] == 1
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(120) == 130
     assert [one["index"] for one in json.loads(fine("logs", counter, "--json", "--since-index", "1"))] == [1]
     assert [one["index"] for one in json.loads(fine("logs", counter, "--json", "--until-index", "1"))] == [0]
 

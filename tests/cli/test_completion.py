@@ -25,7 +25,7 @@ from perdure.cli.completing import methods_in
 from perdure.storage.names import Names
 
 MODULES = Path(__file__).parents[1] / "canisters" / "modules"
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 
 CASES = {
     "perdure stable rows .perdure:sh": "perdure stable rows .perdure:shop ",

@@ -33,7 +33,7 @@ def explored(source: Path | str) -> Iterator[dict[str, object]]:
             text += line
         yield json.loads(text)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.communicate()
@@ -41,7 +41,7 @@ def explored(source: Path | str) -> Iterator[dict[str, object]]:
 
 def page(url: object, path: str = "") -> str:
     place = str(url).partition("?")[0] + path
-    with urllib.request.urlopen(place, timeout=20) as answer:
+    with urllib.request.urlopen(place, timeout=120) as answer:
         return str(answer.read().decode())
 
 

@@ -44,6 +44,7 @@ def test_a_terminal_gets_a_line_that_goes_away(monkeypatch):
 
 
 def test_neither_what_is_quick_nor_what_is_quiet_says_anything(monkeypatch):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 3600)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     with progress("exporting", None, "rows") as tell:
         tell(3)
@@ -90,15 +91,15 @@ def test_what_is_waited_for_is_said_after_a_while(monkeypatch):
     monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     with waiting("checking"):
-        for _ in range(100):
-            if "checking" in terminal.getvalue():
-                break
-            time.sleep(0.02)
+        until = time.monotonic() + 120
+        while "checking" not in terminal.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
     assert "checking" in terminal.getvalue()
     assert [one.name for one in threading.enumerate() if isinstance(one, threading.Timer)] == []
 
 
 def test_waiting_says_nothing_of_what_is_quick_or_quiet_or_piped(monkeypatch):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 3600)
     for stream, quiet in ((Terminal(), False), (Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
         with waiting("checking", quiet):

@@ -68,7 +68,7 @@ def test_it_waits_installs_upgrades_holds_back_and_ends_with_ctrl_c(tmp_path: Pa
         held = said(process)
         assert (held["event"], held["verdict"]) == ("held", "breaking")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(120) == 130
         assert process.stderr is not None
         assert process.stderr.read() == "interrupted\n"
     with Subnet(tmp_path / ".perdure") as subnet:

@@ -94,7 +94,7 @@ def _children(parent: int) -> list[Path]:
 
 
 def _soon(condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -166,7 +166,7 @@ for n in range(20):
     Compiler(shared_engine(), cache).compile({WASM!r} + bytes([0, 2, 1, n % 4]))
 """
     children = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
-    assert [child.wait(60) for child in children] == [0, 0, 0]
+    assert [child.wait(120) for child in children] == [0, 0, 0]
     assert len(list((tmp_path / "modules").iterdir())) == 4
     assert compiled(CompileCache(tmp_path), WASM + bytes([0, 2, 1, 3]))[1]
 

@@ -155,7 +155,7 @@ def test_a_few_at_once(visitor, ledger: Canister) -> None:
 
 def until(is_so: Callable[[], bool]) -> None:
     """Wait for what another thread does at once."""
-    last = time.monotonic() + 20
+    last = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < last
         time.sleep(0.01)

@@ -161,7 +161,7 @@ def get(pages, path, host="ID.raw.localhost", method="GET", body=b"", **headers)
 
         answered = threading.Event()
         found.when_answered(answered.set)
-        assert answered.wait(60)
+        assert answered.wait(120)
         found = found.answer()
     return found
 
@@ -243,12 +243,12 @@ def test_nobody_waits_for_who_is_slow(three, monkeypatch):
     def ask(key):
         asked.append(key)
         if key == ids[0]:
-            answers.wait(30)
+            answers.wait(120)
             return b"slow.localhost"
         return b"x.localhost"
 
     domains = Domains(rounds, ask)
-    while domains.canister_of("x.localhost") not in ids[1:]:
+    while domains.canister_of("x.localhost") != ids[1]:
         pass
     assert domains.canister_of("nobody.localhost") is None
     monkeypatch.setattr("perdure.gateway.domains._WAIT_SECONDS", 3600)

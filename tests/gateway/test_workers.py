@@ -14,7 +14,7 @@ def test_what_is_answered_before_it_is_begun_is_done_up_to_a_number(monkeypatch)
 
     async def go() -> list[str]:
         workers = Workers(2, 1)
-        first = workers.run("a", lambda _: going_on.wait(30), None)
+        first = workers.run("a", lambda _: going_on.wait(120), None)
         jobs = [
             workers.run("a", lambda n: done.append(n) or "late", n, lambda n=n: dropped.append(n)) for n in range(4)
         ]
@@ -38,7 +38,7 @@ def test_who_is_cancelled_is_not_begun_and_an_answer_that_nobody_takes_is_told_o
 
     async def go() -> None:
         workers = Workers(1, 1, unwanted.append)
-        first = workers.run("a", lambda _: going_on.wait(30), None)
+        first = workers.run("a", lambda _: going_on.wait(120), None)
         waiting = workers.run("b", done.append, 1, lambda: dropped.append(1))
         while not first.is_taken:
             await asyncio.sleep(0.001)

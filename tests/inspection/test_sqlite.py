@@ -231,7 +231,7 @@ def test_every_byte_of_the_first_pages():
     answered, refused, longest = mutate(data, [*range(200), *range(200, 1024, 6)], [0xFF])
     assert answered > 2000
     assert refused > 30
-    assert longest < 5
+    assert longest < 60
 
 
 @pytest.mark.parametrize("page_bytes", [512, 4096])
@@ -262,8 +262,8 @@ def test_a_view_without_end_runs_into_the_limit_of_time():
 def test_a_statement_without_a_limit_of_time_can_be_interrupted():
     connection = open_sqlite(BytesMemory(made()), limits=Limits(seconds=None))
     timer = threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 -- the timer must not be before
+        timer.start()
         connection.execute(ENDLESS).fetchall()
     timer.join()
 

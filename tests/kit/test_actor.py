@@ -71,7 +71,7 @@ def test_a_query_gets_one_result():
 def test_calls_are_awaited_and_the_loop_goes_on():
     class Waiting(Canister):
         def called(self, *call):
-            assert entered.wait(10)  # until the loop has come to the other call
+            assert entered.wait(120)  # until the loop has come to the other call
             return super().called(*call)
 
     entered = threading.Event()

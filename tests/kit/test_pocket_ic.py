@@ -300,7 +300,7 @@ def test_all_subnets_go_on_and_are_served(built):
         pic.auto_progress()
         assert pic.get_time()["nanos_since_epoch"] > before
         arg = encode(parse_types("(principal)"), [Id(made[2].bytes)])
-        request, until = pic.submit_call(made[1], pic.sender, "incOther", arg), time.monotonic() + 30
+        request, until = pic.submit_call(made[1], pic.sender, "incOther", arg), time.monotonic() + 120
         subnet = pic.network.subnets[1]
         request_id = request.removeprefix(subnet.id.raw_bytes)
         while subnet.request_status(request_id) != "replied":

@@ -70,7 +70,7 @@ def test_a_call_that_takes_rounds_is_answered_later(live, counter):
     answered = threading.Event()
     assert live.submit(request(counter, "incSelf")) is None
     live.when_answered(b"one", answered.set)
-    assert answered.wait(30)
+    assert answered.wait(120)
     assert counter._subnet.response(b"one") is not None
 
 
@@ -83,7 +83,7 @@ def test_who_does_not_wait_any_more_keeps_nobody_else_from_being_told(live, coun
     forget()
     del live.subnet._state.ingress.callees[b"one"]
     live.rounds.wake()
-    assert answered.wait(30)
+    assert answered.wait(120)
     assert told == ["second"]
     assert not live._answered
     for forget in others:
@@ -108,20 +108,20 @@ class TestOutcalls:
         return live.submit(request(oracle, "fetch", encode(parse_types("(text)"), [self.URL]), request_id=name))
 
     def answer(self, oracle, name=b"one"):
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             found = oracle._subnet._state.ingress.find(name, oracle._subnet._state.time_ns)
             if found is not None:
                 return found
             time.sleep(0.01)
-        raise AssertionError("no answer within 20 s")
+        raise AssertionError("no answer within two minutes")
 
     def test_others_go_on_while_a_server_thinks(self, oracle):
         asked, may_answer = threading.Event(), threading.Event()
 
         def think(outcall):
             asked.set()
-            assert may_answer.wait(20)
+            assert may_answer.wait(120)
             return HttpResponse(200, (), b"thought")
 
         oracle._subnet.outcalls.get(self.URL).respond_with(think)
@@ -129,7 +129,7 @@ class TestOutcalls:
         live.start()
         try:
             assert self.ask(live, oracle) is None
-            assert asked.wait(20)
+            assert asked.wait(120)
             assert isinstance(live.query(oracle.id.raw_bytes, "seen", encode((), []), NOBODY), Reply)
             assert len(oracle._subnet.outcalls.pending) == 1
             may_answer.set()
@@ -143,14 +143,14 @@ class TestOutcalls:
 
         def think(outcall):
             asked.set()
-            assert may_answer.wait(20)
+            assert may_answer.wait(120)
             return HttpResponse(200, (), b"thought")
 
         oracle._subnet.outcalls.get(self.URL).respond_with(think).respond(body=b"again")
         live = Live(oracle._subnet)
         live.start()
         self.ask(live, oracle)
-        assert asked.wait(20)
+        assert asked.wait(120)
         live.stop()
         may_answer.set()
         assert len(oracle._subnet.outcalls.pending) == 1
@@ -190,7 +190,7 @@ def test_within_a_block_timers_run_by_themselves(several: bool) -> None:
     fired = threading.Event()
     with (network or subnet).auto_progress():
         canister.update("arm")
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while time.monotonic() < until and canister.query("fired") == b"\0":
             fired.wait(0.005)
         assert canister.query("fired") == b"\1"

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,12 +74,32 @@ def alive(pid):
     return state != "Z"
 
 
-def gone(pids, seconds=30):
+def gone(pids, seconds=120):
     """Whether processes are gone, soon."""
     end = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
     return not any(map(alive, pids))
+
+
+@contextmanager
+def once(*moments):
+    """On another thread, wait for each of these, a condition, and then do what is beside it."""
+
+    def wait():
+        for is_there, act in moments:
+            while not is_there():
+                time.sleep(0.001)
+            act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    yield
+    thread.join(60)
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -392,14 +412,14 @@ class TestEnds:
 
     def test_killed_in_the_midst_of_a_call(self, tmp_path):
         with Network(2, path=tmp_path / "net", processes=2) as network:
-            one = network.subnets[1].install(Walker)
-            pid = network.processes[1]
-            threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
-            walk = one.actor().walk
-            with pytest.raises(HostError, match="they go on from their last commit with the next call") as raised:
-                any(walk([], 0, 0, "", 0) for _ in range(10**9))
+            endless = network.subnets[1].install(ENDLESS)
+            worker, pid = network._workers._workers[1], network.processes[1]
+            words = "they go on from their last commit with the next call"
+            killed = (lambda: worker.is_waited_for, lambda: os.kill(pid, signal.SIGKILL))
+            with once(killed), pytest.raises(HostError, match=words) as raised:
+                endless.update("spin")
             assert raised.value.committed is None
-            assert one.actor().walk([], 0, 0, "", 0) == 0
+            assert endless.query("ok") == b""
 
     def test_an_interruption_ends_between_two_messages(self, pair):
         network, _, walkers = pair
@@ -446,26 +466,35 @@ class TestEnds:
 
     def test_an_interruption_ends_a_message_that_does_not_end(self, pair):
         network = pair[0]
-        endless = network.subnets[1].install(ENDLESS)
+        endless, worker = network.subnets[1].install(ENDLESS), network._workers._workers[1]
         for _ in range(2):
-            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-            with pytest.raises(KeyboardInterrupt) as raised:  # noqa: PT012 -- the timer must not be before
-                timer.start()
+            with once((lambda: worker.is_waited_for, interrupt)), pytest.raises(KeyboardInterrupt) as raised:
                 endless.update("spin")
             assert raised.value.committed is False
             assert endless.query("ok") == b""
+
+    def test_an_interruption_before_the_worker_has_begun_is_not_lost(self, pair):
+        network, pid = pair[0], pair[0].processes[1]
+        endless, worker = network.subnets[1].install(ENDLESS), network._workers._workers[1]
+        first = (lambda: worker.is_waited_for, interrupt)
+        then = (lambda: worker.is_left and worker.is_waited_for, lambda: os.kill(pid, signal.SIGCONT))
+        os.kill(pid, signal.SIGSTOP)
+        with once(first, then), pytest.raises(KeyboardInterrupt) as raised:
+            endless.update("spin")
+        assert raised.value.committed is False
+        assert endless.query("ok") == b""
 
     def test_interrupted_twice_by_somebody_who_does_not_wait(self, pair):
         """The first one waits for the worker, which does not answer; the second one does not."""
         network, counters, _ = pair
         counter, pid = network.canister(counters[1]), network.processes[1]
+        worker = network._workers._workers[1]
         (before,) = parse_count(counter)
         os.kill(pid, signal.SIGSTOP)
         try:
-            timers = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.3, 0.6)]
-            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 -- the timers must not be before
-                for one in timers:
-                    one.start()
+            first = (lambda: worker.is_waited_for, interrupt)
+            second = (lambda: worker.is_left and worker.is_waited_for, interrupt)
+            with once(first, second), pytest.raises(KeyboardInterrupt):
                 counter.update("inc", NOTHING)
         finally:
             os.kill(pid, signal.SIGCONT)

@@ -553,7 +553,7 @@ def test_killed_on_seaweedfs(tmp_path: Path, state: Path, monkeypatch: pytest.Mo
             process.wait()
         store.kill()
         store.start()
-        for _ in range(50):
+        for _ in range(600):
             try:
                 archive_state(state, URL)
                 break

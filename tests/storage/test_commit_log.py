@@ -44,7 +44,7 @@ def test_a_wait_that_was_cut_off_anywhere_is_done_again(
     metas = [b"one", b"two", b"three"]
     for place in count(1, 3):
         log = _appended(file, metas)
-        with no_hang(20):
+        with no_hang(120):
             was_there = is_interrupted(lambda: log.sync(3), place)  # noqa: B023 -- at once
             log.sync(3)
         assert log.durable == 3
@@ -62,6 +62,6 @@ def test_whoever_waits_does_not_depend_on_being_woken(file: RealFile) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert len(waited) == 2
     assert _metas(file) == [b"one"]

@@ -779,7 +779,7 @@ def test_a_failed_write_is_told_to_all_who_wait(disk: Any, store: TemporaryStore
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     assert sorted(told) == versions[-lost:]
     with pytest.raises(StorageError, match="no more commits"):
         commit(state, (0, page("c")))

@@ -137,7 +137,7 @@ def conditions(url: str) -> None:
 
 def patiently(one: Callable[[], bytes]) -> bytes:
     """What comes once a server that has just started has all its parts together."""
-    for _ in range(50):
+    for _ in range(600):
         try:
             return one()
         except StorageError as error:

@@ -56,6 +56,7 @@ def waiting(what: str, quiet: bool = False) -> Iterator[None]:
     finally:
         patience.cancel()
         line.end()
+        patience.join()  # it has nothing more to do, and is not to be found by whoever forks or counts threads
 
 
 @final

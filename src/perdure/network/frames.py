@@ -81,7 +81,7 @@ _LOOK_MILLISECONDS: Final = 500
 
 @unique
 class Kind(IntEnum):
-    """The first item of a frame. Those to a worker are answered by DONE or FAILED, but for TAKE and WENT_ON."""
+    """The first item of a frame. Those to a worker are answered by DONE or FAILED, but for TAKE, WENT_ON and STOP."""
 
     # To a worker.
     ADD = 0
@@ -107,6 +107,8 @@ class Kind(IntEnum):
     """[whether, error or null]: what became of the round that the worker asked for."""
     CLOSE = 10
     """[]: close all subnets; done, and the process ends."""
+    STOP = 11
+    """[]: what was asked for before is to end, if it has not; before a signal, which may come before that is begun."""
     # From a worker.
     DONE = 20
     """[value]"""
@@ -423,6 +425,11 @@ class Channel:
                 raise EndedError
             self._wait()
         return self._frames.popleft()
+
+    def has_come(self, kind: Kind) -> bool:
+        """Whether a frame of this kind is there, behind those that were taken."""
+        self._read()
+        return any(frame[0] == kind for frame in self._frames)
 
     @property
     def is_ended(self) -> bool:

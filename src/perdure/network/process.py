@@ -204,6 +204,7 @@ class WorkerProcess:
         failed: BaseException | None = None
         self.is_left = self._owed > before
         if self._owed > before and self.process is not None:
+            self.tell(Kind.STOP)
             self.process.send_signal(signal.SIGINT)
         while self._owed > before:
             if self._asks_at == self._owed:  # it waits for a round, and takes no signal meanwhile

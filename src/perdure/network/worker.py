@@ -114,7 +114,9 @@ class _Serving:
         self._taken: list[tuple[int, int, bytes, bytes]] = []
         self._halted: list[bytes] = []
         self._root_time_ns = 0
-        self._is_busy = False
+        self._is_busy = self._is_stopped = False
+        self._is_kept: bool | None = None
+        """Of the call that is under way: whether it is as if it had not been, or is done; `None`: it says so itself."""
         self._acts: Final[Mapping[int, Callable[..., Any]]] = {
             Kind.ADD: self._add,
             Kind.KNOW: self._know,
@@ -135,18 +137,33 @@ class _Serving:
                 return
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The network's Ctrl-C: ends what is under way, between two messages. Of nothing else."""
+        """The network's Ctrl-C: ends what is under way, between two messages, or has come and is not begun."""
+        self._is_stopped = True
         if self._is_busy:
-            self._is_busy = False
-            raise KeyboardInterrupt
+            self._end_it()
+
+    def _end_it(self) -> None:
+        self._is_busy = self._is_stopped = False
+        error = KeyboardInterrupt()
+        if self._is_kept is not None:
+            error.committed = self._is_kept  # type: ignore[attr-defined]
+        raise error
 
     def _handle(self, frame: list[Any]) -> int:
         kind, *parts = frame
         if kind == Kind.TAKE:
             self._take(*parts)
             return Kind.TAKE
+        if kind == Kind.STOP:
+            self._is_stopped = False  # that has ended already
+            return Kind.STOP
+        others, self._is_kept = self._is_kept, False if kind == Kind.CALL else None
         try:
             self._is_busy = True
+            if self._is_stopped:
+                if self._channel.has_come(Kind.STOP):
+                    self._end_it()
+                self._is_stopped = False
             done = self._acts[kind](*parts)
             self._is_busy = False
             answer = Kind.DONE, done
@@ -155,6 +172,8 @@ class _Serving:
         except BaseException as error:
             self._is_busy = False
             answer = Kind.FAILED, encode_error(error)
+        finally:
+            self._is_kept = others
         self._send(*answer)
         return int(kind)
 
@@ -242,12 +261,14 @@ class _Serving:
             about = about._memory(memory)
         values = [self._given(subnet, one) for one in args]
         named = {key: self._given(subnet, one) for key, one in keywords.items()}
+        self._is_kept = None
         if name in _ASKED:
             found = _ASKED[name](about, *values, **named)
         else:
             found = getattr(about, name)
             if is_method:
                 found = found(*values, **named)
+        self._is_kept = True
         return encode_value(found, f"what {name} gives")
 
     def _given(self, subnet: Subnet, plain: Any) -> Any:

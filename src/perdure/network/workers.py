@@ -501,7 +501,8 @@ class Workers:
                 self._all(there, Kind.CLOSE, [()] * len(there))
                 for worker in there:
                     if worker.process is not None:
-                        worker.process.wait(_END_SECONDS)
+                        with suppress(subprocess.TimeoutExpired):  # all is kept: one that ends slowly is killed
+                            worker.process.wait(_END_SECONDS)
         except BaseException as error:
             failed = error
         self.abandon()
