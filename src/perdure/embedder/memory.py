@@ -29,9 +29,12 @@ _SCAN_BUDGET_NS = 5_000_000
 
 def coalesce(pages: Iterable[int]) -> list[tuple[int, int]]:
     """Runs `(start, end)` in bytes of page indices in any order, without repetition."""
+    ordered = sorted(pages)
+    if len(ordered) == 1:
+        return [(ordered[0] * PAGE_BYTES, (ordered[0] + 1) * PAGE_BYTES)]
     runs: list[tuple[int, int]] = []
     start = end = -1
-    for page in sorted(pages):
+    for page in ordered:
         if page == end:
             end += 1
             continue
@@ -317,14 +320,19 @@ class ImageMemory(LinearMemory):
         last commit wrote stays private, as long as it is little, and goes when the next commit writes other pages.
         """
         before, self._kept = self._kept, {}
-        if keep and delta.changed_bytes <= _KEPT_BYTES:
-            for address, data in delta.runs:
+        room_bytes = _KEPT_BYTES if keep else -1
+        for address, data in delta.runs:
+            room_bytes -= len(data)
+            if room_bytes >= 0:
                 self._keep(address, data)
-        else:
+        if room_bytes < 0:
+            self._kept = {}
             for address, data in delta.runs:
                 self._drop(address, address + len(data))
-        for page in before.keys() - self._kept.keys():
-            self._drop(page, page + PAGE_BYTES)
+        now = self._kept
+        for page in before:
+            if page not in now:
+                self._drop(page, page + PAGE_BYTES)
 
     def _keep(self, address: int, data: bytes | memoryview) -> bytes | memoryview:
         """Note that the pages that begin there stay private, and show these committed bytes."""

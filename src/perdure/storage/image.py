@@ -48,6 +48,7 @@ _COPY_BYTES = 1 << 20
 _ZEROS = bytes(_COPY_BYTES)
 _HELD_PAGES = 16  # of one image
 _FEW_RUNS = 16
+_KNOWN_PAGES = 64  # of an image, whose places are remembered
 _PIECES_PER_BLOCK = 32  # in a block before it is copied up: spreads the copy of 0.4 ms over as many commits
 
 
@@ -149,9 +150,15 @@ class TemporaryImage:
         if self.held or self._pending or self._store.holes_take_room:
             return None
         writes: list[_Write] = []
-        position, before = 0, self._pieces.before
+        position, pieces = 0, self._pieces
+        known, before = pieces.own_pages, pieces.before
         for address, data in runs:
             end = address + len(data)
+            place = known.get(address)
+            if place is not None and end - address == PAGE_BYTES and address >= position and place[0].references == 1:
+                writes.append((place[0].file, data, place[1]))
+                position = end
+                continue
             piece = before(address)
             if piece is None or (address | end) % PAGE_BYTES or address < position:
                 return None
@@ -165,6 +172,8 @@ class TemporaryImage:
                 return None
             writes.append((region.file, data, offset))
             position = end
+            if len(known) < _KNOWN_PAGES:
+                known[address] = region, offset
         return writes if position <= wasm_pages * WASM_PAGE_BYTES else None
 
     def _prepare_runs(self, delta: PageDelta) -> None:

@@ -30,10 +30,12 @@ class Piece(NamedTuple):
 class Pieces:
     """A list of pieces. It changes in one store, so an exception at any place finds the old list or the new one."""
 
-    __slots__ = ("_items",)
+    __slots__ = ("_items", "own_pages")
 
     def __init__(self, items: Iterable[Piece] = ()) -> None:
         self._items = list(items)
+        self.own_pages: dict[int, tuple[Region, int]] = {}
+        """Of pages that somebody has found to have room in a region of his own: which it is, and where in its file."""
 
     @classmethod
     def of(cls, region: Region) -> Pieces:
@@ -95,6 +97,7 @@ class Pieces:
 
     def place(self, start: int, end: int, region: Region, offset: int) -> None:
         """Let `[start, end)` come from `region`, whatever was there, joined with what it continues."""
+        self.own_pages = {}
         items = self._items
         first = bisect_right(items, start, key=_START) - 1
         if first < 0 or items[first].end <= start:

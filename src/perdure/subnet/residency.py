@@ -7,6 +7,7 @@ needed and may be closed between messages; its images and globals are all that i
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,6 @@ from perdure.canister import (
     Env,
     GlobalValue,
     Image,
-    PageDelta,
     Return,
     StateDelta,
     Trap,
@@ -257,7 +257,7 @@ class ResidentInstance:
         self._predecessor: ResidentInstance | None = None
         self._is_outside = False
         self._instructions: dict[str | int, int] = {}
-        self.change_counts: dict[str, int] = {}
+        self.change_counts: dict[str, int] = defaultdict(int)
         """How many commits have changed each memory since this was made; missing: none."""
         self.last_used = 0
         self.last: tuple[EntryPoint, Context, Trap | Return, int] | None = None
@@ -389,13 +389,17 @@ class ResidentInstance:
                 live.commit()
             self._global_values = live.global_values
             self._committed = True
-            self._count_changes(dict.fromkeys(live.memories))
+            for name in live.memories:
+                self.change_counts[name] += 1
             self.close()
             delta = NO_CHANGE
         else:
             self._is_committing = True
             delta = live.commit()
-            self._count_changes(delta.memories)
+            counts = self.change_counts
+            for name, changed in delta.memories.items():
+                if changed.runs:
+                    counts[name] += 1
         self._committed = True
         self._is_committing = self.is_dirty = False
         if self._predecessor is not None:
@@ -405,12 +409,6 @@ class ResidentInstance:
                 self._predecessor.close()
             self._predecessor = None
         return delta
-
-    def _count_changes(self, memories: Mapping[str, PageDelta | None]) -> None:
-        counts = self.change_counts
-        for name, changed in memories.items():
-            if changed is None or changed.runs:
-                counts[name] = counts.get(name, 0) + 1
 
     def roll_back(self) -> None:
         """Drop everything uncommitted."""
