@@ -312,7 +312,7 @@ def check_recursion() -> None:
     Up to half of the limit it costs a look (0.2 us); beyond, since calls from C count as well, it is tried out.
     """
     try:
-        sys._getframe(max(0, sys.getrecursionlimit() // 2 - _FRAMES))
+        sys._getframe(sys.getrecursionlimit() // 2 - _FRAMES)  # below 0 it is as 0
     except ValueError:
         return
     _descend(_FRAMES)

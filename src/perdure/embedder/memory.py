@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from time import perf_counter_ns
 from typing import final
@@ -237,8 +237,17 @@ class ImageMemory(LinearMemory):
             self.open()
         if self._apart:
             self.gather()
-        moved = self.image.commit(delta)
+        image = self.image
+        moved = image.commit(delta)
         self.committed_bytes = self.size_bytes
+        if moved or self.fresh or image.held is not self._held:
+            self._show_anew(moved)
+        self._let_go(delta, keep=not moved)
+        self.written.clear()
+        if self._scan_ns > _SCAN_BUDGET_NS:
+            self._drop_reads()
+
+    def _show_anew(self, moved: Sequence[Extent]) -> None:
         before, self._held = self._held, self.image.held
         if moved or self.fresh:
             self._extents = None
@@ -246,13 +255,8 @@ class ImageMemory(LinearMemory):
             for extent in moved:
                 self._show(extent, 0, self.size_bytes)
             self._put_held(0, self.size_bytes)
-        if before is not self._held:
-            for page in before.keys() - self._held.keys():
-                self._drop(page, page + PAGE_BYTES)
-        self._let_go(delta, keep=not moved)
-        self.written.clear()
-        if self._scan_ns > _SCAN_BUDGET_NS:
-            self._drop_reads()
+        for page in before.keys() - self._held.keys():
+            self._drop(page, page + PAGE_BYTES)
 
     def roll_back(self, *, everything: bool = False) -> None:
         """Be what was last committed. `everything`: nobody knows what was written."""
@@ -320,16 +324,13 @@ class ImageMemory(LinearMemory):
         last commit wrote stays private, as long as it is little, and goes when the next commit writes other pages.
         """
         before, self._kept = self._kept, {}
-        room_bytes = _KEPT_BYTES if keep else -1
-        for address, data in delta.runs:
-            room_bytes -= len(data)
-            if room_bytes >= 0:
+        now, runs = self._kept, delta.runs
+        if keep and (len(runs[0][1]) if len(runs) == 1 else delta.changed_bytes) <= _KEPT_BYTES:
+            for address, data in runs:
                 self._keep(address, data)
-        if room_bytes < 0:
-            self._kept = {}
-            for address, data in delta.runs:
+        else:
+            for address, data in runs:
                 self._drop(address, address + len(data))
-        now = self._kept
         for page in before:
             if page not in now:
                 self._drop(page, page + PAGE_BYTES)
@@ -355,6 +356,10 @@ class ImageMemory(LinearMemory):
         """Runs of pages whose bytes differ: a page written back to what it was is not dirty."""
         runs: list[tuple[int, int]] = []
         for start, end in self._private_runs():
+            if end - start == PAGE_BYTES and start in self._kept:  # mostly, as it was written before
+                if self.bytes[start:end].tobytes() != self._kept[start]:
+                    runs.append((start, end))
+                continue
             for chunk in range(start, end, _CHUNK_BYTES):
                 self._compare(chunk, min(end, chunk + _CHUNK_BYTES), runs)
         return runs

@@ -195,7 +195,8 @@ class PageScan:
         while True:
             _RANGE.pack_into(argument, _RANGE_OFFSET, start, end)
             count = fcntl.ioctl(self._descriptor, _PAGEMAP_SCAN, argument)
-            found += [(words[place] - base, words[place + 1] - base) for place in range(0, 3 * count, 3)]
+            for place in range(0, 3 * count, 3):
+                found.append((words[place] - base, words[place + 1] - base))  # noqa: PERF401 -- mostly there is one
             (start,) = _WALK_END.unpack_from(argument)
             if start >= end:
                 return found

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Final, final
 
 from perdure.execution.config import GIB
+from perdure.memory import WASM_PAGE_BYTES
 
 __all__ = ["CYCLES_2026_08", "FREE", "CostSchedule"]
 
@@ -90,10 +91,16 @@ class CostSchedule:
         compute = compute_allocation * self.compute_percent_allocated_per_second_fee * duration_ns // _NS_PER_SECOND
         return storage + compute
 
-    def affordable_bytes(self, cycles: int, threshold_seconds: int) -> int | None:
-        """How many more bytes can be kept for `threshold_seconds` with `cycles`; `None`: any number."""
+    def affordable_wasm_pages(self, cycles: int, threshold_seconds: int, paid_bytes: int = 0) -> int | None:
+        """How many more Wasm pages can be kept for `threshold_seconds` with `cycles`; `None`: any number.
+
+        `paid_bytes`: of these nobody has to pay for.
+        """
         per_gib = self.gib_storage_per_second_fee * threshold_seconds
-        return None if per_gib == 0 else max(cycles, 0) * GIB // per_gib
+        if not per_gib:
+            return None
+        affordable = cycles * GIB // per_gib if cycles > 0 else 0
+        return (affordable + paid_bytes) // WASM_PAGE_BYTES
 
     # -- what `ic0.cost_*` answers
 

@@ -5,6 +5,8 @@ Spec: "Message execution", "Call context starvation", "Call context removal", "S
 
 from __future__ import annotations
 
+from typing import Final
+
 from perdure.canister import MethodCall, Reject, Return, Trap
 from perdure.errors import InternalError
 from perdure.execution.cycles import CostSchedule
@@ -41,6 +43,9 @@ __all__ = [
     "settle",
     "take_effects",
 ]
+
+
+_NOT_SATISFIED: Final = HookStatus.CONDITION_NOT_SATISFIED
 
 
 def pay(world: World, canister: CanisterState, cycles: int, use: Use, induction: int = 0) -> None:
@@ -134,7 +139,7 @@ def check_hook(world: World, canister: CanisterState) -> None:
             canister.hook_status = HookStatus.READY
             world.state.task_canisters.add(canister.canister_id)
     else:
-        canister.hook_status = HookStatus.CONDITION_NOT_SATISFIED
+        canister.hook_status = _NOT_SATISFIED
 
 
 def take_effects(world: World, canister: CanisterState, context: CallContext, result: Return) -> None:

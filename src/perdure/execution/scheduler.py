@@ -253,7 +253,8 @@ def execute_at_once(  # noqa: PLR0913, PLR0917 -- the parts of an ingress messag
         return fee
     state.round_number += 1
     state.time_ns += world.config.round_ns
-    return execute_alone(world, canister, message, fee, state.time_ns, ticket)
+    execute = _execute_alone if request_id is None else execute_alone
+    return execute(world, canister, message, fee, state.time_ns, ticket)
 
 
 def _answer_again(world: World, request_id: bytes) -> Response | bytes:

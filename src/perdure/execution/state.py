@@ -251,6 +251,9 @@ class Use(IntEnum):
     BURNED_CYCLES = 8
 
 
+_INGRESS_INDUCTION: Final = Use.INGRESS_INDUCTION
+
+
 class OwnMemory(NamedTuple):
     """A memory of a canister's that the network does not know; unused where its module does not name it."""
 
@@ -505,7 +508,7 @@ class SubnetState:
         if self.keeps_consumption and (cycles or induction):
             canister.consumed = consumed = canister.consumed.copy()
             consumed[use] += cycles
-            consumed[Use.INGRESS_INDUCTION] += induction
+            consumed[_INGRESS_INDUCTION] += induction
 
     def note(self, kind: str, *fields: object) -> None:
         """Say what is about to be done, or is about to be committed, because somebody outside asked for it."""

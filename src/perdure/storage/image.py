@@ -154,11 +154,12 @@ class TemporaryImage:
         known, before = pieces.own_pages, pieces.before
         for address, data in runs:
             end = address + len(data)
-            place = known.get(address)
-            if place is not None and end - address == PAGE_BYTES and address >= position and place[0].references == 1:
-                writes.append((place[0].file, data, place[1]))
-                position = end
-                continue
+            if address in known and end - address == PAGE_BYTES and address >= position:
+                region, offset = known[address]
+                if region.references == 1:
+                    writes.append((region.file, data, offset))
+                    position = end
+                    continue
             piece = before(address)
             if piece is None or (address | end) % PAGE_BYTES or address < position:
                 return None
