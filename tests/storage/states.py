@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from perdure.canister import PageDelta
-from perdure.storage import CanisterChange, Message, StateDirectory, TemporaryStore
+from perdure.storage import CanisterChange, Message, PastCanister, StateDirectory, TemporaryStore, Version
 
 PAGE = 4096
 A = b"canister a"
@@ -26,6 +27,22 @@ def commit(state: StateDirectory, *runs: tuple[int, bytes], name: bytes = A, mes
 
 def read(state: StateDirectory, index: int, name: bytes = A, kind: str = "heap") -> bytes:
     return state.canisters[name].memories[kind].image().read(index * PAGE, PAGE)
+
+
+def compare_around(state: StateDirectory, version: Version) -> None:
+    """The states around a commit are those at both sides of it, as far as its canisters go."""
+    sides = state.around(version, lambda: None)
+    for found, number in zip(sides, (version.version - 1, version.version), strict=True):
+        with closing(found), closing(state.at(number)) as whole:
+            for one in version.facts.canisters:
+                assert (one in found.canisters) == (one in whole.canisters)
+                if one in whole.canisters:
+                    assert _content(found.canisters[one]) == _content(whole.canisters[one])
+
+
+def _content(canister: PastCanister) -> tuple[object, ...]:
+    images = {name: image.read(0, image.wasm_pages << 16) for name, image in canister.images.items()}
+    return images, canister.module_hash, canister.record, canister.global_values, canister.code, canister.slot
 
 
 def opened(disk: Any, store: TemporaryStore, **more: Any) -> StateDirectory:

@@ -20,11 +20,20 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from states import PAGE, A, B, commit, heap, opened, page, read, some_state
+from states import PAGE, A, B, commit, compare_around, heap, opened, page, read, some_state
 
 from perdure.canister import GlobalValue, PageDelta
-from perdure.errors import InternalError, StorageError
-from perdure.storage import Answer, CanisterChange, Message, StateDirectory, StorageLimits, TemporaryStore, open_sealed
+from perdure.errors import HostError, InternalError, StorageError
+from perdure.storage import (
+    Answer,
+    CanisterChange,
+    Message,
+    Origin,
+    StateDirectory,
+    StorageLimits,
+    TemporaryStore,
+    open_sealed,
+)
 from perdure.storage import history as history_module
 from perdure.storage.disk import RealDisk
 
@@ -500,6 +509,52 @@ def test_history_blame_and_the_past(path: str) -> None:
             state.at(7)
 
 
+def test_a_commit_is_seen_with_what_was_copied_from_others(path: str) -> None:
+    def copy(one: bytes, of: bytes, *runs: tuple[int, bytes]) -> None:
+        change = heap(*runs)
+        change.origins["heap"] = Origin(of, "heap")
+        state.commit(Message(), {one: change}, apply=True)
+
+    with StateDirectory.open(path, history=None) as state:
+        commit(state, (0, page("a")), (1, page("a")))
+        commit(state, (0, page("b")), name=B)
+        copy(B, A, (0, page("c")))
+        commit(state, (1, page("d")))
+        commit(state, (1, page("e")), name=B)
+        state.checkpoint()
+        copy(A, B, (2, page("f")))
+        state.commit(Message(), {B: CanisterChange(deleted=True)}, apply=True)
+        commit(state, (0, page("g")))
+        versions = state.history()
+        assert len(versions) == 8
+        for version in versions:
+            compare_around(state, version)
+        looked: list[int] = []
+        before, after = state.around(versions[-1], lambda: looked.append(1))
+        before.close(), after.close()
+        assert looked
+
+        def never() -> None:
+            raise HostError("it took too long")
+
+        with pytest.raises(HostError, match="too long"):
+            state.around(versions[-1], never)
+
+
+def test_only_what_names_its_canisters_is_read_for_a_commit(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StateDirectory.open(path, history=None) as state:
+        for number in range(20):
+            commit(state, (0, page(str(number))), name=B if number % 10 else A)
+        oldest = state.history()[-1]
+        decoded: list[tuple[Any, ...]] = []
+        decode = history_module.decode_meta
+        monkeypatch.setattr(history_module, "decode_meta", lambda *args: decoded.append(args) or decode(*args))
+        before, after = state.around(oldest, lambda: None)
+        assert len(decoded) == 2
+        assert (before.canisters, list(after.canisters)) == ({}, [A])
+        after.close()
+
+
 def test_some_of_the_history_is_what_is_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Across the log and files of history; what nobody asked for is not decoded."""
     decoded = []
@@ -926,6 +981,12 @@ class DirectoryMachine(RuleBasedStateMachine):
         }
         assert found == self.models[version]
         past.close()
+
+    @precondition(lambda self: self.history is None)
+    @rule(back=st.integers(0, 6))
+    def look_around(self, back: int) -> None:
+        for version in self.state.history(1, below=self.state.version - back + 1):
+            compare_around(self.state, version)
 
     @invariant()
     def is_what_was_committed(self) -> None:

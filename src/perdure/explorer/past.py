@@ -7,6 +7,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Final, NamedTuple, final
 
+from perdure.errors import HostError
 from perdure.explorer.asked import Asked, Page
 from perdure.explorer.changes import Differences, patience, structures_between
 from perdure.explorer.site import NotFoundError
@@ -18,7 +19,7 @@ from perdure.inspection.source import Source
 from perdure.inspection.state import source_of_image
 from perdure.memory import PAGE_BYTES, BytesMemory
 from perdure.storage import StateDirectory, Version
-from perdure.storage.history import PastCanister
+from perdure.storage.past import PastCanister
 
 __all__ = ["blame", "history", "version"]
 
@@ -111,7 +112,12 @@ def version(asked: Asked) -> Page:
         facts["words"] = "what it replaced is not kept: have the directory keep its history to see that"
         return Page("version.html", facts)
     deadline = patience()  # of all canisters together
-    with closing(directory.at(number - 1)) as before, closing(directory.at(number)) as after:
+    try:
+        before, after = directory.around(found, deadline.look)
+    except HostError as error:
+        facts["words"] = f"too many messages came after it to show what it changed: {error}"
+        return Page("version.html", facts)
+    with closing(before), closing(after):
         facts["differences_of"] = [
             (shown_id(key), _differences(directory, before.canisters[key], after.canisters[key], deadline))
             for key in found.facts.canisters

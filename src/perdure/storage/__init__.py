@@ -12,9 +12,10 @@ from perdure.storage.backup import Salvaged, Usage, backup, salvage, usage
 from perdure.storage.changes import NO_CODE, Answer, CanisterChange, Message, Origin, PythonCode
 from perdure.storage.directory import CanisterState, Durability, Recovery, StateDirectory, StorageLimits
 from perdure.storage.durable import DurableImage
-from perdure.storage.history import PastCanister, PastState, Version, changes_of
+from perdure.storage.history import Version, changes_of
 from perdure.storage.image import TemporaryImage, open_sealed
 from perdure.storage.kept import KeepHistory
+from perdure.storage.past import PastCanister, PastState
 from perdure.storage.snapshot import Snapshot, SnapshotMetadata, write_snapshot
 from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import final
 
@@ -187,11 +187,17 @@ class Checkpoints:
         except OSError:
             self._disk.remove(path)  # full already
 
-    def versions(self, below: int | None = None, naming: bytes = b"", *, again: bool = False) -> Iterator[Version]:
+    def versions(
+        self, below: int | None = None, naming: Collection[bytes] = (), *, again: bool = False
+    ) -> Iterator[Version]:
         """Kept commits, newest first: those in the log, then those of history; arguments as of `History.versions`."""
         start = self.last
         live = Segment(f"{self._path}/log", 0, start.epoch, start.version, start.checksum)
         return self._history.versions(live, below, naming, again=again)
+
+    def naming(self, ids: Collection[bytes]) -> Iterator[Version]:
+        """Those of `versions` that name one of these canisters; what was read before is not compared again."""
+        return self.versions(None, ids, again=True)
 
     def collect_blobs(self) -> None:
         """Remove blobs that nothing names any more."""

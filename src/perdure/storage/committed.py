@@ -56,6 +56,13 @@ class Committed:
 
     # -- its hash
 
+    def problems(self) -> Iterator[str]:
+        """What is wrong with answers and pages, compared with their hashes."""
+        yield from self.answers.problems()
+        for canister_id, state in self.canisters.items():
+            for kind, memory in state.memories.items():
+                yield from (f"{canister_id.hex()} {kind}: {problem}" for problem in memory.problems())
+
     def state_hash(self) -> bytes:
         """The hash of all of it: the same commits give the same hash."""
         stale, self._stale = self._stale, set()

@@ -42,11 +42,12 @@ from perdure.storage.committed import Committed
 from perdure.storage.disk import Disk, DiskFile, RealDisk
 from perdure.storage.draft import Draft
 from perdure.storage.durable import DurableImage, DurableMemory, Files
-from perdure.storage.history import History, PastState, Version, changed_byte, open_past
+from perdure.storage.history import History, Version, changed_byte
 from perdure.storage.image import TemporaryImage
 from perdure.storage.kept import CanisterState, Durability, KeepHistory, Recovery, StorageLimits
 from perdure.storage.locks import Locks
 from perdure.storage.log import record_bytes
+from perdure.storage.past import PastState, open_around, open_past
 from perdure.storage.recovery import Replay, last_place, read_log
 from perdure.storage.temporary import TemporaryStore
 
@@ -501,7 +502,7 @@ class StateDirectory:
         """What is kept of the past, newest first: so many, below a version, of those that have these bytes in them."""
         with self._lock, self._told("read the history"):
             self.check()
-            return list(islice(self._checkpoints.versions(below, naming, again=True), newest))
+            return [*islice(self._checkpoints.versions(below, (naming,) if naming else (), again=True), newest)]
 
     def at(self, version: int) -> PastState:
         """The state after `version`, as temporary images that may be read, mapped and forked; close it after use.
@@ -513,6 +514,12 @@ class StateDirectory:
             self.check()
             return open_past(self._committed, self._checkpoints.versions(), version)
 
+    def around(self, version: Version, look: Callable[[], None]) -> tuple[PastState, PastState]:
+        """The states before and after a kept commit, of the canisters that it changed: see `open_around`."""
+        with self._lock, self._told("open the past"):
+            self.check()
+            return open_around(self._committed, self._checkpoints.naming, version, look)
+
     def blame(self, canister_id: bytes, kind: str, address: int) -> Version | None:
         """The newest kept commit that changed the byte at `address`; `None`: it is older than what is kept."""
         with self._lock, self._told("read the history"):
@@ -520,10 +527,8 @@ class StateDirectory:
             if not 0 <= address < memory.wasm_pages * WASM_PAGE_BYTES:
                 raise IndexError(f"address {address:#x} lies outside a memory of {memory.wasm_pages} Wasm pages")
             (current,) = memory.image().read(address, 1)
-            for version in self._checkpoints.versions():
-                if changed_byte(self.disk, version, canister_id, kind, address, current):
-                    return version
-        return None
+            where = canister_id, kind, address, current
+            return next((one for one in self._checkpoints.versions() if changed_byte(self.disk, one, *where)), None)
 
     # -- checking and closing
 
@@ -532,15 +537,9 @@ class StateDirectory:
 
         Commits since the checkpoint were compared when they were read, and their state hash with theirs.
         """
-        problems = []
         with self._lock, self._told("verify"):
             self._check_open()
-            problems += self._committed.answers.problems()
-            for canister_id, state in self._committed.canisters.items():
-                for kind, memory in state.memories.items():
-                    problems += [f"{canister_id.hex()} {kind}: {problem}" for problem in memory.problems()]
-            problems += self._blobs.problems()
-        return problems
+            return [*self._committed.problems(), *self._blobs.problems()]
 
     def check(self) -> None:
         """Raise where nothing can be read or committed any more: a sync failed, or an exception cut off a commit.

@@ -21,45 +21,29 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from operator import itemgetter
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, final
 
-from perdure.canister import GlobalValue, PageDelta
-from perdure.errors import InternalError, StorageError
-from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES
-from perdure.storage.answers import sum_of
+from perdure.canister import PageDelta
+from perdure.errors import StorageError
+from perdure.memory import PAGE_BYTES
 from perdure.storage.changes import (
-    NO_CODE,
-    Answer,
     CanisterChange,
     CommitFacts,
-    Entry,
     MemoryChange,
     Message,
-    Origin,
-    PythonCode,
     decode_meta,
 )
 from perdure.storage.checkpoint import Checkpoint
-from perdure.storage.committed import Committed, hash_of_state
 from perdure.storage.disk import Disk, DiskFile
-from perdure.storage.durable import DurableMemory
-from perdure.storage.image import TemporaryImage
-from perdure.storage.kept import canister_hash, facts_hash
 from perdure.storage.log import BLOCK, LogRecord, Place, is_still_there, scan
-from perdure.storage.merkle import PageTree, hash_pages, memory_hash
 
 __all__ = [
     "History",
-    "PastCanister",
-    "PastState",
     "Segment",
     "Version",
     "changed_byte",
     "changes_of",
-    "open_past",
     "written_pages",
 ]
 
@@ -271,7 +255,7 @@ class History:
         return removed
 
     def versions(
-        self, live: Segment, below: int | None = None, naming: bytes = b"", *, again: bool = False
+        self, live: Segment, below: int | None = None, naming: Collection[bytes] = (), *, again: bool = False
     ) -> Iterator[Version]:
         """Kept commits, newest first, as far back as they follow each other without a gap.
 
@@ -280,11 +264,11 @@ class History:
         Args:
             live: the log in use.
             below: only those whose version is below this one.
-            naming: only those in whose facts these bytes are, as a canister's id is where it took part.
+            naming: only those in whose facts one of these is, as a canister's id is where it took part; empty: all.
             again: do not compare with their sums what was compared when it was read before.
         """
         for record in self._records(live, again=again):
-            if (below is None or record.version < below) and naming in record.meta:
+            if (below is None or record.version < below) and _names(record, naming):
                 yield _version(record, live.path)
         wanted = live.version
         for name in reversed(self._segments()):
@@ -294,7 +278,7 @@ class History:
             for record in self._records(self._open(path), again=again):
                 if record.version != wanted:
                     return
-                if (below is None or wanted < below) and naming in record.meta:
+                if (below is None or wanted < below) and _names(record, naming):
                     yield _version(record, path)
                 wanted -= 1
 
@@ -337,242 +321,9 @@ class History:
         return [record for record in reversed(known) if not record.is_seal]
 
 
+def _names(record: LogRecord, ids: Collection[bytes]) -> bool:
+    return not ids or any(one in record.meta for one in ids)
+
+
 def _version(record: LogRecord, path: str) -> Version:
     return Version(record, decode_meta(record.meta, record.page_count), path)
-
-
-@final
-@dataclass(slots=True)
-class PastCanister:
-    """A canister as it was; see `perdure.storage.CanisterState`."""
-
-    slot: int
-    module_hash: bytes
-    global_values: tuple[GlobalValue, ...] | None
-    record: bytes
-    code: PythonCode = NO_CODE
-    images: dict[str, TemporaryImage] = field(default_factory=dict)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Wasm pages of its memories, by name."""
-        return {name: image.wasm_pages for name, image in self.images.items()}
-
-
-@final
-@dataclass(slots=True)
-class PastState:
-    """A state as it was. Its images are temporary: they may be mapped, committed to and forked; nothing is kept."""
-
-    version: int
-    state_hash: bytes
-    subnet_record: bytes
-    canisters: dict[bytes, PastCanister]
-    answers: dict[bytes, Answer]
-    next_slot: int
-
-    def close(self) -> None:
-        """Let go of the images."""
-        for canister in self.canisters.values():
-            for image in canister.images.values():
-                image.close()
-
-
-def open_past(committed: Committed, versions: Iterator[Version], version: int) -> PastState:
-    """The state after `version`, from today's and what later commits replaced."""
-    if not isinstance(version, int):
-        raise TypeError(f"a version is a number, found {version!r:.80}")
-    if not 0 <= version <= committed.version:
-        raise StorageError(
-            f"there is no version {version}: they go from 0 to {committed.version}", committed.files.directory
-        )
-    past = _Past(committed)
-    kept_hash = committed.state_hash()
-    reached = committed.version
-    for later in versions:
-        kept_hash = later.state_hash if later.version == version else b""
-        if later.version <= version:
-            break
-        if not later.undoable:
-            break
-        past.undo(later)
-        reached = later.version - 1
-    if reached != version:
-        raise StorageError(f"version {version} is not kept, the oldest is {reached}", committed.files.directory).coded(
-            "version-not-kept"
-        )
-    found = PastState(version, b"", past.subnet_record, past.build(), past.answers, past.next_slot)
-    found.state_hash = past.state_hash()
-    if kept_hash not in (found.state_hash, b""):
-        found.close()
-        raise StorageError(
-            f"version {version} does not give the state hash that was kept: the history is damaged, and so is what it "
-            "says of the versions before",
-            committed.files.directory,
-        )
-    return found
-
-
-@final
-class _PastMemory:
-    """A memory on the way back.
-
-    Args:
-        today: the committed memory that it is; `None`: nothing of one remains.
-
-    Attributes:
-        wasm_pages: its size.
-        pages: files and offsets of what was put back, by page.
-    """
-
-    def __init__(self, today: DurableMemory | None) -> None:
-        self.today = today
-        self.wasm_pages = 0 if today is None else today.wasm_pages
-        self.pages: dict[int, tuple[str, int]] = {}
-
-    def copy(self) -> _PastMemory:
-        """The same, which goes its own way."""
-        made = _PastMemory(self.today)
-        made.wasm_pages, made.pages = self.wasm_pages, self.pages.copy()
-        return made
-
-    def put_back(self, version: Version, before: MemoryChange) -> None:
-        """Put back what a commit replaced."""
-        self.wasm_pages = before.wasm_pages
-        for first, count, index in before.runs:
-            offset = version.record.pages_offset + index * PAGE_BYTES
-            for page in range(count):
-                self.pages[first + page] = (version.path, offset + page * PAGE_BYTES)
-
-
-class _Past:
-    """Walks backwards; of every page keeps where its oldest replaced content lies."""
-
-    def __init__(self, committed: Committed) -> None:
-        self._committed = committed
-        self.subnet_record = committed.subnet_record
-        self.next_slot = committed.next_slot
-        self._canisters = {
-            canister_id: PastCanister(state.slot, state.module_hash, state.global_values, state.record, state.code)
-            for canister_id, state in committed.canisters.items()
-        }
-        self.answers = dict(committed.answers.kept)
-        self._answers_sum = int.from_bytes(committed.answers.hash(), "little")
-        self._hashes: dict[bytes, dict[str, bytes]] = {}
-        self._memories = {
-            Origin(canister_id, name): _PastMemory(memory)
-            for canister_id, state in committed.canisters.items()
-            for name, memory in state.memories.items()
-        }
-
-    def undo(self, version: Version) -> None:
-        """Put back what one commit replaced."""
-        before = version.facts.before
-        if before is None:
-            raise InternalError("a record without what it replaced")
-        if before.subnet is not None:
-            self.subnet_record = before.subnet
-        gone = [self.answers.pop(one) for one in before.forgotten if one in self.answers]
-        gone += [self.answers[one.request_id] for one in before.answers if one.request_id in self.answers]
-        self.answers.update((answer.request_id, answer) for answer in before.answers)
-        changes = [*((-1, answer) for answer in gone), *((1, answer) for answer in before.answers)]
-        self._answers_sum = sum_of(changes, self._answers_sum)
-        # Copies are of what was there after the commit.
-        copied = {
-            origin: self._memories.get(origin)
-            for entry in before.canisters.values()
-            for origin in entry.origins.values()
-        }
-        copies = {origin: memory.copy() for origin, memory in copied.items() if memory is not None}
-        for canister_id, entry in before.canisters.items():
-            self._undo_canister(version, canister_id, entry, copies)
-
-    def _undo_canister(
-        self, version: Version, canister_id: bytes, entry: Entry, copies: Mapping[Origin, _PastMemory]
-    ) -> None:
-        if entry.new:
-            self._canisters.pop(canister_id, None)
-            self.next_slot = min(self.next_slot, entry.slot)
-            for place in [place for place in self._memories if place.canister == canister_id]:
-                del self._memories[place]
-            return
-        self._canisters[canister_id] = PastCanister(
-            entry.slot,
-            entry.module or b"",
-            None if entry.not_run else entry.global_values,
-            entry.record or b"",
-            entry.code or NO_CODE,
-        )
-        for name, change in entry.memories.items():
-            place = Origin(canister_id, name)
-            if change is None:
-                self._memories.pop(place, None)
-                continue
-            origin = entry.origins.get(name)
-            if origin is not None:
-                if origin not in copies:
-                    raise StorageError(
-                        f"version {version.version} copies {origin.name}, which there is not", version.path
-                    )
-                memory = self._memories[place] = copies[origin].copy()
-            elif change.fresh or place not in self._memories:
-                memory = self._memories[place] = _PastMemory(None)
-            else:
-                memory = self._memories[place]
-            memory.put_back(version, change)
-
-    def build(self) -> dict[bytes, PastCanister]:
-        """The canisters with their images."""
-        self._hashes = {canister_id: {} for canister_id in self._canisters}
-        for (canister_id, name), memory in sorted(self._memories.items(), key=itemgetter(0)):
-            image, self._hashes[canister_id][name] = self._image(memory)
-            self._canisters[canister_id].images[name] = image
-        return self._canisters
-
-    def state_hash(self) -> bytes:
-        """Of what was built: of today's hashes, but for what was put back."""
-        tree = PageTree(self.next_slot)
-        for canister_id, canister in self._canisters.items():
-            facts = facts_hash(canister_id, canister)
-            tree.set_leaves(canister.slot, canister_hash(facts, self._hashes[canister_id]))
-        return hash_of_state(tree.root(), self.subnet_record, self._answers_sum.to_bytes(32, "little"))
-
-    def _image(self, memory: _PastMemory) -> tuple[TemporaryImage, bytes]:
-        """The memory, and its hash."""
-        today = memory.today
-        if today is None:
-            image, before = TemporaryImage(self._committed.files.store), PageTree()
-        else:
-            today.check_once()
-            image = today.image().fork()
-            today.root()
-            before = today.tree()
-        size = memory.wasm_pages
-        if size < image.wasm_pages:
-            image.cut(size)
-        tree = before.fork(size * WASM_PAGE_BYTES // PAGE_BYTES)
-        self._put_back(image, tree, size, memory.pages)
-        return image, memory_hash(size, tree.root())
-
-    def _put_back(
-        self, image: TemporaryImage, tree: PageTree, wasm_pages: int, pages: dict[int, tuple[str, int]]
-    ) -> None:
-        limit = wasm_pages * WASM_PAGE_BYTES // PAGE_BYTES
-        files: dict[str, DiskFile] = {}
-        runs: list[tuple[int, bytes]] = []
-        try:
-            for page, (path, offset) in sorted(pages.items()):
-                if page >= limit:
-                    continue
-                if path not in files:
-                    files[path] = self._committed.files.disk.open(path)
-                data = files[path].pread(PAGE_BYTES, offset)
-                tree.set_leaves(page, hash_pages(data))
-                runs.append((page * PAGE_BYTES, data))
-                if len(runs) == _RUN_PAGES:
-                    image.commit(PageDelta(wasm_pages, runs))
-                    runs = []
-            image.commit(PageDelta(wasm_pages, runs))
-        finally:
-            for file in files.values():
-                file.close()
