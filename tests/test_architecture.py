@@ -249,7 +249,7 @@ TESTED_WITH = {
     "stable/test_bulk.py": "stable: gather region",
     "storage/test_archive.py": "storage: archive_format collecting restoring",
     "storage/test_commit_log.py": "storage: log",
-    "storage/test_directory.py": "storage: changes checkpoint checkpoints committed draft history names past",
+    "storage/test_directory.py": "storage: changes checkpoint checkpoints committed draft history names past telling",
     "storage/test_disk.py": "storage: aio",
     "storage/test_image.py": "storage: durable mapped pieces runs temporary",
     "storage/test_kept.py": "storage: answers",

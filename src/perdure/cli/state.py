@@ -272,17 +272,29 @@ _COPY = click.option("-o", "--output", "target", required=True, type=click.Path(
 def backup(directory: Path, target: Path, as_json: bool, quiet: bool) -> None:
     """Copy a state directory as of its last whole commit, also while it is in use.
 
+    All subnets of a network's directory are copied together, as of one time. A copy is a directory as any other: it is
+    put back by copying it to where the other one was.
+
     \b
     Example:
         perdure state backup .perdure -o backup
     """  # noqa: D301
     from perdure.storage import backup
+    from perdure.storage.topology import TOPOLOGY
 
-    version = backup(directory, target)
+    facts: dict[str, object] = {"target": str(target)}
+    if (directory / TOPOLOGY).is_file():
+        from perdure.network import backup_network
+
+        facts["subnets"] = versions = backup_network(directory, target)
+        told = ", ".join(f"{name} at version {version}" for name, version in versions.items())
+    else:
+        facts["version"] = version = backup(directory, target)
+        told = f"version {version}"
     if as_json:
-        click.echo(json.dumps({"target": str(target), "version": version}, indent=2))
+        click.echo(json.dumps(facts, indent=2))
     elif not quiet:
-        click.echo(f"{target} has version {version}")
+        click.echo(f"{target} has {told}")
 
 
 @state.command()

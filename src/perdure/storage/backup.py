@@ -32,16 +32,31 @@ _BESIDE: Final = ("names.json", "interfaces.json")
 """What is said of canisters beside the state: it goes with a copy as it stands."""
 
 
-def backup(source: str | os.PathLike[str], target: str | os.PathLike[str], *, disk: Disk | None = None) -> int:
+def backup(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    newest: int | None = None,
+    disk: Disk | None = None,
+) -> int:
     """Copy a directory as of its last whole commit, also while its owner writes; the version of the copy.
 
     Until the copy is made no checkpoint of the source is: its log gets longer.
+
+    Args:
+        source: the directory.
+        target: where there is nothing.
+        newest: as of this version instead, one that its log has: see `StateDirectory.subnet_records`.
+        disk: where both are.
 
     Raises:
         StorageError: there is something at the target, or one of them cannot be read, written or trusted.
     """
     disk = disk or RealDisk()
-    with StateDirectory.open(source, read_only=True, disk=disk) as origin, _made(disk, str(target)) as made:
+    with (
+        StateDirectory.open(source, read_only=True, newest=newest, disk=disk) as origin,
+        _made(disk, str(target)) as made,
+    ):
         try:
             for name in SUBDIRECTORIES:
                 for file in origin.disk.list_directory(f"{origin.path}/{name}"):

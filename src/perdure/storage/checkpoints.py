@@ -66,6 +66,7 @@ class Checkpoints:
         self.last = Checkpoint()
         self.owner = 0
         self.is_first = False
+        self._oldest = 0
 
     def look_around(self) -> None:
         """Refuse what is neither a file nor a directory, wherever it lies."""
@@ -198,6 +199,37 @@ class Checkpoints:
     def naming(self, ids: Collection[bytes]) -> Iterator[Version]:
         """Those of `versions` that name one of these canisters; what was read before is not compared again."""
         return self.versions(None, ids, again=True)
+
+    def up_to(self, newest: int | None, records: list[LogRecord]) -> list[LogRecord]:
+        """The log's records to a version; `None`: all of them.
+
+        Raises:
+            StorageError: they do not go there.
+        """
+        if newest is not None and self.owner:
+            raise ValueError(f"as of version {newest} it is only read: what came later would be lost")
+        # Images may have what was committed before a seal, and it cannot be taken out of them.
+        self._oldest = max((record.version for record in records if record.is_seal), default=self.last.version)
+        last = records[-1].version if records else self.last.version
+        if newest is not None and not self._oldest <= newest <= last:
+            words = f"version {newest} is not in the log, which goes from {self._oldest} to {last}"
+            raise StorageError(words, self._path).coded("version-not-kept")
+        return records if newest is None else [record for record in records if record.version <= newest]
+
+    def subnet_records(self, version: int) -> Iterator[tuple[int, bytes]]:
+        """What the rules kept about the subnet, newest first, from `version` on as far back as the log can be read to.
+
+        Each with the newest version that has it.
+        """
+        for one in self.versions(version + 1):
+            if one.version <= self.last.version:
+                break
+            if one.facts.subnet is not None:
+                yield version, one.facts.subnet
+                version = one.version - 1
+                if version < self._oldest:
+                    return
+        yield version, self.last.subnet_record
 
     def collect_blobs(self) -> None:
         """Remove blobs that nothing names any more."""

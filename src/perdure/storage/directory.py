@@ -31,7 +31,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import final
 
-from perdure.errors import InternalError, MalformedError, StorageError, UnsupportedError
+from perdure.errors import InternalError, MalformedError, StorageError
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.record import Format
 from perdure.storage.blobs import Blobs, NamedBlobs
@@ -49,27 +49,12 @@ from perdure.storage.locks import Locks
 from perdure.storage.log import record_bytes
 from perdure.storage.past import PastState, open_around, open_past
 from perdure.storage.recovery import Replay, last_place, read_log
+from perdure.storage.telling import Told
 from perdure.storage.temporary import TemporaryStore
 
 __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
 
 _IS_READ = "open for reading, in this process or another; try again when it is closed"
-
-
-@final
-class _Told:
-    """Says which directory an error of the system is about. No generator: that costs each commit 1 us more."""
-
-    def __init__(self, path: str, what: str) -> None:
-        self._path, self._what = path, what
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise StorageError.because(f"{self._what} failed", error, error.filename or self._path) from error
-        if isinstance(error, MalformedError | UnsupportedError):
-            raise StorageError(str(error), self._path) from error
 
 
 @final
@@ -105,7 +90,7 @@ class StateDirectory:
         self.on_checkpoint: Callable[[int], None] | None = None
         """Told the version of each checkpoint once it is made; it must not raise."""
         self._log_file: DiskFile | None = None
-        self._told = partial(_Told, self.path)
+        self._told = partial(Told, self.path)
         self.locks = Locks(self.disk, self.path)
         self._history = History(self.disk, files.directory, keep=0)
         self._checkpoints = Checkpoints(self._committed, self._history, self._blobs, records)
@@ -127,6 +112,7 @@ class StateDirectory:
         blobs_of: NamedBlobs | None = None,
         accept_last_good: bool = False,
         lost: list[str] | None = None,
+        newest: int | None = None,
         trust_owner: bool = False,
         limits: StorageLimits | None = None,
         disk: Disk | None = None,
@@ -148,6 +134,7 @@ class StateDirectory:
             blobs_of: what blobs a canister's record names, by its id and the record; only then do unnamed ones go.
             accept_last_good: where acknowledged commits are damaged, open the last good state instead of raising.
             lost: where given, damage is added to it in words, as far as the rest can be had without; else it raises.
+            newest: where it is only read: as of this version, one that `subnet_records` has.
             trust_owner: write into a directory that belongs to another user.
             limits: sizes at which things are done.
             disk: the disk.
@@ -161,14 +148,10 @@ class StateDirectory:
         directory = cls(files, durability, limits.log_bytes, records, blobs_of, read_only=read_only)
         try:
             with directory._told("open"):
-                if read_only:
-                    directory.locks.share()
-                else:
-                    directory._checkpoints.own(directory.locks, trust_owner=trust_owner)
-                directory._begin(history)
+                directory._begin(history, trust_owner=trust_owner)
                 directory._lost = lost
                 directory._checkpoints.load(directory._bearable)
-                directory._recover(accept_last_good=accept_last_good)
+                directory._recover(accept_last_good=accept_last_good, newest=newest)
                 if not read_only:
                     directory._set_up(history, extensions)
             return directory
@@ -176,8 +159,12 @@ class StateDirectory:
             directory._release()
             raise
 
-    def _begin(self, history: KeepHistory) -> None:
-        """Make a first checkpoint where there is none."""
+    def _begin(self, history: KeepHistory, *, trust_owner: bool) -> None:
+        """Get in, and make a first checkpoint where there is none."""
+        if self.read_only:
+            self.locks.share()
+        else:
+            self._checkpoints.own(self.locks, trust_owner=trust_owner)
         self._checkpoints.look_around()
         if not self.disk.exists(f"{self.path}/checkpoint"):
             if self.read_only:
@@ -225,7 +212,7 @@ class StateDirectory:
 
     # -- recovery
 
-    def _recover(self, *, accept_last_good: bool) -> None:
+    def _recover(self, *, accept_last_good: bool, newest: int | None) -> None:
         file_path = f"{self.path}/log"
         file = self._log_file = self.disk.open(file_path, write=not self.read_only)
         if not self.read_only and not file.lock(exclusive=True):
@@ -234,6 +221,7 @@ class StateDirectory:
         checkpoint = self._checkpoints.last
         records, tail = read_log(file, checkpoint, live=self.read_only)
         self._files.settled = not any(record.is_seal for record in records)
+        records = self._checkpoints.up_to(newest, records)
         place, end = last_place(checkpoint, records)
         self.log_bytes_used = end
         Replay(self._committed, file, self._bearable).take_up(records)
@@ -264,6 +252,10 @@ class StateDirectory:
             raise StorageError(_IS_READ, self.path)
 
     # -- what is committed
+
+    def subnet_records(self) -> Iterator[tuple[int, bytes]]:
+        """See `Checkpoints.subnet_records`."""
+        return self._checkpoints.subnet_records(self.version)
 
     @property
     def version(self) -> int:

@@ -167,6 +167,16 @@ class Topology:
         self._save(members)
         self.members = members
 
+    def copy(self, directory: Path) -> None:
+        """Write the file in another directory, which has its subnets already.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        made = Topology(directory, self._outer)
+        made.seed = self.seed
+        made._save(self.members)
+
     def _save(self, members: Sequence[Member]) -> None:
         configs = {
             one.name: {"subnet_config": {"subnet_kind": one.kind}, "first_canister_index": one.first_canister_index}
