@@ -174,11 +174,14 @@ class BTree:
     def find(self, key: bytes) -> bytes | None:
         """The value of `key`."""
         self.refresh()
-        address, look, order = self._root, self.nodes.look, self._order
+        address, order = self._root, self._order
+        nodes = self.nodes
         if not address:
             return None
         for _ in range(MAX_DEPTH):
-            node = look(address)
+            node = nodes.look(address) if order is not None else nodes.search(address, key)
+            if not isinstance(node, Node):
+                return node
             keys = node.keys
             if order is None:
                 index = bisect_left(keys, key)
@@ -506,14 +509,14 @@ class BTree:
             node = self.nodes.allocate([])
             self._save_header(root=node.address)
         else:
-            node = self.nodes.look(self._root)
+            node = self.nodes.look(self._root, to_change=True)
             index, found = node.search(key, self._order)
             if found:
                 return self._overwrite(node, index, value)
             if node.is_full:
                 parent = self.nodes.allocate([node.address])
                 self._save_header(root=parent.address)
-                node = self._split(parent, 0, node)
+                node = self._split(parent, 0, node, key)
         return self._insert_below(node, key, value)
 
     def _insert_below(self, node: Node, key: bytes, value: bytes) -> bytes | None:
@@ -533,14 +536,12 @@ class BTree:
                 self.nodes.save(node)
                 self._save_header(length=self._length + 1)
                 return None
-            child = self.nodes.look(node.children[index])
+            child = self.nodes.look(node.children[index], to_change=True)
             if len(child.keys) >= CAPACITY:
                 child_index, found = child.search(key, self._order)
                 if found:
                     return self._overwrite(child, child_index, value)
-                node = self._split(node, index, child)
-                index, _ = node.search(key, self._order)
-                child = self.nodes.look(node.children[index])
+                child = self._split(node, index, child, key)
             node = child
         raise _too_deep(node.address)
 
@@ -550,17 +551,21 @@ class BTree:
         self.nodes.save(node)
         return old
 
-    def _split(self, parent: Node, index: int, child: Node) -> Node:
+    def _split(self, parent: Node, index: int, child: Node, key: bytes) -> Node:
         """Split the full `child`, number `index` of `parent`: entries 6 to 10 go to a new sibling, 5 to the parent.
 
-        The parent as it is then.
+        The half that `key` belongs to, which is a leaf's to be saved with it, where that changes nothing but itself.
         """
         parent, child = self.nodes.own(parent), self.nodes.own(child)
         sibling = self.nodes.allocate([])
-        self.nodes.insert(parent, index, *self.nodes.halve(child, sibling), sibling.address)
+        median, value = self.nodes.halve(child, sibling)
+        self.nodes.insert(parent, index, median, value, sibling.address)
+        order = self._order or bytes
+        half = sibling if order(median) < order(key) else child
         for node in (sibling, child, parent):
-            self.nodes.save(node)
-        return parent
+            if node is not half or half.children or not self.nodes.can_wait(half):
+                self.nodes.save(node)
+        return half
 
     def _remove(self, node: Node, key: bytes) -> bytes | None:
         """Remove `key` at or below `node`, which has an entry to spare unless it is the root."""

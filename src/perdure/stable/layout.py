@@ -94,7 +94,8 @@ NODE_MAGIC: Final = b"BTN"
 NODE_HEADER: Final = struct.Struct("<3sBBH")
 """Magic, version, kind (0 leaf, 1 internal), entries; version 2 goes on with the link to the first overflow page."""
 
-V2_HEADER_BYTES: Final = NODE_HEADER.size + U64.size
+V2_HEADER: Final = struct.Struct("<3sBBHQ")
+V2_HEADER_BYTES: Final = V2_HEADER.size
 OVERFLOW_MAGIC: Final = b"NOF"
 OVERFLOW_HEADER: Final = struct.Struct("<3sQ")
 """Magic, the next overflow page."""

@@ -42,6 +42,7 @@ class Node:
         keys: encoded keys, ascending.
         children: addresses, one more than keys; empty in a leaf.
         run: its bytes, from the first page on, up to the last value at least.
+        page: those of the first page that it was read from.
         stored: what lies in memory, where `run` is what is to be; see `become`.
         values_offset: where the values begin in `run`.
         value_bytes: of each value, where all are known to have as many.
@@ -56,6 +57,7 @@ class Node:
         "children",
         "is_shared",
         "keys",
+        "page",
         "run",
         "spans",
         "stored",
@@ -64,17 +66,27 @@ class Node:
         "version",
     )
 
-    def __init__(self, address: int, version: int, keys: list[bytes], children: list[int]) -> None:
+    def __init__(
+        self,
+        address: int,
+        version: int,
+        keys: list[bytes],
+        children: list[int],
+        run: Run = b"",
+        values_offset: int = 0,
+        value_bytes: int | None = None,
+    ) -> None:
         self.address = address
         self.version = version
         self.keys = keys
         self.children = children
         self._overflow: list[int] | None = None
         self._values: list[bytes] | None = None
-        self.run: Run = b""
+        self.run = run
+        self.page = run if isinstance(run, bytes) else run.page
         self.stored: Run | None = None
-        self.values_offset = 0
-        self.value_bytes: int | None = None
+        self.values_offset = values_offset
+        self.value_bytes = value_bytes
         self.spans: list[tuple[int, int]] | None = None
         self.is_shared = False
 
@@ -166,9 +178,9 @@ class Node:
 
     def copy(self) -> Node:
         """Another one, to be changed."""
-        made = Node(self.address, self.version, self.keys.copy(), self.children.copy())
-        made.run, made.values_offset = self.run, self.values_offset
-        made.spans, made.value_bytes = self.spans, self.value_bytes
+        own = self.keys.copy(), self.children.copy()
+        made = Node(self.address, self.version, *own, self.run, self.values_offset, self.value_bytes)
+        made.spans = self.spans
         if self._values is not None:
             made._values = self._values.copy()
         return made
@@ -187,13 +199,20 @@ class Node:
 
     def settle(self, run: bytes) -> None:
         """Be what was written; values are taken out of it anew when asked for."""
-        self.run, self.stored, self.spans, self._values = run, None, None, None
+        self.run = self.page = run
+        self.stored = self.spans = self._values = None
+
+    def goes_on(self, page: bytes) -> bool:
+        """Whether a page that was read begins with all that the node holds; it is its page then."""
+        if self.run is not self.page or not page.startswith(self.page):
+            return False
+        self.run = self.page = page
+        return True
 
     def renew(self) -> None:
         """Forget what was read of other pages than the first."""
-        self.spans = self._overflow = None
-        if isinstance(self.run, PagedRun):
-            self.run.forget()
+        if isinstance(self.run, PagedRun) and self.run.followed is not None:
+            self.run.followed = self.spans = self._overflow = None
 
     def cut(self, index: int) -> tuple[int, int]:
         """Where the length of value `index` begins, which may be one past the last, and where the last value ends.
@@ -236,6 +255,11 @@ class PagedRun:
     """The bytes of a node that are not all in hand: sliced as `bytes` are, read when they are asked for.
 
     Following the overflow pages is put off as well: a search that only passes through needs none of them.
+
+    Attributes:
+        page: the first one.
+        first_overflow: the address of the next.
+        followed: addresses of all overflow pages, once they were asked for.
     """
 
     def __init__(self, pages: Pages, address: int, page: bytes, first_overflow: int) -> None:
@@ -243,18 +267,14 @@ class PagedRun:
         self.first_overflow = first_overflow
         self._pages = pages
         self._address = address
-        self._overflow: list[int] | None = None
+        self.followed: list[int] | None = None
 
     @property
     def overflow(self) -> list[int]:
         """Addresses of the overflow pages."""
-        if self._overflow is None:
-            self._overflow = self._pages.overflow_chain(self._address, self.first_overflow)
-        return self._overflow
-
-    def forget(self) -> None:
-        """The pages behind the first may be others now."""
-        self._overflow = None
+        if self.followed is None:
+            self.followed = self._pages.overflow_chain(self._address, self.first_overflow)
+        return self.followed
 
     def __len__(self) -> int:
         return self._pages.page_bytes + len(self.overflow) * self._pages.page_capacity

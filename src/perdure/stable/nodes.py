@@ -45,6 +45,7 @@ from perdure.stable.layout import (
     OVERFLOW_MAGIC,
     U32,
     U64,
+    V2_HEADER,
     V2_HEADER_BYTES,
     V1Slots,
 )
@@ -55,10 +56,11 @@ __all__ = ["NodeStore", "read_raw"]
 
 _COUNTS: Final = range(CAPACITY + 1)
 _CHILDREN: Final = [struct.Struct(f"<{count}Q") for count in range(CAPACITY + 2)]
+_PLAIN_LEAF: Final = (NODE_MAGIC, 2, 0, 0)
 _WHOLE_PAGE_BYTES: Final = 16_384
 """Of a larger first page, only so much is read at once."""
 _KEPT_BYTES: Final = 1 << 20
-_MOST_INNER_KEPT: Final = 2_048
+_MOST_INNER_KEPT: Final = 4_096
 _MOST_LEAVES_KEPT: Final = 1_024
 _LEAST_KEPT: Final = 16
 
@@ -139,7 +141,7 @@ class NodeStore:
         Raises:
             MalformedError: whatever is there is no node, or reaches out of the memory or of its own pages.
         """
-        return self.own(self.look(address))
+        return self.own(self.look(address, to_change=True))
 
     def own(self, node: Node) -> Node:
         """A node that was looked at, to be changed."""
@@ -150,41 +152,73 @@ class NodeStore:
             self._held[node.address] = node
         return node
 
-    def look(self, address: int) -> Node:
-        """The node at `address`, which others look at as well; raises as `load`."""
+    def look(self, address: int, *, to_change: bool = False) -> Node:
+        """The node at `address`, which others look at as well; raises as `load`.
+
+        A leaf that is to be changed, and that nobody has looked at, is not kept before it is saved.
+        """
         held = self._held
         if held is not None and address in held:
             return held[address]
         kept = self._inner.get(address) or self._leaves.get(address)
-        if kept is None and not self.allocator.is_body(address):
-            raise MalformedError("a node address points between chunks", address)
-        try:
-            page = self._read(address, self._read_bytes)
-        except IndexError:
-            page = read_exact(self.memory, address, self._read_bytes, "node")  # which says what is wrong
-        run = None if kept is None else kept.run
-        if kept is not None and isinstance(run, bytes) and page.startswith(run):
-            kept.run = page
+        page = self._page(address, is_known=kept is not None)
+        if kept is not None and (page == kept.page or kept.goes_on(page)):
             node = kept
-        elif kept is not None and isinstance(run, PagedRun) and page == run.page:  # its other pages may have changed
-            kept.renew()
-            node = kept
+            if node.run is not node.page:
+                node.renew()  # its other pages may have changed
         else:
-            self._drop(address)
-            node = self._keep(self._decoded(address, page))
+            node = self._decoded(address, page)
+            if node.children or not to_change:
+                self._keep(node)
         if held is not None:
             held[address] = node
         return node
 
-    def _keep(self, node: Node) -> Node:
-        run = node.run
-        if isinstance(run, bytes) or (node.version == 2 and node.values_offset <= len(run.page)):
-            kept, most = (self._inner, self._most_inner) if node.children else (self._leaves, self._most_leaves)
-            if len(kept) >= most:
-                kept.popitem(last=False)
-            kept[node.address] = node
-            node.is_shared = True
-        return node
+    def _page(self, address: int, *, is_known: bool) -> bytes:
+        """What is read of the first page of a node, which is known to be one."""
+        if not is_known and not self.allocator.is_body(address):
+            raise MalformedError("a node address points between chunks", address)
+        try:
+            return self._read(address, self._read_bytes)
+        except IndexError:
+            return read_exact(self.memory, address, self._read_bytes, "node")  # which says what is wrong
+
+    def search(self, address: int, key: bytes) -> Node | bytes | None:
+        """The value of a key in a leaf that nobody has looked at, where it lies in plain sight; else the node.
+
+        For keys in order as bytes. Nothing is decoded and nothing kept: in a large map few leaves are met twice.
+        """
+        width = self.key_bytes
+        if not width or self._held is not None or address in self._inner or address in self._leaves:
+            return self.look(address)
+        page = self._page(address, is_known=False)
+        magic, version, kind, count, link = V2_HEADER.unpack_from(page)
+        values = V2_HEADER_BYTES + count * width
+        if (magic, version, kind, link) != _PLAIN_LEAF or self._even(page, values, count) is None:
+            return self.look(address)
+        at = page.find(key, V2_HEADER_BYTES, values)
+        while at >= 0 and (at - V2_HEADER_BYTES) % width:  # among the bytes of two keys
+            at = page.find(key, at + 1, values)
+        if at < 0:
+            return None
+        entry_bytes = self._lengths[1].size
+        end = values + ((at - V2_HEADER_BYTES) // width + 1) * entry_bytes
+        return page[end - entry_bytes + U32.size : end]
+
+    def _keep(self, node: Node) -> None:
+        """Have others look at a node as well, and nobody at what was kept of the same address."""
+        address = node.address
+        if node.run is not node.page and (node.version == 1 or node.values_offset > len(node.page)):
+            self._drop(address)
+            return
+        kept, other, most = self._inner, self._leaves, self._most_inner
+        if not node.children:
+            kept, other, most = other, kept, self._most_leaves
+        other.pop(address, None)
+        if len(kept) >= most and address not in kept:
+            kept.popitem(last=False)
+        kept[address] = node
+        node.is_shared = True
 
     def _drop(self, address: int) -> None:
         self._inner.pop(address, None)
@@ -196,18 +230,21 @@ class NodeStore:
         self._leaves.clear()
 
     def _decoded(self, address: int, page: bytes) -> Node:
-        magic, version, kind, count = NODE_HEADER.unpack_from(page)
+        magic, version, kind, count, link = V2_HEADER.unpack_from(page)
         if magic != NODE_MAGIC:
             raise MalformedError(f"bad magic {magic!r}, expected {NODE_MAGIC!r}", address)
         if kind > 1:
             raise MalformedError(f"node type {kind}, expected 0 or 1", address + 4)
         if not 0 < count <= CAPACITY:
             raise MalformedError(f"a node of {count} entries, expected 1 to {CAPACITY}", address + 5)
+        first_overflow = link if version == 2 else 0
+        is_whole = not first_overflow and len(page) == self.page_bytes
+        run = page if is_whole else PagedRun(self, address, page, first_overflow)
         if version == 2:
-            return self._load_v2(address, page, count, kind == 1)
+            return self._load_v2(address, page, run, count, kind == 1)
         if version != 1 or self.slots is None:
             raise MalformedError(f"node version {version}, expected {'1 or ' if self.slots else ''}2", address + 3)
-        return self._load_v1(address, self._run(address, page, 0), self.slots, count, kind == 1)
+        return self._load_v1(address, run, self.slots, count, kind == 1)
 
     def _load_v1(self, address: int, run: Run, slots: V1Slots, count: int, is_internal: bool) -> Node:
         keys, spans, offset = [], [], NODE_HEADER.size
@@ -218,14 +255,12 @@ class NodeStore:
             spans.append(_slot(run, offset, slots.value_bytes, address, "value"))
             offset += 4 + slots.value_bytes
         children = list(_CHILDREN[count + 1].unpack(run[offset : offset + 8 * count + 8])) if is_internal else []
-        node = Node(address, 1, keys, children)
-        node.run, node.spans = run, spans
+        node = Node(address, 1, keys, children, run)
+        node.spans = spans
         return node
 
-    def _load_v2(self, address: int, page: bytes, count: int, is_internal: bool) -> Node:
-        first_overflow = int.from_bytes(page[NODE_HEADER.size : V2_HEADER_BYTES], "little")
-        run = self._run(address, page, first_overflow)
-        offset = V2_HEADER_BYTES
+    def _load_v2(self, address: int, page: bytes, run: Run, count: int, is_internal: bool) -> Node:
+        offset, in_hand = V2_HEADER_BYTES, len(page)
         children: list[int] = []
         if is_internal:
             # The smallest page, 128 bytes, has room for the header and 12 children.
@@ -234,9 +269,12 @@ class NodeStore:
         width = self.key_bytes
         if width:
             end = offset + count * width
-            if end > len(page) and end > len(run):
+            if end <= in_hand:
+                keys = list(self._keys[count].unpack_from(page, offset))
+            elif end <= len(run):
+                keys = list(self._keys[count].unpack(run[offset:end]))
+            else:
                 raise beyond_pages(end, run, address)
-            keys = list(self._keys[count].unpack(run[offset:end]))
             offset = end
         elif width is None and isinstance(run, bytes):
             keys, offset = length_prefixed_items(run, offset, count, address)
@@ -245,23 +283,17 @@ class NodeStore:
             keys = [run[start:end] for start, end in spans]
         else:
             keys = [b""] * count
-        node = Node(address, 2, keys, children)
-        node.run, node.values_offset = run, offset
-        node.value_bytes = self._even(run, offset, count)
-        return node
+        return Node(address, 2, keys, children, run, offset, self._even(page, offset, count))
 
-    def _even(self, run: Run, offset: int, count: int) -> int | None:
-        """How long values of a fixed type are, where all lengths that stand in front of them in hand say so."""
-        lengths, width = self._lengths[count], self._value_bytes
-        if width is None or not isinstance(run, bytes) or offset + lengths.size > len(run):
+    def _even(self, page: bytes, offset: int, count: int) -> int | None:
+        """How long values of a fixed type are, where all lengths that stand in front of them on the page say so."""
+        width = self._value_bytes
+        if count > CAPACITY:
             return None
-        return width if lengths.unpack_from(run, offset).count(width) == count else None
-
-    def _run(self, address: int, page: bytes, first_overflow: int) -> Run:
-        """The bytes of a node's pages without their headers; `page` is what was read of the first."""
-        if first_overflow or len(page) < self.page_bytes:
-            return PagedRun(self, address, page, first_overflow)
-        return page
+        lengths = self._lengths[count]
+        if width is None or offset + lengths.size > len(page):
+            return None
+        return width if lengths.unpack_from(page, offset).count(width) == count else None
 
     def used_bytes(self, node: Node) -> int:
         """Bytes in use as stored: headers, lengths, children, keys and values, without the slack of slots."""
@@ -338,8 +370,7 @@ class NodeStore:
         if node.version == 1:
             self._drop(node.address)
             self._save_v1(node)
-        elif self._held is not None and not node.overflow and self._fits_page(node):
-            # Pages that lack are allocated when a node is saved, so only those that need none can wait.
+        elif self._held is not None and self.can_wait(node):
             self._held[node.address] = node
             self._unwritten.add(node.address)
         else:
@@ -377,7 +408,7 @@ class NodeStore:
         middle, run, keys, children = CAPACITY // 2, node.run, node.keys, node.children
         entry = keys[middle], node.value(middle)
         if node.version == other.version == 2 and node.is_packed and isinstance(run, bytes):
-            start, first, last = (self._key_at(node, index) for index in (0, middle, middle + 1))
+            start, first, last = self._key_at(node, 0), self._key_at(node, middle), self._key_at(node, middle + 1)
             (cut, end), values, even = node.cut(middle), node.values_offset, node.value_bytes
             after = V2_HEADER_BYTES + (8 * (middle + 1) if children else 0)
             head = NODE_HEADER.pack(NODE_MAGIC, 2, bool(children), middle) + run[NODE_HEADER.size : V2_HEADER_BYTES]
@@ -412,6 +443,10 @@ class NodeStore:
         old, node.values[index] = node.values[index], value
         return old
 
+    def can_wait(self, node: Node) -> bool:
+        """Whether saving a node would write its own page alone: pages that lack are allocated when it is saved."""
+        return node.version == 2 and not node.overflow and self._fits_page(node)
+
     def _fits_page(self, node: Node) -> bool:
         if node.is_packed:
             return True
@@ -443,8 +478,8 @@ class NodeStore:
 
     def _save_v2(self, node: Node) -> None:
         run = node.run if node.is_packed and isinstance(node.run, bytes) else self._joined(node)
-        self._drop(node.address)
         if node.overflow or self._read_bytes < self.page_bytes:
+            self._drop(node.address)
             self._write_paged(node.address, node.overflow, run)
             return
         before, count = node.run if node.stored is None else node.stored, len(run)
