@@ -262,6 +262,7 @@ TESTED_WITH = {
     "kit/test_actor.py": "subnet: actor",
     "kit/test_canister_actor.py": "subnet: deployment management",
     "subnet/test_forked_processes.py": "subnet: copying",
+    "subnet/test_lending.py": "execution: lending; subnet: copying",
     "threshold/test_keys.py": "threshold: *",
     "system_api/test_host_functions.py": "system_api: api log wording; ic: ic0 reject",
     "candid/test_types.py": "ic: principal",

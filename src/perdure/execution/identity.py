@@ -62,4 +62,5 @@ def subordinate(world: World, root_key_der: bytes, delegation: Callable[[bytes],
 
 def _tell_canisters(world: World) -> None:
     for canister in world.state.canisters.values():
+        world.state.settle(canister)
         canister.facts.subnet_id, canister.facts.root_key = world.state.subnet_id, world.state.root_key

@@ -9,27 +9,15 @@ from typing import Final, final
 
 from perdure.canister import CanisterInstance, CanisterStatus
 from perdure.execution.messages import CallContext
-from perdure.execution.state import CanisterState, HookStatus, SnapshotContent, SubnetState
+from perdure.execution.state import CHANGED_IN_PLACE, CanisterState, HookStatus, SnapshotContent, SubnetState
 
 __all__ = ["Journal", "Ticket"]
 
-_COPIED: Final = (
-    "inputs",
-    "contexts",
-    "open_calls",
-    "open_calls_to",
-    "stop_requests",
-    "chunk_store",
-    "snapshots",
-)
-"""Fields that rules change in place, one level deep. What they hold is replaced and never changed, contexts apart.
-
-All of them are empty most of the time: what mostly is not (the history, statistics) is replaced when it changes.
-"""
-
 _COMPUTED: Final = frozenset(["limits"])
 _FIELDS: Final = tuple(
-    name for name in CanisterState.__slots__ if name not in _COPIED and name not in _COMPUTED and name != "facts"
+    name
+    for name in CanisterState.__slots__
+    if name not in CHANGED_IN_PLACE and name not in _COMPUTED and name != "facts"
 )
 _FACTS: Final = ("controllers", "status", "version", "environment_variables")
 _CONTEXT: Final = tuple(CallContext.__slots__)
@@ -50,7 +38,7 @@ _SUBNET: Final = (
 """Clock, round and request number are not among them: they may go on without the message that moved them."""
 
 _fields_of = attrgetter(*_FIELDS)
-_copied_of = attrgetter(*_COPIED)
+_copied_of = attrgetter(*CHANGED_IN_PLACE)
 _facts_of = attrgetter(*_FACTS)
 _context_of = attrgetter(*_CONTEXT)
 _subnet_of = attrgetter(*_SUBNET)
@@ -63,7 +51,10 @@ def _set(target: object, names: tuple[str, ...], values: tuple[object, ...]) -> 
 
 @final
 class _Before:
-    """What a canister's record was; `existed`: whether the subnet had it."""
+    """What a canister's record was; `existed`: whether the subnet had it.
+
+    What fields hold that are changed in place is replaced and never changed, contexts apart.
+    """
 
     __slots__ = ("canister", "contexts", "copies", "existed", "facts", "fields", "origins")
 
@@ -81,7 +72,7 @@ class _Before:
     def put_back(self, state: SubnetState) -> None:
         canister = self.canister
         _set(canister, _FIELDS, self.fields)
-        for name, origin, copy in zip(_COPIED, self.origins, self.copies, strict=True):
+        for name, origin, copy in zip(CHANGED_IN_PLACE, self.origins, self.copies, strict=True):
             if copy is origin:
                 origin.clear()  # it was empty
             else:

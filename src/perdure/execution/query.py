@@ -64,6 +64,7 @@ def execute_query(
     except _Ended as ended:
         response = ended.reject
     reply_bytes = len(response.data if isinstance(response, Reply) else response.message.encode())
+    world.state.settle(canister)
     calls, instructions, arg_bytes, response_bytes = canister.query_statistics
     canister.query_statistics = [
         calls + 1,

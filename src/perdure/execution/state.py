@@ -25,6 +25,7 @@ from perdure.canister import (
 from perdure.execution.cycles import CostSchedule
 from perdure.execution.ingress import IngressHistory
 from perdure.execution.inputs import Clock, Input
+from perdure.execution.lending import Loans
 from perdure.execution.messages import (
     CallContext,
     CallMessage,
@@ -39,6 +40,7 @@ from perdure.memory import WASM_PAGE_BYTES, Memory
 from perdure.system_api import LINE_OVERHEAD_BYTES
 
 __all__ = [
+    "CHANGED_IN_PLACE",
     "CONTROLLERS_ONLY",
     "FIRST_CANISTER_INDEX",
     "LAST_TIME_NS",
@@ -397,6 +399,21 @@ class CanisterState:
         self.limits.clear()
 
 
+CHANGED_IN_PLACE: Final = (
+    "inputs",
+    "contexts",
+    "open_calls",
+    "open_calls_to",
+    "stop_requests",
+    "chunk_store",
+    "snapshots",
+)
+"""Fields of `CanisterState` that rules change in place, one level deep. Others they replace, but for `facts`, `limits`.
+
+All of them are empty most of the time: what mostly is not (the history, statistics) is replaced when it changes.
+"""
+
+
 def handed_key(caller: bytes, call_id: int) -> bytes:
     """What `SubnetState.handed` has the memories of a call under."""
     return caller + call_id.to_bytes(8, "big")
@@ -466,6 +483,8 @@ class SubnetState:
     stopping: set[bytes] = field(default_factory=set)
     changed: set[bytes] = field(default_factory=set)
     """Canisters whose record changed since somebody last cleared the set; deleted ones included."""
+    loans: Loans[CanisterState] | None = None
+    """What forks have of `canisters`; `None`: there are none."""
     inputs: list[Input] | None = None
     """What came from outside since the last commit; `None`: nobody wants to know."""
     minted_cycles: int = 0
@@ -481,6 +500,11 @@ class SubnetState:
     def begun_with(self) -> tuple[int, bool, bool, bool]:
         """What a state is begun with and goes on with, so that its history can be done again."""
         return self.first_canister_index, self.keeps_origins, self.keeps_consumption, self.keeps_refunds
+
+    def settle(self, canister: CanisterState) -> None:
+        """Have forks copy a record that they share with this subnet, before it is changed."""
+        if self.loans is not None:
+            self.loans.settle(canister.facts.canister_id)
 
     def note_place(self, canister_id: bytes, *, exists: bool) -> None:
         """Have `strays` say of a canister that comes or goes whether its id is of another range."""

@@ -211,6 +211,8 @@ class World:
     def touch(self, canister: CanisterState) -> None:
         """Say that a canister's record is about to change."""
         state, canister_id = self.state, canister.facts.canister_id
+        if state.loans is not None:
+            state.loans.settle(canister_id)
         if self.journal is not None:
             self.journal.note(state, canister_id, canister)
         state.changed.add(canister_id)

@@ -1,5 +1,6 @@
 """Plumbing: a second copy of a subnet's state, for forks.
 
+A canister's record is copied when somebody touches it: see `perdure.execution.lending`. For what is not just fields,
 `copy.deepcopy` takes 0.3 ms for a canister and leaves the garbage collector as much to do; the pickle module makes the
 same copy in C. Nothing is ever stored in this form.
 """
@@ -12,9 +13,13 @@ import pickle
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import TypeVar, final
 
+from perdure.execution.lending import Loans
+from perdure.execution.state import CHANGED_IN_PLACE, CanisterState
 from perdure.execution.world import World
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.residency import ResidentInstance
@@ -97,18 +102,41 @@ def _uncollected() -> Iterator[None]:
 
 @_uncollected()
 def copy_world(world: World, host: MemoryHost) -> World:
-    """A world over a deep copy of the state; code is shared, memories are forked."""
+    """A world over a copy of the state; code is shared, memories are forked."""
     state = world.state
+    if state.loans is None:
+        state.loans = Loans()
+    # A copy is in memory, and has no past.
+    rest = replace(state, canisters={}, loans=None, inputs=None, changed=set())
     shared: dict[int, object] = {id(state.ingress): state.ingress.fork()}
-    for canister in state.canisters.values():
-        if isinstance(canister.instance, ResidentInstance):
-            twin = host.adopt(canister.instance)
-            shared[id(canister.instance)] = twin
-            shared[id(canister.module)] = twin.module
-        for snapshot in canister.snapshots.values():
-            shared[id(snapshot.content)] = snapshot.content
-            shared[id(snapshot.module)] = snapshot.module
     shared |= {id(handed.content): handed.content for handed in state.handed.values()}
-    copied = deep_copy(state, shared)
-    copied.inputs = None  # a copy is in memory, and has no past
+    copied = deep_copy(rest, shared)
+    copied.loans = Loans(state.loans.lock)
+    copied.canisters = canisters = state.loans.lend(state.canisters, lambda canister: _twin(canister, host))
+    if not isinstance(world.host, MemoryHost):
+        canisters.values()  # at once: what is in a directory is not there for two threads
+    journal = world.journal
+    while journal is not None:  # what is on its way may be undone
+        for canister_id in journal.canister_ids:
+            canisters.get(canister_id)
+        journal = journal.outer
     return World(copied, host, world.config, world.costs, world.certify)
+
+
+_changed_in_place_of = attrgetter(*CHANGED_IN_PLACE)
+
+
+def _twin(canister: CanisterState, host: MemoryHost) -> CanisterState:
+    """A canister of another subnet as one of `host`'s."""
+    instance, module = canister.instance, canister.module
+    if isinstance(instance, ResidentInstance):
+        instance = host.adopt(instance)
+        module = instance.module
+    if not any(_changed_in_place_of(canister)):
+        empty = {name: getattr(canister, name).copy() for name in CHANGED_IN_PLACE}
+        return replace(canister, facts=replace(canister.facts), instance=instance, module=module, limits={}, **empty)
+    shared: dict[int, object] = {id(canister.instance): instance, id(canister.module): module}
+    for snapshot in canister.snapshots.values():
+        shared[id(snapshot.content)] = snapshot.content
+        shared[id(snapshot.module)] = snapshot.module
+    return deep_copy(canister, shared)

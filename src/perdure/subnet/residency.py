@@ -277,10 +277,11 @@ class ResidentInstance:
 
     @property
     def state(self) -> WasmState:
-        """Images and globals as committed; what a fork starts from."""
-        state = self._memories()
-        state.global_values = self.global_values if self._committed else None
-        return state
+        """Images and globals as committed; what a fork starts from, which another thread may ask for."""
+        live, known, images = self._live, self._global_values, self._memories().memories
+        if live is not None:
+            known = live.global_values
+        return WasmState(images, known if self._committed else None)
 
     @property
     def memories(self) -> Mapping[str, Memory]:
@@ -470,10 +471,15 @@ class ResidentInstance:
         """Close the real instance, and memories that can be opened again; the next use makes them anew."""
         if self._live is None or not self._committed or self.is_dirty or self._is_outside or self.is_waiting:
             return
-        self._global_values = self._live.global_values
-        self.close()
+        self.rest()
         if not self.is_temporary:
             self._close_memories()
+
+    def rest(self) -> None:
+        """Let go of the engine. What it was committed with is still there, for forks."""
+        if self._live is not None and self._committed:
+            self._global_values = self._live.global_values
+        self.close()
 
     def _close_memories(self) -> None:
         state, self._state = self._state, None

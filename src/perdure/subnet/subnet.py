@@ -32,6 +32,7 @@ from perdure.execution.cycles import CostSchedule
 from perdure.execution.events import Checkpointed, Stream, Taken
 from perdure.execution.identity import identify
 from perdure.execution.journal import Ticket
+from perdure.execution.lending import own_records
 from perdure.execution.lifecycle import InstallMode, InstallOptions, add_canister, install_code
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.records import RECORDS
@@ -511,7 +512,8 @@ class Subnet(Home):
 
     @alone
     def _end_anchor(self, kept: World) -> None:
-        for canister in self._state.canisters.values():
+        for canister in own_records(self._state.canisters).values():
+            self._state.settle(canister)
             if canister.instance is not None:
                 self._host.discard(canister.canister_id, canister.instance)
         pass_on(self._world, kept)
@@ -557,9 +559,9 @@ class Subnet(Home):
                 gate.end(turn)
 
     def _close(self) -> None:
-        for canister in self._state.canisters.values():
+        for canister in own_records(self._state.canisters).values():
             if isinstance(instance := canister.instance, ResidentInstance):
-                instance.close()
+                instance.rest()
         self._host.close()
         if self._lease is not None:
             self._lease()
