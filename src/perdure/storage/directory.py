@@ -40,7 +40,7 @@ from perdure.storage.checkpoints import Checkpoints
 from perdure.storage.commit_log import CommitLog
 from perdure.storage.committed import Committed
 from perdure.storage.disk import Disk, DiskFile, RealDisk
-from perdure.storage.draft import Draft
+from perdure.storage.draft import Commit, Draft
 from perdure.storage.durable import DurableImage, DurableMemory, Files
 from perdure.storage.history import History, Version, changed_byte
 from perdure.storage.image import TemporaryImage
@@ -50,7 +50,7 @@ from perdure.storage.log import record_bytes
 from perdure.storage.past import PastState, open_around, open_past
 from perdure.storage.recovery import Replay, last_place, read_log
 from perdure.storage.telling import Told
-from perdure.storage.temporary import TemporaryStore
+from perdure.storage.temporary import TemporaryStore, store_in_turn
 
 __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
 
@@ -144,7 +144,7 @@ class StateDirectory:
             StorageError: another owner has it, it cannot be read or written, or it is damaged.
         """
         limits = limits or StorageLimits()
-        files = Files((disk or RealDisk()).within(str(path)), str(path), store or TemporaryStore(), limits.check_bytes)
+        files = Files((disk or RealDisk()).within(str(path)), str(path), store or store_in_turn(), limits.check_bytes)
         directory = cls(files, durability, limits.log_bytes, records, blobs_of, read_only=read_only)
         try:
             with directory._told("open"):
@@ -381,11 +381,9 @@ class StateDirectory:
             ValueError: a delta is not whole pages within its memory.
         """
         with self._lock, self._told("commit"):
-            self._check_writable()
-            log = self._log_for_commit()
+            log = self._check_writable()
             log.check_owner_at_times()  # and before it is acknowledged: this keeps most of a late owner off the log
-            drafted = partial(Draft, self._committed, message, changes, subnet_record, answers, forgotten)
-            version = self._log_commit(log, drafted)
+            version = self._log_commit(log, (message, changes, subnet_record, answers, forgotten))
             if apply:
                 for canister_id, change in changes.items():
                     if not change.deleted:
@@ -395,15 +393,15 @@ class StateDirectory:
             log.sync(version)
         return version
 
-    def _log_commit(self, log: CommitLog, drafted: Callable[[], Draft]) -> int:
-        draft = drafted()
+    def _log_commit(self, log: CommitLog, commit: Commit) -> int:
+        draft = Draft(self._committed, *commit)
         meta = draft.meta(with_before=self._history.keep != 0)
         size_bytes = record_bytes(len(meta), draft.page_count)
         if log.position and self._is_full(log, size_bytes):
             copies, draft.created = bool(draft.created), {}
             self._checkpoint_now()
             if copies:  # which were of the files of before
-                draft = drafted()
+                draft = Draft(self._committed, *commit)
                 meta = draft.meta(with_before=self._history.keep != 0)
                 size_bytes = record_bytes(len(meta), draft.page_count)
         log.reserve(size_bytes)
@@ -451,8 +449,7 @@ class StateDirectory:
 
     def sync(self) -> None:
         """Return when everything committed is on the platter."""
-        self._check_writable()
-        log = self._log_for_commit()
+        log = self._check_writable()
         log.sync(log.version)
 
     # -- checkpoints
@@ -545,11 +542,15 @@ class StateDirectory:
     def _check_open(self) -> None:
         self._files.check_open()
 
-    def _check_writable(self) -> None:
-        self._check_open()
+    def _check_writable(self) -> CommitLog:
+        """Raise where nothing can be committed; what it goes to."""
+        if self._files.is_closed:
+            self._check_open()
         if self.read_only:
             raise StorageError("open for reading", self.path)
-        self._log_for_commit().check_usable()
+        log = self._log_for_commit()
+        log.check_usable()
+        return log
 
     def close(self) -> None:
         """Make a last checkpoint where that can be, and let go. Again is fine."""

@@ -19,7 +19,6 @@ import errno
 import fcntl
 import os
 import stat
-import struct
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from itertools import repeat
 from typing import Protocol, final
 
 from perdure.storage.aio import CAPACITY_BYTES, DirectWriter, sync_data
+from perdure.storage.calls import count_names, write_in_turn
 
 __all__ = ["DIRECT_AFTER_WRITES", "Disk", "DiskFile", "RealDisk", "RealFile", "copy_data", "read_whole"]
 
@@ -36,9 +36,6 @@ _ZEROS = bytes(_COPY_BYTES)
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
-_AT_EMPTY_PATH, _STATX_NLINK = 0x1000, 4
-_Statx = ctypes.c_char * 256
-_STX_NLINK = struct.Struct("=16xI")
 _MAX_HOLE_BYTES = 16 << 20
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux
 DIRECT_AFTER_WRITES = 4
@@ -181,21 +178,6 @@ def read_whole(disk: Disk, path: str) -> bytes:
         file.close()
 
 
-def _count_names(descriptor: int) -> int:
-    """Names that an open file has; -1 where the system does not say.
-
-    Not `os.fstat`: asking for the time of the last change makes the next write keep it to the nanosecond, in the file
-    system's journal, which makes that write's sync 55 us slower (Linux 6.13 and later).
-    """
-    facts = _Statx()
-    try:
-        failed = _libc.statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_NLINK, facts)
-    except AttributeError:
-        return -1
-    names: int = _STX_NLINK.unpack_from(facts)[0]
-    return -1 if failed else names
-
-
 def _direct_writer(descriptor: int) -> DirectWriter | None:
     if os.environ.get("PERDURE_PORTABLE"):
         return None
@@ -213,6 +195,8 @@ class RealFile:
         descriptor: of the file, which is this one's to close.
         name: its path, for messages.
         direct_writer: makes what writes it directly; `None`: it cannot be had.
+        in_turn: keep the interpreter while a few pages are written. Where other threads wait for what the writer holds,
+            whoever gets the interpreter meanwhile only finds that out.
     """
 
     __slots__ = (
@@ -221,6 +205,7 @@ class RealFile:
         "_finalizer",
         "_has_writer",
         "_identity",
+        "_in_turn",
         "_name",
         "_started",
         "_starts",
@@ -229,7 +214,12 @@ class RealFile:
     )
 
     def __init__(
-        self, descriptor: int, name: str, direct_writer: Callable[[int], DirectWriter | None] = _direct_writer
+        self,
+        descriptor: int,
+        name: str,
+        direct_writer: Callable[[int], DirectWriter | None] = _direct_writer,
+        *,
+        in_turn: bool = False,
     ) -> None:
         self._has_writer = False  # or was found to have none
         self._name = name
@@ -238,6 +228,7 @@ class RealFile:
         self._identity: tuple[int, int] | None = None
         self._started: Callable[[], None] | None = None
         self._starts = 0
+        self._in_turn = in_turn
         self.descriptor = descriptor
         # For one that nobody has closed. Not `__del__`, which swallows what a signal handler raises meanwhile, and runs
         # for those that were closed as well.
@@ -262,7 +253,7 @@ class RealFile:
 
     def pwrite(self, data: Buffer, offset: int) -> None:
         """Write all of `data`, or raise."""
-        written = os.pwrite(self.descriptor, data, offset)
+        written = (write_in_turn if self._in_turn else os.pwrite)(self.descriptor, data, offset)
         if written != len(data):
             self._write_rest(memoryview(data).cast("B"), offset, written)
 
@@ -321,7 +312,7 @@ class RealFile:
         self._check_name()
 
     def _check_name(self) -> None:
-        if not _count_names(self.descriptor):
+        if not count_names(self.descriptor):
             # Written and synced, and gone all the same: whoever removed the file took the bytes with it.
             raise OSError(errno.ENOENT, "the file was removed", self._name)
 

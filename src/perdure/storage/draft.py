@@ -19,13 +19,17 @@ from perdure.storage.changes import (
     check_name,
     encode_globals,
     encode_memory,
+    page_runs,
 )
 from perdure.storage.committed import Committed
 from perdure.storage.disk import Buffer
 from perdure.storage.durable import DurableMemory, page_ranges
 from perdure.storage.kept import CanisterState
 
-__all__ = ["Draft"]
+__all__ = ["Commit", "Draft"]
+
+Commit = tuple[Message, Mapping[bytes, CanisterChange], bytes | None, Sequence[Answer], Sequence[bytes]]
+"""What `StateDirectory.commit` is given to log, in its order."""
 
 
 @final
@@ -135,12 +139,10 @@ class Draft:
             self.created[canister_id, name] = memory
         elif memory.unapplied:
             raise InternalError("the pages of the commit before are not in the image yet")
-        if not memory.is_prepared(delta):
-            memory.prepare(delta)
+        memory.prepare(delta)
         self.pages += [data for _, data in delta.runs]
-        encoded = encode_memory(delta)
-        self.runs[canister_id, name] = encoded[2]
-        return encoded
+        runs = self.runs[canister_id, name] = page_runs(delta)
+        return [delta.wasm_pages, delta.fresh, runs]
 
     @property
     def page_count(self) -> int:

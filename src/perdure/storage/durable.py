@@ -368,18 +368,14 @@ class DurableMemory:
         return self._unapplied is not None
 
     def prepare(self, delta: PageDelta) -> None:
-        """Have room for a delta in the image, before it is logged."""
-        self.image().prepare(delta)
-
-    def is_prepared(self, delta: PageDelta) -> bool:
-        """Whether the image has room for just this delta, which so was checked."""
-        return self._image is not None and self._image.is_prepared(delta)
+        """Have room for a delta in the image, before it is logged; at once, where it was had for just this one."""
+        (self._image or self.image()).prepare(delta)
 
     def apply(self, delta: PageDelta) -> Sequence[Extent]:
         """Put the bytes of the logged delta into the image. Again is fine: whoever was interrupted repeats it."""
         if self._unapplied is None and (delta.wasm_pages, page_runs(delta)) != self._applied:
             raise InternalError("pages were to be committed before their log record")
-        extents = self.image().commit(delta)
+        extents = (self._image or self.image()).commit(delta)
         self._unapplied = None
         return extents
 

@@ -197,10 +197,6 @@ class TemporaryImage:
             refusal.committed = False
             raise refusal from error
 
-    def is_prepared(self, delta: PageDelta) -> bool:
-        """Whether just this delta was prepared last."""
-        return self._prepared is delta
-
     def _prepare_anew(self, capacity: int) -> None:
         # What was mapped before must be covered again, or its old bytes would show.
         base = self._allocate(_region_bytes(capacity))

@@ -160,7 +160,7 @@ def encode_record(
     )
     checksum = sha256(checked + meta).digest()
     head = b"".join((checked, checksum, crc32(checksum, crc32(checked)).to_bytes(4, "little"), meta))
-    return head + _ZEROS[: -len(head) % BLOCK], checksum
+    return head.ljust(-(-len(head) // BLOCK) * BLOCK, b"\0"), checksum
 
 
 def _read_header(file: DiskFile, offset: int) -> LogRecord | None:

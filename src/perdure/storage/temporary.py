@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -24,6 +25,7 @@ __all__ = [
     "MAPPING_BUDGET",
     "Region",
     "TemporaryStore",
+    "store_in_turn",
     "unlinked_file",
 ]
 
@@ -196,14 +198,19 @@ class TemporaryStore:
             file.close()
 
 
-def unlinked_file(directory: str) -> RealFile:
-    """An empty file in a directory, without a name: gone with its descriptor."""
+def unlinked_file(directory: str, *, in_turn: bool = False) -> RealFile:
+    """An empty file in a directory, without a name: gone with its descriptor. `in_turn`: see `RealFile`."""
     from tempfile import TemporaryFile
 
     with TemporaryFile(dir=directory, prefix="perdure-", buffering=0) as file:  # closed whatever comes between
         descriptor = os.dup(file.fileno())
     os.set_inheritable(descriptor, False)
-    return RealFile(descriptor, directory)
+    return RealFile(descriptor, directory, in_turn=in_turn)
+
+
+def store_in_turn() -> TemporaryStore:
+    """A store for pages that are written while others wait for what the writer holds: see `RealFile`."""
+    return TemporaryStore(create_file=partial(unlinked_file, in_turn=True))
 
 
 def _default_directory() -> str:
