@@ -60,6 +60,7 @@ class OurServer:
         sent: bytes of objects that went out.
         received: bytes of objects that came in.
         before: called with method and key before each request; it may change objects, or return a status to answer.
+        after: the same, once an object has come in, which is kept whatever is answered.
         clock: seconds since 1970, as the store says.
         ignores_conditions: whether `If-Match` is not known here.
     """
@@ -69,6 +70,7 @@ class OurServer:
         self.counts: Counter[str] = Counter()
         self.sent = self.received = 0
         self.before: Callable[[str, str], int | None] = lambda method, key: None
+        self.after: Callable[[str, str], int | None] = lambda method, key: None
         self.clock: Callable[[], float] = time.time
         self.ignores_conditions = False
         self.lock = threading.Lock()
@@ -208,6 +210,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.bucket.received += len(body)
             self.bucket.put(key, body)
+            status = self.bucket.after("PUT", key)
+        if status is not None:
+            self._fail(status, "InternalError")
+            return
         self._send(200, b"", ETag=self.bucket.objects[key].tag)
 
     def _delete(self, key: str) -> None:

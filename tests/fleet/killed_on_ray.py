@@ -67,8 +67,11 @@ def campaign(directory: Path) -> dict[str, str]:
     return {row.source: f"{row.outcome}: {row.error}" for row in Campaign(jobs, workers, time_limit_seconds=3).rows()}
 
 
-def killed(network: Network, seed: int, kills: int) -> None:
-    """End worker processes and actors, one after the other, while payments go on."""
+def killed(network: Network, seed: int, kills: int, lost: Path | None = None) -> None:
+    """End worker processes and actors, one after the other, while payments go on.
+
+    With a directory that is lost, what the worker has there goes as well, as the disk of its node would.
+    """
     import ray
 
     addresses = {one["NodeManagerAddress"] for one in ray.nodes()}
@@ -87,6 +90,33 @@ def killed(network: Network, seed: int, kills: int) -> None:
                 os.kill(worker.process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        for place in worker.places if lost is not None else ():
+            shutil.rmtree(lost / f"{place.number}-system", ignore_errors=True)
+
+
+def lost_nodes(directory: Path, seed: int, kills: int, processes: RayProcesses) -> dict[str, Any]:
+    """Payments while workers are killed and what they have on their disks is gone; then all of it, elsewhere."""
+    archive = f"file://{directory}/archive"
+    with Network(["system", "system"], path=directory / "lost", archive=archive, processes=processes) as network:
+        here, there = network.subnets
+        ledger, wallet = here.install(Ledger), there.install(Wallet)
+        before = cycles(network)
+        killer = threading.Thread(target=killed, args=(network, seed, kills, directory / "lost"))
+        killer.start()
+        found = pay(network, wallet, ledger.id, killer)
+        killer.join()
+        found |= {"came": ledger.actor().all(), "cycles": [before, cycles(network)]}
+        with Network(path=directory / "elsewhere", archive=archive, code=[Ledger, Wallet]) as after:
+            found["again"] = after.canister(ledger.id).actor().all()
+            after.canister(wallet.id).actor().pay(ledger.id, 10_000)
+            try:  # this one's workers are alive, and have their disks
+                wallet.actor().pay(ledger.id, 10_001)
+            except PerdureError as error:
+                found["refused"] = str(error)
+            found["at last"] = after.canister(ledger.id).actor().all()
+            found["cycles"].append(cycles(after))
+        network._abandon()
+    return found
 
 
 def pay(network: Network, wallet: Any, ledger: Principal, killer: threading.Thread) -> dict[str, Any]:
@@ -149,6 +179,7 @@ def main(directory: Path, seed: int, kills: int) -> None:
         found |= {"came": ledger.actor().all(), "cycles": [before, cycles(network)]}
     with Network(path=directory / "net", code=[Ledger, Wallet]) as network:  # in this process, from what is on the disk
         found["again"] = network.canister(ledger.id).actor().all()
+    found["lost nodes"] = lost_nodes(directory, seed, kills, processes)
     found |= {"two owners": two_owners(directory, processes), "campaign": campaign(directory)}
     print(json.dumps(found))
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,7 @@ def test_what_is_killed_on_ray_loses_and_doubles_nothing(tmp_path: Path, work: s
     assert found["unsure"], "nobody was killed in the midst of anything"
     assert found["cycles"][0] == found["cycles"][1]
     assert found["again"] == found["came"]
+    check_lost_nodes(found["lost nodes"])
     owners = found["two owners"]
     assert "the lock was removed, or the directory moved" in owners["refused"]
     assert owners["came"] == [[1, 1], [2, 1]]
@@ -46,6 +48,19 @@ def test_what_is_killed_on_ray_loses_and_doubles_nothing(tmp_path: Path, work: s
     assert {source: told for source, told in found["campaign"].items() if source in works} == works
     assert found["campaign"]["hangs"] == "failed: its time limit of 3 s is over"
     assert found["campaign"]["dies"].startswith("failed: its worker ended by ")
+
+
+def check_lost_nodes(found: dict[str, Any]) -> None:
+    """What was acknowledged came, once, whatever was lost with its node; and the owner before is none any more."""
+    came = dict(found["came"])
+    assert set(came.values()) == {1}
+    assert set(found["paid"]) <= set(came) <= {*found["paid"], *found["unsure"]}
+    assert len(found["paid"]) >= 10
+    assert found["unsure"], "nobody was killed in the midst of anything"
+    assert found["again"] == found["came"]
+    assert "another one goes on with it by now" in found["refused"]
+    assert found["at last"] == [*found["came"], [10_000, 1]]
+    assert len(set(found["cycles"])) == 1
 
 
 @pytest.mark.slow

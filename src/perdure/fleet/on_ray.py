@@ -243,7 +243,8 @@ class RayProcesses:
 
     An actor is placed where there is a core, or by `options`. If its node is lost, another one takes its place with the
     next call, opens the same state directories and goes on from their last durable commits; streams bring each message
-    once. So directories have to be where every node reaches them, under the same names.
+    once. So directories have to be where every node reaches them, under the same names, or the network has an archive,
+    of which they are made where they are not.
 
     Args:
         count: how many processes.

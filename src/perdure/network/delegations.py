@@ -6,7 +6,7 @@ says of it, so that clients and canisters know one key.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, final
 
 from perdure.certification import Delegation, Ranges, delegate
@@ -14,7 +14,7 @@ from perdure.execution.identity import root_key
 from perdure.execution.state import RANGE_BITS, SubnetState
 from perdure.execution.world import World
 
-__all__ = ["Delegations", "Neighbour", "range_of"]
+__all__ = ["Delegations", "Neighbour", "neighbours", "range_of"]
 
 _AGE_NS: Final = 60_000_000_000
 """For how long one is handed out again; clients take those of the last weeks."""
@@ -40,6 +40,16 @@ def range_of(state: SubnetState) -> tuple[bytes, bytes]:
     first = state.first_canister_index
     last = first + (1 << RANGE_BITS) - 1
     return first.to_bytes(8, "big") + b"\1\1", last.to_bytes(8, "big") + b"\1\1"
+
+
+def neighbours(states: Sequence[SubnetState], types: Sequence[str]) -> tuple[Neighbour, ...]:
+    """What the state trees of all subnets say of all of them."""
+    found = []
+    for state, subnet_type in zip(states, types, strict=True):
+        others = [(one, one) for one in state.strays]
+        key_der = root_key(state.seed).public_key_der
+        found.append(Neighbour(state.subnet_id, key_der, sorted([range_of(state), *others]), subnet_type))
+    return tuple(found)
 
 
 @final

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import StorageError
 from perdure.execution.cycles import FREE
@@ -14,18 +15,44 @@ from perdure.ic.principal import Principal
 from perdure.network.kinds import KINDS, kind_of
 from perdure.storage.topology import TOPOLOGY, Member, Topology
 from perdure.subnet.gate import Gate
+from perdure.subnet.opening import archive_place
 from perdure.subnet.subnet import Subnet
+
+if TYPE_CHECKING:
+    from perdure.storage import ArchiveTo
 
 __all__ = [
     "all_planned",
     "check_places",
     "check_streams",
+    "open_topology",
+    "options_of",
     "planned",
     "read_members",
     "refuse_missing",
     "seed_of",
     "wanted_kinds",
 ]
+
+
+def open_topology(path: str | os.PathLike[str], archive: str | ArchiveTo | None) -> Topology:
+    """The file of a network's directory; where it has an archive, the same is there, and is fetched from there.
+
+    Raises:
+        StorageError: one of the two cannot be read or written, or they are of different networks.
+    """
+    place = archive_place(archive, path)
+    if place is None:
+        return Topology(Path(path))
+    from perdure.storage.archived_topology import ArchivedTopology  # which object storage comes with
+
+    return ArchivedTopology(place.url).topology(Path(path))
+
+
+def options_of(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Those of a subnet of a network, of those of all."""
+    archive = options["archive"]
+    return {**options, "archive": None if archive is None else archive.under(name)}
 
 
 def planned(kind: str, first_canister_index: int | None, others: Sequence[str], taken: Container[int]) -> Member:

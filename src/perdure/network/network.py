@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from perdure.canister import HasModule
 from perdure.certification import Delegation
@@ -28,18 +28,20 @@ from perdure.embedder import Compiler
 from perdure.errors import UnsupportedError
 from perdure.execution.config import SubnetConfig
 from perdure.execution.cycles import FREE
-from perdure.execution.identity import identify, root_key, subordinate
+from perdure.execution.identity import identify, subordinate
 from perdure.execution.outcalls import ask_outside
 from perdure.execution.scheduler import go_on, has_work, round_
 from perdure.execution.state import NO_STREAM
 from perdure.execution.streams import Slice, has_new, slice_for, take_in
 from perdure.execution.world import World
 from perdure.ic.principal import Principal
-from perdure.network.delegations import Delegations, Neighbour, range_of
+from perdure.network.delegations import Delegations, Neighbour, neighbours
 from perdure.network.directory import (
     all_planned,
     check_places,
     check_streams,
+    open_topology,
+    options_of,
     planned,
     read_members,
     refuse_missing,
@@ -58,8 +60,12 @@ from perdure.subnet.canister import Canister
 from perdure.subnet.doors import door
 from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
+from perdure.subnet.opening import archive_place
 from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
+
+if TYPE_CHECKING:
+    from perdure.storage import ArchiveTo
 
 __all__ = ["Network"]
 
@@ -86,10 +92,10 @@ class Network:
         extensions: as for `Subnet`.
         history: as for `Subnet`, of each of them.
         trust_owner: as for `Subnet`.
+        archive: as for `Subnet`; each subnet has one below it. A network that is not at `path` is made of them.
         processes: of this machine that have the subnets, each every so manieth, so that they run beside each other;
-            what comes out is the same to the byte. `subnets` are then handles with the same names, of which those that
-            cannot cross say so. `None`: the subnets are in this process. Or where processes are, as
-            `perdure.fleet.on_ray.RayProcesses` says it.
+            what comes out is the same to the byte. `subnets` are then handles with the same names; those that cannot
+            cross say so. Or where processes are, as `perdure.fleet.on_ray.RayProcesses` says it.
 
     Raises:
         ValueError: there is no such kind, no subnet, two of a kind that there is once, or others than in the directory.
@@ -108,9 +114,10 @@ class Network:
         extensions: Iterable[str] = (),
         history: KeepHistory = "kept",
         trust_owner: bool = False,
+        archive: str | ArchiveTo | None = None,
         processes: int | Begins | None = None,
     ) -> None:
-        self._topology = topology = None if path is None else Topology(Path(path))
+        self._topology = topology = None if path is None else open_topology(path, archive)
         kinds = wanted_kinds(subnets, topology)
         self._gate = Gate(patient=path is None)
         self._seed = topology.seed if topology is not None and topology.members else seed
@@ -121,6 +128,7 @@ class Network:
             "extensions": tuple(extensions),
             "history": history,
             "trust_owner": trust_owner,
+            "archive": archive_place(archive, path),
         }
         self._subnets: list[Subnet] = []
         self._kinds: list[str] = []
@@ -210,7 +218,7 @@ class Network:
 
     @property
     def processes(self) -> tuple[int | None, ...]:
-        """The ids of the worker processes, in their order; `None` for one that has ended and has not begun again."""
+        """The ids of the worker processes, in their order; `None`: it has ended, and has not begun again."""
         return () if self._workers is None else tuple(self._workers.processes())
 
     @property
@@ -245,14 +253,14 @@ class Network:
         return self._add(kind, member.first_canister_index, member.name)
 
     def _add(self, kind: str, first_canister_index: int, name: str) -> Subnet:
-        found, number, topology = KINDS[kind], len(self._subnets), self._topology
+        found, number = KINDS[kind], len(self._subnets)
         config = replace(self._config, production_key_names=True) if found.has_production_keys else self._config
-        path = None if topology is None else topology.directory / name
-        seed = seed_of(self._seed, number)
+        path = None if self._topology is None else self._topology.directory / name
         time_ns = self.time_ns if self._subnets else None
+        seed, options = seed_of(self._seed, number), options_of(self._options, name)
         if self._workers is None:
             costs = FREE if found.is_free else None
-            subnet = Subnet(path, seed=seed, config=config, costs=costs, gate=self._gate, **self._options)
+            subnet = Subnet(path, seed=seed, config=config, costs=costs, gate=self._gate, **options)
             begin_at(subnet, first_canister_index, time_ns)
             self._routes.add(subnet._state.subnet_id, first_canister_index)
         else:
@@ -263,7 +271,7 @@ class Network:
                 is_free=found.is_free,
                 first_canister_index=first_canister_index,
                 time_ns=time_ns,
-                options=self._options,
+                options=options,
             )
             subnet = RemoteSubnet(self._workers, place)  # type: ignore[assignment]  # it says what it has not
         self._subnets.append(subnet)
@@ -298,13 +306,8 @@ class Network:
 
     def _neighbours(self) -> tuple[Neighbour, ...]:
         """What the state trees of all subnets say of all of them; with the lock."""
-        found = []
-        for subnet, kind in zip(self._subnets, self._kinds, strict=True):
-            state, own = subnet._state, range_of(subnet._state)
-            others = [(one, one) for one in state.strays]
-            key_der = root_key(state.seed).public_key_der
-            found.append(Neighbour(state.subnet_id, key_der, sorted([own, *others]), KINDS[kind].subnet_type))
-        return tuple(found)
+        types = [KINDS[kind].subnet_type for kind in self._kinds]
+        return neighbours([subnet._state for subnet in self._subnets], types)
 
     def _look_around(self) -> None:
         self._routes.look_around((subnet._state.subnet_id, subnet._state.strays) for subnet in self._subnets)
@@ -415,9 +418,9 @@ class Network:
         self._halted.discard(self._own(subnet))
 
     def _own(self, subnet: Subnet) -> bytes:
-        if subnet not in self._subnets:
-            raise ValueError(f"{subnet!r} is no subnet of this network")
-        return subnet.id.raw_bytes
+        if subnet in self._subnets:
+            return subnet.id.raw_bytes
+        raise ValueError(f"{subnet!r} is no subnet of this network")
 
     def _slices(self, subnets: list[Subnet]) -> list[tuple[World, bytes, Slice]]:
         """What each subnet is to take in of each other one, by receiver, then by sender.
@@ -486,7 +489,7 @@ class Network:
         if self._topology is not None:
             for subnet in subnets:
                 if subnet._state.xnet_streams:
-                    subnet._wait()
+                    subnet._wait(leaving=True)
 
     @alone
     def state_hash(self) -> bytes:

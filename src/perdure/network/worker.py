@@ -52,6 +52,7 @@ from perdure.subnet.canister import Canister
 from perdure.subnet.gate import Gate
 from perdure.subnet.interface import args_of, known_interface
 from perdure.subnet.interfaces import Known
+from perdure.subnet.opening import place_of
 from perdure.subnet.routes import Routes
 from perdure.subnet.subnet import Subnet
 
@@ -187,6 +188,7 @@ class _Serving:
     # --- subnets
 
     def _add(self, number: int, options: dict[str, Any]) -> list[Any]:
+        archive = None if options["archive"] is None else place_of(options["archive"])
         code = [self._module(wasm) for wasm in options["code"]]
         subnet = Subnet(
             options["path"],
@@ -197,6 +199,7 @@ class _Serving:
             extensions=options["extensions"],
             history=options["history"],
             trust_owner=options["trust_owner"],
+            archive=archive,
             code=[one for one in code if one is not None],
         )
         begin_at(subnet, options["first_canister_index"], options["time_ns"])
@@ -297,7 +300,7 @@ class _Serving:
         for number, subnet in self._subnets.items():
             state = subnet._state
             if state.xnet_streams:
-                subnet._wait()
+                subnet._wait(leaving=True)
             streams, strays = self._told.get(number, ({}, frozenset()))
             changed = [
                 [one, stream.begin, stream.begin + len(stream.messages), stream.inducted]

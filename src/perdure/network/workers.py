@@ -117,6 +117,7 @@ class Workers:
             "first_canister_index": first_canister_index,
             "time_ns": time_ns,
             "code": [_class_bytes(one) for one in (code if isinstance(code, Iterable) else (code,))],
+            "archive": None if options["archive"] is None else asdict(options["archive"]),
             **{name: options[name] for name in ("extensions", "history", "trust_owner")},
         }
         place = Place(len(self._places), crossing)

@@ -21,6 +21,7 @@ from perdure.storage.temporary import MAPPING_BUDGET, TemporaryStore
 
 if TYPE_CHECKING:
     from perdure.storage.archive import Archived, archive_state
+    from perdure.storage.archiving import ArchiveTo
     from perdure.storage.collecting import collect
     from perdure.storage.pushing import pull_snapshot, push_snapshot
     from perdure.storage.restoring import restore_state, versions_in
@@ -30,6 +31,7 @@ __all__ = [
     "MAPPING_BUDGET",
     "NO_CODE",
     "Answer",
+    "ArchiveTo",
     "Archived",
     "CanisterChange",
     "CanisterState",
@@ -69,6 +71,7 @@ __all__ = [
 
 
 _LATER = {
+    "ArchiveTo": "archiving",
     "Archived": "archive",
     "archive_state": "archive",
     "collect": "collecting",

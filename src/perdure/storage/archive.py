@@ -4,19 +4,11 @@ What changed is what the page trees say: the subtrees of 4,096 pages whose hashe
 before names, and of those the pages whose hashes are others. So nothing has to be remembered from one time to the next,
 no log has to be kept, and a page that is as it was costs nothing. `perdure.storage.archive_format` draws the objects.
 
-An archive has one owner: the directory that its newest version came from, which remembers that in ``archived.json``:
-
-```
- { "format": "perdure archived 1",
-   "archives": { ID: { "last": SHA-256 of the newest manifest, "next": of one that is under way } } }
-```
-
-``next`` is written before the manifest is: whoever is cut off in between knows it as its own.
+An archive has one owner, the directory that its newest version came from: see `perdure.storage.archived`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -46,9 +38,9 @@ from perdure.storage.archive_format import (
     encode_manifest,
     encode_segment,
 )
-from perdure.storage.beside import read_json
+from perdure.storage.archived import manifests_of, mark_owner
 from perdure.storage.block_cache import BlockCache
-from perdure.storage.checkpoint import AnswerFile, Checkpoint, KeptCanister, KeptMemory, encode_checkpoint, replace_file
+from perdure.storage.checkpoint import AnswerFile, Checkpoint, KeptCanister, KeptMemory, encode_checkpoint
 from perdure.storage.directory import StateDirectory, StorageLimits
 from perdure.storage.disk import Disk, RealDisk, read_whole
 from perdure.storage.merkle import SUBTREE_PAGES
@@ -56,16 +48,19 @@ from perdure.storage.objects import AlreadyThereError, Objects, Stat
 from perdure.storage.remote import RemoteMemory
 from perdure.urls import parse_url
 
-__all__ = ["ARCHIVED", "ARCHIVE_KEY", "BESIDE", "Archive", "Archived", "archive_state", "mark_owner"]
+__all__ = [
+    "ARCHIVE_KEY",
+    "BESIDE",
+    "Archive",
+    "Archived",
+    "archive_state",
+]
 
 ARCHIVE_KEY: Final = "archive.json"
-ARCHIVED: Final = "archived.json"
 BESIDE: Final = ("names.json", "interfaces.json")
 """Files that belong to a state and are as somebody wrote them."""
 
-_ARCHIVED_FORMAT: Final = "perdure archived 1"
 _SEQUENCE: Final = re.compile("[0-9]{20}")
-_MAX_ARCHIVED_BYTES: Final = 1 << 20
 _MAX_DESCRIPTION_BYTES: Final = 4_096
 _MAX_MANIFEST_BYTES: Final = 1 << 28
 _MAX_PACK_BYTES: Final = 1 << 28
@@ -167,7 +162,7 @@ class Archive:
         name = f"{where}/{sequence:020}"
         data, _ = self.objects.read_whole(self.at(name), _MAX_MANIFEST_BYTES)
         try:
-            found = decode_manifest(self.vault.open_manifest(self.id, sequence, data))
+            found = decode_manifest(self.vault.open_numbered("manifest", self.id, sequence, data))
         except (MalformedError, UnsupportedError) as error:
             raise StorageError(str(error), self.place.under(name)) from error
         if found.sequence != sequence:
@@ -389,8 +384,8 @@ def archive_state(
         sequences = archive.sequences()
         newest = max(sequences, default=0)
         before, parent = archive.manifest(newest) if newest else (None, b"")
-        owned = _read_archived(directory).get(archive.id.hex(), {})
-        if newest and not take_over and parent.hex() not in owned.values():
+        owned = manifests_of(directory.disk, directory.path, archive.id)
+        if newest and not take_over and parent not in owned:
             raise StorageError(
                 f"its newest version, number {newest}, did not come from this directory: another one writes to it, "
                 "or this is a copy of one that does; archive to another URL, or take it over",
@@ -404,7 +399,7 @@ def archive_state(
         if before is not None and _is_same(manifest, before):
             mark_owner(directory.disk, directory.path, archive.id, parent)
             return found
-        sealed = archive.vault.seal_manifest(archive.id, manifest.sequence, encode_manifest(manifest))
+        sealed = archive.vault.seal_numbered("manifest", archive.id, manifest.sequence, encode_manifest(manifest))
         _check_packs(archive, manifest)
         _publish(directory, archive, manifest.sequence, sealed, parent)
         objects = archive.objects
@@ -543,37 +538,3 @@ def _write(
         tuple(StoredBlob(hash_, item_of(item)) for hash_, item in blobs),
         tuple(StoredFile(name, hash_, item_of(item)) for name, hash_, item in files),
     )
-
-
-# -- who owns it
-
-
-def _read_archived(directory: StateDirectory) -> dict[str, dict[str, str]]:
-    return _archives_in(directory.disk, directory.path)
-
-
-def _archives_in(disk: Disk, path: str) -> dict[str, dict[str, str]]:
-    content = read_json(disk, f"{path}/{ARCHIVED}", _MAX_ARCHIVED_BYTES)
-    if content is None:
-        return {}
-    found = content.get("archives") if isinstance(content, dict) else None
-    if not isinstance(found, dict) or not all(
-        isinstance(one, dict) and all(isinstance(text, str) for text in one.values()) for one in found.values()
-    ):
-        raise StorageError("expected archives by their ids", f"{path}/{ARCHIVED}")
-    return found
-
-
-def mark_owner(disk: Disk, path: str, archive_id: bytes, last: bytes, next_: bytes = b"") -> None:
-    """Have a directory remember which version of an archive is its own.
-
-    Raises:
-        StorageError: that cannot be written.
-    """
-    archives = _archives_in(disk, path)
-    archives[archive_id.hex()] = {"last": last.hex()} | ({"next": next_.hex()} if next_ else {})
-    data = json.dumps({"format": _ARCHIVED_FORMAT, "archives": archives}, indent=1) + "\n"
-    try:
-        replace_file(disk, path, ARCHIVED, data.encode())
-    except OSError as error:
-        raise StorageError(f"could not be written: {error.strerror or error}", f"{path}/{ARCHIVED}") from error

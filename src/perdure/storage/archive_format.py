@@ -5,6 +5,7 @@
  ARCHIVE/versions/SEQUENCE    a manifest, 20 digits; written only where there is none
  ARCHIVE/dropped/SEQUENCE     one that retention has taken away, until the grace time is over
  ARCHIVE/packs/ID             items one behind the other, up to 16 MiB, or one that is larger; ID is random
+ ARCHIVE/log/NUMBER           an entry of the log, 20 digits; written only where there is none; see `archive_log`
  ARCHIVE/clock                empty; written to learn what time it is by the store's clock
 
  manifest   magic "PDAM", format u32 = 1, SHA-256 of what follows: CBOR of numbered fields, see `perdure.record`
@@ -26,6 +27,7 @@
 
  with a key   item      AES-256-GCM by HMAC-SHA-256(key, "perdure pack 1" ID), nonce: its offset (12 B, little-endian)
               manifest  nonce (12 B, random), AES-256-GCM by HMAC-SHA-256(key, "perdure manifest 1" id SEQUENCE)
+              entry     the same, by HMAC-SHA-256(key, "perdure log 1" id NUMBER)
 ```
 
 Whatever a version needs is named by its manifest, together with its hash. A manifest is the only object of a version
@@ -153,9 +155,9 @@ class Manifest:
     files: tuple[StoredFile, ...] = field(default=())
 
 
-_HASH = blob(HASH_BYTES, HASH_BYTES)
+HASH: Final = blob(HASH_BYTES, HASH_BYTES)
 _ITEM = row(Item, ("pack", nat(32)), ("offset", nat(48)), ("bytes", nat(48)))
-_SEGMENT = row(Segment, ("number", nat(32)), ("hash", _HASH), ("item", _ITEM), ("packs", sequence(nat(32), tuple)))
+_SEGMENT = row(Segment, ("number", nat(32)), ("hash", HASH), ("item", _ITEM), ("packs", sequence(nat(32), tuple)))
 _MEMORY = row(StoredMemory, ("canister id", CANISTER_ID), ("name", NAME), ("segments", sequence(_SEGMENT, tuple)))
 
 
@@ -196,8 +198,8 @@ _BODY = Table(
     Field(3, "checkpoint", blob(1)),
     Field(4, "packs", sequence(row(Pack, ("id", blob(PACK_ID_BYTES, PACK_ID_BYTES)), ("bytes", nat(48))), tuple), []),
     Field(5, "memories", sequence(_MEMORY, tuple), []),
-    Field(6, "blobs", sequence(row(StoredBlob, ("hash", _HASH), ("item", _ITEM)), tuple), []),
-    Field(7, "files", sequence(row(StoredFile, ("name", TEXT), ("hash", _HASH), ("item", _ITEM)), tuple), []),
+    Field(6, "blobs", sequence(row(StoredBlob, ("hash", HASH), ("item", _ITEM)), tuple), []),
+    Field(7, "files", sequence(row(StoredFile, ("name", TEXT), ("hash", HASH), ("item", _ITEM)), tuple), []),
     rules=(_packs, _ascending, _once),
 )
 
@@ -330,26 +332,26 @@ class Vault:
         cipher = self._cipher(pack_id)
         return data if cipher is None else _opened(cipher, offset.to_bytes(_NONCE_BYTES, "little"), data)
 
-    def seal_manifest(self, archive_id: bytes, sequence_: int, data: bytes) -> bytes:
-        """The bytes of a manifest's object."""
-        cipher = self._manifest_cipher(archive_id, sequence_)
+    def seal_numbered(self, kind: str, archive_id: bytes, number: int, data: bytes) -> bytes:
+        """The bytes of the object of a manifest, or of an entry of the log."""
+        cipher = self._numbered_cipher(kind, archive_id, number)
         if cipher is None:
             return data
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + cipher.encrypt(nonce, data, None)
 
-    def open_manifest(self, archive_id: bytes, sequence_: int, data: bytes) -> bytes:
+    def open_numbered(self, kind: str, archive_id: bytes, number: int, data: bytes) -> bytes:
         """The inverse. Raises `MalformedError` where they are not what was sealed."""
-        cipher = self._manifest_cipher(archive_id, sequence_)
+        cipher = self._numbered_cipher(kind, archive_id, number)
         return data if cipher is None else _opened(cipher, data[:_NONCE_BYTES], data[_NONCE_BYTES:])
 
     def _derived(self, *parts: bytes) -> bytes:
         return hmac.digest(self._key, b"".join(parts), sha256)
 
-    def _manifest_cipher(self, archive_id: bytes, sequence_: int) -> AESGCM | None:
+    def _numbered_cipher(self, kind: str, archive_id: bytes, number: int) -> AESGCM | None:
         if not self._key:
             return None
-        return _aes(self._derived(b"perdure manifest 1", archive_id, b"%020d" % sequence_))
+        return _aes(self._derived(f"perdure {kind} 1".encode(), archive_id, b"%020d" % number))
 
     def _cipher(self, pack_id: bytes) -> AESGCM | None:
         if not self._key:

@@ -12,7 +12,7 @@ from typing import Any, final
 from perdure.errors import StorageError
 from perdure.storage.disk import Disk, DiskFile
 
-__all__ = ["DirectoryDraft", "new_file", "read_json"]
+__all__ = ["DirectoryDraft", "make_directories", "new_file", "read_json"]
 
 
 @final
@@ -34,7 +34,7 @@ class DirectoryDraft:
         self._disk = disk.within(self._parent)  # others may write there, and have put something in the way
 
     def __enter__(self) -> str:
-        _make_directories(self._root, self._parent)
+        make_directories(self._root, self._parent)
         if self._disk.exists(self._target):
             raise StorageError(self._refusal, self._target)
         self._remove()
@@ -80,10 +80,11 @@ def _places(target: str) -> tuple[str, str, str]:
     return parent or ".", target, f"{target}.partial"
 
 
-def _make_directories(disk: Disk, path: str) -> None:
+def make_directories(disk: Disk, path: str) -> None:
+    """Make a directory and those on the way to it, on the platter."""
     if path and not disk.exists(path):
         parent = os.path.dirname(path)  # noqa: PTH120
-        _make_directories(disk, parent)
+        make_directories(disk, parent)
         disk.make_directory(path)
         disk.sync_directory(parent or ".")
 

@@ -2,7 +2,9 @@
 
 Nothing goes before a grace time is over: a version that is not kept any more is moved to ``dropped/`` first, and what
 it names stays as long as it is there; packs that nobody names stay as long as they are younger, since whoever archives
-writes packs before the manifest that names them. Times are the store's alone: nothing depends on this machine's clock.
+writes packs before the manifest that names them. The version on which the archive's log goes on
+stays, and the log from there on; entries before it go once they are as old. Times are the store's alone: nothing
+depends on this machine's clock.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Final, NamedTuple
 from perdure.errors import StorageError
 from perdure.storage.archive import Archive
 from perdure.storage.archive_format import Manifest
+from perdure.storage.archive_log import ArchiveLog
 
 __all__ = ["GRACE_SECONDS", "Collected", "collect"]
 
@@ -58,7 +61,10 @@ def collect(
     archive = Archive(url, key)
     now_ns = _store_time(archive)
     versions = archive.sequences()
+    log = ArchiveLog(archive)
+    last, _ = log.last()
     kept = sorted(versions)[-keep:] if keep is not None else sorted(versions)
+    kept += [last.base.sequence] if last.base.sequence in versions and last.base.sequence not in kept else []
     going = [sequence for sequence in versions if sequence not in kept]
     needed = {sequence: archive.manifest(sequence)[0] for sequence in versions}
     if not dry_run:
@@ -76,8 +82,14 @@ def collect(
         and name not in named
         and now_ns - stat.modified_ns >= grace_seconds * 10**9
     ]
+    entries = [
+        stat.key
+        for number, stat in log.numbers().items()
+        if number < last.base.number and now_ns - stat.modified_ns >= grace_seconds * 10**9
+    ]
     if not dry_run:
-        archive.objects.delete([*(stat.key for stat in packs), *(archive.at(f"dropped/{one:020}") for one in over)])
+        gone = [*(stat.key for stat in packs), *(archive.at(f"dropped/{one:020}") for one in over), *entries]
+        archive.objects.delete(gone)
     return Collected(len(kept), len(going), len(over), len(packs), sum(stat.size_bytes for stat in packs))
 
 

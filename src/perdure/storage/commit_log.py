@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Protocol, final
 
@@ -108,6 +108,8 @@ class CommitLog:
         self.position = position
         self.sealed = sealed
         self.durable = place.version
+        self.on_commit: Callable[[int, Sequence[Buffer]], None] | None = None
+        """Given each commit's version and its record, in pieces, once that is on its way to the file."""
         self.failed: str | None = None
         self.in_doubt: str | None = None  # an exception cut off what keeps memory and log together
 
@@ -171,6 +173,8 @@ class CommitLog:
             raise self._cut(error) from error
         self._place = Place(self._place.epoch, version, checksum)
         self.position += size_bytes
+        if self.on_commit is not None and not seal:
+            self.on_commit(version, buffers[:-1])
         return version
 
     def _cut(self, error: OSError) -> StorageError:

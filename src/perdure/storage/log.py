@@ -41,14 +41,14 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final
 from zlib import crc32
 
 from perdure.errors import MalformedError, UnsupportedError
 from perdure.memory import PAGE_BYTES
 from perdure.storage.disk import Buffer, DiskFile
 
-__all__ = ["BLOCK", "LogRecord", "Place", "Tail", "encode_record", "find_tail", "record_bytes", "scan"]
+__all__ = ["BLOCK", "LogRecord", "Place", "Tail", "encode_record", "find_tail", "record_bytes", "records_in", "scan"]
 
 BLOCK = 4096
 _CHECKED = struct.Struct("<4sHHQQQIIII32s32s")
@@ -62,6 +62,14 @@ _COMMIT, _SEAL = 0, 1
 _NO_HASH = bytes(32)
 _ZEROS = bytes(BLOCK)
 _READ_BYTES = 1 << 20  # fits the cache of a core
+
+
+class _Reads(Protocol):
+    """A file, or bytes, as far as records are read from it."""
+
+    def size(self) -> int: ...
+
+    def pread(self, size_bytes: int, offset: int) -> bytes: ...
 
 
 class Place(NamedTuple):
@@ -163,7 +171,7 @@ def encode_record(
     return head.ljust(-(-len(head) // BLOCK) * BLOCK, b"\0"), checksum
 
 
-def _read_header(file: DiskFile, offset: int) -> LogRecord | None:
+def _read_header(file: _Reads, offset: int) -> LogRecord | None:
     """A record with a sound header, its body unchecked; `None` where there is none."""
     head = file.pread(BLOCK, offset)
     if len(head) < _HEADER_BYTES or not head.startswith(_MAGIC):
@@ -201,7 +209,7 @@ def _is_known(kind: int, size: int, is_before: bool) -> bool:
     return is_before if kind == _COMMIT else kind == _SEAL and not size
 
 
-def _head_is_whole(file: DiskFile, record: LogRecord) -> bool:
+def _head_is_whole(file: _Reads, record: LogRecord) -> bool:
     return sha256(file.pread(_CHECKED.size, record.offset) + record.meta).digest() == record.checksum
 
 
@@ -211,7 +219,7 @@ def is_still_there(file: DiskFile, record: LogRecord) -> bool:
     return found is not None and found.checksum == record.checksum and _head_is_whole(file, found)
 
 
-def _pages_are_whole(file: DiskFile, record: LogRecord) -> bool:
+def _pages_are_whole(file: _Reads, record: LogRecord) -> bool:
     at, crc = record.pages_offset, 0
     end = record.offset + record.size_bytes
     while at < end:
@@ -248,6 +256,37 @@ def scan(file: DiskFile, place: Place, offset: int = 0, owner: int = 0) -> Itera
         offset += record.size_bytes
         place = Place(place.epoch, record.version, record.checksum)
     _refuse_other_formats(file, place.epoch, offset)
+
+
+@final
+class _Bytes:
+    """Bytes, read as a file is."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def pread(self, size_bytes: int, offset: int) -> bytes:
+        return self._data[offset : offset + size_bytes]
+
+
+def records_in(data: bytes) -> Iterator[tuple[LogRecord, bytes]]:
+    """Commits that were copied out of logs, one behind the other, whatever each of them continues; with their pages.
+
+    Raises:
+        MalformedError: one of them is not whole, or is no commit.
+    """
+    file, offset = _Bytes(data), 0
+    while offset < len(data):
+        record = _read_header(file, offset)
+        if record is None or not _head_is_whole(file, record) or not _pages_are_whole(file, record):
+            raise MalformedError("a record that is not whole", offset)
+        if not record.is_known or record.is_seal:
+            raise MalformedError("a record that is no commit", offset)
+        offset += record.size_bytes
+        yield record, data[record.pages_offset : offset]
 
 
 def _refuse_other_formats(file: DiskFile, epoch: int, offset: int) -> None:

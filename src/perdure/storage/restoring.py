@@ -14,14 +14,17 @@ from typing import Final, final
 
 from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.memory import PAGE_BYTES, WASM_PAGE_BYTES, check_range
-from perdure.storage.archive import BESIDE, Archive, Archived, mark_owner
+from perdure.storage.archive import BESIDE, Archive, Archived
 from perdure.storage.archive_format import Entry, Manifest, Pack, Segment, StoredMemory
+from perdure.storage.archive_log import NO_ENTRY, ArchiveLog, LogEntry
+from perdure.storage.archived import mark_owner, remember_token
 from perdure.storage.beside import DirectoryDraft
 from perdure.storage.block_cache import BlockCache
 from perdure.storage.checkpoint import Checkpoint, decode_checkpoint
 from perdure.storage.checkpoints import SUBDIRECTORIES
 from perdure.storage.directory import StateDirectory, StorageLimits
 from perdure.storage.disk import Disk, RealDisk
+from perdure.storage.log import Place, encode_record, record_bytes
 from perdure.storage.merkle import SUBTREE_PAGES, PageTree, node_offset
 
 __all__ = ["ArchivedMemory", "checkpoint_of", "find_version", "restore_state", "versions_in"]
@@ -105,7 +108,7 @@ def restore_state(
     Args:
         url: of the archive.
         path: must not exist.
-        version: the newest, if none is named.
+        version: one that it has, or that its log has since the last one of these; the newest, if none is named.
         key: that sealed it.
         cache: of blocks.
         disk: where the directory is to be.
@@ -115,24 +118,74 @@ def restore_state(
     """
     disk = disk or RealDisk()
     archive = Archive(url, key, cache)
-    manifest = find_version(archive, version)
+    log = ArchiveLog(archive)
+    last, own_entry = log.last()
+    with_log = last is not NO_ENTRY and (version is None or last.base.version < version <= last.version)
+    if with_log:
+        manifest, hash_ = archive.manifest(last.base.sequence)
+        if hash_ != last.base.hash:
+            raise StorageError("the version on which its log goes on is not the one that it names", archive.place)
+    else:
+        manifest = find_version(archive, version)
     checkpoint = checkpoint_of(archive, manifest)
     newest, own = archive.manifest(max(archive.sequences()))
+    wanted = checkpoint.version if not with_log else last.version if version is None else version
     with DirectoryDraft(disk, str(path), SUBDIRECTORIES, "is there already; nothing is restored over it") as draft:
         try:
             _Restorer(archive, manifest, checkpoint, disk, draft).write()
+            if with_log:
+                _write_log(log, last, own_entry, checkpoint, wanted, disk, draft)
             if newest.sequence == manifest.sequence:
                 mark_owner(disk, draft, archive.id, own)
+            if with_log and wanted == last.version:
+                remember_token(disk, draft, archive.id, last.token)
         except OSError as error:
             raise StorageError(f"could not be written: {error.strerror or error}", error.filename or path) from error
         limits = StorageLimits(check_bytes=0)  # each page was held against its hash
         with StateDirectory.open(draft, read_only=True, limits=limits, disk=disk) as made:
-            if (made.version, made.state_hash()) != (checkpoint.version, checkpoint.state_hash):
-                raise StorageError(f"what came is version {made.version}, not {checkpoint.version}", archive.place)
+            found, state_hash = made.version, made.state_hash()
+        if found != wanted or (wanted == checkpoint.version and state_hash != checkpoint.state_hash):
+            raise StorageError(f"what came is version {found}, not {wanted}", archive.place)
         for name in ("lock", "readers"):
             disk.remove(f"{draft}/{name}")
         disk.open(f"{draft}/readers", write=True, create=True).close()
-    return Archived(manifest.sequence, checkpoint.version, checkpoint.state_hash, requests=archive.objects.requests)
+    return Archived(manifest.sequence, found, state_hash, requests=archive.objects.requests)
+
+
+def _write_log(
+    log: ArchiveLog, last: LogEntry, own: bytes, checkpoint: Checkpoint, wanted: int, disk: Disk, draft: str
+) -> None:
+    """Have what was committed since a version in the log of the directory that is made of it, up to one."""
+    place, offset = Place(checkpoint.epoch, checkpoint.version, checkpoint.checksum), 0
+    file = disk.open(f"{draft}/log", write=True)
+    try:
+        for entry, commits in log.commits(last, own):
+            for data in entry.blobs:
+                _write_file(disk, f"{draft}/blobs/{sha256(data).hexdigest()}", data)
+            for name, data in entry.files:
+                _write_file(disk, f"{draft}/{name}", data)
+            for record, pages in commits:
+                if record.version > wanted:
+                    break
+                head, checksum = encode_record(
+                    place, place.version, record.meta, [pages], owner=1, state_hash=record.state_hash
+                )
+                file.pwritev([head, pages], offset)
+                offset += record_bytes(len(record.meta), record.page_count)
+                place = Place(place.epoch, record.version, checksum)
+        file.sync()
+    finally:
+        file.close()
+
+
+def _write_file(disk: Disk, name: str, data: bytes) -> None:
+    file = disk.open(name, write=True, create=True)
+    try:
+        file.truncate(0)
+        file.pwrite(data, 0)
+        file.sync()
+    finally:
+        file.close()
 
 
 @final
@@ -154,21 +207,19 @@ class _Restorer:
         for memory in self._manifest.memories:
             self._write_memory(memory)
         for blob in self._manifest.blobs:
-            self._write_file(f"blobs/{blob.hash.hex()}", self._archive.checked(self._manifest, blob.item, blob.hash))
+            _write_file(
+                self._disk,
+                f"{self._draft}/blobs/{blob.hash.hex()}",
+                self._archive.checked(self._manifest, blob.item, blob.hash),
+            )
         for file in self._manifest.files:
             if file.name not in (*BESIDE, "answers"):
                 raise StorageError(f"a file {file.name!r:.80}, which belongs to no state", self._archive.place)
             name = f"answers/{1:020}.answers" if file.name == "answers" else file.name
-            self._write_file(name, self._archive.checked(self._manifest, file.item, file.hash))
-        self._write_file("checkpoint", self._manifest.checkpoint)
-
-    def _write_file(self, name: str, data: bytes) -> None:
-        file = self._disk.open(f"{self._draft}/{name}", write=True, create=True)
-        try:
-            file.pwrite(data, 0)
-            file.sync()
-        finally:
-            file.close()
+            _write_file(
+                self._disk, f"{self._draft}/{name}", self._archive.checked(self._manifest, file.item, file.hash)
+            )
+        _write_file(self._disk, f"{self._draft}/checkpoint", self._manifest.checkpoint)
 
     def _write_memory(self, memory: StoredMemory) -> None:
         canister = self._checkpoint.canisters[memory.canister_id]

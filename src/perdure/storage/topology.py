@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 from perdure.errors import StorageError
 from perdure.storage.beside import read_json
@@ -94,6 +94,8 @@ class Topology:
         self._outer = disk or RealDisk()
         self.members: Sequence[Member] = ()
         self.seed = b""
+        self.on_change: Callable[[bytes], None] = lambda content: None
+        """Given what the file will say, before it does."""
         if self._outer.exists(self._directory):
             self._load()
 
@@ -103,12 +105,19 @@ class Topology:
             content = read_json(inner, self._file, _MAX_BYTES)
         finally:
             inner.close()
-        if content is None:
-            return
+        if content is not None:
+            self.take(content, self._file)
+
+    def take(self, content: Any, where: object) -> None:
+        """Be what a file says that lies elsewhere.
+
+        Raises:
+            StorageError: it is none.
+        """
         try:
             self._take(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StorageError(f"is not the topology of a network: {error!s:.200}", self._file) from error
+            raise StorageError(f"is not the topology of a network: {error!s:.200}", where) from error
 
     def _take(self, content: Mapping[str, object]) -> None:
         if content["format"] != _FORMAT:
@@ -183,10 +192,12 @@ class Topology:
             for one in members
         }
         content = {"format": _FORMAT, "seed": self.seed.hex(), "subnet_configs": configs}
+        data = (json.dumps(content, indent=1) + "\n").encode()
+        self.on_change(data)
         try:
             inner = self._outer.within(self._directory)
             try:
-                replace_file(inner, self._directory, TOPOLOGY, (json.dumps(content, indent=1) + "\n").encode())
+                replace_file(inner, self._directory, TOPOLOGY, data)
             finally:
                 inner.close()
         except OSError as error:

@@ -124,10 +124,10 @@ class Core:
             return  # nobody knows before it is opened anew
         _note(error, is_kept)
 
-    def _wait(self) -> None:
-        """Return when everything is as durable as was asked."""
+    def _wait(self, *, leaving: bool = False) -> None:
+        """Return when everything is as durable as was asked, or as it has to be that other subnets are to have."""
         try:
-            self._host.wait(self._host.settle())
+            self._host.wait(self._host.settle(), leaving=leaving)
         except BaseException as error:
             _note(error, None)  # it is kept, and may be lost if the process is
             raise
@@ -151,7 +151,7 @@ class Core:
 
     def _keep_code(self, code: bytes) -> bytes:
         """Have a module for the history, which may name one that nobody got; its SHA-256."""
-        return self._durable.directory.put_blob(code)
+        return self._durable.put_blob(code)
 
     @contextmanager
     def _transaction(self, kind: str, canister_id: bytes = b"", arg: bytes = b"") -> Iterator[list[bytes]]:

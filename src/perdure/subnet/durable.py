@@ -11,12 +11,10 @@ on they are the directory's.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 from perdure.canister import (
     MEMORY_KINDS,
@@ -34,7 +32,6 @@ from perdure.execution.ingress import IngressHistory, KeptAnswer
 from perdure.execution.inputs import encode_inputs
 from perdure.execution.journal import Journal
 from perdure.execution.records import (
-    RECORDS,
     decode_record,
     encode_record_again,
     encode_response,
@@ -55,18 +52,18 @@ from perdure.storage import (
     StateDirectory,
     TemporaryStore,
 )
-from perdure.storage.kept import check_kept
-from perdure.storage.layers import open_file_limit
-from perdure.storage.topology import refuse_within_network
 from perdure.subnet.gate import Gate
 from perdure.subnet.handed import HANDED, copied, given, handed_change, whole
 from perdure.subnet.host import CompileCode, MemoryHost, resident
 from perdure.subnet.interfaces import Interfaces
 from perdure.subnet.memories import StoredContent
 from perdure.subnet.records import SNAPSHOTS, RecordReader
-from perdure.subnet.residency import CAPACITY, OpenMemories, ResidentInstance, ResidentModule, Residents
+from perdure.subnet.residency import OpenMemories, ResidentInstance, ResidentModule, Residents
 
-__all__ = ["DurableHost", "blobs_of", "canister_ids", "open_directory", "open_state", "undecodable"]
+if TYPE_CHECKING:
+    from perdure.storage.archiving import Archiver
+
+__all__ = ["DurableHost", "blobs_of", "canister_ids", "undecodable"]
 
 _MOST_WRITTEN = 1024
 """Of so many canisters it is known how their records were encoded, 2 KiB each."""
@@ -99,10 +96,18 @@ class DurableHost:
         directory: an open one; closed with the host.
         compile_code: compiles a module as uploaded.
         residents: keeps engine instances few.
+        archiver: has what is committed in an archive, too.
     """
 
-    def __init__(self, directory: StateDirectory, compile_code: CompileCode, residents: Residents) -> None:
+    def __init__(
+        self,
+        directory: StateDirectory,
+        compile_code: CompileCode,
+        residents: Residents,
+        archiver: Archiver | None = None,
+    ) -> None:
         self.directory = directory
+        self._archiver = archiver
         known = Interfaces(directory.path, directory.disk)
         self.temporary = MemoryHost(compile_code, residents, directory.store, directory.extensions, known)
         self.residents = residents
@@ -277,9 +282,18 @@ class DurableHost:
         self.temporary.check()
         if self._failed is not None:
             raise StorageError(f"a commit failed, open the state anew: {self._failed.message}", self.directory.path)
+        if self._archiver is not None:
+            self._archiver.check()
         self.directory.check()
 
     # --- one commit
+
+    def put_blob(self, data: bytes) -> bytes:
+        """Keep a module or a chunk, see `StateDirectory.put_blob`."""
+        hash_ = self.directory.put_blob(data)
+        if self._archiver is not None:
+            self._archiver.take_blob(hash_, data)
+        return hash_
 
     def _drafted(self, state: SubnetState, taken: Taken, journal: Journal) -> _Draft:
         # Only an upload changes a snapshot that is kept already.
@@ -315,9 +329,9 @@ class DurableHost:
             change.module_hash = module_hash
             change.code = _kept_code(canister.module)
             if canister.module is not None:
-                self.directory.put_blob(canister.module.wasm)
+                self.put_blob(canister.module.wasm)
         for chunk in canister.chunk_store.values():
-            self.directory.put_blob(chunk)
+            self.put_blob(chunk)
         self._add_snapshots(canister, draft)
         self._add_memories(canister, change, draft)
 
@@ -435,26 +449,35 @@ class DurableHost:
         self.residents.evict()
         return self.directory.version if canister_id is None else self._versions.get(canister_id, 0)
 
-    def wait(self, version: int) -> None:
+    def wait(self, version: int, *, leaving: bool = False) -> None:
         """Return when a version is as durable as was asked. For any thread at any time: whoever waits shares syncs.
 
+        Args:
+            version: that `settle` has given.
+            leaving: other subnets are about to have what it sends, so that it must not get lost.
+
         Raises:
-            StorageError: the disk failed. The subnet must be opened anew.
+            StorageError: the disk failed, and the subnet must be opened anew; or the archive did, which is tried again.
         """
-        if version <= self._waited:
-            return
-        try:
-            self.directory.wait(version)
-        except StorageError as error:
-            self._failed = error
-            error.committed = None  # what the platter has is unknown
-            raise
-        self._waited = max(self._waited, version)
+        if version > self._waited:
+            try:
+                self.directory.wait(version)
+            except StorageError as error:
+                self._failed = error
+                error.committed = None  # what the platter has is unknown
+                raise
+            self._waited = max(self._waited, version)
+        if self._archiver is not None:
+            (self._archiver.keep if leaving else self._archiver.wait)(version)
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Let go of the directory, once the archive has what it has."""
         self.temporary.close()
-        self.directory.close()
+        try:
+            if self._archiver is not None:
+                self._archiver.close()
+        finally:
+            self.directory.close()
 
     def at(self, version: int, gate: Gate) -> World:
         """The subnet as it was after `version`, in memory.
@@ -499,47 +522,6 @@ class DurableHost:
 def blobs_of(key: bytes, record: bytes) -> tuple[bytes, ...]:
     """The chunks that a canister's record names. A snapshot has its module and its chunks in its own, a call none."""
     return () if key.startswith((SNAPSHOTS, HANDED)) else decode_record(record).chunk_hashes
-
-
-def open_directory(path: str | os.PathLike[str], *, is_member: bool, **options: Any) -> StateDirectory:
-    """The state directory of a subnet, made where there is none.
-
-    Args:
-        path: of it.
-        is_member: it is a network that opens one of its own.
-        options: as of `StateDirectory.open`.
-
-    Raises:
-        ValueError: no such durability, or number of commits.
-        StorageError: it cannot be opened, or somebody else than the network would begin a subnet in the network's.
-    """
-    check_kept(options.get("durability", "message"), options.get("history", "kept"))
-    if not is_member and not (Path(path) / "checkpoint").exists():
-        refuse_within_network(os.fspath(path))
-    directory = StateDirectory.open(path, records=RECORDS, blobs_of=blobs_of, **options)
-    try:
-        if not is_member and not directory.subnet_record:
-            refuse_within_network(os.fspath(path))
-    except BaseException:
-        directory.abandon()
-        raise
-    return directory
-
-
-def open_state(
-    directory: StateDirectory,
-    compile_code: CompileCode,
-    config: SubnetConfig,
-    seed: bytes,
-    gate: Gate,
-) -> World:
-    """The subnet that a state directory holds, over a host that keeps it there."""
-    return DurableHost(directory, compile_code, Residents(gate, _capacity())).restore(config, seed)
-
-
-def _capacity() -> int:
-    """How many instances may stay: each has four files open or more, and few may be."""
-    return max(1, min(CAPACITY, open_file_limit() // 16))
 
 
 def _kept_code(module: CanisterModule | None) -> PythonCode:

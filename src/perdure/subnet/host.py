@@ -136,7 +136,7 @@ class MemoryHost:
         self.residents.evict()
         return 0
 
-    def wait(self, version: int) -> None:
+    def wait(self, version: int, *, leaving: bool = False) -> None:
         """Nothing to wait for."""
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from perdure.canister import (
     CanisterModule,
@@ -49,7 +49,7 @@ from perdure.subnet.canister import Canister, Home
 from perdure.subnet.changed_code import ChangedCode, check_name, check_way, take_up
 from perdure.subnet.copying import copy_world, pass_on
 from perdure.subnet.core import Wasm
-from perdure.subnet.durable import DurableHost, open_directory, open_state
+from perdure.subnet.durable import DurableHost
 from perdure.subnet.gate import Gate, alone
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.interface import Argument, init_argument
@@ -58,9 +58,13 @@ from perdure.subnet.management import (
     as_error,
     controller_of,
 )
+from perdure.subnet.opening import archive_place, open_directory, open_state
 from perdure.subnet.residency import ResidentInstance, Residents
 from perdure.subnet.snapshots import put_on
 from perdure.units import counted
+
+if TYPE_CHECKING:
+    from perdure.storage import ArchiveTo
 
 __all__ = ["Canister", "Status", "Subnet"]
 
@@ -96,6 +100,8 @@ class Subnet(Home):
         extensions: what canisters may use beyond the network's rules, by the names of `perdure.ic.ic0_ext`; a state
             directory keeps those that it was once opened with.
         trust_owner: write into a state directory that belongs to another user.
+        archive: of the directory, a URL of object storage or an `perdure.storage.ArchiveTo`: what is committed is there
+            before it is acknowledged, or soon after, and a directory that is not there is made of it.
         gate: whose turn it is, where `Network` has several subnets take turns together.
 
     Raises:
@@ -119,15 +125,15 @@ class Subnet(Home):
         changed_code: ChangedCode = "upgrade",
         extensions: Iterable[str] = (),
         trust_owner: bool = False,
+        archive: str | ArchiveTo | None = None,
         gate: Gate | None = None,
     ) -> None:
         check_way(changed_code)
+        place = archive_place(archive, path)
         extensions = _wanted(extensions, path)
-        options = instrumentation or Options()
-        compiler = compiler or shared_compiler()
+        options, compiler = instrumentation or Options(), compiler or shared_compiler()
         self._catalogue = catalogue = Catalogue(code, every_version=changed_code == "keep")
         self._changed_code = changed_code
-
         config = config or SubnetConfig()
         policy = replace(REPLICA, max_method_name_bytes=config.max_sum_exported_function_name_lengths)
 
@@ -152,8 +158,9 @@ class Subnet(Home):
                     history=history,
                     extensions=extensions,
                     trust_owner=trust_owner,
+                    archive=place,
                 )
-                self._world = open_state(directory, compile_code, config, seed, self._gate)
+                self._world = open_state(directory, compile_code, config, seed, self._gate, place)
             if costs is not None:
                 self._charge(costs)
             identify(self._world)
