@@ -9,7 +9,7 @@ Spec: "Abstract canisters" in the interface specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
 from types import MappingProxyType
@@ -287,14 +287,14 @@ class Return:
     """The entry returned. Nothing is part of the state until the rules commit it."""
 
     response: Reply | Reject | None = None
-    calls: Sequence[MethodCall] = ()
+    calls: tuple[MethodCall, ...] = ()
     cycles_accepted: int = 0
     cycles_burned: int = 0
     certified_data: bytes | None = None
     global_timer_ns: int | None = None
     message_accepted: bool = False
     instructions: int = 0
-    logs: Sequence[bytes] = ()
+    logs: tuple[bytes, ...] = ()
     """The newest lines that it printed, within `Limits.log_bytes`."""
     log_lines_dropped: int = 0
     """How many it printed before those."""
@@ -368,7 +368,7 @@ class Trap:
     message: str = ""
     backtrace: tuple[str, ...] = ()
     instructions: int = 0
-    logs: Sequence[bytes] = ()
+    logs: tuple[bytes, ...] = ()
     log_lines_dropped: int = 0
 
 

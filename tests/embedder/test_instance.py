@@ -158,7 +158,7 @@ def test_trap_leaves_the_state_and_the_instance_usable(any_harness, counter):
 
 def test_what_was_printed_survives_a_trap(harness):
     trap = harness.run(harness.fresh(COUNTER), "print")
-    assert trap.logs == [b"\x01\x02\x03"]
+    assert trap.logs == (b"\x01\x02\x03",)
 
 
 def test_data_segments_are_applied_once(any_harness, counter):

@@ -322,7 +322,7 @@ class TestCalls:
     def test_unperformed_calls_are_dropped(self):
         api = SystemApi(environment())
         api.call_new(b"callee", b"f", Callback(1, 2), Callback(3, 4))
-        assert api.finish().calls == []
+        assert api.finish().calls == ()
 
     @pytest.mark.parametrize("name", sorted(NEEDS_CALL))
     def test_nothing_under_construction(self, name):
@@ -354,7 +354,7 @@ class TestCalls:
         api = SystemApi(environment())
         assert self.perform(api, cycles=7_500) == 2
         assert api.canister_cycle_balance() == 10_000
-        assert api.finish().calls == []
+        assert api.finish().calls == ()
 
     def test_full_queue(self):
         api = SystemApi(environment(costs=None, queue_room={b"callee": 2}))
@@ -548,7 +548,7 @@ class TestTheRest:
         machine.write(0, b"text\xff")
         call("debug_print", 0, 5, machine=machine, api=api)
         call("debug_print", WASM_PAGE_BYTES, 1, machine=machine, api=api)
-        assert api.finish().logs == [b"text\xff", b"(debug_print message out of memory bounds)"]
+        assert api.finish().logs == (b"text\xff", b"(debug_print message out of memory bounds)")
         with pytest.raises(CanisterTrap) as caught:
             call("trap", 0, 5, machine=machine, api=api)
         assert (caught.value.code, caught.value.message) == (TrapCode.CALLED_TRAP, "text�")

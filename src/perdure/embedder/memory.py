@@ -323,8 +323,12 @@ class ImageMemory(LinearMemory):
         Dropping a page and faulting it in again costs 4.6 us, comparing it with its committed bytes 0.5 us. So what the
         last commit wrote stays private, as long as it is little, and goes when the next commit writes other pages.
         """
-        before, self._kept = self._kept, {}
-        now, runs = self._kept, delta.runs
+        before, runs = self._kept, delta.runs
+        if keep and len(runs) == 1 == len(before) and runs[0][0] in before and len(runs[0][1]) == PAGE_BYTES:
+            self._keep(*runs[0])  # mostly the page that the message before has written, too
+            return
+        now: dict[int, bytes] = {}
+        self._kept = now
         if keep and (len(runs[0][1]) if len(runs) == 1 else delta.changed_bytes) <= _KEPT_BYTES:
             for address, data in runs:
                 self._keep(address, data)

@@ -189,6 +189,9 @@ class Compiler:
         self._apart = apart or Apart()
         self._capacity = capacity
         self._recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
+        # Those of them that were found to be within the bounds, by key: the least bound of names.
+        self._within: dict[bytes, int] = {}
+        self._last: tuple[bytes, Options, bytes] = (b"", Options(), b"")  # what was asked for last, and its key
         self._lock = threading.Lock()
         self._turns = threading.Lock()
 
@@ -213,29 +216,36 @@ class Compiler:
         if why is not None:
             raise HostError(why)
         options = options or Options()
-        policy = replace(policy, extensions=options.extensions)
-        key = self._key(wasm, options)
+        if policy.extensions != options.extensions:
+            policy = replace(policy, extensions=options.extensions)
+        last = self._last  # an installation asks twice, and hashing 5 MB takes 10 ms
+        is_known = wasm is last[0] and options is last[1] and wasm.__class__ is bytes
+        key = last[2] if is_known else self._key(wasm, options)
         with self._lock:
             if (found := self._recent.get(key)) is not None:
                 self._recent.move_to_end(key)
         if found is not None:
-            return found if known else self._within_bounds(found, policy)
+            self._last = wasm, options, key
+            return found if known else self._within_bounds(key, found, policy)
         module = self._load(key, wasm, options)
         if module is None:
             module = self._build(key, wasm, options, known=known, policy=policy)
         elif not known:
-            self._within_bounds(module, policy)
+            self._within_bounds(key, module, policy)
         self._remember(key, module)
+        self._last = wasm, options, key
         return module
 
     def _remember(self, key: bytes, module: CompiledModule) -> None:
         with self._lock:
             self._recent[key] = module
             if len(self._recent) > self._capacity:
-                self._recent.popitem(last=False)
+                self._within.pop(self._recent.popitem(last=False)[0], None)
 
-    def _within_bounds(self, module: CompiledModule, policy: Policy) -> CompiledModule:
+    def _within_bounds(self, key: bytes, module: CompiledModule, policy: Policy) -> CompiledModule:
         """Refuse what had been compiled by other bounds; what the cache holds changes no answer."""
+        if self._within.get(key, sys.maxsize) <= policy.max_method_name_bytes:
+            return module
         if sum(len(name.encode()) for name in module.facts.methods) > policy.max_method_name_bytes:
             from perdure.instrument import validate
             from perdure.wasm import decode
@@ -248,6 +258,7 @@ class Compiler:
             from perdure.wasm import decode
 
             self._bounds.check(counts_of(decode(module.wasm), self._bounds))
+        self._within[key] = policy.max_method_name_bytes
         return module
 
     def _key(self, wasm: bytes, options: Options) -> bytes:

@@ -112,13 +112,13 @@ class SystemApi:
         """The effects of an entry that returned; the engine adds instructions and pages."""
         return Return(
             response=self.response,
-            calls=self.calls or [],
+            calls=tuple(self.calls or ()),
             cycles_accepted=self._accepted,
             cycles_burned=self._burned,
             certified_data=self._certified_data,
             global_timer_ns=self._global_timer_ns,
             message_accepted=self._message_accepted,
-            logs=[] if self.log is None else list(self.log.lines),
+            logs=() if self.log is None else tuple(self.log.lines),
             log_lines_dropped=0 if self.log is None else self.log.dropped,
         )
 
@@ -129,7 +129,7 @@ class SystemApi:
     def keep_log(self, trap: Trap) -> Trap:
         """Give a trap what the entry had logged."""
         if self.log is not None:
-            trap.logs, trap.log_lines_dropped = list(self.log.lines), self.log.dropped
+            trap.logs, trap.log_lines_dropped = tuple(self.log.lines), self.log.dropped
         return trap
 
     def check(self, function: str) -> None:
