@@ -13,10 +13,15 @@ from pathlib import Path
 
 import pytest
 import wasmtime
+from hypothesis import HealthCheck, settings
 
 CANISTERS = Path(__file__).parent / "canisters"
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# How long an example takes says nothing here, which Hypothesis takes for granted in CI alone.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background jobs have it ignored, and so would all programs that tests start and interrupt.

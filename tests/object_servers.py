@@ -262,7 +262,7 @@ def free_ports(count: int) -> list[int]:
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=60).close()
+            socket.create_connection(("127.0.0.1", port), timeout=300).close()
         except OSError:
             time.sleep(0.05)
         else:

@@ -30,7 +30,7 @@ def test_a_session_of_the_readme(session: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_readmes_test_passes(tmp_path: Path) -> None:
     (tmp_path / "test_readme.py").write_text(README.split("```python test\n")[1].split("```")[0], encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -54,7 +54,7 @@ def test_the_blocks_of_a_page_run_in_turn(page: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text("\n".join(block for (name, _), block in PAGES.items() if name == page), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert ("the threshold keys of a local subnet are public" in done.stderr) == (page == "signatures")

@@ -87,7 +87,7 @@ def command(*words):
 
 def elsewhere(script: str, place: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", TAKEN_AWAY + script]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.slow

@@ -258,7 +258,7 @@ def test_the_commands_of_a_page(page: str, place: Path, monkeypatch: pytest.Monk
             printed = capsys.readouterr()
             assert not ended.value.code, f"{where}\n{printed.out}{printed.err}"
         else:
-            done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False, timeout=120)
+            done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False, timeout=300)
             assert done.returncode == 0, f"{where}\n{done.stdout}{done.stderr}"
     assert ran
 
@@ -269,7 +269,7 @@ def serve(words: list[str], where: str) -> None:
     assert started.stdout is not None
     said = started.stdout.readline()
     started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=300)
     assert "http" in said, f"{where}\n{said}{out}{err}"
 
 

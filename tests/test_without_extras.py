@@ -125,6 +125,6 @@ except UnsupportedError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
     )
     assert done.stdout == "CanisterMachine needs the extra: pip install 'perdure[fuzz]'\n"

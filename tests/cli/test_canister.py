@@ -586,7 +586,7 @@ def test_the_fixture_gives_settings_and_ids_too(project, tmp_path):
         str(tmp_path),
         str(tmp_path),
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 

@@ -22,7 +22,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def perdure() -> Run:
     def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "perdure", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == code, done.stderr
         return done
 
@@ -192,7 +192,7 @@ def test_a_call_imports_only_what_it_needs(tmp_path: Path) -> None:
 
     def said(code: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300
         )
         return done.stdout.splitlines()[-1]
 

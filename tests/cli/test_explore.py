@@ -41,7 +41,7 @@ def explored(source: Path | str) -> Iterator[dict[str, object]]:
 
 def page(url: object, path: str = "") -> str:
     place = str(url).partition("?")[0] + path
-    with urllib.request.urlopen(place, timeout=120) as answer:
+    with urllib.request.urlopen(place, timeout=300) as answer:
         return str(answer.read().decode())
 
 
@@ -74,7 +74,7 @@ def test_it_is_only_read_and_may_be_in_use(state: Path) -> None:
 @pytest.mark.parametrize("source", ["nothing", "."])
 def test_what_is_no_source(tmp_path: Path, source: str) -> None:
     command = [sys.executable, "-m", "perdure", "explore", source]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("perdure: ")

@@ -103,7 +103,7 @@ def test_what_is_interrupted_keeps_what_is_done_and_goes_on(dumps: Callable[[int
         assert campaign.poll() is None
         time.sleep(0.01)
     campaign.send_signal(signal.SIGINT)
-    out, err = campaign.communicate(timeout=120)
+    out, err = campaign.communicate(timeout=300)
     done = len(rows.read_text().splitlines())
     assert (campaign.returncode, err) == (130, "interrupted\n")
     assert 0 < done <= 15

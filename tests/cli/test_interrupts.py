@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +74,21 @@ def test_others_are_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
         weakref.finalize(thing, int, "no number")
         del thing
     assert told == [ValueError]
+
+
+def test_it_does_not_arrive_before_it_has_been_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a machine has other things to do, that takes longer than what brings it again waits for."""
+
+    def start(act: Callable[[], None], _: object) -> None:
+        threading.Thread(target=act, daemon=True).start()
+        time.sleep(0.2)
+
+    slow = SimpleNamespace(start_new_thread=start, interrupt_main=_thread.interrupt_main)
+    monkeypatch.setattr("perdure.cli.interrupts._thread", slow)
+    test_it_arrives_while_the_command_goes_on(in_a_callback)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_command_ends(perdure: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ COUNTER = MODULES / "motoko_classical_v1.wasm.gz"
 
 def perdure(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "perdure", *arguments]
-    return subprocess.run(command, cwd=cwd, text=True, check=False, timeout=120, **options)
+    return subprocess.run(command, cwd=cwd, text=True, check=False, timeout=300, **options)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_ctrl_c_anywhere_leaves_nothing_behind(place: Path, tmp_path: Path) -> N
     for index, command in enumerate(commands * 3):
         done = subprocess.run(
             [sys.executable, "-c", program, str(0.03 + 0.05 * index), *command],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
         codes.add(done.returncode)
         assert done.returncode in (0, 130, -signal.SIGINT), done.stderr

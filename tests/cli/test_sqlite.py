@@ -259,7 +259,7 @@ def test_a_row_that_is_too_long_is_told_with_its_table():
 
 def test_a_file_goes_to_standard_output(places):
     command = (sys.executable, "-m", "perdure", "stable", "extract", places, "-o", "-")
-    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=300)
     assert done.stdout == made(PLACES)
     assert done.stderr.startswith(b"-: 32768 bytes, change counter")
     assert Answer("extract", places, "-o", "-", "--json").code == 2
@@ -409,7 +409,7 @@ def missing(what: str) -> None:
 
 
 def printed(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

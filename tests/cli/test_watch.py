@@ -80,7 +80,7 @@ def test_it_waits_installs_upgrades_holds_back_and_ends_with_ctrl_c(tmp_path: Pa
 
 def test_a_module_is_no_second_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "perdure", "watch", "shop.wasm", "--wasm", "other.wasm"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2
     assert "'shop.wasm' is a module already" in done.stderr
     assert not list(tmp_path.iterdir())

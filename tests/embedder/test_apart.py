@@ -188,7 +188,7 @@ def test_threads_without_a_cache_take_turns_too(monkeypatch):
 
 
 def test_a_turn_is_waited_for_and_told_of_but_not_for_ever(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("perdure.embedder.turns._HEARD_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr("perdure.embedder.turns._HEARD_EVERY_SECONDS", 0.0)
     started = time.monotonic()
     with turn(tmp_path, 60), caplog.at_level(logging.WARNING, "perdure"):
         assert caplog.text == ""

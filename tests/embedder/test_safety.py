@@ -193,7 +193,7 @@ def test_recursion_traps_on_the_main_thread_whatever_its_limit(limit_kib):
     """)
     command = f'ulimit -s {limit_kib} && exec "$0" -c "$1"'
     done = subprocess.run(
-        ["bash", "-c", command, sys.executable, script], capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", command, sys.executable, script], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.stdout, done.stderr) == ("STACK_OVERFLOW STACK_OVERFLOW\n", "")
 

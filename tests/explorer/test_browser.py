@@ -125,6 +125,7 @@ def visit(browser: Any, served: Any, npm_folder: Any) -> Iterator[Visit]:
     url, token, canisters = served
     axe = (npm_folder("axe", AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
     page = browser.new_page(viewport={"width": 1180, "height": 940})
+    page.set_default_timeout(120_000)
     complaints: list[str] = []
     outside: list[str] = []
     page.on("console", lambda one: complaints.append(one.text) if one.type in ("error", "warning") else None)

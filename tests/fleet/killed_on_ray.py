@@ -67,8 +67,8 @@ def campaign(directory: Path) -> dict[str, str]:
     return {row.source: f"{row.outcome}: {row.error}" for row in Campaign(jobs, workers, time_limit_seconds=3).rows()}
 
 
-def killed(network: Network, seed: int, kills: int, lost: Path | None = None) -> None:
-    """End worker processes and actors, one after the other, while payments go on.
+def killed(network: Network, seed: int, kills: int, unsure: list[int], lost: Path | None = None) -> None:
+    """End worker processes and actors, one after the other, while payments go on, until one of them is unsure.
 
     With a directory that is lost, what the worker has there goes as well, as the disk of its node would.
     """
@@ -77,17 +77,19 @@ def killed(network: Network, seed: int, kills: int, lost: Path | None = None) ->
     addresses = {one["NodeManagerAddress"] for one in ray.nodes()}
     assert addresses == {"127.0.0.1"}, addresses
     random = Random(seed)
-    for _ in range(kills):
+    workers: Any = network._workers
+    while kills > 0 or not unsure:
+        kills -= 1
         time.sleep(random.uniform(0.05, 0.6))
-        workers: Any = network._workers
         worker = random.choice(workers._workers)
-        if worker.process is None:
+        process = worker.process
+        if process is None:
             continue
         if random.random() < 0.5:
-            ray.kill(worker.process._actor, no_restart=True)
+            ray.kill(process._actor, no_restart=True)
         else:
             try:
-                os.kill(worker.process.pid, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         for place in worker.places if lost is not None else ():
@@ -101,9 +103,10 @@ def lost_nodes(directory: Path, seed: int, kills: int, processes: RayProcesses) 
         here, there = network.subnets
         ledger, wallet = here.install(Ledger), there.install(Wallet)
         before = cycles(network)
-        killer = threading.Thread(target=killed, args=(network, seed, kills, directory / "lost"))
+        unsure: list[int] = []
+        killer = threading.Thread(target=killed, args=(network, seed, kills, unsure, directory / "lost"))
         killer.start()
-        found = pay(network, wallet, ledger.id, killer)
+        found = pay(network, wallet, ledger.id, killer, unsure)
         killer.join()
         found |= {"came": ledger.actor().all(), "cycles": [before, cycles(network)]}
         with Network(path=directory / "elsewhere", archive=archive, code=[Ledger, Wallet]) as after:
@@ -119,9 +122,11 @@ def lost_nodes(directory: Path, seed: int, kills: int, processes: RayProcesses) 
     return found
 
 
-def pay(network: Network, wallet: Any, ledger: Principal, killer: threading.Thread) -> dict[str, Any]:
+def pay(
+    network: Network, wallet: Any, ledger: Principal, killer: threading.Thread, unsure: list[int]
+) -> dict[str, Any]:
     """Payments until the killer is done, and some more; which were certainly, and which perhaps, made."""
-    paid, unsure, number = [], [], 0
+    paid, number = [], 0
     more = 10
     while killer.is_alive() or more:
         more -= not killer.is_alive()
@@ -172,9 +177,10 @@ def main(directory: Path, seed: int, kills: int) -> None:
         here, there = network.subnets
         ledger, wallet = here.install(Ledger), there.install(Wallet)
         before = cycles(network)
-        killer = threading.Thread(target=killed, args=(network, seed, kills))
+        unsure: list[int] = []
+        killer = threading.Thread(target=killed, args=(network, seed, kills, unsure))
         killer.start()
-        found = pay(network, wallet, ledger.id, killer)
+        found = pay(network, wallet, ledger.id, killer, unsure)
         killer.join()
         found |= {"came": ledger.actor().all(), "cycles": [before, cycles(network)]}
     with Network(path=directory / "net", code=[Ledger, Wallet]) as network:  # in this process, from what is on the disk

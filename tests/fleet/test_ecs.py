@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "ecs" / "world.py"
 
 @pytest.mark.slow
 def test_components_of_their_own_touch_fewer_pages() -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), "600"], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, str(SCRIPT), "600"], capture_output=True, text=True, check=True, timeout=300)
     found = json.loads(done.stdout)
     assert (found["positions"], found["moved"]) == (600, 60)
     assert found["wide"]["moved"] == found["components"]["moved"] == sum(one["moved"] for one in found["sharded"]) == 60

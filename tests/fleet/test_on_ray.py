@@ -29,7 +29,7 @@ def test_what_is_killed_on_ray_loses_and_doubles_nothing(tmp_path: Path, work: s
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # Ray prints, too
@@ -68,7 +68,7 @@ def test_a_cluster_is_not_begun_without_a_token(tmp_path: Path) -> None:
     script = "import ray\nfrom perdure.fleet.on_ray import connect\nconnect()"
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, timeout=300
     )
     assert "Ray was imported without token authentication" in done.stderr
 

@@ -104,7 +104,7 @@ def _served(directory: Path) -> tuple[subprocess.Popen[str], int]:
 
 def _again(ledger: Ledger, port: int, rng: random.Random) -> int:
     """Send what was not answered, and some of what was; how many were not."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     unanswered = [request_id for request_id in ledger.bodies if request_id not in ledger.replies]
     seen = rng.sample(ledger.recent, min(_AGAIN, len(ledger.recent)))
     for request_id in (*unanswered, *seen):

@@ -228,10 +228,11 @@ def test_effective_ids(interface, counter, agents):
 
 
 def test_a_canister_that_never_answers(interface, counter, agents, monkeypatch):
-    monkeypatch.setattr("perdure.gateway.http.SYNCHRONOUS_SECONDS", 0.05)
     endless = interface.live.subnet.install(Endless)
     agent = agents.Agent(interface)
-    request_id, response = agent.call(endless.id, "loop", text(f'(principal "{endless.id}")'))
+    with monkeypatch.context() as hurried:
+        hurried.setattr("perdure.gateway.http.SYNCHRONOUS_SECONDS", 0.05)
+        request_id, response = agent.call(endless.id, "loop", text(f'(principal "{endless.id}")'))
     assert (response.status, response.body) == (202, b"")
     path = [b"request_status", request_id]
     found = agent.certificate(agent.read(f"v3/canister/{endless.id}", path))

@@ -199,7 +199,8 @@ def test_whom_a_request_is_for(pages):
         assert get(pages, path, "localhost").status == 404
 
 
-def test_names_of_their_own(pages):
+def test_names_of_their_own(pages, monkeypatch):
+    monkeypatch.setattr("perdure.gateway.domains._AGAIN_SECONDS", 3600)
     site, made = pages
     (live,) = site._rounds.lives
     assert get(pages, "/page", "shop.localhost:8000").body == b"a page"

@@ -80,7 +80,7 @@ class Client:
         self.port, self.root_key, self.canister, self.assets = port, root_key, canister, assets
         self.rng = random.Random(seed)
         self.identity = self.agents.KINDS[KINDS[seed % len(KINDS)]]()
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         self.done: Counter[str] = Counter()
 
     def step(self) -> None:
@@ -244,7 +244,7 @@ def run(seconds: float, rate: float, seed: int = 1) -> dict[str, Any]:
             samples = _observed(process.pid, clients, seconds, rate)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
         assert process.returncode == 0
         return _judged(samples, clients, seconds)
     finally:

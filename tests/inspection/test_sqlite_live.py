@@ -463,7 +463,7 @@ def test_threads_that_write_from_inside_and_outside(canister):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=300)
     assert failures == []
     assert ask(canister, "select count(*) from t") == [["62"]]
     assert is_sound(canister)

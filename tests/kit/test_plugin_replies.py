@@ -40,7 +40,7 @@ def test_wrong(reply_snapshot):
 def run(directory: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "CI": ""}
+        command, cwd=directory, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "CI": ""}
     )
     return done.stdout + done.stderr
 

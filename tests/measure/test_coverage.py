@@ -218,7 +218,7 @@ def test_genhtml_reads_it(covered: Coverage, tmp_path: Path) -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("genhtml comes with lcov, which is not here")
     (tmp_path / "it.lcov").write_text(lcov(covered, own_files(covered), SOURCES))
     command = ["genhtml", "-q", "-o", str(tmp_path / "out"), str(tmp_path / "it.lcov")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     page = next((tmp_path / "out").rglob("branches.c.gcov.html")).read_text()
     assert "ic0_trap" in page

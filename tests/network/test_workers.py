@@ -561,7 +561,7 @@ class TestEnds:
         ):
             script = tmp_path / f"of_{code}.py"
             script.write_text(text + ending, encoding="utf-8")
-            done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+            done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
             assert done.returncode == code, done.stderr
             assert words in done.stdout + done.stderr
 

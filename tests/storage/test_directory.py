@@ -220,7 +220,7 @@ def test_two_processes_on_one_directory_and_one_sealed_base(path: str, tmp_path:
     with StateDirectory.open(path) as state:
         commit(state, (0, page("a")))
         command = [sys.executable, "-c", TWO_PROCESSES, path, str(tmp_path / "sealed")]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()
         commit(state, (0, page("b")))
     assert f"another process ({os.getpid()})" in said[0]
     assert said[1:] == ["1", "b'cs'"]

@@ -522,7 +522,7 @@ def run(*command: str, folder: Path, expect: int = 0, **environment: str) -> str
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -582,7 +582,7 @@ def test_typed_at_a_prompt(tmp_path: Path) -> None:
 
     def typed(script: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-"], input=script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+            [sys.executable, "-"], input=script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
         )
         return done.stdout + done.stderr
 

@@ -297,7 +297,7 @@ def test_every_process_gives_the_same_states(tmp_path: Path) -> None:
     for number, more in enumerate(({"PYTHONHASHSEED": "0"}, {"PYTHONHASHSEED": "77"}, {"PERDURE_PORTABLE": "1"})):
         command = [sys.executable, "-c", SCRIPT, str(tmp_path / ("longer" * number + "state")), str(here)]
         done = subprocess.run(
-            command, env={**os.environ, **more}, capture_output=True, text=True, timeout=120, check=True
+            command, env={**os.environ, **more}, capture_output=True, text=True, timeout=300, check=True
         )
         outputs.add(done.stdout)
     assert len(outputs) == 1

@@ -146,7 +146,7 @@ def test_a_fixture_fails_the_test(files):
         "    check_upgrade('snapshot', 'swapped.wasm')\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(files), str(files)]
-    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False, timeout=300)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "ids-swapped" in done.stdout
 

@@ -10,7 +10,7 @@ import _thread
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 __all__ = ["none_is_lost"]
 
@@ -21,19 +21,26 @@ _SECONDS = 0.01
 def none_is_lost() -> Iterator[None]:
     """Raise `KeyboardInterrupt` a moment later, or at the end of the block, where it was raised in such a callback."""
     before, owed = sys.unraisablehook, []
+    is_telling = False  # what arrived then would be swallowed once more
 
     def told(unraisable: sys.UnraisableHookArgs) -> None:
+        nonlocal is_telling
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             before(unraisable)
             return
-        owed.append(unraisable.exc_type)
-        with suppress(KeyboardInterrupt):  # one more, which is the same
-            _thread.start_new_thread(again, ())
+        is_telling = True
+        while is_telling:
+            try:
+                owed.append(unraisable.exc_type)
+                _thread.start_new_thread(again, ())
+                is_telling = False
+            except KeyboardInterrupt:  # one more, which is the same
+                is_telling = True
 
     def again() -> None:
         while owed:  # until it arrives: it may come within a callback once more
             time.sleep(_SECONDS)
-            if owed:
+            if owed and not is_telling:
                 owed.clear()
                 _thread.interrupt_main()
 

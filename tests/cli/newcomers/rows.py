@@ -198,7 +198,7 @@ def pytest_output(tmp_path_factory: pytest.TempPathFactory) -> str:
     (place / "shop.wasm").write_bytes(wasmtime.wat2wasm(POINTED))
     (place / "test_shop.py").write_text(PROJECT)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--import-mode=prepend", "--rootdir=.", "."]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=120).stdout
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=300).stdout
 
 
 def section(output: str, name: str) -> str:
