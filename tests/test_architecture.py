@@ -141,7 +141,7 @@ def _writes(call: ast.Call) -> bool:
     if isinstance(owner, ast.Name) and owner.id in ("os", "shutil"):
         names = {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
         return (
-            (owner.id == "shutil" and name not in ("which", "disk_usage"))
+            (owner.id == "shutil" and name not in ("which", "disk_usage", "get_terminal_size"))
             or name in _WRITING_OS
             or bool(names & _WRITING_FLAGS)
         )

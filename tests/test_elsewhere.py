@@ -20,7 +20,7 @@ MODULES = Path(__file__).parent / "canisters" / "modules"
 TAKEN_AWAY = """
 import ctypes, fcntl, mmap, os, resource, select, socket, sys, tempfile
 # What looks for its own system does so before that is gone.
-import cbor2, click, multiprocessing, pytest, rich.console, sysconfig, urllib.request, uuid, wasmtime, webbrowser, yaml
+import cbor2, click, multiprocessing, pytest, sysconfig, urllib.request, uuid, wasmtime, webbrowser, yaml
 
 sysconfig.get_config_vars()
 LINUX = {

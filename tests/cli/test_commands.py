@@ -203,6 +203,6 @@ def test_a_call_imports_only_what_it_needs(tmp_path: Path) -> None:
     after("canister", "install", "kv", "--wasm", KV)
     loaded = after("canister", "call", "kv", "count", "--query", "-o", "hex")
     assert "perdure.subnet.subnet" in loaded
-    unwanted = {"tarfile", "html", "fractions", "importlib.resources", "yaml", "rich", "numpy", "asyncio", "subprocess"}
+    unwanted = {"tarfile", "html", "fractions", "importlib.resources", "yaml", "numpy", "asyncio", "subprocess"}
     unwanted |= {f"perdure.{name}" for name in ("instrument.linking", "wasm.decoding", "inspection", "kit", "explorer")}
     assert not unwanted & loaded

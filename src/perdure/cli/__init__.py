@@ -116,10 +116,6 @@ def main() -> NoReturn:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(_nobody_reads())
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # which rich makes a failure of
-            sys.exit(_nobody_reads())
-        raise
     except Exception as error:
         sys.exit(_explain(error))
     sys.exit(code if isinstance(code, int) else 0)

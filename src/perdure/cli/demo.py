@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.cli.console import say, styled, table
+
 if TYPE_CHECKING:
     from perdure.demo.chart import Series
     from perdure.demo.experiment import Run
@@ -115,40 +117,36 @@ def _facts(runs: list[Run], same: bool) -> dict[str, object]:
 
 
 def _print(runs: list[Run], facts: dict[str, object], plot: Path | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from perdure.demo.chart import terminal
 
-    console = Console(highlight=False)
-    console.print()
+    say()
     for line in terminal(_series(runs)):
-        console.print(line, markup=False)
-    console.print(" " * 11 + "  ".join(f"{number} {run.name}" for number, run in enumerate(runs, 1)) + "\n")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("stable memory", "messages", "a message", "an entry", "of native"):
-        table.add_column(heading, justify="left" if heading == "stable memory" else "right", no_wrap=True)
-    for run in runs:
-        ratio = run.ns_per_entry / _native(runs, run).ns_per_entry
-        table.add_row(
+        say(line)
+    say(" " * 11 + "  ".join(f"{number} {run.name}" for number, run in enumerate(runs, 1)) + "\n")
+    rows = [
+        (
             run.name,
             str(len(run.milliseconds)),
             f"{run.median_milliseconds:,.0f} ms",
             f"{run.ns_per_entry:,.0f} ns",
-            f"{ratio:.2f} times",
+            f"{run.ns_per_entry / _native(runs, run).ns_per_entry:.2f} times",
         )
-    console.print(table)
-    yes = {True: "[green]yes[/green]", False: "[red]NO[/red]"}
-    console.print(
+        for run in runs
+    ]
+    headings = ("stable memory", "messages", "a message", "an entry", "of native")
+    table(headings, rows, right=headings[1:], whole=headings)
+    yes = {True: styled("yes", "green"), False: styled("NO", "red")}
+    say(
         f"\nall runs left the same bytes: {yes[bool(facts['same_bytes'])]}"
         f"   the map survived an upgrade: {yes[bool(facts['survived_upgrade'])]}"
     )
-    console.print(
-        "[dim]Times are medians. An entry is decoded, finds its place in a B-tree, and is\n"
+    notes = (
+        "Times are medians. An entry is decoded, finds its place in a B-tree, and is\n"
         "written to a node: the ratio is of that whole, not of the access alone. Python\n"
         "host calls are what a runtime in Python would pay without native stable memory:\n"
         "timed on two messages of a tenth of the entries, beside native ones of the same.\n"
-        "C host calls are what any runtime would pay at best.[/dim]"
+        "C host calls are what any runtime would pay at best."
     )
+    say(styled(notes, "dim"))
     if plot:
-        console.print(f"picture: {plot}")
+        say(f"picture: {plot}")

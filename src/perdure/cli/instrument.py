@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from perdure.cli.argument import MODULE, extension_option
+from perdure.cli.console import table
 from perdure.cli.terminal import printable
 from perdure.errors import InvalidModuleError, MalformedError
 from perdure.instrument import (
@@ -207,20 +208,13 @@ def _facts(original: Module, result: Instrumented, size_bytes: int, instrumented
 
 
 def _print(facts: Mapping[str, object], imports: Iterable[ReplacedImport]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
     rows = [(name.replace("_", " "), _shown(value)) for name, value in facts.items()]
     rows += [
         (f"{item.module}.{item.name}", item.becomes + (f", by ic0.{item.calls}" if item.calls else ""))
         for item in imports
     ]
-    for title, shown in rows:
-        table.add_row(Text(printable(title)), Text(printable(shown)))
-    Console().print(table)
+    shown = [(printable(title), printable(value)) for title, value in rows]
+    table(("what", "value"), shown, whole=("what",), with_heading=False)
 
 
 def _shown(value: object) -> str:

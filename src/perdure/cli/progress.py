@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, final
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from contextlib import contextmanager, suppress
+from typing import Final, final
 
 __all__ = ["progress", "waiting"]
 
 _PATIENCE_SECONDS: Final = 0.5
-"""What is done sooner shows nothing, and does not load what would show it."""
+"""What is done sooner shows nothing."""
+_REFRESH_SECONDS: Final = 0.25
+_BAR: Final = 30
 
 
 @contextmanager
@@ -65,47 +65,49 @@ class _Line:
         self._what, self._total, self._unit = what, total, unit
         self._begun = time.monotonic()
         self._done = 0
-        self._shown: tuple[Progress, TaskID] | None = None
+        self._drawing: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._ended = False
+        self._ended = threading.Event()
 
     def advance(self, done: int) -> None:
         self._done += done
-        if self._shown is None and time.monotonic() - self._begun > _PATIENCE_SECONDS:
-            self._shown = self._show()
-        if self._shown is not None:
-            bar, task = self._shown
-            bar.update(task, completed=self._done)
+        if self._drawing is None and time.monotonic() - self._begun > _PATIENCE_SECONDS:
+            self.wait()
 
     def wait(self) -> None:
         """Show the line, unless what it is about has ended."""
         with self._lock:
-            if not self._ended:
-                self._shown = self._show()
+            if not self._ended.is_set():
+                self._drawing = threading.Thread(target=self._draw, daemon=True)
+                self._drawing.start()
 
-    def _show(self) -> tuple[Progress, TaskID]:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+    def _draw(self) -> None:
+        while not self._ended.wait(_REFRESH_SECONDS):
+            _write(self._text())
 
-        columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"),)
+    def _text(self) -> str:
+        words = [self._what]
+        if self._total is not None:
+            share = min(1.0, self._done / self._total) if self._total else 1.0
+            words.append(("#" * round(share * _BAR)).ljust(_BAR, "-"))
         if self._unit:
-            columns += (BarColumn(), MofNCompleteColumn(), TextColumn(self._unit))
-        bar = Progress(
-            *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True, refresh_per_second=4
-        )
-        bar.start()
-        return bar, bar.add_task(self._what, total=self._total)
+            words.append(f"{self._done:,}{f'/{self._total:,}' if self._total is not None else ''} {self._unit}")
+        seconds = int(time.monotonic() - self._begun)
+        words.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}")
+        return " ".join(words)[: shutil.get_terminal_size().columns - 1]
 
     def end(self) -> None:
         """Take the line away."""
         with self._lock:
-            self._ended = True
-        if self._shown is not None:
-            self._shown[0].stop()
+            self._ended.set()
+        if self._drawing is not None:
+            self._drawing.join()  # nobody who forks or counts threads is to find it
+            _write(self._text())
+            _write("")
+
+
+def _write(line: str) -> None:
+    """In the place of what stands there."""
+    with suppress(OSError, ValueError):  # whoever closes standard error hears no more
+        sys.stderr.write(f"\r\x1b[2K{line}")
+        sys.stderr.flush()

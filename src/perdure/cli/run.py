@@ -20,6 +20,7 @@ from perdure.cli.argument import (
     production_key_names,
 )
 from perdure.cli.completing import complete_calls
+from perdure.cli.console import say, styled
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import meant
 
@@ -209,30 +210,26 @@ class _Shown:
     """What happens, line by line as it happens: a call that fails takes nothing away of those before it."""
 
     def __init__(self, canister: Canister, *, silent: bool) -> None:
-        from rich.console import Console
-
         self._canister = canister
-        self._console = Console(highlight=False, quiet=silent, soft_wrap=True)
+        self._silent = silent
         self._next = 0
 
     def installed(self) -> None:
         self.log()
-        self._console.print(f"[dim]installed as[/dim] {self._canister.id}")
+        self._say(f"{styled('installed as', 'dim')} {self._canister.id}")
+
+    def _say(self, line: str) -> None:
+        if not self._silent:
+            say(line)
 
     def result(self, result: _Result) -> None:
-        from rich.markup import escape
-
         self.log()
         shown = result.text if result.text is not None else _readable(result.reply)
-        self._console.print(
-            f"{result.kind} [bold]{escape(result.method)}[/bold]  {escape(shown)}"
-            f"  [dim]{result.milliseconds:.2f} ms, {result.instructions:,} instructions, {result.cycles:,} cycles[/dim]"
-        )
+        cost = f"{result.milliseconds:.2f} ms, {result.instructions:,} instructions, {result.cycles:,} cycles"
+        self._say(f"{result.kind} {styled(result.method, 'bold')}  {shown}  {styled(cost, 'dim')}")
 
     def log(self) -> None:
         """What the canister has printed since the last time."""
-        from rich.markup import escape
-
         for record in self._canister.logs():
             if record.sequence < self._next:
                 continue  # shown; the log forgets its oldest lines, so that counting them would not do
@@ -240,7 +237,7 @@ class _Shown:
             text = _text_of(record)
             is_trap = text.startswith("[TRAP]")  # its backtrace comes with the error
             for line in text.removesuffix("\n").split("\n")[: 1 if is_trap else None]:
-                self._console.print(f"[dim]log[/dim]  {escape(printable(line, keep=LAYOUT))}")
+                self._say(f"{styled('log', 'dim')}  {printable(line, keep=LAYOUT)}")
 
 
 def _lines(canister: Canister) -> list[str]:

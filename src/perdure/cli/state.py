@@ -10,6 +10,7 @@ import click
 
 from perdure.cli.archives import archive, archives, prune, restore
 from perdure.cli.completing import complete_source
+from perdure.cli.console import table
 from perdure.cli.lazy import Group
 from perdure.cli.progress import waiting
 from perdure.units import counted
@@ -145,17 +146,19 @@ def _name(raw: bytes) -> str:
 
 
 def _print_history(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("version", "kind", "canister", "method", "instructions", "pages"):
-        table.add_column(heading, justify="right" if heading in {"version", "instructions", "pages"} else "left")
-    for row in rows:
-        pages = sum(row["changed_pages"].values())
-        cells = (row["version"], row["kind"], row["canister"], row["method"], f"{row['instructions']:,}", f"{pages:,}")
-        table.add_row(*map(str, cells))
-    Console(highlight=False).print(table)
+    cells = [
+        (
+            str(row["version"]),
+            row["kind"],
+            row["canister"],
+            row["method"],
+            f"{row['instructions']:,}",
+            f"{sum(row['changed_pages'].values()):,}",
+        )
+        for row in rows
+    ]
+    headings = ("version", "kind", "canister", "method", "instructions", "pages")
+    table(headings, cells, right=("version", "instructions", "pages"), whole=("kind", "canister"))
 
 
 @state.command()

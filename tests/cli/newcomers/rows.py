@@ -442,7 +442,7 @@ def test_24_a_long_export_says_how_far_it_is(run, monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal := Terminal())
         code, out, _ = run("stable", "export", "users.bin", "-o", name)
         assert (code, out) == (0, "users: 2000 rows\n")
-        assert "2000/2000" in terminal.getvalue()
+        assert "2,000/2,000" in terminal.getvalue()
 
 
 def test_25_the_list_fits_80_columns(run, guests):

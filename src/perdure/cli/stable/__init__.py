@@ -1,6 +1,6 @@
 """`perdure stable`: what is in any stable memory.
 
-Importing this costs click and nothing else; NumPy, apsw and rich are imported by the commands that need them.
+Importing this costs click and nothing else; NumPy and apsw are imported by the commands that need them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -9,14 +11,13 @@ import click
 
 from perdure.cli.argument import PICTURE
 from perdure.cli.completing import complete_source
+from perdure.cli.console import can_say, has_colours, say, styled, width_of
 from perdure.cli.progress import waiting
-from perdure.cli.stable.show import console_of, print_json
+from perdure.cli.stable.show import print_json
 from perdure.cli.stable.source import FOUND_WRONG, about_nothing, opened, options
 from perdure.cli.terminal import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from perdure.inspection.find import Inventory
     from perdure.inspection.fsck import Report
 
@@ -52,25 +53,18 @@ def fsck(source: str, all_values: bool, as_json: bool, quiet: bool, schema_path:
 
 
 def _print_report(report: Report) -> None:
-    from rich.text import Text
-
-    console = console_of()
     for finding in report.findings:
         style = "red" if finding.severity == "error" else "yellow"
         where = "" if finding.address is None else f" at {finding.address:#x}"
         if finding.below_address is not None and finding.below_address != finding.address:
             where += f" ({finding.below_address:#x} in the dump)"
-        console.print(
-            Text.assemble(
-                (finding.severity, style),
-                f" {finding.code}: memory {finding.label}{where}: {printable(finding.message)}",
-            )
-        )
-        console.print(Text(f"  {finding.advice}", style="dim"))
+        what = f"{finding.code}: memory {finding.label}{where}: {printable(finding.message)}"
+        say(f"{styled(finding.severity, style)} {what}")
+        say(styled(f"  {finding.advice}", "dim"))
     listed = len(report.findings)
     total = sum(sum(counts.values()) for counts in report.counts.values())
     if total > listed:
-        console.print(f"and {total - listed} more of the same kinds")
+        say(f"and {total - listed} more of the same kinds")
     errors = len(report.errors)
     click.echo(f"{report.checked} memories checked: {errors} errors, {listed - errors} notes listed")
 
@@ -107,40 +101,33 @@ def map_(source: str, output: Path | None, as_json: bool, quiet: bool, schema_pa
 
 
 def _print_map(inventory: Inventory, *, quiet: bool) -> None:
-    from rich.text import Text
-
     from perdure.inspection.occupancy import cells, legend, occupancy
 
-    console = console_of()
-    width = min(64, max(16, console.width - 2))
+    width = min(64, max(16, width_of() - 2))
     drawn = cells(occupancy(inventory), width * 12)
     colours = {structure.label: _COLOURS[index % len(_COLOURS)] for index, structure in enumerate(inventory.structures)}
     letters = {structure.label: _letter(index) for index, structure in enumerate(inventory.structures)}
-    text = Text()
-    used, slack, free = _marks(console)
-    for number, span in enumerate(drawn):
-        if span.use == "used":
-            mark = used if used and not console.no_color else letters[span.label]
-        else:
-            mark = {"manager": "#", "slack": slack, "free": free}[span.use]
-        text.append(mark, style=colours.get(span.label, ""))
-        if number % width == width - 1:
-            text.append("\n")
-    console.print(text, end="")
+    used, slack, free = _marks()
+    marks = {"manager": "#", "slack": slack, "free": free}
+    for first in range(0, len(drawn), width):
+        line = [
+            (marks.get(span.use) or used or letters[span.label], colours.get(span.label, ""))
+            for span in drawn[first : first + width]
+        ]
+        alike = groupby(line, key=itemgetter(1))
+        say("".join(styled("".join(mark for mark, _ in run), style) for style, run in alike))
     if quiet:
         return
     for structure in inventory.structures:
-        console.print(Text(f"{letters[structure.label]} {legend(structure)}", style=colours[structure.label]))
-    console.print(Text(f"# manager   {slack} set aside, not in use   {free} nobody's"))
+        say(styled(f"{letters[structure.label]} {legend(structure)}", colours[structure.label]))
+    say(f"# manager   {slack} set aside, not in use   {free} nobody's")
 
 
-def _marks(console: Console) -> tuple[str, str, str]:
+def _marks() -> tuple[str, str, str]:
     """For what is used, where colours tell whose it is (else empty), for what is set aside and for what is nobody's."""
-    try:
-        "█░·".encode(console.encoding)
-    except UnicodeEncodeError:
+    if not can_say("█░·"):
         return "", "-", "."
-    return "█" if console.is_terminal else "", "░", "·"
+    return "█" if has_colours() else "", "░", "·"
 
 
 def _letter(index: int) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perdure.cli.completing import complete_source
-from perdure.cli.stable.show import console_of, print_json, printable
+from perdure.cli.console import say, styled
+from perdure.cli.stable.show import print_json, printable
 from perdure.cli.stable.source import FOUND_WRONG, opened, options
 from perdure.units import show_bytes
 
@@ -86,40 +87,34 @@ def diff(
 
 
 def _print_diff(found: StructureDiff, limit: int) -> None:
-    from rich.text import Text
-
     if found.status == "same":
         return
-    console = console_of()
     counts = ", ".join(f"{number} {what}" for what in ("added", "removed", "changed") if (number := found.count(what)))
     kinds = " -> ".join(dict.fromkeys(kind or "nothing" for kind in found.kinds))
-    console.print(Text(f"{printable(found.name)} ({kinds}): {counts or found.status}", style="bold"))
+    say(styled(f"{printable(found.name)} ({kinds}): {counts or found.status}", "bold"))
     for one in found.models:
-        console.print(Text(f"  {printable(one.place)}: {printable(one.what)} ({one.verdict})", style="yellow"))
+        say(styled(f"  {printable(one.place)}: {printable(one.what)} ({one.verdict})", "yellow"))
     # What the bytes of a catalogue say is told above.
     shown = [] if found.models else found.changes[:limit] if limit else found.changes
     for change in shown:
         mark, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[change.what]
-        console.print(Text(f"  {mark} {_change_text(found, change)}", style=style))
+        say(styled(f"  {mark} {_change_text(found, change)}", style))
     if len(found.changes) > len(shown) and not found.models:
-        console.print(Text(f"  and {len(found.changes) - len(shown)} more"))
+        say(f"  and {len(found.changes) - len(shown)} more")
     _print_bytes(found, limit)
 
 
 def _print_bytes(found: StructureDiff, limit: int) -> None:
     """Which bytes differ, where nobody knows what they mean."""
-    from rich.text import Text
-
     if found.regions is None:
         return
-    console = console_of()
     total, _, changed = found.pages
-    console.print(Text(f"  {changed:,} of {total:,} pages of 4 KiB differ"))
+    say(f"  {changed:,} of {total:,} pages of 4 KiB differ")
     for run in islice(found.byte_runs(), limit or None):
         sides = " -> ".join(side.hex(" ") or "nothing" for side in (run.before, run.after))
-        console.print(Text(f"  ~ {run.address:#x}, {show_bytes(run.size_bytes)}: {sides}", style="yellow"))
+        say(styled(f"  ~ {run.address:#x}, {show_bytes(run.size_bytes)}: {sides}", "yellow"))
     if limit and found.run_count > limit:
-        console.print(Text(f"  and {found.run_count - limit:,} more"))
+        say(f"  and {found.run_count - limit:,} more")
 
 
 def _change_text(found: StructureDiff, change: Any) -> str:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
 from perdure import units
+from perdure.cli.console import table
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["console_of", "print_json", "print_table", "printable", "show_size"]
-
-_WIDE: Final = 200
+__all__ = ["print_json", "print_table", "printable", "show_size"]
 
 
 def print_json(value: object) -> None:
@@ -22,14 +17,6 @@ def print_json(value: object) -> None:
     import json
 
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def console_of() -> Console:
-    """Colours and the terminal's width for people; plain and wide in a pipe. rich heeds NO_COLOR."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 def print_table(
@@ -40,16 +27,8 @@ def print_table(
     whole: Sequence[str] = (),
 ) -> None:
     """Print rows under their columns; those named by `right` are numbers, those by `whole` are not broken."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)
-    for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row))
-    console_of().print(table)
+    texts = (["" if value is None else str(value) for value in row] for row in rows)
+    table(columns, texts, right=right, whole=whole)
 
 
 def show_size(size_bytes: int | None) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perdure.cli.completing import complete_source
-from perdure.cli.stable.show import console_of, print_json, print_table, show_size
+from perdure.cli.console import Node
+from perdure.cli.console import tree as show_tree
+from perdure.cli.stable.show import print_json, print_table, show_size
 from perdure.cli.stable.source import about_nothing, opened, options, sql_errors
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import counted
@@ -164,31 +166,29 @@ def tree(source: str, as_json: bool, quiet: bool, schema_path: Path | None) -> N
 
 
 def _print_tree(inventory: Inventory, shapes: dict[str, dict[str, Any]], *, quiet: bool) -> None:
-    from rich.text import Text
-    from rich.tree import Tree
-
-    root = Tree(Text(inventory.label))
-    parent = root
+    root = parent = Node(inventory.label, [])
     for manager in inventory.managers:
-        parent = root.add(Text(f"memory manager, {manager.header.allocated_buckets} buckets"))
+        parent = Node(f"memory manager, {manager.header.allocated_buckets} buckets", [])
+        root.below.append(parent)
     for structure in inventory.structures:
         name = f" {structure.name}" if structure.name else ""
         entries = "" if structure.entries is None else f", {structure.entries} entries"
         version = "" if structure.version is None else f" version {structure.version}"
-        node = parent.add(Text(f"{structure.label}{name}: {structure.kind}{version}{entries}"))
+        node = Node(f"{structure.label}{name}: {structure.kind}{version}{entries}", [])
+        parent.below.append(node)
         if quiet:
             continue
         if structure.key is not None or structure.value is not None:
             widths = [
                 f"{what} {width}" for what, width in (("key", structure.key), ("value", structure.value)) if width
             ]
-            node.add(Text(f"bytes: {', '.join(widths)}"))
+            node.below.append(Node(f"bytes: {', '.join(widths)}", []))
         for what, number in shapes.get(structure.label, {}).items():
             if number:
-                node.add(Text(f"{what.replace('_', ' ')}: {number}"))
+                node.below.append(Node(f"{what.replace('_', ' ')}: {number}", []))
         if note := _note_of(structure):
-            node.add(Text(note))
-    console_of().print(root)
+            node.below.append(Node(note, []))
+    show_tree(root)
 
 
 @click.command()
