@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine import module
+from floors.commit import CommitFloor
 from perdure import Canister, Subnet
 from perdure.canister import PageDelta
 from perdure.execution.records import RECORDS
@@ -30,6 +31,7 @@ from perdure.storage.disk import DiskFile
 
 PAGE = 4096
 MEMORY_PAGES = 512
+BATCH = 50
 NAME = b"canister"
 MESSAGE = Message(bytes(32), NAME, "update", "insert", b"\x04", bytes(32), 123_456)
 
@@ -59,10 +61,16 @@ def message_figures(directory: str, quick: bool) -> list[dict[str, object]]:
     """Messages one after the other, in alternating batches: means, so that both sides' checkpoints are in."""
     found = []
     for what, pages in MESSAGES.items():
-        mine, theirs, floor = (
-            statistics.mean(times) * 1e6 for times in message_times(directory, pages, 8 if quick else 40)
-        )
+        times = message_times(directory, pages, 8 if quick else 40)
+        mine, theirs, floor = (statistics.mean(each) * 1e6 for each in times)
+        batches = [[sum(each[at : at + BATCH]) for at in range(0, len(each), BATCH)] for each in (times[0], times[2])]
         found += [
+            figure(
+                f"one durable message of {sum(pages)} pages / pwrite and fdatasync of the same",
+                statistics.median(own / bare for own, bare in zip(*batches, strict=True)),
+                "ratio",
+                1.2 if sum(pages) == 2 else None,
+            ),
             figure(
                 f"SQLite (WAL, FULL) / one durable message, same {sum(pages)} pages: {what}",
                 theirs / mine,
@@ -84,18 +92,16 @@ def message_times(directory: str, pages: tuple[int, int], batches: int) -> list[
     database.execute("pragma journal_mode = wal")
     database.execute("pragma synchronous = full")
     database.execute("create table page (number integer primary key, bytes blob)")
-    plain = os.open(f"{directory}/plain", os.O_RDWR | os.O_CREAT)
-    os.pwrite(plain, bytes(32 << 20), 0)
-    os.fsync(plain)
     data = random.Random(1).randbytes(PAGE)
-    together = data * (sum(pages) + 1)
+    floor = CommitFloor(f"{directory}/plain", data, sum(pages))
+    changes = [{NAME: change_of(number, data, pages)} for number in range(MEMORY_PAGES)]
     rows = [
         [memory * MEMORY_PAGES + place for memory, count in enumerate(pages) for place in places(number, count)]
         for number in range(MEMORY_PAGES)
     ]
 
     def ours(number: int) -> None:
-        state.commit(MESSAGE, {NAME: change_of(number, data, pages)}, apply=True)
+        state.commit(MESSAGE, changes[number % MEMORY_PAGES], apply=True)
 
     def sqlite(number: int) -> None:
         database.execute("begin")
@@ -103,28 +109,24 @@ def message_times(directory: str, pages: tuple[int, int], batches: int) -> list[
             database.execute("insert or replace into page values (?, ?)", (row, data))
         database.execute("commit")
 
-    def bare(number: int) -> None:
-        os.pwrite(plain, together, number % 256 * 32 * PAGE)
-        os.fdatasync(plain)
-
     large = PageDelta(1024, [(0, bytes(48 << 20))])  # the log gets its size once, not in what is measured
     for _ in range(2):
         state.commit(MESSAGE, {b"other": CanisterChange({"stable": large})}, apply=True)
     state.checkpoint()
-    actions: list[Callable[[int], None]] = [ours, sqlite, bare]
+    actions: list[Callable[[int], None]] = [ours, sqlite, floor.commit]
     times: list[list[float]] = [[], [], []]
     for number in range(MEMORY_PAGES):
         ours(number)
         sqlite(number)
     for batch in range(batches):
         for action, found in zip(actions, times, strict=True):
-            for number in range(50):
+            for number in range(BATCH):
                 start = time.perf_counter()
-                action(batch * 50 + number)
+                action(batch * BATCH + number)
                 found.append(time.perf_counter() - start)
     state.close()
     database.close()
-    os.close(plain)
+    floor.close()
     return times
 
 
