@@ -145,6 +145,16 @@ def test_nothing_is_begun_of_what_cannot_be(path, kinds, words):
     assert not path.exists()
 
 
+def test_a_directory_that_has_something_else(path):
+    Subnet(path).close()
+    with pytest.raises(StorageError, match="is the state of one subnet, and no network's"):
+        Network(2, path=path)
+    (path.parent / "other").mkdir()
+    (path.parent / "other" / "letter").write_text("dear")
+    with pytest.raises(StorageError, match="is not empty, and no network's"):
+        Network(2, path=path.parent / "other")
+
+
 def test_other_subnets_than_there_are(path):
     Network(2, path=path).close()
     with pytest.raises(ValueError, match="has the subnets application, application, asked for nns"):

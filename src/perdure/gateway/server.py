@@ -105,7 +105,8 @@ def listen(bind: str, port: int, domains: Iterable[str] = (), allow_hosts: Itera
     allow_hosts = tuple(allow_hosts)
     if not is_loopback(bind) and not allow_hosts:
         raise ValueError(
-            f"others can reach {bind}: say by which name or address they ask for this server, with allow_hosts"
+            f"others can reach {bind}: say by which name or address they ask for this server, with --allow-host "
+            "(allow_hosts in Python)"
         )
     Hosts(domains, allow_hosts)
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET

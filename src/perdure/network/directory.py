@@ -240,7 +240,11 @@ def wanted_kinds(subnets: int | Iterable[str] | None, topology: Topology | None)
             raise ValueError(f"{topology.directory} has the subnets {', '.join(there)}, asked for {', '.join(asked)}")
         return there
     if topology is not None and topology.directory.is_dir() and not all(map(_is_empty, topology.directory.iterdir())):
-        raise StorageError("is neither empty nor a network's: it has no topology.json", topology.directory)
+        what = "is the state of one subnet" if (topology.directory / "checkpoint").exists() else "is not empty"
+        raise StorageError(
+            f"{what}, and no network's: it has no topology.json; name another directory for a network",
+            topology.directory,
+        )
     if asked is None:
         return ["application"] * 2
     if not asked:
