@@ -254,7 +254,7 @@ TESTED_WITH = {
     "storage/test_disk.py": "storage: aio",
     "storage/test_image.py": "storage: durable mapped pieces runs temporary",
     "storage/test_kept.py": "storage: answers",
-    "storage/test_snapshot.py": "storage: beside transport",
+    "storage/test_snapshot.py": "storage: transport",
     "subnet/test_durable.py": "subnet: host records snapshots",
     "subnet/test_handles.py": "subnet: canister core seen subnet",
     "subnet/test_handing.py": "execution: handing; subnet: handed",

@@ -203,7 +203,9 @@ def test_all_of_it_or_nothing(path, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="is there already"):
         backup_network(path, target)
     with pytest.raises(StorageError, match=r"no topology.json"):
-        backup_network(tmp_path, tmp_path / "other")
+        backup_network(tmp_path / "copy" / "0-system", tmp_path / "other")
+    with pytest.raises(StorageError, match=r"lies within .*net, which is to be copied"):
+        backup_network(path, path / "2-system")
     shutil.rmtree(path / "1-system")
     with pytest.raises(StorageError, match="has no directory 1-system"):
         backup_network(path, tmp_path / "other")

@@ -20,6 +20,7 @@ from perdure.execution.records import decode_subnet
 from perdure.execution.state import NO_STREAM, XNetStream
 from perdure.network.directory import refuse_missing, wanted_kinds
 from perdure.storage import StateDirectory, StorageLimits, backup
+from perdure.storage.backup import refuse_within
 from perdure.storage.beside import DirectoryDraft
 from perdure.storage.checkpoints import SUBDIRECTORIES
 from perdure.storage.disk import Disk, RealDisk
@@ -51,6 +52,7 @@ def backup_network(
         StorageError: there is something at the target, or one of them cannot be read, written or trusted.
     """
     disk = disk or RealDisk()
+    refuse_within(source, target)
     for _ in range(_TRIES):
         topology = Topology(Path(source), disk)
         wanted_kinds(None, _there(topology))  # which looks at what somebody may have changed

@@ -25,7 +25,7 @@ from perdure.storage.durable import DurableMemory
 from perdure.storage.kept import StorageLimits
 from perdure.storage.log import BLOCK
 
-__all__ = ["Salvaged", "Usage", "backup", "salvage", "usage"]
+__all__ = ["Salvaged", "Usage", "backup", "refuse_within", "salvage", "usage"]
 
 _COPY_BYTES = 4 << 20
 _BESIDE: Final = ("names.json", "interfaces.json")
@@ -53,6 +53,7 @@ def backup(
         StorageError: there is something at the target, or one of them cannot be read, written or trusted.
     """
     disk = disk or RealDisk()
+    refuse_within(source, target)
     with (
         StateDirectory.open(source, read_only=True, newest=newest, disk=disk) as origin,
         _made(disk, str(target)) as made,
@@ -71,6 +72,13 @@ def backup(
             if (copied.version, copied.state_hash()) != (origin.version, origin.state_hash()):
                 raise StorageError(f"the copy has version {copied.version}, not {origin.version}", made)
         return origin.version
+
+
+def refuse_within(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Raise `StorageError` where a copy would lie in what it is a copy of."""
+    inner, outer = (os.path.abspath(one) for one in (target, source))  # noqa: PTH100 -- no way is followed
+    if os.path.commonpath([inner, outer]) == outer:
+        raise StorageError(f"lies within {outer}, which is to be copied: name a place beside it", inner)
 
 
 @contextmanager

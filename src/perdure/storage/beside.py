@@ -7,12 +7,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, final
+from typing import Any, Final, final
 
 from perdure.errors import StorageError
 from perdure.storage.disk import Disk, DiskFile
 
-__all__ = ["DirectoryDraft", "make_directories", "new_file", "read_json"]
+__all__ = ["HELD", "DirectoryDraft", "make_directories", "new_file", "read_json"]
+
+
+HELD: Final = ".being-made"
+"""The file by which whoever makes a directory holds it, in it until it is whole."""
 
 
 @final
@@ -32,22 +36,35 @@ class DirectoryDraft:
         self._refusal = refusal
         self._root = disk
         self._disk = disk.within(self._parent)  # others may write there, and have put something in the way
+        self._held: DiskFile | None = None
 
     def __enter__(self) -> str:
         make_directories(self._root, self._parent)
         if self._disk.exists(self._target):
             raise StorageError(self._refusal, self._target)
-        self._remove()
         self._disk.make_directory(self._path)
+        self._held = _only_one(self._disk, f"{self._path}/{HELD}", self._target)
+        try:
+            self._empty()  # an earlier try may have left something
+        except BaseException:
+            self._held.close()
+            raise
         return self._path
 
-    def _remove(self) -> None:
-        """Remove what there is, and what an earlier try has left."""
-        for directory in (*self._inner, self._path):
+    def _empty(self) -> None:
+        for directory in self._inner:
             if self._disk.exists(directory):
                 for name in self._disk.list_directory(directory):
                     self._disk.remove(f"{directory}/{name}")
                 self._disk.remove_directory(directory)
+        for name in self._disk.list_directory(self._path):
+            if name != HELD:
+                self._disk.remove(f"{self._path}/{name}")
+
+    def _remove(self) -> None:
+        self._empty()
+        self._disk.remove(f"{self._path}/{HELD}")
+        self._disk.remove_directory(self._path)
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
@@ -58,9 +75,15 @@ class DirectoryDraft:
             raise
         if kind is not None:
             self._let_go()
+        self._close()
+
+    def _close(self) -> None:
+        if self._held is not None:
+            self._held.close()
         self._disk.close()
 
     def _keep(self) -> None:
+        self._disk.remove(f"{self._path}/{HELD}")
         for directory in (*self._inner, self._path):
             if self._disk.exists(directory):
                 self._disk.sync_directory(directory)
@@ -70,7 +93,20 @@ class DirectoryDraft:
     def _let_go(self) -> None:
         with suppress(OSError):  # what went wrong first is told
             self._remove()
-        self._disk.close()
+        self._close()
+
+
+def _only_one(disk: Disk, path: str, target: str) -> DiskFile:
+    """A file that nobody else holds, open: who holds it fills what is beside `target`.
+
+    Raises:
+        StorageError: somebody else does.
+    """
+    file = disk.open(path, write=True, create=True)
+    if file.lock(exclusive=True) and file.is_at(path):
+        return file
+    file.close()
+    raise StorageError("somebody else is making it at the moment", target)
 
 
 def _places(target: str) -> tuple[str, str, str]:
@@ -97,9 +133,9 @@ def new_file(disk: Disk, target: str) -> Iterator[DiskFile]:
     try:
         if disk.exists(target):
             raise StorageError("exists already", target)
-        disk.remove(draft)
-        file = disk.open(draft, write=True, create=True)
+        file = _only_one(disk, draft, target)
         try:
+            file.truncate(0)  # an earlier try may have left something
             yield file
             file.sync()
             disk.rename(draft, target)

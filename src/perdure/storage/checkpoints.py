@@ -14,6 +14,7 @@ from typing import final
 
 from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.record import Format
+from perdure.storage.beside import HELD
 from perdure.storage.blobs import Blobs
 from perdure.storage.checkpoint import (
     Checkpoint,
@@ -93,7 +94,7 @@ class Checkpoints:
         if not self._disk.exists(self._path) or self._disk.exists(f"{self._path}/checkpoint"):
             return
         refuse_network(self._path, self._disk)
-        begun = {"lock", "readers", "log", "checkpoint.new", "reserve", *SUBDIRECTORIES}
+        begun = {"lock", "readers", "log", "checkpoint.new", "reserve", HELD, *SUBDIRECTORIES}
         strangers = set(self._disk.list_directory(self._path)) - begun
         if strangers:
             raise StorageError(f"neither empty nor a state directory: {sorted(strangers)[0]!r} is in it", self._path)
