@@ -111,6 +111,7 @@ WRITERS = {
     "perdure.cli.upgrade": "the same",
     "perdure.cli.fleet.campaigns": "the same: reports, in a directory",
     "perdure.fleet.journal": "what a campaign has found, in a directory that somebody asked for by name",
+    "perdure.fleet.on_ray": "what a command's words name, in scratch files of a node",
     "perdure.fleet.worker": "to the pipe that answers are asked from; to the system, that it may be ended first",
     "perdure.cli.stable.check": "the same",
     "perdure.cli.stable.compare": "the same",

@@ -61,9 +61,9 @@ class Wallet:
 
 def campaign(directory: Path) -> dict[str, str]:
     """One that is killed, one that is late, and some that are neither."""
-    told = {"dies": "die", "hangs": "hang", **{f"works {number}": "work" for number in range(4)}}
+    told = {"dies": "die", "hangs": "hang", "reads": "read", **{f"works {number}": "work" for number in range(4)}}
     jobs = [Job(source, (what, str(directory / "ids"))) for source, what in told.items()]
-    workers = RayWorkers("fleet_work:run", 2)
+    workers = RayWorkers("fleet_work:run", 2, files={"not/here.wasm": b"shipped"})
     return {row.source: f"{row.outcome}: {row.error}" for row in Campaign(jobs, workers, time_limit_seconds=3).rows()}
 
 

@@ -201,6 +201,60 @@ def test_reports_are_written_whatever_documents_hold(tmp_path: Path, document: o
     )
 
 
+def test_memory_has_what_is_told_of_rows_and_no_more(tmp_path: Path) -> None:
+    """Documents are read back from the disk, and each row is as it was."""
+    finding = {"code": "lost", "severity": "error", "where": "x" * 100}
+    documents: list[object] = [
+        [{"n": 1, "name": "x" * 1_000}] * 20_000,
+        [{"n": 1.5}, {"n": None, "more": [1]}],
+        [{"n": 1 << 60}],
+        {"verdict": "breaking", "findings": [finding] * 1_000},
+        {"found": {"error": "a story\nof two lines"}},
+        None,
+    ]
+    rows = [replace(row(str(number)), document=document) for number, document in enumerate(documents)]
+    with Journal(tmp_path / "out", "query", [], resume=False) as journal:
+        for one in rows:
+            journal.add(one)
+    with Journal(tmp_path / "out", "query", [], resume=True) as journal:
+        assert max(len(one.to_json()) for one in journal.rows.values()) < 500
+        assert [journal.whole(one) for one in journal.rows.values()] == rows
+        assert [one.told for one in journal.rows.values()] == [one.told for one in rows]
+        summary = Summary.of("query", list(journal.rows.values()), 6, journal.whole)
+        assert summary.to_text() == Summary.of("query", rows, 6).to_text()
+        assert json.loads(summary.to_json()) == json.loads(json.dumps(Summary.of("query", rows, 6).to_dict()))
+        write_parquet(summary, tmp_path / "results.parquet", tmp_path / "entries.parquet")
+    found = parquet.read_table(tmp_path / "entries.parquet")
+    assert found.num_rows == 20_003
+    assert found.column_names == ["source", "n", "name", "more"]
+    # A float cannot be the last of these whole numbers.
+    assert found.column("n").to_pylist()[-3:] == ["1.5", None, str(1 << 60)]
+
+
+def test_numbers_of_two_kinds_are_numbers(tmp_path: Path) -> None:
+    rows = [replace(row(str(number)), document=[{"n": n}] * 10_000) for number, n in enumerate((None, 1, 2.5))]
+    write_parquet(Summary.of("query", rows, 3), tmp_path / "results.parquet", tmp_path / "entries.parquet")
+    assert parquet.read_table(tmp_path / "entries.parquet").column("n").to_pylist()[::10_000] == [None, 1.0, 2.5]
+
+
+def test_what_failed_is_told_by_the_error_and_not_by_what_is_behind_it() -> None:
+    words = "perdure: a.bin: not a memory\n  `perdure explain not-a-memory` says more\n"
+    assert replace(row("a", "failed"), error=words).told == "perdure: a.bin: not a memory"
+    assert replace(row("a", "failed"), error="its worker ended by\nsignal 9").told == "signal 9"
+
+
+def test_an_empty_campaign_is_a_report_too() -> None:
+    assert json.loads(Summary.of("query", [], 0).to_json())["rows"] == []
+
+
+def test_a_word_is_the_file_that_came_with_it(tmp_path: Path) -> None:
+    (tmp_path / "dump.bin").write_bytes(bytes(65536))
+    asked = {"main": "perdure.cli:main", "arguments": ["stable", "fsck", "--json", "--", "nowhere"], "directory": ""}
+    for files, code in (({}, 2), ({"nowhere": str(tmp_path / "dump.bin")}, 0)):
+        answer = json.loads(run(json.dumps(asked | {"files": files}).encode()))
+        assert answer["exit_code"] == code, answer
+
+
 def test_columns_of_the_same_name_as_the_source_stay(tmp_path: Path) -> None:
     one = replace(row("a"), document=[{"source": 1, "source_": 2, "source__": 3}])
     write_parquet(Summary.of("query", [one], 1), tmp_path / "results.parquet", tmp_path / "entries.parquet")

@@ -46,6 +46,7 @@ def test_what_is_killed_on_ray_loses_and_doubles_nothing(tmp_path: Path, work: s
     assert owners["came"] == [[1, 1], [2, 1]]
     works = {f"works {number}": "fine: " for number in range(4)}
     assert {source: told for source, told in found["campaign"].items() if source in works} == works
+    assert found["campaign"]["reads"] == "fine: shipped"
     assert found["campaign"]["hangs"] == "failed: its time limit of 3 s is over"
     assert found["campaign"]["dies"].startswith("failed: its worker ended by ")
 

@@ -104,18 +104,20 @@ def restore(url: str, output: Path, version: int | None, key_file: Path | None, 
 @_JSON
 @_QUIET
 def archives(url: str, key_file: Path | None, as_json: bool, quiet: bool) -> None:
-    """List the versions in the archive at URL, newest first.
+    """List the versions in the archive at URL, newest first; before them, the newest commit that its log has.
 
     \b
     Example:
         perdure state archives s3://backups/shop
     """  # noqa: D301
+    from perdure.storage.archive_log import log_version
     from perdure.storage.restoring import versions_in
 
-    found = versions_in(url, _key(key_file))
+    found, newest = versions_in(url, _key(key_file)), log_version(url, _key(key_file))
     rows = [{"sequence": one.sequence, "version": one.version, "state_hash": one.state_hash.hex()} for one in found]
     lines = [f"{one.version:>12}  {one.state_hash.hex()}" for one in found] or ["none"]
-    _say({"versions": rows}, lambda: "\n".join(lines), as_json=as_json, quiet=quiet)
+    lines[:0] = [] if newest is None else [f"{newest:>12}  in its log, with those since the version before"]
+    _say({"versions": rows, "log_version": newest}, lambda: "\n".join(lines), as_json=as_json, quiet=quiet)
 
 
 class _Duration(click.ParamType[int]):

@@ -24,7 +24,10 @@ _MAX_WORDS: Final = 20_000
 
 
 def run(request: bytes) -> bytes:
-    """Do what is asked for; exit code, what was printed on both streams, processor time: as a JSON object."""
+    """Do what is asked for; exit code, what was printed on both streams, processor time: as a JSON object.
+
+    A request may have `files`: where this machine has what a word of the command names, which is said of it as well.
+    """
     asked = json.loads(request)
     printed, words = _Printed(_Bounded()), _Printed(_Tail())
     home = Path.cwd()
@@ -33,7 +36,8 @@ def run(request: bytes) -> bytes:
     try:
         if asked["directory"]:
             os.chdir(asked["directory"])
-        sys.argv = ["perdure", *asked["arguments"]]
+        files: dict[str, str] = asked.get("files", {})
+        sys.argv = ["perdure", *(files.get(word, word) for word in asked["arguments"])]
         with redirect_stdout(printed.stream), redirect_stderr(words.stream):
             named(asked["main"])()
     except SystemExit as ended:

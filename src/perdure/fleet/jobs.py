@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
@@ -139,6 +139,20 @@ class Row:
             raise MalformedError(f"no row of a campaign: source {row.source!r:.60}, outcome {row.outcome!r:.60}")
         return row
 
+    def gist(self) -> Row:
+        """The same without its document, but for what `told` says by it: so many rows take little memory."""
+        document: Any = None
+        if isinstance(self.document, dict):
+            document = {name: self.document[name] for name in ("verdict",) if name in self.document}
+            findings, story = self.document.get("findings"), self.document.get("found")
+            if isinstance(findings, list):
+                named = [(one.get("code"), one.get("severity")) for one in findings if isinstance(one, dict)]
+                codes = dict.fromkeys((str(code), str(severity)) for code, severity in named)
+                document["findings"] = [{"code": code, "severity": severity} for code, severity in codes]
+            if isinstance(story, dict):
+                document["found"] = {"error": str(story.get("error", "")).partition("\n")[0]}
+        return replace(self, document=document)
+
     @property
     def told(self) -> str:
         """What it came to, in a few words of the command's own: a verdict and its causes, findings, an error."""
@@ -152,7 +166,8 @@ class Row:
         if isinstance(document.get("found"), dict):  # a story that breaks a module
             return str(document["found"].get("error", "")).partition("\n")[0]
         lines = self.error.strip().splitlines()
-        return lines[-1] if lines else self.outcome
+        own = [line for line in lines if line.startswith("perdure: ")]  # behind it, what more can be done
+        return (own or lines or [self.outcome])[-1]
 
 
 def _load(text: str, max_depth: int) -> Any:

@@ -5,7 +5,8 @@ DIR/campaign.json    what it is about: {"version": 1, "command": ..., "options":
 DIR/rows.jsonl       a row a line, as sources are done, see `perdure.fleet.jobs.Row`
 ```
 
-A line that was cut off is not read, and written over. A row counts for its source as long as that has the same mark.
+Memory has of each row what is told of it, not what its command printed. A line that was cut off is not read, and
+written over. A row counts for its source as long as that has the same mark.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Journal:
         """Rows by source; the last counts. What is behind the last whole line goes."""
         self._file.seek(0)
         found: dict[str, Row] = {}
+        self._places: dict[str, tuple[int, int]] = {}
         end = 0
         for line in self._file:
             if not line.endswith(b"\n"):
@@ -98,7 +100,7 @@ class Journal:
                 row = Row.parse(line.decode())
             except (MalformedError, UnicodeDecodeError) as error:
                 raise MalformedError(f"{self.directory / _ROWS}: {error}", end) from error
-            found[row.source] = row
+            found[row.source], self._places[row.source] = row.gist(), (end, len(line))
             end += len(line)
         self._file.truncate(end)
         return found
@@ -121,12 +123,28 @@ class Journal:
         Raises:
             StorageError: it cannot be written.
         """
+        line = row.to_json().encode() + b"\n"
         try:
-            self._file.write(row.to_json().encode() + b"\n")
+            end = self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
+            raise StorageError.because("a row could not be kept", error, self.directory / _ROWS) from error
+        self.rows[row.source], self._places[row.source] = row.gist(), (end, len(line))
+
+    def whole(self, row: Row) -> Row:
+        """A row with its document, of which memory has no more than is told of it.
+
+        Raises:
+            StorageError: it cannot be read.
+            MalformedError: somebody has changed it meanwhile.
+        """
+        start, size_bytes = self._places[row.source]
+        try:
+            data = os.pread(self._file.fileno(), size_bytes, start)
+        except OSError as error:
             raise StorageError((error.strerror or str(error)).lower(), self.directory / _ROWS) from error
-        self.rows[row.source] = row
+        return Row.parse(data.decode(errors="replace"))
 
     def close(self) -> None:
         """Let go of the directory."""

@@ -12,6 +12,7 @@ Whoever reaches a Ray cluster runs code on it: see docs/fleet.md.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -20,10 +21,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, final
 
 from perdure.errors import HostError, UnsupportedError
@@ -136,14 +139,24 @@ def _keep_to_itself() -> None:
 class _Doer:
     """Calls one function, which is named: nothing that was pickled here."""
 
-    def __init__(self, work: str, directory: str) -> None:
-        os.chdir(directory)
+    def __init__(self, work: str, directory: str, names: Sequence[str], *contents: bytes) -> None:
+        self._scratch = TemporaryDirectory(prefix="perdure-fleet-")
+        self._files = {}
+        for name, content in zip(names, contents, strict=True):
+            place = Path(self._scratch.name) / sha256(content).hexdigest()
+            place.mkdir(exist_ok=True)
+            (place / Path(name).name).write_bytes(content)
+            self._files[name] = str(place / Path(name).name)
+        if Path(directory).is_dir():
+            os.chdir(directory)
         self._function = named(work)
 
     def ready(self) -> bytes:
         return b""
 
     def do(self, request: bytes) -> bytes:
+        if self._files:
+            request = json.dumps(json.loads(request) | {"files": self._files}).encode()
         answer: bytes = self._function(request)
         return answer
 
@@ -156,24 +169,33 @@ class RayWorkers:
         work: the function that they call, as ``module:name``, which every node can import.
         count: how many at once; by default as many as the cluster has cores.
         address: see `connect`.
-        directory: that relative names are in, on every node; by default this process's own.
+        directory: that relative names are in, on every node that has it; by default this process's own.
+        files: what words of commands name, by the word: each worker gets the bytes, whatever its node has, and
+            requests, which are then JSON objects, say under ``files`` where they are.
     """
 
     tries = 2
     """A node may go away, and nobody can tell whether what was done there had to do with it."""
 
     def __init__(
-        self, work: str, count: int | None = None, address: str | None = None, directory: str | None = None
+        self,
+        work: str,
+        count: int | None = None,
+        address: str | None = None,
+        directory: str | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         connect(address, count)
         ray = _ray()
         self._work, self._directory = work, directory or str(Path.cwd())
         self.count = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._names = list(files or {})
+        self._contents = [ray.put(one) for one in (files or {}).values()]  # once, and to each node once
         self._actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Doer)
 
     def start(self) -> _RayWorker:
         """See `Workers`."""
-        return _RayWorker(self._actor.remote(self._work, self._directory))
+        return _RayWorker(self._actor.remote(self._work, self._directory, self._names, *self._contents))
 
     def heard(self, workers: Collection[Worker], seconds: float | None) -> Sequence[tuple[Worker, bytes | None]]:
         """See `Workers`."""

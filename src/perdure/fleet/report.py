@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Final, final
@@ -18,6 +18,8 @@ __all__ = ["Summary", "write_parquet"]
 _ORDER: Final = ("found", "failed", "not certain", "fine")
 _EXIT_CODES: Final = {"found": 1, "failed": 2, "not certain": 3, "fine": 0}
 _LISTED: Final = 40
+_BATCH: Final = 10_000
+"""Entries that are in memory at a time, and those of the source that reaches it."""
 _COLOURS: Final = {"found": "#b3261e", "failed": "#5f6368", "not certain": "#a15c00", "fine": "#2e7d32"}
 _STYLE: Final = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem;color:#202124}"
@@ -35,17 +37,19 @@ class Summary:
         command: which.
         rows: gravest first, then by source.
         total: sources that there are; more than rows where the campaign was ended.
+        whole: gives a row with its document, where rows are gists, see `Row.gist`.
     """
 
     command: str
     rows: tuple[Row, ...]
     total: int
+    whole: Callable[[Row], Row] | None = None
 
     @classmethod
-    def of(cls, command: str, rows: Sequence[Row], total: int) -> Summary:
+    def of(cls, command: str, rows: Sequence[Row], total: int, whole: Callable[[Row], Row] | None = None) -> Summary:
         """With the rows in order."""
         ordered = sorted(rows, key=lambda row: (_ORDER.index(row.outcome), row.source))
-        return cls(command, tuple(ordered), total)
+        return cls(command, tuple(ordered), total, whole)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -77,12 +81,36 @@ class Summary:
             "modules": self.groups,
             "processor_seconds": round(sum(row.processor_seconds for row in self.rows), 3),
             "exit_code": self.exit_code,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [asdict(row) for row in self.with_documents()],
         }
+
+    def with_documents(self) -> Iterator[Row]:
+        """The rows, with what their commands printed."""
+        return iter(self.rows) if self.whole is None else map(self.whole, self.rows)
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        return "".join(self.pieces_of_json())
+
+    def pieces_of_json(self) -> Iterator[str]:
+        """One JSON object, row by row: documents are in memory one at a time."""
+        head = json.dumps(replace(self, rows=()).to_dict() | self._counted(), indent=1, ensure_ascii=False)
+        yield head.removesuffix("[]\n}") + "["
+        for number, row in enumerate(self.with_documents()):
+            text = json.dumps(asdict(row), indent=1, ensure_ascii=False)
+            yield ("," if number else "") + "".join(f"\n  {line}" for line in text.splitlines())
+        yield "\n ]\n}" if self.rows else "]\n}"
+
+    def _counted(self) -> dict[str, Any]:
+        """What is counted over the rows, in the place of what none of them give."""
+        return {
+            "done": len(self.rows),
+            "outcomes": self.counts,
+            "modules": self.groups,
+            "processor_seconds": round(sum(row.processor_seconds for row in self.rows), 3),
+            "exit_code": self.exit_code,
+            "rows": [],
+        }
 
     def to_text(self) -> str:
         """For people: counts, then the first of what is not fine."""
@@ -148,10 +176,6 @@ def write_parquet(summary: Summary, path: Path, entries: Path | None = None) -> 
     import pyarrow
     from pyarrow import parquet
 
-    plain = [
-        {name: _whole(value) for name, value in asdict(row).items()} | {"document": json.dumps(row.document)}
-        for row in summary.rows
-    ]
     columns: list[tuple[str, Any]] = [
         (name, kind)
         for kind, names in (
@@ -161,19 +185,77 @@ def write_parquet(summary: Summary, path: Path, entries: Path | None = None) -> 
         )
         for name in names
     ]
-    parquet.write_table(pyarrow.Table.from_pylist(plain, pyarrow.schema(columns)), path)
-    if entries is None:
-        return
-    listed = [
+    schema = pyarrow.schema(columns)
+    with parquet.ParquetWriter(path, schema) as writer:
+        for rows in _batches(summary):
+            plain = [
+                {name: _whole(value) for name, value in asdict(row).items()} | {"document": json.dumps(row.document)}
+                for row in rows
+            ]
+            writer.write_table(pyarrow.Table.from_pylist(plain, schema))
+    if entries is not None:
+        _write_entries(summary, entries)
+
+
+def _batches(summary: Summary) -> Iterator[list[Row]]:
+    """The rows with their documents, some at a time."""
+    rows: list[Row] = []
+    size = 0
+    for row in summary.with_documents():
+        rows.append(row)
+        size += 1 + (len(row.document) if isinstance(row.document, list | dict | str) else 0)
+        if size >= _BATCH:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _write_entries(summary: Summary, path: Path) -> None:
+    """The entries of all documents that are lists: read once to know their columns, and once to write them."""
+    import pyarrow
+
+    kinds: dict[str, Any] = {}  # a name's Arrow type; `None`: it is to be text
+    for rows in _batches(summary):
+        listed = _entries(rows)
+        for name in dict.fromkeys(name for one in listed for name in one):
+            kinds[name] = _joined(kinds.get(name, pyarrow.null()), [one.get(name) for one in listed])
+    for name, kind in kinds.items():
+        if kind is not None and "struct<>" in str(kind):  # Parquet has no column of nothing
+            kinds[name] = None
+    if not kinds:
+        kinds["source"] = pyarrow.null()
+    while (wrong := _written(summary, path, kinds)) is not None:
+        kinds[wrong] = None
+
+
+def _written(summary: Summary, path: Path, kinds: Mapping[str, Any]) -> str | None:
+    """Write entries by the types of their columns; the name of one whose type does not have all of its values."""
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, pyarrow.string() if kind is None else kind) for name, kind in kinds.items()])
+    with parquet.ParquetWriter(path, schema) as writer:
+        writer.write_table(schema.empty_table())
+        for rows in _batches(summary):
+            listed, arrays = _entries(rows), []
+            for name, kind in kinds.items():
+                try:
+                    arrays.append(_column([one.get(name) for one in listed], kind))
+                except pyarrow.ArrowException:  # a whole number that a column of others cannot have
+                    return name
+            writer.write_table(pyarrow.table(arrays, schema=schema))
+    return None
+
+
+def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [
         {"source": _whole(row.source)} | {_column_name(name): value for name, value in one.items()}
-        for row in summary.rows
+        for row in rows
         if isinstance(row.document, list)
         for one in row.document
         if isinstance(one, dict)
     ]
-    names = dict.fromkeys(name for one in listed for name in one)
-    arrays = {name: _column([one.get(name) for one in listed]) for name in names or {"source": None}}
-    parquet.write_table(pyarrow.table(arrays), entries)
 
 
 def _whole(value: Any) -> Any:
@@ -186,16 +268,28 @@ def _column_name(name: str) -> str:
     return f"{_whole(name)}_" if name.rstrip("_") == "source" else _whole(name)
 
 
-def _column(values: list[Any]) -> Any:
-    """As Arrow has it; text where values are of several kinds, or of none that it or Parquet has."""
+def _joined(kind: Any, values: list[Any]) -> Any:
+    """An Arrow type that has what another one has, and these values; `None`: there is none but text."""
     import pyarrow
 
+    if kind is None:
+        return None
     try:
-        found = pyarrow.array(values)
-        if "struct<>" not in str(found.type):  # Parquet has no column of nothing
-            return found
-        texts: list[Any] = [one if one is None else json.dumps(one) for one in values]
-        return pyarrow.array(texts, pyarrow.string())
+        found = pyarrow.array(values).type
+        joined = pyarrow.unify_schemas(
+            [pyarrow.schema([("", kind)]), pyarrow.schema([("", found)])], promote_options="permissive"
+        )
+        pyarrow.array(values, joined[0].type)
     except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
-        texts = [_whole(one) if isinstance(one, str | None) else json.dumps(one) for one in values]
-        return pyarrow.array(texts, pyarrow.string())
+        return None
+    return joined[0].type
+
+
+def _column(values: list[Any], kind: Any) -> Any:
+    """As a column of a type has it; of none, as text."""
+    import pyarrow
+
+    if kind is not None:
+        return pyarrow.array(values, kind)
+    texts = [_whole(one) if isinstance(one, str | None) else json.dumps(one) for one in values]
+    return pyarrow.array(texts, pyarrow.string())

@@ -40,7 +40,7 @@ from perdure.storage.log import LogRecord, records_in
 from perdure.storage.merkle import HASH_BYTES
 from perdure.storage.objects import AlreadyThereError, Stat
 
-__all__ = ["NO_ENTRY", "TOKEN_BYTES", "ArchiveLog", "Base", "LogEntry", "decode_entry", "encode_entry"]
+__all__ = ["NO_ENTRY", "TOKEN_BYTES", "ArchiveLog", "Base", "LogEntry", "decode_entry", "encode_entry", "log_version"]
 
 TOKEN_BYTES: Final = 16
 
@@ -265,3 +265,13 @@ class ArchiveLog:
             if version != entry.version:
                 raise StorageError(f"its commits end with version {version}, {entry.version} expected", place)
             yield entry, records
+
+
+def log_version(url: str, key: bytes = b"") -> int | None:
+    """The newest version that the log of an archive has; `None`: it has no log.
+
+    Raises:
+        StorageError: there is no archive, or it cannot be read.
+    """
+    last, _ = ArchiveLog(Archive(url, key)).last()
+    return None if last is NO_ENTRY else last.version

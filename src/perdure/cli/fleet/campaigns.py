@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
@@ -125,7 +127,9 @@ def _campaign(name: str) -> click.Command:
     def callback(sources: tuple[str, ...], **given: Any) -> int:
         words = [*single.words, *_words(own, given), "--json"]
         behind = [os.fspath(given[str(one.name)]) for one in arguments]
-        return _run(name, single, _Call(words, behind), sources, {one: given[one] for one in _OPTIONS})
+        named = [given[str(one.name)] for one in (*own, *arguments) if isinstance(one.type, click.Path)]
+        files = [os.fspath(one) for value in named for one in (value if isinstance(value, tuple) else (value,)) if one]
+        return _run(name, single, _Call(words, behind, files), sources, {one: given[one] for one in _OPTIONS})
 
     return click.Command(
         name,
@@ -162,10 +166,11 @@ def _words(options: Iterable[click.Option], given: Mapping[str, Any]) -> Iterato
 
 
 class _Call(NamedTuple):
-    """A command's words but for the source, and those behind it."""
+    """A command's words but for the source, those behind it, and which of both are names of files."""
 
     words: list[str]
     behind: list[str]
+    files: list[str]
 
 
 def _option(*names: str, **settings: Any) -> Callable[[], click.Option]:
@@ -230,17 +235,19 @@ def _run(name: str, single: _Single, call: _Call, given: Sequence[str], options:
         told = estimate(name, jobs, (), _count(options), options["usd_per_core_hour"])
         click.echo(_json(told.to_dict()) if options["as_json"] else told.to_text(), nl=options["as_json"])
         return 0
-    workers = _workers(options)
-    if out is None:
-        rows: list[Row] = []
-        is_whole = _collect(name, jobs, workers, rows.append, options)
-        return _tell(Summary.of(name, rows, len(jobs)), options, is_whole=is_whole)
-    with Journal(out, name, [*call.words, *call.behind], resume=options["resume"]) as journal:
+    workers = _workers(options, call.files)
+    with ExitStack() as stack:
+        # What commands print is on the disk and not in memory, wherever it is to be.
+        kept = Path(stack.enter_context(TemporaryDirectory(prefix="perdure-fleet-"))) if out is None else out
+        about = [*call.words, *call.behind]
+        journal = stack.enter_context(Journal(kept, name, about, resume=options["resume"]))
         left = journal.left(jobs, failed_too=options["retry"])
         is_whole = _collect(name, left, workers, journal.add, options)
-        summary = Summary.of(name, [journal.rows[job.source] for job in jobs if job.source in journal.rows], len(jobs))
-        _write(journal, summary, options)
-    return _tell(summary, options, is_whole=is_whole)
+        rows = [journal.rows[job.source] for job in jobs if job.source in journal.rows]
+        summary = Summary.of(name, rows, len(jobs), journal.whole)
+        if out is not None:
+            _write(journal, summary, options)
+        return _tell(summary, options, is_whole=is_whole)
 
 
 def _job(name: str, call: _Call, found: Found, out: Path | None) -> Job:
@@ -267,11 +274,12 @@ def _count(options: Mapping[str, Any]) -> int:
     return options["workers"] or Processes(_WORK).count
 
 
-def _workers(options: Mapping[str, Any]) -> Workers:
+def _workers(options: Mapping[str, Any], files: Sequence[str]) -> Workers:
     if options["place"] == "ray":
         from perdure.fleet.on_ray import RayWorkers  # an extra
 
-        return RayWorkers(_WORK, options["workers"])
+        there = {name: Path(name).read_bytes() for name in files if Path(name).is_file()}
+        return RayWorkers(_WORK, options["workers"], files=there)
     from perdure.fleet.workers import Processes
 
     return Processes(_WORK, options["workers"])
@@ -300,9 +308,10 @@ def _write(journal: Journal, summary: Summary, options: Mapping[str, Any]) -> No
     """The reports beside the rows; Parquet where it can be written."""
     from perdure.fleet.report import write_parquet
 
-    (journal.directory / "report.json").write_text(
-        summary.to_json() + "\n", encoding="utf-8", errors="backslashreplace"
-    )
+    with (journal.directory / "report.json").open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for piece in summary.pieces_of_json():
+            file.write(piece)
+        file.write("\n")
     (journal.directory / "report.html").write_text(summary.to_html(), encoding="utf-8", errors="backslashreplace")
     entries = journal.directory / "entries.parquet" if summary.command == "query" else None
     try:
@@ -314,7 +323,9 @@ def _write(journal: Journal, summary: Summary, options: Mapping[str, Any]) -> No
 
 def _tell(summary: Summary, options: Mapping[str, Any], *, is_whole: bool) -> int:
     if options["as_json"]:
-        click.echo(summary.to_json())
+        for piece in summary.pieces_of_json():
+            click.echo(piece, nl=False)
+        click.echo()
     elif not options["quiet"]:
         click.echo(printable(summary.to_text(), keep=LAYOUT), nl=False)
         if len(summary.rows) < summary.total and options["out"] is not None:
