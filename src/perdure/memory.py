@@ -113,10 +113,10 @@ class BytesMemory:
 
     def read(self, address: int, size_bytes: int) -> bytes:
         """A copy of `size_bytes` bytes from `address`."""
-        end = address + size_bytes
-        if not 0 <= address <= end <= len(self.data):
-            check_range(address, size_bytes, len(self.data))
-        return bytes(self.data[address:end])
+        data, end = self.data, address + size_bytes
+        if not 0 <= address <= end <= len(data):
+            check_range(address, size_bytes, len(data))
+        return bytes(data[address:end])
 
     def view(self, address: int, size_bytes: int) -> memoryview:
         """The bytes themselves, read-only; the memory cannot grow while a view is alive."""

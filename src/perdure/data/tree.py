@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, TypeAlias, final
 
 from perdure.memory import Memory
@@ -225,19 +225,29 @@ class PendingTree:
         Raises:
             RuntimeError: the tree was written to meanwhile.
         """
-        stored = self.map.range(low, high, reverse=True) if reverse else self._stored(low, high)
         changes = self.changes
-        for entry in self._merged(stored, low, high, reverse) if self._pending else stored:
-            yield entry
-            if self.changes != changes:
-                raise RuntimeError("the tree was changed while it was being iterated over: collect the rows first")
+        for some in self._some(low, high, reverse):
+            for entry in some:
+                yield entry
+                if self.changes != changes:
+                    raise RuntimeError("the tree was changed while it was being iterated over: collect the rows first")
 
-    def _stored(self, low: bytes | None, high: bytes | None) -> Iterator[Entry]:
+    def _some(self, low: bytes | None, high: bytes | None, reverse: bool) -> Iterator[Iterable[Entry]]:
+        """The entries of `range`, some at once."""
+        if reverse:
+            stored = self.map.range(low, high, reverse=True)
+            yield self._merged(stored, low, high, reverse) if self._pending else stored
+        elif self._pending:
+            yield self._merged(chain.from_iterable(self._stored(low, high)), low, high, reverse)
+        else:
+            yield from self._stored(low, high)
+
+    def _stored(self, low: bytes | None, high: bytes | None) -> Iterator[list[Entry]]:
         """What is in the tree, some at once: the more, the longer it is asked for."""
         most = _FIRST_BATCH
         while True:
             found = self.map.batch(low, high, most)
-            yield from found
+            yield found
             if len(found) < most:
                 return
             low = found[-1][0] + b"\0"

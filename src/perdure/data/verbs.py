@@ -172,7 +172,7 @@ class Verb(Generic[S, O]):
 
     def objects(self, subject: S) -> Iterator[O]:
         """The objects of a subject, in their order."""
-        yield from self._behind(self._out, pack((self._subject.to_plain(subject),)), self._object)
+        return self._behind(self._out, pack((self._subject.to_plain(subject),)), self._object)
 
     def subjects(self, object_: O) -> Iterator[S]:
         """The subjects of an object, in their order.
@@ -180,7 +180,7 @@ class Verb(Generic[S, O]):
         Raises:
             UnsupportedError: it is navigable one way only.
         """
-        yield from self._behind(self._reversed(), pack((self._object.to_plain(object_),)), self._subject)
+        return self._behind(self._reversed(), pack((self._object.to_plain(object_),)), self._subject)
 
     def _behind(self, tree: PendingTree, prefix: bytes, cells: Cells) -> Iterator[Any]:
         """The other part of each pair whose key begins so. A node comes again and again: it is unpacked once."""

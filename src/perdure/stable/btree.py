@@ -238,7 +238,6 @@ class BTree:
         path: list[tuple[Node, int, int]] = []  # inner nodes, the next entry of each, and the end
         while True:
             while address:
-                _check_depth(len(path), address)
                 node = look(address)
                 nodes_left -= 1
                 if nodes_left < 0:
@@ -246,22 +245,25 @@ class BTree:
                 keys = node.keys
                 start = 0 if low is None else bisect_left(keys, low)
                 end = len(keys) if high is None else bisect_left(keys, high, start)
-                if node.children:
-                    path.append((node, start, end))
-                    address = 0 if start < len(keys) and keys[start] == low else node.children[start]
-                else:
+                if not node.children:
                     found += zip(keys[start:end], node.some_values(start, end), strict=True)
-                    address = 0
+                    break
+                address = node.children[start]
+                if start < end:
+                    path.append((node, start, end))
+                    if keys[start] == low:
+                        break
             low = None
             if len(found) >= most or not path:
                 break
             node, start, end = path.pop()
+            found.append((node.keys[start], node.value(start)))
+            start += 1
             if start < end:
-                found.append((node.keys[start], node.value(start)))
-                path.append((node, start + 1, end))
-                address = node.children[start + 1]
+                path.append((node, start, end))
+            address = node.children[start]
         keys = [one[0] for one in found]
-        if not all(map(lt, keys, keys[1:])):
+        if len(keys) > 1 and not all(map(lt, keys, keys[1:])):
             raise MalformedError("keys that do not ascend", self._root)
         return found[:most]
 
@@ -510,10 +512,10 @@ class BTree:
             self._save_header(root=node.address)
         else:
             node = self.nodes.look(self._root, to_change=True)
-            index, found = node.search(key, self._order)
-            if found:
-                return self._overwrite(node, index, value)
             if node.is_full:
+                index, found = node.search(key, self._order)
+                if found:
+                    return self._overwrite(node, index, value)
                 parent = self.nodes.allocate([node.address])
                 self._save_header(root=parent.address)
                 node = self._split(parent, 0, node, key)
@@ -521,22 +523,23 @@ class BTree:
 
     def _insert_below(self, node: Node, key: bytes, value: bytes) -> bytes | None:
         """Insert below `node`, which is not full."""
-        order = self._order
+        order, look = self._order, self.nodes.look
         for _ in range(MAX_DEPTH):
+            keys, children = node.keys, node.children
             if order is None:
-                index = bisect_left(node.keys, key)
-                found = index < len(node.keys) and node.keys[index] == key
+                index = bisect_left(keys, key)
+                found = index < len(keys) and keys[index] == key
             else:
                 index, found = node.search(key, order)
             if found:
                 return self._overwrite(node, index, value)
-            if not node.children:
+            if not children:
                 node = self.nodes.own(node)
                 self.nodes.insert(node, index, key, value)
                 self.nodes.save(node)
                 self._save_header(length=self._length + 1)
                 return None
-            child = self.nodes.look(node.children[index], to_change=True)
+            child = look(children[index], to_change=True)
             if len(child.keys) >= CAPACITY:
                 child_index, found = child.search(key, self._order)
                 if found:

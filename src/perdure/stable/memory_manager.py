@@ -211,7 +211,7 @@ class VirtualMemory:
     def read(self, address: int, size_bytes: int) -> bytes:
         """A copy of `size_bytes` bytes from `address`, across buckets where it must be."""
         end = address + size_bytes
-        if 0 <= address <= end <= self._first_end:
+        if address >= 0 and end <= self._first_end:
             return self._below.read(self._first_start + address, size_bytes)
         bucket, offset = divmod(address, self._bucket_bytes)
         if offset + size_bytes <= self._bucket_bytes and 0 <= address < end <= self._size_bytes:
@@ -232,7 +232,7 @@ class VirtualMemory:
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Write `data` at `address`, across buckets where it must be."""
         end = address + len(data)
-        if 0 <= address <= end <= self._first_end:
+        if address >= 0 and end <= self._first_end:
             self._below.write(self._first_start + address, data)
             return
         bucket, offset = divmod(address, self._bucket_bytes)
