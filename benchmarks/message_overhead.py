@@ -62,14 +62,10 @@ def wasm() -> bytes:
 
 
 def per_call_us(call: Callable[[], object], repeat: int) -> float:
-    """Time of one of many calls in a row, us: the best of seven series."""
-
-    def series() -> None:
-        for _ in range(repeat):
-            call()
-
+    """Processor time of one of many calls in a row, us: the least of many short series, which others disturb least."""
     call()
-    return best_ns(series, 7) / repeat / 1_000
+    run = series(call, time.process_time_ns)
+    return min(run() for _ in range(repeat // 15)) / 100_000
 
 
 def public_api(table: Table, repeat: int) -> None:
@@ -78,8 +74,8 @@ def public_api(table: Table, repeat: int) -> None:
     canister.update("grow", (1).to_bytes(8, "little"))
     update = per_call_us(lambda: canister.update("both"), repeat)
     query = per_call_us(lambda: canister.query("look"), repeat)
-    table.add("public API: an update that writes one heap and one stable page", update, "us", 60)
-    table.add("public API: a query", query, "us", 50)
+    table.add("public API: an update that writes one heap and one stable page", update, "us", 35)
+    table.add("public API: a query", query, "us", 20)
     table.add("public API: an update that only replies", per_call_us(lambda: canister.update("empty"), repeat), "us")
 
 
@@ -103,9 +99,9 @@ def engine_alone(table: Table, repeat: int) -> None:
     both = run(Method("canister_update both"), update, instance.commit)
     look = run(Method("canister_query look"), query, instance.roll_back)
     empty = run(Method("canister_update empty"), update, None)
-    table.add("engine alone: an update that writes one heap and one stable page", per_call_us(both, repeat), "us", 18)
-    table.add("engine alone: a query", per_call_us(look, repeat), "us", 15)
-    table.add("engine alone: an entry that only replies, not committed", per_call_us(empty, repeat), "us", 5)
+    table.add("engine alone: an update that writes one heap and one stable page", per_call_us(both, repeat), "us", 20)
+    table.add("engine alone: a query", per_call_us(look, repeat), "us", 13)
+    table.add("engine alone: an entry that only replies, not committed", per_call_us(empty, repeat), "us", 8)
 
 
 def series(call: Callable[[], object], clock_ns: Callable[[], int] = time.perf_counter_ns) -> Callable[[], float]:

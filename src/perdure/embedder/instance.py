@@ -393,12 +393,8 @@ class WasmInstance:
         if self._state is TRAPPED or self._state is RUNNING:
             self._roll_back(state)
         store, engine, reads = self._store, self._engine, self._reads
-        if (
-            store is None
-            or self._heap.resized
-            or self._stable.resized
-            or (self._has_more and self._memories.is_resized)
-        ):
+        is_resized = self._heap.resized or self._stable.resized or (self._has_more and self._memories.is_resized)
+        if store is None or is_resized:
             store = self._renew()
         index = environment = 0
         if entry_point.__class__ is Method:
@@ -408,11 +404,10 @@ class WasmInstance:
         else:
             entry = store.function(abi.CALLBACK)
             index, environment = entry_point  # type: ignore[misc]
-        before = (
-            self._memories.pages_before() if self._state is not CLEAN and not env.context.bit & FREE_OF_HEAP else None
-        )
+        is_clean = self._state is CLEAN
+        before = None if is_clean or env.context.bit & FREE_OF_HEAP else self._pages_before()
         if reads is not None:
-            reads.begin(is_clean=self._state is CLEAN)
+            reads.begin(is_clean=is_clean)
         fill(self._view, env, self._page_charges, index, environment)
         self._heap_changes = UNKNOWN
         self._env, self._api, self.failure = env, None, None
@@ -439,6 +434,11 @@ class WasmInstance:
         if len(env.arg) > _LARGE_BYTES:  # would stay for as long as the instance does
             self._message.range.drop(abi.ARGUMENT, abi.MAX_ARGUMENT_BYTES)  # type: ignore[union-attr]
         return outcome
+
+    def _pages_before(self) -> Pages:
+        """What is uncommitted already, of which the heap is not looked at again where the last entry has been seen."""
+        is_known = self._heap_changes is not UNKNOWN and not self._heap.written
+        return self._memories.pages_before(self._heap_changes if is_known else self._heap.changes())
 
     def _returned(self, env: Env, before: Pages | None) -> Return:
         view, api, limits = self._view, self._api, env.limits

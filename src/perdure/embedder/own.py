@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import final
 
-from perdure.canister import Env, Image, Return, StateDelta
+from perdure.canister import Env, Image, PageDelta, Return, StateDelta
 from perdure.embedder.code import Code, page_scans
 from perdure.embedder.heap_charges import FREE_OF_HEAP, charge_for_own, pages_of
 from perdure.embedder.memory import ImageMemory
@@ -98,10 +98,14 @@ class InstanceMemories:
 
     # --- around an entry
 
-    def pages_before(self) -> Pages:
-        """The pages that an entry before the next one has changed and nobody committed: they are not that one's."""
-        found = {}
-        for name, memory in (("heap", self.by_name["heap"]), *self.noted.items()):
+    def pages_before(self, heap: PageDelta | None) -> Pages:
+        """The pages that an entry before the next one has changed and nobody committed: they are not that one's.
+
+        Args:
+            heap: what differs of the heap.
+        """
+        found = {} if heap is None else {"heap": dict(pages_of(heap))}
+        for name, memory in self.noted.items():
             delta = memory.changes() if name not in self._scratch else None
             if delta is not None:
                 found[name] = dict(pages_of(delta))
