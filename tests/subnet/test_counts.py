@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow  # and so not on the portable path, which has othe
 class Bounds(NamedTuple):
     """Of one message.
 
-    Calls are those of CPython 3.11; later versions have fewer. 240, 133, 560 and 138 were counted; the rest is for what
+    Calls are those of CPython 3.11; later versions have fewer. 242, 134, 553 and 139 were counted; the rest is for what
     depends on time: looking for new signal handlers, and waiting for the disk.
     """
 
