@@ -21,10 +21,12 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 MODULES = ROOT / "tests" / "canisters" / "modules"
 BUILT: dict[str, dict[str, Path]] = {
+    "ecs": {},
     "game": {},
     "ledger": {"target/wasm32-unknown-unknown/release/icrc_ledger.wasm": EXAMPLES / "ledger" / "ledger.wasm.gz"},
     "motoko": {"build/visits.wasm": MODULES / "visits_next.wasm.gz"},
     "service": {},
+    "shards": {"target/wasm32-unknown-unknown/release/shard.wasm": MODULES / "shard.wasm.gz"},
     "site": {},
     "sqlite": {"sqlite.wasm": MODULES / "sqlite.wasm.gz"},
 }

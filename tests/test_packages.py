@@ -9,6 +9,7 @@ from __future__ import annotations
 import email
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from tests.test_pages import INSTALLING, commands, written
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 VERSIONS = ("3.11", "3.13")
+WORKFLOWS = ROOT / ".github" / "workflows"
 MAX_INSTALLED_BYTES = 55_000_000
 """With bytecode, what it depends on included; RATIONALE.md says of what it is made."""
 NOT_OURS = (
@@ -164,3 +166,15 @@ def test_all_leaves_out_what_is_for_fleets_and_developers() -> None:
 def test_addresses_are_of_places_that_exist() -> None:
     """The project has no public address yet, and none is invented; where one is added, it is added here, too."""
     assert PROJECT.get("urls", {}) == {}
+
+
+def test_actions_are_named_by_their_commits() -> None:
+    """A tag can be moved by whoever has the action; one of its releases stands beside the commit, for people."""
+    uses = [
+        line for path in sorted(WORKFLOWS.glob("*.yml")) for line in path.read_text().splitlines() if "uses:" in line
+    ]
+    assert uses
+    pinned = re.compile(r"\s+- uses: [\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)+")
+    assert [line.split()[-1] for line in uses if not pinned.fullmatch(line)] == [
+        "pypa/gh-action-pypi-publish@release/v1"
+    ]
