@@ -24,6 +24,7 @@ from perdure.gateway.connection import Connection
 from perdure.gateway.http import Response
 from perdure.gateway.server import _about
 from perdure.kit import canister, nat64, update
+from perdure.storage.disk import RealFile
 
 
 @canister(name="tests:Counted")
@@ -319,6 +320,38 @@ def test_a_full_disk_is_told_by_its_name_and_nothing_is_lost(agents, tmp_path, m
             with urllib.request.urlopen(urllib.request.Request(url, body)) as response:
                 assert response.status == 200
         assert counted.actor().inc() == 2
+
+
+def test_updates_of_several_clients_share_writes(agents, tmp_path, monkeypatch):
+    clients, each = 8, 5
+    starts, start, finish = [], RealFile.start, RealFile.finish
+
+    def slow(file):
+        time.sleep(0.02)  # a disk on which others come meanwhile, on any machine
+        finish(file)
+
+    monkeypatch.setattr(RealFile, "start", lambda *written: (starts.append(1), start(*written)))
+    monkeypatch.setattr(RealFile, "finish", slow)
+    with Subnet(tmp_path / "state") as subnet:
+        counted = subnet.install(Counted)
+        with Server(subnet) as server:
+            about = {"request_type": "call", "canister_id": counted.id.raw_bytes, "method_name": "inc", "arg": NOTHING}
+            bodies = iter([agents.signed(about, agents.ANONYMOUS)[1] for _ in range(clients * each)])
+            url = f"{server.url}/api/v4/canister/{counted.id}/call"
+
+            def client():
+                for _ in range(each):
+                    with urllib.request.urlopen(urllib.request.Request(url, next(bodies))) as response:
+                        assert response.status == 200
+
+            starts.clear()
+            threads = [threading.Thread(target=client) for _ in range(clients)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(starts) <= clients * each // 2
+        assert counted.actor().inc() == clients * each + 1
 
 
 def test_bodies_are_counted_while_their_canister_is_waited_for(agents, monkeypatch):
