@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from engine import ROOT
 from figures import Table as Figures
@@ -123,7 +124,7 @@ def campaigns(figures: Figures, count: int) -> None:
                 os.link(file, copy / file.name)
         new = Path(scratch, "new.wasm")
         new.write_bytes(rust("r")())
-        seconds: dict[int, tuple[float, float]] = {}
+        seconds: dict[int, _Took] = {}
         _campaign(scratch, new, 1, 2)  # code is compiled
         for workers in (1, 2):
             seconds[workers] = _campaign(scratch, new, workers, count)
@@ -131,25 +132,59 @@ def campaigns(figures: Figures, count: int) -> None:
     target = 1.7 if count >= 1_000 else None
     figures.add(
         f"upgrade-check of {count} snapshots, one worker / two",
-        seconds[1][0] / seconds[2][0],
+        seconds[1].wall / seconds[2].wall,
         "ratio",
         target,
         "higher",
     )
-    figures.add("the same, processor time of two workers / one", seconds[2][1] / seconds[1][1], "ratio")
-    figures.add("a check in a campaign, processor time", seconds[1][1] / count * 1e3, "ms")
+    one, two = seconds[1], seconds[2]
+    figures.add(
+        "the same by processor time, the parent's not divided: what two free cores would give",
+        (one.parent + one.workers) / (two.parent + two.workers / 2),
+        "ratio",
+        target,
+        "higher",
+    )
+    figures.add(
+        "the same, processor time of two workers / one",
+        (two.parent + two.workers) / (one.parent + one.workers),
+        "ratio",
+    )
+    figures.add("of it the parent's, with two workers", two.parent / (two.parent + two.workers), "ratio")
+    figures.add("a check in a campaign, processor time", (one.parent + one.workers) / count * 1e3, "ms")
 
 
-def _campaign(scratch: str, new: Path, workers: int, count: int) -> tuple[float, float]:
-    """Wall and processor seconds."""
+class _Took(NamedTuple):
+    """Seconds: from start to end; of the processor, of the command's own process and of its workers."""
+
+    wall: float
+    parent: float
+    workers: float
+
+
+PROGRAM = """
+import resource, sys
+from perdure.cli import main
+sys.argv[0] = "perdure"
+try:
+    main()
+except SystemExit as ended:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(used.ru_utime + used.ru_stime)
+    raise
+"""
+
+
+def _campaign(scratch: str, new: Path, workers: int, count: int) -> _Took:
     listed = Path(scratch, "list")
     listed.write_text("".join(f"{scratch}/snapshots/{number}\n" for number in range(count)))
-    command = [sys.executable, "-m", "perdure", "fleet", "upgrade-check", f"@{listed}", str(new), "-q"]
+    command = [sys.executable, "-c", PROGRAM, "fleet", "upgrade-check", f"@{listed}", str(new), "-q"]
     before, begun = os.times(), time.perf_counter()
-    subprocess.run([*command, "--workers", str(workers)], check=True)
+    done = subprocess.run([*command, "--workers", str(workers)], check=True, stdout=subprocess.PIPE)
     after, ended = os.times(), time.perf_counter()
     spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return ended - begun, spent
+    parent = float(done.stdout)
+    return _Took(ended - begun, parent, spent - parent)
 
 
 if __name__ == "__main__":

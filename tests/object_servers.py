@@ -6,7 +6,9 @@ is bytes or a file, sparse perhaps, whose holes cost nothing.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import json
 import os
 import random
@@ -21,7 +23,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from email.utils import format_datetime
+from email.utils import format_datetime, formatdate
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -86,6 +89,12 @@ class OurServer:
 
     def environment(self) -> dict[str, str]:
         return environment(f"http://127.0.0.1:{self.port}", "AKIDOFTESTS", "a secret of tests")
+
+    def google_environment(self) -> dict[str, str]:
+        """The same as a bucket of Google's: gs://bucket. Its XML interface is S3's but for one condition's name."""
+        account = {"gcs_base_url": f"http://127.0.0.1:{self.port}", "disable_oauth": True}
+        account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account), "GOOGLE_ALLOW_HTTP": "true"}
 
     @property
     def requests(self) -> int:
@@ -205,7 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with self.bucket.lock:
             found = self.bucket.objects.get(key)
-            if self.headers.get("If-None-Match") == "*" and found is not None:
+            is_new = self.headers.get("If-None-Match") == "*" or self.headers.get("x-goog-if-generation-match") == "0"
+            if is_new and found is not None:
                 self._fail(412, "PreconditionFailed")
                 return
             self.bucket.received += len(body)
@@ -327,3 +337,46 @@ class Seaweed:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Every Azurite has these, and the documentation of Azure shows them."""
+
+
+@contextmanager
+def azurite(program: str, directory: Path) -> Iterator[dict[str, str]]:
+    """Azurite in a process of its own, with a container of the name ``bucket``; the environment that leads there.
+
+    Args:
+        program: its ``azurite-blob``, which is on npm: ``npm install azurite``.
+        directory: for its log.
+    """
+    port = free_port()
+    options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry"]
+    with (directory / "azurite.log").open("wb") as log:
+        process = subprocess.Popen([program, *options, "--skipApiVersionCheck"], stdout=log, stderr=log, cwd=directory)
+        try:
+            _wait_for(port, process)
+            _create_container(port, "bucket")
+            yield {
+                "AZURE_STORAGE_USE_EMULATOR": "true",
+                "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
+            }
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _create_container(port: int, name: str) -> None:
+    """Make a container, which obstore does not; signed as Azure's documentation says (Shared Key)."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    lines = ["PUT", *[""] * 11, *(f"{key}:{value}" for key, value in headers.items())]
+    lines += [f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{name}", "restype:container"]
+    signature = hmac.digest(base64.b64decode(AZURE_KEY), "\n".join(lines).encode(), "sha256")
+    headers["Authorization"] = f"SharedKey {AZURE_ACCOUNT}:{base64.b64encode(signature).decode()}"
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("PUT", f"/{AZURE_ACCOUNT}/{name}?restype=container", headers=headers | {"Content-Length": "0"})
+    answer = connection.getresponse()
+    assert answer.status == 201, answer.read()
+    connection.close()
