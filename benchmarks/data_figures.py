@@ -166,6 +166,7 @@ def graphs(figures: Figures, quick: bool) -> None:
             lambda: nx.shortest_path(likes.view(), first, last), lambda: nx.shortest_path(graph, first, last), repeat
         ),
         "ratio",
+        4,
     )
     triples, own = Triples.declare(store(), "facts").graph, rdflib.Graph()
     for one, other in pairs:

@@ -71,6 +71,7 @@ def measure(quick: bool) -> Table:
     plain.bulk_load(entries)
     virtual.bulk_load(entries)
     known = [[chance.choice(entries) for _ in range(2000)] for _ in range(5)]
+    ours: dict[str, dict[str, float]] = {"insert": {}, "get": {}}
     for name, mapping in (("StableBTreeMap", plain), ("StableBTreeMap in a MemoryManager", virtual)):
         inserted = per_operation(
             lambda batch, mapping=mapping: insert_all(mapping, batch), [fresh(2000) for _ in "12345"]
@@ -78,6 +79,7 @@ def measure(quick: bool) -> Table:
         got = per_operation(lambda batch, mapping=mapping: get_all(mapping, batch), known)
         table.add(f"{name}: insert into {count:,}", inserted, "us")
         table.add(f"{name}: get", got, "us")
+        ours["insert"][name], ours["get"][name] = inserted, got
 
     for size in (1, 100, 10_000):
         batches = [fresh(size) for _ in range(2 if quick else 3)]
@@ -103,8 +105,12 @@ def measure(quick: bool) -> Table:
             for key, _ in batch:
                 database.execute("select value from entries where key = ?", (key,)).fetchone()
 
-        table.add("SQLite, a commit each: insert", per_operation(insert, [fresh(2000) for _ in "123"]), "us")
-        table.add("SQLite: get", per_operation(get, known), "us")
+        theirs = {"insert": per_operation(insert, [fresh(2000) for _ in "12345"]), "get": per_operation(get, known)}
+        table.add("SQLite, a commit each: insert", theirs["insert"], "us")
+        table.add("SQLite: get", theirs["get"], "us")
+        for what, times in ours.items():
+            for name, took in times.items():
+                table.add(f"{name}: {what} / SQLite's", took / theirs[what], "ratio", 2.5)
         database.close()
     return table
 
