@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from perdure.cli import perdure as commands
 
 ROOT = Path(__file__).parent.parent.parent
 MODULES = ROOT / "tests" / "canisters" / "modules"
@@ -206,3 +209,22 @@ def test_a_call_imports_only_what_it_needs(tmp_path: Path) -> None:
     unwanted = {"tarfile", "html", "fractions", "importlib.resources", "yaml", "numpy", "asyncio", "subprocess"}
     unwanted |= {f"perdure.{name}" for name in ("instrument.linking", "wasm.decoding", "inspection", "kit", "explorer")}
     assert not unwanted & loaded
+
+
+def options(command: click.Command, path: str = "perdure") -> Iterator[tuple[str, click.Option]]:
+    """The options of all commands that help shows, with who has them."""
+    context = click.Context(command)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from options(found, f"{path} {name}")
+    yield from ((path, one) for one in command.params if isinstance(one, click.Option) and not one.hidden)
+
+
+def test_every_option_says_what_it_is_and_the_same_one_the_same() -> None:
+    found = [*options(commands)]
+    assert [(path, one.opts) for path, one in found if not one.help] == []
+    said = {one.help for path, one in found if "--json" in one.opts and not one.help.startswith("Print the report")}
+    assert said == {"Print JSON, and nothing else, on standard output."}
+    assert [path for path, one in found if "--quiet" in one.opts and "-q" not in one.opts] == []

@@ -14,7 +14,7 @@ from perdure.units import DURATIONS, counted, parse_amount, show_bytes
 
 __all__ = ["archive", "archives", "prune", "restore"]
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 _KEY = click.option(
     "--key-file",

@@ -60,7 +60,7 @@ _USD_PER_TRILLION_CYCLES = 1.36
     show_default=True,
     help="What cycles cost.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def bench(
     pattern: str | None,

@@ -19,9 +19,16 @@ __all__ = ["bindgen"]
 
 @click.command()
 @click.argument("source", type=InputFile(may_be_built=True), metavar="MODULE|DID")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE.py")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE.py",
+    help="The module.",
+)
 @click.option("--name", default="", metavar="NAME", help="Of the class; by default that of the source.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def bindgen(source: Path, output: Path, name: str, as_json: bool, quiet: bool) -> None:
     """Write a Python module that has a canister's methods with types, which mypy and pyright check.

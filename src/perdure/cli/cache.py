@@ -45,7 +45,7 @@ def cache() -> None:
 
 
 @cache.command("ls")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the entries.")
 def ls(as_json: bool, quiet: bool) -> None:
     """List what is compiled, the last used first, with the sum and the limit, and how much of object storage is kept.
@@ -74,7 +74,7 @@ def ls(as_json: bool, quiet: bool) -> None:
 
 
 @cache.command("clear")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def clear(as_json: bool, quiet: bool) -> None:
     """Remove all compiled code and blocks of object storage. It is made and fetched anew when it is needed.
@@ -99,7 +99,7 @@ def clear(as_json: bool, quiet: bool) -> None:
 
 @cache.command("limit")
 @click.argument("size", type=SIZE, required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def limit(size: int | None, as_json: bool, quiet: bool) -> None:
     """Keep at most SIZE of compiled code, from now on; without SIZE, say how much that is. The last used stays longest.

@@ -31,7 +31,7 @@ _ENDS = (".lcov", ".info", ".html", ".json", ".txt")
 )
 @click.option("-o", "--output", "outputs", multiple=True, type=_OUT, help="Write .lcov, .info, .html, .json or .txt.")
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 where less runs, in per cent of lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def coverage(
     ran: Measured,

@@ -52,7 +52,7 @@ class _Finding(NamedTuple):
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Only what is not as it should be.")
 def doctor(as_json: bool, quiet: bool) -> int:
     """Look at what perdure stands on: Python, kernel, limits, disk, cache, extras. Exit code 1 if it cannot work.

@@ -37,7 +37,7 @@ _COUNT = click.IntRange(0, 1 << 63)
 @click.option(
     "--usd-per-trillion-cycles", "rate", type=click.FloatRange(0), default=1.36, show_default=True, help="Of cycles."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the sum of a day alone, in cycles.")
 def explain_cost(
     module: Path | None,

@@ -66,7 +66,7 @@ def _of_the_replica(code: str) -> Explanation | None:
 
 @click.command()
 @click.argument("code", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print what to do, and nothing else.")
 def explain(code: str | None, as_json: bool, quiet: bool) -> None:
     """Say what the code of an error means, and what to do; without CODE, list all that have a page.

@@ -25,7 +25,7 @@ __all__ = ["explore"]
 @click.argument("source", shell_complete=complete_source)
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="0, the default, is a free one.")
 @extension_option()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def explore(source: str, port: int, extensions: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Look at SOURCE in a browser: what its canisters keep, what calls would do.

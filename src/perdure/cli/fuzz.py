@@ -37,8 +37,15 @@ _STORY = Path("test_found.py")
 @click.option("--no-guide", is_flag=True, help="Do not try again, in part and in order, calls that ran new code.")
 @click.option("--no-upgrade", is_flag=True, help="Do not upgrade the canister to MODULE between calls.")
 @click.option("--trap-is-fault", is_flag=True, help="Count `ic0.trap` and panics too, by which many canisters refuse.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=_STORY, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=_STORY,
+    show_default=True,
+    help="The test that is written of what breaks it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def fuzz(
     module: Path,

@@ -32,7 +32,7 @@ __all__ = ["heatmap"]
 @click.option("--rows", type=click.IntRange(1), default=30, show_default=True, help="How many rows a table has.")
 @click.option("--schema", "schema_path", type=InputFile(), help="Names of structures; ./stable.yaml if there is one.")
 @click.option("-o", "--output", type=PICTURE, help="Write the map as a picture: .svg or .png.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def heatmap(
     ran: Measured,

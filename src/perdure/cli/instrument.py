@@ -47,7 +47,7 @@ __all__ = ["decoded", "instrument", "without_wasi"]
 @click.option("--stub", multiple=True, metavar="PATTERN", help="With --wasi: imports that shall trap when called.")
 @extension_option()
 @click.option("--stats", is_flag=True, help="Say what was done even when writing to a file.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def instrument(
     module: Path,

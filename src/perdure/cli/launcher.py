@@ -49,7 +49,7 @@ _HOME: Final = Path(".perdure-networks")
 @extension_option(KEPT_EXTENSION)
 @production_key_names
 @click.option("--reset", is_flag=True, help="Begin anew: what the network has kept so far goes.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def network_launcher(

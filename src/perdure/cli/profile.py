@@ -31,7 +31,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--rows", type=click.IntRange(1), default=30, show_default=True, help="How many functions are printed.")
 @click.option("-o", "--output", "outputs", multiple=True, type=_OUT, help="Write .svg, .json, .pb.gz, .folded or .txt.")
 @click.option("--against", type=_FILE, metavar="FILE.folded", help="Print what has changed since this profile.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def profile(
     ran: Measured,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["state"]
 
 _DIRECTORY = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 
 _KEEPS_NONE = "{0} keeps no messages; `perdure state history {0} --keep all` has it keep those to come"

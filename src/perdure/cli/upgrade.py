@@ -46,7 +46,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--junit", type=_OUT, help="Write the report for CI.")
 @click.option("--show-values", is_flag=True, help="Show the canister's values in --html and --junit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-@click.option("--quiet", is_flag=True, help="Print nothing; the exit code says it.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 def upgrade_check(
     source: str,
     new: Path,

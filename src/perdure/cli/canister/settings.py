@@ -97,13 +97,17 @@ def sync(state: State, canisters: tuple[str, ...], as_json: bool, quiet: bool) -
 
 
 _AMOUNTS: Final[dict[str, dict[str, Any]]] = {
-    "--compute-allocation": {"type": click.IntRange(0, 100), "metavar": "PERCENT"},
-    "--memory-allocation": {"type": SIZE},
-    "--freezing-threshold": {"type": DURATION},
-    "--reserved-cycles-limit": {"type": CYCLES},
-    "--wasm-memory-limit": {"type": SIZE},
-    "--wasm-memory-threshold": {"type": SIZE},
-    "--log-memory-limit": {"type": SIZE},
+    "--compute-allocation": {
+        "type": click.IntRange(0, 100),
+        "metavar": "PERCENT",
+        "help": "Of a core, set aside for it and paid for.",
+    },
+    "--memory-allocation": {"type": SIZE, "help": "Memory set aside for it and paid for; 0: what it uses."},
+    "--freezing-threshold": {"type": DURATION, "help": "For how long its cycles have to last, else it is frozen."},
+    "--reserved-cycles-limit": {"type": CYCLES, "help": "How many may be reserved for memory on a full subnet."},
+    "--wasm-memory-limit": {"type": SIZE, "help": "How large its heap may become by updates."},
+    "--wasm-memory-threshold": {"type": SIZE, "help": "How little room below that limit calls its hook."},
+    "--log-memory-limit": {"type": SIZE, "help": "How much of its log is kept."},
 }
 
 
@@ -117,16 +121,18 @@ def amounts(command: Callable[P, R]) -> Callable[P, R]:
 def _update_options(name: str, example: str) -> Callable[[Callable[..., None]], click.Command]:
     several: dict[str, Any] = {"multiple": True, "metavar": "NAME|PRINCIPAL"}
     options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
-        click.option("--add-controller", "added", **several),
-        click.option("--remove-controller", "removed", **several),
-        click.option("--set-controller", "controllers", **several),
+        click.option("--add-controller", "added", help="One more.", **several),
+        click.option("--remove-controller", "removed", help="One less.", **several),
+        click.option("--set-controller", "controllers", help="These, and no others.", **several),
         amounts,
-        click.option("--log-visibility", type=click.Choice(["controllers", "public"])),
-        click.option("--add-log-viewer", "added_viewers", **several),
-        click.option("--remove-log-viewer", "removed_viewers", **several),
-        click.option("--set-log-viewer", "viewers", **several),
-        click.option("--add-environment-variable", "variables", multiple=True, metavar="NAME=VALUE"),
-        click.option("--remove-environment-variable", "removed_variables", multiple=True, metavar="NAME"),
+        click.option("--log-visibility", type=click.Choice(["controllers", "public"]), help="Who may read its log."),
+        click.option("--add-log-viewer", "added_viewers", help="One more who may read its log.", **several),
+        click.option("--remove-log-viewer", "removed_viewers", help="One less.", **several),
+        click.option("--set-log-viewer", "viewers", help="These, and no others, beside controllers.", **several),
+        click.option("--add-environment-variable", "variables", multiple=True, metavar="NAME=VALUE", help="Set it."),
+        click.option(
+            "--remove-environment-variable", "removed_variables", multiple=True, metavar="NAME", help="Forget it."
+        ),
         click.option("-y", "--yes", "-f", "--force", "yes", is_flag=True, help="As in icp; nothing is asked."),
         *(
             click.option(f"--confirm-very-{length}-freezing-threshold", is_flag=True, expose_value=False, hidden=True)

@@ -117,7 +117,13 @@ def download(
 @snapshot.command()
 @canister_argument
 @click.option(
-    "-i", "--input", "--dir", "directory", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
+    "-i",
+    "--input",
+    "--dir",
+    "directory",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The directory.",
 )
 @click.option("--replace", metavar="ID", help="The snapshot whose place it takes.")
 @click.option("--resume", is_flag=True, help="Taken as icp has it; an upload is done at once here.")

@@ -59,8 +59,8 @@ def options(command: Callable[P, R]) -> Callable[P, R]:
         expose_value=False,
         help="Of a dump: the canister's module, .did or .most file; names fields and Motoko's variables.",
     )
-    quiet = click.option("-q", "--quiet", is_flag=True, help="Nothing but what was asked for: no headings, no notes.")
-    as_json = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Print only what was asked for: no headings, no notes.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
     return as_json(quiet(schema(module(_exit_codes(command)))))
 
 
