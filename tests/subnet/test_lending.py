@@ -13,7 +13,7 @@ import pytest
 from built_canisters import module
 
 from perdure import Principal, RejectError, Subnet
-from perdure.execution.lending import Borrowed, own_records
+from perdure.execution.lending import Borrowed, Loans, own_records
 from perdure.network.members import hash_of
 
 MANY = 6
@@ -209,3 +209,33 @@ def test_threads_of_an_original_and_its_forks(subnet: Subnet) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
+
+
+@pytest.mark.parametrize("act", ["delete", "pop", "count", "take another"])
+def test_an_exception_between_copied_and_taken(act: str) -> None:
+    """The record is there once, and once deleted it is gone: it was still on loan, and came back."""
+
+    class CutOff(dict[bytes, list[int]]):
+        armed = True
+
+        def __delitem__(self, record_id: bytes) -> None:
+            if self.armed:
+                self.armed = False
+                raise KeyboardInterrupt
+            super().__delitem__(record_id)
+
+    original = {b"a": [1], b"b": [2]}
+    made = Loans[list[int]]().lend(original, list)
+    made._lent = CutOff(made._lent)
+    with pytest.raises(KeyboardInterrupt):
+        made[b"a"]
+    made[b"a"].append(3)
+    if act == "take another":
+        assert made[b"b"] == [2]
+    if act in ("delete", "pop"):
+        assert made.pop(b"a") == [1, 3] if act == "pop" else made.__delitem__(b"a") is None
+        assert (b"a" in made, sorted(made), len(made)) == (False, [b"b"], 1)
+        assert made.get(b"a") is None
+    else:
+        assert (len(made), sorted(made), made[b"a"]) == (2, [b"a", b"b"], [1, 3])
+    assert original == {b"a": [1], b"b": [2]}

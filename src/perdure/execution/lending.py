@@ -38,7 +38,7 @@ class Borrowed(dict[bytes, _Record]):
         lock: of all that are of one origin.
     """
 
-    __slots__ = ("__weakref__", "_copy", "_lent", "_lock", "lenders")
+    __slots__ = ("__weakref__", "_copy", "_lent", "_lock", "_taking", "lenders")
 
     def __init__(
         self,
@@ -51,15 +51,25 @@ class Borrowed(dict[bytes, _Record]):
         self._lent = lent
         self._copy = copy
         self._lock = lock
+        self._taking: bytes | None = None
         self.lenders = weakref.WeakSet(lenders)  # of one that is gone nobody changes a record any more
 
     def take(self, record_id: bytes) -> None:
         """Copy a record, if it is on loan. Call it under the lock."""
+        self._end_taking()
         lent = self._lent.get(record_id)
         if lent is not None:
-            if not dict.__contains__(self, record_id):
-                self[record_id] = self._copy(lent)
+            self._taking = record_id
+            self[record_id] = self._copy(lent)
             del self._lent[record_id]  # last: until then it is found there
+            self._taking = None
+
+    def _end_taking(self) -> None:
+        """Have what an exception has cut off, copied and still on loan, there once. Call it under the lock."""
+        if self._taking is not None:
+            if dict.__contains__(self, self._taking):
+                self._lent.pop(self._taking, None)
+            self._taking = None
 
     def all_lent(self) -> dict[bytes, _Record]:
         """What it has of others, by id. Call it under the lock."""
@@ -85,10 +95,12 @@ class Borrowed(dict[bytes, _Record]):
 
     def __len__(self) -> int:
         with self._lock:
+            self._end_taking()
             return dict.__len__(self) + len(self._lent)
 
     def __iter__(self) -> Iterator[bytes]:
         with self._lock:
+            self._end_taking()
             return iter([*dict.__iter__(self), *self._lent])
 
     def keys(self) -> KeysView[bytes]:  # type: ignore[override]
@@ -111,12 +123,14 @@ class Borrowed(dict[bytes, _Record]):
                 self.take(record_id)
 
     def __delitem__(self, record_id: bytes) -> None:
-        self[record_id]  # its own from here on
+        with self._lock:
+            self.take(record_id)  # its own from here on
         super().__delitem__(record_id)
 
     def pop(self, record_id: bytes, default: _Record | None = None) -> _Record | None:  # type: ignore[override]
         """Have a record no more, and give it back."""
-        self.get(record_id)
+        with self._lock:
+            self.take(record_id)
         return super().pop(record_id, default)
 
 
