@@ -18,7 +18,7 @@ from perdure.errors import StorageError
 from perdure.subnet import Subnet
 
 FIVE = struct.pack("<Q", 5)
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 300
 
 
 def in_child(act: Callable[[], object]) -> str:

@@ -26,7 +26,7 @@ from perdure.kit import canister as python_canister
 from perdure.kit import update
 from perdure.subnet import Canister, Subnet
 
-PATIENCE = 60  # of what must not take long; longer is a deadlock
+PATIENCE = 180  # of what must not take long; longer is a deadlock
 
 # The first byte of the heap holds a message up until somebody outside sets it. Each message counts in heap and stable
 # memory; they differ only in a state that is not between two messages.
