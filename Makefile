@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test referee portable lowest check lint format types contracts bench canisters canisters-ci toolchains-ci conformance packages workflows site clean
+.PHONY: demo test referee portable lowest check lint format types layers contracts bench canisters canisters-ci toolchains-ci conformance packages workflows site clean
 
 $(CORE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -85,8 +85,10 @@ format: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-contracts: $(DEV)
+layers: $(DEV)
 	$(BIN)/lint-imports
+
+contracts: layers
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_names.py
 
 # Rebuilds the test canisters from their sources and compares them with the committed modules; C, Go and Motoko

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from object_servers import free_ports
+
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 START = [sys.executable, "-c", "from perdure.cli import launch; launch()"]
 SECONDS = 120
@@ -133,7 +135,7 @@ def test_icp_itself(tmp_path, npm_folder):
         run("canister", "delete", "counter")
     finally:
         run("network", "stop")
-    port = "0"
+    (port,) = map(str, free_ports(1))
     for count in (1, 2):
         with launched(tmp_path, "--gateway-port", port, kill=True) as told:
             port = str(told["gateway_port"])
