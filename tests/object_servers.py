@@ -355,7 +355,7 @@ def azurite(program: str, directory: Path) -> Iterator[dict[str, str]]:
         program: its ``azurite-blob``, which is on npm: ``npm install azurite``.
         directory: for its log.
     """
-    port = free_port()
+    (port,) = free_ports(1)
     options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry"]
     with (directory / "azurite.log").open("wb") as log:
         process = subprocess.Popen([program, *options, "--skipApiVersionCheck"], stdout=log, stderr=log, cwd=directory)

@@ -66,8 +66,8 @@ from perdure.storage import (  # noqa: E402
     TemporaryStore,
 )
 from perdure.storage.checkpoint import decode_checkpoint, encode_checkpoint  # noqa: E402
-from perdure.subnet.opening import open_state  # noqa: E402
 from perdure.subnet.gate import Gate  # noqa: E402
+from perdure.subnet.opening import open_state  # noqa: E402
 
 GOLDEN = HERE / "golden"
 NAMES = ("v1-busy", "v1-plain", "v1-kept")
