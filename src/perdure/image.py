@@ -185,4 +185,5 @@ class PageDelta(NamedTuple):
     @property
     def changed_bytes(self) -> int:
         """How many bytes all runs have."""
-        return sum(map(len, map(_DATA, self.runs)))
+        runs = self.runs
+        return len(runs[0][1]) if len(runs) == 1 else sum(map(len, map(_DATA, runs)))

@@ -149,10 +149,9 @@ class ThreadState:
     def _put_back(self, start: int = 0) -> None:
         """Put back the handlers from the `start`-th on, each of which may raise as soon as it is back."""
         try:
-            for place in range(start, len(self._handlers)):
-                start = place
-                number, handler = self._handlers[place]
+            for number, handler in self._handlers[start:]:
                 _signal.signal(number, handler)
+                start += 1
         except BaseException:
             self._put_back(start)
             raise

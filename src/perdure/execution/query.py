@@ -159,17 +159,11 @@ class _Query:
         world = self.world
         limits = growth_limits(world, canister, "query", canister.liquid_cycles)
         limits.instructions = self.instructions_left()
-        env = Env(
-            context,
-            canister.facts,
-            limits,
-            time_ns=world.state.time_ns,
-            caller=caller,
-            cycle_balance=canister.cycles,
-            liquid_cycle_balance=canister.liquid_cycles,
-            global_timer_ns=canister.global_timer_ns,
-            costs=world.costs_of(canister.module),
-        )
+        env = Env(context, canister.facts, limits, world.state.time_ns, caller)
+        # One by one, as by keyword they take half of all that an `Env` takes.
+        env.cycle_balance, env.liquid_cycle_balance = canister.cycles, canister.liquid_cycles
+        env.global_timer_ns = canister.global_timer_ns
+        env.costs = world.costs_of(canister.module)
         if depth == 0:
             env.caller_info_data, env.caller_info_signer = self.caller_info
             certify = world.certify

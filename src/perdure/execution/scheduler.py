@@ -247,7 +247,7 @@ def execute_at_once(  # noqa: PLR0913, PLR0917 -- the parts of an ingress messag
     number = state.next_request_number
     state.next_request_number = number + 1
     origin = FromUser(request_id or drawn_id(number))
-    message = CallMessage(origin, sender, canister_id, method_name, arg, cycles, *caller_info)
+    message = CallMessage(origin, sender, canister_id, method_name, arg, cycles, caller_info[0], caller_info[1])
     fee = (_refuse_request(world, None) if request_id is not None else None) or _induct(world, canister, message)
     if isinstance(fee, Reject):
         return fee

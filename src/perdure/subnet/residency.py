@@ -330,8 +330,9 @@ class ResidentInstance:
                 outcome = live.run(entry_point, env, Outside(self._residents.gate, env.facts.canister_id))
             finally:
                 self._is_outside = False
-        # A few short ones after a long one do not yet say that the next one is.
-        self._instructions[name] = max(outcome.instructions, expected // 2)
+        if outcome.instructions != expected:
+            # A few short ones after a long one do not yet say that the next one is.
+            self._instructions[name] = max(outcome.instructions, expected // 2)
         return outcome
 
     @property
