@@ -290,10 +290,11 @@ class Compiler:
         several = has_own_memories(options.extensions)
         self._engine.threads.call(lambda: validate_original(inflate(wasm), multi_memory=several))
         validate(original, replace(policy, max_method_name_bytes=sys.maxsize) if known else policy)
-        counts = counts_of(original, self._bounds)
+        streams: dict[bytes, bytes] = {}
+        counts = counts_of(original, self._bounds, streams)
         if not known:
             self._bounds.check(counts)
-        linked = instrument(original, options)
+        linked = instrument(original, options, streams)
         binary, facts = encode(linked.module), facts_of(original, linked, counts)
 
         def made() -> CompiledModule:

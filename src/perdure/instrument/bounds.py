@@ -17,7 +17,7 @@ from dataclasses import fields
 from itertools import accumulate
 from typing import Final, NamedTuple, final
 
-from perdure.instrument.metering import BULK_LENGTH, BULK_LENGTH_32, opcode_numbers
+from perdure.instrument.metering import BULK_LENGTH, BULK_LENGTH_32, Streams, opcode_numbers
 from perdure.instrument.operators import replica_operators, replica_overhead
 from perdure.instrument.terms import Bounds, Count, Counts
 from perdure.wasm import (
@@ -72,9 +72,15 @@ _VALUE: Final = {
 _USUAL_PER_BYTE: Final = {"merged_locals": 20, "costly_instructions": 0.02}
 
 
-def counts_of(module: Module, bounds: Bounds) -> Counts:
-    """Count what a decoded and validated module has, as exactly as `bounds` need it."""
-    counter = _Counter(module)
+def counts_of(module: Module, bounds: Bounds, streams: Streams | None = None) -> Counts:
+    """Count what a decoded and validated module has, as exactly as `bounds` need it.
+
+    Args:
+        module: what is counted.
+        bounds: how exactly.
+        streams: those of its bodies are added, for `instrument`.
+    """
+    counter = _Counter(module, {} if streams is None else streams)
     highest, excess = _of_the_module(module)
     seconds = _TYPE * len(module.types) + _DATA * len(module.data)
     seconds += _ELEMENT * sum(len(element.items) for element in module.elements)
@@ -170,8 +176,9 @@ def _exact_excess(counter: _Counter, roughly: Mapping[int, float], enough_second
 class _Counter:
     """Counts functions of one module, equal bodies once."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, streams: Streams) -> None:
         self.module = module
+        self._streams = streams
         self._most_values = max((len(item.params) + len(item.results) for item in module.types), default=0)
         self._most_results = max((len(item.results) for item in module.types), default=0)
         imports = module.imported(ExternKind.FUNCTION)
@@ -184,7 +191,7 @@ class _Counter:
         """What the numbers of its instructions tell."""
         found = self._rough.get(code.body)
         if found is None:
-            found = self._rough[code.body] = _rough(code, is_64=self.module.is_64)
+            found = self._rough[code.body] = _rough(code, self._streams, is_64=self.module.is_64)
         return found
 
     def bounded(self, index: int, rough: _Rough) -> dict[str, int]:
@@ -274,8 +281,8 @@ class _Rough(NamedTuple):
         }
 
 
-def _rough(code: Code, *, is_64: bool) -> _Rough:
-    numbers = opcode_numbers(code)
+def _rough(code: Code, streams: Streams, *, is_64: bool) -> _Rough:
+    numbers = opcode_numbers(code, streams)
     steps = numbers.translate(None, _NOT_NESTING)
     return _Rough(
         body_bytes=len(code.body),

@@ -29,7 +29,7 @@ from perdure.instrument.coverage import Hits
 from perdure.instrument.direct import ReplacedCalls, direct_calls
 from perdure.instrument.inline import Inlined
 from perdure.instrument.memories import MemoryPlan, is_heap_64, plan_memories
-from perdure.instrument.metering import Rewrite, rewrite_codes
+from perdure.instrument.metering import Rewrite, Streams, rewrite_codes
 from perdure.instrument.named import with_named_memories
 from perdure.instrument.own import OwnMemories, own_memories
 from perdure.instrument.profile import Hooks, append_hooks, roomy
@@ -96,10 +96,10 @@ class Instrumented:
     """The canister's bodies before they were rewritten, and how: what `perdure.instrument.origins` goes back by."""
 
 
-def instrument(module: Module, options: Options | None = None) -> Instrumented:
-    """Meter a validated module and link the shipped kernel to it."""
+def instrument(module: Module, options: Options | None = None, streams: Streams | None = None) -> Instrumented:
+    """Meter a validated module and link the shipped kernel to it; `streams`: of its bodies, as far as known."""
     options = options or Options()
-    return link(module, kernel_for(is_heap_64(module, options.extensions)), options)
+    return link(module, kernel_for(is_heap_64(module, options.extensions)), options, streams)
 
 
 @cache
@@ -109,7 +109,7 @@ def kernel_for(is_64: bool) -> Module:
     return decode(files(__package__).joinpath(name).read_bytes())
 
 
-def link(module: Module, kernel: Module, options: Options) -> Instrumented:
+def link(module: Module, kernel: Module, options: Options, streams: Streams | None = None) -> Instrumented:
     """Append `kernel` to a validated module and make its calls of `ic0` go there.
 
     Raises:
@@ -135,7 +135,7 @@ def link(module: Module, kernel: Module, options: Options) -> Instrumented:
     hits = Hits(plan.accounting) if options.coverage and options.schedule else None
     rewrite = _rewrite(module, kernel, functions, replaced, (plan, own, options, hits))
     sources = own.guarded(module.codes)
-    codes = rewrite_codes(sources, rewrite)
+    codes = rewrite_codes(sources, rewrite, streams)
     imports = _without_extensions(linked.imports, appendix)  # may append a type
     linked = replace(
         linked,

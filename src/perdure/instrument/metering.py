@@ -51,6 +51,7 @@ __all__ = [
     "NOP",
     "Change",
     "Rewrite",
+    "Streams",
     "changes_of",
     "charge_points",
     "count_instructions",
@@ -62,6 +63,7 @@ __all__ = [
 _UNCONDITIONAL = (0x00, 0x0F, 0x0C, 0x12, 0x13)  # unreachable, return, br, return_call, return_call_indirect
 _CONDITIONAL = (0x04, 0x0D)  # if, br_if
 _ENDS = (0x05, 0x0B)  # else, end
+_END = b"\x0b"
 _LOOP = 0x03
 _CALL, _RETURN_CALL, _MEMORY_GROW, _REF_FUNC = 0x10, 0x12, 0x40, 0xD2
 
@@ -115,15 +117,25 @@ class Rewrite:
     hits: Callable[[int], bytes] | None = None
 
 
-def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite) -> tuple[Code, ...]:
+Streams = dict[bytes, bytes]
+"""Of bodies: the numbers of their instructions, prefixed ones as encoded. Half of what reading code takes is to find
+them, so who reads it twice has them from the first time."""
+
+
+def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite, streams: Streams | None = None) -> tuple[Code, ...]:
     """The bodies with `rewrite` done to them; those it does not touch are the same objects.
 
     Takes time linear in the size of the code. The module must be valid: types are not looked at.
 
+    Args:
+        codes: all bodies.
+        rewrite: what to do to them.
+        streams: those that are known.
+
     Raises:
         MalformedError: something that is no instruction.
     """
-    return _Rewriter(rewrite).codes(codes)
+    return _Rewriter(rewrite, streams).codes(codes)
 
 
 def charge_points(codes: Sequence[Code], schedule: CostSchedule, *, is_64: bool = False) -> list[list[int]]:
@@ -160,16 +172,21 @@ def count_instructions(codes: Sequence[Code]) -> int:
     return sum(sum(opcode_histogram(code).values()) for code in codes)
 
 
-def opcode_numbers(code: Code) -> bytes:
+def opcode_numbers(code: Code, streams: Streams) -> bytes:
     """The number of each instruction of a body, one byte each.
 
     Those with a prefix are `NOP`, but for the bulk operations that are charged by their length: `BULK_LENGTH` where
     that has the width of an address, `BULK_LENGTH_32` where it has 32 bits whatever the heap.
 
+    Args:
+        code: the body.
+        streams: the body's is added.
+
     Raises:
         MalformedError: something that is no instruction.
     """
-    return _PREFIXED.sub(_one_byte, _scan(code, _scanner(frozenset())).numbers)
+    stream = streams[code.body] = _stream(code)
+    return _PREFIXED.sub(_one_byte, stream)
 
 
 def _one_byte(match: re.Match[bytes]) -> bytes:
@@ -184,7 +201,7 @@ def opcode_histogram(code: Code) -> dict[int, int]:
     Raises:
         MalformedError: something that is no instruction.
     """
-    stream = _scan(code, _scanner(frozenset())).numbers
+    stream = _stream(code)
     counts: dict[int, int] = {}
     prefixed = _PREFIXED.findall(stream)
     for number in set(prefixed):
@@ -237,6 +254,32 @@ def _scanner(redirected: frozenset[int], grown: frozenset[int] = frozenset([0]))
     return re.compile(possessive(run, b"*") + b"(?:" + b"|".join(ending) + b")", re.DOTALL)
 
 
+@cache
+def _run() -> re.Pattern[bytes]:
+    """Matches instructions up to a ``br_table`` with many labels, or to what is none."""
+    tokens = token_pattern(number for number in OPCODES if number != BR_TABLE) + rb"|\x0e" + FEW_LABELS
+    return re.compile(possessive(tokens, b"*"), re.DOTALL)
+
+
+def _stream(code: Code) -> bytes:
+    body, numbers = code.body, bytearray()
+    position = 1 if body[0] == 0 else locals_end(body)
+    while position < len(body):
+        run = _run().match(body, position)
+        assert run is not None  # it may be empty
+        end = run.end()
+        numbers += opcode_stream(body, position, end)
+        position = end
+        if end < len(body):
+            position = skip_labels(body, end + 1) if body[end] == BR_TABLE else -1
+            if position < 0:
+                _fail(code, end)
+            numbers.append(BR_TABLE)
+    if not numbers.endswith(_END):
+        _fail(code, position)
+    return bytes(numbers)
+
+
 Change = tuple[int, int, bytes]
 """What stands from a start to an end becomes these bytes."""
 
@@ -254,7 +297,8 @@ class _Scan(NamedTuple):
     """Where the instructions that are to be changed start and end."""
 
 
-def _scan(code: Code, scanner: re.Pattern[bytes], *, numbered: bool = True) -> _Scan:
+def _scan(code: Code, scanner: re.Pattern[bytes], known: bytes | None = None) -> _Scan:
+    """Take a body apart; `known`: its numbers, or empty where they are not asked for."""
     body = code.body
     position = start = 1 if body[0] == 0 else locals_end(body)
     numbers: list[bytes] = []
@@ -262,18 +306,19 @@ def _scan(code: Code, scanner: re.Pattern[bytes], *, numbered: bool = True) -> _
     edits: list[tuple[int, int]] = []
     while True:
         group, end = _scan_stretch(scanner, body, position, cuts, edits)
-        if numbered:
+        if known is None:
             numbers.append(opcode_stream(body, position, end))
         if group == _STOP:
             break
-        numbers.append(bytes((BR_TABLE,)))
+        if known is None:
+            numbers.append(bytes((BR_TABLE,)))
         position = skip_labels(body, end + 1)
         if position < 0:
             _fail(code, end)
         cuts.append(position)
     if end != len(body) or not cuts or cuts[-1] != end:
         _fail(code, end)
-    return _Scan(start, b"".join(numbers), cuts, edits)
+    return _Scan(start, b"".join(numbers) if known is None else known, cuts, edits)
 
 
 def _scan_stretch(
@@ -308,8 +353,9 @@ def _fail(code: Code, position: int) -> NoReturn:
 class _Rewriter:
     """One `Rewrite`, made ready for many bodies."""
 
-    def __init__(self, rewrite: Rewrite) -> None:
+    def __init__(self, rewrite: Rewrite, streams: Streams | None = None) -> None:
         self.rewrite = rewrite
+        self.streams = streams or {}
         self.scanner = _scanner(frozenset(rewrite.redirects), frozenset(rewrite.memory_grow) or frozenset([0]))
         self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
         self.scratch = scratch_locals(rewrite.inlines.values())
@@ -341,12 +387,11 @@ class _Rewriter:
         if self.meter is None:
             candidates = _candidates(self.rewrite)
             touched = [bool(candidates.search(code.body)) for code in codes]
-            scans = {
-                code.body: _scan(code, self.scanner, numbered=False) for code in _distinct(compress(codes, touched))
-            }
+            scans = {code.body: _scan(code, self.scanner, known=b"") for code in _distinct(compress(codes, touched))}
             return {body: [] for body in scans}, scans
         # Modules are full of equal little functions.
-        scans = {code.body: _scan(code, self.scanner) for code in _distinct(codes)}
+        known = self.streams.get
+        scans = {code.body: _scan(code, self.scanner, known(code.body)) for code in _distinct(codes)}
         return dict(zip(scans, self._charges(scans, self.meter), strict=True)), scans
 
     def counted(self, charges: Sequence[Change], points: Iterator[int]) -> list[Change]:
