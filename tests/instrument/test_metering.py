@@ -11,7 +11,8 @@ import wasmtime
 
 from perdure.errors import MalformedError
 from perdure.instrument.costs import SCHEDULES, CostSchedule
-from perdure.instrument.metering import Rewrite, count_instructions, opcode_histogram, rewrite_codes
+from perdure.instrument.metering import Rewrite, rewrite_codes
+from perdure.instrument.scanning import count_instructions, opcode_histogram
 from perdure.wasm import (
     OPCODE_BY_NAME,
     OPCODES,

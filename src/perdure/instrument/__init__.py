@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from perdure.instrument.costs import SCHEDULES
     from perdure.instrument.linking import Instrumented, SavedGlobal, instrument, kernel_for, link
     from perdure.instrument.lowering import Lowered, lower
-    from perdure.instrument.metering import count_instructions
     from perdure.instrument.reactor import WASI
+    from perdure.instrument.scanning import count_instructions
     from perdure.instrument.validation import validate
     from perdure.instrument.wasi import ReplacedImport, WithoutWasi, replace_wasi, wasm_without_wasi
 
@@ -26,7 +26,7 @@ _PLACES = {
     "costs": "SCHEDULES",
     "linking": "Instrumented SavedGlobal instrument kernel_for link",
     "lowering": "Lowered lower",
-    "metering": "count_instructions",
+    "scanning": "count_instructions",
     "reactor": "WASI",
     "validation": "validate",
     "wasi": "ReplacedImport WithoutWasi replace_wasi wasm_without_wasi",

@@ -17,8 +17,8 @@ from dataclasses import fields
 from itertools import accumulate
 from typing import Final, NamedTuple, final
 
-from perdure.instrument.metering import BULK_LENGTH, BULK_LENGTH_32, Streams, opcode_numbers
 from perdure.instrument.operators import replica_operators, replica_overhead
+from perdure.instrument.scanning import BULK_LENGTH, BULK_LENGTH_32, Streams, opcode_numbers
 from perdure.instrument.terms import Bounds, Count, Counts
 from perdure.wasm import (
     OPCODE_BY_NAME,

@@ -29,10 +29,11 @@ from perdure.instrument.coverage import Hits
 from perdure.instrument.direct import ReplacedCalls, direct_calls
 from perdure.instrument.inline import Inlined
 from perdure.instrument.memories import MemoryPlan, is_heap_64, plan_memories
-from perdure.instrument.metering import Rewrite, Streams, rewrite_codes
+from perdure.instrument.metering import Rewrite, rewrite_codes
 from perdure.instrument.named import with_named_memories
 from perdure.instrument.own import OwnMemories, own_memories
 from perdure.instrument.profile import Hooks, append_hooks, roomy
+from perdure.instrument.scanning import Streams
 from perdure.instrument.terms import Options
 from perdure.memory import WASM_PAGE_BYTES
 from perdure.wasm import (

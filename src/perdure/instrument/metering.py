@@ -21,60 +21,45 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import compress, count, repeat
 from operator import contains, itemgetter
-from typing import NamedTuple, NoReturn, final
+from typing import final
 
-from perdure.errors import InternalError, MalformedError
+from perdure.errors import InternalError
 from perdure.instrument.costs import CostSchedule
 from perdure.instrument.inline import Inlined, scratch_locals, with_scratch_locals
-from perdure.wasm import OPCODES, Code, encode_signed, encode_unsigned, instructions, locals_end, memories_of
-from perdure.wasm.tokens import (
-    BLOCK_TYPE,
-    BR_TABLE,
-    BULK,
-    FEW_LABELS,
-    INDEX,
-    PREFIXED,
-    charset,
-    leb_forms,
-    opcode_stream,
-    possessive,
-    skip_labels,
-    token_pattern,
+from perdure.instrument.scanning import (
+    CALL,
+    CONDITIONAL,
+    ENDS,
+    LENGTHS,
+    LOOP,
+    MEMORY_GROW,
+    PREFIXED_PATTERN,
+    REF_FUNC,
+    RETURN_CALL,
+    UNCONDITIONAL,
+    Scan,
+    Streams,
+    prefixed_number,
+    scan_of,
+    scanner_for,
+    unsigned,
 )
+from perdure.wasm import OPCODES, Code, encode_signed, encode_unsigned, memories_of
+from perdure.wasm.tokens import BR_TABLE, charset, leb_forms, possessive
 
 __all__ = [
-    "BULK_LENGTH",
-    "BULK_LENGTH_32",
-    "NOP",
     "Change",
     "Rewrite",
-    "Streams",
     "changes_of",
     "charge_points",
-    "count_instructions",
-    "opcode_histogram",
-    "opcode_numbers",
     "rewrite_codes",
 ]
 
-_UNCONDITIONAL = (0x00, 0x0F, 0x0C, 0x12, 0x13)  # unreachable, return, br, return_call, return_call_indirect
-_CONDITIONAL = (0x04, 0x0D)  # if, br_if
-_ENDS = (0x05, 0x0B)  # else, end
-_END = b"\x0b"
-_LOOP = 0x03
-_CALL, _RETURN_CALL, _MEMORY_GROW, _REF_FUNC = 0x10, 0x12, 0x40, 0xD2
 
 MAX_LOCALS = 50_000
 """Parameters and locals of one function; the engine takes no more."""
-
-NOP, BULK_LENGTH, BULK_LENGTH_32 = 0x01, 0xF1, 0xF0
-_BULK_PREFIX = 0xFC
-
-# The groups of a scan: what ended a run of instructions.
-_LOOP_START, _EDIT, _TAIL_CALL_EDIT, _MANY_LABELS, _STOP = range(1, 6)
 
 
 @final
@@ -115,11 +100,6 @@ class Rewrite:
     wide_memories: frozenset[int] | None = None
     is_table_64: bool = False
     hits: Callable[[int], bytes] | None = None
-
-
-Streams = dict[bytes, bytes]
-"""Of bodies: the numbers of their instructions, prefixed ones as encoded. Half of what reading code takes is to find
-them, so who reads it twice has them from the first time."""
 
 
 def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite, streams: Streams | None = None) -> tuple[Code, ...]:
@@ -163,190 +143,8 @@ def changes_of(codes: Sequence[Code], rewrite: Rewrite, place: int) -> list[Chan
     return rewriter.all_changes(body, scans[body], rewriter.counted(charges[body], points), place)
 
 
-def count_instructions(codes: Sequence[Code]) -> int:
-    """How many instructions the bodies have.
-
-    Raises:
-        MalformedError: something that is no instruction.
-    """
-    return sum(sum(opcode_histogram(code).values()) for code in codes)
-
-
-def opcode_numbers(code: Code, streams: Streams) -> bytes:
-    """The number of each instruction of a body, one byte each.
-
-    Those with a prefix are `NOP`, but for the bulk operations that are charged by their length: `BULK_LENGTH` where
-    that has the width of an address, `BULK_LENGTH_32` where it has 32 bits whatever the heap.
-
-    Args:
-        code: the body.
-        streams: the body's is added.
-
-    Raises:
-        MalformedError: something that is no instruction.
-    """
-    stream = streams[code.body] = _stream(code)
-    return _PREFIXED.sub(_one_byte, stream)
-
-
-def _one_byte(match: re.Match[bytes]) -> bytes:
-    encoded = match[0]
-    width = _LENGTHS.get(_prefixed_number(encoded) & 0xFF) if encoded[0] == _BULK_PREFIX else None
-    return bytes((NOP if width is None else BULK_LENGTH if width else BULK_LENGTH_32,))
-
-
-def opcode_histogram(code: Code) -> dict[int, int]:
-    """How often each instruction occurs in a body, by its number in `OPCODES`.
-
-    Raises:
-        MalformedError: something that is no instruction.
-    """
-    stream = _stream(code)
-    counts: dict[int, int] = {}
-    prefixed = _PREFIXED.findall(stream)
-    for number in set(prefixed):
-        key = _prefixed_number(number)
-        counts[key] = counts.get(key, 0) + prefixed.count(number)
-    stream = _PREFIXED.sub(b"", stream)
-    return counts | {number: stream.count(number) for number in set(stream)}
-
-
-_PREFIXED = re.compile(PREFIXED, re.DOTALL)
-
-
-def _prefixed_number(encoded: bytes) -> int:
-    return encoded[0] << 8 | _unsigned(encoded, 1)
-
-
-def _unsigned(code: bytes, position: int) -> int:
-    value = shift = 0
-    while True:
-        byte = code[position]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value
-        position += 1
-        shift += 7
-
-
-@cache
-def _scanner(redirected: frozenset[int], grown: frozenset[int] = frozenset([0])) -> re.Pattern[bytes]:
-    """An expression that matches a run of instructions and what ends it: a block's end, or something to change."""
-    ended = {_CALL, _MEMORY_GROW, _REF_FUNC, BR_TABLE, _LOOP, *BULK, *_UNCONDITIONAL, *_CONDITIONAL, *_ENDS}
-    run = token_pattern(number for number in OPCODES if number not in ended)
-    targets = leb_forms(redirected) if redirected else b"(?!)"
-    memories = leb_forms(grown)
-    run += rb"|[\x10\xd2](?!" + targets + b")" + INDEX + rb"|\x40(?!" + memories + b")" + INDEX
-    ends = charset(_ENDS)
-    unconditional = rb"(?:[\x00\x0f]|[\x0c\x12]" + INDEX + rb"|\x13" + INDEX + INDEX + b")"
-    dead = possessive(unconditional, b"*") + ends + b"*+"
-    ending = (
-        ends + b"++",
-        rb"\x0d" + INDEX + ends + rb"*+|\x04" + BLOCK_TYPE + ends + b"*+",
-        rb"(\x03" + BLOCK_TYPE + b")",
-        rb"([\x10\xd2]" + targets + rb"|\x40" + memories + b"|" + token_pattern(BULK) + b")",
-        rb"(\x12" + targets + b")" + dead,
-        unconditional + dead,
-        rb"\x0e" + FEW_LABELS,
-        rb"(\x0e)",
-        rb"([\x00-\xff]|\Z)",  # no instruction, or the end: so that the search never moves on by itself
-    )
-    return re.compile(possessive(run, b"*") + b"(?:" + b"|".join(ending) + b")", re.DOTALL)
-
-
-@cache
-def _run() -> re.Pattern[bytes]:
-    """Matches instructions up to a ``br_table`` with many labels, or to what is none."""
-    tokens = token_pattern(number for number in OPCODES if number != BR_TABLE) + rb"|\x0e" + FEW_LABELS
-    return re.compile(possessive(tokens, b"*"), re.DOTALL)
-
-
-def _stream(code: Code) -> bytes:
-    body, numbers = code.body, bytearray()
-    position = 1 if body[0] == 0 else locals_end(body)
-    while position < len(body):
-        run = _run().match(body, position)
-        assert run is not None  # it may be empty
-        end = run.end()
-        numbers += opcode_stream(body, position, end)
-        position = end
-        if end < len(body):
-            position = skip_labels(body, end + 1) if body[end] == BR_TABLE else -1
-            if position < 0:
-                _fail(code, end)
-            numbers.append(BR_TABLE)
-    if not numbers.endswith(_END):
-        _fail(code, position)
-    return bytes(numbers)
-
-
 Change = tuple[int, int, bytes]
 """What stands from a start to an end becomes these bytes."""
-
-
-class _Scan(NamedTuple):
-    """A body, taken apart."""
-
-    start: int
-    """Where instructions start."""
-    numbers: bytes
-    """The stream of instruction numbers, prefixed ones as encoded; empty where not asked for."""
-    cuts: list[int]
-    """Where each block ends; inverted (``~``) where the next one is a loop."""
-    edits: list[tuple[int, int]]
-    """Where the instructions that are to be changed start and end."""
-
-
-def _scan(code: Code, scanner: re.Pattern[bytes], known: bytes | None = None) -> _Scan:
-    """Take a body apart; `known`: its numbers, or empty where they are not asked for."""
-    body = code.body
-    position = start = 1 if body[0] == 0 else locals_end(body)
-    numbers: list[bytes] = []
-    cuts: list[int] = []
-    edits: list[tuple[int, int]] = []
-    while True:
-        group, end = _scan_stretch(scanner, body, position, cuts, edits)
-        if known is None:
-            numbers.append(opcode_stream(body, position, end))
-        if group == _STOP:
-            break
-        if known is None:
-            numbers.append(bytes((BR_TABLE,)))
-        position = skip_labels(body, end + 1)
-        if position < 0:
-            _fail(code, end)
-        cuts.append(position)
-    if end != len(body) or not cuts or cuts[-1] != end:
-        _fail(code, end)
-    return _Scan(start, b"".join(numbers) if known is None else known, cuts, edits)
-
-
-def _scan_stretch(
-    scanner: re.Pattern[bytes], body: bytes, position: int, cuts: list[int], edits: list[tuple[int, int]]
-) -> tuple[int, int]:
-    """Add a stretch's block ends and edits. Returns what ended it, as a group, and where that stands."""
-    for match in scanner.finditer(body, position):
-        group = match.lastindex
-        if group is None:
-            cuts.append(match.end())
-        elif group == _LOOP_START:
-            cuts.append(~match.end())
-        elif group == _EDIT:
-            edits.append(match.span(_EDIT))
-        elif group == _TAIL_CALL_EDIT:
-            edits.append(match.span(_TAIL_CALL_EDIT))
-            cuts.append(match.end())
-        else:
-            return group, match.start(group)
-    raise InternalError("a scan of code matched nothing")  # its last alternative matches anything
-
-
-def _fail(code: Code, position: int) -> NoReturn:
-    """Say what is wrong at `position`, in the words of the exact reader."""
-    base = max(code.offset, 0)
-    for _ in instructions(code.body, position, base=base):
-        pass
-    raise MalformedError("found the end of a body, expected its last instruction to be end", base + position)
 
 
 @final
@@ -356,7 +154,7 @@ class _Rewriter:
     def __init__(self, rewrite: Rewrite, streams: Streams | None = None) -> None:
         self.rewrite = rewrite
         self.streams = streams or {}
-        self.scanner = _scanner(frozenset(rewrite.redirects), frozenset(rewrite.memory_grow) or frozenset([0]))
+        self.scanner = scanner_for(frozenset(rewrite.redirects), frozenset(rewrite.memory_grow) or frozenset([0]))
         self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
         self.scratch = scratch_locals(rewrite.inlines.values())
         self.instead: dict[bytes, bytes] = {}
@@ -382,16 +180,16 @@ class _Rewriter:
             rewritten.append(code if body is code.body else Code(body, code.offset))
         return tuple(rewritten)
 
-    def changes(self, codes: Sequence[Code]) -> tuple[Mapping[bytes, list[Change]], Mapping[bytes, _Scan]]:
+    def changes(self, codes: Sequence[Code]) -> tuple[Mapping[bytes, list[Change]], Mapping[bytes, Scan]]:
         """Charges, and what else there is to change, of all different bodies; of those that are left alone nothing."""
         if self.meter is None:
             candidates = _candidates(self.rewrite)
             touched = [bool(candidates.search(code.body)) for code in codes]
-            scans = {code.body: _scan(code, self.scanner, known=b"") for code in _distinct(compress(codes, touched))}
+            scans = {code.body: scan_of(code, self.scanner, known=b"") for code in _distinct(compress(codes, touched))}
             return {body: [] for body in scans}, scans
         # Modules are full of equal little functions.
         known = self.streams.get
-        scans = {code.body: _scan(code, self.scanner, known(code.body)) for code in _distinct(codes)}
+        scans = {code.body: scan_of(code, self.scanner, known(code.body)) for code in _distinct(codes)}
         return dict(zip(scans, self._charges(scans, self.meter), strict=True)), scans
 
     def counted(self, charges: Sequence[Change], points: Iterator[int]) -> list[Change]:
@@ -399,7 +197,7 @@ class _Rewriter:
         hits = self.rewrite.hits
         return list(charges) if hits is None else [(at, at, charge + hits(next(points))) for at, _, charge in charges]
 
-    def _charges(self, scans: Mapping[bytes, _Scan], meter: _Meter) -> Iterator[list[Change]]:
+    def _charges(self, scans: Mapping[bytes, Scan], meter: _Meter) -> Iterator[list[Change]]:
         costs = meter.block_costs([scan.numbers for scan in scans.values()])
         blocks = sum(len(scan.cuts) for scan in scans.values())
         if len(costs) != blocks:
@@ -408,13 +206,13 @@ class _Rewriter:
         for scan in scans.values():
             yield meter.charges(scan, remaining)
 
-    def _inlines_in(self, body: bytes, scan: _Scan) -> bool:
+    def _inlines_in(self, body: bytes, scan: Scan) -> bool:
         inlines = self.rewrite.inlines
         return bool(inlines) and any(
-            body[start] == _CALL and _unsigned(body[start:end], 1) in inlines for start, end in scan.edits
+            body[start] == CALL and unsigned(body[start:end], 1) in inlines for start, end in scan.edits
         )
 
-    def all_changes(self, body: bytes, scan: _Scan, changes: list[Change], place: int) -> list[Change]:
+    def all_changes(self, body: bytes, scan: Scan, changes: list[Change], place: int) -> list[Change]:
         """Add to the charges of a body, the `place`-th, what becomes of its instructions."""
         edits = self._inlined(body, scan, changes, place) if self._inlines_in(body, scan) else scan.edits
         instead = self.instead
@@ -428,7 +226,7 @@ class _Rewriter:
         changes.sort(key=itemgetter(0))
         return changes
 
-    def _inlined(self, body: bytes, scan: _Scan, changes: list[Change], place: int) -> Sequence[tuple[int, int]]:
+    def _inlined(self, body: bytes, scan: Scan, changes: list[Change], place: int) -> Sequence[tuple[int, int]]:
         """Put code in place of some calls; scratch locals for it come behind the function's own.
 
         A function that has no room for them keeps its calls.
@@ -442,7 +240,7 @@ class _Rewriter:
             return scan.edits
         others = []
         for start, end in scan.edits:
-            inlined = inlines.get(_unsigned(body[start:end], 1)) if body[start] == _CALL else None
+            inlined = inlines.get(unsigned(body[start:end], 1)) if body[start] == CALL else None
             if inlined is None:
                 others.append((start, end))
             else:
@@ -454,23 +252,23 @@ class _Rewriter:
         """What an instruction becomes."""
         rewrite = self.rewrite
         number = old[0]
-        if number == _MEMORY_GROW:
-            function = rewrite.memory_grow.get(_unsigned(old, 1))
+        if number == MEMORY_GROW:
+            function = rewrite.memory_grow.get(unsigned(old, 1))
             return old if function is None else _call(function)
-        if number == _CALL and rewrite.instead and (code := rewrite.instead.get(_unsigned(old, 1))) is not None:
+        if number == CALL and rewrite.instead and (code := rewrite.instead.get(unsigned(old, 1))) is not None:
             return code
-        if number in {_CALL, _RETURN_CALL, _REF_FUNC}:
-            return old[:1] + encode_unsigned(rewrite.redirects[_unsigned(old, 1)])
+        if number in {CALL, RETURN_CALL, REF_FUNC}:
+            return old[:1] + encode_unsigned(rewrite.redirects[unsigned(old, 1)])
         return self._before_bulk(old) + old
 
     def _before_bulk(self, old: bytes) -> bytes:
-        rewrite, number = self.rewrite, _unsigned(old, 1)
+        rewrite, number = self.rewrite, unsigned(old, 1)
         if number in _DROPS:
             flag = rewrite.drop_flag_global
             return b"" if flag is None else b"\x41\x01\x24" + encode_unsigned(flag)
-        if self.meter is None or number not in _LENGTHS:
+        if self.meter is None or number not in LENGTHS:
             return b""
-        width = _LENGTHS[number]
+        width = LENGTHS[number]
         is_wide = (
             rewrite.is_64 if rewrite.wide_memories is None else rewrite.wide_memories.issuperset(memories_of(old, 0))
         )
@@ -494,8 +292,6 @@ def _distinct(codes: Iterable[Code]) -> Iterable[Code]:
     return {code.body: code for code in codes}.values()
 
 
-# What has the width of an address decides the width of a bulk operation's length: memory.init, table.init: nothing.
-_LENGTHS = {0x08: "", 0x0A: "memory", 0x0B: "memory", 0x0C: "", 0x0E: "table", 0x11: "table"}
 _DROPS = frozenset({0x09, 0x0D})
 
 
@@ -512,7 +308,7 @@ def _candidates(rewrite: Rewrite) -> re.Pattern[bytes]:
 
 
 def _call(function_index: int) -> bytes:
-    return bytes((_CALL,)) + encode_unsigned(function_index)
+    return bytes((CALL,)) + encode_unsigned(function_index)
 
 
 @final
@@ -535,7 +331,7 @@ class _Meter:
         self.prefixed: dict[bytes, bytes] = {}
         self.dear: dict[int, bytes] = {}
 
-    def charges(self, scan: _Scan, costs: Iterator[int]) -> list[Change]:
+    def charges(self, scan: Scan, costs: Iterator[int]) -> list[Change]:
         """What to insert into a body, ascending; `costs` gives the cost of each of its blocks."""
         place, enters = scan.start, True
         static = self.static
@@ -562,7 +358,7 @@ class _Meter:
         """
         stream = b"".join([self.prologue + stream for stream in streams])
         if b"\xfc" in stream or b"\xfd" in stream:
-            stream = _PREFIXED.sub(self._prefixed_units, stream)
+            stream = PREFIXED_PATTERN.sub(self._prefixed_units, stream)
         for number, cost in self.lengths.items():
             if number < 0x100:
                 stream = stream.replace(bytes((number,)), self._units(number, cost))
@@ -583,7 +379,7 @@ class _Meter:
         encoded = match[0]
         units = self.prefixed.get(encoded)
         if units is None:
-            units = self.prefixed[encoded] = self._units(_UNIT, self.lengths[_prefixed_number(encoded)])
+            units = self.prefixed[encoded] = self._units(_UNIT, self.lengths[prefixed_number(encoded)])
         return units
 
     def _units(self, number: int, cost: int) -> bytes:
@@ -604,14 +400,14 @@ class _Meter:
 _PROLOGUE, _UNIT, _FILLER, _FREE, _APART, _DEAR = 0xFE, 0xFB, 0xFA, 0xF9, 0xF8, 0xF7
 _DEAR_UNITS = range(0xD3, _DEAR)
 _MOST_UNITS = 10
-_BLOCK_ENDING = frozenset({*_UNCONDITIONAL, *_CONDITIONAL, *_ENDS, _LOOP, BR_TABLE})
+_BLOCK_ENDING = frozenset({*UNCONDITIONAL, *CONDITIONAL, *ENDS, LOOP, BR_TABLE})
 _DEAD_FILLER = possessive(rb"\xfa" + possessive(rb"\xf7.", b"?"), b"*")
 _BLOCK_ENDS = re.compile(
     charset(_BLOCK_ENDING)  # first, alone: the search skips to it
     + possessive(
-        b"(?<=" + charset(_UNCONDITIONAL) + b")" + possessive(_DEAD_FILLER + charset(_UNCONDITIONAL), b"*"), b"?"
+        b"(?<=" + charset(UNCONDITIONAL) + b")" + possessive(_DEAD_FILLER + charset(UNCONDITIONAL), b"*"), b"?"
     )
-    + possessive(b"(?<!" + charset((_LOOP, BR_TABLE)) + b")" + charset(_ENDS) + b"++", b"?")
+    + possessive(b"(?<!" + charset((LOOP, BR_TABLE)) + b")" + charset(ENDS) + b"++", b"?")
     + rb"\xf8?+",
     re.DOTALL,
 )

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from perdure.instrument.metering import BULK_LENGTH, BULK_LENGTH_32
+from perdure.instrument.scanning import BULK_LENGTH, BULK_LENGTH_32
 from perdure.wasm import OPCODE_BY_NAME, ExternKind, Module
 from perdure.wasm.tokens import charset
 
@@ -56,7 +56,7 @@ def replica_operators(numbers: bytes, *, is_64: bool) -> int:
     """Operators of one function.
 
     Args:
-        numbers: of its instructions, see `perdure.instrument.metering.opcode_numbers`.
+        numbers: of its instructions, see `perdure.instrument.scanning.opcode_numbers`.
         is_64: whether the heap has 64-bit addresses.
     """
     return (

@@ -17,8 +17,8 @@ from perdure.errors import InvalidModuleError
 from perdure.ic import ic0_ext
 from perdure.ic.ic0 import SystemFunction
 from perdure.instrument.memories import LIFETIMES, has_own_memories, is_heap_64, plan_memories
-from perdure.instrument.metering import opcode_histogram
 from perdure.instrument.named import has_named_memories, with_named_memories
+from perdure.instrument.scanning import opcode_histogram
 from perdure.instrument.terms import REPLICA, Policy
 from perdure.wasm import (
     OPCODE_BY_NAME,
