@@ -40,11 +40,11 @@ from perdure.stable.access import UndoLog, read_exact, require_blank, write_grow
 from perdure.stable.chunks import ChunkAllocator
 from perdure.stable.headers import AllocatorHeader, MapHeader
 from perdure.stable.layout import (
-    ALLOCATOR_ADDRESS,
     CAPACITY,
     DEFAULT_PAGE_BYTES,
     FIRST_CHUNK_ADDRESS,
     LENGTH_ADDRESS,
+    MAP_RESERVED,
     MAX_DEPTH,
     MIN_ENTRIES,
     ROOT_ADDRESS,
@@ -488,18 +488,16 @@ class BTree:
 
     def _flush(self) -> None:
         """Write what an operation changed in the headers."""
-        before = self._header_bytes
-        parts = []
-        if self._is_header_changed:
-            parts.append((ROOT_ADDRESS, ROOT_AND_LENGTH.pack(self._root, self._length)))
-        if self._allocator.header is not self._written_allocator:
-            parts.append((ALLOCATOR_ADDRESS, self._allocator.header.encode()))
-            self._written_allocator = self._allocator.header
-        for address, data in parts:
-            end = address + len(data)
-            self._undo.overwrite(address, before[address:end], data)
-            before = before[:address] + data + before[end:]
-        self._header_bytes = before
+        before, allocator = self._header_bytes, self._allocator.header
+        data = ROOT_AND_LENGTH.pack(self._root, self._length)
+        if allocator is not self._written_allocator:
+            data += before[MAP_RESERVED] + allocator.encode()
+            self._written_allocator = allocator
+        elif not self._is_header_changed:
+            return
+        end = ROOT_ADDRESS + len(data)
+        self._undo.overwrite(ROOT_ADDRESS, before[ROOT_ADDRESS:end], data)
+        self._header_bytes = before[:ROOT_ADDRESS] + data + before[end:]
 
     def _forget(self) -> None:
         """An operation was undone: what is remembered of the bytes may be what it had made of them."""

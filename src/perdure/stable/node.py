@@ -186,9 +186,10 @@ class Node:
         return made
 
     @property
-    def is_packed(self) -> bool:
-        """Whether `run` is all that it holds, on one page."""
-        return self._values is None and isinstance(self.run, bytes)
+    def packed(self) -> bytes | None:
+        """`run`, where it is all that a node of version 2 holds, on one page."""
+        run = self.run
+        return run if self._values is None and isinstance(run, bytes) and self.version == 2 else None
 
     def become(self, run: bytes, values_offset: int, value_bytes: int | None) -> None:
         """Hold other bytes from now on, to be written; keys and children are the caller's."""

@@ -386,8 +386,8 @@ class NodeStore:
 
         In an inner node `child` comes behind the entry.
         """
-        run, keys, children = node.run, node.keys, node.children
-        if node.version == 2 and node.is_packed and isinstance(run, bytes):
+        run, keys, children = node.packed, node.keys, node.children
+        if run is not None:
             cut, end = node.cut(index)
             at = self._key_at(node, index)
             head = NODE_HEADER.pack(NODE_MAGIC, 2, bool(children), len(keys) + 1)
@@ -409,9 +409,9 @@ class NodeStore:
 
     def halve(self, node: Node, other: Node) -> tuple[bytes, bytes]:
         """Move what is behind the middle entry of a full node to an empty one; that entry, which neither has then."""
-        middle, run, keys, children = CAPACITY // 2, node.run, node.keys, node.children
+        middle, run, keys, children = CAPACITY // 2, node.packed, node.keys, node.children
         entry = keys[middle], node.value(middle)
-        if node.version == other.version == 2 and node.is_packed and isinstance(run, bytes):
+        if run is not None and other.version == 2:
             start, first, last = self._key_at(node, 0), self._key_at(node, middle), self._key_at(node, middle + 1)
             (cut, end), values, even = node.cut(middle), node.values_offset, node.value_bytes
             after = V2_HEADER_BYTES + (8 * (middle + 1) if children else 0)
@@ -436,8 +436,8 @@ class NodeStore:
 
     def replace(self, node: Node, index: int, value: bytes) -> bytes:
         """Put a value in place of the one at `index`, which is returned."""
-        run = node.run
-        if node.version == 2 and node.is_packed and isinstance(run, bytes):
+        run = node.packed
+        if run is not None:
             cut, end = node.cut(index)
             old = node.value(index)
             made = b"".join((run[:cut], U32.pack(len(value)), value, run[cut + 4 + len(old) : end]))
@@ -452,7 +452,7 @@ class NodeStore:
         return node.version == 2 and not node.overflow and self._fits_page(node)
 
     def _fits_page(self, node: Node) -> bool:
-        if node.is_packed:
+        if node.packed is not None:
             return True
         count = len(node.keys)
         size = V2_HEADER_BYTES + 8 * len(node.children) + 4 * count + sum(map(len, node.keys))
@@ -481,7 +481,9 @@ class NodeStore:
             write_growing(self._undo, address + offset, _CHILDREN[len(node.children)].pack(*node.children))
 
     def _save_v2(self, node: Node) -> None:
-        run = node.run if node.is_packed and isinstance(node.run, bytes) else self._joined(node)
+        run = node.packed
+        if run is None:
+            run = self._joined(node)
         if node.overflow or self._read_bytes < self.page_bytes:
             self._drop(node.address)
             self._write_paged(node.address, node.overflow, run)
