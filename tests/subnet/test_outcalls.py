@@ -123,14 +123,15 @@ class TestWrittenDown:
         assert oracle.actor().fetch(URL) == "200 1"
         assert not subnet.outcalls.pending
 
-    def test_what_a_function_raises(self, subnet, oracle):
+    @pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit])
+    def test_what_a_function_raises(self, subnet, oracle, error):
         """Is raised once, where somebody waits, and not in what is called next."""
 
         def broken(request):
-            raise ValueError("mine")
+            raise error("mine")
 
         subnet.outcalls.get(URL).respond_with(broken)
-        with pytest.raises(ValueError, match="mine"):
+        with pytest.raises(error, match="mine"):
             oracle.actor().fetch(URL)
         with pytest.raises(RejectError, match=r"other\.example"):
             oracle.actor().fetch("https://other.example/")
