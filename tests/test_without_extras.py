@@ -127,4 +127,4 @@ except UnsupportedError as error:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
     )
-    assert done.stdout == "CanisterMachine needs the extra: pip install 'perdure[fuzz]'\n"
+    assert done.stdout == "CanisterMachine needs `pip install 'perdure[fuzz]'`\n"

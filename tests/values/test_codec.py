@@ -170,3 +170,10 @@ def test_integers_of_thousands_of_digits_are_shown_in_hexadecimal():
 def test_cbor_that_refers_to_itself_is_no_value():
     with pytest.raises(MalformedError, match="refers to itself"):
         codec("cbor").decode(b"\xd8\x1c\x81\xd8\x1d\x00")
+
+
+def test_what_is_no_hexadecimal_is_told_so():
+    assert codec("raw").from_text("0x05ff") == b"\x05\xff"
+    for text in ("5", "xy", "0x0"):
+        with pytest.raises(ValueError, match="expected hexadecimal, two digits for each byte"):
+            codec("raw").from_text(text)

@@ -146,6 +146,9 @@ class _ModuleFile(_PathType):
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path."""
+        snapshot = Path(value)
+        if (snapshot / "wasm_module.bin").is_file():
+            self.fail(f"{snapshot} is a snapshot: its module is {snapshot / 'wasm_module.bin'}", param, ctx)
         path = Path(os.fsdecode(super().convert(built(value), param, ctx)))
         mode = path.stat().st_mode
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):

@@ -99,7 +99,8 @@ def _tell(heat: Heat, memory: str | None, rows: int, output: Path | None, *, as_
         click.echo(json.dumps(heat.to_json(), indent=2, ensure_ascii=False))
     elif not quiet:
         note = "" if heat.sees_reads else "\na history has what messages wrote, not what they read\n"
-        click.echo(printable("\n".join(lines) + "\n\n" + heat.table(rows) + note, keep=LAYOUT), nl=False)
+        table = "\n" + heat.table(rows) if heat.memories else ""  # of nothing there is nothing to tell
+        click.echo(printable("\n".join(lines) + "\n" + table + note, keep=LAYOUT), nl=False)
 
 
 def _of_history(source: str, last: int | None, messages: int, declared: Schema | None) -> Heat:

@@ -212,9 +212,7 @@ def _of_parquet(path: Path) -> Iterator[Batch]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise UnsupportedError("Parquet needs the extra: pip install 'perdure[columns]'").coded(
-            "extra-missing"
-        ) from error
+        raise UnsupportedError("Parquet needs `pip install 'perdure[columns]'`").coded("extra-missing") from error
     try:
         with pq.ParquetFile(path) as file:
             yield from _of_arrow(file.iter_batches(_BATCH_ROWS))

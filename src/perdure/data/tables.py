@@ -485,7 +485,7 @@ def _connected(store: Store) -> apsw.Connection:
     try:
         from perdure.data.sql import connect
     except ImportError as error:
-        raise UnsupportedError("SQL needs the extra: pip install 'perdure[sql]'").coded("extra-missing") from error
+        raise UnsupportedError("SQL needs `pip install 'perdure[sql]'`").coded("extra-missing") from error
     return connect(store.journal, {one.name: one for one in open_tables(store)})
 
 

@@ -107,9 +107,7 @@ class Triples:
         try:
             from perdure.data.rdf import StableGraph, StableStore
         except ImportError as error:
-            raise UnsupportedError("a graph needs the extra: pip install 'perdure[data]'").coded(
-                "extra-missing"
-            ) from error
+            raise UnsupportedError("a graph needs `pip install 'perdure[data]'`").coded("extra-missing") from error
         return StableGraph(StableStore(self))
 
 

@@ -216,9 +216,7 @@ class Verb(Generic[S, O]):
         try:
             from perdure.data.graph import graph_of
         except ImportError as error:
-            raise UnsupportedError("a view needs the extra: pip install 'perdure[data]'").coded(
-                "extra-missing"
-            ) from error
+            raise UnsupportedError("a view needs `pip install 'perdure[data]'`").coded("extra-missing") from error
         return graph_of(self)
 
     def nodes(self) -> Iterator[Any]:

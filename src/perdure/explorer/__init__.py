@@ -7,8 +7,6 @@ from perdure.errors import UnsupportedError
 try:
     from perdure.explorer.pages import Explorer
 except ModuleNotFoundError as missing:
-    raise UnsupportedError(f"the explorer needs the extra: pip install 'perdure[serve]' ({missing})").coded(
-        "extra-missing"
-    ) from missing
+    raise UnsupportedError("the explorer needs `pip install 'perdure[serve]'`").coded("extra-missing") from missing
 
 __all__ = ["Explorer"]

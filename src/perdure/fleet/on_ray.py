@@ -53,9 +53,7 @@ def _ray() -> Any:
     try:
         return import_module("ray")
     except ModuleNotFoundError as error:
-        raise UnsupportedError('Ray needs the extra "fleet": pip install "perdure[fleet]"').coded(
-            "extra-missing"
-        ) from error
+        raise UnsupportedError("Ray needs `pip install 'perdure[fleet]'`").coded("extra-missing") from error
 
 
 def connect(address: str | None = None, count: int | None = None) -> None:

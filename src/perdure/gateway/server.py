@@ -36,9 +36,7 @@ try:
     from perdure.gateway.sparing import sparing
     from perdure.gateway.workers import Workers
 except ModuleNotFoundError as missing:
-    raise UnsupportedError(f"serving needs the extra: pip install 'perdure[serve]' ({missing})").coded(
-        "extra-missing"
-    ) from missing
+    raise UnsupportedError("serving needs `pip install 'perdure[serve]'`").coded("extra-missing") from missing
 
 __all__ = ["Pages", "Server", "listen", "serve"]
 

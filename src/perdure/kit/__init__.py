@@ -109,7 +109,7 @@ def __getattr__(name: str) -> object:
             raise
         from perdure.errors import UnsupportedError
 
-        raise UnsupportedError(f"{name} needs the extra: pip install 'perdure[fuzz]'").coded("extra-missing") from error
+        raise UnsupportedError(f"{name} needs `pip install 'perdure[fuzz]'`").coded("extra-missing") from error
     value = globals()[name] = getattr(module, name)
     return value
 

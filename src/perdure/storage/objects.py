@@ -287,7 +287,7 @@ def _open_store(place: Place) -> ObjectStore:
     try:
         from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
     except ImportError as error:
-        raise UnsupportedError("object storage needs the extra: pip install 'perdure[storage]'").coded(
+        raise UnsupportedError("object storage needs `pip install 'perdure[storage]'`").coded(
             "extra-missing"
         ) from error
     if place.scheme == "file":

@@ -17,7 +17,7 @@ from perdure.stable.types import Order, StorableType
 if TYPE_CHECKING:
     from perdure.stable.columns import Column
 
-__all__ = ["Format", "StorableFormat", "Value", "as_format", "decode_as", "parts_of"]
+__all__ = ["Format", "StorableFormat", "Value", "as_format", "decode_as", "from_hex", "parts_of"]
 
 Value: TypeAlias = Any
 """What bytes of a format mean."""
@@ -138,7 +138,7 @@ class Format(ABC):
         try:
             value = json.loads(text)
         except ValueError:
-            value = bytes.fromhex(text.removeprefix("0x"))
+            value = from_hex(text)
         return self.encode(value)
 
     def from_sql(self, value: object) -> bytes:
@@ -266,6 +266,18 @@ class StorableFormat(Format):
             return types.encode_checked(self.storable, _revived(self.kind, self.name, value))
         except (TypeError, AttributeError, KeyError, struct.error) as error:
             raise ValueError(f"{value!r} is no {self.name}") from error
+
+
+def from_hex(text: str) -> bytes:
+    """The bytes that a person wrote in hexadecimal.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return bytes.fromhex(text.removeprefix("0x"))
+    except ValueError as error:
+        raise ValueError("expected hexadecimal, two digits for each byte") from error
 
 
 def as_format(found: Format | StorableType[Value]) -> Format:

@@ -9,7 +9,7 @@ from typing import Final, final
 
 from perdure.errors import MalformedError
 from perdure.stable.kind import BYTES, Kind, integer
-from perdure.values.format import Format, Value
+from perdure.values.format import Format, Value, from_hex
 
 __all__ = ["RAW", "Json", "LittleEndian", "Raw"]
 
@@ -39,7 +39,7 @@ class Raw(Format):
 
     def from_text(self, text: str) -> bytes:
         """Hexadecimal, whatever else it looks like."""
-        return bytes.fromhex(text.removeprefix("0x"))
+        return from_hex(text)
 
 
 RAW: Final = Raw()

@@ -261,6 +261,14 @@ def test_9_a_call_without_arguments_says_which(run, todo):
     assert "add takes (text, nat32): pass it, in Candid's text form" in err
 
 
+def test_a_snapshot_in_the_place_of_a_module_says_where_its_module_is(run):
+    with Subnet() as subnet:
+        subnet.install(Path("todo.wasm").read_bytes()).write_snapshot("taken")
+    code, _, err = run("run", "taken", "size")
+    assert (code, "taken is a snapshot: its module is taken/wasm_module.bin" in err) == (2, True)
+    assert run("heatmap", "taken", "size") == (0, "no page of a memory was touched, 1 message\n", "")
+
+
 def test_10_a_run_without_arguments_says_which(run):
     code, _, err = run("run", "todo.wasm", "fill")
     assert code == 2
