@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,9 @@ lock before it is acknowledged; what is called while others wait for the directo
 
 def test_which_files_a_message_uses(canister: Canister, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perdure.storage.commit_log._LOOKED_SECONDS", 3600.0)  # however long a message takes here
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)  # alone, a thread may let the interpreter go
+    other.start()
     canister.update("both")
     found: Counter[str] = Counter()
 
@@ -107,6 +111,8 @@ def test_which_files_a_message_uses(canister: Canister, where: str, monkeypatch:
         repeat(lambda: canister.update("both"))
     finally:
         sys.setprofile(None)
+        done.set()
+        other.join()
     calls = {name: round(count / MESSAGES) for name, count in found.items()}
     assert {name: count for name, count in calls.items() if count} == FILE_CALLS[where]
 

@@ -35,7 +35,7 @@ def count_names(descriptor: int) -> int:
 
 
 def write_in_turn(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> int:
-    """`os.pwrite`, which for a few pages does not let the interpreter go; it takes 0.5 us more."""
+    """`os.pwrite`, which for a few pages does not let the interpreter go; it takes 0.6 us more."""
     size_bytes = len(data)
     if _write_here is None or size_bytes > _SHORT_BYTES:
         return os.pwrite(descriptor, data, offset)

@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
+from threading import active_count
 from typing import Protocol, final
 
 from perdure.storage.aio import CAPACITY_BYTES, DirectWriter, sync_data
@@ -195,8 +196,8 @@ class RealFile:
         descriptor: of the file, which is this one's to close.
         name: its path, for messages.
         direct_writer: makes what writes it directly; `None`: it cannot be had.
-        in_turn: keep the interpreter while a few pages are written. Where other threads wait for what the writer holds,
-            whoever gets the interpreter meanwhile only finds that out.
+        in_turn: keep the interpreter while a few pages are written, if there are other threads. Where they wait for
+            what the writer holds, whoever gets the interpreter meanwhile only finds that out.
     """
 
     __slots__ = (
@@ -253,7 +254,8 @@ class RealFile:
 
     def pwrite(self, data: Buffer, offset: int) -> None:
         """Write all of `data`, or raise."""
-        written = (write_in_turn if self._in_turn else os.pwrite)(self.descriptor, data, offset)
+        write = write_in_turn if self._in_turn and active_count() > 1 else os.pwrite
+        written = write(self.descriptor, data, offset)
         if written != len(data):
             self._write_rest(memoryview(data).cast("B"), offset, written)
 
