@@ -229,7 +229,8 @@ class StateDirectory:
         if tail.damaged_version is not None and not accept_last_good:
             raise StorageError(
                 f"the log is damaged at offset {tail.offset:#x}: version {tail.damaged_version} was kept and is not "
-                f"whole; the last good state is version {self._committed.version}, open it with accept_last_good",
+                f"whole; the last good state is version {self._committed.version}: `perdure state salvage` copies it, "
+                "accept_last_good opens it",
                 file_path,
             )
         if self.read_only:
