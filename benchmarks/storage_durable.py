@@ -130,6 +130,49 @@ def message_times(directory: str, pages: tuple[int, int], batches: int) -> list[
     return times
 
 
+class InstantFile:
+    """A log on a disk that takes no time, and when it was asked to."""
+
+    def __init__(self, file: DiskFile) -> None:
+        self._file = file
+        self.started = self.finished = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def start(self, buffers: list[bytes], offset: int) -> None:
+        """Note when."""
+        del buffers, offset
+        self.started = time.perf_counter_ns()
+
+    def finish(self) -> None:
+        """Note when."""
+        self.finished = time.perf_counter_ns()
+
+
+def way_figures(directory: str, quick: bool) -> list[dict[str, object]]:
+    """What a durable message of 2 pages does while the disk does not, at any load: the least of many."""
+    state = StateDirectory.open(f"{directory}/way")
+    data = random.Random(1).randbytes(PAGE)
+    changes = [{NAME: change_of(number, data)} for number in range(MEMORY_PAGES)]
+    for change in changes:
+        state.commit(MESSAGE, change, apply=True)
+    log = state._log_for_commit()
+    file = InstantFile(log._file)
+    log._file = cast("DiskFile", file)
+    before, after = [], []
+    for change in changes * (2 if quick else 8):
+        begun = time.perf_counter_ns()
+        state.commit(MESSAGE, change, apply=True)
+        after.append(time.perf_counter_ns() - file.finished)
+        before.append(file.started - begun)
+    state.abandon()
+    return [
+        figure("one durable message of 2 pages: before its write begins", min(before) / 1000, "us", None),
+        figure("one durable message of 2 pages: after it has ended", min(after) / 1000, "us", None),
+    ]
+
+
 class SlowFile:
     """A file whose syncs take 1 ms more, as those of many disks do."""
 
@@ -307,7 +350,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found: list[dict[str, object]] = []
-    for measure in (message_figures, group_figures, recovery_figures, answer_figures, rewriting_figures):
+    for measure in (message_figures, way_figures, group_figures, recovery_figures, answer_figures, rewriting_figures):
         directory = tempfile.mkdtemp(prefix="perdure-bench-", dir="/var/tmp" if Path("/var/tmp").is_dir() else None)
         try:
             found += measure(directory, arguments.quick)
