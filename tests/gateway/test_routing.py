@@ -93,6 +93,7 @@ class Rings:
         return self.rung
 
 
+@pytest.mark.slow
 def test_a_halted_subnet_answers_nothing(agents):
     with Network(["nns", "application", "system"]) as network:
         halted, other = network.subnets[1:]

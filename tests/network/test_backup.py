@@ -20,6 +20,8 @@ from perdure.network import backup as module
 from perdure.network import backup_network
 from perdure.storage import StateDirectory
 
+pytestmark = pytest.mark.slow
+
 MODULES = Path(__file__).parent.parent / "canisters" / "modules"
 
 
@@ -61,7 +63,6 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], 
     return does
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_reversed", [False, True])
 def test_rounds_between_two_that_are_pinned(path, tmp_path, expected, between, monkeypatch, is_reversed):
     """What was pinned later has taken in, and let go of, what the one before does not know of yet: it goes back."""
@@ -107,7 +108,6 @@ def test_nothing_is_missing_of_a_network_that_stands_still(path, tmp_path, expec
     assert outcome(tmp_path / "copy") == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("processes", [None, 2])
 def test_a_network_that_is_busy(tmp_path, processes):
     path, is_done = tmp_path / "net", threading.Event()

@@ -84,7 +84,11 @@ LEFT = {
 
 @pytest.mark.parametrize(
     ("where", "how"),
-    [*(("one subnet", how) for how in LEFT), *(("two subnets", how) for how in LEFT), ("two workers", "exit")],
+    [
+        *(("one subnet", how) for how in LEFT),
+        *(("two subnets", how) for how in LEFT),
+        pytest.param("two workers", "exit", marks=pytest.mark.slow),
+    ],
 )
 def test_code_that_is_left_by_what_is_no_exception_traps(where: str, how: str) -> None:
     """Only an interruption ends the process: what a message raises itself would be raised in the next process again."""
