@@ -10,7 +10,7 @@ import pytest
 from object_servers import OurServer
 from perdure import Subnet
 from perdure.errors import StorageError, UnsupportedError
-from perdure.fleet import expand
+from perdure.fleet import Found, expand
 from perdure.fleet.sources import mark_of_files
 from perdure.storage import archive_state, push_snapshot
 
@@ -31,6 +31,35 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("a.bin", "b.bin.gz", "c.txt"):
         (tmp_path / "dumps" / name).write_bytes(bytes(65536))
     return tmp_path
+
+
+def test_a_bench_changes_with_what_it_measures_and_is_built_of(tmp_path: Path) -> None:
+    def found() -> Found:
+        (one,) = expand([str(tmp_path)], "benches")
+        return one
+
+    (tmp_path / "canbench.yml").write_text("wasm_path: built/bench.wasm\nstable_memory:\n  file: memory.bin\n")
+    marks = [found()]
+    assert not marks[0].module_hash
+    (tmp_path / "built").mkdir()
+    for number, name in enumerate(("built/bench.wasm", "memory.bin", "built/bench.wasm")):
+        (tmp_path / name).write_bytes(bytes(number + 1))
+        marks.append(found())
+    assert len({one.mark for one in marks}) == 4
+    assert marks[-1].module_hash == hashlib.sha256(bytes(3)).hexdigest()
+    (tmp_path / "canbench.yml").write_text("wasm_path: built/bench.wasm\nbuild_cmd: make")
+    before = found().mark
+    (tmp_path / "target").mkdir()
+    (tmp_path / "src").mkdir()
+    for name in ("built/bench.wasm", "target/more", ".hidden", "canbench_results.yml"):  # what building makes
+        (tmp_path / name).write_text("new")
+        assert found().mark == before
+    for number in range(6):
+        (tmp_path / "src" / f"{number}.rs").write_text("fn main() {}")
+        assert found().mark != before
+        before = found().mark
+    (tmp_path / "canbench.yml").write_bytes(b"\xff")  # which the benchmarks will say
+    assert found().mark
 
 
 def test_directories_are_looked_through(fleet: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import shutil
 import subprocess
@@ -364,6 +365,69 @@ def test_checkpoints_and_history_make_no_difference(bucket: OurServer, tmp_path:
     assert older.version == version - 2
     with Subnet(tmp_path / "older", code=[Counter]) as found:
         assert kept(found) == [b"0", b"1"]
+
+
+def test_a_module_that_went_and_comes_again_is_there(
+    bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version lies between, which does not have it."""
+    with begun(tmp_path / "here") as subnet:
+        (one,) = subnet.canisters
+        other = subnet.install(WASM)
+        other.uninstall()
+        subnet.checkpoint()
+        with monkeypatch.context() as patch:
+            patch.setattr(archiving_module, "_BASE_BYTES", 0)
+            one.actor().count(b"a version")
+        archiver: Any = subnet._host._archiver
+        assert archiver._last.number == archiver._last.base.number
+        bucket.reset()
+        other.install(WASM)
+        one.actor().count(b"after")
+    with opened(tmp_path / "there") as found:
+        assert found.canister(other.id).module is not None
+
+
+def test_an_exception_anywhere_in_it_loses_nothing(
+    bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the midst: each line of the archiver once, and the same commits as without."""
+    monkeypatch.setattr(archiving_module, "_BASE_BYTES", 60_000)
+    lines = 0
+    with begun(tmp_path / "here") as subnet:
+        archiver: Any = subnet._host._archiver
+        done = False
+        while not done:
+            left, lines = lines, lines + 1
+
+            def trace(frame: Any, event: str, arg: object) -> Any:
+                nonlocal left
+                if frame.f_code.co_filename != archiving_module.__file__ or frame.f_code.co_name == "_take":
+                    return None  # signals are off while a commit is logged
+                is_lock = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("with ")
+                if event == "line" and not is_lock:  # traced again where it is let go: see `interrupting.py`
+                    left -= 1
+                    if left == -1:
+                        raise KeyboardInterrupt
+                return trace
+
+            version = archiver._directory.version
+            sys.settrace(trace)
+            try:
+                count(subnet, b"%d" % lines)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            done = left >= 0
+            archiver.keep()
+            assert archiver._last.version == archiver._directory.version >= version
+        wanted = kept(subnet)
+        facts_ = facts(subnet)
+    assert lines > 30
+    with opened(tmp_path / "there") as found:
+        assert kept(found) == wanted
+        assert facts(found) == facts_
 
 
 def test_snapshots_come_along(bucket: OurServer, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from perdure.errors import PerdureError, StorageError, UnsupportedError
 from perdure.fleet.found import DUMP_ENDS, MEMORY_FILES, MODULE_FILE, OWN_MEMORIES, SNAPSHOT_FILE, Found
 from perdure.ic.principal import Principal
+from perdure.measure.canbench_files import parse_config
 from perdure.storage import StateDirectory
 from perdure.storage.names import Names
 from perdure.urls import is_url, parse_url
@@ -26,6 +27,10 @@ Kind = Literal["canisters", "memories", "modules", "benches"]
 _MAX_LIST_BYTES: Final = 256 << 20
 _MAX_MODULE_BYTES: Final = 128 << 20
 """More is no module, whatever its name says, and perhaps a hole of terabytes."""
+_MAX_CONFIG_BYTES: Final = 1 << 20
+_MAX_SOURCES: Final = 20_000
+_SHOWN_MARKS: Final = 4
+_BUILT: Final = frozenset({"target", "node_modules", "__pycache__"})
 _STATE: Final = "checkpoint"
 _ASKED_AT_ONCE: Final = 16
 
@@ -161,7 +166,35 @@ def _modules(directory: str, files: set[str]) -> list[Found]:
 
 
 def _benches(directory: str, files: set[str]) -> list[Found]:
-    return [Found(directory, mark=_mark([f"{directory}/canbench.yml"]))] if "canbench.yml" in files else []
+    return [_bench(directory)] if "canbench.yml" in files else []
+
+
+def _bench(directory: str) -> Found:
+    """Benchmarks: what is measured, and of what is built first all that it may be built of."""
+    path = f"{directory}/canbench.yml"
+    paths, module = [path], ""
+    with suppress(PerdureError, OSError, UnicodeDecodeError):  # whoever runs it will say what is wrong
+        with Path(path).open("rb") as file:
+            config = parse_config(file.read(_MAX_CONFIG_BYTES).decode())
+        module = os.path.join(directory, config.wasm_path)  # noqa: PTH118 -- names may be no text
+        named = [config.stable_memory, config.env_vars]
+        paths += [os.path.join(directory, one) for one in named if one is not None]  # noqa: PTH118
+        paths += _sources(directory) if config.build_cmd else [module]
+    mark = _mark(paths)
+    if len(paths) > _SHOWN_MARKS:
+        mark = hashlib.sha256("\n".join([*paths, mark]).encode(errors="surrogateescape")).hexdigest()
+    return Found(directory, _hash(module) if module else "", mark=mark)
+
+
+def _sources(directory: str) -> list[str]:
+    """What a build may read: files of a directory, but for what builds and version control put there."""
+    found: list[str] = []
+    for place, names, files in os.walk(directory):
+        names[:] = sorted(one for one in names if not one.startswith(".") and one not in _BUILT)
+        found += [f"{place}/{one}" for one in sorted(files) if not one.startswith((".", "canbench_results"))]
+        if len(found) > _MAX_SOURCES:
+            break
+    return [one for one in found[:_MAX_SOURCES] if not one.endswith((".wasm", ".wasm.gz"))]
 
 
 _IN: Final[dict[Kind, Callable[[str, set[str]], list[Found]]]] = {

@@ -159,7 +159,7 @@ class Archiver:
         self._to, self._key = to, to.key()
         self._archive = Archive(to.url, self._key, create=True)
         self._log = ArchiveLog(self._archive)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._pending: list[tuple[int, bytes]] = []
         self._pending_bytes = 0
         self._pending_since = 0.0
@@ -226,7 +226,7 @@ class Archiver:
         """Return when a version is in the archive, or all that is committed. Raises as `wait`."""
         if version is not None and version <= self._last.version:
             return
-        with self._turn:
+        with self._lock:
             wanted = self._directory.version if version is None else version
             while wanted > self._last.version or self._under_way is not None:
                 self._write(wanted)
@@ -301,9 +301,12 @@ class Archiver:
         entry = replace(entry, version=made.version, base=Base(made.sequence, hash_, made.version, entry.number))
         if token:
             entry = replace(entry, owner=self._last.owner + 1, token=token)
+        there = {blob.hash for blob in manifest.blobs}
+        self._archived_blobs &= there  # cut off from here on, too much is sent and nothing is missing
+        self._files = {}
         self._under_way = self._sealed(entry)
         self._put(*self._under_way)
-        self._archived_blobs = {blob.hash for blob in manifest.blobs}
+        self._archived_blobs = there
         for one in self._archived_blobs & self._blobs.keys():
             del self._blobs[one]
         self._files = files

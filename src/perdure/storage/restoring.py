@@ -120,7 +120,7 @@ def restore_state(
     archive = Archive(url, key, cache)
     log = ArchiveLog(archive)
     last, own_entry = log.last()
-    with_log = last is not NO_ENTRY and (version is None or last.base.version < version <= last.version)
+    with_log = last is not NO_ENTRY and (version is None or last.base.version <= version <= last.version)
     if with_log:
         manifest, hash_ = archive.manifest(last.base.sequence)
         if hash_ != last.base.hash:
