@@ -224,7 +224,7 @@ TESTED_WITH = {
     "instrument/test_kernel.py": "instrument: abi appendix counted inline linking terms",
     "instrument/test_memories.py": "instrument: own; embedder: own",
     "instrument/test_direct.py": "ic: ic0_ext",
-    "instrument/test_metering.py": "instrument: scanning costs",
+    "instrument/test_metering.py": "instrument: scanning costs; garbage",
     "storage/test_archiving.py": "storage: archive_log archived_topology; subnet: opening",
     "network/test_network.py": "network: kinds; subnet: routes",
     "network/test_directory.py": "storage: topology",

@@ -26,6 +26,7 @@ from operator import contains, itemgetter
 from typing import final
 
 from perdure.errors import InternalError
+from perdure.garbage import uncollected
 from perdure.instrument.costs import CostSchedule
 from perdure.instrument.inline import Inlined, scratch_locals, with_scratch_locals
 from perdure.instrument.scanning import (
@@ -102,6 +103,7 @@ class Rewrite:
     hits: Callable[[int], bytes] | None = None
 
 
+@uncollected()
 def rewrite_codes(codes: Sequence[Code], rewrite: Rewrite, streams: Streams | None = None) -> tuple[Code, ...]:
     """The bodies with `rewrite` done to them; those it does not touch are the same objects.
 
@@ -157,7 +159,7 @@ class _Rewriter:
         self.scanner = scanner_for(frozenset(rewrite.redirects), frozenset(rewrite.memory_grow) or frozenset([0]))
         self.meter = None if rewrite.schedule is None else _Meter(rewrite, rewrite.schedule)
         self.scratch = scratch_locals(rewrite.inlines.values())
-        self.instead: dict[bytes, bytes] = {}
+        self.instead = _Instead(self._edited)
 
     def codes(self, codes: Sequence[Code]) -> tuple[Code, ...]:
         """Bodies, rewritten."""
@@ -216,12 +218,7 @@ class _Rewriter:
         """Add to the charges of a body, the `place`-th, what becomes of its instructions."""
         edits = self._inlined(body, scan, changes, place) if self._inlines_in(body, scan) else scan.edits
         instead = self.instead
-        for start, end in edits:
-            old = body[start:end]
-            new = instead.get(old)
-            if new is None:
-                new = instead[old] = self._edited(old)
-            changes.append((start, end, new))
+        changes += [(start, end, instead[body[start:end]]) for start, end in edits]
         # Stable: a block is charged before its first instruction is changed.
         changes.sort(key=itemgetter(0))
         return changes
@@ -274,6 +271,19 @@ class _Rewriter:
         )
         is_64 = (is_wide and width == "memory") or (rewrite.is_table_64 and width == "table")
         return _call(rewrite.charge_dynamic64 if is_64 else rewrite.charge_dynamic32)
+
+
+@final
+class _Instead(dict[bytes, bytes]):
+    """What instructions become, each looked at once."""
+
+    def __init__(self, edited: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._edited = edited
+
+    def __missing__(self, old: bytes) -> bytes:
+        new = self[old] = self._edited(old)
+        return new
 
 
 def _changed(body: bytes, changes: Iterable[Change]) -> bytes:

@@ -7,12 +7,9 @@ same copy in C. Nothing is ever stored in this form.
 
 from __future__ import annotations
 
-import gc
 import io
 import pickle
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
@@ -21,6 +18,7 @@ from typing import TypeVar, final
 from perdure.execution.lending import Loans
 from perdure.execution.state import CHANGED_IN_PLACE, CanisterState
 from perdure.execution.world import World
+from perdure.garbage import uncollected
 from perdure.subnet.host import MemoryHost
 from perdure.subnet.residency import ResidentInstance
 
@@ -85,22 +83,7 @@ def pass_on(old: World, new: World) -> None:
     new.streams, new.watchers, new.outcalls = old.streams, old.watchers, old.outcalls
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looking for garbage, of which nothing that is made meanwhile is any.
-
-    The collector would go through all of it again and again: that was half to two thirds of a fork of 1,000 canisters.
-    """
-    was_enabled = gc.isenabled()
-    try:
-        gc.disable()
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_uncollected()
+@uncollected()
 def copy_world(world: World, host: MemoryHost) -> World:
     """A world over a copy of the state; code is shared, memories are forked."""
     state = world.state
