@@ -325,9 +325,13 @@ def test_a_full_disk_is_told_by_its_name_and_nothing_is_lost(agents, tmp_path, m
 def test_updates_of_several_clients_share_writes(agents, tmp_path, monkeypatch):
     clients, each = 8, 5
     starts, start, finish = [], RealFile.start, RealFile.finish
+    lock, before, active, answered = threading.Lock(), 0, 0, 0
+    until = time.monotonic() + 60
 
     def slow(file):
-        time.sleep(0.02)  # a disk on which others come meanwhile, on any machine
+        """A disk on which others come meanwhile, on any machine: up to five are executed and not answered."""
+        while subnet.version - before - answered < min(active, 5) and time.monotonic() < until:
+            time.sleep(0.001)
         finish(file)
 
     monkeypatch.setattr(RealFile, "start", lambda *written: (starts.append(1), start(*written)))
@@ -340,11 +344,16 @@ def test_updates_of_several_clients_share_writes(agents, tmp_path, monkeypatch):
             url = f"{server.url}/api/v4/canister/{counted.id}/call"
 
             def client():
-                for _ in range(each):
+                nonlocal active, answered
+                for left in reversed(range(each)):
                     with urllib.request.urlopen(urllib.request.Request(url, next(bodies))) as response:
                         assert response.status == 200
+                    with lock:
+                        answered += 1
+                        active -= not left
 
             starts.clear()
+            before, active = subnet.version, clients
             threads = [threading.Thread(target=client) for _ in range(clients)]
             for thread in threads:
                 thread.start()
