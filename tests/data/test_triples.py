@@ -125,6 +125,7 @@ ENDLESS = {
     "left joins": "?a ?b ?c optional { ?d ?e ?f optional { ?g ?h ?i optional { ?j ?k ?l } } }",
     "a search": f"?a ?b ?c bind('{'ab' * 40_000}' as ?d) filter regex(?d, '(a|b)*a(a|b){{60}}c')",
     "a search again and again": f"?a ?b ?c . ?d ?e ?f . ?g ?h ?i filter regex('{'a' * 30}', '(a+)+b')",
+    "a search within exists": f"filter exists {{ ?x ?y ?z . ?d ?e ?f . ?g ?h ?i filter regex('{'a' * 30}', '(a+)+b')}}",
     "what is replaced": f"?a ?b ?c bind(replace('{'a' * 40_000}b', '((a|b)(a|b))+$', '$1') as ?d)",
     "in order": "{ select * { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i . ?j ?k ?l } order by ?a }",
 }
@@ -155,6 +156,17 @@ def test_an_update_that_is_cut_off_leaves_nothing(hurried):
         with pytest.raises(HostError, match="SPARQL has worked"):
             hurried.update(statement)
         assert set(hurried) == before
+
+
+def test_what_an_update_finds_it_changes(hurried):
+    graphs = [hurried, rdflib.Graph()]
+    for triple in hurried:
+        graphs[1].add(triple)
+    for graph in graphs:
+        graph.update("delete { ?a ?b ?c } insert { ?a <urn:after> ?c } where { ?a ?b ?c filter regex(str(?c), '1$') }")
+        graph.update("insert { ?a <urn:twice> ?c } where { ?a <urn:next>/<urn:next> ?c }")
+    assert set(graphs[0]) == set(graphs[1])
+    assert len(hurried) > 100
 
 
 def test_a_text_is_bounded(hurried):

@@ -235,7 +235,7 @@ class StableGraph(Graph):
             HostError: it takes longer than the limit, also while the result is gone through.
         """
         query = self._translated(query_object, _read_query, arguments[2:3], options)
-        return Graph.query(self._counted(), query, *arguments, **options)
+        return self._counted(self._clock()).query(query, *arguments, **options)
 
     def update(self, update_object: Any, *arguments: Any, **options: Any) -> None:
         """Change what an update says: all of it or, where it fails, nothing.
@@ -246,15 +246,18 @@ class StableGraph(Graph):
             HostError: it takes longer than the limit.
         """
         update = self._translated(update_object, _read_update, arguments[1:2], options)
-        counted = self._counted()
+        clock = self._clock()
         with self.store.transaction():
-            Graph.update(counted, update, *arguments, **options)
-            assert counted.store.clock is not None
-            counted.store.clock.look()  # what is SILENT goes on after an error, of whatever kind
+            self._counted(clock).update(update, *arguments, **options)
+            clock.look()  # what is SILENT goes on after an error, of whatever kind
 
-    def _counted(self) -> StableGraph:
-        """The same graph, for one statement, whose time begins now."""
-        found = StableGraph(self.store.within(_Clock(self.limits.seconds)), limits=self.limits)
+    def _clock(self) -> _Clock:
+        """Of a statement whose time begins now."""
+        return _Clock(self.limits.seconds)
+
+    def _counted(self, clock: _Clock) -> Graph:
+        """The same graph, for one statement: one of rdflib's own class, as its updates want it."""
+        found = Graph(store=self.store.within(clock))
         found.namespace_manager = self.namespace_manager
         return found
 
@@ -360,6 +363,9 @@ def _filled(replacement: str, text: str, spans: Spans) -> str:
 _IN_STEPS: Final = {"Builtin_REGEX": _regex, "Builtin_REPLACE": _replace}
 
 
+_EXISTS: Final = frozenset(["Builtin_EXISTS", "Builtin_NOTEXISTS"])
+
+
 def _only_here(algebra: Any) -> None:
     def look(node: Any) -> None:
         name = getattr(node, "name", "")
@@ -371,5 +377,7 @@ def _only_here(algebra: Any) -> None:
                 f"SPARQL reads and writes these triples alone, found {found}: "
                 "take what is elsewhere in by an outcall, and `graph.parse(data=...)`"
             )
+        if name in _EXISTS:
+            traverse(node.graph, look)  # an attribute, which is not among its items
 
     traverse(algebra, look)
