@@ -178,8 +178,8 @@ class Catalogue:
         except LookupError as error:
             absent.absent = (
                 f"the code of {absent.name!r} is not here: {error}. Give the class, Subnet(path, code=[...]), or have "
-                "its file where Python finds it (PYTHONPATH); a class that was renamed or moved keeps its name with "
-                f"@canister(name={absent.name!r})"
+                "its file where Python finds it (PYTHONPATH=. for this directory); a class that was renamed or moved "
+                f"keeps its name with @canister(name={absent.name!r})"
             )
             return None
         self._by_wasm[module.wasm] = self._by_name[absent.name] = module
@@ -228,8 +228,7 @@ def _look_at(module_name: str, tried: str) -> None:
     """Raise `LookupError` unless a module that nobody has imported yet is a file that speaks of perdure."""
     file = file_of(module_name)
     if file is None:
-        where = "PYTHONPATH=. has Python look for it in this directory"
-        raise LookupError(f"{tried}: there is no module {module_name}; {where}")
+        raise LookupError(f"{tried}: there is no module {module_name}")
     try:
         speaks = b"perdure" in file.read_bytes()
     except OSError as error:
