@@ -74,6 +74,18 @@ def test_a_cluster_is_not_begun_without_a_token(tmp_path: Path) -> None:
     assert "Ray was imported without token authentication" in done.stderr
 
 
+def test_a_node_need_not_have_the_directory_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keeper = on_ray._Keeper(str(tmp_path / "nowhere"))
+    try:
+        assert keeper.facts()[0] == keeper._process.pid
+        assert Path.cwd() == tmp_path
+    finally:
+        keeper._process.kill()
+        keeper._process.wait()
+        keeper._socket.close()
+
+
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_at_which_nobody_listens_is_told_soon(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """Ray itself tries for a quarter of an hour."""

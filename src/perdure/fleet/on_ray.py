@@ -240,7 +240,8 @@ class _Keeper:
     """Has a worker process of a network on its node, and passes on bytes; two threads: one for each direction."""
 
     def __init__(self, directory: str) -> None:
-        os.chdir(directory)
+        if Path(directory).is_dir():  # relative names of modules are in it, where nodes have it
+            os.chdir(directory)
         self._process, self._socket = begin_process()
         self._process_id = self._process.pid
 
