@@ -32,6 +32,13 @@ def run(script: Path, *, quick: bool) -> dict[str, object]:
     return result
 
 
+def revision() -> str:
+    """Of what is measured, as git calls it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return done.stdout.strip() or "no revision"
+
+
 def verdict(figure: dict[str, object]) -> str:
     """`met` or `missed`, nothing where there is no target."""
     value, target = figure["value"], figure.get("target")
@@ -66,7 +73,8 @@ def render(results: list[dict[str, object]], *, quick: bool) -> str:
             continue
         figures = result["figures"]
         assert isinstance(figures, list)
-        lines += [f"## {result['name']}", "", "| figure | value | target | |", "|---|---|---|---|"]
+        lines += [f"## {result['name']}", "", str(result.get("date", "")), ""]
+        lines += ["| figure | value | target | |", "|---|---|---|---|"]
         lines += [row(figure) for figure in figures]
         lines.append("")
     return "\n".join(lines)
@@ -88,7 +96,7 @@ def main() -> None:
             continue
         print(f"{script.stem} ...", flush=True)
         result = run(script, quick=arguments.quick)
-        result["name"], result["date"] = script.stem, f"{datetime.now(UTC):%Y-%m-%d}"
+        result["name"], result["date"] = script.stem, f"{datetime.now(UTC):%Y-%m-%d}, {revision()}"
         results.append(result)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(render(results, quick=arguments.quick), encoding="utf-8")
