@@ -123,6 +123,20 @@ def test_what_a_rollback_leaves_private_is_as_committed(memory, image):
     assert memory.read(0, 4 * WASM_PAGE) == image.read(0, 4 * WASM_PAGE)
 
 
+def test_rollbacks_of_one_page_after_another_leave_few_of_them_private(memory, image):
+    before = memory.read(0, 4 * WASM_PAGE)
+    most = 0
+    for page in range(64):
+        memory.write(page * PAGE, b"x")
+        memory.roll_back()
+        most = max(most, len(memory._kept))
+    assert most <= 16
+    assert memory.read(0, 4 * WASM_PAGE) == before
+    memory.write(63 * PAGE, b"y")
+    assert commit(memory) == [(63 * PAGE, PAGE)]
+    assert memory.read(63 * PAGE, 1) == image.read(63 * PAGE, 1) == b"y"
+
+
 def test_growth(memory, image):
     assert memory.grow(3) == 4
     memory.write(6 * WASM_PAGE, b"new")

@@ -271,7 +271,7 @@ class ImageMemory(LinearMemory):
         runs = self._private_runs()
         if everything or len(runs) > _MANY_RUNS:
             runs = [(0, self.size_bytes)]
-        if not is_larger and sum([end - start for start, end in runs]) <= _KEPT_BYTES:
+        if not is_larger and self._is_little(sum([end - start for start, end in runs])):
             for start, end in runs:
                 self.bytes[start:end] = self._keep(start, self._committed(start, end))
         else:
@@ -300,6 +300,10 @@ class ImageMemory(LinearMemory):
         self.range.drop(0, self.size_bytes)
         self.is_untouched = True
         return is_larger
+
+    def _is_little(self, more_bytes: int) -> bool:
+        """Whether so much more may stay private: rollbacks may follow each other without a commit between them."""
+        return more_bytes <= _KEPT_BYTES and more_bytes + len(self._kept) * PAGE_BYTES <= 2 * _KEPT_BYTES
 
     def _put_held(self, start: int, end: int) -> None:
         """Have the held pages of a range show their committed bytes."""
