@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import struct
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -209,6 +210,30 @@ def test_threads_of_an_original_and_its_forks(subnet: Subnet) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
+
+
+def test_a_fork_is_closed_while_its_original_has_it_copy_records() -> None:
+    records = {number.to_bytes(8): number for number in range(20_000)}
+    loans = Loans[int]()
+    made = loans.lend(records, int)
+
+    def settle_all() -> None:
+        for record_id in records:
+            loans.settle(record_id)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=settle_all)
+        thread.start()
+        found: dict[bytes, int] = {}
+        while thread.is_alive():
+            found = own_records(made)
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert found.items() <= records.items()
+    assert own_records(made) == records
 
 
 @pytest.mark.parametrize("act", ["delete", "pop", "count", "take another"])

@@ -75,6 +75,11 @@ class Borrowed(dict[bytes, _Record]):
         """What it has of others, by id. Call it under the lock."""
         return self._lent
 
+    def own(self) -> dict[bytes, _Record]:
+        """What it has for itself, by id, as of now: the threads of others may have it copy more."""
+        with self._lock:
+            return {record_id: dict.__getitem__(self, record_id) for record_id in dict.__iter__(self)}
+
     def __missing__(self, record_id: bytes) -> _Record:
         with self._lock:
             self.take(record_id)
@@ -178,6 +183,4 @@ class Loans(Generic[_Record]):
 
 def own_records(records: dict[bytes, _Record]) -> dict[bytes, _Record]:
     """What nobody else has, by id."""
-    if not isinstance(records, Borrowed):
-        return records.copy()
-    return {record_id: dict.__getitem__(records, record_id) for record_id in dict.__iter__(records)}
+    return records.own() if isinstance(records, Borrowed) else records.copy()
