@@ -12,6 +12,7 @@ from endless import Endless
 from perdure import Principal, Subnet
 from perdure.candid import encode, parse_values
 from perdure.certification import Missing
+from perdure.errors import StorageError
 from perdure.gateway.envelope import hash_of_map
 from perdure.gateway.http import HttpInterface
 from perdure.network.live import Live
@@ -261,3 +262,34 @@ def test_whose_a_request_is_outlives_the_process(tmp_path, agents, counter):
         assert agent.read(where, path).status == 200
         answers.append(agent.certificate(agent.post(place, body)).lookup(*path, b"reply"))
     assert answers[0] == answers[1] == NAT_1
+
+
+def test_nobody_is_shown_what_is_not_on_the_platter(agents, tmp_path, monkeypatch):
+    """Whoever asks for what became of a request waits as whoever sent it does."""
+    with Subnet(tmp_path / "state", code=[Endless]) as subnet:
+        endless = subnet.install(Endless)
+        live = Live(subnet)
+        live.start()
+        try:
+            agent = agents.Agent(HttpInterface(live))
+            request_id, body = agent.message("call", endless.id, "step", b"DIDL\0\0")
+            place = f"v3/canister/{endless.id}"
+
+            def full(version, *, leaving=False):
+                raise StorageError("no space left on device", "log")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(subnet._host, "wait", full)
+                with pytest.raises(StorageError, match="no space left"):
+                    agent.post(f"/api/v4/canister/{endless.id}/call", body)
+                for _ in range(2):  # a certificate of before is not shown either
+                    with pytest.raises(StorageError, match="no space left"):
+                        agent.read(place, [b"request_status", request_id])
+                with pytest.raises(StorageError, match="no space left"):
+                    subnet.request_status(request_id)
+                with pytest.raises(StorageError, match="no space left"):
+                    subnet.response(request_id)
+            found = agent.certificate(agent.read(place, [b"request_status", request_id]))
+            assert found.lookup(b"request_status", request_id, b"status") == b"replied"
+        finally:
+            live.stop()

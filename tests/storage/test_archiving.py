@@ -174,6 +174,77 @@ def test_the_owner_before_acknowledges_nothing_any_more(bucket: OurServer, tmp_p
         assert kept(after) == [b"before", b"after"]
 
 
+def test_the_owner_before_wakes_up_when_its_log_was_collected(
+    bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name that it would take is that of an entry before the base; after a month nobody needs what was in it."""
+    before = begun(tmp_path / "here")
+    count(before, b"before")
+    with opened(tmp_path / "there") as after:
+        with monkeypatch.context() as patch:
+            patch.setattr(archiving_module, "_BASE_BYTES", 0)
+            count(after, b"after")
+        count(after, b"more")
+        bucket.clock = lambda: time.time() + 10
+        assert collect(URL, keep=1, grace_seconds=0).dropped == 1
+        with pytest.raises(StorageError, match="another one goes on with it by now") as caught:
+            count(before, b"too late")
+        assert caught.value.error_code == "archive-owner"
+        assert kept(after) == [b"before", b"after", b"more"]
+    abandon(before)
+    with opened(tmp_path / "last") as last:
+        assert kept(last) == [b"before", b"after", b"more"]
+
+
+def test_an_owner_before_leaves_no_version(bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody was told of would be the newest there."""
+    before = begun(tmp_path / "here")
+    with opened(tmp_path / "there") as after:
+        count(after, b"after")
+        there = versions_in(URL)
+        with monkeypatch.context() as patch:
+            patch.setattr(archiving_module, "_HELD_BYTES", 0)
+            for _ in range(2):
+                with pytest.raises(StorageError, match="another one goes on with it by now"):
+                    count(before, b"too late")
+        assert versions_in(URL) == there
+    abandon(before)
+
+
+def test_a_damaged_answer_does_not_end_an_owner(
+    bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry is there, its answer got lost, and what is read of it is not what it says: nobody else has gone on."""
+    with begun(tmp_path / "here") as subnet:
+        count(subnet, b"before")
+        bucket.after = lambda method, key: 400
+        with pytest.raises(StorageError):
+            count(subnet, b"unsure")
+        bucket.after = goes_on
+        name = max(key for key in bucket.objects if key.startswith("shop/log/"))
+        whole = bucket.objects[name].content
+        assert isinstance(whole, bytes)
+        bucket.put(name, whole[:-1])
+        with pytest.raises(StorageError) as caught:
+            count(subnet, b"unsure, too")
+        assert caught.value.error_code != "archive-owner"
+        bucket.put(name, whole)
+        count(subnet, b"after")
+        wanted = kept(subnet)
+    with opened(tmp_path / "last") as last:
+        assert kept(last) == wanted == [b"before", b"unsure", b"unsure, too", b"after"]
+
+
+def test_who_waits_does_not_ask_the_clock(bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that stands still, or that another thread has just set, lets nobody go before the archive has it."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    with begun(tmp_path / "here") as subnet:
+        count(subnet, b"there")
+        restore_state(URL, tmp_path / "restored")
+        with Subnet(tmp_path / "restored", code=[Counter]) as found:
+            assert kept(found) == [b"there"]
+
+
 def test_a_directory_that_is_behind_is_set_aside(bucket: OurServer, tmp_path: Path) -> None:
     before = begun(tmp_path / "here")
     count(before, b"before")
@@ -255,12 +326,29 @@ def test_a_network_is_made_of_its_archives(bucket: OurServer, tmp_path: Path) ->
     Network(1, path=tmp_path / "other", seed=b"other").close()
     with pytest.raises(StorageError, match="another network than the directory"):
         Network(path=tmp_path / "other", archive=URL)
-    bucket.put("shop/topology.json", b"{}")
+    name = max(key for key in bucket.objects if key.startswith("shop/topology/"))
+    bucket.put(name, b"{}")
     with pytest.raises(StorageError, match="is not the topology of a network"):
         Network(path=tmp_path / "there", archive=URL)
-    bucket.put("shop/topology.json", b"[")
+    bucket.put(name, b"[")
     with pytest.raises(StorageError, match="cannot be read"):
         Network(path=tmp_path / "there", archive=URL)
+
+
+def test_of_two_owners_of_a_network_one_adds_a_subnet(bucket: OurServer, tmp_path: Path) -> None:
+    """The one before is alive, and does not know: what the other one has added is not overwritten."""
+    before = Network(2, path=tmp_path / "here", archive=URL)
+    with Network(path=tmp_path / "there", archive=URL) as after:
+        after.add_subnet()
+        for kind in ("system", "application"):  # another one, and the same
+            with pytest.raises(StorageError, match="another one has begun or changed this network") as caught:
+                before.add_subnet(kind)
+            assert caught.value.error_code == "archive-owner"
+        added = after.subnets[2].install(Counter)
+        added.actor().count(b"there")
+    before.close()
+    with Network(path=tmp_path / "there", archive=URL, code=[Counter]) as again:
+        assert again.canister(added.id).actor().all() == [b"there"]
 
 
 def test_a_topology_that_came_before_its_directory(bucket: OurServer, tmp_path: Path) -> None:
@@ -456,7 +544,9 @@ def test_collecting_leaves_what_it_goes_on_with(bucket: OurServer, tmp_path: Pat
         bucket.clock = lambda: time.time() + 10  # objects of this second are not newer than the store's clock
         found = collect(URL, keep=1, grace_seconds=0)
         assert found.dropped >= 1
-        assert list(log.numbers()) == list(range(last.base.number, last.number + 1))
+        claims = [number for number in log.numbers() if number < last.base.number]
+        assert {log.read(number)[0].records for number in claims} == {b""}
+        assert [*log.numbers()][len(claims) :] == list(range(last.base.number, last.number + 1))
         assert len(log.numbers()) < before
         count(subnet, b"more")
     restore_state(URL, tmp_path / "restored")

@@ -25,6 +25,8 @@ _FINAL: Final = frozenset(map(Leaf, [b"replied", b"rejected", b"done"]))
 class _Signed(NamedTuple):
     state: State
     signature: bytes
+    version: int
+    """That has to be on the platter, and in the archive, before anybody is shown this."""
 
 
 @final
@@ -75,11 +77,13 @@ class Certifier:
         live, last = self._live, self._last
         with live.subnet._gate.lock:
             state = self._state_tree.tree(live.subnet._world, live.preparing, asked, is_subnet_asked=is_subnet_asked)
+            version = live.subnet._host.settle()
         if last is not None and state.content == last.state.content and state.time_ns - last.state.time_ns < _AGE_NS:
             return last
-        signed = self._last = _Signed(state, self._key.sign(_STATE_ROOT + state.tree.digest))
+        signed = self._last = _Signed(state, self._key.sign(_STATE_ROOT + state.tree.digest), version)
         return signed
 
     def _shown(self, signed: _Signed, paths: Sequence[Sequence[bytes]], effective_id: bytes) -> bytes:
+        self._live.subnet._host.wait(signed.version)
         vouched = None if self._delegation is None else self._delegation(effective_id)
         return Certificate(prune(signed.state.tree, [*paths, _TIME]), signed.signature, vouched).encode()

@@ -18,7 +18,8 @@ names, with the commits of the entries after it. What is in none of them, a mani
 
 A name is taken once (``If-None-Match``), so the next entry is by one owner. Whoever wants to go on writes a claim
 first, and reads then: the owner before, which may be alive and not know, finds its next name taken, has acknowledged
-nothing that is not in an entry before the claim, and stops. No clock, and nobody else, is asked.
+nothing that is not in an entry before the claim, and stops. No clock, and nobody else, is asked. So a claim stays when
+what lies before a base is removed: its name is the next one of an owner that may sleep for a month.
 """
 
 from __future__ import annotations
@@ -202,13 +203,21 @@ class ArchiveLog:
         try:
             archive.objects.put(archive.at(name), sealed, only_new=True)
         except AlreadyThereError:
-            there, _ = archive.objects.read_whole(archive.at(name), _MAX_ENTRY_BYTES)
-            if there != sealed:  # else it was written, and the answer got lost
-                raise StorageError(
-                    f"owner {entry.owner} had it, and another one goes on with it by now: what this one has not "
-                    "acknowledged is not in it",
-                    archive.place,
-                ).coded("archive-owner") from None
+            _, there = self.read(entry.number)
+            if there != sha256(sealed).digest():  # else it was written, and the answer got lost
+                raise self._another(entry) from None
+
+    def refuse_taken(self, last: LogEntry) -> None:
+        """Raise as `put` of an entry after this one would, where there is one."""
+        if self.archive.objects.stat(self.archive.at(self._name(last.number + 1))) is not None:
+            raise self._another(last)
+
+    def _another(self, entry: LogEntry) -> StorageError:
+        return StorageError(
+            f"owner {entry.owner} had it, and another one goes on with it by now: what this one has not acknowledged "
+            "is not in it",
+            self.archive.place,
+        ).coded("archive-owner")
 
     def claim(self, token: bytes, after: bytes | None = None) -> tuple[LogEntry, bytes]:
         """Be its owner from now on, whoever is it; the entry that says so, and the SHA-256 of its object.

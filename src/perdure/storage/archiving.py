@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -218,7 +218,8 @@ class Archiver:
         """
         if version <= self._last.version:
             return
-        late = time.monotonic() - self._pending_since > self._to.interval_seconds
+        interval = self._to.interval_seconds  # without one no clock is asked: another thread may just have set it anew
+        late = not interval or time.monotonic() - self._pending_since > interval
         if late or self._pending_bytes > _HELD_BYTES:
             self.keep(version)
 
@@ -259,14 +260,20 @@ class Archiver:
     def _sealed(self, entry: LogEntry) -> tuple[LogEntry, bytes]:
         return entry, self._log.seal(entry)
 
-    def _put(self, entry: LogEntry, sealed: bytes) -> None:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Remember that another owner has gone on, from the error that says so."""
         try:
-            self._log.put(entry, sealed)
+            yield
         except StorageError as error:
             error.committed = None
             if error.error_code == "archive-owner":
                 self._failed = error.message
             raise
+
+    def _put(self, entry: LogEntry, sealed: bytes) -> None:
+        with self._told():
+            self._log.put(entry, sealed)
         # Cut off from here on, the same entry is put once more.
         self._files |= dict(entry.files)
         for data in entry.blobs:
@@ -293,6 +300,8 @@ class Archiver:
         self.check()
         files = self._beside()
         directory = self._directory
+        with self._told():
+            self._log.refuse_taken(self._last)  # else a version of it would be there that never happened
         with directory._lock:  # a checkpoint would be in the way, and what is not in the log yet would be missing
             directory.sync()
             made = archive_state(directory.path, self._to.url, key=self._key, take_over=not token, disk=directory.disk)

@@ -15,6 +15,7 @@ from perdure.errors import StorageError
 from perdure.storage.archive import Archive
 from perdure.storage.archive_format import Manifest
 from perdure.storage.archive_log import ArchiveLog
+from perdure.storage.log import BLOCK
 
 __all__ = ["GRACE_SECONDS", "Collected", "collect"]
 
@@ -85,7 +86,9 @@ def collect(
     entries = [
         stat.key
         for number, stat in log.numbers().items()
-        if number < last.base.number and now_ns - stat.modified_ns >= grace_seconds * 10**9
+        if number < last.base.number
+        and stat.size_bytes >= BLOCK  # else a claim: its name is what an owner before finds taken, however late
+        and now_ns - stat.modified_ns >= grace_seconds * 10**9
     ]
     if not dry_run:
         gone = [*(stat.key for stat in packs), *(archive.at(f"dropped/{one:020}") for one in over), *entries]

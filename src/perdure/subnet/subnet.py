@@ -455,8 +455,8 @@ class Subnet(Home):
         Raises:
             RejectError: the canister or the system rejected the call.
         """
-        state = self._state
-        response = state.ingress.find(request_id, state.time_ns)
+        self._wait()  # as whoever sent it does
+        response = self._state.ingress.find(request_id, self._state.time_ns)
         if response is None or isinstance(response, Reply):
             return None if response is None else response.data
         raise as_error(response)
@@ -467,6 +467,7 @@ class Subnet(Home):
 
         ``done``: it was answered, and the answer is not kept any more.
         """
+        self._wait()
         return request_status(self._world, request_id)
 
     # --- states
