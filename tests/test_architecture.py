@@ -34,10 +34,15 @@ Read = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | as
 
 
 @cache
+def parsed(name: str) -> ast.Module:
+    """A file."""
+    return ast.parse(modules()[name].read_text(encoding="utf-8"))
+
+
+@cache
 def nodes(name: str) -> list[Read]:
     """What these tests look at in a file, which is parsed once."""
-    parsed = ast.parse(modules()[name].read_text(encoding="utf-8"))
-    return [node for node in ast.walk(parsed) if isinstance(node, Read)]
+    return [node for node in ast.walk(parsed(name)) if isinstance(node, Read)]
 
 
 def imported(name: str) -> Iterator[str]:
@@ -72,6 +77,43 @@ def test_no_package_is_imported_by_its_own_files() -> None:
         if name.startswith(f"{other}.") and other != "perdure"
     ]
     assert found == []
+
+
+def names_of(name: str) -> set[str]:
+    """What a file binds outside functions and classes; what it imports, too."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [parsed(name)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name.partition(".")[0])
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+IMPORTS = re.compile(r"^ *from (perdure(?:\.\w+)*) import (?:\(([^)]*)\)|(.*))$", re.MULTILINE)
+
+
+def test_what_others_import_is_there() -> None:
+    """Who moves a name runs the tests of its room, and others' tests, benchmarks and tools import it, too."""
+    asked: dict[tuple[str, str], Path] = {}
+    for path in (path for room in ("tests", "benchmarks", "tools") for path in (ROOT.parent / room).rglob("*.py")):
+        for module, several, one in IMPORTS.findall(path.read_text(encoding="utf-8")):
+            names = re.sub(r"#.*| as \w+", "", several or one).replace(",", " ").split()
+            asked |= dict.fromkeys(((module, name) for name in names), path)
+    bound = {module: names_of(module) | {"*"} for module in {module for module, _ in asked} & modules().keys()}
+    assert len(asked) > 500
+    assert [
+        f"{path.relative_to(ROOT.parent)}: {module}.{name}"
+        for (module, name), path in asked.items()
+        if f"{module}.{name}" not in modules() and not bound.get(module, set()) & {name, "__getattr__"}
+    ] == []
 
 
 def test_modules_can_be_read_at_once() -> None:
