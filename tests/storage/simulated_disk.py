@@ -317,12 +317,15 @@ class SimulatedDisk:
 
     def remove(self, path: str) -> None:
         if path in self._names:
+            if self._names[path] is None:
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
             self._change((path, "gone"))
 
     def remove_directory(self, path: str) -> None:
         if self.list_directory(path):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
-        self.remove(path)
+        if path in self._names:
+            self._change((path, "gone"))
 
     def sync_directory(self, path: str) -> None:
         self.step(f"sync directory {path}")

@@ -90,6 +90,16 @@ def test_a_copy_is_a_whole_state_while_the_owner_writes(tmp_path: Path) -> None:
             writer.join()
 
 
+def test_a_copy_within_what_is_copied_is_refused(tmp_path: Path) -> None:
+    StateDirectory.open(tmp_path / "state").close()
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    before = sorted((tmp_path / "state").iterdir())
+    for source, target in (("state", "state/copy"), ("state", "link/copy"), ("link", "state/images/copy")):
+        with pytest.raises(StorageError, match="lies within"):
+            backup(tmp_path / source, tmp_path / target)
+    assert sorted((tmp_path / "state").iterdir()) == before
+
+
 def test_a_copy_cut_off_anywhere_is_none(simulated_disk: ModuleType) -> None:
     disk = simulated_disk.SimulatedDisk()
     with StateDirectory.open("/state", disk=disk) as state:

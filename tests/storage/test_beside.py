@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import StorageError
-from perdure.storage.beside import DirectoryDraft, new_file
+from perdure.storage.beside import HELD, DirectoryDraft, new_file
 from perdure.storage.disk import RealDisk
 
 
@@ -44,6 +44,29 @@ def test_what_a_crash_left_goes(tmp_path: Path) -> None:
         assert not (Path(made) / "inner").exists()
         (Path(made) / "words").write_text("new")
     assert (target / "words").read_text() == "new"
+
+
+def test_what_a_crash_left_of_something_else_goes_too(tmp_path: Path) -> None:
+    """A copy of another network was begun here, with subnets that this one has not."""
+    left = tmp_path / "made.partial"
+    (left / "7-application" / "images" / "deep").mkdir(parents=True)
+    (left / "7-application" / "images" / "deep" / "file").write_text("left")
+    (left / "empty").mkdir()
+    with draft(tmp_path / "made") as made:
+        assert [one.name for one in Path(made).iterdir()] == [HELD]
+
+
+def test_what_is_in_the_way_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "linked.partial").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "filed.partial").touch()
+    (tmp_path / "inner.partial").mkdir()
+    (tmp_path / "inner.partial" / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("file/made", "linked", "filed", "inner"):
+        with pytest.raises(StorageError, match="cannot be made: "), draft(tmp_path / name):
+            pass
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_whoever_fails_leaves_room_for_the_next(tmp_path: Path) -> None:

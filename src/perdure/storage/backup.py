@@ -76,7 +76,7 @@ def backup(
 
 def refuse_within(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Raise `StorageError` where a copy would lie in what it is a copy of."""
-    inner, outer = (os.path.abspath(one) for one in (target, source))  # noqa: PTH100 -- no way is followed
+    inner, outer = (os.path.realpath(one) for one in (target, source))  # a link may lead into it
     if os.path.commonpath([inner, outer]) == outer:
         raise StorageError(f"lies within {outer}, which is to be copied: name a place beside it", inner)
 

@@ -39,27 +39,46 @@ class DirectoryDraft:
         self._held: DiskFile | None = None
 
     def __enter__(self) -> str:
-        make_directories(self._root, self._parent)
-        if self._disk.exists(self._target):
-            raise StorageError(self._refusal, self._target)
-        self._disk.make_directory(self._path)
-        self._held = _only_one(self._disk, f"{self._path}/{HELD}", self._target)
         try:
-            self._empty()  # an earlier try may have left something
+            make_directories(self._root, self._parent)
+            if self._disk.exists(self._target):
+                raise StorageError(self._refusal, self._target)
+            self._disk.make_directory(self._path)
+            self._held = _only_one(self._disk, f"{self._path}/{HELD}", self._target)
+            self._empty()  # an earlier try, of something else maybe, may have left something
+        except OSError as error:
+            self._close()
+            raise StorageError.because("cannot be made", error, error.filename or self._path) from error
         except BaseException:
-            self._held.close()
+            self._close()
             raise
         return self._path
 
     def _empty(self) -> None:
-        for directory in self._inner:
-            if self._disk.exists(directory):
-                for name in self._disk.list_directory(directory):
-                    self._disk.remove(f"{directory}/{name}")
-                self._disk.remove_directory(directory)
-        for name in self._disk.list_directory(self._path):
-            if name != HELD:
-                self._disk.remove(f"{self._path}/{name}")
+        directories = [self._path]
+        for directory in directories:  # which gets longer meanwhile
+            for name in self._disk.list_directory(directory):
+                path = f"{directory}/{name}"
+                if path == f"{self._path}/{HELD}":
+                    continue
+                try:
+                    self._disk.remove(path)
+                except IsADirectoryError:
+                    directories.append(path)
+                except PermissionError:  # which is POSIX's word for a directory, too
+                    if self._is_directory(path):
+                        directories.append(path)
+                    else:
+                        raise
+        for directory in reversed(directories[1:]):
+            self._disk.remove_directory(directory)
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            self._disk.list_directory(path)
+        except OSError:
+            return False
+        return True
 
     def _remove(self) -> None:
         self._empty()
