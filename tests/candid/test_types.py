@@ -1,7 +1,23 @@
 import pytest
 
 from perdure.candid import field_hash
-from perdure.candid.types import Bool, Field, Func, Nat, Null, Opt, Rec, Record, Service, Text, Variant, Vec, quote
+from perdure.candid.types import (
+    Bool,
+    Field,
+    Func,
+    Nat,
+    Nat8,
+    Null,
+    Opt,
+    Rec,
+    Record,
+    Service,
+    Text,
+    Variant,
+    Vec,
+    brief,
+    quote,
+)
 
 
 # From the specification's hash function, as canisters use them.
@@ -67,3 +83,14 @@ def test_types_print_as_candid(type_, text):
 )
 def test_names_are_quoted_where_needed(name, text):
     assert quote(name) == text
+
+
+def test_a_type_for_a_message_is_what_can_be_written():
+    """Tuples have no names of fields, what is plain is told at any depth, and the rest is cut."""
+    holder = Record.tuple_of(Text, Nat)
+    told = brief(Record.of({"holders": Vec(holder), "memo": Opt(Vec(Nat8))}))
+    assert told == "record { memo : opt blob; holders : vec record { text; nat } }"
+    deep = Record.of({"holders": Vec(Record.tuple_of(holder, Opt(Nat)))})
+    assert brief(deep) == "record { holders : vec record { ...; ... } }"
+    assert brief(Record.of({7: Nat, "\x1b[2J": Text})) == 'record { 7 : nat; "\\u{1b}[2J" : text }'
+    assert brief(Variant.of({"Ok": Null, "Err": holder}), 0) == "variant { Ok; Err : ... }"

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from perdure.cli import main
+from perdure.memory import BytesMemory
+from perdure.stable import StableBTreeMap, types
 
 ROOT = Path(__file__).parents[2]
 MODULES = ROOT / "tests/canisters/modules"
@@ -76,6 +78,28 @@ def test_a_terminal_without_utf8(place: Path, arguments: tuple[str, ...]) -> Non
     assert "Traceback" not in done.stderr
     assert (done.stdout + done.stderr).isascii()
     assert done.returncode == (0 if "map" in arguments else 2)
+
+
+def test_json_of_letters_that_a_terminal_lacks_stays_json(tmp_path: Path) -> None:
+    memory = BytesMemory()
+    StableBTreeMap.create(memory, types.u64, types.text)[1] = (text := "ü 日本 \N{GRINNING FACE}")
+    (tmp_path / "dump.bin").write_bytes(memory.data)
+    (tmp_path / "stable.yaml").write_text('memories: {"page:0": {name: users, key: u64, value: text}}')
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "perdure", "stable", "rows", "dump.bin", "--nl"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert json.loads(done.stdout.decode("latin-1"))["value"] == text
+    assert "ü \\u65e5\\u672c \\ud83d\\ude00".encode("latin-1") in done.stdout
+
+
+@pytest.mark.parametrize("command", ["profile", "heatmap", "coverage"])
+def test_a_module_that_is_not_there_is_missed_as_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["perdure", command, "ledgr.wasm", "get"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "File 'ledgr.wasm' does not exist" in capsys.readouterr().err
 
 
 OTHERS = {

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from perdure.cli import progress as shown
+from perdure.cli.console import cells_of
 from perdure.cli.progress import progress, waiting
 from perdure.memory import BytesMemory
 from perdure.stable import StableBTreeMap, types
@@ -29,6 +30,38 @@ def test_a_pipe_gets_nothing(stream, monkeypatch):
     with progress("exporting", 10, "rows") as tell:
         tell(10)
     assert stream is None or stream.getvalue() == ""
+
+
+def test_a_terminal_that_takes_no_line_away_gets_none(monkeypatch):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    with progress("exporting", 10, "rows") as tell:
+        tell(10)
+    assert terminal.getvalue() == ""
+
+
+def test_nothing_is_written_while_the_terminal_is_the_shells(monkeypatch):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(terminal, "fileno", lambda: 2)
+    monkeypatch.setattr(shown.os, "tcgetpgrp", lambda _: -1)
+    with progress("exporting", 10, "rows") as tell:
+        tell(10)
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize("what", ["exporting", "日本" * 20, "e\u0301" * 40])
+def test_the_line_is_no_longer_than_the_terminal(monkeypatch, what):
+    """One that is would be left behind: only its last part is taken away."""
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "20")
+    with progress(what, 10, "rows") as tell:
+        tell(10)
+    lines = terminal.getvalue().split("\r\x1b[2K")
+    assert max(map(cells_of, lines)) == 19 - ("日" in what)
+    assert "\n" not in terminal.getvalue()
 
 
 def test_a_terminal_gets_a_line_that_goes_away(monkeypatch):

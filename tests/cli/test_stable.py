@@ -328,6 +328,35 @@ def test_importing_the_commands_is_cheap():
     assert not {"numpy", "apsw", "pyarrow", "yaml"} & set(found.stdout.split())
 
 
+def test_numbers_stand_at_the_right_and_values_keep_their_letters(tmp_path, monkeypatch):
+    """Of a text that a terminal would obey, only those letters are written out that it would."""
+    monkeypatch.chdir(tmp_path)
+    memory = BytesMemory()
+    StableBTreeMap.create(memory, types.u64, types.text).update({7: "日本\x1b[2J\n", 1000: "é" * 100_000})
+    Path("dump.bin").write_bytes(memory.data)
+    Path("stable.yaml").write_text('memories: {"page:0": {name: users, kind: btreemap, key: u64, value: text}}')
+    shown = f" key  value\n   7  日本\\x1b[2J\\n\n1000  {'é' * 77}...\n"
+    assert Answer("rows", "dump.bin", "users").out == shown
+    assert Answer("query", "dump.bin", "select key, null as none, 'x' as text from users limit 1").out == (
+        "key  none  text\n  7        x\n"
+    )
+
+
+def test_of_an_empty_memory_there_is_no_table(tmp_path):
+    (tmp_path / "empty.bin").write_bytes(b"")
+    found = Answer("ls", str(tmp_path / "empty.bin"))
+    assert "Wasm pages" in found.out
+    assert "\nmemory\n" not in found.out
+
+
+def test_the_name_of_a_canister_here_is_told_how_to_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ".perdure:ledger" not in Answer("ls", "ledger").err
+    Path(".perdure").mkdir()
+    assert "a canister of the state here is .perdure:ledger" in Answer("ls", "ledger").err
+    assert "a canister of the state here" not in Answer("ls", "./ledger").err
+
+
 # The documentation
 
 

@@ -445,17 +445,27 @@ def quote_text(text: str) -> str:
 
 
 def brief(type_: Type, depth: int = 2) -> str:
-    """A type for a message, in bounded work: types within types are cut."""
+    """A type for a message, in bounded work: types within types are cut, but for those that have nothing within."""
+
+    def within(inner: Type) -> str:
+        return brief(inner, depth - 1) if depth or isinstance(inner, Prim) else "..."
+
     match type_:
         case Opt(inner) | Vec(inner):
             keyword = "opt" if isinstance(type_, Opt) else "vec"
-            return f"{keyword} {brief(inner, depth - 1)}" if depth else f"{keyword} ..."
+            return str(type_) if isinstance(inner, Prim) else f"{keyword} {within(inner)}"
         case Record(fields) | Variant(fields):
-            shown = [f"{one.label} : {brief(one.type, depth - 1)}" if depth else one.label for one in fields[:3]]
+            if isinstance(type_, Record) and type_.is_tuple:
+                shown = [within(one.type) for one in fields[:3]]
+            else:
+                names = [str(one.id) if one.name is None else quote(one.name) for one in fields[:3]]
+                shown = [f"{name} : {within(one.type)}" for name, one in zip(names, fields, strict=False)]
             parts = [*shown, "..."] if len(fields) > 3 else shown
-            if isinstance(type_, Record):
-                return _braces("record", parts)
-            return _braces("variant", (part.removesuffix(" : null") for part in parts))
+            is_record = isinstance(type_, Record)
+            return _braces(
+                "record" if is_record else "variant",
+                parts if is_record else (part.removesuffix(" : null") for part in parts),
+            )
         case Func():
             return "func"
         case Service():

@@ -7,6 +7,7 @@ nothing else. Exit codes: 0 fine, 1 found something wrong or failed, 2 could not
 from __future__ import annotations
 
 import atexit
+import codecs
 import gc
 import os
 import sys
@@ -25,6 +26,7 @@ __all__ = ["launch", "main"]
 FAILED = 1
 COULD_NOT = 2
 INTERRUPTED = 130
+_ESCAPED = "perdure-escaped"
 NOBODY_READS = 141
 """As a shell reports what SIGPIPE ended: `perdure ... | head` is neither a finding nor a failure."""
 
@@ -95,9 +97,10 @@ def main() -> NoReturn:
     """Entry point of the `perdure` command: errors become one clear line and an exit code."""
     # Ending, the interpreter looks for garbage, which is a sixth of a short command's time: nothing of it matters then.
     atexit.register(gc.freeze)
+    codecs.register_error(_ESCAPED, _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal's character set has not ends no command
+            stream.reconfigure(errors=_ESCAPED)  # what the terminal's character set has not ends no command
     try:
         with none_is_lost():
             code = _run()
@@ -119,6 +122,14 @@ def main() -> NoReturn:
     except Exception as error:
         sys.exit(_explain(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    r"""Letters that a stream has not, as JSON writes them, so that JSON stays JSON: ``\u00e9``, ``\ud83d\ude00``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
 
 
 def launch() -> NoReturn:

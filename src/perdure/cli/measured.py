@@ -58,14 +58,16 @@ class Measured:
             while_installing: entered around what installing a module runs.
         """
         from perdure.inspection.canister import open_canister
+        from perdure.inspection.open import nothing_there
         from perdure.subnet import Subnet
 
         source = os.fspath(built(self.source or ""))
-        if not Path(source).exists() or Path(source).is_dir():
+        is_there = Path(source).exists()
+        if Path(source).is_dir() or not (is_there or source.endswith((".wasm", ".wasm.gz"))):
             if self.init or while_installing is not None:
                 raise click.UsageError("--init is for a module" if self.init else "--with-install is for a module")
-            if not Path(source).exists() and not set(source) & set("./:#"):
-                there = "no such file, snapshot or state directory, and no module of this name was built here"
+            if not is_there and not set(source) & set("./:#"):
+                there = f"no module of this name was built here, and {nothing_there(source)}"
                 raise click.UsageError(f"{source!r:.100}: {there}")
             with open_canister(source, extensions=self.extensions) as canister:
                 subnet = canister._subnet

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, final
+
+from perdure.cli.console import clipped, columns_of
 
 __all__ = ["progress", "waiting"]
 
@@ -31,7 +33,7 @@ def progress(what: str, total: int | None, unit: str, quiet: bool = False) -> It
     Returns:
         To be called with how many more are done.
     """
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
+    if quiet or not _has_lines_that_go():
         yield lambda done: None
         return
     line = _Line(what, total, unit)
@@ -44,7 +46,7 @@ def progress(what: str, total: int | None, unit: str, quiet: bool = False) -> It
 @contextmanager
 def waiting(what: str, quiet: bool = False) -> Iterator[None]:
     """A line that says what is waited for, and for how long already, while the block runs; it goes away with it."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
+    if quiet or not _has_lines_that_go():
         yield
         return
     line = _Line(what, None, "")
@@ -94,7 +96,7 @@ class _Line:
             words.append(f"{self._done:,}{f'/{self._total:,}' if self._total is not None else ''} {self._unit}")
         seconds = int(time.monotonic() - self._begun)
         words.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}")
-        return " ".join(words)[: shutil.get_terminal_size().columns - 1]
+        return clipped(" ".join(words), (columns_of(sys.stderr) or 1) - 1)
 
     def end(self) -> None:
         """Take the line away."""
@@ -106,8 +108,23 @@ class _Line:
             _write("")
 
 
+def _has_lines_that_go() -> bool:
+    """Whether standard error is a terminal where a line can be taken away."""
+    return columns_of(sys.stderr) is not None and os.environ.get("TERM") != "dumb"
+
+
+def _is_behind() -> bool:
+    """Whether the terminal is somebody else's now: after Ctrl-Z and ``bg``, the shell's."""
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) != os.getpgrp()
+    except (AttributeError, OSError, ValueError):  # no terminal of ours, or no such thing on this system
+        return False
+
+
 def _write(line: str) -> None:
     """In the place of what stands there."""
+    if _is_behind():
+        return
     with suppress(OSError, ValueError):  # whoever closes standard error hears no more
         sys.stderr.write(f"\r\x1b[2K{line}")
         sys.stderr.flush()

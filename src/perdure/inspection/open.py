@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from perdure.values.motoko_state import MotokoState
     from perdure.values.motoko_types import StableTypes
 
-__all__ = ["MAX_STABLE_BYTES", "open_source", "with_module"]
+__all__ = ["MAX_STABLE_BYTES", "nothing_there", "open_source", "with_module"]
 
 STABLE_MEMORY_FILE: Final = "stable_memory.bin"
 MODULE_FILE: Final = "wasm_module.bin"
 _MOST_TOLD: Final = 20
+_PROJECT_STATE: Final = ".perdure"
 
 
 def open_source(text: str, stdin: BinaryIO | None = None) -> Source:
@@ -115,7 +116,14 @@ def _open(text: str, stdin: BinaryIO | None) -> Source:
         return _open_directory(Path(place)) if memory == "stable" else _open_own(Path(place), memory)
     if hash_ and Path(place).exists():
         raise StorageError(f"a dump is one memory, of no name: {memory!r:.80} cannot be told from others in it", place)
-    raise StorageError("no such file, snapshot or state directory", text)
+    raise StorageError(nothing_there(text), text)
+
+
+def nothing_there(text: str) -> str:
+    """What to say of a source that there is not: a canister's name alone is none."""
+    if not Path(_PROJECT_STATE).is_dir() or not text or set(text) & set("./:#"):
+        return "no such file, snapshot or state directory"
+    return f"no such file, snapshot or state directory; a canister of the state here is {_PROJECT_STATE}:{text}"
 
 
 def _open_own(path: Path, memory: str) -> Source:

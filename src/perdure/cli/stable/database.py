@@ -96,6 +96,7 @@ def patch(
         perdure stable patch canister.bin canister.db --since 17 -o new.bin
     """  # noqa: D301
     from perdure.errors import StorageError
+    from perdure.inspection.open import nothing_there
     from perdure.inspection.sqlite_draft import read_file
 
     if (since is None) != overwrite:
@@ -110,7 +111,7 @@ def patch(
         told["version"] = _patch_state(Path(directory), canister, data, since, memory)
     else:
         if not Path(source).exists():
-            raise StorageError("no such file, snapshot or state directory", source)
+            raise StorageError(nothing_there(source), source)
         if output is None:
             raise click.UsageError("a dump stays as it is: -o names the new one")
         _patch_dump(source, schema_path, data, since, memory, output)

@@ -146,7 +146,21 @@ def _print_rows(
         for row in decoded:
             click.echo("\t".join(printable(value) for value in row))
     else:
-        print_table([printable(column) for column in columns], ([printable(value) for value in row] for row in decoded))
+        _print_for_people([printable(column) for column in columns], decoded)
+
+
+def _print_for_people(columns: Sequence[str], decoded: Iterable[Sequence[object]]) -> None:
+    """As a table; what has nothing but numbers stands at the right."""
+    texts = []
+    others: set[str] = set()
+    for row in decoded:
+        texts.append([printable(value) for value in row])
+        others.update(name for name, value in zip(columns, row, strict=True) if not _is_number(value))
+    print_table(columns, texts, right=[name for name in columns if texts and name not in others])
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 @click.command()

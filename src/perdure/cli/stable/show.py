@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import click
 
@@ -10,6 +11,10 @@ from perdure import units
 from perdure.cli.console import table
 
 __all__ = ["print_json", "print_table", "printable", "show_size"]
+
+
+_MOST: Final = 80
+"""Letters of a value."""
 
 
 def print_json(value: object) -> None:
@@ -41,5 +46,7 @@ def printable(value: object) -> str:
     from perdure.values.show import to_text
 
     text = "" if value is None else str(to_text(value))
-    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    begin = text[: _MOST + 1]
+    if not begin.isprintable():  # what else a terminal would obey, and nothing of its neighbours
+        begin = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in begin)
+    return begin if len(begin) <= _MOST else f"{begin[: _MOST - 3]}..."

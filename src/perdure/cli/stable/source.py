@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 import click
 
 from perdure.cli.argument import InputFile
+from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
     from perdure.inspection.find import Inventory
@@ -80,7 +81,7 @@ def _exit_codes(command: Callable[P, R]) -> Callable[P, R]:
             return command(*arguments, **options)
         except MalformedError as error:
             more = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-            click.echo(f"perdure: {error}{more}", err=True)
+            click.echo(printable(f"perdure: {error}{more}", keep=LAYOUT), err=True)
             raise click.exceptions.Exit(FOUND_WRONG) from error
         except ModuleNotFoundError as error:
             extra = {"numpy": "columns", "pyarrow": "columns", "apsw": "sql", "google": "protobuf"}.get(

@@ -125,12 +125,13 @@ def _print_inventory(inventory: Inventory) -> None:
         for structure in inventory.structures
     ]
     shown = [index for index, column in enumerate(columns) if column == "memory" or any(row[index] for row in rows)]
-    print_table(
-        [columns[index] for index in shown],
-        [[row[index] for index in shown] for row in rows],
-        right=("v", "entries", "used", "set aside", "wasted"),
-        whole=("memory", "name", "kind", "v", "entries"),
-    )
+    if rows:
+        print_table(
+            [columns[index] for index in shown],
+            [[row[index] for index in shown] for row in rows],
+            right=("v", "entries", "used", "set aside", "wasted"),
+            whole=("memory", "name", "kind", "v", "entries"),
+        )
     _print_variables(inventory)
 
 
