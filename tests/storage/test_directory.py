@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import resource
@@ -359,6 +360,48 @@ def test_a_fork_outlives_the_closing_of_what_it_was_made_of(path: str, how: str)
         state.checkpoint()
         assert (fork.read(0, PAGE), read(state, 0)) == (page("a"), page("b"))
         fork.close()
+
+
+@pytest.mark.parametrize("how", ["owner", "reader"])
+def test_a_fork_outlives_the_directory_whoever_opens_that_again(path: str, how: str) -> None:
+    """Files that an opening before has left to a fork are written by no later one, and again once the fork is gone."""
+    with StateDirectory.open(path) as state:
+        commit(state, (0, page("a")), (1, page("a")), wasm_pages=1)
+    with StateDirectory.open(path, read_only=how == "reader") as state:
+        fork = state.fork_image(A, "heap")
+    for letter in "bcd":
+        with StateDirectory.open(path) as state:
+            commit(state, (0, page(letter)))
+        assert fork.read(0, 2 * PAGE) == page("a") * 2
+    names = {file.name for file in Path(path, "images").iterdir()}
+    assert names == {"0-heap-2.img", "0-heap-2.hash"}
+    child = os.fork()
+    if not child:
+        os._exit(fork.read(0, 2 * PAGE) != page("a") * 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    fork.close()
+    del fork
+    gc.collect()
+    for letter in "ef":
+        with StateDirectory.open(path) as state:
+            commit(state, *((number, page(letter)) for number in range(2)))
+    with StateDirectory.open(path) as state:
+        assert (read(state, 0), state.verify()) == (page("f"), [])
+        assert names == {file.name for file in Path(path, "images").iterdir()}
+
+
+def test_a_fork_outlives_a_reader_while_the_owner_goes_on(path: str) -> None:
+    with StateDirectory.open(path) as state:
+        for letter in "ab":  # the second time in place
+            commit(state, (0, page(letter)), (1, page(letter)), wasm_pages=1)
+            state.checkpoint()
+        with StateDirectory.open(path, read_only=True) as seen:
+            fork = seen.fork_image(A, "heap")
+        commit(state, (0, page("c")))
+        state.checkpoint()
+        assert (fork.read(0, 2 * PAGE), read(state, 0)) == (page("b") * 2, page("c"))
+        fork.close()
+        assert state.verify() == []
 
 
 def test_nonsense_is_refused_before_it_is_logged(path: str) -> None:

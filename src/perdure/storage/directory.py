@@ -583,8 +583,11 @@ class StateDirectory:
             self._files.log.close()
         elif self._log_file is not None:
             self._log_file.close()
-        self.locks.release()
-        self.disk.close()
+        try:
+            self._files.images.leave()
+        finally:
+            self.locks.release()
+            self.disk.close()
 
     def __enter__(self) -> StateDirectory:
         return self

@@ -104,6 +104,10 @@ class DiskFile(Protocol):
         """Take or change the advisory lock without waiting; False when another opener holds it."""
         ...
 
+    def share(self) -> None:
+        """Share the advisory lock with whoever else does, until the last process that has this file lets go of it."""
+        ...
+
     def is_at(self, path: str) -> bool:
         """Whether a path leads to this file, and not to another one or nowhere."""
         ...
@@ -365,11 +369,14 @@ class RealFile:
         _LOCKED.add(self)
         return True
 
+    def share(self) -> None:
+        """Share the advisory lock with whoever else does, until the last process that has this file lets go of it."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
     def is_at(self, path: str) -> bool:
         """Whether a path leads to this file, and not to another one or nowhere."""
         if self._identity is None:
-            own = os.fstat(self.descriptor)
-            self._identity = own.st_dev, own.st_ino
+            self._identity = (own := os.fstat(self.descriptor)).st_dev, own.st_ino
         try:
             found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 -- for every message; a `Path` costs more
         except OSError:

@@ -420,7 +420,7 @@ class DurableMemory:
             self._files.images,
             self._name,
             NO_FILES if is_new else self.layout,
-            lambda name: users[name] <= 1 and self._files.images.readers(name) <= self._reads(name),
+            lambda name: users[name] <= 1 and self._is_unread(name),
             size_bytes,
             len(self._dirty) * PAGE_BYTES,
         )
@@ -437,9 +437,11 @@ class DurableMemory:
         """Be made of the files of another memory, just written, with the same content."""
         self._next = twin.next_layout
 
-    def _reads(self, name: str) -> int:
-        """How many times our own image counts among a file's readers."""
-        return 0 if self._image is None else self._image.references_to(self._files.images.region(name))
+    def _is_unread(self, name: str) -> bool:
+        """Whether no image but our own reads a file."""
+        images = self._files.images
+        own = 0 if self._image is None else self._image.references_to(images.region(name))
+        return images.readers(name) <= own and not images.is_left(name)
 
     def _read_all(self) -> Iterator[tuple[int, bytes]]:
         image = self.image()

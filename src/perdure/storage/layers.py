@@ -139,6 +139,20 @@ class ImageFiles:
         found = self._open.get(name)
         return 0 if found is None else found.references - 1
 
+    def leave(self) -> None:
+        """Have nobody who opens the directory write files that forks go on reading, see `is_left`."""
+        for region in list(self._open.values()):
+            if region.references > 1:
+                region.file.share()
+
+    def is_left(self, name: str) -> bool:
+        """Whether a fork reads a file that it has from an opening that was closed, in whatever process that was."""
+        file = self.open(name, "img")
+        try:
+            return not file.lock(exclusive=True)
+        finally:
+            file.close()
+
     def pieces(self, layout: Layout) -> Pieces:
         """The pages of a memory.
 
