@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -286,3 +288,17 @@ def test_an_estimate_follows_what_was_measured() -> None:
     measured = estimate("fsck", jobs, [row("x")], 4, 0.1)
     assert (measured.modules, measured.processor_seconds, measured.seconds) == (3, 18, 4.5)
     assert estimate("fsck", jobs, [], 1, 0.1).processor_seconds > 9 * 0.5
+
+
+@pytest.mark.parametrize("name", ["new\nline", "\x1b[31mred", "it's\t$(x)\\", "\udcff\udcfe", "\u202eevil"])
+def test_a_name_is_one_line_and_its_command_means_it(tmp_path: Path, name: str) -> None:
+    """Whoever gives names to sources neither writes lines of the report nor has the command mean something else."""
+    one = Job(name, ("fsck", "--json", "--", name), directory=str(tmp_path / name))
+    text = Summary.of("fsck", [Row.ended(one, "gone", 1.0)], 1).to_text()
+    assert all(line.isprintable() for line in text.splitlines())
+    assert len(text.splitlines()) == 4
+    (tmp_path / name).mkdir()
+    told = tmp_path / "told"
+    program = f'perdure() {{ printf \'%s\\0\' "$PWD" "$@" > {told}; }}; {one.repro}'
+    subprocess.run(["bash", "-c", program], check=True)
+    assert told.read_bytes().split(b"\0")[:-1] == [os.fsencode(f"{tmp_path}/{name}"), b"fsck", b"--", os.fsencode(name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -57,13 +58,26 @@ class Job:
     def repro(self) -> str:
         """The command for a shell, as a person would give it to see the same."""
         shown = [one for one in self.arguments if one != "--json"]
-        line = shlex.join(["perdure", *shown])
-        return f"cd {shlex.quote(self.directory)} && {line}" if self.directory else line
+        line = " ".join(map(_quoted, ["perdure", *shown]))
+        return f"cd {_quoted(self.directory)} && {line}" if self.directory else line
 
     def request(self) -> bytes:
         """What a worker is given."""
         directory = str(Path(self.directory).absolute()) if self.directory else ""
         return json.dumps({"main": _MAIN, "arguments": self.arguments, "directory": directory}).encode()
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell, on one line and without characters that a terminal would obey."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'{}'".format("".join(map(_escaped, word)))
+
+
+def _escaped(char: str) -> str:
+    if char in "'\\":
+        return f"\\{char}"
+    return char if char.isprintable() else "".join(f"\\{byte:03o}" for byte in os.fsencode(char))
 
 
 @final

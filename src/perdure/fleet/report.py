@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from perdure.fleet.jobs import Row
-from perdure.units import counted
+from perdure.units import counted, printable
 
 __all__ = ["Summary", "write_parquet"]
 
@@ -124,9 +124,9 @@ class Summary:
             yield f"{self.total - len(self.rows):,} not done"
         graver = [row for row in self.rows if row.outcome != "fine"]
         for (outcome, words), rows in _alike(graver).items():
-            yield f"{outcome}: {words} ({counted(len(rows), 'source')})"
+            yield f"{outcome}: {printable(words)} ({counted(len(rows), 'source')})"
         for row in graver[:_LISTED]:
-            yield f"  {row.source}: {row.told}"
+            yield f"  {printable(row.source)}: {printable(row.told)}"  # a name may have the end of a line in it
             yield f"    {row.repro}"
         if len(graver) > _LISTED:
             yield f"  and {len(graver) - _LISTED:,} more"
