@@ -18,6 +18,7 @@ import wasmtime
 from pyarrow import parquet
 
 from perdure import Subnet
+from perdure.cli.fleet import campaigns
 from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager, StableBTreeMap, types
 from perdure.wasm import decode, encode
@@ -67,7 +68,7 @@ def test_dumps_are_looked_through_and_one_that_is_broken_is_a_row(
     # What could not be done is done again once it can be.
     (directory / "0003.bin").write_bytes((directory / "0002.bin").read_bytes())
     out, _ = perdure("fleet", "query", directory, SQL, "-o", "out", "--workers", "1", "--resume")
-    assert out == "5 sources: 5 fine\n"
+    assert out.splitlines()[0] == "5 sources: 5 fine"
     assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 6
 
 
@@ -181,3 +182,35 @@ def test_what_a_row_came_to_is_told_in_the_commands_words(perdure: Run, tmp_path
 def test_what_cannot_begin_is_said(arguments: list[str], told: str, perdure: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert told in perdure("fleet", *arguments, code=2)[1]
+
+
+def test_what_no_source_could_do_is_said_once(
+    perdure: Run, dumps: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = dumps(2)
+    monkeypatch.setattr(campaigns, "find_spec", lambda name: None)
+    out, told = perdure("fleet", "query", str(directory), "select 1", code=2)
+    assert (out, told.count("fleet query needs `pip install 'perdure[sql]'`")) == ("", 1)
+    assert "perdure[fuzz]" in perdure("fleet", "fuzz", str(KV32), code=2)[1]
+
+
+def test_the_first_rows_of_a_query_are_printed(perdure: Run, dumps: Callable[[int], Path]) -> None:
+    directory = dumps(3)
+    out, _ = perdure("fleet", "query", str(directory), "select 'x\x1b' as text, 2 as n")
+    lines = out.splitlines()
+    assert lines[0].endswith(": 3 fine")
+    assert len(lines) == 4
+    assert lines[1].startswith(str(directory))
+    assert '"n": 2' in lines[1]
+    assert "\x1b" not in out
+    with_many = "with recursive r(n) as (select 1 union all select n + 1 from r where n < 20) select n from r"
+    out, _ = perdure("fleet", "query", str(directory), with_many)
+    assert len(out.splitlines()) == 42
+    assert "entries.parquet" in out.splitlines()[-1]
+
+
+def test_another_campaign_is_told_in_its_words(perdure: Run, dumps: Callable[[int], Path], tmp_path: Path) -> None:
+    directory, out = str(dumps(1)), str(tmp_path / "out")
+    perdure("fleet", "query", directory, "select 1", "-o", out)
+    told = perdure("fleet", "fsck", directory, "-o", out, "--resume", code=2)[1]
+    assert "has another campaign, query select 1; this one is fsck: name another -o" in told

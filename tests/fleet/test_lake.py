@@ -13,12 +13,15 @@ from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
 
 from object_servers import OWNER, OurServer, environment, moto_server
+from perdure import Subnet
 from perdure.canister import PageDelta
 from perdure.cli import perdure
-from perdure.errors import StorageError
+from perdure.errors import StorageError, UnsupportedError
 from perdure.fleet.lake import Written, commits_of, export_delta, sources_of
 from perdure.ic.principal import Principal
 from perdure.inspection import parse_schema
+from perdure.kit import canister as canister_class
+from perdure.kit import nat64, stable, update
 from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager, StableBTreeMap, StableVec, types
 from perdure.storage import CanisterChange, Message, StateDirectory
@@ -211,3 +214,34 @@ def test_denied_credentials(bucket: OurServer, dumps: tuple[Memory, list[str]]) 
     assert bucket.requests
     assert not any(secret in str(caught.value) for secret in ("AKID", "Signature", "secret"))
     assert caught.value.__suppress_context__
+
+
+def test_a_structure_that_no_state_has_is_said(dumps: tuple[Memory, list[str]], tmp_path: Path) -> None:
+    _, sources = dumps
+    with pytest.raises(UnsupportedError, match="no structure 'balancez'"):
+        export(sources, str(tmp_path / "lake"), "balancez")
+    assert export(sources, str(tmp_path / "numbers"), "numbers")  # a state may be without one that another has
+
+
+def test_commits_have_the_names_that_the_canister_declares(tmp_path: Path) -> None:
+    @canister_class
+    class Book:
+        pages: StableBTreeMap[nat64, str] = stable()
+
+        @update
+        def fill(self, count: nat64) -> None:
+            self.pages.apply((key, f"page {key}") for key in range(count))
+
+    with Subnet(tmp_path / "state", history=None) as subnet:
+        book = subnet.install(Book)
+        book.actor().fill(30)
+        book.actor().fill(40)
+    source, lake = f"{tmp_path / 'state'}:{book.id}", str(tmp_path / "lake")
+    states = commits_of(tmp_path / "state", str(book.id), None)
+    assert {one.table for one in export_delta(states, lake, None, ["pages"])} == {"pages"}
+    assert rows_of(f"{lake}/pages") == {key.to_bytes(8): f"page {key}".encode() for key in range(40)}
+    told = CliRunner().invoke(perdure, ["fleet", "export", source, "--commits", "--delta", lake])
+    assert told.output == f"nothing new: the newest versions in {lake} are of these sources\n"
+    told = CliRunner().invoke(perdure, ["fleet", "export", source, "--delta", "s3:/lake"])
+    assert told.exit_code == 2
+    assert "begins with s3://" in told.output

@@ -378,3 +378,19 @@ def test_a_shard_that_is_added_takes_rows() -> None:
     users.split(first, second, at=4)
     assert [row["count"] for row in subnet.canister(second).actor().shard_counts(b"", None)] == [6]
     assert len(users) == 10
+
+
+def test_keys_that_nobody_answers_for_are_told_as_they_are_written() -> None:
+    subnet = Subnet()
+    shards = [subnet.install(Users).id for _ in range(2)]
+    users = ShardedTable.begin(subnet, shards, User, OPTIONS, at=[7500])
+    users.put(User(1, "one"))
+    subnet.canister(shards[1]).stop()
+    with pytest.raises(ShardError, match=r"1 range of keys cannot be counted, from 7500: .* is stopped"):
+        users.count()
+    with pytest.raises(ShardError, match=r"does not answer for key 9000: .* is stopped"):
+        users.get(9000)
+    assert users.count(partial=True).count == 1
+    subnet.canister(shards[0]).stop()
+    with pytest.raises(ShardError, match="1 range of keys cannot be counted, from the first: "):
+        users.count()

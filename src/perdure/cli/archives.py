@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from perdure.cli.paths import LocalPath
 from perdure.cli.progress import waiting
 from perdure.units import DURATIONS, counted, parse_amount, show_bytes
 
@@ -19,7 +20,7 @@ _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but err
 _KEY = click.option(
     "--key-file",
     envvar="PERDURE_ARCHIVE_KEY_FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=LocalPath(exists=True, dir_okay=False, path_type=Path),
     help="The key that seals it: 32 bytes, or 64 hexadecimal digits. [env: PERDURE_ARCHIVE_KEY_FILE]",
 )
 
@@ -46,7 +47,7 @@ def _say(facts: dict[str, object], text: Callable[[], str], *, as_json: bool, qu
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=LocalPath(exists=True, file_okay=False, path_type=Path))
 @click.argument("url")
 @_KEY
 @click.option("--take-over", is_flag=True, help="Become the owner of an archive that another directory wrote to.")
@@ -78,7 +79,7 @@ def archive(directory: Path, url: str, key_file: Path | None, take_over: bool, a
 
 @click.command()
 @click.argument("url")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The new state directory.")
+@click.option("-o", "--output", required=True, type=LocalPath(path_type=Path), help="The new state directory.")
 @click.option("--version", type=click.IntRange(0), help="One of those that `archives` lists; else the newest.")
 @_KEY
 @_JSON

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, final
 
 import click
 
+from perdure.cli.paths import LocalPath
+
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceMethod
-
-    _PathType = click.Path[Path]
-else:
-    _PathType = click.Path
 
 __all__ = [
     "KEPT_EXTENSION",
@@ -101,7 +99,7 @@ def built(value: str | os.PathLike[str]) -> str | os.PathLike[str]:
         return value
 
 
-class InputFile(_PathType):
+class InputFile(LocalPath):
     """A file that is read to its end: not a device, which may have none."""
 
     def __init__(self, *, allow_dash: bool = False, may_be_built: bool = False) -> None:
@@ -117,7 +115,7 @@ class InputFile(_PathType):
 
 
 @final
-class _PictureFile(_PathType):
+class _PictureFile(LocalPath):
     """Where a picture is written, as the name ends; said before anything is done."""
 
     def __init__(self) -> None:
@@ -138,7 +136,7 @@ PICTURE: Final = _PictureFile()
 
 
 @final
-class _ModuleFile(_PathType):
+class _ModuleFile(LocalPath):
     """A file with a module, plain or gzip, or the name of one that was built; what is none is told at once."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from perdure.cli.argument import extension_option
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.units import show_size
 
@@ -44,13 +45,13 @@ _USD_PER_TRILLION_CYCLES = 1.36
 @click.option("--show-canister-output", is_flag=True, help="Print what the canister prints, on standard error.")
 @click.option("--instruction-tracing", is_flag=True, help="Write a flame graph of each benchmark beside the results.")
 @click.option("--no-runtime-integrity-check", is_flag=True, help="Of canbench; there is no runtime to be checked here.")
-@click.option("--runtime-path", type=click.Path(path_type=Path), help="Of canbench; there is no runtime here.")
+@click.option("--runtime-path", type=LocalPath(path_type=Path), help="Of canbench; there is no runtime here.")
 @click.option(
     "--noise-threshold", type=float, default=2.0, metavar="PERCENT", help="Smaller changes are noise; 2 by default."
 )
 @extension_option()
 @click.option("--jobs", type=click.IntRange(1), help="How many run at once; by default as many as there are cores.")
-@click.option("--details", type=click.Path(dir_okay=False, path_type=Path), help="Write what else they took, as JSON.")
+@click.option("--details", type=LocalPath(dir_okay=False, path_type=Path), help="Write what else they took, as JSON.")
 @click.option("--show-details", is_flag=True, help="Print what else they took: pages, cycles, USD.")
 @click.option(
     "--usd-per-trillion-cycles",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import MODULE, InputFile
+from perdure.cli.paths import LocalPath
 
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceType
@@ -22,7 +23,7 @@ __all__ = ["bindgen"]
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False, path_type=Path),
     required=True,
     metavar="FILE.py",
     help="The module.",

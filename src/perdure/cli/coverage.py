@@ -11,6 +11,7 @@ import click
 
 from perdure.cli.argument import InputFile
 from perdure.cli.measured import Measured, measured
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["coverage", "write_coverage"]
 
-_OUT = click.Path(dir_okay=False, path_type=Path)
+_OUT = LocalPath(dir_okay=False, path_type=Path)
 _ENDS = (".lcov", ".info", ".html", ".json", ".txt")
 
 
@@ -27,7 +28,7 @@ _ENDS = (".lcov", ".info", ".html", ".json", ".txt")
 @measured(is_optional=True)
 @click.option("--add", "added", multiple=True, type=InputFile(), metavar="FILE.json", help="Add what has run earlier.")
 @click.option(
-    "--source", "sources", multiple=True, type=click.Path(path_type=Path), help="Only files in this directory."
+    "--source", "sources", multiple=True, type=LocalPath(path_type=Path), help="Only files in this directory."
 )
 @click.option("-o", "--output", "outputs", multiple=True, type=_OUT, help="Write .lcov, .info, .html, .json or .txt.")
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 where less runs, in per cent of lines.")

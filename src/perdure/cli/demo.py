@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.console import say, styled, table
+from perdure.cli.paths import LocalPath
 
 if TYPE_CHECKING:
     from perdure.demo.chart import Series
@@ -23,7 +24,7 @@ SLOW_PART = 10
 
 
 @click.command()
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture as an SVG file.")
+@click.option("--plot", type=LocalPath(dir_okay=False, path_type=Path), help="Write the picture as an SVG file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--messages", default=NATIVE_MESSAGES, show_default=True, type=click.IntRange(2), help="In each series.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import click
 
 from perdure.cli.argument import MODULE, InputFile, extension_option
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, RejectError, UnsupportedError
 from perdure.ic.reject import ErrorCode
@@ -40,7 +41,7 @@ _STORY = Path("test_found.py")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False, path_type=Path),
     default=_STORY,
     show_default=True,
     help="The test that is written of what breaks it.",

@@ -12,6 +12,7 @@ import click
 
 from perdure.cli.argument import MODULE, extension_option
 from perdure.cli.console import table
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import printable
 from perdure.errors import InvalidModuleError, MalformedError
 from perdure.instrument import (
@@ -37,7 +38,7 @@ __all__ = ["decoded", "instrument", "without_wasi"]
 
 @click.command()
 @click.argument("module", metavar="IN.wasm", type=MODULE)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here.")
+@click.option("-o", "--output", type=LocalPath(dir_okay=False, path_type=Path), help="Write the result here.")
 @click.option("--schedule", type=click.Choice([*SCHEDULES, "none"]), default="2025", help="What instructions cost.")
 @click.option("--host-stable", is_flag=True, help="Leave stable memory behind host calls.")
 @click.option("--no-accounting", is_flag=True, help="Do not mark, limit or charge stable pages.")

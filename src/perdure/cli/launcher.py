@@ -19,6 +19,7 @@ import click
 
 from perdure.cli.argument import KEPT_EXTENSION, extension_option, production_key_names
 from perdure.cli.canister.state import say
+from perdure.cli.paths import LocalPath
 from perdure.cli.serve import until_ended, wait
 from perdure.errors import PerdureError, StorageError
 
@@ -36,9 +37,9 @@ _HOME: Final = Path(".perdure-networks")
 @click.command("network-launcher", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.option("--name", default="local", show_default=True, help="Of the network; each has a state and a port.")
 @click.option(
-    "--state-dir", type=click.Path(path_type=Path), help="Where it is kept; else .perdure-networks/NAME/state."
+    "--state-dir", type=LocalPath(path_type=Path), help="Where it is kept; else .perdure-networks/NAME/state."
 )
-@click.option("--status-dir", type=click.Path(path_type=Path), help="Where status.json tells that it is ready.")
+@click.option("--status-dir", type=LocalPath(path_type=Path), help="Where status.json tells that it is ready.")
 @click.option(
     "--gateway-port", type=click.IntRange(0, 65535), help="0: a free one. By default that of last time, if it is free."
 )

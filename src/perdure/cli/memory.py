@@ -12,6 +12,7 @@ import click
 from perdure.cli.argument import InputFile
 from perdure.cli.canister.state import State, canister_argument, common, say
 from perdure.cli.lazy import Group
+from perdure.cli.paths import LocalPath
 from perdure.errors import NoMemoryError
 from perdure.units import show_bytes
 from perdure.urls import is_url
@@ -146,7 +147,7 @@ def show(state: State, canister: str, name: str, address: int, size_bytes: int, 
 @memory.command()
 @canister_argument
 @click.argument("name")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file.")
+@click.option("-o", "--output", required=True, type=LocalPath(dir_okay=False, path_type=Path), help="The file.")
 @common
 def export(state: State, canister: str, name: str, output: Path, as_json: bool, quiet: bool) -> None:
     """Write the memory NAME of CANISTER to a file, byte for byte.

@@ -12,6 +12,7 @@ import click
 
 from perdure.cli.argument import InputFile
 from perdure.cli.measured import Measured, measured
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import LAYOUT, printable
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["check_end", "profile", "write_profile"]
 
 _FILE = InputFile()
-_OUT = click.Path(dir_okay=False, path_type=Path)
+_OUT = LocalPath(dir_okay=False, path_type=Path)
 
 
 @click.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from perdure.cli.lazy import Group
+from perdure.cli.paths import LocalPath
 from perdure.cli.progress import waiting
 from perdure.units import show_bytes
 
@@ -30,7 +31,7 @@ def snapshot() -> None:
 
 
 @snapshot.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=LocalPath(exists=True, file_okay=False, path_type=Path))
 @click.argument("url")
 @_JSON
 @_QUIET
@@ -50,7 +51,7 @@ def push(directory: Path, url: str, as_json: bool, quiet: bool) -> None:
 
 @snapshot.command()
 @click.argument("url")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The new directory.")
+@click.option("-o", "--output", required=True, type=LocalPath(path_type=Path), help="The new directory.")
 @_JSON
 @_QUIET
 def pull(url: str, output: Path, as_json: bool, quiet: bool) -> None:

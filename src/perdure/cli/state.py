@@ -12,6 +12,7 @@ from perdure.cli.archives import archive, archives, prune, restore
 from perdure.cli.completing import complete_source
 from perdure.cli.console import table
 from perdure.cli.lazy import Group
+from perdure.cli.paths import LocalPath
 from perdure.cli.progress import waiting
 from perdure.units import counted
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["state"]
 
-_DIRECTORY = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+_DIRECTORY = click.argument("directory", type=LocalPath(exists=True, file_okay=False, path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 
@@ -264,7 +265,7 @@ def _replayed(result: Replayed) -> dict[str, Any]:
     return facts
 
 
-_COPY = click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Where to.")
+_COPY = click.option("-o", "--output", "target", required=True, type=LocalPath(path_type=Path), help="Where to.")
 
 
 @state.command()

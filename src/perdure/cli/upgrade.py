@@ -11,6 +11,7 @@ import click
 
 from perdure.cli.argument import MODULE, InputFile, argument_options, extension_option, given
 from perdure.cli.completing import complete_source
+from perdure.cli.paths import LocalPath
 from perdure.cli.progress import waiting
 from perdure.cli.terminal import printable
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["upgrade_check"]
 
 _FILE = InputFile()
-_OUT = click.Path(dir_okay=False, path_type=Path)
+_OUT = LocalPath(dir_okay=False, path_type=Path)
 
 
 @click.command()

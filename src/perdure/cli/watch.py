@@ -12,6 +12,7 @@ import click
 from perdure.cli.argument import KEPT_EXTENSION, InputFile, argument_options, extension_option, given, grouped
 from perdure.cli.canister.code import How, install_one, module_of
 from perdure.cli.canister.state import State, canister_argument, common
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import PerdureError
 
@@ -22,7 +23,7 @@ _SUFFIXES: Final = (".wasm.gz", ".wasm")
 
 @click.command()
 @canister_argument
-@click.option("--wasm", type=click.Path(dir_okay=False, path_type=Path), help="The module; it need not be there yet.")
+@click.option("--wasm", type=LocalPath(dir_okay=False, path_type=Path), help="The module; it need not be there yet.")
 @click.option("-c", "--candid", type=InputFile(), help="The .did file, of a module that does not have it.")
 @argument_options
 @click.option("--reinstall", is_flag=True, help="Begin anew each time: all memory is lost. By default it is upgraded.")

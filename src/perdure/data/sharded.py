@@ -18,10 +18,12 @@ from perdure.data.pairs import Pairs
 from perdure.data.ranges import Ranges
 from perdure.data.store import Store
 from perdure.data.tables import Table
-from perdure.errors import PerdureError, RejectError
+from perdure.errors import MalformedError, PerdureError, RejectError
 from perdure.ic.principal import ANONYMOUS, Principal
 from perdure.memory import BytesMemory
 from perdure.stable import MemoryManager
+from perdure.units import counted as counted_of
+from perdure.values.packed import unpack
 
 __all__ = ["SIGNATURES", "Counted", "ShardError", "ShardedTable"]
 
@@ -319,7 +321,9 @@ class ShardedTable(Generic[R]):
             if not is_done
         )
         if missing and not partial:
-            raise ShardError(f"{len(missing)} ranges of keys cannot be counted: {missing[0][2]}", missing)
+            first, last, why = missing[0]
+            which = f"from {self._shown(first)}" + ("" if last is None else f" up to {self._shown(last)}")
+            raise ShardError(f"{counted_of(len(missing), 'range')} of keys cannot be counted, {which}: {why}", missing)
         return Counted(total, missing)
 
     def _parts(self, low: bytes, high: bytes | None, errors: dict[Principal, str]) -> Iterator[dict[str, Any]]:
@@ -432,14 +436,25 @@ class ShardedTable(Generic[R]):
                 answer = ask(shard)
             except _NO_ANSWER as error:
                 raise ShardError(
-                    f"{shard} does not answer for key {key!r:.60}: {error}", [(key, key + b"\0", str(error))]
+                    f"{shard} does not answer for key {self._shown(key)}: {error}", [(key, key + b"\0", str(error))]
                 ) from error
             if answer["is_here"]:
                 return answer
             self._learn(answer["elsewhere"])
             asked.add(shard)
             said = f"{shard} has given it away"
-        raise ShardError(f"no shard answers for key {key!r:.60}: {said}", [(key, key + b"\0", said)])
+        raise ShardError(f"no shard answers for key {self._shown(key)}: {said}", [(key, key + b"\0", said)])
+
+    @staticmethod
+    def _shown(key: bytes) -> str:
+        """A packed key as somebody would write it; where one begins or ends within a key, its bytes."""
+        if not key:
+            return "the first"
+        try:
+            parts = unpack(key)
+        except MalformedError:
+            return f"{key!r:.60}"
+        return (repr(parts[0]) if len(parts) == 1 else repr(tuple(parts)))[:100]
 
     def _learn(self, piece: Mapping[str, Any]) -> None:
         self._routes.set(piece["low"], piece["high"], piece["holder"])

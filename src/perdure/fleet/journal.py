@@ -20,6 +20,7 @@ from typing import Final, final
 
 from perdure.errors import MalformedError, StorageError
 from perdure.fleet.jobs import Job, Row
+from perdure.urls import refuse_url
 
 __all__ = ["Journal"]
 
@@ -46,6 +47,7 @@ class Journal:
     """
 
     def __init__(self, directory: Path, command: str, options: Sequence[str], *, resume: bool) -> None:
+        refuse_url(str(directory))
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,9 @@ class Journal:
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"{path}: {error}") from error
         if found != about:
-            raise StorageError(f"has another campaign, {_shown(found)}; this one is {_shown(about)}", self.directory)
+            raise StorageError(
+                f"has another campaign, {_shown(found)}; this one is {_shown(about)}: name another -o", self.directory
+            )
 
     def _read(self) -> dict[str, Row]:
         """Rows by source; the last counts. What is behind the last whole line goes."""
@@ -160,6 +164,8 @@ class Journal:
 def _shown(about: object) -> str:
     if not isinstance(about, dict):
         return "which says nothing of itself"
-    words = about.get("options")
-    options = " ".join(map(str, words)) if isinstance(words, list) else ""
-    return f"{about.get('command')} {options}".strip()
+    command, words = str(about.get("command")), about.get("options")
+    options = [str(one) for one in words if one != "--json"] if isinstance(words, list) else []
+    for name in ("stable", command):  # of the command for one source
+        options = options[options[:1] == [name] :]
+    return " ".join([command, *options])

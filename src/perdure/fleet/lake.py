@@ -32,9 +32,9 @@ from perdure.inspection.diff import StructureDiff, diff
 from perdure.inspection.find import Inventory, find, name_structures
 from perdure.inspection.open import open_source
 from perdure.inspection.rows import Rows, fitted, open_table
-from perdure.inspection.state import canister_id_of, source_of_image
+from perdure.inspection.state import canister_id_of, labels_of, source_of_image
 from perdure.storage import StateDirectory
-from perdure.urls import is_url, local_path, parse_url
+from perdure.urls import check_endpoints, is_url, local_path, meant_url, parse_url
 from perdure.values.schema import Schema
 
 __all__ = ["State", "Written", "commits_of", "export_delta", "sources_of"]
@@ -134,7 +134,9 @@ def _opened_commit(
         past = opened.at(version)
         try:
             name = f"{directory}:{canister}@{version}"
-            source = source_of_image(name, past.canisters[canister_id].images["stable"])
+            there = past.canisters[canister_id]
+            labels = labels_of(opened, canister_id, there.module_hash)
+            source = source_of_image(name, there.images["stable"], labels)
             yield State(name, name_structures(find(source), schema if schema is not None else source.declared()))
         finally:
             past.close()
@@ -157,26 +159,37 @@ def export_delta(
     Raises:
         UnsupportedError: deltalake is not installed; a structure cannot be read.
         StorageError: a source or a table cannot be read or written, or a table's newest version is of a state that is
-            none of these.
+            none of these; none of the states has a structure of a name.
         MalformedError: a structure is damaged.
     """
     lake = _Lake(target)
+    unread: dict[str, UnsupportedError | None] = dict.fromkeys(structures)
     with ExitStack() as before:
         earlier: State | None = None
         for opening in states:
             with ExitStack() as stack:
                 state = stack.enter_context(opening())
-                yield from _write_state(lake, earlier, state, schema, structures)
+                yield from _write_state(lake, earlier, state, schema, structures, unread)
                 earlier = state
                 before.close()
                 before.push(stack.pop_all())
+        for name, error in unread.items():
+            if error is not None:
+                raise error
+            if earlier is not None:
+                earlier.inventory.structure(name)  # says which there are
     lake.check_all_reached()
 
 
 def _write_state(
-    lake: _Lake, earlier: State | None, state: State, schema: Schema | None, structures: Sequence[str]
+    lake: _Lake,
+    earlier: State | None,
+    state: State,
+    schema: Schema | None,
+    structures: Sequence[str],
+    unread: dict[str, UnsupportedError | None],
 ) -> Iterator[Written]:
-    tables = _tables(state.inventory, schema, structures)
+    tables = _tables(state.inventory, schema, structures, unread)
     differences: dict[str, StructureDiff] = {}
     if earlier is not None:
         differences = {one.label: one for one in diff(earlier.inventory, state.inventory, schema)}
@@ -191,12 +204,25 @@ def _write_state(
                 yield written
 
 
-def _tables(inventory: Inventory, schema: Schema | None, structures: Sequence[str]) -> dict[str, Rows]:
-    """The structures that can be read, by label."""
-    if structures:
-        chosen = [inventory.structure(name) for name in structures if _has(inventory, name)]
-        return {one.label: open_table(one, schema) for one in chosen}
+def _tables(
+    inventory: Inventory, schema: Schema | None, structures: Sequence[str], unread: dict[str, UnsupportedError | None]
+) -> dict[str, Rows]:
+    """The structures that can be read, by label; why one of a name could not be yet, as where nothing is in it."""
     found = {}
+    if structures:
+        for name in structures:
+            if not _has(inventory, name):
+                continue
+            structure = inventory.structure(name)
+            try:
+                found[structure.label] = open_table(structure, schema)
+            except UnsupportedError as error:
+                if name not in unread:
+                    raise
+                unread[name] = error
+            else:
+                unread.pop(name, None)
+        return found
     for structure in inventory.structures:
         try:
             found[structure.label] = open_table(structure, schema)
@@ -222,7 +248,10 @@ class _Lake:
                 "extra-missing"
             ) from error
         self._delta: Any = deltalake
-        self._options = _options(os.environ) if is_url(target) else None
+        self._options = None
+        if is_url(target) or meant_url(target):
+            check_endpoints(parse_url(target).scheme, os.environ)
+            self._options = _options(os.environ)
         self._target = (local_path(target) or str(parse_url(target))) if is_url(target) else target
         self._waiting: dict[str, str] = {}  # by table, the source that its newest version is of, until it comes
         self._known: set[str] = set()

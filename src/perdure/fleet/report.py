@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -18,6 +19,7 @@ __all__ = ["Summary", "write_parquet"]
 _ORDER: Final = ("found", "failed", "not certain", "fine")
 _EXIT_CODES: Final = {"found": 1, "failed": 2, "not certain": 3, "fine": 0}
 _LISTED: Final = 40
+_ENTRY_LETTERS: Final = 300
 _BATCH: Final = 10_000
 """Entries that are in memory at a time, and those of the source that reaches it."""
 _COLOURS: Final = {"found": "#b3261e", "failed": "#5f6368", "not certain": "#a15c00", "fine": "#2e7d32"}
@@ -130,6 +132,18 @@ class Summary:
             yield f"    {row.repro}"
         if len(graver) > _LISTED:
             yield f"  and {len(graver) - _LISTED:,} more"
+        if self.command == "query":
+            yield from self._first_entries()
+
+    def _first_entries(self) -> Iterator[str]:
+        """The first rows that a query has found."""
+        found = (
+            (row.source, one) for row in self.with_documents() if isinstance(row.document, list) for one in row.document
+        )
+        for source, one in islice(found, _LISTED):
+            yield f"{source}  {json.dumps(one, ensure_ascii=False)[:_ENTRY_LETTERS]}"
+        if next(found, None) is not None:
+            yield "and more, which -o DIRECTORY keeps in entries.parquet"
 
     def to_html(self) -> str:
         """One page that asks for nothing from outside; everything in it is escaped."""

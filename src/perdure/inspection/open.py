@@ -29,7 +29,7 @@ from perdure.inspection.streams import GZIP_MAGIC, HEAD_BYTES, MAX_STABLE_BYTES,
 from perdure.inspection.variables import Variables
 from perdure.memory import WASM_PAGE_BYTES, BytesMemory, Memory
 from perdure.units import meant
-from perdure.urls import is_url
+from perdure.urls import is_url, meant_url
 
 if TYPE_CHECKING:
     from perdure.values.motoko_state import MotokoState
@@ -122,7 +122,7 @@ def _open(text: str, stdin: BinaryIO | None) -> Source:
 def nothing_there(text: str) -> str:
     """What to say of a source that there is not: a canister's name alone is none."""
     if not Path(_PROJECT_STATE).is_dir() or not text or set(text) & set("./:#"):
-        return "no such file, snapshot or state directory"
+        return f"no such file, snapshot or state directory{meant_url(text)}"
     return f"no such file, snapshot or state directory; a canister of the state here is {_PROJECT_STATE}:{text}"
 
 

@@ -49,6 +49,7 @@ _FILES: Final = {"stable": "stable_memory.bin", "heap": "wasm_memory.bin"}
 _CANISTER: Final = re.compile(r"(?P<archive>.+/[^/:@]+/?):(?P<canister>[^/:@]+)(@(?P<version>[0-9]{1,18}))?")
 _MEMORY_NAME: Final = re.compile(r"[a-z0-9_.-]{1,64}")
 _COPY_BYTES: Final = 1 << 20
+_MOST_TOLD: Final = 20
 
 
 def local_source(text: str) -> str | None:
@@ -177,7 +178,22 @@ def open_url(text: str, gathered: Callable[[str], MotokoState]) -> Source:
         return _open_dump(objects, stat, text)
     if objects.stat(place.under(METADATA_KEY).key) is not None:
         return _open_snapshot(objects, place, memory or "stable", text, gathered)
-    raise StorageError("no object, and no snapshot below it", place).coded("no-such-object")
+    raise StorageError(_what_is_there(objects, place), place).coded("no-such-object")
+
+
+def _what_is_there(objects: Objects, place: Place) -> str:
+    """What lies at a place, and what to name instead, where that is no source."""
+    if objects.stat(place.under(ARCHIVE_KEY).key) is not None:
+        known = _canisters(Archive(str(place), archive_key(os.environ), block_cache(os.environ)))
+        return f"an archive: name a canister of it as {place}:CANISTER, found {', '.join(known) or 'none'}"
+    below = next(iter(objects.list(f"{place.key.rstrip('/')}/".lstrip("/"))), None)
+    return "no object, and no snapshot below it" + ("" if below is None else f", but others, as {below.key!r:.200}")
+
+
+def _canisters(archive: Archive) -> list[str]:
+    """The first of the canisters of an archive's newest version."""
+    known = checkpoint_of(archive, find_version(archive, None)).canisters
+    return [str(Principal(one)) for one in sorted(known) if len(one) <= MAX_PRINCIPAL_BYTES][:_MOST_TOLD]
 
 
 def _open_dump(objects: Objects, stat: Stat, label: str) -> Source:

@@ -25,7 +25,16 @@ from perdure.units import meant
 if TYPE_CHECKING:
     from perdure.subnet.interfaces import Known
 
-__all__ = ["Listed", "canister_id_of", "canisters_of", "memory_of", "no_canister", "open_canister", "source_of_image"]
+__all__ = [
+    "Listed",
+    "canister_id_of",
+    "canisters_of",
+    "labels_of",
+    "memory_of",
+    "no_canister",
+    "open_canister",
+    "source_of_image",
+]
 
 _MOST_TOLD: Final = 20
 
@@ -60,13 +69,17 @@ def open_canister(path: Path, canister: str) -> Source:
         directory.close()
         raise
     # Open until the source is closed: as long as a reader is there, the owner leaves the files as they are.
-    module_hash = directory.canisters[canister_id].module_hash
-    labels: Mapping[int, str] = ModuleLabels(
-        lambda: directory.blob(module_hash) if module_hash else None, lambda: _given(directory, canister_id)
-    )
+    labels: Mapping[int, str] = labels_of(directory, canister_id, directory.canisters[canister_id].module_hash)
     if name != "stable":
         labels = MappingProxyType(labels)  # names of fields; what else a module declares is about stable memory
     return Source(source.label, source.memory, source.extents, source.layers, directory.close, labels)
+
+
+def labels_of(directory: StateDirectory, canister_id: bytes, module_hash: bytes) -> ModuleLabels:
+    """What a canister's module says of its memory, as long as the directory is open."""
+    return ModuleLabels(
+        lambda: directory.blob(module_hash) if module_hash else None, lambda: _given(directory, canister_id)
+    )
 
 
 def _given(directory: StateDirectory, canister_id: bytes) -> Known | None:

@@ -17,6 +17,7 @@ from perdure.storage.topology import TOPOLOGY, Member, Topology
 from perdure.subnet.gate import Gate
 from perdure.subnet.opening import archive_place
 from perdure.subnet.subnet import Subnet
+from perdure.urls import refuse_url
 
 if TYPE_CHECKING:
     from perdure.storage import ArchiveTo
@@ -41,6 +42,7 @@ def open_topology(path: str | os.PathLike[str], archive: str | ArchiveTo | None)
     Raises:
         StorageError: one of the two cannot be read or written, or they are of different networks.
     """
+    refuse_url(str(path))
     place = archive_place(archive, path)
     if place is None:
         return Topology(Path(path))

@@ -46,6 +46,7 @@ from perdure.storage.disk import Disk, RealDisk, read_whole
 from perdure.storage.merkle import SUBTREE_PAGES
 from perdure.storage.objects import AlreadyThereError, Objects, Stat
 from perdure.storage.remote import RemoteMemory
+from perdure.storage.topology import TOPOLOGY
 from perdure.urls import parse_url
 
 __all__ = [
@@ -118,9 +119,16 @@ class Archive:
         self._packs: dict[bytes, RemoteMemory] = {}
         if self.objects.stat(self.at(ARCHIVE_KEY)) is None:
             if not create:
-                raise StorageError("no archive is there", self.place).coded("no-such-object")
+                raise StorageError(f"no archive is there{self._beside()}", self.place).coded("no-such-object")
             self._create()
         self.id = self._read_description().id
+
+    def _beside(self) -> str:
+        """What to name instead, where a network's archives are below the place."""
+        if self.objects.stat(self.at(TOPOLOGY)) is None:
+            return ""
+        below = f"{str(self.place).rstrip('/')}/0-..."
+        return f", but below it those of a network: name that of one of its subnets, {below}, or Network(archive=URL)"
 
     def _create(self) -> None:
         archive_id = os.urandom(16)

@@ -11,6 +11,7 @@ from typing import Any, Final, final
 
 from perdure.errors import StorageError
 from perdure.storage.disk import Disk, DiskFile
+from perdure.urls import refuse_url
 
 __all__ = ["HELD", "DirectoryDraft", "make_directories", "new_file", "read_json"]
 
@@ -31,6 +32,7 @@ class DirectoryDraft:
     """
 
     def __init__(self, disk: Disk, target: str, inner: Sequence[str], refusal: str) -> None:
+        refuse_url(target)
         self._parent, self._target, self._path = _places(target)
         self._inner = [f"{self._path}/{directory}" for directory in inner]
         self._refusal = refusal

@@ -51,6 +51,7 @@ from perdure.storage.past import PastState, open_around, open_past
 from perdure.storage.recovery import Replay, last_place, read_log
 from perdure.storage.telling import Told
 from perdure.storage.temporary import TemporaryStore, store_in_turn
+from perdure.urls import refuse_url
 
 __all__ = ["CanisterState", "Durability", "Recovery", "StateDirectory", "StorageLimits"]
 
@@ -143,6 +144,7 @@ class StateDirectory:
         Raises:
             StorageError: another owner has it, it cannot be read or written, or it is damaged.
         """
+        refuse_url(str(path))
         limits = limits or StorageLimits()
         files = Files((disk or RealDisk()).within(str(path)), str(path), store or store_in_turn(), limits.check_bytes)
         directory = cls(files, durability, limits.log_bytes, records, blobs_of, read_only=read_only)

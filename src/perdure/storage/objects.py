@@ -16,6 +16,7 @@ Whoever read an object's facts reads the bytes of that object alone: every later
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, NoReturn, final
 from urllib.parse import quote
 
 from perdure.errors import StorageError, UnsupportedError
-from perdure.urls import Place
+from perdure.urls import Place, check_endpoints
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -33,6 +34,8 @@ __all__ = ["AlreadyThereError", "Objects", "Stat"]
 
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_UNREACHED: Final = re.compile(r"error sending request|kind: (Connect|Timeout)\b")
+_NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound")
 _NO_CREDENTIALS: Final = re.compile(r"169\.254\.|metadata\.google|InstanceMetadata|[Cc]redential")
 _RETRIES: Final = 5
 _RETRY_SECONDS: Final = 60
@@ -256,6 +259,11 @@ class Objects:
         place = self._at(key)
         if isinstance(error, PreconditionError):
             self._changed(key)
+        if code is not None and code.group(1) in _NO_BUCKET:
+            name = place._replace(key="")
+            raise StorageError("there is no such bucket: it is to be made first", name).coded(
+                "no-such-object"
+            ) from None
         if isinstance(error, FileNotFoundError):
             raise StorageError("there is no such object", place).coded("no-such-object") from None
         is_denied = status is not None and status.group(1) in ("401", "403")
@@ -267,6 +275,9 @@ class Objects:
             raise StorageError(
                 "the endpoint is http://, which is not encrypted; AWS_ALLOW_HTTP=true allows it", place
             ).coded("object-store") from None
+        if status is None and _UNREACHED.search(text):
+            words = "the store cannot be reached: is the network there, and AWS_ENDPOINT_URL right, where it is set?"
+            raise StorageError(words, place).coded("object-store") from None
         raise StorageError(f"the store does not answer as it should ({said})", place).coded("object-store") from None
 
 
@@ -292,6 +303,7 @@ def _open_store(place: Place) -> ObjectStore:
         ) from error
     if place.scheme == "file":
         return LocalStore()
+    check_endpoints(place.scheme, os.environ)
     retries: RetryConfig = {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
     try:
         if place.scheme == "s3":

@@ -352,7 +352,10 @@ class Snapshot:
         check_download(path, disk)
         snapshot = cls(str(path), _NO_METADATA, disk)
         try:
-            snapshot._disk.list_directory(snapshot.path)
+            if "metadata.json" not in snapshot._disk.list_directory(snapshot.path):
+                is_state = snapshot._disk.exists(f"{path}/checkpoint")
+                instead = ": it is a state directory, for which there is `perdure state archive`" if is_state else ""
+                raise StorageError(f"not a snapshot: no metadata.json in it{instead}", path)
             snapshot.metadata = SnapshotMetadata.from_json(snapshot._read("metadata.json", _MAX_METADATA_BYTES))
             snapshot.own_memories = snapshot._read_kinds()
             snapshot._check_sizes()

@@ -21,6 +21,7 @@ from perdure.cli.argument import (
     shown_json,
 )
 from perdure.cli.canister.state import State, canister_argument, common, complete_method, principal_of, say
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import printable
 from perdure.cli.units import CYCLES
 from perdure.ic.principal import MANAGEMENT_CANISTER
@@ -59,7 +60,7 @@ __all__ = ["call", "reject_management_call"]
 @click.option(
     "--profile",
     "profiled",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False, path_type=Path),
     help="Write where its instructions go: .svg, .json for speedscope, .pb.gz, .folded or .txt.",
 )
 @click.option(

@@ -12,6 +12,7 @@ from perdure.cli.canister.facts import show_time
 from perdure.cli.canister.state import State, canister_argument, common, say
 from perdure.cli.canister.state import as_json as json_of
 from perdure.cli.lazy import Group
+from perdure.cli.paths import LocalPath
 from perdure.units import show_bytes
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ _verb("delete", "deleted", lambda target, one: target.delete_snapshot(one), "For
 @canister_argument
 @click.argument("snapshot_id", required=False)
 @click.option(
-    "-o", "--output", "--dir", "output", type=click.Path(path_type=Path), required=True, help="A directory, to be made."
+    "-o", "--output", "--dir", "output", type=LocalPath(path_type=Path), required=True, help="A directory, to be made."
 )
 @click.option("--resume", is_flag=True, help="Succeed where the directory is there, whole.")
 @common
@@ -122,7 +123,7 @@ def download(
     "--dir",
     "directory",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=LocalPath(exists=True, file_okay=False, path_type=Path),
     help="The directory.",
 )
 @click.option("--replace", metavar="ID", help="The snapshot whose place it takes.")

@@ -14,6 +14,7 @@ import click
 
 from perdure.cli.completing import methods_in, starting
 from perdure.cli.lazy import collector_paused
+from perdure.cli.paths import LocalPath
 from perdure.cli.terminal import LAYOUT, printable
 from perdure.errors import MalformedError, PerdureError
 from perdure.ic.principal import ANONYMOUS, Principal
@@ -218,7 +219,7 @@ def selection(command: Callable[P, R]) -> Callable[P, R]:
         click.option(
             "--state",
             "state_path",
-            type=click.Path(path_type=Path),
+            type=LocalPath(path_type=Path),
             help="The state directory; the project's .perdure by default.",
         ),
         click.option(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from perdure.cli.lazy import imported
+from perdure.cli.paths import LocalPath
 from perdure.cli.progress import progress, waiting
 from perdure.cli.terminal import LAYOUT, printable
 
@@ -37,6 +39,7 @@ class _Single(NamedTuple):
         words: how it is called.
         place: where it stands.
         kind: of its sources.
+        extra: without which no source could be done, and the package that it brings.
         without: parameters that a campaign has no use for, or sets itself.
         help: of the campaign.
     """
@@ -46,6 +49,7 @@ class _Single(NamedTuple):
     kind: Kind
     without: frozenset[str]
     help: str
+    extra: tuple[str, str] | None = None
 
 
 _ALWAYS: Final = frozenset({"source", "module_path", "as_json", "quiet"})
@@ -71,11 +75,12 @@ _SINGLES: Final = {
         frozenset({"nl", "as_csv", "pages"}),
         """Run the same SQL over the stable memories of many canisters.
 
-    The rows of all of them are in entries.parquet of -o, with their source.
+    The first rows are printed; all of them are in entries.parquet of -o, with their source.
 
     \b
     Example:
         perdure fleet query snapshots/ "select count(*) as n from users" -o campaign""",
+        ("sql", "apsw"),
     ),
     "fsck": _Single(
         ("stable", "fsck"),
@@ -112,6 +117,7 @@ _SINGLES: Final = {
     \b
     Example:
         perdure fleet fuzz modules/ --examples 1000 -o campaign""",
+        ("fuzz", "hypothesis"),
     ),
 }
 
@@ -181,7 +187,7 @@ _OPTIONS: Final[dict[str, Callable[[], click.Option]]] = {
     "out": _option(
         "-o",
         "--out",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=LocalPath(file_okay=False, path_type=Path),
         help="Keep what is found in this directory as it comes, and the reports.",
     ),
     "resume": _option(
@@ -235,6 +241,7 @@ def _run(name: str, single: _Single, call: _Call, given: Sequence[str], options:
         told = estimate(name, jobs, (), _count(options), options["usd_per_core_hour"])
         click.echo(_json(told.to_dict()) if options["as_json"] else told.to_text(), nl=options["as_json"])
         return 0
+    _require(single)
     workers = _workers(options, call.files)
     with ExitStack() as stack:
         # What commands print is on the disk and not in memory, wherever it is to be.
@@ -248,6 +255,15 @@ def _run(name: str, single: _Single, call: _Call, given: Sequence[str], options:
         if out is not None:
             _write(journal, summary, options)
         return _tell(summary, options, is_whole=is_whole)
+
+
+def _require(single: _Single) -> None:
+    """Say once, and not of each source, that an extra is not there."""
+    if single.extra is not None and find_spec(single.extra[1]) is None:
+        from perdure.errors import UnsupportedError
+
+        told = f"fleet {single.words[-1]} needs `pip install 'perdure[{single.extra[0]}]'`"
+        raise UnsupportedError(told).coded("extra-missing")
 
 
 def _job(name: str, call: _Call, found: Found, out: Path | None) -> Job:

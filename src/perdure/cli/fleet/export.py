@@ -52,5 +52,7 @@ def export(
         if not as_json and not quiet:
             counts = f"{written.added} added, {written.changed} changed, {written.removed} removed"
             click.echo(f"{written.table} version {written.version}: {counts}, of {written.source}")
+    if not rows and not as_json and not quiet:
+        click.echo(f"nothing new: the newest versions in {target} are of these sources")
     if as_json:
         click.echo(json.dumps({"versions": rows}, indent=2))

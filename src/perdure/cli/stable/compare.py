@@ -10,6 +10,7 @@ import click
 
 from perdure.cli.completing import complete_source
 from perdure.cli.console import say, styled
+from perdure.cli.paths import LocalPath
 from perdure.cli.stable.show import print_json, printable
 from perdure.cli.stable.source import FOUND_WRONG, opened, options
 from perdure.units import show_bytes
@@ -22,7 +23,7 @@ __all__ = ["diff", "infer"]
 
 @click.command()
 @click.argument("source", shell_complete=complete_source)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write stable.yaml here.")
+@click.option("-o", "--output", type=LocalPath(dir_okay=False, path_type=Path), help="Write stable.yaml here.")
 @options
 def infer(source: str, output: Path | None, as_json: bool, quiet: bool, schema_path: Path | None) -> None:
     """Draft a stable.yaml from the bytes, and say how sure it is.

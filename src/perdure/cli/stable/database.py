@@ -10,6 +10,7 @@ import click
 
 from perdure.cli.argument import InputFile
 from perdure.cli.completing import complete_source
+from perdure.cli.paths import LocalPath
 from perdure.cli.stable.show import print_json
 from perdure.cli.stable.source import opened, options
 
@@ -26,7 +27,7 @@ __all__ = ["extract", "patch"]
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     help="The file, which is made; - for standard output.",
 )
 @options
@@ -72,7 +73,7 @@ def _choose(inventory: Inventory, memory: str | None) -> Structure:
 @click.argument("memory", required=False)
 @click.option("--since", type=click.IntRange(min=0), help="The change counter that extract has printed.")
 @click.option("--overwrite", is_flag=True, help="Whatever the canister has changed since is lost.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The new dump, where SOURCE is a file.")
+@click.option("-o", "--output", type=LocalPath(path_type=Path), help="The new dump, where SOURCE is a file.")
 @options
 def patch(
     source: str,

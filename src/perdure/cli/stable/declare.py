@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.cli.argument import InputFile
+from perdure.cli.paths import LocalPath
 
 if TYPE_CHECKING:
     from perdure.values.guard import Declared
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["embed", "guard"]
 
 _FILE = InputFile()
-_OUT = click.Path(dir_okay=False, path_type=Path)
+_OUT = LocalPath(dir_okay=False, path_type=Path)
 
 
 @click.command()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from perdure.cli.completing import complete_source, complete_structure
+from perdure.cli.paths import LocalPath
 from perdure.cli.progress import progress
 from perdure.cli.stable.source import (
     about_nothing,
@@ -52,7 +53,7 @@ _OF_MANY: Final = ("sqlite", "duckdb")
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     help="The file, or a directory of files; - is standard output.",
 )
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="Taken from the file's name if not said.")

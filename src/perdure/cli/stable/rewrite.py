@@ -10,6 +10,7 @@ import click
 
 from perdure.cli.argument import argument_options, extension_option, given
 from perdure.cli.completing import complete_source, complete_structure
+from perdure.cli.paths import LocalPath
 from perdure.cli.stable.show import print_json, show_size
 from perdure.cli.stable.source import load_declared, options
 from perdure.cli.terminal import printable
@@ -28,7 +29,7 @@ R = TypeVar("R")
 def _common(command: Callable[P, R]) -> Callable[P, R]:
     """What both take."""
     output = click.option(
-        "-o", "--output", required=True, type=click.Path(path_type=Path), help="The new snapshot, or dump."
+        "-o", "--output", required=True, type=LocalPath(path_type=Path), help="The new snapshot, or dump."
     )
     keep = click.option(
         "--keep-heap",
