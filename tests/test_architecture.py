@@ -229,7 +229,7 @@ TESTED_WITH = {
     "candid/test_hostile.py": "candid: decoding",
     "candid/test_text.py": "candid: lexer printing",
     "certification/test_certification.py": "certification: *",
-    "cli/test_canister.py": "cli: argument canister.* lazy state terminal units",
+    "cli/test_canister.py": "cli: argument canister.* lazy paths state terminal units",
     "cli/test_commands.py": "cli: demo instrument run; demo: *",
     "cli/test_completion.py": "cli: completing",
     "cli/test_extension.py": "cli: measured",

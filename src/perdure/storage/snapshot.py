@@ -353,9 +353,7 @@ class Snapshot:
         snapshot = cls(str(path), _NO_METADATA, disk)
         try:
             if "metadata.json" not in snapshot._disk.list_directory(snapshot.path):
-                is_state = snapshot._disk.exists(f"{path}/checkpoint")
-                instead = ": it is a state directory, for which there is `perdure state archive`" if is_state else ""
-                raise StorageError(f"not a snapshot: no metadata.json in it{instead}", path)
+                raise StorageError("not a snapshot: no metadata.json in it", path)
             snapshot.metadata = SnapshotMetadata.from_json(snapshot._read("metadata.json", _MAX_METADATA_BYTES))
             snapshot.own_memories = snapshot._read_kinds()
             snapshot._check_sizes()
