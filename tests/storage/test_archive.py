@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import boto3
@@ -432,6 +434,18 @@ def test_a_full_cache_disk(bucket: OurServer, state: Path, tmp_path: Path) -> No
     archive_state(state, URL)
     restore_state(URL, tmp_path / "restored", cache=BlockCache(tmp_path / "blocks", write=full))
     assert facts(tmp_path / "restored") == facts(state)
+
+
+def test_a_full_disk(bucket: OurServer, state: Path, simulated_disk: ModuleType) -> None:
+    archive_state(state, URL)
+    for kind, place in (("write", "checkpoint"), ("open", "log"), ("sync", "images")):
+        disk = simulated_disk.SimulatedDisk()
+        disk.make_directory("/made")
+        disk.faults.append((kind, place, errno.ENOSPC))
+        with pytest.raises(StorageError, match="could not be written: No space left") as caught:
+            restore_state(URL, "/made/restored", disk=disk)
+        assert caught.value.error_code == "disk-full"
+        assert disk.list_directory("/made") == []
 
 
 def test_there_is_no_archive(bucket: OurServer, tmp_path: Path) -> None:

@@ -424,7 +424,7 @@ def _told(path: str | os.PathLike[str]) -> Iterator[None]:
     except MalformedError as error:
         raise StorageError(str(error), path) from error
     except OSError as error:
-        raise StorageError(f"cannot be archived: {error.strerror or error}", error.filename or path) from error
+        raise StorageError.because("cannot be archived", error, error.filename or path) from error
 
 
 def _is_same(one: Manifest, other: Manifest) -> bool:

@@ -89,4 +89,4 @@ def _remember(disk: Disk, path: str, where: str, archive_id: bytes, last: bytes,
     try:
         replace_file(disk, path, ARCHIVED, data.encode())
     except OSError as error:
-        raise StorageError(f"could not be written: {error.strerror or error}", f"{path}/{ARCHIVED}") from error
+        raise StorageError.because("could not be written", error, f"{path}/{ARCHIVED}") from error

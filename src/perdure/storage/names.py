@@ -59,7 +59,7 @@ class Names:
         try:
             replace_file(self._disk, self._directory, "names.json", (json.dumps(self.ids, indent=1) + "\n").encode())
         except OSError as error:
-            raise StorageError((error.strerror or str(error)).lower(), self._file) from error
+            raise StorageError.because("could not be written", error, self._file) from error
 
     def name_of(self, canister_id: Principal) -> str | None:
         """The name of a canister, if it has one."""

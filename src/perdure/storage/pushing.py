@@ -85,7 +85,7 @@ def push_snapshot(path: str | os.PathLike[str], url: str, *, disk: Disk | None =
     except AlreadyThereError:
         raise StorageError("another snapshot was pushed there meanwhile, and stays", place) from None
     except OSError as error:
-        raise StorageError(f"could not be pushed: {error.strerror or error}", error.filename or path) from error
+        raise StorageError.because("could not be pushed", error, error.filename or path) from error
     finally:
         inside.close()
         snapshot.close()
@@ -161,7 +161,7 @@ def pull_snapshot(url: str, path: str | os.PathLike[str], *, disk: Disk | None =
     except MalformedError as error:
         raise StorageError(str(error), place) from error
     except OSError as error:
-        raise StorageError(f"could not be written: {error.strerror or error}", error.filename or path) from error
+        raise StorageError.because("could not be written", error, error.filename or path) from error
 
 
 def _parts(objects: Objects, place: Place) -> Iterator[tuple[str, Stat]]:

@@ -140,7 +140,7 @@ def restore_state(
             if with_log and wanted == last.version:
                 remember_token(disk, draft, archive.id, last.token)
         except OSError as error:
-            raise StorageError(f"could not be written: {error.strerror or error}", error.filename or path) from error
+            raise StorageError.because("could not be written", error, error.filename or path) from error
         limits = StorageLimits(check_bytes=0)  # each page was held against its hash
         with StateDirectory.open(draft, read_only=True, limits=limits, disk=disk) as made:
             found, state_hash = made.version, made.state_hash()

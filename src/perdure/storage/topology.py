@@ -161,7 +161,7 @@ class Topology:
             finally:
                 lock.close()
         except OSError as error:
-            raise StorageError((error.strerror or str(error)).lower(), self._file) from error
+            raise StorageError.because("could not be written", error, self._file) from error
 
     def _add(self, lock: DiskFile, added: Sequence[Member]) -> None:
         # The locks of subnets come later: two who begin a network at once would each write down their own.
@@ -201,4 +201,4 @@ class Topology:
             finally:
                 inner.close()
         except OSError as error:
-            raise StorageError((error.strerror or str(error)).lower(), self._file) from error
+            raise StorageError.because("could not be written", error, self._file) from error

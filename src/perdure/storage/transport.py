@@ -114,7 +114,7 @@ def pack_snapshot(path: str | os.PathLike[str], archive: str | os.PathLike[str],
             for name in names:
                 _add(tar, inside, str(path), name)
     except OSError as error:
-        raise StorageError(f"could not be packed: {error.strerror}", error.filename or archive) from error
+        raise StorageError.because("could not be packed", error, error.filename or archive) from error
 
 
 def _add(tar: tarfile.TarFile, disk: Disk, directory: str, name: str) -> None:
@@ -170,7 +170,7 @@ def unpack_snapshot(
     except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError) as error:
         raise StorageError(f"not a packed snapshot: {error}", archive) from error
     except OSError as error:
-        raise StorageError(f"could not be unpacked: {error.strerror or error}", error.filename or archive) from error
+        raise StorageError.because("could not be unpacked", error, error.filename or archive) from error
 
 
 def _unpack(zstandard: Any, archive: str, draft: str, left: int, disk: Disk) -> None:

@@ -159,7 +159,7 @@ class Interfaces:
         try:
             replace_file(self._disk, self._directory, _FILE, data)
         except OSError as error:
-            raise StorageError((error.strerror or str(error)).lower(), f"{self._directory}/{_FILE}") from error
+            raise StorageError.because("could not be written", error, f"{self._directory}/{_FILE}") from error
 
     def _all(self) -> dict[bytes, Known]:
         if self._known is None:
