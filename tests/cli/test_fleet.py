@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -171,7 +172,8 @@ def test_what_a_row_came_to_is_told_in_the_commands_words(perdure: Run, tmp_path
     ("arguments", "told"),
     [
         (["fsck", "empty"], "no memories found"),
-        (["fsck", "none*"], "no memories found"),
+        (["fsck", "none*"], "no memories found: looked for snapshots, state directories and dumps (*.bin, *.bin.gz)"),
+        (["bench", "empty"], "no benches found: looked for directories with a canbench.yml"),
         (["fsck", "@none"], "no such file"),
         (["fsck", "a", "--resume"], "-o, which is not given"),
         (["query", "a"], "Missing argument"),
@@ -214,3 +216,27 @@ def test_another_campaign_is_told_in_its_words(perdure: Run, dumps: Callable[[in
     perdure("fleet", "query", directory, "select 1", "-o", out)
     told = perdure("fleet", "fsck", directory, "-o", out, "--resume", code=2)[1]
     assert "has another campaign, query select 1; this one is fsck: name another -o" in told
+
+
+def test_a_full_disk_is_told_with_the_campaigns_place(
+    perdure: Run, dumps: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = str(dumps(1))
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        told = perdure("fleet", "fsck", directory, "-o", "full", code=2)[1]
+    assert "full: a campaign could not be begun: No space left on device" in told
+    monkeypatch.setattr(campaigns, "_write", full)
+    told = perdure("fleet", "fsck", directory, "-o", "full", code=2)[1]
+    assert "full: the reports could not be written: No space left on device" in told
+
+
+def test_a_directory_may_be_named_with_a_slash(perdure: Run, tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "bad.wasm").write_text("none")
+    out = perdure("fleet", "fuzz", f"{tmp_path}/modules/", "--json", code=2)[0]
+    assert [one["source"] for one in json.loads(out)["rows"]] == [f"{tmp_path}/modules/bad.wasm"]

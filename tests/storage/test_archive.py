@@ -93,6 +93,8 @@ def test_any_version_comes_back(bucket: OurServer, state: Path, tmp_path: Path, 
         archive_state(state, URL, key=key)
     found = versions_in(URL, key)
     assert [(one.version, one.state_hash) for one in reversed(found)] == [one[:2] for one in wanted]
+    assert sorted((one.archived_ns for one in found), reverse=True) == [one.archived_ns for one in found]
+    assert found[-1].archived_ns > 10**18
     for one in wanted:
         restore_state(URL, tmp_path / str(one[0]), version=one[0], key=key)
         assert facts(tmp_path / str(one[0])) == one

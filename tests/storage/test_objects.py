@@ -52,6 +52,29 @@ def test_a_store_on_this_machine(tmp_path: Path) -> None:
         objects.read(stat, 1, 3)
 
 
+def test_what_the_system_says_of_a_store_on_this_machine_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"no directory")
+    place = parse_url(f"file://{tmp_path}/file/archive")
+    with pytest.raises(StorageError, match=r"cannot be read or written: (Not a directory|File exists)"):
+        Objects(place).put(place.under("a").key, b"1", only_new=True)
+
+
+def test_a_bucket_that_is_not_there_and_a_store_that_is_not_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with moto_server(tmp_path) as url:
+        for name, value in environment(url, "key", "secret").items():
+            monkeypatch.setenv(name, value)
+        objects = Objects(parse_url("s3://nobody-made-it/x"))
+        with pytest.raises(StorageError, match="s3://nobody-made-it/: there is no such bucket"):
+            objects.put("x", b"1", only_new=True)
+        with pytest.raises(StorageError, match="there is no such bucket"):
+            list(objects.list("x"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"cannot be reached: .*AWS_ENDPOINT_URL"):
+        Objects(parse_url("s3://bucket/x")).stat("x")
+
+
 def test_an_endpoint_without_encryption_says_what_allows_it(bucket: OurServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     with pytest.raises(StorageError, match="AWS_ALLOW_HTTP=true"):

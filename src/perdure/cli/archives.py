@@ -111,13 +111,23 @@ def archives(url: str, key_file: Path | None, as_json: bool, quiet: bool) -> Non
     Example:
         perdure state archives s3://backups/shop
     """  # noqa: D301
+    from perdure.cli.canister.facts import show_time
     from perdure.storage.archive_log import log_version
     from perdure.storage.restoring import versions_in
 
     found, newest = versions_in(url, _key(key_file)), log_version(url, _key(key_file))
-    rows = [{"sequence": one.sequence, "version": one.version, "state_hash": one.state_hash.hex()} for one in found]
-    lines = [f"{one.version:>12}  {one.state_hash.hex()}" for one in found] or ["none"]
+    rows = [
+        {
+            "sequence": one.sequence,
+            "version": one.version,
+            "archived_ns": one.archived_ns,
+            "state_hash": one.state_hash.hex(),
+        }
+        for one in found
+    ]
+    lines = [f"{one.version:>12}  {show_time(one.archived_ns)}  {one.state_hash.hex()}" for one in found]
     lines[:0] = [] if newest is None else [f"{newest:>12}  in its log, with those since the version before"]
+    lines[:0] = [f"{'version':>12}  {'archived':{len(show_time(0))}}  state hash"] if lines else ["none"]
     _say({"versions": rows, "log_version": newest}, lambda: "\n".join(lines), as_json=as_json, quiet=quiet)
 
 

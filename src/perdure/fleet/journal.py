@@ -74,8 +74,11 @@ class Journal:
             if self._file.seek(0, os.SEEK_END):
                 raise StorageError(f"has {_ROWS} and no {_ABOUT}: it is no campaign's", self.directory)
             draft = path.with_name(f"{_ABOUT}.partial")
-            draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-            draft.replace(path)
+            try:
+                draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+                draft.replace(path)
+            except OSError as error:
+                raise StorageError.because("a campaign could not be begun", error, self.directory) from error
             return
         if not resume:
             raise StorageError("has a campaign already: --resume goes on with it", self.directory)

@@ -23,6 +23,12 @@ from perdure.urls import is_url, parse_url
 __all__ = ["Found", "Kind", "expand", "mark_of_files"]
 
 Kind = Literal["canisters", "memories", "modules", "benches"]
+_LOOKED_FOR: Final[dict[Kind, str]] = {
+    "canisters": "snapshots and state directories",
+    "memories": "snapshots, state directories and dumps (*.bin, *.bin.gz)",
+    "modules": "modules (*.wasm, *.wasm.gz)",
+    "benches": "directories with a canbench.yml",
+}
 
 _MAX_LIST_BYTES: Final = 256 << 20
 _MAX_MODULE_BYTES: Final = 128 << 20
@@ -106,7 +112,7 @@ def _expanded(text: str, kind: Kind) -> Iterator[Found]:
             has_any = True
             yield one
     if not has_any:
-        raise StorageError(f"no {kind} found", text)
+        raise StorageError(f"no {kind} found: looked for {_LOOKED_FOR[kind]}", text)
 
 
 def _remote(url: str, kind: Kind, silent: set[str]) -> Iterator[Found]:
@@ -135,13 +141,13 @@ def _remote(url: str, kind: Kind, silent: set[str]) -> Iterator[Found]:
         return
     found = list(listed(url, with_dumps=kind == "memories"))
     if not found:
-        raise StorageError(f"no {kind} found", url)
+        raise StorageError(f"no {kind} found: looked for snapshots{' and dumps' * (kind == 'memories')}", url)
     yield from found
 
 
 def _under(place: str, kind: Kind) -> Iterator[Found]:
     """The sources in a directory, or the one that it is."""
-    for directory, names, files in os.walk(place):
+    for directory, names, files in os.walk(place.rstrip("/") or "/"):
         names.sort()
         here = _IN[kind](directory, set(files))
         yield from here

@@ -80,6 +80,7 @@ class Archived(NamedTuple):
         state_hash: of all that it has.
         written_bytes: that were written for it; 0: it was there.
         requests: to the store, for it.
+        archived_ns: when it came there, by the store's clock; 0: it was written just now.
     """
 
     sequence: int
@@ -87,6 +88,7 @@ class Archived(NamedTuple):
     state_hash: bytes
     written_bytes: int = 0
     requests: int = 0
+    archived_ns: int = 0
 
 
 @final

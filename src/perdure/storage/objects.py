@@ -34,6 +34,7 @@ __all__ = ["AlreadyThereError", "Objects", "Stat"]
 
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_SYSTEM: Final = re.compile(r"\(os error (\d{1,6})\)")
 _UNREACHED: Final = re.compile(r"error sending request|kind: (Connect|Timeout)\b")
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound")
 _NO_CREDENTIALS: Final = re.compile(r"169\.254\.|metadata\.google|InstanceMetadata|[Cc]redential")
@@ -266,6 +267,12 @@ class Objects:
             ) from None
         if isinstance(error, FileNotFoundError):
             raise StorageError("there is no such object", place).coded("no-such-object") from None
+        system = _SYSTEM.search(text)
+        if place.scheme == "file" and system is not None:
+            number = int(system.group(1))
+            raise StorageError.because(
+                "cannot be read or written", OSError(number, os.strerror(number)), place
+            ) from None
         is_denied = status is not None and status.group(1) in ("401", "403")
         if is_denied or isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             raise StorageError(f"the store refuses these credentials ({said})", place).coded("object-denied") from None

@@ -41,10 +41,10 @@ def versions_in(url: str, key: bytes = b"") -> list[Archived]:
     """
     archive = Archive(url, key)
     found = []
-    for sequence in sorted(archive.sequences(), reverse=True):
+    for sequence, stat in sorted(archive.sequences().items(), reverse=True):
         manifest, _ = archive.manifest(sequence)
         checkpoint = checkpoint_of(archive, manifest)
-        found.append(Archived(sequence, checkpoint.version, checkpoint.state_hash))
+        found.append(Archived(sequence, checkpoint.version, checkpoint.state_hash, archived_ns=stat.modified_ns))
     return found
 
 

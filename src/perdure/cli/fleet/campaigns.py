@@ -225,6 +225,7 @@ _OPTIONS: Final[dict[str, Callable[[], click.Option]]] = {
 
 
 def _run(name: str, single: _Single, call: _Call, given: Sequence[str], options: Mapping[str, Any]) -> int:
+    from perdure.errors import StorageError
     from perdure.fleet.journal import Journal
     from perdure.fleet.plan import estimate
     from perdure.fleet.report import Summary
@@ -253,7 +254,10 @@ def _run(name: str, single: _Single, call: _Call, given: Sequence[str], options:
         rows = [journal.rows[job.source] for job in jobs if job.source in journal.rows]
         summary = Summary.of(name, rows, len(jobs), journal.whole)
         if out is not None:
-            _write(journal, summary, options)
+            try:
+                _write(journal, summary, options)
+            except OSError as error:
+                raise StorageError.because("the reports could not be written", error, out) from error
         return _tell(summary, options, is_whole=is_whole)
 
 
