@@ -554,6 +554,28 @@ def test_collecting_leaves_what_it_goes_on_with(bucket: OurServer, tmp_path: Pat
         assert len(kept(again)) == 31
 
 
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_the_last_of_many_entries_is_found_in_few_requests(
+    bucket: OurServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Who takes a subnet over does not go through a log that nobody has pruned."""
+    for name, value in bucket.google_environment().items():
+        monkeypatch.setenv(name, value)
+    log = ArchiveLog(Archive(f"{scheme}://bucket/shop", create=True))
+    for first, last in ((1, 0), (1, 1), (1, 999), (1, 1000), (1, 1001), (1, 2000), (1, 7003), (6000, 7003)):
+        for number in range(1, 8000):
+            if first <= number <= last:
+                bucket.put(f"shop/log/{number:020}", b"")
+            else:
+                bucket.objects.pop(f"shop/log/{number:020}", None)
+        bucket.reset()
+        assert log.newest() == last
+        assert bucket.requests <= (1 if last < 1000 else 8)
+    for strange in ("00000000000000006999.tmp", "zzz"):
+        bucket.put(f"shop/log/{strange}", b"")
+        assert log.newest() == 7003
+
+
 def test_a_sealed_one(bucket: OurServer, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(KEY)
     place = ArchiveTo(URL, key_file=str(tmp_path / "key"))

@@ -29,6 +29,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import islice
 from typing import Final, NamedTuple, final
 
 import cbor2
@@ -51,6 +52,8 @@ _HEAD: Final = struct.Struct("<4sI32s")
 _NUMBER: Final = re.compile("[0-9]{20}")
 _MAX_ENTRY_BYTES: Final = 1 << 28
 _TRIES: Final = 20
+_LISTED: Final = 1_000
+"""Names in one answer of a store."""
 
 
 class Base(NamedTuple):
@@ -162,6 +165,37 @@ class ArchiveLog:
                 found[int(name)] = stat
         return dict(sorted(found.items()))
 
+    def newest(self) -> int:
+        """The number of the last entry; 0: there is none. A long log, which nobody has pruned, is not gone through."""
+        if not self.archive.objects.lists_in_order:
+            return max(self.numbers(), default=0)
+        low, high, step = 0, None, _LISTED  # none is behind `high`
+        while True:
+            if low == 0 or (high is not None and high - low <= _LISTED):
+                probe = low
+            elif high is None:
+                probe, step = low + step, 2 * step
+            else:
+                probe = (low + high) // 2
+            names = self._names_after(probe)
+            found = [int(name) for name in names if _NUMBER.fullmatch(name)]
+            if found:
+                low = found[-1]
+                if len(names) < _LISTED:
+                    return low
+            elif names:  # of something else, which is in the way
+                return max(self.numbers(), default=0)
+            elif probe == low:
+                return low
+            else:
+                high = probe
+
+    def _names_after(self, number: int) -> list[str]:
+        """The next names behind that of an entry, a page of them at most."""
+        archive = self.archive
+        stats = archive.objects.list(archive.at("log"), after=archive.at(self._name(number)))
+        return [stat.key.rpartition("/")[2] for stat in islice(stats, _LISTED)]
+
     def read(self, number: int) -> tuple[LogEntry, bytes]:
         """An entry, and the SHA-256 of its object.
 
@@ -184,7 +218,7 @@ class ArchiveLog:
         Raises:
             StorageError: it cannot be read.
         """
-        newest = max(self.numbers(), default=0)
+        newest = self.newest()
         return self.read(newest) if newest else (NO_ENTRY, b"")
 
     def seal(self, entry: LogEntry) -> bytes:

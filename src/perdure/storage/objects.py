@@ -82,6 +82,11 @@ class Objects:
         self._store = _open_store(place)
         self.requests = self.bytes_read = self.bytes_written = 0
 
+    @property
+    def lists_in_order(self) -> bool:
+        """Whether the store itself begins a list behind a key, in the order of keys."""
+        return self.place.scheme in ("s3", "gs")
+
     # -- reading
 
     def stat(self, key: str) -> Stat | None:
@@ -160,13 +165,19 @@ class Objects:
         if came != stat.size_bytes:
             raise StorageError(f"{came} bytes came, {stat.size_bytes} expected", self._at(stat.key))
 
-    def list(self, prefix: str) -> Iterator[Stat]:
-        """Objects whose keys begin with a directory's name and a slash, in any order."""
+    def list(self, prefix: str, after: str | None = None) -> Iterator[Stat]:
+        """Objects whose keys begin with a directory's name and a slash, in any order; with `after`, in that of keys.
+
+        Args:
+            prefix: the directory.
+            after: only those behind this key, where the store has an order (`lists_in_order`): whoever takes few of
+                them costs one request.
+        """
         import obstore
 
         self.requests += 1
         try:
-            for piece in obstore.list(self._store, prefix.rstrip("/") or None):
+            for piece in obstore.list(self._store, prefix.rstrip("/") or None, offset=after):
                 yield from map(_stat_of, piece)
         except FileNotFoundError:
             return
