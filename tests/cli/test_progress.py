@@ -64,6 +64,17 @@ def test_the_line_is_no_longer_than_the_terminal(monkeypatch, what):
     assert "\n" not in terminal.getvalue()
 
 
+@pytest.mark.parametrize(("columns", "bar"), [(80, 30), (44, 8), (36, 0)])
+def test_on_a_narrow_terminal_the_bar_gives_way_to_the_figures(monkeypatch, columns, bar):
+    monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with progress("exporting", 1000, "rows") as tell:
+        tell(1000)
+    assert terminal.getvalue().count("#") == bar
+    assert "1,000/1,000 rows 0:00:00" in terminal.getvalue()
+
+
 def test_a_terminal_gets_a_line_that_goes_away(monkeypatch):
     monkeypatch.setattr(shown, "_PATIENCE_SECONDS", 0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())

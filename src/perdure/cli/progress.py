@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, final
 
-from perdure.cli.console import clipped, columns_of
+from perdure.cli.console import cells_of, clipped, columns_of
 
 __all__ = ["progress", "waiting"]
 
@@ -18,6 +18,7 @@ _PATIENCE_SECONDS: Final = 0.5
 """What is done sooner shows nothing."""
 _REFRESH_SECONDS: Final = 0.25
 _BAR: Final = 30
+_LEAST_BAR: Final = 5
 
 
 @contextmanager
@@ -88,15 +89,17 @@ class _Line:
             _write(self._text())
 
     def _text(self) -> str:
+        room = (columns_of(sys.stderr) or 1) - 1
         words = [self._what]
-        if self._total is not None:
-            share = min(1.0, self._done / self._total) if self._total else 1.0
-            words.append(("#" * round(share * _BAR)).ljust(_BAR, "-"))
         if self._unit:
             words.append(f"{self._done:,}{f'/{self._total:,}' if self._total is not None else ''} {self._unit}")
         seconds = int(time.monotonic() - self._begun)
         words.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}")
-        return clipped(" ".join(words), (columns_of(sys.stderr) or 1) - 1)
+        bar = min(_BAR, room - cells_of(" ".join(words)) - 1)
+        if self._total is not None and bar >= _LEAST_BAR:  # figures say more than it does
+            share = min(1.0, self._done / self._total) if self._total else 1.0
+            words.insert(1, ("#" * round(share * bar)).ljust(bar, "-"))
+        return clipped(" ".join(words), room)
 
     def end(self) -> None:
         """Take the line away."""
