@@ -342,6 +342,28 @@ def test_numbers_stand_at_the_right_and_values_keep_their_letters(tmp_path, monk
     )
 
 
+def test_json_and_csv_on_a_terminal_are_obeyed_by_none(tmp_path, monkeypatch):
+    """JSON says the same in other letters, wherever it goes; CSV is as it is for files and programs alone."""
+    monkeypatch.chdir(tmp_path)
+    memory = BytesMemory()
+    StableBTreeMap.create(memory, types.u64, types.text)[1] = (evil := "\x1b[2J\x9b2J\x7f\u202e日本")
+    Path("dump.bin").write_bytes(memory.data)
+    Path("stable.yaml").write_text('memories: {"page:0": {name: users, kind: btreemap, key: u64, value: text}}')
+    for option in ("--json", "--nl"):
+        shown = Answer("rows", "dump.bin", option).out
+        assert shown.replace("\n", "").isprintable()
+        assert "日本" in shown
+        (row,) = found if isinstance(found := json.loads(shown), list) else [found]
+        assert row["value"] == evil
+    assert evil in Answer("rows", "dump.bin", "--csv").out
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "perdure", "stable", "rows", "dump.bin", "--csv", "-q"]
+    with os.fdopen(ours, "rb") as terminal:
+        with os.fdopen(theirs, "wb") as end:
+            subprocess.run(command, stdout=end, check=True)
+        assert os.read(terminal.fileno(), 1000).decode() == r"1,\u{1b}[2J\u{9b}2J\u{7f}\u{202e}日本" + "\r\n"
+
+
 def test_of_an_empty_memory_there_is_no_table(tmp_path):
     (tmp_path / "empty.bin").write_bytes(b"")
     found = Answer("ls", str(tmp_path / "empty.bin"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, final
 import click
 
 from perdure.cli.paths import LocalPath
+from perdure.cli.terminal import json_text
 
 if TYPE_CHECKING:
     from perdure.candid.service import ServiceMethod
@@ -330,7 +330,7 @@ def shown_json(method: ServiceMethod | None, reply: bytes) -> str:
         record["response_json"] = values_to_json(types, values)
     except MalformedError:
         record["response_text"] = _printable(reply)
-    return json.dumps(record, indent=2, ensure_ascii=False)
+    return json_text(record)
 
 
 def _printable(reply: bytes) -> str | None:

@@ -15,7 +15,7 @@ import click
 
 from perdure.cli.argument import extension_option
 from perdure.cli.paths import LocalPath
-from perdure.cli.terminal import LAYOUT, printable
+from perdure.cli.terminal import LAYOUT, printable, safe_json
 from perdure.units import show_size
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _tell_details(found: dict[str, Any], path: Path | None, say: _Printer | None
     if path is not None:
         path.write_text(f"{text}\n", encoding="utf-8")
     if as_json:
-        click.echo(text)
+        click.echo(safe_json(text))
 
 
 def _details(benchmarks: Benchmarks, outcomes: list[Outcome], rate: float) -> dict[str, Any]:

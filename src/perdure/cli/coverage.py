@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import click
 from perdure.cli.argument import InputFile
 from perdure.cli.measured import Measured, measured
 from perdure.cli.paths import LocalPath
-from perdure.cli.terminal import LAYOUT, printable
+from perdure.cli.terminal import LAYOUT, json_text, printable
 
 if TYPE_CHECKING:
     from perdure.errors import RejectError
@@ -76,7 +75,7 @@ def coverage(
     for output in outputs:
         write_coverage(found, files, output, sources)
     if as_json:
-        click.echo(json.dumps(_as_json(found, files), indent=2, ensure_ascii=False))
+        click.echo(json_text(_as_json(found, files)))
     elif not quiet:
         from perdure.measure.coverage_formats import table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 
 from perdure.cli.argument import PICTURE, InputFile
 from perdure.cli.measured import Measured, measured
-from perdure.cli.terminal import LAYOUT, printable
+from perdure.cli.terminal import LAYOUT, json_text, printable
 
 if TYPE_CHECKING:
     from perdure.errors import RejectError
@@ -96,7 +95,7 @@ def _tell(heat: Heat, memory: str | None, rows: int, output: Path | None, *, as_
     except LookupError as error:
         raise click.UsageError(f"--memory {memory}: {error}") from error
     if as_json:
-        click.echo(json.dumps(heat.to_json(), indent=2, ensure_ascii=False))
+        click.echo(json_text(heat.to_json()))
     elif not quiet:
         note = "" if heat.sees_reads else "\na history has what messages wrote, not what they read\n"
         table = "\n" + heat.table(rows) if heat.memories else ""  # of nothing there is nothing to tell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from perdure.cli.argument import InputFile
 from perdure.cli.measured import Measured, measured
 from perdure.cli.paths import LocalPath
-from perdure.cli.terminal import LAYOUT, printable
+from perdure.cli.terminal import LAYOUT, json_text, printable
 
 if TYPE_CHECKING:
     from perdure.measure.paths import Paths
@@ -76,7 +75,7 @@ def profile(
     for output in outputs:
         write_profile(paths, output)
     if as_json:
-        click.echo(json.dumps(_as_json(paths), indent=2, ensure_ascii=False))
+        click.echo(json_text(_as_json(paths)))
     elif not quiet:
         click.echo(printable(_text(paths, before, rows), keep=LAYOUT), nl=False)
     for rejection in rejections:

@@ -13,7 +13,7 @@ from perdure.cli.argument import MODULE, InputFile, argument_options, extension_
 from perdure.cli.completing import complete_source
 from perdure.cli.paths import LocalPath
 from perdure.cli.progress import waiting
-from perdure.cli.terminal import printable
+from perdure.cli.terminal import printable, safe_json
 
 if TYPE_CHECKING:
     from perdure.upgrade import Report
@@ -145,7 +145,7 @@ def _argument(args: str | None, args_file: Path | None, args_format: str) -> byt
 
 def _told(report: Report, as_json: bool, quiet: bool) -> int:
     if not quiet or as_json:
-        click.echo(report.to_json() + "\n" if as_json else printable(report.to_text(), keep="\n"), nl=False)
+        click.echo(safe_json(report.to_json()) + "\n" if as_json else printable(report.to_text(), keep="\n"), nl=False)
     return report.exit_code
 
 

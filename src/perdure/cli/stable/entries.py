@@ -21,6 +21,7 @@ from perdure.cli.stable.source import (
     reading,
     sql_errors,
 )
+from perdure.cli.terminal import LAYOUT, json_text
 from perdure.cli.terminal import printable as plain
 
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ def _key_of(table: Rows, text: str) -> Any:
 def _print_rows(
     columns: Sequence[str], decoded: Iterable[Sequence[object]], *, as_json: bool, nl: bool, as_csv: bool, quiet: bool
 ) -> None:
-    import json
 
     from perdure.values.show import to_json
 
@@ -130,7 +130,7 @@ def _print_rows(
         objects = (dict(zip(columns, map(to_json, row), strict=True)) for row in decoded)
         if nl:
             for found in objects:
-                click.echo(json.dumps(found, ensure_ascii=False))
+                click.echo(json_text(found, indent=None))
         else:
             print_json(list(objects))
     elif as_csv:
@@ -138,7 +138,7 @@ def _print_rows(
 
         from perdure.values.show import to_text
 
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(_Shown() if sys.stdout.isatty() else sys.stdout, lineterminator="\n")
         if not quiet:
             writer.writerow(columns)
         writer.writerows([to_text(value) for value in row] for row in decoded)
@@ -147,6 +147,14 @@ def _print_rows(
             click.echo("\t".join(printable(value) for value in row))
     else:
         _print_for_people([printable(column) for column in columns], decoded)
+
+
+@final
+class _Shown:
+    """A terminal that obeys nothing of what is written; a file or another program gets it as it is."""
+
+    def write(self, text: str) -> None:
+        click.echo(plain(text, keep=LAYOUT), nl=False)
 
 
 def _print_for_people(columns: Sequence[str], decoded: Iterable[Sequence[object]]) -> None:

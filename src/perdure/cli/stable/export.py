@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +20,7 @@ from perdure.cli.stable.source import (
     options,
     sql_errors,
 )
+from perdure.cli.terminal import json_text
 
 if TYPE_CHECKING:
     from perdure.inspection.export import AnyTable, Tell
@@ -108,7 +108,7 @@ def export(
             else:
                 written = _export(tables, output, form, overwrite, tell)
         if as_json:
-            click.echo(json.dumps(written, indent=2, ensure_ascii=False), err=str(output) == "-")
+            click.echo(json_text(written), err=str(output) == "-")
         elif not quiet:
             for name, number in written.items():
                 click.echo(f"{name}: {number} rows", err=str(output) == "-")

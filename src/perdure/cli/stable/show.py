@@ -9,6 +9,7 @@ import click
 
 from perdure import units
 from perdure.cli.console import table
+from perdure.cli.terminal import json_text
 
 __all__ = ["print_json", "print_table", "printable", "show_size"]
 
@@ -19,9 +20,7 @@ _MOST: Final = 80
 
 def print_json(value: object) -> None:
     """Print a value as JSON, for people to read as well."""
-    import json
-
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json_text(value))
 
 
 def print_table(
