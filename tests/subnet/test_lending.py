@@ -163,6 +163,42 @@ def test_a_snapshot_and_a_chunk_are_copied_with_their_canister(subnet: Subnet) -
     assert count(fork, target.id) == 2
 
 
+@pytest.mark.parametrize("how", ["fork", "anchor"])
+def test_a_snapshot_that_is_being_uploaded_goes_on_on_one_side(subnet: Subnet, how: str) -> None:
+    """Uploads write into it, where any other snapshot stays as it is and is shared."""
+    target = subnet.canisters[0]
+    sizes = {"wasm_module_size": 4, "wasm_memory_size": 0, "stable_memory_size": 65_536}
+    begun = {"certified_data": b"", "globals": [], "global_timer": None, "on_low_wasm_memory_hook_status": None}
+    metadata = {"replace_snapshot": None, **begun, **sizes}
+    one = target._manage("upload_canister_snapshot_metadata", **metadata)["snapshot_id"]
+
+    def upload(home: Subnet, chunk: bytes) -> None:
+        for kind in ("stable_memory", "wasm_module"):
+            place = {"snapshot_id": one, "kind": {kind: {"offset": 0}}, "chunk": chunk}
+            home.canister(target.id)._manage("upload_canister_snapshot_data", **place)
+
+    def uploaded(home: Subnet) -> tuple[bytes, bytes]:
+        parts = [
+            home.canister(target.id)._manage("read_canister_snapshot_data", snapshot_id=one, kind=kind)["chunk"]
+            for kind in ({name: {"offset": 0, "size": 4}} for name in ("stable_memory", "wasm_module"))
+        ]
+        return parts[0], parts[1]
+
+    upload(subnet, b"both")
+    if how == "anchor":
+        with subnet.anchor():
+            upload(subnet, b"here")
+            assert uploaded(subnet) == (b"here", b"here")
+        assert uploaded(subnet) == (b"both", b"both")
+        return
+    fork = subnet.fork()
+    last = fork.fork()
+    upload(subnet, b"here")
+    upload(fork, b"fork")
+    assert [uploaded(one)[0] for one in (subnet, fork, last)] == [b"here", b"fork", b"both"]
+    assert [uploaded(one)[1] for one in (subnet, fork, last)] == [b"here", b"fork", b"both"]
+
+
 def test_whoever_does_what_in_any_order_each_has_its_own(subnet: Subnet) -> None:
     """Against counters in a dictionary for each subnet."""
     draw, ids = random.Random(2026), [canister.id for canister in subnet.canisters]

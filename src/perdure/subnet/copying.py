@@ -19,7 +19,8 @@ from perdure.execution.lending import Loans
 from perdure.execution.state import CHANGED_IN_PLACE, CanisterState
 from perdure.execution.world import World
 from perdure.garbage import uncollected
-from perdure.subnet.host import MemoryHost
+from perdure.subnet.host import MemoryHost, forked
+from perdure.subnet.memories import StoredContent
 from perdure.subnet.residency import ResidentInstance
 
 __all__ = ["copy_world", "deep_copy", "pass_on"]
@@ -120,6 +121,7 @@ def _twin(canister: CanisterState, host: MemoryHost) -> CanisterState:
         return replace(canister, facts=replace(canister.facts), instance=instance, module=module, limits={}, **empty)
     shared: dict[int, object] = {id(canister.instance): instance, id(canister.module): module}
     for snapshot in canister.snapshots.values():
-        shared[id(snapshot.content)] = snapshot.content
+        is_filled = not snapshot.uploaded or snapshot.module is not None  # else uploads write into it, on either side
+        shared[id(snapshot.content)] = snapshot.content if is_filled else StoredContent(forked(snapshot.content))
         shared[id(snapshot.module)] = snapshot.module
     return deep_copy(canister, shared)
