@@ -62,6 +62,9 @@ def test_a_taker_that_is_stopped_gets_its_rows_later() -> None:
         network.canister(to).stop()
         with pytest.raises(RejectError, match="stopped"):
             items.merge(source, to, most=8)
+        assert len(items) == 20  # nothing has left
+        with pytest.raises(RejectError, match="stopped"):  # as if it had stopped just now
+            items._call(source, "shard_give", b"", None, to, 8)
         assert items.count(partial=True).count == 12  # eight are on their way
         network.canister(to).start()
         assert items.get(3) == Item(3, "x")

@@ -394,3 +394,26 @@ def test_keys_that_nobody_answers_for_are_told_as_they_are_written() -> None:
     subnet.canister(shards[0]).stop()
     with pytest.raises(ShardError, match="1 range of keys cannot be counted, from the first: "):
         users.count()
+
+
+def test_rows_leave_for_shards_alone() -> None:
+    subnet = Subnet()
+    shards = [subnet.install(Users).id for _ in range(2)]
+    users = ShardedTable.begin(subnet, shards, User, OPTIONS)
+    users.update(User(number, "name") for number in range(10))
+    stranger, empty = subnet.install(Users).id, subnet.create_canister().id
+    for one in (stranger, empty, Principal(b""), shards[0]):
+        with pytest.raises(ValueError, match="cannot go to"):
+            users.split(shards[0], one)
+        with pytest.raises(ValueError, match="cannot go to"):
+            users.merge(shards[0], one)
+        with pytest.raises(RejectError, match=r"is no peer of this shard|to where they are"):
+            users._call(shards[0], "shard_give", b"", None, one, 1)
+    subnet.canister(shards[1]).stop()
+    with pytest.raises(RejectError, match="is stopped"):
+        users.merge(shards[0], shards[1])
+    assert users.count().count == 10  # nothing is on its way
+    subnet.canister(shards[1]).start()
+    users.add_shard(stranger)
+    users.split(shards[0], stranger)
+    assert users.count().count == 10

@@ -389,6 +389,7 @@ class ShardedTable(Generic[R]):
         """Have a shard give rows between packed keys to another one, chunk by chunk.
 
         Raises:
+            ValueError: the other one is no other shard of the table.
             RejectError: the shard that takes them did not answer; `mend` goes on with the chunk that is on its way.
         """
         for _ in self.moving(low, high, source, to, most=most):
@@ -397,7 +398,16 @@ class ShardedTable(Generic[R]):
     def moving(
         self, low: bytes, high: bytes | None, source: Principal, to: Principal, *, most: int = 1_000
     ) -> Iterator[bytes]:
-        """`move`, a chunk at a time: the packed key that goes next. Between chunks other calls may be made."""
+        """`move`, a chunk at a time: the packed key that goes next. Between chunks other calls may be made.
+
+        Raises:
+            ValueError: they are one shard, or the other one is none of the table's.
+            RejectError: as `move`; also where the shard that is to take them does not answer before anything is sent.
+        """
+        if to == source or to not in self.shards:
+            words = "has them already" if to == source else "is no shard of this table: `add_shard` makes it one"
+            raise ValueError(f"rows of {source} cannot go to {to}, which {words}")
+        self._call(to, "shard_facts")  # what has left is nobody's until it has arrived
         while True:
             facts = self._call(source, "shard_facts")
             self._learn_of(source, facts)

@@ -301,6 +301,8 @@ class Shard:
         mine = ic.id
         if to == mine or any(holder != mine for _, _, holder in self._ranges().between(low, high)):
             trap("these rows are not all here, or are to go to where they are")
+        if to not in self.shard_state.get().peers:
+            trap(f"{to} is no peer of this shard: rows that leave for it might never arrive")
 
     def _ranges(self) -> Ranges[Principal | None]:
         pieces = self.shard_state.get().pieces
