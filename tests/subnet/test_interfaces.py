@@ -49,8 +49,9 @@ def test_given_it_is_remembered_and_goes_before_what_the_module_says(here):
 
 def test_its_init_types_are_those_of_the_argument(here):
     subnet = Subnet()
-    with pytest.raises(ValueError, match=r"the module takes \(nat32\), and no argument was given"):
+    with pytest.raises(ValueError, match=r"the module takes \(nat32\), and no argument was given") as missing:
         subnet.install(PLAIN, candid=GIVEN)
+    assert "canister(name, args=(5,))" in missing.value.__notes__[0]
     with pytest.raises(MalformedError):
         subnet.install(PLAIN, '("no number")', candid=GIVEN)
     assert subnet.canisters == ()

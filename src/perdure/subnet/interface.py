@@ -220,7 +220,11 @@ def init_argument(
         needed = () if is_upgrade else _init_types(what, module, known) or ()
         if not all(map(is_nullable, needed)):
             listed = ", ".join(brief(resolve(one)) for one in needed)
-            raise ArgumentMissingError(f"{what} takes ({listed}), and no argument was given", f"({listed})")
+            error = ArgumentMissingError(f"{what} takes ({listed}), and no argument was given", f"({listed})")
+            error.add_note(
+                "in Python a tuple of values, or their text: install(module, (5,)), canister(name, args=(5,))"
+            )
+            raise error
         return NO_VALUES
     if isinstance(arg, tuple):
         return service_of(what, module, known).encode_init(arg)
