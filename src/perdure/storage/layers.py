@@ -147,7 +147,7 @@ class ImageFiles:
 
     def is_left(self, name: str) -> bool:
         """Whether a fork reads a file that it has from an opening that was closed, in whatever process that was."""
-        file = self.open(name, "img")
+        file = self.open(name, "img", write=True)  # without that NFS gives no exclusive lock
         try:
             return not file.lock(exclusive=True)
         finally:
