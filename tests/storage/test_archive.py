@@ -190,10 +190,21 @@ def test_a_sealed_archive_shows_nothing(bucket: OurServer, state: Path, tmp_path
             vault.open_item(pack, offset, sealed)
 
 
-def test_keys_in_files() -> None:
-    assert read_key(KEY) == read_key(KEY.hex().encode() + b"\n") == KEY
+def test_keys_in_files(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    for content in (KEY, KEY.hex().encode() + b"\n"):
+        file.write_bytes(content)
+        assert read_key(file) == KEY
+    for bad in (b"", b"secret", KEY + b"\0", KEY * 1000):
+        file.write_bytes(bad)
+        with pytest.raises(UnsupportedError, match="openssl rand") as caught:
+            read_key(file)
+        assert "secret" not in str(caught.value)
     with pytest.raises(UnsupportedError, match="openssl rand"):
-        read_key(b"secret")
+        read_key("/dev/zero")  # which has no end
+    for missing in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(StorageError, match="directory"):
+            read_key(missing)
 
 
 # -- owners

@@ -28,7 +28,7 @@ _KEY = click.option(
 def _key(path: Path | None) -> bytes:
     from perdure.storage.archive_format import read_key
 
-    return b"" if path is None else read_key(path.read_bytes())
+    return b"" if path is None else read_key(path)
 
 
 def _cache() -> Any:

@@ -80,12 +80,7 @@ def archive_key(environment: Mapping[str, str]) -> bytes:
         UnsupportedError: it is no key.
     """
     path = environment.get("PERDURE_ARCHIVE_KEY_FILE")
-    if not path:
-        return b""
-    try:
-        return read_key(Path(path).read_bytes())
-    except OSError as error:
-        raise StorageError((error.strerror or str(error)).lower(), path) from error
+    return read_key(path) if path else b""
 
 
 def archived_canister(url: str) -> tuple[Place, str, int | None] | None:

@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import cbor2
 
-from perdure.errors import MalformedError, UnsupportedError
+from perdure.errors import MalformedError, StorageError, UnsupportedError
 from perdure.record import TEXT, Field, Plain, Table, blob, load, nat, row, sequence
 from perdure.storage.changes import CANISTER_ID, NAME
 from perdure.storage.merkle import HASH_BYTES, SUBTREE_PAGES
@@ -82,6 +82,7 @@ _SEGMENT_HEAD: Final = struct.Struct("<4sHH")
 _ENTRY: Final = struct.Struct("<HHI32s")
 PACK_ID_BYTES: Final = 16
 KEY_BYTES: Final = 32
+_MAX_KEY_FILE_BYTES: Final = 4_096
 TAG_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
 
@@ -288,12 +289,18 @@ class Description(NamedTuple):
         return cls(bytes.fromhex(texts[0]), bytes.fromhex(texts[1]))
 
 
-def read_key(text: bytes) -> bytes:
+def read_key(path: str | os.PathLike[str]) -> bytes:
     """The key in a file: 32 bytes, or 64 hexadecimal digits.
 
     Raises:
-        UnsupportedError: neither.
+        StorageError: it cannot be read.
+        UnsupportedError: neither is in it.
     """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 -- a path is any text
+            text = file.read(_MAX_KEY_FILE_BYTES)  # of what may be a device
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), path) from error
     if len(text) == KEY_BYTES:
         return text
     if re.fullmatch(rb"[0-9a-fA-F]{64}", text.strip()):

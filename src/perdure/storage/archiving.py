@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Final, final
 
 from perdure.errors import StorageError, UnsupportedError
@@ -82,10 +81,7 @@ class ArchiveTo:
         """
         if self.key_file is None:
             return b""
-        try:
-            return read_key(Path(self.key_file).read_bytes())
-        except OSError as error:
-            raise StorageError((error.strerror or str(error)).lower(), self.key_file) from error
+        return read_key(self.key_file)
 
 
 def bring(path: str | os.PathLike[str], to: ArchiveTo, *, set_aside: bool = False, disk: Disk | None = None) -> bool:
