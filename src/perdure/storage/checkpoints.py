@@ -159,7 +159,7 @@ class Checkpoints:
             OSError, StorageError: it could not be written; the log says whether it can go on.
         """
         log.check_owner()
-        readers = self._disk.open(f"{self._path}/readers")
+        readers = self._disk.open(f"{self._path}/readers", write=True)  # for NFS: see `ImageFiles.is_left`
         try:
             if not readers.lock(exclusive=True):
                 return False
