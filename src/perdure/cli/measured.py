@@ -67,7 +67,7 @@ class Measured:
             if self.init or while_installing is not None:
                 raise click.UsageError("--init is for a module" if self.init else "--with-install is for a module")
             if not is_there and not set(source) & set("./:#"):
-                there = f"no module of this name was built here, and {nothing_there(source)}"
+                there = nothing_there(source, ", and no module of this name was built here")
                 raise click.UsageError(f"{source!r:.100}: {there}")
             with open_canister(source, extensions=self.extensions) as canister:
                 subnet = canister._subnet

@@ -119,11 +119,12 @@ def _open(text: str, stdin: BinaryIO | None) -> Source:
     raise StorageError(nothing_there(text), text)
 
 
-def nothing_there(text: str) -> str:
-    """What to say of a source that there is not: a canister's name alone is none."""
+def nothing_there(text: str, besides: str = "") -> str:
+    """What to say of a source that there is not, and what else it is not: a canister's name alone is none."""
+    told = f"no such file, snapshot or state directory{besides}"
     if not Path(_PROJECT_STATE).is_dir() or not text or set(text) & set("./:#"):
-        return f"no such file, snapshot or state directory{meant_url(text)}"
-    return f"no such file, snapshot or state directory; a canister of the state here is {_PROJECT_STATE}:{text}"
+        return f"{told}{meant_url(text)}"
+    return f"{told}; a canister of the state here is {_PROJECT_STATE}:{text}"
 
 
 def _open_own(path: Path, memory: str) -> Source:
