@@ -162,8 +162,9 @@ class ShardedTable(Generic[R]):
             sender: as for the class.
 
         Raises:
-            ValueError: more keys than there are other shards, or they do not ascend; some shards have begun already,
-                with other keys than these: what was cut off goes on with the same.
+            ValueError: more keys than there are other shards, or they do not ascend; or a shard that has nothing yet
+                would get what another one has. Those that have begun keep what they have, so that what was cut off
+                goes on with the same keys.
         """
         table = object.__new__(cls)
         scratch = Pairs(Table.declare(Store(MemoryManager.create(BytesMemory()).get), "rows", owner, options))
