@@ -335,7 +335,7 @@ class Compiler:
         return code.value
 
 
-TOOLCHAIN = ("canister.py", "errors.py", "ic", "image.py", "instrument", "memory.py", "wasm")
+TOOLCHAIN = ("canister.py", "errors.py", "garbage.py", "ic", "image.py", "instrument", "memory.py", "wasm")
 """Modules and packages of perdure that decide what code is made of a module, the cost table among them."""
 
 
