@@ -21,6 +21,7 @@ _SECONDS = 0.01
 def none_is_lost() -> Iterator[None]:
     """Raise `KeyboardInterrupt` a moment later, or at the end of the block, where it was raised in such a callback."""
     before, owed = sys.unraisablehook, []
+    sending = _thread.allocate_lock()  # who ends the block knows of none that is owed whether it was sent
     is_telling = False  # what arrived then would be swallowed once more
 
     def told(unraisable: sys.UnraisableHookArgs) -> None:
@@ -40,16 +41,22 @@ def none_is_lost() -> Iterator[None]:
     def again() -> None:
         while owed:  # until it arrives: it may come within a callback once more
             time.sleep(_SECONDS)
-            if owed and not is_telling:
-                owed.clear()
-                _thread.interrupt_main()
+            with sending:
+                if owed and not is_telling:
+                    owed.clear()
+                    _thread.interrupt_main()
 
     sys.unraisablehook = told
     try:
         yield
-        if owed:
+        with sending:
+            is_owed = bool(owed)
             owed.clear()
+        if is_owed:
             raise KeyboardInterrupt
     finally:
-        owed.clear()
-        sys.unraisablehook = before
+        try:
+            with sending:
+                owed.clear()
+        finally:
+            sys.unraisablehook = before
