@@ -209,12 +209,14 @@ def start(table: Table, quick: bool) -> None:
 
 def _process_ms(arguments: list[str], quick: bool) -> float:
     """The least processor time of a process, of its threads and in the system's calls too."""
+    # Where bytecode may not be written all would be compiled each time, which no user has.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run() -> float:
         process = os.posix_spawn(
             sys.executable,
             [sys.executable, *arguments],
-            os.environ,
+            environment,
             file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
         )
         _, status, usage = os.wait4(process, 0)

@@ -63,14 +63,15 @@ class InstanceMemories:
     @property
     def is_resized(self) -> bool:
         """Whether one that the engine has was grown without it."""
-        return any(memory.resized for memory in self.in_engine)
+        return True in [memory.resized for memory in self.in_engine]  # asked in each message: no generator
 
     @property
     def is_written(self) -> bool:
         """Whether the host has written or grown one of the canister's own, or one beside."""
-        return any(memory.written or memory.resized for memory in self.noted.values()) or any(
-            memory.changes() is not None for memory in self.beside
-        )
+        for memory in self.noted.values():
+            if memory.written or memory.resized:
+                return True
+        return bool(self.beside) and any(memory.changes() is not None for memory in self.beside)
 
     def attached(self) -> None:
         """The engine has taken all of them as they are."""
@@ -106,7 +107,9 @@ class InstanceMemories:
         """
         found = {} if heap is None else {"heap": dict(pages_of(heap))}
         for name, memory in self.noted.items():
-            delta = memory.changes() if name not in self._scratch else None
+            if name in self._scratch:
+                continue
+            delta = memory.changes()
             if delta is not None:
                 found[name] = dict(pages_of(delta))
         return found
@@ -136,6 +139,8 @@ class InstanceMemories:
             if delta is not None and self._facts.metered and not env.context.bit & FREE_OF_HEAP:
                 charge_for_own(result, env, name, delta, before.get(name) if before else None, page_charges)
         result.own_wasm_pages = {name: self.by_name[name].wasm_pages for name in self._sized}
+        if not self._scratch:
+            return False
         touched = [memory for memory in self._scratch.values() if not memory.is_initial]
         return self.clear(touched) if touched else False
 
