@@ -67,8 +67,10 @@ __all__ = [
     "StoredMemory",
     "Vault",
     "decode_manifest",
+    "decode_object",
     "decode_segment",
     "encode_manifest",
+    "encode_object",
     "encode_segment",
     "read_key",
 ]
@@ -207,26 +209,36 @@ _BODY = Table(
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """A manifest's bytes, not sealed."""
-    body = cbor2.dumps(_BODY.encode(manifest))
-    return _HEAD.pack(_MAGIC, _FORMAT, sha256(body).digest()) + body
+    return encode_object(_MAGIC, _BODY, manifest)
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """The inverse of `encode_manifest`.
+    """The inverse of `encode_manifest`. Raises what `decode_object` does."""
+    return Manifest(**decode_object(_MAGIC, _BODY, data))
+
+
+def encode_object(magic: bytes, table: Table, value: object) -> bytes:
+    """An object's bytes: magic, format, the SHA-256 of the rest, and fields."""
+    body = cbor2.dumps(table.encode(value))
+    return _HEAD.pack(magic, _FORMAT, sha256(body).digest()) + body
+
+
+def decode_object(magic: bytes, table: Table, data: bytes) -> dict[str, Plain]:
+    """The values of an object's fields by name, as `encode_object` has written them.
 
     Raises:
-        MalformedError: no manifest, or one whose parts do not belong together.
+        MalformedError: no such object, or one whose parts do not belong together.
         UnsupportedError: of a format that this version does not know.
     """
-    if len(data) < _HEAD.size or not data.startswith(_MAGIC):
-        raise MalformedError(f"bad magic {data[:4]!r}, expected {_MAGIC!r}: damaged, or sealed with a key", 0)
+    if len(data) < _HEAD.size or not data.startswith(magic):
+        raise MalformedError(f"bad magic {data[:4]!r}, expected {magic!r}: damaged, or sealed with a key", 0)
     _, format_, checksum = _HEAD.unpack_from(data)
     if format_ != _FORMAT:
-        raise UnsupportedError(f"a manifest of format {format_}; this version reads format {_FORMAT}")
+        raise UnsupportedError(f"{table.name}: format {format_}; this version reads format {_FORMAT}")
     body = data[_HEAD.size :]
     if sha256(body).digest() != checksum:
         raise MalformedError("checksum mismatch", 8)
-    return Manifest(**_BODY.decode(load(body, "manifest")))
+    return table.decode(load(body, table.name))
 
 
 def encode_segment(entries: dict[int, Entry]) -> bytes:

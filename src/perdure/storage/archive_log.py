@@ -25,19 +25,16 @@ what lies before a base is removed: its name is the next one of an owner that ma
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from typing import Final, NamedTuple, final
 
-import cbor2
-
 from perdure.errors import MalformedError, StorageError, UnsupportedError
-from perdure.record import TEXT, Field, Table, blob, load, nat, row, sequence
+from perdure.record import TEXT, Field, Table, blob, nat, row, sequence
 from perdure.storage.archive import BESIDE, Archive
-from perdure.storage.archive_format import HASH
+from perdure.storage.archive_format import HASH, decode_object, encode_object
 from perdure.storage.log import LogRecord, records_in
 from perdure.storage.merkle import HASH_BYTES
 from perdure.storage.objects import AlreadyThereError, Stat
@@ -47,8 +44,6 @@ __all__ = ["NO_ENTRY", "TOKEN_BYTES", "ArchiveLog", "Base", "LogEntry", "decode_
 TOKEN_BYTES: Final = 16
 
 _MAGIC: Final = b"PDAE"
-_FORMAT: Final = 1
-_HEAD: Final = struct.Struct("<4sI32s")
 _NUMBER: Final = re.compile("[0-9]{20}")
 _MAX_ENTRY_BYTES: Final = 1 << 28
 _TRIES: Final = 20
@@ -120,26 +115,12 @@ _BODY = Table(
 
 def encode_entry(entry: LogEntry) -> bytes:
     """An entry's bytes, not sealed."""
-    body = cbor2.dumps(_BODY.encode(entry))
-    return _HEAD.pack(_MAGIC, _FORMAT, sha256(body).digest()) + body
+    return encode_object(_MAGIC, _BODY, entry)
 
 
 def decode_entry(data: bytes) -> LogEntry:
-    """The inverse of `encode_entry`.
-
-    Raises:
-        MalformedError: no entry, or one whose parts do not belong together.
-        UnsupportedError: of a format that this version does not know.
-    """
-    if len(data) < _HEAD.size or not data.startswith(_MAGIC):
-        raise MalformedError(f"bad magic {data[:4]!r}, expected {_MAGIC!r}: damaged, or sealed with a key", 0)
-    _, format_, checksum = _HEAD.unpack_from(data)
-    if format_ != _FORMAT:
-        raise UnsupportedError(f"an entry of format {format_}; this version reads format {_FORMAT}")
-    body = data[_HEAD.size :]
-    if sha256(body).digest() != checksum:
-        raise MalformedError("checksum mismatch", 8)
-    return LogEntry(**_BODY.decode(load(body, "entry")))
+    """The inverse of `encode_entry`. Raises what `decode_object` does."""
+    return LogEntry(**decode_object(_MAGIC, _BODY, data))
 
 
 @final
